@@ -4,7 +4,7 @@ Files, folders, glob patterns and a list on standard input; see `find_images`.
 """
 
 # Paths stay as the user wrote them; pathlib would drop a leading ./
-# ruff: noqa: PTH
+# ruff: noqa: PTH112, PTH116, PTH118, PTH122
 
 from __future__ import annotations
 
@@ -258,8 +258,9 @@ def _folders(folder: str) -> Iterator[str]:
         if is_link:
             linked.add(key)
         yield path
+        above |= {key}
         pending.extend(
-            (os.path.join(path, entry.name), above | {key}, entry.is_symlink())
+            (os.path.join(path, entry.name), above, entry.is_symlink())
             for entry in reversed(entries)
             if _is_folder(entry)
             and not entry.name.startswith(".")
