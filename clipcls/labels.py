@@ -295,7 +295,7 @@ def _read_yaml(path: str, text: str) -> Iterator[_Entry]:
             if len(found) < len(node.value):
                 raise LabelsError(f"{where(node)}: a key is twice in one entry; keep one")
             return {key: value(item) for key, item in found.items()}
-        empty = getattr(node, "style", None) is None and node.value in ("", "~", "null")
+        empty = getattr(node, "style", None) is None and node.value.lower() in ("", "~", "null")
         return None if empty else node.value
 
     try:

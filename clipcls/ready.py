@@ -54,7 +54,8 @@ def folder(kind: Kind) -> Path:
 
 def ready_sets(kind: Kind) -> dict[str, Path]:
     """Names and files of the ready sets, sorted by name."""
-    return {path.stem: path for path in sorted(folder(kind).glob("*")) if path.suffix in _SUFFIXES}
+    files = (path for path in folder(kind).glob("*") if path.suffix in _SUFFIXES)
+    return {path.stem: path for path in sorted(files, key=lambda path: path.stem)}
 
 
 def find_set(kind: Kind, source: str | os.PathLike[str]) -> tuple[Path, bool]:
