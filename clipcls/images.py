@@ -166,7 +166,7 @@ def decode_image(
     try:
         return _decode(data, path, max_pixels)
     except _TextTooLongError:
-        # Pillow refuses texts over 1 MB (image generators store such); the pixels are fine.
+        # Pillow refuses texts over 1 MB (image generators store such); the pixels may be fine.
         return _decode(_without_text(data), path, max_pixels)
 
 
@@ -190,8 +190,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return _upright_rgb(image)
 
 
-class _TextTooLongError(Exception):
-    """A PNG's text chunks are beyond Pillow's limits."""
+class _TextTooLongError(ImageError):
+    """A PNG's compressed text or profile is beyond Pillow's limits."""
 
 
 class _Reasons:
@@ -206,7 +206,7 @@ class _Reasons:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         # Plugins parse untrusted bytes and let any exception out, struct.error and
         # ZeroDivisionError among them; only what is not about the image passes.
-        if not isinstance(error, Exception) or isinstance(error, (ImageError, _TextTooLongError)):
+        if not isinstance(error, Exception) or isinstance(error, ImageError):
             return
         logger.debug("%s: %s: %r", self.path, self.kind, error)
         raise ImageError(self.path, self._reason(error)) from error
@@ -218,7 +218,7 @@ class _Reasons:
         if isinstance(error, Image.DecompressionBombError):
             return "too many pixels"
         if self.kind == "PNG" and ("too large" in message or "too much memory" in message):
-            raise _TextTooLongError from error
+            raise _TextTooLongError(self.path, "holds too much text") from error
         if isinstance(error, EOFError) or "truncated" in message or self._riff_cut():
             return "truncated"
         return f"damaged or unsupported {self.kind} file"
@@ -262,11 +262,12 @@ def _identify(data: bytes, path: str) -> tuple[str, _Opener]:
         for kind in kinds:
             opener, accept = Image.OPEN.get(kind, (None, None))
             accepted = accept and accept(prefix)
-            # A text in place of yes or no: it is of this kind, but this Pillow was built without.
-            if opener and accepted and not isinstance(accepted, str):
+            if isinstance(accepted, str):  # in place of yes or no: built without support for it
+                raise ImageError(path, f"{kind} needs another Pillow (pip install -U pillow)")
+            if opener and accepted:
                 return kind, lambda file, opener=opener: opener(file, "")
     brands = _brands(data)
-    if brands & _AVIF_BRANDS:
+    if brands & _AVIF_BRANDS and "AVIF" not in Image.OPEN:
         raise ImageError(path, "AVIF needs a newer Pillow (pip install -U pillow)")
     if brands & _HEIF_BRANDS:
         return "HEIF", _heif_opener(path)
@@ -338,11 +339,11 @@ def _ico_images(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _without_text(data: bytes) -> bytes:
-    """A PNG without its text chunks (PNG 1.2, chapter 3)."""
+    """A PNG without its texts and colour profile (PNG 1.2, chapter 3)."""
     kept, at = [data[:8]], 8
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        if data[at + 4 : at + 8] not in (b"tEXt", b"zTXt", b"iTXt"):
+        if data[at + 4 : at + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
             kept.append(data[at:end])
         at = end
     return b"".join(kept)
@@ -445,8 +446,15 @@ def _cmyk_to_rgb(image: Image.Image) -> Image.Image:
 
             inks = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             if inks.profile.xcolor_space.strip() == "CMYK":
-                srgb = ImageCms.createProfile("sRGB")
-                rgb = ImageCms.profileToProfile(image, inks, srgb, outputMode="RGB")
+                rgb = ImageCms.profileToProfile(
+                    image,
+                    inks,
+                    ImageCms.createProfile("sRGB"),
+                    # As image editors do by default; "perceptual" tints LittleCMS's blacks.
+                    renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                    outputMode="RGB",
+                    flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+                )
                 if rgb is not None:
                     return rgb
         except Exception as error:  # a broken profile, or a Pillow without LittleCMS

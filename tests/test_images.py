@@ -1,0 +1,756 @@
+"""Pixels and reasons: what becomes of every kind of image, and of what is none."""
+
+# ruff: noqa: PTH101
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
+
+from clipcls.errors import ImageError
+from clipcls.images import MAX_PIXELS, decode_image, open_image, read_bytes, to_rgb
+
+posix = pytest.mark.skipif(os.name == "nt", reason="a POSIX file system is needed")
+
+
+def picture(width: int = 40, height: int = 30) -> Image.Image:
+    """Smooth, without symmetry: no turn or flip of it equals another."""
+    y, x = np.mgrid[:height, :width]
+    red, green, blue = x * 255 // width, y * 255 // height, (x + 2 * y) % 256
+    return Image.fromarray(np.stack([red, green, blue], -1).astype(np.uint8))
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def pixels(image: Image.Image) -> np.ndarray[Any, Any]:
+    assert image.mode == "RGB"
+    return np.asarray(image).astype(int)
+
+
+def same(got: Image.Image, want: Image.Image | np.ndarray[Any, Any], within: int = 0) -> None:
+    expected = np.asarray(want).astype(int)
+    assert pixels(got).shape == expected.shape
+    assert np.abs(pixels(got) - expected).max() <= within
+
+
+def reason(data: bytes, name: str = "x", **options: Any) -> str:
+    with pytest.raises(ImageError) as caught:
+        decode_image(data, name, **options)
+    assert caught.value.path == name
+    return caught.value.reason
+
+
+def over_white(rgb: Any, alpha: Any) -> np.ndarray[Any, Any]:
+    alpha = np.asarray(alpha)[..., None] / 255
+    return np.rint(np.asarray(rgb) * alpha + 255 * (1 - alpha))
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: bytes) -> bytes:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), *(chunk(e[:4], e[4:]) for e in extra)]
+    parts += [chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def tiff(width: int, height: int, bits: int, strip: bytes) -> bytes:
+    """Grey, uncompressed, little endian."""
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1)]
+    tags += [(278, height), (279, len(strip))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return (
+        struct.pack("<2sHI", b"II", 42, 8 + len(strip))
+        + strip
+        + struct.pack("<H", len(tags))
+        + entries
+        + bytes(4)
+    )
+
+
+LOSSLESS = ("PNG", "BMP", "DIB", "PPM", "TIFF", "QOI", "SGI", "TGA", "PCX", "DDS")
+LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "GIF")
+
+
+def every_file() -> dict[str, bytes]:
+    """One small file of each kind that Pillow can write, and of the modes that differ inside."""
+    rgb = picture()
+    files = {kind: saved(rgb, kind) for kind in (*LOSSLESS, *LOSSY) if can_write(kind)}
+    frames = [rgb.rotate(90 * i) for i in range(1, 3)]
+    for kind in ("GIF", "WEBP", "PNG", "TIFF", "MPO"):
+        files[f"{kind} animated"] = saved(rgb, kind, save_all=True, append_images=frames)
+    for compression in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits"):
+        files[f"TIFF {compression}"] = saved(rgb, "TIFF", compression=compression)
+    files["TIFF group4"] = saved(rgb.convert("1"), "TIFF", compression="group4")
+    files["JPEG progressive"] = saved(rgb, "JPEG", progressive=True)
+    files["JPEG CMYK"] = saved(rgb.convert("CMYK"), "JPEG")
+    files["JPEG EXIF"] = saved(rgb, "JPEG", exif=exif(6))
+    files["PNG palette"] = saved(rgb.quantize(16), "PNG", transparency=3)
+    files["PNG 16"] = saved(Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30)), "PNG")
+    files["ICO"] = saved(rgb.convert("RGBA"), "ICO", sizes=[(16, 16), (32, 32)])
+    files["ICO BMP"] = saved(rgb.convert("RGBA"), "ICO", sizes=[(16, 16)], bitmap_format="bmp")
+    files["XBM"] = saved(rgb.convert("1"), "XBM")
+    files["CUR"] = b"\0\0\2\0" + saved(rgb, "ICO", sizes=[(16, 16)], bitmap_format="bmp")[4:]
+    files["PSD"] = (
+        struct.pack(">4sH6xHIIHH", b"8BPS", 1, 3, 30, 40, 8, 3)
+        + bytes(12)
+        + b"\0\0"
+        + np.asarray(rgb).transpose(2, 0, 1).tobytes()
+    )
+    return files
+
+
+def can_write(kind: str) -> bool:
+    Image.init()
+    return kind in Image.SAVE
+
+
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+# Kinds
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_lossless_kinds_keep_every_pixel(kind: str) -> None:
+    same(decode_image(saved(picture(), kind), f"x.{kind}"), picture())
+
+
+@pytest.mark.parametrize("kind", LOSSY)
+def test_lossy_kinds_equal_pillow(kind: str) -> None:
+    if not can_write(kind):
+        pytest.skip(f"this Pillow is built without {kind}")
+    data = saved(picture(), kind)
+    same(decode_image(data), Image.open(io.BytesIO(data)).convert("RGB"))
+    same(decode_image(data), picture(), within=60)
+
+
+def test_every_file_opens() -> None:
+    for name, data in every_file().items():
+        assert decode_image(data, "x.tga" if name == "TGA" else name).mode == "RGB", name
+
+
+def test_psd_fits_and_icons() -> None:
+    same(decode_image(every_file()["PSD"]), picture())
+    icon = saved(picture(64, 64), "ICO", sizes=[(16, 16), (32, 32)])
+    assert decode_image(icon).size == (32, 32)  # the largest
+    fits = [
+        f"{key:8}= {value:>20}".ljust(80)
+        for key, value in (
+            ("SIMPLE", "T"),
+            ("BITPIX", "8"),
+            ("NAXIS", "2"),
+            ("NAXIS1", "20"),
+            ("NAXIS2", "10"),
+        )
+    ]
+    header = "".join([*fits, "END".ljust(80)]).ljust(2880).encode()
+    same(decode_image(header + bytes(range(200))), grey(np.arange(200).reshape(10, 20)[::-1]))
+
+
+def test_the_suffix_does_not_matter_but_for_tga() -> None:
+    same(decode_image(saved(picture(), "PNG"), "x.jpg"), picture())
+    same(decode_image(saved(picture(), "PNG"), "x.tga"), picture())
+    assert reason(saved(picture(), "TGA"), "x.jpg") != ""
+
+
+def test_bytes_like() -> None:
+    data = saved(picture(), "PNG")
+    same(decode_image(bytearray(data)), picture())
+    same(decode_image(memoryview(data)), picture())
+
+
+def test_heic(monkeypatch: pytest.MonkeyPatch) -> None:
+    header = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert reason(header) == "HEIC needs pillow-heif (pip install pillow-heif)"
+    monkeypatch.undo()
+    pillow_heif = pytest.importorskip("pillow_heif")
+    known = dict(Image.OPEN)
+    file = io.BytesIO()
+    pillow_heif.from_pillow(picture(64, 48)).save(file, quality=90, exif=exif(6).tobytes())
+    same(decode_image(file.getvalue()), picture(64, 48).transpose(Image.Transpose.ROTATE_270), 40)
+    assert known == Image.OPEN  # the host's Pillow opens what it opened before
+    assert reason(file.getvalue()[:400]) in ("damaged or unsupported HEIF file", "truncated")
+
+
+def test_other_files_are_named() -> None:
+    assert reason(b"just a text, renamed\n" * 9, "x.jpg") == "not an image"
+    assert reason(b"P", "x.jpg") == "not an image"
+    assert reason(saved(picture(), "PDF")) == "PDF files are not read"
+    assert reason(saved(picture(), "EPS")) == "PostScript files are not read"  # no Ghostscript
+    assert reason(b'<?xml version="1.0"?><svg xmlns="x"/>') == "SVG files are not read"
+    assert reason(b"\0\0\0\x20ftypisom\0\0\2\0isomiso2mp41") == "not an image"
+
+
+# Orientation, frames
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG", "WEBP"])
+def test_orientation(kind: str, orientation: int) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = saved(picture(), kind, exif=exif(orientation), **options)
+    want = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    same(decode_image(data), want)
+    assert decode_image(data).size == ((30, 40) if orientation > 4 else (40, 30))
+    same(to_rgb(Image.open(io.BytesIO(data))), want)
+    same(to_rgb(decode_image(data)), want)  # and is not turned twice
+
+
+def test_orientation_by_hand() -> None:
+    # 6: the camera was held so that the picture's top is the file's right-hand side.
+    turned = decode_image(saved(picture(), "PNG", exif=exif(6)))
+    assert turned.getpixel((29, 0)) == picture().getpixel((0, 0))
+    assert turned.getpixel((0, 39)) == picture().getpixel((39, 29))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\1\x12"],
+)
+def test_corrupt_exif_costs_no_image(block: bytes) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        same(decode_image(saved(picture(), "JPEG", exif=block)), picture(), within=60)
+    same(decode_image(saved(picture(), "PNG", exif=exif(99))), picture())
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
+def test_first_frame(kind: str) -> None:
+    others = [picture().rotate(180), picture().rotate(90)]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = saved(picture(), kind, save_all=True, append_images=others, **options)
+    same(decode_image(data), picture(), within=60)
+
+
+def test_to_rgb_takes_the_frame_that_the_caller_chose() -> None:
+    red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    image = Image.open(io.BytesIO(saved(red, "GIF", save_all=True, append_images=[blue])))
+    image.seek(1)
+    assert to_rgb(image).getpixel((0, 0)) == (0, 0, 255)
+    assert image.tell() == 1
+
+
+# Alpha
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "TGA", "memory"])
+def test_alpha_is_composited_over_white(kind: str) -> None:
+    image = picture().convert("RGBA")
+    alpha = np.linspace(0, 255, 40 * 30).reshape(30, 40).astype(np.uint8)
+    image.putalpha(Image.fromarray(alpha))
+    want = over_white(picture(), alpha)
+    if kind == "memory":
+        same(to_rgb(image), want, within=1)
+        return
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    same(decode_image(saved(image, kind, **options), f"x.{kind}"), want, within=1)
+
+
+@pytest.mark.parametrize("mode", ["LA", "La", "RGBa", "PA"])
+def test_other_alpha_modes(mode: str) -> None:
+    grey, alpha = Image.new("L", (4, 4), 100), Image.new("L", (4, 4), 128)
+    image = Image.merge("RGBA", (grey, grey, grey, alpha))
+    if mode == "PA":
+        image = Image.merge("PA", (Image.new("L", (4, 4), 7), alpha))
+        image.putpalette([100, 100, 100] * 256)
+    elif mode in ("LA", "La"):
+        image = Image.merge("LA", (grey, alpha))
+    if mode in ("La", "RGBa"):
+        image = image.convert(mode)
+    same(to_rgb(image), over_white(np.full((4, 4, 3), 100), np.full((4, 4), 128)), within=2)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "P", "P;bytes", "I;16"])
+def test_transparent_colour(mode: str) -> None:
+    """PNG's tRNS: one colour (or some palette entries) is clear, so it shows as white."""
+    black_left = np.full((4, 8), 1, np.uint8)
+    black_left[:, :4] = 0
+    transparency: Any = 0
+    if mode == "I;16":
+        image = Image.fromarray(black_left.astype(np.uint16) * 25700)
+    elif mode[0] == "P":
+        image = Image.fromarray(black_left)
+        image.putpalette([0, 0, 0, 100, 100, 100])
+        transparency = bytes([0, 255]) if mode == "P;bytes" else 0
+    else:
+        image = Image.fromarray(black_left * 100).convert(mode)
+        transparency = (0, 0, 0) if mode == "RGB" else 0
+    value = 255 if mode == "1" else 100
+    want = np.where(black_left == 0, 255, value)[..., None].repeat(3, -1)
+    if mode == "1":
+        image = Image.fromarray((black_left * 255).astype(np.uint8)).convert("1")
+    same(decode_image(saved(image, "PNG", transparency=transparency)), want)
+
+
+def test_alpha_does_not_change_the_callers_image() -> None:
+    image = Image.new("RGBA", (4, 4), (1, 2, 3, 0))
+    assert to_rgb(image).getpixel((0, 0)) == (255, 255, 255)
+    assert image.mode == "RGBA"
+    assert image.getpixel((0, 0)) == (1, 2, 3, 0)
+
+
+# Depth
+
+
+def grey(values: Any) -> np.ndarray[Any, Any]:
+    return np.asarray(values)[..., None].repeat(3, -1)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "JPEG2000", "memory", "memory I;16B"])
+def test_16_bit_grey_is_scaled(kind: str) -> None:
+    values = np.linspace(0, 65535, 64 * 32).reshape(32, 64).astype(np.uint16)
+    image = Image.fromarray(values)
+    assert image.mode == "I;16"
+    want = grey(np.rint(values / 257))
+    if kind == "memory I;16B":
+        image = Image.frombytes("I;16B", (64, 32), values.astype(">u2").tobytes())
+    if kind.startswith("memory"):
+        same(to_rgb(image), want)
+        return
+    options = {"irreversible": False} if kind == "JPEG2000" else {}
+    same(decode_image(saved(image, kind, **options)), want)
+
+
+def test_12_bit_tiff() -> None:
+    values = np.linspace(0, 4095, 64).astype(int)
+    packed = "".join(f"{value:012b}" for value in values)
+    strip = int(packed, 2).to_bytes(len(packed) // 8, "big")
+    same(decode_image(tiff(64, 1, 12, strip)), grey(np.rint(values[None] * 255 / 4095)))
+
+
+def test_16_bit_colour_png() -> None:
+    values = np.linspace(0, 65535, 8 * 8 * 3).reshape(8, 8, 3).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    same(decode_image(png(8, 8, 16, 2, rows)), np.rint(values / 257.0), within=1)
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [
+        (np.linspace(0, 1, 64), 0, 1),
+        (np.linspace(0.2, 0.4, 64), 0, 1),
+        (np.arange(64), 0, 255),
+        (np.linspace(0, 1.7, 64), 0, 1.7),
+        (np.linspace(-3, 900, 64), -3, 900),
+        (np.full(64, -5.0), -5, 250),
+        (np.array([0, 1, np.nan, -np.inf]), 0, 1),
+    ],
+)
+def test_float_images(values: Any, low: float, high: float) -> None:
+    image = Image.fromarray(values.astype(np.float32)[None])
+    finite = np.nan_to_num(values, nan=low, neginf=low)
+    want = grey(np.rint((finite[None] - low) / (high - low) * 255))
+    with np.errstate(invalid="raise"):
+        same(to_rgb(image), want, within=1)
+        same(decode_image(saved(image, "TIFF")), want, within=1)
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [
+        (np.arange(200), 0, 255),
+        (np.linspace(0, 40000, 64), 0, 65535),
+        (np.linspace(-1000, 3000, 64), -1000, 3000),
+        (np.linspace(0, 2**31 - 1, 64), 0, 2**31 - 1),
+    ],
+)
+def test_32_bit_integers(values: Any, low: int, high: int) -> None:
+    whole = values.astype(np.int32)[None]
+    want = grey(np.rint((whole - float(low)) / (high - low) * 255))
+    same(to_rgb(Image.fromarray(whole)), want)
+    same(decode_image(saved(Image.fromarray(whole), "TIFF")), want)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nothing_finite(value: float) -> None:
+    same(to_rgb(Image.fromarray(np.full((2, 2), value, np.float32))), np.zeros((2, 2, 3)))
+
+
+# Colour
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "HSV", "YCbCr", "RGBX"])
+def test_modes_that_pillow_converts(mode: str) -> None:
+    image = picture().convert(mode)
+    same(to_rgb(image), image.convert("RGB"))
+
+
+def test_lab() -> None:
+    pale = picture().point(lambda value: value // 4 + 96)  # a and b are bytes: coarse when vivid
+    same(to_rgb(pale.convert("LAB")), pale, within=4)
+    same(decode_image(saved(pale.convert("LAB"), "TIFF")), pale, within=4)
+
+
+def test_cmyk_jpeg() -> None:
+    # Adobe writes inks inverted; Pillow does so too when it saves, and undoes it when it opens.
+    colours = {"white": (0, 0, 0, 0), "cyan": (255, 0, 0, 0), "black": (0, 0, 0, 255)}
+    rgb = {"white": (255, 255, 255), "cyan": (0, 255, 255), "black": (0, 0, 0)}
+    for name, inks in colours.items():
+        data = saved(Image.new("CMYK", (16, 16), inks), "JPEG", quality=95)
+        assert b"Adobe" in data
+        same(decode_image(data), Image.new("RGB", (16, 16), rgb[name]), within=3)
+        same(
+            decode_image(saved(Image.new("CMYK", (4, 4), inks), "TIFF")),
+            Image.new("RGB", (4, 4), rgb[name]),
+        )
+
+
+def test_ycck_jpeg() -> None:
+    # Inverted YCC + K as Adobe writes it: with transform 2 in APP14, the first three planes are
+    # YCbCr of 255 - CMY.
+    planes = Image.merge("CMYK", [Image.new("L", (16, 16), v) for v in (255 - 200, 127, 127, 0)])
+    data = bytearray(saved(planes, "JPEG", quality=95))
+    at = data.index(b"Adobe") + 11
+    assert data[at] == 0
+    data[at] = 2
+    want = Image.open(io.BytesIO(bytes(data))).convert("RGB")
+    got = decode_image(bytes(data))
+    same(got, want)
+    assert np.ptp(pixels(got)) <= 3  # Cb = Cr = 128: a grey
+
+
+def cmyk_profile() -> bytes:
+    """A small ICC profile (ICC.1:2001) whose cyan is the printer's: Lab (55, -37, -50)."""
+    lab = {0: (100, 0, 0), 8: (55, -37, -50), 4: (48, 74, -3), 2: (89, -5, 93), 1: (16, 0, 0)}
+    grid = b""
+    for corner in range(16):  # C, M, Y, K as bits, K fastest; overprints simply darken
+        values = [lab[bit] for bit in (8, 4, 2, 1) if corner & bit] or [lab[0]]
+        lightness = min(v[0] for v in values) / len(values) if corner else 100
+        a, b = (sum(v[i] for v in values) / len(values) for i in (1, 2))
+        grid += bytes([round(lightness * 2.55), round(a + 128), round(b + 128)])
+    identity = struct.pack(">9i", *(65536 if i % 4 == 0 else 0 for i in range(9)))
+    ramp = bytes(range(256))
+    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + identity + ramp * 4 + grid + ramp * 3
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+    text = b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78)
+    tags = [
+        (b"desc", text),
+        (b"wtpt", white),
+        (b"A2B0", lut),
+        (b"cprt", b"text" + bytes(4) + b"-\0"),
+    ]
+    at = 128 + 4 + 12 * len(tags)
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, content in tags:
+        content += bytes(-len(content) % 4)
+        table += name + struct.pack(">II", at + len(body), len(content))
+        body += content
+    header = struct.pack(
+        ">I4sI4s4s4s12s4s",
+        at + len(body),
+        b"none",
+        0x02400000,
+        b"prtr",
+        b"CMYK",
+        b"Lab ",
+        bytes([7, 230, 0, 1, 0, 1] + [0] * 6),
+        b"acsp",
+    )
+    header = header.ljust(68, b"\0") + struct.pack(">3i", 63190, 65536, 54061)
+    return header.ljust(128, b"\0") + table + body
+
+
+def test_cmyk_with_a_profile() -> None:
+    profile = cmyk_profile()
+    for kind, options in (("JPEG", {"quality": 95}), ("TIFF", {})):
+        for inks, lab in (((255, 0, 0, 0), (55, -37, -50)), ((0, 0, 0, 0), (100, 0, 0))):
+            image = Image.new("CMYK", (16, 16), inks)
+            got = decode_image(saved(image, kind, icc_profile=profile, **options))
+            point = bytes([round(lab[0] * 2.55), lab[1] & 255, lab[2] & 255])  # signed
+            want = Image.frombytes("LAB", (1, 1), point).convert("RGB").getpixel((0, 0))
+            same(got, Image.new("RGB", (16, 16), want), within=6)
+    cyan = Image.new("CMYK", (4, 4), (255, 0, 0, 0))
+    for broken in (
+        profile[:300],
+        b"nonsense",
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+    ):
+        same(
+            decode_image(saved(cyan, "TIFF", icc_profile=broken)),
+            Image.new("RGB", (4, 4), (0, 255, 255)),
+        )
+
+
+def test_rgb_profiles_are_not_applied() -> None:
+    # What CLIP was trained on: Image.convert("RGB") and nothing else.
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    same(decode_image(saved(picture(), "PNG", icc_profile=lab)), picture())
+
+
+# Damage
+
+
+def test_empty_and_truncated() -> None:
+    assert reason(b"") == "is empty"
+    photo = Image.effect_noise((200, 200), 80).convert("RGB")
+    for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"):
+        data = saved(photo, kind)
+        assert reason(data[: len(data) * 2 // 3]) in (
+            "truncated",
+            f"damaged or unsupported {kind} file",
+        )
+    for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP"):
+        data = saved(photo, kind)
+        assert reason(data[: len(data) * 2 // 3]) == "truncated", kind
+    header_only = saved(photo, "JPEG")[:30]
+    assert reason(header_only) in ("truncated", "damaged or unsupported JPEG file")
+
+
+def test_too_many_pixels_is_refused_before_decoding() -> None:
+    said = "too many pixels (60000 x 60000; the limit is 178 million)"
+    assert reason(png(60_000, 60_000, 1, 0, b"")) == said
+    huge = saved(picture(), "BMP")
+    assert reason(huge[:18] + struct.pack("<ii", 60_000, 60_000) + huge[26:]) == said
+    gif = saved(picture(), "GIF")
+    assert "too many pixels" in reason(gif[:6] + struct.pack("<HH", 60_000, 60_000) + gif[10:])
+    assert "too many pixels" in reason(tiff(60_000, 60_000, 8, b"x"))
+    assert "too many pixels" in reason(b"P6 60000 60000 255\n" + bytes(100))
+    jpeg = saved(picture(), "JPEG")
+    at = jpeg.index(b"\xff\xc0") + 5
+    assert reason(jpeg[:at] + struct.pack(">HH", 60_000, 60_000) + jpeg[at + 4 :]) == said
+    webp = b"VP8X" + struct.pack("<I", 10) + bytes(4) + b"\xfe\x3f\0" * 2
+    assert reason(b"RIFF" + struct.pack("<I", 4 + len(webp)) + b"WEBP" + webp) in (
+        "too many pixels",
+        "damaged or unsupported WEBP file",
+    )
+    assert reason(saved(picture(), "PNG"), max_pixels=1199) == (
+        "too many pixels (40 x 30; the limit is 1199)"
+    )
+    same(decode_image(saved(picture(), "PNG"), max_pixels=1200), picture())
+    assert 2 * Image.MAX_IMAGE_PIXELS == MAX_PIXELS  # type: ignore[operator]
+
+
+def test_absurd_inner_sizes() -> None:
+    gif = bytearray(saved(picture(), "GIF"))
+    at = gif.index(b",\0\0\0\0") + 5
+    gif[at : at + 4] = struct.pack("<HH", 60_000, 60_000)  # the frame, not the screen
+    assert reason(bytes(gif)).startswith("too many pixels (60000 x 60000")
+    inside = png(60_000, 60_000, 1, 0, b"")
+    entry = struct.pack("<BBBBHHII", 0, 0, 0, 0, 1, 32, len(inside), 22)
+    assert reason(struct.pack("<HHH", 0, 1, 1) + entry + inside).startswith("too many pixels")
+
+
+@pytest.mark.parametrize("name", sorted(every_file()))
+def test_large_images_make_no_warning(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between once and twice Pillow's limit it warns on stderr. Here with the limit lowered."""
+    data = every_file()[name]
+    size = "x.tga" if name == "TGA" else "x"
+    width, height = decode_image(data, size).size
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", width * height * 2 // 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if name.startswith("ICO"):  # holds other images, which are refused
+            assert "too many pixels" in reason(data)
+        else:
+            assert decode_image(data, size).size == (width, height)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", width * height // 2 - 1)
+    assert "too many pixels" in reason(data, size)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert decode_image(data, size).size == (width, height)
+
+
+def test_text_bombs_in_png_cost_no_image() -> None:
+    bomb = zlib.compress(bytes(50_000_000), 9)
+    rows = b"".join(b"\0" + row.tobytes() for row in np.asarray(picture()))
+    for chunk in (b"zTXtComment\0\0" + bomb, b"iTXtworkflow\0\1\0\0\0" + bomb):
+        with pytest.raises(ValueError, match="too large"):
+            Image.open(io.BytesIO(png(40, 30, 8, 2, rows, chunk))).load()
+        same(decode_image(png(40, 30, 8, 2, rows, chunk)), picture())
+    many = [b"tEXtk\0" + b"x" * 1_000_000] * 70
+    same(decode_image(png(40, 30, 8, 2, rows, *many)), picture())
+    profile_bomb = b"iCCPp\0\0" + bomb
+    same(decode_image(png(40, 30, 8, 2, rows, profile_bomb)), picture())
+
+
+def test_pixel_data_longer_than_the_image_is_not_unpacked() -> None:
+    rows = b"".join(b"\0" + row.tobytes() for row in np.asarray(picture()))
+    same(decode_image(png(40, 30, 8, 2, rows + bytes(100_000_000))), picture())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_fuzz(capfd: pytest.CaptureFixture[str]) -> None:
+    """Cut and flipped at random (seeded): an image or an ImageError, and nothing is printed."""
+    rng = random.Random(20240229)
+    outcomes = {"image": 0, "error": 0}
+    reasons = set()
+    for name, data in every_file().items():
+        path = "x.tga" if name == "TGA" else "x"
+        step = max(1, len(data) // 60)
+        variants = [data[:length] for length in range(0, len(data), step)]
+        for _ in range(150):
+            damaged = bytearray(data)
+            for _ in range(rng.choice((1, 1, 2, 8))):
+                # Headers hold the traps, so half of the hits go there.
+                end = len(data) if rng.random() < 0.5 else min(len(data), 100)
+                damaged[rng.randrange(end)] = rng.choice((0, 255, 127, 128, rng.randrange(256)))
+            variants.append(bytes(damaged))
+        for variant in variants:
+            try:
+                assert decode_image(variant, path, max_pixels=1_000_000).mode == "RGB"
+                outcomes["image"] += 1
+            except ImageError as error:
+                reasons.add(error.reason)
+                outcomes["error"] += 1
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert err == "" or name.startswith("TIFF")  # libtiff itself writes there
+    assert min(outcomes.values()) > 500
+    assert all("\n" not in reason and len(reason) < 80 for reason in reasons), reasons
+
+
+def test_to_rgb_of_a_broken_image() -> None:
+    data = saved(Image.effect_noise((200, 200), 80), "PNG")
+    with pytest.raises(ImageError, match="truncated"):
+        to_rgb(Image.open(io.BytesIO(data[:5000])))
+
+
+# Files
+
+
+def file_reason(path: str) -> str:
+    with pytest.raises(ImageError) as caught:
+        read_bytes(path)
+    assert caught.value.path == path
+    return caught.value.reason
+
+
+def test_open_image(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    picture().save(path)
+    same(open_image(str(path)), picture())
+    assert read_bytes(str(path)) == path.read_bytes()
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").mkdir()
+    (tmp_path / "empty.jpg").touch()
+    assert file_reason(str(tmp_path / "x.jpg")) == "is a directory"
+    assert file_reason(str(tmp_path / "empty.jpg")) == "is empty"
+    assert file_reason(str(tmp_path / "gone.jpg")) == "no such file"
+    assert file_reason("nul\0byte.jpg") == "not a valid file name"
+    assert file_reason("") == "no such file"
+    text = tmp_path / "text.jpg"
+    text.write_text("not a picture")
+    with pytest.raises(ImageError, match=r"text\.jpg: not an image"):
+        open_image(str(text))
+
+
+@posix
+def test_pipes_sockets_and_devices_do_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert file_reason(str(tmp_path / "pipe.jpg")) == "not a regular file"
+    assert file_reason("/dev/zero") == "not a regular file"
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"{folder}/s.jpg")  # pytest's path can be too long for a socket
+        assert file_reason(f"{folder}/s.jpg") == "not a regular file"
+
+
+@posix
+def test_links(tmp_path: Path) -> None:
+    picture().save(tmp_path / "a.png")
+    (tmp_path / "link.png").symlink_to("a.png")
+    (tmp_path / "broken.png").symlink_to("nowhere")
+    (tmp_path / "knot.png").symlink_to("knot.png")
+    same(open_image(str(tmp_path / "link.png")), picture())
+    assert file_reason(str(tmp_path / "broken.png")) == "no such file"
+    assert file_reason(str(tmp_path / "knot.png")) == "symbolic links that lead in a circle"
+
+
+@posix
+def test_permission() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        path = f"{folder}/secret.png"
+        picture().save(path)
+        os.chmod(path, 0)
+        root = os.geteuid() == 0
+        try:
+            if root:  # root may read everything; step down for a moment
+                os.seteuid(65534)
+        except OSError as error:
+            pytest.skip(f"root without the right to become another user: {error}")
+        try:
+            assert file_reason(path) == "permission denied"
+        finally:
+            if root:
+                os.seteuid(0)
+
+
+@posix
+def test_too_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.tif"
+    with path.open("wb") as file:
+        file.truncate((1 << 30) + 1)  # takes no space
+    assert file_reason(str(path)) == "too large (1.0 GiB; the limit is 1 GiB)"
+
+
+# The program around us
+
+
+def test_threads() -> None:
+    files = every_file()
+    alone = {name: decode_image(data, f"x.{name}").tobytes() for name, data in files.items()}
+    names = list(files) * 10
+    random.Random(1).shuffle(names)
+    with ThreadPoolExecutor(8) as pool:
+        together = pool.map(lambda n: decode_image(files[n], f"x.{n}").tobytes(), names)
+        for name, got in zip(names, together, strict=True):
+            assert got == alone[name], name
+
+
+def test_nothing_global_is_changed() -> None:
+    program = """
+import io, sys, warnings
+from PIL import Image, ImageFile, PngImagePlugin
+before = (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters),
+          PngImagePlugin.MAX_TEXT_CHUNK, warnings.showwarning)
+from clipcls.images import decode_image, open_image
+from clipcls.errors import ImageError
+file = io.BytesIO(); Image.new("LA", (50, 50)).save(file, "PNG")
+decode_image(file.getvalue())
+for bad in (file.getvalue()[:60], b"text", b"P6 60000 60000 255 "):
+    try: decode_image(bad)
+    except ImageError: pass
+assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters),
+                  PngImagePlugin.MAX_TEXT_CHUNK, warnings.showwarning)
+assert not {"numpy", "torch", "open_clip"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_host_that_accepts_truncated_images_does_so_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = saved(Image.effect_noise((200, 200), 80).convert("RGB"), "JPEG")
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    assert decode_image(data[:5000]).size == (200, 200)
+
+
+def test_limits_are_pillows() -> None:
+    assert PngImagePlugin.MAX_TEXT_CHUNK == 1024 * 1024
