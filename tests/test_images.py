@@ -98,9 +98,8 @@ def every_file() -> dict[str, bytes]:
     """One small file of each kind that Pillow can write, and of the modes that differ inside."""
     rgb = picture()
     files = {kind: saved(rgb, kind) for kind in (*LOSSLESS, *LOSSY) if can_write(kind)}
-    frames = [rgb.rotate(90 * i) for i in range(1, 3)]
     for kind in ("GIF", "WEBP", "PNG", "TIFF", "MPO"):
-        files[f"{kind} animated"] = saved(rgb, kind, save_all=True, append_images=frames)
+        files[f"{kind} animated"] = saved(rgb, kind, save_all=True, append_images=[rgb.rotate(90)])
     for compression in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits"):
         files[f"TIFF {compression}"] = saved(rgb, "TIFF", compression=compression)
     files["TIFF group4"] = saved(rgb.convert("1"), "TIFF", compression="group4")
@@ -138,13 +137,15 @@ def exif(orientation: int) -> Image.Exif:
 
 @pytest.mark.parametrize("kind", LOSSLESS)
 def test_lossless_kinds_keep_every_pixel(kind: str) -> None:
+    if not can_write(kind):
+        pytest.skip(f"this Pillow does not write {kind}")
     same(decode_image(saved(picture(), kind), f"x.{kind}"), picture())
 
 
 @pytest.mark.parametrize("kind", LOSSY)
 def test_lossy_kinds_equal_pillow(kind: str) -> None:
     if not can_write(kind):
-        pytest.skip(f"this Pillow is built without {kind}")
+        pytest.skip(f"this Pillow does not write {kind}")
     data = saved(picture(), kind)
     same(decode_image(data), Image.open(io.BytesIO(data)).convert("RGB"))
     same(decode_image(data), picture(), within=60)
@@ -243,9 +244,9 @@ def test_corrupt_exif_costs_no_image(block: bytes) -> None:
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
 def test_first_frame(kind: str) -> None:
-    others = [picture().rotate(180), picture().rotate(90)]
     options = {"lossless": True} if kind == "WEBP" else {}
-    data = saved(picture(), kind, save_all=True, append_images=others, **options)
+    other = picture().rotate(180)
+    data = saved(picture(), kind, save_all=True, append_images=[other], **options)
     same(decode_image(data), picture(), within=60)
 
 
@@ -333,6 +334,9 @@ def test_16_bit_grey_is_scaled(kind: str) -> None:
         image = Image.frombytes("I;16B", (64, 32), values.astype(">u2").tobytes())
     if kind.startswith("memory"):
         same(to_rgb(image), want)
+        return
+    if kind == "PPM":  # not written by Pillow before 11
+        same(decode_image(b"P5 64 32 65535\n" + values.astype(">u2").tobytes()), want)
         return
     options = {"irreversible": False} if kind == "JPEG2000" else {}
     same(decode_image(saved(image, kind, **options)), want)
@@ -580,7 +584,7 @@ def test_text_bombs_in_png_cost_no_image() -> None:
     bomb = zlib.compress(bytes(50_000_000), 9)
     rows = b"".join(b"\0" + row.tobytes() for row in np.asarray(picture()))
     for chunk in (b"zTXtComment\0\0" + bomb, b"iTXtworkflow\0\1\0\0\0" + bomb):
-        with pytest.raises(ValueError, match="too large"):
+        with pytest.raises(ValueError, match=r"(?i)too large"):
             Image.open(io.BytesIO(png(40, 30, 8, 2, rows, chunk))).load()
         same(decode_image(png(40, 30, 8, 2, rows, chunk)), picture())
     many = [b"tEXtk\0" + b"x" * 1_000_000] * 70
