@@ -3,7 +3,7 @@
 What happens to doubtful lists, in every format:
 
 - blank label, control character in a label, no label at all: `LabelsError` with file and line
-  (blank lines in a text file are only spacing);
+  (blank lines of a text file and rows of empty csv cells are only spacing);
 - a label given again adds its prompts and synonyms to the first; if it brings none, it is dropped
   with a warning. Labels are compared after Unicode NFC and without outer white space;
 - labels that differ in upper and lower case only are kept, with a warning;
@@ -167,18 +167,19 @@ def _read_txt(path: str, text: str) -> Iterator[_Entry]:
 
 def _read_csv(path: str, text: str) -> Iterator[_Entry]:
     import csv
+    import io
 
     start = len(text) - len(text.lstrip("\n"))
     header = text[start:].partition("\n")[0]
     # Spreadsheets write semicolons where the decimal point is a comma.
     delimiter = max(",;\t", key=header.count)
-    rows = csv.reader(text.split("\n"), delimiter=delimiter, strict=True, skipinitialspace=True)
+    rows = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True, skipinitialspace=True)
     columns: list[str] = []
     number = 1
     try:
         for row in rows:
             where, number = f"{path}:{number}", rows.line_num + 1
-            if not any(cell.strip() for cell in row) and (len(row) < 2 or not columns):
+            if not any(cell.strip() for cell in row):
                 continue
             if not columns:
                 columns = _columns(where, row)
@@ -223,7 +224,7 @@ def _read_json(path: str, text: str) -> Iterator[_Entry]:
         if len(found) < len(items):
             names = [name for name, _ in items]
             twice = next(name for name in names if names.count(name) > 1)
-            raise LabelsError(f"{path}: the key {twice!r} is twice in one entry; keep one")
+            raise ValueError(f"the key {twice!r} is twice in one entry; keep one")
         return found
 
     # Numbers come back as they were written: 1.50 is the label "1.50".
@@ -237,7 +238,10 @@ def _read_json(path: str, text: str) -> Iterator[_Entry]:
         at = space.match(text).end() + 1  # type: ignore[union-attr]
         while text[at := space.match(text, at).end()] not in "]}":  # type: ignore[union-attr]
             where = f"{path}:{text.count(chr(10), 0, at) + 1}"
-            value, at = decoder.raw_decode(text, at)
+            try:
+                value, at = decoder.raw_decode(text, at)
+            except ValueError as e:
+                raise LabelsError(f"{where}: {e}") from e
             yield where, value
 
     if not text.strip():
@@ -325,7 +329,7 @@ def _read_yaml(path: str, text: str) -> Iterator[_Entry]:
     except yaml.reader.ReaderError as e:
         number = text.count("\n", 0, e.position) + 1
         raise LabelsError(
-            f"{path}:{number}: is not YAML: it has the character {e.character!r}"
+            f"{path}:{number}: is not YAML: it has the character {chr(e.character)!r}"
         ) from e
 
 

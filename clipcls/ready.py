@@ -76,7 +76,7 @@ def find_set(kind: Kind, source: str | os.PathLike[str]) -> tuple[Path, bool]:
         return sets[name], True
     if is_folder:
         raise error(f"{name}: is a folder; name a file or a ready {noun}")
-    if not sets or "/" in name or os.sep in name or name.endswith((".txt", ".csv", ".json", "ml")):
+    if not sets or os.sep in name or Path(name).suffix:
         raise error(f"{name}: no such file")
     close = difflib.get_close_matches(name.lower(), sets, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""

@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import json
+import logging
+import unicodedata
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipcls.errors import LabelsError
+from clipcls.labels import Label, LabelSet, make_labels, read_labels
+from clipcls.ready import ready_sets
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def fails(path: Path | str, line: int | None, *words: str) -> None:
+    """`path` is refused with one line that names the file, the line and all words."""
+    with pytest.raises(LabelsError) as error:
+        read_labels(path)
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.startswith(f"{path}:{line}: " if line else f"{path}: "), message
+    for word in words:
+        assert word in message
+
+
+# What every format gives back
+
+
+FORMS = {
+    "l.txt": "# pets\ncat\n\n  hot dog \nC#\nroute #66\n\\#1 fan\n",
+    "l": "cat\nhot dog\nC#\nroute #66\n\\#1 fan",
+    "l.csv": 'label\ncat\n\nhot dog\n""\nC#\nroute #66\n#1 fan\n',
+    "l.json": '["cat", "hot dog", "C#", "route #66", "#1 fan"]',
+    "m.json": '{"cat": null, "hot dog": [], "C#": {}, "route #66": null, "#1 fan": null}',
+    "l.yaml": "- cat\n- hot dog\n- C#\n- 'route #66'\n- '#1 fan'\n",
+    "m.yml": "cat:\nhot dog: []\nC#: {}\n'route #66': ~\n'#1 fan': null\n",
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_formats_encodings_and_newlines_give_the_same_labels(
+    write, name, encoding, newline, caplog
+):
+    path = write(name, FORMS[name].replace("\n", newline).encode(encoding))
+    labels = read_labels(path)
+    assert labels.names == ("cat", "hot dog", "C#", "route #66", "#1 fan")
+    assert labels.source == str(path)
+    assert len(labels) == len(list(labels)) == 5
+    assert not caplog.records
+
+
+RICH = {
+    "l.csv": "Label,Prompt,Synonyms,\n"
+    'cat,"a cat, asleep|my {}",kitten | tom cat,\ndog,,"puppy",\ncat,,pussy,\n',
+    "semicolon.csv": "\nlabel;prompts;synonyms\n;;\n"
+    "cat;a cat, asleep|my {};kitten|tom cat|pussy\ndog;;puppy\n",
+    "tab.tsv": "synonyms\tlabel\tprompt\nkitten|tom cat|pussy\tcat\ta cat, asleep|my {}\n"
+    "puppy\tdog\n",
+    "l.json": '{"cat": {"prompts": ["a cat, asleep", "my {}"], "synonyms": ["kitten", "tom cat"]},'
+    '"dog": {"synonym": "puppy"}, "cat": {"synonyms": "pussy"}}',
+    "list.json": '[{"label": "cat", "prompt": ["a cat, asleep", "my {}"], "synonyms": '
+    '["kitten", "tom cat", "pussy"]}, {"label": "dog", "synonyms": ["puppy"]}]',
+    "l.yaml": "cat:\n  prompts: ['a cat, asleep', 'my {}']\n  synonyms: [kitten, tom cat, pussy]\n"
+    "dog: {synonyms: puppy}\n",
+}
+
+
+@pytest.mark.parametrize("name", RICH)
+def test_prompts_and_synonyms_belong_to_their_label_in_every_format(write, name, caplog):
+    labels = read_labels(write(name, RICH[name]))
+    cat = Label("cat", ("a cat, asleep", "my {}"), ("kitten", "tom cat", "pussy"))
+    assert labels.labels == (cat, Label("dog", (), ("puppy",)))
+    assert cat.words == ("cat", "kitten", "tom cat", "pussy")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("l.yaml", "[no, yes, 1, 1.50, 0o7, 2026-01-01, on, 'null']"),
+        ("m.yaml", "no:\nyes:\n1:\n1.50:\n0o7:\n2026-01-01:\non:\nnull:\n"),
+        ("l.json", '["no", "yes", 1, 1.50, "0o7", "2026-01-01", "on", "null"]'),
+    ],
+)
+def test_words_and_numbers_come_back_as_written(write, name, content):
+    expected = ("no", "yes", "1", "1.50", "0o7", "2026-01-01", "on", "null")
+    assert read_labels(write(name, content)).names == expected
+
+
+def plain(alphabet: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    text = st.text(alphabet, min_size=1, max_size=20).map(
+        lambda s: unicodedata.normalize("NFC", s.strip())
+    )
+    return text.filter(lambda s: any(c.isprintable() and not c.isspace() for c in s))
+
+
+NAMES = st.lists(
+    plain(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp", "Cn", "Co"])),
+    min_size=1,
+    unique=True,
+)
+
+
+@given(NAMES)
+def test_any_labels_written_to_a_file_read_back(tmp_path_factory, names):
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "l.json").write_text(json.dumps(names), encoding="utf-8")
+    (folder / "m.json").write_text(json.dumps(dict.fromkeys(names)), encoding="utf-8")
+    (folder / "l.yaml").write_text(yaml.safe_dump(names), encoding="utf-8")
+    quoted = ['"' + name.replace('"', '""') + '"' for name in names]
+    (folder / "l.csv").write_text("\n".join(["label", *quoted]), encoding="utf-8")
+    lines = ["\\" + name if name.startswith(("#", "\\#")) else name for name in names]
+    (folder / "l.txt").write_text("\n".join(lines), encoding="utf-8")
+    for file in ("l.json", "m.json", "l.yaml", "l.csv", "l.txt"):
+        assert read_labels(folder / file).names == tuple(names), file
+
+
+# Doubtful lists: warnings
+
+
+def test_a_label_given_twice_is_dropped_with_its_line(write, caplog):
+    path = write("l.txt", "café\ndog\n cafe\u0301 \n")  # composed, then decomposed
+    assert read_labels(path).names == ("café", "dog")
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{path}:3: the label 'café' is there already; dropped"
+    ]
+    assert caplog.records[0].name == "clipcls"
+
+
+@pytest.mark.parametrize(
+    ("content", "names", "words"),
+    [
+        ("Cat\ncat\ndog\n", ("Cat", "cat", "dog"), "l.txt:2: 'Cat' and 'cat' differ in case only"),
+        ("cat\n", ("cat",), "'cat' is the only label, so every image gets it"),
+        ("cat\nunknown\n", ("cat", "unknown"), "also the answer for images below the least score"),
+    ],
+)
+def test_doubtful_labels_are_kept_with_a_warning(write, caplog, content, names, words):
+    assert read_labels(write("l.txt", content)).names == names
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert words in record.getMessage()
+
+
+def test_columns_that_mean_nothing_are_named(write, caplog):
+    assert read_labels(write("l.csv", "label,promt\ncat,x\ndog,y\n")).names == ("cat", "dog")
+    assert "l.csv:1: column 'promt' is not used" in caplog.text
+
+
+def test_a_mapping_from_number_to_name_is_suspect(write, caplog):
+    read_labels(write("l.json", '{"0": "cat", "1": "dog"}'))
+    assert "labels are numbers" in caplog.text
+
+
+# Doubtful lists: errors
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line", "words"),
+    [
+        ("l.txt", "", None, ["no labels"]),
+        ("l.txt", "\n# only comments\n\n", None, ["no labels"]),
+        ("l.csv", "", None, ["no labels"]),
+        ("l.csv", "label\n", None, ["no labels"]),
+        ("l.json", " \n", None, ["no labels"]),
+        ("l.json", "[]", None, ["no labels"]),
+        ("l.json", "{}", None, ["no labels"]),
+        ("l.yaml", "# nothing\n", None, ["no labels"]),
+        # blank
+        ("l.txt", "cat\n\u200b\n", 2, ["label is blank"]),
+        ("l.csv", "label,prompt\ncat,\n,a dog\n", 3, ["label is blank"]),
+        ("l.json", '["cat",\n "dog",\n " "]', 3, ["label is blank"]),
+        ("l.json", '{"cat": null,\n "": null}', 2, ["label is blank"]),
+        ("l.json", '{"cat":\n  ["a cat", ""]}', 1, ["prompt is blank"]),
+        ("l.yaml", "- cat\n- ''\n", 2, ["label is blank"]),
+        ("l.yaml", "cat:\n  synonyms: [kitten, ' ']\n", 1, ["synonym is blank"]),
+        # control characters
+        ("l.txt", "cat\nhot\tdog\n", 2, ["control character", "'\\t'"]),
+        ("l.txt", "cat\x00\ndog\n", 1, ["control character"]),
+        ("l.csv", 'label\ncat\n"hot\ndog"\nbird\n', 3, ["control character", "'\\n'"]),
+        ("l.json", '["cat", "hot\\ndog"]', 1, ["control character"]),
+        ("l.json", '["cat", "\\ud83d"]', 1, ["control character"]),
+        ("l.yaml", "- cat\n- |\n  hot\n  dog\n", 2, ["control character"]),
+        ("l.yaml", "- cat\n- d\x07og\n", 2, ["character", "'\\x07'"]),
+        # not text
+        ("l.txt", b"cat\ncaf\xe9\n", 2, ["not UTF-8"]),
+        ("l.txt", b"\xff\xfec\x00a", 1, ["not UTF-16"]),
+        ("l.json", '["cat", null]', 1, ["must be a text, not nothing"]),
+        ("l.json", '["cat",\n true]', 2, ["must be a text, not true"]),
+        ("l.json", '["cat", ["dog"]]', 1, ["must be a text"]),
+        ("l.yaml", "cat: [[[a cat]]]\n", 1, ["must be a text"]),
+        ("l.yaml", "? [cat, dog]\n: a cat\n", 1, ["must be a text"]),
+        # csv
+        ("l.csv", "cat\ndog\n", 1, ["name its columns"]),
+        ("l.csv", "label\nhot dog, plain\n", 2, ["2 cells for 1 columns"]),
+        ("l.csv", "label,label\ncat,dog\n", 1, ["twice"]),
+        ("l.csv", 'label\ncat\n"dog\n', 3, ["csv"]),
+        # json
+        ("l.json", '["cat",\n "dog"', 2, ["not JSON", "column"]),
+        ("l.json", '["cat"] x', 1, ["not JSON"]),
+        ("l.json", '"cat"', None, ["must be a list"]),
+        ("l.json", "[" * 100_000, None, ["nested"]),
+        ("l.json", '{"cat": {"prompts": "a",\n"prompts": "b"}}', 1, ["twice"]),
+        ("l.json", '{"cat": {},\n "dog": {"promt": "a dog"}}', 2, ["'promt'", "not known"]),
+        ("l.json", '[{"cat": "a cat"}]', 1, ["'cat'"]),
+        ("l.json", '[{"prompt": "a cat"}]', 1, ["needs the key `label`"]),
+        ("l.json", '{"cat": {"label": "dog"}}', 1, ["leave one out"]),
+        ("l.json", '{"cat": "a {} and a {}"}', 1, ["more than once"]),
+        # yaml
+        ("l.yaml", "cat: [a\ndog: b\n", 2, ["not YAML"]),
+        ("l.yaml", "cat\n", 1, ["must be a list"]),
+        ("l.yaml", "- cat\n---\n- dog\n", 2, ["not YAML"]),
+        ("l.yaml", "cat: {prompts: a,\n  prompts: b}\n", 1, ["twice"]),
+        ("l.yaml", "a: &a [x, x]\nb: *a\n", 2, ["aliases"]),
+        ("l.yaml", "[" * 100_000, 1, ["nested"]),
+        # formats
+        ("l.docx", "cat\n", None, [".docx is not a format", ".txt", ".yaml"]),
+    ],
+)
+def test_lists_that_cannot_be_used_are_refused_with_file_and_line(
+    write, name, content, line, words
+):
+    fails(write(name, content), line, *words)
+
+
+def test_a_billion_laughs_do_not_hang(write):
+    lines = ["a0: &a0 [lol, lol]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
+    fails(write("l.yaml", "\n".join(lines)), 2, "aliases")
+
+
+# Names and files
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    fails(tmp_path / "none.txt", None, "no such file")
+    fails(str(tmp_path / "none.txt"), None, "no such file")
+    fails(tmp_path, None, "folder")
+
+
+def test_unknown_sets_come_with_what_is_close():
+    with pytest.raises(LabelsError, match=r"did you mean .*cifar10.* Ready sets: .*coco80"):
+        read_labels("cifra10")
+    with pytest.raises(LabelsError, match="not joined by commas"):
+        read_labels("cat,dog")
+
+
+def test_a_file_wins_over_a_ready_set_and_a_folder_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("cifar10").mkdir()
+    assert read_labels("cifar10").source == "cifar10"
+    assert len(read_labels("cifar10")) == 10
+    Path("coco80").write_text("cat\ndog\n")
+    assert read_labels("coco80").names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("name", ready_sets("labels"))
+def test_ready_sets_load_without_a_warning(name, caplog):
+    labels = read_labels(name)
+    assert labels.source == name
+    assert len(labels) >= 5
+    assert not caplog.records
+
+
+def test_ready_sets_are_whole():
+    assert len(read_labels("imagenet")) == 1000
+    assert len(read_labels("cifar10")) == 10
+    assert len(read_labels("cifar100")) == 100
+    assert len(read_labels("coco80")) == 80
+    assert read_labels("imagenet").names[281:283] == ("tabby cat", "tiger cat")
+
+
+def test_the_example_has_more_labels_than_photos_need():
+    import csv
+
+    examples = Path(__file__).parent.parent / "examples"
+    names = read_labels(examples / "labels.txt").names
+    with (examples / "truth.csv").open(newline="") as file:
+        truth = {row["path"]: row["label"] for row in csv.DictReader(file)}
+    photos = {f"photos/{path.name}" for path in (examples / "photos").iterdir()}
+    assert set(truth) == photos
+    assert set(truth.values()) < set(names)
+    readme = (examples / "README.md").read_text(encoding="utf-8")
+    assert all(f"| `{photo}` |" in readme for photo in photos)
+
+
+# Python objects
+
+
+def test_python_objects_become_labels():
+    assert make_labels(["cat", " dog "]).names == ("cat", "dog")
+    assert make_labels(f"{word}s" for word in ("cat", "dog")).names == ("cats", "dogs")
+    assert make_labels({"b", "c", "a"}).names == ("a", "b", "c")
+    assert make_labels("cifar10") == read_labels("cifar10")
+    labels = make_labels({"cat": None, "dog": "a {}", "bird": {"synonyms": ["finch"]}})
+    assert labels.labels == (Label("cat"), Label("dog", ("a {}",)), Label("bird", (), ("finch",)))
+    assert make_labels(labels) is labels
+    assert make_labels(labels.labels) == LabelSet(labels.labels)
+    assert make_labels([Label("cat"), {"label": "dog", "prompt": "my dog"}]).labels[1].prompts == (
+        "my dog",
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([], "no labels"),
+        (["cat", ""], "label 2: the label is blank"),
+        (["cat", 3], "label 2: a label must be a text, not 3"),
+        (["cat", "a\nb"], "label 2"),
+        ({"cat": "", "dog": None}, "label 'cat': the prompt is blank"),
+        ({"cat": 3}, "must be a text"),
+        (b"cat", "expected a list"),
+        (3, "expected a list"),
+        (None, "expected a list"),
+    ],
+)
+def test_python_objects_that_cannot_be_used_are_refused(labels, words):
+    with pytest.raises(LabelsError, match=words):
+        make_labels(labels)
