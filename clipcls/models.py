@@ -1,0 +1,262 @@
+"""A model's files -> a loaded OpenCLIP model, whole or one tower of it; no network."""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from clipcls.errors import ModelError
+from clipcls.sources import ModelInfo, ModelSource, list_models, quiet, resolve
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Model", "ModelInfo", "ModelSource", "dtype", "list_models", "load", "resolve"]
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Tower = Literal["image", "text"]
+
+# create_model insists on both towers; the one that is not wanted is the smallest there can be.
+_NO_IMAGE_TOWER = {"layers": 1, "width": 8, "head_width": 8, "image_size": 1, "patch_size": 1}
+_NO_TEXT_TOWER = {"layers": 1, "width": 8, "heads": 1, "vocab_size": 1, "context_length": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A loaded model; where one tower was asked for, only its half works.
+
+    Attributes:
+        network: open_clip's model.
+        tokenizer: list of n texts -> int64 (n, context_length).
+        preprocess: open_clip's own validation transform: PIL image -> float32 (3, height, width).
+        preprocess_config: what `preprocess` was made from: size, mean, std, interpolation, ...
+        dim: length of its vectors.
+        context_length: tokens a text is cut to.
+        logit_scale: what cosine similarities are multiplied with.
+        logit_bias: what is then added (SigLIP), or None.
+        device: the torch device it is on.
+        precision: what it computes in.
+    """
+
+    network: Any
+    tokenizer: Callable[..., torch.Tensor]
+    preprocess: Callable[..., torch.Tensor]
+    preprocess_config: dict[str, Any]
+    dim: int
+    context_length: int
+    logit_scale: float
+    logit_bias: float | None
+    device: str
+    precision: Precision
+
+    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Preprocessed images (n, 3, height, width) -> vectors (n, dim), not normalised."""
+        pixels = pixels.to(self.device, dtype(self.precision))
+        vectors: torch.Tensor = self.network.encode_image(pixels, normalize=False)
+        return vectors
+
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens (n, context_length) -> vectors (n, dim), not normalised."""
+        vectors: torch.Tensor = self.network.encode_text(tokens.to(self.device), normalize=False)
+        return vectors
+
+
+def dtype(precision: Precision) -> torch.dtype:
+    """What pixels are cast to for a model of this precision."""
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def load(
+    source: ModelSource,
+    *,
+    device: str = "cpu",
+    precision: Precision = "fp32",
+    tower: Tower | None = None,
+) -> Model:
+    """Builds a model by open_clip and reads its weights; never uses the network.
+
+    Args:
+        source: the model, from `resolve`.
+        device: a torch device.
+        precision: what the towers compute in (open_clip's meaning of it: norms stay float32).
+        tower: build and read only this tower.
+
+    Raises:
+        ModelError: the weights are damaged, do not fit the architecture or the memory, or need
+            a package that is not installed.
+    """
+    needs_transformers = source.tokenizer or source.text_config
+    if tower != "image" and needs_transformers and not importlib.util.find_spec("transformers"):
+        raise ModelError(f'{source.name}: its texts need transformers: pip install "clipcls[hf]"')
+    try:
+        with quiet():
+            network = _network(source, device, precision, tower)
+            tokenizer = _not_loaded if tower == "image" else _tokenizer(source)
+            transform, config = (_not_loaded, {}) if tower == "text" else _preprocess(network)
+    except Exception as error:  # open_clip, torch, safetensors, transformers: each has its own
+        raise ModelError(_explain(error, source, device)) from error
+    bias = network.logit_bias
+    return Model(
+        network,
+        tokenizer,
+        transform,
+        config,
+        dim=source.config["embed_dim"],
+        context_length=source.config["text_cfg"].get("context_length", 77),
+        logit_scale=float(network.logit_scale.detach().exp()),
+        logit_bias=None if bias is None else float(bias),
+        device=device,
+        precision=precision,
+    )
+
+
+def _network(source: ModelSource, device: str, precision: Precision, tower: Tower | None) -> Any:
+    """open_clip's model with its weights, ready for inference."""
+    from open_clip import load_checkpoint
+
+    network = _build(source, device, precision, tower)
+    if tower is None:
+        load_checkpoint(network, str(source.weights))
+    else:
+        wanted = {k: v for k, v in _shapes(network.state_dict()).items() if _belongs(k, tower)}
+        tensors = _read(source.weights, tower)
+        if _shapes(tensors) != wanted:  # an old or a foreign form, which open_clip converts
+            whole = _build(source, "cpu", "fp32", None)
+            load_checkpoint(whole, str(source.weights))
+            tensors = {key: tensor for key, tensor in whole.state_dict().items() if key in wanted}
+        network.load_state_dict(tensors, strict=False)
+    return network.eval().requires_grad_(False)
+
+
+def _build(source: ModelSource, device: str, precision: Precision, tower: Tower | None) -> Any:
+    """open_clip's model without weights; a tower that is not wanted is a stand-in."""
+    from open_clip import create_model
+
+    towers = {key: source.config[key] for key in ("vision_cfg", "text_cfg")}
+    if source.text_config:
+        local = {"hf_model_name": str(source.text_config), "hf_model_pretrained": False}
+        towers["text_cfg"] = towers["text_cfg"] | local
+    if tower == "image":
+        towers["text_cfg"] = _NO_TEXT_TOWER
+    if tower == "text":
+        towers["vision_cfg"] = _NO_IMAGE_TOWER
+    if tower and "multimodal_cfg" in source.config:  # CoCa's captioner
+        towers["multimodal_cfg"] = _NO_TEXT_TOWER
+    preprocess = source.preprocess
+    if preprocess is None:
+        preprocess = _usual_preprocess(source.architecture)
+    network = create_model(
+        source.architecture,
+        load_weights=False,
+        pretrained_text=False,
+        device=device,
+        precision=precision,
+        force_preprocess_cfg={k: v for k, v in preprocess.items() if k != "size"},
+        quick_gelu=source.quick_gelu,
+        **towers,
+    )
+    # Half precision is too coarse for these: bf16 turns a scale of 100 into 98.9.
+    for scalar in (network.logit_scale, network.logit_bias):
+        if scalar is not None:
+            scalar.data = scalar.data.float()
+    return network
+
+
+def _belongs(key: str, tower: Tower) -> bool:
+    """Whether a tensor of a state dict is one that this tower (or a score) needs."""
+    if tower == "image" or key.startswith("logit_"):
+        return key.startswith(("visual.", "logit_"))
+    return not key.startswith(("visual.", "text_decoder."))
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+
+
+def _read(weights: Path, tower: Tower) -> dict[str, torch.Tensor]:
+    """One tower's tensors, where the file's form allows reading them alone; else none."""
+    if weights.suffix != ".safetensors":
+        return {}
+    from safetensors import safe_open
+
+    with safe_open(weights, framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys() if _belongs(key, tower)}  # noqa: SIM118
+
+
+def _usual_preprocess(architecture: str) -> Mapping[str, Any]:
+    """For a checkpoint that does not say: that of the published weights, where they agree.
+
+    open_clip itself would take CLIP's for all, which costs SigLIP's models accuracy silently.
+    """
+    from open_clip import get_pretrained_cfg, list_pretrained_tags_by_model
+
+    known = []
+    for tag in list_pretrained_tags_by_model(architecture):
+        config = get_pretrained_cfg(architecture, tag)
+        known.append({k: config[k] for k in ("mean", "std", "interpolation", "resize_mode")})
+    return known[0] if known and known.count(known[0]) == len(known) else {}
+
+
+def _preprocess(network: Any) -> tuple[Callable[..., torch.Tensor], dict[str, Any]]:
+    from open_clip import get_model_preprocess_cfg
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    config = get_model_preprocess_cfg(network)
+    return image_transform_v2(PreprocessCfg(**config), is_train=False), config
+
+
+def _tokenizer(source: ModelSource) -> Callable[..., torch.Tensor]:
+    from open_clip import get_tokenizer
+    from open_clip.tokenizer import HFTokenizer
+
+    if source.tokenizer is None:
+        tokenizer: Callable[..., torch.Tensor] = get_tokenizer(source.architecture)
+        return tokenizer
+    text = source.config["text_cfg"]
+    tokenizer = HFTokenizer(  # as get_tokenizer does, from files that are here
+        str(source.tokenizer),
+        context_length=text.get("context_length", 77),
+        tokenizer_mode=text.get("tokenizer_mode"),
+        **(text.get("tokenizer_kwargs") or {}),
+    )
+    return tokenizer
+
+
+def _not_loaded(*_: Any) -> Any:
+    raise RuntimeError("this tower was not loaded")
+
+
+def _explain(error: Exception, source: ModelSource, device: str) -> str:
+    """One line that names the file and the cure."""
+    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
+    text = " ".join(lines)
+    if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
+        return (
+            f"{source.name}: not enough memory on {device}; try --precision bf16 or a smaller "
+            "model (`clipcls models`)"
+        )
+    if "loading state_dict" in text:
+        return (
+            f"{source.weights}: does not fit the architecture {source.architecture} "
+            f"({_shorten(lines[1])}); name the one that it was trained with"
+        )
+    unpickled = isinstance(error, pickle.UnpicklingError) and "Unsupported" in text
+    if unpickled or "TorchScript" in text:
+        return (
+            f"{source.weights}: holds code and not only weights, which is not run; convert it to "
+            "safetensors where you trust it"
+        )
+    if isinstance(error, ImportError):
+        return f'{source.name}: {_shorten(text)}; try pip install "clipcls[hf]"'
+    reason = _shorten(lines[0]) if lines else type(error).__name__
+    return f"{source.weights}: cannot be loaded as {source.architecture} on {device} ({reason})"
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 120 else f"{text[:117]}..."
