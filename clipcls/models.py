@@ -138,6 +138,7 @@ def _build(source: ModelSource, device: str, precision: Precision, tower: Tower 
     """open_clip's model without weights; a tower that is not wanted is a stand-in."""
     from open_clip import create_model
 
+    mode: str = precision
     towers = {key: source.config[key] for key in ("vision_cfg", "text_cfg")}
     if source.text_config:
         local = {"hf_model_name": str(source.text_config), "hf_model_pretrained": False}
@@ -151,12 +152,17 @@ def _build(source: ModelSource, device: str, precision: Precision, tower: Tower 
     preprocess = source.preprocess
     if preprocess is None:
         preprocess = _usual_preprocess(source.architecture)
+    text = source.config["text_cfg"]
+    if precision != "fp32" and (
+        "multimodal_cfg" in source.config or text.get("hf_model_name") or text.get("proj_bias")
+    ):
+        mode = f"pure_{precision}"  # open_clip's mixed precision knows its plain towers only
     network = create_model(
         source.architecture,
         load_weights=False,
         pretrained_text=False,
         device=device,
-        precision=precision,
+        precision=mode,
         force_preprocess_cfg={k: v for k, v in preprocess.items() if k != "size"},
         quick_gelu=source.quick_gelu,
         **towers,
@@ -246,14 +252,15 @@ def _explain(error: Exception, source: ModelSource, device: str) -> str:
             f"{source.weights}: does not fit the architecture {source.architecture} "
             f"({_shorten(lines[1])}); name the one that it was trained with"
         )
-    unpickled = isinstance(error, pickle.UnpicklingError) and "Unsupported" in text
-    if unpickled or "TorchScript" in text:
+    if "TorchScript" in text or (isinstance(error, pickle.UnpicklingError) and "GLOBAL" in text):
         return (
             f"{source.weights}: holds code and not only weights, which is not run; convert it to "
             "safetensors where you trust it"
         )
     if isinstance(error, ImportError):
         return f'{source.name}: {_shorten(text)}; try pip install "clipcls[hf]"'
+    if isinstance(error, pickle.UnpicklingError):  # whose text recommends to run what is in it
+        lines = ["not a file of weights"]
     reason = _shorten(lines[0]) if lines else type(error).__name__
     return f"{source.weights}: cannot be loaded as {source.architecture} on {device} ({reason})"
 
