@@ -301,7 +301,7 @@ def resolve(
     if model == "auto":
         try:
             return _from_pretrained(_ALIASES["base"].pretrained, progress)
-        except ModelUnavailableError as error:
+        except (ModelUnavailableError, UnknownModelError) as error:  # a mirror may lack it
             logger.warning("using the small bundled model mini instead of base: %s", error)
     if model in ("auto", "mini"):
         return _from_directory("mini", MINI, None, progress)

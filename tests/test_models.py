@@ -39,7 +39,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "timm": {"vision_cfg": {**TIMM, "timm_proj": "mlp"}, "text_cfg": TEXT, "custom_text": True},
     "timm-clip": {"vision_cfg": {**TIMM, "timm_proj": "linear"}, "text_cfg": TEXT},
     "siglip": {
-        "vision_cfg": {**TIMM, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token"},
+        "vision_cfg": {
+            "timm_model_name": "vit_tiny_patch16_224",
+            "timm_pool": "token",
+            "image_size": 224,
+        },
         "text_cfg": {**TEXT, "no_causal_mask": True, "pool_type": "last", "proj_bias": True},
         "custom_text": True,
         "init_logit_bias": -10,
@@ -666,6 +670,29 @@ def test_offline(fake_hub, variable, tmp_path) -> None:
     assert out.startswith("ModelUnavailableError")
     assert "HF_HUB_OFFLINE" in out
     assert fake_hub.requests == []
+
+
+def test_no_bar_when_quiet() -> None:
+    from huggingface_hub.utils import are_progress_bars_disabled
+
+    before = are_progress_bars_disabled()
+    with hub._bars(False):
+        assert are_progress_bars_disabled()
+    assert are_progress_bars_disabled() == before
+
+
+@pytest.mark.skipif(not sources.MINI.is_dir(), reason="mini is not trained yet")
+def test_mini() -> None:
+    source = models.resolve("mini")
+    assert source.name == "mini"
+    model = models.load(source)
+    vector = model.encode_image(model.preprocess(photo())[None])
+    assert vector.shape == model.encode_text(model.tokenizer(["a cat"])).shape == (1, model.dim)
+    row = models.list_models()[0]
+    assert (row.alias, row.present, row.imagenet) == ("mini", True, None)
+    count = sum(p.numel() for p in model.network.state_dict().values())
+    assert row.parameters == pytest.approx(count / 1e6)
+    assert row.megabytes <= 50
 
 
 def test_auto_falls_back_and_says_so(mini, monkeypatch, caplog) -> None:
