@@ -1,0 +1,41 @@
+"""Zero-shot image classification with CLIP models.
+
+>>> from clipcls import ZeroShotClassifier
+>>> clf = ZeroShotClassifier(labels=["cat", "dog"], model="mini").fit()
+>>> clf.classes_
+array(['cat', 'dog'], dtype='<U3')
+
+Names are loaded on first use, so that `import clipcls` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Candidate", "ClipclsError", "ImageError", "Prediction", "ZeroShotClassifier"]
+
+if TYPE_CHECKING:
+    from clipcls.classifier import ZeroShotClassifier
+    from clipcls.errors import ClipclsError, ImageError
+    from clipcls.predictions import Candidate, Prediction
+
+_HOMES = {
+    "Candidate": "predictions",
+    "ClipclsError": "errors",
+    "ImageError": "errors",
+    "Prediction": "predictions",
+    "ZeroShotClassifier": "classifier",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,203 @@
+"""Texts and image files -> vectors, from the store where they are known, else by the encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcls.errors import ImageError
+from clipcls.images import decode_image, read_bytes, to_rgb
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from clipcls.encoder import Encoder
+    from clipcls.store import Store
+
+__all__ = ["Embedded", "embed_images", "embed_texts"]
+
+# Texts are stored this many at a time, so that a long list interrupted is not begun again.
+_TEXTS_A_TRANSACTION = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """One image's unit vector, float32 (dim,), and whether it came out of the store."""
+
+    path: str
+    vector: NDArray[np.float32]
+    stored: bool = False
+
+
+@dataclass(slots=True)
+class _Pending:
+    """An image on its way: either its vector is known or its pixels wait for the encoder."""
+
+    path: str
+    vector: NDArray[np.float32] | None = None
+    pixels: NDArray[np.float32] | None = None
+    content: bytes | None = None
+    stat: os.stat_result | None = None
+
+
+def embed_texts(
+    encoder: Encoder, texts: Sequence[str], store: Store | None = None
+) -> NDArray[np.float32]:
+    """Unit vectors of texts; each distinct text is encoded once, ever, where there is a store.
+
+    Returns:
+        float32 (len(texts), dim), in the order of `texts`.
+    """
+    keys = {text: hashlib.sha256(text.encode()).digest() for text in texts}
+    vectors = {}
+    for text, key in keys.items():
+        vector = store.get(encoder.text_space, key) if store else None
+        if vector is not None:
+            vectors[text] = vector
+    missing = [text for text in keys if text not in vectors]
+    for start in range(0, len(missing), _TEXTS_A_TRANSACTION):
+        chunk = missing[start : start + _TEXTS_A_TRANSACTION]
+        rows = encoder.encode_texts(chunk)
+        vectors.update(zip(chunk, rows, strict=True))
+        if store:
+            store.add(
+                encoder.text_space,
+                [(keys[text], row) for text, row in zip(chunk, rows, strict=True)],
+            )
+    return np.stack([vectors[text] for text in texts])
+
+
+def embed_images(
+    encoder: Encoder,
+    images: Iterable[str | os.PathLike[str] | Image | ImageError],
+    store: Store | None = None,
+    *,
+    workers: int | None = None,
+) -> Iterator[Embedded | ImageError]:
+    """Unit vectors of images, in their order, reading ahead in threads with bounded memory.
+
+    Each batch is in the store before its first vector is yielded, so a run that is stopped goes
+    on where it was. A file whose path, size and mtime are known is not opened; one whose content
+    is known is not decoded; an image that came without a path is not stored.
+
+    Args:
+        encoder: what turns pixels into vectors.
+        images: paths, PIL images, or errors that are handed through.
+        store: where vectors are kept.
+        workers: decoding threads; None: one a CPU core, at most 8.
+
+    Yields:
+        an `Embedded` for each image, or the `ImageError` that says why there is none.
+    """
+    workers = workers or min(8, os.cpu_count() or 1)
+    window = 2 * encoder.batch_size + workers
+    queue: deque[Future[_Pending | ImageError] | _Pending | ImageError] = deque()
+    batch: list[_Pending | ImageError] = []
+    waiting = 0
+    with ThreadPoolExecutor(workers, thread_name_prefix="clipcls-decode") as pool:
+        try:
+            source = iter(images)
+            exhausted = False
+            while True:
+                while not exhausted and len(queue) < window:
+                    try:
+                        image = next(source)
+                    except StopIteration:
+                        exhausted = True
+                        break
+                    known = _known(image, encoder, store)
+                    queue.append(known or pool.submit(_prepare, image, encoder, store))
+                if not queue:
+                    break
+                item = queue.popleft()
+                item = item.result() if isinstance(item, Future) else item
+                batch.append(item)
+                waiting += isinstance(item, _Pending) and item.vector is None
+                # Nothing that is done waits behind more than one batch of what is not.
+                if waiting == encoder.batch_size or waiting == 0:
+                    yield from _finish(batch, encoder, store)
+                    batch, waiting = [], 0
+            yield from _finish(batch, encoder, store)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _known(
+    image: str | os.PathLike[str] | Image | ImageError, encoder: Encoder, store: Store | None
+) -> _Pending | ImageError | None:
+    """What needs no thread: an error handed through, or a file that has not changed."""
+    if isinstance(image, ImageError):
+        return image
+    if store and isinstance(image, str | os.PathLike):
+        path = os.fspath(image)
+        try:
+            vector = store.get_file(encoder.image_space, path, os.stat(path))
+        except (OSError, ValueError):
+            return None  # reading it will say why
+        if vector is not None:
+            return _Pending(path, vector)
+    return None
+
+
+def _prepare(
+    image: str | os.PathLike[str] | Image, encoder: Encoder, store: Store | None
+) -> _Pending | ImageError:
+    """Runs in a thread: reads, hashes, decodes and preprocesses one image."""
+    if not isinstance(image, str | os.PathLike):
+        try:
+            return _Pending("", pixels=encoder.preprocess(to_rgb(image)))
+        except ImageError as error:
+            return error
+    path = os.fspath(image)
+    try:
+        stat = os.stat(path) if store and os.path.isfile(path) else None
+        data = read_bytes(path)
+        content = None
+        if store:
+            content = hashlib.sha256(data).digest()
+            vector = store.get(encoder.image_space, content)
+            if vector is not None:
+                return _Pending(path, vector, content=content, stat=stat)
+        pixels = encoder.preprocess(decode_image(data, path))
+    except ImageError as error:
+        return error
+    return _Pending(path, pixels=pixels, content=content, stat=stat)
+
+
+def _finish(
+    batch: Sequence[_Pending | ImageError], encoder: Encoder, store: Store | None
+) -> Iterator[Embedded | ImageError]:
+    """Encodes what waits in a batch, stores it, and yields all of the batch in order."""
+    images = [item for item in batch if isinstance(item, _Pending)]
+    waiting = [item for item in images if item.pixels is not None]
+    if waiting:
+        rows = encoder.encode_images([item.pixels for item in waiting if item.pixels is not None])
+        for item, row in zip(waiting, rows, strict=True):
+            item.vector, item.pixels = row, None
+    new = [item for item in images if item.content is not None and _is_finite(item.vector)]
+    if store and new:
+        store.add(
+            encoder.image_space,
+            [(i.content, i.vector) for i in new if i.content and i.vector is not None],
+            [(i.path, i.stat, i.content) for i in new if i.stat and i.content],
+        )
+    encoded = {id(item) for item in waiting}
+    for item in batch:
+        if isinstance(item, ImageError):
+            yield item
+        elif item.vector is not None and _is_finite(item.vector):
+            yield Embedded(item.path, item.vector, stored=id(item) not in encoded)
+        else:
+            yield ImageError(item.path, "the model gave no finite vector; try --precision fp32")
+
+
+def _is_finite(vector: NDArray[np.float32] | None) -> bool:
+    return vector is not None and bool(np.isfinite(vector).all())

@@ -1,0 +1,80 @@
+"""What clipcls raises. Catch `ClipclsError` for everything below it.
+
+ClipclsError
+├── InputError            no images to work on, or a list of paths that cannot be read
+├── LabelsError           a label list that cannot be used
+├── PromptsError          a template set that cannot be used
+├── ModelError            a model that cannot be loaded
+│   ├── UnknownModelError     no such model, tag or alias
+│   └── ModelUnavailableError its weights are not here and cannot be fetched now
+├── ImageError            one image that cannot be read
+├── StoreError            the embedding store cannot be used
+└── OutputError           results cannot be written
+
+Each message is one line that names the file or value and says what to do about it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ClipclsError",
+    "ImageError",
+    "InputError",
+    "LabelsError",
+    "ModelError",
+    "ModelUnavailableError",
+    "OutputError",
+    "PromptsError",
+    "StoreError",
+    "UnknownModelError",
+]
+
+
+class ClipclsError(Exception):
+    """Base of every error that clipcls raises on purpose."""
+
+
+class InputError(ClipclsError):
+    """There are no images to work on, or a list of paths cannot be read."""
+
+
+class LabelsError(ClipclsError, ValueError):
+    """A label list cannot be used; the message names its file and line."""
+
+
+class PromptsError(ClipclsError, ValueError):
+    """A template set cannot be used; the message names its file and line."""
+
+
+class ModelError(ClipclsError):
+    """A model cannot be loaded."""
+
+
+class UnknownModelError(ModelError, ValueError):
+    """No model, tag or alias has this name."""
+
+
+class ModelUnavailableError(ModelError):
+    """The model's weights are not on this machine and cannot be fetched now."""
+
+
+class ImageError(ClipclsError):
+    """One image cannot be read.
+
+    Attributes:
+        path: the image as it was named by the caller.
+        reason: why, in a few words, without the path.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class StoreError(ClipclsError):
+    """The embedding store cannot be used."""
+
+
+class OutputError(ClipclsError):
+    """Results cannot be written."""

@@ -1,0 +1,78 @@
+"""Nearest vectors by inner product, exactly: the only faiss import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FlatIndex", "search_blocks"]
+
+
+class FlatIndex:
+    """An exact inner-product index (FAISS `IndexFlatIP`) over float32 rows.
+
+    Args:
+        vectors: float32 (n, dim). For unit rows inner products are cosine similarities.
+    """
+
+    def __init__(self, vectors: NDArray[np.float32]) -> None:
+        import faiss
+
+        self._index: Any = faiss.IndexFlatIP(vectors.shape[1])
+        self._index.add(np.ascontiguousarray(vectors, np.float32))
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    def search(
+        self, queries: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The k nearest rows of each query, nearest first; equal ones in the order of their rows.
+
+        Args:
+            queries: float32 (m, dim).
+            k: how many; no more than there are rows are returned.
+
+        Returns:
+            similarities float32 (m, k) and row numbers int64 (m, k).
+        """
+        k = min(k, len(self))
+        similarities, rows = self._index.search(np.ascontiguousarray(queries, np.float32), k)
+        return _by_similarity_then_row(similarities, rows)
+
+
+def search_blocks(
+    blocks: Iterable[NDArray[np.float32]], queries: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """`FlatIndex.search` over more rows than fit into memory, a block of them at a time.
+
+    Args:
+        blocks: float32 (n_i, dim) each; rows are numbered through all blocks.
+        queries: float32 (m, dim).
+        k: how many.
+
+    Returns:
+        similarities float32 (m, k) and row numbers int64 (m, k); k is less where there are
+        fewer rows.
+    """
+    similarities = np.empty((len(queries), 0), np.float32)
+    rows = np.empty((len(queries), 0), np.int64)
+    start = 0
+    for block in blocks:
+        found, at = FlatIndex(block).search(queries, k)
+        similarities = np.hstack([similarities, found])
+        rows = np.hstack([rows, at + start])
+        similarities, rows = _by_similarity_then_row(similarities, rows)
+        similarities, rows = similarities[:, :k], rows[:, :k]
+        start += len(block)
+    return similarities, rows
+
+
+def _by_similarity_then_row(
+    similarities: NDArray[np.float32], rows: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    order = np.lexsort((rows, -similarities), axis=1)
+    return np.take_along_axis(similarities, order, 1), np.take_along_axis(rows, order, 1)

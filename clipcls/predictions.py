@@ -1,0 +1,135 @@
+"""What comes out of a run: predictions, search hits, and the count of what happened."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from clipcls.errors import ImageError
+
+__all__ = ["UNKNOWN", "Candidate", "Hit", "Prediction", "Provenance", "Report", "error_record"]
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One label as an answer: its softmax score over all labels, and its cosine similarity."""
+
+    label: str
+    score: float
+    similarity: float
+
+    def record(self) -> dict[str, Any]:
+        """As in a jsonl record."""
+        return {
+            "label": self.label,
+            "score": round(self.score, 6),
+            "similarity": round(self.similarity, 6),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What made an answer: model name, first 12 hex of its weights' SHA-256, prompt set."""
+
+    model: str
+    weights: str
+    prompts: str
+
+    def record(self) -> dict[str, Any]:
+        """As in a jsonl record."""
+        return {"model": self.model, "weights": self.weights, "prompts": self.prompts}
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer for one image.
+
+    Attributes:
+        path: the image as the caller named it; "" for an image that came without one.
+        label: the best label, or `UNKNOWN` where its score is below the least that was asked for.
+        top: the best labels, best first; never empty.
+        made_by: what made it.
+    """
+
+    path: str
+    label: str
+    top: tuple[Candidate, ...]
+    made_by: Provenance
+
+    @property
+    def score(self) -> float:
+        """Score of the best label, whether it was accepted or not."""
+        return self.top[0].score
+
+    def record(self) -> dict[str, Any]:
+        """As in jsonl: nested."""
+        return {
+            "path": self.path,
+            "label": self.label,
+            "score": round(self.score, 6),
+            "top": [candidate.record() for candidate in self.top],
+            **self.made_by.record(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One image found by `clipcls search`: its rank from 1 and cosine similarity to the query."""
+
+    rank: int
+    path: str
+    similarity: float
+    model: str
+    weights: str
+
+    def record(self) -> dict[str, Any]:
+        """As in jsonl."""
+        return {
+            "rank": self.rank,
+            "path": self.path,
+            "similarity": round(self.similarity, 6),
+            "model": self.model,
+            "weights": self.weights,
+        }
+
+
+def error_record(error: ImageError) -> dict[str, Any]:
+    """The record of an input that could not be read."""
+    return {"path": error.path, "error": error.reason}
+
+
+@dataclass(slots=True)
+class Report:
+    """Counts a run; the summary and the exit status derive from it."""
+
+    classified: int = 0
+    unknown: int = 0
+    skipped: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def count(self, result: Prediction | ImageError) -> None:
+        """Takes one result into account."""
+        if isinstance(result, ImageError):
+            self.skipped += 1
+        else:
+            self.classified += 1
+            self.unknown += result.label == UNKNOWN
+
+    @property
+    def exit_code(self) -> int:
+        """0: all classified; 1: some inputs could not be read."""
+        return 1 if self.skipped else 0
+
+    def summary(self) -> str:
+        """One line: how many images, what became of them, and how long it took."""
+        seconds = time.monotonic() - self.started
+        parts = [f"{self.classified:,} classified"]
+        if self.unknown:
+            parts[0] += f" ({self.unknown:,} as {UNKNOWN})"
+        if self.skipped:
+            parts.append(f"{self.skipped:,} could not be read")
+        rate = (self.classified + self.skipped) / max(seconds, 1e-9)
+        return f"{', '.join(parts)} in {seconds:.1f} s ({rate:,.0f} images/s)"

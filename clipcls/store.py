@@ -1,0 +1,418 @@
+"""Embeddings on disk, text and image alike: one SQLite file.
+
+An embedding belongs to a *space* (all that decides a vector besides its content: weights,
+architecture, preprocessing or tokenizer, precision) and has the SHA-256 of its content as key,
+so that another model's vector can never come back. A file's path, size and mtime are only the
+quick way to its content's hash.
+
+The store is a cache: losing it costs time and never an answer. So once it is open, trouble with
+it (a full disk, a lock that does not end, a damaged page) is logged once and work goes on
+without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+from clipcls.errors import StoreError
+
+__all__ = ["Store", "StoreInfo", "default_path"]
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS models (key TEXT PRIMARY KEY, facts TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS spaces (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS embeddings (
+    id INTEGER PRIMARY KEY,
+    space INTEGER NOT NULL REFERENCES spaces (id),
+    content BLOB NOT NULL,
+    vector BLOB NOT NULL,
+    UNIQUE (space, content)
+);
+CREATE TABLE IF NOT EXISTS files (
+    path BLOB PRIMARY KEY,
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    content BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS files_content ON files (content);
+"""
+
+# A file changed twice within the clock's grain can keep its mtime: what is this young is hashed
+# again next time (git calls such an entry racy).
+_RACY_NS = 2_000_000_000
+
+_DAMAGED = ("not a database", "malformed", "file is encrypted")
+
+
+def default_path() -> Path:
+    """The store that is used where none is named: in the user's cache directory."""
+    return Path(platformdirs.user_cache_dir("clipcls", appauthor=False)) / "embeddings.sqlite3"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """What a store holds; sizes in bytes."""
+
+    path: Path
+    size: int
+    texts: int
+    images: int
+    files: int
+    models: int
+
+
+class Store:
+    """Embeddings by space and content; safe with several threads and processes.
+
+    Args:
+        path: the SQLite file, made with its folders where it is missing.
+
+    Raises:
+        StoreError: the file cannot be opened (not writable, or made by a newer clipcls). A file
+            that is damaged is set aside under another name and a new one begun.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self.path = Path(path) if path is not None else default_path()
+        self._lock = threading.RLock()
+        self._usable = True
+        self._spaces: dict[str, int] = {}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._connection = self._connect()
+            except sqlite3.DatabaseError as error:
+                if not _is_damage(error):
+                    raise
+                aside = _set_aside(self.path)
+                logger.warning(
+                    "the store %s was damaged: it is now %s, and a new one is begun",
+                    self.path,
+                    aside.name,
+                )
+                self._connection = self._connect()
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(
+                f"{self.path}: cannot open the store ({error}); "
+                "name another with --store FILE, or go without with --no-store"
+            ) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, timeout=30, isolation_level=None, check_same_thread=False
+        )
+        try:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version > _VERSION:
+                raise StoreError(
+                    f"{self.path}: the store was made by a newer clipcls; "
+                    "update clipcls or name another with --store FILE"
+                )
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            if version < _VERSION:
+                connection.executescript(
+                    f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;"
+                )
+            # Proves now, and not in the middle of a run, that the file can be written.
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def close(self) -> None:
+        """Closes the file; the store cannot be used afterwards."""
+        with self._lock:
+            self._usable = False
+            self._connection.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        with self._lock:
+            if not self._usable:
+                return []
+            try:
+                return self._connection.execute(sql, parameters).fetchall()
+            except sqlite3.Error as error:
+                self._give_up(error)
+                return []
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection | None]:
+        """One write transaction; yields None when the store has been given up."""
+        with self._lock:
+            if not self._usable:
+                yield None
+                return
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._connection
+                except BaseException:
+                    with contextlib.suppress(sqlite3.Error):
+                        self._connection.execute("ROLLBACK")
+                    raise
+                self._connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                self._give_up(error)
+
+    def _give_up(self, error: sqlite3.Error) -> None:
+        self._usable = False
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.close()
+        cure = "clear it with `clipcls store clear`" if _is_damage(error) else "see its disk"
+        logger.warning(
+            "the store %s failed (%s): going on without it; %s", self.path, error, cure
+        )
+
+    # -- embeddings ---------------------------------------------------------------------------
+
+    def _space(self, name: str, connection: sqlite3.Connection) -> int:
+        if name not in self._spaces:
+            connection.execute("INSERT OR IGNORE INTO spaces (name) VALUES (?)", (name,))
+            row = connection.execute("SELECT id FROM spaces WHERE name = ?", (name,)).fetchone()
+            self._spaces[name] = row[0]
+        return self._spaces[name]
+
+    def get(self, space: str, content: bytes) -> NDArray[np.float32] | None:
+        """The vector of one content: float32 (dim,), or None where it is not stored."""
+        rows = self._rows(
+            "SELECT vector FROM embeddings JOIN spaces ON spaces.id = space "
+            "WHERE name = ? AND content = ?",
+            (space, content),
+        )
+        return np.frombuffer(rows[0][0], np.float32) if rows else None
+
+    def get_file(self, space: str, path: str, stat: os.stat_result) -> NDArray[np.float32] | None:
+        """The vector of a file that has not changed since it was stored, without reading it."""
+        rows = self._rows(
+            "SELECT vector FROM files JOIN embeddings USING (content) "
+            "JOIN spaces ON spaces.id = space "
+            "WHERE path = ? AND size = ? AND mtime_ns = ? AND name = ?",
+            (_path_key(path), stat.st_size, stat.st_mtime_ns, space),
+        )
+        return np.frombuffer(rows[0][0], np.float32) if rows else None
+
+    def add(
+        self,
+        space: str,
+        items: Iterable[tuple[bytes, NDArray[np.float32]]],
+        files: Iterable[tuple[str, os.stat_result, bytes]] = (),
+    ) -> None:
+        """Stores vectors and the files they were read from, in one transaction.
+
+        Args:
+            space: the space the vectors belong to.
+            items: (content's SHA-256, float32 vector (dim,)); what is known stays as it is.
+            files: (path, its stat before it was read, content's SHA-256).
+        """
+        with self._transaction() as connection:
+            if connection is None:
+                return
+            space_id = self._space(space, connection)
+            connection.executemany(
+                "INSERT OR IGNORE INTO embeddings (space, content, vector) VALUES (?, ?, ?)",
+                [
+                    (space_id, content, np.ascontiguousarray(vector, np.float32).tobytes())
+                    for content, vector in items
+                ],
+            )
+            _insert_files(connection, files)
+
+    def images(
+        self, space: str, block: int = 65_536
+    ) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        """All stored images of a space, a block at a time, each content once.
+
+        Yields:
+            (paths, float32 (n, dim)) with n at most `block`, in the order they were stored. Of
+            several files with the same content the first path in byte order stands for all.
+        """
+        last = 0
+        while True:
+            rows = self._rows(
+                "SELECT embeddings.id, vector, "
+                "(SELECT min(path) FROM files WHERE files.content = embeddings.content) AS path "
+                "FROM embeddings JOIN spaces ON spaces.id = space "
+                "WHERE name = ? AND embeddings.id > ? AND path IS NOT NULL "
+                "ORDER BY embeddings.id LIMIT ?",
+                (space, last, block),
+            )
+            if not rows:
+                return
+            last = rows[-1][0]
+            vectors = np.frombuffer(b"".join(row[1] for row in rows), np.float32)
+            yield [os.fsdecode(row[2]) for row in rows], vectors.reshape(len(rows), -1)
+
+    # -- files and models ---------------------------------------------------------------------
+
+    def file_hash(self, path: str | os.PathLike[str]) -> str:
+        """The SHA-256 of a file as hex; a file that has not changed is not read again.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        name = os.fspath(path)
+        stat = os.stat(name)
+        rows = self._rows(
+            "SELECT content FROM files WHERE path = ? AND size = ? AND mtime_ns = ?",
+            (_path_key(name), stat.st_size, stat.st_mtime_ns),
+        )
+        if rows:
+            return bytes(rows[0][0]).hex()
+        content = hash_file(name)
+        with self._transaction() as connection:
+            if connection is not None:
+                _insert_files(connection, [(name, stat, bytes.fromhex(content))])
+        return content
+
+    def facts(self, key: str) -> dict[str, Any] | None:
+        """What was noted of a model when it was last loaded, or None."""
+        rows = self._rows("SELECT facts FROM models WHERE key = ?", (key,))
+        return dict(json.loads(rows[0][0])) if rows else None
+
+    def set_facts(self, key: str, facts: dict[str, Any]) -> None:
+        """Notes what a loaded model says of itself (JSON), so that it need not be loaded to ask."""
+        with self._transaction() as connection:
+            if connection is not None:
+                connection.execute(
+                    "INSERT OR REPLACE INTO models VALUES (?, ?)", (key, json.dumps(facts))
+                )
+
+    # -- upkeep -------------------------------------------------------------------------------
+
+    def info(self) -> StoreInfo:
+        """Counts what the store holds."""
+        kinds = dict(
+            self._rows(
+                "SELECT substr(name, 1, instr(name, ' ') - 1) AS kind, count(*) "
+                "FROM embeddings JOIN spaces ON spaces.id = space GROUP BY kind"
+            )
+        )
+        ((files,),) = self._rows("SELECT count(*) FROM files") or [(0,)]
+        ((models,),) = self._rows("SELECT count(*) FROM models") or [(0,)]
+        size = sum(part.stat().st_size for part in _parts(self.path) if part.exists())
+        return StoreInfo(
+            self.path, size, kinds.get("text", 0), kinds.get("image", 0), files, models
+        )
+
+    def prune(self) -> int:
+        """Forgets files that are gone or changed, and images that no file has any more.
+
+        Returns:
+            the number of embeddings removed.
+        """
+        gone = [
+            (path,)
+            for path, size, mtime_ns in self._rows("SELECT path, size, mtime_ns FROM files")
+            if not _unchanged(path, size, mtime_ns)
+        ]
+        removed = 0
+        with self._transaction() as connection:
+            if connection is not None:
+                connection.executemany("DELETE FROM files WHERE path = ?", gone)
+                removed = connection.execute(
+                    "DELETE FROM embeddings WHERE space IN "
+                    "(SELECT id FROM spaces WHERE name LIKE 'image %') "
+                    "AND content NOT IN (SELECT content FROM files)"
+                ).rowcount
+        self._rows("VACUUM")
+        self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        return removed
+
+
+def clear(path: Path) -> bool:
+    """Deletes a store, damaged or not; False where there was none.
+
+    Raises:
+        StoreError: it cannot be deleted.
+    """
+    present = path.exists()
+    for part in _parts(path):
+        try:
+            part.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"{part}: cannot be deleted ({error.strerror})") from error
+    return present
+
+
+def hash_file(path: str) -> str:
+    """The SHA-256 of a file's content as hex, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _insert_files(
+    connection: sqlite3.Connection, files: Iterable[tuple[str, os.stat_result, bytes]]
+) -> None:
+    youngest = time.time_ns() - _RACY_NS
+    connection.executemany(
+        "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)",
+        [
+            # A young file is kept with a size it cannot have: found by content, never by stat.
+            (
+                _path_key(path),
+                stat.st_size if stat.st_mtime_ns < youngest else -1,
+                stat.st_mtime_ns,
+                content,
+            )
+            for path, stat, content in files
+        ],
+    )
+
+
+def _path_key(path: str) -> bytes:
+    return os.fsencode(os.path.abspath(path))
+
+
+def _unchanged(path: bytes, size: int, mtime_ns: int) -> bool:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return False
+    return stat.st_mtime_ns == mtime_ns and size in (stat.st_size, -1)
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    return any(word in str(error) for word in _DAMAGED)
+
+
+def _parts(path: Path) -> list[Path]:
+    return [path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))]
+
+
+def _set_aside(path: Path) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for part in reversed(_parts(path)):
+        aside = part.with_name(f"{part.name}.damaged-{stamp}")
+        if part.exists():
+            part.replace(aside)
+    return aside
