@@ -113,6 +113,9 @@ def embed_images(
                     except StopIteration:
                         exhausted = True
                         break
+                    if isinstance(image, ImageError):
+                        queue.append(image)
+                        continue
                     known = _known(image, encoder, store)
                     queue.append(known or pool.submit(_prepare, image, encoder, store))
                 if not queue:
@@ -122,7 +125,7 @@ def embed_images(
                 batch.append(item)
                 waiting += isinstance(item, _Pending) and item.vector is None
                 # Nothing that is done waits behind more than one batch of what is not.
-                if waiting == encoder.batch_size or waiting == 0:
+                if waiting in (0, encoder.batch_size) or len(batch) == window:
                     yield from _finish(batch, encoder, store)
                     batch, waiting = [], 0
             yield from _finish(batch, encoder, store)
@@ -131,11 +134,9 @@ def embed_images(
 
 
 def _known(
-    image: str | os.PathLike[str] | Image | ImageError, encoder: Encoder, store: Store | None
-) -> _Pending | ImageError | None:
-    """What needs no thread: an error handed through, or a file that has not changed."""
-    if isinstance(image, ImageError):
-        return image
+    image: str | os.PathLike[str] | Image, encoder: Encoder, store: Store | None
+) -> _Pending | None:
+    """A file that has not changed since it was stored needs no thread."""
     if store and isinstance(image, str | os.PathLike):
         path = os.fspath(image)
         try:
@@ -180,8 +181,8 @@ def _finish(
     waiting = [item for item in images if item.pixels is not None]
     if waiting:
         rows = encoder.encode_images([item.pixels for item in waiting if item.pixels is not None])
-        for item, row in zip(waiting, rows, strict=True):
-            item.vector, item.pixels = row, None
+        for pending, row in zip(waiting, rows, strict=True):
+            pending.vector, pending.pixels = row, None
     new = [item for item in images if item.content is not None and _is_finite(item.vector)]
     if store and new:
         store.add(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipcls import models, store
+from clipcls.models import Precision, Tower
 
 if TYPE_CHECKING:
     import torch
@@ -18,49 +20,46 @@ if TYPE_CHECKING:
 
 __all__ = ["Encoder", "OpenClipEncoder", "Precision", "unit_rows"]
 
-Precision = Literal["fp32", "bf16", "fp16"]
-Tower = Literal["image", "text"]
-
 
 class Encoder(Protocol):
-    """What the rest of clipcls asks of a model.
-
-    Attributes:
-        name: what records call the model.
-        weights: SHA-256 of its weights, hex.
-        text_space: names all that decides a text's vector besides the text.
-        image_space: names all that decides an image's vector besides the image's bytes.
-        batch_size: how many images or texts `encode_*` is best given at a time.
-        logit_scale: what cosine similarities are multiplied with before the softmax.
-        logit_bias: what is then added (SigLIP), or 0.
-    """
+    """What the rest of clipcls asks of a model."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What records call the model."""
+
     @property
-    def weights(self) -> str: ...
+    def weights(self) -> str:
+        """SHA-256 of its weights, hex."""
+
     @property
-    def text_space(self) -> str: ...
+    def text_space(self) -> str:
+        """Names all that decides a text's vector besides the text; begins with "text "."""
+
     @property
-    def image_space(self) -> str: ...
+    def image_space(self) -> str:
+        """Names all that decides an image's vector besides its bytes; begins with "image "."""
+
     @property
-    def batch_size(self) -> int: ...
+    def batch_size(self) -> int:
+        """How many images `encode_images` is best given at a time."""
+
     @property
-    def logit_scale(self) -> float: ...
+    def logit_scale(self) -> float:
+        """What cosine similarities are multiplied with before the softmax."""
+
     @property
-    def logit_bias(self) -> float: ...
+    def logit_bias(self) -> float:
+        """What is then added (SigLIP), or 0."""
 
     def preprocess(self, image: Image) -> NDArray[np.float32]:
         """One RGB image -> what the image tower takes: float32 (3, height, width)."""
-        ...
 
     def encode_images(self, pixels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Preprocessed images -> unit rows: float32 (n, dim)."""
-        ...
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts -> unit rows: float32 (n, dim)."""
-        ...
 
 
 class OpenClipEncoder:
@@ -91,6 +90,7 @@ class OpenClipEncoder:
         self._batch_size = batch_size
         self._known = known
         self._towers: dict[Tower, models.Model] = {}
+        self._loading = threading.Lock()  # decoding threads ask for the image tower together
         identity = json.dumps([self.weights, source.key(), precision])
         self._identity = hashlib.sha256(identity.encode()).hexdigest()
         self._facts = known.facts(self._identity) if known else None
@@ -147,35 +147,37 @@ class OpenClipEncoder:
         import torch
 
         tower = self._tower("image")
-        return self._encode(tower.encode_image, torch.from_numpy(np.stack(pixels)), tower)
+        return self._encode(tower.encode_image, torch.from_numpy(np.stack(pixels)))
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts -> unit rows: float32 (n, dim)."""
         tower = self._tower("text")
-        return self._encode(tower.encode_text, tower.tokenizer(list(texts)), tower)
+        return self._encode(tower.encode_text, tower.tokenizer(list(texts)))
 
-    def _encode(self, encode: Any, inputs: torch.Tensor, tower: models.Model) -> Any:
+    def _encode(
+        self, encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor
+    ) -> NDArray[np.float32]:
         import torch
 
-        if inputs.is_floating_point():
-            inputs = inputs.to(models.dtype(self.precision))
-        rows = []
         with torch.inference_mode():
-            for batch in inputs.split(self.batch_size):
-                rows.append(encode(batch.to(tower.device)).float().cpu().numpy())
+            rows = [
+                encode(batch).float().cpu().numpy()
+                for batch in torch.split(inputs, self.batch_size)
+            ]
         return unit_rows(np.concatenate(rows))
 
     def _tower(self, tower: Tower) -> models.Model:
-        if tower not in self._towers:
-            model = models.load(
-                self.source, device=self.device, precision=self.precision, tower=tower
-            )
-            self._towers[tower] = model
-            if self._facts is None:
-                self._facts = {"logit_scale": model.logit_scale, "logit_bias": model.logit_bias}
-                if self._known:
-                    self._known.set_facts(self._identity, self._facts)
-        return self._towers[tower]
+        with self._loading:
+            if tower not in self._towers:
+                model = models.load(
+                    self.source, device=self.device, precision=self.precision, tower=tower
+                )
+                self._towers[tower] = model
+                if self._facts is None:
+                    self._facts = {"logit_scale": model.logit_scale, "logit_bias": model.logit_bias}
+                    if self._known:
+                        self._known.set_facts(self._identity, self._facts)
+            return self._towers[tower]
 
     def _fact(self, name: str) -> Any:
         if self._facts is None:
@@ -188,4 +190,5 @@ def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Each row divided by its L2 norm; a row of zeros stays one. float32 (n, dim) both."""
     rows = np.asarray(rows, np.float32)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.maximum(norms, np.finfo(np.float32).tiny)
+    unit: NDArray[np.float32] = rows / np.maximum(norms, np.finfo(np.float32).tiny)
+    return unit

@@ -23,7 +23,6 @@ How pixels become 8-bit RGB:
 """
 
 # Paths stay as the user wrote them; pathlib would drop a leading ./
-# ruff: noqa: PTH116, PTH123
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ Files, folders, glob patterns and a list on standard input; see `find_images`.
 """
 
 # Paths stay as the user wrote them; pathlib would drop a leading ./
-# ruff: noqa: PTH112, PTH116, PTH118, PTH122
 
 from __future__ import annotations
 

@@ -68,8 +68,8 @@ def find_set(kind: Kind, source: str | os.PathLike[str]) -> tuple[Path, bool]:
     """
     error, noun = _ERRORS[kind], _NOUNS[kind]
     name = os.fspath(source)
-    is_folder = os.path.isdir(name)  # noqa: PTH112 (pathlib raises where the name is too long)
-    if os.path.exists(name) and not is_folder:  # noqa: PTH110
+    is_folder = os.path.isdir(name)
+    if os.path.exists(name) and not is_folder:
         return Path(name), False
     sets = {} if isinstance(source, os.PathLike) else ready_sets(kind)
     if name in sets:

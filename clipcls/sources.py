@@ -503,7 +503,7 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def _path(path: str | os.PathLike[str]) -> Path:
-    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111  Path's raises on ~nobody
+    return Path(os.path.expanduser(path)).absolute()
 
 
 def _find_weights(directory: Path) -> Path:

@@ -186,9 +186,7 @@ class Store:
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
         cure = "clear it with `clipcls store clear`" if _is_damage(error) else "see its disk"
-        logger.warning(
-            "the store %s failed (%s): going on without it; %s", self.path, error, cure
-        )
+        logger.warning("the store %s failed (%s): going on without it; %s", self.path, error, cure)
 
     # -- embeddings ---------------------------------------------------------------------------
 

@@ -1,0 +1,85 @@
+"""The command line: click -> library -> writer. The only place that prints and exits."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import warnings
+
+import click
+
+from clipcls import __version__
+from clipcls.cli.console import Console
+from clipcls.errors import ClipclsError, OutputError
+
+__all__ = ["cli", "main"]
+
+_COMMANDS = ("classify", "search", "models", "prompts", "store")
+
+
+class _Commands(click.Group):
+    """Imports a command's module only when it is run or its help is shown."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"clipcls.cli.{cmd_name}").command
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="clipcls")
+def cli() -> None:
+    """Sort images into your own labels with CLIP models, without training data.
+
+    \b
+    Exit status:
+      0    all images were classified
+      1    some could not be read: each is named, the rest is classified
+      2    nothing was done: bad usage, labels, prompts, model, or no images
+      3    the results could not be written; what was finished is in FILE.part
+      130  interrupted; run the same command again to go on where it stopped
+    """
+
+
+def main() -> None:
+    """Runs `clipcls`; each error is one line on stderr, never a stack trace."""
+    console = Console()
+    console.attach(logging.getLogger("clipcls"))
+    # This is our own program here: Pillow's and libtiff's remarks on odd files are not for users.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    sys.exit(_run(console))
+
+
+def _run(console: Console) -> int:
+    try:
+        status = cli.main(standalone_mode=False, prog_name="clipcls", obj=console)
+        sys.stdout.flush()
+        return int(status or 0)
+    except click.exceptions.Exit as stop:
+        return int(stop.exit_code)
+    except click.UsageError as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        console.say("interrupted; run the same command again to go on where it stopped")
+        return 130
+    except BrokenPipeError:
+        # The reader (`head`) has what it wanted; flushing at exit must not complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OutputError as error:
+        console.say(f"error: {error}")
+        return 3
+    except OSError as error:
+        console.say(f"error: {error.filename or 'output'}: {error.strerror or error}")
+        return 3
+    except ClipclsError as error:
+        console.say(f"error: {error}")
+        return 2

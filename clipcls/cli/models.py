@@ -1,0 +1,35 @@
+"""`clipcls models`."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("models")
+def command() -> None:
+    """List the models that have a short name.
+
+    ImageNet is the published zero-shot top-1 in %, as open_clip's results table has it. Any other
+    model that open_clip can load works by its full name.
+    """
+    from clipcls.models import list_models
+
+    rows = [("NAME", "MODEL", "LICENCE", "PARAMETERS", "SIZE", "IMAGENET", "PIXELS", "HERE")]
+    for model in list_models():
+        name = model.name + (f" (needs clipcls[{model.extra}])" if model.extra else "")
+        rows.append(
+            (
+                model.alias,
+                name if name != model.alias else "(bundled)",
+                model.licence,
+                f"{model.parameters:.0f} M",
+                f"{model.megabytes:,.0f} MB",
+                "-" if model.imagenet is None else f"{model.imagenet:.1f}",
+                str(model.image_size),
+                "yes" if model.present else "no",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo(line.rstrip())

@@ -1,0 +1,124 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from clipcls.errors import ImageError
+    from clipcls.store import Store
+
+__all__ = [
+    "form_of",
+    "images_of",
+    "input_options",
+    "model_options",
+    "output_options",
+    "store_of",
+    "store_options",
+]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+FILE = click.Path(path_type=Path)
+
+
+def _together(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+model_options = _together(
+    click.option(
+        "-m",
+        "--model",
+        default="auto",
+        show_default=True,
+        metavar="NAME",
+        help="A name from `clipcls models`, ARCHITECTURE/TAG, hf-hub:ORG/REPO or local-dir:PATH; "
+        "auto is base where it can be had, else mini.",
+    ),
+    click.option(
+        "--checkpoint", type=FILE, help="Weights for --model, where that is an architecture."
+    ),
+    click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps; default: the best."),
+    click.option(
+        "--precision",
+        type=click.Choice(["fp32", "bf16", "fp16"]),
+        default="fp32",
+        show_default=True,
+        help="What the model computes in.",
+    ),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(1),
+        help="Images a forward pass; default: 32, on a GPU 256.",
+    ),
+    click.option(
+        "--workers", type=click.IntRange(1), help="Threads that decode images; default: by CPU."
+    ),
+)
+
+store_options = _together(
+    click.option("--store", "store_file", type=FILE, help="Keep embeddings in this file."),
+    click.option("--no-store", is_flag=True, help="Keep no embeddings and use none."),
+)
+
+input_options = _together(
+    click.option("-0", "--null", is_flag=True, help="Paths on stdin end with NUL, not newline."),
+)
+
+output_options = _together(
+    click.option(
+        "-f",
+        "--format",
+        "form",
+        type=click.Choice(["table", "csv", "jsonl"]),
+        help="Default: by the suffix of -o; else a table on a terminal and csv in a pipe.",
+    ),
+    click.option("-o", "--output", type=FILE, help="Write the results to this file."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress and no summary."),
+)
+
+
+_SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "table"}
+
+
+def form_of(output: Path | None, form: str | None) -> str:
+    """The output format: as asked for, else by the file's suffix, else by where stdout goes."""
+    if form:
+        return form
+    if output is None:
+        return "table" if sys.stdout.isatty() else "csv"
+    if output.suffix.lower() not in _SUFFIXES:
+        raise click.UsageError(f"{output}: its suffix says no format: use .csv, .jsonl or --format")
+    return _SUFFIXES[output.suffix.lower()]
+
+
+def images_of(inputs: tuple[str, ...], null: bool) -> tuple[Iterator[str | ImageError], int | None]:
+    """The images that the inputs name and, unless they come on stdin, how many they are."""
+    from clipcls.inputs import find_images
+
+    images = find_images(inputs, stdin=sys.stdin.buffer, null=null)
+    if "-" in inputs:
+        return itertools.chain([next(images)], images), None
+    listed = list(images)
+    return iter(listed), len(listed)
+
+
+def store_of(store_file: Path | None, no_store: bool) -> Store | None:
+    """The store that `--store` and `--no-store` name."""
+    from clipcls.classifier import open_store
+
+    if store_file and no_store:
+        raise click.UsageError("--store and --no-store exclude each other")
+    return open_store(store_file or not no_store)

@@ -1,0 +1,54 @@
+"""`clipcls store`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from clipcls.cli.options import FILE
+
+_file = click.option("--store", "path", type=FILE, help="The store; default: the usual one.")
+
+
+@click.group("store")
+def command() -> None:
+    """Look after the store of embeddings.
+
+    It is a cache in one SQLite file: without it everything works, only slower.
+    """
+
+
+@command.command("info")
+@_file
+def info(path: Path | None) -> None:
+    """Show where the store is and what it holds."""
+    from clipcls.store import Store, default_path
+
+    if not (path or default_path()).exists():
+        click.echo(f"{path or default_path()}: there is no store yet")
+        return
+    with Store(path) as store:
+        held = store.info()
+    click.echo(f"{held.path}: {held.size / 1e6:,.1f} MB")
+    click.echo(f"{held.images:,} images, {held.texts:,} texts, {held.files:,} files known")
+
+
+@command.command("clear")
+@_file
+def clear(path: Path | None) -> None:
+    """Delete the store, damaged or not."""
+    from clipcls.store import clear, default_path
+
+    path = path or default_path()
+    click.echo(f"{path}: {'deleted' if clear(path) else 'there was no store'}")
+
+
+@command.command("prune")
+@_file
+def prune(path: Path | None) -> None:
+    """Forget images whose files are gone or have changed."""
+    from clipcls.store import Store
+
+    with Store(path) as store:
+        click.echo(f"{store.path}: {store.prune():,} images forgotten")

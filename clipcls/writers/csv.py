@@ -1,0 +1,61 @@
+"""Comma-separated values: the same records, flat."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+__all__ = ["CsvWriter"]
+
+# What Excel, LibreOffice and Google Sheets may run as a formula (OWASP, CSV injection).
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+class CsvWriter:
+    """Writes a header and a row a record.
+
+    The best label's similarity and the runners-up become columns of their own (`similarity`,
+    `label_2`, `score_2`, `similarity_2`, ...). A text that a spreadsheet would run as a formula
+    gets a `'` in front. Stray bytes of a path that is not valid UTF-8 are written as \\xNN.
+    """
+
+    def __init__(self, stream: TextIO, top: int) -> None:
+        self._stream = stream
+        self._top = top
+        self._rows: csv.DictWriter[str] | None = None
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Adds one row, handed to the system at once."""
+        if self._rows is None:
+            self._rows = csv.DictWriter(
+                self._stream, self._columns(record), restval="", lineterminator="\n"
+            )
+            self._rows.writeheader()
+        self._rows.writerow({key: _cell(value) for key, value in _flat(record).items()})
+        self._stream.flush()
+
+    def _columns(self, record: Mapping[str, Any]) -> list[str]:
+        if "rank" in record:
+            return list(record)
+        columns = ["path", "label", "score", "similarity"]
+        for rank in range(2, self._top + 1):
+            columns += [f"label_{rank}", f"score_{rank}", f"similarity_{rank}"]
+        return [*columns, "model", "weights", "prompts", "error"]
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    row = {key: value for key, value in record.items() if key != "top"}
+    for rank, candidate in enumerate(record.get("top", ()), start=1):
+        if rank == 1:
+            row["similarity"] = candidate["similarity"]
+        else:
+            row.update({f"{key}_{rank}": value for key, value in candidate.items()})
+    return row
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    value = value.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return f"'{value}" if value.startswith(_FORMULA) else value

@@ -1,0 +1,67 @@
+"""A table for people: one line an image, columns in line, written as the results come."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import unicodedata
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+import click
+
+from clipcls.predictions import UNKNOWN
+
+__all__ = ["TableWriter"]
+
+
+class TableWriter:
+    """Writes path, label, score and the runners-up; colours on a terminal, unless NO_COLOR.
+
+    Inputs that could not be read have no line here: they are named on stderr.
+    """
+
+    def __init__(self, stream: TextIO, top: int) -> None:
+        self._stream = stream
+        terminal = stream.isatty()
+        columns = shutil.get_terminal_size().columns if terminal else 100
+        self._width = max(20, min(60, columns // 2))
+        self._colour = terminal and not os.environ.get("NO_COLOR")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Adds one line."""
+        if "error" in record:
+            return
+        path = _fit(record["path"], self._width)
+        if "rank" in record:
+            line = f"{record['rank']:>4}  {path}  {record['similarity']:.3f}"
+        else:
+            label = _fit(record["label"], 20)
+            if self._colour:
+                label = click.style(label, fg="yellow" if record["label"] == UNKNOWN else "green")
+            line = f"{path}  {label}  {record['score']:.2f}"
+            rest = record["top"] if record["label"] == UNKNOWN else record["top"][1:]
+            others = [f"{_printable(c['label'])} {c['score']:.2f}" for c in rest]
+            line += f"  ({', '.join(others)})" if others else ""
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+def _printable(text: str) -> str:
+    """Control characters, which could drive a terminal, and stray bytes become ?."""
+    return "".join("?" if unicodedata.category(c) in ("Cc", "Cs", "Cf") else c for c in text)
+
+
+def _fit(text: str, width: int) -> str:
+    """Exactly `width` columns; what does not fit loses its beginning."""
+    text = _printable(text)
+    while _columns(text) > width:
+        text = "…" + text[2:]
+    return text + " " * (width - _columns(text))
+
+
+def _columns(text: str) -> int:
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
