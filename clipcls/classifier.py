@@ -151,7 +151,8 @@ class ZeroShotClassifier:
         Raises:
             ImageError: an image cannot be read.
         """
-        _, rows = self.index_.search(self._embed(X), 1)
+        vectors = self._embed(X)
+        _, rows = self.index_.search(vectors, 1)
         return self.classes_[rows[:, 0]]
 
     def score(self, X: Sequence[ImageLike] | NDArray[Any], y: Sequence[str]) -> float:

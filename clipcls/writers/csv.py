@@ -9,7 +9,7 @@ from typing import Any, TextIO
 __all__ = ["CsvWriter"]
 
 # What Excel, LibreOffice and Google Sheets may run as a formula (OWASP, CSV injection).
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t")
 
 
 class CsvWriter:
@@ -58,4 +58,5 @@ def _cell(value: object) -> object:
     if not isinstance(value, str):
         return value
     value = value.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    value = value.replace("\r", "\\r")  # Python's writer would leave it bare: half a row
     return f"'{value}" if value.startswith(_FORMULA) else value

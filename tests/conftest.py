@@ -1,0 +1,70 @@
+"""A fake encoder whose vectors a reader can compute, and pictures for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub, whatever the machine reaches
+
+COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0)}
+
+
+class ColourEncoder:
+    """An image's vector is its mean colour; a text's is the sum of the colours it names."""
+
+    name = "colours"
+    weights = "c0" * 32
+    text_space = "text colours"
+    image_space = "image colours"
+    batch_size = 4
+    logit_scale = 10.0
+    logit_bias = 0.0
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.images = 0
+
+    def preprocess(self, image: Image.Image) -> NDArray[np.float32]:
+        return np.asarray(image.resize((2, 2)), np.float32).transpose(2, 0, 1) / 255
+
+    def encode_images(self, pixels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        assert len(pixels) <= self.batch_size
+        self.images += len(pixels)
+        return self._unit(np.stack([p.mean(axis=(1, 2)) for p in pixels]))
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.texts += texts
+        rows = [sum(np.array(c) for n, c in COLOURS.items() if n in text) for text in texts]
+        return self._unit(np.array([row if np.any(row) else (1, 1, 1) for row in rows]))
+
+    @staticmethod
+    def _unit(rows: NDArray[np.floating]) -> NDArray[np.float32]:
+        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+
+@pytest.fixture
+def encoder() -> ColourEncoder:
+    return ColourEncoder()
+
+
+@pytest.fixture
+def paint(tmp_path: Path) -> Callable[..., str]:
+    """Makes a picture of one colour, old enough for its mtime to be believed."""
+
+    def make(name: str, colour: str | tuple[int, int, int], size: int = 8) -> str:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(colour, str):
+            colour = tuple(255 * c for c in COLOURS[colour])
+        Image.new("RGB", (size, size), colour).save(path)
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+        return str(path)
+
+    return make

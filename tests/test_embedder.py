@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ColourEncoder
+from PIL import Image
+
+from clipcls.embedder import Embedded, embed_images, embed_texts
+from clipcls.errors import ImageError
+from clipcls.store import Store
+
+Paint = Callable[..., str]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "store.db") as store:
+        yield store
+
+
+def shade(n: int) -> tuple[int, int, int]:
+    return (255, n, 255 - n)
+
+
+def test_vectors_come_in_input_order_with_errors_in_place(
+    encoder: ColourEncoder, paint: Paint, tmp_path: Path
+) -> None:
+    paths = [paint(f"{n:02}.png", shade(n)) for n in range(30)]
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    inputs = [*paths[:7], str(tmp_path / "bad.png"), *paths[7:], ImageError("x", "was bad before")]
+    found = list(embed_images(encoder, inputs, workers=3))
+    assert [item.path for item in found] == [*inputs[:-1], "x"]
+    assert isinstance(found[7], ImageError)
+    expected = encoder.encode_images([encoder.preprocess(Image.open(paths[12]))])[0]
+    np.testing.assert_allclose(found[13].vector, expected, atol=1e-6)
+
+
+def test_a_second_run_encodes_nothing(encoder: ColourEncoder, paint: Paint, store: Store) -> None:
+    paths = [paint(f"{n}.png", shade(n)) for n in range(10)]
+    first = list(embed_images(encoder, paths, store))
+    encoder.encode_images = encoder.preprocess = None  # type: ignore[assignment]
+    second = list(embed_images(encoder, paths, store))
+    assert all(item.stored for item in second)
+    assert not any(item.stored for item in first)
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one.vector, other.vector)
+
+
+def test_a_copy_is_known_by_its_content(
+    encoder: ColourEncoder, paint: Paint, store: Store, tmp_path: Path
+) -> None:
+    path = paint("a.png", "red")
+    list(embed_images(encoder, [path], store))
+    shutil.copy(path, tmp_path / "copy.png")
+    list(embed_images(encoder, [str(tmp_path / "copy.png")], store))
+    assert encoder.images == 1
+
+
+def test_a_changed_file_is_encoded_again(
+    encoder: ColourEncoder, paint: Paint, store: Store
+) -> None:
+    path = paint("a.png", "red")
+    (before,) = embed_images(encoder, [path], store)
+    paint("a.png", "blue")
+    os.utime(path, (1_700_000_009, 1_700_000_009))
+    (after,) = embed_images(encoder, [path], store)
+    assert before.vector[0] == after.vector[2] == 1
+
+
+def test_a_run_stopped_half_way_goes_on_where_it_was(
+    encoder: ColourEncoder, paint: Paint, store: Store
+) -> None:
+    paths = [paint(f"{n:02}.png", shade(n)) for n in range(40)]
+    stopped = embed_images(encoder, paths, store)
+    list(itertools.islice(stopped, 21))
+    stopped.close()
+    done = encoder.images
+    assert done < 40
+    list(embed_images(encoder, paths, store))
+    assert encoder.images == 40
+
+
+def test_look_ahead_is_bounded(encoder: ColourEncoder, paint: Paint) -> None:
+    path = paint("a.png", "red")
+    asked = 0
+
+    def endless() -> Iterator[str]:
+        nonlocal asked
+        while True:
+            asked += 1
+            yield path
+
+    assert len(list(itertools.islice(embed_images(encoder, endless(), workers=2), 100))) == 100
+    assert asked < 100 + 4 * encoder.batch_size
+
+
+def test_pil_images_need_no_path(encoder: ColourEncoder, store: Store) -> None:
+    (item,) = embed_images(encoder, [Image.new("RGBA", (4, 4), (255, 0, 0, 255))], store)
+    assert isinstance(item, Embedded)
+    assert item.path == ""
+    np.testing.assert_allclose(item.vector, [1, 0, 0])
+    assert store.info().images == 0
+
+
+def test_a_vector_that_is_not_finite_is_an_error_and_not_stored(
+    encoder: ColourEncoder, paint: Paint, store: Store
+) -> None:
+    black = paint("black.png", (0, 0, 0))  # its norm is 0: 0 / 0
+    with np.errstate(invalid="ignore"):
+        good, bad = embed_images(encoder, [paint("red.png", "red"), black], store)
+    assert isinstance(good, Embedded)
+    assert isinstance(bad, ImageError)
+    assert store.info().images == 1
+
+
+def test_each_text_is_encoded_once_ever(encoder: ColourEncoder, store: Store) -> None:
+    rows = embed_texts(encoder, ["red", "blue", "red"], store)
+    np.testing.assert_array_equal(rows, [[1, 0, 0], [0, 0, 1], [1, 0, 0]])
+    embed_texts(encoder, ["blue", "green"], store)
+    assert encoder.texts == ["red", "blue", "green"]

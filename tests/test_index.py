@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from clipcls.index import FlatIndex, search_blocks
+
+
+@pytest.fixture
+def rows() -> np.ndarray:
+    rows = np.random.default_rng(0).standard_normal((1000, 32), dtype=np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_search_is_numpys_answer(rows: np.ndarray) -> None:
+    similarities, found = FlatIndex(rows).search(rows[:50], 10)
+    expected = np.argsort(-(rows[:50] @ rows.T), axis=1, kind="stable")[:, :10]
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(
+        similarities, np.take_along_axis(rows[:50] @ rows.T, expected, 1), atol=1e-6
+    )
+
+
+def test_blocks_give_what_one_index_gives(rows: np.ndarray) -> None:
+    blocks = (rows[start : start + 64] for start in range(0, 1000, 64))
+    whole = FlatIndex(rows).search(rows[:5], 20)
+    for got, expected in zip(search_blocks(blocks, rows[:5], 20), whole, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_no_more_than_there_is(rows: np.ndarray) -> None:
+    similarities, found = FlatIndex(rows[:3]).search(rows[:2], 10)
+    assert similarities.shape == found.shape == (2, 3)
+    assert search_blocks([], rows[:2], 10)[1].shape == (2, 0)
+
+
+def test_equal_rows_come_in_their_order() -> None:
+    rows = np.array([[0, 1], [1, 0], [1, 0], [0, 1]], np.float32)
+    _, found = FlatIndex(rows).search(np.array([[1, 0]], np.float32), 4)
+    np.testing.assert_array_equal(found, [[1, 2, 0, 3]])

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clipcls.errors import StoreError
+from clipcls.store import Store, clear, hash_file
+
+
+def vector(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+def key(n: int) -> bytes:
+    return n.to_bytes(32, "big")
+
+
+def old_file(path: Path, content: bytes = b"x") -> os.stat_result:
+    path.write_bytes(content)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    return path.stat()
+
+
+def test_what_is_added_comes_back_after_a_restart(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        store.add("image a", [(key(1), vector(0.6, 0.8))])
+    with Store(tmp_path / "s.db") as store:
+        np.testing.assert_array_equal(store.get("image a", key(1)), vector(0.6, 0.8))
+
+
+def test_another_space_never_gives_its_vectors(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        store.add("image a", [(key(1), vector(1))])
+        assert store.get("image b", key(1)) is None
+
+
+def test_a_file_is_known_until_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    stat = old_file(path)
+    with Store(tmp_path / "s.db") as store:
+        store.add("image a", [(key(1), vector(1, 0))], [(str(path), stat, key(1))])
+        assert store.get_file("image a", str(path), path.stat()) is not None
+        os.utime(path, (1_700_000_001, 1_700_000_001))
+        assert store.get_file("image a", str(path), path.stat()) is None
+
+
+def test_a_file_just_written_is_not_trusted_by_its_mtime(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"x")
+    with Store(tmp_path / "s.db") as store:
+        store.add("image a", [(key(1), vector(1, 0))], [(str(path), path.stat(), key(1))])
+        assert store.get_file("image a", str(path), path.stat()) is None
+        assert store.get("image a", key(1)) is not None
+
+
+def test_relative_and_absolute_names_are_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat = old_file(tmp_path / "a.jpg")
+    monkeypatch.chdir(tmp_path)
+    with Store(tmp_path / "s.db") as store:
+        store.add("image a", [(key(1), vector(1, 0))], [("a.jpg", stat, key(1))])
+        assert store.get_file("image a", str(tmp_path / "a.jpg"), stat) is not None
+
+
+def test_file_hash_is_sha256_and_follows_changes(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    old_file(path, b"one")
+    with Store(tmp_path / "s.db") as store:
+        first = store.file_hash(path)
+        assert first == hash_file(str(path))
+        old_file(path, b"three")
+        assert store.file_hash(path) == hash_file(str(path)) != first
+
+
+def test_images_come_in_blocks_once_a_content(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        for n in range(5):
+            stat = old_file(tmp_path / f"{n}.jpg")
+            twin = old_file(tmp_path / f"{n}-twin.jpg")
+            files = [(str(tmp_path / f"{n}.jpg"), stat, key(n))]
+            files += [(str(tmp_path / f"{n}-twin.jpg"), twin, key(n))]
+            store.add("image a", [(key(n), vector(n, 0))], files)
+        blocks = list(store.images("image a", block=2))
+    assert [len(paths) for paths, _ in blocks] == [2, 2, 1]
+    assert [Path(p).name for paths, _ in blocks for p in paths] == [
+        f"{n}-twin.jpg" for n in range(5)
+    ]
+    np.testing.assert_array_equal(np.vstack([v for _, v in blocks])[:, 0], range(5))
+
+
+def test_info_and_prune(tmp_path: Path) -> None:
+    here, gone = tmp_path / "here.jpg", tmp_path / "gone.jpg"
+    with Store(tmp_path / "s.db") as store:
+        for n, path in enumerate((here, gone)):
+            store.add("image a", [(key(n), vector(1))], [(str(path), old_file(path), key(n))])
+        store.add("text a", [(key(9), vector(1))])
+        gone.unlink()
+        assert store.prune() == 1
+        info = store.info()
+        assert (info.images, info.texts, info.files) == (1, 1, 1)
+        assert store.get("text a", key(9)) is not None
+        assert store.get("image a", key(0)) is not None
+
+
+@pytest.mark.parametrize("content", [b"this is no database " * 100, None])
+def test_a_damaged_store_is_set_aside(
+    tmp_path: Path, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "s.db"
+    with Store(path) as store:
+        store.add("image a", [(key(1), vector(1))])
+    if content is None:  # a page in the middle of a real one
+        data = bytearray(path.read_bytes())
+        data[:100] = b"\0" * 100
+        content = bytes(data)
+    path.write_bytes(content)
+    with Store(path) as store:
+        store.add("image a", [(key(2), vector(1))])
+        assert store.get("image a", key(2)) is not None
+    (aside,) = tmp_path.glob("s.db.damaged-*")
+    assert aside.read_bytes() == content
+    assert "damaged" in caplog.text
+
+
+def test_damage_found_later_is_said_once_and_costs_no_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "s.db"
+    with Store(path) as store:
+        store.add("image a", [(key(n), vector(*range(300))) for n in range(200)])
+    data = bytearray(path.read_bytes())
+    data[4096:] = b"\xff" * (len(data) - 4096)
+    path.write_bytes(bytes(data))
+    with caplog.at_level(logging.WARNING), Store(path) as store:
+        for n in range(3):
+            assert store.get("image a", key(n)) is None
+            store.add("image a", [(key(n), vector(1))])
+    assert caplog.text.count("going on without it") == 1
+    assert clear(path)
+    assert not path.exists()
+
+
+def test_a_store_of_a_newer_clipcls_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version=99")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="newer clipcls"):
+        Store(path)
+    assert path.read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="--no-store"):
+        Store(tmp_path / "file" / "s.db")
+
+
+def test_a_full_disk_is_said_once_and_costs_no_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Store(tmp_path / "s.db") as store:
+        store._connection.execute("PRAGMA max_page_count=20")  # SQLite's own "disk is full"
+        for n in range(100):
+            store.add("image a", [(key(n), vector(*range(300)))])
+    assert caplog.text.count("going on without it") == 1
+
+
+def _add_many(path: str, first: int) -> None:
+    with Store(path) as store:
+        for n in range(first, first + 100):
+            store.add("image a", [(key(n), vector(n, 0))])
+
+
+def test_several_processes_lose_nothing(tmp_path: Path) -> None:
+    path = str(tmp_path / "s.db")
+    spawn = multiprocessing.get_context("spawn")
+    workers = [spawn.Process(target=_add_many, args=(path, 100 * i)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    with Store(path) as store:
+        assert all(store.get("image a", key(n)) is not None for n in range(400))
+
+
+def test_kill_9_keeps_what_was_added(tmp_path: Path) -> None:
+    script = (
+        "import os, sys, numpy as np; from clipcls.store import Store\n"
+        "store = Store(sys.argv[1])\n"
+        "for n in range(50): store.add('image a', [(n.to_bytes(32, 'big'), np.ones(2))])\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    path = tmp_path / "s.db"
+    assert subprocess.run([sys.executable, "-c", script, str(path)]).returncode == -9
+    with Store(path) as store:
+        assert all(store.get("image a", key(n)) is not None for n in range(50))

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from clipcls.errors import ImageError
+from clipcls.predictions import Candidate, Prediction, Provenance, Report, error_record
+from clipcls.writers import FORMATS, open_output
+
+MADE_BY = Provenance("mini", "0123456789ab", "photo")
+TOP = (Candidate("cat", 0.93, 0.31), Candidate("dog", 0.05, 0.22))
+
+
+def record(path: str = "a.jpg", label: str = "cat") -> dict:
+    return Prediction(path, label, TOP, MADE_BY).record()
+
+
+def written(form: str, *records: dict, top: int = 2) -> str:
+    stream = io.StringIO()
+    writer = FORMATS[form](stream, top)
+    for item in records:
+        writer.write(item)
+    return stream.getvalue()
+
+
+def test_jsonl_is_the_documented_record() -> None:
+    lines = written("jsonl", record(), error_record(ImageError("b.jpg", "truncated"))).splitlines()
+    assert json.loads(lines[0]) == {
+        "path": "a.jpg",
+        "label": "cat",
+        "score": 0.93,
+        "top": [
+            {"label": "cat", "score": 0.93, "similarity": 0.31},
+            {"label": "dog", "score": 0.05, "similarity": 0.22},
+        ],
+        "model": "mini",
+        "weights": "0123456789ab",
+        "prompts": "photo",
+    }
+    assert json.loads(lines[1]) == {"path": "b.jpg", "error": "truncated"}
+
+
+def test_csv_carries_the_same_flat() -> None:
+    text = written("csv", record(), error_record(ImageError("b.jpg", "truncated")))
+    first, second = csv.DictReader(io.StringIO(text))
+    assert (first["label"], first["score"], first["similarity"]) == ("cat", "0.93", "0.31")
+    assert (first["label_2"], first["score_2"], first["similarity_2"]) == ("dog", "0.05", "0.22")
+    assert (first["model"], first["weights"], first["prompts"]) == tuple(MADE_BY.record().values())
+    assert (second["path"], second["error"], second["label"]) == ("b.jpg", "truncated", "")
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t"])
+def test_csv_cells_are_no_formulas(start: str) -> None:
+    row = next(
+        csv.DictReader(
+            io.StringIO(written("csv", record(f"{start}cmd|' /C calc'!A0"))),
+        )
+    )
+    assert row["path"] == f"'{start}cmd|' /C calc'!A0"
+
+
+def test_labels_with_commas_quotes_and_newlines_survive_csv() -> None:
+    row = next(csv.DictReader(io.StringIO(written("csv", record('a "b", c.jpg', "cat, large")))))
+    assert (row["path"], row["label"]) == ('a "b", c.jpg', "cat, large")
+
+
+def test_a_path_that_is_not_utf8_survives_json_and_is_readable_in_csv() -> None:
+    path = os.fsdecode(b"caf\xe9.jpg")
+    line = written("jsonl", record(path))
+    line.encode()  # valid UTF-8
+    assert os.fsencode(json.loads(line)["path"]) == b"caf\xe9.jpg"
+    assert "caf\\xe9.jpg" in written("csv", record(path))
+
+
+def test_table_has_a_line_an_image_and_no_terminal_codes_from_file_names() -> None:
+    text = written("table", record("a\x1b[31m.jpg"), error_record(ImageError("b.jpg", "truncated")))
+    (line,) = text.splitlines()
+    assert "\x1b" not in text
+    assert "cat" in line
+    assert "0.93" in line
+    assert "dog 0.05" in line
+
+
+def test_a_file_appears_whole_under_its_name(tmp_path: Path) -> None:
+    out = tmp_path / "r.jsonl"
+    with open_output(out, "jsonl", 1) as writer:
+        writer.write(record())
+        assert not out.exists()
+        assert (tmp_path / "r.jsonl.part").read_text().count("\n") == 1  # already on disk
+    assert json.loads(out.read_text())["path"] == "a.jpg"
+    assert os.listdir(tmp_path) == ["r.jsonl"]
+
+
+def test_an_interrupted_run_keeps_the_old_file_and_its_part(tmp_path: Path) -> None:
+    out = tmp_path / "r.csv"
+    out.write_text("old")
+    with contextlib.suppress(KeyboardInterrupt), open_output(out, "csv", 2) as writer:
+        writer.write(record())
+        raise KeyboardInterrupt
+    assert out.read_text() == "old"
+    assert "a.jpg" in (tmp_path / "r.csv.part").read_text()
+
+
+def test_nothing_finished_leaves_no_part(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="x"), open_output(tmp_path / "r.csv", "csv", 1):
+        raise ValueError("x")
+    assert os.listdir(tmp_path) == []
+
+
+def test_report_counts_and_decides_the_exit_status() -> None:
+    report = Report()
+    report.count(Prediction("a", "cat", TOP, MADE_BY))
+    assert report.exit_code == 0
+    report.count(Prediction("b", "unknown", TOP, MADE_BY))
+    report.count(ImageError("c", "truncated"))
+    assert report.exit_code == 1
+    assert report.summary().startswith("2 classified (1 as unknown), 1 could not be read")
