@@ -1,0 +1,5 @@
+"""`python -m clipcls`."""
+
+from clipcls.cli import main
+
+main()

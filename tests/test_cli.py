@@ -1,0 +1,279 @@
+"""The real command on the shipped photos with the bundled model, in processes of its own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+PHOTOS = EXAMPLES / "photos"
+CHELSEA = str(PHOTOS / "chelsea.jpg")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def clipcls(cache: Path):
+    """Runs `clipcls` with a store of its own, no hub and no terminal."""
+
+    def run(
+        *arguments: str, stdin: bytes | None = None, env: dict[str, str] | None = None, **options
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "clipcls", *arguments],
+            input=stdin if stdin is not None else b"",
+            capture_output=True,
+            env={**os.environ, "XDG_CACHE_HOME": str(cache), "HF_HUB_OFFLINE": "1", **(env or {})},
+            **options,
+        )
+        out, err = done.stdout.decode(), done.stderr.decode()
+        assert "Traceback" not in err, err
+        return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+
+    return run
+
+
+def records(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_the_shipped_photos_get_their_labels(clipcls) -> None:
+    done = clipcls(
+        "classify", "--labels", "examples/labels.txt", "-f", "jsonl", "examples/photos", cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    truth = {row["path"]: row["label"] for row in csv.DictReader((EXAMPLES / "truth.csv").open())}
+    found = {Path(r["path"]).name: r["label"] for r in records(done.stdout)}
+    truth = {Path(path).name: label for path, label in truth.items()}
+    assert found.keys() == truth.keys()
+    wrong = {name: label for name, label in found.items() if truth[name] != label}
+    assert len(wrong) <= len(truth) // 10, wrong
+    # Without a hub `auto` is mini, and says so in one line.
+    assert {r["model"] for r in records(done.stdout)} == {"mini"}
+    assert done.stderr.count("\n") == 1
+    assert "mini" in done.stderr
+
+
+def test_a_second_run_loads_no_model(clipcls, tmp_path: Path) -> None:
+    arguments = ("classify", "-m", "mini", "-l", "cat", "-l", "dog", "-f", "jsonl", CHELSEA)
+    first = clipcls(*arguments)
+    # Proof that no encoder can have run: neither torch nor open_clip can be imported.
+    for name in ("torch", "open_clip"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('an encoder was called')")
+    second = clipcls(*arguments, env={"PYTHONPATH": str(tmp_path)})
+    assert first.returncode == second.returncode == 0, second.stderr
+    assert first.stdout == second.stdout
+    unseen = clipcls(
+        "classify", "-m", "mini", "-l", "fox", CHELSEA, env={"PYTHONPATH": str(tmp_path)}
+    )
+    assert unseen.returncode == 2
+    assert "encoder was called" in unseen.stderr
+
+
+def test_new_labels_on_known_photos_load_the_text_tower_only(clipcls, cache: Path) -> None:
+    clipcls("classify", "-m", "mini", "-l", "cat", "-l", "dog", CHELSEA)
+    script = (
+        "import sys\n"
+        "from clipcls import models, cli\n"
+        "load = models.load\n"
+        "def only_text(*args, tower=None, **kwargs):\n"
+        "    assert tower == 'text', tower\n"
+        "    return load(*args, tower=tower, **kwargs)\n"
+        "models.load = only_text\n"
+        f"sys.argv = ['clipcls', 'classify', '-m', 'mini', '-l', 'lynx', {CHELSEA!r}]\n"
+        "cli.main()"
+    )
+    env = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_paths_on_stdin_and_bad_files_among_them(clipcls, tmp_path: Path) -> None:
+    shutil.copy(CHELSEA, tmp_path / "cat.jpg")
+    (tmp_path / "cut.jpg").write_bytes(Path(CHELSEA).read_bytes()[:5000])
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("no image")
+    odd = os.fsencode(tmp_path) + b"/caf\xe9.jpg"
+    shutil.copy(CHELSEA, odd)
+    names = [b"cat.jpg", b"cut.jpg", b"empty.jpg", b"text.jpg", b"gone.jpg", odd]
+    done = clipcls(
+        *("classify", "-m", "mini", "-l", "cat", "-l", "dog", "-f", "jsonl", "-0", "-"),
+        stdin=b"\0".join(names),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    found = records(done.stdout)
+    assert [os.fsencode(r["path"]) for r in found] == names
+    assert [r.get("label") for r in found] == ["cat", None, None, None, None, "cat"]
+    assert [r.get("error") for r in found[1:5]] == [
+        "truncated",
+        "is empty",
+        "not an image",
+        "no such file",
+    ]
+    for name in ("cut.jpg", "empty.jpg", "text.jpg", "gone.jpg"):
+        assert f"skipped {name}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("classify", CHELSEA), "--labels"),
+        (("classify", "-l", "a", "--labels", "b", CHELSEA), "one of the two"),
+        (("classify", "--labels", "no-such-file", CHELSEA), "no-such-file"),
+        (("classify", "-l", "a", "--prompts", "no-such-set", CHELSEA), "no-such-set"),
+        (("classify", "-l", "a", "-m", "no-such-model", CHELSEA), "no-such-model"),
+        (("classify", "-l", "a", "-m", "base", CHELSEA), "base"),
+        (("classify", "-l", "a", "-m", "mini", "/var/empty-folder*"), "no"),
+        (("classify", "-l", "a", "-o", "results.xyz", CHELSEA), ".csv"),
+        (("search",), "what to search for"),
+        (("nonsense",), "nonsense"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_2(clipcls, arguments, said: str) -> None:
+    done = clipcls(*arguments)
+    assert done.returncode in (1, 2) if "empty-folder" in arguments[-1] else done.returncode == 2
+    assert said in done.stderr
+    assert len([line for line in done.stderr.splitlines() if "rror:" in line]) <= 1
+    assert not any("," in line for line in done.stdout.splitlines()[1:2]) or done.returncode == 1
+
+
+def test_min_score_top_and_output_file(clipcls, tmp_path: Path) -> None:
+    out = tmp_path / "results.csv"
+    done = clipcls(
+        *("classify", "-m", "mini", "-l", "cat", "-l", "dog", "--min-score", "1", "-k", "2"),
+        *("-o", str(out), CHELSEA),
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    (row,) = csv.DictReader(out.open())
+    assert (row["label"], row["label_2"]) == ("unknown", "dog")
+    assert os.listdir(tmp_path) == ["results.csv"]
+
+
+def test_a_result_file_that_cannot_be_written(clipcls, tmp_path: Path) -> None:
+    done = clipcls(
+        "classify", "-m", "mini", "-l", "cat", "-o", str(tmp_path / "none" / "r.csv"), CHELSEA
+    )
+    assert done.returncode == 3
+    assert "r.csv: cannot be written" in done.stderr
+
+
+def test_a_full_disk_is_one_line_and_exit_3(cache: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "clipcls", "classify", "-m", "mini", "-l", "cat", CHELSEA],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+            text=True,
+        )
+    assert done.returncode == 3
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_read_only_cache_costs_a_line_and_no_answer(clipcls, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = clipcls(
+        *("classify", "-m", "mini", "-l", "cat", "-l", "dog", "-f", "jsonl", CHELSEA),
+        env={"XDG_CACHE_HOME": str(tmp_path / "file")},
+    )
+    assert done.returncode == 0
+    assert records(done.stdout)[0]["label"] == "cat"
+    assert "going on without it" in done.stderr
+
+
+def many_photos(folder: Path, count: int) -> None:
+    """Copies that differ in content, so that each must be encoded."""
+    folder.mkdir()
+    data = Path(CHELSEA).read_bytes()
+    for n in range(count):
+        (folder / f"{n:04}.jpg").write_bytes(data + n.to_bytes(4, "big"))
+        os.utime(folder / f"{n:04}.jpg", (1_700_000_000, 1_700_000_000))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_stopped_in_the_middle_goes_on_where_it_was(tmp_path: Path, end: int) -> None:
+    count = 1000 if end == signal.SIGKILL else 300
+    many_photos(tmp_path / "photos", count)
+    out, store = tmp_path / "results.jsonl", tmp_path / "store.db"
+    command = [sys.executable, "-m", "clipcls", "classify", "-m", "mini", "-l", "cat", "-l", "dog"]
+    command += ["-o", str(out), "--store", str(store), str(tmp_path / "photos")]
+    part = tmp_path / "results.jsonl.part"
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (part.exists() and part.read_text().count("\n") >= 100):
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(end)
+    _, said = running.communicate()
+    reported = records(part.read_text())[:-1]
+    assert not out.exists()
+    assert len(reported) < count
+    if end == signal.SIGINT:
+        assert running.returncode == 130
+        assert "results.jsonl.part" in said
+        assert "Traceback" not in said
+    script = (
+        "import sys; from clipcls import cli, encoder\n"
+        "encode, done = encoder.OpenClipEncoder.encode_images, []\n"
+        "def count(self, pixels): done.append(len(pixels)); return encode(self, pixels)\n"
+        "encoder.OpenClipEncoder.encode_images = count\n"
+        "sys.argv = ['clipcls', *sys.argv[1:]]\n"
+        "try: cli.main()\n"
+        "finally: print(sum(done))"
+    )
+    again = subprocess.run([sys.executable, "-c", script, *command[3:]], capture_output=True)
+    assert again.returncode == 0, again.stderr
+    assert int(again.stdout) <= count - len(reported)
+    whole = records(out.read_text())
+    assert [Path(r["path"]).name for r in whole] == [f"{n:04}.jpg" for n in range(count)]
+    assert whole[: len(reported)] == reported
+
+
+def test_search_by_text_and_by_image(clipcls) -> None:
+    done = clipcls("search", "-m", "mini", "-f", "jsonl", "-k", "3", "a cat", str(PHOTOS))
+    assert done.returncode == 0, done.stderr
+    hits = records(done.stdout)
+    assert [h["rank"] for h in hits] == [1, 2, 3]
+    assert "chelsea.jpg" in {Path(h["path"]).name for h in hits}
+    by_image = clipcls("search", "-m", "mini", "-f", "jsonl", "-k", "1", "--image", CHELSEA)
+    assert records(by_image.stdout)[0]["path"].endswith("chelsea.jpg")
+    assert records(by_image.stdout)[0]["similarity"] == pytest.approx(1, abs=1e-5)
+
+
+def test_store_and_lists(clipcls, tmp_path: Path) -> None:
+    store = str(tmp_path / "s.db")
+    assert "no store yet" in clipcls("store", "info", "--store", store).stdout
+    clipcls("classify", "-m", "mini", "-l", "cat", "--store", store, CHELSEA)
+    assert "1 images" in clipcls("store", "info", "--store", store).stdout
+    assert "0 images forgotten" in clipcls("store", "prune", "--store", store).stdout
+    assert "deleted" in clipcls("store", "clear", "--store", store).stdout
+    assert not Path(store).exists()
+    assert "imagenet-7" in clipcls("prompts").stdout
+    assert clipcls("prompts", "none").stdout == "{}\n"
+    assert "mini" in clipcls("models").stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys, contextlib; from clipcls.cli import cli\n"
+        "with contextlib.suppress(SystemExit): cli(['classify', '--help'])\n"
+        "print(sorted({'torch', 'numpy', 'open_clip', 'PIL', 'faiss'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
+    assert out.endswith("[]\n"), out
