@@ -1,0 +1,58 @@
+"""The documentation says what the program does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from clipcls.cli import cli
+
+ROOT = Path(__file__).parent.parent
+REFERENCE = ROOT / "docs/cli.md"
+
+
+def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = [path]
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            found += commands(command, (*path, name))
+        else:
+            found.append((*path, name))
+    return found
+
+
+def reference() -> str:
+    parts = ["# Command line reference\n\nMade from `--help` by `python tests/test_docs.py`.\n"]
+    for path in commands():
+        result = CliRunner().invoke(
+            cli, [*path, "--help"], prog_name="clipcls", terminal_width=90, max_content_width=90
+        )
+        parts.append(f"## {' '.join(('clipcls', *path))}\n\n```\n{result.output}```\n")
+    return "\n".join(parts)
+
+
+def test_the_reference_is_the_help() -> None:
+    assert REFERENCE.read_text() == reference(), "run `python tests/test_docs.py`"
+
+
+@pytest.mark.parametrize("path", commands(), ids=" ".join)
+def test_every_command_has_help_and_stands_in_the_reference(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(cli, [*path, "--help"], prog_name="clipcls")
+    assert result.exit_code == 0
+    assert re.search(r"\n\n  \w.*\.", result.output), "a command says what it does"
+
+
+def test_the_readme_names_only_options_that_exist() -> None:
+    known = set(re.findall(r"--[a-z-]+", reference()))
+    used = set(re.findall(r"clipcls \w+[^\n`]*", (ROOT / "README.md").read_text()))
+    assert {o for line in used for o in re.findall(r" (--[a-z-]+)", line)} <= known
+
+
+if __name__ == "__main__":
+    REFERENCE.write_text(reference())
