@@ -27,6 +27,9 @@ __all__ = ["Embedded", "embed_images", "embed_texts"]
 # Texts are stored this many at a time, so that a long list interrupted is not begun again.
 _TEXTS_A_TRANSACTION = 1024
 
+# Known images that may gather behind one that still has to be encoded.
+_LONGEST_BATCH = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
@@ -98,39 +101,45 @@ def embed_images(
         an `Embedded` for each image, or the `ImageError` that says why there is none.
     """
     workers = workers or min(8, os.cpu_count() or 1)
-    window = 2 * encoder.batch_size + workers
     queue: deque[Future[_Pending | ImageError] | _Pending | ImageError] = deque()
-    batch: list[_Pending | ImageError] = []
-    waiting = 0
     with ThreadPoolExecutor(workers, thread_name_prefix="clipcls-decode") as pool:
-        try:
-            source = iter(images)
-            exhausted = False
-            while True:
-                while not exhausted and len(queue) < window:
-                    try:
-                        image = next(source)
-                    except StopIteration:
-                        exhausted = True
-                        break
-                    if isinstance(image, ImageError):
-                        queue.append(image)
-                        continue
+
+        def ahead() -> Iterator[_Pending | ImageError]:
+            """The images in order; the queue holds what is being read ahead of them."""
+            for image in images:
+                if isinstance(image, ImageError):
+                    queue.append(image)
+                else:
                     known = _known(image, encoder, store)
                     queue.append(known or pool.submit(_prepare, image, encoder, store))
-                if not queue:
-                    break
-                item = queue.popleft()
-                item = item.result() if isinstance(item, Future) else item
+                # The encoder is asked only where it will be needed: asking may load torch.
+                while queue and (
+                    not isinstance(queue[0], Future)
+                    or len(queue) > 2 * encoder.batch_size + workers
+                ):
+                    yield _result(queue.popleft())
+            while queue:
+                yield _result(queue.popleft())
+
+        batch: list[_Pending | ImageError] = []
+        waiting = 0
+        try:
+            for item in ahead():
                 batch.append(item)
                 waiting += isinstance(item, _Pending) and item.vector is None
-                # Nothing that is done waits behind more than one batch of what is not.
-                if waiting in (0, encoder.batch_size) or len(batch) == window:
+                # Nothing that is done waits behind more than a batch of what is not.
+                if not waiting or waiting == encoder.batch_size or len(batch) == _LONGEST_BATCH:
                     yield from _finish(batch, encoder, store)
                     batch, waiting = [], 0
             yield from _finish(batch, encoder, store)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _result(
+    item: Future[_Pending | ImageError] | _Pending | ImageError,
+) -> _Pending | ImageError:
+    return item.result() if isinstance(item, Future) else item
 
 
 def _known(
