@@ -119,6 +119,7 @@ class ZeroShotClassifier:
         self.weights_ = _class_weights(self.encoder_, class_texts(labels, prompts), self.store_)
         self.classes_ = np.array(labels.names)
         self.index_ = FlatIndex(self.weights_)
+        self._exact_weights = self.weights_.astype(np.float64)
         self._made_by = Provenance(self.encoder_.name, self.encoder_.weights[:12], prompts.name)
         return self
 
@@ -209,27 +210,30 @@ class ZeroShotClassifier:
 
     def match(
         self, vectors: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.int64]]:
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
         """The k best classes of each image vector, best first.
 
         The k come out of the FAISS index; the softmax's denominator is summed over all classes,
-        a block of them at a time, so memory does not grow as images x classes.
+        a block of them at a time, so memory does not grow as images x classes. All of it is
+        float64: in float32 the sixth digit of a score depends on the images beside it.
 
         Args:
             vectors: unit rows, float32 (n, dim).
             k: how many classes; no more than there are come back.
 
         Returns:
-            scores float64, similarities float32 and class numbers int64, (n, k) each.
+            scores float64, similarities float64 and class numbers int64, (n, k) each.
         """
         similarities, rows = self.index_.search(vectors, k)
         scale, bias = self.encoder_.logit_scale, self.encoder_.logit_bias
         total = np.full((len(vectors), 1), -np.inf)
+        exact = vectors.astype(np.float64)
         for start in range(0, len(self.weights_), _CLASSES_A_BLOCK):
-            products = vectors @ self.weights_[start : start + _CLASSES_A_BLOCK].T
-            logits = scale * products.astype(np.float64) + bias
+            logits = exact @ self._exact_weights[start : start + _CLASSES_A_BLOCK].T
+            logits *= scale
+            logits += bias
             total = np.logaddexp(total, _log_sum_exp(logits))
-        scores = np.exp(scale * similarities.astype(np.float64) + bias - total)
+        scores = np.exp(scale * similarities + bias - total)
         return np.minimum(scores, 1.0), similarities, rows
 
     # -- what scikit-learn's clone, pipelines and displays ask for ------------------------------

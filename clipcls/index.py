@@ -11,25 +11,34 @@ from numpy.typing import NDArray
 __all__ = ["FlatIndex", "search_blocks"]
 
 
+# FAISS's float32 products differ in the last bit with the number of queries (it has a kernel for
+# few and one for many), so a row that belongs among the k may come out just behind them.
+_SPARE = 4
+
+
 class FlatIndex:
     """An exact inner-product index (FAISS `IndexFlatIP`) over float32 rows.
 
+    FAISS finds the nearest rows; their products are then computed in float64, a query at a time,
+    so that neither the order nor the similarities depend on what else is in the batch.
+
     Args:
-        vectors: float32 (n, dim). For unit rows inner products are cosine similarities.
+        vectors: float32 (n, dim), kept. For unit rows inner products are cosine similarities.
     """
 
     def __init__(self, vectors: NDArray[np.float32]) -> None:
         import faiss
 
+        self._vectors = np.ascontiguousarray(vectors, np.float32)
         self._index: Any = faiss.IndexFlatIP(vectors.shape[1])
-        self._index.add(np.ascontiguousarray(vectors, np.float32))
+        self._index.add(self._vectors)
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
 
     def search(
         self, queries: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """The k nearest rows of each query, nearest first; equal ones in the order of their rows.
 
         Args:
@@ -37,16 +46,21 @@ class FlatIndex:
             k: how many; no more than there are rows are returned.
 
         Returns:
-            similarities float32 (m, k) and row numbers int64 (m, k).
+            similarities float64 (m, k) and row numbers int64 (m, k).
         """
         k = min(k, len(self))
-        similarities, rows = self._index.search(np.ascontiguousarray(queries, np.float32), k)
-        return _by_similarity_then_row(similarities, rows)
+        queries = np.ascontiguousarray(queries, np.float32)
+        _, rows = self._index.search(queries, min(k + _SPARE, len(self)))
+        similarities = np.empty(rows.shape)
+        for number, query in enumerate(queries.astype(np.float64)):
+            similarities[number] = self._vectors[rows[number]].astype(np.float64) @ query
+        similarities, rows = _by_similarity_then_row(similarities, rows)
+        return similarities[:, :k], rows[:, :k]
 
 
 def search_blocks(
     blocks: Iterable[NDArray[np.float32]], queries: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """`FlatIndex.search` over more rows than fit into memory, a block of them at a time.
 
     Args:
@@ -55,10 +69,10 @@ def search_blocks(
         k: how many.
 
     Returns:
-        similarities float32 (m, k) and row numbers int64 (m, k); k is less where there are
+        similarities float64 (m, k) and row numbers int64 (m, k); k is less where there are
         fewer rows.
     """
-    similarities = np.empty((len(queries), 0), np.float32)
+    similarities = np.empty((len(queries), 0))
     rows = np.empty((len(queries), 0), np.int64)
     start = 0
     for block in blocks:
@@ -72,7 +86,7 @@ def search_blocks(
 
 
 def _by_similarity_then_row(
-    similarities: NDArray[np.float32], rows: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    similarities: NDArray[np.float64], rows: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     order = np.lexsort((rows, -similarities), axis=1)
     return np.take_along_axis(similarities, order, 1), np.take_along_axis(rows, order, 1)

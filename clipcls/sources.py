@@ -310,7 +310,10 @@ def resolve(
     pretrained = _pretrained(model)
     if file:
         raise ModelError(f"{file}: {model} has weights; name the architecture alone")
-    return _from_pretrained(pretrained, progress)
+    try:
+        return _from_pretrained(pretrained, progress)
+    except ModelUnavailableError as error:
+        raise ModelUnavailableError(f"{model}: {error}; mini needs no download") from None
 
 
 def _from_pretrained(pretrained: _Pretrained, progress: bool) -> ModelSource:

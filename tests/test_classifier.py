@@ -51,6 +51,7 @@ def test_many_labels_in_blocks_give_scipys_softmax(
     weights = rng.standard_normal((1000, 3)).astype(np.float32)
     classifier.weights_ = weights / np.linalg.norm(weights, axis=1, keepdims=True)
     classifier.index_ = type(classifier.index_)(classifier.weights_)
+    classifier._exact_weights = classifier.weights_.astype(np.float64)
     vectors = classifier.weights_[:20]
     scores, _, rows = classifier.match(vectors, 5)
     logits = 10 * vectors @ classifier.weights_.T
@@ -59,6 +60,20 @@ def test_many_labels_in_blocks_give_scipys_softmax(
     np.testing.assert_allclose(
         scores, np.take_along_axis(softmax(logits, axis=1), expected, 1), rtol=1e-4
     )
+
+
+def test_a_score_does_not_depend_on_its_batch(encoder: ColourEncoder) -> None:
+    classifier = ZeroShotClassifier(LABELS, encoder, store=False).fit()
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((500, 256)).astype(np.float32)
+    classifier.weights_ = weights / np.linalg.norm(weights, axis=1, keepdims=True)
+    classifier.index_ = type(classifier.index_)(classifier.weights_)
+    classifier._exact_weights = classifier.weights_.astype(np.float64)
+    encoder.logit_scale = 100.0
+    together = classifier.match(classifier.weights_[:100], 3)
+    alone = [classifier.match(classifier.weights_[n : n + 1], 3) for n in range(100)]
+    for part, parts in zip(together, zip(*alone, strict=True), strict=True):
+        np.testing.assert_allclose(np.concatenate(parts), part, rtol=1e-12)
 
 
 def test_below_min_score_the_answer_is_unknown_and_keeps_its_ranking(

