@@ -11,13 +11,13 @@ import inspect
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.embedder import embed_images, embed_texts
-from clipcls.encoder import Encoder, OpenClipEncoder, Precision, unit_rows
+from clipcls.encoder import Encoder, Engine, OpenClipEncoder, Precision, unit_rows
 from clipcls.errors import ClipclsError, ImageError, StoreError
 from clipcls.index import FlatIndex
 from clipcls.labels import LabelsLike, make_labels
@@ -50,8 +50,10 @@ class ZeroShotClassifier:
         prompts: a template set's name, a file of templates or a list of them.
         checkpoint: a file with weights for `model`, where that is an architecture's name.
         device: a torch device; None takes the best there is.
-        precision: what the model computes in: "fp32", "bf16" or "fp16".
+        precision: what the model computes in: "fp32", "bf16" or "fp16"; "auto" is bf16 on a CPU
+            made for it, fp16 on CUDA, else fp32.
         batch_size: images a forward pass; None: by the device.
+        engine: what runs the image model on a CPU: "openvino", "torch" or "auto".
         workers: threads that read and decode images; None: by the CPU.
         store: where embeddings are kept: True for the user's cache directory, False for nowhere,
             or a file.
@@ -81,8 +83,9 @@ class ZeroShotClassifier:
         prompts: str | os.PathLike[str] | Iterable[str] | PromptSet = "photo",
         checkpoint: str | os.PathLike[str] | None = None,
         device: str | None = None,
-        precision: Precision = "fp32",
+        precision: Precision | Literal["auto"] = "auto",
         batch_size: int | None = None,
+        engine: Engine = "auto",
         workers: int | None = None,
         store: bool | str | os.PathLike[str] | Store = True,
     ) -> None:
@@ -93,6 +96,7 @@ class ZeroShotClassifier:
         self.device = device
         self.precision = precision
         self.batch_size = batch_size
+        self.engine = engine
         self.workers = workers
         self.store = store
 
@@ -112,6 +116,7 @@ class ZeroShotClassifier:
                 device=self.device,
                 precision=self.precision,
                 batch_size=self.batch_size,
+                engine=self.engine,
                 store=self.store_,
             )
         else:
@@ -120,7 +125,9 @@ class ZeroShotClassifier:
         self.classes_ = np.array(labels.names)
         self.index_ = FlatIndex(self.weights_)
         self._exact_weights = self.weights_.astype(np.float64)
-        self._made_by = Provenance(self.encoder_.name, self.encoder_.weights[:12], prompts.name)
+        self._made_by = Provenance(
+            self.encoder_.name, self.encoder_.weights[:12], self.encoder_.precision, prompts.name
+        )
         return self
 
     # -- scikit-learn's methods: X is a sequence of paths or PIL images, or float (n, dim) -----
@@ -319,8 +326,9 @@ def open_encoder(
     *,
     checkpoint: str | os.PathLike[str] | None = None,
     device: str | None = None,
-    precision: Precision = "fp32",
+    precision: Precision | Literal["auto"] = "auto",
     batch_size: int | None = None,
+    engine: Engine = "auto",
     store: Store | None = None,
     progress: bool = True,
 ) -> OpenClipEncoder:
@@ -334,6 +342,7 @@ def open_encoder(
         device=device,
         precision=precision,
         batch_size=batch_size,
+        engine=engine,
         known=store,
     )
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class _Pending:
 
     path: str
     vector: NDArray[np.float32] | None = None
-    pixels: NDArray[np.float32] | None = None
+    pixels: NDArray[Any] | None = None
     content: bytes | None = None
     stat: os.stat_result | None = None
 
@@ -176,7 +176,8 @@ def _prepare(
             vector = store.get(encoder.image_space, content)
             if vector is not None:
                 return _Pending(path, vector, content=content, stat=stat)
-        pixels = encoder.preprocess(decode_image(data, path))
+        image = decode_image(data, path, least_side=encoder.least_side)
+        pixels = encoder.preprocess(image)
     except ImageError as error:
         return error
     return _Pending(path, pixels=pixels, content=content, stat=stat)

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import logging
+import os
+import platform
+import sys
 import threading
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls import models, store
+from clipcls import graph, models, store
+from clipcls.errors import ModelError
 from clipcls.models import Precision, Tower
+from clipcls.preprocess import Preprocess
 
 if TYPE_CHECKING:
-    import torch
     from PIL.Image import Image
 
-__all__ = ["Encoder", "OpenClipEncoder", "Precision", "unit_rows"]
+__all__ = ["Encoder", "Engine", "OpenClipEncoder", "Precision", "unit_rows"]
+
+logger = logging.getLogger(__name__)
+
+Engine = Literal["auto", "openvino", "torch"]
+
+# Counts the ways in which a file becomes pixels: part of every image's key.
+_PIXELS = "pixels 1"
+
+# Texts are a tenth of an image's work.
+_TEXTS_A_BATCH = 4
 
 
 class Encoder(Protocol):
@@ -31,6 +47,10 @@ class Encoder(Protocol):
     @property
     def weights(self) -> str:
         """SHA-256 of its weights, hex."""
+
+    @property
+    def precision(self) -> str:
+        """What it computes in; records name it."""
 
     @property
     def text_space(self) -> str:
@@ -52,10 +72,14 @@ class Encoder(Protocol):
     def logit_bias(self) -> float:
         """What is then added (SigLIP), or 0."""
 
-    def preprocess(self, image: Image) -> NDArray[np.float32]:
-        """One RGB image -> what the image tower takes: float32 (3, height, width)."""
+    @property
+    def least_side(self) -> int:
+        """A JPEG may be decoded at a reduced scale while neither side falls below it; pixels."""
 
-    def encode_images(self, pixels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    def preprocess(self, image: Image) -> NDArray[Any]:
+        """One RGB image -> what `encode_images` takes, an array of one shape and dtype."""
+
+    def encode_images(self, pixels: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         """Preprocessed images -> unit rows: float32 (n, dim)."""
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -65,13 +89,22 @@ class Encoder(Protocol):
 class OpenClipEncoder:
     """An OpenCLIP model; each tower is loaded on its first use and not before.
 
+    On a CPU the image tower runs as an OpenVINO graph (`graph`) where it can be had, which after
+    the first time needs no torch; elsewhere, and for texts, it is torch.
+
     Args:
         source: the model, from `models.resolve`.
         device: a torch device, e.g. "cuda" or "cpu"; None takes CUDA where there is one, then
             Apple's GPU, then the CPU.
-        precision: what the towers compute in; results are float32 always.
+        precision: what the towers compute in; results are float32 always. "auto" is bf16 on a CPU
+            that has it in hardware, fp16 on CUDA, else fp32.
         batch_size: images or texts a forward pass; None: 256 on a GPU, 32 on the CPU.
+        engine: what runs the image tower on a CPU: "openvino", "torch" or the former where it is
+            installed ("auto").
         known: where to find what is known of the model without loading it.
+
+    Raises:
+        ModelError: OpenVINO is asked for and not installed, or cannot compute in this precision.
     """
 
     def __init__(
@@ -79,21 +112,28 @@ class OpenClipEncoder:
         source: models.ModelSource,
         *,
         device: str | None = None,
-        precision: Precision = "fp32",
+        precision: Precision | Literal["auto"] = "auto",
         batch_size: int | None = None,
+        engine: Engine = "auto",
         known: store.Store | None = None,
     ) -> None:
         self.source = source
-        self.precision = precision
+        self.engine = engine
         self.weights = (known.file_hash if known else store.hash_file)(str(source.weights))
         self._device = device
         self._batch_size = batch_size
         self._known = known
         self._towers: dict[Tower, models.Model] = {}
-        self._loading = threading.Lock()  # decoding threads ask for the image tower together
-        identity = json.dumps([self.weights, source.key(), precision])
+        self._loading = threading.RLock()  # decoding threads ask for the image tower together
+        self.precision: Precision = self._best_precision() if precision == "auto" else precision
+        identity = json.dumps([_PIXELS, self.weights, source.key(), self.precision])
         self._identity = hashlib.sha256(identity.encode()).hexdigest()
         self._facts = known.facts(self._identity) if known else None
+        if engine == "openvino" and not self._can_be_graph():
+            raise ModelError(
+                f"openvino runs on a CPU, in fp32 or bf16, and only where it is installed (not on "
+                f"{self.device} in {self.precision}); leave --engine out"
+            )
 
     @property
     def name(self) -> str:
@@ -113,6 +153,8 @@ class OpenClipEncoder:
     @property
     def device(self) -> str:
         """The torch device in use."""
+        if self._device is None and not _may_have_gpu():
+            self._device = "cpu"  # without importing torch
         if self._device is None:
             import torch
 
@@ -137,34 +179,82 @@ class OpenClipEncoder:
         """What is then added (SigLIP), or 0."""
         return float(self._fact("logit_bias") or 0.0)
 
-    def preprocess(self, image: Image) -> NDArray[np.float32]:
-        """One RGB image -> what the image tower takes: float32 (3, height, width)."""
-        pixels: NDArray[np.float32] = self._tower("image").preprocess(image).numpy()
-        return pixels
+    @property
+    def least_side(self) -> int:
+        """A JPEG may be decoded at a reduced scale while neither side falls below it; pixels."""
+        return self._preprocess.least_side
 
-    def encode_images(self, pixels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Preprocessed images -> unit rows: float32 (n, dim)."""
+    def preprocess(self, image: Image) -> NDArray[np.uint8]:
+        """One RGB image -> uint8 (height, width, 3), resized and cropped as the model has it."""
+        return self._preprocess(image)
+
+    def encode_images(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Preprocessed images -> unit rows: float32 (n, dim).
+
+        An image's row does not depend on the others' but for the rounding of sums: below 1e-5 in
+        fp32, 1e-2 in bf16 (tests/test_encoder.py).
+        """
+        graph = self._graph
+        batches = [
+            np.stack(pixels[start : start + self.batch_size])
+            for start in range(0, len(pixels), self.batch_size)
+        ]
+        if graph is not None:
+            return unit_rows(np.concatenate([graph(batch) for batch in batches]))
         import torch
 
         tower = self._tower("image")
-        return self._encode(tower.encode_image, torch.from_numpy(np.stack(pixels)))
+        with torch.inference_mode():
+            rows = [tower.encode_image(batch).float().cpu().numpy() for batch in batches]
+        return unit_rows(np.concatenate(rows))
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts -> unit rows: float32 (n, dim)."""
-        tower = self._tower("text")
-        return self._encode(tower.encode_text, tower.tokenizer(list(texts)))
-
-    def _encode(
-        self, encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor
-    ) -> NDArray[np.float32]:
         import torch
 
+        tower = self._tower("text")
+        tokens = tower.tokenizer(list(texts))
+        # Short texts first: a batch takes as long as its longest one.
+        order = tower.needed_lengths(tokens).argsort(stable=True)
+        rows = np.empty((len(texts), tower.dim), np.float32)
         with torch.inference_mode():
-            rows = [
-                encode(batch).float().cpu().numpy()
-                for batch in torch.split(inputs, self.batch_size)
-            ]
-        return unit_rows(np.concatenate(rows))
+            for chosen in torch.split(order, _TEXTS_A_BATCH * self.batch_size):
+                rows[chosen.numpy()] = tower.encode_text(tokens[chosen]).float().cpu().numpy()
+        return unit_rows(rows)
+
+    @functools.cached_property
+    def _preprocess(self) -> Preprocess:
+        return Preprocess.from_config(self._fact("preprocess"))
+
+    @functools.cached_property
+    def _graph(self) -> graph.ImageGraph | None:
+        """The image tower as a graph; None where torch has to run it."""
+        if not self._can_be_graph():
+            return None
+        key = hashlib.sha256(f"image {self._identity}".encode()).hexdigest()
+        try:
+            return graph.load(key, self.precision) or self._export(key)
+        except graph.GraphError as error:
+            logger.warning("%s runs on torch, which is slower: %s", self.name, error)
+            return None
+
+    def _export(self, key: str) -> graph.ImageGraph:
+        """Exports from float32 weights; the graph's own precision is OpenVINO's affair."""
+        model = models.load(self.source, precision="fp32", tower="image")
+        return graph.export(key, self.precision, model.network, model.preprocess)
+
+    def _can_be_graph(self) -> bool:
+        return (
+            self.engine != "torch"
+            and self.precision in graph.LEAST_COSINE
+            and self.device == "cpu"
+            and graph.is_supported()
+        )
+
+    def _best_precision(self) -> Precision:
+        if self.device.startswith("cuda"):
+            return "fp16"
+        return "bf16" if self.device == "cpu" and graph.has_bf16() else "fp32"
 
     def _tower(self, tower: Tower) -> models.Model:
         with self._loading:
@@ -173,17 +263,35 @@ class OpenClipEncoder:
                     self.source, device=self.device, precision=self.precision, tower=tower
                 )
                 self._towers[tower] = model
-                if self._facts is None:
-                    self._facts = {"logit_scale": model.logit_scale, "logit_bias": model.logit_bias}
-                    if self._known:
-                        self._known.set_facts(self._identity, self._facts)
+                if tower == "image":
+                    self._note(model)
             return self._towers[tower]
 
+    def _note(self, model: models.Model) -> None:
+        """Keeps what an image tower says of itself, so that it need not be loaded to ask."""
+        self._facts = {
+            "logit_scale": model.logit_scale,
+            "logit_bias": model.logit_bias,
+            "preprocess": model.preprocess_config,
+        }
+        if self._known:
+            self._known.set_facts(self._identity, self._facts)
+
     def _fact(self, name: str) -> Any:
-        if self._facts is None:
-            self._tower("image")
-        assert self._facts is not None
-        return self._facts[name]
+        with self._loading:
+            if self._facts is None:
+                self._tower("image")
+            assert self._facts is not None
+            return self._facts[name]
+
+
+def _may_have_gpu() -> bool:
+    """Whether importing torch to look for a GPU can be worth it; False is certain."""
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    if sys.platform == "win32":
+        return os.path.exists(os.path.expandvars(r"%SystemRoot%\System32\nvcuda.dll"))
+    return any(map(os.path.exists, ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")))
 
 
 def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clipcls.errors import ModelError
+from clipcls.padding import needed_lengths, shortened
+from clipcls.preprocess import Preprocess
 from clipcls.sources import ModelInfo, ModelSource, list_models, quiet, resolve
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 __all__ = ["Model", "ModelInfo", "ModelSource", "dtype", "list_models", "load", "resolve"]
 
@@ -32,8 +36,7 @@ class Model:
     Attributes:
         network: open_clip's model.
         tokenizer: list of n texts -> int64 (n, context_length).
-        preprocess: open_clip's own validation transform: PIL image -> float32 (3, height, width).
-        preprocess_config: what `preprocess` was made from: size, mean, std, interpolation, ...
+        preprocess_config: open_clip's preprocessing: size, mean, std, interpolation, ...
         dim: length of its vectors.
         context_length: tokens a text is cut to.
         logit_scale: what cosine similarities are multiplied with.
@@ -44,7 +47,6 @@ class Model:
 
     network: Any
     tokenizer: Callable[..., torch.Tensor]
-    preprocess: Callable[..., torch.Tensor]
     preprocess_config: dict[str, Any]
     dim: int
     context_length: int
@@ -53,15 +55,44 @@ class Model:
     device: str
     precision: Precision
 
-    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Preprocessed images (n, 3, height, width) -> vectors (n, dim), not normalised."""
-        pixels = pixels.to(self.device, dtype(self.precision))
-        vectors: torch.Tensor = self.network.encode_image(pixels, normalize=False)
+    @property
+    def preprocess(self) -> Preprocess:
+        """open_clip's validation transform: RGB image -> uint8 (height, width, 3)."""
+        if not self.preprocess_config:
+            _not_loaded()
+        return Preprocess.from_config(self.preprocess_config)
+
+    def encode_image(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
+        """Preprocessed images, uint8 (n, height, width, 3) -> vectors (n, dim), not normalised."""
+        import torch
+
+        preprocess = self.preprocess
+        batch = torch.from_numpy(pixels)
+        if self.device.startswith("cuda"):  # copied while the GPU computes
+            batch = batch.pin_memory()
+        batch = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        batch = batch.contiguous().float() / 255
+        mean, std = (
+            torch.tensor(values, device=self.device).view(3, 1, 1)
+            for values in (preprocess.mean, preprocess.std)
+        )
+        batch = ((batch - mean) / std).to(dtype(self.precision))
+        vectors: torch.Tensor = self.network.encode_image(batch, normalize=False)
         return vectors
 
+    def needed_lengths(self, tokens: torch.Tensor) -> torch.Tensor:
+        """How many tokens of each text its vector depends on: int64 (n,)."""
+        return needed_lengths(self.network, tokens)
+
     def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens (n, context_length) -> vectors (n, dim), not normalised."""
-        vectors: torch.Tensor = self.network.encode_text(tokens.to(self.device), normalize=False)
+        """Tokens (n, context_length) -> vectors (n, dim), not normalised.
+
+        What the vectors do not depend on is left out, so texts of like length are best together.
+        """
+        with shortened(self.network, tokens) as needed:
+            vectors: torch.Tensor = self.network.encode_text(
+                needed.to(self.device), normalize=False
+            )
         return vectors
 
 
@@ -98,14 +129,13 @@ def load(
         with quiet():
             network = _network(source, device, precision, tower)
             tokenizer = _not_loaded if tower == "image" else _tokenizer(source)
-            transform, config = (_not_loaded, {}) if tower == "text" else _preprocess(network)
+            config = {} if tower == "text" else _preprocess_config(network)
     except Exception as error:  # open_clip, torch, safetensors, transformers: each has its own
         raise ModelError(_explain(error, source, device)) from error
     bias = network.logit_bias
     return Model(
         network,
         tokenizer,
-        transform,
         config,
         dim=source.config["embed_dim"],
         context_length=source.config["text_cfg"].get("context_length", 77),
@@ -209,12 +239,10 @@ def _usual_preprocess(architecture: str) -> Mapping[str, Any]:
     return known[0] if known and known.count(known[0]) == len(known) else {}
 
 
-def _preprocess(network: Any) -> tuple[Callable[..., torch.Tensor], dict[str, Any]]:
+def _preprocess_config(network: Any) -> dict[str, Any]:
     from open_clip import get_model_preprocess_cfg
-    from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    config = get_model_preprocess_cfg(network)
-    return image_transform_v2(PreprocessCfg(**config), is_train=False), config
+    return dict(get_model_preprocess_cfg(network))
 
 
 def _tokenizer(source: ModelSource) -> Callable[..., torch.Tensor]:

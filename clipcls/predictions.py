@@ -32,15 +32,21 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What made an answer: model name, first 12 hex of its weights' SHA-256, prompt set."""
+    """What made an answer: model name, first 12 hex of its weights' SHA-256, precision, prompts."""
 
     model: str
     weights: str
+    precision: str
     prompts: str
 
     def record(self) -> dict[str, Any]:
         """As in a jsonl record."""
-        return {"model": self.model, "weights": self.weights, "prompts": self.prompts}
+        return {
+            "model": self.model,
+            "weights": self.weights,
+            "precision": self.precision,
+            "prompts": self.prompts,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,7 @@ class Hit:
     similarity: float
     model: str
     weights: str
+    precision: str
 
     def record(self) -> dict[str, Any]:
         """As in jsonl."""
@@ -93,6 +100,7 @@ class Hit:
             "similarity": round(self.similarity, 6),
             "model": self.model,
             "weights": self.weights,
+            "precision": self.precision,
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterable, Iterator
@@ -65,8 +66,7 @@ def search_store(encoder: Encoder, query: NDArray[np.float32], store: Store, k: 
         # Files that are gone are left out, and others take their place.
         if len(present) >= k or len(found) < wanted:
             return [
-                Hit(rank, hit.path, hit.similarity, hit.model, hit.weights)
-                for rank, hit in enumerate(present[:k], start=1)
+                dataclasses.replace(hit, rank=rank) for rank, hit in enumerate(present[:k], start=1)
             ]
         wanted *= 4
 
@@ -80,7 +80,14 @@ def _hits(
 ) -> list[Hit]:
     similarities, rows = search_blocks(blocks, query[np.newaxis], k)
     return [
-        Hit(rank, paths[row], float(similarity), encoder.name, encoder.weights[:12])
+        Hit(
+            rank,
+            paths[row],
+            float(similarity),
+            encoder.name,
+            encoder.weights[:12],
+            encoder.precision,
+        )
         for rank, (similarity, row) in enumerate(
             zip(similarities[0], rows[0], strict=True), start=1
         )

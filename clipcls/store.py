@@ -59,6 +59,9 @@ CREATE INDEX IF NOT EXISTS files_content ON files (content);
 # again next time (git calls such an entry racy).
 _RACY_NS = 2_000_000_000
 
+# How long another process's write may take.
+_BUSY_SECONDS = 30.0
+
 _DAMAGED = ("not a database", "malformed", "file is encrypted")
 
 
@@ -116,8 +119,19 @@ class Store:
             ) from error
 
     def _connect(self) -> sqlite3.Connection:
+        """Opens the file; while processes make it together, SQLite refuses some without waiting."""
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                return self._open()
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self.path, timeout=30, isolation_level=None, check_same_thread=False
+            self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
             (version,) = connection.execute("PRAGMA user_version").fetchone()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="clipcls-tests-")  # not the user's own
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub, whatever the machine reaches
 
 COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0)}
@@ -21,9 +23,11 @@ class ColourEncoder:
 
     name = "colours"
     weights = "c0" * 32
+    precision = "fp32"
     text_space = "text colours"
     image_space = "image colours"
     batch_size = 4
+    least_side = 4
     logit_scale = 10.0
     logit_bias = 0.0
 

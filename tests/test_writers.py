@@ -13,7 +13,7 @@ from clipcls.errors import ImageError
 from clipcls.predictions import Candidate, Prediction, Provenance, Report, error_record
 from clipcls.writers import FORMATS, open_output
 
-MADE_BY = Provenance("mini", "0123456789ab", "photo")
+MADE_BY = Provenance("mini", "0123456789ab", "fp32", "photo")
 TOP = (Candidate("cat", 0.93, 0.31), Candidate("dog", 0.05, 0.22))
 
 
@@ -41,6 +41,7 @@ def test_jsonl_is_the_documented_record() -> None:
         ],
         "model": "mini",
         "weights": "0123456789ab",
+        "precision": "fp32",
         "prompts": "photo",
     }
     assert json.loads(lines[1]) == {"path": "b.jpg", "error": "truncated"}
@@ -51,7 +52,7 @@ def test_csv_carries_the_same_flat() -> None:
     first, second = csv.DictReader(io.StringIO(text))
     assert (first["label"], first["score"], first["similarity"]) == ("cat", "0.93", "0.31")
     assert (first["label_2"], first["score_2"], first["similarity_2"]) == ("dog", "0.05", "0.22")
-    assert (first["model"], first["weights"], first["prompts"]) == tuple(MADE_BY.record().values())
+    assert {key: first[key] for key in MADE_BY.record()} == MADE_BY.record()
     assert (second["path"], second["error"], second["label"]) == ("b.jpg", "truncated", "")
 
 

@@ -53,10 +53,18 @@ model_options = _together(
     click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps; default: the best."),
     click.option(
         "--precision",
-        type=click.Choice(["fp32", "bf16", "fp16"]),
-        default="fp32",
+        type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+        default="auto",
         show_default=True,
-        help="What the model computes in.",
+        help="What the model computes in; auto is bf16 on a CPU made for it, fp16 on CUDA, else "
+        "fp32.",
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice(["auto", "openvino", "torch"]),
+        default="auto",
+        show_default=True,
+        help="What runs the image model on a CPU; auto is openvino where it can be.",
     ),
     click.option(
         "--batch-size",

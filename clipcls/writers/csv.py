@@ -41,7 +41,7 @@ class CsvWriter:
         columns = ["path", "label", "score", "similarity"]
         for rank in range(2, self._top + 1):
             columns += [f"label_{rank}", f"score_{rank}", f"similarity_{rank}"]
-        return [*columns, "model", "weights", "prompts", "error"]
+        return [*columns, "model", "weights", "precision", "prompts", "error"]
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,296 @@
+"""An image tower as an OpenVINO graph: exported once, checked, kept on disk, run without torch.
+
+On a CPU OpenVINO computes the same vectors two to three times sooner than torch, and a process
+that finds the graph on disk need not import torch, which alone takes seconds.
+
+A graph takes uint8 (n, height, width, 3) and does the normalisation too. It is kept in a folder of
+its own, made in one step, as OpenVINO's IR (weights in float32) beside OpenVINO's own cache of
+what it compiled. The folder's name says what decides the vectors, so a graph is never stale.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+from clipcls.errors import ClipclsError
+
+if TYPE_CHECKING:
+    import torch
+
+    from clipcls.preprocess import Preprocess
+
+__all__ = [
+    "GraphError",
+    "ImageGraph",
+    "default_folder",
+    "export",
+    "has_bf16",
+    "is_supported",
+    "load",
+]
+
+logger = logging.getLogger(__name__)
+
+# Least cosine similarity to torch's float32 vectors that a graph must reach on the probe batch.
+LEAST_COSINE = {"fp32": 0.99999, "bf16": 0.999}
+_IR = "image.xml"
+_REFUSED = "refused.txt"
+
+
+class GraphError(ClipclsError):
+    """A tower cannot be exported, or its graph does not give the tower's vectors."""
+
+
+class ImageGraph:
+    """A compiled graph: uint8 (n, height, width, 3) -> float32 (n, dim), not normalised."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Runs the tower; not to be called from several threads at once."""
+        vectors: NDArray[np.float32] = np.array(self._request.infer([pixels])[0], np.float32)
+        return vectors
+
+
+def default_folder() -> Path:
+    """Where graphs are kept: in the user's cache directory."""
+    return Path(platformdirs.user_cache_dir("clipcls", appauthor=False)) / "graphs"
+
+
+def is_supported() -> bool:
+    """Whether OpenVINO is installed; no import."""
+    return "openvino" in sys.modules or importlib.util.find_spec("openvino") is not None
+
+
+@functools.cache
+def has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 matrices itself (AVX512-BF16 or AMX)."""
+    if not is_supported():
+        return False
+    if sys.platform == "linux":  # without importing OpenVINO: 0.1 s
+        with contextlib.suppress(OSError):
+            flags = Path("/proc/cpuinfo").read_text()
+            return "avx512_bf16" in flags or "amx_bf16" in flags
+    return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def load(key: str, precision: str, folder: Path | None = None) -> ImageGraph | None:
+    """A graph that was exported before, compiled; torch is not imported.
+
+    Args:
+        key: names all that decides the tower's vectors.
+        precision: "fp32" or "bf16".
+        folder: where graphs are kept.
+
+    Returns:
+        the graph, or None where it has to be exported (again, if its files are damaged).
+
+    Raises:
+        GraphError: it was exported before and found wrong.
+    """
+    place = _place(key, folder)
+    if (place / _REFUSED).is_file():
+        raise GraphError((place / _REFUSED).read_text(encoding="utf-8"))
+    if not (place / _IR).is_file():
+        return None
+    try:
+        return ImageGraph(_compile(place / _IR, precision))
+    except Exception as error:  # whatever OpenVINO's C++ raises at a damaged file
+        logger.debug("%s: %r", place, error)
+        shutil.rmtree(place, ignore_errors=True)
+        return None
+
+
+def export(
+    key: str, precision: str, network: Any, preprocess: Preprocess, folder: Path | None = None
+) -> ImageGraph:
+    """Turns a model's image tower into a graph, checks it against the model, and keeps it.
+
+    Args:
+        key: as for `load`.
+        precision: what the graph computes in, "fp32" or "bf16".
+        network: open_clip's model with its image tower, float32 on the CPU.
+        preprocess: size, mean and standard deviation of its input.
+        folder: where graphs are kept; where it cannot be written the graph is used unkept.
+
+    Raises:
+        GraphError: OpenVINO cannot take the tower, or computes something else.
+    """
+    place = _place(key, folder)
+    tower = _tower(network)
+    try:
+        graph = _convert(tower, preprocess)
+    except Exception as error:  # OpenVINO's front end raises what it likes
+        _refuse(place, f"OpenVINO cannot run this model ({_first_line(error)})")
+    compiled = ImageGraph(_compile(graph, precision))
+    cosine = _check(compiled, tower, preprocess)
+    if not cosine >= LEAST_COSINE[precision]:
+        _refuse(place, f"OpenVINO's vectors differ from torch's (cosine {cosine:.6f})")
+    try:
+        _keep(graph, place)
+    except OSError as error:
+        logger.warning("%s: cannot keep the exported model (%s)", place, error.strerror or error)
+        return compiled
+    return ImageGraph(_compile(place / _IR, precision))
+
+
+def _place(key: str, folder: Path | None) -> Path:
+    version = importlib.metadata.version("openvino")
+    return (folder or default_folder()) / f"{key[:32]}-openvino-{version}"
+
+
+def _tower(network: Any) -> torch.nn.Module:
+    """`encode_image` as a module of its own: float32 (n, 3, height, width) -> (n, dim)."""
+    import torch
+
+    class ImageTower(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            vectors: torch.Tensor = self.network.encode_image(pixels, normalize=False)
+            return vectors
+
+    return ImageTower().eval()
+
+
+def _convert(tower: torch.nn.Module, preprocess: Preprocess) -> Any:
+    import torch
+
+    from clipcls.sources import quiet
+
+    openvino = _openvino()
+    size = (preprocess.height, preprocess.width)
+    with quiet(), torch.inference_mode():
+        graph = openvino.convert_model(
+            tower,
+            example_input=torch.zeros(2, 3, *size),
+            input=[openvino.PartialShape([-1, 3, *size])],
+        )
+    steps = openvino.preprocess.PrePostProcessor(graph)
+    layout = openvino.Layout
+    steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(layout("NHWC"))
+    steps.input().model().set_layout(layout("NCHW"))
+    (
+        steps.input()
+        .preprocess()
+        .convert_element_type(openvino.Type.f32)
+        .mean([255 * value for value in preprocess.mean])
+        .scale([255 * value for value in preprocess.std])
+    )
+    return steps.build()
+
+
+def _compile(graph: Any, precision: str) -> Any:
+    """Compiles a graph or an IR file, the latter through OpenVINO's cache beside it."""
+    openvino = _openvino()
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, all cores on it
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+        "INFERENCE_NUM_THREADS": _cores(),
+    }
+    if isinstance(graph, Path):
+        settings["CACHE_DIR"] = str(graph.parent)
+    return openvino.Core().compile_model(graph, "CPU", settings)
+
+
+def _cores() -> int:
+    """Cores this process may use; OpenVINO itself overlooks containers' limits."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _check(graph: ImageGraph, tower: torch.nn.Module, preprocess: Preprocess) -> float:
+    """The least cosine between the graph's and the tower's vectors of four images of noise."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    shape = (preprocess.height, preprocess.width, 3)
+    # Smooth and sharp, dark and light: blocks of 1 to 32 pixels.
+    blocks = [
+        np.kron(rng.integers(0, 256, (-(-shape[0] // n), -(-shape[1] // n), 3)), np.ones((n, n, 1)))
+        for n in (1, 4, 16, 32)
+    ]
+    pixels = np.stack([block[: shape[0], : shape[1]] for block in blocks]).astype(np.uint8)
+    ours = graph(pixels)
+    with torch.inference_mode():
+        normal = (pixels / 255 - preprocess.mean) / preprocess.std
+        batch = torch.from_numpy(normal.transpose(0, 3, 1, 2).astype(np.float32))
+        theirs = tower(batch).numpy()
+    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    return float(((ours * theirs).sum(axis=1) / norms).min())
+
+
+def _keep(graph: Any, place: Path) -> None:
+    """Writes the IR under a name of its own and renames the folder: whole or not at all."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f"{place.name}.", suffix=".part", dir=place.parent))
+    try:
+        _openvino().save_model(graph, made / _IR, compress_to_fp16=False)
+        with contextlib.suppress(OSError):  # another process was first, with the same graph
+            made.rename(place)
+    except RuntimeError as error:  # how OpenVINO reports a full disk
+        raise OSError(_first_line(error)) from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    if not (place / _IR).is_file():
+        raise OSError("it was not written")
+    for old in place.parent.glob(f"{place.name.partition('-')[0]}-*"):  # of another OpenVINO
+        if old != place and not old.name.endswith(".part"):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _refuse(place: Path, reason: str) -> None:
+    """Notes why this tower has no graph, so that it is not tried at every start."""
+    with contextlib.suppress(OSError):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / _REFUSED).write_text(reason, encoding="utf-8")
+    raise GraphError(reason)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:200]
+
+
+_importing = threading.Lock()
+
+
+def _openvino() -> Any:
+    """OpenVINO, without its telemetry, which would report each import over the network."""
+    with _importing, _without("openvino_telemetry"):
+        import openvino
+
+    return openvino
+
+
+@contextlib.contextmanager
+def _without(name: str) -> Iterator[None]:
+    """Makes a package that is not imported yet look as if it were not installed."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]

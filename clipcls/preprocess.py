@@ -1,0 +1,106 @@
+"""From an RGB image to the pixels a model takes, as open_clip's validation transform makes them.
+
+The same resizing, cropping and rounding by Pillow alone: torchvision, and torch with it, need not
+be imported. What open_clip does after that (division by 255, mean, standard deviation) is left to
+the encoder, so that an image stays 8-bit on its way there. Method: open_clip's `transform.py`,
+`image_transform` with `is_train=False`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+__all__ = ["Preprocess"]
+
+_STRIP = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """open_clip's `preprocess_cfg` as a function of one image.
+
+    Attributes:
+        height, width: of the model's input, pixels.
+        mean, std: per channel, of values from 0 to 1; for the encoder.
+        resample: Pillow's filter.
+        resize_mode: `shortest` (the shorter side fits, the rest is cropped), `longest` (all of it
+            fits, the rest is filled) or `squash` (the aspect ratio is not kept).
+        fill: grey value of what `longest` fills.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resample: Image.Resampling = Image.Resampling.BICUBIC
+    resize_mode: str = "shortest"
+    fill: int = 0
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Preprocess:
+        """From what `open_clip.get_model_preprocess_cfg` gives."""
+        size = config["size"]
+        height, width = size[-2:] if isinstance(size, Sequence) else (size, size)
+        mode = config.get("resize_mode") or "shortest"
+        # open_clip forgets the interpolation where the shorter side is to fit an oblong.
+        bilinear = config.get("interpolation") == "bilinear" and (
+            mode != "shortest" or height == width
+        )
+        return cls(
+            height,
+            width,
+            tuple(config["mean"]),
+            tuple(config["std"]),
+            Image.Resampling.BILINEAR if bilinear else Image.Resampling.BICUBIC,
+            mode,
+            config.get("fill_color") or 0,
+        )
+
+    @property
+    def least_side(self) -> int:
+        """What each side of an image may be reduced to before, by means that are not Pillow's."""
+        return 2 * max(self.height, self.width)
+
+    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+        """An RGB image -> uint8 (height, width, 3)."""
+        if self.resize_mode == "squash":
+            fitted = self._resized(image, self.width, self.height)
+        else:
+            fitted = self._cropped(self._fitted(image))
+        return np.asarray(fitted)
+
+    def _fitted(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
+        if self.resize_mode == "shortest" and max(image.size) > _STRIP * min(image.size):
+            # A strip: what will be cropped away is not enlarged first, for it may fill the memory.
+            width, height = (min(side, _STRIP * min(image.size)) for side in image.size)
+            left, top = (image.width - width) // 2, (image.height - height) // 2
+            image = image.crop((left, top, left + width, top + height))
+        if self.resize_mode == "shortest" and self.width == self.height:  # torchvision's Resize
+            if width <= height:
+                return self._resized(image, self.width, int(self.width * height / width))
+            return self._resized(image, int(self.height * width / height), self.height)
+        ratios = height / self.height, width / self.width
+        ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
+        return self._resized(image, max(1, round(width / ratio)), max(1, round(height / ratio)))
+
+    def _resized(self, image: Image.Image, width: int, height: int) -> Image.Image:
+        size = (width, height)
+        return image if image.size == size else image.resize(size, self.resample)
+
+    def _cropped(self, image: Image.Image) -> Image.Image:
+        """The middle; what is missing is filled."""
+        if image.width < self.width or image.height < self.height:
+            size = max(image.width, self.width), max(image.height, self.height)
+            canvas = Image.new("RGB", size, (self.fill,) * 3)
+            canvas.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+            image = canvas
+        left = round((image.width - self.width) / 2)
+        top = round((image.height - self.height) / 2)
+        return image.crop((left, top, left + self.width, top + self.height))

@@ -1,0 +1,166 @@
+"""OpenVINO's graphs give torch's vectors, are made once, and never cost an answer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_models import CONFIGS, write_model
+
+from clipcls import graph, models
+from clipcls.encoder import OpenClipEncoder
+from clipcls.store import Store
+
+if not graph.is_supported():
+    pytest.skip("OpenVINO is not installed", allow_module_level=True)
+
+PHOTOS = sorted((Path(__file__).parent.parent / "examples/photos").glob("*.jpg"))[:5]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(graph, "default_folder", lambda: tmp_path / "graphs")
+    return tmp_path / "graphs"
+
+
+@pytest.fixture
+def encoder(tmp_path: Path, folder: Path) -> Callable[..., OpenClipEncoder]:
+    def make(kind: str = "clip", **settings) -> OpenClipEncoder:
+        directory = tmp_path / kind
+        if not directory.exists():
+            write_model(directory, CONFIGS[kind])
+        settings.setdefault("precision", "fp32")
+        return OpenClipEncoder(models.resolve(str(directory)), **settings)
+
+    return make
+
+
+def pixels(encoder: OpenClipEncoder) -> list[np.ndarray]:
+    return [encoder.preprocess(Image.open(path).convert("RGB")) for path in PHOTOS]
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_vectors_are_torchs(kind: str, encoder, caplog: pytest.LogCaptureFixture) -> None:
+    ours, theirs = encoder(kind, engine="openvino"), encoder(kind, engine="torch")
+    found = ours.encode_images(pixels(ours))
+    assert (found * theirs.encode_images(pixels(theirs))).sum(axis=1).min() > 0.99999
+    assert caplog.text == ""
+    # A vector does not depend on its batch.
+    for row, one in zip(found, pixels(ours), strict=True):
+        np.testing.assert_allclose(ours.encode_images([one])[0], row, atol=1e-5)
+
+
+@pytest.mark.skipif(not graph.has_bf16(), reason="the CPU does not compute in bf16")
+def test_bf16(encoder) -> None:
+    ours, theirs = encoder("siglip", precision="bf16"), encoder("siglip", engine="torch")
+    cosines = (ours.encode_images(pixels(ours)) * theirs.encode_images(pixels(theirs))).sum(1)
+    assert cosines.min() > 0.999
+
+
+def test_a_graph_is_exported_once(encoder, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = encoder()
+    row = first.encode_images(pixels(first))
+    (place,) = folder.iterdir()
+    assert not place.name.endswith(".part")
+    monkeypatch.setattr(graph, "export", None)
+    second = encoder()
+    np.testing.assert_allclose(second.encode_images(pixels(second)), row, atol=1e-6)
+
+
+def test_a_damaged_graph_is_made_again(encoder, folder: Path) -> None:
+    first = encoder()
+    row = first.encode_images(pixels(first))
+    for file in folder.glob("*/*"):
+        file.chmod(0o600)
+        file.write_bytes(b"damaged")
+    again = encoder()
+    np.testing.assert_allclose(again.encode_images(pixels(again)), row, atol=1e-6)
+
+
+def test_a_wrong_graph_is_refused_once_and_torch_answers(
+    encoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = encoder(engine="torch")
+    row = right.encode_images(pixels(right))
+    run = graph.ImageGraph.__call__
+    monkeypatch.setattr(graph.ImageGraph, "__call__", lambda self, batch: run(self, batch)[::-1])
+    for attempt in (1, 2):
+        wrong = encoder()
+        np.testing.assert_allclose(wrong.encode_images(pixels(wrong)), row, atol=1e-6)
+        assert caplog.text.count("runs on torch") == attempt
+        assert "differ" in caplog.text
+        monkeypatch.setattr(graph, "export", None)  # the second time it is known
+
+
+def test_a_tower_that_openvino_cannot_take(
+    encoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("first\nno such operation")
+
+    monkeypatch.setattr(graph, "_convert", fail)
+    found = encoder()
+    assert found.encode_images(pixels(found)).shape == (5, 16)
+    assert "no such operation" in caplog.text
+
+
+def test_a_cache_that_cannot_be_written(
+    encoder, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.write_text("a file where the folder should be")
+    with caplog.at_level(logging.WARNING):
+        found = encoder()
+        assert found.encode_images(pixels(found)).shape == (5, 16)
+    assert "cannot keep the exported model" in caplog.text
+
+
+def test_a_graph_of_another_openvino_goes(encoder, folder: Path) -> None:
+    first = encoder()
+    first.encode_images(pixels(first))
+    (place,) = folder.iterdir()
+    old = place.with_name(place.name.partition("-")[0] + "-openvino-2000.1")
+    place.rename(old)
+    again = encoder()
+    again.encode_images(pixels(again))
+    assert list(folder.iterdir()) == [place]
+
+
+def test_the_next_process_needs_no_torch_and_tells_nobody(tmp_path: Path) -> None:
+    """OpenVINO would report each import to its makers."""
+    directory = write_model(tmp_path / "model", CONFIGS["timm"])
+    script = (
+        "import sys; from PIL import Image; from clipcls.classifier import open_encoder, Store\n"
+        "e = open_encoder(sys.argv[1], store=Store(sys.argv[2]))\n"
+        "e.encode_images([e.preprocess(Image.new('RGB', (9, 9)))])\n"
+        "names = ('torch', 'open_clip', 'torchvision', 'openvino', 'openvino_telemetry')\n"
+        "print(*(name for name in names if name in sys.modules))"
+    )
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", script, str(directory), str(tmp_path / "s.db")]
+    first, second = (
+        subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    )
+    assert first == "torch open_clip torchvision openvino\n"
+    assert second == "openvino\n"
+
+
+def test_what_cannot_be_asked_for(encoder) -> None:
+    with pytest.raises(models.ModelError, match="fp16"):
+        encoder(engine="openvino", precision="fp16")
+
+
+def test_facts_are_kept_with_the_store(encoder, tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        first = encoder(known=store)
+        assert first.least_side == 64
+        again = encoder(known=store)
+        again._tower = None  # type: ignore[assignment,method-assign]
+        assert (again.least_side, again.logit_scale) == (64, first.logit_scale)
