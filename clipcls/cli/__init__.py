@@ -16,7 +16,7 @@ from clipcls.errors import ClipclsError, OutputError
 
 __all__ = ["cli", "main"]
 
-_COMMANDS = ("classify", "search", "models", "prompts", "store")
+_COMMANDS = ("classify", "search", "models", "prompts", "store", "bench")
 
 
 class _Commands(click.Group):

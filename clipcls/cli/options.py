@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from clipcls.store import Store
 
 __all__ = [
+    "bench_options",
     "form_of",
     "images_of",
     "input_options",
@@ -37,7 +38,7 @@ def _together(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
     return decorate
 
 
-model_options = _together(
+_MODEL = (
     click.option(
         "-m",
         "--model",
@@ -52,6 +53,17 @@ model_options = _together(
     ),
     click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps; default: the best."),
     click.option(
+        "--batch-size",
+        type=click.IntRange(1),
+        help="Images a forward pass; default: 32, on a GPU 256.",
+    ),
+)
+
+bench_options = _together(*_MODEL)
+
+model_options = _together(
+    *_MODEL,
+    click.option(
         "--precision",
         type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
         default="auto",
@@ -65,11 +77,6 @@ model_options = _together(
         default="auto",
         show_default=True,
         help="What runs the image model on a CPU; auto is openvino where it can be.",
-    ),
-    click.option(
-        "--batch-size",
-        type=click.IntRange(1),
-        help="Images a forward pass; default: 32, on a GPU 256.",
     ),
     click.option(
         "--workers", type=click.IntRange(1), help="Threads that decode images; default: by CPU."

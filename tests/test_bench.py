@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from test_models import CONFIGS, write_model
+
+from clipcls import bench, graph, models
+from clipcls.errors import ImageError
+
+
+def test_each_step_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "default_folder", lambda: tmp_path / "graphs")
+    source = models.resolve(str(write_model(tmp_path / "model", CONFIGS["clip"])))
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(bench.sample_photo(200, 150))
+    rows = list(bench.measure(source, [str(photo)], batch_size=2, seconds=0.001))
+    assert all(row.seconds > 0 for row in rows)
+    steps = [row.step for row in rows]
+    for word in (
+        "decode whole",
+        "decode at",
+        "resize",
+        "torch fp32, 1 ",
+        "torch fp32, 2 ",
+        "match",
+    ):
+        assert any(word in step for step in steps), word
+    assert any("openvino fp32" in step for step in steps) == graph.is_supported()
+    assert {row.share is not None for row in rows if "encode" in row.step} == {True}
+    with pytest.raises(ImageError, match="gone"):
+        list(bench.measure(source, [str(tmp_path / "gone.jpg")]))
+
+
+def test_operations_are_counted_as_by_hand(tmp_path: Path) -> None:
+    source = models.resolve(str(write_model(tmp_path / "model", CONFIGS["clip"])))
+    width, patches, tokens = 32, 4, 5
+    by_hand = 2 * patches * 3 * 16 * 16 * width  # patches to tokens
+    by_hand += 2 * tokens * width * 3 * width + 2 * tokens * width * width  # attention's matrices
+    by_hand += 2 * tokens * width * 4 * width * 2  # MLP
+    by_hand += 2 * width * 16  # projection
+    attention = 2 * 2 * tokens * tokens * width
+    assert bench._flops(source) - by_hand in (0, attention)
+
+
+def test_the_photo_is_a_whole_jpeg() -> None:
+    image = Image.open(io.BytesIO(bench.sample_photo(200, 100)))
+    image.load()
+    assert (image.format, image.size) == ("JPEG", (200, 100))
