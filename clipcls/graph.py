@@ -38,10 +38,12 @@ if TYPE_CHECKING:
 __all__ = [
     "GraphError",
     "ImageGraph",
+    "clear",
     "default_folder",
     "export",
     "has_bf16",
     "is_supported",
+    "kept",
     "load",
 ]
 
@@ -72,6 +74,22 @@ class ImageGraph:
 def default_folder() -> Path:
     """Where graphs are kept: in the user's cache directory."""
     return Path(platformdirs.user_cache_dir("clipcls", appauthor=False)) / "graphs"
+
+
+def kept(folder: Path | None = None) -> list[int]:
+    """The size of each graph that is kept, in bytes."""
+    places = (folder or default_folder()).glob("*/")
+    return [sum(file.stat().st_size for file in place.iterdir()) for place in places]
+
+
+def clear(folder: Path | None = None) -> None:
+    """Deletes all graphs; each is made again when it is needed.
+
+    Raises:
+        OSError: one cannot be deleted.
+    """
+    if (folder or default_folder()).exists():
+        shutil.rmtree(folder or default_folder())
 
 
 def is_supported() -> bool:

@@ -152,6 +152,17 @@ def test_the_next_process_needs_no_torch_and_tells_nobody(tmp_path: Path) -> Non
     assert second == "openvino\n"
 
 
+def test_what_is_kept_is_said_and_cleared(encoder, folder: Path) -> None:
+    assert graph.kept() == []
+    graph.clear()
+    first = encoder()
+    first.encode_images(pixels(first))
+    (size,) = graph.kept()
+    assert size > 10_000
+    graph.clear()
+    assert not folder.exists()
+
+
 def test_what_cannot_be_asked_for(encoder) -> None:
     with pytest.raises(models.ModelError, match="fp16"):
         encoder(engine="openvino", precision="fp16")

@@ -13,9 +13,10 @@ _file = click.option("--store", "path", type=FILE, help="The store; default: the
 
 @click.group("store")
 def command() -> None:
-    """Look after the store of embeddings.
+    """Look after what is kept: embeddings and exported models.
 
-    It is a cache in one SQLite file: without it everything works, only slower.
+    All of it is a cache: without it everything works, only slower. Embeddings are in one SQLite
+    file; models that were exported for this machine are in a folder beside the usual one.
     """
 
 
@@ -23,23 +24,30 @@ def command() -> None:
 @_file
 def info(path: Path | None) -> None:
     """Show where the store is and what it holds."""
+    from clipcls import graph
     from clipcls.store import Store, default_path
 
     if not (path or default_path()).exists():
         click.echo(f"{path or default_path()}: there is no store yet")
-        return
-    with Store(path) as store:
-        held = store.info()
-    click.echo(f"{held.path}: {held.size / 1e6:,.1f} MB")
-    click.echo(f"{held.images:,} images, {held.texts:,} texts, {held.files:,} files known")
+    else:
+        with Store(path) as store:
+            held = store.info()
+        click.echo(f"{held.path}: {held.size / 1e6:,.1f} MB")
+        click.echo(f"{held.images:,} images, {held.texts:,} texts, {held.files:,} files known")
+    if path is None and (sizes := graph.kept()):
+        click.echo(f"{graph.default_folder()}: {sum(sizes) / 1e6:,.1f} MB")
+        click.echo(f"{len(sizes):,} exported models")
 
 
 @command.command("clear")
 @_file
 def clear(path: Path | None) -> None:
-    """Delete the store, damaged or not."""
+    """Delete the store, damaged or not; without --store, the exported models too."""
+    from clipcls import graph
     from clipcls.store import clear, default_path
 
+    if path is None:
+        graph.clear()
     path = path or default_path()
     click.echo(f"{path}: {'deleted' if clear(path) else 'there was no store'}")
 
