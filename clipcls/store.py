@@ -211,12 +211,20 @@ class Store:
             self._spaces[name] = row[0]
         return self._spaces[name]
 
+    def _known_space(self, name: str) -> int:
+        """A space's number, or one that none has: looked up once, for all reads after it."""
+        if name not in self._spaces:
+            rows = self._rows("SELECT id FROM spaces WHERE name = ?", (name,))
+            if not rows:
+                return -1
+            self._spaces[name] = rows[0][0]
+        return self._spaces[name]
+
     def get(self, space: str, content: bytes) -> NDArray[np.float32] | None:
         """The vector of one content: float32 (dim,), or None where it is not stored."""
         rows = self._rows(
-            "SELECT vector FROM embeddings JOIN spaces ON spaces.id = space "
-            "WHERE name = ? AND content = ?",
-            (space, content),
+            "SELECT vector FROM embeddings WHERE space = ? AND content = ?",
+            (self._known_space(space), content),
         )
         return np.frombuffer(rows[0][0], np.float32) if rows else None
 
@@ -224,9 +232,8 @@ class Store:
         """The vector of a file that has not changed since it was stored, without reading it."""
         rows = self._rows(
             "SELECT vector FROM files JOIN embeddings USING (content) "
-            "JOIN spaces ON spaces.id = space "
-            "WHERE path = ? AND size = ? AND mtime_ns = ? AND name = ?",
-            (_path_key(path), stat.st_size, stat.st_mtime_ns, space),
+            "WHERE path = ? AND size = ? AND mtime_ns = ? AND space = ?",
+            (_path_key(path), stat.st_size, stat.st_mtime_ns, self._known_space(space)),
         )
         return np.frombuffer(rows[0][0], np.float32) if rows else None
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +76,25 @@ def test_a_score_does_not_depend_on_its_batch(encoder: ColourEncoder) -> None:
     alone = [classifier.match(classifier.weights_[n : n + 1], 3) for n in range(100)]
     for part, parts in zip(together, zip(*alone, strict=True), strict=True):
         np.testing.assert_allclose(np.concatenate(parts), part, rtol=1e-12)
+
+
+def test_memory_does_not_grow_with_the_images(
+    classifier: ZeroShotClassifier, paint: Paint, tmp_path: Path
+) -> None:
+    path = paint("a.png", "red")
+
+    def peak(count: int, **settings) -> int:
+        run = ZeroShotClassifier(LABELS, classifier.encoder_, **settings).fit()
+        tracemalloc.start()
+        for _ in run.classify(itertools.repeat(path, count)):
+            pass
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    for settings in ({"store": False}, {"store": str(tmp_path / "s.db")}):
+        peak(100, **settings)  # what is imported and made once
+        assert peak(5000, **settings) < 1.05 * peak(2100, **settings) + 10_000
 
 
 def test_below_min_score_the_answer_is_unknown_and_keeps_its_ranking(

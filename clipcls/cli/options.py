@@ -120,14 +120,21 @@ def form_of(output: Path | None, form: str | None) -> str:
 
 
 def images_of(inputs: tuple[str, ...], null: bool) -> tuple[Iterator[str | ImageError], int | None]:
-    """The images that the inputs name and, unless they come on stdin, how many they are."""
+    """The images that the inputs name and, where a progress bar will ask for it, their number.
+
+    They are counted by going through the folders once more: a list of a million paths takes more
+    memory than all else together.
+
+    Raises:
+        InputError: there are none.
+    """
     from clipcls.inputs import find_images
 
+    total = None
+    if "-" not in inputs and sys.stderr.isatty():
+        total = sum(1 for _ in find_images(inputs))
     images = find_images(inputs, stdin=sys.stdin.buffer, null=null)
-    if "-" in inputs:
-        return itertools.chain([next(images)], images), None
-    listed = list(images)
-    return iter(listed), len(listed)
+    return itertools.chain([next(images)], images), total
 
 
 def store_of(store_file: Path | None, no_store: bool) -> Store | None:
