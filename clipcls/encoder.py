@@ -233,14 +233,20 @@ class OpenClipEncoder:
             return None
         key = hashlib.sha256(f"image {self._identity}".encode()).hexdigest()
         try:
-            return graph.load(key, self.precision) or self._export(key)
+            found = graph.load(key, self.precision) or self._export(key)
         except graph.GraphError as error:
             logger.warning("%s runs on torch, which is slower: %s", self.name, error)
             return None
+        self._towers.pop("image", None)  # torch's is not needed any more
+        return found
 
     def _export(self, key: str) -> graph.ImageGraph:
         """Exports from float32 weights; the graph's own precision is OpenVINO's affair."""
-        model = models.load(self.source, precision="fp32", tower="image")
+        logger.info("preparing %s for this machine, once", self.name)
+        if self.precision == "fp32":
+            model = self._tower("image")
+        else:
+            model = models.load(self.source, precision="fp32", tower="image")
         return graph.export(key, self.precision, model.network, model.preprocess)
 
     def _can_be_graph(self) -> bool:

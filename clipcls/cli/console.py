@@ -20,18 +20,22 @@ class Console(logging.Handler):
     """Writes lines to stderr without tearing a progress bar apart."""
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self.quiet = False
         self._bar: tqdm[Any] | None = None
 
     def attach(self, logger: logging.Logger) -> None:
-        """Shows a logger's warnings as lines."""
+        """Shows a logger's warnings as lines; on a terminal also what takes its time."""
         logger.addHandler(self)
+        logger.setLevel(logging.INFO if sys.stderr.isatty() else logging.WARNING)
         logger.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """One log record as one line."""
-        self.say(f"{record.levelname.lower()}: {record.getMessage()}")
+        if record.levelno >= logging.WARNING:
+            self.say(f"{record.levelname.lower()}: {record.getMessage()}")
+        elif not self.quiet:
+            self.say(record.getMessage())
 
     def say(self, line: str) -> None:
         """One line on stderr; control characters and stray bytes are made visible."""
