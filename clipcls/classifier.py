@@ -132,26 +132,23 @@ class ZeroShotClassifier:
 
     # -- scikit-learn's methods: X is a sequence of paths or PIL images, or float (n, dim) -----
 
-    def decision_function(self, X: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.float32]:
-        """Logits: logit scale x cosine similarity + bias, float32 (n, n_classes).
+    def decision_function(self, X: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.float64]:
+        """Logits: logit scale x cosine similarity + bias, float64 (n, n_classes).
 
         Raises:
             ImageError: an image cannot be read; `classify` reports it and goes on.
         """
-        similarities = self._embed(X) @ self.weights_.T
-        logits: NDArray[np.float32] = np.float32(
-            self.encoder_.logit_scale
-        ) * similarities + np.float32(self.encoder_.logit_bias)
-        return logits
+        return self._logits(self._embed(X), self._exact_weights)
 
-    def predict_proba(self, X: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.float32]:
-        """Softmax scores over all classes, float32 (n, n_classes); rows sum to 1.
+    def predict_proba(self, X: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.float64]:
+        """Softmax scores over all classes, float64 (n, n_classes); rows sum to 1.
 
         Raises:
             ImageError: an image cannot be read.
         """
-        logits = self.decision_function(X).astype(np.float64)
-        return np.exp(logits - _log_sum_exp(logits)).astype(np.float32)
+        logits = self.decision_function(X)
+        scores: NDArray[np.float64] = np.exp(logits - _log_sum_exp(logits))
+        return scores
 
     def predict(self, X: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.str_]:
         """The best label of each image, str (n,); of equal ones the first in `classes_`.
@@ -187,6 +184,8 @@ class ZeroShotClassifier:
             a `Prediction` for each image, or the `ImageError` that says why there is none.
         """
         self._check_fitted()
+        if top < 1:
+            raise ValueError(f"top is {top}; the least is 1")
         block: list[Any] = []
         for item in embed_images(self.encoder_, images, self.store_, workers=self.workers):
             block.append(item)
@@ -232,16 +231,21 @@ class ZeroShotClassifier:
             scores float64, similarities float64 and class numbers int64, (n, k) each.
         """
         similarities, rows = self.index_.search(vectors, k)
-        scale, bias = self.encoder_.logit_scale, self.encoder_.logit_bias
         total = np.full((len(vectors), 1), -np.inf)
-        exact = vectors.astype(np.float64)
         for start in range(0, len(self.weights_), _CLASSES_A_BLOCK):
-            logits = exact @ self._exact_weights[start : start + _CLASSES_A_BLOCK].T
-            logits *= scale
-            logits += bias
+            logits = self._logits(vectors, self._exact_weights[start : start + _CLASSES_A_BLOCK])
             total = np.logaddexp(total, _log_sum_exp(logits))
+        scale, bias = self.encoder_.logit_scale, self.encoder_.logit_bias
         scores = np.exp(scale * similarities + bias - total)
         return np.minimum(scores, 1.0), similarities, rows
+
+    def _logits(
+        self, vectors: NDArray[np.float32], weights: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        logits: NDArray[np.float64] = vectors.astype(np.float64) @ weights.T
+        logits *= self.encoder_.logit_scale
+        logits += self.encoder_.logit_bias
+        return logits
 
     # -- what scikit-learn's clone, pipelines and displays ask for ------------------------------
 

@@ -8,12 +8,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.errors import ImageError
+from clipcls.errors import ImageError, ModelError
 from clipcls.images import decode_image, read_bytes, to_rgb
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ __all__ = ["Embedded", "embed_images", "embed_texts"]
 
 # Texts are stored this many at a time, so that a long list interrupted is not begun again.
 _TEXTS_A_TRANSACTION = 1024
+
+# Squared norms differ from 1 by rounding, 1e-6 at most.
+_NORM_TOLERANCE = 1e-3
 
 # Known images that may gather behind one that still has to be encoded.
 _LONGEST_BATCH = 1024
@@ -63,12 +66,14 @@ def embed_texts(
     vectors = {}
     for text, key in keys.items():
         vector = store.get(encoder.text_space, key) if store else None
-        if vector is not None:
+        if _is_unit(vector):
             vectors[text] = vector
     missing = [text for text in keys if text not in vectors]
     for start in range(0, len(missing), _TEXTS_A_TRANSACTION):
         chunk = missing[start : start + _TEXTS_A_TRANSACTION]
         rows = encoder.encode_texts(chunk)
+        if not np.isfinite(rows).all():
+            raise ModelError(f"{encoder.name}: no finite vector for a text; try --precision fp32")
         vectors.update(zip(chunk, rows, strict=True))
         if store:
             store.add(
@@ -152,7 +157,7 @@ def _known(
             vector = store.get_file(encoder.image_space, path, os.stat(path))
         except (OSError, ValueError):
             return None  # reading it will say why
-        if vector is not None:
+        if _is_unit(vector):
             return _Pending(path, vector)
     return None
 
@@ -162,25 +167,36 @@ def _prepare(
 ) -> _Pending | ImageError:
     """Runs in a thread: reads, hashes, decodes and preprocesses one image."""
     if not isinstance(image, str | os.PathLike):
+        if not hasattr(image, "getexif"):
+            raise TypeError(f"an image is a path or a PIL image, not {type(image).__name__}")
         try:
             return _Pending("", pixels=encoder.preprocess(to_rgb(image)))
         except ImageError as error:
             return error
     path = os.fspath(image)
     try:
-        stat = os.stat(path) if store and os.path.isfile(path) else None
+        stat = _stat(path) if store else None  # before reading: a later change is then noticed
         data = read_bytes(path)
         content = None
         if store:
             content = hashlib.sha256(data).digest()
             vector = store.get(encoder.image_space, content)
-            if vector is not None:
+            if _is_unit(vector):
                 return _Pending(path, vector, content=content, stat=stat)
         image = decode_image(data, path, least_side=encoder.least_side)
         pixels = encoder.preprocess(image)
     except ImageError as error:
         return error
+    except MemoryError:
+        return ImageError(path, "not enough memory to decode it")
     return _Pending(path, pixels=pixels, content=content, stat=stat)
+
+
+def _stat(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except (OSError, ValueError):
+        return None  # reading it will say why
 
 
 def _finish(
@@ -193,7 +209,7 @@ def _finish(
         rows = encoder.encode_images([item.pixels for item in waiting if item.pixels is not None])
         for pending, row in zip(waiting, rows, strict=True):
             pending.vector, pending.pixels = row, None
-    new = [item for item in images if item.content is not None and _is_finite(item.vector)]
+    new = [item for item in images if item.content is not None and _is_unit(item.vector)]
     if store and new:
         store.add(
             encoder.image_space,
@@ -204,11 +220,12 @@ def _finish(
     for item in batch:
         if isinstance(item, ImageError):
             yield item
-        elif item.vector is not None and _is_finite(item.vector):
+        elif item.vector is not None and _is_unit(item.vector):
             yield Embedded(item.path, item.vector, stored=id(item) not in encoded)
         else:
             yield ImageError(item.path, "the model gave no finite vector; try --precision fp32")
 
 
-def _is_finite(vector: NDArray[np.float32] | None) -> bool:
-    return vector is not None and bool(np.isfinite(vector).all())
+def _is_unit(vector: NDArray[np.float32] | None) -> TypeGuard[NDArray[np.float32]]:
+    """Not so for what is not finite, not there, or damaged in the store."""
+    return vector is not None and abs(float(vector @ vector) - 1) < _NORM_TOLERANCE

@@ -30,11 +30,13 @@ logger = logging.getLogger(__name__)
 
 Engine = Literal["auto", "openvino", "torch"]
 
+_DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mlu", "musa")
+
 # Counts the ways in which a file becomes pixels: part of every image's key.
 _PIXELS = "pixels 1"
 
-# Texts are a tenth of an image's work.
-_TEXTS_A_BATCH = 4
+# How many texts a batch has for each image that it would have: a text is less work.
+_TEXTS_AN_IMAGE = 4
 
 
 class Encoder(Protocol):
@@ -104,7 +106,8 @@ class OpenClipEncoder:
         known: where to find what is known of the model without loading it.
 
     Raises:
-        ModelError: OpenVINO is asked for and not installed, or cannot compute in this precision.
+        ModelError: OpenVINO is asked for and not installed, or cannot compute in this precision;
+            the weights cannot be read; there is no such device.
     """
 
     def __init__(
@@ -119,12 +122,15 @@ class OpenClipEncoder:
     ) -> None:
         self.source = source
         self.engine = engine
-        self.weights = (known.file_hash if known else store.hash_file)(str(source.weights))
-        self._device = device
+        try:
+            self.weights = (known.file_hash if known else store.hash_file)(str(source.weights))
+        except OSError as error:
+            raise ModelError(f"{source.weights}: cannot be read ({error.strerror})") from error
+        self._device = _checked_device(device)
         self._batch_size = batch_size
         self._known = known
         self._towers: dict[Tower, models.Model] = {}
-        self._loading = threading.RLock()  # decoding threads ask for the image tower together
+        self._make_locks()
         self.precision: Precision = self._best_precision() if precision == "auto" else precision
         identity = json.dumps([_PIXELS, self.weights, source.key(), self.precision])
         self._identity = hashlib.sha256(identity.encode()).hexdigest()
@@ -134,6 +140,19 @@ class OpenClipEncoder:
                 f"openvino runs on a CPU, in fp32 or bf16, and only where it is installed (not on "
                 f"{self.device} in {self.precision}); leave --engine out"
             )
+
+    def _make_locks(self) -> None:
+        self._loading = threading.RLock()  # decoding threads ask for the image tower together
+        self._running = threading.RLock()  # neither engine's towers run in two threads at once
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy needs to load the model itself."""
+        left_out = {"_towers", "_loading", "_running", "_graph"}
+        return {name: value for name, value in vars(self).items() if name not in left_out}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _towers={})
+        self._make_locks()
 
     @property
     def name(self) -> str:
@@ -194,18 +213,18 @@ class OpenClipEncoder:
         An image's row does not depend on the others' but for the rounding of sums: below 1e-5 in
         fp32, 1e-2 in bf16 (tests/test_encoder.py).
         """
-        graph = self._graph
         batches = [
             np.stack(pixels[start : start + self.batch_size])
             for start in range(0, len(pixels), self.batch_size)
         ]
-        if graph is not None:
-            return unit_rows(np.concatenate([graph(batch) for batch in batches]))
-        import torch
+        with self._running:
+            if self._graph is not None:
+                return unit_rows(np.concatenate([self._graph(batch) for batch in batches]))
+            import torch
 
-        tower = self._tower("image")
-        with torch.inference_mode():
-            rows = [tower.encode_image(batch).float().cpu().numpy() for batch in batches]
+            tower = self._tower("image")
+            with torch.inference_mode():
+                rows = [tower.encode_image(batch).float().cpu().numpy() for batch in batches]
         return unit_rows(np.concatenate(rows))
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -217,8 +236,8 @@ class OpenClipEncoder:
         # Short texts first: a batch takes as long as its longest one.
         order = tower.needed_lengths(tokens).argsort(stable=True)
         rows = np.empty((len(texts), tower.dim), np.float32)
-        with torch.inference_mode():
-            for chosen in torch.split(order, _TEXTS_A_BATCH * self.batch_size):
+        with self._running, torch.inference_mode():
+            for chosen in torch.split(order, _TEXTS_AN_IMAGE * self.batch_size):
                 rows[chosen.numpy()] = tower.encode_text(tokens[chosen]).float().cpu().numpy()
         return unit_rows(rows)
 
@@ -233,7 +252,7 @@ class OpenClipEncoder:
             return None
         key = hashlib.sha256(f"image {self._identity}".encode()).hexdigest()
         try:
-            found = graph.load(key, self.precision) or self._export(key)
+            found = graph.load(key, self.precision, self._preprocess) or self._export(key)
         except graph.GraphError as error:
             logger.warning("%s runs on torch, which is slower: %s", self.name, error)
             return None
@@ -289,6 +308,16 @@ class OpenClipEncoder:
                 self._tower("image")
             assert self._facts is not None
             return self._facts[name]
+
+
+def _checked_device(device: str | None) -> str | None:
+    """The device as torch spells it; whether it is there shows when it is used."""
+    if device is None:
+        return None
+    kind, _, number = device.partition(":")
+    if kind not in _DEVICES or (number and not number.isdecimal()):
+        raise ModelError(f"{device}: no such device; try cpu, cuda, cuda:1 or mps")
+    return "cpu" if kind == "cpu" else device
 
 
 def _may_have_gpu() -> bool:

@@ -10,6 +10,7 @@ ClipclsError
 ├── ImageError            one image that cannot be read
 ├── StoreError            the embedding store cannot be used
 └── OutputError           results cannot be written
+    └── OutputClosedError     the reader of a pipe went away
 
 Each message is one line that names the file or value and says what to do about it.
 """
@@ -23,6 +24,7 @@ __all__ = [
     "LabelsError",
     "ModelError",
     "ModelUnavailableError",
+    "OutputClosedError",
     "OutputError",
     "PromptsError",
     "StoreError",
@@ -78,3 +80,7 @@ class StoreError(ClipclsError):
 
 class OutputError(ClipclsError):
     """Results cannot be written."""
+
+
+class OutputClosedError(OutputError):
+    """The reader of a pipe went away; it has what it wanted."""

@@ -20,6 +20,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import platformdirs
 from numpy.typing import NDArray
-
-from clipcls.errors import ClipclsError
 
 if TYPE_CHECKING:
     import torch
@@ -52,11 +51,13 @@ logger = logging.getLogger(__name__)
 # Least cosine similarity to torch's float32 vectors that a graph must reach on the probe batch.
 LEAST_COSINE = {"fp32": 0.99999, "bf16": 0.999}
 _IR = "image.xml"
+_PROBE = "probe.npy"
 _REFUSED = "refused.txt"
+_ABANDONED_SECONDS = 86_400
 
 
-class GraphError(ClipclsError):
-    """A tower cannot be exported, or its graph does not give the tower's vectors."""
+class GraphError(Exception):
+    """A tower has no graph; torch runs it. Never shown to a caller as an error."""
 
 
 class ImageGraph:
@@ -78,8 +79,8 @@ def default_folder() -> Path:
 
 def kept(folder: Path | None = None) -> list[int]:
     """The size of each graph that is kept, in bytes."""
-    places = (folder or default_folder()).glob("*/")
-    return [sum(file.stat().st_size for file in place.iterdir()) for place in places]
+    found = (folder or default_folder()).glob(f"*/{_IR}")
+    return [sum(file.stat().st_size for file in graph.parent.iterdir()) for graph in found]
 
 
 def clear(folder: Path | None = None) -> None:
@@ -100,21 +101,24 @@ def is_supported() -> bool:
 @functools.cache
 def has_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 matrices itself (AVX512-BF16 or AMX)."""
-    if not is_supported():
-        return False
     if sys.platform == "linux":  # without importing OpenVINO: 0.1 s
         with contextlib.suppress(OSError):
             flags = Path("/proc/cpuinfo").read_text()
             return "avx512_bf16" in flags or "amx_bf16" in flags
+    if not is_supported():
+        return False
     return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def load(key: str, precision: str, folder: Path | None = None) -> ImageGraph | None:
+def load(
+    key: str, precision: str, preprocess: Preprocess, folder: Path | None = None
+) -> ImageGraph | None:
     """A graph that was exported before, compiled; torch is not imported.
 
     Args:
         key: names all that decides the tower's vectors.
         precision: "fp32" or "bf16".
+        preprocess: size of its input.
         folder: where graphs are kept.
 
     Returns:
@@ -124,16 +128,22 @@ def load(key: str, precision: str, folder: Path | None = None) -> ImageGraph | N
         GraphError: it was exported before and found wrong.
     """
     place = _place(key, folder)
-    if (place / _REFUSED).is_file():
-        raise GraphError((place / _REFUSED).read_text(encoding="utf-8"))
-    if not (place / _IR).is_file():
+    with contextlib.suppress(OSError):
+        raise GraphError((place / _REFUSED).read_text(encoding="utf-8"))  # unless there is none
+    try:
+        expected = np.load(place / _PROBE)
+    except (OSError, ValueError):
         return None
     try:
-        return ImageGraph(_compile(place / _IR, precision))
+        graph = ImageGraph(_compile(place / _IR, precision))
+        # A damaged file of weights can be loaded, and gives wrong vectors.
+        if _least_cosine(graph(_probe(preprocess)[:1]), expected) >= LEAST_COSINE[precision]:
+            return graph
+        logger.debug("%s: does not give the vector it gave", place)
     except Exception as error:  # whatever OpenVINO's C++ raises at a damaged file
         logger.debug("%s: %r", place, error)
-        shutil.rmtree(place, ignore_errors=True)
-        return None
+    shutil.rmtree(place, ignore_errors=True)
+    return None
 
 
 def export(
@@ -146,27 +156,34 @@ def export(
         precision: what the graph computes in, "fp32" or "bf16".
         network: open_clip's model with its image tower, float32 on the CPU.
         preprocess: size, mean and standard deviation of its input.
-        folder: where graphs are kept; where it cannot be written the graph is used unkept.
+        folder: where graphs are kept; if it cannot be written the graph is used unkept.
 
     Raises:
         GraphError: OpenVINO cannot take the tower, or computes something else.
     """
     place = _place(key, folder)
     tower = _tower(network)
+    probe = _probe(preprocess)
     try:
         graph = _convert(tower, preprocess)
-    except Exception as error:  # OpenVINO's front end raises what it likes
-        _refuse(place, f"OpenVINO cannot run this model ({_first_line(error)})")
-    compiled = ImageGraph(_compile(graph, precision))
-    cosine = _check(compiled, tower, preprocess)
+        compiled = ImageGraph(_compile(graph, precision))
+        vectors = compiled(probe)
+    except MemoryError as error:  # there may be more the next time
+        raise GraphError("there is not enough memory to export it") from error
+    except Exception as error:  # OpenVINO raises what it likes
+        reason = f"OpenVINO cannot run this model ({_first_line(error)})"
+        raise _refused(place, reason) from error
+    cosine = _least_cosine(vectors, _by_torch(tower, probe, preprocess))
     if not cosine >= LEAST_COSINE[precision]:
-        _refuse(place, f"OpenVINO's vectors differ from torch's (cosine {cosine:.6f})")
+        raise _refused(place, f"OpenVINO's vectors differ from torch's (cosine {cosine:.6f})")
     try:
-        _keep(graph, place)
+        _keep(graph, vectors[:1], place)
+        return ImageGraph(_compile(place / _IR, precision))
     except OSError as error:
         logger.warning("%s: cannot keep the exported model (%s)", place, error.strerror or error)
-        return compiled
-    return ImageGraph(_compile(place / _IR, precision))
+    except RuntimeError as error:  # deleted in the meantime
+        logger.debug("%s: %r", place, error)
+    return compiled
 
 
 def _place(key: str, folder: Path | None) -> Path:
@@ -237,33 +254,41 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _check(graph: ImageGraph, tower: torch.nn.Module, preprocess: Preprocess) -> float:
-    """The least cosine between the graph's and the tower's vectors of four images of noise."""
+def _probe(preprocess: Preprocess) -> NDArray[np.uint8]:
+    """Four images of noise, smooth and sharp: blocks of 16, 1, 4 and 32 pixels."""
+    rng = np.random.default_rng(0)
+    height, width = preprocess.height, preprocess.width
+    images = []
+    for side in (16, 1, 4, 32):
+        blocks = rng.integers(0, 256, (-(-height // side), -(-width // side), 3), np.uint8)
+        images.append(blocks.repeat(side, axis=0).repeat(side, axis=1)[:height, :width])
+    return np.stack(images)
+
+
+def _by_torch(
+    tower: torch.nn.Module, pixels: NDArray[np.uint8], preprocess: Preprocess
+) -> NDArray[np.float32]:
     import torch
 
-    rng = np.random.default_rng(0)
-    shape = (preprocess.height, preprocess.width, 3)
-    # Smooth and sharp, dark and light: blocks of 1 to 32 pixels.
-    blocks = [
-        np.kron(rng.integers(0, 256, (-(-shape[0] // n), -(-shape[1] // n), 3)), np.ones((n, n, 1)))
-        for n in (1, 4, 16, 32)
-    ]
-    pixels = np.stack([block[: shape[0], : shape[1]] for block in blocks]).astype(np.uint8)
-    ours = graph(pixels)
+    normal = (pixels / 255 - preprocess.mean) / preprocess.std
+    batch = torch.from_numpy(normal.transpose(0, 3, 1, 2).astype(np.float32))
     with torch.inference_mode():
-        normal = (pixels / 255 - preprocess.mean) / preprocess.std
-        batch = torch.from_numpy(normal.transpose(0, 3, 1, 2).astype(np.float32))
-        theirs = tower(batch).numpy()
+        vectors: NDArray[np.float32] = tower(batch).numpy()
+    return vectors
+
+
+def _least_cosine(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     return float(((ours * theirs).sum(axis=1) / norms).min())
 
 
-def _keep(graph: Any, place: Path) -> None:
+def _keep(graph: Any, vector: NDArray[np.float32], place: Path) -> None:
     """Writes the IR under a name of its own and renames the folder: whole or not at all."""
     place.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f"{place.name}.", suffix=".part", dir=place.parent))
     try:
         _openvino().save_model(graph, made / _IR, compress_to_fp16=False)
+        np.save(made / _PROBE, vector)
         with contextlib.suppress(OSError):  # another process was first, with the same graph
             made.rename(place)
     except RuntimeError as error:  # how OpenVINO reports a full disk
@@ -275,14 +300,17 @@ def _keep(graph: Any, place: Path) -> None:
     for old in place.parent.glob(f"{place.name.partition('-')[0]}-*"):  # of another OpenVINO
         if old != place and not old.name.endswith(".part"):
             shutil.rmtree(old, ignore_errors=True)
+    for left in place.parent.glob("*.part"):  # by an export that was killed
+        if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
 
 
-def _refuse(place: Path, reason: str) -> None:
+def _refused(place: Path, reason: str) -> GraphError:
     """Notes why this tower has no graph, so that it is not tried at every start."""
     with contextlib.suppress(OSError):
         place.mkdir(parents=True, exist_ok=True)
         (place / _REFUSED).write_text(reason, encoding="utf-8")
-    raise GraphError(reason)
+    return GraphError(f"{reason}; `clipcls store clear` has it tried again")
 
 
 def _first_line(error: Exception) -> str:

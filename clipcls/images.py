@@ -191,6 +191,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ImageError: its pixels cannot be loaded or converted.
     """
     name = str(getattr(image, "filename", "")) or "<image>"
+    if 0 in image.size:
+        raise ImageError(name, "has no pixels")
     with _Reasons(name, image.format or "image", b""):
         return _upright_rgb(image)
 

@@ -79,7 +79,12 @@ class Preprocess:
         width, height = image.size
         if self.resize_mode == "shortest" and max(image.size) > _STRIP * min(image.size):
             # A strip: what will be cropped away is not enlarged first, for it may fill the memory.
-            width, height = (min(side, _STRIP * min(image.size)) for side in image.size)
+            # By whole pixels on both sides, so that the middle stays where it is.
+            short = min(image.size)
+            width, height = (
+                side if side == short else _STRIP * short + (side - _STRIP * short) % 2
+                for side in image.size
+            )
             left, top = (image.width - width) // 2, (image.height - height) // 2
             image = image.crop((left, top, left + width, top + height))
         if self.resize_mode == "shortest" and self.width == self.height:  # torchvision's Resize

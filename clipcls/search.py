@@ -62,7 +62,11 @@ def search_store(encoder: Encoder, query: NDArray[np.float32], store: Store, k: 
                 yield vectors
 
         found = _hits(encoder, query, blocks(), paths, wanted)
-        present = [hit for hit in found if os.path.exists(hit.path)]
+        present = [
+            dataclasses.replace(hit, path=path)
+            for hit in found
+            if (path := next(filter(os.path.exists, store.copies(hit.path)), None))
+        ]
         # Files that are gone are left out, and others take their place.
         if len(present) >= k or len(found) < wanted:
             return [

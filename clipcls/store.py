@@ -36,6 +36,8 @@ __all__ = ["Store", "StoreInfo", "default_path"]
 logger = logging.getLogger(__name__)
 
 _VERSION = 1
+# SQLite's mark of whose file it is, at byte 68 of the file: no other file is written to or deleted.
+_APPLICATION = int.from_bytes(b"clip", "big")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS models (key TEXT PRIMARY KEY, facts TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS spaces (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -89,8 +91,9 @@ class Store:
         path: the SQLite file, made with its folders where it is missing.
 
     Raises:
-        StoreError: the file cannot be opened (not writable, or made by a newer clipcls). A file
-            that is damaged is set aside under another name and a new one begun.
+        StoreError: the file cannot be opened (not writable, made by a newer clipcls, or not a
+            store at all). A store that is damaged is set aside under another name and a new one
+            begun.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
@@ -100,6 +103,7 @@ class Store:
         self._spaces: dict[str, int] = {}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            _refuse_foreign(self.path)
             try:
                 self._connection = self._connect()
             except sqlite3.DatabaseError as error:
@@ -140,6 +144,8 @@ class Store:
                     f"{self.path}: the store was made by a newer clipcls; "
                     "update clipcls or name another with --store FILE"
                 )
+            if version == 0:  # before WAL, which would keep it from the file itself for a while
+                connection.execute(f"PRAGMA application_id={_APPLICATION}")
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
             if version < _VERSION:
@@ -159,6 +165,9 @@ class Store:
         with self._lock:
             self._usable = False
             self._connection.close()
+
+    def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
+        return Store, (self.path,)
 
     def __enter__(self) -> Store:
         return self
@@ -188,6 +197,7 @@ class Store:
                 try:
                     yield self._connection
                 except BaseException:
+                    self._spaces.clear()  # one of them may be undone with the rest
                     with contextlib.suppress(sqlite3.Error):
                         self._connection.execute("ROLLBACK")
                     raise
@@ -226,7 +236,7 @@ class Store:
             "SELECT vector FROM embeddings WHERE space = ? AND content = ?",
             (self._known_space(space), content),
         )
-        return np.frombuffer(rows[0][0], np.float32) if rows else None
+        return _vector(rows)
 
     def get_file(self, space: str, path: str, stat: os.stat_result) -> NDArray[np.float32] | None:
         """The vector of a file that has not changed since it was stored, without reading it."""
@@ -235,7 +245,7 @@ class Store:
             "WHERE path = ? AND size = ? AND mtime_ns = ? AND space = ?",
             (_path_key(path), stat.st_size, stat.st_mtime_ns, self._known_space(space)),
         )
-        return np.frombuffer(rows[0][0], np.float32) if rows else None
+        return _vector(rows)
 
     def add(
         self,
@@ -247,7 +257,7 @@ class Store:
 
         Args:
             space: the space the vectors belong to.
-            items: (content's SHA-256, float32 vector (dim,)); what is known stays as it is.
+            items: (content's SHA-256, float32 vector (dim,)); what is known is replaced.
             files: (path, its stat before it was read, content's SHA-256).
         """
         with self._transaction() as connection:
@@ -255,7 +265,8 @@ class Store:
                 return
             space_id = self._space(space, connection)
             connection.executemany(
-                "INSERT OR IGNORE INTO embeddings (space, content, vector) VALUES (?, ?, ?)",
+                "INSERT INTO embeddings (space, content, vector) VALUES (?, ?, ?) "
+                "ON CONFLICT (space, content) DO UPDATE SET vector = excluded.vector",
                 [
                     (space_id, content, np.ascontiguousarray(vector, np.float32).tobytes())
                     for content, vector in items
@@ -288,6 +299,15 @@ class Store:
             vectors = np.frombuffer(b"".join(row[1] for row in rows), np.float32)
             yield [os.fsdecode(row[2]) for row in rows], vectors.reshape(len(rows), -1)
 
+    def copies(self, path: str) -> list[str]:
+        """The files that had the same content as this one when they were stored."""
+        rows = self._rows(
+            "SELECT path FROM files WHERE content = (SELECT content FROM files WHERE path = ?) "
+            "ORDER BY path",
+            (_path_key(path),),
+        )
+        return [os.fsdecode(row[0]) for row in rows]
+
     # -- files and models ---------------------------------------------------------------------
 
     def file_hash(self, path: str | os.PathLike[str]) -> str:
@@ -313,7 +333,10 @@ class Store:
     def facts(self, key: str) -> dict[str, Any] | None:
         """What was noted of a model when it was last loaded, or None."""
         rows = self._rows("SELECT facts FROM models WHERE key = ?", (key,))
-        return dict(json.loads(rows[0][0])) if rows else None
+        try:
+            return dict(json.loads(rows[0][0])) if rows else None
+        except (TypeError, ValueError):  # damaged; noted again when the model is loaded
+            return None
 
     def set_facts(self, key: str, facts: dict[str, Any]) -> None:
         """Notes what a loaded model says of itself (JSON), so that it need not be loaded to ask."""
@@ -369,8 +392,9 @@ def clear(path: Path) -> bool:
     """Deletes a store, damaged or not; False where there was none.
 
     Raises:
-        StoreError: it cannot be deleted.
+        StoreError: it cannot be deleted, or is not a store.
     """
+    _refuse_foreign(path)
     present = path.exists()
     for part in _parts(path):
         try:
@@ -380,6 +404,21 @@ def clear(path: Path) -> bool:
     return present
 
 
+def _refuse_foreign(path: Path) -> None:
+    """Raises StoreError for a file of somebody else's; the usual place is always ours."""
+    if path == default_path():
+        return
+    try:
+        with path.open("rb") as file:
+            head = file.read(72)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"{path}: cannot open the store ({error.strerror})") from error
+    if head and head[68:] != _APPLICATION.to_bytes(4, "big"):
+        raise StoreError(f"{path}: is not a store of clipcls; name another with --store FILE")
+
+
 def hash_file(path: str) -> str:
     """The SHA-256 of a file's content as hex, read in pieces."""
     digest = hashlib.sha256()
@@ -387,6 +426,13 @@ def hash_file(path: str) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def _vector(rows: Sequence[Any]) -> NDArray[np.float32] | None:
+    """The vector of a row, or None where there is none or its length cannot be."""
+    if not rows or not rows[0][0] or len(rows[0][0]) % 4:
+        return None
+    return np.frombuffer(rows[0][0], np.float32)
 
 
 def _insert_files(

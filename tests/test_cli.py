@@ -336,3 +336,53 @@ def test_what_each_path_imports(cache: Path, tmp_path: Path, clipcls, arguments,
         assert "openvino" not in found
     else:
         assert set(found) == expected, done.stderr
+
+
+def shell(command: str, cache: Path, **options) -> subprocess.CompletedProcess[str]:
+    clipcls = f"{sys.executable} -m clipcls"
+    return subprocess.run(
+        ["bash", "-c", command.replace("CLIPCLS", clipcls)],
+        env={**os.environ, "XDG_CACHE_HOME": str(cache), "CHELSEA": CHELSEA},
+        capture_output=True,
+        text=True,
+        **options,
+    )
+
+
+def test_closed_streams_and_readers_that_go(cache: Path) -> None:
+    run = 'CLIPCLS classify -m mini -l cat -l dog -f jsonl "$CHELSEA" "$CHELSEA" "$CHELSEA"'
+    assert shell(f"{run} <&-", cache).stdout.count("cat") > 3
+    for closed in (f"{run} >&-", f"{run} 2>&-"):
+        assert shell(closed, cache).returncode == 0
+    gone = shell(f"set -o pipefail; {run} | true", cache)
+    assert gone.returncode in (0, 141)  # 0: all was written before the reader went
+    assert gone.stderr == ""
+
+
+def test_stdout_is_utf8_whatever_the_locale(clipcls) -> None:
+    done = clipcls(
+        *("classify", "-m", "mini", "-l", "caf\xe9", "-l", "\u732b", "-f", "csv", CHELSEA),
+        env={"PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0
+    assert "caf\xe9" in done.stdout or "\u732b" in done.stdout
+
+
+def test_numbers_that_are_none_and_more_labels_than_there_are(clipcls) -> None:
+    nan = clipcls("classify", "-m", "mini", "-l", "cat", "--min-score", "nan", CHELSEA)
+    assert nan.returncode == 2
+    many = clipcls(
+        *(["classify", "-m", "mini", "-l", "cat", "-l", "dog", "-k", "9999", "-f", "csv"]), CHELSEA
+    )
+    assert many.stdout.splitlines()[0].count("label") == 2
+
+
+def test_a_model_that_cannot_be_read_is_not_the_output_files_fault(clipcls, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "clipcls/mini/open_clip_config.json", tmp_path)
+    (tmp_path / "open_clip_model.safetensors").mkdir()
+    done = clipcls(
+        *("classify", "-m", f"local-dir:{tmp_path}", "-l", "cat", "-o", str(tmp_path / "r.csv")),
+        CHELSEA,
+    )
+    assert done.returncode == 2
+    assert "open_clip_model.safetensors" in done.stderr

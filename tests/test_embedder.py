@@ -12,7 +12,7 @@ from conftest import ColourEncoder
 from PIL import Image
 
 from clipcls.embedder import Embedded, embed_images, embed_texts
-from clipcls.errors import ImageError
+from clipcls.errors import ImageError, ModelError
 from clipcls.store import Store
 
 Paint = Callable[..., str]
@@ -124,3 +124,47 @@ def test_each_text_is_encoded_once_ever(encoder: ColourEncoder, store: Store) ->
     np.testing.assert_array_equal(rows, [[1, 0, 0], [0, 0, 1], [1, 0, 0]])
     embed_texts(encoder, ["blue", "green"], store)
     assert encoder.texts == ["red", "blue", "green"]
+
+
+def test_a_file_deleted_during_the_run(encoder: ColourEncoder, paint: Paint, store: Store) -> None:
+    paths = [paint(f"{n}.png", shade(n)) for n in range(3)]
+
+    def meanwhile() -> Iterator[str]:
+        for path in paths:
+            if path == paths[1]:
+                os.unlink(path)
+            yield path
+
+    first, gone, last = embed_images(encoder, meanwhile(), store)
+    assert isinstance(gone, ImageError)
+    assert gone.reason == "no such file"
+    assert isinstance(first, Embedded)
+    assert isinstance(last, Embedded)
+
+
+def test_a_damaged_vector_in_the_store_is_made_again(
+    encoder: ColourEncoder, paint: Paint, store: Store
+) -> None:
+    path = paint("a.png", "red")
+    list(embed_images(encoder, [path], store))
+    store._connection.execute("UPDATE embeddings SET vector = zeroblob(12)")
+    (item,) = embed_images(encoder, [path], store)
+    np.testing.assert_allclose(item.vector, [1, 0, 0])
+    (item,) = embed_images(encoder, [path], store)
+    assert item.stored
+
+
+def test_a_text_without_a_finite_vector_is_an_error_and_not_stored(
+    encoder: ColourEncoder, store: Store
+) -> None:
+    encoder.encode_texts = lambda texts: np.full((len(texts), 3), np.nan, np.float32)
+    with pytest.raises(ModelError, match="no finite vector"):
+        embed_texts(encoder, ["red"], store)
+    assert store.info().texts == 0
+
+
+def test_what_is_no_image(encoder: ColourEncoder) -> None:
+    with pytest.raises(TypeError, match="not ndarray"):
+        list(embed_images(encoder, [np.zeros((4, 4, 3))]))  # type: ignore[list-item]
+    (item,) = embed_images(encoder, [Image.new("RGB", (0, 0))])
+    assert isinstance(item, ImageError)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +84,57 @@ def test_a_damaged_graph_is_made_again(encoder, folder: Path) -> None:
         file.write_bytes(b"damaged")
     again = encoder()
     np.testing.assert_allclose(again.encode_images(pixels(again)), row, atol=1e-6)
+
+
+def test_damaged_weights_that_load_are_noticed(encoder, folder: Path) -> None:
+    first = encoder("timm")
+    row = first.encode_images(pixels(first))
+    (weights,) = folder.glob("*/image.bin")
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 4 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 4)
+    weights.write_bytes(data)
+    for blob in folder.glob("*/*.blob"):
+        blob.unlink()
+    again = encoder("timm")
+    np.testing.assert_allclose(again.encode_images(pixels(again)), row, atol=1e-5)
+
+
+def test_several_threads_share_an_encoder(encoder) -> None:
+    shared = encoder()
+    texts = ["a cat", "a photo of a dog on a beach", "word " * 100]
+    batch = pixels(shared)
+    images, words = shared.encode_images(batch), [shared.encode_texts([t])[0] for t in texts]
+
+    def work(number: int) -> None:
+        np.testing.assert_allclose(shared.encode_images(batch), images, atol=1e-5)
+        found = shared.encode_texts([texts[number % 3]])[0]
+        np.testing.assert_allclose(found, words[number % 3], atol=1e-5)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(40)))
+
+
+def test_an_encoder_can_be_pickled(encoder) -> None:
+    first = encoder()
+    row = first.encode_images(pixels(first))
+    copy = pickle.loads(pickle.dumps(first))
+    np.testing.assert_allclose(copy.encode_images(pixels(copy)), row, atol=1e-6)
+
+
+def test_too_little_memory_is_not_remembered(
+    encoder, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(graph, "_convert", fail)
+        found = encoder()
+        assert found.encode_images(pixels(found)).shape == (5, 16)
+    assert "memory" in caplog.text
+    again = encoder()
+    again.encode_images(pixels(again))
+    assert len(graph.kept()) == 1
 
 
 def test_a_wrong_graph_is_refused_once_and_torch_answers(

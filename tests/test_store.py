@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
 import sqlite3
 import subprocess
 import sys
@@ -113,9 +114,13 @@ def test_info_and_prune(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"this is no database " * 100, None])
 def test_a_damaged_store_is_set_aside(
-    tmp_path: Path, content: bytes | None, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    content: bytes | None,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = tmp_path / "s.db"
+    monkeypatch.setattr("clipcls.store.default_path", lambda: path)
     with Store(path) as store:
         store.add("image a", [(key(1), vector(1))])
     if content is None:  # a page in the middle of a real one
@@ -152,6 +157,7 @@ def test_damage_found_later_is_said_once_and_costs_no_answer(
 def test_a_store_of_a_newer_clipcls_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA application_id={int.from_bytes(b'clip', 'big')}")
     connection.execute("PRAGMA user_version=99")
     connection.close()
     before = path.read_bytes()
@@ -205,3 +211,48 @@ def test_kill_9_keeps_what_was_added(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", script, str(path)]).returncode == -9
     with Store(path) as store:
         assert all(store.get("image a", key(n)) is not None for n in range(50))
+
+
+def test_a_file_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
+    photo, database = tmp_path / "photo.jpg", tmp_path / "browser.db"
+    photo.write_bytes(b"\xff\xd8\xff" + bytes(200))
+    with sqlite3.connect(database) as connection:
+        connection.execute("CREATE TABLE bookmarks (url)")
+    connection.close()
+    for path in (photo, database):
+        before = path.read_bytes()
+        for use in (Store, clear):
+            with pytest.raises(StoreError, match="not a store of clipcls"):
+                use(path)
+        assert path.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["browser.db", "photo.jpg"]
+
+
+def test_a_damaged_row_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        store.add("image a", [(key(1), vector(1, 0))])
+        store.set_facts("m", {"a": 1})
+        store._connection.execute("UPDATE embeddings SET vector = x'0102'")
+        store._connection.execute("UPDATE models SET facts = '{'")
+        assert store.get("image a", key(1)) is None
+        assert store.facts("m") is None
+
+
+def test_a_space_that_was_undone_is_not_remembered(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store, Store(tmp_path / "s.db") as other:
+
+        def interrupted():
+            yield key(1), vector(1, 0)
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            store.add("image a", interrupted())
+        other.add("image b", [(key(1), vector(0, 1))])
+        assert store.get("image a", key(1)) is None
+
+
+def test_a_store_can_be_pickled(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        store.add("image a", [(key(1), vector(1, 0))])
+        with pickle.loads(pickle.dumps(store)) as copy:
+            np.testing.assert_array_equal(copy.get("image a", key(1)), vector(1, 0))

@@ -5,11 +5,12 @@ import csv
 import io
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from clipcls.errors import ImageError
+from clipcls.errors import ImageError, OutputError
 from clipcls.predictions import Candidate, Prediction, Provenance, Report, error_record
 from clipcls.writers import FORMATS, open_output
 
@@ -122,3 +123,44 @@ def test_report_counts_and_decides_the_exit_status() -> None:
     report.count(ImageError("c", "truncated"))
     assert report.exit_code == 1
     assert report.summary().startswith("2 classified (1 as unknown), 1 could not be read")
+
+
+def test_results_of_an_interrupted_run_stay_until_a_run_has_finished(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "r.jsonl"
+
+    def interrupted(number: int) -> None:
+        with open_output(path, "jsonl", 1) as writer:
+            writer.write({"run": number})
+            raise KeyboardInterrupt
+
+    for number in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(number)
+        assert "what was finished is in" in caplog.text
+    with pytest.raises(ValueError, match="a label"), open_output(path, "jsonl", 1):
+        raise ValueError("a label is wrong")
+    kept = sorted(tmp_path.iterdir())
+    assert [json.loads(p.read_text())["run"] for p in kept] == [1, 2]
+    assert not path.exists()
+    with open_output(path, "jsonl", 1) as writer:
+        writer.write({"run": 3})
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_links_pipes_and_folders(tmp_path: Path) -> None:
+    (tmp_path / "target.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "target.csv")
+    with open_output(tmp_path / "link.csv", "jsonl", 1) as writer:
+        writer.write({"a": 1})
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "target.csv").read_text() == '{"a": 1}\n'
+    os.mkfifo(tmp_path / "pipe")
+    reader = subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE)
+    with open_output(tmp_path / "pipe", "jsonl", 1) as writer:
+        writer.write({"a": 1})
+    assert reader.communicate()[0] == b'{"a": 1}\n'
+    with pytest.raises(OutputError, match="directory"), open_output(tmp_path, "jsonl", 1):
+        pass
+    assert not list(tmp_path.glob("*.part*"))

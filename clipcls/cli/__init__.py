@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import sys
@@ -12,7 +13,7 @@ import click
 
 from clipcls import __version__
 from clipcls.cli.console import Console
-from clipcls.errors import ClipclsError, OutputError
+from clipcls.errors import ClipclsError, OutputClosedError, OutputError
 
 __all__ = ["cli", "main"]
 
@@ -43,18 +44,32 @@ def cli() -> None:
       1    some could not be read: each is named, the rest is classified
       2    nothing was done: bad usage, labels, prompts, model, or no images
       3    the results could not be written; what was finished is in FILE.part
-      130  interrupted; run the same command again to go on where it stopped
+      130  interrupted; with the store the same command goes on where it stopped
+      141  the reader of the results went away
     """
 
 
 def main() -> None:
     """Runs `clipcls`; each error is one line on stderr, never a stack trace."""
+    _open_streams()
     console = Console()
     console.attach(logging.getLogger("clipcls"))
     # This is our own program here: Pillow's and libtiff's remarks on odd files are not for users.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     sys.exit(_run(console))
+
+
+def _open_streams() -> None:
+    """Makes up for streams that are closed (cron, daemons) or cannot write every path."""
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if sys.stdout.isatty():
+            sys.stdout.reconfigure(errors="replace")
+        else:
+            sys.stdout.reconfigure(encoding="utf-8")
 
 
 def _run(console: Console) -> int:
@@ -68,18 +83,18 @@ def _run(console: Console) -> int:
         error.show()
         return 2
     except (click.Abort, KeyboardInterrupt):
-        console.say("interrupted; run the same command again to go on where it stopped")
+        console.say("interrupted; with the store the same command goes on where it stopped")
         return 130
-    except BrokenPipeError:
+    except OutputClosedError:
         # The reader (`head`) has what it wanted; flushing at exit must not complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OutputError as error:
         console.say(f"error: {error}")
         return 3
-    except OSError as error:
+    except OSError as error:  # with a file's name: an input of ours; without: a stream
         console.say(f"error: {error.filename or 'output'}: {error.strerror or error}")
-        return 3
+        return 2 if error.filename else 3
     except ClipclsError as error:
         console.say(f"error: {error}")
         return 2

@@ -8,14 +8,14 @@ from typing import Any
 import click
 
 from clipcls.cli.console import Console
-from clipcls.cli.options import bench_options, store_of, store_options
+from clipcls.cli.options import NumberRange, bench_options, store_of, store_options
 
 
 @click.command("bench")
 @click.argument("photos", nargs=-1, metavar="[PHOTO...]")
 @click.option(
     "--seconds",
-    type=click.FloatRange(0.01),
+    type=NumberRange(0.01),
     default=1.0,
     show_default=True,
     help="About how long each step is tried.",

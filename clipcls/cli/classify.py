@@ -10,6 +10,7 @@ import click
 
 from clipcls.cli.console import Console
 from clipcls.cli.options import (
+    NumberRange,
     form_of,
     images_of,
     input_options,
@@ -36,7 +37,7 @@ from clipcls.cli.options import (
 )
 @click.option(
     "--min-score",
-    type=click.FloatRange(0, 1),
+    type=NumberRange(0, 1),
     default=0.0,
     metavar="P",
     help="Below this score the answer is `unknown`.",
@@ -83,25 +84,26 @@ def command(
 
     console.quiet = quiet
     report = Report()
-    with open_output(output, form_of(output, form), top) as writer:
-        images, total = images_of(inputs, null)
-        classifier = ZeroShotClassifier(
-            label_source or list(label_list),
-            prompts=prompts,
-            store=store_of(store_file, no_store) or False,
-            **model_settings,
-        ).fit()
-        with console.progress(total) as progress:
-            for result in classifier.classify(images, top=top, min_score=min_score):
-                report.count(result)
-                if isinstance(result, ImageError):
-                    console.say(f"skipped {result}")
-                    record = error_record(result)
-                else:
-                    record = result.record()
-                with console.results():
-                    writer.write(record)
-                progress(report.skipped)
-    if report.skipped or (sys.stderr.isatty() and not quiet):
+    form = form_of(output, form)
+    images, total = images_of(inputs, null)
+    classifier = ZeroShotClassifier(
+        label_source or list(label_list),
+        prompts=prompts,
+        store=store_of(store_file, no_store) or False,
+        **model_settings,
+    ).fit()
+    top = min(top, len(classifier.classes_))
+    with open_output(output, form, top) as writer, console.progress(total) as progress:
+        for result in classifier.classify(images, top=top, min_score=min_score):
+            report.count(result)
+            if isinstance(result, ImageError):
+                console.say(f"skipped {result}")
+                record = error_record(result)
+            else:
+                record = result.record()
+            with console.results():
+                writer.write(record)
+            progress(report.skipped)
+    if not quiet and (report.skipped or sys.stderr.isatty()):
         console.say(report.summary())
     return report.exit_code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from clipcls.store import Store
 
 __all__ = [
+    "NumberRange",
     "bench_options",
     "form_of",
     "images_of",
@@ -27,6 +29,19 @@ __all__ = [
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
+
+
+class NumberRange(click.FloatRange):
+    """`click.FloatRange` without nan, which is below and above nothing."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """A number in the range."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail("nan is not a number", param, ctx)
+        return number
 
 
 def _together(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:

@@ -78,7 +78,8 @@ def command(
         store = store_of(store_file, no_store)
         encoder = open_encoder(**model_settings, store=store, progress=not quiet)
         if query_image is None:
-            query = embed_texts(encoder, [arguments[0]], store)[0]
+            text = arguments[0].encode(errors="replace").decode()
+            query = embed_texts(encoder, [text], store)[0]
         else:
             (found,) = embed_images(encoder, [query_image], store)
             if isinstance(found, ImageError):

@@ -56,7 +56,11 @@ def clear(path: Path | None) -> None:
 @_file
 def prune(path: Path | None) -> None:
     """Forget images whose files are gone or have changed."""
-    from clipcls.store import Store
+    from clipcls.store import Store, default_path
 
+    path = path or default_path()
+    if not path.exists():
+        click.echo(f"{path}: there is no store yet")
+        return
     with Store(path) as store:
         click.echo(f"{store.path}: {store.prune():,} images forgotten")

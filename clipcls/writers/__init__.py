@@ -1,13 +1,14 @@
 """Records -> table, csv, jsonl. A record is a dict as `Prediction.record` makes it.
 
-A file is written under the name `FILE.part`, each batch handed to the system as it comes, and
+A file is written under the name `FILE.part`, each record handed to the system as it comes, and
 renamed at the end: a reader never sees half a file under the final name, and what an interrupted
-run had finished stays in the part.
+run had finished stays in the part until a later run with the same file has finished.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import sys
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from clipcls.errors import OutputError
+from clipcls.errors import OutputClosedError, OutputError
 from clipcls.writers.csv import CsvWriter
 from clipcls.writers.jsonl import JsonlWriter
 from clipcls.writers.table import TableWriter
@@ -48,37 +49,106 @@ def open_output(path: Path | None, form: str, top: int) -> Iterator[Writer]:
     """A writer to a file, or to stdout where there is no path.
 
     Args:
-        path: the result file, which appears when the block ends without an error.
+        path: the result file, which appears when the block ends without an error; a link is
+            followed. A pipe or a device is written to as it is.
         form: a name in `FORMATS`.
         top: how many labels a record carries; decides csv's columns.
 
     Raises:
-        OutputError: the file cannot be written; what was finished stays in its part.
+        OutputError: it cannot be written; what was finished stays in its part.
+        OutputClosedError: the reader of a pipe went away.
     """
     if path is None:
-        yield FORMATS[form](sys.stdout, top)
-        sys.stdout.flush()
+        with _blaming("standard output"):
+            writer = FORMATS[form](sys.stdout, top)
+        yield _Blaming(writer, "standard output")
+        with _blaming("standard output"):
+            sys.stdout.flush()
         return
-    part = part_of(path)
+    place = Path(os.path.realpath(path))
+    if place.exists() and not place.is_file() and not place.is_dir():
+        with _blaming(str(path)):
+            file = place.open("w", encoding="utf-8", newline="")
+        with _closed(file):
+            yield _Blaming(FORMATS[form](file, top), str(path))
+        return
+    yield from _whole_file(path, place, form, top)
+
+
+def _whole_file(path: Path, place: Path, form: str, top: int) -> Iterator[Writer]:
+    part, earlier = part_of(place), []
     try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            yield FORMATS[form](file, top)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(f"{path}: cannot be written ({reason}){_left(part)}") from error
-    except BaseException:
-        if left := _left(part):
+        with _blaming(str(path)):
+            if place.is_dir():
+                raise IsADirectoryError(None, "is a directory")
+            earlier = _set_aside(part)
+            file = part.open("w", encoding="utf-8", newline="")
+        with _closed(file):
+            yield _Blaming(FORMATS[form](file, top), str(path))
+            with _blaming(str(path)):
+                file.flush()
+                os.fsync(file.fileno())
+        with _blaming(str(path)):
+            part.replace(place)
+    except BaseException as error:
+        left = "".join(f"; what was finished is in {p}" for p in _with_results(part, earlier))
+        if isinstance(error, OutputError):
+            raise type(error)(f"{error}{left}") from error
+        if left:
             logger.warning("%s is not whole%s", path, left)
         raise
+    for old in earlier:
+        old.unlink(missing_ok=True)
 
 
-def _left(part: Path) -> str:
-    """Says where the finished results are; a part without any is removed."""
+class _Blaming:
+    """A writer whose trouble is told by the name of what it writes to."""
+
+    def __init__(self, writer: Writer, name: str) -> None:
+        self._writer = writer
+        self._name = name
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Adds one record."""
+        with _blaming(self._name):
+            self._writer.write(record)
+
+
+@contextlib.contextmanager
+def _blaming(name: str) -> Iterator[None]:
+    """Turns what the system says of a write into an `OutputError`."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise OutputClosedError(f"{name}: its reader went away") from error
+    except OSError as error:
+        raise OutputError(f"{name}: cannot be written ({error.strerror or error})") from error
+
+
+@contextlib.contextmanager
+def _closed(file: TextIO) -> Iterator[None]:
+    """Closes a file at the end; what it could not write was told when it was written."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            file.close()
+
+
+def _set_aside(part: Path) -> list[Path]:
+    """Results of runs that were interrupted, the last one's under a name that is free."""
+    names = (part.with_name(f"{part.name}.{number}") for number in itertools.count(1))
+    earlier = list(itertools.takewhile(Path.exists, names))
+    with contextlib.suppress(FileNotFoundError):
+        if part.stat().st_size:
+            earlier.append(part.rename(part.with_name(f"{part.name}.{len(earlier) + 1}")))
+    return earlier
+
+
+def _with_results(part: Path, earlier: list[Path]) -> list[Path]:
+    """The part and the earlier ones; a part without any results is removed."""
     with contextlib.suppress(OSError):
         if part.stat().st_size:
-            return f"; what was finished is in {part}"
+            return [part, *earlier]
         part.unlink()
-    return ""
+    return earlier

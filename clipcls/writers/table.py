@@ -55,6 +55,8 @@ def _printable(text: str) -> str:
 def _fit(text: str, width: int) -> str:
     """Exactly `width` columns; what does not fit loses its beginning."""
     text = _printable(text)
+    if len(text) > 4 * width:  # so long that its beginning goes in any case
+        text = "…" + text[-3 * width :]
     while _columns(text) > width:
         text = "…" + text[2:]
     return text + " " * (width - _columns(text))

@@ -1,0 +1,54 @@
+"""The images nearest to a query, in a folder and in the store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ColourEncoder
+
+from clipcls.embedder import embed_images, embed_texts
+from clipcls.search import search_images, search_store
+from clipcls.store import Store
+
+Paint = Callable[..., str]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "store.db") as store:
+        yield store
+
+
+def test_nearest_first_and_no_more_than_there_are(encoder: ColourEncoder, paint: Paint) -> None:
+    paths = [paint("blue.png", "blue"), paint("red.png", "red"), paint("yellow.png", "yellow")]
+    (query,) = embed_texts(encoder, ["red"])
+    hits = search_images(encoder, query, embed_images(encoder, paths), 2)
+    assert [(hit.rank, Path(hit.path).name) for hit in hits] == [(1, "red.png"), (2, "yellow.png")]
+    np.testing.assert_allclose([hit.similarity for hit in hits], [1, 0.5**0.5], rtol=1e-6)
+    assert len(search_images(encoder, query, embed_images(encoder, paths), 9)) == 3
+    assert search_images(encoder, query, iter(()), 9) == []
+
+
+def test_the_store_names_files_that_are_there(
+    encoder: ColourEncoder, paint: Paint, store: Store, tmp_path: Path
+) -> None:
+    names = ["a-copy.png", "red.png", "yellow.png", "blue.png"]
+    paths = [paint(n, n.partition(".")[0] if n[0] != "a" else "red") for n in names]
+    list(embed_images(encoder, paths, store))
+    (query,) = embed_texts(encoder, ["red"])
+
+    def found(k: int) -> list[str]:
+        return [Path(hit.path).name for hit in search_store(encoder, query, store, k)]
+
+    assert found(2) == ["a-copy.png", "yellow.png"]
+    os.unlink(tmp_path / "a-copy.png")
+    assert found(1) == ["red.png"]  # the same content under another name
+    os.unlink(tmp_path / "red.png")
+    assert found(1) == ["yellow.png"]
+    shutil.rmtree(tmp_path, ignore_errors=True)
+    assert found(3) == []
