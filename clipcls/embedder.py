@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from clipcls.store import Store
 
 __all__ = ["Embedded", "embed_images", "embed_texts"]
+
+logger = logging.getLogger(__name__)
 
 # Texts are stored this many at a time, so that a long list interrupted is not begun again.
 _TEXTS_A_TRANSACTION = 1024
@@ -75,6 +78,8 @@ def embed_texts(
         if not np.isfinite(rows).all():
             raise ModelError(f"{encoder.name}: no finite vector for a text; try --precision fp32")
         vectors.update(zip(chunk, rows, strict=True))
+        if len(missing) > _TEXTS_A_TRANSACTION:
+            logger.info("%d of %d prompts embedded", start + len(chunk), len(missing))
         if store:
             store.add(
                 encoder.text_space,

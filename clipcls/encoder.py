@@ -233,6 +233,13 @@ class OpenClipEncoder:
 
         tower = self._tower("text")
         tokens = tower.tokenizer(list(texts))
+        for text, last in zip(texts, tokens[:, -1].tolist(), strict=True):
+            if last and tower.is_cut(text):
+                logger.warning(
+                    "%.40s...: longer than %d tokens, the rest is not seen",
+                    text,
+                    tower.context_length,
+                )
         # Short texts first: a batch takes as long as its longest one.
         order = tower.needed_lengths(tokens).argsort(stable=True)
         rows = np.empty((len(texts), tower.dim), np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from clipcls import ZeroShotClassifier, graph
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
+README = ROOT / "README.md"
 PHOTOS = EXAMPLES / "photos"
 CHELSEA = str(PHOTOS / "chelsea.jpg")
 
@@ -64,6 +66,9 @@ def test_the_shipped_photos_get_their_labels(clipcls) -> None:
     assert found.keys() == truth.keys()
     wrong = {name: label for name, label in found.items() if truth[name] != label}
     assert len(wrong) <= len(truth) // 10, wrong
+    # README shows what came out.
+    shown = re.findall(r"^examples/photos/(\S+) +(\S.*?) +[01]\.\d\d$", README.read_text(), re.M)
+    assert dict(shown) == found
     # Without a hub `auto` is mini, and says so in one line.
     assert {r["model"] for r in records(done.stdout)} == {"mini"}
     assert done.stderr.count("\n") == 1

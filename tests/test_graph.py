@@ -114,6 +114,16 @@ def test_several_threads_share_an_encoder(encoder) -> None:
         list(pool.map(work, range(40)))
 
 
+def test_a_text_longer_than_the_model_reads_is_told(
+    encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    fits, cut = "word " * 75, "word " * 76
+    encoder().encode_texts(["a cat", fits])
+    assert caplog.text == ""
+    encoder().encode_texts(["a cat", cut])
+    assert caplog.text.count("longer than 77 tokens") == 1
+
+
 def test_an_encoder_can_be_pickled(encoder) -> None:
     first = encoder()
     row = first.encode_images(pixels(first))
