@@ -1,0 +1,84 @@
+"""clipcls as the benchmarks run it: the installed command, its own cache folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import make_inputs
+from common import RunError, Work, die, run, say
+
+
+def classify(
+    args: argparse.Namespace,
+    work: Work,
+    model: str,
+    labels: Path,
+    images: Path,
+    store: Path | None,
+) -> list[Any]:
+    """The command line; `mini` is the bundled model, another name needs a checkpoint."""
+    return [
+        args.clipcls,
+        "classify",
+        *_model(args, work, model),
+        *("--labels", labels),
+        *("--format", "jsonl", "--output", work.path("scratch", "clipcls.jsonl")),
+        *(("--store", store) if store else ("--no-store",)),
+        images,
+    ]
+
+
+def search(
+    args: argparse.Namespace, work: Work, model: str, text: str, images: Path, store: Path
+) -> list[Any]:
+    """The command line of a search by text, which is what rclip does."""
+    return [
+        args.clipcls,
+        "search",
+        *_model(args, work, model),
+        *("--format", "jsonl", "--output", work.path("scratch", "found.jsonl")),
+        *("--store", store, text, images),
+    ]
+
+
+def _model(args: argparse.Namespace, work: Work, model: str) -> list[Any]:
+    checkpoint = {"ViT-B-32": work.checkpoint, "ViT-B-32-256": work.checkpoint_256}.get(model)
+    chosen = ["--model", model, "--precision", args.precision]
+    return [*chosen, "--checkpoint", checkpoint] if checkpoint else chosen
+
+
+def check(work: Work, count: int) -> None:
+    """Ends the program if the last run left out an image."""
+    path = work.path("scratch", "clipcls.jsonl")
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    good = sum("label" in record for record in records)
+    if good != count:
+        die(f"{path}: {good} of {count} images were classified: these times mean nothing")
+
+
+def warm(
+    work: Work,
+    args: argparse.Namespace,
+    models: Iterable[str],
+    store: Path | None = None,
+    images: Path | None = None,
+) -> None:
+    """Runs clipcls once with each model, unmeasured: what it keeps of a model is made then."""
+    images = images or make_inputs.small(work, 1)
+    for model in models:
+        say(f"  warming up clipcls with {model}")
+        command = classify(args, work, model, make_inputs.LABELS, images, store)
+        try:
+            run(work, "clipcls warm-up", command)
+        except RunError as error:
+            die(f"clipcls does not run: {error}")
+
+
+def forget(store: Path) -> None:
+    """Deletes a store."""
+    for path in store.parent.glob(f"{store.name}*"):
+        path.unlink()
