@@ -1,11 +1,13 @@
 """Teaches the image head what the teacher makes of the backbone's features.
 
-Reads WORK/train.pt (of features.py), writes WORK/head.pt: the state dict of the projection, an MLP
-1,280 -> 1,024 -> 512.
+Usage: image.py WORK. Reads WORK/train.pt (of features.py) and WORK/names.pt (of text.py); writes
+WORK/head.pt: the state dict of the projection, an MLP 1,280 -> 1,024 -> 512.
 
 L2 normalisation makes the posterior's denominator irrelevant: the teacher's vector points along
 sum_c exp(logit_c) row_c. So the head begins with the backbone's classifier as its first layer,
-where GELU passes only the highest logits, and the classes' rows as its second.
+where GELU passes only the highest logits, and the classes' rows as its second. What counts is which
+labels are near: so besides the cosine to the teacher's vector, the similarities to the classes'
+rows and to the teacher's vectors of likely labels are learned.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ from pathlib import Path
 
 import torch
 from timm.layers import Mlp
+from torch import Tensor
 from torch.nn.functional import kl_div, normalize
 
 from teacher import DIM, Teacher
 
-STEPS, BATCH, RATE = 3000, 512, 1e-3
+STEPS, BATCH, RATE, HELD_OUT = 1800, 256, 1e-3, 600
 SHIFT = 5.0  # about the logit from which a class has a share of the posterior
+SCALE = 30.0
 
 
 def head() -> Mlp:
@@ -28,38 +32,56 @@ def head() -> Mlp:
     return Mlp(1280, 2 * DIM, DIM, drop=(0.0, 0.0), bias=(True, False))
 
 
+def divergence(given: Tensor, wanted: Tensor, anchors: Tensor) -> Tensor:
+    """How the two see the anchors otherwise: Kullback-Leibler, in nats."""
+    target = (SCALE * wanted @ anchors.T).softmax(-1)
+    return kl_div((SCALE * given @ anchors.T).log_softmax(-1), target, reduction="batchmean")
+
+
 def main(work: Path) -> None:
     """Trains and writes the head."""
     torch.manual_seed(0)
     teacher = Teacher()
-    features = torch.load(work / "train.pt", weights_only=True)["features"].float()
-    held, features = features[:1000], features[1000:]
+    stored = torch.load(work / "train.pt", weights_only=True)
+    known = torch.load(work / "names.pt", weights_only=True)
+    numbers = {name: number for number, name in enumerate(known["names"])}
+    labels = known["vectors"][[numbers[name] for name in known["likely"]]]
+    # Views of one photo stay together, so that a held-out photo was seen in no view.
+    photos = sorted(set(stored["paths"]))
+    chosen = torch.randperm(len(photos))[:HELD_OUT].tolist()
+    apart = {photos[i] for i in chosen}
+    mask = torch.tensor([path in apart for path in stored["paths"]])
+    held, features = stored["features"][mask].float(), stored["features"][~mask].float()
     network = head()
     with torch.no_grad():
         network.fc1.weight[:1000] = teacher.weight
         network.fc1.bias[:1000] = teacher.bias - SHIFT
         network.fc2.weight[:, :1000] = teacher.rows.T
         network.fc2.weight[:, 1000:] *= 0.1
-    rows = normalize(teacher.rows)
+    rows, answer = normalize(teacher.rows), teacher.images(held)
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
     for step in range(STEPS):
-        chosen = features[torch.randint(len(features), (BATCH,))]
+        some = features[torch.randint(len(features), (BATCH,))]
         # Half of the batch is mixed in pairs: the teacher answers for any point between photos.
         share = torch.rand(BATCH, 1) * (torch.rand(BATCH, 1) < 0.5)
-        chosen = (1 - share) * chosen + share * chosen.roll(1, 0)
-        wanted = teacher.images(chosen)
-        given = normalize(network(chosen))
-        target, found = (30 * wanted @ rows.T).softmax(-1), (30 * given @ rows.T).log_softmax(-1)
-        loss = (1 - (given * wanted).sum(-1)).mean() + kl_div(found, target, reduction="batchmean")
+        some = (1 - share) * some + share * some.roll(1, 0)
+        wanted, given = teacher.images(some), normalize(network(some))
+        loss = (1 - (given * wanted).sum(-1)).mean() + divergence(given, wanted, rows)
+        loss = loss + divergence(given, wanted, labels[torch.randperm(len(labels))[:1000]])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         if step % 200 == 0 or step == STEPS - 1:
             with torch.no_grad():
-                cosine = (normalize(network(held)) * teacher.images(held)).sum(-1)
-            print(f"{step:5} cosine on held-out photos {cosine.mean():.4f}", flush=True)
+                found = normalize(network(held))
+                same = (found @ labels.T).argmax(-1) == (answer @ labels.T).argmax(-1)
+            print(
+                f"{step:5} held-out photos: cosine {(found * answer).sum(-1).mean():.4f}, "
+                f"same of {len(labels):,} labels {same.float().mean():.1%}",
+                flush=True,
+            )
     torch.save(network.state_dict(), work / "head.pt")
 
 

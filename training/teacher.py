@@ -92,9 +92,10 @@ class Teacher:
 
     @cached_property
     def _names(self) -> Tensor:
-        return self._embed(self.names)
+        return self.embed(self.names)
 
-    def _embed(self, texts: list[str]) -> Tensor:
+    def embed(self, texts: list[str]) -> Tensor:
+        """Texts -> the sentence encoder's unit vectors (n, 384)."""
         vectors = self.sentences.encode(texts, batch_size=256, normalize_embeddings=True)
         return torch.from_numpy(np.asarray(vectors))
 
@@ -102,7 +103,7 @@ class Teacher:
         """Labels as bare words -> unit vectors (n, 512)."""
         parts = []
         for start in range(0, len(labels), 4096):
-            near = self._embed(labels[start : start + 4096]) @ self._names.T
+            near = self.embed(labels[start : start + 4096]) @ self._names.T
             parts.append((near / TEMPERATURE).softmax(-1) @ self.prototypes)
         return normalize(torch.cat(parts))
 
