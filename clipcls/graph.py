@@ -1,7 +1,8 @@
 """An image tower as an OpenVINO graph: exported once, checked, kept on disk, run without torch.
 
-On a CPU OpenVINO computes the same vectors two to three times sooner than torch, and a process
-that finds the graph on disk need not import torch, which alone takes seconds.
+On a CPU OpenVINO computes the same vectors sooner than torch (how much depends on the model and
+the CPU: `clipcls bench` tells), and a process that finds the graph on disk need not import torch,
+which alone takes seconds.
 
 A graph takes uint8 (n, height, width, 3) and does the normalisation too. It is kept in a folder of
 its own, made in one step, as OpenVINO's IR (weights in float32) beside OpenVINO's own cache of
@@ -133,6 +134,7 @@ def load(
     try:
         expected = np.load(place / _PROBE)
     except (OSError, ValueError):
+        shutil.rmtree(place, ignore_errors=True)  # not whole: what is exported can take its place
         return None
     try:
         graph = ImageGraph(_compile(place / _IR, precision))

@@ -20,6 +20,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,9 @@ class Store:
                 f"{self.path}: cannot open the store ({error}); "
                 "name another with --store FILE, or go without with --no-store"
             ) from error
+
+        # At the program's end at the latest: closing moves what is in the WAL into the file.
+        weakref.finalize(self, self._connection.close)
 
     def _connect(self) -> sqlite3.Connection:
         """Opens the file; while processes make it together, SQLite refuses some without waiting."""
