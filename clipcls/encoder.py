@@ -10,16 +10,17 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls import graph, models, store
+from clipcls import graph, models, store, towers
 from clipcls.errors import ModelError
 from clipcls.models import Precision, Tower
 from clipcls.preprocess import Preprocess
+from clipcls.tokenizer import ClipTokenizer, is_clips
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -91,8 +92,9 @@ class Encoder(Protocol):
 class OpenClipEncoder:
     """An OpenCLIP model; each tower is loaded on its first use and not before.
 
-    On a CPU the image tower runs as an OpenVINO graph (`graph`) where it can be had, which after
-    the first time needs no torch; elsewhere, and for texts, it is torch.
+    On a CPU the towers run as OpenVINO graphs (`graph`) where they can be had, which after the
+    first time needs no torch; elsewhere they run on torch. So do always a text tower whose
+    tokenizer is not CLIP's, and one that sees padding.
 
     Args:
         source: the model, from `models.resolve`.
@@ -101,7 +103,7 @@ class OpenClipEncoder:
         precision: what the towers compute in; results are float32 always. "auto" is bf16 on a CPU
             that has it in hardware, fp16 on CUDA, else fp32.
         batch_size: images or texts a forward pass; None: 256 on a GPU, 32 on the CPU.
-        engine: what runs the image tower on a CPU: "openvino", "torch" or the former where it is
+        engine: what runs the towers on a CPU: "openvino", "torch" or the former where it is
             installed ("auto").
         known: where to find what is known of the model without loading it.
 
@@ -147,7 +149,7 @@ class OpenClipEncoder:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy needs to load the model itself."""
-        left_out = {"_towers", "_loading", "_running", "_graph"}
+        left_out = {"_towers", "_loading", "_running", "_image_graph", "_text_graph", "_tokenizer"}
         return {name: value for name, value in vars(self).items() if name not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -218,8 +220,8 @@ class OpenClipEncoder:
             for start in range(0, len(pixels), self.batch_size)
         ]
         with self._running:
-            if self._graph is not None:
-                return unit_rows(np.concatenate([self._graph(batch) for batch in batches]))
+            if (run := self._image_graph) is not None:
+                return unit_rows(np.concatenate([run(batch) for batch in batches]))
             import torch
 
             tower = self._tower("image")
@@ -229,51 +231,104 @@ class OpenClipEncoder:
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts -> unit rows: float32 (n, dim)."""
+        if not texts:
+            return np.empty((0, self.source.config["embed_dim"]), np.float32)
+        with self._running:
+            run = self._text_graph
+            if run is None:
+                return unit_rows(self._encode_texts_by_torch(texts))
+            tokens = self._tokenizer(texts)
+            self._tell_of_cut(texts, tokens[:, -1].tolist(), self._tokenizer.encode)
+            lengths = tokens.argmax(axis=1) + 1  # the end of text has the highest number
+            # Short texts first: a batch takes as long as its longest one.
+            order = lengths.argsort(kind="stable")
+            batch = _TEXTS_AN_IMAGE * self.batch_size
+            parts = [order[start : start + batch] for start in range(0, len(texts), batch)]
+            rows = np.concatenate([run(tokens[part, : lengths[part[-1]]]) for part in parts])
+            return unit_rows(rows[order.argsort()])
+
+    def _encode_texts_by_torch(self, texts: Sequence[str]) -> NDArray[np.float32]:
         import torch
 
         tower = self._tower("text")
         tokens = tower.tokenizer(list(texts))
-        for text, last in zip(texts, tokens[:, -1].tolist(), strict=True):
-            if last and tower.is_cut(text):
-                logger.warning(
-                    "%.40s...: longer than %d tokens, the rest is not seen",
-                    text,
-                    tower.context_length,
-                )
-        # Short texts first: a batch takes as long as its longest one.
+        self._tell_of_cut(texts, tokens[:, -1].tolist(), getattr(tower.tokenizer, "encode", None))
         order = tower.needed_lengths(tokens).argsort(stable=True)
         rows = np.empty((len(texts), tower.dim), np.float32)
-        with self._running, torch.inference_mode():
+        with torch.inference_mode():
             for chosen in torch.split(order, _TEXTS_AN_IMAGE * self.batch_size):
                 rows[chosen.numpy()] = tower.encode_text(tokens[chosen]).float().cpu().numpy()
-        return unit_rows(rows)
+        return rows
+
+    def _tell_of_cut(
+        self,
+        texts: Sequence[str],
+        last: Sequence[int],
+        encode: Callable[[str], Sequence[int]] | None,
+    ) -> None:
+        """Warns of texts whose last token is taken because there were more."""
+        length = self.source.config["text_cfg"].get("context_length", 77)
+        for text, token in zip(texts, last, strict=True):
+            if token and encode and len(encode(text)) + 2 > length:  # with start and end
+                logger.warning(
+                    "%.40s...: longer than %d tokens, the rest is not seen", text, length
+                )
 
     @functools.cached_property
     def _preprocess(self) -> Preprocess:
         return Preprocess.from_config(self._fact("preprocess"))
 
     @functools.cached_property
-    def _graph(self) -> graph.ImageGraph | None:
+    def _tokenizer(self) -> ClipTokenizer:
+        return ClipTokenizer(self.source.config["text_cfg"].get("context_length", 77))
+
+    @functools.cached_property
+    def _image_graph(self) -> graph.Graph | None:
         """The image tower as a graph; None where torch has to run it."""
         if not self._can_be_graph():
             return None
-        key = hashlib.sha256(f"image {self._identity}".encode()).hexdigest()
+        key = hashlib.sha256(self.image_space.encode()).hexdigest()
         try:
-            found = graph.load(key, self.precision, self._preprocess) or self._export(key)
+            found = graph.load(key, self.precision, towers.image_probe(self._preprocess))
+            if found is None:
+                model = self._to_export("image")
+                tower = towers.ImageTower(model.network, model.preprocess)
+                found = graph.export(key, self.precision, tower)
         except graph.GraphError as error:
             logger.warning("%s runs on torch, which is slower: %s", self.name, error)
             return None
         self._towers.pop("image", None)  # torch's is not needed any more
         return found
 
-    def _export(self, key: str) -> graph.ImageGraph:
-        """Exports from float32 weights; the graph's own precision is OpenVINO's affair."""
+    @functools.cached_property
+    def _text_graph(self) -> graph.Graph | None:
+        """The text tower as a graph; None where torch has to run it."""
+        if not self._can_be_graph() or self.source.tokenizer:
+            return None
+        key = hashlib.sha256(self.text_space.encode()).hexdigest()
+        try:
+            probe = towers.text_probe(self._tokenizer)
+            found = graph.load(key, self.precision, probe[0])
+            if found is None:
+                if not is_clips(self._tower("text").tokenizer):
+                    raise graph.GraphError("its tokenizer is not CLIP's")
+                if towers.sees_padding(self._tower("text").network, self._tokenizer):
+                    raise graph.GraphError("its text tower sees padding")
+                tower = towers.TextTower(self._to_export("text").network, self._tokenizer)
+                found = graph.export(key, self.precision, tower)
+        except (graph.GraphError, OSError) as error:
+            # Texts are embedded once: nothing that a user need be told of.
+            logger.debug("%s: texts run on torch: %s", self.name, error)
+            return None
+        self._towers.pop("text", None)
+        return found
+
+    def _to_export(self, tower: Tower) -> models.Model:
+        """In float32: the graph's own precision is OpenVINO's affair."""
         logger.info("preparing %s for this machine, once", self.name)
         if self.precision == "fp32":
-            model = self._tower("image")
-        else:
-            model = models.load(self.source, precision="fp32", tower="image")
-        return graph.export(key, self.precision, model.network, model.preprocess)
+            return self._tower(tower)
+        return models.load(self.source, precision="fp32", tower=tower)
 
     def _can_be_graph(self) -> bool:
         return (

@@ -1,12 +1,12 @@
-"""An image tower as an OpenVINO graph: exported once, checked, kept on disk, run without torch.
+"""A model's tower as an OpenVINO graph: exported once, checked, kept on disk, run without torch.
 
 On a CPU OpenVINO computes the same vectors sooner than torch (how much depends on the model and
 the CPU: `clipcls bench` tells), and a process that finds the graph on disk need not import torch,
-which alone takes seconds.
+which alone takes seconds. What a graph takes is its tower's affair (`towers`).
 
-A graph takes uint8 (n, height, width, 3) and does the normalisation too. It is kept in a folder of
-its own, made in one step, as OpenVINO's IR (weights in float32) beside OpenVINO's own cache of
-what it compiled. The folder's name says what decides the vectors, so a graph is never stale.
+A graph is kept in a folder of its own, made in one step, as OpenVINO's IR (weights in float32)
+beside OpenVINO's own cache of what it compiled. The folder's name says what decides the vectors, so
+a graph is never stale.
 """
 
 from __future__ import annotations
@@ -22,22 +22,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import torch
-
-    from clipcls.preprocess import Preprocess
-
 __all__ = [
+    "Graph",
     "GraphError",
-    "ImageGraph",
+    "Tower",
     "clear",
     "default_folder",
     "export",
@@ -51,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 # Least cosine similarity to torch's float32 vectors that a graph must reach on the probe batch.
 LEAST_COSINE = {"fp32": 0.99999, "bf16": 0.999}
-_IR = "image.xml"
+_IR = "tower.xml"
 _PROBE = "probe.npy"
 _REFUSED = "refused.txt"
 _ABANDONED_SECONDS = 86_400
@@ -61,15 +57,29 @@ class GraphError(Exception):
     """A tower has no graph; torch runs it. Never shown to a caller as an error."""
 
 
-class ImageGraph:
-    """A compiled graph: uint8 (n, height, width, 3) -> float32 (n, dim), not normalised."""
+class Tower(Protocol):
+    """A tower that can be exported."""
+
+    @property
+    def probe(self) -> Sequence[NDArray[Any]]:
+        """Inputs on which the graph must give the tower's vectors."""
+
+    def convert(self, openvino: Any) -> Any:
+        """The tower as an openvino.Model of one input: (n, ...) -> vectors (n, dim)."""
+
+    def by_torch(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """What torch makes of an input: float32 (n, dim)."""
+
+
+class Graph:
+    """A compiled tower: its input (n, ...) -> float32 (n, dim), not normalised."""
 
     def __init__(self, compiled: Any) -> None:
         self._request = compiled.create_infer_request()
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Runs the tower; not to be called from several threads at once."""
-        vectors: NDArray[np.float32] = np.array(self._request.infer([pixels])[0], np.float32)
+        vectors: NDArray[np.float32] = np.array(self._request.infer([inputs])[0], np.float32)
         return vectors
 
 
@@ -111,15 +121,13 @@ def has_bf16() -> bool:
     return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def load(
-    key: str, precision: str, preprocess: Preprocess, folder: Path | None = None
-) -> ImageGraph | None:
+def load(key: str, precision: str, probe: NDArray[Any], folder: Path | None = None) -> Graph | None:
     """A graph that was exported before, compiled; torch is not imported.
 
     Args:
         key: names all that decides the tower's vectors.
         precision: "fp32" or "bf16".
-        preprocess: size of its input.
+        probe: the first input of the tower's probe.
         folder: where graphs are kept.
 
     Returns:
@@ -137,9 +145,9 @@ def load(
         shutil.rmtree(place, ignore_errors=True)  # not whole: what is exported can take its place
         return None
     try:
-        graph = ImageGraph(_compile(place / _IR, precision))
+        graph = Graph(_compile(place / _IR, precision))
         # A damaged file of weights can be loaded, and gives wrong vectors.
-        if _least_cosine(graph(_probe(preprocess)[:1]), expected) >= LEAST_COSINE[precision]:
+        if _least_cosine(graph(probe[:1]), expected) >= LEAST_COSINE[precision]:
             return graph
         logger.debug("%s: does not give the vector it gave", place)
     except Exception as error:  # whatever OpenVINO's C++ raises at a damaged file
@@ -148,39 +156,37 @@ def load(
     return None
 
 
-def export(
-    key: str, precision: str, network: Any, preprocess: Preprocess, folder: Path | None = None
-) -> ImageGraph:
-    """Turns a model's image tower into a graph, checks it against the model, and keeps it.
+def export(key: str, precision: str, tower: Tower, folder: Path | None = None) -> Graph:
+    """Turns a tower into a graph, checks it against torch, and keeps it.
 
     Args:
         key: as for `load`.
         precision: what the graph computes in, "fp32" or "bf16".
-        network: open_clip's model with its image tower, float32 on the CPU.
-        preprocess: size, mean and standard deviation of its input.
+        tower: what is exported, float32 on the CPU.
         folder: where graphs are kept; if it cannot be written the graph is used unkept.
 
     Raises:
         GraphError: OpenVINO cannot take the tower, or computes something else.
     """
     place = _place(key, folder)
-    tower = _tower(network)
-    probe = _probe(preprocess)
     try:
-        graph = _convert(tower, preprocess)
-        compiled = ImageGraph(_compile(graph, precision))
-        vectors = compiled(probe)
+        graph = tower.convert(_openvino())
+        compiled = Graph(_compile(graph, precision))
+        vectors = [compiled(inputs) for inputs in tower.probe]
     except MemoryError as error:  # there may be more the next time
         raise GraphError("there is not enough memory to export it") from error
     except Exception as error:  # OpenVINO raises what it likes
         reason = f"OpenVINO cannot run this model ({_first_line(error)})"
         raise _refused(place, reason) from error
-    cosine = _least_cosine(vectors, _by_torch(tower, probe, preprocess))
+    cosine = min(
+        _least_cosine(found, tower.by_torch(inputs))
+        for found, inputs in zip(vectors, tower.probe, strict=True)
+    )
     if not cosine >= LEAST_COSINE[precision]:
         raise _refused(place, f"OpenVINO's vectors differ from torch's (cosine {cosine:.6f})")
     try:
-        _keep(graph, vectors[:1], place)
-        return ImageGraph(_compile(place / _IR, precision))
+        _keep(graph, vectors[0][:1], place)
+        return Graph(_compile(place / _IR, precision))
     except OSError as error:
         logger.warning("%s: cannot keep the exported model (%s)", place, error.strerror or error)
     except RuntimeError as error:  # deleted in the meantime
@@ -191,49 +197,6 @@ def export(
 def _place(key: str, folder: Path | None) -> Path:
     version = importlib.metadata.version("openvino")
     return (folder or default_folder()) / f"{key[:32]}-openvino-{version}"
-
-
-def _tower(network: Any) -> torch.nn.Module:
-    """`encode_image` as a module of its own: float32 (n, 3, height, width) -> (n, dim)."""
-    import torch
-
-    class ImageTower(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            vectors: torch.Tensor = self.network.encode_image(pixels, normalize=False)
-            return vectors
-
-    return ImageTower().eval()
-
-
-def _convert(tower: torch.nn.Module, preprocess: Preprocess) -> Any:
-    import torch
-
-    from clipcls.sources import quiet
-
-    openvino = _openvino()
-    size = (preprocess.height, preprocess.width)
-    with quiet(), torch.inference_mode():
-        graph = openvino.convert_model(
-            tower,
-            example_input=torch.zeros(2, 3, *size),
-            input=[openvino.PartialShape([-1, 3, *size])],
-        )
-    steps = openvino.preprocess.PrePostProcessor(graph)
-    layout = openvino.Layout
-    steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(layout("NHWC"))
-    steps.input().model().set_layout(layout("NCHW"))
-    (
-        steps.input()
-        .preprocess()
-        .convert_element_type(openvino.Type.f32)
-        .mean([255 * value for value in preprocess.mean])
-        .scale([255 * value for value in preprocess.std])
-    )
-    return steps.build()
 
 
 def _compile(graph: Any, precision: str) -> Any:
@@ -254,29 +217,6 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _probe(preprocess: Preprocess) -> NDArray[np.uint8]:
-    """Four images of noise, smooth and sharp: blocks of 16, 1, 4 and 32 pixels."""
-    rng = np.random.default_rng(0)
-    height, width = preprocess.height, preprocess.width
-    images = []
-    for side in (16, 1, 4, 32):
-        blocks = rng.integers(0, 256, (-(-height // side), -(-width // side), 3), np.uint8)
-        images.append(blocks.repeat(side, axis=0).repeat(side, axis=1)[:height, :width])
-    return np.stack(images)
-
-
-def _by_torch(
-    tower: torch.nn.Module, pixels: NDArray[np.uint8], preprocess: Preprocess
-) -> NDArray[np.float32]:
-    import torch
-
-    normal = (pixels / 255 - preprocess.mean) / preprocess.std
-    batch = torch.from_numpy(normal.transpose(0, 3, 1, 2).astype(np.float32))
-    with torch.inference_mode():
-        vectors: NDArray[np.float32] = tower(batch).numpy()
-    return vectors
 
 
 def _least_cosine(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:

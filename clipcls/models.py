@@ -80,11 +80,6 @@ class Model:
         vectors: torch.Tensor = self.network.encode_image(batch, normalize=False)
         return vectors
 
-    def is_cut(self, text: str) -> bool:
-        """Whether the text is longer than the model reads; False where its tokenizer hides it."""
-        encode = getattr(self.tokenizer, "encode", None)
-        return encode is not None and len(encode(text)) + 2 > self.context_length  # start and end
-
     def needed_lengths(self, tokens: torch.Tensor) -> torch.Tensor:
         """How many tokens of each text its vector depends on: int64 (n,)."""
         return needed_lengths(self.network, tokens)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["needed_lengths", "shortened"]
+__all__ = ["needed_lengths", "shortened", "taking"]
 
 
 def needed_lengths(network: Any, tokens: torch.Tensor) -> torch.Tensor:
@@ -66,23 +66,38 @@ def shortened(network: Any, tokens: torch.Tensor) -> Iterator[torch.Tensor]:
         int64 (n, length) for `network.encode_text`.
     """
     length = int(needed_lengths(network, tokens).max())
-    tower = getattr(network, "text", network)
-    mask = getattr(tower, "attn_mask", None)
-    positions = None if tower is not network else network.positional_embedding
     if length == tokens.shape[1]:
         yield tokens
         return
+    with taking(network, length):
+        yield tokens[:, :length]
+
+
+@contextlib.contextmanager
+def taking(network: Any, length: int) -> Iterator[None]:
+    """Makes the network take texts of this many tokens, which open_clip's do at one length only.
+
+    Args:
+        network: open_clip's model; as before when the block ends. One thread at a time.
+        length: tokens a text; may be symbolic, while the network is traced.
+    """
+    tower = getattr(network, "text", network)
+    mask = getattr(tower, "attn_mask", None)
+    parameters = network._parameters
+    # open_clip's CLIP adds all of its positions; its text towers only as many as there are tokens.
+    positions = parameters.pop("positional_embedding", None)
     try:
         if mask is not None:
             tower.attn_mask = mask[:length, :length]
-        if positions is not None:  # open_clip's CLIP adds all of them
-            network.positional_embedding = type(positions)(positions[:length], requires_grad=False)
-        yield tokens[:, :length]
+        if positions is not None:
+            network.positional_embedding = positions[:length]
+        yield
     finally:
         if mask is not None:
             tower.attn_mask = mask
         if positions is not None:
-            network.positional_embedding = positions
+            del network.positional_embedding
+            parameters["positional_embedding"] = positions
 
 
 def _last(present: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from test_models import CONFIGS, write_model
 
-from clipcls import graph, models
+from clipcls import graph, models, towers
 from clipcls.encoder import OpenClipEncoder
 from clipcls.store import Store
 
@@ -59,6 +59,22 @@ def test_vectors_are_torchs(kind: str, encoder, caplog: pytest.LogCaptureFixture
         np.testing.assert_allclose(ours.encode_images([one])[0], row, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_vectors_of_texts_are_torchs(kind: str, encoder, caplog: pytest.LogCaptureFixture) -> None:
+    texts = ["a cat", "", "a photo of a dog on a beach, with a ball", "word " * 74]
+    ours, theirs = encoder(kind, engine="openvino"), encoder(kind, engine="torch")
+    found = ours.encode_texts(texts)
+    np.testing.assert_allclose(found, theirs.encode_texts(texts), atol=1e-5)
+    assert caplog.text == ""
+    sees_padding = kind in ("siglip", "coca")
+    assert len(graph.kept()) == (0 if sees_padding else 1)
+    for text, row in zip(texts, found, strict=True):  # whatever stands beside it
+        np.testing.assert_allclose(ours.encode_texts([text])[0], row, atol=1e-5)
+    again = encoder(kind)
+    np.testing.assert_allclose(again.encode_texts(texts), found, atol=1e-6)
+    assert again.encode_texts([]).shape == (0, 16)
+
+
 @pytest.mark.skipif(not graph.has_bf16(), reason="the CPU does not compute in bf16")
 def test_bf16(encoder) -> None:
     ours, theirs = encoder("siglip", precision="bf16"), encoder("siglip", engine="torch")
@@ -92,7 +108,7 @@ def test_a_damaged_graph_is_made_again(encoder, folder: Path) -> None:
 def test_damaged_weights_that_load_are_noticed(encoder, folder: Path) -> None:
     first = encoder("timm")
     row = first.encode_images(pixels(first))
-    (weights,) = folder.glob("*/image.bin")
+    (weights,) = folder.glob("*/tower.bin")
     data = bytearray(weights.read_bytes())
     data[len(data) // 4 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 4)
     weights.write_bytes(data)
@@ -141,7 +157,7 @@ def test_too_little_memory_is_not_remembered(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(graph, "_convert", fail)
+        patch.setattr(towers.ImageTower, "convert", fail)
         found = encoder()
         assert found.encode_images(pixels(found)).shape == (5, 16)
     assert "memory" in caplog.text
@@ -155,8 +171,8 @@ def test_a_wrong_graph_is_refused_once_and_torch_answers(
 ) -> None:
     right = encoder(engine="torch")
     row = right.encode_images(pixels(right))
-    run = graph.ImageGraph.__call__
-    monkeypatch.setattr(graph.ImageGraph, "__call__", lambda self, batch: run(self, batch)[::-1])
+    run = graph.Graph.__call__
+    monkeypatch.setattr(graph.Graph, "__call__", lambda self, batch: run(self, batch)[::-1])
     for attempt in (1, 2):
         wrong = encoder()
         np.testing.assert_allclose(wrong.encode_images(pixels(wrong)), row, atol=1e-6)
@@ -171,7 +187,7 @@ def test_a_tower_that_openvino_cannot_take(
     def fail(*_: object) -> None:
         raise RuntimeError("first\nno such operation")
 
-    monkeypatch.setattr(graph, "_convert", fail)
+    monkeypatch.setattr(towers.ImageTower, "convert", fail)
     found = encoder()
     assert found.encode_images(pixels(found)).shape == (5, 16)
     assert "no such operation" in caplog.text
@@ -205,6 +221,7 @@ def test_the_next_process_needs_no_torch_and_tells_nobody(tmp_path: Path) -> Non
         "import sys; from PIL import Image; from clipcls.classifier import open_encoder, Store\n"
         "e = open_encoder(sys.argv[1], store=Store(sys.argv[2]))\n"
         "e.encode_images([e.preprocess(Image.new('RGB', (9, 9)))])\n"
+        "e.encode_texts(['a cat'])\n"
         "names = ('torch', 'open_clip', 'torchvision', 'openvino', 'openvino_telemetry')\n"
         "print(*(name for name in names if name in sys.modules))"
     )
