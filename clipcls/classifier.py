@@ -53,7 +53,7 @@ class ZeroShotClassifier:
         precision: what the model computes in: "fp32", "bf16" or "fp16"; "auto" is bf16 on a CPU
             made for it, fp16 on CUDA, else fp32.
         batch_size: images a forward pass; None: by the device.
-        engine: what runs the image model on a CPU: "openvino", "torch" or "auto".
+        engine: what runs the model on a CPU: "openvino", "torch" or "auto".
         workers: threads that read and decode images; None: by the CPU.
         store: where embeddings are kept: True for the user's cache directory, False for nowhere,
             or a file.

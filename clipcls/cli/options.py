@@ -91,7 +91,7 @@ model_options = _together(
         type=click.Choice(["auto", "openvino", "torch"]),
         default="auto",
         show_default=True,
-        help="What runs the image model on a CPU; auto is openvino where it can be.",
+        help="What runs the model on a CPU; auto is openvino where it can be.",
     ),
     click.option(
         "--workers", type=click.IntRange(1), help="Threads that decode images; default: by CPU."
