@@ -24,7 +24,7 @@ from clipcls.labels import LabelsLike, make_labels
 from clipcls.models import resolve
 from clipcls.predictions import UNKNOWN, Candidate, Prediction, Provenance
 from clipcls.prompts import PromptSet, class_texts, make_prompts
-from clipcls.store import Store, default_path
+from clipcls.store import Store, default_path, facts_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -338,6 +338,9 @@ def open_encoder(
 ) -> OpenClipEncoder:
     """A model by its name, ready to be loaded when it is first needed.
 
+    What is known of the model itself is looked up in the store; without one, in a file of its own,
+    for it takes seconds to find out.
+
     Raises:
         ModelError: there is no such model, or its weights cannot be had.
     """
@@ -347,8 +350,15 @@ def open_encoder(
         precision=precision,
         batch_size=batch_size,
         engine=engine,
-        known=store,
+        known=store or _facts(),
     )
+
+
+def _facts() -> Store | None:
+    try:
+        return Store(facts_path())
+    except StoreError:
+        return None  # nothing that was asked for: it only takes longer
 
 
 def _class_weights(

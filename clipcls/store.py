@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from clipcls.errors import StoreError
 
-__all__ = ["Store", "StoreInfo", "default_path"]
+__all__ = ["Store", "StoreInfo", "default_path", "facts_path"]
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,11 @@ _DAMAGED = ("not a database", "malformed", "file is encrypted")
 def default_path() -> Path:
     """The store that is used where none is named: in the user's cache directory."""
     return Path(platformdirs.user_cache_dir("clipcls", appauthor=False)) / "embeddings.sqlite3"
+
+
+def facts_path() -> Path:
+    """Where facts about models are kept when no embeddings are: beside the default store."""
+    return default_path().with_name("models.sqlite3")
 
 
 @dataclass(frozen=True, slots=True)

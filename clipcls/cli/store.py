@@ -44,10 +44,11 @@ def info(path: Path | None) -> None:
 def clear(path: Path | None) -> None:
     """Delete the store, damaged or not; without --store, the exported models too."""
     from clipcls import graph
-    from clipcls.store import clear, default_path
+    from clipcls.store import clear, default_path, facts_path
 
     if path is None:
         graph.clear()
+        clear(facts_path())
     path = path or default_path()
     click.echo(f"{path}: {'deleted' if clear(path) else 'there was no store'}")
 
