@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from test_models import CONFIGS, write_model
 
-from clipcls import graph, models, towers
+from clipcls import classifier, graph, models, towers
 from clipcls.encoder import OpenClipEncoder
 from clipcls.store import Store
 
@@ -258,3 +258,17 @@ def test_facts_are_kept_with_the_store(encoder, tmp_path: Path) -> None:
         again = encoder(known=store)
         again._tower = None  # type: ignore[assignment,method-assign]
         assert (again.least_side, again.logit_scale) == (64, first.logit_scale)
+
+
+def test_facts_are_kept_without_a_store_too(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "facts_path", lambda: tmp_path / "models.sqlite3")
+    model = str(write_model(tmp_path / "model", CONFIGS["clip"]))
+    assert classifier.open_encoder(model).least_side == 64
+    monkeypatch.setattr(models, "load", None)
+    assert classifier.open_encoder(model).least_side == 64
+    # Where they cannot be kept it only takes longer.
+    monkeypatch.undo()
+    monkeypatch.setattr(classifier, "facts_path", lambda: tmp_path / "model")
+    assert classifier.open_encoder(model).least_side == 64
