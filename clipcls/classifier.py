@@ -56,7 +56,7 @@ class ZeroShotClassifier:
         engine: what runs the model on a CPU: "openvino", "torch" or "auto".
         workers: threads that read and decode images; None: by the CPU.
         store: where embeddings are kept: True for the user's cache directory, False for nowhere,
-            or a file.
+            or a file. What is known of the model itself is kept in any case.
 
     Attributes:
         classes_: the labels, str (n_classes,), in the order given.
@@ -350,11 +350,11 @@ def open_encoder(
         precision=precision,
         batch_size=batch_size,
         engine=engine,
-        known=store or _facts(),
+        known=store or _open_facts(),
     )
 
 
-def _facts() -> Store | None:
+def _open_facts() -> Store | None:
     try:
         return Store(facts_path())
     except StoreError:

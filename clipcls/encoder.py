@@ -20,7 +20,7 @@ from clipcls import graph, models, store, towers
 from clipcls.errors import ModelError
 from clipcls.models import Precision, Tower
 from clipcls.preprocess import Preprocess
-from clipcls.tokenizer import ClipTokenizer, is_clips
+from clipcls.tokenizer import ClipTokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -150,7 +150,8 @@ class OpenClipEncoder:
     def __getstate__(self) -> dict[str, Any]:
         """What a copy needs to load the model itself."""
         left_out = {"_towers", "_loading", "_running", "_image_graph", "_text_graph", "_tokenizer"}
-        return {name: value for name, value in vars(self).items() if name not in left_out}
+        kept = {name: value for name, value in vars(self).items() if name not in left_out}
+        return kept | {"_known": None}  # its file may not be where the copy goes
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _towers={})
@@ -267,7 +268,7 @@ class OpenClipEncoder:
         encode: Callable[[str], Sequence[int]] | None,
     ) -> None:
         """Warns of texts whose last token is taken because there were more."""
-        length = self.source.config["text_cfg"].get("context_length", 77)
+        length = self.source.context_length
         for text, token in zip(texts, last, strict=True):
             if token and encode and len(encode(text)) + 2 > length:  # with start and end
                 logger.warning(
@@ -280,7 +281,7 @@ class OpenClipEncoder:
 
     @functools.cached_property
     def _tokenizer(self) -> ClipTokenizer:
-        return ClipTokenizer(self.source.config["text_cfg"].get("context_length", 77))
+        return ClipTokenizer(self.source.context_length)
 
     @functools.cached_property
     def _image_graph(self) -> graph.Graph | None:
@@ -310,13 +311,14 @@ class OpenClipEncoder:
             probe = towers.text_probe(self._tokenizer)
             found = graph.load(key, self.precision, probe[0])
             if found is None:
-                if not is_clips(self._tower("text").tokenizer):
+                model = self._to_export("text")
+                if not self._tokenizer.agrees_with(model.tokenizer):
                     raise graph.GraphError("its tokenizer is not CLIP's")
-                if towers.sees_padding(self._tower("text").network, self._tokenizer):
+                if towers.sees_padding(model.network, self._tokenizer):
                     raise graph.GraphError("its text tower sees padding")
-                tower = towers.TextTower(self._to_export("text").network, self._tokenizer)
+                tower = towers.TextTower(model.network, self._tokenizer)
                 found = graph.export(key, self.precision, tower)
-        except (graph.GraphError, OSError) as error:
+        except (graph.GraphError, ImportError, OSError, EOFError) as error:
             # Texts are embedded once: nothing that a user need be told of.
             logger.debug("%s: texts run on torch: %s", self.name, error)
             return None
@@ -325,7 +327,7 @@ class OpenClipEncoder:
 
     def _to_export(self, tower: Tower) -> models.Model:
         """In float32: the graph's own precision is OpenVINO's affair."""
-        logger.info("preparing %s for this machine, once", self.name)
+        logger.info("preparing %s for %ss on this machine, once", self.name, tower)
         if self.precision == "fp32":
             return self._tower(tower)
         return models.load(self.source, precision="fp32", tower=tower)

@@ -31,9 +31,9 @@ import platformdirs
 from numpy.typing import NDArray
 
 __all__ = [
+    "Exportable",
     "Graph",
     "GraphError",
-    "Tower",
     "clear",
     "default_folder",
     "export",
@@ -57,7 +57,7 @@ class GraphError(Exception):
     """A tower has no graph; torch runs it. Never shown to a caller as an error."""
 
 
-class Tower(Protocol):
+class Exportable(Protocol):
     """A tower that can be exported."""
 
     @property
@@ -146,7 +146,7 @@ def load(key: str, precision: str, probe: NDArray[Any], folder: Path | None = No
         return None
     try:
         graph = Graph(_compile(place / _IR, precision))
-        # A damaged file of weights can be loaded, and gives wrong vectors.
+        # A file of weights that was cut off or zeroed can be loaded, and gives wrong vectors.
         if _least_cosine(graph(probe[:1]), expected) >= LEAST_COSINE[precision]:
             return graph
         logger.debug("%s: does not give the vector it gave", place)
@@ -156,7 +156,7 @@ def load(key: str, precision: str, probe: NDArray[Any], folder: Path | None = No
     return None
 
 
-def export(key: str, precision: str, tower: Tower, folder: Path | None = None) -> Graph:
+def export(key: str, precision: str, tower: Exportable, folder: Path | None = None) -> Graph:
     """Turns a tower into a graph, checks it against torch, and keeps it.
 
     Args:
@@ -178,10 +178,11 @@ def export(key: str, precision: str, tower: Tower, folder: Path | None = None) -
     except Exception as error:  # OpenVINO raises what it likes
         reason = f"OpenVINO cannot run this model ({_first_line(error)})"
         raise _refused(place, reason) from error
-    cosine = min(
+    cosines = [
         _least_cosine(found, tower.by_torch(inputs))
         for found, inputs in zip(vectors, tower.probe, strict=True)
-    )
+    ]
+    cosine = float(np.min(cosines))  # nan if one is
     if not cosine >= LEAST_COSINE[precision]:
         raise _refused(place, f"OpenVINO's vectors differ from torch's (cosine {cosine:.6f})")
     try:
@@ -221,7 +222,8 @@ def _cores() -> int:
 
 def _least_cosine(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    return float(((ours * theirs).sum(axis=1) / norms).min())
+    with np.errstate(invalid="ignore"):  # a vector of zeros has no direction: nan, which is refused
+        return float(((ours * theirs).sum(axis=1) / norms).min())
 
 
 def _keep(graph: Any, vector: NDArray[np.float32], place: Path) -> None:
@@ -231,6 +233,9 @@ def _keep(graph: Any, vector: NDArray[np.float32], place: Path) -> None:
     try:
         _openvino().save_model(graph, made / _IR, compress_to_fp16=False)
         np.save(made / _PROBE, vector)
+        for file in made.iterdir():  # whole on the disk before it is in its place
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
         with contextlib.suppress(OSError):  # another process was first, with the same graph
             made.rename(place)
     except RuntimeError as error:  # how OpenVINO reports a full disk

@@ -38,7 +38,6 @@ class Model:
         tokenizer: list of n texts -> int64 (n, context_length).
         preprocess_config: open_clip's preprocessing: size, mean, std, interpolation, ...
         dim: length of its vectors.
-        context_length: tokens a text is cut to.
         logit_scale: what cosine similarities are multiplied with.
         logit_bias: what is then added (SigLIP), or None.
         device: the torch device it is on.
@@ -49,7 +48,6 @@ class Model:
     tokenizer: Callable[..., torch.Tensor]
     preprocess_config: dict[str, Any]
     dim: int
-    context_length: int
     logit_scale: float
     logit_bias: float | None
     device: str
@@ -138,7 +136,6 @@ def load(
         tokenizer,
         config,
         dim=source.config["embed_dim"],
-        context_length=source.config["text_cfg"].get("context_length", 77),
         logit_scale=float(network.logit_scale.detach().exp()),
         logit_bias=None if bias is None else float(bias),
         device=device,
@@ -255,7 +252,7 @@ def _tokenizer(source: ModelSource) -> Callable[..., torch.Tensor]:
     text = source.config["text_cfg"]
     tokenizer = HFTokenizer(  # as get_tokenizer does, from files that are here
         str(source.tokenizer),
-        context_length=text.get("context_length", 77),
+        context_length=source.context_length,
         tokenizer_mode=text.get("tokenizer_mode"),
         **(text.get("tokenizer_kwargs") or {}),
     )

@@ -180,6 +180,11 @@ class ModelSource:
     tokenizer: Path | None = None
     text_config: Path | None = None
 
+    @property
+    def context_length(self) -> int:
+        """Tokens a text is cut to."""
+        return int(self.config["text_cfg"].get("context_length", 77))
+
     def key(self) -> str:
         """Names all that decides the model's vectors besides the weights; stable across runs.
 

@@ -2,8 +2,9 @@
 
 The method is that of openai/CLIP (clip/simple_tokenizer.py): lower case, words split by a pattern,
 byte pair encoding (Sennrich et al. 2016, arXiv 1508.07909) with CLIP's 48,894 merges, which are
-read from open_clip's package. The merging is done by Hugging Face's `tokenizers`; open_clip's
-tokenizer cannot be imported without torch, which takes seconds.
+read from open_clip's package. Words are split by the package that open_clip uses, `regex`, and
+merged by Hugging Face's `tokenizers`; open_clip's tokenizer cannot be imported without torch, which
+takes seconds.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["ClipTokenizer", "is_clips"]
+__all__ = ["ClipTokenizer"]
 
 _MERGES = 48_894
-_PATTERN = (
-    r"<start_of_text>|<end_of_text>"
-    r"|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-)
+_START, _END = "<start_of_text>", "<end_of_text>"
+_PATTERN = rf"{_START}|{_END}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+"
+_SAMPLE = ["", "A  photo of a café's 12 DOGS!", "&lt;b&gt; schÃ¶n 猫 <end_of_text>"]
+_SAMPLE.append(" ".join(map(str, range(99))))
 
 
 class ClipTokenizer:
@@ -41,46 +42,50 @@ class ClipTokenizer:
     """
 
     def __init__(self, context_length: int = 77) -> None:
+        import regex
+
         self.context_length = context_length
+        self._pattern = regex.compile(_PATTERN, regex.IGNORECASE)
         self._tokenizer = _byte_pair_encoding()
-        size = self._tokenizer.get_vocab_size()
-        self._start, self._end = size - 2, size - 1
+        numbers = self._tokenizer.get_vocab()
+        self._start, self._end = numbers[_START], numbers[_END]
+        self._words = {_START: [self._start], _END: [self._end]}  # a text can spell them
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Token numbers with a start and an end of text, padded with zeros."""
         tokens = np.zeros((len(texts), self.context_length), np.int64)
-        for row, encoding in zip(tokens, self._encode(texts), strict=True):
-            numbers = [self._start, *encoding.ids[: self.context_length - 2], self._end]
+        for row, text in zip(tokens, texts, strict=True):
+            numbers = [self._start, *self.encode(text), self._end]
+            if len(numbers) > self.context_length:
+                numbers = [*numbers[: self.context_length - 1], self._end]
             row[: len(numbers)] = numbers
         return tokens
 
     def encode(self, text: str) -> list[int]:
         """All of one text's token numbers, without start and end."""
-        numbers: list[int] = self._encode([text])[0].ids
-        return numbers
-
-    def _encode(self, texts: Sequence[str]) -> list[Any]:
         import ftfy
 
-        cleaned = [html.unescape(html.unescape(ftfy.fix_text(text))) for text in texts]
-        return self._tokenizer.encode_batch([" ".join(text.split()).lower() for text in cleaned])
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+        words = self._pattern.findall(" ".join(text.split()).lower())
+        return [number for word in words for number in self._numbers(word)]
 
+    def agrees_with(self, tokenizer: Any) -> bool:
+        """Whether a tokenizer of open_clip is CLIP's, with its usual settings."""
+        try:
+            theirs = tokenizer(_SAMPLE, context_length=self.context_length).tolist()
+            same_words = tokenizer.encoder == self._tokenizer.get_vocab()
+            return bool(same_words and theirs == self(_SAMPLE).tolist())
+        except Exception:  # another kind altogether
+            return False
 
-def is_clips(tokenizer: Any) -> bool:
-    """Whether a tokenizer of open_clip is CLIP's, with its usual settings."""
-    from open_clip import SimpleTokenizer
-    from open_clip import tokenizer as module
-
-    return (
-        type(tokenizer) is SimpleTokenizer
-        and tokenizer.clean_fn is module.get_clean_fn("lower")
-        and tokenizer.reduction_fn is None
-        and tokenizer.vocab_size == _MERGES + 2 * 256 + 2
-    )
+    def _numbers(self, word: str) -> list[int]:
+        if word not in self._words:
+            self._words[word] = self._tokenizer.encode(word).ids
+        return self._words[word]
 
 
 def _byte_pair_encoding() -> Tokenizer:
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models, pre_tokenizers
 
     letters = _letters_of_bytes()
     pairs = [(first, second) for first, second in map(str.split, _read_merges())]
@@ -88,18 +93,13 @@ def _byte_pair_encoding() -> Tokenizer:
         *letters,
         *(f"{letter}</w>" for letter in letters),
         *map("".join, pairs),
-        "<start_of_text>",
-        "<end_of_text>",
+        _START,
+        _END,
     ]
     numbers = {token: number for number, token in enumerate(vocabulary)}
     tokenizer = Tokenizer(models.BPE(numbers, pairs, end_of_word_suffix="</w>"))
-    tokenizer.add_special_tokens(vocabulary[-2:])  # as in open_clip, a text can spell them
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PATTERN), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    # Only bytes to letters: what comes is one word.
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return tokenizer
 
 

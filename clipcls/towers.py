@@ -26,6 +26,7 @@ __all__ = ["ImageTower", "TextTower", "image_probe", "sees_padding", "text_probe
 
 # A short text, as labels are; and one as long as the model reads.
 _PROBE_TEXTS = ("a photo of a cat.", " ".join(f"{number} dogs" for number in range(99)))
+_SHORT_TEXTS = ("", "cat")
 
 
 class ImageTower:
@@ -129,18 +130,18 @@ def image_probe(preprocess: Preprocess) -> NDArray[np.uint8]:
 
 
 def text_probe(tokenizer: ClipTokenizer) -> list[NDArray[np.int64]]:
-    """Token numbers of a short text and of one as long as the model reads, without padding."""
+    """Token numbers of a short text alone, and of it beside one as long as the model reads."""
     tokens = tokenizer(_PROBE_TEXTS)
-    lengths = tokens.argmax(axis=1) + 1  # the end of text has the highest number
-    return [row[None, :length] for row, length in zip(tokens, lengths.tolist(), strict=True)]
+    length = int(tokens[0].argmax()) + 1  # the end of text has the highest number
+    return [tokens[:1, :length], tokens]
 
 
 def sees_padding(network: Any, tokenizer: ClipTokenizer) -> bool:
     """Whether a text's vector depends on more of its tokens than the text itself has."""
     import torch
 
-    lengths = needed_lengths(network, torch.from_numpy(tokenizer(_PROBE_TEXTS)))
-    return lengths.tolist() != [tokens.shape[1] for tokens in text_probe(tokenizer)]
+    tokens = torch.from_numpy(tokenizer(_SHORT_TEXTS))
+    return not torch.equal(needed_lengths(network, tokens), tokens.argmax(dim=1) + 1)
 
 
 def _module(encode: Callable[[torch.Tensor], torch.Tensor]) -> torch.nn.Module:

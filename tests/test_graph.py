@@ -76,10 +76,13 @@ def test_vectors_of_texts_are_torchs(kind: str, encoder, caplog: pytest.LogCaptu
 
 
 @pytest.mark.skipif(not graph.has_bf16(), reason="the CPU does not compute in bf16")
-def test_bf16(encoder) -> None:
-    ours, theirs = encoder("siglip", precision="bf16"), encoder("siglip", engine="torch")
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_bf16(kind: str, encoder) -> None:
+    ours, theirs = encoder(kind, precision="bf16"), encoder(kind, engine="torch")
     cosines = (ours.encode_images(pixels(ours)) * theirs.encode_images(pixels(theirs))).sum(1)
     assert cosines.min() > 0.999
+    texts = ["a cat", "a photo of a dog on a beach"]
+    assert (ours.encode_texts(texts) * theirs.encode_texts(texts)).sum(1).min() > 0.999
 
 
 def test_a_graph_is_exported_once(encoder, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,8 +149,10 @@ def test_a_text_longer_than_the_model_reads_is_told(
 def test_an_encoder_can_be_pickled(encoder) -> None:
     first = encoder()
     row = first.encode_images(pixels(first))
+    words = first.encode_texts(["a cat"])
     copy = pickle.loads(pickle.dumps(first))
     np.testing.assert_allclose(copy.encode_images(pixels(copy)), row, atol=1e-6)
+    np.testing.assert_allclose(copy.encode_texts(["a cat"]), words, atol=1e-6)
 
 
 def test_too_little_memory_is_not_remembered(
@@ -179,6 +184,42 @@ def test_a_wrong_graph_is_refused_once_and_torch_answers(
         assert caplog.text.count("runs on torch") == attempt
         assert "differ" in caplog.text
         monkeypatch.setattr(graph, "export", None)  # the second time it is known
+
+
+@pytest.mark.parametrize("wrong", [0.0, np.nan])
+def test_a_text_graph_that_is_wrong_for_long_texts_is_refused(
+    wrong: float, encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["a cat", "a photo of a dog on a beach"]
+    rows = encoder(engine="torch").encode_texts(texts)
+    run = graph.Graph.__call__
+    monkeypatch.setattr(
+        graph.Graph,
+        "__call__",
+        lambda self, tokens: run(self, tokens) * (wrong if tokens.shape[1] > 20 else 1),
+    )
+    np.testing.assert_allclose(encoder().encode_texts(texts), rows, atol=1e-6)
+    assert graph.kept() == []
+    monkeypatch.setattr(graph, "export", None)  # it is known
+    np.testing.assert_allclose(encoder().encode_texts(texts), rows, atol=1e-6)
+
+
+def test_without_the_tokenizers_package_texts_run_on_torch(
+    encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    assert encoder().encode_texts(["a cat"]).shape == (1, 16)
+    assert graph.kept() == []
+
+
+def test_a_damaged_text_graph_is_made_again(encoder, folder: Path) -> None:
+    row = encoder().encode_texts(["a cat"])
+    (place,) = folder.iterdir()
+    for file in place.iterdir():
+        file.chmod(0o600)
+        file.write_bytes(b"damaged")
+    np.testing.assert_allclose(encoder().encode_texts(["a cat"]), row, atol=1e-6)
+    assert len(graph.kept()) == 1
 
 
 def test_a_tower_that_openvino_cannot_take(
@@ -263,12 +304,14 @@ def test_facts_are_kept_with_the_store(encoder, tmp_path: Path) -> None:
 def test_facts_are_kept_without_a_store_too(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classifier, "facts_path", lambda: tmp_path / "models.sqlite3")
     model = str(write_model(tmp_path / "model", CONFIGS["clip"]))
+    monkeypatch.setattr(classifier, "facts_path", lambda: tmp_path / "models.sqlite3")
     assert classifier.open_encoder(model).least_side == 64
-    monkeypatch.setattr(models, "load", None)
-    assert classifier.open_encoder(model).least_side == 64
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "load", None)
+        again = classifier.open_encoder(model)
+        assert again.least_side == 64
+        assert pickle.loads(pickle.dumps(again)).least_side == 64
     # Where they cannot be kept it only takes longer.
-    monkeypatch.undo()
     monkeypatch.setattr(classifier, "facts_path", lambda: tmp_path / "model")
     assert classifier.open_encoder(model).least_side == 64

@@ -132,7 +132,7 @@ def test_whole_and_halves_are_open_clips_own_model(kind, precision, tmp_path) ->
                 assert torch.equal(model.tokenizer(["a photo of a cat", "a dog"]), tokens)
                 close(model.encode_text(tokens), text)
         assert model.dim == image.shape[1]
-        assert model.context_length == tokens.shape[1]
+        assert source.context_length == tokens.shape[1]
         assert model.logit_scale == pytest.approx(theirs.logit_scale.exp().item(), rel=2e-2)
         assert (model.logit_bias is None) == (kind != "siglip")
         if tower:
@@ -200,7 +200,7 @@ def test_built_in_architectures(architecture, tmp_path) -> None:
     image, text = models.load(source, tower="image"), models.load(source, tower="text")
     pixels = image.preprocess(photo())[None]
     preprocess = image_transform_v2(PreprocessCfg(**image.preprocess_config), is_train=False)
-    tokens = torch.randint(1, 30_000, (2, image.context_length))
+    tokens = torch.randint(1, 30_000, (2, source.context_length))
     with torch.inference_mode():
         theirs_image = theirs.encode_image(preprocess(photo())[None], normalize=False)
         close(image.encode_image(pixels), theirs_image)

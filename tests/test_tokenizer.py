@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipcls.tokenizer import ClipTokenizer, is_clips
+from clipcls.tokenizer import ClipTokenizer
 
 OURS, THEIRS = ClipTokenizer(), open_clip.SimpleTokenizer()
 TEXTS = [
@@ -21,6 +21,8 @@ TEXTS = [
     "\U0001f431\U0001f469\u200d\U0001f33e!!!???",
     "&amp;amp; &lt;b&gt; l\u2019\u00e9t\u00e9 schÃ¶n",
     "a<end_of_text>b <start_of_text> <|endoftext|>",
+    "a cat...<end_of_text> !<end_of_text> <<start_of_text>> <END_OF_TEXT>",
+    "it'\u017f \u0558\u088f\u0c5c \U00011de0 \u2167 \u00bd",
     "word " * 100,
     "antidisestablishmentarianism pneumonoultramicroscopicsilicovolcanoconiosis",
     "\x00\x07 \u00a0 \u200b",
@@ -38,9 +40,10 @@ def test_any_text(text: str) -> None:
     assert OURS.encode(text) == THEIRS.encode(text)
 
 
-def test_many_at_once_and_another_length() -> None:
-    short = ClipTokenizer(context_length=8)
-    assert short(TEXTS).tolist() == THEIRS(TEXTS, context_length=8).tolist()
+@pytest.mark.parametrize("length", [1, 2, 8, 32])
+def test_many_at_once_and_another_length(length: int) -> None:
+    short = ClipTokenizer(context_length=length)
+    assert short(TEXTS).tolist() == THEIRS(TEXTS, context_length=length).tolist()
 
 
 @pytest.mark.parametrize(
@@ -54,4 +57,5 @@ def test_many_at_once_and_another_length() -> None:
     ],
 )
 def test_only_clips_is_taken_for_clips(settings: dict[str, object], expected: bool) -> None:
-    assert is_clips(open_clip.SimpleTokenizer(**settings)) is expected
+    assert OURS.agrees_with(open_clip.SimpleTokenizer(**settings)) is expected
+    assert not OURS.agrees_with(object())

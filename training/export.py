@@ -1,6 +1,6 @@
 """Puts the parts together: an OpenCLIP model directory in half precision.
 
-Reads WORK/text.pt, WORK/head-tuned.pt and WORK/train.pt; writes open_clip_config.json and
+Reads WORK/text.pt, WORK/head.pt and WORK/train.pt; writes open_clip_config.json and
 open_clip_model.safetensors into OUT. The logit scale is the one that makes the softmax over
 mini-ImageNet's 100 class names fit best (least negative log-likelihood) on training photos.
 """
@@ -57,7 +57,7 @@ def main(work: Path, out: Path) -> None:
     network.visual.trunk.load_state_dict(
         {name: tensor for name, tensor in trunk.items() if not name.startswith("classifier")}
     )
-    head = torch.load(work / "head-tuned.pt", weights_only=True)
+    head = torch.load(work / "head.pt", weights_only=True)
     network.visual.head.mlp.load_state_dict(head)
     network.text.load_state_dict(torch.load(work / "text.pt", weights_only=True), strict=False)
     scale = fit_scale(network, work)

@@ -1,7 +1,7 @@
 """Teaches the image head what the teacher makes of the backbone's features.
 
-Usage: image.py WORK. Reads WORK/train.pt (of features.py) and WORK/names.pt (of names.py); writes
-WORK/head.pt: the state dict of the projection, an MLP 1,280 -> 1,536 -> 768.
+Usage: image.py WORK. Reads WORK/train.pt (of features.py) and WORK/names.pt (of text.py); writes
+WORK/head.pt: the state dict of the projection, an MLP 1,280 -> 1,024 -> 512.
 
 L2 normalisation makes the posterior's denominator irrelevant: the teacher's vector points along
 sum_c exp(logit_c) row_c. So the head begins with the backbone's classifier as its first layer,
@@ -22,7 +22,7 @@ from torch.nn.functional import kl_div, normalize
 
 from teacher import DIM, Teacher
 
-STEPS, BATCH, RATE, HELD_OUT = 4000, 256, 1e-3, 600
+STEPS, BATCH, RATE, HELD_OUT = 1800, 256, 1e-3, 600
 SHIFT = 5.0  # about the logit from which a class has a share of the posterior
 SCALE = 30.0
 
@@ -38,36 +38,20 @@ def divergence(given: Tensor, wanted: Tensor, anchors: Tensor) -> Tensor:
     return kl_div((SCALE * given @ anchors.T).log_softmax(-1), target, reduction="batchmean")
 
 
-def split(stored: dict[str, Tensor | list[str]]) -> tuple[Tensor, Tensor]:
-    """Features of the photos held out, and of all others.
-
-    Views of one photo stay together, so that a held-out photo was seen in no view.
-    """
-    photos = sorted(set(stored["paths"]))
-    order = torch.randperm(len(photos), generator=torch.Generator().manual_seed(0))
-    apart = {photos[i] for i in order[:HELD_OUT].tolist()}
-    mask = torch.tensor([path in apart for path in stored["paths"]])
-    return stored["features"][mask].float(), stored["features"][~mask].float()
-
-
-def draw(features: Tensor) -> Tensor:
-    """A batch of features (BATCH, 1280): half of it mixed in pairs, since the teacher answers for
-    any point between photos, and each a little stronger or weaker.
-    """
-    some = features[torch.randint(len(features), (BATCH,))]
-    share = torch.rand(BATCH, 1) * (torch.rand(BATCH, 1) < 0.5)
-    some = (1 - share) * some + share * some.roll(1, 0)
-    return some * (0.8 + 0.45 * torch.rand(BATCH, 1))
-
-
 def main(work: Path) -> None:
     """Trains and writes the head."""
     torch.manual_seed(0)
     teacher = Teacher()
     stored = torch.load(work / "train.pt", weights_only=True)
     known = torch.load(work / "names.pt", weights_only=True)
-    labels = known["vectors"][: len(known["groups"]["likely"])]  # the first of the names
-    held, features = split(stored)
+    numbers = {name: number for number, name in enumerate(known["names"])}
+    labels = known["vectors"][[numbers[name] for name in known["likely"]]]
+    # Views of one photo stay together, so that a held-out photo was seen in no view.
+    photos = sorted(set(stored["paths"]))
+    chosen = torch.randperm(len(photos))[:HELD_OUT].tolist()
+    apart = {photos[i] for i in chosen}
+    mask = torch.tensor([path in apart for path in stored["paths"]])
+    held, features = stored["features"][mask].float(), stored["features"][~mask].float()
     network = head()
     with torch.no_grad():
         network.fc1.weight[:1000] = teacher.weight
@@ -78,7 +62,10 @@ def main(work: Path) -> None:
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
     for step in range(STEPS):
-        some = draw(features)
+        some = features[torch.randint(len(features), (BATCH,))]
+        # Half of the batch is mixed in pairs: the teacher answers for any point between photos.
+        share = torch.rand(BATCH, 1) * (torch.rand(BATCH, 1) < 0.5)
+        some = (1 - share) * some + share * some.roll(1, 0)
         wanted, given = teacher.images(some), normalize(network(some))
         loss = (1 - (given * wanted).sum(-1)).mean() + divergence(given, wanted, rows)
         loss = loss + divergence(given, wanted, labels[torch.randperm(len(labels))[:1000]])

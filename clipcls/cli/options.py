@@ -91,7 +91,8 @@ model_options = _together(
         type=click.Choice(["auto", "openvino", "torch"]),
         default="auto",
         show_default=True,
-        help="What runs the model on a CPU; auto is openvino where it can be.",
+        help="What runs the model on a CPU; auto is openvino where it can be. Texts of models with "
+        "a tokenizer of their own always run on torch.",
     ),
     click.option(
         "--workers", type=click.IntRange(1), help="Threads that decode images; default: by CPU."

@@ -42,15 +42,15 @@ def info(path: Path | None) -> None:
 @command.command("clear")
 @_file
 def clear(path: Path | None) -> None:
-    """Delete the store, damaged or not; without --store, the exported models too."""
+    """Delete the store, damaged or not; without --store, what is kept of models too."""
     from clipcls import graph
     from clipcls.store import clear, default_path, facts_path
 
+    store = path or default_path()
+    click.echo(f"{store}: {'deleted' if clear(store) else 'there was no store'}")
     if path is None:
         graph.clear()
         clear(facts_path())
-    path = path or default_path()
-    click.echo(f"{path}: {'deleted' if clear(path) else 'there was no store'}")
 
 
 @command.command("prune")
