@@ -1,0 +1,90 @@
+"""`clipcls evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from clipcls.cli.console import Console
+from clipcls.cli.options import (
+    FILE,
+    calibration_option,
+    label_options,
+    labels_of,
+    model_options,
+    say_what_was_set_aside,
+    store_of,
+    store_options,
+    watching,
+)
+
+
+@click.command("evaluate")
+@click.argument("data", metavar="DATA")
+@label_options
+@calibration_option
+@click.option(
+    "-f",
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    help="Default: json where -o ends in .json, else table.",
+)
+@click.option("-o", "--output", type=FILE, help="Write the results to this file.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@model_options
+@store_options
+@click.pass_obj
+def command(
+    console: Console,
+    /,
+    data: str,
+    label_source: str | None,
+    label_list: tuple[str, ...],
+    prompts: str,
+    none: bool,
+    calibration: Path | None,
+    form: str | None,
+    output: Path | None,
+    quiet: bool,
+    store_file: Path | None,
+    no_store: bool,
+    **model_settings: Any,
+) -> int:
+    """Measure answers and scores on images whose labels are known.
+
+    DATA is a folder with a folder per class, named like its label (case, _ and - do not matter),
+    or a csv file with the columns path (relative to the file) and label. Several labels of an
+    image, in rows or separated by |, are several right answers.
+
+    \b
+    Examples:
+      clipcls evaluate --labels labels.txt sorted-photos/
+      clipcls evaluate --labels labels.txt -o figures.json truth.csv
+    """
+    labels = labels_of(label_source, label_list)
+    from clipcls.classifier import ZeroShotClassifier
+    from clipcls.evaluation import evaluate
+    from clipcls.labelled import read_labelled
+    from clipcls.writers import open_output
+
+    console.quiet = quiet
+    if form is None:
+        form = "json" if output and output.suffix.lower() == ".json" else "table"
+    labelled = read_labelled(data)
+    classifier = ZeroShotClassifier(
+        labels,
+        prompts=prompts,
+        store=store_of(store_file, no_store) or False,
+        none=none,
+        calibration=calibration,
+        **model_settings,
+    ).fit()
+    with watching(console, len(labelled)) as watch:
+        found = evaluate(classifier, labelled, watch=watch)
+    say_what_was_set_aside(console, found.set_aside)
+    with open_output(output, "json" if form == "json" else "evaluation", 1) as writer:
+        writer.write(found.record())
+    return found.exit_code
