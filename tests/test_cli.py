@@ -225,8 +225,10 @@ def test_evaluate_a_folder_and_a_csv(clipcls, sorted_photos: Path, tmp_path: Pat
     assert [e["error"] for e in found["unreadable"]] == ["not an image"]
     assert found["model"] == "mini"
 
-    table = clipcls(*common, str(EXAMPLES / "truth.csv"))
+    page = tmp_path / "report.html"
+    table = clipcls(*common, "--report", str(page), str(EXAMPLES / "truth.csv"))
     assert table.returncode == 0
+    assert page.read_text().count("<img ") == 20
     assert re.search(r"^accuracy +90\.0 % +68\.3 % to +98\.8 %$", table.stdout, re.M)
 
 

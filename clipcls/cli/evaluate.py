@@ -33,6 +33,12 @@ from clipcls.cli.options import (
     help="Default: json where -o ends in .json, else table.",
 )
 @click.option("-o", "--output", type=FILE, help="Write the results to this file.")
+@click.option(
+    "--report",
+    "page",
+    type=FILE,
+    help="Write a page (HTML) with plots, confusions and telling images to this file.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @model_options
 @store_options
@@ -48,6 +54,7 @@ def command(
     calibration: Path | None,
     form: str | None,
     output: Path | None,
+    page: Path | None,
     quiet: bool,
     store_file: Path | None,
     no_store: bool,
@@ -85,6 +92,11 @@ def command(
     with watching(console, len(labelled)) as watch:
         found = evaluate(classifier, labelled, watch=watch)
     say_what_was_set_aside(console, found.set_aside)
+    if page:
+        from clipcls.report import report_record
+
+        with open_output(page, "html", 1) as writer:
+            writer.write(report_record(found, data))
     with open_output(output, "json" if form == "json" else "evaluation", 1) as writer:
         writer.write(found.record())
     return found.exit_code

@@ -1,4 +1,4 @@
-"""Records -> table, csv, jsonl; an evaluation -> table, json; a calibration -> json.
+"""Records -> table, csv, jsonl; an evaluation -> table, json, html; a calibration -> json.
 
 A record is a dict as the `record` of its class makes it.
 
@@ -21,6 +21,7 @@ from typing import Any, Protocol, TextIO
 from clipcls.errors import OutputClosedError, OutputError
 from clipcls.writers.csv import CsvWriter
 from clipcls.writers.evaluation import EvaluationTable
+from clipcls.writers.html import HtmlReport
 from clipcls.writers.json import JsonWriter
 from clipcls.writers.jsonl import JsonlWriter
 from clipcls.writers.table import TableWriter
@@ -35,6 +36,7 @@ FORMATS: dict[str, Callable[[TextIO, int, tuple[str, ...]], Writer]] = {
     "jsonl": JsonlWriter,
     "json": JsonWriter,
     "evaluation": EvaluationTable,
+    "html": HtmlReport,
 }
 
 

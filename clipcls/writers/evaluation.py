@@ -7,9 +7,9 @@ from typing import Any, TextIO
 
 from clipcls.writers.table import fit, printable
 
-__all__ = ["EvaluationTable"]
+__all__ = ["NAMES", "EvaluationTable", "number"]
 
-_NAMES = {
+NAMES = {
     "accuracy": "accuracy",
     "top5": "a right label among the top 5",
     "balanced_accuracy": "balanced accuracy",
@@ -52,8 +52,8 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield f"{'':<34}{'':>8}   95 % interval"
     for name, figure in record["figures"].items():
-        one, low, high = (_number(name, figure[key]) for key in ("value", "low", "high"))
-        yield f"{_NAMES[name]:<34}{one:>8}   {low:>7} to {high:>7}"
+        one, low, high = (number(name, figure[key]) for key in ("value", "low", "high"))
+        yield f"{NAMES[name]:<34}{one:>8}   {low:>7} to {high:>7}"
 
     yield ""
     shown.sort(key=lambda c: (c["f1"], -c["support"]))
@@ -83,7 +83,8 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"{share:<34}{wrong:>10}{point['score']:>12.3f}"
 
 
-def _number(name: str, value: float) -> str:
+def number(name: str, value: float) -> str:
+    """A figure of an evaluation as people read it."""
     return f"{value:.3f}" if name in _PLAIN else _percent(value)
 
 
