@@ -22,12 +22,14 @@ __all__ = [
     "Prediction",
     "ZeroShotClassifier",
     "calibrate",
+    "compare",
     "evaluate",
 ]
 
 if TYPE_CHECKING:
     from clipcls.calibration import Calibration, calibrate
     from clipcls.classifier import ZeroShotClassifier
+    from clipcls.comparison import compare
     from clipcls.errors import ClipclsError, ImageError
     from clipcls.evaluation import Evaluation, evaluate
     from clipcls.predictions import Candidate, Prediction
@@ -41,6 +43,7 @@ _HOMES = {
     "Prediction": "predictions",
     "ZeroShotClassifier": "classifier",
     "calibrate": "calibration",
+    "compare": "comparison",
     "evaluate": "evaluation",
 }
 

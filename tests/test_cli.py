@@ -167,6 +167,7 @@ def test_paths_on_stdin_and_bad_files_among_them(clipcls, tmp_path: Path) -> Non
         (("evaluate", "-l", "a", "-m", "mini", "no-such-folder"), "no-such-folder"),
         (("evaluate", "-l", "a", "-m", "mini", str(PHOTOS)), "make one per class"),
         (("evaluate", "-l", "a", "-m", "mini", str(EXAMPLES / "truth.csv")), "'a'"),
+        (("evaluate", "-l", "a", "--compare", "shoes=4", str(PHOTOS)), "write model=NAME"),
         (("classify", "-l", "a", "--coverage", "0.9", CHELSEA), "--coverage needs --calibration"),
         (("classify", "-l", "a", "--error", "0.1", CHELSEA), "--error needs --calibration"),
         (("classify", "-l", "a", "--conformal", "0.1", CHELSEA), "--conformal needs --calibration"),
@@ -229,6 +230,14 @@ def test_evaluate_a_folder_and_a_csv(clipcls, sorted_photos: Path, tmp_path: Pat
     table = clipcls(*common, "--report", str(page), str(EXAMPLES / "truth.csv"))
     assert table.returncode == 0
     assert page.read_text().count("<img ") == 20
+
+    done = clipcls(
+        *(*common, "--compare", "prompts=none", "--compare", "model=mini", "-f", "json"),
+        str(EXAMPLES / "truth.csv"),
+    )
+    assert done.returncode == 0, done.stderr
+    _, same = json.loads(done.stdout)["compare"]
+    assert (same["accuracy"], same["better"], same["worse"], same["p"]) == (0.9, 0, 0, 1)
     assert re.search(r"^accuracy +90\.0 % +68\.3 % to +98\.8 %$", table.stdout, re.M)
 
 

@@ -39,6 +39,14 @@ from clipcls.cli.options import (
     type=FILE,
     help="Write a page (HTML) with plots, confusions and telling images to this file.",
 )
+@click.option(
+    "--compare",
+    "others",
+    multiple=True,
+    metavar="WHAT=VALUE",
+    help="Also with model=NAME, prompts=NAME|FILE or labels=FILE|NAME in place of this one, image "
+    "by image; may be repeated.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @model_options
 @store_options
@@ -55,6 +63,7 @@ def command(
     form: str | None,
     output: Path | None,
     page: Path | None,
+    others: tuple[str, ...],
     quiet: bool,
     store_file: Path | None,
     no_store: bool,
@@ -70,8 +79,10 @@ def command(
     Examples:
       clipcls evaluate --labels labels.txt sorted-photos/
       clipcls evaluate --labels labels.txt -o figures.json truth.csv
+      clipcls evaluate --labels labels.txt --compare prompts=imagenet sorted-photos/
     """
     labels = labels_of(label_source, label_list)
+    variants = {other: _variant(other) for other in others}
     from clipcls.classifier import ZeroShotClassifier
     from clipcls.evaluation import evaluate
     from clipcls.labelled import read_labelled
@@ -81,22 +92,36 @@ def command(
     if form is None:
         form = "json" if output and output.suffix.lower() == ".json" else "table"
     labelled = read_labelled(data)
-    classifier = ZeroShotClassifier(
-        labels,
-        prompts=prompts,
-        store=store_of(store_file, no_store) or False,
-        none=none,
-        calibration=calibration,
-        **model_settings,
-    ).fit()
+    settings = {"labels": labels, "prompts": prompts, "none": none, **model_settings}
+    store = store_of(store_file, no_store) or False
+    classifier = ZeroShotClassifier(store=store, calibration=calibration, **settings).fit()
     with watching(console, len(labelled)) as watch:
         found = evaluate(classifier, labelled, watch=watch)
     say_what_was_set_aside(console, found.set_aside)
+    record = found.record()
+    if variants:
+        from clipcls.comparison import compare
+
+        evaluated = {}
+        for name, (what, value) in variants.items():
+            # The same model is not loaded twice.
+            model = {} if what == "model" else {"model": classifier.encoder_}
+            other = ZeroShotClassifier(store=store, **{**settings, **model, what: value}).fit()
+            with watching(console, len(labelled), again=True) as watch:
+                evaluated[name] = evaluate(other, labelled, watch=watch)
+        record["compare"] = [c.record() for c in compare(found, evaluated)]
     if page:
         from clipcls.report import report_record
 
         with open_output(page, "html", 1) as writer:
             writer.write(report_record(found, data))
     with open_output(output, "json" if form == "json" else "evaluation", 1) as writer:
-        writer.write(found.record())
+        writer.write(record)
     return found.exit_code
+
+
+def _variant(text: str) -> tuple[str, str]:
+    what, _, value = text.partition("=")
+    if what not in ("model", "prompts", "labels") or not value:
+        raise click.UsageError(f"--compare {text}: write model=NAME, prompts=NAME or labels=FILE")
+    return what, value

@@ -200,8 +200,10 @@ def store_of(store_file: Path | None, no_store: bool) -> Store | None:
 
 
 @contextmanager
-def watching(console: Console, total: int) -> Iterator[Callable[[ImageError | None], None]]:
-    """Shows how far embedding labelled images is, and names those that cannot be read."""
+def watching(
+    console: Console, total: int, *, again: bool = False
+) -> Iterator[Callable[[ImageError | None], None]]:
+    """Shows how far embedding labelled images is; the first time names those that are skipped."""
     skipped = 0
     with console.progress(total) as progress:
 
@@ -209,7 +211,8 @@ def watching(console: Console, total: int) -> Iterator[Callable[[ImageError | No
             nonlocal skipped
             if error:
                 skipped += 1
-                console.say(f"skipped {error}")
+                if not again:
+                    console.say(f"skipped {error}")
             progress(skipped)
 
         yield watch

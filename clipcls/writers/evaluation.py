@@ -55,6 +55,16 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
         one, low, high = (number(name, figure[key]) for key in ("value", "low", "high"))
         yield f"{NAMES[name]:<34}{one:>8}   {low:>7} to {high:>7}"
 
+    if record.get("compare"):
+        yield ""
+        yield f"{'COMPARED':<34}{'RIGHT':>8}{'MORE':>10}   95 % interval{'p':>10}{'ECE':>9}"
+    for other in record.get("compare", ()):
+        more, low, high = (100 * other["difference"][key] for key in ("value", "low", "high"))
+        yield (
+            f"{fit(other['name'], 34)}{_percent(other['accuracy']):>8}{more:>+10.1f}   "
+            f"{f'{low:+.1f} to {high:+.1f}':<13}{other['p']:>10.2g}{_percent(other['ece']):>9}"
+        )
+
     yield ""
     shown.sort(key=lambda c: (c["f1"], -c["support"]))
     first = f"LABEL ({_CLASSES} of lowest F1)" if len(shown) > _CLASSES else "LABEL"
