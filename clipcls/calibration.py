@@ -332,9 +332,9 @@ def calibrate_vectors(
     note = ""
     if outcomes.correct.all():
         note = f"all {n:,} answers are right, which determines no temperature: it is left at 1"
-    elif temperature == _HOTTEST:
+    elif math.isclose(temperature, _HOTTEST, rel_tol=1e-5):
         note = "the scores say next to nothing of what is right: the temperature is at its bound"
-    elif temperature == 1 / _HOTTEST:
+    elif math.isclose(temperature, 1 / _HOTTEST, rel_tol=1e-5):
         note = "the scores are far too low: the temperature is at its bound"
     after_loss, after_score = _at(blocks, outcomes.truth, outcomes.answer, held_out)
     before_loss, before_score = _at(blocks, outcomes.truth, outcomes.answer, np.ones(n))
@@ -362,7 +362,7 @@ def fit_temperatures(
     """The temperature of least mean negative log-likelihood, of all images and without each fold.
 
     With b = 1/T the loss, log sum exp(b z) - b z_right, is convex; its minimum is found by
-    Newton's method inside a bracket, to 9 digits.
+    Newton's method inside a bracket, until a step is below a millionth.
 
     Args:
         blocks: called for an iterator over (rows, logits float64 (rows, n_classes)).
@@ -373,53 +373,60 @@ def fit_temperatures(
         float64 (folds + 1,): without fold 0, 1, ..., and last with all images. Within 1/20 and 20;
         1 where the answers are all right, since then less is always better.
     """
-    count = 0 if folds is None else int(folds.max()) + 1
-    member = np.ones((count + 1, len(truth)), bool)
-    if folds is not None:
-        member[:count] = folds != np.arange(count)[:, None]
+    everything = np.ones((1, len(truth)), bool)
+    whole = _least_loss(blocks, truth, everything, 1.0)
+    if folds is None:
+        return 1 / whole
+    without = folds != np.arange(folds.max() + 1)[:, None]
+    return 1 / np.append(_least_loss(blocks, truth, without, float(whole[0])), whole)
 
-    def slopes(b: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """First and second derivative of each loss at its own b."""
-        first, second = np.zeros(count + 1), np.zeros(count + 1)
-        for rows, logits in blocks():
-            z = logits - logits.max(axis=1, keepdims=True)
-            right = z[np.arange(len(z)), truth[rows]]
-            for k in range(count + 1):
-                p = np.exp(b[k] * z)
-                p /= p.sum(axis=1, keepdims=True)
-                mean = (p * z).sum(axis=1)
-                inside = member[k, rows]
-                first[k] += (mean - right)[inside].sum()
-                second[k] += ((p * z * z).sum(axis=1) - mean**2)[inside].sum()
-        return first, second
 
-    all_right = _all_right(blocks, truth, member)
-    low, high = np.full(count + 1, 1 / _HOTTEST), np.full(count + 1, _HOTTEST)
-    at_low, at_high = slopes(low)[0] >= 0, slopes(high)[0] <= 0
-    b = np.where(at_low, low, np.where(at_high, high, 1.0))
-    done = at_low | at_high
-    for _ in range(100):
-        if done.all():
-            break
-        first, second = slopes(b)
-        low, high = np.where(first < 0, b, low), np.where(first > 0, b, high)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            step = b - first / second
-        inside = (step > low) & (step < high)
-        step = np.where(inside, step, np.sqrt(low * high))
-        step = np.where(done | (first == 0), b, step)
-        done |= np.abs(step - b) <= 1e-10 * b
-        b = step
-    return np.where(all_right, 1.0, 1 / b)
+def _least_loss(
+    blocks: Blocks, truth: NDArray[np.int64], groups: NDArray[np.bool_], start: float
+) -> NDArray[np.float64]:
+    """b = 1/T of each group of images, bool (groups, n) -> float64 (groups,)."""
+    done = _all_right(blocks, truth, groups)
+    b = np.where(done, 1.0, start)
+    low, high = np.full(len(groups), 1 / _HOTTEST), np.full(len(groups), _HOTTEST)
+    open_ones = np.flatnonzero(~done)
+    while len(open_ones):
+        first, second = _slopes(blocks, truth, groups[open_ones], b[open_ones])
+        for k, slope, curve in zip(open_ones, first, second, strict=True):
+            low[k], high[k] = (b[k], high[k]) if slope < 0 else (low[k], b[k])
+            step = b[k] - slope / curve if curve > 0 else math.nan
+            before, b[k] = b[k], step if low[k] < step < high[k] else math.sqrt(low[k] * high[k])
+            if slope == 0 or abs(b[k] - before) <= 1e-6 * before:
+                done[k] = True
+        open_ones = np.flatnonzero(~done)
+    return b
+
+
+def _slopes(
+    blocks: Blocks, truth: NDArray[np.int64], groups: NDArray[np.bool_], b: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """First and second derivative of each group's loss at its own b, float64 (groups,) each."""
+    first, second = np.zeros(len(groups)), np.zeros(len(groups))
+    for rows, logits in blocks():
+        z = logits - logits.max(axis=1, keepdims=True)
+        right = z[np.arange(len(z)), truth[rows]]
+        for k, inside in enumerate(groups[:, rows]):
+            weights = np.exp(b[k] * z)
+            total = weights.sum(axis=1)
+            weights *= z
+            mean = weights.sum(axis=1) / total
+            square = np.einsum("ij,ij->i", weights, z) / total
+            first[k] += (mean - right)[inside].sum()
+            second[k] += (square - mean**2)[inside].sum()
+    return first, second
 
 
 def _all_right(
-    blocks: Blocks, truth: NDArray[np.int64], member: NDArray[np.bool_]
+    blocks: Blocks, truth: NDArray[np.int64], groups: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
     wrong = np.empty(len(truth), bool)
     for rows, logits in blocks():
         wrong[rows] = logits.argmax(axis=1) != truth[rows]
-    return np.array([not (inside & wrong).any() for inside in member])
+    return np.array([not (inside & wrong).any() for inside in groups])
 
 
 def _remembered(classifier: ZeroShotClassifier, vectors: NDArray[np.float32]) -> Blocks:

@@ -410,6 +410,20 @@ HEAVY += ("torch", "torchvision", "open_clip", "timm", "transformers", "sklearn"
         (("-l", "cat", "-l", "dog", CHELSEA), {"numpy", "PIL", "faiss"}),
         (("-l", "cat", "-l", "dog", "{new}"), {"numpy", "PIL", "faiss", "openvino"}),
         (("-l", "cat", "-l", "{word}", CHELSEA), {"numpy", "PIL", "faiss", "openvino"}),
+        (
+            (
+                "-l",
+                "cat",
+                "-l",
+                "dog",
+                "--calibration",
+                "{calibration}",
+                "--coverage",
+                "1",
+                CHELSEA,
+            ),
+            {"numpy", "PIL", "faiss"},
+        ),
     ],
     ids=[
         "version",
@@ -419,6 +433,7 @@ HEAVY += ("torch", "torchvision", "open_clip", "timm", "transformers", "sklearn"
         "all known",
         "new photo",
         "new label",
+        "calibrated",
     ],
 )
 def test_what_each_path_imports(cache: Path, tmp_path: Path, clipcls, arguments, expected) -> None:
@@ -430,12 +445,21 @@ def test_what_each_path_imports(cache: Path, tmp_path: Path, clipcls, arguments,
     new = tmp_path / "new.jpg"
     new.write_bytes(Path(CHELSEA).read_bytes() + os.urandom(8))
     word = f"thing {os.urandom(4).hex()}"
+    calibration = tmp_path / "c.json"
+    if "{calibration}" in arguments:
+        truth = tmp_path / "truth.csv"
+        rows = [
+            f"{photo},{'dog' if photo.stem == 'on-guard' else 'cat'}" for photo in PHOTOS.glob("*")
+        ]
+        truth.write_text("\n".join(["path,label", *rows]))
+        options = ("-m", "mini", "-l", "cat", "-l", "dog", "-o", str(calibration))
+        assert clipcls("calibrate", *options, str(truth)).returncode == 0
     script = (
         "import sys, contextlib; from clipcls.cli import main\n"
         "with contextlib.suppress(SystemExit): main()\n"
         f"print('IMPORTED', *(name for name in {HEAVY} if name in sys.modules))"
     )
-    command = [part.format(new=new, word=word) for part in arguments]
+    command = [part.format(new=new, word=word, calibration=calibration) for part in arguments]
     done = subprocess.run(
         [sys.executable, "-c", script, *command],
         env={**os.environ, "XDG_CACHE_HOME": str(cache)},
