@@ -200,6 +200,8 @@ def embed_known(
     if not vectors:
         raise InputError(f"no image could be read; the first: {unreadable[0]}")
     present = {number for classes in truth for number in classes}
+    if classifier.none:
+        present.add(len(names) - 1)  # nobody expects images of it
     set_aside = replace(
         matched.set_aside,
         unreadable=tuple(unreadable),
