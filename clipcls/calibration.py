@@ -227,6 +227,17 @@ class Calibration:
         record = asdict(self)
         return {"format": _FORMAT, **record.pop("identity"), **record}
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes its file, which is whole or not there.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        from clipcls.writers import open_output
+
+        with open_output(Path(path), "json", 1) as writer:
+            writer.write(self.record())
+
     @property
     def digest(self) -> str:
         """First 12 hex of a SHA-256 of all of it; records of predictions carry it."""

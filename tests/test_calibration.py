@@ -15,7 +15,6 @@ from test_conformal import simulated
 from clipcls import Calibration, ZeroShotClassifier, calibrate
 from clipcls.calibration import _cuts, fit_temperatures, read_calibration
 from clipcls.errors import CalibrationError, InputError, LabelsError
-from clipcls.writers import open_output
 
 Paint = Callable[..., str]
 LABELS = ["red", "green", "blue"]
@@ -73,12 +72,6 @@ def classifier(encoder: ColourEncoder) -> ZeroShotClassifier:
     return ZeroShotClassifier(LABELS, encoder, store=False).fit()
 
 
-def saved(calibration: Calibration, path: Path) -> Path:
-    with open_output(path, "json", 1) as writer:
-        writer.write(calibration.record())
-    return path
-
-
 def test_a_calibration_is_saved_and_applied(
     classifier: ZeroShotClassifier, paint: Paint, tmp_path: Path
 ) -> None:
@@ -91,7 +84,8 @@ def test_a_calibration_is_saved_and_applied(
     truth = np.array([LABELS.index(label) for _, label in data])
     assert made.temperature == pytest.approx(least_loss(logits, truth), rel=1e-5)
     assert (made.images, made.note) == (40, "")
-    assert read_calibration(saved(made, tmp_path / "c.json")) == made
+    made.save(tmp_path / "c.json")
+    assert read_calibration(tmp_path / "c.json") == made
 
     calibrated = ZeroShotClassifier(
         LABELS, classifier.encoder_, store=False, calibration=tmp_path / "c.json"

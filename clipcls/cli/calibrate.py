@@ -57,7 +57,6 @@ def command(
     from clipcls.calibration import calibrate
     from clipcls.classifier import ZeroShotClassifier
     from clipcls.labelled import read_labelled
-    from clipcls.writers import open_output
 
     console.quiet = quiet
     labelled = read_labelled(data)
@@ -71,8 +70,7 @@ def command(
     with watching(console, len(labelled)) as watch:
         found, aside = calibrate(classifier, labelled, watch=watch)
     say_what_was_set_aside(console, aside)
-    with open_output(output, "json", 1) as writer:
-        writer.write(found.record())
+    found.save(output)
     if found.note:
         console.say(found.note)
     if not quiet:
