@@ -13,19 +13,38 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Candidate", "ClipclsError", "ImageError", "Prediction", "ZeroShotClassifier"]
+__all__ = [
+    "Calibration",
+    "Candidate",
+    "ClipclsError",
+    "Evaluation",
+    "ImageError",
+    "Prediction",
+    "ZeroShotClassifier",
+    "calibrate",
+    "compare",
+    "evaluate",
+]
 
 if TYPE_CHECKING:
+    from clipcls.calibration import Calibration, calibrate
     from clipcls.classifier import ZeroShotClassifier
+    from clipcls.comparison import compare
     from clipcls.errors import ClipclsError, ImageError
+    from clipcls.evaluation import Evaluation, evaluate
     from clipcls.predictions import Candidate, Prediction
 
 _HOMES = {
+    "Calibration": "calibration",
     "Candidate": "predictions",
     "ClipclsError": "errors",
+    "Evaluation": "evaluation",
     "ImageError": "errors",
     "Prediction": "predictions",
     "ZeroShotClassifier": "classifier",
+    "calibrate": "calibration",
+    "compare": "comparison",
+    "evaluate": "evaluation",
 }
 
 

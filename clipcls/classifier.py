@@ -11,23 +11,26 @@ import inspect
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.embedder import embed_images, embed_texts
+from clipcls.embedder import Embedded, embed_images, embed_texts
 from clipcls.encoder import Encoder, Engine, OpenClipEncoder, Precision, unit_rows
-from clipcls.errors import ClipclsError, ImageError, StoreError
+from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError, StoreError
 from clipcls.index import FlatIndex
 from clipcls.labels import LabelsLike, make_labels
 from clipcls.models import resolve
-from clipcls.predictions import UNKNOWN, Candidate, Prediction, Provenance
-from clipcls.prompts import PromptSet, class_texts, make_prompts
+from clipcls.predictions import NONE, UNKNOWN, Candidate, Prediction, Provenance
+from clipcls.prompts import NONE_TEXTS, PromptSet, class_texts, make_prompts
 from clipcls.store import Store, default_path, facts_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from clipcls.calibration import Calibration, Cut, Identity
 
     ImageLike = str | os.PathLike[str] | Image
 
@@ -38,6 +41,7 @@ logger = logging.getLogger(__name__)
 # Images matched at a time, and classes in one block of the softmax's sum: both bound memory.
 _MATCHED_TOGETHER = 1024
 _CLASSES_A_BLOCK = 16_384
+_LOGITS_A_BLOCK = 4_000_000
 
 
 class ZeroShotClassifier:
@@ -57,13 +61,17 @@ class ZeroShotClassifier:
         workers: threads that read and decode images; None: by the CPU.
         store: where embeddings are kept: True for the user's cache directory, False for nowhere,
             or a file. What is known of the model itself is kept in any case.
+        none: whether there is one more class, `none of these`, made of generic texts.
+        calibration: a `Calibration`, or its file.
 
     Attributes:
-        classes_: the labels, str (n_classes,), in the order given.
+        classes_: the labels, str (n_classes,), in the order given; with `none` one more, the last.
         weights_: the classes' unit vectors, float32 (n_classes, dim).
         index_: `FlatIndex` over `weights_`.
         encoder_: the `Encoder` in use.
         store_: the `Store` in use, or None.
+        made_by_: the `Provenance` that its predictions carry.
+        calibration_: the `Calibration` in use, or None.
 
     >>> clf = ZeroShotClassifier(["cat", "garden"], model="mini", store=False).fit()
     >>> clf.predict(["examples/photos/chelsea.jpg"])
@@ -88,6 +96,8 @@ class ZeroShotClassifier:
         engine: Engine = "auto",
         workers: int | None = None,
         store: bool | str | os.PathLike[str] | Store = True,
+        none: bool = False,
+        calibration: Calibration | str | os.PathLike[str] | None = None,
     ) -> None:
         self.labels = labels
         self.model = model
@@ -99,12 +109,15 @@ class ZeroShotClassifier:
         self.engine = engine
         self.workers = workers
         self.store = store
+        self.none = none
+        self.calibration = calibration
 
     def fit(self, X: object = None, y: object = None) -> ZeroShotClassifier:
         """Embeds the labels; learns nothing from `X` and `y`, which are there for pipelines.
 
         Raises:
-            LabelsError, PromptsError, ModelError, StoreError: the parameter cannot be used.
+            LabelsError, PromptsError, ModelError, StoreError, CalibrationError: the parameter
+                cannot be used.
         """
         labels = make_labels(self.labels)
         prompts = make_prompts(self.prompts)
@@ -121,24 +134,56 @@ class ZeroShotClassifier:
             )
         else:
             self.encoder_ = self.model
-        self.weights_ = _class_weights(self.encoder_, class_texts(labels, prompts), self.store_)
-        self.classes_ = np.array(labels.names)
+        names, texts = list(labels.names), class_texts(labels, prompts)
+        if self.none:
+            if NONE in names:
+                raise LabelsError(f"{labels.source}: {NONE!r} is a label already; leave one out")
+            names.append(NONE)
+            texts.append(NONE_TEXTS)
+        self._texts, self._prompts = texts, prompts
+        self.classes_ = np.array(names)
+        self.calibration_ = self._usable_calibration()
+        self.temperature_ = self.calibration_.temperature if self.calibration_ else 1.0
+        self.weights_ = _class_weights(self.encoder_, texts, self.store_)
         self.index_ = FlatIndex(self.weights_)
         self._exact_weights = self.weights_.astype(np.float64)
-        self._made_by = Provenance(
-            self.encoder_.name, self.encoder_.weights[:12], self.encoder_.precision, prompts.name
+        self.made_by_ = Provenance(
+            self.encoder_.name,
+            self.encoder_.weights[:12],
+            self.encoder_.precision,
+            prompts.name,
+            self.calibration_.digest if self.calibration_ else "",
         )
         return self
+
+    @property
+    def identity_(self) -> Identity:
+        """What a calibration of this classifier is made for."""
+        from clipcls.calibration import Identity
+
+        return Identity.of(self.encoder_, self._prompts, self.classes_.tolist(), self._texts)
+
+    def _usable_calibration(self) -> Calibration | None:
+        if self.calibration is None:
+            return None
+        from clipcls.calibration import Calibration, read_calibration
+
+        if isinstance(self.calibration, Calibration):
+            self.calibration.check(self.identity_)
+            return self.calibration
+        found = read_calibration(self.calibration)
+        found.check(self.identity_, os.fspath(self.calibration))
+        return found
 
     # -- scikit-learn's methods: X is a sequence of paths or PIL images, or float (n, dim) -----
 
     def decision_function(self, X: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.float64]:
-        """Logits: logit scale x cosine similarity + bias, float64 (n, n_classes).
+        """Logits: (logit scale x cosine similarity + bias) / temperature, (n, n_classes) float64.
 
         Raises:
             ImageError: an image cannot be read; `classify` reports it and goes on.
         """
-        return self._logits(self._embed(X), self._exact_weights)
+        return self.logits(self._embed(X))
 
     def predict_proba(self, X: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.float64]:
         """Softmax scores over all classes, float64 (n, n_classes); rows sum to 1.
@@ -172,6 +217,10 @@ class ZeroShotClassifier:
         *,
         top: int = 1,
         min_score: float = 0.0,
+        min_margin: float = 0.0,
+        coverage: float | None = None,
+        error: float | None = None,
+        conformal: float | None = None,
     ) -> Iterator[Prediction | ImageError]:
         """Classifies images one after the other, in their order, with bounded memory.
 
@@ -179,40 +228,130 @@ class ZeroShotClassifier:
             images: paths or PIL images, any number; an `ImageError` is handed through.
             top: how many labels each answer carries.
             min_score: an answer whose best score is below it is `unknown`.
+            min_margin: so is one whose best score is less than this above the second.
+            coverage: answer only the surest images, at least this share of images like those of
+                the calibration; the others are `unknown`.
+            error: answer as many as can be with at most this share of the answers wrong.
+            conformal: give each prediction a `label_set` that holds no right label with this
+                probability at most.
 
         Yields:
             a `Prediction` for each image, or the `ImageError` that says why there is none.
+
+        Raises:
+            CalibrationError: `coverage`, `error` or `conformal` without a calibration, or with one
+                that cannot promise that much.
         """
         self._check_fitted()
         if top < 1:
             raise ValueError(f"top is {top}; the least is 1")
+        rule = _Rule(
+            min_score,
+            min_margin,
+            None if coverage is None and error is None else self.cut(coverage, error).score,
+            None if conformal is None else self._calibrated().set_threshold(conformal),
+        )
+        return self._classify(images, top, rule)
+
+    def cut(self, coverage: float | None = None, error: float | None = None) -> Cut:
+        """Where `classify` begins to answer for a coverage or an error.
+
+        Raises:
+            CalibrationError: there is no calibration, or it cannot promise that much.
+        """
+        if (coverage is None) == (error is None):
+            raise ValueError("give coverage or error: one of the two")
+        if coverage is not None:
+            return self._calibrated().for_coverage(coverage)
+        assert error is not None
+        return self._calibrated().for_error(error)
+
+    def _calibrated(self) -> Calibration:
+        if self.calibration_ is None:
+            raise CalibrationError("coverage, error and conformal need a calibration")
+        return self.calibration_
+
+    def _classify(
+        self, images: Iterable[ImageLike | ImageError], top: int, rule: _Rule
+    ) -> Iterator[Prediction | ImageError]:
         block: list[Any] = []
-        for item in embed_images(self.encoder_, images, self.store_, workers=self.workers):
+        for item in self.embed(images):
             block.append(item)
             # What the encoder just finished goes out at once; what is stored comes in blocks.
             fresh = not isinstance(item, ImageError) and not item.stored
             if fresh or len(block) == _MATCHED_TOGETHER:
-                yield from self._predictions(block, top, min_score)
+                yield from self._predictions(block, top, rule)
                 block = []
-        yield from self._predictions(block, top, min_score)
+        yield from self._predictions(block, top, rule)
 
     def _predictions(
-        self, block: Sequence[Any], top: int, min_score: float
+        self, block: Sequence[Any], top: int, rule: _Rule
     ) -> Iterator[Prediction | ImageError]:
         images = [item for item in block if not isinstance(item, ImageError)]
         if images:
-            matches = zip(*self.match(np.stack([item.vector for item in images]), top), strict=True)
+            vectors = np.stack([item.vector for item in images])
+            scores, similarities, rows = self.match(vectors, max(top, 2 if rule.min_margin else 1))
+            sure = self._is_sure(vectors, scores, similarities, rule)
+            sets = self._label_sets(vectors, rule)
+            matches = zip(
+                scores[:, :top], similarities[:, :top], rows[:, :top], sure, sets, strict=True
+            )
         for item in block:
             if isinstance(item, ImageError):
                 yield item
                 continue
+            *best, is_sure, label_set = next(matches)
             candidates = tuple(
                 Candidate(str(self.classes_[row]), float(score), float(similarity))
-                for score, similarity, row in zip(*next(matches), strict=True)
+                for score, similarity, row in zip(*best, strict=True)
             )
-            accepted = candidates[0].score >= min_score
-            label = candidates[0].label if accepted else UNKNOWN
-            yield Prediction(item.path, label, candidates, self._made_by)
+            label = candidates[0].label if is_sure else UNKNOWN
+            yield Prediction(item.path, label, candidates, self.made_by_, label_set)
+
+    def _is_sure(
+        self,
+        vectors: NDArray[np.float32],
+        scores: NDArray[np.float64],
+        similarities: NDArray[np.float64],
+        rule: _Rule,
+    ) -> NDArray[np.bool_]:
+        """Which images are answered, bool (n,)."""
+        sure = scores[:, 0] >= rule.min_score
+        if rule.min_margin and scores.shape[1] > 1:
+            sure &= scores[:, 0] - scores[:, 1] >= rule.min_margin
+        if rule.raw_above is not None:
+            logits = self.encoder_.logit_scale * similarities[:, :1] + self.encoder_.logit_bias
+            raw = np.exp(logits - self._log_total(vectors, 1.0))[:, 0]
+            sure &= raw > rule.raw_above
+        return sure
+
+    def _label_sets(
+        self, vectors: NDArray[np.float32], rule: _Rule
+    ) -> list[tuple[str, ...]] | list[None]:
+        if rule.set_threshold is None:
+            return [None] * len(vectors)
+        from clipcls.conformal import rank_scores, set_sizes
+
+        found = []
+        step = max(1, _LOGITS_A_BLOCK // len(self.classes_))
+        for start in range(0, len(vectors), step):
+            logits = self._logits(vectors[start : start + step], self._exact_weights, 1.0)
+            order, scores = rank_scores(logits)
+            sizes = set_sizes(scores, rule.set_threshold)
+            found += [
+                tuple(self.classes_[row[:size]].tolist())
+                for row, size in zip(order, sizes, strict=True)
+            ]
+        return found
+
+    def embed(self, images: Iterable[ImageLike | ImageError]) -> Iterator[Embedded | ImageError]:
+        """The unit vector of each image, as `embed_images` gives them."""
+        self._check_fitted()
+        return embed_images(self.encoder_, images, self.store_, workers=self.workers)
+
+    def logits(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+        """`decision_function` of unit rows, float32 (n, dim) -> float64 (n, n_classes)."""
+        return self._logits(vectors, self._exact_weights, self.temperature_)
 
     def match(
         self, vectors: NDArray[np.float32], k: int
@@ -231,20 +370,28 @@ class ZeroShotClassifier:
             scores float64, similarities float64 and class numbers int64, (n, k) each.
         """
         similarities, rows = self.index_.search(vectors, k)
-        total = np.full((len(vectors), 1), -np.inf)
-        for start in range(0, len(self.weights_), _CLASSES_A_BLOCK):
-            logits = self._logits(vectors, self._exact_weights[start : start + _CLASSES_A_BLOCK])
-            total = np.logaddexp(total, _log_sum_exp(logits))
         scale, bias = self.encoder_.logit_scale, self.encoder_.logit_bias
-        scores = np.exp(scale * similarities + bias - total)
+        logits = (scale * similarities + bias) / self.temperature_
+        scores = np.exp(logits - self._log_total(vectors, self.temperature_))
         return np.minimum(scores, 1.0), similarities, rows
 
+    def _log_total(self, vectors: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
+        """log of the softmax's denominator, over all classes, float64 (n, 1)."""
+        total = np.full((len(vectors), 1), -np.inf)
+        for start in range(0, len(self.weights_), _CLASSES_A_BLOCK):
+            weights = self._exact_weights[start : start + _CLASSES_A_BLOCK]
+            logits = self._logits(vectors, weights, temperature)
+            total = np.logaddexp(total, _log_sum_exp(logits))
+        return total
+
     def _logits(
-        self, vectors: NDArray[np.float32], weights: NDArray[np.float64]
+        self, vectors: NDArray[np.float32], weights: NDArray[np.float64], temperature: float
     ) -> NDArray[np.float64]:
         logits: NDArray[np.float64] = vectors.astype(np.float64) @ weights.T
         logits *= self.encoder_.logit_scale
         logits += self.encoder_.logit_bias
+        if temperature != 1:
+            logits /= temperature
         return logits
 
     # -- what scikit-learn's clone, pipelines and displays ask for ------------------------------
@@ -298,11 +445,21 @@ class ZeroShotClassifier:
                 )
             return unit_rows(X)
         rows = []
-        for item in embed_images(self.encoder_, X, self.store_, workers=self.workers):
+        for item in self.embed(X):
             if isinstance(item, ImageError):
                 raise item
             rows.append(item.vector)
         return np.stack(rows) if rows else np.empty((0, self.weights_.shape[1]), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """When an image is answered, and what its label set is made of."""
+
+    min_score: float
+    min_margin: float
+    raw_above: float | None  # of the model's own best score
+    set_threshold: float | None
 
 
 def open_store(store: bool | str | os.PathLike[str] | Store) -> Store | None:

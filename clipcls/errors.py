@@ -7,6 +7,7 @@ ClipclsError
 ├── ModelError            a model that cannot be loaded
 │   ├── UnknownModelError     no such model, tag or alias
 │   └── ModelUnavailableError its weights are not here and cannot be fetched now
+├── CalibrationError      a calibration that is for something else, or promises too little
 ├── ImageError            one image that cannot be read
 ├── StoreError            the embedding store cannot be used
 └── OutputError           results cannot be written
@@ -18,6 +19,7 @@ Each message is one line that names the file or value and says what to do about 
 from __future__ import annotations
 
 __all__ = [
+    "CalibrationError",
     "ClipclsError",
     "ImageError",
     "InputError",
@@ -58,6 +60,10 @@ class UnknownModelError(ModelError, ValueError):
 
 class ModelUnavailableError(ModelError):
     """The model's weights are not on this machine and cannot be fetched now."""
+
+
+class CalibrationError(ClipclsError, ValueError):
+    """A calibration cannot be used here, or cannot promise what is asked of it."""
 
 
 class ImageError(ClipclsError):

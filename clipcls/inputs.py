@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from clipcls.errors import ImageError, InputError
 
-__all__ = ["SUFFIXES", "find_images", "os_reason"]
+__all__ = ["SUFFIXES", "find_images", "folders_and_images", "os_reason"]
 
 SUFFIXES = frozenset(
     (
@@ -179,6 +179,23 @@ def _walk(root: str) -> Iterator[str | ImageError]:
 def _sorted_entries(path: str) -> Iterator[os.DirEntry[str]]:
     with os.scandir(path) as entries:
         return iter(sorted(entries, key=lambda entry: entry.name))
+
+
+def folders_and_images(path: str) -> tuple[list[str], list[str]]:
+    """Names of the folders and of the images directly in a folder, sorted, as `find_images` would
+    enter or take them.
+
+    Raises:
+        OSError: it cannot be listed.
+    """
+    entries = [entry for entry in _sorted_entries(path) if not entry.name.startswith(".")]
+    folders = [e.name for e in entries if e.name not in _SYSTEM_FOLDERS and _is_folder(e)]
+    images = [
+        e.name
+        for e in entries
+        if os.path.splitext(e.name)[1].lower() in SUFFIXES and not _is_folder(e)
+    ]
+    return folders, images
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -8,9 +8,19 @@ from typing import Any
 
 from clipcls.errors import ImageError
 
-__all__ = ["UNKNOWN", "Candidate", "Hit", "Prediction", "Provenance", "Report", "error_record"]
+__all__ = [
+    "NONE",
+    "UNKNOWN",
+    "Candidate",
+    "Hit",
+    "Prediction",
+    "Provenance",
+    "Report",
+    "error_record",
+]
 
 UNKNOWN = "unknown"
+NONE = "none of these"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +42,21 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What made an answer: model name, first 12 hex of its weights' SHA-256, precision, prompts."""
+    """What made an answer.
+
+    Attributes:
+        model: the model's name.
+        weights: first 12 hex of its weights' SHA-256.
+        precision: what it computed in.
+        prompts: the template set's name.
+        calibration: first 12 hex of the calibration's SHA-256, or "".
+    """
 
     model: str
     weights: str
     precision: str
     prompts: str
+    calibration: str = ""
 
     def record(self) -> dict[str, Any]:
         """As in a jsonl record."""
@@ -46,6 +65,7 @@ class Provenance:
             "weights": self.weights,
             "precision": self.precision,
             "prompts": self.prompts,
+            **({"calibration": self.calibration} if self.calibration else {}),
         }
 
 
@@ -55,15 +75,18 @@ class Prediction:
 
     Attributes:
         path: the image as the caller named it; "" for an image that came without one.
-        label: the best label, or `UNKNOWN` where its score is below the least that was asked for.
+        label: the best label, or `UNKNOWN` where it is less sure than was asked for.
         top: the best labels, best first; never empty.
         made_by: what made it.
+        label_set: where conformal sets were asked for, the labels that together hold a right one
+            with the probability asked for, best first; else None.
     """
 
     path: str
     label: str
     top: tuple[Candidate, ...]
     made_by: Provenance
+    label_set: tuple[str, ...] | None = None
 
     @property
     def score(self) -> float:
@@ -77,6 +100,7 @@ class Prediction:
             "label": self.label,
             "score": round(self.score, 6),
             "top": [candidate.record() for candidate in self.top],
+            **({} if self.label_set is None else {"set": list(self.label_set)}),
             **self.made_by.record(),
         }
 

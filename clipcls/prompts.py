@@ -14,6 +14,7 @@ from clipcls.labels import LabelSet, read_labels
 from clipcls.ready import ReadySet, clean, describe, find_set, numbered, read_text, ready_sets
 
 __all__ = [
+    "NONE_TEXTS",
     "PromptSet",
     "class_texts",
     "list_label_sets",
@@ -23,6 +24,35 @@ __all__ = [
 ]
 
 log = logging.getLogger("clipcls")
+
+NONE_TEXTS = (
+    "a photo.",
+    "an image.",
+    "a picture of something.",
+    "a photo of an object.",
+    "a photo of a thing.",
+    "a photo of a scene.",
+    "a photo of a place.",
+    "a photo of a person.",
+    "a photo of an animal.",
+    "a photo of a plant.",
+    "a photo of a texture.",
+    "a photo of a building.",
+    "a photo of a vehicle.",
+    "a photo of food.",
+    "a photo of a tool.",
+    "a photo of furniture.",
+    "a photo of clothing.",
+    "a photo of a landscape.",
+    "a photo of the background.",
+    "a blurry photo.",
+    "a drawing.",
+    "a document.",
+    "a screenshot.",
+    "a photo of nothing in particular.",
+    "a pattern.",
+)
+"""What an image may show that has none of the labels: the texts of the class `none of these`."""
 
 
 @dataclass(frozen=True, slots=True)

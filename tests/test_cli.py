@@ -163,6 +163,16 @@ def test_paths_on_stdin_and_bad_files_among_them(clipcls, tmp_path: Path) -> Non
         (("classify", "-l", "a", "-m", "base", CHELSEA), "base"),
         (("classify", "-l", "a", "-m", "mini", "/var/empty-folder*"), "no"),
         (("classify", "-l", "a", "-o", "results.xyz", CHELSEA), ".csv"),
+        (("evaluate", str(PHOTOS)), "--labels"),
+        (("evaluate", "-l", "a", "-m", "mini", "no-such-folder"), "no-such-folder"),
+        (("evaluate", "-l", "a", "-m", "mini", str(PHOTOS)), "make one per class"),
+        (("evaluate", "-l", "a", "-m", "mini", str(EXAMPLES / "truth.csv")), "'a'"),
+        (("evaluate", "-l", "a", "--compare", "shoes=4", str(PHOTOS)), "write model=NAME"),
+        (("classify", "-l", "a", "--coverage", "0.9", CHELSEA), "--coverage needs --calibration"),
+        (("classify", "-l", "a", "--error", "0.1", CHELSEA), "--error needs --calibration"),
+        (("classify", "-l", "a", "--conformal", "0.1", CHELSEA), "--conformal needs --calibration"),
+        (("classify", "-l", "a", "-m", "mini", "--calibration", "none.json", CHELSEA), "none.json"),
+        (("calibrate", "-l", "a", str(PHOTOS)), "--output"),
         (("search",), "what to search for"),
         (("nonsense",), "nonsense"),
     ],
@@ -185,6 +195,97 @@ def test_min_score_top_and_output_file(clipcls, tmp_path: Path) -> None:
     (row,) = csv.DictReader(out.open())
     assert (row["label"], row["label_2"]) == ("unknown", "dog")
     assert os.listdir(tmp_path) == ["results.csv"]
+
+
+@pytest.fixture
+def sorted_photos(tmp_path: Path) -> Path:
+    """Seven of the shipped photos in a folder per class, one that is no photo, one no label."""
+    folder = tmp_path / "sorted"
+    classes = {"cat": ["chelsea"], "Polar_Bear": ["churchill"], "rocket": ["dscovr", "eileen"]}
+    classes |= {"frying-pan": ["kitchen"], "panda": ["zoo"], "zebra": ["perth"]}
+    for name, photos in classes.items():
+        (folder / name).mkdir(parents=True)
+        for photo in photos:
+            shutil.copy(PHOTOS / f"{photo}.jpg", folder / name)
+    (folder / "cat" / "text.jpg").write_text("no image")
+    return folder
+
+
+def test_evaluate_a_folder_and_a_csv(clipcls, sorted_photos: Path, tmp_path: Path) -> None:
+    common = ("evaluate", "-m", "mini", "--labels", str(EXAMPLES / "labels.txt"))
+    done = clipcls(*common, "-o", str(tmp_path / "f.json"), str(sorted_photos))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "text.jpg: not an image" in done.stderr
+    assert "'zebra' is none of the labels" in done.stderr
+    assert "labels without an image: dog" in done.stderr
+    found = json.loads((tmp_path / "f.json").read_text())
+    assert found["images"] == 6
+    assert found["figures"]["accuracy"]["value"] == pytest.approx(5 / 6, abs=1e-6)
+    assert found["confused"] == [{"label": "rocket", "answer": "football", "images": 1}]
+    assert found["no_labels"] == {"zebra": 1}
+    assert [e["error"] for e in found["unreadable"]] == ["not an image"]
+    assert found["model"] == "mini"
+
+    page = tmp_path / "report.html"
+    table = clipcls(*common, "--report", str(page), str(EXAMPLES / "truth.csv"))
+    assert table.returncode == 0
+    assert page.read_text().count("<img ") == 20
+
+    done = clipcls(
+        *(*common, "--compare", "prompts=none", "--compare", "model=mini", "-f", "json"),
+        str(EXAMPLES / "truth.csv"),
+    )
+    assert done.returncode == 0, done.stderr
+    _, same = json.loads(done.stdout)["compare"]
+    assert (same["accuracy"], same["better"], same["worse"], same["p"]) == (0.9, 0, 0, 1)
+    assert re.search(r"^accuracy +90\.0 % +68\.3 % to +98\.8 %$", table.stdout, re.M)
+
+
+def test_calibrate_and_what_it_is_good_for(clipcls, tmp_path: Path) -> None:
+    labels = ("-m", "mini", "--labels", str(EXAMPLES / "labels.txt"))
+    file = tmp_path / "calibration.json"
+    done = clipcls("calibrate", *labels, str(EXAMPLES / "truth.csv"), "-o", str(file))
+    assert done.returncode == 0, done.stderr
+    assert "from 20 images; calibration error" in done.stderr
+    common = ("classify", *labels, "--calibration", str(file), "-f", "jsonl", str(PHOTOS))
+    plain = records(clipcls(*common).stdout)
+    temperature = json.loads(file.read_text())["temperature"]
+    assert temperature != 1
+    assert len({r["calibration"] for r in plain}) == 1
+
+    half = clipcls(*common, "--coverage", "0.5")
+    assert 8 <= sum(r["label"] != "unknown" for r in records(half.stdout)) <= 12
+    assert "of the calibration's images" in half.stderr
+    truth = {r["path"]: r["label"] for r in csv.DictReader((EXAMPLES / "truth.csv").open())}
+    sets = records(clipcls(*common, "--conformal", "0.2").stdout)
+    hits = [truth[f"photos/{Path(r['path']).name}"] in r["set"] for r in sets]
+    assert sum(hits) >= 16
+    flat = clipcls(*common[:-3], "--conformal", "0.2", "-f", "csv", str(PHOTOS)).stdout
+    row = next(csv.DictReader(flat.splitlines()))
+    assert row["set"].split("|") == sets[0]["set"]
+    assert row["calibration"] == sets[0]["calibration"]
+
+    for wrong, said in (
+        (("--error", "0.05"), "0.05 cannot be promised from 20 images"),
+        (("--conformal", "0.01"), "need 99 calibration images"),
+        (("--prompts", "art"), "for the prompts photo, not for art"),
+        (("--none",), "without the label 'none of these'"),
+        (("--coverage", "0.5", "--error", "0.5"), "exclude each other"),
+    ):
+        refused = clipcls(*common, *wrong)
+        assert (refused.returncode, refused.stdout) == (2, ""), refused.stderr
+        assert said in refused.stderr
+    other = clipcls("classify", "-m", "mini", "-l", "cat", "--calibration", str(file), CHELSEA)
+    assert other.returncode == 2
+    assert "made with the labels 'dog', 'cow', 'horse', ..." in other.stderr
+
+
+def test_none_of_these(clipcls) -> None:
+    labels = ("-m", "mini", "-l", "cat", "-l", "dog", "--none", "-f", "jsonl")
+    cat, pagoda = records(
+        clipcls("classify", *labels, CHELSEA, str(PHOTOS / "summer-palace.jpg")).stdout
+    )
+    assert (cat["label"], pagoda["label"]) == ("cat", "none of these")
 
 
 def test_a_result_file_that_cannot_be_written(clipcls, tmp_path: Path) -> None:
@@ -303,12 +404,37 @@ HEAVY += ("torch", "torchvision", "open_clip", "timm", "transformers", "sklearn"
     [
         (("--version",), set()),
         (("classify", "--help"), set()),
+        (("evaluate", "--help"), set()),
+        (("calibrate", "--help"), set()),
         # Photo and labels known; labels known, photo new; photo known, labels new.
         (("-l", "cat", "-l", "dog", CHELSEA), {"numpy", "PIL", "faiss"}),
         (("-l", "cat", "-l", "dog", "{new}"), {"numpy", "PIL", "faiss", "openvino"}),
         (("-l", "cat", "-l", "{word}", CHELSEA), {"numpy", "PIL", "faiss", "openvino"}),
+        (
+            (
+                "-l",
+                "cat",
+                "-l",
+                "dog",
+                "--calibration",
+                "{calibration}",
+                "--coverage",
+                "1",
+                CHELSEA,
+            ),
+            {"numpy", "PIL", "faiss"},
+        ),
     ],
-    ids=["version", "help", "all known", "new photo", "new label"],
+    ids=[
+        "version",
+        "help",
+        "evaluate's help",
+        "calibrate's help",
+        "all known",
+        "new photo",
+        "new label",
+        "calibrated",
+    ],
 )
 def test_what_each_path_imports(cache: Path, tmp_path: Path, clipcls, arguments, expected) -> None:
     if any(argument.startswith("-l") for argument in arguments):
@@ -319,12 +445,21 @@ def test_what_each_path_imports(cache: Path, tmp_path: Path, clipcls, arguments,
     new = tmp_path / "new.jpg"
     new.write_bytes(Path(CHELSEA).read_bytes() + os.urandom(8))
     word = f"thing {os.urandom(4).hex()}"
+    calibration = tmp_path / "c.json"
+    if "{calibration}" in arguments:
+        truth = tmp_path / "truth.csv"
+        rows = [
+            f"{photo},{'dog' if photo.stem == 'on-guard' else 'cat'}" for photo in PHOTOS.glob("*")
+        ]
+        truth.write_text("\n".join(["path,label", *rows]))
+        options = ("-m", "mini", "-l", "cat", "-l", "dog", "-o", str(calibration))
+        assert clipcls("calibrate", *options, str(truth)).returncode == 0
     script = (
         "import sys, contextlib; from clipcls.cli import main\n"
         "with contextlib.suppress(SystemExit): main()\n"
         f"print('IMPORTED', *(name for name in {HEAVY} if name in sys.modules))"
     )
-    command = [part.format(new=new, word=word) for part in arguments]
+    command = [part.format(new=new, word=word, calibration=calibration) for part in arguments]
     done = subprocess.run(
         [sys.executable, "-c", script, *command],
         env={**os.environ, "XDG_CACHE_HOME": str(cache)},

@@ -17,7 +17,7 @@ from clipcls.errors import ClipclsError, OutputClosedError, OutputError
 
 __all__ = ["cli", "main"]
 
-_COMMANDS = ("classify", "search", "models", "prompts", "store", "bench")
+_COMMANDS = ("classify", "evaluate", "calibrate", "search", "models", "prompts", "store", "bench")
 
 
 class _Commands(click.Group):

@@ -11,9 +11,12 @@ import click
 from clipcls.cli.console import Console
 from clipcls.cli.options import (
     NumberRange,
+    calibration_option,
     form_of,
     images_of,
     input_options,
+    label_options,
+    labels_of,
     model_options,
     output_options,
     store_of,
@@ -23,15 +26,7 @@ from clipcls.cli.options import (
 
 @click.command("classify")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("--labels", "label_source", metavar="FILE|NAME", help="A label file or ready set.")
-@click.option("-l", "--label", "label_list", multiple=True, metavar="LABEL", help="One label.")
-@click.option(
-    "--prompts",
-    default="photo",
-    show_default=True,
-    metavar="NAME|FILE",
-    help="Template set, as in `clipcls prompts`.",
-)
+@label_options
 @click.option(
     "-k", "--top", type=click.IntRange(1), default=1, show_default=True, help="Labels an image."
 )
@@ -41,6 +36,34 @@ from clipcls.cli.options import (
     default=0.0,
     metavar="P",
     help="Below this score the answer is `unknown`.",
+)
+@click.option(
+    "--min-margin",
+    type=NumberRange(0, 1),
+    default=0.0,
+    metavar="M",
+    help="So is one whose score is less than M above the second.",
+)
+@calibration_option
+@click.option(
+    "--coverage",
+    type=NumberRange(0, 1, min_open=True),
+    metavar="C",
+    help="Answer the surest images, a share of C; the others are `unknown`. Needs --calibration.",
+)
+@click.option(
+    "--error",
+    type=NumberRange(0, 1, min_open=True, max_open=True),
+    metavar="E",
+    help="Answer as many as can be while at most a share of E is wrong, with 95 % confidence. "
+    "Needs --calibration.",
+)
+@click.option(
+    "--conformal",
+    type=NumberRange(0, 1, min_open=True, max_open=True),
+    metavar="A",
+    help="Add the set of labels that holds a right one for all but a share of A of the images. "
+    "Needs --calibration.",
 )
 @input_options
 @output_options
@@ -54,8 +77,14 @@ def command(
     label_source: str | None,
     label_list: tuple[str, ...],
     prompts: str,
+    none: bool,
     top: int,
     min_score: float,
+    min_margin: float,
+    calibration: Path | None,
+    coverage: float | None,
+    error: float | None,
+    conformal: float | None,
     null: bool,
     form: str | None,
     output: Path | None,
@@ -75,8 +104,12 @@ def command(
       find . -name '*.png' | clipcls classify --labels coco80 -
       clipcls classify -l cat -l dog -l "hot dog" -k 3 photo.jpg
     """
-    if bool(label_source) == bool(label_list):
-        raise click.UsageError("give labels by --labels FILE, or by -l for each: one of the two")
+    labels = labels_of(label_source, label_list)
+    for name, value in (("coverage", coverage), ("error", error), ("conformal", conformal)):
+        if value is not None and calibration is None:
+            raise click.UsageError(f"--{name} needs --calibration FILE, from `clipcls calibrate`")
+    if coverage is not None and error is not None:
+        raise click.UsageError("--coverage and --error exclude each other")
     from clipcls.classifier import ZeroShotClassifier
     from clipcls.errors import ImageError
     from clipcls.predictions import Report, error_record
@@ -87,14 +120,35 @@ def command(
     form = form_of(output, form)
     images, total = images_of(inputs, null)
     classifier = ZeroShotClassifier(
-        label_source or list(label_list),
+        labels,
         prompts=prompts,
         store=store_of(store_file, no_store) or False,
+        none=none,
+        calibration=calibration,
         **model_settings,
     ).fit()
     top = min(top, len(classifier.classes_))
-    with open_output(output, form, top) as writer, console.progress(total) as progress:
-        for result in classifier.classify(images, top=top, min_score=min_score):
+    results = classifier.classify(
+        images,
+        top=top,
+        min_score=min_score,
+        min_margin=min_margin,
+        coverage=coverage,
+        error=error,
+        conformal=conformal,
+    )
+    if not quiet and (coverage is not None or error is not None):
+        cut = classifier.cut(coverage, error)
+        console.say(
+            f"of the calibration's images {cut.coverage:.1%} would be answered, "
+            f"{cut.risk:.1%} of these wrong"
+        )
+    extra = [*(["set"] if conformal is not None else []), *(["calibration"] if calibration else [])]
+    with (
+        open_output(output, form, top, tuple(extra)) as writer,
+        console.progress(total) as progress,
+    ):
+        for result in results:
             report.count(result)
             if isinstance(result, ImageError):
                 console.say(f"skipped {result}")

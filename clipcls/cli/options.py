@@ -6,25 +6,33 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from clipcls.cli.console import Console
     from clipcls.errors import ImageError
+    from clipcls.labelled import SetAside
     from clipcls.store import Store
 
 __all__ = [
     "NumberRange",
     "bench_options",
+    "calibration_option",
     "form_of",
     "images_of",
     "input_options",
+    "label_options",
+    "labels_of",
     "model_options",
     "output_options",
+    "say_what_was_set_aside",
     "store_of",
     "store_options",
+    "watching",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -99,6 +107,29 @@ model_options = _together(
     ),
 )
 
+label_options = _together(
+    click.option(
+        "--labels", "label_source", metavar="FILE|NAME", help="A label file or ready set."
+    ),
+    click.option("-l", "--label", "label_list", multiple=True, metavar="LABEL", help="One label."),
+    click.option(
+        "--prompts",
+        default="photo",
+        show_default=True,
+        metavar="NAME|FILE",
+        help="Template set, as in `clipcls prompts`.",
+    ),
+    click.option(
+        "--none",
+        is_flag=True,
+        help="One more answer, `none of these`, for images nearer to generic texts.",
+    ),
+)
+
+calibration_option = click.option(
+    "--calibration", type=FILE, help="Scores as calibrated by `clipcls calibrate`."
+)
+
 store_options = _together(
     click.option("--store", "store_file", type=FILE, help="Keep embeddings in this file."),
     click.option("--no-store", is_flag=True, help="Keep no embeddings and use none."),
@@ -135,6 +166,13 @@ def form_of(output: Path | None, form: str | None) -> str:
     return _SUFFIXES[output.suffix.lower()]
 
 
+def labels_of(label_source: str | None, label_list: tuple[str, ...]) -> str | list[str]:
+    """The labels that `--labels` or `-l` name."""
+    if bool(label_source) == bool(label_list):
+        raise click.UsageError("give labels by --labels FILE, or by -l for each: one of the two")
+    return label_source or list(label_list)
+
+
 def images_of(inputs: tuple[str, ...], null: bool) -> tuple[Iterator[str | ImageError], int | None]:
     """The images that the inputs name and, where a progress bar will ask for it, their number.
 
@@ -160,3 +198,35 @@ def store_of(store_file: Path | None, no_store: bool) -> Store | None:
     if store_file and no_store:
         raise click.UsageError("--store and --no-store exclude each other")
     return open_store(store_file or not no_store)
+
+
+@contextmanager
+def watching(
+    console: Console, total: int, *, again: bool = False
+) -> Iterator[Callable[[ImageError | None], None]]:
+    """Shows how far embedding labelled images is; the first time names those that are skipped."""
+    skipped = 0
+    with console.progress(total) as progress:
+
+        def watch(error: ImageError | None) -> None:
+            nonlocal skipped
+            if error:
+                skipped += 1
+                if not again:
+                    console.say(f"skipped {error}")
+            progress(skipped)
+
+        yield watch
+
+
+def say_what_was_set_aside(console: Console, aside: SetAside) -> None:
+    """Says which labelled images are in no figure, and which labels have no images."""
+    for label, count in aside.no_labels.items():
+        console.say(f"{label!r} is none of the labels; not counted: images with it, {count:,}")
+    if aside.beside:
+        console.say(f"not counted: images beside the class folders, {aside.beside:,}")
+    if aside.without_images:
+        names = ", ".join(aside.without_images[:10])
+        rest = len(aside.without_images) - 10
+        more = f" and {rest:,} more" if rest > 0 else ""
+        console.say(f"labels without an image: {names}{more}")

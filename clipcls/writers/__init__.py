@@ -1,4 +1,6 @@
-"""Records -> table, csv, jsonl. A record is a dict as `Prediction.record` makes it.
+"""Records -> table, csv, jsonl; an evaluation -> table, json, html; a calibration -> json.
+
+A record is a dict as the `record` of its class makes it.
 
 A file is written under the name `FILE.part`, each record handed to the system as it comes, and
 renamed at the end: a reader never sees half a file under the final name, and what an interrupted
@@ -18,6 +20,9 @@ from typing import Any, Protocol, TextIO
 
 from clipcls.errors import OutputClosedError, OutputError
 from clipcls.writers.csv import CsvWriter
+from clipcls.writers.evaluation import EvaluationTable
+from clipcls.writers.html import HtmlReport
+from clipcls.writers.json import JsonWriter
 from clipcls.writers.jsonl import JsonlWriter
 from clipcls.writers.table import TableWriter
 
@@ -25,10 +30,13 @@ __all__ = ["FORMATS", "Writer", "open_output", "part_of"]
 
 logger = logging.getLogger(__name__)
 
-FORMATS: dict[str, Callable[[TextIO, int], Writer]] = {
+FORMATS: dict[str, Callable[[TextIO, int, tuple[str, ...]], Writer]] = {
     "table": TableWriter,
     "csv": CsvWriter,
     "jsonl": JsonlWriter,
+    "json": JsonWriter,
+    "evaluation": EvaluationTable,
+    "html": HtmlReport,
 }
 
 
@@ -45,7 +53,9 @@ def part_of(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def open_output(path: Path | None, form: str, top: int) -> Iterator[Writer]:
+def open_output(
+    path: Path | None, form: str, top: int, extra: tuple[str, ...] = ()
+) -> Iterator[Writer]:
     """A writer to a file, or to stdout where there is no path.
 
     Args:
@@ -53,6 +63,7 @@ def open_output(path: Path | None, form: str, top: int) -> Iterator[Writer]:
             followed. A pipe or a device is written to as it is.
         form: a name in `FORMATS`.
         top: how many labels a record carries; decides csv's columns.
+        extra: fields that not every record has; csv gets a column for each.
 
     Raises:
         OutputError: it cannot be written; what was finished stays in its part.
@@ -60,7 +71,7 @@ def open_output(path: Path | None, form: str, top: int) -> Iterator[Writer]:
     """
     if path is None:
         with _blaming("standard output"):
-            writer = FORMATS[form](sys.stdout, top)
+            writer = FORMATS[form](sys.stdout, top, extra)
         yield _Blaming(writer, "standard output")
         with _blaming("standard output"):
             sys.stdout.flush()
@@ -70,12 +81,14 @@ def open_output(path: Path | None, form: str, top: int) -> Iterator[Writer]:
         with _blaming(str(path)):
             file = place.open("w", encoding="utf-8", newline="")
         with _closed(file):
-            yield _Blaming(FORMATS[form](file, top), str(path))
+            yield _Blaming(FORMATS[form](file, top, extra), str(path))
         return
-    yield from _whole_file(path, place, form, top)
+    yield from _whole_file(path, place, form, top, extra)
 
 
-def _whole_file(path: Path, place: Path, form: str, top: int) -> Iterator[Writer]:
+def _whole_file(
+    path: Path, place: Path, form: str, top: int, extra: tuple[str, ...]
+) -> Iterator[Writer]:
     part, earlier = part_of(place), []
     try:
         with _blaming(str(path)):
@@ -84,7 +97,7 @@ def _whole_file(path: Path, place: Path, form: str, top: int) -> Iterator[Writer
             earlier = _set_aside(part)
             file = part.open("w", encoding="utf-8", newline="")
         with _closed(file):
-            yield _Blaming(FORMATS[form](file, top), str(path))
+            yield _Blaming(FORMATS[form](file, top, extra), str(path))
             with _blaming(str(path)):
                 file.flush()
                 os.fsync(file.fileno())

@@ -16,13 +16,15 @@ class CsvWriter:
     """Writes a header and a row a record.
 
     The best label's similarity and the runners-up become columns of their own (`similarity`,
-    `label_2`, `score_2`, `similarity_2`, ...). A text that a spreadsheet would run as a formula
-    gets a `'` in front. Stray bytes of a path that is not valid UTF-8 are written as \\xNN.
+    `label_2`, `score_2`, `similarity_2`, ...); a set of labels is joined by `|`. A text that a
+    spreadsheet would run as a formula gets a `'` in front. Stray bytes of a path that is not valid
+    UTF-8 are written as \\xNN.
     """
 
-    def __init__(self, stream: TextIO, top: int) -> None:
+    def __init__(self, stream: TextIO, top: int, extra: tuple[str, ...] = ()) -> None:
         self._stream = stream
         self._top = top
+        self._extra = extra
         self._rows: csv.DictWriter[str] | None = None
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -41,11 +43,13 @@ class CsvWriter:
         columns = ["path", "label", "score", "similarity"]
         for rank in range(2, self._top + 1):
             columns += [f"label_{rank}", f"score_{rank}", f"similarity_{rank}"]
-        return [*columns, "model", "weights", "precision", "prompts", "error"]
+        return [*columns, "model", "weights", "precision", "prompts", *self._extra, "error"]
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     row = {key: value for key, value in record.items() if key != "top"}
+    if "set" in record:
+        row["set"] = "|".join(record["set"])
     for rank, candidate in enumerate(record.get("top", ()), start=1):
         if rank == 1:
             row["similarity"] = candidate["similarity"]

@@ -16,7 +16,7 @@ class JsonlWriter:
     `json.loads` and `os.fsencode` turn back into the same bytes.
     """
 
-    def __init__(self, stream: TextIO, top: int) -> None:
+    def __init__(self, stream: TextIO, top: int, extra: tuple[str, ...] = ()) -> None:
         self._stream = stream
 
     def write(self, record: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ import click
 
 from clipcls.predictions import UNKNOWN
 
-__all__ = ["TableWriter"]
+__all__ = ["TableWriter", "fit", "printable"]
 
 
 class TableWriter:
@@ -21,7 +21,7 @@ class TableWriter:
     Inputs that could not be read have no line here: they are named on stderr.
     """
 
-    def __init__(self, stream: TextIO, top: int) -> None:
+    def __init__(self, stream: TextIO, top: int, extra: tuple[str, ...] = ()) -> None:
         self._stream = stream
         terminal = stream.isatty()
         columns = shutil.get_terminal_size().columns if terminal else 100
@@ -32,29 +32,31 @@ class TableWriter:
         """Adds one line."""
         if "error" in record:
             return
-        path = _fit(record["path"], self._width)
+        path = fit(record["path"], self._width)
         if "rank" in record:
             line = f"{record['rank']:>4}  {path}  {record['similarity']:.3f}"
         else:
-            label = _fit(record["label"], 20)
+            label = fit(record["label"], 20)
             if self._colour:
                 label = click.style(label, fg="yellow" if record["label"] == UNKNOWN else "green")
             line = f"{path}  {label}  {record['score']:.2f}"
             rest = record["top"] if record["label"] == UNKNOWN else record["top"][1:]
-            others = [f"{_printable(c['label'])} {c['score']:.2f}" for c in rest]
+            others = [f"{printable(c['label'])} {c['score']:.2f}" for c in rest]
             line += f"  ({', '.join(others)})" if others else ""
+            if "set" in record:
+                line += f"  {{{', '.join(map(printable, record['set']))}}}"
         self._stream.write(line + "\n")
         self._stream.flush()
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Control characters, which could drive a terminal, and stray bytes become ?."""
     return "".join("?" if unicodedata.category(c) in ("Cc", "Cs", "Cf") else c for c in text)
 
 
-def _fit(text: str, width: int) -> str:
+def fit(text: str, width: int) -> str:
     """Exactly `width` columns; what does not fit loses its beginning."""
-    text = _printable(text)
+    text = printable(text)
     if len(text) > 4 * width:  # so long that its beginning goes in any case
         text = "…" + text[-3 * width :]
     while _columns(text) > width:

@@ -1,0 +1,72 @@
+"""What a calibration is good for: half of labelled images for it, the other half to see.
+
+    python benchmarks/confidence.py --labels labels.txt DATA [--model mini]
+
+DATA is as for `clipcls evaluate`. Ten random halves; what is printed is the mean over them.
+docs/confidence.md has results.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from clipcls import ZeroShotClassifier
+from clipcls.calibration import calibrate_vectors
+from clipcls.conformal import rank_scores, set_sizes
+from clipcls.errors import CalibrationError
+from clipcls.evaluation import embed_known, outcomes_of, right_columns
+from clipcls.metrics import calibration_error
+
+ERROR, ALPHA, SPLITS = 0.1, 0.1, 10
+
+
+def halves(classifier: ZeroShotClassifier, vectors, truth, settings: dict) -> dict[str, float]:
+    """The figures of the docs, as means over random halves; nan where there is none."""
+    rows = []
+    for seed in range(SPLITS):
+        order = np.random.default_rng(seed).permutation(len(vectors))
+        half, rest = order[: len(order) // 2], order[len(order) // 2 :]
+        fitted = calibrate_vectors(classifier, vectors[half], [truth[i] for i in half])
+        known = [truth[i] for i in rest]
+        before = outcomes_of(classifier, vectors[rest], known)
+        calibrated = ZeroShotClassifier(**settings, calibration=fitted).fit()
+        after = outcomes_of(calibrated, vectors[rest], known)
+        try:
+            answered = before.confidence > fitted.for_error(ERROR).score
+            wrong = (~before.correct[answered]).mean()
+        except CalibrationError:
+            answered, wrong = np.zeros(len(rest), bool), np.nan
+        logits = classifier.logits(vectors[rest])
+        ranking, scores = rank_scores(logits)
+        sizes = set_sizes(scores, fitted.set_threshold(ALPHA))
+        right = np.take_along_axis(right_columns(known, logits.shape[1]), ranking, 1)
+        rows.append(
+            {
+                "accuracy": before.correct.mean(),
+                "temperature": fitted.temperature,
+                "ece_before": calibration_error(before.confidence, before.correct),
+                "ece_after": calibration_error(after.confidence, after.correct),
+                "nll_before": before.loss.mean(),
+                "nll_after": after.loss.mean(),
+                "answered": answered.mean(),
+                "wrong": wrong,
+                "covered": (right.argmax(axis=1) < sizes).mean(),
+                "size": sizes.mean(),
+            }
+        )
+    return {name: float(np.nanmean([row[name] for row in rows])) for name in rows[0]}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data")
+    parser.add_argument("--labels", required=True)
+    parser.add_argument("--model", default="mini")
+    arguments = parser.parse_args()
+    settings = {"labels": arguments.labels, "model": arguments.model}
+    classifier = ZeroShotClassifier(**settings).fit()
+    known = embed_known(classifier, arguments.data)
+    found = halves(classifier, known.vectors, known.truth, settings)
+    print(len(known.paths), *(f"{name} {value:.3f}" for name, value in found.items()))

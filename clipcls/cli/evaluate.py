@@ -1,0 +1,127 @@
+"""`clipcls evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from clipcls.cli.console import Console
+from clipcls.cli.options import (
+    FILE,
+    calibration_option,
+    label_options,
+    labels_of,
+    model_options,
+    say_what_was_set_aside,
+    store_of,
+    store_options,
+    watching,
+)
+
+
+@click.command("evaluate")
+@click.argument("data", metavar="DATA")
+@label_options
+@calibration_option
+@click.option(
+    "-f",
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    help="Default: json where -o ends in .json, else table.",
+)
+@click.option("-o", "--output", type=FILE, help="Write the results to this file.")
+@click.option(
+    "--report",
+    "page",
+    type=FILE,
+    help="Write a page (HTML) with plots, confusions and telling images to this file.",
+)
+@click.option(
+    "--compare",
+    "others",
+    multiple=True,
+    metavar="WHAT=VALUE",
+    help="Also with model=NAME, prompts=NAME|FILE or labels=FILE|NAME in place of this one, image "
+    "by image; may be repeated.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@model_options
+@store_options
+@click.pass_obj
+def command(
+    console: Console,
+    /,
+    data: str,
+    label_source: str | None,
+    label_list: tuple[str, ...],
+    prompts: str,
+    none: bool,
+    calibration: Path | None,
+    form: str | None,
+    output: Path | None,
+    page: Path | None,
+    others: tuple[str, ...],
+    quiet: bool,
+    store_file: Path | None,
+    no_store: bool,
+    **model_settings: Any,
+) -> int:
+    """Measure answers and scores on images whose labels are known.
+
+    DATA is a folder with a folder per class, named like its label (case, _ and - do not matter),
+    or a csv file with the columns path (relative to the file) and label. Several labels of an
+    image, in rows or separated by |, are several right answers.
+
+    \b
+    Examples:
+      clipcls evaluate --labels labels.txt sorted-photos/
+      clipcls evaluate --labels labels.txt -o figures.json truth.csv
+      clipcls evaluate --labels labels.txt --compare prompts=imagenet sorted-photos/
+    """
+    labels = labels_of(label_source, label_list)
+    variants = {other: _variant(other) for other in others}
+    from clipcls.classifier import ZeroShotClassifier
+    from clipcls.evaluation import evaluate
+    from clipcls.labelled import read_labelled
+    from clipcls.writers import open_output
+
+    console.quiet = quiet
+    if form is None:
+        form = "json" if output and output.suffix.lower() == ".json" else "table"
+    labelled = read_labelled(data)
+    settings = {"labels": labels, "prompts": prompts, "none": none, **model_settings}
+    store = store_of(store_file, no_store) or False
+    classifier = ZeroShotClassifier(store=store, calibration=calibration, **settings).fit()
+    with watching(console, len(labelled)) as watch:
+        found = evaluate(classifier, labelled, watch=watch)
+    say_what_was_set_aside(console, found.set_aside)
+    record = found.record()
+    if variants:
+        from clipcls.comparison import compare
+
+        evaluated = {}
+        for name, (what, value) in variants.items():
+            # The same model is not loaded twice.
+            model = {} if what == "model" else {"model": classifier.encoder_}
+            other = ZeroShotClassifier(store=store, **{**settings, **model, what: value}).fit()
+            with watching(console, len(labelled), again=True) as watch:
+                evaluated[name] = evaluate(other, labelled, watch=watch)
+        record["compare"] = [c.record() for c in compare(found, evaluated)]
+    if page:
+        from clipcls.report import report_record
+
+        with open_output(page, "html", 1) as writer:
+            writer.write(report_record(found, data))
+    with open_output(output, "json" if form == "json" else "evaluation", 1) as writer:
+        writer.write(record)
+    return found.exit_code
+
+
+def _variant(text: str) -> tuple[str, str]:
+    what, _, value = text.partition("=")
+    if what not in ("model", "prompts", "labels") or not value:
+        raise click.UsageError(f"--compare {text}: write model=NAME, prompts=NAME or labels=FILE")
+    return what, value

@@ -1,0 +1,268 @@
+"""A classifier and labelled images -> `Evaluation`: how good its answers and its scores are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcls.errors import ImageError, InputError
+from clipcls.labelled import LabelledLike, SetAside, make_labelled
+from clipcls.metrics import (
+    BINS,
+    Bin,
+    ClassFigures,
+    Interval,
+    Outcomes,
+    RiskPoint,
+    class_figures,
+    confused_pairs,
+    figures,
+    reliability,
+    risk_coverage,
+)
+
+if TYPE_CHECKING:
+    from clipcls.classifier import ZeroShotClassifier
+    from clipcls.predictions import Provenance
+
+__all__ = [
+    "Evaluation",
+    "Known",
+    "embed_known",
+    "evaluate",
+    "logit_blocks",
+    "outcomes_of",
+    "right_columns",
+]
+
+Watch = Callable[["ImageError | None"], None]
+
+_IMAGES_A_BLOCK = 1024
+_LOGITS_A_BLOCK = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The vectors of images whose right classes are known.
+
+    Attributes:
+        paths: the images.
+        vectors: float32 (n, dim), unit rows.
+        truth: for each image the class numbers that are right, at least one.
+        set_aside: what of the data is not among them.
+    """
+
+    paths: tuple[str, ...]
+    vectors: NDArray[np.float32]
+    truth: tuple[tuple[int, ...], ...]
+    set_aside: SetAside
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How good a classifier is on labelled images.
+
+    Attributes:
+        images: how many images the figures are of.
+        several: how many of them have several right labels.
+        figures: name -> figure with its 95 % interval, as in `metrics.figures`.
+        labels: the classifier's labels.
+        classes: each label's figures, in the order of `labels`.
+        confused: (right label, wrong answer, images), the most frequent first.
+        reliability: the reliability curve, over bins of equal mass.
+        risk_coverage: the risk-coverage curve.
+        set_aside: what no figure counts, and labels that no mean over classes counts.
+        made_by: the model and prompts.
+        answers: path, right label, answer and score of each image.
+    """
+
+    images: int
+    several: int
+    figures: dict[str, Interval]
+    labels: tuple[str, ...]
+    classes: tuple[ClassFigures, ...]
+    confused: tuple[tuple[str, str, int], ...]
+    reliability: tuple[Bin, ...]
+    risk_coverage: tuple[RiskPoint, ...]
+    set_aside: SetAside
+    made_by: Provenance
+    answers: tuple[tuple[str, str, str, float], ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0: every image was read; 1: some could not be."""
+        return 1 if self.set_aside.unreadable else 0
+
+    def record(self) -> dict[str, Any]:
+        """As in JSON; what is not defined (the precision of what was never answered) is null."""
+        return {
+            "images": self.images,
+            "with_several_labels": self.several,
+            "figures": {name: _rounded(asdict(figure)) for name, figure in self.figures.items()},
+            "interval": 0.95,
+            "per_class": [
+                {"label": label, **_rounded(asdict(figure))}
+                for label, figure in zip(self.labels, self.classes, strict=True)
+            ],
+            "confused": [
+                {"label": label, "answer": answer, "images": count}
+                for label, answer, count in self.confused
+            ],
+            "reliability": {
+                "bins": f"{BINS} of equal mass",
+                "curve": [_rounded(asdict(b)) for b in self.reliability],
+            },
+            "risk_coverage": [_rounded(asdict(point)) for point in self.risk_coverage],
+            **self.set_aside.record(),
+            **self.made_by.record(),
+        }
+
+
+def evaluate(
+    classifier: ZeroShotClassifier,
+    data: LabelledLike,
+    *,
+    draws: int = 1000,
+    watch: Watch | None = None,
+) -> Evaluation:
+    """Measures a fitted classifier on labelled images.
+
+    An image with several right labels is right if the answer is one of them; in the figures of
+    single classes it then counts for that one, and else for its first. Its loss is that of the
+    sum of the scores of its labels.
+
+    Args:
+        classifier: a fitted `ZeroShotClassifier`.
+        data: a folder with a folder per class, a csv file, or pairs (see `make_labelled`).
+        draws: how many bootstrap draws the intervals are made of.
+        watch: called after each image, with the `ImageError` if it could not be read.
+
+    Raises:
+        InputError: there is no labelled image that can be used.
+    """
+    known = embed_known(classifier, data, watch)
+    outcomes = outcomes_of(classifier, known.vectors, known.truth)
+    labels = tuple(str(label) for label in classifier.classes_)
+    return Evaluation(
+        images=len(outcomes),
+        several=sum(len(classes) > 1 for classes in known.truth),
+        figures=figures(outcomes, len(labels), draws),
+        labels=labels,
+        classes=tuple(class_figures(outcomes, len(labels))),
+        confused=tuple(
+            (labels[right], labels[wrong], count)
+            for right, wrong, count in confused_pairs(outcomes, len(labels))
+        ),
+        reliability=tuple(reliability(outcomes.confidence, outcomes.correct)),
+        risk_coverage=tuple(risk_coverage(outcomes.confidence, outcomes.correct)),
+        set_aside=known.set_aside,
+        made_by=classifier.made_by_,
+        answers=tuple(
+            (path, labels[right], labels[answer], float(score))
+            for path, right, answer, score in zip(
+                known.paths, outcomes.truth, outcomes.answer, outcomes.confidence, strict=True
+            )
+        ),
+    )
+
+
+def embed_known(
+    classifier: ZeroShotClassifier, data: LabelledLike, watch: Watch | None = None
+) -> Known:
+    """The vectors of labelled images, by the classifier's store or model.
+
+    Raises:
+        InputError: there is no labelled image that can be used.
+    """
+    names = classifier.classes_.tolist()
+    matched = make_labelled(data).match(names)
+    unreadable = list(matched.set_aside.unreadable)
+    if watch:
+        for error in unreadable:
+            watch(error)
+    paths, vectors, truth = [], [], []
+    for path, classes, item in zip(
+        matched.paths, matched.truth, classifier.embed(matched.paths), strict=True
+    ):
+        if isinstance(item, ImageError):
+            unreadable.append(item)
+        else:
+            paths.append(path)
+            vectors.append(item.vector)
+            truth.append(classes)
+        if watch:
+            watch(item if isinstance(item, ImageError) else None)
+    if not vectors:
+        raise InputError(f"no image could be read; the first: {unreadable[0]}")
+    present = {number for classes in truth for number in classes}
+    if classifier.none:
+        present.add(len(names) - 1)  # nobody expects images of it
+    set_aside = replace(
+        matched.set_aside,
+        unreadable=tuple(unreadable),
+        without_images=tuple(name for n, name in enumerate(names) if n not in present),
+    )
+    return Known(tuple(paths), np.stack(vectors), tuple(truth), set_aside)
+
+
+def logit_blocks(
+    classifier: ZeroShotClassifier, vectors: NDArray[np.float32]
+) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Logits of many images without images x classes of memory: rows, float64 (rows, classes)."""
+    step = max(1, min(_IMAGES_A_BLOCK, _LOGITS_A_BLOCK // len(classifier.classes_)))
+    for start in range(0, len(vectors), step):
+        rows = slice(start, min(start + step, len(vectors)))
+        yield rows, classifier.logits(vectors[rows])
+
+
+def outcomes_of(
+    classifier: ZeroShotClassifier,
+    vectors: NDArray[np.float32],
+    truth: Sequence[tuple[int, ...]],
+) -> Outcomes:
+    """What the classifier answers, beside what is right.
+
+    Args:
+        classifier: fitted.
+        vectors: float32 (n, dim).
+        truth: the right classes of each image.
+    """
+    n = len(vectors)
+    answer, first = np.empty(n, np.int64), np.array([classes[0] for classes in truth], np.int64)
+    confidence, loss = np.empty(n), np.empty(n)
+    hit, top5 = np.empty(n, bool), np.empty(n, bool)
+    for rows, logits in logit_blocks(classifier, vectors):
+        right = right_columns(truth[rows], logits.shape[1])
+        best = logits.max(axis=1)
+        total = best + np.log(np.exp(logits - best[:, None]).sum(axis=1))
+        inside = np.where(right, logits, -np.inf)
+        best_inside = inside.max(axis=1)
+        answer[rows] = logits.argmax(axis=1)
+        hit[rows] = right[np.arange(len(logits)), answer[rows]]
+        confidence[rows] = np.exp(best - total)
+        top5[rows] = (logits > best_inside[:, None]).sum(axis=1) < 5
+        log_inside = best_inside + np.log(np.exp(inside - best_inside[:, None]).sum(axis=1))
+        loss[rows] = np.maximum(total - log_inside, 0)
+    return Outcomes(answer, np.where(hit, answer, first), np.minimum(confidence, 1), top5, loss)
+
+
+def right_columns(truth: Sequence[tuple[int, ...]], n_classes: int) -> NDArray[np.bool_]:
+    """Which classes are right for each image, bool (n, n_classes)."""
+    right = np.zeros((len(truth), n_classes), bool)
+    rows = np.repeat(np.arange(len(truth)), [len(classes) for classes in truth])
+    right[rows, [number for classes in truth for number in classes]] = True
+    return right
+
+
+def _rounded(figures: dict[str, Any]) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        if isinstance(value, float):
+            return None if math.isnan(value) else round(value, 6)
+        return value
+
+    return {name: plain(value) for name, value in figures.items()}

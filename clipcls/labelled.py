@@ -1,0 +1,296 @@
+"""Images whose labels are known: a folder per class, or a csv -> `LabelledData`, matched to labels.
+
+A label of the data is the classifier's label of the same spelling, else the one that differs from
+it only in case, in `_` or `-` for a space, or in white space. What is no label of the classifier
+is set aside and counted, never taken for an error of the classifier.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from clipcls.errors import ImageError, InputError
+from clipcls.inputs import find_images, folders_and_images, os_reason
+from clipcls.ready import read_text
+
+__all__ = [
+    "LabelledData",
+    "LabelledLike",
+    "Matched",
+    "SetAside",
+    "make_labelled",
+    "read_labelled",
+]
+
+_FILES = (".csv", ".tsv")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledData:
+    """Images in the order given, each with its right labels as they were written.
+
+    Attributes:
+        source: the folder's or file's name, or `data`.
+        paths: the images.
+        labels: for each image its right labels, at least one; an answer is right if it is one of
+            them.
+        unreadable: folders that could not be searched.
+        empty: class folders without any image.
+        beside: images that lie beside the class folders, without a label.
+    """
+
+    source: str
+    paths: tuple[str, ...]
+    labels: tuple[tuple[str, ...], ...]
+    unreadable: tuple[ImageError, ...] = ()
+    empty: tuple[str, ...] = ()
+    beside: int = 0
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def match(self, names: Sequence[str]) -> Matched:
+        """Finds the data's labels among a classifier's.
+
+        Args:
+            names: the classifier's labels; class numbers count in their order.
+
+        Raises:
+            InputError: a label of the data could be several of `names`, or no image has a label
+                that is among them.
+        """
+        exact = {_clean(name): number for number, name in enumerate(names)}
+        loose: dict[str, list[int]] = {}
+        for name, number in exact.items():
+            loose.setdefault(_loosely(name), []).append(number)
+        known: dict[str, int | None] = {}
+        for label in dict.fromkeys([*(label for row in self.labels for label in row), *self.empty]):
+            if _clean(label) in exact:
+                known[label] = exact[_clean(label)]
+                continue
+            like = loose.get(_loosely(label), [])
+            if len(like) > 1:
+                found = " or ".join(repr(str(names[n])) for n in like)
+                raise InputError(f"{self.source}: {label!r} could be the label {found}")
+            known[label] = like[0] if like else None
+        paths, truth = [], []
+        strangers: Counter[str] = Counter()
+        left_out = 0
+        for path, labels in zip(self.paths, self.labels, strict=True):
+            right = dict.fromkeys(known[label] for label in labels)
+            strangers.update(label for label in labels if known[label] is None)
+            classes = tuple(number for number in right if number is not None)
+            if classes:
+                paths.append(path)
+                truth.append(classes)
+            else:
+                left_out += 1
+        strangers.update({label: 0 for label in self.empty if known[label] is None})
+        if not paths:
+            shown = ", ".join(map(repr, list(known)[:3])) or "none at all"
+            raise InputError(
+                f"{self.source}: no image has a label that is asked for; it has {shown}"
+                f"{', ...' if len(known) > 3 else ''}, the labels are "
+                f"{', '.join(repr(str(name)) for name in names[:3])}"
+                f"{', ...' if len(names) > 3 else ''}"
+            )
+        aside = SetAside(dict(sorted(strangers.items())), left_out, self.beside, self.unreadable)
+        return Matched(tuple(paths), tuple(truth), aside)
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """What of labelled data is in no figure.
+
+    Attributes:
+        no_labels: labels of the data that are none of the classifier's -> how many images.
+        left_out: images that have no other labels than these.
+        beside: images that lie beside the class folders, without a label.
+        unreadable: images that could not be read, and folders that could not be searched.
+        without_images: labels of the classifier that no image has.
+    """
+
+    no_labels: dict[str, int]
+    left_out: int
+    beside: int
+    unreadable: tuple[ImageError, ...]
+    without_images: tuple[str, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """As in JSON."""
+        return {
+            "no_labels": self.no_labels,
+            "left_out": self.left_out,
+            "beside": self.beside,
+            "without_images": list(self.without_images),
+            "unreadable": [{"path": e.path, "error": e.reason} for e in self.unreadable],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """The images that have a label of the classifier's.
+
+    Attributes:
+        paths: the images.
+        truth: for each image the class numbers that are right, at least one, in the order given.
+        set_aside: the rest.
+    """
+
+    paths: tuple[str, ...]
+    truth: tuple[tuple[int, ...], ...]
+    set_aside: SetAside
+
+
+LabelledLike: TypeAlias = (
+    "str | os.PathLike[str] | LabelledData | Iterable[tuple[str | os.PathLike[str], "
+    "str | Sequence[str]]]"
+)
+
+
+def make_labelled(data: LabelledLike) -> LabelledData:
+    """`LabelledData` from whatever a Python caller has.
+
+    Args:
+        data: a folder or csv file (see `read_labelled`), or pairs of a path and its label or
+            labels; pairs with the same path add up.
+
+    Raises:
+        InputError: it cannot be read, or there are no images in it.
+
+    Example:
+        >>> make_labelled([("a.jpg", "cat"), ("b.jpg", ["cat", "dog"])]).labels
+        (('cat',), ('cat', 'dog'))
+    """
+    if isinstance(data, LabelledData):
+        return data
+    if isinstance(data, str | os.PathLike):
+        return read_labelled(data)
+    return _merged(
+        "data",
+        (
+            (os.fspath(path), [labels] if isinstance(labels, str) else list(labels))
+            for path, labels in data
+        ),
+    )
+
+
+def read_labelled(source: str | os.PathLike[str]) -> LabelledData:
+    """Reads a folder with a folder per class, or a csv file.
+
+    - A folder: the folders directly in it are the classes, and all images below each belong to it
+      (as `find_images` finds them). Images that lie beside the class folders have no label and
+      are left out.
+    - A `.csv` (`.tsv`) file: the first line names the columns, `path` and `label` among them.
+      Paths are relative to the file's folder. Several labels of an image are several right
+      answers: in one cell, separated by `|`, or in a row each.
+
+    Raises:
+        InputError: there is no such folder or file, it cannot be read as that, or it is empty.
+        LabelsError: the file is no text.
+    """
+    name = os.fspath(source)
+    if os.path.isdir(name):
+        return _read_folder(name)
+    if not os.path.exists(name):
+        raise InputError(f"{name}: no such file or folder")
+    if Path(name).suffix.lower() not in _FILES:
+        raise InputError(
+            f"{name}: labelled images are a folder with a folder per class, or a .csv file with "
+            "the columns path and label"
+        )
+    return _merged(name, _rows(name, read_text(Path(name), "labels")))
+
+
+def _read_folder(root: str) -> LabelledData:
+    try:
+        folders, beside = folders_and_images(root)
+    except OSError as error:
+        raise InputError(f"{root}: {os_reason(error)}") from error
+    if not folders:
+        raise InputError(f"{root}: has no folders in it; make one per class, named like its label")
+    paths: list[str] = []
+    labels: list[tuple[str, ...]] = []
+    unreadable: list[ImageError] = []
+    empty: list[str] = []
+    for folder in folders:
+        before = len(paths) + len(unreadable)
+        try:
+            for item in find_images([os.path.join(root, folder)]):
+                if isinstance(item, ImageError):
+                    unreadable.append(item)
+                else:
+                    paths.append(item)
+                    labels.append((folder,))
+        except InputError:
+            pass  # no images in it
+        if before == len(paths) + len(unreadable):
+            empty.append(folder)
+    if not paths:
+        raise InputError(f"{root}: there are no images in its folders")
+    return LabelledData(
+        root, tuple(paths), tuple(labels), tuple(unreadable), tuple(empty), len(beside)
+    )
+
+
+def _rows(name: str, text: str) -> Iterator[tuple[str, list[str]]]:
+    """(path, labels) of each row that is not blank."""
+    text = text.lstrip("\n")
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    rows = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True, skipinitialspace=True)
+    columns: list[str] = []
+    folder = os.path.dirname(name)
+    try:
+        for row in rows:
+            where = f"{name}:{rows.line_num}"
+            if not any(cell.strip() for cell in row):
+                continue
+            if not columns:
+                columns = [cell.strip().lower() for cell in row]
+                if "path" not in columns or "label" not in columns:
+                    raise InputError(
+                        f"{where}: the first line must name the columns path and label"
+                    )
+                continue
+            if len(row) != len(columns):
+                raise InputError(
+                    f"{where}: has {len(row)} cells for {len(columns)} columns; "
+                    'put a text with a comma in it between " quotes'
+                )
+            cells = dict(zip(columns, row, strict=True))
+            labels = [label for label in map(_clean, cells["label"].split("|")) if label]
+            if not labels or not cells["path"]:
+                raise InputError(f"{where}: the {'path' if labels else 'label'} is blank")
+            yield os.path.join(folder, cells["path"]), labels
+    except csv.Error as error:
+        raise InputError(f"{name}:{rows.line_num}: is not a csv line: {error}") from error
+
+
+def _merged(source: str, rows: Iterable[tuple[str, Sequence[str]]]) -> LabelledData:
+    found: dict[str, dict[str, None]] = {}
+    for path, labels in rows:
+        if not labels:
+            raise InputError(f"{source}: {path} has no label")
+        found.setdefault(path, {}).update(dict.fromkeys(labels))
+    if not found:
+        raise InputError(f"{source}: there are no images in it")
+    return LabelledData(source, tuple(found), tuple(tuple(labels) for labels in found.values()))
+
+
+def _clean(label: str) -> str:
+    return unicodedata.normalize("NFC", label.strip())
+
+
+def _loosely(label: str) -> str:
+    """The label as folders may spell it: without case, `_` and `-` being spaces."""
+    words = _clean(label).casefold().replace("_", " ").replace("-", " ").split()
+    return " ".join(words)

@@ -1,0 +1,90 @@
+"""An evaluation -> what its page shows: curves, confusions, and thumbnails of telling images."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from clipcls.errors import ImageError
+from clipcls.images import decode_image, read_bytes
+
+if TYPE_CHECKING:
+    from clipcls.evaluation import Evaluation
+
+__all__ = ["report_record"]
+
+_SHOWN = 24
+_SIDE = 160  # of a thumbnail, pixels
+_CLASSES = 30  # in the confusion matrix
+
+
+def report_record(evaluation: Evaluation, source: str) -> dict[str, Any]:
+    """The record that `writers.html` makes a page of.
+
+    Args:
+        evaluation: what to show.
+        source: the data's name, for the heading.
+
+    Returns:
+        `Evaluation.record`, with `source`; `errors`, the most confident wrong answers, and
+        `doubts`, the least confident right ones, each with the image as a data URI ("" where it
+        cannot be read any more); and `matrix`.
+    """
+    wrong = sorted((a for a in evaluation.answers if a[1] != a[2]), key=lambda a: -a[3])
+    right = sorted((a for a in evaluation.answers if a[1] == a[2]), key=lambda a: a[3])
+    return {
+        **evaluation.record(),
+        "source": source,
+        "errors": list(_examples(wrong[:_SHOWN])),
+        "doubts": list(_examples(right[:_SHOWN])),
+        "matrix": _matrix(evaluation),
+    }
+
+
+def _examples(answers: Iterable[tuple[str, str, str, float]]) -> Iterable[dict[str, Any]]:
+    for path, label, answer, score in answers:
+        yield {
+            "path": path,
+            "label": label,
+            "answer": answer,
+            "score": score,
+            "image": _thumbnail(path),
+        }
+
+
+def _thumbnail(path: str) -> str:
+    try:
+        image = decode_image(read_bytes(path), path, least_side=2 * _SIDE)
+    except (ImageError, MemoryError):
+        return ""
+    image.thumbnail((_SIDE, _SIDE))
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _matrix(evaluation: Evaluation) -> dict[str, Any]:
+    """The confusion matrix; of many classes those with the most errors, the rest together."""
+    wrong: dict[str, int] = {}
+    for right, answer, count in evaluation.confused:
+        wrong[right] = wrong.get(right, 0) + count
+        wrong[answer] = wrong.get(answer, 0) + count
+    seen = [
+        label
+        for label, figures in zip(evaluation.labels, evaluation.classes, strict=True)
+        if figures.support or figures.answers
+    ]
+    kept = set(sorted(seen, key=lambda label: -wrong.get(label, 0))[:_CLASSES])
+    labels = [label for label in seen if label in kept]
+    at = {label: number for number, label in enumerate(labels)}
+    others = len(labels)
+    counts = [[0] * (others + 1) for _ in labels]
+    for label, figures in zip(evaluation.labels, evaluation.classes, strict=True):
+        if label in at and figures.support:
+            counts[at[label]][at[label]] = round(figures.recall * figures.support)
+    for right, answer, count in evaluation.confused:
+        if right in at:
+            counts[at[right]][at.get(answer, others)] += count
+    return {"labels": labels, "counts": counts, "others": len(seen) - len(labels)}

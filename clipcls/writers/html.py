@@ -1,0 +1,46 @@
+"""An evaluation as one page that needs nothing else: figures, curves, confusions, thumbnails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TextIO
+
+from clipcls.writers.evaluation import NAMES, number
+
+__all__ = ["HtmlReport"]
+
+
+class HtmlReport:
+    """Writes the record of `report_record` by Jinja2, which escapes every text."""
+
+    def __init__(self, stream: TextIO, top: int, extra: tuple[str, ...] = ()) -> None:
+        self._stream = stream
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Writes the page, handed to the system at once."""
+        import jinja2
+
+        environment = jinja2.Environment(
+            loader=jinja2.PackageLoader("clipcls.writers", "."),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters["percent"] = lambda x: "–" if x is None else f"{100 * x:.1f} %"
+        reliability = record["reliability"]["curve"]
+        page = environment.get_template("report.html").render(
+            record,
+            names=NAMES,
+            number=number,
+            reliability_line=_line((b["confidence"], b["accuracy"]) for b in reliability),
+            risk_line=_line((p["coverage"], p["risk"]) for p in record["risk_coverage"]),
+        )
+        # Stray bytes of a path that is not valid UTF-8.
+        self._stream.write(page.encode(errors="replace").decode())
+        self._stream.flush()
+
+
+def _line(points: Iterable[tuple[float, float]]) -> str:
+    """Points between 0 and 1 on a square of 300 whose y goes up, as SVG writes them."""
+    return " ".join(f"{300 * x:.1f},{300 - 300 * y:.1f}" for x, y in points)

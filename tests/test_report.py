@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from conftest import ColourEncoder
+from PIL import Image
+
+from clipcls import ZeroShotClassifier, evaluate
+from clipcls.report import report_record
+from clipcls.writers import open_output
+
+Paint = Callable[..., str]
+
+
+def page_of(encoder: ColourEncoder, data: list, labels: list[str], path: Path) -> str:
+    classifier = ZeroShotClassifier(labels, encoder, store=False).fit()
+    found = evaluate(classifier, data, draws=10)
+    with open_output(path, "html", 1) as writer:
+        writer.write(report_record(found, "<my> data"))
+    return path.read_text("utf-8")
+
+
+def test_the_page_is_whole_escaped_and_shows_the_images(
+    encoder: ColourEncoder, paint: Paint, tmp_path: Path
+) -> None:
+    evil = "<script>alert(1)</script> red"
+    sure = paint("sure.png", "blue", size=400)
+    data = [
+        (paint("<b>a</b>.png", "red"), evil),
+        (paint("unsure.png", (200, 190, 0)), evil),
+        (sure, evil),
+        (paint("less.png", (100, 0, 200)), evil),
+        (tmp_path / "gone.png", "blue"),
+    ]
+    page = page_of(encoder, data, [evil, "blue"], tmp_path / "r.html")
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert "&lt;my&gt; data" in page
+    assert not re.search(r'(src|href)="(?!data:)', page), "it needs nothing from elsewhere"
+    assert "gone.png: no such file" in page
+    errors = page[page.index("most confident errors") : page.index("least confident hits")]
+    assert errors.index("sure.png") < errors.index("less.png")
+    hits = page[page.index("least confident hits") :]
+    assert hits.index("unsure.png") < hits.index("&lt;b&gt;a")
+    images = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    assert len(images) == 4
+    first = Image.open(io.BytesIO(base64.b64decode(images[0])))
+    assert max(first.size) == 160
+    red, _, blue = first.convert("RGB").getpixel((80, 80))
+    assert blue > 200 > 50 > red
+
+
+def test_the_matrix_counts_every_image(
+    encoder: ColourEncoder, paint: Paint, tmp_path: Path, monkeypatch
+) -> None:
+    data = [(paint(f"{n}.png", colour), "red") for n, colour in enumerate(["red", "blue", "green"])]
+    data += [(paint("y.png", "yellow"), "yellow"), (paint("b.png", "blue"), "blue")]
+    labels = ["red", "green", "blue", "yellow"]
+    found = evaluate(ZeroShotClassifier(labels, encoder, store=False).fit(), data, draws=10)
+    matrix = report_record(found, "x")["matrix"]
+    assert matrix == {
+        "labels": labels,
+        "counts": [[1, 1, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0]],
+        "others": 0,
+    }
+    monkeypatch.setattr("clipcls.report._CLASSES", 2)
+    matrix = report_record(found, "x")["matrix"]
+    assert matrix == {"labels": ["red", "green"], "counts": [[1, 1, 1], [0, 0, 0]], "others": 2}
+    page = page_of(encoder, data, labels, tmp_path / "r.html")
+    assert "the other 2 together" in page
