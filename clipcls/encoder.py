@@ -311,6 +311,8 @@ class OpenClipEncoder:
             probe = towers.text_probe(self._tokenizer)
             found = graph.load(key, self.precision, probe[0])
             if found is None:
+                if not graph.can_be_kept():  # exporting takes longer than a few texts by torch
+                    raise graph.GraphError("it could not be kept")
                 model = self._to_export("text")
                 if not self._tokenizer.agrees_with(model.tokenizer):
                     raise graph.GraphError("its tokenizer is not CLIP's")

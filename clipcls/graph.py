@@ -34,6 +34,7 @@ __all__ = [
     "Exportable",
     "Graph",
     "GraphError",
+    "can_be_kept",
     "clear",
     "default_folder",
     "export",
@@ -102,6 +103,16 @@ def clear(folder: Path | None = None) -> None:
     """
     if (folder or default_folder()).exists():
         shutil.rmtree(folder or default_folder())
+
+
+def can_be_kept(folder: Path | None = None) -> bool:
+    """Whether graphs can be written; where not, each process would have to export its own."""
+    folder = folder or default_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def is_supported() -> bool:

@@ -235,13 +235,15 @@ def test_a_tower_that_openvino_cannot_take(
 
 
 def test_a_cache_that_cannot_be_written(
-    encoder, folder: Path, caplog: pytest.LogCaptureFixture
+    encoder, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder.write_text("a file where the folder should be")
     with caplog.at_level(logging.WARNING):
         found = encoder()
         assert found.encode_images(pixels(found)).shape == (5, 16)
     assert "cannot keep the exported model" in caplog.text
+    monkeypatch.setattr(graph, "export", None)  # for texts, torch is sooner
+    assert found.encode_texts(["a cat"]).shape == (1, 16)
 
 
 def test_a_graph_of_another_openvino_goes(encoder, folder: Path) -> None:
