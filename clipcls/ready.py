@@ -106,13 +106,15 @@ def numbered(text: str) -> Iterator[tuple[int, str]]:
     r"""Line numbers (from 1) and stripped lines, without blank lines and `#` comments.
 
     Only a line that begins with `#` is a comment, so that `C#` and `route #66` are whole; a line
-    that shall begin with one is written `\#`. (str.splitlines would also split at form feeds and
-    their like, and the numbers would no longer be those of an editor.)
+    that shall begin with one is written `\#`, and one that shall begin with `\#` is written `\\#`.
+    (str.splitlines would also split at form feeds and their like, and the numbers would no longer
+    be those of an editor.)
     """
     for number, line in enumerate(text.split("\n"), 1):
         line = line.strip()
         if line and not line.startswith("#"):
-            yield number, line[1:] if line.startswith("\\#") else line
+            escaped = line.startswith("\\") and line.lstrip("\\").startswith("#")
+            yield number, line[1:] if escaped else line
 
 
 def describe(text: str) -> str:
