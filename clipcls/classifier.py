@@ -8,6 +8,7 @@ classes, of logit scale x cosine similarity (+ bias).
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ from clipcls.embedder import Embedded, embed_images, embed_texts
 from clipcls.encoder import Encoder, Engine, OpenClipEncoder, Precision, unit_rows
 from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError, StoreError
 from clipcls.index import FlatIndex
-from clipcls.labels import LabelsLike, make_labels
+from clipcls.labels import LabelSet, LabelsLike, make_labels
 from clipcls.models import resolve
 from clipcls.predictions import NONE, UNKNOWN, Candidate, Prediction, Provenance
 from clipcls.prompts import NONE_TEXTS, PromptSet, class_texts, make_prompts
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from clipcls.calibration import Calibration, Cut, Identity
+    from clipcls.hierarchy import Hierarchy, Level
 
     ImageLike = str | os.PathLike[str] | Image
 
@@ -63,15 +65,19 @@ class ZeroShotClassifier:
             or a file. What is known of the model itself is kept in any case.
         none: whether there is one more class, `none of these`, made of generic texts.
         calibration: a `Calibration`, or its file.
+        rank: the level of a hierarchy of labels whose nodes are the classes: its number, 1 being
+            the root, or its name; None: the labels are.
 
     Attributes:
-        classes_: the labels, str (n_classes,), in the order given; with `none` one more, the last.
-        weights_: the classes' unit vectors, float32 (n_classes, dim).
+        classes_: the labels, str (n_classes,), in the order given; with `none` one more, the last;
+            with `rank` the names of that level.
+        weights_: the labels' unit vectors, float32 (n_labels, dim).
         index_: `FlatIndex` over `weights_`.
         encoder_: the `Encoder` in use.
         store_: the `Store` in use, or None.
         made_by_: the `Provenance` that its predictions carry.
         calibration_: the `Calibration` in use, or None.
+        hierarchy_: the `Hierarchy` of the labels, or None where they have no levels.
 
     >>> clf = ZeroShotClassifier(["cat", "garden"], model="mini", store=False).fit()
     >>> clf.predict(["examples/photos/chelsea.jpg"])
@@ -98,6 +104,7 @@ class ZeroShotClassifier:
         store: bool | str | os.PathLike[str] | Store = True,
         none: bool = False,
         calibration: Calibration | str | os.PathLike[str] | None = None,
+        rank: int | str | None = None,
     ) -> None:
         self.labels = labels
         self.model = model
@@ -111,6 +118,7 @@ class ZeroShotClassifier:
         self.store = store
         self.none = none
         self.calibration = calibration
+        self.rank = rank
 
     def fit(self, X: object = None, y: object = None) -> ZeroShotClassifier:
         """Embeds the labels; learns nothing from `X` and `y`, which are there for pipelines.
@@ -141,7 +149,8 @@ class ZeroShotClassifier:
             names.append(NONE)
             texts.append(NONE_TEXTS)
         self._texts, self._prompts = texts, prompts
-        self.classes_ = np.array(names)
+        self.hierarchy_, self._level = self._levels_of(labels)
+        self.classes_ = np.array(names if self._level is None else self._level.names)
         self.calibration_ = self._usable_calibration()
         self.temperature_ = self.calibration_.temperature if self.calibration_ else 1.0
         self.weights_ = _class_weights(self.encoder_, texts, self.store_)
@@ -161,7 +170,34 @@ class ZeroShotClassifier:
         """What a calibration of this classifier is made for."""
         from clipcls.calibration import Identity
 
-        return Identity.of(self.encoder_, self._prompts, self.classes_.tolist(), self._texts)
+        texts: Sequence[Sequence[str]] = self._texts
+        if (level := self._level) is not None:
+            texts = [
+                [json.dumps(self._texts[label]) for label in np.flatnonzero(level.node == number)]
+                for number in range(len(self.classes_))
+            ]
+        return Identity.of(self.encoder_, self._prompts, self.classes_.tolist(), texts)
+
+    def _levels_of(self, labels: LabelSet) -> tuple[Hierarchy | None, Level | None]:
+        """The labels' hierarchy, and the level that `rank` asks for."""
+        if self.rank is None and not any(label.parents for label in labels):
+            return None, None
+        from clipcls.hierarchy import Hierarchy
+
+        paths = [*(label.path for label in labels), *([(NONE,)] if self.none else [])]
+        hierarchy = Hierarchy(paths, labels.levels, labels.source)
+        return hierarchy, None if self.rank is None else hierarchy.level(self.rank)
+
+    @property
+    def meanings_(self) -> dict[str, tuple[int, ...]]:
+        """What a label of labelled data means: its name -> the class numbers that are right.
+
+        In a hierarchy every node has a name: see `Hierarchy.meanings`.
+        """
+        found: dict[str, tuple[int, ...]] = {}
+        if self.hierarchy_ is not None:
+            found = self.hierarchy_.meanings(self._level or self.hierarchy_.levels[-1])
+        return found | {name: (number,) for number, name in enumerate(self.classes_.tolist())}
 
     def _usable_calibration(self) -> Calibration | None:
         if self.calibration is None:
@@ -202,6 +238,8 @@ class ZeroShotClassifier:
             ImageError: an image cannot be read.
         """
         vectors = self._embed(X)
+        if self._level is not None:
+            return self.classes_[self.match(vectors, 1)[2][:, 0]]
         _, rows = self.index_.search(vectors, 1)
         return self.classes_[rows[:, 0]]
 
@@ -227,7 +265,9 @@ class ZeroShotClassifier:
         Args:
             images: paths or PIL images, any number; an `ImageError` is handed through.
             top: how many labels each answer carries.
-            min_score: an answer whose best score is below it is `unknown`.
+            min_score: an answer whose best score is below it is `unknown`. Labels in a hierarchy
+                without `rank` are answered at the deepest level where the best score, summed along
+                the tree, reaches it.
             min_margin: so is one whose best score is less than this above the second.
             coverage: answer only the surest images, at least this share of images like those of
                 the calibration; the others are `unknown`.
@@ -291,39 +331,102 @@ class ZeroShotClassifier:
         if images:
             vectors = np.stack([item.vector for item in images])
             scores, similarities, rows = self.match(vectors, max(top, 2 if rule.min_margin else 1))
-            sure = self._is_sure(vectors, scores, similarities, rule)
+            within = self._is_within_cut(vectors, similarities, rule)
+            sure = within & rule.accepts(scores)
             sets = self._label_sets(vectors, rule)
-            matches = zip(
-                scores[:, :top], similarities[:, :top], rows[:, :top], sure, sets, strict=True
+            above = self._answers_above(vectors, within & ~sure, top, rule)
+            matches = enumerate(
+                zip(scores[:, :top], similarities[:, :top], rows[:, :top], sure, sets, strict=True)
             )
         for item in block:
             if isinstance(item, ImageError):
                 yield item
                 continue
-            *best, is_sure, label_set = next(matches)
+            number, (*best, is_sure, label_set) = next(matches)
+            level = self._level or (self.hierarchy_.levels[-1] if self.hierarchy_ else None)
+            if number in above:
+                is_sure, (level, *best) = True, above[number]
+            names = self.classes_ if level is None else level.names
             candidates = tuple(
-                Candidate(str(self.classes_[row]), float(score), float(similarity))
+                Candidate(str(names[row]), float(score), float(similarity))
                 for score, similarity, row in zip(*best, strict=True)
             )
             label = candidates[0].label if is_sure else UNKNOWN
-            yield Prediction(item.path, label, candidates, self.made_by_, label_set)
+            lineage = None
+            if level is not None:
+                lineage = level.paths[best[2][0]] if is_sure else ()
+            yield Prediction(item.path, label, candidates, self.made_by_, label_set, lineage)
 
-    def _is_sure(
-        self,
-        vectors: NDArray[np.float32],
-        scores: NDArray[np.float64],
-        similarities: NDArray[np.float64],
-        rule: _Rule,
+    def _is_within_cut(
+        self, vectors: NDArray[np.float32], similarities: NDArray[np.float64], rule: _Rule
     ) -> NDArray[np.bool_]:
-        """Which images are answered, bool (n,)."""
-        sure = scores[:, 0] >= rule.min_score
-        if rule.min_margin and scores.shape[1] > 1:
-            sure &= scores[:, 0] - scores[:, 1] >= rule.min_margin
-        if rule.raw_above is not None:
+        """Which images the model is surer of than a coverage or an error asks for, bool (n,)."""
+        if rule.raw_above is None:
+            return np.ones(len(vectors), bool)
+        if self._level is not None:
+            raw = self._match_level(self._level, vectors, 1, 1.0)[0]
+        else:
             logits = self.encoder_.logit_scale * similarities[:, :1] + self.encoder_.logit_bias
-            raw = np.exp(logits - self._log_total(vectors, 1.0))[:, 0]
-            sure &= raw > rule.raw_above
-        return sure
+            raw = np.exp(logits - self._log_total(vectors, 1.0))
+        within: NDArray[np.bool_] = raw[:, 0] > rule.raw_above
+        return within
+
+    def _answers_above(
+        self, vectors: NDArray[np.float32], unsure: NDArray[np.bool_], k: int, rule: _Rule
+    ) -> dict[int, tuple[Any, ...]]:
+        """Answers at a higher level of the hierarchy for images without one at the lowest.
+
+        Returns:
+            number of the image -> level, and scores, similarities and node numbers of the k best.
+        """
+        found: dict[int, tuple[Any, ...]] = {}
+        if self.hierarchy_ is None or self._level is not None:
+            return found
+        numbers = np.flatnonzero(unsure)
+        step = max(1, _LOGITS_A_BLOCK // len(self.weights_))
+        for start in range(0, len(numbers), step):
+            rows = numbers[start : start + step]
+            logits = self._logits(vectors[rows], self._exact_weights, 1.0)
+            scores = np.exp(logits / self.temperature_ - _log_sum_exp(logits / self.temperature_))
+            for level in reversed(self.hierarchy_.levels[:-1]):
+                best, similarities, nodes = self._best_nodes(level, level.sums(scores), logits, k)
+                for number in np.flatnonzero(rule.accepts(best)):
+                    answer = best[number, :k], similarities[number, :k], nodes[number, :k]
+                    found.setdefault(int(rows[number]), (level, *answer))
+        return found
+
+    def _match_level(
+        self, level: Level, vectors: NDArray[np.float32], k: int, temperature: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        """`match` for the nodes of a level; a node's similarity is that of its nearest label."""
+        found = []
+        step = max(1, _LOGITS_A_BLOCK // len(self.weights_))
+        for start in range(0, max(len(vectors), 1), step):
+            logits = self._logits(vectors[start : start + step], self._exact_weights, 1.0)
+            sums = level.log_sums(logits) / temperature
+            scores = np.exp(sums - _log_sum_exp(sums))
+            found.append(self._best_nodes(level, scores, logits, k))
+        scores, similarities, nodes = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return scores, similarities, nodes
+
+    def _best_nodes(
+        self, level: Level, scores: NDArray[np.float64], logits: NDArray[np.float64], k: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        """The k best nodes of a level, 2 at least.
+
+        Args:
+            level: the level.
+            scores: of its nodes, (n, n_nodes).
+            logits: of the labels, (n, n_labels), at temperature 1.
+            k: how many.
+        """
+        nodes = np.argsort(-scores, axis=1, kind="stable")[:, : max(k, 2)]
+        nearest = np.take_along_axis(level.best(logits), nodes, 1)
+        return (
+            np.minimum(np.take_along_axis(scores, nodes, 1), 1.0),
+            (nearest - self.encoder_.logit_bias) / self.encoder_.logit_scale,
+            nodes,
+        )
 
     def _label_sets(
         self, vectors: NDArray[np.float32], rule: _Rule
@@ -333,9 +436,9 @@ class ZeroShotClassifier:
         from clipcls.conformal import rank_scores, set_sizes
 
         found = []
-        step = max(1, _LOGITS_A_BLOCK // len(self.classes_))
+        step = max(1, _LOGITS_A_BLOCK // len(self.weights_))
         for start in range(0, len(vectors), step):
-            logits = self._logits(vectors[start : start + step], self._exact_weights, 1.0)
+            logits = self._class_logits(vectors[start : start + step], 1.0)
             order, scores = rank_scores(logits)
             sizes = set_sizes(scores, rule.set_threshold)
             found += [
@@ -351,7 +454,21 @@ class ZeroShotClassifier:
 
     def logits(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
         """`decision_function` of unit rows, float32 (n, dim) -> float64 (n, n_classes)."""
-        return self._logits(vectors, self._exact_weights, self.temperature_)
+        return self._class_logits(vectors, self.temperature_)
+
+    def _class_logits(
+        self, vectors: NDArray[np.float32], temperature: float
+    ) -> NDArray[np.float64]:
+        """Logits of the classes: of the labels, or of the nodes that `rank` asks for."""
+        if self._level is None:
+            return self._logits(vectors, self._exact_weights, temperature)
+        step = max(1, _LOGITS_A_BLOCK // len(self.weights_))
+        logits = np.empty((len(vectors), len(self.classes_)))
+        for start in range(0, len(vectors), step):
+            rows = slice(start, start + step)
+            of_labels = self._logits(vectors[rows], self._exact_weights, 1.0)
+            logits[rows] = self._level.log_sums(of_labels) / temperature
+        return logits
 
     def match(
         self, vectors: NDArray[np.float32], k: int
@@ -369,6 +486,8 @@ class ZeroShotClassifier:
         Returns:
             scores float64, similarities float64 and class numbers int64, (n, k) each.
         """
+        if self._level is not None:
+            return self._match_level(self._level, vectors, k, self.temperature_)
         similarities, rows = self.index_.search(vectors, k)
         scale, bias = self.encoder_.logit_scale, self.encoder_.logit_bias
         logits = (scale * similarities + bias) / self.temperature_
@@ -460,6 +579,13 @@ class _Rule:
     min_margin: float
     raw_above: float | None  # of the model's own best score
     set_threshold: float | None
+
+    def accepts(self, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which images' scores, best first, (n, k), reach the least score and margin, bool (n,)."""
+        enough = scores[:, 0] >= self.min_score
+        if self.min_margin and scores.shape[1] > 1:
+            enough &= scores[:, 0] - scores[:, 1] >= self.min_margin
+        return enough
 
 
 def open_store(store: bool | str | os.PathLike[str] | Store) -> Store | None:

@@ -24,6 +24,7 @@ from clipcls.metrics import (
     figures,
     reliability,
     risk_coverage,
+    share,
 )
 
 if TYPE_CHECKING:
@@ -79,6 +80,9 @@ class Evaluation:
         set_aside: what no figure counts, and labels that no mean over classes counts.
         made_by: the model and prompts.
         answers: path, right label, answer and score of each image.
+        levels: where the labels have a hierarchy, the share of right answers at each of its
+            levels, from the root; the last is the accuracy.
+        level_names: their names, or ().
     """
 
     images: int
@@ -92,6 +96,8 @@ class Evaluation:
     set_aside: SetAside
     made_by: Provenance
     answers: tuple[tuple[str, str, str, float], ...]
+    levels: tuple[Interval, ...] = ()
+    level_names: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -105,6 +111,7 @@ class Evaluation:
             "with_several_labels": self.several,
             "figures": {name: _rounded(asdict(figure)) for name, figure in self.figures.items()},
             "interval": 0.95,
+            **self._level_record(),
             "per_class": [
                 {"label": label, **_rounded(asdict(figure))}
                 for label, figure in zip(self.labels, self.classes, strict=True)
@@ -120,6 +127,17 @@ class Evaluation:
             "risk_coverage": [_rounded(asdict(point)) for point in self.risk_coverage],
             **self.set_aside.record(),
             **self.made_by.record(),
+        }
+
+    def _level_record(self) -> dict[str, Any]:
+        if not self.levels:
+            return {}
+        names = self.level_names or ("",) * len(self.levels)
+        return {
+            "levels": [
+                {"level": number, "name": name, **_rounded(asdict(figure))}
+                for number, (name, figure) in enumerate(zip(names, self.levels, strict=True), 1)
+            ]
         }
 
 
@@ -168,7 +186,26 @@ def evaluate(
                 known.paths, outcomes.truth, outcomes.answer, outcomes.confidence, strict=True
             )
         ),
+        levels=_accuracies(classifier, known),
+        level_names=classifier.hierarchy_.level_names if classifier.hierarchy_ else (),
     )
+
+
+def _accuracies(classifier: ZeroShotClassifier, known: Known) -> tuple[Interval, ...]:
+    """The accuracy at each level of the labels' hierarchy, for a classifier whose classes are its
+    labels; () for others.
+    """
+    if classifier.hierarchy_ is None or classifier.rank is not None:
+        return ()
+    levels = classifier.hierarchy_.levels
+    hits = np.empty((len(levels), len(known.vectors)), bool)
+    for rows, logits in logit_blocks(classifier, known.vectors):
+        right = right_columns(known.truth[rows], logits.shape[1]).astype(float)
+        scores = np.exp(logits - logits.max(axis=1, keepdims=True))
+        for number, level in enumerate(levels):
+            answers = level.sums(scores).argmax(axis=1)
+            hits[number, rows] = level.best(right)[np.arange(len(answers)), answers] > 0
+    return tuple(map(share, hits))
 
 
 def embed_known(
@@ -180,7 +217,7 @@ def embed_known(
         InputError: there is no labelled image that can be used.
     """
     names = classifier.classes_.tolist()
-    matched = make_labelled(data).match(names)
+    matched = make_labelled(data).match(names, classifier.meanings_)
     unreadable = list(matched.set_aside.unreadable)
     if watch:
         for error in unreadable:

@@ -12,7 +12,7 @@ import io
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -57,43 +57,48 @@ class LabelledData:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def match(self, names: Sequence[str]) -> Matched:
+    def match(
+        self, names: Sequence[str], meanings: Mapping[str, tuple[int, ...]] | None = None
+    ) -> Matched:
         """Finds the data's labels among a classifier's.
 
         Args:
             names: the classifier's labels; class numbers count in their order.
+            meanings: what labels of the data may be, and the class numbers that are then right;
+                None: `names`, each its own number.
 
         Raises:
             InputError: a label of the data could be several of `names`, or no image has a label
                 that is among them.
         """
-        exact = {_clean(name): number for number, name in enumerate(names)}
-        loose: dict[str, list[int]] = {}
-        for name, number in exact.items():
-            loose.setdefault(_loosely(name), []).append(number)
-        known: dict[str, int | None] = {}
+        if meanings is None:
+            meanings = {name: (number,) for number, name in enumerate(names)}
+        exact = {_clean(name): numbers for name, numbers in meanings.items()}
+        loose: dict[str, list[str]] = {}
+        for name in exact:
+            loose.setdefault(_loosely(name), []).append(name)
+        known: dict[str, tuple[int, ...]] = {}
         for label in dict.fromkeys([*(label for row in self.labels for label in row), *self.empty]):
             if _clean(label) in exact:
                 known[label] = exact[_clean(label)]
                 continue
             like = loose.get(_loosely(label), [])
             if len(like) > 1:
-                found = " or ".join(repr(str(names[n])) for n in like)
+                found = " or ".join(map(repr, like))
                 raise InputError(f"{self.source}: {label!r} could be the label {found}")
-            known[label] = like[0] if like else None
+            known[label] = exact[like[0]] if like else ()
         paths, truth = [], []
         strangers: Counter[str] = Counter()
         left_out = 0
         for path, labels in zip(self.paths, self.labels, strict=True):
-            right = dict.fromkeys(known[label] for label in labels)
-            strangers.update(label for label in labels if known[label] is None)
-            classes = tuple(number for number in right if number is not None)
+            classes = tuple(dict.fromkeys(n for label in labels for n in known[label]))
+            strangers.update(label for label in labels if not known[label])
             if classes:
                 paths.append(path)
                 truth.append(classes)
             else:
                 left_out += 1
-        strangers.update({label: 0 for label in self.empty if known[label] is None})
+        strangers.update({label: 0 for label in self.empty if not known[label]})
         if not paths:
             shown = ", ".join(map(repr, list(known)[:3])) or "none at all"
             raise InputError(

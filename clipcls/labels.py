@@ -1,4 +1,4 @@
-"""From a label file, a ready set's name or a Python object to a `LabelSet`.
+r"""From a label file, a ready set's name or a Python object to a `LabelSet`.
 
 What happens to doubtful lists, in every format:
 
@@ -8,17 +8,25 @@ What happens to doubtful lists, in every format:
   with a warning. Labels are compared after Unicode NFC and without outer white space;
 - labels that differ in upper and lower case only are kept, with a warning;
 - a single label is kept, with a warning: the softmax over one label is 1 for every image;
-- the label `unknown` is kept, with a warning: it is also the answer below the least score.
+- the label `unknown` is kept, with a warning: it is also the answer below the least score;
+- `animal > dog > pug` is the label `pug` below `dog` below `animal` (see `hierarchy`). Only a `>`
+  with white space on both sides divides; `\>` there is a `>` that does not; one at an end is part
+  of a name, with a warning. A blank level is an error. The same name
+  may stand in several places; labels that share one are named by their whole paths and told apart
+  in texts as in `crane, a type of bird`. That a name is above another in one place and below it
+  in another is kept, with a warning.
 
 Warnings go through `logging.getLogger("clipcls")`.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -29,13 +37,18 @@ from clipcls.ready import clean, find_set, numbered, read_text
 if TYPE_CHECKING:
     import yaml
 
-__all__ = ["Label", "LabelSet", "make_labels", "read_labels"]
+__all__ = ["Label", "LabelSet", "distinct_names", "make_labels", "read_labels", "written"]
 
 log = logging.getLogger("clipcls")
 
 FIELDS = {"label": "label", "prompt": "prompts", "synonym": "synonyms"} | {
     name: name for name in ("prompts", "synonyms")
 }
+
+# A > between spaces divides the levels of a hierarchy; with a backslash before it, it does not.
+_ALONE = re.compile(r"(?<=\s)>(?=\s)")
+_LITERAL = re.compile(r"(?<=\s)\\*>(?=\s)")
+_LEVELS = re.compile(r"^\s*#+\s*levels:(.*)$", re.MULTILINE | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,34 +60,46 @@ class Label:
         prompts: whole texts of its own, beside the templates'. One `{}` in a prompt stands for
             the name; other braces are themselves.
         synonyms: further words for the templates.
+        parents: the names above it in a hierarchy, from the root; () where there is none.
+        kind: what texts say it is a type of, where another label has the same name; else "".
     """
 
     name: str
     prompts: tuple[str, ...] = ()
     synonyms: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
+    kind: str = ""
 
     @property
     def words(self) -> tuple[str, ...]:
         """What the templates are filled with: the name, then the synonyms."""
-        return (self.name, *self.synonyms)
+        name = f"{self.name}, a type of {self.kind}" if self.kind else self.name
+        return (name, *self.synonyms)
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The names from the root, its own the last."""
+        return (*self.parents, self.name)
 
 
 @dataclass(frozen=True, slots=True)
 class LabelSet:
-    """Labels in the order given, no two with the same name, at least one.
+    """Labels in the order given, no two with the same path, at least one.
 
     Attributes:
         labels: the classes.
         source: where they are from: a file's path, a ready set's name, or `labels`.
+        levels: the names of a hierarchy's levels, from the root; () where they have none.
     """
 
     labels: tuple[Label, ...]
     source: str = "labels"
+    levels: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The labels' names, in order."""
-        return tuple(label.name for label in self.labels)
+        """The labels' names, in order; those that share one are named by their paths."""
+        return distinct_names([label.path for label in self.labels])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -85,12 +110,16 @@ class LabelSet:
 
 @dataclass(slots=True)
 class _Entry:
-    """One label as it was written: `where` is what an error message begins with."""
+    """One label as it was written: `where` is what an error message begins with.
+
+    Without `parents` the label may be a path.
+    """
 
     where: str
     label: object
     prompts: object = None
     synonyms: object = None
+    parents: tuple[str, ...] | None = None
 
 
 LabelsLike: TypeAlias = (
@@ -114,8 +143,10 @@ def make_labels(labels: LabelsLike) -> LabelSet:
     Example:
         >>> make_labels(["cat", "dog"]).names
         ('cat', 'dog')
-        >>> make_labels({"cat": {"synonyms": ["kitten"]}, "dog": "my {} in the park"}).labels[1]
-        Label(name='dog', prompts=('my {} in the park',), synonyms=())
+        >>> make_labels({"cat": {"synonyms": ["kitten"]}, "dog": "my {}"}).labels[1].prompts
+        ('my {}',)
+        >>> make_labels(["animal > cat", "animal > dog"]).labels[1].path
+        ('animal', 'dog')
     """
     if isinstance(labels, LabelSet):
         return labels
@@ -142,6 +173,9 @@ def read_labels(source: str | os.PathLike[str]) -> LabelSet:
       `synonyms`), or a mapping from label to nothing, a prompt, a list of prompts, or a mapping
       with `prompts` and `synonyms`. Numbers, `yes`, `no` and their like are taken as written.
 
+    In all of them `animal > dog > pug` is a label in a hierarchy, whose levels a comment line
+    `# levels: kind > species > breed` can name in a text or YAML file.
+
     Args:
         source: a path or a ready set's name. A file that exists wins over a set of its name.
 
@@ -157,7 +191,8 @@ def read_labels(source: str | os.PathLike[str]) -> LabelSet:
         known = ", ".join(filter(None, readers))
         raise LabelsError(f"{path}: {suffix} is not a format of label files; use one of {known}")
     name = os.fspath(source) if ready else str(path)
-    return _build(name, readers[suffix](str(path), text))
+    comment = _LEVELS.search(text) if suffix not in (".csv", ".tsv", ".json") else None
+    return _build(name, readers[suffix](str(path), text), comment[1] if comment else "")
 
 
 def _read_txt(path: str, text: str) -> Iterator[_Entry]:
@@ -337,7 +372,7 @@ def _from_list(items: Iterable[tuple[str, object]]) -> Iterator[_Entry]:
     """Entries of a list: each a label, or a mapping that holds one."""
     for where, item in items:
         if isinstance(item, Label):
-            yield _Entry(where, item.name, item.prompts, item.synonyms)
+            yield _Entry(where, item.name, item.prompts, item.synonyms, item.parents)
         elif isinstance(item, Mapping):
             fields = _fields(where, item)
             if "label" not in fields:
@@ -383,12 +418,26 @@ def _fields(where: str, item: Mapping[Any, Any]) -> dict[str, Any]:
     return fields
 
 
-def _build(source: str, entries: Iterable[_Entry]) -> LabelSet:
+def written(name: str) -> str:
+    r"""A name as it stands in a path: a `>` between white space is written `\>`."""
+    return _LITERAL.sub(r"\\\g<0>", name)
+
+
+def distinct_names(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """The last name of each path; where several have it, the path as it is written."""
+    count = Counter(path[-1] for path in paths)
+    return tuple(
+        path[-1] if count[path[-1]] == 1 else " > ".join(map(written, path)) for path in paths
+    )
+
+
+def _build(source: str, entries: Iterable[_Entry], levels: str = "") -> LabelSet:
     """Cleans and merges the entries; the rules are in the module's docstring."""
-    found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
-    folded: dict[str, str] = {}
+    found: dict[tuple[str, ...], tuple[dict[str, None], dict[str, None]]] = {}
+    folded: dict[tuple[str, ...], tuple[str, ...]] = {}
+    above: set[tuple[str, str]] = set()
     for entry in entries:
-        name = _text(entry.where, "label", entry.label)
+        path = _path(entry)
         prompts = _texts(entry.where, "prompt", entry.prompts)
         synonyms = _texts(entry.where, "synonym", entry.synonyms)
         for prompt in prompts:
@@ -396,26 +445,96 @@ def _build(source: str, entries: Iterable[_Entry]) -> LabelSet:
                 raise LabelsError(
                     f"{entry.where}: the prompt {prompt!r} has {{}} more than once; use it once"
                 )
-        first = folded.setdefault(name.casefold(), name)
-        if name not in found and first != name:
-            log.warning("%s: %r and %r differ in case only", entry.where, first, name)
-        if name in found and not prompts and not synonyms:
+        _warn_of_likely_slips(entry.where, path, folded, above)
+        if path in found and not prompts and not synonyms:
+            name = " > ".join(map(written, path))
             log.warning("%s: the label %r is there already; dropped", entry.where, name)
-        known = found.setdefault(name, ({}, {}))
+        known = found.setdefault(path, ({}, {}))
         known[0].update(dict.fromkeys(prompts))
-        known[1].update(dict.fromkeys(word for word in synonyms if word != name))
+        known[1].update(dict.fromkeys(word for word in synonyms if word != path[-1]))
     if not found:
         raise LabelsError(f"{source}: there are no labels in it; write at least two")
     if len(found) == 1:
-        log.warning("%s: %r is the only label, so every image gets it", source, *found)
-    if UNKNOWN in found:
+        (path,) = found
+        log.warning("%s: %r is the only label, so every image gets it", source, path[-1])
+    if any(UNKNOWN in path for path in found):
         log.warning(
             "%s: the label %r is also the answer for images below the least score", source, UNKNOWN
         )
+    count = Counter(path[-1] for path in found)
     return LabelSet(
-        tuple(Label(name, tuple(texts), tuple(words)) for name, (texts, words) in found.items()),
+        tuple(
+            Label(
+                path[-1],
+                tuple(texts),
+                tuple(words),
+                path[:-1],
+                path[-2] if count[path[-1]] > 1 and len(path) > 1 else "",
+            )
+            for path, (texts, words) in found.items()
+        ),
         source,
+        _level_names(source, levels, max(map(len, found))),
     )
+
+
+def _path(entry: _Entry) -> tuple[str, ...]:
+    """The names from the root to the label."""
+    if entry.parents is not None:
+        return tuple(_texts(entry.where, "label", (*entry.parents, entry.label)))
+    text = _text(entry.where, "label", entry.label)
+    parts = _ALONE.split(text)
+    if text.startswith("> ") or text.endswith(" >"):
+        log.warning("%s: the > at an end of %r is taken for part of a name", entry.where, text)
+    if not all(part.strip() for part in parts):
+        raise LabelsError(
+            f"{entry.where}: the label {entry.label!r} has a blank level beside a >; "
+            "write \\> for a > that is part of a name"
+        )
+    return tuple(
+        _LITERAL.sub(lambda mark: mark[0].removeprefix("\\"), _text(entry.where, "label", part))
+        for part in parts
+    )
+
+
+def _warn_of_likely_slips(
+    where: str,
+    path: tuple[str, ...],
+    folded: dict[tuple[str, ...], tuple[str, ...]],
+    above: set[tuple[str, str]],
+) -> None:
+    """Nodes that differ in case only, and names that are above and below each other."""
+    for depth in range(1, len(path) + 1):
+        node = path[:depth]
+        first = folded.setdefault(tuple(map(str.casefold, node)), node)
+        if first != node:
+            log.warning(
+                "%s: %r and %r differ in case only",
+                where,
+                *(" > ".join(map(written, names)) for names in (first, node)),
+            )
+            break
+    for upper, lower in itertools.combinations(path, 2):
+        if upper != lower and (upper, lower) not in above:
+            above.add((upper, lower))
+            if (lower, upper) in above:
+                log.warning("%s: %r is above %r here and below it before", where, upper, lower)
+
+
+def _level_names(source: str, levels: str, depth: int) -> tuple[str, ...]:
+    """The names that a comment gives to the levels of a hierarchy."""
+    if not levels or depth == 1:
+        return ()
+    names = tuple(name.strip() for name in _ALONE.split(levels))
+    if len(names) != depth:
+        raise LabelsError(
+            f"{source}: the comment `levels:` names {len(names)} of {depth} levels; name all"
+        )
+    if len({name.casefold() for name in names} - {""}) < depth or any(map(str.isdecimal, names)):
+        raise LabelsError(
+            f"{source}: the comment `levels:` needs a different name for each level, no number"
+        )
+    return names
 
 
 def _texts(where: str, what: str, value: object) -> list[str]:

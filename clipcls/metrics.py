@@ -29,6 +29,7 @@ __all__ = [
     "figures",
     "reliability",
     "risk_coverage",
+    "share",
 ]
 
 BINS = 15
@@ -202,15 +203,20 @@ def figures(outcomes: Outcomes, n_classes: int, draws: int = 1000) -> dict[str, 
         name: Interval(float(v), float(a), float(b))
         for name, v, a, b in zip(_NAMES, values, low, high, strict=True)
     }
-    n = len(outcomes)
-    for name, hits in (("accuracy", outcomes.correct), ("top5", outcomes.top5)):
-        k = int(hits.sum())
-        found[name] = Interval(
-            k / n, 1 - binomial_bound(n - k, n, 0.025), binomial_bound(k, n, 0.025)
-        )
+    found["accuracy"], found["top5"] = share(outcomes.correct), share(outcomes.top5)
     if n_classes <= 5:
         del found["top5"]
     return found
+
+
+def share(hits: NDArray[np.bool_]) -> Interval:
+    """The share of images that are hits, with its exact 95 % interval (Clopper and Pearson 1934).
+
+    Args:
+        hits: bool (n,).
+    """
+    n, k = len(hits), int(hits.sum())
+    return Interval(k / n, 1 - binomial_bound(n - k, n, 0.025), binomial_bound(k, n, 0.025))
 
 
 def bootstrap(

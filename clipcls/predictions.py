@@ -80,6 +80,8 @@ class Prediction:
         made_by: what made it.
         label_set: where conformal sets were asked for, the labels that together hold a right one
             with the probability asked for, best first; else None.
+        lineage: where the labels have a hierarchy, the names from its root to the answer, or () if
+            that is `UNKNOWN`; else None.
     """
 
     path: str
@@ -87,6 +89,7 @@ class Prediction:
     top: tuple[Candidate, ...]
     made_by: Provenance
     label_set: tuple[str, ...] | None = None
+    lineage: tuple[str, ...] | None = None
 
     @property
     def score(self) -> float:
@@ -98,6 +101,7 @@ class Prediction:
         return {
             "path": self.path,
             "label": self.label,
+            **({} if self.lineage is None else {"lineage": list(self.lineage)}),
             "score": round(self.score, 6),
             "top": [candidate.record() for candidate in self.top],
             **({} if self.label_set is None else {"set": list(self.label_set)}),

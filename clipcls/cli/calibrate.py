@@ -36,6 +36,7 @@ def command(
     label_list: tuple[str, ...],
     prompts: str,
     none: bool,
+    rank: str | None,
     output: Path,
     quiet: bool,
     store_file: Path | None,
@@ -65,6 +66,7 @@ def command(
         prompts=prompts,
         store=store_of(store_file, no_store) or False,
         none=none,
+        rank=rank,
         **model_settings,
     ).fit()
     with watching(console, len(labelled)) as watch:

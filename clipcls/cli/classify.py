@@ -78,6 +78,7 @@ def command(
     label_list: tuple[str, ...],
     prompts: str,
     none: bool,
+    rank: str | None,
     top: int,
     min_score: float,
     min_margin: float,
@@ -124,6 +125,7 @@ def command(
         prompts=prompts,
         store=store_of(store_file, no_store) or False,
         none=none,
+        rank=rank,
         calibration=calibration,
         **model_settings,
     ).fit()
@@ -143,7 +145,11 @@ def command(
             f"of the calibration's images {cut.coverage:.1%} would be answered, "
             f"{cut.risk:.1%} of these wrong"
         )
-    extra = [*(["set"] if conformal is not None else []), *(["calibration"] if calibration else [])]
+    extra = [
+        *(["lineage"] if classifier.hierarchy_ else []),
+        *(["set"] if conformal is not None else []),
+        *(["calibration"] if calibration else []),
+    ]
     with (
         open_output(output, form, top, tuple(extra)) as writer,
         console.progress(total) as progress,

@@ -59,6 +59,7 @@ def command(
     label_list: tuple[str, ...],
     prompts: str,
     none: bool,
+    rank: str | None,
     calibration: Path | None,
     form: str | None,
     output: Path | None,
@@ -92,7 +93,7 @@ def command(
     if form is None:
         form = "json" if output and output.suffix.lower() == ".json" else "table"
     labelled = read_labelled(data)
-    settings = {"labels": labels, "prompts": prompts, "none": none, **model_settings}
+    settings = {"labels": labels, "prompts": prompts, "none": none, "rank": rank, **model_settings}
     store = store_of(store_file, no_store) or False
     classifier = ZeroShotClassifier(store=store, calibration=calibration, **settings).fit()
     with watching(console, len(labelled)) as watch:

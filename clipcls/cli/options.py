@@ -124,6 +124,12 @@ label_options = _together(
         is_flag=True,
         help="One more answer, `none of these`, for images nearer to generic texts.",
     ),
+    click.option(
+        "--rank",
+        metavar="LEVEL",
+        help="Of labels like `animal > dog > pug`, answer with level 1 (the root), 2, ..., or the "
+        "level of that name.",
+    ),
 )
 
 calibration_option = click.option(

@@ -6,6 +6,8 @@ import csv
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from clipcls.labels import written
+
 __all__ = ["CsvWriter"]
 
 # What Excel, LibreOffice and Google Sheets may run as a formula (OWASP, CSV injection).
@@ -16,9 +18,9 @@ class CsvWriter:
     """Writes a header and a row a record.
 
     The best label's similarity and the runners-up become columns of their own (`similarity`,
-    `label_2`, `score_2`, `similarity_2`, ...); a set of labels is joined by `|`. A text that a
-    spreadsheet would run as a formula gets a `'` in front. Stray bytes of a path that is not valid
-    UTF-8 are written as \\xNN.
+    `label_2`, `score_2`, `similarity_2`, ...); a set of labels is joined by `|`, a lineage by ` > `
+    as in a label file. A text that a spreadsheet would run as a formula gets a `'` in front. Stray
+    bytes of a path that is not valid UTF-8 are written as \\xNN.
     """
 
     def __init__(self, stream: TextIO, top: int, extra: tuple[str, ...] = ()) -> None:
@@ -50,6 +52,8 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     row = {key: value for key, value in record.items() if key != "top"}
     if "set" in record:
         row["set"] = "|".join(record["set"])
+    if "lineage" in record:
+        row["lineage"] = " > ".join(map(written, record["lineage"]))
     for rank, candidate in enumerate(record.get("top", ()), start=1):
         if rank == 1:
             row["similarity"] = candidate["similarity"]

@@ -55,6 +55,13 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
         one, low, high = (number(name, figure[key]) for key in ("value", "low", "high"))
         yield f"{NAMES[name]:<34}{one:>8}   {low:>7} to {high:>7}"
 
+    for level in record.get("levels", ()):
+        name = f"right at level {level['level']}"
+        if level["name"]:
+            name += f" ({printable(level['name'])})"
+        one, low, high = (_percent(level[key]) for key in ("value", "low", "high"))
+        yield f"{fit(name, 34)}{one:>8}   {low:>7} to {high:>7}"
+
     if record.get("compare"):
         yield ""
         yield f"{'COMPARED':<34}{'RIGHT':>8}{'MORE':>10}   95 % interval{'p':>10}{'ECE':>9}"

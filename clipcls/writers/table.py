@@ -37,6 +37,10 @@ class TableWriter:
             line = f"{record['rank']:>4}  {path}  {record['similarity']:.3f}"
         else:
             label = fit(record["label"], 20)
+            if record.get("lineage"):
+                label = fit(" > ".join(record["lineage"]), 30)
+            elif "lineage" in record:
+                label = fit(record["label"], 30)
             if self._colour:
                 label = click.style(label, fg="yellow" if record["label"] == UNKNOWN else "green")
             line = f"{path}  {label}  {record['score']:.2f}"
