@@ -288,6 +288,26 @@ def test_none_of_these(clipcls) -> None:
     assert (cat["label"], pagoda["label"]) == ("cat", "none of these")
 
 
+def test_a_hierarchy_of_labels(clipcls, tmp_path: Path) -> None:
+    labels = tmp_path / "tree.txt"
+    labels.write_text(
+        "# levels: kingdom > kind > breed\nanimal > cat\nanimal > dog > pug\n"
+        "animal > dog > greyhound\nthing > building > pagoda\n"
+    )
+    common = ("classify", "-m", "mini", "--labels", str(labels), "-f", "jsonl", CHELSEA)
+    dog = str(PHOTOS / "on-guard.jpg")
+    cat, kind = records(clipcls(*common, "--rank", "kind", dog).stdout)
+    assert (cat["label"], cat["lineage"]) == ("cat", ["animal", "cat"])
+    assert (kind["label"], kind["lineage"]) == ("dog", ["animal", "dog"])
+    unsure = records(clipcls(*common, "--min-score", "0.6", dog).stdout)[1]
+    assert unsure["lineage"] == ["animal", "dog"]
+    rows = list(csv.DictReader(clipcls(*common[:-2], "csv", CHELSEA).stdout.splitlines()))
+    assert rows[0]["lineage"] == "animal > cat"
+    refused = clipcls(*common, "--rank", "family")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "has no level 'family'; its levels are 1 to 3, by name kingdom, kind" in refused.stderr
+
+
 def test_a_result_file_that_cannot_be_written(clipcls, tmp_path: Path) -> None:
     done = clipcls(
         "classify", "-m", "mini", "-l", "cat", "-o", str(tmp_path / "none" / "r.csv"), CHELSEA
