@@ -19,11 +19,17 @@ __all__ = [
     "ClipclsError",
     "Evaluation",
     "ImageError",
+    "MultiLabelCalibration",
+    "MultiLabelClassifier",
+    "MultiLabelEvaluation",
+    "MultiLabelPrediction",
     "Prediction",
     "ZeroShotClassifier",
     "calibrate",
+    "calibrate_multilabel",
     "compare",
     "evaluate",
+    "evaluate_multilabel",
 ]
 
 if TYPE_CHECKING:
@@ -32,7 +38,10 @@ if TYPE_CHECKING:
     from clipcls.comparison import compare
     from clipcls.errors import ClipclsError, ImageError
     from clipcls.evaluation import Evaluation, evaluate
-    from clipcls.predictions import Candidate, Prediction
+    from clipcls.multicalibration import MultiLabelCalibration, calibrate_multilabel
+    from clipcls.multievaluation import MultiLabelEvaluation, evaluate_multilabel
+    from clipcls.multilabel import MultiLabelClassifier
+    from clipcls.predictions import Candidate, MultiLabelPrediction, Prediction
 
 _HOMES = {
     "Calibration": "calibration",
@@ -40,11 +49,17 @@ _HOMES = {
     "ClipclsError": "errors",
     "Evaluation": "evaluation",
     "ImageError": "errors",
+    "MultiLabelCalibration": "multicalibration",
+    "MultiLabelClassifier": "multilabel",
+    "MultiLabelEvaluation": "multievaluation",
+    "MultiLabelPrediction": "predictions",
     "Prediction": "predictions",
     "ZeroShotClassifier": "classifier",
     "calibrate": "calibration",
+    "calibrate_multilabel": "multicalibration",
     "compare": "comparison",
     "evaluate": "evaluation",
+    "evaluate_multilabel": "multievaluation",
 }
 
 

@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -49,6 +49,7 @@ LEAST_IMAGES = 10
 CONFIDENCE = 0.95
 
 _FORMAT = "clipcls calibration 1"
+MULTI_FORMAT = "clipcls multi-label calibration 1"
 _FOLDS = 5
 _HOTTEST = 20.0  # bounds of the temperature: this, and one over it
 _ROWS = 2000  # of a table in the file
@@ -69,6 +70,8 @@ class Identity:
         prompts: the template set's name; not compared.
         templates: the templates.
         labels: each label and the first 8 hex of the SHA-256 of its texts.
+        background: where each label is scored on its own, first 12 hex of the SHA-256 of the
+            vocabulary that it is set against; else "".
     """
 
     model: str
@@ -77,6 +80,7 @@ class Identity:
     prompts: str
     templates: tuple[str, ...]
     labels: tuple[tuple[str, str], ...]
+    background: str = ""
 
     @classmethod
     def of(
@@ -123,7 +127,33 @@ class Identity:
         changed = [name for name in theirs if ours[name] != theirs[name]]
         if changed:
             return f"the label {changed[0]!r} had other synonyms or prompts"
+        if self.background != other.background:
+            return "labels were set against another vocabulary"
         return ""
+
+    def record(self) -> dict[str, Any]:
+        """As in a calibration's file."""
+        record = asdict(self)
+        if not self.background:
+            del record["background"]
+        return record
+
+    @classmethod
+    def from_record(cls, data: Mapping[str, Any]) -> Identity:
+        """Out of a calibration's file.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is damaged.
+        """
+        return cls(
+            model=str(data["model"]),
+            weights=str(data["weights"]),
+            precision=str(data["precision"]),
+            prompts=str(data["prompts"]),
+            templates=tuple(str(text) for text in data["templates"]),
+            labels=tuple((str(label), str(digest)) for label, digest in data["labels"]),
+            background=str(data.get("background", "")),
+        )
 
 
 class Cut(NamedTuple):
@@ -225,7 +255,8 @@ class Calibration:
     def record(self) -> dict[str, Any]:
         """As in its file."""
         record = asdict(self)
-        return {"format": _FORMAT, **record.pop("identity"), **record}
+        del record["identity"]
+        return {"format": _FORMAT, **self.identity.record(), **record}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes its file, which is whole or not there.
@@ -233,10 +264,7 @@ class Calibration:
         Raises:
             OutputError: it cannot be written.
         """
-        from clipcls.writers import open_output
-
-        with open_output(Path(path), "json", 1) as writer:
-            writer.write(self.record())
+        save_record(path, self.record())
 
     @property
     def digest(self) -> str:
@@ -250,28 +278,10 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
     Raises:
         CalibrationError: it cannot be read, or is no calibration.
     """
-    name = os.fspath(path)
-    try:
-        data = json.loads(Path(path).read_text("utf-8"))
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise CalibrationError(f"{name}: cannot be read: {reason}") from error
-    except ValueError as error:
-        raise CalibrationError(f"{name}: is no calibration: not JSON") from error
-    if not isinstance(data, dict) or data.get("format") != _FORMAT:
-        raise CalibrationError(
-            f"{name}: is no calibration of this version of clipcls; make it by `clipcls calibrate`"
-        )
+    data = read_record(path, _FORMAT)
     try:
         return Calibration(
-            Identity(
-                model=str(data["model"]),
-                weights=str(data["weights"]),
-                precision=str(data["precision"]),
-                prompts=str(data["prompts"]),
-                templates=tuple(str(text) for text in data["templates"]),
-                labels=tuple((str(label), str(digest)) for label, digest in data["labels"]),
-            ),
+            Identity.from_record(data),
             images=int(data["images"]),
             temperature=_positive(data["temperature"]),
             note=str(data["note"]),
@@ -281,7 +291,53 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
             versions=dict(data["versions"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise CalibrationError(f"{name}: is a damaged calibration; make it anew") from error
+        raise damaged(path) from error
+
+
+def read_record(path: str | os.PathLike[str], form: str) -> dict[str, Any]:
+    """What is in a calibration's file of the format `form`.
+
+    Raises:
+        CalibrationError: it cannot be read, or is none.
+    """
+    name = os.fspath(path)
+    try:
+        data = json.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CalibrationError(f"{name}: cannot be read: {reason}") from error
+    except ValueError as error:
+        raise CalibrationError(f"{name}: is no calibration: not JSON") from error
+    found = data.get("format") if isinstance(data, dict) else None
+    if found == form:
+        return dict(data)
+    if found == _FORMAT:
+        raise CalibrationError(
+            f"{name}: is for one label an image, not for --multi; "
+            "make one by `clipcls calibrate --multi`"
+        )
+    if found == MULTI_FORMAT:
+        raise CalibrationError(f"{name}: is for several labels an image; use it with --multi")
+    raise CalibrationError(
+        f"{name}: is no calibration of this version of clipcls; make it by `clipcls calibrate`"
+    )
+
+
+def save_record(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
+    """Writes a calibration's file, which is whole or not there.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    from clipcls.writers import open_output
+
+    with open_output(Path(path), "json", 1) as writer:
+        writer.write(record)
+
+
+def damaged(path: str | os.PathLike[str]) -> CalibrationError:
+    """The error of a file that is a calibration's but lacks something."""
+    return CalibrationError(f"{os.fspath(path)}: is a damaged calibration; make it anew")
 
 
 def _positive(value: Any) -> float:
@@ -363,7 +419,7 @@ def calibrate_vectors(
         },
         cuts=_cuts(before_score, outcomes.correct),
         set_scores=_set_scores(blocks, truth),
-        versions=_versions(),
+        versions=versions(),
     )
 
 
@@ -491,7 +547,8 @@ def _set_scores(blocks: Blocks, truth: Sequence[tuple[int, ...]]) -> tuple[tuple
     return tuple((int(rank), float(found[rank - 1])) for rank in ranks)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of what makes a calibration."""
     import importlib.metadata
 
     from clipcls import __version__

@@ -207,6 +207,8 @@ class ZeroShotClassifier:
         if isinstance(self.calibration, Calibration):
             self.calibration.check(self.identity_)
             return self.calibration
+        if not isinstance(self.calibration, str | os.PathLike):
+            raise CalibrationError("the calibration is for several labels an image, not for one")
         found = read_calibration(self.calibration)
         found.check(self.identity_, os.fspath(self.calibration))
         return found
@@ -219,7 +221,7 @@ class ZeroShotClassifier:
         Raises:
             ImageError: an image cannot be read; `classify` reports it and goes on.
         """
-        return self.logits(self._embed(X))
+        return self.logits(self.vectors(X))
 
     def predict_proba(self, X: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.float64]:
         """Softmax scores over all classes, float64 (n, n_classes); rows sum to 1.
@@ -237,7 +239,7 @@ class ZeroShotClassifier:
         Raises:
             ImageError: an image cannot be read.
         """
-        vectors = self._embed(X)
+        vectors = self.vectors(X)
         if self._level is not None:
             return self.classes_[self.match(vectors, 1)[2][:, 0]]
         _, rows = self.index_.search(vectors, 1)
@@ -553,7 +555,12 @@ class ZeroShotClassifier:
         if not self.__sklearn_is_fitted__():
             raise ClipclsError("this ZeroShotClassifier is not fitted yet: call fit() first")
 
-    def _embed(self, X: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.float32]:
+    def vectors(self, X: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.float32]:
+        """Unit rows of paths, PIL images or embeddings, float32 (n, dim).
+
+        Raises:
+            ImageError: an image cannot be read.
+        """
         self._check_fitted()
         if isinstance(X, str | os.PathLike):
             raise TypeError("X is a sequence of images; for one image write [image]")

@@ -39,6 +39,7 @@ __all__ = [
     "logit_blocks",
     "outcomes_of",
     "right_columns",
+    "rounded",
 ]
 
 Watch = Callable[["ImageError | None"], None]
@@ -54,7 +55,8 @@ class Known:
     Attributes:
         paths: the images.
         vectors: float32 (n, dim), unit rows.
-        truth: for each image the class numbers that are right, at least one.
+        truth: for each image the class numbers that are right, at least one, unless images without
+            a label were asked for.
         set_aside: what of the data is not among them.
     """
 
@@ -109,11 +111,11 @@ class Evaluation:
         return {
             "images": self.images,
             "with_several_labels": self.several,
-            "figures": {name: _rounded(asdict(figure)) for name, figure in self.figures.items()},
+            "figures": {name: rounded(asdict(figure)) for name, figure in self.figures.items()},
             "interval": 0.95,
             **self._level_record(),
             "per_class": [
-                {"label": label, **_rounded(asdict(figure))}
+                {"label": label, **rounded(asdict(figure))}
                 for label, figure in zip(self.labels, self.classes, strict=True)
             ],
             "confused": [
@@ -122,9 +124,9 @@ class Evaluation:
             ],
             "reliability": {
                 "bins": f"{BINS} of equal mass",
-                "curve": [_rounded(asdict(b)) for b in self.reliability],
+                "curve": [rounded(asdict(b)) for b in self.reliability],
             },
-            "risk_coverage": [_rounded(asdict(point)) for point in self.risk_coverage],
+            "risk_coverage": [rounded(asdict(point)) for point in self.risk_coverage],
             **self.set_aside.record(),
             **self.made_by.record(),
         }
@@ -135,7 +137,7 @@ class Evaluation:
         names = self.level_names or ("",) * len(self.levels)
         return {
             "levels": [
-                {"level": number, "name": name, **_rounded(asdict(figure))}
+                {"level": number, "name": name, **rounded(asdict(figure))}
                 for number, (name, figure) in enumerate(zip(names, self.levels, strict=True), 1)
             ]
         }
@@ -209,15 +211,27 @@ def _accuracies(classifier: ZeroShotClassifier, known: Known) -> tuple[Interval,
 
 
 def embed_known(
-    classifier: ZeroShotClassifier, data: LabelledLike, watch: Watch | None = None
+    classifier: ZeroShotClassifier,
+    data: LabelledLike,
+    watch: Watch | None = None,
+    *,
+    several: bool = False,
 ) -> Known:
     """The vectors of labelled images, by the classifier's store or model.
+
+    Args:
+        classifier: fitted.
+        data: see `make_labelled`.
+        watch: called after each image, with the `ImageError` if it could not be read.
+        several: whether an image is to be given all its labels, which may be none.
 
     Raises:
         InputError: there is no labelled image that can be used.
     """
     names = classifier.classes_.tolist()
-    matched = make_labelled(data).match(names, classifier.meanings_)
+    # That one of a kind is right says of none of several labels that it is.
+    meanings = None if several else classifier.meanings_
+    matched = make_labelled(data, unlabelled=several).match(names, meanings)
     unreadable = list(matched.set_aside.unreadable)
     if watch:
         for error in unreadable:
@@ -296,7 +310,9 @@ def right_columns(truth: Sequence[tuple[int, ...]], n_classes: int) -> NDArray[n
     return right
 
 
-def _rounded(figures: dict[str, Any]) -> dict[str, Any]:
+def rounded(figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures as in JSON: six decimals, null for nan."""
+
     def plain(value: Any) -> Any:
         if isinstance(value, float):
             return None if math.isnan(value) else round(value, 6)

@@ -40,8 +40,8 @@ class LabelledData:
     Attributes:
         source: the folder's or file's name, or `data`.
         paths: the images.
-        labels: for each image its right labels, at least one; an answer is right if it is one of
-            them.
+        labels: for each image its right labels; an answer is right if it is one of them. None at
+            all only where that was asked for: the image has none of the labels.
         unreadable: folders that could not be searched.
         empty: class folders without any image.
         beside: images that lie beside the class folders, without a label.
@@ -93,13 +93,13 @@ class LabelledData:
         for path, labels in zip(self.paths, self.labels, strict=True):
             classes = tuple(dict.fromkeys(n for label in labels for n in known[label]))
             strangers.update(label for label in labels if not known[label])
-            if classes:
+            if classes or not labels:
                 paths.append(path)
                 truth.append(classes)
             else:
                 left_out += 1
         strangers.update({label: 0 for label in self.empty if not known[label]})
-        if not paths:
+        if not any(truth):
             shown = ", ".join(map(repr, list(known)[:3])) or "none at all"
             raise InputError(
                 f"{self.source}: no image has a label that is asked for; it has {shown}"
@@ -146,7 +146,8 @@ class Matched:
 
     Attributes:
         paths: the images.
-        truth: for each image the class numbers that are right, at least one, in the order given.
+        truth: for each image the class numbers that are right, in the order given; at least one,
+            unless the image was given none.
         set_aside: the rest.
     """
 
@@ -161,12 +162,13 @@ LabelledLike: TypeAlias = (
 )
 
 
-def make_labelled(data: LabelledLike) -> LabelledData:
+def make_labelled(data: LabelledLike, *, unlabelled: bool = False) -> LabelledData:
     """`LabelledData` from whatever a Python caller has.
 
     Args:
         data: a folder or csv file (see `read_labelled`), or pairs of a path and its label or
             labels; pairs with the same path add up.
+        unlabelled: whether an image may have no label: a blank in a csv, an empty list.
 
     Raises:
         InputError: it cannot be read, or there are no images in it.
@@ -176,19 +178,19 @@ def make_labelled(data: LabelledLike) -> LabelledData:
         (('cat',), ('cat', 'dog'))
     """
     if isinstance(data, LabelledData):
+        if not (unlabelled or all(data.labels)):
+            raise InputError(f"{data.source}: an image has no label; that is for several labels")
         return data
     if isinstance(data, str | os.PathLike):
-        return read_labelled(data)
-    return _merged(
-        "data",
-        (
-            (os.fspath(path), [labels] if isinstance(labels, str) else list(labels))
-            for path, labels in data
-        ),
+        return read_labelled(data, unlabelled=unlabelled)
+    pairs = (
+        (os.fspath(path), [labels] if isinstance(labels, str) else list(labels))
+        for path, labels in data
     )
+    return _merged("data", pairs, unlabelled)
 
 
-def read_labelled(source: str | os.PathLike[str]) -> LabelledData:
+def read_labelled(source: str | os.PathLike[str], *, unlabelled: bool = False) -> LabelledData:
     """Reads a folder with a folder per class, or a csv file.
 
     - A folder: the folders directly in it are the classes, and all images below each belong to it
@@ -196,7 +198,8 @@ def read_labelled(source: str | os.PathLike[str]) -> LabelledData:
       are left out.
     - A `.csv` (`.tsv`) file: the first line names the columns, `path` and `label` among them.
       Paths are relative to the file's folder. Several labels of an image are several right
-      answers: in one cell, separated by `|`, or in a row each.
+      answers: in one cell, separated by `|`, or in a row each. A blank one is an error unless
+      `unlabelled`: the image then has none of the labels.
 
     Raises:
         InputError: there is no such folder or file, it cannot be read as that, or it is empty.
@@ -212,7 +215,8 @@ def read_labelled(source: str | os.PathLike[str]) -> LabelledData:
             f"{name}: labelled images are a folder with a folder per class, or a .csv file with "
             "the columns path and label"
         )
-    return _merged(name, _rows(name, read_text(Path(name), "labels")))
+    rows = _rows(name, read_text(Path(name), "labels"), unlabelled)
+    return _merged(name, rows, unlabelled)
 
 
 def _read_folder(root: str) -> LabelledData:
@@ -246,7 +250,7 @@ def _read_folder(root: str) -> LabelledData:
     )
 
 
-def _rows(name: str, text: str) -> Iterator[tuple[str, list[str]]]:
+def _rows(name: str, text: str, unlabelled: bool) -> Iterator[tuple[str, list[str]]]:
     """(path, labels) of each row that is not blank."""
     text = text.lstrip("\n")
     header = text.partition("\n")[0]
@@ -273,17 +277,19 @@ def _rows(name: str, text: str) -> Iterator[tuple[str, list[str]]]:
                 )
             cells = dict(zip(columns, row, strict=True))
             labels = [label for label in map(_clean, cells["label"].split("|")) if label]
-            if not labels or not cells["path"]:
-                raise InputError(f"{where}: the {'path' if labels else 'label'} is blank")
+            if not cells["path"] or not (labels or unlabelled):
+                raise InputError(f"{where}: the {'label' if cells['path'] else 'path'} is blank")
             yield os.path.join(folder, cells["path"]), labels
     except csv.Error as error:
         raise InputError(f"{name}:{rows.line_num}: is not a csv line: {error}") from error
 
 
-def _merged(source: str, rows: Iterable[tuple[str, Sequence[str]]]) -> LabelledData:
+def _merged(
+    source: str, rows: Iterable[tuple[str, Sequence[str]]], unlabelled: bool
+) -> LabelledData:
     found: dict[str, dict[str, None]] = {}
     for path, labels in rows:
-        if not labels:
+        if not (labels or unlabelled):
             raise InputError(f"{source}: {path} has no label")
         found.setdefault(path, {}).update(dict.fromkeys(labels))
     if not found:

@@ -13,6 +13,7 @@ __all__ = [
     "UNKNOWN",
     "Candidate",
     "Hit",
+    "MultiLabelPrediction",
     "Prediction",
     "Provenance",
     "Report",
@@ -110,6 +111,42 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class MultiLabelPrediction:
+    """The labels of one image, each scored on its own.
+
+    Attributes:
+        path: the image as the caller named it; "" for an image that came without one.
+        labels: the labels it is given, best first; none where no score is high enough.
+        best: the label of the highest score, given or not.
+        made_by: what made it.
+    """
+
+    path: str
+    labels: tuple[Candidate, ...]
+    best: Candidate
+    made_by: Provenance
+
+    @property
+    def label(self) -> str:
+        """The best of its labels, or `UNKNOWN` where it is given none."""
+        return self.labels[0].label if self.labels else UNKNOWN
+
+    @property
+    def score(self) -> float:
+        """Score of the best label, whether it was given or not."""
+        return self.best.score
+
+    def record(self) -> dict[str, Any]:
+        """As in jsonl: nested."""
+        return {
+            "path": self.path,
+            "labels": [candidate.record() for candidate in self.labels],
+            "best": self.best.record(),
+            **self.made_by.record(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """One image found by `clipcls search`: its rank from 1 and cosine similarity to the query."""
 
@@ -146,7 +183,7 @@ class Report:
     skipped: int = 0
     started: float = field(default_factory=time.monotonic)
 
-    def count(self, result: Prediction | ImageError) -> None:
+    def count(self, result: Prediction | MultiLabelPrediction | ImageError) -> None:
         """Takes one result into account."""
         if isinstance(result, ImageError):
             self.skipped += 1

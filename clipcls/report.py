@@ -12,8 +12,9 @@ from clipcls.images import decode_image, read_bytes
 
 if TYPE_CHECKING:
     from clipcls.evaluation import Evaluation
+    from clipcls.multievaluation import MultiLabelEvaluation
 
-__all__ = ["report_record"]
+__all__ = ["multilabel_report_record", "report_record"]
 
 _SHOWN = 24
 _SIDE = 160  # of a thumbnail, pixels
@@ -40,6 +41,28 @@ def report_record(evaluation: Evaluation, source: str) -> dict[str, Any]:
         "errors": list(_examples(wrong[:_SHOWN])),
         "doubts": list(_examples(right[:_SHOWN])),
         "matrix": _matrix(evaluation),
+    }
+
+
+def multilabel_report_record(evaluation: MultiLabelEvaluation, source: str) -> dict[str, Any]:
+    """The record that `writers.html` makes a page of.
+
+    Returns:
+        `MultiLabelEvaluation.record`, with `source`, and `wrong` and `missed`, each with the image
+        as a data URI ("" where it cannot be read any more).
+    """
+
+    def shown(items: Iterable[tuple[str, str, float]]) -> list[dict[str, Any]]:
+        return [
+            {"path": path, "label": label, "score": score, "image": _thumbnail(path)}
+            for path, label, score in items
+        ]
+
+    return {
+        **evaluation.record(),
+        "source": source,
+        "wrong": shown(evaluation.wrong),
+        "missed": shown(evaluation.missed),
     }
 
 

@@ -173,6 +173,10 @@ def test_paths_on_stdin_and_bad_files_among_them(clipcls, tmp_path: Path) -> Non
         (("classify", "-l", "a", "--conformal", "0.1", CHELSEA), "--conformal needs --calibration"),
         (("classify", "-l", "a", "-m", "mini", "--calibration", "none.json", CHELSEA), "none.json"),
         (("calibrate", "-l", "a", str(PHOTOS)), "--output"),
+        (("classify", "--multi", "-l", "a", "--none", CHELSEA), "--none is for one label"),
+        (("classify", "--multi", "-l", "a", "--error", "0.1", CHELSEA), "--error is for one label"),
+        (("classify", "--multi", "-l", "a", "--min-margin", "0.1", CHELSEA), "--min-margin is for"),
+        (("evaluate", "--multi", "-l", "a", "--compare", "model=b", "t.csv"), "--compare is for"),
         (("search",), "what to search for"),
         (("nonsense",), "nonsense"),
     ],
@@ -402,6 +406,37 @@ def test_search_by_text_and_by_image(clipcls, tmp_path: Path) -> None:
     assert records(by_image.stdout)[0]["similarity"] == pytest.approx(1, abs=1e-5)
 
 
+def test_several_labels(clipcls, tmp_path: Path) -> None:
+    common = ("-m", "mini", "--labels", str(EXAMPLES / "labels.txt"))
+    done = clipcls("classify", "--multi", *common, "-f", "jsonl", str(PHOTOS))
+    assert done.returncode == 0, done.stderr
+    found = {Path(r["path"]).name: [c["label"] for c in r["labels"]] for r in records(done.stdout)}
+    assert len(found) == 20
+    assert "cat" in found["chelsea.jpg"]
+    assert found["eileen.jpg"] == []  # an astronaut, which is no label
+    done = clipcls("classify", "--multi", *common, "-k", "2", "--min-score", "0", CHELSEA)
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert (rows[0]["label"], len(rows)) == ("cat", 2)
+
+    truth = tmp_path / "truth.csv"
+    rows = [f"{photo},{'|'.join(found[photo.name])}" for photo in PHOTOS.glob("*")]
+    truth.write_text("\n".join(["path,label", *rows]))
+    figures, page, file = (str(tmp_path / name) for name in ("f.json", "p.html", "c.json"))
+    done = clipcls("evaluate", "--multi", *common, "-o", figures, "--report", page, str(truth))
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(Path(figures).read_text())["figures"]
+    assert measured["f1_micro"]["value"] == measured["map_macro"]["value"] == 1
+    assert "each scored on its own" in Path(page).read_text("utf-8")
+
+    done = clipcls("calibrate", "--multi", *common, str(truth), "-o", file)
+    assert done.returncode == 0, done.stderr
+    assert "thresholds from 20 images" in done.stderr
+    done = clipcls("evaluate", "--multi", *common, "--calibration", file, str(truth))
+    assert "mAP, mean over labels" in done.stdout
+    done = clipcls("classify", *common, "--calibration", file, CHELSEA)
+    assert (done.returncode, "use it with --multi" in done.stderr) == (2, True)
+
+
 def test_store_and_lists(clipcls, tmp_path: Path) -> None:
     store = str(tmp_path / "s.db")
     assert "no store yet" in clipcls("store", "info", "--store", store).stdout
@@ -430,6 +465,7 @@ HEAVY += ("torch", "torchvision", "open_clip", "timm", "transformers", "sklearn"
         (("-l", "cat", "-l", "dog", CHELSEA), {"numpy", "PIL", "faiss"}),
         (("-l", "cat", "-l", "dog", "{new}"), {"numpy", "PIL", "faiss", "openvino"}),
         (("-l", "cat", "-l", "{word}", CHELSEA), {"numpy", "PIL", "faiss", "openvino"}),
+        (("--multi", "-l", "cat", "-l", "dog", CHELSEA), {"numpy", "PIL", "faiss"}),
         (
             (
                 "-l",
@@ -453,12 +489,15 @@ HEAVY += ("torch", "torchvision", "open_clip", "timm", "transformers", "sklearn"
         "all known",
         "new photo",
         "new label",
+        "several labels",
         "calibrated",
     ],
 )
 def test_what_each_path_imports(cache: Path, tmp_path: Path, clipcls, arguments, expected) -> None:
     if any(argument.startswith("-l") for argument in arguments):
-        assert clipcls("classify", "-m", "mini", "-l", "cat", "-l", "dog", CHELSEA).returncode == 0
+        known = ("classify", "-m", "mini", "-l", "cat", "-l", "dog", CHELSEA)
+        multi = ("--multi",) if "--multi" in arguments else ()
+        assert clipcls(*known, *multi).returncode == 0
         arguments = ("classify", "-m", "mini", *arguments)
     if not graph.is_supported() and "openvino" in expected:
         pytest.skip("without OpenVINO what is new needs torch")

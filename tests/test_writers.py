@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from clipcls.errors import ImageError, OutputError
-from clipcls.predictions import Candidate, Prediction, Provenance, Report, error_record
+from clipcls.predictions import (
+    Candidate,
+    MultiLabelPrediction,
+    Prediction,
+    Provenance,
+    Report,
+    error_record,
+)
 from clipcls.writers import FORMATS, open_output
 
 MADE_BY = Provenance("mini", "0123456789ab", "fp32", "photo")
@@ -55,6 +62,36 @@ def test_csv_carries_the_same_flat() -> None:
     assert (first["label_2"], first["score_2"], first["similarity_2"]) == ("dog", "0.05", "0.22")
     assert {key: first[key] for key in MADE_BY.record()} == MADE_BY.record()
     assert (second["path"], second["error"], second["label"]) == ("b.jpg", "truncated", "")
+
+
+def test_several_labels_are_a_list_and_in_csv_rows() -> None:
+    both = MultiLabelPrediction("a.jpg", TOP, TOP[0], MADE_BY)
+    none = MultiLabelPrediction("b.jpg", (), TOP[1], MADE_BY)
+    records = both.record(), none.record(), error_record(ImageError("c.jpg", "truncated"))
+    first, second, _ = (json.loads(line) for line in written("jsonl", *records).splitlines())
+    assert first == {
+        "path": "a.jpg",
+        "labels": [candidate.record() for candidate in TOP],
+        "best": TOP[0].record(),
+        **MADE_BY.record(),
+    }
+    assert (second["labels"], second["best"]["label"]) == ([], "dog")
+    rows = list(csv.DictReader(io.StringIO(written("csv", *records, top=1))))
+    assert [(row["path"], row["label"], row["score"]) for row in rows] == [
+        ("a.jpg", "cat", "0.93"),
+        ("a.jpg", "dog", "0.05"),
+        ("b.jpg", "unknown", "0.05"),
+        ("c.jpg", "", ""),
+    ]
+    assert {key: rows[1][key] for key in MADE_BY.record()} == MADE_BY.record()
+    assert rows[3]["error"] == "truncated"
+    lines = written("table", *records).splitlines()
+    assert lines[0].endswith("  cat 0.93, dog 0.05")
+    assert lines[1].endswith("  unknown  (dog 0.05)")
+    report = Report()
+    for result in (both, none):
+        report.count(result)
+    assert (report.classified, report.unknown) == (2, 1)
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t"])

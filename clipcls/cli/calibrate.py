@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,16 +13,23 @@ from clipcls.cli.options import (
     label_options,
     labels_of,
     model_options,
+    multi_option,
+    refuse_with_multi,
     say_what_was_set_aside,
     store_of,
     store_options,
     watching,
 )
 
+if TYPE_CHECKING:
+    from clipcls.calibration import Calibration
+    from clipcls.multicalibration import MultiLabelCalibration
+
 
 @click.command("calibrate")
 @click.argument("data", metavar="DATA")
 @label_options
+@multi_option
 @click.option("-o", "--output", type=FILE, required=True, help="The calibration's file (JSON).")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
 @model_options
@@ -37,6 +44,7 @@ def command(
     prompts: str,
     none: bool,
     rank: str | None,
+    multi: bool,
     output: Path,
     quiet: bool,
     store_file: Path | None,
@@ -46,21 +54,27 @@ def command(
     """Learn from labelled images what a score means.
 
     The file holds a temperature, which makes scores probabilities, and what `classify` needs for
-    --coverage, --error and --conformal. It is for one model, its labels and prompts, and for
-    images like those in DATA, which is as for `clipcls evaluate`.
+    --coverage, --error and --conformal; with --multi what makes each label's score a probability,
+    and a threshold for each. It is for one model, its labels and prompts, and for images like
+    those in DATA, which is as for `clipcls evaluate`.
 
     \b
     Examples:
       clipcls calibrate --labels labels.txt sorted-photos/ -o calibration.json
       clipcls classify --labels labels.txt --calibration calibration.json --error 0.05 photos/
+      clipcls calibrate --multi --labels labels.txt truth.csv -o calibration.json
     """
     labels = labels_of(label_source, label_list)
+    if multi:
+        refuse_with_multi(none=none, rank=rank)
     from clipcls.calibration import calibrate
     from clipcls.classifier import ZeroShotClassifier
     from clipcls.labelled import read_labelled
+    from clipcls.multicalibration import calibrate_multilabel
+    from clipcls.multilabel import MultiLabelClassifier
 
     console.quiet = quiet
-    labelled = read_labelled(data)
+    labelled = read_labelled(data, unlabelled=multi)
     classifier = ZeroShotClassifier(
         labels,
         prompts=prompts,
@@ -68,18 +82,38 @@ def command(
         none=none,
         rank=rank,
         **model_settings,
-    ).fit()
+    )
+    found: Calibration | MultiLabelCalibration
     with watching(console, len(labelled)) as watch:
-        found, aside = calibrate(classifier, labelled, watch=watch)
+        if multi:
+            several = MultiLabelClassifier(classifier).fit()
+            found, aside = calibrate_multilabel(several, labelled, watch=watch)
+            summary = _multilabel_summary(found)
+        else:
+            found, aside = calibrate(classifier.fit(), labelled, watch=watch)
+            summary = _summary(found)
     say_what_was_set_aside(console, aside)
     found.save(output)
     if found.note:
         console.say(found.note)
     if not quiet:
-        ece, nll = found.figures["ece"], found.figures["nll"]
-        console.say(
-            f"temperature {found.temperature:.3f} from {found.images:,} images; calibration error "
-            f"{ece['before']:.1%} before, {ece['after']:.1%} after; negative log-likelihood "
-            f"{nll['before']:.3f} before, {nll['after']:.3f} after (cross-validated)"
-        )
+        console.say(f"{summary} (cross-validated)")
     return 1 if aside.unreadable else 0
+
+
+def _summary(found: Calibration) -> str:
+    ece, nll = found.figures["ece"], found.figures["nll"]
+    return (
+        f"temperature {found.temperature:.3f} from {found.images:,} images; calibration error "
+        f"{ece['before']:.1%} before, {ece['after']:.1%} after; negative log-likelihood "
+        f"{nll['before']:.3f} before, {nll['after']:.3f} after"
+    )
+
+
+def _multilabel_summary(found: MultiLabelCalibration) -> str:
+    macro, micro = found.figures["f1_macro"], found.figures["f1_micro"]
+    return (
+        f"{len(found.thresholds):,} thresholds from {found.images:,} images; F1 over labels "
+        f"{macro['before']:.1%} before, {macro['after']:.1%} after; all together "
+        f"{micro['before']:.1%} before, {micro['after']:.1%} after"
+    )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,24 +19,34 @@ from clipcls.cli.options import (
     label_options,
     labels_of,
     model_options,
+    multi_option,
     output_options,
+    refuse_with_multi,
     store_of,
     store_options,
 )
+
+if TYPE_CHECKING:
+    from clipcls.errors import ImageError
+    from clipcls.predictions import MultiLabelPrediction, Prediction
 
 
 @click.command("classify")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @label_options
+@multi_option
 @click.option(
-    "-k", "--top", type=click.IntRange(1), default=1, show_default=True, help="Labels an image."
+    "-k",
+    "--top",
+    type=click.IntRange(1),
+    help="Labels an image; default: 1. With --multi at most; default: all.",
 )
 @click.option(
     "--min-score",
     type=NumberRange(0, 1),
-    default=0.0,
     metavar="P",
-    help="Below this score the answer is `unknown`.",
+    help="Below this score the answer is `unknown`. With --multi a label is given from this score "
+    "on; default: its threshold in the calibration, else 0.15.",
 )
 @click.option(
     "--min-margin",
@@ -79,8 +90,9 @@ def command(
     prompts: str,
     none: bool,
     rank: str | None,
-    top: int,
-    min_score: float,
+    multi: bool,
+    top: int | None,
+    min_score: float | None,
     min_margin: float,
     calibration: Path | None,
     coverage: float | None,
@@ -97,15 +109,25 @@ def command(
     """Sort images into labels.
 
     INPUT is an image, a folder (searched through), a pattern, or - for paths on stdin. The score
-    is the softmax over all labels.
+    is the softmax over all labels; with --multi each label is scored on its own.
 
     \b
     Examples:
       clipcls classify --labels labels.txt photos/
       find . -name '*.png' | clipcls classify --labels coco80 -
       clipcls classify -l cat -l dog -l "hot dog" -k 3 photo.jpg
+      clipcls classify --multi --labels labels.txt photos/
     """
     labels = labels_of(label_source, label_list)
+    if multi:
+        refuse_with_multi(
+            none=none,
+            rank=rank,
+            min_margin=min_margin,
+            coverage=coverage is not None,
+            error=error is not None,
+            conformal=conformal is not None,
+        )
     for name, value in (("coverage", coverage), ("error", error), ("conformal", conformal)):
         if value is not None and calibration is None:
             raise click.UsageError(f"--{name} needs --calibration FILE, from `clipcls calibrate`")
@@ -113,6 +135,7 @@ def command(
         raise click.UsageError("--coverage and --error exclude each other")
     from clipcls.classifier import ZeroShotClassifier
     from clipcls.errors import ImageError
+    from clipcls.multilabel import MultiLabelClassifier
     from clipcls.predictions import Report, error_record
     from clipcls.writers import open_output
 
@@ -126,19 +149,25 @@ def command(
         store=store_of(store_file, no_store) or False,
         none=none,
         rank=rank,
-        calibration=calibration,
+        calibration=None if multi else calibration,
         **model_settings,
-    ).fit()
-    top = min(top, len(classifier.classes_))
-    results = classifier.classify(
-        images,
-        top=top,
-        min_score=min_score,
-        min_margin=min_margin,
-        coverage=coverage,
-        error=error,
-        conformal=conformal,
     )
+    columns = 1 if multi else top or 1
+    results: Iterator[Prediction | MultiLabelPrediction | ImageError]
+    if multi:
+        several = MultiLabelClassifier(classifier, calibration=calibration).fit()
+        results = several.classify(images, top=top, min_score=min_score)
+    else:
+        columns = min(columns, len(classifier.fit().classes_))
+        results = classifier.classify(
+            images,
+            top=columns,
+            min_score=min_score or 0.0,
+            min_margin=min_margin,
+            coverage=coverage,
+            error=error,
+            conformal=conformal,
+        )
     if not quiet and (coverage is not None or error is not None):
         cut = classifier.cut(coverage, error)
         console.say(
@@ -146,12 +175,12 @@ def command(
             f"{cut.risk:.1%} of these wrong"
         )
     extra = [
-        *(["lineage"] if classifier.hierarchy_ else []),
+        *(["lineage"] if classifier.hierarchy_ and not multi else []),
         *(["set"] if conformal is not None else []),
         *(["calibration"] if calibration else []),
     ]
     with (
-        open_output(output, form, top, tuple(extra)) as writer,
+        open_output(output, form, columns, tuple(extra)) as writer,
         console.progress(total) as progress,
     ):
         for result in results:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,16 +14,23 @@ from clipcls.cli.options import (
     label_options,
     labels_of,
     model_options,
+    multi_option,
+    refuse_with_multi,
     say_what_was_set_aside,
     store_of,
     store_options,
     watching,
 )
 
+if TYPE_CHECKING:
+    from clipcls.classifier import ZeroShotClassifier
+    from clipcls.labelled import LabelledData
+
 
 @click.command("evaluate")
 @click.argument("data", metavar="DATA")
 @label_options
+@multi_option
 @calibration_option
 @click.option(
     "-f",
@@ -60,6 +67,7 @@ def command(
     prompts: str,
     none: bool,
     rank: str | None,
+    multi: bool,
     calibration: Path | None,
     form: str | None,
     output: Path | None,
@@ -74,15 +82,19 @@ def command(
 
     DATA is a folder with a folder per class, named like its label (case, _ and - do not matter),
     or a csv file with the columns path (relative to the file) and label. Several labels of an
-    image, in rows or separated by |, are several right answers.
+    image, in rows or separated by |, are several right answers; with --multi they are the labels
+    it should be given, and a blank one says that it has none of them.
 
     \b
     Examples:
       clipcls evaluate --labels labels.txt sorted-photos/
       clipcls evaluate --labels labels.txt -o figures.json truth.csv
       clipcls evaluate --labels labels.txt --compare prompts=imagenet sorted-photos/
+      clipcls evaluate --multi --labels labels.txt truth.csv
     """
     labels = labels_of(label_source, label_list)
+    if multi:
+        refuse_with_multi(none=none, rank=rank, compare=others)
     variants = {other: _variant(other) for other in others}
     from clipcls.classifier import ZeroShotClassifier
     from clipcls.evaluation import evaluate
@@ -92,9 +104,19 @@ def command(
     console.quiet = quiet
     if form is None:
         form = "json" if output and output.suffix.lower() == ".json" else "table"
-    labelled = read_labelled(data)
+    labelled = read_labelled(data, unlabelled=multi)
     settings = {"labels": labels, "prompts": prompts, "none": none, "rank": rank, **model_settings}
     store = store_of(store_file, no_store) or False
+    if multi:
+        return _multilabel(
+            console,
+            ZeroShotClassifier(store=store, **settings),
+            calibration,
+            labelled,
+            form,
+            output,
+            page,
+        )
     classifier = ZeroShotClassifier(store=store, calibration=calibration, **settings).fit()
     with watching(console, len(labelled)) as watch:
         found = evaluate(classifier, labelled, watch=watch)
@@ -118,6 +140,33 @@ def command(
             writer.write(report_record(found, data))
     with open_output(output, "json" if form == "json" else "evaluation", 1) as writer:
         writer.write(record)
+    return found.exit_code
+
+
+def _multilabel(
+    console: Console,
+    classifier: ZeroShotClassifier,
+    calibration: Path | None,
+    labelled: LabelledData,
+    form: str,
+    output: Path | None,
+    page: Path | None,
+) -> int:
+    from clipcls.multievaluation import evaluate_multilabel
+    from clipcls.multilabel import MultiLabelClassifier
+    from clipcls.writers import open_output
+
+    several = MultiLabelClassifier(classifier, calibration=calibration).fit()
+    with watching(console, len(labelled)) as watch:
+        found = evaluate_multilabel(several, labelled, watch=watch)
+    say_what_was_set_aside(console, found.set_aside)
+    if page:
+        from clipcls.report import multilabel_report_record
+
+        with open_output(page, "multilabel html", 1) as writer:
+            writer.write(multilabel_report_record(found, labelled.source))
+    with open_output(output, "json" if form == "json" else "multilabel", 1) as writer:
+        writer.write(found.record())
     return found.exit_code
 
 

@@ -28,7 +28,9 @@ __all__ = [
     "label_options",
     "labels_of",
     "model_options",
+    "multi_option",
     "output_options",
+    "refuse_with_multi",
     "say_what_was_set_aside",
     "store_of",
     "store_options",
@@ -136,6 +138,10 @@ calibration_option = click.option(
     "--calibration", type=FILE, help="Scores as calibrated by `clipcls calibrate`."
 )
 
+multi_option = click.option(
+    "--multi", is_flag=True, help="Several labels an image or none, each scored on its own."
+)
+
 store_options = _together(
     click.option("--store", "store_file", type=FILE, help="Keep embeddings in this file."),
     click.option("--no-store", is_flag=True, help="Keep no embeddings and use none."),
@@ -195,6 +201,18 @@ def images_of(inputs: tuple[str, ...], null: bool) -> tuple[Iterator[str | Image
         total = sum(1 for _ in find_images(inputs))
     images = find_images(inputs, stdin=sys.stdin.buffer, null=null)
     return itertools.chain([next(images)], images), total
+
+
+def refuse_with_multi(**given: object) -> None:
+    """Options that ask for something of one label an image.
+
+    Raises:
+        click.UsageError: one of them was given.
+    """
+    for name, value in given.items():
+        if value:
+            option = "--" + name.replace("_", "-")
+            raise click.UsageError(f"{option} is for one label an image: leave it out with --multi")
 
 
 def store_of(store_file: Path | None, no_store: bool) -> Store | None:

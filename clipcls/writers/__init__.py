@@ -20,8 +20,8 @@ from typing import Any, Protocol, TextIO
 
 from clipcls.errors import OutputClosedError, OutputError
 from clipcls.writers.csv import CsvWriter
-from clipcls.writers.evaluation import EvaluationTable
-from clipcls.writers.html import HtmlReport
+from clipcls.writers.evaluation import EvaluationTable, MultiLabelTable
+from clipcls.writers.html import HtmlReport, MultiLabelReport
 from clipcls.writers.json import JsonWriter
 from clipcls.writers.jsonl import JsonlWriter
 from clipcls.writers.table import TableWriter
@@ -37,6 +37,8 @@ FORMATS: dict[str, Callable[[TextIO, int, tuple[str, ...]], Writer]] = {
     "json": JsonWriter,
     "evaluation": EvaluationTable,
     "html": HtmlReport,
+    "multilabel": MultiLabelTable,
+    "multilabel html": MultiLabelReport,
 }
 
 

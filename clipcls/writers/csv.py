@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 from clipcls.labels import written
+from clipcls.predictions import UNKNOWN
 
 __all__ = ["CsvWriter"]
 
@@ -15,7 +16,7 @@ _FORMULA = ("=", "+", "-", "@", "\t")
 
 
 class CsvWriter:
-    """Writes a header and a row a record.
+    """Writes a header and a row a record; where an image has several labels, a row each.
 
     The best label's similarity and the runners-up become columns of their own (`similarity`,
     `label_2`, `score_2`, `similarity_2`, ...); a set of labels is joined by `|`, a lineage by ` > `
@@ -30,13 +31,14 @@ class CsvWriter:
         self._rows: csv.DictWriter[str] | None = None
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Adds one row, handed to the system at once."""
+        """Adds its row or rows, handed to the system at once."""
         if self._rows is None:
             self._rows = csv.DictWriter(
                 self._stream, self._columns(record), restval="", lineterminator="\n"
             )
             self._rows.writeheader()
-        self._rows.writerow({key: _cell(value) for key, value in _flat(record).items()})
+        for row in _rows(record) if "labels" in record else [_flat(record)]:
+            self._rows.writerow({key: _cell(value) for key, value in row.items()})
         self._stream.flush()
 
     def _columns(self, record: Mapping[str, Any]) -> list[str]:
@@ -60,6 +62,13 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
         else:
             row.update({f"{key}_{rank}": value for key, value in candidate.items()})
     return row
+
+
+def _rows(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row a label, or one of `unknown` with the best label's score and similarity."""
+    rest = {key: value for key, value in record.items() if key not in ("labels", "best")}
+    for candidate in record["labels"] or [{**record["best"], "label": UNKNOWN}]:
+        yield {**rest, **candidate}
 
 
 def _cell(value: object) -> object:

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 from clipcls.writers.table import fit, printable
 
-__all__ = ["NAMES", "EvaluationTable", "number"]
+__all__ = ["NAMES", "EvaluationTable", "MultiLabelTable", "number"]
 
 NAMES = {
     "accuracy": "accuracy",
@@ -17,6 +17,10 @@ NAMES = {
     "ece": "calibration error (ECE)",
     "nll": "negative log-likelihood",
     "aurc": "area under risk-coverage",
+    "map_macro": "mAP, mean over labels",
+    "map_micro": "mAP, all labels in one ranking",
+    "f1_macro": "F1, mean over labels",
+    "f1_micro": "F1, all labels together",
 }
 _PLAIN = ("nll", "aurc")  # not shares of images
 
@@ -98,6 +102,48 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
     for point in record["risk_coverage"]:
         share, wrong = _percent(point["coverage"]), _percent(point["risk"])
         yield f"{share:<34}{wrong:>10}{point['score']:>12.3f}"
+
+
+class MultiLabelTable(EvaluationTable):
+    """Writes a `MultiLabelEvaluation`'s record as text; the json holds every label."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Writes it, handed to the system at once."""
+        for line in _multilabel_lines(record):
+            self._stream.write(line.rstrip() + "\n")
+        self._stream.flush()
+
+
+def _multilabel_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    shown = [c for c in record["per_class"] if c["support"]]
+    mean = record["labels_an_image"]
+    yield (
+        f"{_count(record['images'], 'image')}; {len(shown):,} of "
+        f"{_count(len(record['per_class']), 'label')} occur"
+    )
+    yield (
+        f"labels an image: {mean['right']:.2f}; given: {mean['given']:.2f}; "
+        f"{_count(record['unknown'], 'image')} given none"
+    )
+    yield (
+        f"model {printable(record['model'])} ({record['weights']}, {record['precision']}), "
+        f"prompts {printable(record['prompts'])}"
+    )
+    yield ""
+    yield f"{'':<34}{'':>8}   95 % interval"
+    for name, figure in record["figures"].items():
+        one, low, high = (_percent(figure[key]) for key in ("value", "low", "high"))
+        yield f"{NAMES[name]:<34}{one:>8}   {low:>7} to {high:>7}"
+
+    yield ""
+    shown.sort(key=lambda c: (c["average_precision"], -c["support"]))
+    first = f"LABEL ({_CLASSES} of lowest AP)" if len(shown) > _CLASSES else "LABEL"
+    heads = ("AP", "PRECISION", "RECALL", "F1", "THRESHOLD", "IMAGES", "GIVEN")
+    yield f"{first:<28}" + "".join(f"{head:>10}" for head in heads)
+    for c in shown[:_CLASSES]:
+        cells = [_percent(c[key]) for key in ("average_precision", "precision", "recall", "f1")]
+        cells += [f"{c['threshold']:.3f}", f"{c['support']:,}", f"{c['answers']:,}"]
+        yield fit(c["label"], 28) + "".join(f"{cell:>10}" for cell in cells)
 
 
 def number(name: str, value: float) -> str:

@@ -7,11 +7,13 @@ from typing import Any, TextIO
 
 from clipcls.writers.evaluation import NAMES, number
 
-__all__ = ["HtmlReport"]
+__all__ = ["HtmlReport", "MultiLabelReport"]
 
 
 class HtmlReport:
     """Writes the record of `report_record` by Jinja2, which escapes every text."""
+
+    template = "report.html"
 
     def __init__(self, stream: TextIO, top: int, extra: tuple[str, ...] = ()) -> None:
         self._stream = stream
@@ -28,17 +30,29 @@ class HtmlReport:
             lstrip_blocks=True,
         )
         environment.filters["percent"] = lambda x: "–" if x is None else f"{100 * x:.1f} %"
-        reliability = record["reliability"]["curve"]
-        page = environment.get_template("report.html").render(
-            record,
-            names=NAMES,
-            number=number,
-            reliability_line=_line((b["confidence"], b["accuracy"]) for b in reliability),
-            risk_line=_line((p["coverage"], p["risk"]) for p in record["risk_coverage"]),
+        page = environment.get_template(self.template).render(
+            record, names=NAMES, **self._figures(record)
         )
         # Stray bytes of a path that is not valid UTF-8.
         self._stream.write(page.encode(errors="replace").decode())
         self._stream.flush()
+
+    def _figures(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        reliability = record["reliability"]["curve"]
+        return {
+            "number": number,
+            "reliability_line": _line((b["confidence"], b["accuracy"]) for b in reliability),
+            "risk_line": _line((p["coverage"], p["risk"]) for p in record["risk_coverage"]),
+        }
+
+
+class MultiLabelReport(HtmlReport):
+    """Writes the record of `multilabel_report_record`."""
+
+    template = "multilabel.html"
+
+    def _figures(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
 
 
 def _line(points: Iterable[tuple[float, float]]) -> str:

@@ -35,6 +35,8 @@ class TableWriter:
         path = fit(record["path"], self._width)
         if "rank" in record:
             line = f"{record['rank']:>4}  {path}  {record['similarity']:.3f}"
+        elif "labels" in record:
+            line = f"{path}  {self._labels(record)}"
         else:
             label = fit(record["label"], 20)
             if record.get("lineage"):
@@ -51,6 +53,19 @@ class TableWriter:
                 line += f"  {{{', '.join(map(printable, record['set']))}}}"
         self._stream.write(line + "\n")
         self._stream.flush()
+
+    def _labels(self, record: Mapping[str, Any]) -> str:
+        """The labels with their scores; where there are none, the best one in brackets."""
+
+        def shown(label: str, colour: str) -> str:
+            return click.style(label, fg=colour) if self._colour else label
+
+        if not record["labels"]:
+            best = record["best"]
+            return f"{shown(UNKNOWN, 'yellow')}  ({printable(best['label'])} {best['score']:.2f})"
+        return ", ".join(
+            f"{shown(printable(c['label']), 'green')} {c['score']:.2f}" for c in record["labels"]
+        )
 
 
 def printable(text: str) -> str:

@@ -1,0 +1,133 @@
+"""A classifier of several labels an image and labelled images -> `MultiLabelEvaluation`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcls.evaluation import Watch, embed_known, right_columns, rounded
+from clipcls.labelled import LabelledLike, SetAside
+from clipcls.metrics import Interval
+from clipcls.multimetrics import LabelFigures, label_figures, multilabel_figures
+
+if TYPE_CHECKING:
+    from clipcls.multilabel import MultiLabelClassifier
+    from clipcls.predictions import Provenance
+
+__all__ = ["MultiLabelEvaluation", "evaluate_multilabel"]
+
+_TELLING = 24
+
+
+@dataclass(frozen=True, slots=True)
+class MultiLabelEvaluation:
+    """How good a classifier of several labels is on labelled images.
+
+    Attributes:
+        images: how many images the figures are of.
+        right: how many labels they have, all together.
+        given: how many labels they were given.
+        unknown: how many images were given none.
+        figures: name -> figure with its 95 % interval, as in `multimetrics.multilabel_figures`.
+        labels: the classifier's labels.
+        thresholds: the score from which each is given.
+        classes: each label's figures, in the order of `labels`.
+        wrong: path, label and score of the labels wrongly given with the highest scores.
+        missed: the same of the right labels with the lowest scores that were not given.
+        set_aside: what no figure counts, and labels that no mean over labels counts.
+        made_by: the model and prompts.
+    """
+
+    images: int
+    right: int
+    given: int
+    unknown: int
+    figures: dict[str, Interval]
+    labels: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    classes: tuple[LabelFigures, ...]
+    wrong: tuple[tuple[str, str, float], ...]
+    missed: tuple[tuple[str, str, float], ...]
+    set_aside: SetAside
+    made_by: Provenance
+
+    @property
+    def exit_code(self) -> int:
+        """0: every image was read; 1: some could not be."""
+        return 1 if self.set_aside.unreadable else 0
+
+    def record(self) -> dict[str, Any]:
+        """As in JSON; what is not defined (the precision of what was never given) is null."""
+        return {
+            "images": self.images,
+            "labels_an_image": rounded(
+                {"right": self.right / self.images, "given": self.given / self.images}
+            ),
+            "unknown": self.unknown,
+            "figures": {name: rounded(asdict(figure)) for name, figure in self.figures.items()},
+            "interval": 0.95,
+            "per_class": [
+                {"label": label, "threshold": round(threshold, 6), **rounded(asdict(figure))}
+                for label, threshold, figure in zip(
+                    self.labels, self.thresholds, self.classes, strict=True
+                )
+            ],
+            **self.set_aside.record(),
+            **self.made_by.record(),
+        }
+
+
+def evaluate_multilabel(
+    classifier: MultiLabelClassifier,
+    data: LabelledLike,
+    *,
+    draws: int = 1000,
+    watch: Watch | None = None,
+) -> MultiLabelEvaluation:
+    """Measures a fitted classifier of several labels on labelled images.
+
+    A label that an image is not said to have counts as one it does not have.
+
+    Args:
+        classifier: fitted.
+        data: a csv file, a folder with a folder per class, or pairs (see `make_labelled`); an
+            image may have no label.
+        draws: how many bootstrap draws the intervals are made of.
+        watch: called after each image, with the `ImageError` if it could not be read.
+
+    Raises:
+        InputError: there is no labelled image that can be used.
+    """
+    known = embed_known(classifier.classifier, data, watch, several=True)
+    labels = tuple(str(label) for label in classifier.classes_)
+    truth = right_columns(known.truth, len(labels))
+    scores = classifier.scores(known.vectors)
+    given = np.greater_equal(scores, classifier.thresholds_)
+
+    def telling(
+        which: NDArray[np.bool_], keys: NDArray[np.float64]
+    ) -> tuple[tuple[str, str, float], ...]:
+        rows, columns = np.nonzero(which)
+        best = np.argsort(keys[rows, columns], kind="stable")[:_TELLING]
+        return tuple(
+            (known.paths[row], labels[column], float(scores[row, column]))
+            for row, column in zip(rows[best], columns[best], strict=True)
+        )
+
+    return MultiLabelEvaluation(
+        images=len(truth),
+        right=int(truth.sum()),
+        given=int(given.sum()),
+        unknown=int((~given.any(axis=1)).sum()),
+        figures=multilabel_figures(scores, given, truth, draws),
+        labels=labels,
+        thresholds=tuple(classifier.thresholds_.tolist()),
+        classes=tuple(label_figures(scores, given, truth)),
+        wrong=telling(given & ~truth, -scores),
+        missed=telling(truth & ~given, scores),
+        set_aside=known.set_aside,
+        made_by=classifier.made_by_,
+    )
