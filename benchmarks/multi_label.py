@@ -1,12 +1,18 @@
 """Ways to score several labels an image, and what a calibration adds: docs/multi-label.md.
 
-    python benchmarks/multi_label.py captions DATA        # DATA/images, DATA/captions.txt
-    python benchmarks/multi_label.py collages DATA [--names names.csv] [--singles]
+    python benchmarks/multi_label.py SET... [--vectors FOLDER]
 
-`captions`: a label is right for an image where at least two of its captions have one of the label's
-words, wrong where none has, and else not counted. `collages`: two to four images of different
-classes of DATA, a folder per class, as one; `--singles`: as they are. `--names` is a csv of
-`folder,label`. What is drawn at random is drawn with a fixed seed.
+A SET is one of
+
+    captions:DATA            images in DATA/images with captions in DATA/captions.txt: a label is
+                             right where at least two of an image's captions have one of its words,
+                             wrong where none has, else not counted
+    collages:DATA[:NAMES]    two to four images of different classes of DATA, a folder per class, as
+                             one; NAMES is a csv of `folder,label`
+    singles:DATA[:NAMES]     images of DATA as they are
+
+What is drawn at random is drawn with a fixed seed. Where there are several sets, the last table
+shows each way with one threshold for all of them.
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ from __future__ import annotations
 import argparse
 import csv
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +90,7 @@ WORDS = {
 }
 
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Pairs = tuple[np.ndarray, np.ndarray]
 
 
 # -- data -----------------------------------------------------------------------------------------
@@ -231,24 +238,27 @@ def f1(given: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     )
 
 
-def threshold_curve(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pairs(scores: np.ndarray, truth: np.ndarray) -> Pairs:
+    """Scores and truth of the pairs of an image and a label that are known."""
+    return scores[truth >= 0], truth[truth >= 0]
+
+
+def f1_curve(scores: np.ndarray, truth: np.ndarray) -> Pairs:
     """Falling scores, and the micro F1 of giving what is at least as high."""
-    known = truth >= 0
-    order = np.argsort(-scores[known])
-    hits = np.cumsum(truth[known][order])
-    return scores[known][order], 2 * hits / (np.arange(1, len(hits) + 1) + hits[-1])
+    order = np.argsort(-scores)
+    hits = np.cumsum(truth[order])
+    return scores[order], 2 * hits / (np.arange(1, len(hits) + 1) + hits[-1])
 
 
 def few_labels(
-    score: Score, vectors: np.ndarray, weights: np.ndarray, truth: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and truth where five labels at random are asked for, 20 times."""
-    scores, known = [], []
-    for seed in range(20):
-        some = np.random.default_rng(seed).permutation(len(weights))[:5]
-        scores.append(score(vectors, weights[some]))
-        known.append(truth[:, some])
-    return np.concatenate(scores), np.concatenate(known)
+    score: Score, vectors: np.ndarray, weights: np.ndarray, truth: np.ndarray, count: int
+) -> Pairs:
+    """The pairs where `count` labels at random are asked for, ten times."""
+    found = []
+    for seed in range(10):
+        some = np.random.default_rng(seed).permutation(len(weights))[:count]
+        found.append(pairs(score(vectors, weights[some]), truth[:, some]))
+    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
 
 def calibrated(odds: np.ndarray, truth: np.ndarray, images: int) -> tuple[float, float]:
@@ -268,35 +278,58 @@ def calibrated(odds: np.ndarray, truth: np.ndarray, images: int) -> tuple[float,
 
 def one_threshold(scores: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """F1 on one half with the single best threshold of the other; means over halves."""
+
+    def fit(half: np.ndarray) -> float:
+        falling, values = f1_curve(*pairs(scores[half], truth[half]))
+        return falling[values.argmax()]
+
+    return over_halves(scores, truth, fit)
+
+
+def own_thresholds(scores: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """F1 on one half with each label's best threshold on the other; means over halves."""
+
+    def fit(half: np.ndarray) -> np.ndarray:
+        found = []
+        for s, t in zip(scores[half].T, truth[half].T, strict=True):
+            falling, values = f1_curve(*pairs(s, t))
+            found.append(falling[values.argmax()] if (t == 1).any() else np.inf)
+        return np.array(found)
+
+    return over_halves(scores, truth, fit)
+
+
+def over_halves(
+    scores: np.ndarray, truth: np.ndarray, fit: Callable[[np.ndarray], float | np.ndarray]
+) -> tuple[float, float]:
+    """F1, macro and micro, on one half with thresholds fitted on the other, over ten halves."""
     found = []
     for seed in range(SPLITS):
         order = np.random.default_rng(seed).permutation(len(truth))
         half, rest = order[: len(order) // 2], order[len(order) // 2 :]
-        falling, values = threshold_curve(scores[half], truth[half])
-        found.append(f1(scores[rest] >= falling[values.argmax()], truth[rest]))
+        found.append(f1(scores[rest] >= fit(half), truth[rest]))
     macro, micro = np.mean(found, axis=0)
     return float(macro), float(micro)
 
 
-def report(classifier: ZeroShotClassifier, vectors: np.ndarray, truth: np.ndarray) -> None:
-    """Prints all tables of one set."""
+def report(
+    name: str, classifier: ZeroShotClassifier, vectors: np.ndarray, truth: np.ndarray
+) -> dict[str, list[Pairs]]:
+    """Prints the tables of one set; name of a way -> pairs where all, 20 and 5 labels are asked."""
     weights = classifier.weights_.astype(float)
     vectors = vectors.astype(float)
-    print(f"{len(truth)} images, {len(weights)} labels, {(truth == 1).sum() / len(truth):.2f} each")
-    print(
-        f"{'':<46} mAP macro, micro | best F1, its threshold: all labels; five | fivefold at all's"
-    )
-    for name, score in ways(classifier).items():
+    print(f"\n{name}: {len(truth)} images, {len(weights)} labels", end=", ")
+    print(f"{(truth == 1).sum() / len(truth):.2f} an image")
+    print(f"{'':<46} mAP macro, micro | best F1 of one threshold for all, 20, 5 labels")
+    found = {}
+    for way, score in ways(classifier).items():
         scores = score(vectors, weights)
-        falling, values = threshold_curve(scores, truth)
-        best = falling[values.argmax()]
-        few, few_truth = few_labels(score, vectors, weights, truth)
-        few_falling, few_values = threshold_curve(few, few_truth)
+        found[way] = [pairs(scores, truth)]
+        found[way] += [few_labels(score, vectors, weights, truth, count) for count in (20, 5)]
+        best = [f1_curve(*p)[1].max() for p in found[way]]
         print(
-            f"{name:<46}" + "".join(f"{100 * x:6.1f}" for x in mean_ap(scores, truth)),
-            f"| {100 * values.max():5.1f} {best:7.3f}; {100 * few_values.max():5.1f}"
-            f" {few_falling[few_values.argmax()]:7.3f}",
-            f"| {100 * f1(few >= best, few_truth)[1]:5.1f}",
+            f"{way:<46}" + "".join(f"{100 * x:6.1f}" for x in mean_ap(scores, truth)),
+            "|" + "".join(f"{100 * x:6.1f}" for x in best),
             flush=True,
         )
     multi = MultiLabelClassifier(classifier).fit()
@@ -305,40 +338,74 @@ def report(classifier: ZeroShotClassifier, vectors: np.ndarray, truth: np.ndarra
     rows = {
         f"at the default {DEFAULT_THRESHOLD}": f1(scores >= DEFAULT_THRESHOLD, truth),
         "one threshold from half of the images": one_threshold(scores, truth),
+        "a threshold a label from half of the images": own_thresholds(scores, truth),
         "calibrated on 50": calibrated(odds, truth, 50),
         "calibrated on 200": calibrated(odds, truth, 200),
         "calibrated on half": calibrated(odds, truth, len(truth)),
     }
-    for name, (macro, micro) in rows.items():
-        print(f"{name:<46} F1 macro {100 * macro:5.1f} micro {100 * micro:5.1f}", flush=True)
+    for row, (macro, micro) in rows.items():
+        print(f"{row:<46} F1 macro {100 * macro:5.1f} micro {100 * micro:5.1f}", flush=True)
+    return found
+
+
+def together(sets: Sequence[dict[str, list[Pairs]]]) -> None:
+    """Each way with one threshold for all sets, and with that which is best for all others."""
+    print(f"\n{'':<46} F1 at one threshold for all; at that of the others: mean, least")
+    for way in sets[0]:
+        every = [one for found in sets for one in found[way]]
+        tried = np.quantile(np.concatenate([s for s, _ in every]), np.linspace(0.8, 0.9995, 300))
+        rows = []
+        for scores, truth in every:
+            falling, values = f1_curve(scores, truth)
+            count = np.searchsorted(-falling, -tried, side="right")
+            rows.append(np.append(0, values)[count])
+        table = np.array(rows)
+        others = [
+            row[np.delete(table, k, axis=0).mean(axis=0).argmax()] for k, row in enumerate(table)
+        ]
+        best = table.mean(axis=0).argmax()
+        print(
+            f"{way:<46} {100 * table[:, best].mean():5.1f} (at {tried[best]:.3f}); "
+            f"{100 * np.mean(others):5.1f} {100 * np.min(others):5.1f}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Runs it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sets", nargs="+", metavar="SET")
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--vectors", type=Path, help="keep the images' vectors in this folder")
+    arguments = parser.parse_args()
+    found = []
+    for name in arguments.sets:
+        kind, data, *rest = name.split(":")
+        images: Iterable[str | Image.Image]
+        if kind == "captions":
+            images, labels, truth = captioned(Path(data))
+        else:
+            names = {}
+            if rest:
+                with open(rest[0], newline="") as file:
+                    names = {row["folder"]: row["label"] for row in csv.DictReader(file)}
+            least, most = {"collages": (2, 4), "singles": (1, 1)}[kind]
+            images, labels, truth = collages(Path(data), names, least, most)
+        classifier = ZeroShotClassifier(
+            labels, model=arguments.model, precision=arguments.precision
+        ).fit()
+        kept = arguments.vectors and arguments.vectors / f"{re.sub(r'[^a-z0-9]+', '-', name)}.npy"
+        if kept and kept.exists():
+            vectors = np.load(kept)
+        else:
+            vectors = np.stack([item.vector for item in classifier.embed(images)])
+            if kept:
+                np.save(kept, vectors)
+        found.append(report(name, classifier, vectors, truth))
+    if len(found) > 1:
+        together(found)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kind", choices=["captions", "collages"])
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--names", type=Path)
-    parser.add_argument("--singles", action="store_true")
-    parser.add_argument("--model", default="mini")
-    parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--vectors", type=Path, help="keep the images' vectors in this .npy")
-    arguments = parser.parse_args()
-    if arguments.kind == "captions":
-        images, labels, truth = captioned(arguments.data)
-    else:
-        names = {}
-        if arguments.names:
-            with arguments.names.open(newline="") as file:
-                names = {row["folder"]: row["label"] for row in csv.DictReader(file)}
-        least, most = (1, 1) if arguments.singles else (2, 4)
-        images, labels, truth = collages(arguments.data, names, least, min(most, 4))
-    classifier = ZeroShotClassifier(
-        labels, model=arguments.model, precision=arguments.precision
-    ).fit()
-    if arguments.vectors and arguments.vectors.exists():
-        vectors = np.load(arguments.vectors)
-    else:
-        vectors = classifier.vectors(list(images) if isinstance(images, list) else images)
-        if arguments.vectors:
-            np.save(arguments.vectors, vectors)
-    report(classifier, vectors, truth)
+    main()
