@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -100,8 +101,9 @@ class OpenClipEncoder:
         source: the model, from `models.resolve`.
         device: a torch device, e.g. "cuda" or "cpu"; None takes CUDA where there is one, then
             Apple's GPU, then the CPU.
-        precision: what the towers compute in; results are float32 always. "auto" is bf16 on a CPU
-            that has it in hardware, fp16 on CUDA, else fp32.
+        precision: what the towers compute in; results are float32 always. "auto" is fp16 on CUDA,
+            bf16 on a CPU that has it in hardware, provided that this model's vectors stay the same
+            in it (tried once, with images: cosine at least 0.999), else fp32.
         batch_size: images or texts a forward pass; None: 256 on a GPU, 32 on the CPU.
         engine: what runs the towers on a CPU: "openvino", "torch" or the former where it is
             installed ("auto").
@@ -132,15 +134,13 @@ class OpenClipEncoder:
         self._batch_size = batch_size
         self._known = known
         self._towers: dict[Tower, models.Model] = {}
+        self._announced: set[Tower] = set()
         self._make_locks()
-        self.precision: Precision = self._best_precision() if precision == "auto" else precision
-        identity = json.dumps([_PIXELS, self.weights, source.key(), self.precision])
-        self._identity = hashlib.sha256(identity.encode()).hexdigest()
-        self._facts = known.facts(self._identity) if known else None
+        self._precision: Precision | Literal["auto"] = precision
         if engine == "openvino" and not self._can_be_graph():
             raise ModelError(
                 f"openvino runs on a CPU, in fp32 or bf16, and only where it is installed (not on "
-                f"{self.device} in {self.precision}); leave --engine out"
+                f"{self.device} in {precision}); leave --engine out"
             )
 
     def _make_locks(self) -> None:
@@ -150,6 +150,8 @@ class OpenClipEncoder:
     def __getstate__(self) -> dict[str, Any]:
         """What a copy needs to load the model itself."""
         left_out = {"_towers", "_loading", "_running", "_image_graph", "_text_graph", "_tokenizer"}
+        if self._precision != "auto":
+            _ = self._facts  # looked up while there is where to
         kept = {name: value for name, value in vars(self).items() if name not in left_out}
         return kept | {"_known": None}  # its file may not be where the copy goes
 
@@ -161,6 +163,14 @@ class OpenClipEncoder:
     def name(self) -> str:
         """What records call the model."""
         return self.source.name
+
+    @property
+    def precision(self) -> Precision:
+        """What the towers compute in; with "auto" and a model not known yet, it is tried now."""
+        with self._loading:
+            if self._precision == "auto":
+                self._precision = self._best_precision()
+            return self._precision
 
     @property
     def text_space(self) -> str:
@@ -288,7 +298,7 @@ class OpenClipEncoder:
         """The image tower as a graph; None where torch has to run it."""
         if not self._can_be_graph():
             return None
-        key = hashlib.sha256(self.image_space.encode()).hexdigest()
+        key = _hash(self.image_space)
         try:
             found = graph.load(key, self.precision, towers.image_probe(self._preprocess))
             if found is None:
@@ -306,7 +316,7 @@ class OpenClipEncoder:
         """The text tower as a graph; None where torch has to run it."""
         if not self._can_be_graph() or self.source.tokenizer:
             return None
-        key = hashlib.sha256(self.text_space.encode()).hexdigest()
+        key = _hash(self.text_space)
         try:
             probe = towers.text_probe(self._tokenizer)
             found = graph.load(key, self.precision, probe[0])
@@ -329,15 +339,20 @@ class OpenClipEncoder:
 
     def _to_export(self, tower: Tower) -> models.Model:
         """In float32: the graph's own precision is OpenVINO's affair."""
-        logger.info("preparing %s for %ss on this machine, once", self.name, tower)
+        self._announce(tower)
         if self.precision == "fp32":
             return self._tower(tower)
         return models.load(self.source, precision="fp32", tower=tower)
 
+    def _announce(self, tower: Tower) -> None:
+        if tower not in self._announced:
+            logger.info("preparing %s for %ss on this machine, once", self.name, tower)
+            self._announced.add(tower)
+
     def _can_be_graph(self) -> bool:
         return (
             self.engine != "torch"
-            and self.precision in graph.LEAST_COSINE
+            and self._precision != "fp16"
             and self.device == "cpu"
             and graph.is_supported()
         )
@@ -345,20 +360,67 @@ class OpenClipEncoder:
     def _best_precision(self) -> Precision:
         if self.device.startswith("cuda"):
             return "fp16"
-        return "bf16" if self.device == "cpu" and graph.has_bf16() else "fp32"
+        if self.device != "cpu" or not graph.has_bf16():
+            return "fp32"
+        engine = "openvino" if self._can_be_graph() else "torch"
+        key = _hash(json.dumps(["bf16", _PIXELS, self.weights, self.source.key(), engine]))
+        found = self._known.facts(key) if self._known else None
+        if found is None:
+            found = {"is_same": self._is_same_in_bf16()}
+            if self._known:
+                self._known.set_facts(key, found)
+        return "bf16" if found["is_same"] else "fp32"
+
+    def _is_same_in_bf16(self) -> bool:
+        """Whether images' vectors are those of float32; networks of small convolutions lose most.
+
+        What is loaded and exported to find out serves the precision that is chosen.
+        """
+        self._announce("image")
+        model = models.load(self.source, tower="image")
+        tower = towers.ImageTower(model.network, model.preprocess)
+        if self._can_be_graph():
+            with contextlib.suppress(graph.GraphError):
+                key = _hash(f"image {self._identity_in('bf16')}")
+                self._image_graph = graph.export(key, "bf16", tower)
+                self._note(model, "bf16")
+                return True
+        else:
+            half = models.load(self.source, precision="bf16", tower="image")
+            (probe,) = tower.probe
+            rows = half.encode_image(probe).float().numpy()
+            if graph.least_cosine(rows, tower.by_torch(probe)) >= graph.LEAST_COSINE["bf16"]:
+                self._towers["image"] = half
+                self._note(half, "bf16")
+                return True
+        self._towers["image"] = model
+        self._note(model, "fp32")
+        return False
+
+    def _identity_in(self, precision: Precision) -> str:
+        return _hash(json.dumps([_PIXELS, self.weights, self.source.key(), precision]))
+
+    @functools.cached_property
+    def _identity(self) -> str:
+        return self._identity_in(self.precision)
+
+    @functools.cached_property
+    def _facts(self) -> dict[str, Any] | None:
+        return self._known.facts(self._identity) if self._known else None
 
     def _tower(self, tower: Tower) -> models.Model:
         with self._loading:
+            precision = self.precision  # which may load it
             if tower not in self._towers:
                 model = models.load(
-                    self.source, device=self.device, precision=self.precision, tower=tower
+                    self.source, device=self.device, precision=precision, tower=tower
                 )
                 self._towers[tower] = model
-                if tower == "image":
-                    self._note(model)
+            if tower == "image" and self._facts is None:
+                self._note(self._towers[tower], precision)
             return self._towers[tower]
 
-    def _note(self, model: models.Model) -> None:
+    def _note(self, model: models.Model, precision: Precision) -> None:
         """Keeps what an image tower says of itself, so that it need not be loaded to ask."""
         self._facts = {
             "logit_scale": model.logit_scale,
@@ -366,7 +428,7 @@ class OpenClipEncoder:
             "preprocess": model.preprocess_config,
         }
         if self._known:
-            self._known.set_facts(self._identity, self._facts)
+            self._known.set_facts(self._identity_in(precision), self._facts)
 
     def _fact(self, name: str) -> Any:
         with self._loading:
@@ -374,6 +436,10 @@ class OpenClipEncoder:
                 self._tower("image")
             assert self._facts is not None
             return self._facts[name]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _checked_device(device: str | None) -> str | None:

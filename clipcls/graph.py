@@ -41,6 +41,7 @@ __all__ = [
     "has_bf16",
     "is_supported",
     "kept",
+    "least_cosine",
     "load",
 ]
 
@@ -158,7 +159,7 @@ def load(key: str, precision: str, probe: NDArray[Any], folder: Path | None = No
     try:
         graph = Graph(_compile(place / _IR, precision))
         # A file of weights that was cut off or zeroed can be loaded, and gives wrong vectors.
-        if _least_cosine(graph(probe[:1]), expected) >= LEAST_COSINE[precision]:
+        if least_cosine(graph(probe[:1]), expected) >= LEAST_COSINE[precision]:
             return graph
         logger.debug("%s: does not give the vector it gave", place)
     except Exception as error:  # whatever OpenVINO's C++ raises at a damaged file
@@ -190,7 +191,7 @@ def export(key: str, precision: str, tower: Exportable, folder: Path | None = No
         reason = f"OpenVINO cannot run this model ({_first_line(error)})"
         raise _refused(place, reason) from error
     cosines = [
-        _least_cosine(found, tower.by_torch(inputs))
+        least_cosine(found, tower.by_torch(inputs))
         for found, inputs in zip(vectors, tower.probe, strict=True)
     ]
     cosine = float(np.min(cosines))  # nan if one is
@@ -231,7 +232,8 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _least_cosine(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+def least_cosine(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """The least cosine similarity of rows, float32 (n, dim) each; nan where one is all zeros."""
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     with np.errstate(invalid="ignore"):  # a vector of zeros has no direction: nan, which is refused
         return float(((ours * theirs).sum(axis=1) / norms).min())

@@ -415,16 +415,21 @@ def clear(path: Path) -> bool:
 
 def _refuse_foreign(path: Path) -> None:
     """Raises StoreError for a file of somebody else's; the usual place is always ours."""
-    if path in (default_path(), facts_path()):
+    if path in (default_path(), facts_path()) or not path.exists() or not path.stat().st_size:
         return
+    # By SQLite, never by open(): closing the file would drop this process's locks on it, and
+    # another process would take the WAL away from under its open connections
+    # (https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
     try:
-        with path.open("rb") as file:
-            head = file.read(72)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise StoreError(f"{path}: cannot open the store ({error.strerror})") from error
-    if head and head[68:] != _APPLICATION.to_bytes(4, "big"):
+        (found,) = connection.execute("PRAGMA application_id").fetchone()
+    except sqlite3.OperationalError:
+        return  # opening it for good says why
+    except sqlite3.DatabaseError:
+        found = None
+    finally:
+        connection.close()
+    if found != _APPLICATION:
         raise StoreError(f"{path}: is not a store of clipcls; name another with --store FILE")
 
 

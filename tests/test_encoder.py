@@ -65,7 +65,9 @@ def mini() -> tuple[dict, str]:
 @pytest.mark.parametrize("which", ["mini", "vit_b_32", "siglip"])
 def test_weights_and_scores_are_open_clips(which: str, request: pytest.FixtureRequest) -> None:
     ours, theirs = request.getfixturevalue(which)
-    classifier = ZeroShotClassifier(LABELS, **ours, prompts=TEMPLATES, store=False).fit()
+    classifier = ZeroShotClassifier(
+        LABELS, **ours, prompts=TEMPLATES, precision="fp32", store=False
+    ).fit()
     network, _, transform = open_clip.create_model_and_transforms(
         theirs, pretrained=ours.get("checkpoint")
     )

@@ -76,13 +76,37 @@ def test_vectors_of_texts_are_torchs(kind: str, encoder, caplog: pytest.LogCaptu
 
 
 @pytest.mark.skipif(not graph.has_bf16(), reason="the CPU does not compute in bf16")
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_bf16(kind: str, encoder) -> None:
-    ours, theirs = encoder(kind, precision="bf16"), encoder(kind, engine="torch")
+def test_bf16(encoder) -> None:
+    ours, theirs = encoder(precision="bf16"), encoder(engine="torch")
     cosines = (ours.encode_images(pixels(ours)) * theirs.encode_images(pixels(theirs))).sum(1)
     assert cosines.min() > 0.999
     texts = ["a cat", "a photo of a dog on a beach"]
     assert (ours.encode_texts(texts) * theirs.encode_texts(texts)).sum(1).min() > 0.999
+
+
+@pytest.mark.skipif(not graph.has_bf16(), reason="the CPU does not compute in bf16")
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_bf16_is_taken_where_it_changes_no_vector(
+    engine: str, encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store(tmp_path / "s.db") as store:
+
+        def precisions() -> list[str]:
+            settings = {"engine": engine, "known": store, "precision": "auto"}
+            transformer = encoder("clip", **settings)
+            # EfficientNet's cosine to float32 is 0.997 in bf16.
+            convolutions = OpenClipEncoder(models.resolve("mini"), **settings)
+            return [transformer.precision, convolutions.precision]
+
+        assert precisions() == ["bf16", "fp32"]
+        monkeypatch.setattr(models, "load", None)
+        assert precisions() == ["bf16", "fp32"]  # tried once
+
+
+def test_the_precision_of_a_cpu_without_bf16(encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "has_bf16", lambda: False)
+    monkeypatch.setattr(models, "load", None)
+    assert encoder(precision="auto").precision == "fp32"
 
 
 def test_a_graph_is_exported_once(encoder, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -256,3 +256,15 @@ def test_a_store_can_be_pickled(tmp_path: Path) -> None:
         store.add("image a", [(key(1), vector(1, 0))])
         with pickle.loads(pickle.dumps(store)) as copy:
             np.testing.assert_array_equal(copy.get("image a", key(1)), vector(1, 0))
+
+
+def test_a_store_opened_twice_is_not_taken_away_by_another_process(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    with Store(path) as first, Store(path):
+        script = "import sys; from clipcls.store import Store; Store(sys.argv[1]).close()"
+        subprocess.run([sys.executable, "-c", script, str(path)], check=True)
+        # The other process was not the last to close, and may not act as if it were.
+        assert path.with_name("s.db-wal").exists()
+        first.add("image a", [(key(1), vector(1, 0))])
+    with Store(path) as store:
+        assert store.get("image a", key(1)) is not None

@@ -93,8 +93,8 @@ model_options = _together(
         type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
         default="auto",
         show_default=True,
-        help="What the model computes in; auto is bf16 on a CPU made for it, fp16 on CUDA, else "
-        "fp32.",
+        help="What the model computes in; auto is fp16 on CUDA, bf16 on a CPU made for it where "
+        "the model's vectors stay the same, else fp32.",
     ),
     click.option(
         "--engine",
