@@ -16,9 +16,12 @@ __version__ = "0.1.0"
 __all__ = [
     "Calibration",
     "Candidate",
+    "ClipEmbedder",
     "ClipclsError",
     "Evaluation",
+    "FewShotClassifier",
     "ImageError",
+    "LinearProbe",
     "MultiLabelCalibration",
     "MultiLabelClassifier",
     "MultiLabelEvaluation",
@@ -38,17 +41,23 @@ if TYPE_CHECKING:
     from clipcls.comparison import compare
     from clipcls.errors import ClipclsError, ImageError
     from clipcls.evaluation import Evaluation, evaluate
+    from clipcls.fewshot import FewShotClassifier
     from clipcls.multicalibration import MultiLabelCalibration, calibrate_multilabel
     from clipcls.multievaluation import MultiLabelEvaluation, evaluate_multilabel
     from clipcls.multilabel import MultiLabelClassifier
     from clipcls.predictions import Candidate, MultiLabelPrediction, Prediction
+    from clipcls.probe import LinearProbe
+    from clipcls.transformer import ClipEmbedder
 
 _HOMES = {
     "Calibration": "calibration",
     "Candidate": "predictions",
+    "ClipEmbedder": "transformer",
     "ClipclsError": "errors",
     "Evaluation": "evaluation",
+    "FewShotClassifier": "fewshot",
     "ImageError": "errors",
+    "LinearProbe": "probe",
     "MultiLabelCalibration": "multicalibration",
     "MultiLabelClassifier": "multilabel",
     "MultiLabelEvaluation": "multievaluation",

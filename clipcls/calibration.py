@@ -72,6 +72,7 @@ class Identity:
         labels: each label and the first 8 hex of the SHA-256 of its texts.
         background: where each label is scored on its own, first 12 hex of the SHA-256 of the
             vocabulary that it is set against; else "".
+        classifier: first 12 hex of the SHA-256 of a learnt classifier's file, or "".
     """
 
     model: str
@@ -81,6 +82,7 @@ class Identity:
     templates: tuple[str, ...]
     labels: tuple[tuple[str, str], ...]
     background: str = ""
+    classifier: str = ""
 
     @classmethod
     def of(
@@ -108,6 +110,14 @@ class Identity:
                 f"it is for the model {self.model} (weights {self.weights[:12]}), "
                 f"not for {other.model} ({other.weights[:12]})"
             )
+        if self.classifier != other.classifier:
+            mine, its = (
+                f"the classifier {identity.classifier}"
+                if identity.classifier
+                else "zero-shot answers"
+                for identity in (self, other)
+            )
+            return f"it is for {mine}, not for {its}"
         ours, theirs = dict(self.labels), dict(other.labels)
         parts = [
             f"it was made {how} the label{'s' * (len(names) > 1)} "
@@ -134,8 +144,9 @@ class Identity:
     def record(self) -> dict[str, Any]:
         """As in a calibration's file."""
         record = asdict(self)
-        if not self.background:
-            del record["background"]
+        for name in ("background", "classifier"):
+            if not record[name]:
+                del record[name]
         return record
 
     @classmethod

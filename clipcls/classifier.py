@@ -368,10 +368,16 @@ class ZeroShotClassifier:
         if self._level is not None:
             raw = self._match_level(self._level, vectors, 1, 1.0)[0]
         else:
-            logits = self.encoder_.logit_scale * similarities[:, :1] + self.encoder_.logit_bias
-            raw = np.exp(logits - self._log_total(vectors, 1.0))
+            logits = self._best_logits(vectors, similarities)
+            raw = np.exp(logits[:, None] - self._log_total(vectors, 1.0))
         within: NDArray[np.bool_] = raw[:, 0] > rule.raw_above
         return within
+
+    def _best_logits(
+        self, vectors: NDArray[np.float32], similarities: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """The best class's logit at temperature 1, float64 (n,)."""
+        return self.encoder_.logit_scale * similarities[:, 0] + self.encoder_.logit_bias
 
     def _answers_above(
         self, vectors: NDArray[np.float32], unsure: NDArray[np.bool_], k: int, rule: _Rule
@@ -454,6 +460,10 @@ class ZeroShotClassifier:
         self._check_fitted()
         return embed_images(self.encoder_, images, self.store_, workers=self.workers)
 
+    def learnt_from(self, paths: Iterable[str]) -> int:
+        """How many of these image files it was learnt from: by words alone, none."""
+        return 0
+
     def logits(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
         """`decision_function` of unit rows, float32 (n, dim) -> float64 (n, n_classes)."""
         return self._class_logits(vectors, self.temperature_)
@@ -529,7 +539,7 @@ class ZeroShotClassifier:
         """Changes parameters; `fit` again to use them."""
         for name, value in parameters.items():
             if name not in self._parameters():
-                raise ValueError(f"ZeroShotClassifier has no parameter {name!r}")
+                raise ValueError(f"{type(self).__name__} has no parameter {name!r}")
             setattr(self, name, value)
         return self
 
@@ -549,11 +559,11 @@ class ZeroShotClassifier:
 
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
-        return f"ZeroShotClassifier({given})"
+        return f"{type(self).__name__}({given})"
 
     def _check_fitted(self) -> None:
         if not self.__sklearn_is_fitted__():
-            raise ClipclsError("this ZeroShotClassifier is not fitted yet: call fit() first")
+            raise ClipclsError(f"this {type(self).__name__} is not fitted yet: call fit() first")
 
     def vectors(self, X: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.float32]:
         """Unit rows of paths, PIL images or embeddings, float32 (n, dim).

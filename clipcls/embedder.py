@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from clipcls.errors import ImageError, ModelError
 from clipcls.images import decode_image, read_bytes, to_rgb
+from clipcls.views import View
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -90,7 +91,7 @@ def embed_texts(
 
 def embed_images(
     encoder: Encoder,
-    images: Iterable[str | os.PathLike[str] | Image | ImageError],
+    images: Iterable[str | os.PathLike[str] | Image | View | ImageError],
     store: Store | None = None,
     *,
     workers: int | None = None,
@@ -103,7 +104,7 @@ def embed_images(
 
     Args:
         encoder: what turns pixels into vectors.
-        images: paths, PIL images, or errors that are handed through.
+        images: paths, PIL images, views of files, or errors that are handed through.
         store: where vectors are kept.
         workers: decoding threads; None: one a CPU core, at most 8.
 
@@ -153,7 +154,7 @@ def _result(
 
 
 def _known(
-    image: str | os.PathLike[str] | Image, encoder: Encoder, store: Store | None
+    image: str | os.PathLike[str] | Image | View, encoder: Encoder, store: Store | None
 ) -> _Pending | None:
     """A file that has not changed since it was stored needs no thread."""
     if store and isinstance(image, str | os.PathLike):
@@ -168,9 +169,12 @@ def _known(
 
 
 def _prepare(
-    image: str | os.PathLike[str] | Image, encoder: Encoder, store: Store | None
+    image: str | os.PathLike[str] | Image | View, encoder: Encoder, store: Store | None
 ) -> _Pending | ImageError:
     """Runs in a thread: reads, hashes, decodes and preprocesses one image."""
+    view = None
+    if isinstance(image, View):
+        view, image = image, image.path
     if not isinstance(image, str | os.PathLike):
         if not hasattr(image, "getexif"):
             raise TypeError(f"an image is a path or a PIL image, not {type(image).__name__}")
@@ -180,21 +184,23 @@ def _prepare(
             return error
     path = os.fspath(image)
     try:
-        stat = _stat(path) if store else None  # before reading: a later change is then noticed
+        # Before reading: a later change is then noticed.
+        stat = _stat(path) if store and not view else None
         data = read_bytes(path)
-        content = None
+        key = content = hashlib.sha256(data).digest() if store or view else b""
+        if view:
+            key = view.key(content)
         if store:
-            content = hashlib.sha256(data).digest()
-            vector = store.get(encoder.image_space, content)
+            vector = store.get(encoder.image_space, key)
             if _is_unit(vector):
-                return _Pending(path, vector, content=content, stat=stat)
-        image = decode_image(data, path, least_side=encoder.least_side)
-        pixels = encoder.preprocess(image)
+                return _Pending(path, vector, content=key, stat=stat)
+        decoded = decode_image(data, path, least_side=encoder.least_side)
+        pixels = encoder.preprocess(view.of(decoded, content) if view else decoded)
     except ImageError as error:
         return error
     except MemoryError:
         return ImageError(path, "not enough memory to decode it")
-    return _Pending(path, pixels=pixels, content=content, stat=stat)
+    return _Pending(path, pixels=pixels, content=key or None, stat=stat)
 
 
 def _stat(path: str) -> os.stat_result | None:

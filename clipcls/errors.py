@@ -8,6 +8,7 @@ ClipclsError
 │   ├── UnknownModelError     no such model, tag or alias
 │   └── ModelUnavailableError its weights are not here and cannot be fetched now
 ├── CalibrationError      a calibration that is for something else, or promises too little
+├── ClassifierError       a learnt classifier's file that cannot be used here
 ├── ImageError            one image that cannot be read
 ├── StoreError            the embedding store cannot be used
 └── OutputError           results cannot be written
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 __all__ = [
     "CalibrationError",
+    "ClassifierError",
     "ClipclsError",
     "ImageError",
     "InputError",
@@ -64,6 +66,10 @@ class ModelUnavailableError(ModelError):
 
 class CalibrationError(ClipclsError, ValueError):
     """A calibration cannot be used here, or cannot promise what is asked of it."""
+
+
+class ClassifierError(ClipclsError, ValueError):
+    """A learnt classifier's file cannot be read, or is for another model."""
 
 
 class ImageError(ClipclsError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -41,6 +42,8 @@ __all__ = [
     "right_columns",
     "rounded",
 ]
+
+logger = logging.getLogger(__name__)
 
 Watch = Callable[["ImageError | None"], None]
 
@@ -219,6 +222,9 @@ def embed_known(
 ) -> Known:
     """The vectors of labelled images, by the classifier's store or model.
 
+    Images that the classifier was learnt from are told of: what is found on them is no measure of
+    others.
+
     Args:
         classifier: fitted.
         data: see `make_labelled`.
@@ -250,6 +256,12 @@ def embed_known(
             watch(item if isinstance(item, ImageError) else None)
     if not vectors:
         raise InputError(f"no image could be read; the first: {unreadable[0]}")
+    if seen := classifier.learnt_from(paths):
+        logger.warning(
+            "the classifier was learnt from %s of these %s images: take others",
+            f"{seen:,}",
+            f"{len(paths):,}",
+        )
     present = {number for classes in truth for number in classes}
     if classifier.none:
         present.add(len(names) - 1)  # nobody expects images of it

@@ -51,6 +51,7 @@ class Provenance:
         precision: what it computed in.
         prompts: the template set's name.
         calibration: first 12 hex of the calibration's SHA-256, or "".
+        classifier: first 12 hex of the SHA-256 of the learnt classifier's file, or "".
     """
 
     model: str
@@ -58,6 +59,7 @@ class Provenance:
     precision: str
     prompts: str
     calibration: str = ""
+    classifier: str = ""
 
     def record(self) -> dict[str, Any]:
         """As in a jsonl record."""
@@ -67,6 +69,7 @@ class Provenance:
             "precision": self.precision,
             "prompts": self.prompts,
             **({"calibration": self.calibration} if self.calibration else {}),
+            **({"classifier": self.classifier} if self.classifier else {}),
         }
 
 

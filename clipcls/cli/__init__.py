@@ -17,7 +17,17 @@ from clipcls.errors import ClipclsError, OutputClosedError, OutputError
 
 __all__ = ["cli", "main"]
 
-_COMMANDS = ("classify", "evaluate", "calibrate", "search", "models", "prompts", "store", "bench")
+_COMMANDS = (
+    "classify",
+    "evaluate",
+    "calibrate",
+    "fit",
+    "search",
+    "models",
+    "prompts",
+    "store",
+    "bench",
+)
 
 
 class _Commands(click.Group):

@@ -10,6 +10,8 @@ import click
 from clipcls.cli.console import Console
 from clipcls.cli.options import (
     FILE,
+    classifier_of,
+    classifier_option,
     label_options,
     labels_of,
     model_options,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 @click.command("calibrate")
 @click.argument("data", metavar="DATA")
 @label_options
+@classifier_option
 @multi_option
 @click.option("-o", "--output", type=FILE, required=True, help="The calibration's file (JSON).")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
@@ -44,6 +47,7 @@ def command(
     prompts: str,
     none: bool,
     rank: str | None,
+    classifier: Path | None,
     multi: bool,
     output: Path,
     quiet: bool,
@@ -64,19 +68,19 @@ def command(
       clipcls classify --labels labels.txt --calibration calibration.json --error 0.05 photos/
       clipcls calibrate --multi --labels labels.txt truth.csv -o calibration.json
     """
-    labels = labels_of(label_source, label_list)
+    labels = labels_of(label_source, label_list, classifier)
     if multi:
         refuse_with_multi(none=none, rank=rank)
     from clipcls.calibration import calibrate
-    from clipcls.classifier import ZeroShotClassifier
     from clipcls.labelled import read_labelled
     from clipcls.multicalibration import calibrate_multilabel
     from clipcls.multilabel import MultiLabelClassifier
 
     console.quiet = quiet
     labelled = read_labelled(data, unlabelled=multi)
-    classifier = ZeroShotClassifier(
-        labels,
+    fitted = classifier_of(
+        classifier,
+        labels=labels,
         prompts=prompts,
         store=store_of(store_file, no_store) or False,
         none=none,
@@ -86,11 +90,11 @@ def command(
     found: Calibration | MultiLabelCalibration
     with watching(console, len(labelled)) as watch:
         if multi:
-            several = MultiLabelClassifier(classifier).fit()
+            several = MultiLabelClassifier(fitted).fit()
             found, aside = calibrate_multilabel(several, labelled, watch=watch)
             summary = _multilabel_summary(found)
         else:
-            found, aside = calibrate(classifier.fit(), labelled, watch=watch)
+            found, aside = calibrate(fitted, labelled, watch=watch)
             summary = _summary(found)
     say_what_was_set_aside(console, aside)
     found.save(output)

@@ -13,6 +13,8 @@ from clipcls.cli.console import Console
 from clipcls.cli.options import (
     NumberRange,
     calibration_option,
+    classifier_of,
+    classifier_option,
     form_of,
     images_of,
     input_options,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 @click.command("classify")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @label_options
+@classifier_option
 @multi_option
 @click.option(
     "-k",
@@ -90,6 +93,7 @@ def command(
     prompts: str,
     none: bool,
     rank: str | None,
+    classifier: Path | None,
     multi: bool,
     top: int | None,
     min_score: float | None,
@@ -117,8 +121,9 @@ def command(
       find . -name '*.png' | clipcls classify --labels coco80 -
       clipcls classify -l cat -l dog -l "hot dog" -k 3 photo.jpg
       clipcls classify --multi --labels labels.txt photos/
+      clipcls classify --classifier classifier.safetensors photos/
     """
-    labels = labels_of(label_source, label_list)
+    labels = labels_of(label_source, label_list, classifier)
     if multi:
         refuse_with_multi(
             none=none,
@@ -133,7 +138,6 @@ def command(
             raise click.UsageError(f"--{name} needs --calibration FILE, from `clipcls calibrate`")
     if coverage is not None and error is not None:
         raise click.UsageError("--coverage and --error exclude each other")
-    from clipcls.classifier import ZeroShotClassifier
     from clipcls.errors import ImageError
     from clipcls.multilabel import MultiLabelClassifier
     from clipcls.predictions import Report, error_record
@@ -143,8 +147,9 @@ def command(
     report = Report()
     form = form_of(output, form)
     images, total = images_of(inputs, null)
-    classifier = ZeroShotClassifier(
-        labels,
+    fitted = classifier_of(
+        classifier,
+        labels=labels,
         prompts=prompts,
         store=store_of(store_file, no_store) or False,
         none=none,
@@ -155,11 +160,11 @@ def command(
     columns = 1 if multi else top or 1
     results: Iterator[Prediction | MultiLabelPrediction | ImageError]
     if multi:
-        several = MultiLabelClassifier(classifier, calibration=calibration).fit()
+        several = MultiLabelClassifier(fitted, calibration=calibration).fit()
         results = several.classify(images, top=top, min_score=min_score)
     else:
-        columns = min(columns, len(classifier.fit().classes_))
-        results = classifier.classify(
+        columns = min(columns, len(fitted.classes_))
+        results = fitted.classify(
             images,
             top=columns,
             min_score=min_score or 0.0,
@@ -169,15 +174,16 @@ def command(
             conformal=conformal,
         )
     if not quiet and (coverage is not None or error is not None):
-        cut = classifier.cut(coverage, error)
+        cut = fitted.cut(coverage, error)
         console.say(
             f"of the calibration's images {cut.coverage:.1%} would be answered, "
             f"{cut.risk:.1%} of these wrong"
         )
     extra = [
-        *(["lineage"] if classifier.hierarchy_ and not multi else []),
+        *(["lineage"] if fitted.hierarchy_ and not multi else []),
         *(["set"] if conformal is not None else []),
         *(["calibration"] if calibration else []),
+        *(["classifier"] if classifier else []),
     ]
     with (
         open_output(output, form, columns, tuple(extra)) as writer,

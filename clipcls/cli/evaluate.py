@@ -11,6 +11,8 @@ from clipcls.cli.console import Console
 from clipcls.cli.options import (
     FILE,
     calibration_option,
+    classifier_of,
+    classifier_option,
     label_options,
     labels_of,
     model_options,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 @click.command("evaluate")
 @click.argument("data", metavar="DATA")
 @label_options
+@classifier_option
 @multi_option
 @calibration_option
 @click.option(
@@ -51,8 +54,8 @@ if TYPE_CHECKING:
     "others",
     multiple=True,
     metavar="WHAT=VALUE",
-    help="Also with model=NAME, prompts=NAME|FILE or labels=FILE|NAME in place of this one, image "
-    "by image; may be repeated.",
+    help="Also with model=NAME, prompts=NAME|FILE, labels=FILE|NAME or classifier=FILE in place of "
+    "this one, image by image; may be repeated.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @model_options
@@ -67,6 +70,7 @@ def command(
     prompts: str,
     none: bool,
     rank: str | None,
+    classifier: Path | None,
     multi: bool,
     calibration: Path | None,
     form: str | None,
@@ -92,11 +96,12 @@ def command(
       clipcls evaluate --labels labels.txt --compare prompts=imagenet sorted-photos/
       clipcls evaluate --multi --labels labels.txt truth.csv
     """
-    labels = labels_of(label_source, label_list)
+    labels = labels_of(label_source, label_list, classifier)
     if multi:
         refuse_with_multi(none=none, rank=rank, compare=others)
     variants = {other: _variant(other) for other in others}
-    from clipcls.classifier import ZeroShotClassifier
+    if labels is None and any(what in ("model", "prompts") for what, _ in variants.values()):
+        raise click.UsageError("--compare model= and prompts= need --labels, not --classifier")
     from clipcls.evaluation import evaluate
     from clipcls.labelled import read_labelled
     from clipcls.writers import open_output
@@ -110,16 +115,16 @@ def command(
     if multi:
         return _multilabel(
             console,
-            ZeroShotClassifier(store=store, **settings),
+            classifier_of(None, store=store, **settings),
             calibration,
             labelled,
             form,
             output,
             page,
         )
-    classifier = ZeroShotClassifier(store=store, calibration=calibration, **settings).fit()
+    fitted = classifier_of(classifier, store=store, calibration=calibration, **settings)
     with watching(console, len(labelled)) as watch:
-        found = evaluate(classifier, labelled, watch=watch)
+        found = evaluate(fitted, labelled, watch=watch)
     say_what_was_set_aside(console, found.set_aside)
     record = found.record()
     if variants:
@@ -128,8 +133,10 @@ def command(
         evaluated = {}
         for name, (what, value) in variants.items():
             # The same model is not loaded twice.
-            model = {} if what == "model" else {"model": classifier.encoder_}
-            other = ZeroShotClassifier(store=store, **{**settings, **model, what: value}).fit()
+            model = {} if what == "model" else {"model": fitted.encoder_}
+            file = Path(value) if what == "classifier" else None
+            changed = {} if file else {what: value}
+            other = classifier_of(file, store=store, **{**settings, **model, **changed})
             with watching(console, len(labelled), again=True) as watch:
                 evaluated[name] = evaluate(other, labelled, watch=watch)
         record["compare"] = [c.record() for c in compare(found, evaluated)]
@@ -172,6 +179,8 @@ def _multilabel(
 
 def _variant(text: str) -> tuple[str, str]:
     what, _, value = text.partition("=")
-    if what not in ("model", "prompts", "labels") or not value:
-        raise click.UsageError(f"--compare {text}: write model=NAME, prompts=NAME or labels=FILE")
+    if what not in ("model", "prompts", "labels", "classifier") or not value:
+        raise click.UsageError(
+            f"--compare {text}: write model=NAME, prompts=NAME, labels=FILE or classifier=FILE"
+        )
     return what, value

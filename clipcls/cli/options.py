@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
+    from clipcls.classifier import ZeroShotClassifier
     from clipcls.cli.console import Console
+    from clipcls.encoder import Encoder
     from clipcls.errors import ImageError
     from clipcls.labelled import SetAside
     from clipcls.store import Store
@@ -22,6 +25,8 @@ __all__ = [
     "NumberRange",
     "bench_options",
     "calibration_option",
+    "classifier_of",
+    "classifier_option",
     "form_of",
     "images_of",
     "input_options",
@@ -36,6 +41,15 @@ __all__ = [
     "store_options",
     "watching",
 ]
+
+_NOT_BESIDE_A_CLASSIFIER = {
+    "label_source": "--labels",
+    "label_list": "-l",
+    "prompts": "--prompts",
+    "none": "--none",
+    "rank": "--rank",
+    "multi": "--multi",
+}
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
@@ -138,6 +152,12 @@ calibration_option = click.option(
     "--calibration", type=FILE, help="Scores as calibrated by `clipcls calibrate`."
 )
 
+classifier_option = click.option(
+    "--classifier",
+    type=FILE,
+    help="Answer by a classifier that `clipcls fit` learnt, in place of labels and prompts.",
+)
+
 multi_option = click.option(
     "--multi", is_flag=True, help="Several labels an image or none, each scored on its own."
 )
@@ -178,11 +198,50 @@ def form_of(output: Path | None, form: str | None) -> str:
     return _SUFFIXES[output.suffix.lower()]
 
 
-def labels_of(label_source: str | None, label_list: tuple[str, ...]) -> str | list[str]:
-    """The labels that `--labels` or `-l` name."""
+def labels_of(
+    label_source: str | None, label_list: tuple[str, ...], classifier: Path | None = None
+) -> str | list[str] | None:
+    """The labels that `--labels` or `-l` name; None where a learnt classifier has its own."""
+    if classifier is not None:
+        context = click.get_current_context()
+        for name, option in _NOT_BESIDE_A_CLASSIFIER.items():
+            if context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT):
+                raise click.UsageError(
+                    f"{option} and --classifier exclude each other: a classifier has its own labels"
+                )
+        return None
     if bool(label_source) == bool(label_list):
         raise click.UsageError("give labels by --labels FILE, or by -l for each: one of the two")
     return label_source or list(label_list)
+
+
+def classifier_of(
+    classifier: Path | None,
+    *,
+    labels: str | list[str] | None,
+    none: bool,
+    rank: str | None,
+    prompts: str,
+    model: str | Encoder,
+    **settings: Any,
+) -> ZeroShotClassifier:
+    """The classifier that the options describe, fitted.
+
+    Args:
+        classifier: the file of a learnt one.
+        labels: as `labels_of` gives them.
+        none, rank, prompts, model, settings: as for `ZeroShotClassifier`.
+    """
+    if classifier is None:
+        from clipcls.classifier import ZeroShotClassifier
+
+        assert labels is not None
+        return ZeroShotClassifier(
+            labels, model, prompts=prompts, none=none, rank=rank, **settings
+        ).fit()
+    from clipcls.fewshot import FewShotClassifier
+
+    return FewShotClassifier.load(classifier, None if model == "auto" else model, **settings)
 
 
 def images_of(inputs: tuple[str, ...], null: bool) -> tuple[Iterator[str | ImageError], int | None]:

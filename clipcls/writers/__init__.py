@@ -26,7 +26,7 @@ from clipcls.writers.json import JsonWriter
 from clipcls.writers.jsonl import JsonlWriter
 from clipcls.writers.table import TableWriter
 
-__all__ = ["FORMATS", "Writer", "open_output", "part_of"]
+__all__ = ["FORMATS", "Writer", "open_output", "part_of", "write_bytes"]
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,25 @@ def open_output(
             yield _Blaming(FORMATS[form](file, top, extra), str(path))
         return
     yield from _whole_file(path, place, form, top, extra)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a binary file, which is whole or not there.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    place = Path(os.path.realpath(path))
+    part = part_of(place)
+    with _blaming(str(path)):
+        try:
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(place)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def _whole_file(

@@ -42,7 +42,7 @@ class CsvWriter:
         self._stream.flush()
 
     def _columns(self, record: Mapping[str, Any]) -> list[str]:
-        if "rank" in record:
+        if "rank" in record or "likelier" in record:
             return list(record)
         columns = ["path", "label", "score", "similarity"]
         for rank in range(2, self._top + 1):

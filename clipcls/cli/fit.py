@@ -1,0 +1,118 @@
+"""`clipcls fit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from clipcls.cli.console import Console
+from clipcls.cli.options import (
+    FILE,
+    model_options,
+    say_what_was_set_aside,
+    store_of,
+    store_options,
+    watching,
+)
+
+
+@click.command("fit")
+@click.argument("data", metavar="DATA")
+@click.option(
+    "--labels",
+    "label_source",
+    metavar="FILE|NAME",
+    help="A label file or ready set; default: the labels of DATA.",
+)
+@click.option(
+    "--prompts",
+    default="photo",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="Template set, as in `clipcls prompts`.",
+)
+@click.option(
+    "--no-words",
+    multiple=True,
+    metavar="LABEL",
+    help="A label whose words say nothing (a code, a number): learn it from images alone; may be "
+    "repeated.",
+)
+@click.option(
+    "--augment",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Learn from N views (crop, flip, colour) of each image too.",
+)
+@click.option(
+    "-o", "--output", type=FILE, required=True, help="The classifier's file (safetensors)."
+)
+@click.option(
+    "--check-labels",
+    is_flag=True,
+    help="List images whose label is likely wrong (csv), the likeliest first.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
+@model_options
+@store_options
+@click.pass_obj
+def command(
+    console: Console,
+    /,
+    data: str,
+    label_source: str | None,
+    prompts: str,
+    no_words: tuple[str, ...],
+    augment: int,
+    output: Path,
+    check_labels: bool,
+    quiet: bool,
+    store_file: Path | None,
+    no_store: bool,
+    **model_settings: Any,
+) -> int:
+    """Learn a classifier from labelled images, few or many.
+
+    It starts from the labels' words and moves to the images as far as these bear it out. DATA is
+    as for `clipcls evaluate`; one image a label is enough.
+
+    \b
+    Examples:
+      clipcls fit sorted-photos/ --labels labels.txt -o classifier.safetensors
+      clipcls classify --classifier classifier.safetensors photos/
+      clipcls fit sorted-photos/ --check-labels -o classifier.safetensors > suspects.csv
+    """
+    from clipcls.fewshot import FewShotClassifier
+    from clipcls.labelled import read_labelled
+    from clipcls.writers import open_output
+
+    console.quiet = quiet
+    labelled = read_labelled(data)
+    classifier = FewShotClassifier(
+        label_source,
+        prompts=prompts,
+        no_words=no_words,
+        augment=augment,
+        store=store_of(store_file, no_store) or False,
+        **model_settings,
+    )
+    with watching(console, len(labelled)) as watch:
+        classifier.fit(labelled, watch=watch)
+    aside = classifier.set_aside_
+    assert aside is not None
+    say_what_was_set_aside(console, aside)
+    classifier.save(output)
+    if not quiet:
+        console.say(classifier.learnt_.summary())
+    if check_labels:
+        suspects = classifier.suspects()
+        with open_output(None, "csv", 1) as writer:
+            for suspect in suspects:
+                writer.write(suspect.record())
+        if not quiet:
+            console.say(f"labels that are likely wrong: {len(suspects):,}")
+    return 1 if aside.unreadable else 0

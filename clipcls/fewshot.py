@@ -1,0 +1,585 @@
+"""`FewShotClassifier`: labels in words and some labelled images in, a classifier to keep out.
+
+Its file is safetensors: `coef` float32 (n_classes, dim), `intercept` float64 (n_classes,),
+`learnt_from` uint8 (n_images, 8), the first bytes of each image file's SHA-256; and, as JSON in the
+metadata's field `clipcls`, what `Learnt` holds. Nothing in it is run when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcls.classifier import ZeroShotClassifier, open_encoder, open_store
+from clipcls.embedder import embed_images
+from clipcls.encoder import Encoder, Engine, Precision
+from clipcls.errors import ClassifierError, ClipclsError, ImageError, InputError, LabelsError
+from clipcls.index import FlatIndex
+from clipcls.labels import Label, LabelSet, LabelsLike, make_labels
+from clipcls.predictions import Provenance
+from clipcls.prompts import PromptSet, make_prompts
+from clipcls.store import Store, hash_file
+from clipcls.views import View
+
+if TYPE_CHECKING:
+    from clipcls.calibration import Calibration, Identity
+    from clipcls.evaluation import Known
+    from clipcls.labelled import LabelledData, SetAside
+    from clipcls.suspects import Suspect
+
+__all__ = ["FewShotClassifier", "Learnt"]
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = "clipcls classifier 1"
+_SHARES = ("words", "images", "mean_words")
+_HASH = 8  # bytes that are kept of an image file's SHA-256
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What a classifier was learnt from, and how well.
+
+    Attributes:
+        model: the model's name.
+        weights: SHA-256 of its weights, hex; with others the classifier is refused.
+        precision: what it computed in; not compared, since vectors are the same but for rounding.
+        prompts: the template set's name.
+        templates: the templates.
+        labels: each label, how many images it was learnt from, and whether from its words too.
+        augment: views of each image beside it.
+        method: the method, and the numbers it chose.
+        cross_validation: images, accuracy, negative log-likelihood and the accuracy of the words
+            alone, on images held out in turn; empty where no label has two images.
+        versions: of what made it.
+    """
+
+    model: str
+    weights: str
+    precision: str
+    prompts: str
+    templates: tuple[str, ...]
+    labels: tuple[tuple[str, int, bool], ...]
+    augment: int
+    method: dict[str, Any]
+    cross_validation: dict[str, float]
+    versions: dict[str, str]
+
+    def summary(self) -> str:
+        """One line: from how much it was learnt, and how good it is likely to be."""
+        images = sum(count for _, count, _ in self.labels)
+        line = f"learnt {len(self.labels):,} labels from {images:,} images"
+        figures = self.cross_validation
+        if not figures:
+            return f"{line}; with one image a label nothing can be held out to measure it"
+        line += f"; accuracy on images held out in turn {figures['accuracy']:.1%}"
+        if "accuracy_of_words" in figures:
+            line += f", of the words alone {figures['accuracy_of_words']:.1%}"
+        return line
+
+
+class FewShotClassifier(ZeroShotClassifier):
+    """Classifies images by labels in words and labelled images; method: `LinearProbe`.
+
+    Used like a `ZeroShotClassifier`. Scores are the softmax of learnt logits; a candidate's
+    similarity is the cosine between the image and its label's learnt coefficients.
+
+    Args:
+        labels: as for `ZeroShotClassifier`; None: the data's own labels.
+        model, prompts, checkpoint, device, precision, batch_size, engine, workers, store,
+            calibration: as for `ZeroShotClassifier`.
+        no_words: labels that are learnt from images alone, since their words (a code, a number)
+            say nothing. They need not be among `labels`.
+        augment: how many views (crop, flip, colour) of each image are learnt from beside it.
+
+    Attributes:
+        classes_: the labels, str (n_classes,), in the order given.
+        weights_: float32 (n_classes, dim), learnt coefficients of the logits.
+        intercept_: float64 (n_classes,).
+        learnt_: the `Learnt` that its file holds.
+        set_aside_: what of the data it does not rest on, after `fit`.
+        probe_: the `LinearProbe`, after `fit`.
+
+    >>> data = [("examples/photos/chelsea.jpg", "a"), ("examples/photos/garden.jpg", "b")]
+    >>> clf = FewShotClassifier(["cat", "garden"], model="mini", store=False)
+    >>> clf.fit([(path, label) for (path, _), label in zip(data, ["cat", "garden"])]).classes_
+    array(['cat', 'garden'], dtype='<U6')
+    """
+
+    def __init__(
+        self,
+        labels: LabelsLike | None = None,
+        model: str | Encoder = "auto",
+        *,
+        prompts: str | os.PathLike[str] | Iterable[str] | PromptSet = "photo",
+        no_words: Sequence[str] = (),
+        augment: int = 0,
+        checkpoint: str | os.PathLike[str] | None = None,
+        device: str | None = None,
+        precision: Precision | Literal["auto"] = "auto",
+        batch_size: int | None = None,
+        engine: Engine = "auto",
+        workers: int | None = None,
+        store: bool | str | os.PathLike[str] | Store = True,
+        calibration: Calibration | str | os.PathLike[str] | None = None,
+    ) -> None:
+        super().__init__(
+            labels if labels is not None else [],
+            model,
+            prompts=prompts,
+            checkpoint=checkpoint,
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            engine=engine,
+            workers=workers,
+            store=store,
+            calibration=calibration,
+        )
+        self.labels = labels  # type: ignore[assignment]
+        self.no_words = no_words
+        self.augment = augment
+
+    # -- learning -----------------------------------------------------------------------------
+
+    def fit(
+        self,
+        X: Any = None,
+        y: Any = None,
+        *,
+        watch: Callable[[ImageError | None], None] | None = None,
+    ) -> FewShotClassifier:
+        """Learns from labelled images.
+
+        Args:
+            X: a folder with a folder per class, a csv file, or pairs (see `make_labelled`); with
+                `y` a sequence of paths or PIL images, or their vectors, float (n, dim).
+            y: the label of each of these, (n,).
+            watch: called after each image, with the `ImageError` if it could not be read.
+
+        Raises:
+            InputError: there are no images of two labels or more, an image has several labels, or
+                `y` has a label that is not asked for.
+            ImageError: with `y`, an image cannot be read; without, `set_aside_` names it.
+            LabelsError, PromptsError, ModelError, StoreError, CalibrationError: a parameter cannot
+                be used.
+        """
+        if X is None:
+            raise InputError("there is nothing to learn from: give labelled images")
+        if y is None:
+            from clipcls.labelled import make_labelled
+
+            data = make_labelled(X)
+            zero_shot = self._zero_shot(list(dict.fromkeys(_names_of(data))))
+            self._refuse_several(data, zero_shot)
+            from clipcls.evaluation import embed_known
+
+            known: Known = embed_known(zero_shot, data, watch)
+            self.set_aside_: SetAside | None = known.set_aside
+            codes = np.array([classes[0] for classes in known.truth], np.int64)
+            return self._learn(zero_shot, known.vectors, codes, known.paths)
+        labels = [str(label) for label in y]
+        zero_shot = self._zero_shot(list(dict.fromkeys(labels)))
+        vectors = zero_shot.vectors(X)
+        if len(vectors) != len(labels):
+            raise ValueError(f"X has {len(vectors)} images and y {len(labels)} labels")
+        numbers = {name: number for number, name in enumerate(zero_shot.classes_.tolist())}
+        if strange := [label for label in labels if label not in numbers]:
+            raise InputError(f"y: {strange[0]!r} is none of the labels")
+        self.set_aside_ = None
+        paths = [
+            os.fspath(item) if isinstance(item, str | os.PathLike) else ""
+            for item in (X if not isinstance(X, np.ndarray) or X.dtype.kind != "f" else ())
+        ]
+        codes = np.array([numbers[label] for label in labels], np.int64)
+        return self._learn(zero_shot, vectors, codes, paths)
+
+    def _zero_shot(self, found: Sequence[str]) -> ZeroShotClassifier:
+        """The classifier by words alone, of `labels` or else of the labels found."""
+        labels = make_labels(self.labels if self.labels is not None else found)
+        own = [name for name in self.no_words if name not in labels.names]
+        # Of a hierarchy the labels alone are learnt, not what is above them.
+        kept = (replace(label, parents=()) for label in labels)
+        labels = LabelSet((*kept, *(Label(name) for name in own)), labels.source)
+        if len(labels) < 2:
+            raise LabelsError(f"{labels.source}: one label is nothing to choose from")
+        settings = {
+            name: value
+            for name, value in self.get_params().items()
+            if name not in ("labels", "no_words", "augment", "calibration")
+        }
+        return ZeroShotClassifier(labels, **settings).fit()
+
+    def _refuse_several(self, data: LabelledData, zero_shot: ZeroShotClassifier) -> None:
+        matched = data.match(zero_shot.classes_.tolist())
+        for path, classes in zip(matched.paths, matched.truth, strict=True):
+            if len(classes) > 1:
+                names = ", ".join(repr(str(zero_shot.classes_[number])) for number in classes)
+                raise InputError(
+                    f"{data.source}: {path} has the labels {names}; to learn from it, leave it one"
+                )
+
+    def _learn(
+        self,
+        zero_shot: ZeroShotClassifier,
+        vectors: NDArray[np.float32],
+        codes: NDArray[np.int64],
+        paths: Sequence[str],
+    ) -> FewShotClassifier:
+        from clipcls.probe import LinearProbe
+
+        names = zero_shot.classes_
+        counts = np.bincount(codes, minlength=len(names))
+        if (counts > 0).sum() < 2:
+            raise InputError(
+                f"only the label {str(names[codes[0]])!r} has images: "
+                "there is nothing to learn without images of another"
+            )
+        self.encoder_, self.store_, self.classes_ = zero_shot.encoder_, zero_shot.store_, names
+        hashes = [self._hash(path) if path else b"" for path in paths]
+        self._warn_of_copies(hashes, paths, codes)
+        has_words = ~np.isin(names, list(self.no_words))
+        text = np.where(has_words[:, None], zero_shot.weights_, np.nan)
+        rows, of, groups = self._with_views(vectors, paths)
+        self.probe_ = LinearProbe(
+            text, np.arange(len(names)), logit_scale=self.encoder_.logit_scale
+        ).fit(rows, codes[of], groups, np.arange(len(rows)) < len(vectors))
+        self._examples = (vectors, codes, tuple(paths))
+        prompts = make_prompts(self.prompts)
+        self.learnt_ = Learnt(
+            model=self.encoder_.name,
+            weights=self.encoder_.weights,
+            precision=self.encoder_.precision,
+            prompts=prompts.name,
+            templates=prompts.templates,
+            labels=tuple(
+                (str(name), int(count), bool(words))
+                for name, count, words in zip(names, counts, has_words, strict=True)
+            ),
+            augment=self.augment,
+            method={
+                "name": "ridge regression beside the words",
+                "ridge": self.probe_.ridge_,
+                "shares": dict(zip(_SHARES, self.probe_.shares_.tolist(), strict=True)),
+            },
+            cross_validation=_cross_validation(self.probe_),
+            versions=_versions(),
+        )
+        kept = [digest[:_HASH] for digest in hashes if digest]
+        self._use(
+            self.probe_.coef_.astype(np.float32),
+            self.probe_.intercept_,
+            np.frombuffer(b"".join(kept), np.uint8).reshape(len(kept), _HASH),
+        )
+        return self
+
+    def _hash(self, path: str) -> bytes:
+        try:
+            return bytes.fromhex((self.store_.file_hash if self.store_ else hash_file)(path))
+        except OSError:
+            return b""
+
+    def _warn_of_copies(
+        self, hashes: Sequence[bytes], paths: Sequence[str], codes: NDArray[np.int64]
+    ) -> None:
+        first: dict[bytes, int] = {}
+        for number, digest in enumerate(hashes):
+            other = first.setdefault(digest, number) if digest else number
+            if codes[other] != codes[number]:
+                mine, its = (str(self.classes_[codes[n]]) for n in (other, number))
+                logger.warning(
+                    "%s (%r) and %s (%r) are the same picture with two labels",
+                    paths[other],
+                    mine,
+                    paths[number],
+                    its,
+                )
+
+    def _with_views(
+        self, vectors: NDArray[np.float32], paths: Sequence[str]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+        """Rows to learn from, the images first; of which image each is; and its fold group."""
+        of = np.arange(len(vectors))
+        # Copies of a picture must not be in two folds: the one would tell of the other.
+        _, copies = np.unique(vectors, axis=0, return_inverse=True)
+        copies = copies.reshape(-1)
+        if not self.augment:
+            return vectors, of, copies
+        if not all(paths) or not paths:
+            raise InputError("augment needs image files, not vectors or images in memory")
+        rows, origins = [vectors], [of]
+        views = (View(path, n + 1) for path in paths for n in range(self.augment))
+        found = embed_images(self.encoder_, views, self.store_, workers=self.workers)
+        for number, item in enumerate(found):
+            if not isinstance(item, ImageError):  # the image itself could be read
+                rows.append(item.vector[None])
+                origins.append(np.array([number // self.augment]))
+        of = np.concatenate(origins)
+        return np.concatenate(rows), of, copies[of]
+
+    def suspects(self) -> list[Suspect]:
+        """Training images whose label is likely wrong, the likeliest first.
+
+        Raises:
+            ClipclsError: this classifier was not learnt just now, but read from a file.
+        """
+        if not hasattr(self, "_examples"):
+            raise ClipclsError("suspects are found among the images that fit() was given")
+        from clipcls.suspects import find_suspects
+
+        vectors, codes, paths = self._examples
+        return find_suspects(self.probe_, vectors, codes, self.classes_.tolist(), paths)
+
+    # -- its file -----------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes its file, which is whole or not there.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        from clipcls.writers import write_bytes
+
+        self._check_fitted()
+        write_bytes(Path(path), self._bytes())
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        model: str | Encoder | None = None,
+        **settings: Any,
+    ) -> FewShotClassifier:
+        """Reads a classifier's file.
+
+        Args:
+            path: the file.
+            model: None: the model named in the file.
+            settings: device, precision, store, ... as for the class.
+
+        Raises:
+            ClassifierError: it cannot be read, is no classifier, or is for another model.
+            ModelError, StoreError, CalibrationError: a setting cannot be used.
+        """
+        name = os.fspath(path)
+        learnt, tensors = _read(name)
+        self = cls(
+            [label for label, _, _ in learnt.labels],
+            learnt.model if model is None else model,
+            prompts=PromptSet(learnt.prompts, learnt.templates),
+            no_words=[label for label, _, words in learnt.labels if not words],
+            augment=learnt.augment,
+            **settings,
+        )
+        self.store_ = open_store(self.store)
+        if isinstance(self.model, str):
+            self.encoder_ = open_encoder(
+                self.model,
+                checkpoint=self.checkpoint,
+                device=self.device,
+                precision=self.precision,
+                batch_size=self.batch_size,
+                engine=self.engine,
+                store=self.store_,
+            )
+        else:
+            self.encoder_ = self.model
+        if self.encoder_.weights != learnt.weights:
+            raise ClassifierError(
+                f"{name}: it is for the model {learnt.model} (weights {learnt.weights[:12]}), not "
+                f"for {self.encoder_.name} ({self.encoder_.weights[:12]}); fit anew"
+            )
+        self.learnt_ = learnt
+        self.classes_ = np.array([label for label, _, _ in learnt.labels])
+        self._use(tensors["coef"], tensors["intercept"], tensors["learnt_from"])
+        return self
+
+    def _use(
+        self,
+        coef: NDArray[np.float32],
+        intercept: NDArray[np.float64],
+        learnt_from: NDArray[np.uint8],
+    ) -> None:
+        """Sets what answering needs."""
+        self.hierarchy_, self._level = None, None
+        self.weights_, self.intercept_, self._learnt_from = coef, intercept, learnt_from
+        # A last column for the intercept, which every image meets with a 1.
+        rows = np.column_stack([coef.astype(np.float64), intercept])
+        self._exact_weights = rows
+        self._lengths = np.linalg.norm(rows[:, :-1], axis=1)
+        self.index_ = FlatIndex(rows.astype(np.float32))
+        self.digest_ = hashlib.sha256(self._bytes()).hexdigest()[:12]
+        self.calibration_ = self._usable_calibration()
+        self.temperature_ = self.calibration_.temperature if self.calibration_ else 1.0
+        self.made_by_ = Provenance(
+            self.encoder_.name,
+            self.encoder_.weights[:12],
+            self.encoder_.precision,
+            self.learnt_.prompts,
+            self.calibration_.digest if self.calibration_ else "",
+            self.digest_,
+        )
+
+    def _bytes(self) -> bytes:
+        from safetensors.numpy import save
+
+        return save(
+            {
+                "coef": np.ascontiguousarray(self.weights_),
+                "intercept": np.ascontiguousarray(self.intercept_),
+                "learnt_from": np.ascontiguousarray(self._learnt_from),
+            },
+            {"clipcls": json.dumps({"format": _FORMAT, **asdict(self.learnt_)})},
+        )
+
+    @property
+    def identity_(self) -> Identity:
+        """What a calibration of this classifier is made for."""
+        from clipcls.calibration import Identity
+
+        learnt = self.learnt_
+        return Identity(
+            learnt.model,
+            learnt.weights,
+            learnt.precision,
+            learnt.prompts,
+            learnt.templates,
+            tuple((label, "") for label, _, _ in learnt.labels),
+            self.digest_,
+        )
+
+    def learnt_from(self, paths: Iterable[str]) -> int:
+        """How many of these image files it was learnt from, by their content."""
+        known = set(map(bytes, self._learnt_from))
+        return sum(self._hash(path)[:_HASH] in known for path in paths)
+
+    # -- answering: logits are linear in the image, with an intercept -------------------------
+
+    def predict(self, X: Any) -> NDArray[np.str_]:
+        """The best label of each image, str (n,); of equal ones the first in `classes_`.
+
+        Raises:
+            ImageError: an image cannot be read.
+        """
+        _, rows = self.index_.search(_with_one(self.vectors(X)), 1)
+        return self.classes_[rows[:, 0]]
+
+    def match(
+        self, vectors: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        """The k best classes of each image vector, as `ZeroShotClassifier.match`."""
+        logits, rows = self.index_.search(_with_one(vectors), k)
+        # The index keeps the intercepts in float32; a score is of the file's own.
+        logits += (self.intercept_ - self.intercept_.astype(np.float32))[rows]
+        scores = np.exp(logits / self.temperature_ - self._log_total(vectors, self.temperature_))
+        lengths = np.where(self._lengths[rows] > 0, self._lengths[rows], 1)
+        similarities = (logits - self.intercept_[rows]) / lengths
+        return np.minimum(scores, 1.0), similarities, rows
+
+    def _logits(
+        self, vectors: NDArray[np.float32], weights: NDArray[np.float64], temperature: float
+    ) -> NDArray[np.float64]:
+        logits: NDArray[np.float64] = vectors.astype(np.float64) @ weights[:, :-1].T
+        logits += weights[:, -1]
+        if temperature != 1:
+            logits /= temperature
+        return logits
+
+    def _best_logits(
+        self, vectors: NDArray[np.float32], similarities: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        logits, rows = self.index_.search(_with_one(vectors), 1)
+        logits += (self.intercept_ - self.intercept_.astype(np.float32))[rows]
+        return logits[:, 0]
+
+
+def _with_one(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.column_stack([vectors, np.ones(len(vectors), np.float32)])
+
+
+def _names_of(data: LabelledData) -> list[str]:
+    """The data's labels as words: `_` in the name of a folder stands for a space."""
+    names = [label for labels in data.labels for label in labels]
+    return [name.replace("_", " ") for name in names] if os.path.isdir(data.source) else names
+
+
+def _cross_validation(probe: Any) -> dict[str, float]:
+    if not probe.cv_images_:
+        return {}
+    figures = {
+        "images": probe.cv_images_,
+        "accuracy": round(probe.cv_accuracy_, 6),
+        "nll": round(probe.cv_loss_, 6),
+    }
+    if np.isfinite(probe.cv_text_accuracy_):
+        figures["accuracy_of_words"] = round(probe.cv_text_accuracy_, 6)
+    return figures
+
+
+def _read(name: str) -> tuple[Learnt, dict[str, NDArray[Any]]]:
+    """What a classifier's file holds."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        data = Path(name).read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ClassifierError(f"{name}: cannot be read: {reason}") from error
+    try:
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        record = json.loads(header["__metadata__"]["clipcls"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        cut = "is cut off or damaged, or " if name.endswith(".safetensors") else ""
+        raise ClassifierError(f"{name}: {cut}is no classifier; make it by `clipcls fit`") from error
+    if not isinstance(record, dict) or record.get("format") != _FORMAT:
+        raise ClassifierError(
+            f"{name}: is no classifier of this version of clipcls; make it by `clipcls fit`"
+        )
+    try:
+        learnt = Learnt(
+            model=str(record["model"]),
+            weights=str(record["weights"]),
+            precision=str(record["precision"]),
+            prompts=str(record["prompts"]),
+            templates=tuple(str(text) for text in record["templates"]),
+            labels=tuple((str(n), int(count), bool(w)) for n, count, w in record["labels"]),
+            augment=int(record["augment"]),
+            method=dict(record["method"]),
+            cross_validation=dict(record["cross_validation"]),
+            versions=dict(record["versions"]),
+        )
+        coef, intercept, seen = (tensors[key] for key in ("coef", "intercept", "learnt_from"))
+        if (
+            not (coef.dtype == np.float32 and coef.ndim == 2 and np.isfinite(coef).all())
+            or not (intercept.dtype == np.float64 and np.isfinite(intercept).all())
+            or not len(learnt.labels) == len(coef) == intercept.size >= 2
+            or not (seen.dtype == np.uint8 and seen.ndim == 2 and seen.shape[1] == _HASH)
+        ):
+            raise ValueError
+    except (KeyError, TypeError, ValueError) as error:
+        raise ClassifierError(f"{name}: is a damaged classifier; fit anew") from error
+    return learnt, tensors
+
+
+def _versions() -> dict[str, str]:
+    import importlib.metadata
+
+    from clipcls import __version__
+
+    names = ("open_clip_torch", "scikit-learn")
+    return {
+        "clipcls": __version__,
+        "numpy": np.__version__,
+        **{name: importlib.metadata.version(name) for name in names},
+    }

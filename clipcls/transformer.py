@@ -1,0 +1,115 @@
+"""Images -> vectors as a step of a scikit-learn pipeline."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from clipcls.classifier import open_encoder, open_store
+from clipcls.embedder import embed_images
+from clipcls.encoder import Encoder, Engine, Precision
+from clipcls.errors import ImageError
+from clipcls.store import Store
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["ClipEmbedder"]
+
+
+class ClipEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Turns images into a model's unit vectors; there is nothing to learn.
+
+        make_pipeline(ClipEmbedder("base"), LogisticRegression()).fit(paths, labels)
+
+    Args:
+        model, checkpoint, device, precision, batch_size, engine, workers, store: as for
+            `ZeroShotClassifier`; with a store each image is embedded once, ever.
+
+    Attributes:
+        encoder_: the `Encoder` in use.
+        store_: the `Store` in use, or None.
+
+    >>> ClipEmbedder("mini", store=False).fit_transform(["examples/photos/chelsea.jpg"]).shape
+    (1, 512)
+    """
+
+    def __init__(
+        self,
+        model: str | Encoder = "auto",
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        device: str | None = None,
+        precision: Precision | Literal["auto"] = "auto",
+        batch_size: int | None = None,
+        engine: Engine = "auto",
+        workers: int | None = None,
+        store: bool | str | os.PathLike[str] | Store = True,
+    ) -> None:
+        self.model = model
+        self.checkpoint = checkpoint
+        self.device = device
+        self.precision = precision
+        self.batch_size = batch_size
+        self.engine = engine
+        self.workers = workers
+        self.store = store
+
+    def fit(self, X: object = None, y: object = None) -> ClipEmbedder:
+        """Finds the model; learns nothing.
+
+        Raises:
+            ModelError, StoreError: the parameter cannot be used.
+        """
+        self.store_ = open_store(self.store)
+        if isinstance(self.model, str):
+            self.encoder_: Encoder = open_encoder(
+                self.model,
+                checkpoint=self.checkpoint,
+                device=self.device,
+                precision=self.precision,
+                batch_size=self.batch_size,
+                engine=self.engine,
+                store=self.store_,
+            )
+        else:
+            self.encoder_ = self.model
+        return self
+
+    def transform(
+        self, X: Sequence[str | os.PathLike[str] | Image] | NDArray[Any]
+    ) -> NDArray[np.float32]:
+        """Vectors of paths or PIL images, float32 (n, dim), unit rows.
+
+        Raises:
+            ImageError: an image cannot be read.
+            ValueError: there are no images, which leaves the width of the result unknown.
+        """
+        check_is_fitted(self)
+        if isinstance(X, str | os.PathLike):
+            raise TypeError("X is a sequence of images; for one image write [image]")
+        items = [str(item) if isinstance(item, np.str_) else item for item in X]
+        rows = []
+        for item in embed_images(self.encoder_, items, self.store_, workers=self.workers):
+            if isinstance(item, ImageError):
+                raise item
+            rows.append(item.vector)
+        if not rows:
+            raise ValueError("X holds no images")
+        return np.stack(rows)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.requires_fit = True
+        return tags
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "encoder_")

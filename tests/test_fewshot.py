@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ColourEncoder
+from safetensors.numpy import load_file, save_file
+from scipy.special import softmax
+from sklearn.base import clone
+
+from clipcls import (
+    ClipEmbedder,
+    FewShotClassifier,
+    LinearProbe,
+    ZeroShotClassifier,
+    calibrate,
+    evaluate,
+)
+from clipcls.errors import (
+    CalibrationError,
+    ClassifierError,
+    ClipclsError,
+    ImageError,
+    InputError,
+    LabelsError,
+    OutputError,
+)
+
+Paint = Callable[..., str]
+# What the labels mean here is not what the words say: that can only be learnt from images.
+MEANING = {"red": (230, 120, 20), "green": (40, 200, 200), "blue": (200, 30, 200)}
+LABELS = list(MEANING)
+
+
+def painted(paint: Paint, count: int = 6, seed: int = 0, folder: str = "in") -> dict[str, str]:
+    rng = np.random.default_rng(seed)
+    data = {}
+    for label, colour in MEANING.items():
+        for number in range(count):
+            shade = np.clip(np.array(colour) + rng.integers(-30, 31, size=3), 0, 255)
+            name = f"{folder}/{label}/{seed}-{number}.png"
+            data[paint(name, tuple(int(c) for c in shade))] = label
+    return data
+
+
+@pytest.fixture
+def learnt(encoder: ColourEncoder, paint: Paint) -> FewShotClassifier:
+    classifier = FewShotClassifier(LABELS, encoder, store=False)
+    return classifier.fit(list(painted(paint).items()))
+
+
+def test_it_learns_what_words_do_not_say(
+    learnt: FewShotClassifier, encoder: ColourEncoder, paint: Paint
+) -> None:
+    others = painted(paint, 20, seed=1, folder="out")
+    paths, labels = list(others), list(others.values())
+    by_words = ZeroShotClassifier(LABELS, encoder, store=False).fit()
+    assert learnt.score(paths, labels) > 0.95 > by_words.score(paths, labels) + 0.1
+    figures = learnt.learnt_.cross_validation
+    assert figures["images"] == 18
+    assert figures["accuracy"] > figures["accuracy_of_words"]
+    assert learnt.learnt_.labels == (("red", 6, True), ("green", 6, True), ("blue", 6, True))
+
+
+def test_scores_are_the_softmax_of_the_probes_logits(
+    learnt: FewShotClassifier, encoder: ColourEncoder, paint: Paint
+) -> None:
+    paths = list(painted(paint, 4, seed=1))
+    vectors = np.stack([item.vector for item in learnt.embed(paths)])
+    expected = softmax(learnt.probe_._logits(vectors), axis=1)
+    np.testing.assert_allclose(learnt.predict_proba(paths), expected, atol=1e-5)
+    for result, scores, vector in zip(
+        learnt.classify(paths, top=3), expected, vectors, strict=True
+    ):
+        order = np.argsort(-scores)
+        assert [c.label for c in result.top] == [LABELS[k] for k in order]
+        np.testing.assert_allclose([c.score for c in result.top], scores[order], atol=1e-5)
+        row = learnt.weights_[order[0]]
+        cosine = row @ vector / np.linalg.norm(row)
+        assert result.top[0].similarity == pytest.approx(cosine, abs=1e-5)
+        assert result.record()["classifier"] == learnt.digest_
+    sure = [r.label for r in learnt.classify(paths, min_score=0.9, min_margin=0.85)]
+    top = np.sort(expected, axis=1)
+    unsure = (top[:, -1] < 0.9) | (top[:, -1] - top[:, -2] < 0.85)
+    assert [label == "unknown" for label in sure] == unsure.tolist()
+
+
+def test_a_file_gives_the_same_answers(
+    learnt: FewShotClassifier, encoder: ColourEncoder, paint: Paint, tmp_path: Path
+) -> None:
+    learnt.save(tmp_path / "c.safetensors")
+    assert [p.name for p in tmp_path.glob("c.*")] == ["c.safetensors"]
+    found = FewShotClassifier.load(tmp_path / "c.safetensors", encoder, store=False)
+    paths = list(painted(paint, 4, seed=1))
+    assert list(found.classify(paths, top=2)) == list(learnt.classify(paths, top=2))
+    assert (found.learnt_, found.digest_) == (learnt.learnt_, learnt.digest_)
+    assert found.made_by_ == learnt.made_by_
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(found)).weights_, found.weights_)
+    with pytest.raises(ClipclsError, match="fit"):
+        found.suspects()
+    with pytest.raises(OutputError, match="nowhere"):
+        learnt.save(tmp_path / "nowhere" / "c.safetensors")
+
+
+def test_a_file_for_another_model_is_refused_with_the_difference(
+    learnt: FewShotClassifier, tmp_path: Path
+) -> None:
+    learnt.save(tmp_path / "c.safetensors")
+    other = ColourEncoder()
+    other.name, other.weights = "shapes", "5a" * 32
+    with pytest.raises(ClassifierError, match=r"c.safetensors: .* colours .*c0c0.* shapes .*5a5a"):
+        FewShotClassifier.load(tmp_path / "c.safetensors", other, store=False)
+
+
+def test_files_that_are_no_classifier_are_refused(
+    learnt: FewShotClassifier, encoder: ColourEncoder, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.safetensors"
+    learnt.save(path)
+    whole, tensors = path.read_bytes(), load_file(path)
+    record = {"format": "clipcls classifier 1"}
+    damaged = {**tensors, "coef": tensors["coef"] * np.float32(np.nan)}
+    header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])["__metadata__"]
+
+    def refused(match: str) -> None:
+        with pytest.raises(ClassifierError, match=match):
+            FewShotClassifier.load(path, encoder, store=False)
+
+    for size in (0, 4, 200, len(whole) - 3):
+        path.write_bytes(whole[:size])
+        refused("cut off or damaged")
+    path.write_text('{"a": 1}' * 100)
+    refused("no classifier")
+    save_file(tensors, path)
+    refused("no classifier")
+    save_file(tensors, path, {"clipcls": json.dumps({"format": "clipcls classifier 9"})})
+    refused("this version")
+    save_file(tensors, path, {"clipcls": json.dumps(record)})
+    refused("damaged")
+    save_file(damaged, path, header)
+    refused("damaged")
+    path.unlink()
+    refused("no such file")
+
+
+def test_a_folder_names_its_own_labels(
+    encoder: ColourEncoder, paint: Paint, tmp_path: Path
+) -> None:
+    painted(paint)
+    shutil.move(tmp_path / "in/red", tmp_path / "in/light_red")
+    learnt = FewShotClassifier(model=encoder, store=False).fit(tmp_path / "in")
+    assert learnt.classes_.tolist() == ["blue", "green", "light red"]
+    assert any("light red" in text for text in encoder.texts)
+
+
+def test_labels_without_images_without_words_and_unknown_ones(
+    encoder: ColourEncoder, paint: Paint
+) -> None:
+    data = painted(paint)
+    white = [paint(f"in/white/{n}.png", (250 - n, 250, 250)) for n in range(6)]
+    learnt = FewShotClassifier(
+        [*LABELS, "yellow"], encoder, store=False, no_words=["blue", "code-7"]
+    )
+    strange = paint("in/black/1.png", (0, 0, 0))
+    learnt.fit([*data.items(), *((path, "code-7") for path in white), (strange, "black")])
+    assert learnt.classes_.tolist() == [*LABELS, "yellow", "code-7"]
+    assert [words for _, _, words in learnt.learnt_.labels] == [True, True, False, True, False]
+    assert learnt.set_aside_.without_images == ("yellow",)
+    assert learnt.set_aside_.no_labels == {"black": 1}
+    assert learnt.predict(white[:1]).tolist() == ["code-7"]
+
+
+def test_what_cannot_be_learnt_from_is_refused(encoder: ColourEncoder, paint: Paint) -> None:
+    red, blue = paint("r.png", "red"), paint("b.png", "blue")
+
+    def fit(data: list[tuple[str, str]], labels: list[str] = LABELS) -> FewShotClassifier:
+        return FewShotClassifier(labels, encoder, store=False).fit(data)
+
+    with pytest.raises(InputError, match="only the label 'red' has images"):
+        fit([(red, "red")])
+    with pytest.raises(LabelsError, match="one label"):
+        fit([(red, "red")], ["red"])
+    with pytest.raises(InputError, match=r"r.png has the labels 'red', 'blue'"):
+        fit([(red, ["red", "blue"]), (blue, "blue")])
+    with pytest.raises(InputError, match="labelled images"):
+        FewShotClassifier(LABELS, encoder, store=False).fit()
+    with pytest.raises(InputError, match="'pink' is none of the labels"):
+        FewShotClassifier(LABELS, encoder, store=False).fit([red, blue], ["red", "pink"])
+    with pytest.raises(ClipclsError, match="not fitted"):
+        FewShotClassifier(LABELS, encoder, store=False).save("c.safetensors")
+
+
+def test_one_image_a_label_is_enough(encoder: ColourEncoder, paint: Paint) -> None:
+    learnt = FewShotClassifier(LABELS, encoder, store=False).fit(list(painted(paint, 1).items()))
+    assert learnt.learnt_.cross_validation == {}
+    assert "nothing can be held out" in learnt.learnt_.summary()
+    others = painted(paint, 10, seed=1)
+    by_words = ZeroShotClassifier(LABELS, encoder, store=False).fit()
+    x, y = list(others), list(others.values())
+    assert learnt.score(x, y) >= by_words.score(x, y)
+
+
+def test_an_unreadable_image_is_set_aside(
+    encoder: ColourEncoder, paint: Paint, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.png").write_text("no image")
+    seen: list[ImageError | None] = []
+    data = [*painted(paint).items(), (str(tmp_path / "bad.png"), "red")]
+    learnt = FewShotClassifier(LABELS, encoder, store=False).fit(data, watch=seen.append)
+    assert [e.path for e in learnt.set_aside_.unreadable] == [str(tmp_path / "bad.png")]
+    assert len(seen) == 19
+
+
+def test_vectors_and_labels_as_scikit_learn_gives_them(
+    learnt: FewShotClassifier, encoder: ColourEncoder, paint: Paint
+) -> None:
+    data = painted(paint)
+    vectors = np.stack([item.vector for item in learnt.embed(data)])
+    other = clone(FewShotClassifier(LABELS, encoder, store=False))
+    other.fit(vectors, list(data.values()))
+    np.testing.assert_allclose(other.weights_, learnt.weights_, atol=1e-4)
+    assert other.get_params()["no_words"] == ()
+    with pytest.raises(InputError, match="augment"):
+        other.set_params(augment=2).fit(vectors, list(data.values()))
+    with pytest.raises(ValueError, match=r"NaN|infinity|finite"):
+        clone(other).set_params(augment=0).fit(np.full((2, 3), np.nan), ["red", "blue"])
+
+
+def test_learning_from_and_judging_by_the_same_images_is_told(
+    learnt: FewShotClassifier, paint: Paint, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = painted(paint)
+    copy = paint("copy.png", "red")
+    Path(copy).write_bytes(Path(next(iter(data))).read_bytes())
+    others = painted(paint, 4, seed=1)
+    evaluate(learnt, list(others.items()))
+    assert caplog.text == ""
+    evaluate(learnt, [*others.items(), (copy, "red")])
+    assert "learnt from 1 of these 13 images" in caplog.text
+
+
+def test_the_same_picture_with_two_labels_is_told_and_held_out_together(
+    encoder: ColourEncoder, paint: Paint, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = painted(paint)
+    first = next(iter(data))
+    copy = paint("copy.png", "red")
+    Path(copy).write_bytes(Path(first).read_bytes())
+    caplog.set_level(logging.WARNING)
+    learnt = FewShotClassifier(LABELS, encoder, store=False).fit([*data.items(), (copy, "blue")])
+    assert "the same picture with two labels" in caplog.text
+    assert first in caplog.text
+    folds = learnt.probe_.folds_
+    assert folds[list(data).index(first)] == folds[-1]
+
+
+def test_views_are_embedded_once_and_stay_in_the_fold_of_their_image(
+    encoder: ColourEncoder, paint: Paint, tmp_path: Path
+) -> None:
+    data = list(painted(paint).items())
+    settings = {"store": tmp_path / "store.sqlite3", "augment": 3}
+    learnt = FewShotClassifier(LABELS, encoder, **settings).fit(data)
+    assert encoder.images == 18 * 4
+    assert learnt.learnt_.augment == 3
+    folds = learnt.probe_.folds_
+    np.testing.assert_array_equal(folds, np.concatenate([folds[:18], np.repeat(folds[:18], 3)]))
+    again = FewShotClassifier(LABELS, encoder, **settings).fit(data)
+    assert encoder.images == 18 * 4
+    np.testing.assert_array_equal(again.weights_, learnt.weights_)
+    assert learnt.learnt_.cross_validation["images"] == 18
+    plain = FewShotClassifier(LABELS, encoder, store=False).fit(data)
+    assert not np.array_equal(plain.weights_, learnt.weights_)
+
+
+def test_wrong_labels_are_found(encoder: ColourEncoder, paint: Paint) -> None:
+    data = painted(paint, 12)
+    paths = list(data)
+    wrong = {paths[3]: "green", paths[20]: "blue", paths[30]: "red"}
+    learnt = FewShotClassifier(LABELS, encoder, store=False).fit(list({**data, **wrong}.items()))
+    suspects = learnt.suspects()
+    assert {s.path for s in suspects} == set(wrong)
+    assert [s.likelier for s in suspects] == [data[s.path] for s in suspects]
+    assert [s.score for s in suspects] == sorted(s.score for s in suspects)
+    assert suspects[0].record()["label"] == wrong[suspects[0].path]
+    clean = FewShotClassifier(LABELS, encoder, store=False).fit(list(data.items()))
+    assert clean.suspects() == []
+
+
+def test_a_calibration_is_for_its_classifier_alone(
+    learnt: FewShotClassifier, encoder: ColourEncoder, paint: Paint, tmp_path: Path
+) -> None:
+    learnt.save(tmp_path / "c.safetensors")
+    others = list(painted(paint, 20, seed=1).items())
+    made, _ = calibrate(learnt, others)
+    made.save(tmp_path / "cal.json")
+    used = FewShotClassifier.load(
+        tmp_path / "c.safetensors", encoder, store=False, calibration=tmp_path / "cal.json"
+    )
+    assert used.temperature_ == made.temperature
+    paths = [path for path, _ in others]
+    sets = [r.label_set for r in used.classify(paths, conformal=0.2)]
+    assert np.mean([y in s for s, (_, y) in zip(sets, others, strict=True)]) >= 0.8
+    raw = learnt.predict_proba(paths).max(axis=1)
+    answered = [r.label != "unknown" for r in used.classify(paths, coverage=0.5)]
+    np.testing.assert_array_equal(answered, raw > used.cut(coverage=0.5).score)
+    with pytest.raises(CalibrationError, match=r"for the classifier .* not for zero-shot answers"):
+        ZeroShotClassifier(LABELS, encoder, store=False, calibration=made).fit()
+    more = FewShotClassifier(LABELS, encoder, store=False, calibration=made)
+    with pytest.raises(CalibrationError, match=f"not for the classifier (?!{learnt.digest_})"):
+        more.fit(others)
+    zero_shot = ZeroShotClassifier(LABELS, encoder, store=False).fit()
+    by_words, _ = calibrate(zero_shot, others)
+    with pytest.raises(CalibrationError, match="zero-shot answers, not for the classifier"):
+        FewShotClassifier.load(
+            tmp_path / "c.safetensors", encoder, store=False, calibration=by_words
+        )
+
+
+def test_the_embedder_is_a_step_of_a_pipeline(
+    encoder: ColourEncoder, paint: Paint, tmp_path: Path
+) -> None:
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import make_pipeline
+
+    data = painted(paint)
+    paths, labels = list(data), list(data.values())
+    embedder = ClipEmbedder(encoder, store=False)
+    rows = embedder.fit_transform(paths)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(embedder.transform(np.array(paths)), rows)
+    search = GridSearchCV(make_pipeline(embedder, LinearProbe()), {"linearprobe__folds": [2, 3]})
+    assert search.set_params(cv=2).fit(paths, labels).score(paths, labels) == 1
+    with pytest.raises(ImageError, match=r"no\.png"):
+        embedder.transform([str(tmp_path / "no.png")])
+    with pytest.raises(TypeError, match=r"\[image\]"):
+        embedder.transform(paths[0])
+    with pytest.raises(ValueError, match="no images"):
+        embedder.transform([])

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from clipcls import LinearProbe
+from clipcls.probe import _best_shares, held_out_folds
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def few(
+    n_classes: int = 5,
+    shots: int = 6,
+    dim: int = 24,
+    noise: float = 0.25,
+    seed: int = 0,
+    off: float = 0.06,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Words, training images and labels, and others to see: words point `off` their images."""
+    rng = np.random.default_rng(seed)
+    centres = unit(rng.normal(size=(n_classes, dim)))
+    words = unit(centres + off * rng.normal(size=(n_classes, dim)) + 1)
+    y, others = np.repeat(np.arange(n_classes), shots), np.repeat(np.arange(n_classes), 100)
+    X, Z = (unit(centres[k] + noise * rng.normal(size=(len(k), dim))) for k in (y, others))
+    return words, X, y, Z, others
+
+
+def by_sklearn(X: np.ndarray, y: np.ndarray, ridge: float) -> Ridge:
+    spread = ((X - X.mean(axis=0)) ** 2).sum(axis=1).mean()
+    return Ridge(alpha=ridge * spread).fit(X, np.eye(y.max() + 1)[y])
+
+
+@parametrize_with_checks([LinearProbe()])
+def test_scikit_learns_own_checks(estimator, check) -> None:
+    check(estimator)
+
+
+@pytest.mark.parametrize("shots", [3, 12])
+def test_logits_are_a_share_of_the_words_and_of_scikit_learns_ridge(shots: int) -> None:
+    words, X, y, Z, _ = few(shots=shots)
+    probe = LinearProbe(words, np.arange(5), logit_scale=60).fit(X, y)
+    share, images, mean = probe.shares_
+    means = np.stack([X[y == k].mean(axis=0) for k in range(5)]).mean(axis=0)
+    middle = 60 * (words - words.mean(axis=0))
+    expected = share * Z @ middle.T - mean * middle @ means
+    expected += images * (by_sklearn(X, y, probe.ridge_).predict(Z) - 1 / 5)
+    np.testing.assert_allclose(probe.decision_function(Z), expected, atol=1e-8)
+    assert share > 0.1
+    assert images > 1
+
+
+@pytest.mark.parametrize("shots", [3, 12])
+def test_held_out_scores_are_those_of_probes_learnt_without_the_fold(shots: int) -> None:
+    words, X, y, _, _ = few(shots=shots, noise=0.5)
+    probe = LinearProbe(words, np.arange(5), logit_scale=60).fit(X, y)
+    middle = 60 * (words - words.mean(axis=0))
+    share, images, mean = probe.shares_
+    found = np.full((len(X), 5), np.nan)
+    for rows, scores in probe.cross_validated(X):
+        assert np.isnan(found[rows]).all()
+        found[rows] = scores
+        rest = np.setdiff1d(
+            np.arange(len(X)), np.flatnonzero(probe.folds_ == probe.folds_[rows[0]])
+        )
+        ridge = by_sklearn(X[rest], y[rest], probe.ridge_)
+        level = np.bincount(y[rest], minlength=5) / len(rest) - 1 / 5
+        means = np.stack([X[rest][y[rest] == k].mean(axis=0) for k in range(5)]).mean(axis=0)
+        logits = share * X[rows] @ middle.T - mean * middle @ means
+        logits += images * (ridge.predict(X[rows]) - ridge.predict(X[rest]).mean(axis=0) + level)
+        np.testing.assert_allclose(scores, softmax(logits, axis=1), atol=1e-8)
+    right = found[np.arange(len(X)), y]
+    assert probe.cv_loss_ == pytest.approx(-np.log(right).mean())
+    assert probe.cv_accuracy_ == (found.argmax(axis=1) == y).mean()
+
+
+def test_shares_are_scipys_optimum() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.integers(0, 4, size=60)
+    parts = [rng.normal(size=(60, 4)) + w * np.eye(4)[truth] for w in (0.5, 2, 0)]
+    usual, spread = np.array([0.5, 3.0, 0.1]), np.array([0.3, 3.0, 0.4])
+
+    def loss(shares: np.ndarray) -> float:
+        scores = log_softmax(sum(s * p for s, p in zip(shares, parts, strict=True)), axis=1)
+        away = (shares - usual) / spread
+        return float(-scores[np.arange(60), truth].sum() + 0.5 * away @ away)
+
+    expected = minimize(loss, usual, tol=1e-12).x
+    np.testing.assert_allclose(_best_shares(parts, truth, usual, spread), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("shots", [1, 2, 4, 8])
+@pytest.mark.parametrize("off", [0.06, 0.25])
+def test_it_is_better_than_words_and_than_logistic_regression(shots: int, off: float) -> None:
+    rows = []
+    for seed in range(5):
+        words, X, y, Z, truth = few(20, shots, noise=0.3, seed=seed, off=off)
+        probe = LinearProbe(words, np.arange(20), logit_scale=60).fit(X, y)
+        by_words = ((Z @ words.T).argmax(axis=1) == truth).mean()
+        plain = GridSearchCV(LogisticRegression(), {"C": [1, 10, 100]}, cv=min(shots, 3))
+        plain = plain if shots > 1 else LogisticRegression()
+        rows.append((probe.score(Z, truth), by_words, plain.fit(X, y).score(Z, truth)))
+    ours, by_words, plain = np.mean(rows, axis=0)
+    # At 0.06 the words are as good as anything could be, which one image a label cannot tell.
+    assert ours > by_words - (0.05 if shots == 1 and off < 0.1 else 0)
+    assert ours > plain - 0.01
+
+
+def test_words_that_say_nothing_are_left_and_good_ones_kept() -> None:
+    words, X, y, Z, truth = few(8, 8, noise=0.4)
+    good = LinearProbe(words, np.arange(8), logit_scale=60).fit(X, y)
+    nonsense = LinearProbe(unit(np.random.default_rng(3).normal(size=words.shape)), np.arange(8))
+    nonsense.set_params(logit_scale=60).fit(X, y)
+    none = LinearProbe().fit(X, y)
+    assert good.score(Z, truth) > none.score(Z, truth)
+    assert nonsense.score(Z, truth) > none.score(Z, truth) - 0.03
+    assert abs(nonsense.shares_[0]) < good.shares_[0] / 3
+    assert none.shares_[0] == 0
+
+
+def test_a_label_without_images_keeps_its_words_and_one_without_words_is_learnt() -> None:
+    words, X, y, Z, truth = few(6, 8)
+    words[5] = np.nan
+    kept = y != 0
+    probe = LinearProbe(words, np.arange(6), logit_scale=60).fit(X[kept], y[kept])
+    right = probe.predict(Z) == truth
+    assert [right[truth == k].mean() > 0.5 for k in range(6)] == [True] * 6
+    # Neither need the words name all labels: others of y come after them.
+    named = LinearProbe(words[:5], ["a", "b", "c", "d", "e"], logit_scale=60)
+    named.fit(X[kept], np.array(list("abcdez"))[y[kept]])
+    assert named.classes_.tolist() == list("abcdez")
+    np.testing.assert_allclose(named.coef_, probe.coef_, atol=1e-9)
+
+
+def test_one_image_a_label_is_measured_by_nothing_and_better_than_words() -> None:
+    words, X, y, Z, truth = few(10, 1)
+    probe = LinearProbe(words, np.arange(10), logit_scale=60).fit(X, y)
+    assert probe.folds_ is None
+    assert (probe.cv_images_, np.isnan(probe.cv_accuracy_)) == (0, True)
+    assert list(probe.cross_validated(X)) == []
+    assert probe.score(Z, truth) >= ((Z @ words.T).argmax(axis=1) == truth).mean()
+
+
+def test_scores_are_probabilities_that_mean_what_they_say() -> None:
+    words, X, y, Z, truth = few(10, 16, noise=0.5)
+    probe = LinearProbe(words, np.arange(10), logit_scale=60).fit(X, y)
+    scores = probe.predict_proba(Z)
+    np.testing.assert_allclose(scores.sum(axis=1), 1)
+    assert scores.max(axis=1).mean() == pytest.approx(probe.score(Z, truth), abs=0.05)
+    assert -np.log(scores[np.arange(len(Z)), truth]).mean() == pytest.approx(
+        probe.cv_loss_, abs=0.2
+    )
+
+
+def test_many_images_of_one_label_do_not_drown_another() -> None:
+    words, X, y, Z, truth = few(3, 60, noise=0.3)
+    kept = (y > 0) | (np.arange(len(y)) < 4)  # 4, 60 and 60
+    probe = LinearProbe(words, np.arange(3), logit_scale=60).fit(X[kept], y[kept])
+    assert (probe.predict(Z) == truth)[truth == 0].mean() > 0.7
+
+
+def test_folds_are_even_and_groups_stay_together() -> None:
+    codes = np.repeat([0, 1, 2], [7, 4, 2])
+    folds = held_out_folds(codes, 4)
+    counts = np.array([np.bincount(folds[codes == k], minlength=4) for k in range(3)])
+    assert (counts.max(axis=1) - counts.min(axis=1) <= 1).all()
+    assert np.ptp(np.bincount(folds)) <= 1
+    groups = np.array([0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 6, 7, 7])
+    folds = held_out_folds(codes, 10, groups)
+    assert all(len(set(folds[groups == g])) == 1 for g in range(8))
+    assert held_out_folds(np.array([0, 0, 1, 1]), 5, [3, 3, 4, 4]) is None
+    assert held_out_folds(np.arange(4), 5) is None
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_vectors_that_are_not_finite_are_refused(bad: float) -> None:
+    _, X, y, _, _ = few()
+    X[3, 2] = bad
+    with pytest.raises(ValueError, match=r"NaN|infinity"):
+        LinearProbe().fit(X, y)
+
+
+def test_words_that_do_not_fit_are_refused() -> None:
+    words, X, y, _, _ = few()
+    with pytest.raises(ValueError, match=r"text has shape \(5, 3\)"):
+        LinearProbe(words[:, :3], np.arange(5)).fit(X, y)
+    with pytest.raises(ValueError, match="twice"):
+        LinearProbe(words, [0, 1, 2, 3, 3]).fit(X, y)
+
+
+def test_it_works_inside_scikit_learn() -> None:
+    words, X, y, _, _ = few()
+    probe = LinearProbe(words, np.arange(5), logit_scale=60)
+    assert cross_val_score(probe, X, y, cv=3).mean() > 0.9
+    assert clone(probe).fit(X.astype(np.float32), y).coef_.dtype == np.float64
