@@ -164,6 +164,7 @@ class Identity:
             templates=tuple(str(text) for text in data["templates"]),
             labels=tuple((str(label), str(digest)) for label, digest in data["labels"]),
             background=str(data.get("background", "")),
+            classifier=str(data.get("classifier", "")),
         )
 
 

@@ -454,7 +454,7 @@ class FewShotClassifier(ZeroShotClassifier):
             learnt.prompts,
             learnt.templates,
             tuple((label, "") for label, _, _ in learnt.labels),
-            self.digest_,
+            classifier=self.digest_,
         )
 
     def learnt_from(self, paths: Iterable[str]) -> int:

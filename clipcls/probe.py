@@ -175,8 +175,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         alone = _best_shares(
             [words, np.broadcast_to(-whole.mean_words[seen], words.shape)],
             truth[rows],
-            np.array([1.0, 0.5]),
-            np.array([1.5, 1.0]),
+            np.array([1.0, 0.0]),
+            np.array([1.5, 0.5]),
         )
         missed = (words.argmax(axis=1) != truth[rows]).sum()
         # A few images that all are right do not prove that words never miss.

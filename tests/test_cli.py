@@ -177,6 +177,15 @@ def test_paths_on_stdin_and_bad_files_among_them(clipcls, tmp_path: Path) -> Non
         (("classify", "--multi", "-l", "a", "--error", "0.1", CHELSEA), "--error is for one label"),
         (("classify", "--multi", "-l", "a", "--min-margin", "0.1", CHELSEA), "--min-margin is for"),
         (("evaluate", "--multi", "-l", "a", "--compare", "model=b", "t.csv"), "--compare is for"),
+        (("fit", str(PHOTOS)), "--output"),
+        (("fit", "-m", "mini", "-o", "c", str(PHOTOS)), "make one per class"),
+        (("fit", "-m", "mini", "-o", "c", "no-such-folder"), "no-such-folder"),
+        (("classify", "--classifier", "c", "-l", "a", CHELSEA), "-l and --classifier exclude"),
+        (("classify", "--classifier", "c", "--none", CHELSEA), "--none and --classifier exclude"),
+        (("calibrate", "--classifier", "c", "--multi", "-o", "d", "t.csv"), "--multi and --class"),
+        (("classify", "--classifier", "no-such-file", CHELSEA), "no-such-file: cannot be read"),
+        (("classify", "--classifier", CHELSEA, CHELSEA), "is no classifier"),
+        (("evaluate", "--classifier", "c", "--compare", "model=b", "t.csv"), "need --labels"),
         (("search",), "what to search for"),
         (("nonsense",), "nonsense"),
     ],
@@ -282,6 +291,71 @@ def test_calibrate_and_what_it_is_good_for(clipcls, tmp_path: Path) -> None:
     other = clipcls("classify", "-m", "mini", "-l", "cat", "--calibration", str(file), CHELSEA)
     assert other.returncode == 2
     assert "made with the labels 'dog', 'cow', 'horse', ..." in other.stderr
+
+
+@pytest.fixture
+def kinds(tmp_path: Path) -> Path:
+    """Twelve of the shipped photos by what they show; the folders' names do not say it well."""
+    folder = tmp_path / "kinds"
+    photos = {
+        "kind_a": ["chelsea", "churchill", "on-guard", "perth"],
+        "kind_b": ["bavaria", "garden", "meadow", "summer-palace"],
+        "kind_c": ["kitchen", "pikolo", "shed", "studio"],
+    }
+    for kind, names in photos.items():
+        (folder / kind).mkdir(parents=True)
+        for name in names:
+            shutil.copy(PHOTOS / f"{name}.jpg", folder / kind)
+    return folder
+
+
+def test_fit_and_what_it_is_good_for(clipcls, kinds: Path, tmp_path: Path) -> None:
+    file = tmp_path / "c.safetensors"
+    done = clipcls("fit", "-m", "mini", str(kinds), "-o", str(file), "--check-labels")
+    assert done.returncode == 0, done.stderr
+    assert "learnt 3 labels from 12 images; accuracy on images held out" in done.stderr
+    suspects = list(csv.DictReader(done.stdout.splitlines()))
+    assert f"labels that are likely wrong: {len(suspects)}" in done.stderr
+
+    common = ("classify", "--classifier", str(file))  # the model is the one in the file
+    others = [str(PHOTOS / f"{name}.jpg") for name in ("zoo", "pasture", "picos-de-europa")]
+    found = records(clipcls(*common, "-f", "jsonl", "-k", "2", *others).stdout)
+    assert [r["label"] for r in found] == ["kind a", "kind a", "kind b"]
+    assert {r["model"] for r in found} == {"mini"}
+    assert len({r["classifier"] for r in found}) == 1
+    assert [len(r["top"]) for r in found] == [2, 2, 2]
+    flat = clipcls(*common, "-f", "csv", "--min-score", "1", "--min-margin", "0.5", *others)
+    rows = list(csv.DictReader(flat.stdout.splitlines()))
+    assert [r["label"] for r in rows] == ["unknown"] * 3
+    assert rows[0]["classifier"] == found[0]["classifier"]
+
+    again = clipcls("evaluate", *common[1:], "-f", "json", str(kinds))
+    assert json.loads(again.stdout)["figures"]["accuracy"]["value"] == 1
+    assert "learnt from 12 of these 12 images" in again.stderr
+    labels = tmp_path / "labels.txt"
+    labels.write_text("kind a\nkind b\nkind c\n")
+    beside = clipcls(
+        *("evaluate", "-m", "mini", "--labels", str(labels), "-f", "json"),
+        *("--compare", f"classifier={file}", str(kinds)),
+    )
+    (comparison,) = json.loads(beside.stdout)["compare"]
+    assert comparison["accuracy"] == 1 > comparison["difference"]["value"] > 0
+
+    calibration = tmp_path / "calibration.json"
+    assert clipcls("calibrate", *common[1:], str(kinds), "-o", str(calibration)).returncode == 0
+    assert clipcls(*common, "--calibration", str(calibration), CHELSEA).returncode == 0
+    more = clipcls("fit", "-m", "mini", "--augment", "1", str(kinds), "-o", str(file))
+    assert more.returncode == 0, more.stderr
+    refused = clipcls(*common, "--calibration", str(calibration), CHELSEA)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "it is for the classifier" in refused.stderr
+
+    (kinds / "kind_a" / "text.jpg").write_text("no image")
+    assert clipcls("fit", "-m", "mini", str(kinds), "-o", str(file)).returncode == 1
+    file.write_bytes(file.read_bytes()[:-9])
+    cut = clipcls(*common, CHELSEA)
+    assert (cut.returncode, cut.stdout) == (2, "")
+    assert "cut off or damaged" in cut.stderr
 
 
 def test_none_of_these(clipcls) -> None:
@@ -480,6 +554,8 @@ HEAVY += ("torch", "torchvision", "open_clip", "timm", "transformers", "sklearn"
             ),
             {"numpy", "PIL", "faiss"},
         ),
+        (("fit", "--help"), set()),
+        (("classify", "--classifier", "{classifier}", CHELSEA), {"numpy", "PIL", "faiss"}),
     ],
     ids=[
         "version",
@@ -491,6 +567,8 @@ HEAVY += ("torch", "torchvision", "open_clip", "timm", "transformers", "sklearn"
         "new label",
         "several labels",
         "calibrated",
+        "fit's help",
+        "learnt",
     ],
 )
 def test_what_each_path_imports(cache: Path, tmp_path: Path, clipcls, arguments, expected) -> None:
@@ -513,12 +591,18 @@ def test_what_each_path_imports(cache: Path, tmp_path: Path, clipcls, arguments,
         truth.write_text("\n".join(["path,label", *rows]))
         options = ("-m", "mini", "-l", "cat", "-l", "dog", "-o", str(calibration))
         assert clipcls("calibrate", *options, str(truth)).returncode == 0
+    classifier = tmp_path / "c.safetensors"
+    if "{classifier}" in arguments:
+        truth = tmp_path / "truth.csv"
+        truth.write_text(f"path,label\n{CHELSEA},cat\n{PHOTOS / 'on-guard.jpg'},dog\n")
+        assert clipcls("fit", "-m", "mini", str(truth), "-o", str(classifier)).returncode == 0
     script = (
         "import sys, contextlib; from clipcls.cli import main\n"
         "with contextlib.suppress(SystemExit): main()\n"
         f"print('IMPORTED', *(name for name in {HEAVY} if name in sys.modules))"
     )
-    command = [part.format(new=new, word=word, calibration=calibration) for part in arguments]
+    names = {"new": new, "word": word, "calibration": calibration, "classifier": classifier}
+    command = [part.format(**names) for part in arguments]
     done = subprocess.run(
         [sys.executable, "-c", script, *command],
         env={**os.environ, "XDG_CACHE_HOME": str(cache)},
