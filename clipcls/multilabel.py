@@ -96,6 +96,7 @@ class MultiLabelClassifier:
         Raises:
             LabelsError: there is a class `none of these` or a rank, which have no place here.
             CalibrationError: the calibration is for something else.
+            ClipclsError: the classifier was learnt from images.
         """
         if self.classifier.none:
             raise LabelsError("the label `none of these` is for one label an image; leave it out")
@@ -105,6 +106,8 @@ class MultiLabelClassifier:
             raise CalibrationError("give the calibration to the MultiLabelClassifier")
         if not self.classifier.__sklearn_is_fitted__():
             self.classifier.fit()
+        if self.classifier.identity_.classifier:
+            raise ClipclsError("a learnt classifier is for one label an image; give labels alone")
         encoder = self.classifier.encoder_
         texts = background_texts()
         self.background_ = embed_texts(encoder, texts, self.classifier.store_)

@@ -12,6 +12,7 @@ from scipy.special import softmax
 from clipcls import Calibration, MultiLabelClassifier, ZeroShotClassifier
 from clipcls.embedder import embed_texts
 from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError
+from clipcls.fewshot import FewShotClassifier
 from clipcls.multilabel import DEFAULT_THRESHOLD, background_texts, log_odds, log_shares
 
 Paint = Callable[..., str]
@@ -108,6 +109,16 @@ def test_parameters(names_encoder: NamesEncoder) -> None:
     none = ZeroShotClassifier(LABELS, names_encoder, store=False, none=True)
     with pytest.raises(LabelsError, match="none of these"):
         MultiLabelClassifier(none).fit()
+    ranked = ZeroShotClassifier(["a > red", "b > blue"], names_encoder, store=False, rank=1)
+    with pytest.raises(LabelsError, match="rank"):
+        MultiLabelClassifier(ranked).fit()
+
+
+def test_a_learnt_classifier_is_refused(names_encoder: NamesEncoder, paint: Paint) -> None:
+    data = [(paint(f"{colour}.png", colour), colour) for colour in LABELS]
+    learnt = FewShotClassifier(LABELS, names_encoder, store=False).fit(data)
+    with pytest.raises(ClipclsError, match="learnt classifier"):
+        MultiLabelClassifier(learnt).fit()
 
 
 def test_calibrations_of_the_other_kind_are_refused(names_encoder: NamesEncoder) -> None:
