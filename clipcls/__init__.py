@@ -33,6 +33,7 @@ __all__ = [
     "compare",
     "evaluate",
     "evaluate_multilabel",
+    "suggest",
 ]
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from clipcls.multilabel import MultiLabelClassifier
     from clipcls.predictions import Candidate, MultiLabelPrediction, Prediction
     from clipcls.probe import LinearProbe
+    from clipcls.suggestion import suggest
     from clipcls.transformer import ClipEmbedder
 
 _HOMES = {
@@ -69,6 +71,7 @@ _HOMES = {
     "compare": "comparison",
     "evaluate": "evaluation",
     "evaluate_multilabel": "multievaluation",
+    "suggest": "suggestion",
 }
 
 

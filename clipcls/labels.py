@@ -37,7 +37,15 @@ from clipcls.ready import clean, find_set, numbered, read_text
 if TYPE_CHECKING:
     import yaml
 
-__all__ = ["Label", "LabelSet", "distinct_names", "make_labels", "read_labels", "written"]
+__all__ = [
+    "Label",
+    "LabelSet",
+    "distinct_names",
+    "make_labels",
+    "read_labels",
+    "text_line",
+    "written",
+]
 
 log = logging.getLogger("clipcls")
 
@@ -421,6 +429,12 @@ def _fields(where: str, item: Mapping[Any, Any]) -> dict[str, Any]:
 def written(name: str) -> str:
     r"""A name as it stands in a path: a `>` between white space is written `\>`."""
     return _LITERAL.sub(r"\\\g<0>", name)
+
+
+def text_line(path: Sequence[str]) -> str:
+    r"""A label's path as a line of a text file; one that would be a comment begins with `\`."""
+    line = " > ".join(map(written, path))
+    return "\\" + line if line.lstrip("\\").startswith("#") else line
 
 
 def distinct_names(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

@@ -386,6 +386,35 @@ def test_a_hierarchy_of_labels(clipcls, tmp_path: Path) -> None:
     assert "has no level 'family'; its levels are 1 to 3, by name kingdom, kind" in refused.stderr
 
 
+def test_suggested_labels_are_read_back(clipcls, tmp_path: Path) -> None:
+    words, labels = tmp_path / "words.txt", tmp_path / "labels.txt"
+    words.write_text("cat\npagoda\ncastle\npolar bear\nrocket\nfrying pan\n")
+    photos = [str(PHOTOS / f"{n}.jpg") for n in ("chelsea", "churchill", "dscovr", "kitchen")]
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("no image")
+    common = ("suggest", "-m", "mini", "--vocabulary", str(words))
+    done = clipcls(*common, *photos, str(bad), "-o", str(labels))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "skipped" in done.stderr
+    assert "4 images in 4 clusters: 4 labels" in done.stderr
+    sure = clipcls("classify", "-m", "mini", "--labels", str(labels), "-f", "jsonl", *photos)
+    assert [r["label"] for r in records(sure.stdout)] == [
+        "cat",
+        "polar bear",
+        "rocket",
+        "frying pan",
+    ]
+    one = clipcls(*common, "-q", photos[0])
+    assert (one.returncode, one.stdout.splitlines()[-1]) == (0, "cat")
+    none = clipcls(*common, str(bad), "-o", str(tmp_path / "none.txt"))
+    assert (none.returncode, none.stdout) == (2, "")
+    assert "error: no image could be read; the first: " in none.stderr
+    assert not (tmp_path / "none.txt").exists()
+    wrong = clipcls(*common, photos[0], "-o", "labels.csv")
+    assert wrong.returncode == 2
+    assert "labels.csv: a label file with comments is a .txt file" in wrong.stderr
+
+
 def test_a_result_file_that_cannot_be_written(clipcls, tmp_path: Path) -> None:
     done = clipcls(
         "classify", "-m", "mini", "-l", "cat", "-o", str(tmp_path / "none" / "r.csv"), CHELSEA
@@ -535,6 +564,7 @@ HEAVY += ("torch", "torchvision", "open_clip", "timm", "transformers", "sklearn"
         (("classify", "--help"), set()),
         (("evaluate", "--help"), set()),
         (("calibrate", "--help"), set()),
+        (("suggest", "--help"), set()),
         # Photo and labels known; labels known, photo new; photo known, labels new.
         (("-l", "cat", "-l", "dog", CHELSEA), {"numpy", "PIL", "faiss"}),
         (("-l", "cat", "-l", "dog", "{new}"), {"numpy", "PIL", "faiss", "openvino"}),
@@ -562,6 +592,7 @@ HEAVY += ("torch", "torchvision", "open_clip", "timm", "transformers", "sklearn"
         "help",
         "evaluate's help",
         "calibrate's help",
+        "suggest's help",
         "all known",
         "new photo",
         "new label",

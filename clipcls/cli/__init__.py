@@ -22,6 +22,7 @@ _COMMANDS = (
     "evaluate",
     "calibrate",
     "fit",
+    "suggest",
     "search",
     "models",
     "prompts",

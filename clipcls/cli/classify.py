@@ -48,8 +48,9 @@ if TYPE_CHECKING:
     "--min-score",
     type=NumberRange(0, 1),
     metavar="P",
-    help="Below this score the answer is `unknown`. With --multi a label is given from this score "
-    "on; default: its threshold in the calibration, else 0.15.",
+    help="Below this score the answer is `unknown`, or in a hierarchy the node above that reaches "
+    "it. With --multi a label is given from this score on; default: its threshold in the "
+    "calibration, else 0.15.",
 )
 @click.option(
     "--min-margin",

@@ -285,7 +285,7 @@ def store_of(store_file: Path | None, no_store: bool) -> Store | None:
 
 @contextmanager
 def watching(
-    console: Console, total: int, *, again: bool = False
+    console: Console, total: int | None, *, again: bool = False
 ) -> Iterator[Callable[[ImageError | None], None]]:
     """Shows how far embedding labelled images is; the first time names those that are skipped."""
     skipped = 0

@@ -1,4 +1,5 @@
-"""Records -> table, csv, jsonl; an evaluation -> table, json, html; a calibration -> json.
+"""Records -> table, csv, jsonl; an evaluation -> table, json, html; a calibration -> json;
+suggested labels -> a label file.
 
 A record is a dict as the `record` of its class makes it.
 
@@ -24,6 +25,7 @@ from clipcls.writers.evaluation import EvaluationTable, MultiLabelTable
 from clipcls.writers.html import HtmlReport, MultiLabelReport
 from clipcls.writers.json import JsonWriter
 from clipcls.writers.jsonl import JsonlWriter
+from clipcls.writers.labels import LabelFileWriter
 from clipcls.writers.table import TableWriter
 
 __all__ = ["FORMATS", "Writer", "open_output", "part_of", "write_bytes"]
@@ -39,6 +41,7 @@ FORMATS: dict[str, Callable[[TextIO, int, tuple[str, ...]], Writer]] = {
     "html": HtmlReport,
     "multilabel": MultiLabelTable,
     "multilabel html": MultiLabelReport,
+    "labels": LabelFileWriter,
 }
 
 
