@@ -11,8 +11,8 @@ import inspect
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -261,6 +261,8 @@ class ZeroShotClassifier:
         coverage: float | None = None,
         error: float | None = None,
         conformal: float | None = None,
+        refine: bool = False,
+        watch: Callable[[ImageError | None], None] | None = None,
     ) -> Iterator[Prediction | ImageError]:
         """Classifies images one after the other, in their order, with bounded memory.
 
@@ -276,13 +278,19 @@ class ZeroShotClassifier:
             error: answer as many as can be with at most this share of the answers wrong.
             conformal: give each prediction a `label_set` that holds no right label with this
                 probability at most.
+            refine: let all images decide together, as `clipcls.refinement.refine`: nothing is
+                yielded until the last is embedded, and memory grows with the images. A batch that
+                this does not help is answered as without, which is logged.
+            watch: with `refine` called after each image is embedded, with the `ImageError` if it
+                could not be read.
 
         Yields:
             a `Prediction` for each image, or the `ImageError` that says why there is none.
 
         Raises:
             CalibrationError: `coverage`, `error` or `conformal` without a calibration, or with one
-                that cannot promise that much.
+                that cannot promise that much; `refine` with a calibration.
+            ClipclsError: `refine` with a hierarchy of labels or a learnt classifier.
         """
         self._check_fitted()
         if top < 1:
@@ -293,7 +301,63 @@ class ZeroShotClassifier:
             None if coverage is None and error is None else self.cut(coverage, error).score,
             None if conformal is None else self._calibrated().set_threshold(conformal),
         )
+        if refine:
+            self._check_refinable()
+            return self._classify_together(images, top, rule, watch)
         return self._classify(images, top, rule)
+
+    def _check_refinable(self) -> None:
+        if self.calibration_ is not None:
+            raise CalibrationError(
+                "refined scores are not those of the calibration: what it promises would not hold"
+            )
+        if self.hierarchy_ is not None:
+            raise ClipclsError("answers are not refined where labels have a hierarchy")
+        if self.made_by_.classifier:
+            raise ClipclsError("answers of a learnt classifier are not refined")
+
+    def _classify_together(
+        self,
+        images: Iterable[ImageLike | ImageError],
+        top: int,
+        rule: _Rule,
+        watch: Callable[[ImageError | None], None] | None,
+    ) -> Iterator[Prediction | ImageError]:
+        from clipcls.refinement import objection, refine
+
+        items: list[str | ImageError] = []
+        rows: list[NDArray[np.float32]] = []
+        for embedded in self.embed(images):
+            if not isinstance(embedded, ImageError):
+                rows.append(embedded.vector)
+            items.append(embedded if isinstance(embedded, ImageError) else embedded.path)
+            if watch:
+                watch(embedded if isinstance(embedded, ImageError) else None)
+        vectors = np.stack(rows) if rows else np.empty((0, self.weights_.shape[1]), np.float32)
+        rows.clear()
+        if reason := objection(self.match(vectors, 1)[2][:, 0]):
+            if len(vectors):
+                logger.warning("%s: answered as without refining", reason)
+            alone = iter(vectors)
+            plain = [i if isinstance(i, ImageError) else Embedded(i, next(alone)) for i in items]
+            for start in range(0, len(plain), _MATCHED_TOGETHER):
+                yield from self._predictions(plain[start : start + _MATCHED_TOGETHER], top, rule)
+            return
+        logger.info("refining the answers of %d images together", len(vectors))
+        found = refine(vectors, self.logits, len(self.classes_), kept=max(top, 2))
+        scores, made_by = found.scores.astype(np.float64), replace(self.made_by_, refined=True)
+        answers = zip(vectors, found.classes[:, :top], scores, rule.accepts(scores), strict=True)
+        for item in items:
+            if isinstance(item, ImageError):
+                yield item
+                continue
+            vector, classes, shares, is_sure = next(answers)
+            similarities = self._exact_weights[classes] @ vector.astype(np.float64)
+            candidates = tuple(
+                Candidate(str(self.classes_[number]), float(score), float(similarity))
+                for number, score, similarity in zip(classes, shares, similarities, strict=False)
+            )
+            yield Prediction(item, candidates[0].label if is_sure else UNKNOWN, candidates, made_by)
 
     def cut(self, coverage: float | None = None, error: float | None = None) -> Cut:
         """Where `classify` begins to answer for a coverage or an error.

@@ -1,4 +1,4 @@
-"""Nearest vectors by inner product, exactly: the only faiss import."""
+"""Nearest vectors by inner product: the only faiss import."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FlatIndex", "search_blocks"]
+__all__ = ["FlatIndex", "neighbours", "search_blocks"]
 
 
 # FAISS's float32 products differ in the last bit with the number of queries (it has a kernel for
 # few and one for many), so a row that belongs among the k may come out just behind them.
 _SPARE = 4
+
+# Above so many rows their neighbours are sought in the nearest of so many cells, not among all:
+# exact search grows with the square. Queries at a time bound memory.
+_EXACT_UP_TO = 20_000
+_CELLS_SOUGHT = 16
+_QUERIES_A_BLOCK = 4_096
 
 
 class FlatIndex:
@@ -83,6 +89,58 @@ def search_blocks(
         similarities, rows = similarities[:, :k], rows[:, :k]
         start += len(block)
     return similarities, rows
+
+
+def neighbours(
+    vectors: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """The k nearest other rows of each row, nearest first.
+
+    Exact up to 20,000 rows; above, FAISS's `IndexIVFFlat`, with its fixed seed, misses some.
+
+    Args:
+        vectors: float32 (n, dim), n at least 2.
+        k: how many; no more than there are other rows are returned.
+
+    Returns:
+        similarities float32 (n, k) and row numbers int32 (n, k).
+    """
+    n = len(vectors)
+    k = min(k, n - 1)
+    index = FlatIndex(vectors) if n <= _EXACT_UP_TO else _Cells(vectors)
+    similarities, rows = np.empty((n, k), np.float32), np.empty((n, k), np.int32)
+    for start in range(0, n, _QUERIES_A_BLOCK):
+        block = slice(start, min(start + _QUERIES_A_BLOCK, n))
+        found, at = index.search(vectors[block], k + 1)
+        # A row is not its own neighbour; where k others are equal to it, it may not be among them.
+        itself = at == np.arange(n)[block, np.newaxis]
+        itself[~itself.any(axis=1), -1] = True
+        similarities[block] = found[~itself].reshape(-1, k)
+        rows[block] = at[~itself].reshape(-1, k)
+    return similarities, rows
+
+
+class _Cells:
+    """FAISS `IndexIVFFlat` with its `search`; only where rows are many."""
+
+    def __init__(self, vectors: NDArray[np.float32]) -> None:
+        import faiss
+
+        vectors = np.ascontiguousarray(vectors, np.float32)
+        cells = int(4 * np.sqrt(len(vectors)))
+        self._quantizer = faiss.IndexFlatIP(vectors.shape[1])
+        self._index: Any = faiss.IndexIVFFlat(
+            self._quantizer, vectors.shape[1], cells, faiss.METRIC_INNER_PRODUCT
+        )
+        self._index.train(vectors[:: max(1, len(vectors) // (40 * cells))])
+        self._index.add(vectors)
+        self._index.nprobe = _CELLS_SOUGHT
+
+    def search(
+        self, queries: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        similarities, rows = self._index.search(np.ascontiguousarray(queries), k)
+        return similarities, rows
 
 
 def _by_similarity_then_row(

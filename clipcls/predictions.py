@@ -52,6 +52,7 @@ class Provenance:
         prompts: the template set's name.
         calibration: first 12 hex of the calibration's SHA-256, or "".
         classifier: first 12 hex of the SHA-256 of the learnt classifier's file, or "".
+        refined: whether the other images of the batch had a say.
     """
 
     model: str
@@ -60,6 +61,7 @@ class Provenance:
     prompts: str
     calibration: str = ""
     classifier: str = ""
+    refined: bool = False
 
     def record(self) -> dict[str, Any]:
         """As in a jsonl record."""
@@ -70,6 +72,7 @@ class Provenance:
             "prompts": self.prompts,
             **({"calibration": self.calibration} if self.calibration else {}),
             **({"classifier": self.classifier} if self.classifier else {}),
+            **({"refined": True} if self.refined else {}),
         }
 
 

@@ -24,8 +24,10 @@ from clipcls.cli.options import (
     multi_option,
     output_options,
     refuse_with_multi,
+    refuse_with_refine,
     store_of,
     store_options,
+    watching,
 )
 
 if TYPE_CHECKING:
@@ -80,6 +82,12 @@ if TYPE_CHECKING:
     help="Add the set of labels that holds a right one for all but a share of A of the images. "
     "Needs --calibration.",
 )
+@click.option(
+    "--refine",
+    is_flag=True,
+    help="Let all images together decide, without labels: better answers for some 40 images and "
+    "more. Records come when the last image is embedded.",
+)
 @input_options
 @output_options
 @model_options
@@ -103,6 +111,7 @@ def command(
     coverage: float | None,
     error: float | None,
     conformal: float | None,
+    refine: bool,
     null: bool,
     form: str | None,
     output: Path | None,
@@ -139,6 +148,8 @@ def command(
             raise click.UsageError(f"--{name} needs --calibration FILE, from `clipcls calibrate`")
     if coverage is not None and error is not None:
         raise click.UsageError("--coverage and --error exclude each other")
+    if refine:
+        refuse_with_refine(multi=multi, classifier=classifier, calibration=calibration, rank=rank)
     from clipcls.errors import ImageError
     from clipcls.multilabel import MultiLabelClassifier
     from clipcls.predictions import Report, error_record
@@ -158,48 +169,49 @@ def command(
         calibration=None if multi else calibration,
         **model_settings,
     )
-    columns = 1 if multi else top or 1
+    columns = 1 if multi else min(top or 1, len(fitted.classes_))
     results: Iterator[Prediction | MultiLabelPrediction | ImageError]
-    if multi:
-        several = MultiLabelClassifier(fitted, calibration=calibration).fit()
-        results = several.classify(images, top=top, min_score=min_score)
-    else:
-        columns = min(columns, len(fitted.classes_))
-        results = fitted.classify(
-            images,
-            top=columns,
-            min_score=min_score or 0.0,
-            min_margin=min_margin,
-            coverage=coverage,
-            error=error,
-            conformal=conformal,
-        )
-    if not quiet and (coverage is not None or error is not None):
-        cut = fitted.cut(coverage, error)
-        console.say(
-            f"of the calibration's images {cut.coverage:.1%} would be answered, "
-            f"{cut.risk:.1%} of these wrong"
-        )
-    extra = [
-        *(["lineage"] if fitted.hierarchy_ and not multi else []),
-        *(["set"] if conformal is not None else []),
-        *(["calibration"] if calibration else []),
-        *(["classifier"] if classifier else []),
-    ]
-    with (
-        open_output(output, form, columns, tuple(extra)) as writer,
-        console.progress(total) as progress,
-    ):
-        for result in results:
-            report.count(result)
-            if isinstance(result, ImageError):
-                console.say(f"skipped {result}")
-                record = error_record(result)
-            else:
-                record = result.record()
-            with console.results():
-                writer.write(record)
-            progress(report.skipped)
+    with watching(console, total) as watch:
+        if multi:
+            several = MultiLabelClassifier(fitted, calibration=calibration).fit()
+            results = several.classify(images, top=top, min_score=min_score)
+        else:
+            results = fitted.classify(
+                images,
+                top=columns,
+                min_score=min_score or 0.0,
+                min_margin=min_margin,
+                coverage=coverage,
+                error=error,
+                conformal=conformal,
+                refine=refine,
+                watch=watch if refine else None,
+            )
+        if not quiet and (coverage is not None or error is not None):
+            cut = fitted.cut(coverage, error)
+            console.say(
+                f"of the calibration's images {cut.coverage:.1%} would be answered, "
+                f"{cut.risk:.1%} of these wrong"
+            )
+        extra = [
+            *(["lineage"] if fitted.hierarchy_ and not multi else []),
+            *(["set"] if conformal is not None else []),
+            *(["calibration"] if calibration else []),
+            *(["classifier"] if classifier else []),
+            *(["refined"] if refine else []),
+        ]
+        with open_output(output, form, columns, tuple(extra)) as writer:
+            for result in results:
+                report.count(result)
+                failure = None
+                if isinstance(result, ImageError):
+                    failure, record = result, error_record(result)
+                else:
+                    record = result.record()
+                with console.results():
+                    writer.write(record)
+                if not refine:  # which has told of them while it embedded them
+                    watch(failure)
     if not quiet and (report.skipped or sys.stderr.isatty()):
         console.say(report.summary())
     return report.exit_code

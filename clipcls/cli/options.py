@@ -36,6 +36,7 @@ __all__ = [
     "multi_option",
     "output_options",
     "refuse_with_multi",
+    "refuse_with_refine",
     "say_what_was_set_aside",
     "store_of",
     "store_options",
@@ -272,6 +273,24 @@ def refuse_with_multi(**given: object) -> None:
         if value:
             option = "--" + name.replace("_", "-")
             raise click.UsageError(f"{option} is for one label an image: leave it out with --multi")
+
+
+def refuse_with_refine(**given: object) -> None:
+    """Options whose answers `--refine` cannot keep or was not made for.
+
+    Raises:
+        click.UsageError: one of them was given.
+    """
+    why = {
+        "calibration": "what it promises (--error, --coverage, --conformal) would not hold for "
+        "refined scores",
+        "classifier": "its answers are not refined",
+        "multi": "answers are refined for one label an image",
+        "rank": "answers are not refined where labels have a hierarchy",
+    }
+    for name, value in given.items():
+        if value:
+            raise click.UsageError(f"--{name} and --refine exclude each other: {why[name]}")
 
 
 def store_of(store_file: Path | None, no_store: bool) -> Store | None:
