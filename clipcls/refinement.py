@@ -174,7 +174,9 @@ def _keep(shares: Assignments, rows: slice, logits: NDArray[Any]) -> None:
     scores = np.exp(logits)
     scores /= scores.sum(axis=1, keepdims=True)
     kept = shares.classes.shape[1]
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :kept]
+    some = np.sort(np.argpartition(-scores, kept - 1, axis=1)[:, :kept], axis=1)
+    order = np.argsort(-np.take_along_axis(scores, some, 1), axis=1, kind="stable")
+    best = np.take_along_axis(some, order, 1)
     shares.classes[rows] = best
     shares.scores[rows] = np.take_along_axis(scores, best, 1)
 
