@@ -638,8 +638,8 @@ def open_encoder(
 ) -> OpenClipEncoder:
     """A model by its name, ready to be loaded when it is first needed.
 
-    What is known of the model itself is looked up in the store; without one, in a file of its own,
-    for it takes seconds to find out.
+    What is known of the model itself is kept in a file of its own, whatever the store: it takes
+    seconds to find out. The store is used where that file cannot be.
 
     Raises:
         ModelError: there is no such model, or its weights cannot be had.
@@ -650,7 +650,7 @@ def open_encoder(
         precision=precision,
         batch_size=batch_size,
         engine=engine,
-        known=store or _open_facts(),
+        known=_open_facts() or store,
     )
 
 

@@ -74,7 +74,7 @@ def default_path() -> Path:
 
 
 def facts_path() -> Path:
-    """Where facts about models are kept when no embeddings are: beside the default store."""
+    """Where facts about models are kept: beside the default store."""
     return default_path().with_name("models.sqlite3")
 
 

@@ -569,6 +569,10 @@ HEAVY += ("torch", "torchvision", "open_clip", "timm", "transformers", "sklearn"
         (("-l", "cat", "-l", "dog", CHELSEA), {"numpy", "PIL", "faiss"}),
         (("-l", "cat", "-l", "dog", "{new}"), {"numpy", "PIL", "faiss", "openvino"}),
         (("-l", "cat", "-l", "{word}", CHELSEA), {"numpy", "PIL", "faiss", "openvino"}),
+        (
+            ("--store", "{store}", "-l", "cat", "-l", "dog", "{new}"),
+            {"numpy", "PIL", "faiss", "openvino"},
+        ),
         (("--multi", "-l", "cat", "-l", "dog", CHELSEA), {"numpy", "PIL", "faiss"}),
         (
             (
@@ -596,6 +600,7 @@ HEAVY += ("torch", "torchvision", "open_clip", "timm", "transformers", "sklearn"
         "all known",
         "new photo",
         "new label",
+        "new store",
         "several labels",
         "calibrated",
         "fit's help",
@@ -633,6 +638,7 @@ def test_what_each_path_imports(cache: Path, tmp_path: Path, clipcls, arguments,
         f"print('IMPORTED', *(name for name in {HEAVY} if name in sys.modules))"
     )
     names = {"new": new, "word": word, "calibration": calibration, "classifier": classifier}
+    names["store"] = tmp_path / "new.sqlite3"
     command = [part.format(**names) for part in arguments]
     done = subprocess.run(
         [sys.executable, "-c", script, *command],
