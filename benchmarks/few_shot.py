@@ -154,7 +154,7 @@ def speed(n_classes: int = 1000, shots: int = 16, dim: int = 512) -> None:
     centres = unit(rng.normal(size=(n_classes, dim)))
     text = unit(centres + rng.normal(size=centres.shape) / dim**0.5)
     y, z = np.repeat(np.arange(n_classes), shots), np.repeat(np.arange(n_classes), 5)
-    X, Z = (unit(centres[k] + 1.6 * rng.normal(size=(len(k), dim)) / dim**0.5) for k in (y, z))
+    X, Z = (unit(centres[k] + 4.0 * rng.normal(size=(len(k), dim)) / dim**0.5) for k in (y, z))
     X, Z = X.astype(np.float32), Z.astype(np.float32)
     start = time.perf_counter()
     probe = LinearProbe(text, np.arange(n_classes), logit_scale=30).fit(X, y)

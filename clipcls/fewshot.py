@@ -41,7 +41,7 @@ __all__ = ["FewShotClassifier", "Learnt"]
 logger = logging.getLogger(__name__)
 
 _FORMAT = "clipcls classifier 1"
-_SHARES = ("words", "images", "mean_words")
+_SHARES = ("words", "mean_words", "regression", "discriminant")
 _HASH = 8  # bytes that are kept of an image file's SHA-256
 
 

@@ -286,7 +286,8 @@ def test_wrong_labels_are_found(encoder: ColourEncoder, paint: Paint) -> None:
     suspects = learnt.suspects()
     assert {s.path for s in suspects} == set(wrong)
     assert [s.likelier for s in suspects] == [data[s.path] for s in suspects]
-    assert [s.score for s in suspects] == sorted(s.score for s in suspects)
+    margins = [s.likelier_score - s.score for s in suspects]
+    assert margins == sorted(margins, reverse=True)
     assert suspects[0].record()["label"] == wrong[suspects[0].path]
     clean = FewShotClassifier(LABELS, encoder, store=False).fit(list(data.items()))
     assert clean.suspects() == []
