@@ -40,7 +40,8 @@ _USUAL_IMAGES = 1.5, 10.0  # where the words are always right, and more for the 
 _IMAGES_SPREAD = 6.0
 _LEAST_SPREAD = 0.3
 _PARTS = 4
-_LOGITS_TRIED = 4_000_000
+_MANY, _FOLDS_OF_MANY = 10_000, 5
+_LOGITS_TRIED = 2_000_000
 _ROWS_A_BLOCK = 8192
 _RANK = 1e-10  # eigenvalues below this share of the largest are rounding
 
@@ -57,7 +58,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         text_classes: the labels of these rows, (n_text,). One without images keeps its words; one
             of `y` that is not here is learnt from images alone.
         logit_scale: the model's; what cosine similarities with `text` are multiplied with.
-        folds: of the cross-validation, at most; never more than the largest class has images.
+        folds: of the cross-validation, at most; never more than the largest class has images, and
+            not more than 5 where there are over 10,000 images.
 
     Attributes:
         classes_: the labels, (n_classes,): `text_classes`, then others of `y`, sorted.
@@ -120,7 +122,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             check_classification_targets(y)
         self.classes_, codes, text, has_words = self._labels(np.asarray(y), vectors.shape[1])
         n_classes = len(self.classes_)
-        self.folds_ = held_out_folds(codes, self.folds, groups)
+        folds = self.folds if len(vectors) <= _MANY else min(self.folds, _FOLDS_OF_MANY)
+        self.folds_ = held_out_folds(codes, folds, groups)
         whole = _Moments.of(vectors, codes, n_classes)
         fits = [_Fit(vectors, codes, whole, text)]
         if self.folds_ is not None:
@@ -423,7 +426,7 @@ def _best_shares(
         curve = np.diag(1 / spread**2) - means @ means.T
         for i, w in enumerate(weighted):
             for j, part in enumerate(parts):
-                curve[i, j] += np.einsum("nk,nk->", w, part)
+                curve[i, j] += np.vdot(w, part)
         # Where no part tells classes apart, the curve is flat but for rounding.
         step = np.linalg.lstsq(curve, slope, rcond=None)[0]
         if slope @ step <= 1e-6 * max(1.0, len(truth) / 1000):
