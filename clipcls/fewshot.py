@@ -267,7 +267,7 @@ class FewShotClassifier(ZeroShotClassifier):
             ),
             augment=self.augment,
             method={
-                "name": "ridge regression beside the words",
+                "name": "words, ridge regression and linear discriminant",
                 "ridge": self.probe_.ridge_,
                 "shares": dict(zip(_SHARES, self.probe_.shares_.tolist(), strict=True)),
             },

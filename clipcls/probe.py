@@ -1,12 +1,11 @@
 """A linear classifier of image vectors that starts from what the labels' words say.
 
-Ridge regression of the labels on the images (a linear discriminant whose covariance is shrunk; of
-the training-free kind of Wang et al. 2024, arXiv 2402.04087) is added to the text logits. The
-share of the words is learnt, as in LP++ (Huang et al. 2024, arXiv 2404.02285), and so is that of
-the images: shares of least cross-validated negative log-likelihood, a ridge of least
-cross-validated Brier score. What ridge regression finds without a fold comes exactly, for all
-ridges at once, from sums over the folds and one eigenvalue problem a fold: no images are set aside
-and nothing iterates over them.
+A ridge regression of the labels on the images and a linear discriminant with the same ridge on its
+covariance (as in Wang et al. 2024, arXiv 2402.04087) are added to the words' logits. The share of
+the words is learnt, as in LP++ (Huang et al. 2024, arXiv 2404.02285), and so are the others: shares
+of least cross-validated negative log-likelihood, a ridge of least cross-validated Brier score. What
+is learnt without a fold is exact, for all ridges at once, out of sums over the folds and two
+eigenvalue problems a fold: no images are set aside for validation.
 """
 
 from __future__ import annotations
@@ -49,8 +48,8 @@ _RANK = 1e-10  # eigenvalues below this share of the largest are rounding
 class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Learns from vectors of images, and from vectors of their labels' words where there are any.
 
-    Logits are `X @ coef_.T + intercept_`; they are those of the words, less a share of their mean
-    over the classes' mean images, plus those of a ridge regression.
+    Logits are `X @ coef_.T + intercept_`: shares of those of the words, less what the words say of
+    the mean image of all classes, of a ridge regression and of a linear discriminant.
 
     Args:
         text: unit vectors of the labels' words, float (n_text, dim); a row of NaN is a label whose
@@ -71,7 +70,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         folds_: the fold of each row, int64 (n,); None where no class has two images.
         cv_accuracy_, cv_loss_, cv_text_accuracy_: accuracy, negative log-likelihood and accuracy
             of the words alone on the images that the cross-validation asked about; nan without
-            folds. The four numbers above were chosen on the same images.
+            folds. The ridge and the shares were chosen on the same images.
         cv_images_: how many these are.
 
     >>> X, y = np.eye(4)[[0, 1, 0, 1]] + 0.1, ["cat", "dog", "cat", "dog"]
