@@ -220,10 +220,22 @@ def fit_probabilities(
         the slope, between 0.001 and 20, and the offsets, float64 (n_classes,).
     """
     weight = np.ones_like(odds) if counted is None else counted.astype(float)
+    slope, offsets = _least_loss(odds, truth, weight, None)
+    if not _LEAST_SLOPE <= slope <= _MOST_SLOPE:
+        # The loss is convex: with the bound its minimum is on it.
+        nearest = float(np.clip(slope, _LEAST_SLOPE, _MOST_SLOPE))
+        slope, offsets = _least_loss(odds, truth, weight, nearest)
+    return slope, offsets
+
+
+def _least_loss(
+    odds: Floats, truth: NDArray[np.bool_], weight: Floats, fixed: float | None
+) -> tuple[float, Floats]:
+    """`fit_probabilities` without its bounds, or with a fixed slope."""
     total, hits = weight.sum(), (weight * truth).sum()
     rate = np.log((hits + 0.5) / (total - hits + 0.5))
-    slope, own = 1.0, np.zeros(odds.shape[1])
-    common = float(rate - (weight * odds).sum() / total)
+    slope, own = 1.0 if fixed is None else fixed, np.zeros(odds.shape[1])
+    common = float(rate - slope * (weight * odds).sum() / total)
 
     def loss(slope: float, common: float, own: Floats) -> float:
         u = slope * odds + common + own
@@ -242,15 +254,15 @@ def fit_probabilities(
         own_gradient = error.sum(axis=0) + own / _PRIOR
         # The 2 x 2 system that is left when the offsets are eliminated (Schur's complement).
         left = corner - (sides / diagonal) @ sides.T + 1e-9 * np.eye(2)
-        head = np.linalg.solve(left, gradient - sides @ (own_gradient / diagonal))
+        right = gradient - sides @ (own_gradient / diagonal)
+        if fixed is None:
+            head = np.linalg.solve(left, right)
+        else:
+            head = np.array([0, right[1] / left[1, 1]])
         tail = (own_gradient - head @ sides) / diagonal
         size = 1.0
         while size > 1e-6:
-            trial = (
-                float(np.clip(slope - size * head[0], _LEAST_SLOPE, _MOST_SLOPE)),
-                float(common - size * head[1]),
-                own - size * tail,
-            )
+            trial = float(slope - size * head[0]), float(common - size * head[1]), own - size * tail
             if (then := loss(*trial)) <= now:
                 break
             size /= 2
