@@ -439,10 +439,14 @@ def text_line(path: Sequence[str]) -> str:
 
 def distinct_names(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """The last name of each path; where several have it, the path as it is written."""
-    count = Counter(path[-1] for path in paths)
-    return tuple(
-        path[-1] if count[path[-1]] == 1 else " > ".join(map(written, path)) for path in paths
-    )
+    names = [path[-1] for path in paths]
+    for _ in range(2):  # a path as it is written may be another label's name
+        count = Counter(names)
+        names = [
+            name if count[name] == 1 else " > ".join(map(written, path))
+            for name, path in zip(names, paths, strict=True)
+        ]
+    return tuple(names)
 
 
 def _build(source: str, entries: Iterable[_Entry], levels: str = "") -> LabelSet:
@@ -470,7 +474,11 @@ def _build(source: str, entries: Iterable[_Entry], levels: str = "") -> LabelSet
         raise LabelsError(f"{source}: there are no labels in it; write at least two")
     if len(found) == 1:
         (path,) = found
-        log.warning("%s: %r is the only label, so every image gets it", source, path[-1])
+        log.warning(
+            "%s: %r is the only label; where one label an image is given, every image gets it",
+            source,
+            path[-1],
+        )
     if any(UNKNOWN in path for path in found):
         log.warning(
             "%s: the label %r is also the answer for images below the least score", source, UNKNOWN
