@@ -22,7 +22,7 @@ from clipcls.embedder import Embedded, embed_images, embed_texts
 from clipcls.encoder import Encoder, Engine, OpenClipEncoder, Precision, unit_rows
 from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError, StoreError
 from clipcls.index import FlatIndex
-from clipcls.labels import LabelSet, LabelsLike, make_labels
+from clipcls.labels import LabelSet, LabelsLike, make_labels, written
 from clipcls.models import resolve
 from clipcls.predictions import NONE, UNKNOWN, Candidate, Prediction, Provenance
 from clipcls.prompts import NONE_TEXTS, PromptSet, class_texts, make_prompts
@@ -144,7 +144,7 @@ class ZeroShotClassifier:
             self.encoder_ = self.model
         names, texts = list(labels.names), class_texts(labels, prompts)
         if self.none:
-            if NONE in names:
+            if NONE in names or any(label.path[0] == NONE for label in labels):
                 raise LabelsError(f"{labels.source}: {NONE!r} is a label already; leave one out")
             names.append(NONE)
             texts.append(NONE_TEXTS)
@@ -198,6 +198,17 @@ class ZeroShotClassifier:
         if self.hierarchy_ is not None:
             found = self.hierarchy_.meanings(self._level or self.hierarchy_.levels[-1])
         return found | {name: (number,) for number, name in enumerate(self.classes_.tolist())}
+
+    @property
+    def own_names_(self) -> dict[str, int]:
+        """What means one class alone: its name and, in a hierarchy, its path as it is written."""
+        names: list[str] = self.classes_.tolist()
+        found = {name: number for number, name in enumerate(names)}
+        if self.hierarchy_ is not None:
+            level = self._level or self.hierarchy_.levels[-1]
+            paths = (" > ".join(map(written, path)) for path in level.paths)
+            found = {path: number for number, path in enumerate(paths)} | found
+        return found
 
     def _usable_calibration(self) -> Calibration | None:
         if self.calibration is None:

@@ -13,6 +13,7 @@ from scipy.special import logsumexp, softmax
 
 from clipcls import ZeroShotClassifier, calibrate, evaluate
 from clipcls.errors import CalibrationError, LabelsError
+from clipcls.evaluation import embed_known
 from clipcls.hierarchy import Hierarchy, Level
 from clipcls.labels import Label, make_labels, read_labels
 from clipcls.predictions import Prediction
@@ -101,6 +102,11 @@ def test_labels_of_one_name_are_told_apart() -> None:
         "a owl.",
     ]
     assert labels.labels[0] == Label("crane", parents=("bird",), kind="bird")
+
+
+def test_a_path_that_is_another_labels_name_is_told_apart() -> None:
+    labels = make_labels(["a \\> b", "a > b", "c > b", "d"])
+    assert labels.names == ("a \\> b", "a > b", "c > b", "d")
 
 
 # Sums along the tree
@@ -239,6 +245,12 @@ def test_none_of_these_is_a_root(encoder: ColourEncoder, paint: Paint) -> None:
     assert classifier.predict([paint("g.png", GREY)]).tolist() == ["none of these"]
 
 
+def test_none_of_these_cannot_be_a_root_twice(encoder: ColourEncoder) -> None:
+    labels = ["none of these > red", "blue"]
+    with pytest.raises(LabelsError, match="leave one out"):
+        ZeroShotClassifier(labels, encoder, store=False, none=True).fit()
+
+
 # Measuring
 
 
@@ -262,6 +274,18 @@ def test_evaluate_tells_the_accuracy_of_each_level(
     assert at_root.figures["accuracy"].value == 3 / 4
     assert at_root.levels == ()
     assert at_root.several == 0
+
+
+def test_where_a_label_means_itself_alone_a_path_does_too(
+    classifier: ZeroShotClassifier, paint: Paint
+) -> None:
+    data = [
+        (paint("1.png", "red"), ["red", "warm > yellow"]),
+        (paint("2.png", "blue"), ["Cold > Blue", "cold"]),
+    ]
+    known = embed_known(classifier, data, several=True)
+    assert known.truth == ((0, 1), (3,))
+    assert known.set_aside.no_labels == {"cold": 1}
 
 
 def test_calibrations_are_for_one_rank(
