@@ -41,6 +41,7 @@ __all__ = [
     "Label",
     "LabelSet",
     "distinct_names",
+    "levels_of",
     "make_labels",
     "read_labels",
     "text_line",
@@ -429,6 +430,16 @@ def _fields(where: str, item: Mapping[Any, Any]) -> dict[str, Any]:
 def written(name: str) -> str:
     r"""A name as it stands in a path: a `>` between white space is written `\>`."""
     return _LITERAL.sub(r"\\\g<0>", name)
+
+
+def levels_of(text: str) -> tuple[str, ...]:
+    """The names that `written` and ` > ` made one text of."""
+    return tuple(
+        _LITERAL.sub(
+            lambda mark: mark[0].removeprefix("\\"), part.removeprefix(" ").removesuffix(" ")
+        )
+        for part in _ALONE.split(text)
+    )
 
 
 def text_line(path: Sequence[str]) -> str:
