@@ -115,6 +115,8 @@ def _result(where: str, record: Mapping[str, Any]) -> Result:
     lineage = record.get("lineage")
     if isinstance(lineage, str):
         lineage = levels_of(lineage)
+    if lineage is not None and not isinstance(lineage, (list, tuple)):
+        raise InputError(f"{where}: `lineage` is not a list of names")
     labels: Iterable[Any]
     if "labels" in record:
         entries = record["labels"]
