@@ -88,7 +88,7 @@ class Journal:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         number = 0
         while True:
-            path = into / f"{_PREFIX}{stamp}{f'-{number}' if number else ''}.jsonl"
+            path = into / f"{_PREFIX}{stamp}{f'_{number}' if number else ''}.jsonl"
             try:
                 file = path.open("xb", buffering=0)
             except FileExistsError:
