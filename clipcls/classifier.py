@@ -581,6 +581,7 @@ class ZeroShotClassifier:
 
         Raises:
             ImageError: an image cannot be read.
+            ValueError: embeddings of another dimension, or not finite.
         """
         self._check_fitted()
         if isinstance(X, str | os.PathLike):
@@ -590,6 +591,8 @@ class ZeroShotClassifier:
                 raise ValueError(
                     f"X has shape {X.shape}; embeddings are (n, {self.weights_.shape[1]})"
                 )
+            if not np.isfinite(X).all():
+                raise ValueError("X has numbers that are not finite")
             return unit_rows(X)
         rows = []
         for item in self.embed(X):
