@@ -424,7 +424,8 @@ class ZeroShotClassifier:
             logits = self._logits(vectors[start : start + step], self._exact_weights, 1.0)
             sums = level.log_sums(logits) / temperature
             scores = np.exp(sums - _log_sum_exp(sums))
-            found.append(self._best_nodes(level, scores, logits, k))
+            best = self._best_nodes(level, scores, logits, k)
+            found.append(tuple(part[:, :k] for part in best))
         scores, similarities, nodes = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return scores, similarities, nodes
 

@@ -172,6 +172,7 @@ def test_at_a_rank_scores_are_sums(encoder: ColourEncoder, paint: Paint) -> None
     cosines = np.array([255, 383 / 2**0.5, 128, 0]) / np.hypot(255, 128)
     np.testing.assert_allclose([c.similarity for c in result.top], cosines[[1, 2]], rtol=1e-4)
     assert roots.predict([path]).tolist() == ["warm"]
+    assert [part.shape for part in roots.match(roots.vectors([path]), 1)] == 3 * [(1, 1)]
     assert roots.score([path], ["warm"]) == 1
     (unsure,) = roots.classify([paint("g.png", GREY)], min_score=0.9)
     assert (unsure.label, unsure.lineage, unsure.record()["lineage"]) == ("unknown", (), [])
