@@ -136,7 +136,8 @@ def read_multilabel_calibration(path: str | os.PathLike[str]) -> MultiLabelCalib
         raise damaged(path) from error
     numbers = np.array([found.slope, *found.offsets, *found.thresholds])
     count = len(found.identity.labels)
-    if not np.isfinite(numbers).all() or not len(found.offsets) == len(found.thresholds) == count:
+    whole = len(found.offsets) == len(found.thresholds) == count
+    if not (whole and np.isfinite(numbers).all() and found.slope > 0):
         raise damaged(path)
     return found
 

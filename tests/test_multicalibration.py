@@ -178,7 +178,8 @@ def test_what_is_for_something_else_is_refused_and_says_why(
             one.fit()
 
     record = json.loads((tmp_path / "multi.json").read_text())
-    for damage in ({"offsets": [1.0]}, {"slope": float("nan")}, {"thresholds": "no"}):
+    slopes = [{"slope": slope} for slope in (float("nan"), -3)]
+    for damage in ({"offsets": [1.0]}, {"thresholds": "no"}, *slopes):
         (tmp_path / "bad.json").write_text(json.dumps({**record, **damage}))
         assert "damaged" in refusal(tmp_path / "bad.json")
 
