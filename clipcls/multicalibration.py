@@ -11,12 +11,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +22,9 @@ from clipcls.calibration import (
     LEAST_IMAGES,
     MULTI_FORMAT,
     Identity,
+    Kept,
     damaged,
     read_record,
-    save_record,
     versions,
 )
 from clipcls.errors import CalibrationError, InputError
@@ -52,7 +49,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class MultiLabelCalibration:
+class MultiLabelCalibration(Kept):
     """What was learned from images with several labels about a classifier's scores.
 
     Attributes:
@@ -68,7 +65,8 @@ class MultiLabelCalibration:
         versions: of what made it.
     """
 
-    identity: Identity
+    form = MULTI_FORMAT
+
     images: int
     slope: float
     offsets: tuple[float, ...]
@@ -83,34 +81,6 @@ class MultiLabelCalibration:
         at = {name: number for number, (name, _) in enumerate(self.identity.labels)}
         order = [at[name] for name in names]
         return np.array(self.offsets)[order], np.array(self.thresholds)[order]
-
-    def check(self, identity: Identity, source: str = "the calibration") -> None:
-        """Whether it is for this classifier.
-
-        Raises:
-            CalibrationError: it is not; the difference is named.
-        """
-        if difference := self.identity.difference(identity):
-            raise CalibrationError(f"{source}: {difference}; calibrate anew")
-
-    def record(self) -> dict[str, Any]:
-        """As in its file."""
-        record = asdict(self)
-        del record["identity"]
-        return {"format": MULTI_FORMAT, **self.identity.record(), **record}
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes its file, which is whole or not there.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
-        save_record(path, self.record())
-
-    @property
-    def digest(self) -> str:
-        """First 12 hex of a SHA-256 of all of it; records of predictions carry it."""
-        return hashlib.sha256(json.dumps(self.record()).encode()).hexdigest()[:12]
 
 
 def read_multilabel_calibration(path: str | os.PathLike[str]) -> MultiLabelCalibration:
