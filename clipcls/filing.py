@@ -25,7 +25,7 @@ from clipcls.inputs import os_reason
 from clipcls.journal import Entry, Journal, Mode, journals_in, sync_folder
 from clipcls.results import Result
 
-__all__ = ["Filing", "Plan", "Step", "Undoing", "file_results", "plan", "undo"]
+__all__ = ["Filing", "Plan", "Step", "Undoing", "file_results", "place", "plan", "undo"]
 
 _AT_ONCE = 32  # announced together: one fsync
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -488,7 +488,7 @@ def _do(mode: Mode, entry: Entry) -> None:
     elif mode == "copy":
         _copy(entry.source, entry.part)
         try:
-            _place(entry.part, entry.target)
+            place(entry.part, entry.target)
         except OSError:
             entry.part.unlink()
             raise
@@ -498,7 +498,7 @@ def _do(mode: Mode, entry: Entry) -> None:
 
 def _move(source: Path, target: Path, part: Path) -> None:
     try:
-        _place(source, target)
+        place(source, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
@@ -508,7 +508,7 @@ def _move(source: Path, target: Path, part: Path) -> None:
     try:
         if not _same_content(source, part):
             raise _RefusalError("what was written is not what was read")
-        _place(part, target)
+        place(part, target)
     except OSError:
         part.unlink()
         raise
@@ -520,7 +520,7 @@ def _move(source: Path, target: Path, part: Path) -> None:
         raise
 
 
-def _place(file: Path, name: Path) -> None:
+def place(file: Path, name: Path) -> None:
     """Renames a file on its own file system, where nothing has the name.
 
     Raises:
@@ -636,7 +636,7 @@ def _is_the_same(mode: Mode, source: Path, target: Path) -> bool:
 
 
 def _is_reserved(name: Path, file: Path) -> bool:
-    """Whether a name is only held by the empty file that `_place` puts there."""
+    """Whether a name is only held by the empty file that `place` puts there."""
     try:
         held = name.lstat()
         return stat.S_ISREG(held.st_mode) and held.st_size == 0 < file.stat().st_size

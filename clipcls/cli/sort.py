@@ -32,6 +32,13 @@ _INTERRUPTED = "interrupted; the same command again goes on where it stopped"
     metavar="DIR",
     help="The folder that `classify` ran in; default: this one.",
 )
+@click.option(
+    "--xmp",
+    is_flag=True,
+    help="Write the labels as keywords into XMP sidecars (photo.xmp) beside the images.",
+)
+@click.option("--xmp-full-name", is_flag=True, help="So, but into photo.jpg.xmp.")
+@click.option("--xmp-remove", is_flag=True, help="Take out the keywords that --xmp wrote.")
 @click.option("--dry-run", is_flag=True, help="Only list what would go where.")
 @click.option(
     "--undo", "journal", type=FILE, metavar="JOURNAL", help="Take back what this journal tells of."
@@ -46,11 +53,14 @@ def command(
     move: bool,
     link: bool,
     root: Path,
+    xmp: bool,
+    xmp_full_name: bool,
+    xmp_remove: bool,
     dry_run: bool,
     journal: Path | None,
     quiet: bool,
 ) -> int:
-    """File images into a folder a label, from what `classify` wrote.
+    """File images into a folder a label, or write keywords, from what `classify` wrote.
 
     RESULTS is a jsonl or csv file of `clipcls classify`, or - for stdin. Nothing is overwritten: a
     name that is taken becomes `photo (2).jpg`. The same command again goes on where one was
@@ -62,13 +72,20 @@ def command(
       clipcls sort results.jsonl --into sorted/ --dry-run
       clipcls sort results.jsonl --into sorted/ --move
       clipcls sort --undo sorted/clipcls-sort-20261125-171500.jsonl
+      clipcls sort results.jsonl --xmp
     """
     console.quiet = quiet
+    keywords = xmp or xmp_full_name or xmp_remove
     if journal is not None:
-        if results is not None or into or move or link or dry_run:
+        if results is not None or into or move or link or dry_run or keywords:
             raise click.UsageError("--undo JOURNAL stands alone")
         return _undo(console, journal)
-    if results is None or into is None:
+    if keywords and (into or move or link or dry_run):
+        raise click.UsageError(
+            "keywords are written beside the images where they are; sort them with --into after "
+            "that, and the sidecars go with them"
+        )
+    if results is None or (into is None and not keywords):
         raise click.UsageError("what to sort, and where? clipcls sort RESULTS --into DIR")
     if move and link:
         raise click.UsageError("--move and --link exclude each other")
@@ -76,6 +93,8 @@ def command(
 
     mode: Mode = "move" if move else "link" if link else "copy"
     found = read_results(results)
+    if into is None:
+        return _keywords(console, root, found, xmp_full_name, xmp_remove)
     if dry_run:
         return _list(console, Path(into), mode, root, found)
     return _file(console, Path(into), mode, root, found)
@@ -110,6 +129,26 @@ def _file(console: Console, into: Path, mode: Mode, root: Path, results: tuple[R
         console.say(done.summary())
         if done.journal:
             console.say(f"to take it back: clipcls sort --undo {shlex.quote(_short(done.journal))}")
+    return done.exit_code
+
+
+def _keywords(
+    console: Console, root: Path, results: tuple[Result, ...], full_name: bool, remove: bool
+) -> int:
+    from clipcls.sidecar import write_sidecars
+
+    try:
+        with console.progress(sum(not result.error for result in results)) as progress:
+            done = write_sidecars(
+                results, root=root, full_name=full_name, remove=remove, watch=progress
+            )
+    except KeyboardInterrupt:
+        console.say(_INTERRUPTED)
+        return 130
+    for error in done.failed:
+        console.say(f"no keywords: {error}")
+    if not console.quiet:
+        console.say(done.summary())
     return done.exit_code
 
 
