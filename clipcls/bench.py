@@ -135,15 +135,18 @@ def _encoding(
     """Each engine and precision that the device has, one image at a time and many."""
     flops = _flops(source)
     for engine, precision in _ways(device):
-        peak = gemm_peak(precision, device, seconds)
-        encode = OpenClipEncoder(
+        encoder = OpenClipEncoder(
             source,
             device=device,
             precision=precision,
             batch_size=len(batch),
             engine=engine,
             known=store,
-        ).encode_images
+        )
+        if encoder.image_engine != engine:
+            continue  # it has said why
+        encode = encoder.encode_images
+        peak = gemm_peak(precision, device, seconds)
         for count in sorted({1, len(batch)}):
             taken = _best(functools.partial(encode, batch[:count]), seconds) / count
             step = f"encode, {engine} {precision}, {count} at a time"

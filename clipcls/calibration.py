@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ __all__ = [
     "Calibration",
     "Cut",
     "Identity",
+    "Kept",
     "calibrate",
     "calibrate_vectors",
     "fit_temperatures",
@@ -180,7 +181,50 @@ class Cut(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class Kept:
+    """What calibrations of both kinds have: whom they are for, and a file.
+
+    Attributes:
+        identity: the classifier it is for.
+    """
+
+    form: ClassVar[str]
+    identity: Identity
+
+    def check(self, identity: Identity, source: str = "the calibration") -> None:
+        """Whether it is for this classifier.
+
+        Raises:
+            CalibrationError: it is not; the difference is named.
+        """
+        if difference := self.identity.difference(identity):
+            raise CalibrationError(f"{source}: {difference}; calibrate anew")
+
+    def record(self) -> dict[str, Any]:
+        """As in its file."""
+        record = asdict(self)
+        del record["identity"]
+        return {"format": self.form, **self.identity.record(), **record}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes its file, which is whole or not there.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        from clipcls.writers import open_output
+
+        with open_output(Path(path), "json", 1) as writer:
+            writer.write(self.record())
+
+    @property
+    def digest(self) -> str:
+        """First 12 hex of a SHA-256 of all of it; records of predictions carry it."""
+        return hashlib.sha256(json.dumps(self.record()).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration(Kept):
     """What was learned from labelled images about a classifier's scores.
 
     Attributes:
@@ -197,7 +241,8 @@ class Calibration:
         versions: of what made it.
     """
 
-    identity: Identity
+    form = _FORMAT
+
     images: int
     temperature: float
     note: str
@@ -205,15 +250,6 @@ class Calibration:
     cuts: tuple[tuple[float, int, int], ...]
     set_scores: tuple[tuple[int, float], ...]
     versions: dict[str, str]
-
-    def check(self, identity: Identity, source: str = "the calibration") -> None:
-        """Whether it is for this classifier.
-
-        Raises:
-            CalibrationError: it is not; the difference is named.
-        """
-        if difference := self.identity.difference(identity):
-            raise CalibrationError(f"{source}: {difference}; calibrate anew")
 
     def for_coverage(self, coverage: float) -> Cut:
         """The highest cut above which a new image lies with probability `coverage` at least."""
@@ -263,25 +299,6 @@ class Calibration:
     def _cut(self, row: tuple[float, int, int]) -> Cut:
         score, above, wrong = row
         return Cut(score, above / self.images, wrong / above if above else 0.0)
-
-    def record(self) -> dict[str, Any]:
-        """As in its file."""
-        record = asdict(self)
-        del record["identity"]
-        return {"format": _FORMAT, **self.identity.record(), **record}
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes its file, which is whole or not there.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
-        save_record(path, self.record())
-
-    @property
-    def digest(self) -> str:
-        """First 12 hex of a SHA-256 of all of it; records of predictions carry it."""
-        return hashlib.sha256(json.dumps(self.record()).encode()).hexdigest()[:12]
 
 
 def read_calibration(path: str | os.PathLike[str]) -> Calibration:
@@ -333,18 +350,6 @@ def read_record(path: str | os.PathLike[str], form: str) -> dict[str, Any]:
     raise CalibrationError(
         f"{name}: is no calibration of this version of clipcls; make it by `clipcls calibrate`"
     )
-
-
-def save_record(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
-    """Writes a calibration's file, which is whole or not there.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    from clipcls.writers import open_output
-
-    with open_output(Path(path), "json", 1) as writer:
-        writer.write(record)
 
 
 def damaged(path: str | os.PathLike[str]) -> CalibrationError:

@@ -22,7 +22,7 @@ from clipcls.embedder import Embedded, embed_images, embed_texts
 from clipcls.encoder import Encoder, Engine, OpenClipEncoder, Precision, unit_rows
 from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError, StoreError
 from clipcls.index import FlatIndex
-from clipcls.labels import LabelSet, LabelsLike, make_labels
+from clipcls.labels import LabelSet, LabelsLike, make_labels, written
 from clipcls.models import resolve
 from clipcls.predictions import NONE, UNKNOWN, Candidate, Prediction, Provenance
 from clipcls.prompts import NONE_TEXTS, PromptSet, class_texts, make_prompts
@@ -144,7 +144,7 @@ class ZeroShotClassifier:
             self.encoder_ = self.model
         names, texts = list(labels.names), class_texts(labels, prompts)
         if self.none:
-            if NONE in names:
+            if NONE in names or any(label.path[0] == NONE for label in labels):
                 raise LabelsError(f"{labels.source}: {NONE!r} is a label already; leave one out")
             names.append(NONE)
             texts.append(NONE_TEXTS)
@@ -198,6 +198,17 @@ class ZeroShotClassifier:
         if self.hierarchy_ is not None:
             found = self.hierarchy_.meanings(self._level or self.hierarchy_.levels[-1])
         return found | {name: (number,) for number, name in enumerate(self.classes_.tolist())}
+
+    @property
+    def own_names_(self) -> dict[str, int]:
+        """What means one class alone: its name and, in a hierarchy, its path as it is written."""
+        names: list[str] = self.classes_.tolist()
+        found = {name: number for number, name in enumerate(names)}
+        if self.hierarchy_ is not None:
+            level = self._level or self.hierarchy_.levels[-1]
+            paths = (" > ".join(map(written, path)) for path in level.paths)
+            found = {path: number for number, path in enumerate(paths)} | found
+        return found
 
     def _usable_calibration(self) -> Calibration | None:
         if self.calibration is None:
@@ -477,7 +488,8 @@ class ZeroShotClassifier:
             logits = self._logits(vectors[start : start + step], self._exact_weights, 1.0)
             sums = level.log_sums(logits) / temperature
             scores = np.exp(sums - _log_sum_exp(sums))
-            found.append(self._best_nodes(level, scores, logits, k))
+            best = self._best_nodes(level, scores, logits, k)
+            found.append(tuple(part[:, :k] for part in best))
         scores, similarities, nodes = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return scores, similarities, nodes
 
@@ -634,6 +646,7 @@ class ZeroShotClassifier:
 
         Raises:
             ImageError: an image cannot be read.
+            ValueError: embeddings of another dimension, or not finite.
         """
         self._check_fitted()
         if isinstance(X, str | os.PathLike):
@@ -643,6 +656,8 @@ class ZeroShotClassifier:
                 raise ValueError(
                     f"X has shape {X.shape}; embeddings are (n, {self.weights_.shape[1]})"
                 )
+            if not np.isfinite(X).all():
+                raise ValueError("X has numbers that are not finite")
             return unit_rows(X)
         rows = []
         for item in self.embed(X):
@@ -702,8 +717,8 @@ def open_encoder(
 ) -> OpenClipEncoder:
     """A model by its name, ready to be loaded when it is first needed.
 
-    What is known of the model itself is looked up in the store; without one, in a file of its own,
-    for it takes seconds to find out.
+    What is known of the model itself is kept in a file of its own, whatever the store: it takes
+    seconds to find out. The store is used where that file cannot be.
 
     Raises:
         ModelError: there is no such model, or its weights cannot be had.
@@ -714,7 +729,7 @@ def open_encoder(
         precision=precision,
         batch_size=batch_size,
         engine=engine,
-        known=store or _open_facts(),
+        known=_open_facts() or store,
     )
 
 

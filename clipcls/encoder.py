@@ -216,6 +216,11 @@ class OpenClipEncoder:
         """A JPEG may be decoded at a reduced scale while neither side falls below it; pixels."""
         return self._preprocess.least_side
 
+    @property
+    def image_engine(self) -> Literal["openvino", "torch"]:
+        """What runs the image tower; it is prepared for that now."""
+        return "torch" if self._image_graph is None else "openvino"
+
     def preprocess(self, image: Image) -> NDArray[np.uint8]:
         """One RGB image -> uint8 (height, width, 3), resized and cropped as the model has it."""
         return self._preprocess(image)

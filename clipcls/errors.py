@@ -10,6 +10,7 @@ ClipclsError
 ├── CalibrationError      a calibration that is for something else, or promises too little
 ├── ClassifierError       a learnt classifier's file that cannot be used here
 ├── ImageError            one image that cannot be read
+├── SidecarError          an XMP sidecar that is none, or changes under our hands
 ├── StoreError            the embedding store cannot be used
 └── OutputError           results cannot be written
     └── OutputClosedError     the reader of a pipe went away
@@ -31,6 +32,7 @@ __all__ = [
     "OutputClosedError",
     "OutputError",
     "PromptsError",
+    "SidecarError",
     "StoreError",
     "UnknownModelError",
 ]
@@ -84,6 +86,10 @@ class ImageError(ClipclsError):
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+
+
+class SidecarError(ClipclsError):
+    """An XMP sidecar is not XMP, or was changed while it was worked on."""
 
 
 class StoreError(ClipclsError):

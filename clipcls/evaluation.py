@@ -219,6 +219,7 @@ def embed_known(
     watch: Watch | None = None,
     *,
     several: bool = False,
+    alone: bool = False,
 ) -> Known:
     """The vectors of labelled images, by the classifier's store or model.
 
@@ -230,13 +231,16 @@ def embed_known(
         data: see `make_labelled`.
         watch: called after each image, with the `ImageError` if it could not be read.
         several: whether an image is to be given all its labels, which may be none.
+        alone: whether a name above several labels is none of them, and not all of them; so it is
+            with `several`, since that one of a kind is right does not say that all are.
 
     Raises:
         InputError: there is no labelled image that can be used.
     """
     names = classifier.classes_.tolist()
-    # That one of a kind is right says of none of several labels that it is.
-    meanings = None if several else classifier.meanings_
+    meanings = classifier.meanings_
+    if several or alone:
+        meanings = {name: (number,) for name, number in classifier.own_names_.items()}
     matched = make_labelled(data, unlabelled=several).match(names, meanings)
     unreadable = list(matched.set_aside.unreadable)
     if watch:

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,7 +41,7 @@ __all__ = ["FewShotClassifier", "Learnt"]
 logger = logging.getLogger(__name__)
 
 _FORMAT = "clipcls classifier 1"
-_SHARES = ("words", "images", "mean_words")
+_SHARES = ("words", "mean_words", "regression", "discriminant")
 _HASH = 8  # bytes that are kept of an image file's SHA-256
 
 
@@ -183,7 +183,7 @@ class FewShotClassifier(ZeroShotClassifier):
             self._refuse_several(data, zero_shot)
             from clipcls.evaluation import embed_known
 
-            known: Known = embed_known(zero_shot, data, watch)
+            known: Known = embed_known(zero_shot, data, watch, alone=True)
             self.set_aside_: SetAside | None = known.set_aside
             codes = np.array([classes[0] for classes in known.truth], np.int64)
             return self._learn(zero_shot, known.vectors, codes, known.paths)
@@ -192,7 +192,7 @@ class FewShotClassifier(ZeroShotClassifier):
         vectors = zero_shot.vectors(X)
         if len(vectors) != len(labels):
             raise ValueError(f"X has {len(vectors)} images and y {len(labels)} labels")
-        numbers = {name: number for number, name in enumerate(zero_shot.classes_.tolist())}
+        numbers = zero_shot.own_names_
         if strange := [label for label in labels if label not in numbers]:
             raise InputError(f"y: {strange[0]!r} is none of the labels")
         self.set_aside_ = None
@@ -208,8 +208,7 @@ class FewShotClassifier(ZeroShotClassifier):
         labels = make_labels(self.labels if self.labels is not None else found)
         own = [name for name in self.no_words if name not in labels.names]
         # Of a hierarchy the labels alone are learnt, not what is above them.
-        kept = (replace(label, parents=()) for label in labels)
-        labels = LabelSet((*kept, *(Label(name) for name in own)), labels.source)
+        labels = LabelSet((*labels, *(Label(name) for name in own)), labels.source)
         if len(labels) < 2:
             raise LabelsError(f"{labels.source}: one label is nothing to choose from")
         settings = {
@@ -220,7 +219,8 @@ class FewShotClassifier(ZeroShotClassifier):
         return ZeroShotClassifier(labels, **settings).fit()
 
     def _refuse_several(self, data: LabelledData, zero_shot: ZeroShotClassifier) -> None:
-        matched = data.match(zero_shot.classes_.tolist())
+        alone = {name: (number,) for name, number in zero_shot.own_names_.items()}
+        matched = data.match(zero_shot.classes_.tolist(), alone)
         for path, classes in zip(matched.paths, matched.truth, strict=True):
             if len(classes) > 1:
                 names = ", ".join(repr(str(zero_shot.classes_[number])) for number in classes)
@@ -267,7 +267,7 @@ class FewShotClassifier(ZeroShotClassifier):
             ),
             augment=self.augment,
             method={
-                "name": "ridge regression beside the words",
+                "name": "words, ridge regression and linear discriminant",
                 "ridge": self.probe_.ridge_,
                 "shares": dict(zip(_SHARES, self.probe_.shares_.tolist(), strict=True)),
             },

@@ -41,6 +41,7 @@ __all__ = [
     "Label",
     "LabelSet",
     "distinct_names",
+    "levels_of",
     "make_labels",
     "read_labels",
     "text_line",
@@ -431,6 +432,16 @@ def written(name: str) -> str:
     return _LITERAL.sub(r"\\\g<0>", name)
 
 
+def levels_of(text: str) -> tuple[str, ...]:
+    """The names that `written` and ` > ` made one text of."""
+    return tuple(
+        _LITERAL.sub(
+            lambda mark: mark[0].removeprefix("\\"), part.removeprefix(" ").removesuffix(" ")
+        )
+        for part in _ALONE.split(text)
+    )
+
+
 def text_line(path: Sequence[str]) -> str:
     r"""A label's path as a line of a text file; one that would be a comment begins with `\`."""
     line = " > ".join(map(written, path))
@@ -439,10 +450,14 @@ def text_line(path: Sequence[str]) -> str:
 
 def distinct_names(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """The last name of each path; where several have it, the path as it is written."""
-    count = Counter(path[-1] for path in paths)
-    return tuple(
-        path[-1] if count[path[-1]] == 1 else " > ".join(map(written, path)) for path in paths
-    )
+    names = [path[-1] for path in paths]
+    for _ in range(2):  # a path as it is written may be another label's name
+        count = Counter(names)
+        names = [
+            name if count[name] == 1 else " > ".join(map(written, path))
+            for name, path in zip(names, paths, strict=True)
+        ]
+    return tuple(names)
 
 
 def _build(source: str, entries: Iterable[_Entry], levels: str = "") -> LabelSet:
@@ -470,7 +485,11 @@ def _build(source: str, entries: Iterable[_Entry], levels: str = "") -> LabelSet
         raise LabelsError(f"{source}: there are no labels in it; write at least two")
     if len(found) == 1:
         (path,) = found
-        log.warning("%s: %r is the only label, so every image gets it", source, path[-1])
+        log.warning(
+            "%s: %r is the only label; where one label an image is given, every image gets it",
+            source,
+            path[-1],
+        )
     if any(UNKNOWN in path for path in found):
         log.warning(
             "%s: the label %r is also the answer for images below the least score", source, UNKNOWN

@@ -11,12 +11,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +22,9 @@ from clipcls.calibration import (
     LEAST_IMAGES,
     MULTI_FORMAT,
     Identity,
+    Kept,
     damaged,
     read_record,
-    save_record,
     versions,
 )
 from clipcls.errors import CalibrationError, InputError
@@ -52,7 +49,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class MultiLabelCalibration:
+class MultiLabelCalibration(Kept):
     """What was learned from images with several labels about a classifier's scores.
 
     Attributes:
@@ -68,7 +65,8 @@ class MultiLabelCalibration:
         versions: of what made it.
     """
 
-    identity: Identity
+    form = MULTI_FORMAT
+
     images: int
     slope: float
     offsets: tuple[float, ...]
@@ -83,34 +81,6 @@ class MultiLabelCalibration:
         at = {name: number for number, (name, _) in enumerate(self.identity.labels)}
         order = [at[name] for name in names]
         return np.array(self.offsets)[order], np.array(self.thresholds)[order]
-
-    def check(self, identity: Identity, source: str = "the calibration") -> None:
-        """Whether it is for this classifier.
-
-        Raises:
-            CalibrationError: it is not; the difference is named.
-        """
-        if difference := self.identity.difference(identity):
-            raise CalibrationError(f"{source}: {difference}; calibrate anew")
-
-    def record(self) -> dict[str, Any]:
-        """As in its file."""
-        record = asdict(self)
-        del record["identity"]
-        return {"format": MULTI_FORMAT, **self.identity.record(), **record}
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes its file, which is whole or not there.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
-        save_record(path, self.record())
-
-    @property
-    def digest(self) -> str:
-        """First 12 hex of a SHA-256 of all of it; records of predictions carry it."""
-        return hashlib.sha256(json.dumps(self.record()).encode()).hexdigest()[:12]
 
 
 def read_multilabel_calibration(path: str | os.PathLike[str]) -> MultiLabelCalibration:
@@ -136,7 +106,8 @@ def read_multilabel_calibration(path: str | os.PathLike[str]) -> MultiLabelCalib
         raise damaged(path) from error
     numbers = np.array([found.slope, *found.offsets, *found.thresholds])
     count = len(found.identity.labels)
-    if not np.isfinite(numbers).all() or not len(found.offsets) == len(found.thresholds) == count:
+    whole = len(found.offsets) == len(found.thresholds) == count
+    if not (whole and np.isfinite(numbers).all() and found.slope > 0):
         raise damaged(path)
     return found
 
@@ -220,10 +191,22 @@ def fit_probabilities(
         the slope, between 0.001 and 20, and the offsets, float64 (n_classes,).
     """
     weight = np.ones_like(odds) if counted is None else counted.astype(float)
+    slope, offsets = _least_loss(odds, truth, weight, None)
+    if not _LEAST_SLOPE <= slope <= _MOST_SLOPE:
+        # The loss is convex: with the bound its minimum is on it.
+        nearest = float(np.clip(slope, _LEAST_SLOPE, _MOST_SLOPE))
+        slope, offsets = _least_loss(odds, truth, weight, nearest)
+    return slope, offsets
+
+
+def _least_loss(
+    odds: Floats, truth: NDArray[np.bool_], weight: Floats, fixed: float | None
+) -> tuple[float, Floats]:
+    """`fit_probabilities` without its bounds, or with a fixed slope."""
     total, hits = weight.sum(), (weight * truth).sum()
     rate = np.log((hits + 0.5) / (total - hits + 0.5))
-    slope, own = 1.0, np.zeros(odds.shape[1])
-    common = float(rate - (weight * odds).sum() / total)
+    slope, own = 1.0 if fixed is None else fixed, np.zeros(odds.shape[1])
+    common = float(rate - slope * (weight * odds).sum() / total)
 
     def loss(slope: float, common: float, own: Floats) -> float:
         u = slope * odds + common + own
@@ -242,15 +225,15 @@ def fit_probabilities(
         own_gradient = error.sum(axis=0) + own / _PRIOR
         # The 2 x 2 system that is left when the offsets are eliminated (Schur's complement).
         left = corner - (sides / diagonal) @ sides.T + 1e-9 * np.eye(2)
-        head = np.linalg.solve(left, gradient - sides @ (own_gradient / diagonal))
+        right = gradient - sides @ (own_gradient / diagonal)
+        if fixed is None:
+            head = np.linalg.solve(left, right)
+        else:
+            head = np.array([0, right[1] / left[1, 1]])
         tail = (own_gradient - head @ sides) / diagonal
         size = 1.0
         while size > 1e-6:
-            trial = (
-                float(np.clip(slope - size * head[0], _LEAST_SLOPE, _MOST_SLOPE)),
-                float(common - size * head[1]),
-                own - size * tail,
-            )
+            trial = float(slope - size * head[0]), float(common - size * head[1]), own - size * tail
             if (then := loss(*trial)) <= now:
                 break
             size /= 2

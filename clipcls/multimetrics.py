@@ -44,8 +44,13 @@ def label_figures(scores: Floats, given: Flags, truth: Flags) -> list[LabelFigur
     """Each label's figures."""
     from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
+    # One column more, since scikit-learn takes a single one for two classes.
+    nothing = np.zeros((len(truth), 1), bool)
     precision, recall, f1, support = precision_recall_fscore_support(
-        truth, given, average=None, zero_division=np.nan
+        np.hstack([truth, nothing]),
+        np.hstack([given, nothing]),
+        average=None,
+        zero_division=np.nan,
     )
     answers = given.sum(axis=0)
     return [

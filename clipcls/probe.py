@@ -1,12 +1,11 @@
 """A linear classifier of image vectors that starts from what the labels' words say.
 
-Ridge regression of the labels on the images (a linear discriminant whose covariance is shrunk; of
-the training-free kind of Wang et al. 2024, arXiv 2402.04087) is added to the text logits. The
-share of the words is learnt, as in LP++ (Huang et al. 2024, arXiv 2404.02285), and so is that of
-the images: shares of least cross-validated negative log-likelihood, a ridge of least
-cross-validated Brier score. What ridge regression finds without a fold comes exactly, for all
-ridges at once, from sums over the folds and one eigenvalue problem a fold: no images are set aside
-and nothing iterates over them.
+A ridge regression of the labels on the images and a linear discriminant with the same ridge on its
+covariance (as in Wang et al. 2024, arXiv 2402.04087) are added to the words' logits. The share of
+the words is learnt, as in LP++ (Huang et al. 2024, arXiv 2404.02285), and so are the others: shares
+of least cross-validated negative log-likelihood, a ridge of least cross-validated Brier score. What
+is learnt without a fold is exact, for all ridges at once, out of sums over the folds and two
+eigenvalue problems a fold: no images are set aside for validation.
 """
 
 from __future__ import annotations
@@ -39,7 +38,9 @@ _USUAL_WORDS = 0.6  # of what they get alone
 _USUAL_IMAGES = 1.5, 10.0  # where the words are always right, and more for the share they miss
 _IMAGES_SPREAD = 6.0
 _LEAST_SPREAD = 0.3
-_LOGITS_TRIED = 4_000_000
+_PARTS = 4
+_MANY, _FOLDS_OF_MANY = 10_000, 5
+_LOGITS_TRIED = 2_000_000
 _ROWS_A_BLOCK = 8192
 _RANK = 1e-10  # eigenvalues below this share of the largest are rounding
 
@@ -47,8 +48,8 @@ _RANK = 1e-10  # eigenvalues below this share of the largest are rounding
 class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Learns from vectors of images, and from vectors of their labels' words where there are any.
 
-    Logits are `X @ coef_.T + intercept_`; they are those of the words, less a share of their mean
-    over the classes' mean images, plus those of a ridge regression.
+    Logits are `X @ coef_.T + intercept_`: shares of those of the words, less what the words say of
+    the mean image of all classes, of a ridge regression and of a linear discriminant.
 
     Args:
         text: unit vectors of the labels' words, float (n_text, dim); a row of NaN is a label whose
@@ -56,18 +57,20 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         text_classes: the labels of these rows, (n_text,). One without images keeps its words; one
             of `y` that is not here is learnt from images alone.
         logit_scale: the model's; what cosine similarities with `text` are multiplied with.
-        folds: of the cross-validation, at most; never more than the largest class has images.
+        folds: of the cross-validation, at most; never more than the largest class has images, and
+            not more than 5 where there are over 10,000 images.
 
     Attributes:
         classes_: the labels, (n_classes,): `text_classes`, then others of `y`, sorted.
         coef_: float64 (n_classes, dim).
         intercept_: float64 (n_classes,).
         ridge_: the ridge, as a share of the images' mean squared distance from their mean.
-        shares_: float64 (3,): of the words, the images, and the words' mean that is taken off.
+        shares_: float64 (4,): of the words, of the words' mean that is taken off, of the ridge
+            regression and of the discriminant.
         folds_: the fold of each row, int64 (n,); None where no class has two images.
         cv_accuracy_, cv_loss_, cv_text_accuracy_: accuracy, negative log-likelihood and accuracy
             of the words alone on the images that the cross-validation asked about; nan without
-            folds. The four numbers above were chosen on the same images.
+            folds. The ridge and the shares were chosen on the same images.
         cv_images_: how many these are.
 
     >>> X, y = np.eye(4)[[0, 1, 0, 1]] + 0.1, ["cat", "dog", "cat", "dog"]
@@ -118,7 +121,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             check_classification_targets(y)
         self.classes_, codes, text, has_words = self._labels(np.asarray(y), vectors.shape[1])
         n_classes = len(self.classes_)
-        self.folds_ = held_out_folds(codes, self.folds, groups)
+        folds = self.folds if len(vectors) <= _MANY else min(self.folds, _FOLDS_OF_MANY)
+        self.folds_ = held_out_folds(codes, folds, groups)
         whole = _Moments.of(vectors, codes, n_classes)
         fits = [_Fit(vectors, codes, whole, text)]
         if self.folds_ is not None:
@@ -128,10 +132,11 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 fits.append(_Fit(vectors[~inside], codes[~inside], rest, text))
         alone, missed = self._words_alone(vectors, codes, fits[0], has_words)
         images = _USUAL_IMAGES[0] + _USUAL_IMAGES[1] * missed
-        usual = _USUAL_WORDS * alone + [0.0, images, 0.0]
+        usual = _USUAL_WORDS * alone + [0.0, 0.0, images, 0.0]
         self._choose(vectors, codes, fits[1:], usual, scored)
-        self.coef_, self.intercept_ = fits[0].linear(self.ridge_, self.shares_, alone)
-        self._held_out = [fit.linear(self.ridge_, self.shares_, alone) for fit in fits[1:]]
+        found = self.ridge_, self.shares_, alone
+        self.coef_, self.intercept_ = fits[0].linear(*found)
+        self._held_out = [fit.linear(*found) for fit in fits[1:]]
         return self
 
     def _labels(self, y: NDArray[Any], dim: int) -> tuple[NDArray[Any], Numbers, Floats, bool]:
@@ -166,9 +171,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _words_alone(
         self, X: Any, codes: Numbers, whole: _Fit, has_words: bool
     ) -> tuple[Floats, float]:
-        """The best shares where the images have none, float64 (3,); the share words miss."""
+        """The best shares where the images have none, float64 (4,); the share words miss."""
         if not has_words:
-            return np.zeros(3), 0.5
+            return np.zeros(_PARTS), 0.5
         rows = _some(np.arange(len(codes)), _LOGITS_TRIED // len(self.classes_))
         seen, truth = np.unique(codes, return_inverse=True)
         words = X[rows] @ whole.text[seen].T
@@ -180,7 +185,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         missed = (words.argmax(axis=1) != truth[rows]).sum()
         # A few images that all are right do not prove that words never miss.
-        return np.array([alone[0], 0.0, alone[1]]), float((missed + 1) / (len(rows) + 2))
+        return np.array([*alone, 0.0, 0.0]), float((missed + 1) / (len(rows) + 2))
 
     def _choose(
         self, X: Any, codes: Numbers, fits: list[_Fit], usual: Floats, scored: ArrayLike | None
@@ -197,19 +202,19 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seen, truth = np.unique(codes, return_inverse=True)
         truth = truth[rows]
         inside = [np.flatnonzero(self.folds_[rows] == fold) for fold in range(len(fits))]
-        words, mean, images = (np.empty((len(rows), len(seen))) for _ in range(3))
-        turned = []
+        parts = [np.empty((len(rows), len(seen))) for _ in range(_PARTS)]
         for fit, at in zip(fits, inside, strict=True):
-            words[at] = X[rows[at]] @ fit.text[seen].T
-            mean[at] = -fit.mean_words[seen]
-            turned.append(fit.turned(X[rows[at]]))
-        spread = np.maximum(usual, [_LEAST_SPREAD, _IMAGES_SPREAD, _LEAST_SPREAD])
-        spread[2] = spread[0]
+            parts[0][at] = X[rows[at]] @ fit.text[seen].T
+            parts[1][at] = -fit.mean_words[seen]
+        words = max(usual[0], _LEAST_SPREAD)
+        images = max(usual[2], _IMAGES_SPREAD)
+        # Few images say little about how they spread within a class.
+        spread = np.array([words, words, images, images / 4])
         best, shares = np.inf, usual
         for ridge in _RIDGES:
-            for fit, at, z in zip(fits, inside, turned, strict=True):
-                images[at] = fit.image_logits(z, ridge, seen)
-            parts = [words, images, mean]
+            for fit, at in zip(fits, inside, strict=True):
+                for part, (coef, level) in zip(parts[2:], fit.images(ridge), strict=True):
+                    part[at] = X[rows[at]] @ coef[seen].T + level[seen]
             shares = _best_shares(parts, truth, usual, spread, start=shares)
             logits = sum(share * part for share, part in zip(shares, parts, strict=True))
             scores, losses = _softmax(logits)
@@ -221,13 +226,13 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 self.cv_accuracy_ = float((logits.argmax(axis=1) == truth).mean())
                 self.cv_loss_ = float(losses[np.arange(len(truth)), truth].mean())
         if usual[0]:
-            self.cv_text_accuracy_ = float((words.argmax(axis=1) == truth).mean())
+            self.cv_text_accuracy_ = float((parts[0].argmax(axis=1) == truth).mean())
 
     def _rows_tried(self, codes: Numbers, fits: list[_Fit], scored: ArrayLike | None) -> Numbers:
         """Rows whose class has images outside their fold too; enough of them."""
         if self.folds_ is None:
             return np.empty(0, np.int64)
-        seen = np.stack([fit.counts > 0 for fit in fits])
+        seen = np.stack([fit.seen for fit in fits])
         good = seen[self.folds_, codes]
         if scored is not None:
             good &= np.asarray(scored, bool)
@@ -323,11 +328,11 @@ class _Moments:
 
 
 class _Fit:
-    """Ridge regressions of labels on images, for any ridge; and the words beside them."""
+    """What the images say by either method for any ridge, and the words beside it."""
 
     def __init__(self, X: Any, codes: Numbers, moments: _Moments, text: Floats) -> None:
         counts, n = moments.counts, len(X)
-        self.counts, self.text = counts, text
+        self.text = text
         self.centre = moments.sums.sum(axis=0) / n
         if n < X.shape[1]:
             _, roots, axes = np.linalg.svd(X - self.centre, full_matrices=False)
@@ -336,27 +341,39 @@ class _Fit:
             spread = moments.products - n * np.outer(self.centre, self.centre)
             spectrum, axes = np.linalg.eigh(spread)
         kept = spectrum > _RANK * max(spectrum.max(), np.finfo(float).tiny)
-        self.spectrum, self.axes = spectrum[kept], axes[:, kept]
-        self.scale = self.spectrum.sum() / n
-        seen = counts > 0
+        spectrum, axes = spectrum[kept], axes[:, kept]
+        self.scale = spectrum.sum() / n
+        self.seen = seen = counts > 0
+        pull = axes.T @ (moments.sums - counts[:, None] * self.centre).T
         # Targets are 1 for the right label, less their mean: a label without images has none.
-        self.level = np.where(seen, counts / n - 1 / seen.sum(), 0.0)
-        self.pull = self.axes.T @ (moments.sums - counts[:, None] * self.centre).T
+        self._level = np.where(seen, counts / n - 1 / seen.sum(), 0.0)
+        # Within classes there is what there is in all, less that between their means.
+        away = pull / np.maximum(counts, 1)
+        within, turn = np.linalg.eigh(np.diag(spectrum) - (counts * away) @ away.T)
+        self._regression = axes, spectrum, pull
+        self._discriminant = axes @ turn, np.maximum(within, 0), turn.T @ away
         self.mean_words = text @ (moments.sums[seen] / counts[seen, None]).mean(axis=0)
 
-    def turned(self, X: Any) -> Floats:
-        """Images along the axes, float64 (n, rank)."""
-        turned: Floats = (X - self.centre) @ self.axes
-        return turned
+    def images(self, ridge: float) -> list[tuple[Floats, Floats]]:
+        """What the images say by ridge regression, and by a discriminant.
 
-    def image_logits(self, turned: Floats, ridge: float, classes: Numbers) -> Floats:
-        """What the ridge regression says of turned images, float64 (n, len(classes))."""
-        logits: Floats = turned @ self._coefficients(ridge)[:, classes] + self.level[classes]
-        return logits
+        A class's mean image has a logit near 1 in either, and near 0 for other classes.
 
-    def _coefficients(self, ridge: float) -> Floats:
-        coefficients: Floats = self.pull / (self.spectrum + ridge * self.scale)[:, None]
-        return coefficients
+        Returns:
+            coefficients (n_classes, dim) and intercepts (n_classes,) of each.
+        """
+        found = []
+        axes, spectrum, pull = self._regression
+        coef = (axes @ (pull / (spectrum + ridge * self.scale)[:, None])).T
+        found.append((coef, self._level - coef @ self.centre))
+        axes, spectrum, means = self._discriminant
+        pulled = means / (spectrum + ridge * self.scale)[:, None]
+        own = (means * pulled).sum(axis=0)
+        usual = max(own[self.seen].mean(), np.finfo(float).tiny)
+        coef = (axes @ pulled).T / usual
+        level = np.where(self.seen, 0.5 * (1 - own / usual), 0.0)
+        found.append((coef, level - coef @ self.centre))
+        return found
 
     def linear(self, ridge: float, shares: Floats, alone: Floats) -> tuple[Floats, Floats]:
         """Coefficients (n_classes, dim) and intercepts (n_classes,) of all parts together.
@@ -364,11 +381,11 @@ class _Fit:
         A label without images has the words' shares as they are `alone`: beside images they get
         less, which it has not.
         """
-        images = (self.axes @ self._coefficients(ridge)).T
-        seen = self.counts > 0
-        words, mean = (np.where(seen, shares[i], alone[i]) for i in (0, 2))
-        coef = words[:, None] * self.text + shares[1] * images
-        intercept = shares[1] * (self.level - images @ self.centre) - mean * self.mean_words
+        words, mean = (np.where(self.seen, shares[i], alone[i]) for i in (0, 1))
+        coef, intercept = words[:, None] * self.text, -mean * self.mean_words
+        for share, (rows, level) in zip(shares[2:], self.images(ridge), strict=True):
+            coef = coef + share * rows
+            intercept = intercept + share * level
         return coef, intercept
 
 
@@ -408,8 +425,9 @@ def _best_shares(
         curve = np.diag(1 / spread**2) - means @ means.T
         for i, w in enumerate(weighted):
             for j, part in enumerate(parts):
-                curve[i, j] += np.einsum("nk,nk->", w, part)
-        step = np.linalg.solve(curve, slope)
+                curve[i, j] += np.vdot(w, part)
+        # Where no part tells classes apart, the curve is flat but for rounding.
+        step = np.linalg.lstsq(curve, slope, rcond=None)[0]
         if slope @ step <= 1e-6 * max(1.0, len(truth) / 1000):
             break
         size = 1.0

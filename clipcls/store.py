@@ -74,7 +74,7 @@ def default_path() -> Path:
 
 
 def facts_path() -> Path:
-    """Where facts about models are kept when no embeddings are: beside the default store."""
+    """Where facts about models are kept: beside the default store."""
     return default_path().with_name("models.sqlite3")
 
 
@@ -401,9 +401,12 @@ def clear(path: Path) -> bool:
     """Deletes a store, damaged or not; False where there was none.
 
     Raises:
-        StoreError: it cannot be deleted, or is not a store.
+        StoreError: it cannot be deleted, is not a store, or does not tell whether it is one.
     """
-    _refuse_foreign(path)
+    try:
+        _refuse_foreign(path)
+    except sqlite3.OperationalError as error:  # such as the lock of the program it belongs to
+        raise StoreError(f"{path}: cannot be deleted ({error})") from error
     present = path.exists()
     for part in _parts(path):
         try:
@@ -414,18 +417,24 @@ def clear(path: Path) -> bool:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Raises StoreError for a file of somebody else's; the usual place is always ours."""
+    """Refuses a file of somebody else's; the usual place is always ours.
+
+    Raises:
+        StoreError: it is.
+        sqlite3.OperationalError: it cannot be told.
+    """
     if path in (default_path(), facts_path()) or not path.exists() or not path.stat().st_size:
         return
     # By SQLite, never by open(): closing the file would drop this process's locks on it, and
     # another process would take the WAL away from under its open connections
     # (https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    connection = sqlite3.connect(uri, timeout=_BUSY_SECONDS, uri=True)
     try:
         (found,) = connection.execute("PRAGMA application_id").fetchone()
-    except sqlite3.OperationalError:
-        return  # opening it for good says why
-    except sqlite3.DatabaseError:
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):  # locked, or not readable
+            raise
         found = None
     finally:
         connection.close()

@@ -228,7 +228,7 @@ def _clusters(vectors: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     from threadpoolctl import threadpool_limits
 
     sample = vectors[:: -(-len(vectors) // _MOST_CLUSTERED)]
-    means = KMeans(k, n_init=1, random_state=0, max_iter=100)
+    means = KMeans(min(k, len(sample)), n_init=1, random_state=0, max_iter=100)
     # Three threads or more would add up in an order that changes from run to run.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different images than clusters

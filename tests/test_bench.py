@@ -49,3 +49,17 @@ def test_the_photo_is_a_whole_jpeg() -> None:
     image = Image.open(io.BytesIO(bench.sample_photo(200, 100)))
     image.load()
     assert (image.format, image.size) == ("JPEG", (200, 100))
+
+
+def test_an_engine_that_cannot_run_the_model_has_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise graph.GraphError("refused")
+
+    monkeypatch.setattr(graph, "default_folder", lambda: tmp_path / "graphs")
+    monkeypatch.setattr(graph, "export", refuse)
+    source = models.resolve(str(write_model(tmp_path / "model", CONFIGS["clip"])))
+    steps = [row.step for row in bench.measure(source, batch_size=2, seconds=0.001)]
+    assert any("encode, torch" in step for step in steps)
+    assert not any("openvino" in step for step in steps)

@@ -152,6 +152,8 @@ def test_bad_input_in_python(classifier: ZeroShotClassifier, tmp_path: Path) -> 
         classifier.predict("photo.jpg")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="embeddings are"):
         classifier.predict(np.ones((2, 7)))
+    with pytest.raises(ValueError, match="not finite"):
+        classifier.predict(np.full((1, 3), np.nan, np.float32))
     with pytest.raises(LabelsError):
         ZeroShotClassifier([], classifier.encoder_, store=False).fit()
 

@@ -13,6 +13,7 @@ from scipy.special import logsumexp, softmax
 
 from clipcls import ZeroShotClassifier, calibrate, evaluate
 from clipcls.errors import CalibrationError, LabelsError
+from clipcls.evaluation import embed_known
 from clipcls.hierarchy import Hierarchy, Level
 from clipcls.labels import Label, make_labels, read_labels
 from clipcls.predictions import Prediction
@@ -103,6 +104,11 @@ def test_labels_of_one_name_are_told_apart() -> None:
     assert labels.labels[0] == Label("crane", parents=("bird",), kind="bird")
 
 
+def test_a_path_that_is_another_labels_name_is_told_apart() -> None:
+    labels = make_labels(["a \\> b", "a > b", "c > b", "d"])
+    assert labels.names == ("a \\> b", "a > b", "c > b", "d")
+
+
 # Sums along the tree
 
 
@@ -166,6 +172,7 @@ def test_at_a_rank_scores_are_sums(encoder: ColourEncoder, paint: Paint) -> None
     cosines = np.array([255, 383 / 2**0.5, 128, 0]) / np.hypot(255, 128)
     np.testing.assert_allclose([c.similarity for c in result.top], cosines[[1, 2]], rtol=1e-4)
     assert roots.predict([path]).tolist() == ["warm"]
+    assert [part.shape for part in roots.match(roots.vectors([path]), 1)] == 3 * [(1, 1)]
     assert roots.score([path], ["warm"]) == 1
     (unsure,) = roots.classify([paint("g.png", GREY)], min_score=0.9)
     assert (unsure.label, unsure.lineage, unsure.record()["lineage"]) == ("unknown", (), [])
@@ -239,6 +246,12 @@ def test_none_of_these_is_a_root(encoder: ColourEncoder, paint: Paint) -> None:
     assert classifier.predict([paint("g.png", GREY)]).tolist() == ["none of these"]
 
 
+def test_none_of_these_cannot_be_a_root_twice(encoder: ColourEncoder) -> None:
+    labels = ["none of these > red", "blue"]
+    with pytest.raises(LabelsError, match="leave one out"):
+        ZeroShotClassifier(labels, encoder, store=False, none=True).fit()
+
+
 # Measuring
 
 
@@ -262,6 +275,18 @@ def test_evaluate_tells_the_accuracy_of_each_level(
     assert at_root.figures["accuracy"].value == 3 / 4
     assert at_root.levels == ()
     assert at_root.several == 0
+
+
+def test_where_a_label_means_itself_alone_a_path_does_too(
+    classifier: ZeroShotClassifier, paint: Paint
+) -> None:
+    data = [
+        (paint("1.png", "red"), ["red", "warm > yellow"]),
+        (paint("2.png", "blue"), ["Cold > Blue", "cold"]),
+    ]
+    known = embed_known(classifier, data, several=True)
+    assert known.truth == ((0, 1), (3,))
+    assert known.set_aside.no_labels == {"cold": 1}
 
 
 def test_calibrations_are_for_one_rank(

@@ -148,7 +148,7 @@ def test_a_label_given_twice_is_dropped_with_its_line(write, caplog):
     ("content", "names", "words"),
     [
         ("Cat\ncat\ndog\n", ("Cat", "cat", "dog"), "l.txt:2: 'Cat' and 'cat' differ in case only"),
-        ("cat\n", ("cat",), "'cat' is the only label, so every image gets it"),
+        ("cat\n", ("cat",), "'cat' is the only label; where one label an image is given, every"),
         ("cat\nunknown\n", ("cat", "unknown"), "also the answer for images below the least score"),
     ],
 )

@@ -49,6 +49,23 @@ def test_probabilities_are_scipys_optimum(masked: bool) -> None:
     assert 0.3 < slope < 0.7
 
 
+@pytest.mark.parametrize(("sign", "bound"), [(-1, 1e-3), (60, 20)])
+def test_with_the_slope_at_its_bound_the_offsets_are_scipys_optimum(
+    sign: float, bound: float
+) -> None:
+    odds, truth = simulated(200, 6)
+    odds = odds / sign - 3
+
+    def loss(x: np.ndarray) -> float:
+        u = bound * odds + x[0] + x[1:]
+        return (np.logaddexp(0, u) - truth * u).sum() + (x[1:] ** 2).sum() / 2
+
+    best = minimize(loss, np.r_[3 * bound, np.zeros(6)], method="BFGS", options={"gtol": 1e-7}).x
+    slope, offsets = fit_probabilities(odds, truth)
+    assert slope == bound
+    np.testing.assert_allclose(offsets, best[0] + best[1:], rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("odds", "truth"),
     [
@@ -161,7 +178,8 @@ def test_what_is_for_something_else_is_refused_and_says_why(
             one.fit()
 
     record = json.loads((tmp_path / "multi.json").read_text())
-    for damage in ({"offsets": [1.0]}, {"slope": float("nan")}, {"thresholds": "no"}):
+    slopes = [{"slope": slope} for slope in (float("nan"), -3)]
+    for damage in ({"offsets": [1.0]}, {"thresholds": "no"}, *slopes):
         (tmp_path / "bad.json").write_text(json.dumps({**record, **damage}))
         assert "damaged" in refusal(tmp_path / "bad.json")
 

@@ -45,6 +45,12 @@ def test_figures_are_scikit_learns() -> None:
     assert (last.support, last.answers) == (0, given[:, -1].sum())
 
 
+def test_the_figures_of_a_label_do_not_depend_on_the_others() -> None:
+    scores, given, truth = simulated()
+    first = label_figures(scores, given, truth)[:1]
+    assert label_figures(scores[:, :1], given[:, :1], truth[:, :1]) == first
+
+
 def test_intervals_are_the_bootstraps_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, given, truth = simulated()
     seen = []

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -34,9 +35,40 @@ def few(
     return words, X, y, Z, others
 
 
-def by_sklearn(X: np.ndarray, y: np.ndarray, ridge: float) -> Ridge:
-    spread = ((X - X.mean(axis=0)) ** 2).sum(axis=1).mean()
-    return Ridge(alpha=ridge * spread).fit(X, np.eye(y.max() + 1)[y])
+class Shrunk(BaseEstimator):
+    """A covariance with something added to its diagonal."""
+
+    def __init__(self, added: float = 0) -> None:
+        self.added = added
+
+    def fit(self, X: np.ndarray) -> Shrunk:
+        self.covariance_ = np.cov(X.T, bias=True) + self.added * np.eye(X.shape[1])
+        return self
+
+
+def by_sklearn(
+    words: np.ndarray, X: np.ndarray, y: np.ndarray, Z: np.ndarray, ridge: float, shares: np.ndarray
+) -> np.ndarray:
+    """The logits of `LinearProbe` less their mean over the classes, by scikit-learn's parts."""
+    n_classes = len(words)
+    middle = 60 * (words - words.mean(axis=0))
+    means = np.stack([X[y == k].mean(axis=0) for k in range(n_classes)])
+    spread = ridge * ((X - X.mean(axis=0)) ** 2).sum(axis=1).mean()
+    regression = Ridge(alpha=spread).fit(X, np.eye(n_classes)[y])
+    discriminant = LinearDiscriminantAnalysis(
+        solver="lsqr", covariance_estimator=Shrunk(spread / len(X))
+    ).fit(X, y)
+    away = means - X.mean(axis=0)
+    scatter = sum((x - means[k])[:, None] * (x - means[k]) for x, k in zip(X, y, strict=True))
+    own = np.einsum("kd,de,ke->k", away, np.linalg.inv(scatter + spread * np.eye(len(X[0]))), away)
+    parts = [
+        Z @ middle.T,
+        np.broadcast_to(-middle @ means.mean(axis=0), (len(Z), n_classes)),
+        regression.predict(Z),
+        (discriminant.decision_function(Z) - np.log(discriminant.priors_)) / len(X) / own.mean(),
+    ]
+    logits = sum(share * part for share, part in zip(shares, parts, strict=True))
+    return logits - logits.mean(axis=1, keepdims=True)
 
 
 @parametrize_with_checks([LinearProbe()])
@@ -45,37 +77,25 @@ def test_scikit_learns_own_checks(estimator, check) -> None:
 
 
 @pytest.mark.parametrize("shots", [3, 12])
-def test_logits_are_a_share_of_the_words_and_of_scikit_learns_ridge(shots: int) -> None:
+def test_logits_are_shares_of_scikit_learns_regression_and_discriminant(shots: int) -> None:
     words, X, y, Z, _ = few(shots=shots)
     probe = LinearProbe(words, np.arange(5), logit_scale=60).fit(X, y)
-    share, images, mean = probe.shares_
-    means = np.stack([X[y == k].mean(axis=0) for k in range(5)]).mean(axis=0)
-    middle = 60 * (words - words.mean(axis=0))
-    expected = share * Z @ middle.T - mean * middle @ means
-    expected += images * (by_sklearn(X, y, probe.ridge_).predict(Z) - 1 / 5)
-    np.testing.assert_allclose(probe.decision_function(Z), expected, atol=1e-8)
-    assert share > 0.1
-    assert images > 1
+    expected = by_sklearn(words, X, y, Z, probe.ridge_, probe.shares_)
+    found = probe.decision_function(Z)
+    np.testing.assert_allclose(found - found.mean(axis=1, keepdims=True), expected, atol=1e-7)
+    assert (np.abs(probe.shares_) > 0.001).all()
 
 
 @pytest.mark.parametrize("shots", [3, 12])
 def test_held_out_scores_are_those_of_probes_learnt_without_the_fold(shots: int) -> None:
     words, X, y, _, _ = few(shots=shots, noise=0.5)
     probe = LinearProbe(words, np.arange(5), logit_scale=60).fit(X, y)
-    middle = 60 * (words - words.mean(axis=0))
-    share, images, mean = probe.shares_
     found = np.full((len(X), 5), np.nan)
     for rows, scores in probe.cross_validated(X):
         assert np.isnan(found[rows]).all()
         found[rows] = scores
-        rest = np.setdiff1d(
-            np.arange(len(X)), np.flatnonzero(probe.folds_ == probe.folds_[rows[0]])
-        )
-        ridge = by_sklearn(X[rest], y[rest], probe.ridge_)
-        level = np.bincount(y[rest], minlength=5) / len(rest) - 1 / 5
-        means = np.stack([X[rest][y[rest] == k].mean(axis=0) for k in range(5)]).mean(axis=0)
-        logits = share * X[rows] @ middle.T - mean * middle @ means
-        logits += images * (ridge.predict(X[rows]) - ridge.predict(X[rest]).mean(axis=0) + level)
+        rest = probe.folds_ != probe.folds_[rows[0]]
+        logits = by_sklearn(words, X[rest], y[rest], X[rows], probe.ridge_, probe.shares_)
         np.testing.assert_allclose(scores, softmax(logits, axis=1), atol=1e-8)
     right = found[np.arange(len(X)), y]
     assert probe.cv_loss_ == pytest.approx(-np.log(right).mean())

@@ -24,6 +24,12 @@ def page_of(encoder: ColourEncoder, data: list, labels: list[str], path: Path) -
     return path.read_text("utf-8")
 
 
+def shown(page: str) -> list[list[str]]:
+    """The confusion matrix as a reader sees it."""
+    (table,) = re.findall(r'<table class="matrix">(.*?)</table>', page, re.S)
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in table.split("</tr>")[1:-1]]
+
+
 def test_the_page_is_whole_escaped_and_shows_the_images(
     encoder: ColourEncoder, paint: Paint, tmp_path: Path
 ) -> None:
@@ -67,8 +73,11 @@ def test_the_matrix_counts_every_image(
         "counts": [[1, 1, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0]],
         "others": 0,
     }
+    page = page_of(encoder, data, labels, tmp_path / "r.html")
+    assert shown(page) == [["1", "1", "1", ""], [""] * 4, ["", "", "1", ""], ["", "", "", "1"]]
     monkeypatch.setattr("clipcls.report._CLASSES", 2)
     matrix = report_record(found, "x")["matrix"]
     assert matrix == {"labels": ["red", "green"], "counts": [[1, 1, 1], [0, 0, 0]], "others": 2}
     page = page_of(encoder, data, labels, tmp_path / "r.html")
     assert "the other 2 together" in page
+    assert shown(page) == [["1", "1", "1"], ["", "", ""]]

@@ -228,6 +228,23 @@ def test_a_file_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["browser.db", "photo.jpg"]
 
 
+def test_a_file_that_its_owner_has_locked_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipcls.store._BUSY_SECONDS", 0.1)
+    path = tmp_path / "browser.db"
+    owner = sqlite3.connect(path, isolation_level=None)
+    owner.execute("CREATE TABLE bookmarks (url)")
+    owner.execute("BEGIN EXCLUSIVE")  # as browsers keep theirs
+    for use in (Store, clear):
+        with pytest.raises(StoreError, match=r"browser\.db: cannot .*locked"):
+            use(path)
+    owner.execute("COMMIT")
+    assert owner.execute("SELECT count(*) FROM bookmarks").fetchone() == (0,)
+    owner.close()
+    assert path.exists()
+
+
 def test_a_damaged_row_is_as_if_it_were_not_there(tmp_path: Path) -> None:
     with Store(tmp_path / "s.db") as store:
         store.add("image a", [(key(1), vector(1, 0))])

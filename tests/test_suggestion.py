@@ -96,10 +96,14 @@ def test_images_that_cannot_be_read(
         suggest(named(WORDS, encoder), [str(bad)])
 
 
-def test_as_many_clusters_as_are_asked_for(encoder: ColourEncoder, photos: list[str]) -> None:
+def test_as_many_clusters_as_are_asked_for(
+    encoder: ColourEncoder, photos: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     classifier = named(WORDS, encoder)
     assert suggest(classifier, photos, clusters=1).labels[0].images == 10
     assert suggest(classifier, photos, clusters=99).clusters == 10
+    monkeypatch.setattr("clipcls.suggestion._MOST_CLUSTERED", 4)
+    assert suggest(classifier, photos, clusters=9).clusters == 4
     assert [cluster_count(n) for n in (1, 2, 5, 100, 10**6)] == [1, 2, 5, 20, 200]
 
 

@@ -21,6 +21,7 @@ _COMMANDS = (
     "classify",
     "evaluate",
     "calibrate",
+    "sort",
     "fit",
     "suggest",
     "search",

@@ -1,0 +1,73 @@
+"""Labels -> folder names that every system takes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from clipcls.predictions import UNKNOWN
+
+__all__ = ["alike", "folders_of", "safe_name"]
+
+_LONGEST = 100  # bytes: eCryptfs takes 143, most others 255, and Windows 260 for a whole path
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*]')
+# https://learn.microsoft.com/windows/win32/fileio/naming-a-file
+_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.I)
+
+
+def alike(name: str) -> str:
+    """The same for names that some file system takes for one: case and composition of letters."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def safe_name(name: str) -> str:
+    r"""A label as the name of one folder.
+
+    Slashes, the other characters that Windows forbids, and control characters become `_`. Dots and
+    spaces at the end go, since Windows drops them. A `_` comes before a dot at the beginning, which
+    would hide the folder, and before names of devices (`con`, `nul.x`). What is longer than 100
+    bytes is cut, and marked with 8 hex of the label's SHA-256.
+
+    >>> safe_name("b/w"), safe_name(".."), safe_name("aux"), safe_name("etc. ")
+    ('b_w', '_', '_aux', 'etc')
+    """
+    name = unicodedata.normalize("NFC", name)
+    safe = "".join("_" if unicodedata.category(c) in ("Cc", "Cs") else c for c in name)
+    safe = _FORBIDDEN.sub("_", safe).strip()
+    if safe.startswith(".") or _RESERVED.fullmatch(safe):
+        safe = f"_{safe}"
+    safe = safe.rstrip(". ")
+    if len(safe.encode()) > _LONGEST:
+        safe = _marked(safe.encode()[: _LONGEST - 9].decode(errors="ignore").rstrip(". "), name)
+    return safe or "_"
+
+
+def folders_of(labels: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[str, ...]]:
+    """Each label's folder, as the names below the target; () is `unknown`.
+
+    Labels whose folders would be one on some system (`Polish`, `polish`) get different ones: the
+    first by code point that needs no change keeps its name, the others are marked with 8 hex of
+    their SHA-256. So the folders depend on which labels there are, not on their order.
+
+    >>> folders_of([("a/b",), ("a_b", "c")])
+    {('a/b',): ('a_b~c14cddc0',), ('a_b', 'c'): ('a_b', 'c')}
+    """
+    wanted = list(dict.fromkeys(labels))
+    nodes = sorted({label[:depth] for label in wanted for depth in range(1, len(label) + 1)})
+    nodes.sort(key=lambda node: (len(node), safe_name(node[-1]) != node[-1]))
+    made: dict[tuple[str, ...], tuple[str, ...]] = {(): ()}
+    taken: set[tuple[str, ...]] = {(UNKNOWN,)}
+    for node in nodes:
+        above = made[node[:-1]]
+        name = safe_name(node[-1])
+        if (*map(alike, above), alike(name)) in taken:
+            name = _marked(name, node[-1])
+        made[node] = (*above, name)
+        taken.add((*map(alike, above), alike(name)))
+    return {label: made[label] if label else (UNKNOWN,) for label in wanted}
+
+
+def _marked(name: str, label: str) -> str:
+    return f"{name}~{hashlib.sha256(label.encode(errors='surrogateescape')).hexdigest()[:8]}"

@@ -1,0 +1,635 @@
+"""`clipcls sort`: real files; runs that are killed at every call that changes something."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from clipcls import filing
+from clipcls.errors import InputError, OutputError
+from clipcls.filing import file_results, plan, undo
+from clipcls.folders import folders_of, safe_name
+from clipcls.journal import Journal, journals_in
+from clipcls.labels import levels_of, written
+from clipcls.results import Result, read_results
+from clipcls.writers import open_output
+
+Tree = dict[str, bytes]
+
+
+def tree(folder: Path) -> Tree:
+    """Every file but journals -> its bytes; a link -> where it leads."""
+    return {
+        str(p.relative_to(folder)): (b"-> " + os.fsencode(os.readlink(p)))
+        if p.is_symlink()
+        else p.read_bytes()
+        for p in folder.rglob("*")
+        if (p.is_file() or p.is_symlink()) and not p.name.startswith("clipcls-sort-")
+    }
+
+
+def put(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+        os.utime(folder / name, (1_600_000_000, 1_600_000_000))
+    return folder
+
+
+def results(*rows: tuple[str, str]) -> list[Result]:
+    """("a.jpg", "cat") or ("a.jpg", "cat|dog") or ("a.jpg", "animal > dog"); "" is unknown."""
+    return [
+        Result(path, tuple(levels_of(label) for label in labels.split("|") if label))
+        for path, labels in rows
+    ]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return put(
+        tmp_path / "photos",
+        {
+            "a.jpg": "a",
+            "b.jpg": "b",
+            "sub/a.jpg": "other a",
+            "c.png": "c",
+            "a.jpg.xmp": "darktable's",
+            "c.xmp": "Lightroom's",
+        },
+    )
+
+
+FOUR = results(
+    ("a.jpg", "cat"), ("b.jpg", "animal > dog"), ("sub/a.jpg", "cat"), ("c.png", ""), ("x", "cat")
+)
+FILED = {
+    "cat/a.jpg": b"a",
+    "cat/a.jpg.xmp": b"darktable's",
+    "animal/dog/b.jpg": b"b",
+    "cat/a (2).jpg": b"other a",
+    "unknown/c.png": b"c",
+    "unknown/c.xmp": b"Lightroom's",
+}
+
+
+def test_a_copy_leaves_the_originals_and_their_times(photos: Path, tmp_path: Path) -> None:
+    before = tree(photos)
+    done = file_results(FOUR, tmp_path / "out", root=photos)
+    assert tree(tmp_path / "out") == FILED
+    assert tree(photos) == before
+    assert (tmp_path / "out/cat/a.jpg").stat().st_mtime == 1_600_000_000
+    assert (done.filed, [str(e) for e in done.failed]) == (4, ["x: no such file"])
+    assert done.exit_code == 1
+
+
+def test_a_second_run_adds_nothing(photos: Path, tmp_path: Path) -> None:
+    for mode in ("copy", "link"):
+        into = tmp_path / mode
+        first = file_results(FOUR, into, mode, root=photos)
+        for journal in (True, False):
+            if not journal:
+                assert first.journal is not None
+                first.journal.unlink()
+            before = tree(into)
+            again = file_results(FOUR, into, mode, root=photos)
+            assert (again.filed, again.plan.already, again.journal) == (0, 4, None)
+            assert tree(into) == before
+
+
+def test_a_moved_image_takes_its_sidecars_along_and_comes_back(
+    photos: Path, tmp_path: Path
+) -> None:
+    before = tree(photos)
+    done = file_results(FOUR, tmp_path / "out", "move", root=photos)
+    assert tree(tmp_path / "out") == FILED
+    assert tree(photos) == {}
+    again = file_results(FOUR, tmp_path / "out", "move", root=photos)
+    assert (again.filed, again.plan.already, again.journal) == (0, 4, None)
+    assert done.journal is not None
+    back = undo(done.journal)
+    assert (back.undone, back.kept) == (6, [])
+    assert tree(photos) == before
+    assert list((tmp_path / "out").iterdir()) == [done.journal]
+    assert undo(done.journal).undone == 0
+    assert file_results(FOUR, tmp_path / "out", "move", root=photos).filed == 4
+
+
+def test_a_sidecar_that_a_raw_shares_stays(tmp_path: Path) -> None:
+    photos = put(tmp_path / "p", {"a.jpg": "a", "a.CR2": "raw", "a.xmp": "the raw's"})
+    file_results(results(("a.jpg", "cat")), tmp_path / "out", "move", root=photos)
+    assert tree(photos) == {"a.CR2": b"raw", "a.xmp": b"the raw's"}
+
+
+def test_links_are_symbolic_and_absolute(photos: Path, tmp_path: Path) -> None:
+    done = file_results(FOUR, tmp_path / "out", "link", root=photos)
+    assert os.readlink(tmp_path / "out/cat/a (2).jpg") == str(photos / "sub/a.jpg")
+    assert done.journal is not None
+    (tmp_path / "out/animal/dog/b.jpg").unlink()
+    (tmp_path / "out/animal/dog/b.jpg").write_text("somebody's own")
+    back = undo(done.journal)
+    assert [e.reason for e in back.kept] == ["is not the link that was made"]
+    assert tree(tmp_path / "out") == {"animal/dog/b.jpg": b"somebody's own"}
+
+
+def test_several_labels_are_several_copies_but_one_move(photos: Path, tmp_path: Path) -> None:
+    rows = results(("a.jpg", "cat|dog"), ("b.jpg", "dog"))
+    file_results(rows, tmp_path / "copies", root=photos)
+    assert {"cat/a.jpg", "cat/a.jpg.xmp", "dog/a.jpg", "dog/a.jpg.xmp", "dog/b.jpg"} == set(
+        tree(tmp_path / "copies")
+    )
+    done = file_results(rows, tmp_path / "moved", "move", root=photos)
+    assert set(tree(tmp_path / "moved")) == {"cat/a.jpg", "cat/a.jpg.xmp", "dog/b.jpg"}
+    assert "1 with several labels moved to the best only" in done.summary()
+
+
+def test_nothing_is_overwritten(photos: Path, tmp_path: Path) -> None:
+    out = put(tmp_path / "out", {"cat/a.jpg": "mine", "cat/a (2).jpg.xmp": "mine too"})
+    file_results(FOUR, out, "move", root=photos)
+    found = tree(out)
+    assert found["cat/a.jpg"] == b"mine"
+    assert found["cat/a (2).jpg.xmp"] == b"mine too"
+    assert found["cat/a (3).jpg"] == b"a"
+    assert found["cat/a (3).jpg.xmp"] == b"darktable's"
+    assert found["cat/a (2).jpg"] == b"other a"
+
+
+@pytest.mark.parametrize("mode", ["copy", "move", "link"])
+def test_a_name_taken_meanwhile_is_not_overwritten(
+    photos: Path, tmp_path: Path, mode: filing.Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Journal.announce
+
+    def announce(self, entries, folders=()):
+        real(self, entries, folders)
+        put(tmp_path / "out", {"cat/a.jpg": "mine"})
+
+    monkeypatch.setattr(Journal, "announce", announce)
+    done = file_results(results(("a.jpg", "cat")), tmp_path / "out", mode, root=photos)
+    found = tree(tmp_path / "out")
+    assert found.pop("cat/a.jpg") == b"mine"
+    assert set(found) == {"cat/a (2).jpg", "cat/a (2).jpg.xmp"}
+    assert done.journal is not None
+    undo(done.journal)
+    assert tree(tmp_path / "out") == {"cat/a.jpg": b"mine"}
+
+
+def test_sorting_a_sorted_folder_in_place_leaves_what_is_right(tmp_path: Path) -> None:
+    out = put(tmp_path / "out", {"cat/a.jpg": "a", "cat/b.jpg": "b"})
+    rows = results(("cat/a.jpg", "cat"), ("cat/b.jpg", "dog"))
+    done = file_results(rows, out, "move", root=out)
+    assert tree(out) == {"cat/a.jpg": b"a", "dog/b.jpg": b"b"}
+    assert (done.filed, done.plan.already) == (1, 1)
+
+
+def test_undo_keeps_what_would_be_lost(photos: Path, tmp_path: Path) -> None:
+    done = file_results(FOUR, tmp_path / "out", root=photos)
+    (photos / "b.jpg").unlink()
+    (tmp_path / "out/cat/a.jpg").write_text("edited")
+    assert done.journal is not None
+    back = undo(done.journal)
+    assert back.exit_code == 1
+    assert tree(tmp_path / "out") == {"animal/dog/b.jpg": b"b", "cat/a.jpg": b"edited"}
+
+    done = file_results(results(("c.png", "cat")), tmp_path / "two", "move", root=photos)
+    put(photos, {"c.png": "a new one"})
+    assert done.journal is not None
+    assert "there is another file at" in undo(done.journal).kept[0].reason
+    assert (photos / "c.png").read_text() == "a new one"
+    assert (tmp_path / "two/cat/c.png").read_text() == "c"
+
+
+def test_the_target_may_be_renamed_before_undo(photos: Path, tmp_path: Path) -> None:
+    before = tree(photos)
+    done = file_results(FOUR, tmp_path / "out", "move", root=photos)
+    (tmp_path / "out").rename(tmp_path / "renamed")
+    assert done.journal is not None
+    undo(tmp_path / "renamed" / done.journal.name)
+    assert tree(photos) == before
+
+
+def test_names_that_no_system_refuses() -> None:
+    names = ["b/w", "..", ".", ".git", "CON", "com1.txt", "lpt¹", "nul ", "x. .", "a\0b\n", " "]
+    for name in [*names, 'q:"<>|?*\\', "/etc/passwd", "z" * 300, "é" * 200, "\ud800", "~"]:
+        safe = safe_name(name)
+        assert 0 < len(safe.encode()) <= 100
+        assert not set(safe) & set('<>:"/\\|?*\0\n')
+        assert safe[-1] not in ". "
+        assert safe[0] not in ". "
+        assert safe.split(".")[0].strip().lower() not in ("con", "com1", "lpt¹", "nul")
+    assert safe_name("polar bear") == "polar bear"
+    assert safe_name("Dr. Who") == "Dr. Who"
+    assert safe_name("z" * 300) != safe_name("z" * 299)
+
+
+def test_labels_that_are_one_folder_somewhere_get_two() -> None:
+    labels = [("polish",), ("Polish",), ("a/b",), ("a_b",), ("Unknown",), ()]
+    found = folders_of(labels)
+    assert found == folders_of(reversed(labels))
+    assert len({tuple(map(str.casefold, f)) for f in found.values()}) == len(labels)
+    assert found["a_b",] == ("a_b",)
+    assert found[()] == ("unknown",)
+
+
+def test_an_image_named_like_a_folder_gives_way(tmp_path: Path) -> None:
+    photos = put(tmp_path / "p", {"dog": "a", "b": "b"})
+    rows = results(("dog", "animal"), ("b", "animal > dog"))
+    file_results(rows, tmp_path / "out", root=photos)
+    assert tree(tmp_path / "out") == {"animal/dog (2)": b"a", "animal/dog/b": b"b"}
+
+
+def test_images_that_cannot_be_filed_are_named_and_the_rest_is_done(
+    photos: Path, tmp_path: Path
+) -> None:
+    (photos / "link.jpg").symlink_to("b.jpg")
+    put(tmp_path / "out", {"bird": "a file, not a folder"})
+    rows = results(("link.jpg", "cat"), ("sub", "cat"), ("", "cat"), ("c.png", "bird"))
+    rows += [Result("bad.jpg", (), "truncated"), *results(("a.jpg", "cat"))]
+    done = file_results(rows, tmp_path / "out", "move", root=photos)
+    assert {e.path: e.reason for e in done.failed} == {
+        "link.jpg": "is a link, which is not moved; name its file",
+        "sub": "is not a file",
+        "": "is not a file",
+        "c.png": f"{tmp_path}/out/bird cannot be made a folder: file exists",
+    }
+    assert done.plan.unread == 1
+    assert (done.filed, (photos / "c.png").read_bytes()) == (1, b"c")
+
+
+def test_a_wrong_root_is_told_before_anything_is_made(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a.jpg: no such file.*--root"):
+        file_results(FOUR, tmp_path / "out", root=tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_changes_nothing(photos: Path, tmp_path: Path) -> None:
+    steps = plan(FOUR, tmp_path / "out", "move", root=photos).steps
+    assert {str(t.relative_to(tmp_path / "out")) for s in steps for t in s.targets} == set(FILED)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_system_without_hard_links(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source, target):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    before = tree(photos)
+    put(tmp_path / "out", {"cat/a.jpg": "mine"})
+    done = file_results(FOUR, tmp_path / "out", "move", root=photos)
+    assert tree(tmp_path / "out") == {
+        **{n.replace("a.jpg", "a (2).jpg"): d for n, d in FILED.items() if n != "cat/a (2).jpg"},
+        "cat/a (3).jpg": b"other a",
+        "cat/a.jpg": b"mine",
+    }
+    assert done.journal is not None
+    undo(done.journal)
+    assert tree(photos) == before
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another file system."""
+    import tempfile
+
+    shm = Path("/dev/shm")
+    if not shm.is_dir() or shm.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs a second file system at /dev/shm")
+    with tempfile.TemporaryDirectory(dir=shm) as folder:
+        yield Path(folder)
+
+
+def test_a_move_to_another_file_system(photos: Path, elsewhere: Path) -> None:
+    before = tree(photos)
+    done = file_results(FOUR, elsewhere, "move", root=photos)
+    assert tree(elsewhere) == FILED
+    assert (elsewhere / "cat/a.jpg").stat().st_mtime == 1_600_000_000
+    assert tree(photos) == {}
+    assert done.journal is not None
+    assert undo(done.journal).kept == []
+    assert tree(photos) == before
+
+
+# -- killed, refused, full
+
+
+def forked(action: Callable[[], object]) -> int:
+    """Runs it in a child; its wait status."""
+    child = os.fork()
+    if not child:
+        try:
+            action()
+            os._exit(0)
+        except BaseException as error:
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+            os._exit(9)
+    return os.waitpid(child, 0)[1]
+
+
+def killed_at(call: int, action: Callable[[], object], no_links: bool = False) -> bool:
+    """Runs it in a child that kills itself before its n-th call that changes files.
+
+    Returns whether it was killed (it may be through before).
+    """
+
+    def run() -> None:
+        left = [call]
+
+        def counting(name: str) -> None:
+            real = getattr(os, name)
+
+            def counted(*args, **kwargs):
+                left[0] -= 1
+                if not left[0]:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if name == "link" and no_links:
+                    raise PermissionError(1, "Operation not permitted")
+                return real(*args, **kwargs)
+
+            setattr(os, name, counted)
+
+        # Nothing of a killed process is lost with the system alive, so that fsync may be left out.
+        os.fsync = lambda file: None
+        for name in ("link", "unlink", "replace", "symlink", "mkdir", "rmdir", "fsync"):
+            counting(name)
+        action()
+
+    status = forked(run)
+    assert status in (0, signal.SIGKILL)
+    return status == signal.SIGKILL
+
+
+def kinds(mode: str, here: Path, request: pytest.FixtureRequest) -> tuple[filing.Mode, Path]:
+    if mode == "move to another disk":
+        return "move", request.getfixturevalue("elsewhere")
+    return ("link" if mode == "link" else "copy" if "copy" in mode else "move"), here
+
+
+MODES = ["copy", "move", "link", "move without hard links", "move to another disk"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_killed_anywhere_a_run_is_resumed_or_undone(
+    mode: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    no_links = "without" in mode
+    way, base = kinds(mode, tmp_path, request)
+    for call in range(1, 500):
+        killed = False
+        for finish in ("resume", "undo"):
+            photos = put(
+                tmp_path / f"{call} {finish}",
+                {"a.jpg": "a", "b.jpg": "b", "sub/a.jpg": "aa", "a.jpg.xmp": "x"},
+            )
+            out = base / f"out {call} {finish}"
+            rows = results(("a.jpg", "cat"), ("b.jpg", "dog"), ("sub/a.jpg", "cat"))
+            before = tree(photos)
+
+            def run(out=out, rows=rows, photos=photos) -> None:
+                file_results(rows, out, way, root=photos)
+
+            killed = killed_at(call, run, no_links)
+            held = set(tree(photos).values()) | set(tree(out).values() if out.exists() else ())
+            assert set(before.values()) <= held, "nothing is lost"
+            if finish == "undo":
+                for journal in journals_in(out) if out.exists() else []:
+                    assert undo(journal.path).kept == []
+                assert tree(photos) == before
+                assert not out.exists() or tree(out) == {}
+                assert not out.exists() or not [p for p in out.iterdir() if p.is_dir()]
+            else:
+                run()
+                found = tree(out)
+                assert set(found) == {"cat/a.jpg", "cat/a (2).jpg", "cat/a.jpg.xmp", "dog/b.jpg"}
+                assert tree(photos) == ({} if way == "move" else before)
+                if way != "link":
+                    assert found["cat/a (2).jpg"] == b"aa"
+                for journal in journals_in(out):
+                    undo(journal.path)
+                assert tree(photos) == before
+                assert tree(out) == {}
+        if not killed:
+            break
+    assert call > 10
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_killed_anywhere_undo_goes_on(
+    mode: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    way, base = kinds(mode, tmp_path, request)
+    for call in range(1, 500):
+        photos = put(tmp_path / f"{call}", {"a.jpg": "a", "b.jpg": "b", "a.jpg.xmp": "x"})
+        before = tree(photos)
+        rows = results(("a.jpg", "cat"), ("b.jpg", "dog"))
+        done = file_results(rows, base / f"out {call}", way, root=photos)
+        assert done.journal is not None
+        killed = killed_at(call, lambda: undo(done.journal), "without" in mode)  # noqa: B023
+        assert undo(done.journal).kept == []
+        assert tree(photos) == before
+        assert tree(base / f"out {call}") == {}
+        if not killed:
+            break
+    assert call > 2
+
+
+def test_a_journal_cut_off_anywhere_is_read(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    before = tree(photos)
+    done = file_results(FOUR, tmp_path / "out", "move", root=photos)
+    assert done.journal is not None
+    whole = done.journal.read_bytes()
+    head = whole.index(b"\n") + 1
+    announced = whole.index(b'{"done"')
+    for size in [*range(announced, len(whole), 7), *range(announced, len(whole))[-30:]]:
+        done.journal.write_bytes(whole[:size])
+        assert undo(done.journal).kept == []
+        assert tree(photos) == before
+        done.journal.unlink()
+        done = file_results(FOUR, tmp_path / "out", "move", root=photos)
+        assert done.journal is not None
+        whole = done.journal.read_bytes()
+    for size in (0, 5, head):
+        done.journal.write_bytes(whole[:size])
+        assert undo(done.journal).undone == 0
+
+
+def test_a_journal_in_use_is_left_alone(photos: Path, tmp_path: Path) -> None:
+    done = file_results(FOUR, tmp_path / "out", "move", root=photos)
+    assert done.journal is not None
+    other = Journal.read(done.journal)
+    other.open()
+    with pytest.raises(OutputError, match="another `clipcls sort`"):
+        undo(done.journal)
+    other.close()
+
+
+def test_a_disk_that_takes_no_more(tmp_path: Path, elsewhere: Path) -> None:
+    """A limit on a file's size: a real error of write(2) in the middle of a copy."""
+    photos = put(tmp_path / "p", {"a.jpg": "a", "big.jpg": "b" * 3_000_000, "c.jpg": "c"})
+    before = tree(photos)
+    rows = results(("a.jpg", "x"), ("big.jpg", "x"), ("c.jpg", "x"))
+
+    def run() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+        done = file_results(rows, elsewhere / "out", "move", root=photos)
+        assert [e.reason for e in done.failed] == ["file too large"]
+
+    assert forked(run) == 0
+    assert tree(photos) == {"big.jpg": before["big.jpg"]}
+    assert set(tree(elsewhere / "out")) == {"x/a.jpg", "x/c.jpg"}
+    file_results(rows, elsewhere / "out", "move", root=photos)
+    assert set(tree(elsewhere / "out")) == {"x/a.jpg", "x/big.jpg", "x/c.jpg"}
+
+
+def test_a_full_disk_ends_the_run_and_it_goes_on_later(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    real, left = os.fsync, [6]
+
+    def full(file: int) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"no space left.*goes on"):
+        file_results(FOUR, tmp_path / "out", root=photos)
+    monkeypatch.undo()
+    assert 0 < len(tree(tmp_path / "out")) < len(FILED)
+    file_results(FOUR, tmp_path / "out", root=photos)
+    assert tree(tmp_path / "out") == FILED
+    assert len(journals_in(tmp_path / "out")) == 1
+
+
+# -- results as they are written
+
+
+def as_written(path: Path, form: str, records: list[dict], extra: tuple[str, ...] = ()) -> Path:
+    with open_output(path, form, 1, extra) as writer:
+        for record in records:
+            writer.write(record)
+    return path
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_results_are_read_as_they_were_written(tmp_path: Path, form: str) -> None:
+    made = {"model": "m", "weights": "w", "precision": "fp32", "prompts": "photo"}
+    top = [{"label": "x", "score": 0.5, "similarity": 0.1}]
+    one = {"score": 0.5, "top": top, **made}
+    lineage = ["a > b", "=c", "-d"]
+    rows = [
+        {"path": "=a.jpg", "label": "-d", "lineage": lineage, **one},
+        {"path": 'b, "c".jpg', "label": "unknown", "lineage": [], **one},
+        {"path": "bad.jpg", "error": "truncated"},
+    ]
+    assert read_results(as_written(tmp_path / "r", form, rows, ("lineage",))) == (
+        Result("=a.jpg", (tuple(lineage),)),
+        Result('b, "c".jpg', ()),
+        Result("bad.jpg", (), "truncated"),
+    )
+    several = [{**top[0], "label": label} for label in ("cat", "+dog")]
+    rows = [
+        {"path": "a.jpg", "labels": several, "best": several[0], **made},
+        {"path": "b.jpg", "labels": [], "best": several[0], **made},
+    ]
+    assert read_results(as_written(tmp_path / "m", form, rows)) == (
+        Result("a.jpg", (("cat",), ("+dog",))),
+        Result("b.jpg", ()),
+    )
+
+
+def test_levels_are_what_was_written() -> None:
+    for path in [("a",), ("a", "b"), ("a > b", "c"), (r"a \> b", ">"), ("a>b", "c")]:
+        assert levels_of(" > ".join(map(written, path))) == path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "neither jsonl nor a csv"),
+        ("path,label\n", "no results"),
+        ("a.jpg   cat   0.9\n", "neither jsonl nor a csv"),
+        ('{"path": "a", "label": "b"}\n{"path"', "line 2: is not a record"),
+        ('{"path": "a"}', "line 1: has no label"),
+        ('{"label": "a"}', "line 1: has no path"),
+        ('{"path": "a", "label": 3}', "line 1: a label is not a text"),
+        ('{"path": "a", "labels": 3}', "line 1: `labels`"),
+        ('{"path": "a", "label": "x", "lineage": 3}', "line 1"),
+    ],
+)
+def test_what_holds_no_results_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "r").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_results(tmp_path / "r")
+
+
+# -- the command
+
+
+def sort(*arguments: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "clipcls", "sort", *arguments],
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        text=True,
+    )
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_the_command(photos: Path) -> None:
+    before = tree(photos)
+    lines = [json.dumps({"path": name, "label": "cat"}) for name in ("a.jpg", "sub/a.jpg")]
+    (photos / "r.jsonl").write_text("\n".join(lines))
+    done = sort("r.jsonl", "--into", "out", "--dry-run", cwd=photos)
+    assert done.stdout.splitlines() == [
+        "a.jpg -> out/cat/a.jpg",
+        "a.jpg.xmp -> out/cat/a.jpg.xmp",
+        "sub/a.jpg -> out/cat/a (2).jpg",
+    ]
+    assert done.stderr == "clipcls: dry run: 2 copied\n"
+    done = sort("-", "--into", "out", "--move", cwd=photos, stdin="\n".join(lines))
+    assert done.returncode == 0
+    assert done.stderr.startswith("clipcls: 2 moved\nclipcls: to take it back: clipcls sort --undo")
+    journal = done.stderr.split()[-1]
+    done = sort("--undo", journal, cwd=photos)
+    assert done.stderr == "clipcls: 3 files taken back\n"
+    (photos / "r.jsonl").unlink()
+    assert tree(photos) == before
+
+
+def test_bad_usage_is_one_line_and_nothing_is_done(photos: Path) -> None:
+    (photos / "r.jsonl").write_text('{"path": "a.jpg", "label": "cat"}\n')
+    for arguments, status, message in [
+        (["r.jsonl"], 2, "--into DIR"),
+        (["r.jsonl", "--into", "o", "--move", "--link"], 2, "exclude each other"),
+        (["--undo", "j", "--into", "o"], 2, "stands alone"),
+        (["--undo", "r.jsonl"], 2, "is not a journal"),
+        (["--undo", "none"], 2, "none: cannot be read"),
+        (["none.jsonl", "--into", "o"], 2, "none.jsonl: cannot be read"),
+        (["b.jpg", "--into", "o"], 2, "neither jsonl nor a csv"),
+        (["r.jsonl", "--into", "b.jpg"], 3, "b.jpg"),
+        (["r.jsonl", "--into", "/proc/clipcls"], 3, "/proc/clipcls"),
+        (["r.jsonl", "--into", "/sys"], 3, "/sys"),
+    ]:
+        done = sort(*arguments, cwd=photos)
+        assert done.returncode == status, done.stderr
+        assert message in done.stderr
+        assert not (photos / "o").exists()
