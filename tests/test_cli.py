@@ -186,6 +186,9 @@ def test_paths_on_stdin_and_bad_files_among_them(clipcls, tmp_path: Path) -> Non
         (("classify", "--classifier", "no-such-file", CHELSEA), "no-such-file: cannot be read"),
         (("classify", "--classifier", CHELSEA, CHELSEA), "is no classifier"),
         (("evaluate", "--classifier", "c", "--compare", "model=b", "t.csv"), "need --labels"),
+        (("classify", "-l", "a", "--refine", "--calibration", "c", CHELSEA), "would not hold"),
+        (("classify", "-l", "a", "--refine", "--multi", CHELSEA), "--multi and --refine exclude"),
+        (("classify", "--classifier", "c", "--refine", CHELSEA), "--classifier and --refine"),
         (("search",), "what to search for"),
         (("nonsense",), "nonsense"),
     ],
@@ -356,6 +359,32 @@ def test_fit_and_what_it_is_good_for(clipcls, kinds: Path, tmp_path: Path) -> No
     cut = clipcls(*common, CHELSEA)
     assert (cut.returncode, cut.stdout) == (2, "")
     assert "cut off or damaged" in cut.stderr
+
+
+def test_refined_answers(clipcls, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("chelsea", "on-guard", "garden"):
+        with Image.open(PHOTOS / f"{name}.jpg") as image:
+            for angle in range(14):
+                image.rotate(angle - 7).resize((96, 96)).save(photos / f"{name}{angle:02}.png")
+    (photos / "broken.jpg").write_bytes(b"nothing")
+    refine = ("classify", "-m", "mini", "-l", "cat", "-l", "dog", "-l", "flower", "--refine")
+    done = clipcls(*refine, "-k", "2", "-f", "csv", str(photos))
+    assert done.returncode == 1
+    assert done.stderr.count("broken.jpg") == 1
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert [row["path"] for row in rows] == sorted(map(str, photos.iterdir()))
+    labels = {"chelsea": "cat", "on-guard": "dog", "garden": "flower"}
+    good = [row for row in rows if not row["error"]]
+    assert all(row["refined"] == "True" and row["score_2"] for row in good)
+    assert all(labels[Path(row["path"]).stem[:-2]] == row["label"] for row in good)
+    # The second run is of the store alone, and the same.
+    assert clipcls(*refine, "-k", "2", "-f", "csv", str(photos)).stdout == done.stdout
+    few = clipcls(*refine, "-f", "jsonl", CHELSEA)
+    assert few.returncode == 0
+    assert "1 image is too few, 40 are the least: answered as without refining" in few.stderr
+    assert "refined" not in records(few.stdout)[0]
 
 
 def test_none_of_these(clipcls) -> None:
