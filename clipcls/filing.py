@@ -652,17 +652,22 @@ def _is_link_to(link: Path, file: Path) -> bool:
 
 
 def _is_same_file(one: Path, other: Path) -> bool:
-    """Two names of one file, neither of them a symbolic link."""
+    """Whether these are two hard links of one file, so that either may go.
+
+    One link that is reached on two ways, by a link to its folder, is not.
+    """
     try:
-        return os.path.samestat(one.lstat(), other.lstat())
+        first, second = one.lstat(), other.lstat()
     except OSError:
         return False
+    places = [(os.path.realpath(path.parent), path.name) for path in (one, other)]
+    return os.path.samestat(first, second) and first.st_nlink > 1 and places[0] != places[1]
 
 
 def _same_content(one: Path, other: Path) -> bool:
-    """Whether two regular files hold the same bytes, and are not one."""
+    """Whether two files hold the same bytes, and are not one; `other` is no symbolic link."""
     try:
-        if not stat.S_ISREG(other.lstat().st_mode) or _is_same_file(one, other):
+        if not stat.S_ISREG(other.lstat().st_mode) or os.path.samestat(one.stat(), other.stat()):
             return False
         filecmp.clear_cache()
         return filecmp.cmp(one, other, shallow=False)

@@ -206,6 +206,24 @@ def test_undo_keeps_what_would_be_lost(photos: Path, tmp_path: Path) -> None:
     assert (tmp_path / "two/cat/c.png").read_text() == "c"
 
 
+@pytest.mark.parametrize("mode", ["copy", "move"])
+def test_undo_never_takes_the_only_one(photos: Path, tmp_path: Path, mode: filing.Mode) -> None:
+    """Where the originals' place leads to the sorted files by now."""
+    rows = results(("a.jpg", "cat"), ("b.jpg", "cat"))
+    done = file_results(rows, tmp_path / "out", mode, root=photos)
+    assert done.journal is not None
+    photos.rename(tmp_path / "gone")
+    photos.symlink_to(tmp_path / "out/cat")
+    assert len(undo(done.journal).kept) == 3
+    photos.unlink()
+    photos.mkdir()
+    (photos / "a.jpg").symlink_to(tmp_path / "out/cat/a.jpg")
+    undo(done.journal)
+    held = tree(tmp_path / "out") | tree(photos)
+    assert b"a" in held.values()
+    assert b"b" in held.values()
+
+
 def test_the_target_may_be_renamed_before_undo(photos: Path, tmp_path: Path) -> None:
     before = tree(photos)
     done = file_results(FOUR, tmp_path / "out", "move", root=photos)

@@ -95,6 +95,9 @@ def test_others_properties_stay_and_ours_are_replaced(tmp_path: Path) -> None:
     assert found["HierarchicalSubject"] == ["holiday", "Dog", "cat"]
     assert found["TagsList"] == ["holiday", "cat"]
 
+    assert update_sidecar(sidecar, [("HOLIDAY",)])
+    assert read(sidecar)["Subject"] == ["holiday", "Dog"]
+
     assert update_sidecar(sidecar, [])
     assert read(sidecar) == before
 
