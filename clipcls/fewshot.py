@@ -248,8 +248,13 @@ class FewShotClassifier(ZeroShotClassifier):
         hashes = [self._hash(path) if path else b"" for path in paths]
         self._warn_of_copies(hashes, paths, codes)
         has_words = ~np.isin(names, list(self.no_words))
+        if (nothing := np.flatnonzero(~has_words & (counts == 0))).size:
+            raise InputError(
+                f"no_words: {str(names[nothing[0]])!r} has no images either: there is nothing to "
+                "learn it from"
+            )
         text = np.where(has_words[:, None], zero_shot.weights_, np.nan)
-        rows, of, groups = self._with_views(vectors, paths)
+        rows, of, groups = self._with_views(vectors, paths, hashes)
         self.probe_ = LinearProbe(
             text, np.arange(len(names)), logit_scale=self.encoder_.logit_scale
         ).fit(rows, codes[of], groups, np.arange(len(rows)) < len(vectors))
@@ -305,12 +310,18 @@ class FewShotClassifier(ZeroShotClassifier):
                 )
 
     def _with_views(
-        self, vectors: NDArray[np.float32], paths: Sequence[str]
+        self, vectors: NDArray[np.float32], paths: Sequence[str], hashes: Sequence[bytes]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
         """Rows to learn from, the images first; of which image each is; and its fold group."""
         of = np.arange(len(vectors))
-        # Copies of a picture must not be in two folds: the one would tell of the other.
-        _, copies = np.unique(vectors, axis=0, return_inverse=True)
+        # Copies of a picture must not be in two folds: the one would tell of the other. In batches
+        # of two sizes the vectors of one file may differ by rounding.
+        first: dict[bytes, int] = {}
+        same = of.copy()
+        for number, digest in enumerate(hashes):
+            if digest:
+                same[number] = first.setdefault(digest, number)
+        _, copies = np.unique(vectors[same], axis=0, return_inverse=True)
         copies = copies.reshape(-1)
         if not self.augment:
             return vectors, of, copies

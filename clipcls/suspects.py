@@ -62,16 +62,18 @@ def find_suspects(
         paths: (n,).
 
     Returns:
-        none where the probe has no folds, and none of a label with one image: without it, the
-        probe does not know that label's images.
+        none where the probe has no folds, and none of a label all of whose images are in one fold
+        (one image, or copies of one): without it, the probe does not know that label's images.
     """
-    counts = np.bincount(codes, minlength=len(names))
     found = []
     for rows, scores in probe.cross_validated(vectors):
+        assert probe.folds_ is not None
+        outside = codes[probe.folds_[: len(codes)] != probe.folds_[rows[0]]]
+        known = np.isin(codes[rows], outside)
         at = np.arange(len(rows))
         likelier = scores.argmax(axis=1)
         own, best = scores[at, codes[rows]], scores[at, likelier]
-        for k in np.flatnonzero((best - own > _MARGIN) & (counts[codes[rows]] > 1)):
+        for k in np.flatnonzero((best - own > _MARGIN) & known):
             row = rows[k]
             found.append(
                 Suspect(

@@ -206,6 +206,10 @@ def test_what_cannot_be_learnt_from_is_refused(encoder: ColourEncoder, paint: Pa
         fit([(red, "red")], ["red"])
     with pytest.raises(InputError, match=r"r.png has the labels 'red', 'blue'"):
         fit([(red, ["red", "blue"]), (blue, "blue")])
+    with pytest.raises(InputError, match="'code-7' has no images either"):
+        FewShotClassifier(LABELS, encoder, store=False, no_words=["code-7"]).fit(
+            [(red, "red"), (blue, "blue")]
+        )
     with pytest.raises(InputError, match="labelled images"):
         FewShotClassifier(LABELS, encoder, store=False).fit()
     with pytest.raises(InputError, match="'pink' is none of the labels"):
@@ -278,6 +282,26 @@ def test_the_same_picture_with_two_labels_is_told_and_held_out_together(
     assert folds[list(data).index(first)] == folds[-1]
 
 
+def test_copies_are_held_out_together_though_their_vectors_differ_by_rounding(
+    paint: Paint,
+) -> None:
+    class Rounding(ColourEncoder):
+        """As engines do: what an image's vector is to the last digit depends on its batch."""
+
+        def encode_images(self, images):
+            vectors = super().encode_images(images)
+            return vectors + np.float32(1e-7) * np.arange(len(vectors), dtype=np.float32)[:, None]
+
+    data = [item for item in painted(paint).items() for _ in range(2)]
+    copies = [(f"{path[:-4]}-{n}.png", label) for n, (path, label) in enumerate(data)]
+    for (path, _), (copy, _) in zip(data, copies, strict=True):
+        shutil.copy(path, copy)
+    learnt = FewShotClassifier(LABELS, Rounding(), store=False).fit(copies)
+    vectors = learnt._examples[0]
+    assert len(np.unique(vectors, axis=0)) == len(copies)
+    np.testing.assert_array_equal(learnt.probe_.folds_[::2], learnt.probe_.folds_[1::2])
+
+
 def test_views_are_embedded_once_and_stay_in_the_fold_of_their_image(
     encoder: ColourEncoder, paint: Paint, tmp_path: Path
 ) -> None:
@@ -309,6 +333,20 @@ def test_wrong_labels_are_found(encoder: ColourEncoder, paint: Paint) -> None:
     assert suspects[0].record()["label"] == wrong[suspects[0].path]
     clean = FewShotClassifier(LABELS, encoder, store=False).fit(list(data.items()))
     assert clean.suspects() == []
+
+
+def test_copies_of_a_labels_only_picture_are_no_suspects(
+    encoder: ColourEncoder, paint: Paint
+) -> None:
+    """Held out together, nothing is left to know their label by."""
+    data = painted(paint, 12)
+    picture = paint("in/grey/1.png", "blue")
+    copy = shutil.copy(picture, f"{picture[:-5]}2.png")
+    learnt = FewShotClassifier(LABELS, encoder, store=False, no_words=["grey"])
+    learnt.fit([*data.items(), (picture, "grey"), (copy, "grey")])
+    held_out = dict(zip([*data, picture, copy], learnt.probe_.folds_, strict=True))
+    assert held_out[picture] == held_out[copy]
+    assert [s.path for s in learnt.suspects()] == []
 
 
 def test_a_calibration_is_for_its_classifier_alone(
