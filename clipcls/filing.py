@@ -181,7 +181,7 @@ def file_results(
     target = Path(os.path.abspath(into))
     _Planner(target, mode, Path(root)).plan(results)  # refuses before anything is made
     try:
-        target.mkdir(parents=True, exist_ok=True)
+        _make_folder(target)
     except OSError as error:
         raise OutputError(f"{into}: cannot be made a folder ({os_reason(error)})") from error
     journal = _resume(target, mode)
@@ -442,7 +442,7 @@ def _do_step(journal: Journal, step: Step, todo: list[Entry]) -> None:
     A name that was taken since the plan was made is numbered on.
     """
     try:
-        os.makedirs(step.folder, exist_ok=True)
+        _make_folder(step.folder)
     except OSError as error:
         for entry in todo:
             journal.mark(entry, "failed")
@@ -520,6 +520,18 @@ def _move(source: Path, target: Path, part: Path) -> None:
         raise
 
 
+def _make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, and puts their names on the disk.
+
+    Otherwise a file that was moved there from another disk may be on neither after a power cut.
+    """
+    missing = itertools.takewhile(lambda f: not os.path.lexists(f), (folder, *folder.parents))
+    above = [made.parent for made in missing]
+    folder.mkdir(parents=True, exist_ok=True)
+    for parent in above:
+        sync_folder(parent)
+
+
 def place(file: Path, name: Path) -> None:
     """Renames a file on its own file system, where nothing has the name.
 
@@ -591,6 +603,7 @@ def _settle(journal: Journal, entry: Entry) -> None:
     else:
         done = _is_same_file(source, target) or _same_content(source, target)
         if done and journal.mode == "move":
+            sync_folder(target.parent)
             source.unlink()
     journal.mark(entry, "done" if done else "failed")
 
@@ -618,12 +631,13 @@ def _undo(journal: Journal, entry: Entry) -> str:
         if entry.state == "undoing" and _is_reserved(source, target):
             source.unlink()
         elif _is_same_file(source, target) or _same_content(source, target):
+            sync_folder(source.parent)
             target.unlink()
             return ""
         else:
             return f"there is another file at {source}"
     journal.mark(entry, "undoing")
-    source.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(source.parent)
     _move(target, source, part)
     return ""
 

@@ -169,8 +169,11 @@ def update_sidecar(sidecar: Path, labels: Iterable[Sequence[str]]) -> bool:
         if not names:
             return False
         before = b""
-    if before is None:
-        raise SidecarError(f"{sidecar.name}: is larger than 64 MiB")
+    else:
+        if before is None:
+            raise SidecarError(f"{sidecar.name}: is larger than 64 MiB")
+        if not before:
+            raise SidecarError(f"{sidecar.name}: is empty; delete it")
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
     try:
         tree = etree.ElementTree(etree.fromstring(before or _EMPTY, parser))

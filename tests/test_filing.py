@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -336,6 +337,43 @@ def test_a_move_to_another_file_system(photos: Path, elsewhere: Path) -> None:
     assert tree(photos) == before
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_move_to_another_disk_is_on_it_before_the_file_goes(
+    photos: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    """A power cut in between: the new name is on the disk, and so are those of new folders."""
+    source, target = photos / "b.jpg", elsewhere / "new/dog/b.jpg"
+    sure: set[Path] = set()
+    stops = [stopped]
+    unlink = Path.unlink
+
+    def unlinking(path: Path, missing_ok: bool = False) -> None:
+        if path in (source, target):
+            if stops and stops.pop():
+                sure.clear()
+                raise KeyboardInterrupt
+            assert ({source: target, target: source}[path]).parent in sure
+        unlink(path, missing_ok)
+
+    def again(action: Callable[[], object]) -> None:
+        stops[:] = [stopped]
+        sure.clear()
+        if stopped:
+            with pytest.raises(KeyboardInterrupt):
+                action()
+        action()
+
+    monkeypatch.setattr(filing, "sync_folder", sure.add)
+    monkeypatch.setattr(Path, "unlink", unlinking)
+    again(lambda: file_results(results(("b.jpg", "dog")), elsewhere / "new", "move", root=photos))
+    assert (target.exists(), source.exists()) == (True, False)
+    if not stopped:
+        assert {elsewhere / "new", elsewhere} <= sure
+    (journal,) = journals_in(elsewhere / "new")
+    again(lambda: undo(journal.path))
+    assert (target.exists(), source.exists()) == (False, True)
+
+
 # -- killed, refused, full
 
 
@@ -517,10 +555,10 @@ def test_a_full_disk_ends_the_run_and_it_goes_on_later(
 ) -> None:
     import errno
 
-    real, left = os.fsync, [6]
+    real, left = os.fsync, [5]
 
     def full(file: int) -> None:
-        left[0] -= 1
+        left[0] -= stat.S_ISREG(os.fstat(file).st_mode)
         if not left[0]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(file)

@@ -224,3 +224,10 @@ def test_the_command_then_a_move_takes_the_sidecars_along(tmp_path: Path) -> Non
     assert sort("r.jsonl", "--into", "out", "--move", cwd=tmp_path).returncode == 0
     assert {p.name for p in (tmp_path / "out/cat").iterdir()} == {"a.jpg", "a.xmp"}
     assert sort("r.jsonl", "--xmp", "--into", "out", cwd=tmp_path).returncode == 2
+
+
+def test_an_empty_sidecar_is_named_and_left(tmp_path: Path) -> None:
+    put(tmp_path, {"a.jpg": "a", "a.xmp": ""})
+    done = write_sidecars(results(("a.jpg", "cat")), root=tmp_path)
+    assert [str(error) for error in done.failed] == ["a.jpg: a.xmp: is empty; delete it"]
+    assert (tmp_path / "a.xmp").read_bytes() == b""
