@@ -360,10 +360,13 @@ class _Planner:
             stems = Counter(Path(n).stem for n in names if not n.lower().endswith(".xmp"))
             self.listed[image.parent] = {n.lower(): n for n in names}, stems
         names_of, stems = self.listed[image.parent]
-        if whole := names_of.get(f"{image.name}.xmp".lower()):
-            yield image.with_name(whole)
-        if stems[image.stem] == 1 and (short := names_of.get(f"{image.stem}.xmp".lower())):
-            yield image.with_name(short)
+        found = [names_of.get(f"{image.name}.xmp".lower())]
+        if stems[image.stem] == 1:
+            found.append(names_of.get(f"{image.stem}.xmp".lower()))
+        for sidecar in (image.with_name(name) for name in found if name):
+            # A relative link would lead elsewhere from there.
+            if sidecar.is_file() and not (self.mode == "move" and sidecar.is_symlink()):
+                yield sidecar
 
 
 def _resume(into: Path, mode: Mode) -> Journal | None:

@@ -129,6 +129,20 @@ def test_a_sidecar_that_a_raw_shares_stays(tmp_path: Path) -> None:
     assert tree(photos) == {"a.CR2": b"raw", "a.xmp": b"the raw's"}
 
 
+def test_what_only_looks_like_a_sidecar_stays(tmp_path: Path) -> None:
+    """A folder, a link to nowhere; and no link is moved: it may lead nowhere from there."""
+    photos = put(tmp_path / "p", {n: n for n in ("a.jpg", "b.jpg", "c.jpg", "raw/c.xmp")})
+    (photos / "a.jpg.xmp").mkdir()
+    (photos / "b.xmp").symlink_to("nowhere")
+    (photos / "c.xmp").symlink_to("raw/c.xmp")
+    rows = results(("a.jpg", "x"), ("b.jpg", "x"), ("c.jpg", "x"))
+    assert file_results(rows, tmp_path / "copies", root=photos).failed == []
+    assert set(tree(tmp_path / "copies")) == {"x/a.jpg", "x/b.jpg", "x/c.jpg", "x/c.xmp"}
+    assert file_results(rows, tmp_path / "out", "move", root=photos).failed == []
+    assert set(tree(tmp_path / "out")) == {"x/a.jpg", "x/b.jpg", "x/c.jpg"}
+    assert (photos / "c.xmp").read_text() == "raw/c.xmp"
+
+
 def test_links_are_symbolic_and_absolute(photos: Path, tmp_path: Path) -> None:
     done = file_results(FOUR, tmp_path / "out", "link", root=photos)
     assert os.readlink(tmp_path / "out/cat/a (2).jpg") == str(photos / "sub/a.jpg")
