@@ -312,6 +312,22 @@ def kinds(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    "command", [("fit", "-o"), ("calibrate", "-o"), ("evaluate", "--report"), ("evaluate", "-o")]
+)
+def test_where_results_cannot_go_is_said_before_the_work(
+    clipcls, tmp_path: Path, command: tuple[str, str]
+) -> None:
+    name, option = command
+    common = (name, "-m", "mini", "--labels", str(EXAMPLES / "labels.txt"), str(PHOTOS), option)
+    done = clipcls(*common, str(tmp_path / "none" / "x.json"))
+    assert done.returncode == 2
+    assert f"there is no folder {tmp_path / 'none'}; make it first" in done.stderr
+    done = clipcls(*common, str(tmp_path))
+    assert done.returncode == 2
+    assert f"{tmp_path}: is a folder" in done.stderr
+
+
 def test_fit_and_what_it_is_good_for(clipcls, kinds: Path, tmp_path: Path) -> None:
     file = tmp_path / "c.safetensors"
     done = clipcls("fit", "-m", "mini", str(kinds), "-o", str(file), "--check-labels")

@@ -9,7 +9,7 @@ import click
 
 from clipcls.cli.console import Console
 from clipcls.cli.options import (
-    FILE,
+    NEW_FILE,
     classifier_of,
     classifier_option,
     label_options,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @label_options
 @classifier_option
 @multi_option
-@click.option("-o", "--output", type=FILE, required=True, help="The calibration's file (JSON).")
+@click.option("-o", "--output", type=NEW_FILE, required=True, help="The calibration's file (JSON).")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
 @model_options
 @store_options

@@ -9,7 +9,7 @@ import click
 
 from clipcls.cli.console import Console
 from clipcls.cli.options import (
-    FILE,
+    NEW_FILE,
     calibration_option,
     classifier_of,
     classifier_option,
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     type=click.Choice(["table", "json"]),
     help="Default: json where -o ends in .json, else table.",
 )
-@click.option("-o", "--output", type=FILE, help="Write the results to this file.")
+@click.option("-o", "--output", type=NEW_FILE, help="Write the results to this file.")
 @click.option(
     "--report",
     "page",
-    type=FILE,
+    type=NEW_FILE,
     help="Write a page (HTML) with plots, confusions and telling images to this file.",
 )
 @click.option(

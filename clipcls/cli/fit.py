@@ -9,7 +9,7 @@ import click
 
 from clipcls.cli.console import Console
 from clipcls.cli.options import (
-    FILE,
+    NEW_FILE,
     model_options,
     say_what_was_set_aside,
     store_of,
@@ -49,7 +49,7 @@ from clipcls.cli.options import (
     help="Learn from N views (crop, flip, colour) of each image too.",
 )
 @click.option(
-    "-o", "--output", type=FILE, required=True, help="The classifier's file (safetensors)."
+    "-o", "--output", type=NEW_FILE, required=True, help="The classifier's file (safetensors)."
 )
 @click.option(
     "--check-labels",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,6 +55,21 @@ _NOT_BESIDE_A_CLASSIFIER = {
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
+
+
+class _NewFile(click.Path):
+    """A file to be written when the work is done: whether its folder is there shows before."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not path.absolute().parent.is_dir():
+            self.fail(f"{path}: there is no folder {path.parent}; make it first", param, ctx)
+        if path.is_dir():
+            self.fail(f"{path}: is a folder; name a file", param, ctx)
+        return path
+
+
+NEW_FILE = _NewFile(path_type=Path)
 
 
 class NumberRange(click.FloatRange):

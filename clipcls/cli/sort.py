@@ -111,7 +111,7 @@ def _list(console: Console, into: Path, mode: Mode, root: Path, results: tuple[R
     _name(console, todo.failed)
     done = Filing(mode, todo, len(todo.steps), todo.failed)
     if not console.quiet:
-        console.say(f"dry run: {done.summary()}")
+        console.say(f"dry run, nothing was done: {done.summary()}")
     return done.exit_code
 
 
