@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from clipcls.calibration import Calibration, Cut, Identity
+    from clipcls.explanation import Explainer
     from clipcls.hierarchy import Hierarchy, Level
 
     ImageLike = str | os.PathLike[str] | Image
@@ -273,6 +274,7 @@ class ZeroShotClassifier:
         error: float | None = None,
         conformal: float | None = None,
         refine: bool = False,
+        explain: bool = False,
         watch: Callable[[ImageError | None], None] | None = None,
     ) -> Iterator[Prediction | ImageError]:
         """Classifies images one after the other, in their order, with bounded memory.
@@ -292,6 +294,7 @@ class ZeroShotClassifier:
             refine: let all images decide together, as `clipcls.refinement.refine`: nothing is
                 yielded until the last is embedded, and memory grows with the images. A batch that
                 this does not help is answered as without, which is logged.
+            explain: give each prediction an `explanation`.
             watch: with `refine` called after each image is embedded, with the `ImageError` if it
                 could not be read.
 
@@ -311,11 +314,25 @@ class ZeroShotClassifier:
             min_margin,
             None if coverage is None and error is None else self.cut(coverage, error).score,
             None if conformal is None else self._calibrated().set_threshold(conformal),
+            self._explainer() if explain else None,
         )
         if refine:
             self._check_refinable()
             return self._classify_together(images, top, rule, watch)
         return self._classify(images, top, rule)
+
+    def _explainer(self) -> Explainer:
+        from clipcls.explanation import Explainer
+
+        return Explainer(self.encoder_, self.store_)
+
+    def texts_of(self, number: int, level: Level | None = None) -> list[str]:
+        """The texts of a class, or of all labels below a node of a level of the hierarchy."""
+        if level is None:
+            return list(self._texts[number])
+        return [
+            text for label in np.flatnonzero(level.node == number) for text in self._texts[label]
+        ]
 
     def _check_refinable(self) -> None:
         if self.calibration_ is not None:
@@ -357,7 +374,8 @@ class ZeroShotClassifier:
         logger.info("refining the answers of %d images together", len(vectors))
         found = refine(vectors, self.logits, len(self.classes_), kept=max(top, 2))
         scores, made_by = found.scores.astype(np.float64), replace(self.made_by_, refined=True)
-        answers = zip(vectors, found.classes[:, :top], scores, rule.accepts(scores), strict=True)
+        shown = max(top, 2) if rule.explainer else top
+        answers = zip(vectors, found.classes[:, :shown], scores, rule.accepts(scores), strict=True)
         for item in items:
             if isinstance(item, ImageError):
                 yield item
@@ -368,7 +386,12 @@ class ZeroShotClassifier:
                 Candidate(str(self.classes_[number]), float(score), float(similarity))
                 for number, score, similarity in zip(classes, shares, similarities, strict=False)
             )
-            yield Prediction(item, candidates[0].label if is_sure else UNKNOWN, candidates, made_by)
+            explanation = None
+            if rule.explainer:
+                texts = self.texts_of(int(classes[0]))
+                explanation = rule.explainer.explain(item, vector, texts, candidates)
+            label = candidates[0].label if is_sure else UNKNOWN
+            yield Prediction(item, label, candidates[:top], made_by, explanation=explanation)
 
     def cut(self, coverage: float | None = None, error: float | None = None) -> Cut:
         """Where `classify` begins to answer for a coverage or an error.
@@ -407,14 +430,16 @@ class ZeroShotClassifier:
         images = [item for item in block if not isinstance(item, ImageError)]
         if images:
             vectors = np.stack([item.vector for item in images])
-            scores, similarities, rows = self.match(vectors, max(top, 2 if rule.min_margin else 1))
+            shown = max(top, 2) if rule.explainer else top
+            scores, similarities, rows = self.match(
+                vectors, max(shown, 2 if rule.min_margin else 1)
+            )
             within = self._is_within_cut(vectors, similarities, rule)
             sure = within & rule.accepts(scores)
             sets = self._label_sets(vectors, rule)
-            above = self._answers_above(vectors, within & ~sure, top, rule)
-            matches = enumerate(
-                zip(scores[:, :top], similarities[:, :top], rows[:, :top], sure, sets, strict=True)
-            )
+            above = self._answers_above(vectors, within & ~sure, shown, rule)
+            parts = scores[:, :shown], similarities[:, :shown], rows[:, :shown]
+            matches = enumerate(zip(*parts, sure, sets, strict=True))
         for item in block:
             if isinstance(item, ImageError):
                 yield item
@@ -432,7 +457,19 @@ class ZeroShotClassifier:
             lineage = None
             if level is not None:
                 lineage = level.paths[best[2][0]] if is_sure else ()
-            yield Prediction(item.path, label, candidates, self.made_by_, label_set, lineage)
+            explanation = None
+            if rule.explainer:
+                texts = self.texts_of(int(best[2][0]), level)
+                explanation = rule.explainer.explain(item.path, item.vector, texts, candidates)
+            yield Prediction(
+                item.path,
+                label,
+                candidates[:top],
+                self.made_by_,
+                label_set,
+                lineage,
+                explanation,
+            )
 
     def _is_within_cut(
         self, vectors: NDArray[np.float32], similarities: NDArray[np.float64], rule: _Rule
@@ -669,12 +706,13 @@ class ZeroShotClassifier:
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """When an image is answered, and what its label set is made of."""
+    """When an image is answered, what its label set is made of, and what explains the answer."""
 
     min_score: float
     min_margin: float
     raw_above: float | None  # of the model's own best score
     set_threshold: float | None
+    explainer: Explainer | None = None
 
     def accepts(self, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Which images' scores, best first, (n, k), reach the least score and margin, bool (n,)."""

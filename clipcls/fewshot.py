@@ -33,6 +33,7 @@ from clipcls.views import View
 if TYPE_CHECKING:
     from clipcls.calibration import Calibration, Identity
     from clipcls.evaluation import Known
+    from clipcls.hierarchy import Level
     from clipcls.labelled import LabelledData, SetAside
     from clipcls.suspects import Suspect
 
@@ -467,6 +468,10 @@ class FewShotClassifier(ZeroShotClassifier):
             tuple((label, "") for label, _, _ in learnt.labels),
             classifier=self.digest_,
         )
+
+    def texts_of(self, number: int, level: Level | None = None) -> list[str]:
+        """None: what was learnt is not made of texts."""
+        return []
 
     def learnt_from(self, paths: Iterable[str]) -> int:
         """How many of these image files it was learnt from, by their content."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipcls.errors import ImageError
+
+if TYPE_CHECKING:
+    from clipcls.explanation import Explanation
 
 __all__ = [
     "NONE",
@@ -89,6 +92,7 @@ class Prediction:
             with the probability asked for, best first; else None.
         lineage: where the labels have a hierarchy, the names from its root to the answer, or () if
             that is `UNKNOWN`; else None.
+        explanation: what the answer rests on, where that was asked for; else None.
     """
 
     path: str
@@ -97,6 +101,7 @@ class Prediction:
     made_by: Provenance
     label_set: tuple[str, ...] | None = None
     lineage: tuple[str, ...] | None = None
+    explanation: Explanation | None = None
 
     @property
     def score(self) -> float:
@@ -112,6 +117,7 @@ class Prediction:
             "score": round(self.score, 6),
             "top": [candidate.record() for candidate in self.top],
             **({} if self.label_set is None else {"set": list(self.label_set)}),
+            **({} if self.explanation is None else {"explain": self.explanation.record()}),
             **self.made_by.record(),
         }
 

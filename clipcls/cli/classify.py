@@ -88,6 +88,12 @@ if TYPE_CHECKING:
     help="Let all images together decide, without labels: better answers for some 40 images and "
     "more. Records come when the last image is embedded.",
 )
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Add what each answer rests on: the label's texts, the margin to the runner-up, and the "
+    "nearest images that were in the store.",
+)
 @input_options
 @output_options
 @model_options
@@ -112,6 +118,7 @@ def command(
     error: float | None,
     conformal: float | None,
     refine: bool,
+    explain: bool,
     null: bool,
     form: str | None,
     output: Path | None,
@@ -142,6 +149,7 @@ def command(
             coverage=coverage is not None,
             error=error is not None,
             conformal=conformal is not None,
+            explain=explain,
         )
     for name, value in (("coverage", coverage), ("error", error), ("conformal", conformal)):
         if value is not None and calibration is None:
@@ -153,7 +161,7 @@ def command(
     from clipcls.errors import ImageError
     from clipcls.multilabel import MultiLabelClassifier
     from clipcls.predictions import Report, error_record
-    from clipcls.writers import open_output
+    from clipcls.writers import EXPLAINED, open_output
 
     console.quiet = quiet
     report = Report()
@@ -185,6 +193,7 @@ def command(
                 error=error,
                 conformal=conformal,
                 refine=refine,
+                explain=explain,
                 watch=watch if refine else None,
             )
         if not quiet and (coverage is not None or error is not None):
@@ -196,6 +205,7 @@ def command(
         extra = [
             *(["lineage"] if fitted.hierarchy_ and not multi else []),
             *(["set"] if conformal is not None else []),
+            *(EXPLAINED if explain else []),
             *(["calibration"] if calibration else []),
             *(["classifier"] if classifier else []),
             *(["refined"] if refine else []),

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from clipcls.errors import OutputClosedError, OutputError
-from clipcls.writers.csv import CsvWriter
+from clipcls.writers.csv import EXPLAINED, CsvWriter
 from clipcls.writers.evaluation import EvaluationTable, MultiLabelTable
 from clipcls.writers.html import HtmlReport, MultiLabelReport
 from clipcls.writers.json import JsonWriter
@@ -28,7 +28,7 @@ from clipcls.writers.jsonl import JsonlWriter
 from clipcls.writers.labels import LabelFileWriter
 from clipcls.writers.table import TableWriter
 
-__all__ = ["FORMATS", "Writer", "open_output", "part_of", "write_bytes"]
+__all__ = ["EXPLAINED", "FORMATS", "Writer", "open_output", "part_of", "write_bytes"]
 
 logger = logging.getLogger(__name__)
 

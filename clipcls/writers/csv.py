@@ -9,7 +9,10 @@ from typing import Any, TextIO
 from clipcls.labels import written
 from clipcls.predictions import UNKNOWN
 
-__all__ = ["CsvWriter"]
+__all__ = ["EXPLAINED", "CsvWriter"]
+
+# Of an explanation, in a table of one row an image.
+EXPLAINED = ("runner_up", "margin", "text", "text_similarity", "nearest", "nearest_similarity")
 
 # What Excel, LibreOffice and Google Sheets may run as a formula (OWASP, CSV injection).
 _FORMULA = ("=", "+", "-", "@", "\t")
@@ -20,8 +23,9 @@ class CsvWriter:
 
     The best label's similarity and the runners-up become columns of their own (`similarity`,
     `label_2`, `score_2`, `similarity_2`, ...); a set of labels is joined by `|`, a lineage by ` > `
-    as in a label file. A text that a spreadsheet would run as a formula gets a `'` in front. Stray
-    bytes of a path that is not valid UTF-8 are written as \\xNN.
+    as in a label file; of an explanation come the runner-up, the best text and the nearest image.
+    A text that a spreadsheet would run as a formula gets a `'` in front. Stray bytes of a path that
+    is not valid UTF-8 are written as \\xNN.
     """
 
     def __init__(self, stream: TextIO, top: int, extra: tuple[str, ...] = ()) -> None:
@@ -56,12 +60,28 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
         row["set"] = "|".join(record["set"])
     if "lineage" in record:
         row["lineage"] = " > ".join(map(written, record["lineage"]))
+    if "explain" in record:
+        row |= _explanation(row.pop("explain"))
     for rank, candidate in enumerate(record.get("top", ()), start=1):
         if rank == 1:
             row["similarity"] = candidate["similarity"]
         else:
             row.update({f"{key}_{rank}": value for key, value in candidate.items()})
     return row
+
+
+def _explanation(explain: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of `EXPLAINED`."""
+    text, *_ = explain["texts"] or [{"text": "", "similarity": ""}]
+    image, *_ = explain["nearest"] or [{"path": "", "similarity": ""}]
+    return {
+        "runner_up": explain["runner_up"],
+        "margin": explain["margin"],
+        "text": text["text"],
+        "text_similarity": text["similarity"],
+        "nearest": image["path"],
+        "nearest_similarity": image["similarity"],
+    }
 
 
 def _rows(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 import click
@@ -51,7 +51,7 @@ class TableWriter:
             line += f"  ({', '.join(others)})" if others else ""
             if "set" in record:
                 line += f"  {{{', '.join(map(printable, record['set']))}}}"
-        self._stream.write(line + "\n")
+        self._stream.write("\n".join([line, *_explained(record)]) + "\n")
         self._stream.flush()
 
     def _labels(self, record: Mapping[str, Any]) -> str:
@@ -66,6 +66,23 @@ class TableWriter:
         return ", ".join(
             f"{shown(printable(c['label']), 'green')} {c['score']:.2f}" for c in record["labels"]
         )
+
+
+def _explained(record: Mapping[str, Any]) -> Iterator[str]:
+    """Lines below an answer: the texts, the runner-up, the nearest images, the heat map."""
+
+    def listed(entries: Sequence[Mapping[str, Any]], key: str) -> str:
+        return ", ".join(f"{printable(entry[key])} {entry['similarity']:.2f}" for entry in entries)
+
+    if explain := record.get("explain"):
+        if explain["texts"]:
+            yield f"    texts    {listed(explain['texts'], 'text')}"
+        if explain["runner_up"]:
+            yield f"    margin   {explain['margin']:.2f} above {printable(explain['runner_up'])}"
+        if explain["nearest"]:
+            yield f"    nearest  {listed(explain['nearest'], 'path')}"
+    if record.get("heatmap"):
+        yield f"    heatmap  {printable(record['heatmap'])}"
 
 
 def printable(text: str) -> str:
