@@ -131,18 +131,15 @@ class ZeroShotClassifier:
         labels = make_labels(self.labels)
         prompts = make_prompts(self.prompts)
         self.store_ = open_store(self.store)
-        if isinstance(self.model, str):
-            self.encoder_: Encoder = open_encoder(
-                self.model,
-                checkpoint=self.checkpoint,
-                device=self.device,
-                precision=self.precision,
-                batch_size=self.batch_size,
-                engine=self.engine,
-                store=self.store_,
-            )
-        else:
-            self.encoder_ = self.model
+        self.encoder_: Encoder = open_encoder(
+            self.model,
+            checkpoint=self.checkpoint,
+            device=self.device,
+            precision=self.precision,
+            batch_size=self.batch_size,
+            engine=self.engine,
+            store=self.store_,
+        )
         names, texts = list(labels.names), class_texts(labels, prompts)
         if self.none:
             if NONE in names or any(label.path[0] == NONE for label in labels):
@@ -743,7 +740,7 @@ def open_store(store: bool | str | os.PathLike[str] | Store) -> Store | None:
 
 
 def open_encoder(
-    model: str,
+    model: str | Encoder,
     *,
     checkpoint: str | os.PathLike[str] | None = None,
     device: str | None = None,
@@ -752,8 +749,8 @@ def open_encoder(
     engine: Engine = "auto",
     store: Store | None = None,
     progress: bool = True,
-) -> OpenClipEncoder:
-    """A model by its name, ready to be loaded when it is first needed.
+) -> Encoder:
+    """A model by its name, ready to be loaded when it is first needed; an `Encoder` as it is.
 
     What is known of the model itself is kept in a file of its own, whatever the store: it takes
     seconds to find out. The store is used where that file cannot be.
@@ -761,6 +758,8 @@ def open_encoder(
     Raises:
         ModelError: there is no such model, or its weights cannot be had.
     """
+    if not isinstance(model, str):
+        return model
     return OpenClipEncoder(
         resolve(model, checkpoint, progress=progress),
         device=device,

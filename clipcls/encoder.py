@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
@@ -370,37 +369,41 @@ class OpenClipEncoder:
         engine = "openvino" if self._can_be_graph() else "torch"
         key = _hash(json.dumps(["bf16", _PIXELS, self.weights, self.source.key(), engine]))
         found = self._known.facts(key) if self._known else None
-        if found is None:
-            found = {"is_same": self._is_same_in_bf16()}
-            if self._known:
-                self._known.set_facts(key, found)
-        return "bf16" if found["is_same"] else "fp32"
+        is_same = found["is_same"] if found else self._is_same_in_bf16()
+        if self._known and not found and is_same is not None:
+            self._known.set_facts(key, {"is_same": is_same})
+        return "bf16" if is_same else "fp32"
 
-    def _is_same_in_bf16(self) -> bool:
-        """Whether images' vectors are those of float32; networks of small convolutions lose most.
+    def _is_same_in_bf16(self) -> bool | None:
+        """Whether images' vectors are those of float32; None where there was no memory to try.
 
-        What is loaded and exported to find out serves the precision that is chosen.
+        Networks of small convolutions lose most. What is loaded and exported to find out serves
+        the precision that is chosen.
         """
         self._announce("image")
         model = models.load(self.source, tower="image")
         tower = towers.ImageTower(model.network, model.preprocess)
+        is_same: bool | None = False
         if self._can_be_graph():
-            with contextlib.suppress(graph.GraphError):
+            try:
                 key = _hash(f"image {self._identity_in('bf16')}")
                 self._image_graph = graph.export(key, "bf16", tower)
-                self._note(model, "bf16")
-                return True
+                is_same = True
+            except graph.NoMemoryError:
+                is_same = None
+            except graph.GraphError:
+                pass
         else:
             half = models.load(self.source, precision="bf16", tower="image")
             (probe,) = tower.probe
             rows = half.encode_image(probe).float().numpy()
-            if graph.least_cosine(rows, tower.by_torch(probe)) >= graph.LEAST_COSINE["bf16"]:
+            is_same = graph.least_cosine(rows, tower.by_torch(probe)) >= graph.LEAST_COSINE["bf16"]
+            if is_same:
                 self._towers["image"] = half
-                self._note(half, "bf16")
-                return True
-        self._towers["image"] = model
-        self._note(model, "fp32")
-        return False
+        if not is_same:
+            self._towers["image"] = model
+        self._note(model, "bf16" if is_same else "fp32")
+        return is_same
 
     def _identity_in(self, precision: Precision) -> str:
         return _hash(json.dumps([_PIXELS, self.weights, self.source.key(), precision]))

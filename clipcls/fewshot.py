@@ -393,18 +393,15 @@ class FewShotClassifier(ZeroShotClassifier):
             **settings,
         )
         self.store_ = open_store(self.store)
-        if isinstance(self.model, str):
-            self.encoder_ = open_encoder(
-                self.model,
-                checkpoint=self.checkpoint,
-                device=self.device,
-                precision=self.precision,
-                batch_size=self.batch_size,
-                engine=self.engine,
-                store=self.store_,
-            )
-        else:
-            self.encoder_ = self.model
+        self.encoder_ = open_encoder(
+            self.model,
+            checkpoint=self.checkpoint,
+            device=self.device,
+            precision=self.precision,
+            batch_size=self.batch_size,
+            engine=self.engine,
+            store=self.store_,
+        )
         if self.encoder_.weights != learnt.weights:
             raise ClassifierError(
                 f"{name}: it is for the model {learnt.model} (weights {learnt.weights[:12]}), not "

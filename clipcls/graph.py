@@ -34,6 +34,7 @@ __all__ = [
     "Exportable",
     "Graph",
     "GraphError",
+    "NoMemoryError",
     "can_be_kept",
     "clear",
     "default_folder",
@@ -57,6 +58,10 @@ _ABANDONED_SECONDS = 86_400
 
 class GraphError(Exception):
     """A tower has no graph; torch runs it. Never shown to a caller as an error."""
+
+
+class NoMemoryError(GraphError):
+    """It may have one the next time."""
 
 
 class Exportable(Protocol):
@@ -186,7 +191,7 @@ def export(key: str, precision: str, tower: Exportable, folder: Path | None = No
         compiled = Graph(_compile(graph, precision))
         vectors = [compiled(inputs) for inputs in tower.probe]
     except MemoryError as error:  # there may be more the next time
-        raise GraphError("there is not enough memory to export it") from error
+        raise NoMemoryError("there is not enough memory to export it") from error
     except Exception as error:  # OpenVINO raises what it likes
         reason = f"OpenVINO cannot run this model ({_first_line(error)})"
         raise _refused(place, reason) from error

@@ -68,18 +68,15 @@ class ClipEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             ModelError, StoreError: the parameter cannot be used.
         """
         self.store_ = open_store(self.store)
-        if isinstance(self.model, str):
-            self.encoder_: Encoder = open_encoder(
-                self.model,
-                checkpoint=self.checkpoint,
-                device=self.device,
-                precision=self.precision,
-                batch_size=self.batch_size,
-                engine=self.engine,
-                store=self.store_,
-            )
-        else:
-            self.encoder_ = self.model
+        self.encoder_: Encoder = open_encoder(
+            self.model,
+            checkpoint=self.checkpoint,
+            device=self.device,
+            precision=self.precision,
+            batch_size=self.batch_size,
+            engine=self.engine,
+            store=self.store_,
+        )
         return self
 
     def transform(

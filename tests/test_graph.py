@@ -103,6 +103,22 @@ def test_bf16_is_taken_where_it_changes_no_vector(
         assert precisions() == ["bf16", "fp32"]  # tried once
 
 
+def test_bf16_is_tried_again_where_memory_was_short(
+    encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "has_bf16", lambda: True)
+
+    def short(*_: object) -> None:
+        raise MemoryError
+
+    with Store(tmp_path / "s.db") as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(towers.ImageTower, "convert", short)
+            assert encoder(known=store, precision="auto").precision == "fp32"
+        monkeypatch.setattr(graph, "export", lambda *_: object())
+        assert encoder(known=store, precision="auto").precision == "bf16"
+
+
 def test_the_precision_of_a_cpu_without_bf16(encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph, "has_bf16", lambda: False)
     monkeypatch.setattr(models, "load", None)
