@@ -12,9 +12,9 @@ from sklearn.metrics import average_precision_score, f1_score
 
 from clipcls import MultiLabelClassifier, ZeroShotClassifier, evaluate, evaluate_multilabel
 from clipcls.errors import InputError
+from clipcls.evaluation_page import multilabel_page_record
 from clipcls.labelled import make_labelled, read_labelled
 from clipcls.multimetrics import label_figures, multilabel_figures
-from clipcls.report import multilabel_report_record
 from clipcls.writers import FORMATS, open_output
 
 Paint = Callable[..., str]
@@ -113,8 +113,8 @@ def test_a_csv_whose_images_have_several_labels_or_none(
     assert "4 images; 2 of 3 labels occur" in text
     assert "mAP, mean over labels" in text
 
-    with open_output(tmp_path / "r.html", "multilabel html", 1) as writer:
-        writer.write(multilabel_report_record(found, "<my> data"))
+    with open_output(tmp_path / "r.html", "multilabel page", 1) as writer:
+        writer.write(multilabel_page_record(found, "<my> data"))
     page = (tmp_path / "r.html").read_text("utf-8")
     assert "&lt;my&gt; data" in page
     assert page.count("data:image/jpeg") == 2

@@ -141,10 +141,10 @@ def command(
                 evaluated[name] = evaluate(other, labelled, watch=watch)
         record["compare"] = [c.record() for c in compare(found, evaluated)]
     if page:
-        from clipcls.report import report_record
+        from clipcls.evaluation_page import page_record
 
-        with open_output(page, "html", 1) as writer:
-            writer.write(report_record(found, data))
+        with open_output(page, "evaluation page", 1) as writer:
+            writer.write(page_record(found, data))
     with open_output(output, "json" if form == "json" else "evaluation", 1) as writer:
         writer.write(record)
     return found.exit_code
@@ -168,10 +168,10 @@ def _multilabel(
         found = evaluate_multilabel(several, labelled, watch=watch)
     say_what_was_set_aside(console, found.set_aside)
     if page:
-        from clipcls.report import multilabel_report_record
+        from clipcls.evaluation_page import multilabel_page_record
 
-        with open_output(page, "multilabel html", 1) as writer:
-            writer.write(multilabel_report_record(found, labelled.source))
+        with open_output(page, "multilabel page", 1) as writer:
+            writer.write(multilabel_page_record(found, labelled.source))
     with open_output(output, "json" if form == "json" else "multilabel", 1) as writer:
         writer.write(found.record())
     return found.exit_code

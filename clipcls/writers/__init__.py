@@ -1,4 +1,4 @@
-"""Records -> table, csv, jsonl; an evaluation -> table, json, html; a calibration -> json;
+"""Records -> table, csv, jsonl; an evaluation -> table, json, page; a calibration -> json;
 suggested labels -> a label file.
 
 A record is a dict as the `record` of its class makes it.
@@ -22,7 +22,7 @@ from typing import Any, Protocol, TextIO
 from clipcls.errors import OutputClosedError, OutputError
 from clipcls.writers.csv import EXPLAINED, CsvWriter
 from clipcls.writers.evaluation import EvaluationTable, MultiLabelTable
-from clipcls.writers.html import HtmlReport, MultiLabelReport
+from clipcls.writers.evaluation_page import EvaluationPage, MultiLabelPage
 from clipcls.writers.json import JsonWriter
 from clipcls.writers.jsonl import JsonlWriter
 from clipcls.writers.labels import LabelFileWriter
@@ -38,9 +38,9 @@ FORMATS: dict[str, Callable[[TextIO, int, tuple[str, ...]], Writer]] = {
     "jsonl": JsonlWriter,
     "json": JsonWriter,
     "evaluation": EvaluationTable,
-    "html": HtmlReport,
+    "evaluation page": EvaluationPage,
     "multilabel": MultiLabelTable,
-    "multilabel html": MultiLabelReport,
+    "multilabel page": MultiLabelPage,
     "labels": LabelFileWriter,
 }
 

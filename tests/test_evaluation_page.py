@@ -10,7 +10,7 @@ from conftest import ColourEncoder
 from PIL import Image
 
 from clipcls import ZeroShotClassifier, evaluate
-from clipcls.report import report_record
+from clipcls.evaluation_page import page_record
 from clipcls.writers import open_output
 
 Paint = Callable[..., str]
@@ -19,8 +19,8 @@ Paint = Callable[..., str]
 def page_of(encoder: ColourEncoder, data: list, labels: list[str], path: Path) -> str:
     classifier = ZeroShotClassifier(labels, encoder, store=False).fit()
     found = evaluate(classifier, data, draws=10)
-    with open_output(path, "html", 1) as writer:
-        writer.write(report_record(found, "<my> data"))
+    with open_output(path, "evaluation page", 1) as writer:
+        writer.write(page_record(found, "<my> data"))
     return path.read_text("utf-8")
 
 
@@ -67,7 +67,7 @@ def test_the_matrix_counts_every_image(
     data += [(paint("y.png", "yellow"), "yellow"), (paint("b.png", "blue"), "blue")]
     labels = ["red", "green", "blue", "yellow"]
     found = evaluate(ZeroShotClassifier(labels, encoder, store=False).fit(), data, draws=10)
-    matrix = report_record(found, "x")["matrix"]
+    matrix = page_record(found, "x")["matrix"]
     assert matrix == {
         "labels": labels,
         "counts": [[1, 1, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0]],
@@ -75,8 +75,8 @@ def test_the_matrix_counts_every_image(
     }
     page = page_of(encoder, data, labels, tmp_path / "r.html")
     assert shown(page) == [["1", "1", "1", ""], [""] * 4, ["", "", "1", ""], ["", "", "", "1"]]
-    monkeypatch.setattr("clipcls.report._CLASSES", 2)
-    matrix = report_record(found, "x")["matrix"]
+    monkeypatch.setattr("clipcls.evaluation_page._CLASSES", 2)
+    matrix = page_record(found, "x")["matrix"]
     assert matrix == {"labels": ["red", "green"], "counts": [[1, 1, 1], [0, 0, 0]], "others": 2}
     page = page_of(encoder, data, labels, tmp_path / "r.html")
     assert "the other 2 together" in page

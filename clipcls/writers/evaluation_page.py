@@ -7,13 +7,13 @@ from typing import Any, TextIO
 
 from clipcls.writers.evaluation import NAMES, number
 
-__all__ = ["HtmlReport", "MultiLabelReport"]
+__all__ = ["EvaluationPage", "MultiLabelPage"]
 
 
-class HtmlReport:
-    """Writes the record of `report_record` by Jinja2, which escapes every text."""
+class EvaluationPage:
+    """Writes the record of `page_record` by Jinja2, which escapes every text."""
 
-    template = "report.html"
+    template = "evaluation.html"
 
     def __init__(self, stream: TextIO, top: int, extra: tuple[str, ...] = ()) -> None:
         self._stream = stream
@@ -46,10 +46,10 @@ class HtmlReport:
         }
 
 
-class MultiLabelReport(HtmlReport):
-    """Writes the record of `multilabel_report_record`."""
+class MultiLabelPage(EvaluationPage):
+    """Writes the record of `multilabel_page_record`."""
 
-    template = "multilabel.html"
+    template = "multievaluation.html"
 
     def _figures(self, record: Mapping[str, Any]) -> dict[str, Any]:
         return {}

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from clipcls.errors import ImageError
-from clipcls.images import decode_image, read_bytes
+from clipcls.thumbnails import data_uri, thumbnail
 
 if TYPE_CHECKING:
     from clipcls.evaluation import Evaluation
     from clipcls.multievaluation import MultiLabelEvaluation
 
-__all__ = ["multilabel_report_record", "report_record"]
+__all__ = ["multilabel_page_record", "page_record"]
 
 _SHOWN = 24
 _SIDE = 160  # of a thumbnail, pixels
 _CLASSES = 30  # in the confusion matrix
 
 
-def report_record(evaluation: Evaluation, source: str) -> dict[str, Any]:
-    """The record that `writers.html` makes a page of.
+def page_record(evaluation: Evaluation, source: str) -> dict[str, Any]:
+    """The record that `writers.evaluation_page` makes a page of.
 
     Args:
         evaluation: what to show.
@@ -44,8 +42,8 @@ def report_record(evaluation: Evaluation, source: str) -> dict[str, Any]:
     }
 
 
-def multilabel_report_record(evaluation: MultiLabelEvaluation, source: str) -> dict[str, Any]:
-    """The record that `writers.html` makes a page of.
+def multilabel_page_record(evaluation: MultiLabelEvaluation, source: str) -> dict[str, Any]:
+    """The record that `writers.evaluation_page` makes a page of.
 
     Returns:
         `MultiLabelEvaluation.record`, with `source`, and `wrong` and `missed`, each with the image
@@ -79,13 +77,9 @@ def _examples(answers: Iterable[tuple[str, str, str, float]]) -> Iterable[dict[s
 
 def _thumbnail(path: str) -> str:
     try:
-        image = decode_image(read_bytes(path), path, least_side=2 * _SIDE)
-    except (ImageError, MemoryError):
+        return data_uri(thumbnail(path, _SIDE))
+    except ImageError:
         return ""
-    image.thumbnail((_SIDE, _SIDE))
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
 def _matrix(evaluation: Evaluation) -> dict[str, Any]:
