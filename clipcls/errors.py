@@ -12,6 +12,7 @@ ClipclsError
 ├── ImageError            one image that cannot be read
 ├── SidecarError          an XMP sidecar that is none, or changes under our hands
 ├── StoreError            the embedding store cannot be used
+├── ServerError           a web application cannot be served
 └── OutputError           results cannot be written
     └── OutputClosedError     the reader of a pipe went away
 
@@ -32,6 +33,7 @@ __all__ = [
     "OutputClosedError",
     "OutputError",
     "PromptsError",
+    "ServerError",
     "SidecarError",
     "StoreError",
     "UnknownModelError",
@@ -94,6 +96,10 @@ class SidecarError(ClipclsError):
 
 class StoreError(ClipclsError):
     """The embedding store cannot be used."""
+
+
+class ServerError(ClipclsError):
+    """A web application cannot be served where it is asked for."""
 
 
 class OutputError(ClipclsError):

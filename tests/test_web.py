@@ -1,0 +1,228 @@
+"""Who may ask a local web application, and what a browser may do with its answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import httpx
+import pytest
+
+from clipcls import web
+from clipcls.errors import ServerError
+
+HERE = "http://127.0.0.1:8000"
+
+
+async def app(scope: web.Scope, receive: web.Receive, send: web.Send) -> None:
+    headers = [(b"content-type", b"text/plain"), (b"x-frame-options", b"SAMEORIGIN")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"here"})
+
+
+def ask(guard: web.Guard, method: str = "GET", path: str = "/", **headers: str) -> httpx.Response:
+    """One request; a header's name is written with _ for -."""
+
+    async def send() -> httpx.Response:
+        transport = httpx.ASGITransport(guard)
+        named = [(k.replace("_", "-").encode(), v.encode("latin-1")) for k, v in headers.items()]
+        async with httpx.AsyncClient(transport=transport, base_url=HERE) as client:
+            return await client.request(method, path, headers=named)
+
+    return asyncio.run(send())
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.0.0.1:8000", "localhost:1", "LOCALHOST", "[::1]:8000", "127.1.2.3"]
+)
+def test_own_hosts(host: str) -> None:
+    assert ask(web.Guard(app), host=host).text == "here"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8000",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "192.168.0.7",
+        "0.0.0.0",
+        "",
+        "[",
+        "localhost@evil.example",
+    ],
+)
+def test_a_name_made_to_lead_here_is_refused(host: str) -> None:
+    answer = ask(web.Guard(app), host=host)
+    assert answer.status_code == 421
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json() == {
+        "type": "about:blank",
+        "title": "Misdirected Request",
+        "status": 421,
+        "detail": "the Host header names another server",
+    }
+
+
+def test_hosts_can_be_added() -> None:
+    guard = web.Guard(app, hosts=["Photos.example"], any_address=True)
+    assert ask(guard, host="photos.example:80").status_code == 200
+    assert ask(guard, host="192.168.0.7:80").status_code == 200
+    assert ask(guard, host="[fe80::1]").status_code == 200
+    assert ask(guard, host="evil.example").status_code == 421
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_other_origins_are_refused(method: str) -> None:
+    guard = web.Guard(app)
+    allowed: list[dict[str, str]] = [
+        {},  # no browser
+        {"origin": HERE},
+        {"origin": HERE, "sec_fetch_site": "same-origin"},
+        {"sec_fetch_site": "none"},
+    ]
+    refused = [
+        {"origin": "https://evil.example"},
+        {"origin": "http://127.0.0.1:8001"},  # another program's page on this machine
+        {"origin": "null"},
+        {"origin": "https://evil.example", "sec_fetch_site": "same-origin"},
+        {"sec_fetch_site": "cross-site"},
+        {"sec_fetch_site": "same-site"},
+        {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate", "sec_fetch_dest": "iframe"},
+    ]
+    for headers in allowed:
+        assert ask(guard, method, **headers).status_code == 200, headers
+    for headers in refused:
+        assert ask(guard, method, **headers).status_code == 403, headers
+
+
+def test_links_of_other_sites_can_be_followed() -> None:
+    link = {"sec_fetch_site": "cross-site", "sec_fetch_dest": "document"}
+    assert ask(web.Guard(app), "GET", **link).status_code == 200
+    assert ask(web.Guard(app), "POST", **link).status_code == 403
+
+
+def test_every_answer_has_the_security_headers() -> None:
+    for host in ("localhost", "evil.example"):
+        headers = ask(web.Guard(app), host=host).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+        assert headers["cache-control"] == "no-store"
+    # The application's own header wins.
+    assert ask(web.Guard(app)).headers.get_list("x-frame-options") == ["SAMEORIGIN"]
+
+
+def test_bearer_token() -> None:
+    guard = web.Guard(app, access=web.BearerToken("s3cret", open_paths=["/healthz"]))
+    refused = ask(guard)
+    assert (refused.status_code, refused.headers["www-authenticate"]) == (
+        401,
+        'Bearer realm="clipcls"',
+    )
+    assert "content-security-policy" in refused.headers
+    for wrong in ("Bearer s3cre", "Bearer s3crets", "Bearer", "Basic s3cret", "s3cret", "B\xe9"):
+        assert ask(guard, authorization=wrong).status_code == 401, wrong
+    assert ask(guard, authorization="Bearer s3cret").text == "here"
+    assert ask(guard, authorization="bearer s3cret").text == "here"
+    assert ask(guard, path="/healthz").text == "here"
+    assert ask(guard, path="/healthz/").status_code == 401
+    with pytest.raises(ValueError, match="empty"):
+        web.BearerToken("")
+
+
+def test_one_time_link() -> None:
+    access = web.OneTimeLink()
+    guard = web.Guard(app, access=access)
+    path = access.link(HERE).removeprefix(HERE)
+    assert ask(guard).status_code == 403
+    assert ask(guard, path="/?token=wrong").status_code == 403
+    assert ask(guard, "POST", path).status_code == 403
+    opened = ask(guard, path=path)
+    assert (opened.status_code, opened.headers["location"]) == (303, "/")
+    cookie = opened.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    session = f"other=1; {cookie.partition(';')[0]}"
+    assert ask(guard, cookie=session).text == "here"
+    assert ask(guard, "POST", "/save", cookie=session).text == "here"
+    assert ask(guard, path=path, cookie=session).status_code == 303  # gone back to
+    assert ask(guard, path=path).status_code == 403  # somebody else has seen the link
+    assert ask(guard, cookie=session[:-1]).status_code == 403
+    assert path.partition("=")[2] not in cookie
+
+
+PROGRAM = """
+import sys, asyncio
+from clipcls import web
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive(); await send({"type": "lifespan.startup.complete"})
+        await receive(); print("stopped in order", flush=True)
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    print("asked", flush=True)
+    await asyncio.sleep(0.5)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"slow"})
+
+sys.exit(web.run(web.Guard(app), ready=lambda url: print(url, flush=True)))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_lets_requests_finish(sent: signal.Signals, status: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout
+        url = server.stdout.readline().strip()
+        host, port = url.removeprefix("http://").split(":")
+        assert host == "127.0.0.1"
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(f"GET / HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+            connection.settimeout(20)
+            assert server.stdout.readline() == "asked\n"
+            server.send_signal(sent)
+            answer = b""
+            while data := connection.recv(4096):
+                answer += data
+        assert answer.endswith(b"slow\r\n0\r\n\r\n"), answer
+        out, err = server.communicate(timeout=20)
+    assert (server.returncode, out, err) == (status, "stopped in order\n", "")
+
+
+def test_a_port_in_use_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ServerError, match=f"127.0.0.1:{port}: cannot be listened on .* --port"):
+            web.run(app, ready=lambda url: None, port=port)
+
+
+def test_pages() -> None:
+    assert web.page_routes({}) == []
+    assert [web.is_loopback(h) for h in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "x")] == [
+        *([True] * 3),
+        *([False] * 2),
+    ]
+
+
+def test_importing_it_loads_no_web_framework() -> None:
+    heavy: Any = "[m for m in ('starlette', 'uvicorn', 'fastapi', 'asyncio') if m in sys.modules]"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys, clipcls.web; print({heavy})"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "[]\n"
