@@ -1,24 +1,28 @@
-"""A result file of `clipcls classify` (jsonl or csv) -> `Result`, one an image."""
+"""A result file of `clipcls classify` (jsonl, csv or parquet) -> `Result`, one an image."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
+import functools
 import io
 import itertools
 import json
+import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clipcls.errors import InputError, LabelsError
+from clipcls.inputs import os_reason
 from clipcls.labels import levels_of
-from clipcls.predictions import UNKNOWN
+from clipcls.predictions import UNKNOWN, Provenance
 from clipcls.ready import read_text
 
-__all__ = ["Result", "read_results"]
+__all__ = ["Result", "read_results", "result_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +34,47 @@ class Result:
         labels: its labels, best first, each as the names from the root of the hierarchy to the
             label (one name where there is none); () where the answer is `unknown`.
         error: why it could not be read, or "".
+        scores: of each of `labels`, or where there is none of the best label; None for those
+            without a number in the file.
+        top: the best labels with their scores, answer or not, best first, as far as they are in
+            the file; a csv does not name the best label of an `unknown`.
+        label_set: the labels of `--conformal`, best first, or None.
+        made_by: what made the answer, or None where the file does not say.
     """
 
     path: str
     labels: tuple[tuple[str, ...], ...]
     error: str = ""
+    scores: tuple[float | None, ...] = (None,)
+    top: tuple[tuple[str, float], ...] = ()
+    label_set: tuple[str, ...] | None = None
+    made_by: Provenance | None = None
+
+    @property
+    def score(self) -> float | None:
+        """Of the best label, whether it was accepted or not; None where the file has no scores."""
+        return self.scores[0]
+
+    def record(self) -> dict[str, Any]:
+        """As `classify` writes it in jsonl, as far as it is known; `result_of` reads it back."""
+        if self.error:
+            return {"path": self.path, "error": self.error}
+        top = [{"label": label, "score": score} for label, score in self.top]
+        record: dict[str, Any] = {"path": self.path}
+        if len(self.labels) > 1:
+            record["labels"] = [
+                {"label": label[-1], "lineage": list(label), "score": score}
+                for label, score in zip(self.labels, self.scores, strict=True)
+            ]
+        else:
+            label = self.labels[0] if self.labels else (UNKNOWN,)
+            record |= {"label": label[-1], "score": self.score}
+            if len(label) > 1:
+                record["lineage"] = list(label)
+        record["top"] = top
+        if self.label_set is not None:
+            record["set"] = list(self.label_set)
+        return record | (self.made_by.record() if self.made_by else {})
 
 
 def read_results(source: str | os.PathLike[str]) -> tuple[Result, ...]:
@@ -48,23 +88,49 @@ def read_results(source: str | os.PathLike[str]) -> tuple[Result, ...]:
         InputError: it cannot be read or does not hold results; the message names file and line.
     """
     name = "stdin" if os.fspath(source) == "-" else os.fspath(source)
-    if name == "stdin":
-        text = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace").read()
-    else:
-        try:
-            text = read_text(Path(source), "labels")
-        except LabelsError as error:
-            raise InputError(str(error)) from error
-    records = _jsonl(name, text) if text.lstrip().startswith("{") else _csv(name, text)
     merged: dict[str, Result] = {}
-    for where, record in records:
-        one = _result(where, record)
-        before = merged.get(one.path, one)
-        labels = tuple(dict.fromkeys((*before.labels, *one.labels)))
-        merged[one.path] = Result(one.path, labels, "" if labels else one.error)
+    for where, record in _records(name):
+        one = result_of(record, where)
+        before = merged.get(one.path)
+        merged[one.path] = one if before is None else _both(before, one)
     if not merged:
         raise InputError(f"{name}: there are no results in it")
     return tuple(merged.values())
+
+
+def _records(name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each record with the place where it stands, for messages."""
+    if name == "stdin":
+        data = sys.stdin.buffer.read()
+        if data.startswith(_PARQUET):
+            return _parquet(name, io.BytesIO(data))
+        text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", errors="replace").read()
+    else:
+        try:
+            with open(name, "rb") as file:
+                if file.read(4) == _PARQUET:
+                    return _parquet(name, name)
+            text = read_text(Path(name), "labels")
+        except OSError as error:
+            raise InputError(f"{name}: cannot be read: {os_reason(error)}") from error
+        except LabelsError as error:
+            raise InputError(str(error)) from error
+    return _jsonl(name, text) if text.lstrip().startswith("{") else _csv(name, text)
+
+
+def _both(one: Result, other: Result) -> Result:
+    """One image's result out of two lines."""
+    if not (one.labels and other.labels):
+        return one if one.labels else other
+    scores = dict(zip(one.labels, one.scores, strict=True))
+    for label, score in zip(other.labels, other.scores, strict=True):
+        scores.setdefault(label, score)
+    return dataclasses.replace(
+        one,
+        labels=tuple(scores),
+        scores=tuple(scores.values()),
+        top=tuple(dict(reversed((*one.top, *other.top))).items())[::-1],
+    )
 
 
 def _jsonl(name: str, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -102,11 +168,39 @@ def _csv(name: str, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise InputError(f"{name}, line {rows.line_num}: {error}") from error
 
 
+_PARQUET = b"PAR1"
+
 # What writers.csv puts a ' before; "" is not among them.
 _APOSTROPHED = tuple("=+-@\t")
 
 
-def _result(where: str, record: Mapping[str, Any]) -> Result:
+def _parquet(name: str, source: str | io.BytesIO) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError(
+            f"{name}: parquet needs pyarrow: pip install 'clipcls[parquet]'"
+        ) from error
+    try:
+        with pyarrow.parquet.ParquetFile(source) as file:
+            rows = (r for batch in file.iter_batches() for r in batch.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield f"{name}, row {number}", {k: v for k, v in row.items() if v is not None}
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{name}: is not a whole parquet file ({error})") from error
+
+
+def result_of(record: Mapping[str, Any], where: str = "record") -> Result:
+    """A record as `classify` writes it, as a result.
+
+    Args:
+        record: as in jsonl, or flat as in csv.
+        where: what a message names.
+
+    Raises:
+        InputError: it is no such record.
+    """
     path, error = record.get("path"), record.get("error")
     if not isinstance(path, str) or "\0" in path:
         raise InputError(f"{where}: has no path of an image")
@@ -117,17 +211,70 @@ def _result(where: str, record: Mapping[str, Any]) -> Result:
         lineage = levels_of(lineage)
     if lineage is not None and not isinstance(lineage, (list, tuple)):
         raise InputError(f"{where}: `lineage` is not a list of names")
-    labels: Iterable[Any]
-    if "labels" in record:
-        entries = record["labels"]
-        if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-            raise InputError(f"{where}: `labels` is not a list of labels with scores")
-        labels = [(entry.get("label"),) for entry in entries]
+    if record.get("labels") is not None:
+        answers = _entries(record["labels"], "labels", where)
+        labels = [tuple(entry.get("lineage") or (entry["label"],)) for entry in answers]
+        best = record.get("best")
+        scored = _entries(answers or ([] if best is None else [best]), "best", where)
+        scores = [_score(entry.get("score"), where) for entry in scored]
+        top = _entries(record.get("top") or scored, "top", where)
     elif "label" in record:
-        labels = [lineage or (record["label"],)]
+        labels = [tuple(lineage or (record["label"],))]
+        scores = [_score(record.get("score"), where)]
+        top = _entries(record.get("top") or [*_flat(record)], "top", where)
     else:
         raise InputError(f"{where}: has no label; these are not results of `clipcls classify`")
-    names = [tuple(label) for label in labels]
-    if not all(isinstance(n, str) and n.strip() for n in itertools.chain(*names)):
+    if not all(isinstance(n, str) and n.strip() for n in itertools.chain(*labels)):
         raise InputError(f"{where}: a label is not a text")
-    return Result(path, tuple(label for label in names if label != (UNKNOWN,)))
+    given = {label: s for label, s in zip(labels, scores, strict=False) if label != (UNKNOWN,)}
+    label_set = record.get("set")
+    if isinstance(label_set, str):
+        label_set = label_set.split("|")
+    made_by = [record.get(key) for key in ("model", "weights", "precision", "prompts")]
+    made_by += [record.get(key) or "" for key in ("calibration", "classifier")]
+    made_by.append(record.get("refined") in (True, "True"))
+    return Result(
+        path,
+        tuple(given),
+        scores=tuple(given.values()) or (scores[0] if scores else None,),
+        top=tuple(
+            (entry["label"], score)
+            for entry in top
+            if (score := _score(entry.get("score"), where)) is not None
+        ),
+        label_set=None if label_set is None else tuple(map(str, label_set)),
+        made_by=_made_by(*made_by) if all(isinstance(m, str | bool) for m in made_by) else None,
+    )
+
+
+_made_by = functools.lru_cache(maxsize=64)(Provenance)  # a million results share a few
+
+
+def _entries(value: object, name: str, where: str) -> list[Mapping[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(e, dict) for e in value):
+        raise InputError(f"{where}: `{name}` is not a list of labels with scores")
+    if not all(isinstance(e.get("label"), str) for e in value):
+        raise InputError(f"{where}: a label is not a text")
+    return value
+
+
+def _flat(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """`top` out of a csv's columns."""
+    if record["label"] != UNKNOWN:
+        yield {"label": record["label"], "score": record.get("score")}
+    for rank in itertools.count(2):
+        if f"label_{rank}" not in record:
+            return
+        yield {"label": record[f"label_{rank}"], "score": record.get(f"score_{rank}")}
+
+
+def _score(value: object, where: str) -> float | None:
+    if value in (None, ""):
+        return None
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{where}: a score is not a number")
+    return number

@@ -403,6 +403,19 @@ def test_refined_answers(clipcls, tmp_path: Path) -> None:
     assert "refined" not in records(few.stdout)[0]
 
 
+def test_answers_as_a_page_and_as_parquet(clipcls, tmp_path: Path) -> None:
+    labels = ["--labels", "examples/labels.txt", "-m", "mini", "-k", "2"]
+    for name in ("r.html", "r.parquet"):
+        done = clipcls("classify", *labels, "-o", str(tmp_path / name), str(PHOTOS), cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+    done = clipcls("report", str(tmp_path / "r.parquet"), "-o", str(tmp_path / "s.html"))
+    assert done.stderr.startswith(f"clipcls: {tmp_path}/s.html: 20 images, ")
+    pages = [(tmp_path / name).read_text() for name in ("r.html", "s.html")]
+    assert pages[0] == pages[1].replace("r.parquet", "Results")
+    done = clipcls("search", "cat", str(PHOTOS), "-m", "mini", "-o", str(tmp_path / "hits.html"))
+    assert (done.returncode, "its suffix says no format" in done.stderr) == (2, True)
+
+
 def test_none_of_these(clipcls) -> None:
     labels = ("-m", "mini", "-l", "cat", "-l", "dog", "--none", "-f", "jsonl")
     cat, pagoda = records(

@@ -20,7 +20,8 @@ from clipcls.filing import file_results, plan, undo
 from clipcls.folders import folders_of, safe_name
 from clipcls.journal import Journal, journals_in
 from clipcls.labels import levels_of, written
-from clipcls.results import Result, read_results
+from clipcls.predictions import Provenance
+from clipcls.results import Result, read_results, result_of
 from clipcls.writers import open_output
 
 Tree = dict[str, bytes]
@@ -591,37 +592,56 @@ def test_a_full_disk_ends_the_run_and_it_goes_on_later(
 
 
 def as_written(path: Path, form: str, records: list[dict], extra: tuple[str, ...] = ()) -> Path:
-    with open_output(path, form, 1, extra) as writer:
+    with open_output(path, form, 2, extra) as writer:
         for record in records:
             writer.write(record)
     return path
 
 
-@pytest.mark.parametrize("form", ["jsonl", "csv"])
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
 def test_results_are_read_as_they_were_written(tmp_path: Path, form: str) -> None:
-    made = {"model": "m", "weights": "w", "precision": "fp32", "prompts": "photo"}
-    top = [{"label": "x", "score": 0.5, "similarity": 0.1}]
-    one = {"score": 0.5, "top": top, **made}
+    made_by = Provenance("m", "w", "fp32", "photo", refined=True)
+    made = made_by.record()
+    top = [
+        {"label": "-d", "score": 0.5, "similarity": 0.1},
+        {"label": "x", "score": 0.25, "similarity": 0.0},
+    ]
+    one = {"score": 0.5, "top": top, "set": ["-d", "x"], **made}
     lineage = ["a > b", "=c", "-d"]
     rows = [
         {"path": "=a.jpg", "label": "-d", "lineage": lineage, **one},
         {"path": 'b, "c".jpg', "label": "unknown", "lineage": [], **one},
         {"path": "bad.jpg", "error": "truncated"},
     ]
-    assert read_results(as_written(tmp_path / "r", form, rows, ("lineage",))) == (
-        Result("=a.jpg", (tuple(lineage),)),
-        Result('b, "c".jpg', ()),
+    extra = ("lineage", "set", "refined")
+    both = (("-d", 0.5), ("x", 0.25))
+    rest = {"scores": (0.5,), "label_set": ("-d", "x"), "made_by": made_by}
+    assert read_results(as_written(tmp_path / "r", form, rows, extra)) == (
+        Result("=a.jpg", (tuple(lineage),), top=both, **rest),
+        Result('b, "c".jpg', (), top=both[form == "csv" :], **rest),
         Result("bad.jpg", (), "truncated"),
     )
-    several = [{**top[0], "label": label} for label in ("cat", "+dog")]
+    several = [{**one, "label": label} for label, one in zip(("cat", "+dog"), top, strict=True)]
     rows = [
         {"path": "a.jpg", "labels": several, "best": several[0], **made},
         {"path": "b.jpg", "labels": [], "best": several[0], **made},
     ]
-    assert read_results(as_written(tmp_path / "m", form, rows)) == (
-        Result("a.jpg", (("cat",), ("+dog",))),
-        Result("b.jpg", ()),
+    rest = {"made_by": made_by}
+    found = read_results(as_written(tmp_path / "m", form, rows, ("refined",)))
+    assert found == (
+        Result(
+            "a.jpg",
+            (("cat",), ("+dog",)),
+            scores=(0.5, 0.25),
+            top=(("cat", 0.5), ("+dog", 0.25)),
+            **rest,
+        ),
+        Result("b.jpg", (), scores=(0.5,), top=() if form == "csv" else (("cat", 0.5),), **rest),
     )
+    assert [r.score for r in found] == [0.5, 0.5]
+    mixed = Result("x", (("a", "b"), ("c",)), scores=(1.0, None), top=(("b", 1.0),))
+    for result in (*found, *read_results(tmp_path / "r"), mixed):
+        assert result_of(result.record()) == result
 
 
 def test_levels_are_what_was_written() -> None:
@@ -641,6 +661,9 @@ def test_levels_are_what_was_written() -> None:
         ('{"path": "a", "label": 3}', "line 1: a label is not a text"),
         ('{"path": "a", "labels": 3}', "line 1: `labels`"),
         ('{"path": "a", "label": "x", "lineage": 3}', "line 1"),
+        ('{"path": "a", "label": "x", "score": "high"}', "line 1: a score is not a number"),
+        ('{"path": "a", "label": "x", "top": 3}', "line 1: `top`"),
+        ("PAR1 and no more", "is not a whole parquet file"),
     ],
 )
 def test_what_holds_no_results_is_named(tmp_path: Path, text: str, message: str) -> None:

@@ -21,6 +21,7 @@ _COMMANDS = (
     "classify",
     "evaluate",
     "calibrate",
+    "report",
     "sort",
     "fit",
     "suggest",

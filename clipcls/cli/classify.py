@@ -22,9 +22,9 @@ from clipcls.cli.options import (
     labels_of,
     model_options,
     multi_option,
-    output_options,
     refuse_with_multi,
     refuse_with_refine,
+    result_output_options,
     store_of,
     store_options,
     watching,
@@ -95,7 +95,7 @@ if TYPE_CHECKING:
     "nearest images that were in the store.",
 )
 @input_options
-@output_options
+@result_output_options
 @model_options
 @store_options
 @click.pass_obj
@@ -165,7 +165,7 @@ def command(
 
     console.quiet = quiet
     report = Report()
-    form = form_of(output, form)
+    form = form_of(output, form, results=True)
     images, total = images_of(inputs, null)
     fitted = classifier_of(
         classifier,

@@ -38,6 +38,7 @@ __all__ = [
     "output_options",
     "refuse_with_multi",
     "refuse_with_refine",
+    "result_output_options",
     "say_what_was_set_aside",
     "store_of",
     "store_options",
@@ -188,31 +189,46 @@ input_options = _together(
     click.option("-0", "--null", is_flag=True, help="Paths on stdin end with NUL, not newline."),
 )
 
-output_options = _together(
-    click.option(
-        "-f",
-        "--format",
-        "form",
-        type=click.Choice(["table", "csv", "jsonl"]),
-        help="Default: by the suffix of -o; else a table on a terminal and csv in a pipe.",
-    ),
-    click.option("-o", "--output", type=FILE, help="Write the results to this file."),
-    click.option("-q", "--quiet", is_flag=True, help="No progress and no summary."),
-)
 
+def _output_options(*forms: str) -> Callable[[Command], Command]:
+    return _together(
+        click.option(
+            "-f",
+            "--format",
+            "form",
+            type=click.Choice(["table", "csv", "jsonl", *forms]),
+            help="Default: by the suffix of -o; else a table on a terminal and csv in a pipe.",
+        ),
+        click.option("-o", "--output", type=FILE, help="Write the results to this file."),
+        click.option("-q", "--quiet", is_flag=True, help="No progress and no summary."),
+    )
+
+
+output_options = _output_options()
+result_output_options = _output_options("html", "parquet")
 
 _SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "table"}
+_RESULT_SUFFIXES = {**_SUFFIXES, ".html": "html", ".htm": "html", ".parquet": "parquet"}
 
 
-def form_of(output: Path | None, form: str | None) -> str:
-    """The output format: as asked for, else by the file's suffix, else by where stdout goes."""
+def form_of(output: Path | None, form: str | None, *, results: bool = False) -> str:
+    """The output format: as asked for, else by the file's suffix, else by where stdout goes.
+
+    Args:
+        output: the file, or None for stdout.
+        form: as asked for.
+        results: whether it may be one that only holds results of `classify`.
+    """
+    if form == "parquet" and output is None and sys.stdout.isatty():
+        raise click.UsageError("parquet is not for a terminal: name a file with -o")
     if form:
         return form
     if output is None:
         return "table" if sys.stdout.isatty() else "csv"
-    if output.suffix.lower() not in _SUFFIXES:
+    suffixes = _RESULT_SUFFIXES if results else _SUFFIXES
+    if output.suffix.lower() not in suffixes:
         raise click.UsageError(f"{output}: its suffix says no format: use .csv, .jsonl or --format")
-    return _SUFFIXES[output.suffix.lower()]
+    return suffixes[output.suffix.lower()]
 
 
 def labels_of(

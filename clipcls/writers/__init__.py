@@ -1,5 +1,5 @@
-"""Records -> table, csv, jsonl; an evaluation -> table, json, page; a calibration -> json;
-suggested labels -> a label file.
+"""Records -> table, csv, jsonl, parquet, gallery; an evaluation -> table, json, page;
+a calibration -> json; suggested labels -> a label file.
 
 A record is a dict as the `record` of its class makes it.
 
@@ -17,22 +17,26 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, TypeAlias, runtime_checkable
 
 from clipcls.errors import OutputClosedError, OutputError
 from clipcls.writers.csv import EXPLAINED, CsvWriter
 from clipcls.writers.evaluation import EvaluationTable, MultiLabelTable
 from clipcls.writers.evaluation_page import EvaluationPage, MultiLabelPage
+from clipcls.writers.gallery import GalleryWriter
 from clipcls.writers.json import JsonWriter
 from clipcls.writers.jsonl import JsonlWriter
 from clipcls.writers.labels import LabelFileWriter
+from clipcls.writers.parquet import ParquetWriter
 from clipcls.writers.table import TableWriter
 
 __all__ = ["EXPLAINED", "FORMATS", "Writer", "open_output", "part_of", "write_bytes"]
 
 logger = logging.getLogger(__name__)
 
-FORMATS: dict[str, Callable[[TextIO, int, tuple[str, ...]], Writer]] = {
+MakeWriter: TypeAlias = "Callable[[TextIO, int, tuple[str, ...]], Writer]"
+
+FORMATS: dict[str, MakeWriter] = {
     "table": TableWriter,
     "csv": CsvWriter,
     "jsonl": JsonlWriter,
@@ -42,6 +46,8 @@ FORMATS: dict[str, Callable[[TextIO, int, tuple[str, ...]], Writer]] = {
     "multilabel": MultiLabelTable,
     "multilabel page": MultiLabelPage,
     "labels": LabelFileWriter,
+    "parquet": ParquetWriter,
+    "html": GalleryWriter,
 }
 
 
@@ -52,6 +58,14 @@ class Writer(Protocol):
         """Adds one record."""
 
 
+@runtime_checkable
+class EndedWriter(Writer, Protocol):
+    """A writer whose output is only whole with an end."""
+
+    def finish(self) -> None:
+        """Writes what has gathered, and the end."""
+
+
 def part_of(path: Path) -> Path:
     """The name a result file has until it is whole."""
     return path.with_name(path.name + ".part")
@@ -59,14 +73,14 @@ def part_of(path: Path) -> Path:
 
 @contextlib.contextmanager
 def open_output(
-    path: Path | None, form: str, top: int, extra: tuple[str, ...] = ()
+    path: Path | None, form: str | MakeWriter, top: int, extra: tuple[str, ...] = ()
 ) -> Iterator[Writer]:
     """A writer to a file, or to stdout where there is no path.
 
     Args:
         path: the result file, which appears when the block ends without an error; a link is
             followed. A pipe or a device is written to as it is.
-        form: a name in `FORMATS`.
+        form: a name in `FORMATS`, or what makes such a writer.
         top: how many labels a record carries; decides csv's columns.
         extra: fields that not every record has; csv gets a column for each.
 
@@ -74,11 +88,13 @@ def open_output(
         OutputError: it cannot be written; what was finished stays in its part.
         OutputClosedError: the reader of a pipe went away.
     """
+    make = FORMATS[form] if isinstance(form, str) else form
     if path is None:
         with _blaming("standard output"):
-            writer = FORMATS[form](sys.stdout, top, extra)
+            writer = make(sys.stdout, top, extra)
         yield _Blaming(writer, "standard output")
         with _blaming("standard output"):
+            _finish(writer)
             sys.stdout.flush()
         return
     place = Path(os.path.realpath(path))
@@ -86,9 +102,13 @@ def open_output(
         with _blaming(str(path)):
             file = place.open("w", encoding="utf-8", newline="")
         with _closed(file):
-            yield _Blaming(FORMATS[form](file, top, extra), str(path))
+            writer = make(file, top, extra)
+            yield _Blaming(writer, str(path))
+            with _blaming(str(path)):
+                _finish(writer)
+                file.flush()
         return
-    yield from _whole_file(path, place, form, top, extra)
+    yield from _whole_file(path, place, make, top, extra)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -111,7 +131,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def _whole_file(
-    path: Path, place: Path, form: str, top: int, extra: tuple[str, ...]
+    path: Path, place: Path, make: MakeWriter, top: int, extra: tuple[str, ...]
 ) -> Iterator[Writer]:
     part, earlier = part_of(place), []
     try:
@@ -121,8 +141,17 @@ def _whole_file(
             earlier = _set_aside(part)
             file = part.open("w", encoding="utf-8", newline="")
         with _closed(file):
-            yield _Blaming(FORMATS[form](file, top, extra), str(path))
+            writer = make(file, top, extra)
+            given = _Blaming(writer, str(path))
+            try:
+                yield given
+            except BaseException:
+                if given.written:  # so that what is left can be read
+                    with contextlib.suppress(OSError):
+                        _finish(writer)
+                raise
             with _blaming(str(path)):
+                _finish(writer)
                 file.flush()
                 os.fsync(file.fileno())
         with _blaming(str(path)):
@@ -138,17 +167,24 @@ def _whole_file(
         old.unlink(missing_ok=True)
 
 
+def _finish(writer: Writer) -> None:
+    if isinstance(writer, EndedWriter):
+        writer.finish()
+
+
 class _Blaming:
     """A writer whose trouble is told by the name of what it writes to."""
 
     def __init__(self, writer: Writer, name: str) -> None:
         self._writer = writer
         self._name = name
+        self.written = False
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Adds one record."""
         with _blaming(self._name):
             self._writer.write(record)
+            self.written = True
 
 
 @contextlib.contextmanager

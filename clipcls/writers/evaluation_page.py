@@ -23,7 +23,7 @@ class EvaluationPage:
         import jinja2
 
         environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("clipcls.writers", "."),
+            loader=jinja2.PackageLoader("clipcls", "pages"),
             autoescape=True,
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,

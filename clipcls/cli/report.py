@@ -1,0 +1,90 @@
+"""`clipcls report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from clipcls.cli.console import Console
+from clipcls.cli.options import FILE, NEW_FILE
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    from clipcls.writers.gallery import GalleryWriter
+
+
+@click.command("report")
+@click.argument("results", metavar="RESULTS")
+@click.option("-o", "--output", type=NEW_FILE, required=True, help="Write the page to this file.")
+@click.option(
+    "--root",
+    type=FILE,
+    default=".",
+    metavar="DIR",
+    help="The folder that `classify` ran in; default: this one.",
+)
+@click.option(
+    "--side",
+    type=click.IntRange(16, 1024),
+    default=160,
+    show_default=True,
+    metavar="PIXELS",
+    help="Longer side of the small images in the page.",
+)
+@click.option("--title", help="The page's; default: the name of RESULTS.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
+@click.pass_obj
+def command(
+    console: Console,
+    /,
+    results: str,
+    output: Path,
+    root: Path,
+    side: int,
+    title: str | None,
+    quiet: bool,
+) -> int:
+    """Make a page to look at what `classify` answered, the doubtful images first.
+
+    RESULTS is jsonl, csv or parquet of `clipcls classify`, or - for stdin. The page is one HTML
+    file that needs nothing else: counts and scores, and every image small, to be filtered by label,
+    score and text. An image that is gone is shown as such.
+
+    \b
+    Examples:
+      clipcls classify --labels labels.txt photos/ -o results.jsonl
+      clipcls report results.jsonl -o report.html
+      clipcls classify --labels labels.txt photos/ -o report.html
+    """
+    console.quiet = quiet
+    from clipcls.results import read_results
+    from clipcls.writers import open_output
+    from clipcls.writers.gallery import GalleryWriter
+
+    found = read_results(results)
+    name = title or ("Results" if results == "-" else Path(results).name)
+    pages: list[GalleryWriter] = []
+
+    def page(stream: TextIO, top: int, extra: tuple[str, ...]) -> GalleryWriter:
+        pages.append(GalleryWriter(stream, top, extra, title=name, root=root, side=side))
+        return pages[0]
+
+    with open_output(output, page, 1) as writer, console.progress(len(found)) as progress:
+        for result in found:
+            writer.write(result.record())
+            progress(pages[0].gone)
+    shown, gone = pages[0].shown, pages[0].gone
+    if gone and not shown:
+        console.say(
+            "none of the images is there; their paths are relative to where `classify` ran: give "
+            "that folder with --root"
+        )
+        return 1
+    if not quiet:
+        size = output.stat().st_size / 1e6
+        absent = f", {gone:,} without a picture" if gone else ""
+        console.say(f"{output}: {shown + gone:,} images{absent}, {size:,.1f} MB")
+    return 0

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipcls.errors import ImageError, InputError
+from clipcls.predictions import (
+    Candidate,
+    MultiLabelPrediction,
+    Prediction,
+    Provenance,
+    error_record,
+)
+from clipcls.results import read_results
+from clipcls.writers import open_output, parquet
+
+pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
+from pyarrow.parquet import ParquetFile, read_table  # noqa: E402
+
+MADE_BY = Provenance("mini", "0123456789ab", "fp32", "photo")
+TOP = (Candidate("cat", 0.93, 0.31), Candidate("dog", 0.05, 0.22))
+
+
+def written(path: Path, *records: dict) -> Path:
+    with open_output(path, "parquet", 2) as writer:
+        for record in records:
+            writer.write(record)
+    return path
+
+
+def test_rows_have_types_and_both_kinds_of_results_one_schema(tmp_path: Path) -> None:
+    one = written(
+        tmp_path / "one.parquet",
+        Prediction("a.jpg", "cat", TOP, MADE_BY, label_set=("cat", "dog")).record(),
+        error_record(ImageError("b.jpg", "truncated")),
+        Prediction(os.fsdecode(b"caf\xe9.jpg"), "unknown", TOP, MADE_BY).record(),
+    )
+    several = written(
+        tmp_path / "several.parquet",
+        MultiLabelPrediction("c.jpg", TOP, TOP[0], MADE_BY).record(),
+        MultiLabelPrediction("d.jpg", (), TOP[1], MADE_BY).record(),
+    )
+    schema = read_table(one).schema
+    assert str(schema.field("label").type) == "dictionary<values=string, indices=int32, ordered=0>"
+    assert str(schema.field("score").type) == "double"
+    assert str(schema.field("error").type) == "string"
+    assert schema == read_table(several).schema
+    first, bad, unknown, both, none = (
+        {key: value for key, value in row.items() if value is not None}
+        for row in pyarrow.concat_tables([read_table(one), read_table(several)]).to_pylist()
+    )
+    made = {"model": "mini", "weights": "0123456789ab", "precision": "fp32", "prompts": "photo"}
+    top = [c.record() for c in TOP]
+    assert first == {"path": "a.jpg", **top[0], "top": top, "set": ["cat", "dog"], **made}
+    assert bad == {"path": "b.jpg", "error": "truncated"}
+    assert unknown == {"path": "caf\\xe9.jpg", **top[0], "label": "unknown", "top": top, **made}
+    assert both == {"path": "c.jpg", **top[0], "labels": top, "best": top[0], **made}
+    answer = {**top[1], "label": "unknown"}
+    assert none == {"path": "d.jpg", **answer, "labels": [], "best": top[1], **made}
+
+
+def test_row_groups_are_written_as_the_run_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "_ROWS", 10)
+    path = tmp_path / "r.parquet"
+    record = Prediction("a.jpg", "cat", TOP, MADE_BY).record()
+    with open_output(path, "parquet", 2) as writer:
+        for _ in range(25):
+            writer.write(record)
+        assert not path.exists()
+        assert (tmp_path / "r.parquet.part").stat().st_size > 1000
+    assert [ParquetFile(path).metadata.row_group(n).num_rows for n in range(3)] == [10, 10, 5]
+    assert os.listdir(tmp_path) == ["r.parquet"]
+
+
+def test_what_an_interrupted_run_leaves_can_be_read(tmp_path: Path) -> None:
+    record = Prediction("a.jpg", "cat", TOP, MADE_BY).record()
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        open_output(tmp_path / "r", "parquet", 2) as writer,
+    ):
+        raise KeyboardInterrupt
+    assert not os.listdir(tmp_path)
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        open_output(tmp_path / "r", "parquet", 2) as writer,
+    ):
+        writer.write(record)
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == ["r.part"]
+    (left,) = read_results(tmp_path / "r.part")
+    assert (left.path, left.labels, left.top) == (
+        "a.jpg",
+        (("cat",),),
+        (("cat", 0.93), ("dog", 0.05)),
+    )
+
+
+def test_a_file_that_was_cut_off_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path / "r", Prediction("a.jpg", "cat", TOP, MADE_BY).record())
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"r: is not a whole parquet file") as caught:
+        read_results(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_pyarrow_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "r", Prediction("a.jpg", "cat", TOP, MADE_BY).record())
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InputError, match=r"pip install 'clipcls\[parquet\]'"):
+        read_results(path)
+    with (
+        pytest.raises(InputError, match=r"pip install 'clipcls\[parquet\]'"),
+        open_output(tmp_path / "new", "parquet", 2),
+    ):
+        pass
+    assert os.listdir(tmp_path) == ["r"]
+
+
+def test_it_goes_through_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE)
+    written(tmp_path / "pipe", Prediction("a.jpg", "cat", TOP, MADE_BY).record())
+    assert read_table(io.BytesIO(reader.communicate()[0])).num_rows == 1
+
+
+def test_it_is_read_from_stdin(tmp_path: Path) -> None:
+    path = written(tmp_path / "r", Prediction("a.jpg", "cat", TOP, MADE_BY).record())
+    script = "from clipcls.results import read_results; print(read_results('-')[0].labels)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], stdin=path.open("rb"), capture_output=True, text=True
+    )
+    assert done.stdout == "(('cat',),)\n", done.stderr
