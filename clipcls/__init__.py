@@ -31,6 +31,7 @@ __all__ = [
     "calibrate",
     "calibrate_multilabel",
     "compare",
+    "compare_multilabel",
     "evaluate",
     "evaluate_multilabel",
     "suggest",
@@ -39,7 +40,7 @@ __all__ = [
 if TYPE_CHECKING:
     from clipcls.calibration import Calibration, calibrate
     from clipcls.classifier import ZeroShotClassifier
-    from clipcls.comparison import compare
+    from clipcls.comparison import compare, compare_multilabel
     from clipcls.errors import ClipclsError, ImageError
     from clipcls.evaluation import Evaluation, evaluate
     from clipcls.fewshot import FewShotClassifier
@@ -69,6 +70,7 @@ _HOMES = {
     "calibrate": "calibration",
     "calibrate_multilabel": "multicalibration",
     "compare": "comparison",
+    "compare_multilabel": "comparison",
     "evaluate": "evaluation",
     "evaluate_multilabel": "multievaluation",
     "suggest": "suggestion",

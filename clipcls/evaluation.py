@@ -230,7 +230,8 @@ def embed_known(
         classifier: fitted.
         data: see `make_labelled`.
         watch: called after each image, with the `ImageError` if it could not be read.
-        several: whether an image is to be given all its labels, which may be none.
+        several: whether an image is to be given all its labels, which may be none: so one that
+            has only labels nobody asked for counts as having none.
         alone: whether a name above several labels is none of them, and not all of them; so it is
             with `several`, since that one of a kind is right does not say that all are.
 
@@ -238,10 +239,12 @@ def embed_known(
         InputError: there is no labelled image that can be used.
     """
     names = classifier.classes_.tolist()
-    meanings = classifier.meanings_
+    meanings = every = classifier.meanings_
     if several or alone:
         meanings = {name: (number,) for name, number in classifier.own_names_.items()}
-    matched = make_labelled(data, unlabelled=several).match(names, meanings)
+    matched = make_labelled(data, unlabelled=several).match(
+        names, meanings, several=several, above=every if several else None
+    )
     unreadable = list(matched.set_aside.unreadable)
     if watch:
         for error in unreadable:

@@ -3,6 +3,9 @@
 A label of the data is the classifier's label of the same spelling, else the one that differs from
 it only in case, in `_` or `-` for a space, or in white space. What is no label of the classifier
 is set aside and counted, never taken for an error of the classifier.
+
+In folders inside class folders the deepest one that names a label decides (`animal/dog/pug/x.jpg`
+is a pug where there is such a label, else a dog); where none does, the top one is the label.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ class LabelledData:
         unreadable: folders that could not be searched.
         empty: class folders without any image.
         beside: images that lie beside the class folders, without a label.
+        folders: the folders each image lies in, from the class folder down; () for other data.
     """
 
     source: str
@@ -53,12 +57,18 @@ class LabelledData:
     unreadable: tuple[ImageError, ...] = ()
     empty: tuple[str, ...] = ()
     beside: int = 0
+    folders: tuple[tuple[str, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def match(
-        self, names: Sequence[str], meanings: Mapping[str, tuple[int, ...]] | None = None
+        self,
+        names: Sequence[str],
+        meanings: Mapping[str, tuple[int, ...]] | None = None,
+        *,
+        several: bool = False,
+        above: Mapping[str, tuple[int, ...]] | None = None,
     ) -> Matched:
         """Finds the data's labels among a classifier's.
 
@@ -66,6 +76,10 @@ class LabelledData:
             names: the classifier's labels; class numbers count in their order.
             meanings: what labels of the data may be, and the class numbers that are then right;
                 None: `names`, each its own number.
+            several: whether an image is to be given all its labels: one whose labels are all none
+                of `names` then stays, as an image without any.
+            above: of `several`, what stands above classes and leaves open which of them are
+                right: an image with such a label and none of its classes is left out.
 
         Raises:
             InputError: a label of the data could be several of `names`, or no image has a label
@@ -73,29 +87,27 @@ class LabelledData:
         """
         if meanings is None:
             meanings = {name: (number,) for number, name in enumerate(names)}
-        exact = {_clean(name): numbers for name, numbers in meanings.items()}
-        loose: dict[str, list[str]] = {}
-        for name in exact:
-            loose.setdefault(_loosely(name), []).append(name)
-        known: dict[str, tuple[int, ...]] = {}
-        for label in dict.fromkeys([*(label for row in self.labels for label in row), *self.empty]):
-            if _clean(label) in exact:
-                known[label] = exact[_clean(label)]
-                continue
-            like = loose.get(_loosely(label), [])
-            if len(like) > 1:
-                found = " or ".join(map(repr, like))
-                raise InputError(f"{self.source}: {label!r} could be the label {found}")
-            known[label] = exact[like[0]] if like else ()
+        find = _Finder(self.source, meanings)
+        rows = self._deepest(find) if self.folders else self.labels
+        known = {
+            label: find(label)
+            for label in dict.fromkeys([*(label for row in rows for label in row), *self.empty])
+        }
+        open_ones = _Finder(self.source, above or {})
         paths, truth = [], []
         strangers: Counter[str] = Counter()
-        left_out = 0
-        for path, labels in zip(self.paths, self.labels, strict=True):
+        left_out = as_none = 0
+        for path, labels in zip(self.paths, rows, strict=True):
             classes = tuple(dict.fromkeys(n for label in labels for n in known[label]))
-            strangers.update(label for label in labels if not known[label])
-            if classes or not labels:
+            foreign = [label for label in labels if not known[label]]
+            strangers.update(foreign)
+            undecided = any(
+                below and not set(below) & set(classes) for below in map(open_ones, foreign)
+            )
+            if (several and not undecided) or (not several and (classes or not labels)):
                 paths.append(path)
                 truth.append(classes)
+                as_none += bool(labels and not classes)
             else:
                 left_out += 1
         strangers.update({label: 0 for label in self.empty if not known[label]})
@@ -107,8 +119,55 @@ class LabelledData:
                 f"{', '.join(repr(str(name)) for name in names[:3])}"
                 f"{', ...' if len(names) > 3 else ''}"
             )
-        aside = SetAside(dict(sorted(strangers.items())), left_out, self.beside, self.unreadable)
+        aside = SetAside(
+            dict(sorted(strangers.items())),
+            left_out,
+            self.beside,
+            self.unreadable,
+            as_none=as_none if several else None,
+        )
         return Matched(tuple(paths), tuple(truth), aside)
+
+    def _deepest(self, find: _Finder) -> list[tuple[str, ...]]:
+        """Each image's label by the folders it lies in: the deepest that names one.
+
+        Names that several labels have are told apart by the folders above them: `bird/crane` is
+        `bird > crane`.
+        """
+        found: dict[tuple[str, ...], tuple[str, ...]] = {}
+        for chain in self.folders:
+            if chain not in found:
+                ends = range(len(chain), 0, -1)
+                names = (" > ".join(chain[start:end]) for end in ends for start in range(end))
+                # A folder in a class folder need not be a label, and is then no doubtful one.
+                labels = (name for name in names if find(name, strict=name == chain[0]))
+                found[chain] = (next(labels, chain[0]),)
+        return [found[chain] for chain in self.folders]
+
+
+class _Finder:
+    """What a label as it was written means."""
+
+    def __init__(self, source: str, meanings: Mapping[str, tuple[int, ...]]) -> None:
+        self._source = source
+        self._exact = {_clean(name): numbers for name, numbers in meanings.items()}
+        self._loose: dict[str, list[str]] = {}
+        for name in self._exact:
+            self._loose.setdefault(_loosely(name), []).append(name)
+
+    def __call__(self, label: str, *, strict: bool = True) -> tuple[int, ...]:
+        """The class numbers that are right; () for what is no label.
+
+        Raises:
+            InputError: it could be several, and `strict`.
+        """
+        if _clean(label) in self._exact:
+            return self._exact[_clean(label)]
+        like = self._loose.get(_loosely(label), [])
+        if len(like) > 1 and strict:
+            found = " or ".join(map(repr, like))
+            raise InputError(f"{self._source}: {label!r} could be the label {found}")
+        return self._exact[like[0]] if len(like) == 1 else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +176,13 @@ class SetAside:
 
     Attributes:
         no_labels: labels of the data that are none of the classifier's -> how many images.
-        left_out: images that have no other labels than these.
+        left_out: images that have no other labels than these; of several labels an image those
+            with one that stands above labels and leaves open which of them are right.
         beside: images that lie beside the class folders, without a label.
         unreadable: images that could not be read, and folders that could not be searched.
         without_images: labels of the classifier that no image has.
+        as_none: of several labels an image, those that have no other labels than `no_labels`,
+            which count as having none; None for one label an image.
     """
 
     no_labels: dict[str, int]
@@ -128,12 +190,14 @@ class SetAside:
     beside: int
     unreadable: tuple[ImageError, ...]
     without_images: tuple[str, ...] = ()
+    as_none: int | None = None
 
     def record(self) -> dict[str, Any]:
         """As in JSON."""
         return {
             "no_labels": self.no_labels,
             "left_out": self.left_out,
+            **({} if self.as_none is None else {"as_none": self.as_none}),
             "beside": self.beside,
             "without_images": list(self.without_images),
             "unreadable": [{"path": e.path, "error": e.reason} for e in self.unreadable],
@@ -142,12 +206,12 @@ class SetAside:
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """The images that have a label of the classifier's.
+    """The images that count.
 
     Attributes:
         paths: the images.
         truth: for each image the class numbers that are right, in the order given; at least one,
-            unless the image was given none.
+            unless the image has none of them and is to be given all it has.
         set_aside: the rest.
     """
 
@@ -194,8 +258,9 @@ def read_labelled(source: str | os.PathLike[str], *, unlabelled: bool = False) -
     """Reads a folder with a folder per class, or a csv file.
 
     - A folder: the folders directly in it are the classes, and all images below each belong to it
-      (as `find_images` finds them). Images that lie beside the class folders have no label and
-      are left out.
+      (as `find_images` finds them), unless a folder further down names a label: see
+      `LabelledData.match`. Images that lie beside the class folders have no label and are left
+      out.
     - A `.csv` (`.tsv`) file: the first line names the columns, `path` and `label` among them.
       Paths are relative to the file's folder. Several labels of an image are several right
       answers: in one cell, separated by `|`, or in a row each. A blank one is an error unless
@@ -228,6 +293,7 @@ def _read_folder(root: str) -> LabelledData:
         raise InputError(f"{root}: has no folders in it; make one per class, named like its label")
     paths: list[str] = []
     labels: list[tuple[str, ...]] = []
+    chains: list[tuple[str, ...]] = []
     unreadable: list[ImageError] = []
     empty: list[str] = []
     for folder in folders:
@@ -239,6 +305,7 @@ def _read_folder(root: str) -> LabelledData:
                 else:
                     paths.append(item)
                     labels.append((folder,))
+                    chains.append(Path(item).relative_to(root).parts[:-1])
         except InputError:
             pass  # no images in it
         if before == len(paths) + len(unreadable):
@@ -246,7 +313,13 @@ def _read_folder(root: str) -> LabelledData:
     if not paths:
         raise InputError(f"{root}: there are no images in its folders")
     return LabelledData(
-        root, tuple(paths), tuple(labels), tuple(unreadable), tuple(empty), len(beside)
+        root,
+        tuple(paths),
+        tuple(labels),
+        tuple(unreadable),
+        tuple(empty),
+        len(beside),
+        tuple(chains),
     )
 
 

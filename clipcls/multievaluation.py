@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,9 +17,25 @@ if TYPE_CHECKING:
     from clipcls.multilabel import MultiLabelClassifier
     from clipcls.predictions import Provenance
 
-__all__ = ["MultiLabelEvaluation", "evaluate_multilabel"]
+__all__ = ["MultiLabelAnswers", "MultiLabelEvaluation", "evaluate_multilabel"]
 
 _TELLING = 24
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MultiLabelAnswers:
+    """Every image and label: the score, whether it was given, whether it is right.
+
+    Attributes:
+        paths: the images, (n,).
+        scores: float64 (n, n_classes).
+        given, truth: bool (n, n_classes).
+    """
+
+    paths: tuple[str, ...]
+    scores: NDArray[np.float64]
+    given: NDArray[np.bool_]
+    truth: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +55,7 @@ class MultiLabelEvaluation:
         missed: the same of the right labels with the lowest scores that were not given.
         set_aside: what no figure counts, and labels that no mean over labels counts.
         made_by: the model and prompts.
+        answers: what the figures were made of; not in the record.
     """
 
     images: int
@@ -53,6 +70,7 @@ class MultiLabelEvaluation:
     missed: tuple[tuple[str, str, float], ...]
     set_aside: SetAside
     made_by: Provenance
+    answers: MultiLabelAnswers = field(compare=False, repr=False)
 
     @property
     def exit_code(self) -> int:
@@ -130,4 +148,5 @@ def evaluate_multilabel(
         missed=telling(truth & ~given, scores),
         set_aside=known.set_aside,
         made_by=classifier.made_by_,
+        answers=MultiLabelAnswers(known.paths, scores, given, truth),
     )

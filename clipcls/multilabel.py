@@ -107,7 +107,10 @@ class MultiLabelClassifier:
         if not self.classifier.__sklearn_is_fitted__():
             self.classifier.fit()
         if self.classifier.identity_.classifier:
-            raise ClipclsError("a learnt classifier is for one label an image; give labels alone")
+            raise ClipclsError(
+                "a learnt classifier chooses one label an image, and its scores do not say whether "
+                "two are right: give labels alone, and calibrate them"
+            )
         encoder = self.classifier.encoder_
         texts = background_texts()
         self.background_ = embed_texts(encoder, texts, self.classifier.store_)

@@ -15,9 +15,17 @@ from numpy.typing import NDArray
 
 from clipcls.metrics import Interval, bootstrap
 
-__all__ = ["LabelFigures", "f1_scores", "label_figures", "multilabel_figures"]
+__all__ = [
+    "NAMES",
+    "LabelFigures",
+    "f1_scores",
+    "figures_by_count",
+    "label_figures",
+    "multilabel_draws",
+    "multilabel_figures",
+]
 
-_NAMES = ("map_macro", "map_micro", "f1_macro", "f1_micro")
+NAMES = ("map_macro", "map_micro", "f1_macro", "f1_micro")
 _MOST_PAIRS = 400_000_000
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -84,6 +92,25 @@ def multilabel_figures(
         `f1_macro` and `f1_micro` of the labels that were given. The means are over the labels that
         images have.
     """
+    n = len(truth)
+    measure = figures_by_count(scores, given, truth)
+    values = measure(np.ones(n, np.int64))
+    low, high = bootstrap(measure, n, multilabel_draws(truth, draws))
+    return {
+        name: Interval(float(v), float(a), float(min(b, 1.0)))
+        for name, v, a, b in zip(NAMES, values, low, high, strict=True)
+    }
+
+
+def multilabel_draws(truth: Flags, draws: int) -> int:
+    """How many bootstrap draws take seconds: `draws`, or fewer, but at least 200."""
+    return min(draws, max(200, _MOST_PAIRS // truth.size))
+
+
+def figures_by_count(
+    scores: Floats, given: Flags, truth: Flags
+) -> Callable[[NDArray[np.int64]], Floats]:
+    """The figures named in `NAMES`, of images that count as often as is said, int64 (n,)."""
     f1 = _f1_measurer(given, truth)
     ranked = _average_precision(scores, truth)
     pooled = _average_precision(scores.reshape(-1, 1), truth.reshape(-1, 1))
@@ -100,13 +127,7 @@ def multilabel_figures(
             ]
         )
 
-    n = len(truth)
-    values = measure(np.ones(n, np.int64))
-    low, high = bootstrap(measure, n, min(draws, max(200, _MOST_PAIRS // truth.size)))
-    return {
-        name: Interval(float(v), float(a), float(min(b, 1.0)))
-        for name, v, a, b in zip(_NAMES, values, low, high, strict=True)
-    }
+    return measure
 
 
 def _f1_measurer(given: Flags, truth: Flags) -> Callable[[Floats], tuple[float, float]]:

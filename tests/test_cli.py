@@ -176,7 +176,10 @@ def test_paths_on_stdin_and_bad_files_among_them(clipcls, tmp_path: Path) -> Non
         (("classify", "--multi", "-l", "a", "--none", CHELSEA), "--none is for one label"),
         (("classify", "--multi", "-l", "a", "--error", "0.1", CHELSEA), "--error is for one label"),
         (("classify", "--multi", "-l", "a", "--min-margin", "0.1", CHELSEA), "--min-margin is for"),
-        (("evaluate", "--multi", "-l", "a", "--compare", "model=b", "t.csv"), "--compare is for"),
+        (
+            ("evaluate", "--multi", "-l", "a", "--compare", "classifier=b", "t.csv"),
+            "is for one label",
+        ),
         (("fit", str(PHOTOS)), "--output"),
         (("fit", "-m", "mini", "-o", "c", str(PHOTOS)), "make one per class"),
         (("fit", "-m", "mini", "-o", "c", "no-such-folder"), "no-such-folder"),
@@ -351,6 +354,8 @@ def test_fit_and_what_it_is_good_for(clipcls, kinds: Path, tmp_path: Path) -> No
     again = clipcls("evaluate", *common[1:], "-f", "json", str(kinds))
     assert json.loads(again.stdout)["figures"]["accuracy"]["value"] == 1
     assert "learnt from 12 of these 12 images" in again.stderr
+    done = clipcls(*common, "--rank", "2", CHELSEA)
+    assert (done.returncode, "its levels are 1 only" in done.stderr) == (2, True)
     labels = tmp_path / "labels.txt"
     labels.write_text("kind a\nkind b\nkind c\n")
     beside = clipcls(
@@ -594,6 +599,17 @@ def test_several_labels(clipcls, tmp_path: Path) -> None:
     assert "thresholds from 20 images" in done.stderr
     done = clipcls("evaluate", "--multi", *common, "--calibration", file, str(truth))
     assert "mAP, mean over labels" in done.stdout
+    beside = ("--compare", f"calibration={file}", "--compare", "model=mini")
+    done = clipcls("evaluate", "--multi", *common, *beside, str(truth))
+    assert f"COMPARED: calibration={file}, on 20 images, 36 labels\n" in done.stdout
+    done = clipcls("evaluate", "--multi", *common, *beside, "-f", "json", str(truth))
+    calibrated, same = json.loads(done.stdout)["compare"]
+    assert same["figures"]["f1_micro"]["difference"] == {"value": 0, "low": 0, "high": 0}
+    assert same["figures"]["map_micro"]["p"] == 1
+    assert (calibrated["images"], calibrated["labels"]) == (20, 36)
+    after = json.loads(done.stdout)["figures"]["f1_micro"]["value"]
+    one = calibrated["figures"]["f1_micro"]
+    assert one["value"] - one["difference"]["value"] == pytest.approx(after, abs=1e-5)
     done = clipcls("classify", *common, "--calibration", file, CHELSEA)
     assert (done.returncode, "use it with --multi" in done.stderr) == (2, True)
 

@@ -4,11 +4,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import ColourEncoder
+from conftest import ColourEncoder, NamesEncoder
 from scipy.stats import binomtest, bootstrap
+from sklearn.metrics import average_precision_score, f1_score
 
-from clipcls import ZeroShotClassifier, compare, evaluate
+from clipcls import (
+    MultiLabelClassifier,
+    MultiLabelEvaluation,
+    ZeroShotClassifier,
+    compare,
+    compare_multilabel,
+    evaluate,
+    evaluate_multilabel,
+)
 from clipcls.errors import InputError
+from clipcls.multievaluation import MultiLabelAnswers
+from clipcls.multimetrics import NAMES
 
 
 @pytest.fixture
@@ -61,3 +72,121 @@ def test_only_images_of_both_and_p_values_for_all_comparisons(first) -> None:
 def test_the_same_twice_is_no_difference(first) -> None:
     (same,) = compare(first, {"again": first})
     assert (same.p, same.difference.low, same.difference.high) == (1, 0, 0)
+
+
+@pytest.fixture
+def several(names_encoder: NamesEncoder, paint) -> MultiLabelEvaluation:
+    base = ZeroShotClassifier(["red", "blue"], names_encoder, store=False)
+    classifier = MultiLabelClassifier(base).fit()
+    return evaluate_multilabel(classifier, [(paint("a.png", "red"), ["red"])], draws=2)
+
+
+def scored(
+    several: MultiLabelEvaluation, scores: np.ndarray, truth: np.ndarray, start: int = 0
+) -> MultiLabelEvaluation:
+    """The evaluation as if it were of these scores, given from 0.5 on."""
+    paths = tuple(str(number) for number in range(start, start + len(scores)))
+    labels = tuple(f"label {number}" for number in range(truth.shape[1]))
+    return replace(
+        several, labels=labels, answers=MultiLabelAnswers(paths, scores, scores >= 0.5, truth)
+    )
+
+
+def scores_of(truth: np.ndarray, quality: float, seed: int) -> np.ndarray:
+    """Scores that are better the higher the quality is, some of them equal."""
+    noise = np.random.default_rng(seed).normal(size=truth.shape)
+    return (1 / (1 + np.exp(-quality * (truth - 0.5) - noise))).round(2)
+
+
+def brute_force(scores: np.ndarray, truth: np.ndarray, rows: np.ndarray) -> list[float]:
+    s, t = scores[rows], truth[rows]
+    has = t.any(axis=0)
+    return [
+        average_precision_score(t[:, has], s[:, has], average="macro"),
+        average_precision_score(t, s, average="micro"),
+        f1_score(t[:, has], s[:, has] >= 0.5, average="macro"),
+        f1_score(t, s >= 0.5, average="micro"),
+    ]
+
+
+def test_differences_of_several_labels_are_those_of_images_drawn_in_pairs(several) -> None:
+    truth = np.random.default_rng(0).random((150, 3)) < 0.4
+    ours, theirs = scores_of(truth, 1.0, 1), scores_of(truth, 1.8, 2)
+    (found,) = compare_multilabel(
+        scored(several, ours, truth), {"b": scored(several, theirs, truth)}
+    )
+    assert (found.images, found.labels, list(found.figures)) == (150, 3, list(NAMES))
+    every = np.arange(150)
+    before, after = (np.array(brute_force(s, truth, every)) for s in (ours, theirs))
+    assert [d.value for d in found.figures.values()] == pytest.approx(after)
+    assert [d.difference.value for d in found.figures.values()] == pytest.approx(after - before)
+    rng, drawn = np.random.default_rng(9), []
+    for _ in range(400):
+        rows = rng.integers(150, size=150)
+        drawn.append(np.subtract(brute_force(theirs, truth, rows), brute_force(ours, truth, rows)))
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    bias = np.mean(drawn, axis=0) - (after - before)
+    beyond = (np.array(drawn) - bias <= 0).mean(axis=0)
+    raw = np.sort(2 * np.minimum(beyond, 1 - beyond))
+    holm = np.minimum(np.maximum.accumulate(raw * [4, 3, 2, 1]), 1)
+    assert sorted(d.p for d in found.figures.values()) == pytest.approx(holm, abs=0.06)
+    for k, one in enumerate(found.figures.values()):
+        assert one.difference.low == pytest.approx(low[k] - bias[k], abs=0.015)
+        assert one.difference.high == pytest.approx(high[k] - bias[k], abs=0.015)
+
+
+def test_pairing_finds_what_two_intervals_do_not(several) -> None:
+    truth = np.random.default_rng(0).random((200, 3)) < 0.4
+    ours = scores_of(truth, 1.2, 1)
+    theirs = np.where(truth, np.minimum(ours + 0.02, 1), ours)
+    (found,) = compare_multilabel(
+        scored(several, ours, truth), {"b": scored(several, theirs, truth)}
+    )
+    one = found.figures["map_macro"]
+    assert one.p < 0.05
+    # Unpaired the difference would be lost: the figure alone is uncertain by more than that.
+    alone = [
+        brute_force(theirs, truth, np.random.default_rng(k).integers(200, size=200))[0]
+        for k in range(100)
+    ]
+    assert np.ptp(np.quantile(alone, [0.025, 0.975])) > 2 * one.difference.value
+
+
+def test_chance_is_not_taken_for_progress(several) -> None:
+    called = 0
+    for seed in range(10):
+        truth = np.random.default_rng(seed).random((80, 3)) < 0.4
+        first = scored(several, scores_of(truth, 1.0, 100 + seed), truth)
+        others = {
+            name: scored(several, scores_of(truth, 1.0, 1000 * k + seed), truth)
+            for k, name in enumerate("ab", 1)
+        }
+        found = compare_multilabel(first, others, draws=200)
+        called += any(d.p < 0.05 for c in found for d in c.figures.values())
+    assert called <= 2  # 0.5 is expected at most
+
+
+def test_what_both_have_is_compared_in_whatever_order_it_comes(several) -> None:
+    truth = np.random.default_rng(0).random((60, 3)) < 0.5
+    scores = scores_of(truth, 1.0, 1)
+    first = scored(several, scores, truth)
+    turned = replace(
+        first,
+        labels=first.labels[::-1],
+        answers=MultiLabelAnswers(
+            first.answers.paths[::-1],
+            *(array[::-1, ::-1] for array in (scores, scores >= 0.5, truth)),
+        ),
+    )
+    (same,) = compare_multilabel(first, {"turned": turned})
+    assert all(d.difference.value == 0 and d.p == 1 for d in same.figures.values())
+    fewer = replace(first, labels=("label 0", "x", "label 2"))
+    later = scored(several, scores, truth, start=40)
+    part, after = compare_multilabel(first, {"fewer": fewer, "later": later})
+    assert ((part.labels, part.images), (after.labels, after.images)) == ((2, 60), (3, 20))
+    for nothing, what in (
+        (replace(first, labels=("x", "y", "z")), "label"),
+        (scored(several, scores, truth, start=500), "image"),
+    ):
+        with pytest.raises(InputError, match=f"other: no {what} was evaluated both times"):
+            compare_multilabel(first, {"other": nothing})

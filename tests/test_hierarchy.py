@@ -287,6 +287,10 @@ def test_where_a_label_means_itself_alone_a_path_does_too(
     known = embed_known(classifier, data, several=True)
     assert known.truth == ((0, 1), (3,))
     assert known.set_aside.no_labels == {"cold": 1}
+    data = [*data, (paint("3.png", "blue"), ["cold"]), (paint("4.png", "blue"), ["pink"])]
+    known = embed_known(classifier, data, several=True)
+    assert known.truth == ((0, 1), (3,), ())
+    assert (known.set_aside.as_none, known.set_aside.left_out) == (1, 1)
 
 
 def test_calibrations_are_for_one_rank(

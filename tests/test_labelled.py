@@ -27,6 +27,59 @@ def test_folders_are_classes_and_what_is_none_is_told(paint: Paint, tmp_path: Pa
     assert (found.set_aside.left_out, found.set_aside.beside) == (1, 1)
 
 
+def test_in_nested_folders_the_deepest_that_names_a_label_decides(
+    paint: Paint, tmp_path: Path
+) -> None:
+    pug = paint("data/animal/dog/Pug/a.png", "red")
+    dog = paint("data/animal/dog/by me/b.png", "red")
+    other = paint("data/animal/c.png", "red")
+    split = paint("data/train/cat/d.png", "red")
+    data = read_labelled(tmp_path / "data")
+    found = data.match(["pug", "dog", "cat"])
+    assert dict(zip(found.paths, found.truth, strict=True)) == {pug: (0,), dog: (1,), split: (2,)}
+    assert found.set_aside.no_labels == {"animal": 1}
+    assert other not in found.paths
+    # As before where folders further down are no labels.
+    assert data.match(["animal", "train"]).truth == ((0,), (0,), (0,), (1,))
+
+
+def test_a_name_of_two_labels_is_told_apart_by_the_folders_above(
+    paint: Paint, tmp_path: Path
+) -> None:
+    paint("data/bird/crane/a.png", "red")
+    paint("data/machine/crane/b.png", "red")
+    data = read_labelled(tmp_path / "data")
+    meanings = {"bird > crane": (0,), "machine > crane": (1,), "bird": (0,)}
+    assert data.match(["crane", "crane"], meanings).truth == ((0,), (1,))
+    # A folder further down whose name is doubtful is no label, the top one is an error.
+    doubtful = ["Crane", "crane", "bird", "machine"]
+    paint("deep/bird/CRANE/a.png", "red")
+    assert read_labelled(tmp_path / "deep").match(doubtful).truth == ((2,),)
+    paint("top/CRANE/a.png", "red")
+    with pytest.raises(InputError, match="'CRANE' could be the label"):
+        read_labelled(tmp_path / "top").match(doubtful)
+
+
+def test_of_several_labels_an_image_foreign_ones_say_that_it_has_none() -> None:
+    data = make_labelled(
+        [
+            *(("a", ["dog", "fox"]), ("b", ["fox"]), ("c", []), ("d", ["animal"])),
+            *(("e", ["animal", "pug"]), ("f", ["ball", "animal"])),
+        ],
+        unlabelled=True,
+    )
+    above = {"animal": (0, 1), "pug": (0,), "dog": (1,), "ball": (2,)}
+    found = data.match(["pug", "dog", "ball"], several=True, above=above)
+    assert (found.paths, found.truth) == (("a", "b", "c", "e"), ((1,), (), (), (0,)))
+    aside = found.set_aside
+    assert aside.no_labels == {"animal": 3, "fox": 2}
+    # That an image shows an animal leaves open whether it is a dog.
+    assert (aside.as_none, aside.left_out) == (1, 2)
+    alone = data.match(["pug", "dog", "ball"])
+    assert (alone.paths, alone.set_aside.left_out) == (("a", "c", "e", "f"), 2)
+    assert (alone.set_aside.as_none, "as_none" in alone.set_aside.record()) == (None, False)
+
+
 def test_csv_with_several_labels_in_a_cell_or_in_rows(tmp_path: Path) -> None:
     file = tmp_path / "truth.csv"
     file.write_text(

@@ -92,32 +92,38 @@ def test_a_csv_whose_images_have_several_labels_or_none(
     rows = ["r.png,red", "y.png,red|green", "b.png,", "g.png,red", "p.png,pink", "bad.png,red"]
     (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows]))
     found = evaluate_multilabel(classifier, tmp_path / "t.csv", draws=20)
-    assert (found.images, found.right, found.given, found.unknown) == (4, 4, 4, 1)
+    # p.png has a label that is not asked for, so none of those that are.
+    assert (found.images, found.right, found.given, found.unknown) == (5, 4, 5, 1)
     red, green, bicycle = found.classes
-    assert (red.precision, red.recall, red.support) == (1, pytest.approx(2 / 3), 3)
+    assert (red.precision, red.recall, red.support) == (pytest.approx(2 / 3),) * 2 + (3,)
     assert (green.average_precision, green.precision, green.answers) == (0.5, 0.5, 2)
     assert (bicycle.support, bicycle.answers) == (0, 0)
-    assert [(Path(path).name, label) for path, label, _ in found.wrong] == [("g.png", "green")]
+    assert {(Path(path).name, label) for path, label, _ in found.wrong} == {
+        ("g.png", "green"),
+        ("p.png", "red"),
+    }
     assert [(Path(path).name, label) for path, label, _ in found.missed] == [("g.png", "red")]
     assert found.set_aside.no_labels == {"pink": 1}
+    assert (found.set_aside.as_none, found.set_aside.left_out) == (1, 0)
     assert found.set_aside.without_images == ("bicycle",)
     assert found.exit_code == 1
     record = json.loads(json.dumps(found.record(), allow_nan=False))
-    assert record["labels_an_image"] == {"right": 1, "given": 1}
+    assert record["labels_an_image"] == {"right": 0.8, "given": 1}
+    assert record["as_none"] == 1
     assert record["per_class"][2]["average_precision"] is None
     assert record["per_class"][0]["threshold"] == 0.15
 
     stream = io.StringIO()
     FORMATS["multilabel"](stream, 1, ()).write(found.record())
     text = stream.getvalue()
-    assert "4 images; 2 of 3 labels occur" in text
+    assert "5 images; 2 of 3 labels occur" in text
     assert "mAP, mean over labels" in text
 
     with open_output(tmp_path / "r.html", "multilabel page", 1) as writer:
         writer.write(multilabel_page_record(found, "<my> data"))
     page = (tmp_path / "r.html").read_text("utf-8")
     assert "&lt;my&gt; data" in page
-    assert page.count("data:image/jpeg") == 2
+    assert page.count("data:image/jpeg") == 3
     assert page.index("wrongly given") < page.index("were missed")
     assert "pink: none of the labels" in page
 

@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     "others",
     multiple=True,
     metavar="WHAT=VALUE",
-    help="Also with model=NAME, prompts=NAME|FILE, labels=FILE|NAME or classifier=FILE in place of "
-    "this one, image by image; may be repeated.",
+    help="Also with model=NAME, prompts=NAME|FILE, labels=FILE|NAME, classifier=FILE or "
+    "calibration=FILE in place of this one, on the same images; may be repeated.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @model_options
@@ -84,10 +84,11 @@ def command(
 ) -> int:
     """Measure answers and scores on images whose labels are known.
 
-    DATA is a folder with a folder per class, named like its label (case, _ and - do not matter),
-    or a csv file with the columns path (relative to the file) and label. Several labels of an
-    image, in rows or separated by |, are several right answers; with --multi they are the labels
-    it should be given, and a blank one says that it has none of them.
+    DATA is a folder with a folder per class, named like its label (case, _ and - do not matter;
+    of folders inside each other the deepest that names a label decides), or a csv file with the
+    columns path (relative to the file) and label. Several labels of an image, in rows or separated
+    by |, are several right answers; with --multi they are the labels it should be given, and a
+    blank one says that it has none of them.
 
     \b
     Examples:
@@ -95,11 +96,16 @@ def command(
       clipcls evaluate --labels labels.txt -o figures.json truth.csv
       clipcls evaluate --labels labels.txt --compare prompts=imagenet sorted-photos/
       clipcls evaluate --multi --labels labels.txt truth.csv
+      clipcls evaluate --multi --labels labels.txt --compare calibration=c.json truth.csv
     """
     labels = labels_of(label_source, label_list, classifier)
     if multi:
-        refuse_with_multi(none=none, rank=rank, compare=others)
+        refuse_with_multi(none=none, rank=rank)
     variants = {other: _variant(other) for other in others}
+    if multi and any(what == "classifier" for what, _ in variants.values()):
+        raise click.UsageError(
+            "--compare classifier= is for one label an image: leave it out with --multi"
+        )
     if labels is None and any(what in ("model", "prompts") for what, _ in variants.values()):
         raise click.UsageError("--compare model= and prompts= need --labels, not --classifier")
     from clipcls.evaluation import evaluate
@@ -110,19 +116,19 @@ def command(
     if form is None:
         form = "json" if output and output.suffix.lower() == ".json" else "table"
     labelled = read_labelled(data, unlabelled=multi)
-    settings = {"labels": labels, "prompts": prompts, "none": none, "rank": rank, **model_settings}
-    store = store_of(store_file, no_store) or False
+    settings = {
+        "classifier": classifier,
+        "labels": labels,
+        "prompts": prompts,
+        "none": none,
+        "rank": rank,
+        "store": store_of(store_file, no_store) or False,
+        "calibration": calibration,
+        **model_settings,
+    }
     if multi:
-        return _multilabel(
-            console,
-            classifier_of(None, store=store, **settings),
-            calibration,
-            labelled,
-            form,
-            output,
-            page,
-        )
-    fitted = classifier_of(classifier, store=store, calibration=calibration, **settings)
+        return _multilabel(console, settings, variants, labelled, form, output, page)
+    fitted = classifier_of(**settings)
     with watching(console, len(labelled)) as watch:
         found = evaluate(fitted, labelled, watch=watch)
     say_what_was_set_aside(console, found.set_aside)
@@ -132,11 +138,7 @@ def command(
 
         evaluated = {}
         for name, (what, value) in variants.items():
-            # The same model is not loaded twice.
-            model = {} if what == "model" else {"model": fitted.encoder_}
-            file = Path(value) if what == "classifier" else None
-            changed = {} if file else {what: value}
-            other = classifier_of(file, store=store, **{**settings, **model, **changed})
+            other = classifier_of(**_changed(settings, fitted, what, value))
             with watching(console, len(labelled), again=True) as watch:
                 evaluated[name] = evaluate(other, labelled, watch=watch)
         record["compare"] = [c.record() for c in compare(found, evaluated)]
@@ -150,10 +152,19 @@ def command(
     return found.exit_code
 
 
+def _changed(
+    settings: dict[str, Any], first: ZeroShotClassifier, what: str, value: str
+) -> dict[str, Any]:
+    """`classifier_of`'s settings with one of them another."""
+    # The same model is not loaded twice. A calibration belongs to the classifier it was made for.
+    kept = {"classifier": settings["classifier"] if what == "calibration" else None}
+    return {**settings, **kept, "calibration": None, "model": first.encoder_, what: value}
+
+
 def _multilabel(
     console: Console,
-    classifier: ZeroShotClassifier,
-    calibration: Path | None,
+    settings: dict[str, Any],
+    variants: dict[str, tuple[str, str]],
     labelled: LabelledData,
     form: str,
     output: Path | None,
@@ -163,24 +174,42 @@ def _multilabel(
     from clipcls.multilabel import MultiLabelClassifier
     from clipcls.writers import open_output
 
-    several = MultiLabelClassifier(classifier, calibration=calibration).fit()
+    def fitted(settings: dict[str, Any]) -> MultiLabelClassifier:
+        alone = classifier_of(**{**settings, "calibration": None})
+        return MultiLabelClassifier(alone, calibration=settings["calibration"]).fit()
+
+    first = fitted(settings)
     with watching(console, len(labelled)) as watch:
-        found = evaluate_multilabel(several, labelled, watch=watch)
+        found = evaluate_multilabel(first, labelled, watch=watch)
     say_what_was_set_aside(console, found.set_aside)
+    record = found.record()
+    if variants:
+        from clipcls.comparison import compare_multilabel
+
+        evaluated = {}
+        for name, (what, value) in variants.items():
+            other = fitted(_changed(settings, first.classifier, what, value))
+            with watching(console, len(labelled), again=True) as watch:
+                evaluated[name] = evaluate_multilabel(other, labelled, watch=watch)
+        record["compare"] = [c.record() for c in compare_multilabel(found, evaluated)]
     if page:
         from clipcls.evaluation_page import multilabel_page_record
 
         with open_output(page, "multilabel page", 1) as writer:
             writer.write(multilabel_page_record(found, labelled.source))
     with open_output(output, "json" if form == "json" else "multilabel", 1) as writer:
-        writer.write(found.record())
+        writer.write(record)
     return found.exit_code
+
+
+_VARIANTS = ("model", "prompts", "labels", "classifier", "calibration")
 
 
 def _variant(text: str) -> tuple[str, str]:
     what, _, value = text.partition("=")
-    if what not in ("model", "prompts", "labels", "classifier") or not value:
+    if what not in _VARIANTS or not value:
         raise click.UsageError(
-            f"--compare {text}: write model=NAME, prompts=NAME, labels=FILE or classifier=FILE"
+            f"--compare {text}: write model=NAME, prompts=NAME, labels=FILE, classifier=FILE or "
+            "calibration=FILE"
         )
     return what, value

@@ -50,7 +50,6 @@ _NOT_BESIDE_A_CLASSIFIER = {
     "label_list": "-l",
     "prompts": "--prompts",
     "none": "--none",
-    "rank": "--rank",
     "multi": "--multi",
 }
 
@@ -239,9 +238,13 @@ def labels_of(
         context = click.get_current_context()
         for name, option in _NOT_BESIDE_A_CLASSIFIER.items():
             if context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT):
-                raise click.UsageError(
-                    f"{option} and --classifier exclude each other: a classifier has its own labels"
-                )
+                why = "a classifier has its own labels"
+                if name == "multi":
+                    why = (
+                        "a classifier was learnt to choose one label an image; what several "
+                        "labels mean is learnt by `clipcls calibrate --multi`"
+                    )
+                raise click.UsageError(f"{option} and --classifier exclude each other: {why}")
         return None
     if bool(label_source) == bool(label_list):
         raise click.UsageError("give labels by --labels FILE, or by -l for each: one of the two")
@@ -263,7 +266,8 @@ def classifier_of(
     Args:
         classifier: the file of a learnt one.
         labels: as `labels_of` gives them.
-        none, rank, prompts, model, settings: as for `ZeroShotClassifier`.
+        none, rank, prompts, model, settings: as for `ZeroShotClassifier`; a learnt one has
+            neither `none` nor `prompts` but its own.
     """
     if classifier is None:
         from clipcls.classifier import ZeroShotClassifier
@@ -274,7 +278,9 @@ def classifier_of(
         ).fit()
     from clipcls.fewshot import FewShotClassifier
 
-    return FewShotClassifier.load(classifier, None if model == "auto" else model, **settings)
+    return FewShotClassifier.load(
+        classifier, None if model == "auto" else model, rank=rank, **settings
+    )
 
 
 def images_of(inputs: tuple[str, ...], null: bool) -> tuple[Iterator[str | ImageError], int | None]:
@@ -355,8 +361,18 @@ def watching(
 
 def say_what_was_set_aside(console: Console, aside: SetAside) -> None:
     """Says which labelled images are in no figure, and which labels have no images."""
+    several = aside.as_none is not None
+    how = "images with it" if several else "not counted: images with it"
     for label, count in aside.no_labels.items():
-        console.say(f"{label!r} is none of the labels; not counted: images with it, {count:,}")
+        console.say(f"{label!r} is none of the labels; {how}, {count:,}")
+    if aside.as_none:
+        console.say(
+            f"counted as having none of the labels: images without another, {aside.as_none:,}"
+        )
+    if several and aside.left_out:
+        console.say(
+            f"not counted: images of a kind of which it is not said which, {aside.left_out:,}"
+        )
     if aside.beside:
         console.say(f"not counted: images beside the class folders, {aside.beside:,}")
     if aside.without_images:

@@ -135,6 +135,18 @@ def _multilabel_lines(record: Mapping[str, Any]) -> Iterator[str]:
         one, low, high = (_percent(figure[key]) for key in ("value", "low", "high"))
         yield f"{NAMES[name]:<34}{one:>8}   {low:>7} to {high:>7}"
 
+    for other in record.get("compare", ()):
+        yield ""
+        over = f"{_count(other['images'], 'image')}, {_count(other['labels'], 'label')}"
+        yield f"COMPARED: {printable(other['name'])}, on {over}"
+        yield f"{'':<34}{'':>8}{'MORE':>10}   {'95 % interval':<16}{'p':>8}"
+        for name, one in other["figures"].items():
+            more, low, high = (100 * one["difference"][key] for key in ("value", "low", "high"))
+            yield (
+                f"{NAMES[name]:<34}{_percent(one['value']):>8}{more:>+10.1f}   "
+                f"{f'{low:+.1f} to {high:+.1f}':<16}{one['p']:>8.2g}"
+            )
+
     yield ""
     shown.sort(key=lambda c: (c["average_precision"], -c["support"]))
     first = f"LABEL ({_CLASSES} of lowest AP)" if len(shown) > _CLASSES else "LABEL"
