@@ -539,12 +539,18 @@ class ZeroShotClassifier:
             k: how many.
         """
         nodes = np.argsort(-scores, axis=1, kind="stable")[:, : max(k, 2)]
-        nearest = np.take_along_axis(level.best(logits), nodes, 1)
+        nearest = level.best(self._similarities(logits))
         return (
             np.minimum(np.take_along_axis(scores, nodes, 1), 1.0),
-            (nearest - self.encoder_.logit_bias) / self.encoder_.logit_scale,
+            np.take_along_axis(nearest, nodes, 1),
             nodes,
         )
+
+    def _similarities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of images and labels, from their logits at temperature 1, (n, n_labels)."""
+        found: NDArray[np.float64] = logits - self.encoder_.logit_bias
+        found /= self.encoder_.logit_scale
+        return found
 
     def _label_sets(
         self, vectors: NDArray[np.float32], rule: _Rule

@@ -33,7 +33,7 @@ from clipcls.views import View
 if TYPE_CHECKING:
     from clipcls.calibration import Calibration, Identity
     from clipcls.evaluation import Known
-    from clipcls.hierarchy import Level
+    from clipcls.hierarchy import Hierarchy, Level
     from clipcls.labelled import LabelledData, SetAside
     from clipcls.suspects import Suspect
 
@@ -56,11 +56,14 @@ class Learnt:
         precision: what it computed in; not compared, since vectors are the same but for rounding.
         prompts: the template set's name.
         templates: the templates.
+        paths: each label's names from the root of the labels' tree; () where they have no levels.
+        levels: the names of the tree's levels, or ().
         labels: each label, how many images it was learnt from, and whether from its words too.
         augment: views of each image beside it.
         method: the method, and the numbers it chose.
         cross_validation: images, accuracy, negative log-likelihood and the accuracy of the words
-            alone, on images held out in turn; empty where no label has two images.
+            alone, on images held out in turn, answered among the labels with images; empty where
+            no label has two images.
         versions: of what made it.
     """
 
@@ -74,6 +77,8 @@ class Learnt:
     method: dict[str, Any]
     cross_validation: dict[str, float]
     versions: dict[str, str]
+    paths: tuple[tuple[str, ...], ...] = ()
+    levels: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """One line: from how much it was learnt, and how good it is likely to be."""
@@ -85,6 +90,9 @@ class Learnt:
         line += f"; accuracy on images held out in turn {figures['accuracy']:.1%}"
         if "accuracy_of_words" in figures:
             line += f", of the words alone {figures['accuracy_of_words']:.1%}"
+        learnt = sum(count > 0 for _, count, _ in self.labels)
+        if learnt < len(self.labels):
+            line += f", among the {learnt:,} labels with images"
         return line
 
 
@@ -101,11 +109,14 @@ class FewShotClassifier(ZeroShotClassifier):
         no_words: labels that are learnt from images alone, since their words (a code, a number)
             say nothing. They need not be among `labels`.
         augment: how many views (crop, flip, colour) of each image are learnt from beside it.
+        rank: the level of the labels' tree that it answers with, as for `ZeroShotClassifier`;
+            the labels are learnt in any case.
 
     Attributes:
-        classes_: the labels, str (n_classes,), in the order given.
-        weights_: float32 (n_classes, dim), learnt coefficients of the logits.
-        intercept_: float64 (n_classes,).
+        classes_: the labels, str (n_classes,), in the order given; with `rank` the names of that
+            level.
+        weights_: float32 (n_labels, dim), learnt coefficients of the logits.
+        intercept_: float64 (n_labels,).
         learnt_: the `Learnt` that its file holds.
         set_aside_: what of the data it does not rest on, after `fit`.
         probe_: the `LinearProbe`, after `fit`.
@@ -132,6 +143,7 @@ class FewShotClassifier(ZeroShotClassifier):
         workers: int | None = None,
         store: bool | str | os.PathLike[str] | Store = True,
         calibration: Calibration | str | os.PathLike[str] | None = None,
+        rank: int | str | None = None,
     ) -> None:
         super().__init__(
             labels if labels is not None else [],
@@ -145,6 +157,7 @@ class FewShotClassifier(ZeroShotClassifier):
             workers=workers,
             store=store,
             calibration=calibration,
+            rank=rank,
         )
         self.labels = labels  # type: ignore[assignment]
         self.no_words = no_words
@@ -208,14 +221,15 @@ class FewShotClassifier(ZeroShotClassifier):
         """The classifier by words alone, of `labels` or else of the labels found."""
         labels = make_labels(self.labels if self.labels is not None else found)
         own = [name for name in self.no_words if name not in labels.names]
-        # Of a hierarchy the labels alone are learnt, not what is above them.
-        labels = LabelSet((*labels, *(Label(name) for name in own)), labels.source)
+        labels = LabelSet(
+            (*labels, *(Label(name) for name in own)), labels.source, levels=labels.levels
+        )
         if len(labels) < 2:
             raise LabelsError(f"{labels.source}: one label is nothing to choose from")
         settings = {
             name: value
             for name, value in self.get_params().items()
-            if name not in ("labels", "no_words", "augment", "calibration")
+            if name not in ("labels", "no_words", "augment", "calibration", "rank")
         }
         return ZeroShotClassifier(labels, **settings).fit()
 
@@ -245,9 +259,9 @@ class FewShotClassifier(ZeroShotClassifier):
                 f"only the label {str(names[codes[0]])!r} has images: "
                 "there is nothing to learn without images of another"
             )
-        self.encoder_, self.store_, self.classes_ = zero_shot.encoder_, zero_shot.store_, names
+        self.encoder_, self.store_ = zero_shot.encoder_, zero_shot.store_
         hashes = [self._hash(path) if path else b"" for path in paths]
-        self._warn_of_copies(hashes, paths, codes)
+        self._warn_of_copies(hashes, paths, names[codes])
         has_words = ~np.isin(names, list(self.no_words))
         if (nothing := np.flatnonzero(~has_words & (counts == 0))).size:
             raise InputError(
@@ -279,6 +293,8 @@ class FewShotClassifier(ZeroShotClassifier):
             },
             cross_validation=_cross_validation(self.probe_),
             versions=_versions(),
+            paths=zero_shot.hierarchy_.levels[-1].paths if zero_shot.hierarchy_ else (),
+            levels=zero_shot.hierarchy_.level_names if zero_shot.hierarchy_ else (),
         )
         kept = [digest[:_HASH] for digest in hashes if digest]
         self._use(
@@ -295,13 +311,13 @@ class FewShotClassifier(ZeroShotClassifier):
             return b""
 
     def _warn_of_copies(
-        self, hashes: Sequence[bytes], paths: Sequence[str], codes: NDArray[np.int64]
+        self, hashes: Sequence[bytes], paths: Sequence[str], labels: NDArray[np.str_]
     ) -> None:
         first: dict[bytes, int] = {}
         for number, digest in enumerate(hashes):
             other = first.setdefault(digest, number) if digest else number
-            if codes[other] != codes[number]:
-                mine, its = (str(self.classes_[codes[n]]) for n in (other, number))
+            if labels[other] != labels[number]:
+                mine, its = str(labels[other]), str(labels[number])
                 logger.warning(
                     "%s (%r) and %s (%r) are the same picture with two labels",
                     paths[other],
@@ -349,7 +365,8 @@ class FewShotClassifier(ZeroShotClassifier):
         from clipcls.suspects import find_suspects
 
         vectors, codes, paths = self._examples
-        return find_suspects(self.probe_, vectors, codes, self.classes_.tolist(), paths)
+        names = [label for label, _, _ in self.learnt_.labels]
+        return find_suspects(self.probe_, vectors, codes, names, paths)
 
     # -- its file -----------------------------------------------------------------------------
 
@@ -376,10 +393,11 @@ class FewShotClassifier(ZeroShotClassifier):
         Args:
             path: the file.
             model: None: the model named in the file.
-            settings: device, precision, store, ... as for the class.
+            settings: device, precision, store, rank, ... as for the class.
 
         Raises:
             ClassifierError: it cannot be read, is no classifier, or is for another model.
+            LabelsError: its labels' tree has no such level.
             ModelError, StoreError, CalibrationError: a setting cannot be used.
         """
         name = os.fspath(path)
@@ -408,7 +426,6 @@ class FewShotClassifier(ZeroShotClassifier):
                 f"for {self.encoder_.name} ({self.encoder_.weights[:12]}); fit anew"
             )
         self.learnt_ = learnt
-        self.classes_ = np.array([label for label, _, _ in learnt.labels])
         self._use(tensors["coef"], tensors["intercept"], tensors["learnt_from"])
         return self
 
@@ -419,12 +436,15 @@ class FewShotClassifier(ZeroShotClassifier):
         learnt_from: NDArray[np.uint8],
     ) -> None:
         """Sets what answering needs."""
-        self.hierarchy_, self._level = None, None
+        self.hierarchy_, self._level = self._tree()
+        names = [label for label, _, _ in self.learnt_.labels]
+        self.classes_ = np.array(names if self._level is None else self._level.names)
         self.weights_, self.intercept_, self._learnt_from = coef, intercept, learnt_from
         # A last column for the intercept, which every image meets with a 1.
         rows = np.column_stack([coef.astype(np.float64), intercept])
         self._exact_weights = rows
-        self._lengths = np.linalg.norm(rows[:, :-1], axis=1)
+        lengths = np.linalg.norm(rows[:, :-1], axis=1)
+        self._lengths = np.where(lengths > 0, lengths, 1)
         self.index_ = FlatIndex(rows.astype(np.float32))
         self.digest_ = hashlib.sha256(self._bytes()).hexdigest()[:12]
         self.calibration_ = self._usable_calibration()
@@ -437,6 +457,17 @@ class FewShotClassifier(ZeroShotClassifier):
             self.calibration_.digest if self.calibration_ else "",
             self.digest_,
         )
+
+    def _tree(self) -> tuple[Hierarchy | None, Level | None]:
+        """The labels' hierarchy, and the level that `rank` asks for."""
+        learnt = self.learnt_
+        if self.rank is None and not learnt.paths:
+            return None, None
+        from clipcls.hierarchy import Hierarchy
+
+        paths = learnt.paths or tuple((label,) for label, _, _ in learnt.labels)
+        hierarchy = Hierarchy(paths, learnt.levels, "the classifier")
+        return hierarchy, None if self.rank is None else hierarchy.level(self.rank)
 
     def _bytes(self) -> bytes:
         from safetensors.numpy import save
@@ -462,7 +493,7 @@ class FewShotClassifier(ZeroShotClassifier):
             learnt.precision,
             learnt.prompts,
             learnt.templates,
-            tuple((label, "") for label, _, _ in learnt.labels),
+            tuple((label, "") for label in self.classes_.tolist()),
             classifier=self.digest_,
         )
 
@@ -483,19 +514,19 @@ class FewShotClassifier(ZeroShotClassifier):
         Raises:
             ImageError: an image cannot be read.
         """
-        _, rows = self.index_.search(_with_one(self.vectors(X)), 1)
-        return self.classes_[rows[:, 0]]
+        return self.classes_[self.match(self.vectors(X), 1)[2][:, 0]]
 
     def match(
         self, vectors: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
         """The k best classes of each image vector, as `ZeroShotClassifier.match`."""
+        if self._level is not None:
+            return self._match_level(self._level, vectors, k, self.temperature_)
         logits, rows = self.index_.search(_with_one(vectors), k)
         # The index keeps the intercepts in float32; a score is of the file's own.
         logits += (self.intercept_ - self.intercept_.astype(np.float32))[rows]
         scores = np.exp(logits / self.temperature_ - self._log_total(vectors, self.temperature_))
-        lengths = np.where(self._lengths[rows] > 0, self._lengths[rows], 1)
-        similarities = (logits - self.intercept_[rows]) / lengths
+        similarities = (logits - self.intercept_[rows]) / self._lengths[rows]
         return np.minimum(scores, 1.0), similarities, rows
 
     def _logits(
@@ -506,6 +537,10 @@ class FewShotClassifier(ZeroShotClassifier):
         if temperature != 1:
             logits /= temperature
         return logits
+
+    def _similarities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = (logits - self.intercept_) / self._lengths
+        return found
 
     def _best_logits(
         self, vectors: NDArray[np.float32], similarities: NDArray[np.float64]
@@ -571,12 +606,16 @@ def _read(name: str) -> tuple[Learnt, dict[str, NDArray[Any]]]:
             method=dict(record["method"]),
             cross_validation=dict(record["cross_validation"]),
             versions=dict(record["versions"]),
+            paths=tuple(tuple(map(str, path)) for path in record.get("paths", ())),
+            levels=tuple(map(str, record.get("levels", ()))),
         )
         coef, intercept, seen = (tensors[key] for key in ("coef", "intercept", "learnt_from"))
         if (
             not (coef.dtype == np.float32 and coef.ndim == 2 and np.isfinite(coef).all())
             or not (intercept.dtype == np.float64 and np.isfinite(intercept).all())
             or not len(learnt.labels) == len(coef) == intercept.size >= 2
+            or len(learnt.paths) not in (0, len(coef))
+            or not all(learnt.paths)
             or not (seen.dtype == np.uint8 and seen.ndim == 2 and seen.shape[1] == _HASH)
         ):
             raise ValueError

@@ -68,6 +68,49 @@ def test_it_learns_what_words_do_not_say(
     assert learnt.learnt_.labels == (("red", 6, True), ("green", 6, True), ("blue", 6, True))
 
 
+TREE = ["warm > red", "cold > green", "cold > blue"]
+
+
+def test_a_learnt_classifier_answers_at_the_levels_of_its_labels_tree(
+    encoder: ColourEncoder, paint: Paint, tmp_path: Path
+) -> None:
+    data = list(painted(paint).items())
+    flat = FewShotClassifier(LABELS, encoder, store=False).fit(data)
+    file = tmp_path / "c.safetensors"
+    FewShotClassifier(TREE, encoder, store=False).fit(data).save(file)
+    labels = FewShotClassifier.load(file, encoder, store=False)
+    roots = FewShotClassifier.load(file, encoder, store=False, rank=1)
+    assert (labels.classes_.tolist(), roots.classes_.tolist()) == (LABELS, ["warm", "cold"])
+    paths = list(painted(paint, 20, seed=1, folder="out"))
+    scores = flat.predict_proba(paths)
+    np.testing.assert_allclose(labels.predict_proba(paths), scores)
+    sums = np.column_stack([scores[:, 0], scores[:, 1] + scores[:, 2]])
+    np.testing.assert_allclose(roots.predict_proba(paths), sums)
+    assert roots.predict(paths).tolist() == roots.classes_[sums.argmax(axis=1)].tolist()
+    for found, row in zip(roots.classify(paths, top=2), sums, strict=True):
+        assert [c.score for c in found.top] == pytest.approx(sorted(row, reverse=True))
+        assert found.lineage == (found.label,)
+    # Between green and blue: surely cold, and what is nearest there tells how near.
+    between = paint("between.png", (115, 115, 200))
+    least = 0.5 + labels.predict_proba([between]).max() / 2
+    (found,) = labels.classify([between], min_score=least)
+    assert (found.label, found.lineage) == ("cold", ("cold",))
+    (deep,) = flat.classify([between])
+    assert found.top[0].similarity == pytest.approx(deep.top[0].similarity)
+    # At a level the tree tells what is right, and a calibration is for one level.
+    truth = [(path, "cold" if "red" not in Path(path).parent.name else "warm") for path in paths]
+    assert evaluate(roots, truth, draws=2).figures["accuracy"].value == 1
+    calibration, _ = calibrate(roots, truth)
+    assert calibration.temperature == 1  # every answer is right
+    with pytest.raises(CalibrationError):
+        FewShotClassifier.load(file, encoder, store=False, calibration=calibration)
+    with pytest.raises(LabelsError, match="the classifier: has no level '3'"):
+        FewShotClassifier.load(file, encoder, store=False, rank=3)
+    flat.save(file)
+    with pytest.raises(LabelsError, match="has no level '2'; its levels are 1 only"):
+        FewShotClassifier.load(file, encoder, store=False, rank=2)
+
+
 def test_two_labels_of_one_name_are_two(encoder: ColourEncoder, paint: Paint) -> None:
     labels = ["warm > colour", "cold > colour", "warm > red"]
     data = [
@@ -80,6 +123,9 @@ def test_two_labels_of_one_name_are_two(encoder: ColourEncoder, paint: Paint) ->
     learnt = FewShotClassifier(labels, encoder, store=False).fit(data)
     assert learnt.classes_.tolist() == ["warm > colour", "cold > colour", "red"]
     assert [count for _, count, _ in learnt.learnt_.labels] == [1, 1, 2]
+    assert "among" not in learnt.learnt_.summary()
+    more = FewShotClassifier([*labels, "cold > black"], encoder, store=False).fit(data)
+    assert more.learnt_.summary().endswith(", among the 3 labels with images")
     assert learnt.set_aside_.no_labels == {"warm": 1}
     paths, names = [path for path, _ in data[:3]], [name for _, name in data[:3]]
     assert learnt.predict(paths).tolist() == ["warm > colour", "cold > colour", "red"]
