@@ -318,6 +318,24 @@ class ZeroShotClassifier:
             return self._classify_together(images, top, rule, watch)
         return self._classify(images, top, rule)
 
+    def answer(
+        self,
+        embedded: Sequence[Embedded | ImageError],
+        *,
+        top: int = 1,
+        min_score: float = 0.0,
+        min_margin: float = 0.0,
+    ) -> list[Prediction | ImageError]:
+        """`classify` of images that are embedded already, all at once.
+
+        Args:
+            embedded: as `embed` gives them.
+            top, min_score, min_margin: as for `classify`.
+        """
+        self._check_fitted()
+        rule = _Rule(min_score, min_margin, None, None)
+        return list(self._predictions(embedded, top, rule))
+
     def _explainer(self) -> Explainer:
         from clipcls.explanation import Explainer
 

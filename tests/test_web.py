@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
@@ -12,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from conftest import run_async
 
 from clipcls import web
 from clipcls.errors import ServerError
@@ -34,7 +34,7 @@ def ask(guard: web.Guard, method: str = "GET", path: str = "/", **headers: str) 
         async with httpx.AsyncClient(transport=transport, base_url=HERE) as client:
             return await client.request(method, path, headers=named)
 
-    return asyncio.run(send())
+    return run_async(send())
 
 
 @pytest.mark.parametrize(

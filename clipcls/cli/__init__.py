@@ -26,6 +26,7 @@ _COMMANDS = (
     "fit",
     "suggest",
     "search",
+    "serve",
     "models",
     "prompts",
     "store",

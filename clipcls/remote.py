@@ -1,0 +1,184 @@
+"""An image's URL -> its bytes, without being led into the network that this machine is in.
+
+Only hosts that were named are asked. A host's addresses are looked up once; all of them must be
+public, and the connection is made to one that was looked at, so that a second look-up cannot give
+another (DNS rebinding). Redirects are not followed. Size and time have a limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import ssl
+from collections.abc import Callable, Iterable
+from urllib.parse import quote, urlsplit
+
+import h11
+
+from clipcls import __version__
+from clipcls.errors import ImageError
+
+__all__ = ["Fetcher", "is_public"]
+
+_PORTS = {"http": 80, "https": 443}
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_CHUNK = 64 << 10
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the public internet, whatever it is wrapped in."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo and ip.teredo[1])
+        if ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner:
+            return is_public(str(inner))
+        if ip.is_site_local:
+            return False
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
+
+
+class Fetcher:
+    """Gets images from hosts that were named.
+
+    Args:
+        hosts: `HOST`, `HOST:PORT` or `*.DOMAIN`, which stands for every name below it; without a
+            port those of http and https.
+        max_bytes: the most that an answer may hold.
+        seconds: how long one image may take.
+        is_public: which addresses may be connected to.
+    """
+
+    def __init__(
+        self,
+        hosts: Iterable[str],
+        *,
+        max_bytes: int,
+        seconds: float,
+        is_public: Callable[[str], bool] = is_public,
+    ) -> None:
+        self._hosts = frozenset(host.lower().rstrip(".") for host in hosts)
+        self._max_bytes = max_bytes
+        self._seconds = seconds
+        self._is_public = is_public
+        self._tls = ssl.create_default_context()
+
+    async def fetch(self, url: str, took: Callable[[int], None] = lambda size: None) -> bytes:
+        """The bytes behind a URL.
+
+        Args:
+            url: http or https.
+            took: called with the bytes of each chunk before it is kept; may refuse by raising.
+
+        Raises:
+            ImageError: it is not allowed, or not to be had; `.reason` says why.
+        """
+        try:
+            return await asyncio.wait_for(self._fetch(url, took), self._seconds)
+        except asyncio.TimeoutError as error:
+            raise ImageError(url, f"took longer than {self._seconds:g} s to come") from error
+        except ssl.SSLError as error:
+            raise ImageError(url, "its host cannot prove who it is (TLS)") from error
+        except (OSError, h11.RemoteProtocolError) as error:
+            raise ImageError(url, "its host does not answer as it should") from error
+
+    async def _fetch(self, url: str, took: Callable[[int], None]) -> bytes:
+        scheme, host, port, target = self._checked(url)
+        address = await self._address(url, host, port)
+        tls = self._tls if scheme == "https" else None
+        name = host if tls else None
+        reader, writer = await asyncio.open_connection(address, port, ssl=tls, server_hostname=name)
+        try:
+            connection = h11.Connection(h11.CLIENT)
+            shown = f"[{host}]" if ":" in host else host
+            headers = [
+                ("Host", shown if port == _PORTS[scheme] else f"{shown}:{port}"),
+                ("User-Agent", f"clipcls/{__version__}"),
+                ("Accept", "image/*"),
+                ("Accept-Encoding", "identity"),
+                ("Connection", "close"),
+            ]
+            request = h11.Request(method="GET", target=target, headers=headers)
+            writer.write(connection.send(request) or b"")
+            writer.write(connection.send(h11.EndOfMessage()) or b"")
+            return await self._read(url, connection, reader, took)
+        finally:
+            writer.close()
+
+    async def _read(
+        self,
+        url: str,
+        connection: h11.Connection,
+        reader: asyncio.StreamReader,
+        took: Callable[[int], None],
+    ) -> bytes:
+        chunks, size = [], 0
+        while True:
+            event = connection.next_event()
+            if event is h11.NEED_DATA:
+                connection.receive_data(await reader.read(_CHUNK))
+            elif isinstance(event, h11.Response):
+                self._check_answer(url, event)
+            elif isinstance(event, h11.Data):
+                size += len(event.data)
+                if size > self._max_bytes:
+                    raise ImageError(url, f"larger than {self._max_bytes:,} bytes")
+                took(len(event.data))
+                chunks.append(bytes(event.data))
+            elif isinstance(event, h11.EndOfMessage):
+                return b"".join(chunks)
+            elif isinstance(event, h11.ConnectionClosed):
+                raise ImageError(url, "its host does not answer as it should")
+
+    def _check_answer(self, url: str, answer: h11.Response) -> None:
+        if 300 <= answer.status_code < 400:
+            raise ImageError(
+                url, f"leads elsewhere ({answer.status_code}); give the address of the image itself"
+            )
+        if answer.status_code != 200:
+            raise ImageError(url, f"its host answers {answer.status_code}")
+        headers = {bytes(name).lower(): bytes(value) for name, value in answer.headers}
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise ImageError(url, "comes compressed, which was not asked for")
+        # h11 has checked that these are digits.
+        if int(headers.get(b"content-length", b"0")) > self._max_bytes:
+            raise ImageError(url, f"larger than {self._max_bytes:,} bytes")
+
+    def _checked(self, url: str) -> tuple[str, str, int, str]:
+        """Scheme, host, port and request target of a URL that may be asked for."""
+        try:
+            parts = urlsplit(url)
+            host = (parts.hostname or "").rstrip(".")
+            host = host if ":" in host else host.encode("idna").decode()
+            port = parts.port or _PORTS[parts.scheme]
+            target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~")
+            if parts.query:
+                target += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~?")
+        except (ValueError, KeyError) as error:  # UnicodeError is a ValueError
+            raise ImageError(url, "not an http or https URL") from error
+        if not host:
+            raise ImageError(url, "not an http or https URL")
+        if parts.username is not None or parts.password is not None:
+            raise ImageError(url, "names a user; URLs with passwords are not fetched")
+        if not self._is_allowed(host, port, parts.scheme):
+            raise ImageError(url, "its host is not allowed (--allow-url)")
+        return parts.scheme, host, port, target
+
+    def _is_allowed(self, host: str, port: int, scheme: str) -> bool:
+        names = {host, *(f"*.{host[i + 1 :]}" for i, c in enumerate(host) if c == ".")}
+        shown = {f"[{name}]" if ":" in name else name for name in names}
+        if port == _PORTS[scheme] and shown & self._hosts:
+            return True
+        return any(f"{name}:{port}" in self._hosts for name in shown)
+
+    async def _address(self, url: str, host: str, port: int) -> str:
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(host, port, type=1)  # SOCK_STREAM
+        except OSError as error:
+            raise ImageError(url, "its host is not known") from error
+        addresses = [str(item[4][0]) for item in found]
+        if not addresses or not all(map(self._is_public, addresses)):
+            raise ImageError(url, "its host is not on the public internet")
+        return addresses[0]

@@ -1,0 +1,594 @@
+"""`clipcls serve` over HTTP: a `Service` behind FastAPI.
+
+Errors are problem details (RFC 9457). An image that cannot be read is no error of its request: its
+record says why, in its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from clipcls import __version__, web
+from clipcls.errors import ImageError, LabelsError, PromptsError
+from clipcls.predictions import Prediction, error_record
+from clipcls.ready import numbered
+from clipcls.remote import Fetcher
+from clipcls.service import BusyError, Figures, Image, Limits, Question, Service, Ticket
+from clipcls.uploads import BodyError, Part, read_body, read_form
+
+__all__ = ["Counts", "make_app"]
+
+logger = logging.getLogger(__name__)
+
+PAGES = {"/": "serve.html", "/serve.js": "serve.js", "/serve.css": "serve.css"}
+_PATHS = ("/classify", "/labels", "/healthz", "/metrics", "/openapi.json", *PAGES)
+
+# Of a JSON body, and of a form's fields but for its images: they are parsed at one go.
+_TEXT_BYTES = 1 << 20
+_MOST_TOP = 100
+_FEW_FIELDS = 16
+
+_CLIENT_GONE = 499  # as nginx counts it; nobody is there to see it
+
+
+class RefusedError(Exception):
+    """A request that is answered with an error."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.headers = status, detail, dict(headers or {})
+
+
+# -- what goes in and out, for pydantic and for /openapi.json -----------------------------------
+
+
+class LabelEntry(BaseModel):
+    """A label with texts of its own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: str
+    prompts: str | list[str] | None = None
+    synonyms: str | list[str] | None = None
+
+
+class Options(BaseModel):
+    """What is asked of the images."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    labels: list[str | LabelEntry] | None = Field(
+        None,
+        min_length=1,
+        description="Labels in place of the server's; `animal > dog` is a level.",
+    )
+    prompts: str | list[str] | None = Field(
+        None, description="The name of a ready template set, or templates with {} for the label."
+    )
+    none: bool | None = Field(None, description="One more answer, `none of these`.")
+    top: int = Field(1, ge=1, le=_MOST_TOP, description="Labels an image.")
+    min_score: float = Field(
+        0.0, ge=0, le=1, allow_inf_nan=False, description="Below it the answer is `unknown`."
+    )
+    min_margin: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="So it is where the score is less than this above the second.",
+    )
+
+    def question(self) -> Question:
+        """As the service takes it."""
+        labels: list[Any] | None = self.labels and [
+            item if isinstance(item, str) else item.model_dump(exclude_none=True)
+            for item in self.labels
+        ]
+        prompts = tuple(self.prompts) if isinstance(self.prompts, list) else self.prompts
+        return Question(labels, prompts, self.none, self.top, self.min_score, self.min_margin)
+
+
+class UrlOptions(Options):
+    """Images by their URLs."""
+
+    urls: list[str] = Field(min_length=1, description="http or https, of hosts that are allowed.")
+
+
+class CandidateRecord(BaseModel):
+    """One label as an answer."""
+
+    label: str
+    score: float
+    similarity: float
+
+
+class PredictionRecord(BaseModel):
+    """The answer for one image, as in the jsonl of `clipcls classify`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    path: str = Field(description="The image's file name as it came, or its URL.")
+    label: str
+    score: float
+    top: list[CandidateRecord]
+    model: str
+    weights: str
+    precision: str
+    prompts: str
+
+
+class ErrorRecord(BaseModel):
+    """An image that could not be read."""
+
+    path: str
+    error: str
+
+
+class Answer(BaseModel):
+    """A record for each image, in order."""
+
+    results: list[PredictionRecord | ErrorRecord]
+    warnings: list[str] = Field(description="What is doubtful about the labels.")
+
+
+class LabelsAnswer(BaseModel):
+    """What the server answers with where a request brings no labels."""
+
+    labels: list[str]
+    model: str
+    weights: str
+    precision: str
+    prompts: str
+    urls: bool = Field(description="Whether images may be given by URL.")
+    limits: dict[str, float]
+
+
+class Health(BaseModel):
+    """The server answers."""
+
+    status: Literal["ok"]
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+_PROBLEMS = {
+    400: "The body is not what it says it is.",
+    401: "The bearer token is missing or wrong.",
+    403: "A request of another web site, or URLs where they are not allowed.",
+    408: "The body took too long to come.",
+    413: "More bytes, images or fields than a request may hold.",
+    415: "Neither a multipart form nor JSON.",
+    421: "The Host header names another server.",
+    422: "A field, label or template cannot be used.",
+    500: "An error that was not foreseen.",
+    503: "Too much is waiting; `Retry-After` says when to try again.",
+    504: "The answer took too long.",
+}
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status: {"description": _PROBLEMS[status], "content": {web.PROBLEM: {"schema": schema}}}
+        for status in statuses
+    }
+
+
+# -- figures --------------------------------------------------------------------------------------
+
+
+class Counts(Figures):
+    """What `/metrics` shows, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.requests = Counter(
+            "clipcls_requests",
+            "Requests by path and status.",
+            ["path", "status"],
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "clipcls_request_seconds",
+            "From a request's headers to its answer.",
+            ["path"],
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+            registry=registry,
+        )
+        self.images = Counter(
+            "clipcls_images", "Images answered, by outcome.", ["outcome"], registry=registry
+        )
+        self.batch_images = Histogram(
+            "clipcls_batch_images",
+            "Images in a forward pass.",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=registry,
+        )
+        self.batch_seconds = Histogram(
+            "clipcls_batch_seconds",
+            "Time of a forward pass.",
+            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+            registry=registry,
+        )
+        self.label_texts = Counter(
+            "clipcls_texts",
+            "Texts of requests' labels, known or embedded.",
+            ["source"],
+            registry=registry,
+        )
+
+    def watch(self, service: Service) -> None:
+        """Shows what waits in a service."""
+        for name, text, value in (
+            ("queue_images", "Images accepted and not answered.", lambda: service.queue.images),
+            ("held_bytes", "Bytes of bodies held.", lambda: service.queue.held),
+        ):
+            Gauge(f"clipcls_{name}", text, registry=self.registry).set_function(value)
+
+    def batch(self, size: int, seconds: float) -> None:
+        """Counts a forward pass."""
+        self.batch_images.observe(size)
+        self.batch_seconds.observe(seconds)
+
+    def texts(self, known: int, new: int) -> None:
+        """Counts a request's texts."""
+        self.label_texts.labels("known").inc(known)
+        self.label_texts.labels("new").inc(new)
+
+    def image(self, outcome: str) -> None:
+        """Counts an image."""
+        self.images.labels(outcome).inc()
+
+
+class _Counted:
+    """Counts every answer, refusals included."""
+
+    def __init__(self, app: web.App, counts: Counts) -> None:
+        self._app = app
+        self._counts = counts
+
+    async def __call__(self, scope: web.Scope, receive: web.Receive, send: web.Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        status = _CLIENT_GONE
+
+        async def watched(message: web.Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            path = scope["path"] if scope["path"] in _PATHS else "other"
+            self._counts.requests.labels(path, str(status)).inc()
+            self._counts.seconds.labels(path).observe(loop.time() - started)
+
+
+# -- the application ------------------------------------------------------------------------------
+
+
+def make_app(
+    service: Service,
+    counts: Counts,
+    *,
+    fetcher: Fetcher | None = None,
+    token: str | None = None,
+    hosts: Iterable[str] = (),
+    any_address: bool = False,
+) -> web.App:
+    """The whole application, guarded.
+
+    Args:
+        service: what answers; its owner closes it.
+        counts: what `/metrics` shows; the service's `figures`.
+        fetcher: what gets images by URL; None: they are refused.
+        token: the bearer token that is asked for; None: none is.
+        hosts, any_address: as for `web.Guard`.
+    """
+    limits = service.limits
+    app = FastAPI(
+        title="clipcls",
+        version=__version__,
+        description="Zero-shot image classification with CLIP models.",
+        docs_url=None,  # its pages load scripts from a CDN
+        redoc_url=None,
+        openapi_url=None,
+    )
+    counts.watch(service)
+
+    def refused(_: Request, error: Exception) -> Response:
+        if isinstance(error, RefusedError):
+            return _problem(error.status, error.detail, error.headers)
+        if isinstance(error, HTTPException):
+            return _problem(error.status_code, str(error.detail), error.headers)
+        what = f"{type(error).__name__}: {error}"
+        logger.error("a request failed: %s (not foreseen: please report it)", what)
+        return _problem(500, "not foreseen; the server's log says more")
+
+    for kind in (RefusedError, HTTPException, Exception):
+        app.add_exception_handler(kind, refused)
+
+    @app.post(
+        "/classify",
+        response_model=Answer,
+        responses=_problems(*_PROBLEMS),
+        openapi_extra={"requestBody": _request_body(limits, bool(fetcher))},
+        summary="Classify images",
+    )
+    async def classify(request: Request) -> Response:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + limits.seconds
+        length = int(request.headers.get("content-length", "0"))  # the server has checked it
+        if length > limits.bytes:
+            raise RefusedError(413, f"the body is larger than {limits.bytes:,} bytes")
+        try:
+            with service.queue.ticket(length) as ticket:
+                reading = _read(request, ticket, limits, fetcher)
+                try:
+                    images, question = await asyncio.wait_for(reading, limits.seconds)
+                except asyncio.TimeoutError as error:
+                    raise RefusedError(408, f"the body took over {limits.seconds:g} s") from error
+                results, warnings = await _unless_late_or_alone(
+                    service.classify(images, question), request, deadline - loop.time()
+                )
+        except BusyError as busy:
+            raise RefusedError(503, str(busy), {"retry-after": str(busy.retry_after)}) from busy
+        except BodyError as error:
+            raise RefusedError(error.status, error.detail) from error
+        except (LabelsError, PromptsError) as error:
+            raise RefusedError(422, str(error)) from error
+        except ClientDisconnect:
+            return Response(status_code=_CLIENT_GONE)
+        return JSONResponse({"results": [_record(item) for item in results], "warnings": warnings})
+
+    @app.get(
+        "/labels",
+        response_model=LabelsAnswer,
+        responses=_problems(401, 403, 421),
+        summary="The server's labels and limits",
+    )
+    async def labels() -> Response:
+        own = service.own
+        names = ("bytes", "pixels", "images", "labels", "length", "texts", "seconds")
+        return JSONResponse(
+            {
+                "labels": own.classes_.tolist(),
+                **own.made_by_.record(),
+                "urls": fetcher is not None,
+                "limits": {name: getattr(limits, name) for name in names},
+            }
+        )
+
+    @app.get(
+        "/healthz", response_model=Health, responses=_problems(403, 421), summary="Is it there?"
+    )
+    async def healthz() -> Response:
+        return JSONResponse({"status": "ok"})
+
+    @app.get(
+        "/metrics",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "For Prometheus.",
+                "content": {"text/plain": {"schema": {"type": "string"}}},
+            },
+            **_problems(401, 403, 421),
+        },
+        summary="Figures for Prometheus",
+    )
+    async def metrics() -> Response:
+        return Response(generate_latest(counts.registry), media_type=CONTENT_TYPE_LATEST)
+
+    schema = _openapi(app, bool(token))
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        return JSONResponse(schema)
+
+    app.router.routes.extend(web.page_routes(PAGES))
+    open_paths = ("/healthz", *PAGES)
+    access = web.BearerToken(token, open_paths) if token else None
+    guard = web.Guard(app, hosts=hosts, any_address=any_address, access=access)
+    return _Counted(guard, counts)
+
+
+def _problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    body = web.problem_body(status, detail)
+    return JSONResponse(body, status, headers=headers, media_type=web.PROBLEM)
+
+
+def _record(item: Prediction | ImageError) -> dict[str, Any]:
+    return error_record(item) if isinstance(item, ImageError) else item.record()
+
+
+async def _read(
+    request: Request, ticket: Ticket, limits: Limits, fetcher: Fetcher | None
+) -> tuple[list[Image], Question]:
+    """A request's images and what is asked of them."""
+    content_type = request.headers.get("content-type", "")
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        parts = await read_form(
+            request.stream(),
+            content_type,
+            max_bytes=limits.bytes,
+            max_images=limits.images,
+            max_text=_TEXT_BYTES,
+            max_fields=limits.labels + _FEW_FIELDS,
+            took=ticket.add_bytes,
+            image_began=ticket.add_image,
+        )
+        images: list[Image] = [(p.filename, p.data) for p in parts if p.name == "images"]
+        if not images:
+            raise RefusedError(422, "images: there are none; send each as a part with this name")
+        return images, _form_options(parts).question()
+    if kind != "application/json":
+        raise RefusedError(415, "send images as multipart/form-data, or urls as JSON")
+    if fetcher is None:
+        raise RefusedError(403, "images by URL are off: start the server with --allow-url HOST")
+    body = await read_body(
+        request.stream(), max_bytes=min(_TEXT_BYTES, limits.bytes), took=ticket.add_bytes
+    )
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(400, "the body is not JSON") from error
+    options = _validated(UrlOptions, given)
+    if len(options.urls) > limits.images:
+        raise RefusedError(413, f"more than {limits.images} images in a request")
+    for _ in options.urls:
+        ticket.add_image()
+    took = ticket.add_bytes
+    return [(url, partial(fetcher.fetch, url, took)) for url in options.urls], options.question()
+
+
+def _form_options(parts: Sequence[Part]) -> Options:
+    """The fields of a form; labels and templates are lines, and may come in several fields."""
+    given: dict[str, Any] = {}
+    for part in parts:
+        if part.name == "images":
+            continue
+        try:
+            text = part.data.decode()
+        except UnicodeDecodeError as error:
+            raise RefusedError(422, f"{part.name[:50]!r} is not UTF-8 text") from error
+        if part.name in ("labels", "prompts"):
+            text = text.replace("\r\n", "\n")
+            given.setdefault(part.name, []).extend(line for _, line in numbered(text))
+        elif part.name in given:
+            raise RefusedError(422, f"{part.name[:50]!r} is there twice")
+        else:
+            given[part.name] = text
+    names = given.get("prompts", [])
+    if len(names) == 1 and "{}" not in names[0]:
+        given["prompts"] = names[0]
+    return _validated(Options, given)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _validated(model: type[Model], given: object) -> Model:
+    try:
+        json.dumps(given, ensure_ascii=False).encode()
+        return model.model_validate(given)
+    except UnicodeEncodeError as error:
+        raise RefusedError(422, "a text holds half a surrogate pair") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part)[:50] for part in first["loc"])
+        raise RefusedError(422, f"{place or 'the body'}: {first['msg']}") from error
+
+
+Result = TypeVar("Result")
+
+
+async def _unless_late_or_alone(
+    work: Coroutine[Any, Any, Result], request: Request, seconds: float
+) -> Result:
+    """What `work` gives, if it comes in time and who asked is still there; else it is given up."""
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait(
+            (task, gone), timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED
+        )
+        if task.done():
+            return task.result()
+        if gone.done():
+            raise ClientDisconnect
+        raise RefusedError(504, "the answer took too long")
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _request_body(limits: Limits, has_urls: bool) -> dict[str, Any]:
+    """The OpenAPI of both bodies that `/classify` takes."""
+    form = Options.model_json_schema(ref_template="#/components/schemas/{model}")
+    form.pop("$defs", None)
+    fields = form["properties"]
+    line = {"type": "string", "maxLength": limits.length}
+    fields["labels"] = {
+        "type": "array",
+        "items": line,
+        "minItems": 1,
+        "maxItems": limits.labels,
+        "description": "Labels in place of the server's, one a line; the field may be repeated.",
+    }
+    fields["prompts"] = {
+        "type": "array",
+        "items": line,
+        "description": "The name of a ready template set, or templates with {}, a line each.",
+    }
+    fields["none"] = {"type": "boolean"}
+    fields["images"] = {
+        "type": "array",
+        "items": {"type": "string", "format": "binary"},
+        "minItems": 1,
+        "maxItems": limits.images,
+    }
+    form |= {"title": "Form", "required": ["images"]}
+    content = {"multipart/form-data": {"schema": form}}
+    if has_urls:
+        body = UrlOptions.model_json_schema(ref_template="#/components/schemas/{model}")
+        body.pop("$defs", None)
+        body["properties"]["urls"]["maxItems"] = limits.images
+        content["application/json"] = {"schema": body}
+    return {"required": True, "content": content}
+
+
+def _openapi(app: FastAPI, has_token: bool) -> dict[str, Any]:
+    schema = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
+    components = schema.setdefault("components", {})
+    for model in (Problem, LabelEntry):
+        components.setdefault("schemas", {})[model.__name__] = model.model_json_schema()
+    if has_token:
+        components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+        for path, operations in schema["paths"].items():
+            for operation in operations.values():
+                if path != "/healthz":
+                    operation["security"] = [{"bearer": []}]
+    return schema

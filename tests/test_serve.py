@@ -1,0 +1,919 @@
+"""`clipcls serve`: records as from `classify`, limits, shed load, and nothing on the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.server
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from conftest import ColourEncoder, run_async
+from numpy.typing import NDArray
+from PIL import Image
+from test_images import every_file, picture, png, saved
+
+from clipcls import ZeroShotClassifier
+from clipcls.errors import ImageError
+from clipcls.predictions import error_record
+from clipcls.remote import Fetcher
+from clipcls.server import Counts, make_app
+from clipcls.service import BusyError, Limits, Queue, Service
+
+LABELS = ["red", "green", "blue"]
+HERE = "http://127.0.0.1"
+
+
+class Server:
+    """An application around a fake model, asked in this process."""
+
+    def __init__(
+        self,
+        encoder: ColourEncoder,
+        *,
+        limits: Limits | None = None,
+        max_batch: int = 4,
+        max_wait: float = 0.0,
+        **options: Any,
+    ) -> None:
+        self.encoder = encoder
+        self.classifier = ZeroShotClassifier(LABELS, encoder, prompts=["{}"], store=False).fit()
+        counts = Counts()
+        self.service = Service(
+            self.classifier,
+            limits=limits,
+            max_batch=max_batch,
+            max_wait=max_wait,
+            workers=2,
+            figures=counts,
+        )
+        self.app = make_app(self.service, counts, **options)
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.service.close()
+
+    def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url=HERE) as client:
+                return await client.request(method, path, **options)
+
+        return run_async(send())
+
+    def classify(
+        self, *images: tuple[str, bytes], status: int = 200, **fields: Any
+    ) -> dict[str, Any]:
+        files = [("images", image) for image in images]
+        answer = self.ask("POST", "/classify", files=files, data=fields)
+        assert answer.status_code == status, answer.text
+        return check(answer)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[tuple[str, int]]:
+        """Over real connections, in a thread."""
+        config = uvicorn.Config(self.app, log_level="critical", port=0, lifespan="off")
+        server = uvicorn.Server(config)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            thread = threading.Thread(target=server.run, args=([listener],))
+            thread.start()
+            try:
+                yield listener.getsockname()
+            finally:
+                server.should_exit = True
+                thread.join()
+
+
+def check(answer: httpx.Response) -> dict[str, Any]:
+    """The body; an error has the one form that is promised."""
+    body = answer.json()
+    if answer.status_code >= 400:
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert set(body) == {"type", "title", "status", "detail"}
+        assert body["status"] == answer.status_code
+        assert "\n" not in body["detail"]
+    return body
+
+
+def plain(colour: str = "red", size: int = 8) -> bytes:
+    return saved(Image.new("RGB", (size, size), colour), "PNG")
+
+
+RED, GREEN, BLUE = (plain(c) for c in ("red", "lime", "blue"))
+
+
+@pytest.fixture
+def server(encoder: ColourEncoder) -> Iterator[Server]:
+    with Server(encoder) as made:
+        yield made
+
+
+# -- answers ------------------------------------------------------------------------------------
+
+
+def test_records_are_those_of_classify(server: Server, paint: Callable[..., str]) -> None:
+    paths = [paint("a.png", "red"), paint("b.png", "blue"), paint("c.png", "yellow")]
+    Path(paths[1]).write_text("text")
+    expected = [
+        error_record(item) if isinstance(item, ImageError) else item.record()
+        for item in server.classifier.classify(paths, top=2)
+    ]
+    images = [(path, Path(path).read_bytes()) for path in paths]
+    answer = server.classify(*images, top=2)
+    assert answer == {"results": expected, "warnings": []}
+    assert [sorted(record) for record in expected][1] == ["error", "path"]
+
+
+def test_labels_of_a_request_and_what_they_cost(server: Server) -> None:
+    server.encoder.texts.clear()
+    answer = server.classify(("a", GREEN), labels=["red", "green"], top=5)
+    assert [c["label"] for c in answer["results"][0]["top"]] == ["green", "red"]
+    assert server.encoder.texts == ["red", "green"]
+    server.classify(("a", GREEN), labels=["red", "green"])
+    server.classify(("a", GREEN), labels="# colours\nblue\r\n\nred")
+    assert server.encoder.texts == ["red", "green", "blue"]  # each once
+    answer = server.classify(("a", GREEN), labels=["a green thing"], prompts="my {}")
+    assert server.encoder.texts[3:] == ["my a green thing"]
+    assert "is the only label" in " ".join(answer["warnings"])
+    again = server.classify(("a", GREEN), labels=["a green thing"], prompts="my {}")
+    assert again == answer  # the warning too
+
+
+def test_many_labels_are_embedded_between_batches(encoder: ColourEncoder) -> None:
+    calls: list[int] = []
+    embed = encoder.encode_texts
+    encoder.encode_texts = lambda texts: calls.append(len(texts)) or embed(texts)  # type: ignore
+    with Server(encoder) as server:
+        calls.clear()
+        server.classify(("a", RED), labels=[f"red {n}" for n in range(100)])
+    assert sum(calls) == 100
+    assert max(calls) <= 32
+
+
+def test_settings_of_a_request(server: Server) -> None:
+    grey = ("grey", plain("grey"))
+    assert server.classify(grey, min_score="0.9")["results"][0]["label"] == "unknown"
+    assert server.classify(grey, min_margin="0.5")["results"][0]["label"] == "unknown"
+    answer = server.classify(grey, none="true")["results"][0]
+    assert answer["label"] == "none of these"
+    own = server.classify(("a", RED), prompts="photo")["results"][0]
+    assert (own["label"], own["prompts"]) == ("red", "photo")
+    tree = server.classify(("a", RED), labels=["warm > red", "cold > blue"])["results"][0]
+    assert (tree["label"], tree["lineage"]) == ("red", ["warm", "red"])
+
+
+def test_an_image_without_a_name(server: Server) -> None:
+    boundary, body = form([(None, "images", RED)])
+    answer = server.ask("POST", "/classify", headers=boundary, content=body)
+    assert check(answer)["results"][0]["path"] == ""
+
+
+def test_names_come_back_as_they_were(server: Server) -> None:
+    names = [
+        "../../etc/passwd",
+        "a b;c.png",
+        "\u00fc\u4e2d.png",
+        "<img src=x onerror=alert(1)>.png",
+    ]
+    answer = server.classify(*((name, RED) for name in names))
+    assert [r["path"] for r in answer["results"]] == names
+
+
+def test_other_paths(server: Server) -> None:
+    assert server.ask("GET", "/healthz").json() == {"status": "ok"}
+    labels = server.ask("GET", "/labels").json()
+    assert labels["labels"] == LABELS
+    assert labels["model"] == "colours"
+    assert labels["limits"]["images"] == 32
+    assert labels["urls"] is False
+    for path in ("/docs", "/redoc", "/nothing"):
+        answer = server.ask("GET", path)
+        assert (answer.status_code, check(answer)["detail"]) == (404, "Not Found")
+    wrong = server.ask("GET", "/classify")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    check(wrong)
+
+
+def test_figures(server: Server) -> None:
+    server.classify(("a", RED), ("b", b"nothing"), ("c", plain("grey")), min_score="0.9")
+    server.ask("GET", "/secret-path")
+    text = server.ask("GET", "/metrics").text
+    for line in (
+        'clipcls_images_total{outcome="classified"} 1.0',
+        'clipcls_images_total{outcome="error"} 1.0',
+        'clipcls_images_total{outcome="unknown"} 1.0',
+        'clipcls_requests_total{path="/classify",status="200"} 1.0',
+        'clipcls_requests_total{path="other",status="404"} 1.0',
+        "clipcls_batch_images_sum 2.0",
+        "clipcls_queue_images 0.0",
+        "clipcls_held_bytes 0.0",
+    ):
+        assert line in text.splitlines()
+    assert "secret" not in text
+
+
+# -- requests that are refused ------------------------------------------------------------------
+
+
+def form(
+    parts: Sequence[tuple[str | None, str, bytes]], end: bytes = b"--\r\n"
+) -> tuple[dict[str, str], bytes]:
+    """Headers and body of a form of (file name, name, content)."""
+    body = b""
+    for filename, name, content in parts:
+        file = f'; filename="{filename}"' if filename is not None else ""
+        body += f'--xx\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode()
+        body += content + b"\r\n"
+    return {"content-type": "multipart/form-data; boundary=xx"}, body + b"--xx" + end
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "says"),
+    [
+        ({"top": "0"}, 422, "top: "),
+        ({"top": "many"}, 422, "top: "),
+        ({"top": "1000000000000000000000"}, 422, "top: "),
+        ({"min_score": "1.5"}, 422, "min_score: "),
+        ({"min_score": "nan"}, 422, "min_score: "),
+        ({"none": "perhaps"}, 422, "none: "),
+        ({"surprise": "1"}, 422, "surprise: "),
+        ({"labels": "# nothing"}, 422, "labels: "),
+        ({"labels": "a\x07b"}, 422, "control character"),
+        ({"labels": "x" * 201}, 422, "201 characters"),
+        ({"labels": [f"x{n}" for n in range(1001)]}, 422, "1,001 labels"),
+        ({"labels": "none of these\na", "none": "1"}, 422, "is a label already"),
+        ({"labels": ["cat > "], "prompts": "no place"}, 422, "no ready template set 'no place'"),
+        ({"prompts": "/etc/passwd"}, 422, "no ready template set"),
+        ({"prompts": "pyproject.toml"}, 422, "no ready template set"),
+        ({"prompts": "{} and {}"}, 422, "2 times"),
+        ({"prompts": "a {} " + "x" * 200}, 422, "characters"),
+        ({"prompts": "imagenet", "labels": [f"x{n}" for n in range(200)]}, 422, "texts; the most"),
+        ({"top": ["1", "2"]}, 422, "twice"),
+    ],
+)
+def test_fields_that_cannot_be_used(
+    server: Server, fields: dict[str, Any], status: int, says: str
+) -> None:
+    server.encoder.texts.clear()
+    assert says in server.classify(("a", RED), status=status, **fields)["detail"]
+    assert server.encoder.texts == []
+
+
+def test_bodies_that_are_no_form(server: Server) -> None:
+    def refused(headers: dict[str, str], body: bytes) -> int:
+        answer = server.ask("POST", "/classify", headers=headers, content=body)
+        check(answer)
+        return answer.status_code
+
+    headers, body = form([("a", "images", RED)])
+    assert refused({}, b"") == 415
+    assert refused({"content-type": "image/png"}, RED) == 415
+    assert refused({"content-type": "application/json"}, b"{}") == 403
+    assert refused({"content-type": "multipart/form-data"}, body) == 400
+    assert refused({"content-type": "multipart/form-data; boundary=" + 300 * "x"}, body) == 400
+    assert refused({"content-type": "multipart/form-data; boundary=yy"}, body) == 400
+    assert refused(headers, b"") == 400
+    assert refused(headers, body[:-4]) == 400  # its end is missing
+    assert refused(headers, body[: len(body) // 2]) == 400
+    assert refused(headers, body.replace(b"form-data; name", b"attachment; name")) == 400
+    assert refused(headers, body.replace(b'name="images"', b"")) == 400
+    many = b"\r\n".join(b"X-%d: 1" % n for n in range(50))
+    assert refused(headers, body.replace(b"Content-D", many + b"\r\nContent-D")) == 400
+    assert refused(*form([])) == 422  # nothing in it
+    assert refused(*form([(None, "top", b"1")])) == 422  # no image
+    assert refused(*form([("a", "images", RED), (None, "labels", b"\xff")])) == 422
+    assert refused(*form([("a", "images", RED), ("b", "files", RED)])) == 422
+    fields = [(None, "labels", b"x")] * 1100
+    assert refused(*form([("a", "images", RED), *fields])) == 413
+    assert refused(*form([("a", "images", RED), (None, "labels", b"x\n" * 600_000)])) == 413
+    assert server.service.queue.images == server.service.queue.held == 0
+
+
+def test_a_form_is_the_same_however_it_is_cut(server: Server) -> None:
+    headers, body = form([("a", "images", RED), (None, "top", b"2"), ("b", "images", b"\r\n--x")])
+    whole = check(server.ask("POST", "/classify", headers=headers, content=body))
+    assert [record["path"] for record in whole["results"]] == ["a", "b"]
+    for step in (1, 2, 7, 64):
+
+        async def chunks(step: int = step) -> Any:
+            for at in range(0, len(body), step):
+                yield body[at : at + step]
+
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(server.app)
+            async with httpx.AsyncClient(transport=transport, base_url=HERE) as client:
+                return await client.post("/classify", headers=headers, content=chunks())
+
+        assert check(run_async(send())) == whole
+
+
+def test_limits_of_a_request(encoder: ColourEncoder) -> None:
+    limits = Limits(bytes=20_000, images=2, pixels=100)
+    with Server(encoder, limits=limits) as server:
+        images = [("a", RED), ("b", RED), ("c", RED)]
+        assert "more than 2 images" in server.classify(*images, status=413)["detail"]
+        large = server.classify(("a", bytes(30_000)), status=413)
+        assert large["detail"] == "the body is larger than 20,000 bytes"
+        answer = server.classify(("a", plain(size=11)), ("b", RED))
+        assert "too many pixels (11 x 11" in answer["results"][0]["error"]
+        assert answer["results"][1]["label"] == "red"
+        assert encoder.images == 1
+
+
+def test_too_large_a_body_is_refused_while_it_comes(encoder: ColourEncoder) -> None:
+    """Without a length, and without an end."""
+    with Server(encoder, limits=Limits(bytes=300_000)) as server, server.listening() as address:
+        with socket.create_connection(address, timeout=20) as connection:
+            head = "POST /classify HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+            headers, body = form([("a", "images", b"")])
+            head += f"Content-Type: {headers['content-type']}\r\n\r\n"
+            connection.sendall(head.encode())
+            start = body[: body.index(b"\r\n\r\n") + 4]
+            connection.sendall(b"%x\r\n%s\r\n" % (len(start), start))
+            for _ in range(6):
+                connection.sendall(b"10000\r\n" + bytes(0x10000) + b"\r\n")
+            assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
+        assert server.service.queue.held == 0
+
+
+def test_a_body_that_does_not_come(encoder: ColourEncoder) -> None:
+    with Server(encoder, limits=Limits(seconds=0.2)) as server, server.listening() as address:
+        with socket.create_connection(address, timeout=20) as connection:
+            headers, body = form([("a", "images", RED)])
+            head = f"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+            head += f"Content-Type: {headers['content-type']}\r\n\r\n"
+            connection.sendall(head.encode() + body[:-10])
+            assert connection.recv(4096).startswith(b"HTTP/1.1 408 ")
+        assert server.service.queue.images == 0
+
+
+# -- uploads stay in memory ---------------------------------------------------------------------
+
+_written: list[str] | None = None
+
+
+def _audit(event: str, given: tuple[Any, ...]) -> None:
+    if _written is not None and event == "open":
+        path, mode, flags = given
+        if (flags or 0) & (os.O_WRONLY | os.O_RDWR) or (mode or "r").strip("rbt"):
+            _written.append(str(path))
+
+
+def test_uploads_are_never_written_to_the_disk(encoder: ColourEncoder) -> None:
+    global _written
+    sys.addaudithook(_audit)
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
+    large = saved(Image.fromarray(noise), "PNG")  # 6.75 MB; Starlette spools from 1 MB on
+    assert len(large) > 4 << 20
+    with Server(encoder) as server, server.listening() as (host, port):
+        _written = []
+        try:
+            with open(os.devnull, "w"):
+                assert _written.pop() == os.devnull  # the hook sees what is written
+            files = [
+                ("images", ("a", large)),
+                ("images", ("b", large)),
+                ("images", ("c", bytes(9))),
+            ]
+            answer = httpx.post(f"http://{host}:{port}/classify", files=files, timeout=60)
+            assert [sorted(r)[0] for r in check(answer)["results"]] == ["label", "label", "error"]
+            assert _written == []
+        finally:
+            _written = None
+
+
+# -- load ---------------------------------------------------------------------------------------
+
+
+class SlowEncoder(ColourEncoder):
+    """Encodes once it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_go = threading.Event()
+        self.began = threading.Event()
+
+    def encode_images(self, pixels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        self.began.set()
+        assert self.may_go.wait(30)
+        return super().encode_images(pixels)
+
+
+def test_more_than_the_queue_holds_is_shed_and_the_rest_is_answered() -> None:
+    encoder = SlowEncoder()
+    with Server(encoder, limits=Limits(queue=4, images=4)) as server:
+
+        async def load() -> list[httpx.Response]:
+            transport = httpx.ASGITransport(server.app)
+            async with httpx.AsyncClient(transport=transport, base_url=HERE) as client:
+
+                def post(*images: bytes) -> asyncio.Task[httpx.Response]:
+                    files = [("images", ("x", image)) for image in images]
+                    return asyncio.create_task(client.post("/classify", files=files))
+
+                queue = server.service.queue
+
+                async def accepted(count: int) -> None:
+                    while queue.images < count or not encoder.began.is_set():
+                        await asyncio.sleep(0.001)
+
+                first = post(RED, BLUE)
+                await accepted(2)
+                early = [await post(RED, RED, RED)]  # one too many
+                second = post(GREEN)
+                await accepted(3)
+                third = post(BLUE)
+                await accepted(4)
+                early += [await post(RED), await post(RED)]
+                assert (await client.get("/healthz")).status_code == 200  # nothing is blocked
+                gauge = (await client.get("/metrics")).text
+                assert "clipcls_queue_images 4.0" in gauge.splitlines()
+                encoder.may_go.set()
+                return [*early, *await asyncio.gather(first, second, third)]
+
+        answers = run_async(load())
+        assert [answer.status_code for answer in answers] == [503] * 3 + [200] * 3
+        for answer in answers[:3]:
+            check(answer)
+            assert 1 <= int(answer.headers["retry-after"]) <= 60
+        assert [r["label"] for a in answers[3:] for r in a.json()["results"]] == [
+            *("red", "blue", "green", "blue")
+        ]
+        assert server.service.queue.images == server.service.queue.held == 0
+
+
+def test_bytes_held_have_a_limit_over_all_requests() -> None:
+    encoder = SlowEncoder()
+    with Server(encoder, limits=Limits(held=40_000)) as server:
+
+        async def load() -> None:
+            transport = httpx.ASGITransport(server.app)
+            async with httpx.AsyncClient(transport=transport, base_url=HERE) as client:
+                large = {"images": ("x", RED + bytes(30_000))}
+                first = asyncio.create_task(client.post("/classify", files=large))
+                while not encoder.began.is_set():
+                    await asyncio.sleep(0.001)
+                headers, body = form([("x", "images", RED + bytes(30_000))])
+
+                async def stream() -> Any:  # its length is not told
+                    for at in range(0, len(body), 1000):
+                        yield body[at : at + 1000]
+
+                second = await client.post("/classify", headers=headers, content=stream())
+                third = await client.post("/classify", files=large)
+                assert (second.status_code, third.status_code) == (503, 503)
+                encoder.may_go.set()
+                assert (await first).status_code == 200
+
+        run_async(load())
+        assert server.service.queue.held == 0
+
+
+def test_requests_share_batches() -> None:
+    encoder = SlowEncoder()
+    with Server(encoder) as server:
+
+        async def load() -> None:
+            transport = httpx.ASGITransport(server.app)
+            async with httpx.AsyncClient(transport=transport, base_url=HERE) as client:
+
+                def post() -> asyncio.Task[httpx.Response]:
+                    return asyncio.create_task(client.post("/classify", files={"images": RED}))
+
+                first = post()
+                while not encoder.began.is_set():
+                    await asyncio.sleep(0.001)
+                others = [post() for _ in range(4)]
+                while len(server.service._batcher._items) < 4:
+                    await asyncio.sleep(0.001)
+                encoder.may_go.set()
+                await asyncio.gather(first, *others)
+
+        run_async(load())
+        text = server.ask("GET", "/metrics").text
+        assert "clipcls_batch_images_count 2.0" in text
+        assert "clipcls_batch_images_sum 5.0" in text
+
+
+def test_an_answer_that_takes_too_long() -> None:
+    encoder = SlowEncoder()
+    with Server(encoder, limits=Limits(seconds=0.2)) as server:
+        answer = server.classify(("a", RED), status=504)
+        assert answer["detail"] == "the answer took too long"
+        assert server.service.queue.images == 0
+        encoder.may_go.set()
+    assert encoder.images == 1  # what had begun is finished
+
+
+def test_who_has_gone_is_not_worked_for() -> None:
+    encoder = SlowEncoder()
+    with Server(encoder) as server, server.listening() as address:
+        headers, body = form([("a", "images", RED)])
+        head = f"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        request = f"{head}Content-Type: {headers['content-type']}\r\n\r\n".encode() + body
+        with socket.create_connection(address) as stays:
+            stays.sendall(request)
+            assert encoder.began.wait(20)
+            with socket.create_connection(address) as goes:
+                goes.sendall(request)
+                until(lambda: len(server.service._batcher._items) == 1)
+            until(lambda: server.service.queue.images == 1)
+            encoder.may_go.set()
+            stays.settimeout(20)
+            assert stays.recv(4096).startswith(b"HTTP/1.1 200 ")
+    assert encoder.images == 1
+
+
+def until(happens: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_retry_after_follows_the_rate() -> None:
+    queue = Queue(100, 1000)
+    for _ in range(100):
+        queue.learn(10, 2.0)
+    with queue.ticket() as ticket:
+        for _ in range(100):
+            ticket.add_image()
+        with pytest.raises(BusyError) as caught:
+            ticket.add_image()
+    assert 19 <= caught.value.retry_after <= 21
+    assert queue.images == 0
+
+
+def test_an_encoder_that_fails_fails_its_request_alone(
+    encoder: ColourEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Server(encoder) as server:
+        encode = encoder.encode_images
+        encoder.encode_images = lambda pixels: 1 / 0  # type: ignore
+        answer = server.classify(("a", RED), status=500)
+        assert "ZeroDivisionError" not in answer["detail"]
+        assert "ZeroDivisionError" in caplog.text
+        encoder.encode_images = encode  # type: ignore
+        assert server.classify(("a", RED))["results"][0]["label"] == "red"
+        encoder.encode_images = lambda pixels: np.full((len(pixels), 3), np.nan, np.float32)  # type: ignore
+        assert "no finite vector" in server.classify(("a", RED))["results"][0]["error"]
+
+
+PROGRAM = """
+import sys, threading, time
+sys.path.insert(0, sys.argv[1])
+from test_serve import Server, SlowEncoder
+from clipcls import web
+
+encoder = SlowEncoder()
+
+def release():
+    encoder.began.wait(30)
+    print("began", flush=True)
+    time.sleep(0.5)
+    encoder.may_go.set()
+
+threading.Thread(target=release, daemon=True).start()
+with Server(encoder) as server:
+    status = web.run(server.app, ready=lambda url: print(url, flush=True), grace=20)
+print("closed", flush=True)
+sys.exit(status)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")
+def test_what_is_accepted_is_finished_before_it_stops() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(Path(__file__).parent)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        url = process.stdout.readline().strip()
+        answers: list[httpx.Response] = []
+
+        def post() -> None:
+            answers.append(httpx.post(f"{url}/classify", files={"images": RED}, timeout=30))
+
+        thread = threading.Thread(target=post)
+        thread.start()
+        assert process.stdout.readline() == "began\n"
+        process.send_signal(signal.SIGTERM)
+        thread.join()
+        out, err = process.communicate(timeout=30)
+    assert answers[0].json()["results"][0]["label"] == "red"
+    assert (process.returncode, out, err) == (0, "closed\n", "")
+
+
+# -- hostile files ------------------------------------------------------------------------------
+
+
+def hostile() -> dict[str, bytes]:
+    bomb = png(6000, 6000, 8, 2, bytes(6000 * (1 + 3 * 6000)))  # 108 MB of zeros in 105 kB
+    jpeg = saved(picture(), "JPEG")
+    return {
+        "empty": b"",
+        "one byte": b"\xff",
+        "text.jpg": b"no image at all",
+        "page.png": b"<html><script>alert(1)</script></html>",
+        "cut.jpg": jpeg[: len(jpeg) // 2],
+        "cut.png": RED[:40],
+        "header.png": png(60_000, 60_000, 8, 2, b""),
+        "header.bmp": b"BM" + bytes(16) + (60_000).to_bytes(4, "little") * 2 + bytes(40),
+        "bomb.png": bomb,
+        "x.pdf": b"%PDF-1.7\n",
+        "x.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        "x.svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+        "x.wmf": b"\xd7\xcd\xc6\x9a" + bytes(40),
+        "x.zip": b"PK\x03\x04" + bytes(40),
+        "zeros": bytes(100_000),
+        "x.gif": b"GIF89a\x01\0\x01\0\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\x02\0;",
+        "x.ico": b"\0\0\1\0\1\0" + bytes(8) + (10**6).to_bytes(4, "little") + b"\x16\0\0\0",
+    }
+
+
+def test_hostile_files(encoder: ColourEncoder) -> None:
+    with Server(encoder, limits=Limits(pixels=30_000_000)) as server:
+        files = hostile()
+        answer = server.classify(("good", RED), *files.items(), ("good", BLUE))
+        first, *bad, last = answer["results"]
+        assert (first["label"], last["label"]) == ("red", "blue")
+        assert [record["path"] for record in bad] == list(files)
+        for record in bad:
+            assert set(record) == {"path", "error"}, record
+            assert "\n" not in record["error"]
+        reasons = {record["path"]: record["error"] for record in bad}
+        assert reasons["empty"] == "is empty"
+        assert reasons["cut.jpg"] == "truncated"
+        assert "too many pixels" in reasons["bomb.png"]
+        assert "too many pixels" in reasons["header.png"]
+        assert encoder.images == 2
+
+
+def test_every_kind_of_image(server: Server) -> None:
+    files = {name: data for name, data in every_file().items() if name != "TGA"}
+    names = list(files)
+    for start in range(0, len(names), 30):
+        chunk = [(name, files[name]) for name in names[start : start + 30]]
+        for record in server.classify(*chunk)["results"]:
+            assert "error" not in record, record
+
+
+def test_nothing_of_pillow_is_changed(server: Server) -> None:
+    from PIL import ImageFile
+
+    known = (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, dict(Image.OPEN))
+    server.classify(*hostile().items())
+    assert (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, dict(Image.OPEN)) == known
+
+
+# -- who may ask --------------------------------------------------------------------------------
+
+
+def test_other_web_sites_are_refused(server: Server) -> None:
+    files = {"images": RED}
+    for headers in (
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site"},
+        {"host": "evil.example"},
+    ):
+        answer = server.ask("POST", "/classify", files=files, headers=headers)
+        assert answer.status_code in (403, 421)
+        check(answer)
+    assert server.encoder.images == 0
+    own = {"origin": HERE, "sec-fetch-site": "same-origin"}
+    assert server.ask("POST", "/classify", files=files, headers=own).status_code == 200
+    assert "access-control-allow-origin" not in server.ask("OPTIONS", "/classify").headers
+
+
+def test_the_token(encoder: ColourEncoder) -> None:
+    with Server(encoder, token="a-very-long-token") as server:
+        for method, path in (
+            ("POST", "/classify"),
+            ("GET", "/labels"),
+            ("GET", "/metrics"),
+            ("GET", "/openapi.json"),
+            ("GET", "/nothing"),
+        ):
+            answer = server.ask(method, path)
+            assert answer.status_code == 401, path
+            check(answer)
+        for path in ("/", "/serve.js", "/serve.css", "/healthz"):
+            assert server.ask("GET", path).status_code == 200
+        bearer = {"authorization": "Bearer a-very-long-token"}
+        answer = server.ask("POST", "/classify", files={"images": RED}, headers=bearer)
+        assert check(answer)["results"][0]["label"] == "red"
+
+
+# -- URLs ---------------------------------------------------------------------------------------
+
+
+class Photos(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = {"/red.png": RED, "/text": b"text"}.get(self.path)
+        self.send_response(200 if body else 404)
+        self.end_headers()
+        self.wfile.write(body or b"")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def photos() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Photos) as site:
+        thread = threading.Thread(target=site.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"127.0.0.1:{site.server_address[1]}"
+        site.shutdown()
+        thread.join()
+
+
+def test_images_by_url(encoder: ColourEncoder, photos: str) -> None:
+    near = Fetcher([photos], max_bytes=10_000, seconds=10, is_public=lambda address: True)
+    with Server(encoder, fetcher=near) as server:
+        urls = [f"http://{photos}/{name}" for name in ("red.png", "text", "missing")]
+        urls.append("http://169.254.169.254/latest/meta-data")
+        labels = ["blue", {"label": "warm", "synonyms": ["red"], "prompts": ["so {}"]}]
+        answer = check(server.ask("POST", "/classify", json={"urls": urls, "labels": labels}))
+        assert [record["path"] for record in answer["results"]] == urls
+        assert answer["results"][0]["label"] == "warm"
+        assert [record.get("error") for record in answer["results"][1:]] == [
+            "not an image",
+            "its host answers 404",
+            "its host is not allowed (--allow-url)",
+        ]
+        for body, status in (
+            ({}, 422),
+            ({"urls": []}, 422),
+            ({"urls": "x"}, 422),
+            ({"urls": ["x"], "labels": [{"name": "x"}]}, 422),
+            ({"urls": ["\ud800"]}, 422),
+            ({"urls": ["x"], "labels": ["\ud800"]}, 422),
+            ({"urls": ["x"], "top": True, "labels": [7]}, 422),
+            ({"urls": ["x"] * 33}, 413),
+            ([], 422),
+        ):
+            kind = {"content-type": "application/json"}
+            text = json.dumps(body).encode()  # halves of surrogate pairs as \\u escapes
+            answer = server.ask("POST", "/classify", content=text, headers=kind)
+            assert answer.status_code == status, body
+            check(answer)
+        for text in (b"", b"{", b"[" * 100_000, b"\xff", b'{"urls": NaN}'):
+            answer = server.ask("POST", "/classify", content=text, headers=kind)
+            assert answer.status_code in (400, 422)
+        large = b" " * (1 << 20) + b"{}"
+        assert server.ask("POST", "/classify", content=large, headers=kind).status_code == 413
+        assert server.service.queue.images == server.service.queue.held == 0
+
+
+def test_urls_never_lead_to_this_machine(encoder: ColourEncoder, photos: str) -> None:
+    with Server(encoder, fetcher=Fetcher([photos], max_bytes=10_000, seconds=10)) as server:
+        answer = server.ask("POST", "/classify", json={"urls": [f"http://{photos}/red.png"]})
+        assert check(answer)["results"][0]["error"] == "its host is not on the public internet"
+
+
+# -- the description ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["positive", "negative"])
+def test_the_description_is_kept(encoder: ColourEncoder, mode: str) -> None:
+    """Whatever fits /openapi.json, and whatever does not, has an answer that is described there."""
+    schemathesis = pytest.importorskip("schemathesis")
+    from hypothesis import HealthCheck, Phase, given, settings
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+    fetcher = Fetcher(["example.org"], max_bytes=10_000, seconds=1)
+    few = settings(
+        max_examples=20,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    with Server(encoder, fetcher=fetcher, hosts=["testserver"]) as server:
+        # 413 says better than 422 that there are too many.
+        refusals = [400, 401, 403, 405, 413, 415, 422]
+        checks = {"negative_data_rejection": {"expected-statuses": refusals}}
+        config = schemathesis.Config.from_dict({"checks": checks})
+        schema = schemathesis.openapi.from_asgi("/openapi.json", server.app, config=config)
+        # What is a label, blank ones for instance, is more than a schema can say.
+        left_out = [positive_data_acceptance]
+        found: set[tuple[str, int]] = set()
+        for operation in (result.ok() for result in schema.get_all_operations()):
+            try:
+                cases = operation.as_strategy(generation_mode=schemathesis.GenerationMode(mode))
+            except Exception:
+                continue
+
+            @few
+            @given(case=cases)
+            def ask(case: Any) -> None:
+                answer = case.call_and_validate(excluded_checks=left_out)
+                found.add((case.path, answer.status_code))
+
+            ask()
+    assert ("/classify", 200 if mode == "positive" else 422) in found
+
+
+# -- the command --------------------------------------------------------------------------------
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "clipcls", "serve", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
+    )
+
+
+def test_help_imports_no_server() -> None:
+    program = (
+        "import sys; from clipcls.cli import cli\n"
+        "try: cli(['serve', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('fastapi', 'uvicorn', 'starlette', 'pydantic', 'prometheus_client', "
+        "'asyncio', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.endswith("\n[]\n"), done.stdout + done.stderr
+
+
+def test_it_does_not_listen_to_others_without_a_token(tmp_path: Path) -> None:
+    for host in ("0.0.0.0", "::", "192.168.0.7", "example.org"):
+        done = run("-l", "cat", "-l", "dog", "--host", host)
+        assert done.returncode == 2
+        assert "--token-file" in done.stderr
+    (tmp_path / "token").write_text("short\n")
+    done = run("-l", "cat", "--token-file", str(tmp_path / "token"))
+    assert (done.returncode, "16 characters" in done.stderr) == (2, True)
+    assert "short" not in done.stderr
+    done = run("-l", "cat", CLIPCLS_TOKEN="has a space in its middle")
+    assert (done.returncode, "CLIPCLS_TOKEN" in done.stderr) == (2, True)
+    done = run("-l", "cat", "--token-file", str(tmp_path / "none"))
+    assert (done.returncode, "none" in done.stderr) == (2, True)
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "fastapi.py").write_text("raise ImportError('no', name='fastapi')")
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    done = run("-l", "cat", "-l", "dog", PYTHONPATH=path)
+    assert done.returncode == 2
+    assert done.stderr == "clipcls: error: serve needs fastapi: pip install 'clipcls[serve]'\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")
+def test_the_command(tmp_path: Path) -> None:
+    """The real one, with the bundled model."""
+    photo = Path(__file__).parent.parent / "examples/photos/chelsea.jpg"
+    token = "t" * 32
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "clipcls", "serve", "-m", "mini", "-l", "cat", "-l", "dog"),
+            *("--port", "0", "--no-store"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "CLIPCLS_TOKEN": token},
+    ) as process:
+        assert process.stderr
+        line = process.stderr.readline()
+        while "answers at" not in line:
+            assert line, "it ended"
+            line = process.stderr.readline()
+        assert token not in line
+        url = line.split(" at ")[1].split()[0]
+        headers = {"authorization": f"Bearer {token}"}
+        files = {"images": ("chelsea.jpg", photo.read_bytes())}
+        answer = httpx.post(f"{url}/classify", files=files, headers=headers, timeout=60)
+        (record,) = check(answer)["results"]
+        assert (record["path"], record["label"], record["model"]) == ("chelsea.jpg", "cat", "mini")
+        port = url.rpartition(":")[2]
+        taken = run("-m", "mini", "-l", "cat", "-l", "dog", "--no-store", "--port", port)
+        assert taken.returncode == 2
+        assert f"127.0.0.1:{port}: cannot be listened on" in taken.stderr
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "")
+    assert json.loads(json.dumps(record)) == record
