@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import hashlib
 import logging
 import math
 import os
@@ -43,9 +44,11 @@ __all__ = ["BusyError", "Figures", "Image", "Limits", "Question", "Queue", "Serv
 # Texts that the model's thread embeds between two batches of images.
 _TEXTS_A_CALL = 32
 
-# What is remembered of requests' labels: vectors of texts, and classes of whole classifiers.
+# What is remembered of requests' labels: vectors of texts, and whole classifiers. A class is about
+# 8 kB there, a text as much as it is long; at 512 dimensions both together are below 150 MB.
 _TEXTS_KEPT = 20_000
-_CLASSES_KEPT = 20_000
+_WEIGHT_KEPT = 80_000
+_CLASS_WEIGHT = 8
 
 Result = TypeVar("Result")
 
@@ -184,6 +187,7 @@ class _Known:
 
     classifier: ZeroShotClassifier
     warnings: tuple[str, ...] = ()
+    weight: int = 0
 
 
 class Figures:
@@ -231,8 +235,8 @@ class Service:
         self._own_labels = None if self._is_learnt else make_labels(classifier.labels)
         self._own_prompts = make_prompts("photo" if self._is_learnt else classifier.prompts)
         self._texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
-        self._classifiers: OrderedDict[Any, _Known] = OrderedDict()
-        self._classes = 0
+        self._classifiers: OrderedDict[bytes, _Known] = OrderedDict()
+        self._weight = 0
         self._decoders = ThreadPoolExecutor(
             workers or min(8, os.cpu_count() or 1), "clipcls-decode"
         )
@@ -338,7 +342,8 @@ class Service:
         """The classifier of a question's labels, templates and `none`."""
         if question.labels is None and question.prompts is None and question.none is None:
             return _Known(self.own)
-        key = repr((question.labels, question.prompts, question.none))
+        asked = repr((question.labels, question.prompts, question.none))
+        key = hashlib.sha256(asked.encode()).digest()
         if found := self._classifiers.get(key):
             self._classifiers.move_to_end(key)
             return found
@@ -350,22 +355,25 @@ class Service:
             if none and any(NONE in (label.name, label.path[0]) for label in labels):
                 raise LabelsError(f"labels: {NONE!r} is a label already; leave one out")
             vectors = await self._vectors([*texts, *(NONE_TEXTS if none else ())])
+        informed = _Informed(self._encoder, vectors)
         classifier = ZeroShotClassifier(
             labels,
-            cast("Encoder", _Informed(self._encoder, vectors)),
+            cast("Encoder", informed),
             prompts=prompts,
             none=none,
             rank=self.own.rank if question.labels is None else None,
             store=False,
         )
         await self._in(self._matchers, classifier.fit)
-        known = _Known(classifier, tuple(dict.fromkeys(heard)))
-        if key not in self._classifiers:
+        informed.forget()
+        weight = _CLASS_WEIGHT * len(classifier.classes_) + len(texts)
+        known = _Known(classifier, tuple(dict.fromkeys(heard)), weight)
+        if key not in self._classifiers:  # another request may have been quicker
             self._classifiers[key] = known
-            self._classes += len(classifier.classes_)
-        while self._classes > _CLASSES_KEPT and len(self._classifiers) > 1:
+            self._weight += weight
+        while self._weight > _WEIGHT_KEPT and len(self._classifiers) > 1:
             _, oldest = self._classifiers.popitem(last=False)
-            self._classes -= len(oldest.classifier.classes_)
+            self._weight -= oldest.weight
         return known
 
     def _labels(self, question: Question) -> LabelSet:
@@ -427,8 +435,8 @@ class Service:
             if not np.isfinite(rows).all():
                 raise ModelError("the model gave no finite vector for a text")
             new += len(chunk)
-            found.update(zip(chunk, rows, strict=True))
-            self._texts.update(zip(chunk, rows, strict=True))
+            found.update((text, row.copy()) for text, row in zip(chunk, rows, strict=True))
+            self._texts.update((text, found[text]) for text in chunk)
         while len(self._texts) > _TEXTS_KEPT:
             self._texts.popitem(last=False)
         self.figures.texts(len(wanted) - new, new)
@@ -453,6 +461,10 @@ class _Informed:
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return np.stack([self._vectors[text] for text in texts])
+
+    def forget(self) -> None:
+        """Lets go of the vectors."""
+        self._vectors = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._encoder, name)
