@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from clipcls.errors import ImageError, InputError, SidecarError
 from clipcls.filing import place
@@ -26,7 +26,17 @@ from clipcls.inputs import os_reason
 from clipcls.predictions import NONE
 from clipcls.results import Result
 
-__all__ = ["Sidecars", "sidecar_of", "update_sidecar", "write_sidecars"]
+__all__ = [
+    "Sidecars",
+    "need_lxml",
+    "sidecar_of",
+    "update_each",
+    "update_sidecar",
+    "updated_packet",
+    "write_sidecars",
+]
+
+Labels: TypeAlias = "tuple[tuple[str, ...], ...]"
 
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _NAMESPACES = {
@@ -55,12 +65,14 @@ class Sidecars:
     """What a run did.
 
     Attributes:
-        written: how many sidecars are new or changed.
+        what: what keywords were written into: sidecars, or images.
+        written: how many of them are new or changed.
         unchanged: how many images needed no change.
         unread: how many images `classify` could not read; they are left alone.
-        failed: images whose sidecar could not be read or written.
+        failed: images for which nothing could be read or written.
     """
 
+    what: str = "sidecars"
     written: int = 0
     unchanged: int = 0
     unread: int = 0
@@ -73,7 +85,7 @@ class Sidecars:
 
     def summary(self) -> str:
         """One line."""
-        parts = [f"{self.written:,} sidecars written"]
+        parts = [f"{self.written:,} {self.what} written"]
         if self.unchanged:
             parts.append(f"{self.unchanged:,} images needed no change")
         if self.unread:
@@ -103,11 +115,43 @@ def write_sidecars(
     Raises:
         InputError: lxml is missing, or none of the images is there.
     """
-    try:
-        import lxml.etree  # noqa: F401
-    except ImportError as error:
-        raise InputError("XMP sidecars need lxml: pip install 'clipcls[xmp]'") from error
-    done = Sidecars()
+    need_lxml()
+
+    def update(image: Path, labels: Labels) -> bool:
+        sidecar = sidecar_of(image, full_name)
+        if users[alike(str(sidecar))] > 1:
+            raise SidecarError(f"shares {sidecar.name} with another image: use --xmp-full-name")
+        try:
+            return update_sidecar(sidecar, () if remove else labels)
+        except OSError as error:
+            raise SidecarError(f"{sidecar.name}: {os_reason(error)}") from error
+
+    images = [Path(os.path.abspath(Path(root) / r.path)) for r in results if not r.error]
+    users = Counter(alike(str(sidecar_of(image, full_name))) for image in images)
+    return update_each(results, update, root=root, watch=watch)
+
+
+def update_each(
+    results: Sequence[Result],
+    update: Callable[[Path, Labels], bool],
+    *,
+    root: str | os.PathLike[str] = ".",
+    watch: Callable[[int], None] = lambda failed: None,
+    what: str = "sidecars",
+) -> Sidecars:
+    """Does one thing for each image, and counts.
+
+    Args:
+        results: of `read_results`.
+        update: what is called with an image's path and labels; says whether something changed.
+        root: what the results' paths are relative to.
+        watch: called after each image with the number that failed so far.
+        what: what is written.
+
+    Raises:
+        InputError: none of the images is there.
+    """
+    done = Sidecars(what)
     images = [(r, Path(os.path.abspath(Path(root) / r.path))) for r in results if not r.error]
     done.unread = len(results) - len(images)
     if images and not any(image.is_file() for _, image in images):
@@ -115,24 +159,32 @@ def write_sidecars(
             f"{images[0][0].path}: no such file, nor any other of the results; their paths are "
             "relative to where `classify` ran: give that folder with --root"
         )
-    users = Counter(alike(str(sidecar_of(image, full_name))) for _, image in images)
     for result, image in images:
-        sidecar = sidecar_of(image, full_name)
         try:
             if not image.is_file():
                 raise SidecarError("no such file")
-            if users[alike(str(sidecar))] > 1:
-                raise SidecarError(f"shares {sidecar.name} with another image: use --xmp-full-name")
-            changed = update_sidecar(sidecar, () if remove else result.labels)
+            changed = update(image, result.labels)
         except SidecarError as error:
             done.failed.append(ImageError(result.path, str(error)))
         except OSError as error:
-            done.failed.append(ImageError(result.path, f"{sidecar.name}: {os_reason(error)}"))
+            done.failed.append(ImageError(result.path, os_reason(error)))
         else:
             done.written += changed
             done.unchanged += not changed
         watch(len(done.failed))
     return done
+
+
+def need_lxml() -> None:
+    """Says before the work whether it can be done.
+
+    Raises:
+        InputError: lxml is missing.
+    """
+    try:
+        import lxml.etree  # noqa: F401
+    except ImportError as error:
+        raise InputError("XMP sidecars need lxml: pip install 'clipcls[xmp]'") from error
 
 
 def sidecar_of(image: Path, full_name: bool = False) -> Path:
@@ -157,33 +209,57 @@ def update_sidecar(sidecar: Path, labels: Iterable[Sequence[str]]) -> bool:
         OSError: it cannot be read or written.
         SidecarError: it is no XMP, or another program changed it meanwhile.
     """
-    from lxml import etree
-
-    names = [
-        tuple(_writable(name) for name in label) for label in labels if tuple(label) != (NONE,)
-    ]
     file = Path(os.path.realpath(sidecar))
     try:
         before = file.read_bytes() if file.stat().st_size <= _LARGEST else None
     except FileNotFoundError:
-        if not names:
-            return False
         before = b""
     else:
         if before is None:
             raise SidecarError(f"{sidecar.name}: is larger than 64 MiB")
         if not before:
             raise SidecarError(f"{sidecar.name}: is empty; delete it")
+    packet = updated_packet(before, labels, sidecar.name)
+    if packet is None:
+        return False
+    if packet:
+        _write(file, before, packet)
+    else:
+        file.unlink()
+    return True
+
+
+def updated_packet(before: bytes, labels: Iterable[Sequence[str]], name: str) -> bytes | None:
+    """An XMP packet that carries these labels, and none that an earlier call added.
+
+    Args:
+        before: the packet as it is; b"" for none.
+        labels: each as the names from the root of the hierarchy to the label.
+        name: of its file, for messages.
+
+    Returns:
+        the new packet; b"" where nothing is left in it; None where nothing has to change.
+
+    Raises:
+        SidecarError: it is no XMP.
+    """
+    from lxml import etree
+
+    names = [
+        tuple(_writable(name) for name in label) for label in labels if tuple(label) != (NONE,)
+    ]
+    if not before and not names:
+        return None
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
     try:
         tree = etree.ElementTree(etree.fromstring(before or _EMPTY, parser))
     except etree.XMLSyntaxError as error:
-        raise SidecarError(f"{sidecar.name}: is not XML ({error.msg})") from error
+        raise SidecarError(f"{name}: is not XML ({error.msg})") from error
     rdf = tree.getroot()
     if rdf.tag != f"{{{_RDF}}}RDF":
         rdf = rdf.find(f"{{{_RDF}}}RDF")
     if rdf is None or tree.docinfo.doctype:
-        raise SidecarError(f"{sidecar.name}: is not XMP")
+        raise SidecarError(f"{name}: is not XMP")
 
     packet = _Packet(rdf)
     flat = list(dict.fromkeys(name for label in names for name in label))
@@ -198,18 +274,16 @@ def update_sidecar(sidecar: Path, labels: Iterable[Sequence[str]]) -> bool:
         tags = ["/".join(name.replace("/", "_") for name in label) for label in names]
         packet.replace("digiKam:TagsList", "Seq", "clipcls:tagsList", tags)
     if not packet.changed:
-        return False
+        return None
     if packet.is_empty():
-        file.unlink()
-        return True
+        return b""
     declared = before.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<?xml ")
     root = tree.getroot()
     nodes = [*reversed([*root.itersiblings(preceding=True)]), root, *root.itersiblings()]
     lines = [etree.tostring(node, encoding="utf-8", with_tail=False) for node in nodes]
     if declared:
         lines.insert(0, b'<?xml version="1.0" encoding="UTF-8"?>')
-    _write(file, before, b"\n".join(lines) + b"\n")
-    return True
+    return b"\n".join(lines) + b"\n"
 
 
 class _Packet:

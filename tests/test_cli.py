@@ -421,6 +421,39 @@ def test_answers_as_a_page_and_as_parquet(clipcls, tmp_path: Path) -> None:
     assert (done.returncode, "its suffix says no format" in done.stderr) == (2, True)
 
 
+def test_answers_are_filed_at_once(clipcls, tmp_path: Path) -> None:
+    pytest.importorskip("lxml", reason="needs lxml")
+    photos = shutil.copytree(PHOTOS, tmp_path / "photos")
+    (photos / "bad.jpg").write_text("no image")
+    shutil.copy(photos / "zoo.jpg", photos / "pasture-zoo.jpg")
+    labels = ["classify", "--labels", str(EXAMPLES / "labels.txt"), "-m", "mini"]
+    for wrong, message in [
+        (["--move"], "--sort-into DIR"),
+        (["--move", "--link", "--sort-into", "out"], "exclude each other"),
+        (["--sort-into", "photos/zoo.jpg"], "is a file"),
+    ]:
+        done = clipcls(*labels, *wrong, "photos", cwd=tmp_path)
+        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+    before = sorted(os.listdir(photos))
+    done = clipcls(*labels, "--sort-into", "out", "--link", "photos", cwd=tmp_path)
+    assert "21 linked; 1 left alone that `classify` could not read" in done.stderr
+    assert done.returncode == 1, "because of bad.jpg"
+    assert (tmp_path / "out/panda/zoo.jpg").is_symlink()
+    done = clipcls(*labels, "--sort-into", "out2", "--move", "--xmp", "photos", cwd=tmp_path)
+    assert "21 sidecars written" in done.stderr
+    assert "21 moved" in done.stderr
+    assert sorted(os.listdir(photos)) == ["bad.jpg"]
+    assert sorted(os.listdir(tmp_path / "out2/panda")) == [
+        "pasture-zoo.jpg",
+        "pasture-zoo.xmp",
+        "zoo.jpg",
+        "zoo.xmp",
+    ]
+    undo = re.search(r"clipcls (sort --undo \S+)", done.stderr)[1].split()
+    assert clipcls(*undo, cwd=tmp_path).returncode == 0
+    assert [name for name in sorted(os.listdir(photos)) if not name.endswith(".xmp")] == before
+
+
 def test_none_of_these(clipcls) -> None:
     labels = ("-m", "mini", "-l", "cat", "-l", "dog", "--none", "-f", "jsonl")
     cat, pagoda = records(

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clipcls.cli.console import Console
+from clipcls.cli.filing import file_into, mode_of, write_keywords
 from clipcls.cli.options import (
     NumberRange,
     calibration_option,
     classifier_of,
     classifier_option,
+    filing_options,
     form_of,
     images_of,
     input_options,
@@ -96,6 +98,7 @@ if TYPE_CHECKING:
 )
 @input_options
 @result_output_options
+@filing_options
 @model_options
 @store_options
 @click.pass_obj
@@ -123,6 +126,10 @@ def command(
     form: str | None,
     output: Path | None,
     quiet: bool,
+    sort_into: Path | None,
+    move: bool,
+    link: bool,
+    xmp: bool,
     store_file: Path | None,
     no_store: bool,
     **model_settings: Any,
@@ -139,6 +146,7 @@ def command(
       clipcls classify -l cat -l dog -l "hot dog" -k 3 photo.jpg
       clipcls classify --multi --labels labels.txt photos/
       clipcls classify --classifier classifier.safetensors photos/
+      clipcls classify --labels labels.txt --sort-into sorted/ --move photos/
     """
     labels = labels_of(label_source, label_list, classifier)
     if multi:
@@ -158,9 +166,17 @@ def command(
         raise click.UsageError("--coverage and --error exclude each other")
     if refine:
         refuse_with_refine(multi=multi, classifier=classifier, calibration=calibration, rank=rank)
+    if (move or link) and sort_into is None:
+        raise click.UsageError("--move and --link say how to sort: give --sort-into DIR")
+    mode = mode_of(move, link)
+    if xmp:
+        from clipcls.sidecar import need_lxml
+
+        need_lxml()
     from clipcls.errors import ImageError
     from clipcls.multilabel import MultiLabelClassifier
     from clipcls.predictions import Report, error_record
+    from clipcls.results import Result, result_of
     from clipcls.writers import EXPLAINED, open_output
 
     console.quiet = quiet
@@ -210,6 +226,7 @@ def command(
             *(["classifier"] if classifier else []),
             *(["refined"] if refine else []),
         ]
+        to_file: list[Result] = []
         with open_output(output, form, columns, tuple(extra)) as writer:
             for result in results:
                 report.count(result)
@@ -218,10 +235,18 @@ def command(
                     failure, record = result, error_record(result)
                 else:
                     record = result.record()
+                if sort_into or xmp:
+                    to_file.append(result_of(record))
                 with console.results():
                     writer.write(record)
                 if not refine:  # which has told of them while it embedded them
                     watch(failure)
     if not quiet and (report.skipped or sys.stderr.isatty()):
         console.say(report.summary())
-    return report.exit_code
+    # Only now: a run that stops earlier has moved nothing that the next one would have to find.
+    status = report.exit_code
+    if xmp:
+        status = max(status, write_keywords(console, Path("."), to_file))
+    if sort_into and status != 130:
+        status = max(status, file_into(console, sort_into, mode, Path("."), to_file))
+    return status

@@ -28,6 +28,7 @@ __all__ = [
     "calibration_option",
     "classifier_of",
     "classifier_option",
+    "filing_options",
     "form_of",
     "images_of",
     "input_options",
@@ -205,6 +206,23 @@ def _output_options(*forms: str) -> Callable[[Command], Command]:
 
 output_options = _output_options()
 result_output_options = _output_options("html", "parquet")
+
+filing_options = _together(
+    click.option(
+        "--sort-into",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        help="After that, copy the images into a folder for each label in DIR, as `clipcls sort` "
+        "does.",
+    ),
+    click.option("--move", is_flag=True, help="Move them, in place of copying."),
+    click.option("--link", is_flag=True, help="Make symbolic links, in place of copying."),
+    click.option(
+        "--xmp",
+        is_flag=True,
+        help="Write the labels as keywords into XMP sidecars (photo.xmp) beside the images.",
+    ),
+)
 
 _SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "table"}
 _RESULT_SUFFIXES = {**_SUFFIXES, ".html": "html", ".htm": "html", ".parquet": "parquet"}

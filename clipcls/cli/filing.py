@@ -1,0 +1,109 @@
+"""Filing results and writing keywords, as `sort` and `classify` do it: library calls and words."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from clipcls.cli.console import Console
+
+if TYPE_CHECKING:
+    from clipcls.errors import ImageError
+    from clipcls.journal import Mode
+    from clipcls.results import Result
+
+__all__ = ["INTERRUPTED", "file_into", "list_plan", "mode_of", "short", "write_keywords"]
+
+INTERRUPTED = "interrupted; the same command again goes on where it stopped"
+
+
+def mode_of(move: bool, link: bool) -> Mode:
+    """What `--move` and `--link` ask for."""
+    if move and link:
+        raise click.UsageError("--move and --link exclude each other")
+    return "move" if move else "link" if link else "copy"
+
+
+def list_plan(
+    console: Console, into: Path, mode: Mode, root: Path, results: Sequence[Result]
+) -> int:
+    """Says what `file_into` would do."""
+    from clipcls.filing import Filing, plan
+    from clipcls.writers.table import printable
+
+    todo = plan(results, into, mode, root=root)
+    for step in todo.steps:
+        for source, target in zip(step.sources, step.targets, strict=True):
+            click.echo(f"{printable(short(source))} -> {printable(short(target))}")
+    _name(console, todo.failed)
+    done = Filing(mode, todo, len(todo.steps), todo.failed)
+    if not console.quiet:
+        console.say(f"dry run, nothing was done: {done.summary()}")
+    return done.exit_code
+
+
+def file_into(
+    console: Console, into: Path, mode: Mode, root: Path, results: Sequence[Result]
+) -> int:
+    """Files images into a folder a label; returns the exit status."""
+    from clipcls.filing import file_results
+
+    try:
+        with console.progress(sum(not result.error for result in results)) as progress:
+            done = file_results(results, into, mode, root=root, watch=progress)
+    except KeyboardInterrupt:
+        console.say(INTERRUPTED)
+        return 130
+    _name(console, done.failed)
+    if not console.quiet:
+        console.say(done.summary())
+        if done.journal:
+            console.say(f"to take it back: clipcls sort --undo {shlex.quote(short(done.journal))}")
+    return done.exit_code
+
+
+def write_keywords(
+    console: Console,
+    root: Path,
+    results: Sequence[Result],
+    *,
+    embed: bool = False,
+    full_name: bool = False,
+    remove: bool = False,
+) -> int:
+    """Writes labels into sidecars, or into the images; returns the exit status."""
+    from clipcls.embedded import embed_keywords
+    from clipcls.sidecar import write_sidecars
+
+    try:
+        with console.progress(sum(not result.error for result in results)) as progress:
+            if embed:
+                done = embed_keywords(results, root=root, remove=remove, watch=progress)
+            else:
+                done = write_sidecars(
+                    results, root=root, full_name=full_name, remove=remove, watch=progress
+                )
+    except KeyboardInterrupt:
+        console.say(INTERRUPTED)
+        return 130
+    for error in done.failed:
+        console.say(f"no keywords: {error}")
+    if not console.quiet:
+        console.say(done.summary())
+    return done.exit_code
+
+
+def _name(console: Console, failed: list[ImageError]) -> None:
+    for error in failed:
+        console.say(f"not filed: {error}")
+
+
+def short(path: Path) -> str:
+    """A path from here where it is below, as the user would name it."""
+    text = os.path.relpath(path)
+    return os.fspath(path) if text.startswith(os.pardir) else text
