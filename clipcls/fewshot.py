@@ -25,7 +25,7 @@ from clipcls.encoder import Encoder, Engine, Precision
 from clipcls.errors import ClassifierError, ClipclsError, ImageError, InputError, LabelsError
 from clipcls.index import FlatIndex
 from clipcls.labels import Label, LabelSet, LabelsLike, make_labels
-from clipcls.predictions import Provenance
+from clipcls.predictions import UNKNOWN, Provenance
 from clipcls.prompts import PromptSet, make_prompts
 from clipcls.store import Store, hash_file
 from clipcls.views import View
@@ -555,8 +555,11 @@ def _with_one(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _names_of(data: LabelledData) -> list[str]:
-    """The data's labels as words: `_` in the name of a folder stands for a space."""
-    names = [label for labels in data.labels for label in labels]
+    """The data's labels as words: `_` in the name of a folder stands for a space.
+
+    `unknown` is what `sort` and `review` call images that have none of the labels.
+    """
+    names = [label for labels in data.labels for label in labels if label != UNKNOWN]
     return [name.replace("_", " ") for name in names] if os.path.isdir(data.source) else names
 
 

@@ -7,7 +7,6 @@ round: there a second gained nothing that could be measured (docs/suggest.md).
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.clustering import cluster_vectors
 from clipcls.errors import ImageError, InputError
 from clipcls.evaluation import logit_blocks
 from clipcls.labels import Label, LabelSet, make_labels, read_labels, text_line
@@ -50,7 +50,6 @@ TEMPLATE = "a photo of a {}."
 """The one text of each name: with a set of templates a long vocabulary takes as much longer."""
 
 _MOST_CLUSTERS = 200
-_MOST_CLUSTERED = 20_000  # images that k-means sees; the others join the nearest cluster
 _ALIKE = math.log(2)  # names whose scores differ by less than a factor of 2, on average, are one
 
 
@@ -197,7 +196,7 @@ def suggest_for_vectors(
     vocabulary = make_labels(classifier.labels).labels
     if len(vocabulary) != len(classifier.classes_):
         raise ValueError("the vocabulary's classifier must be fitted without none and rank")
-    cluster = _clusters(vectors, min(clusters or cluster_count(len(vectors)), len(vectors)))
+    cluster = cluster_vectors(vectors, clusters or cluster_count(len(vectors)))
     votes = np.concatenate(
         [logits.argmax(axis=1) for _, logits in logit_blocks(classifier, vectors)]
     )
@@ -219,22 +218,6 @@ def suggest_for_vectors(
             )
         )
     return tuple(found), int(cluster.max()) + 1
-
-
-def _clusters(vectors: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """The cluster of each vector by k-means, int64 (n,); numbered without gaps."""
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
-
-    sample = vectors[:: -(-len(vectors) // _MOST_CLUSTERED)]
-    means = KMeans(min(k, len(sample)), n_init=1, random_state=0, max_iter=100)
-    # Three threads or more would add up in an order that changes from run to run.
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different images than clusters
-        means.fit(sample)
-        found = means.predict(vectors)
-    return np.asarray(np.unique(found, return_inverse=True)[1], np.int64)
 
 
 def _names(

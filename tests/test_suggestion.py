@@ -102,7 +102,7 @@ def test_as_many_clusters_as_are_asked_for(
     classifier = named(WORDS, encoder)
     assert suggest(classifier, photos, clusters=1).labels[0].images == 10
     assert suggest(classifier, photos, clusters=99).clusters == 10
-    monkeypatch.setattr("clipcls.suggestion._MOST_CLUSTERED", 4)
+    monkeypatch.setattr("clipcls.clustering._MOST_CLUSTERED", 4)
     assert suggest(classifier, photos, clusters=9).clusters == 4
     assert [cluster_count(n) for n in (1, 2, 5, 100, 10**6)] == [1, 2, 5, 20, 200]
 

@@ -22,6 +22,7 @@ _COMMANDS = (
     "evaluate",
     "calibrate",
     "report",
+    "review",
     "sort",
     "fit",
     "suggest",

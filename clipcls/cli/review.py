@@ -1,0 +1,170 @@
+"""`clipcls review`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from clipcls.cli.console import Console
+from clipcls.cli.options import FILE, NEW_FILE, model_options, store_of, store_options
+
+if TYPE_CHECKING:
+    from clipcls.classifier import ZeroShotClassifier
+    from clipcls.predictions import Provenance
+    from clipcls.results import Result
+
+logger = logging.getLogger(__name__)
+
+
+@click.command("review")
+@click.argument("results", metavar="RESULTS")
+@click.option(
+    "-o",
+    "--output",
+    type=NEW_FILE,
+    help="The file of corrections (csv); default: corrections.csv beside RESULTS. One that is "
+    "there is gone on with.",
+)
+@click.option(
+    "--labels",
+    "label_source",
+    metavar="FILE|NAME",
+    help="The labels, as for `classify`; default: those that occur in RESULTS.",
+)
+@click.option(
+    "--prompts",
+    metavar="NAME|FILE",
+    help="Template set to learn with; default: that of RESULTS.",
+)
+@click.option(
+    "--root",
+    type=FILE,
+    default=".",
+    metavar="DIR",
+    help="The folder that `classify` ran in; default: this one.",
+)
+@click.option(
+    "--no-model",
+    is_flag=True,
+    help="Order by the scores of RESULTS alone, and learn nothing.",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Default: one that is free.")
+@click.option("--no-browser", is_flag=True, help="Only print the link of the page.")
+@model_options
+@store_options
+@click.pass_obj
+def command(
+    console: Console,
+    /,
+    results: str,
+    output: Path | None,
+    label_source: str | None,
+    prompts: str | None,
+    root: Path,
+    no_model: bool,
+    port: int,
+    no_browser: bool,
+    store_file: Path | None,
+    no_store: bool,
+    **model_settings: Any,
+) -> int:
+    """Correct the results of `classify` on a page in your browser.
+
+    The images that teach most come first, a key gives a label. Each label is in corrections.csv at
+    once, which `fit`, `evaluate` and `calibrate` read; the page can learn from it too. The page is
+    this machine's alone. The same command goes on where it stopped; Ctrl-C ends it.
+
+    \b
+    Examples:
+      clipcls classify --labels labels.txt --top 3 -o results.jsonl photos/
+      clipcls review results.jsonl --labels labels.txt
+      clipcls fit corrections.csv --labels labels.txt -o classifier.safetensors
+    """
+    from clipcls.corrections import Corrections
+    from clipcls.labels import read_labels
+    from clipcls.results import read_results
+    from clipcls.review import Review
+    from clipcls.review_app import ReviewApp
+    from clipcls.web import Guard, OneTimeLink, run
+
+    found = read_results(results)
+    labels = read_labels(label_source).names if label_source else ()
+    path = output or Path("." if results == "-" else results).parent / "corrections.csv"
+    with Corrections(path) as corrections:
+        review = Review(found, corrections, labels=labels, root=root)
+        opener = None
+        if not no_model:
+            context = click.get_current_context()
+            if context.get_parameter_source("model") == ParameterSource.DEFAULT:
+                model_settings["model"] = None
+            opener = _opener(
+                found,
+                label_source or review.labels[:],
+                prompts,
+                store_file,
+                no_store,
+                model_settings,
+            )
+        app = ReviewApp(
+            review,
+            open_classifier=opener,
+            output=path.with_name("classifier.safetensors"),
+            title="stdin" if results == "-" else Path(results).name,
+        )
+        access = OneTimeLink()
+
+        def ready(url: str) -> None:
+            link = access.link(url)
+            console.say(f"{link} (once, in one browser; Ctrl-C ends)")
+            app.start()
+            if not no_browser:  # in a thread: one in the terminal would hold the server up
+                threading.Thread(target=show, args=(link,), daemon=True).start()
+
+        def show(link: str) -> None:
+            import webbrowser
+
+            if not webbrowser.open(link):
+                console.say("no browser could be opened: follow the link")
+
+        try:
+            run(Guard(app.asgi(), access=access), ready=ready, port=port)
+        finally:
+            app.stop()
+        done = len(review.done())
+        console.say(f"{path}: {done:,} of {len(review.order):,} images have a label")
+    return 0
+
+
+def _opener(
+    results: tuple[Result, ...],
+    labels: str | list[str],
+    prompts: str | None,
+    store_file: Path | None,
+    no_store: bool,
+    settings: dict[str, Any],
+) -> Callable[[], ZeroShotClassifier]:
+    """Opens the model that made the results, unless another is named."""
+    made_by: Provenance | None = next((r.made_by for r in results if r.made_by), None)
+    store = store_of(store_file, no_store) or False
+
+    def opener() -> ZeroShotClassifier:
+        from clipcls.classifier import ZeroShotClassifier
+
+        model = settings.pop("model") or (made_by.model if made_by else "auto")
+        templates = prompts or (made_by.prompts if made_by else "photo")
+        classifier = ZeroShotClassifier(
+            labels, model, prompts=templates, store=store, **settings
+        ).fit()
+        if made_by and not classifier.encoder_.weights.startswith(made_by.weights):
+            logger.warning(
+                "the results are of another model (weights %s) than %s", made_by.weights, model
+            )
+        return classifier
+
+    return opener

@@ -1,0 +1,342 @@
+"""`corrections.csv`: what a person said of images, on the disk after every word.
+
+It is a truth file as `fit`, `evaluate` and `calibrate` read it, at any moment: columns `path` and
+`label`, a row an image, paths relative to its folder. A label for images without a row is appended
+and fsynced; what changes or takes back a row writes a new file, whole, in the old one's place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from io import FileIO
+from pathlib import Path
+
+from clipcls.errors import InputError, LabelsError, OutputError
+from clipcls.inputs import os_reason
+from clipcls.journal import sync_folder
+from clipcls.labelled import read_labelled
+from clipcls.ready import clean
+
+__all__ = ["Corrections"]
+
+logger = logging.getLogger(__name__)
+
+_HEADER = b"path,label\n"
+_FORMULA = ("=", "+", "-", "@")  # a spreadsheet would run a path that begins so
+
+Change = dict[str, "tuple[str | None, str | None]"]  # path -> label before and after
+
+
+class Corrections:
+    """The labels of a file of corrections, open to be changed and locked against others.
+
+    Args:
+        path: the file; made where it is missing.
+
+    Attributes:
+        path: the file.
+        labels: absolute path of an image -> its label.
+
+    Raises:
+        InputError: the file holds something else.
+        OutputError: it cannot be written, or another process has it open.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if self.path.suffix.lower() != ".csv":
+            raise InputError(f"{self.path}: corrections are a .csv file")
+        self._real = Path(os.path.realpath(self.path))
+        # Where the system starts from at a `..`, be the folder's name a link or not.
+        self._folder = os.path.realpath(self.path.absolute().parent)
+        self._done: list[Change] = []
+        self._undone: list[Change] = []
+        self._is_damaged = False
+        self._file = self._open()
+        try:
+            self.labels = self._read()
+        except BaseException:
+            self._file.close()
+            raise
+
+    # -- one action each ------------------------------------------------------------------------
+
+    def set(self, labels: Mapping[str, str | None]) -> list[str]:
+        """Gives images labels, or takes them away (None): one action, on the disk on return.
+
+        Args:
+            labels: path of an image -> its label.
+
+        Returns:
+            the images whose label changed, as `place` names them.
+
+        Raises:
+            InputError: a path or a label cannot stand in the file; nothing was done.
+            OutputError: it could not be written; nothing was done.
+        """
+        change: Change = {}
+        for path, label in labels.items():
+            place = self.place(path)
+            before = self.labels.get(place)
+            if label is not None:
+                check_label(label)
+            if label != before:
+                change[place] = before, label
+        if change:
+            self._apply(change)
+            self._done.append(change)
+            self._undone.clear()
+        return list(change)
+
+    def undo(self) -> list[str]:
+        """Takes back the last action of this process that stands.
+
+        Returns:
+            the images whose label changed; none where there is nothing to take back.
+
+        Raises:
+            OutputError: it could not be written; nothing was done.
+        """
+        if not self._done:
+            return []
+        change = self._done[-1]
+        self._apply({path: (after, before) for path, (before, after) in change.items()})
+        self._undone.append(self._done.pop())
+        return list(change)
+
+    def redo(self) -> list[str]:
+        """Does again what `undo` took back last; a new action leaves nothing to do again."""
+        if not self._undone:
+            return []
+        change = self._undone[-1]
+        self._apply(change)
+        self._done.append(self._undone.pop())
+        return list(change)
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is something to take back."""
+        return bool(self._done)
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is something to do again."""
+        return bool(self._undone)
+
+    def place(self, path: str) -> str:
+        """The name that `labels` has an image under.
+
+        Raises:
+            InputError: a csv cannot carry it.
+        """
+        if "\r" in path or "\0" in path:
+            raise InputError(f"{path!r}: a csv cannot carry this name; rename the file")
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{path!r}: the name is not UTF-8; rename the file") from error
+        folder, name = os.path.split(os.path.abspath(path))
+        return os.path.join(os.path.realpath(folder), name)
+
+    def close(self) -> None:
+        """Lets go of the file; one without any row goes."""
+        if not self.labels:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+        self._file.close()
+
+    def __enter__(self) -> Corrections:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- the file -------------------------------------------------------------------------------
+
+    def _open(self) -> FileIO:
+        """The file, locked, and surely the one that has this name now."""
+        while True:
+            try:
+                file = FileIO(os.open(self.path, os.O_RDWR | os.O_CREAT | _BINARY, 0o666), "r+")
+            except OSError as error:
+                raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
+            try:
+                _lock(file)
+                # A review that has just ended may have put another file in its place.
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(self.path)):
+                    return file
+            except BlockingIOError as error:
+                file.close()
+                raise OutputError(
+                    f"{self.path}: another `clipcls review` has it open; go on there, or name "
+                    "another file with -o"
+                ) from error
+            except FileNotFoundError:
+                pass
+            except BaseException:
+                file.close()
+                raise
+            file.close()
+
+    def _read(self) -> dict[str, str]:
+        data = self._file.readall() or b""
+        if not data.strip(b"\0\r\n"):
+            self._write_whole({})
+            return {}
+        whole = _whole_lines(data)
+        if len(whole) < len(data):
+            rest = data[len(whole) :].strip(b"\0").decode(errors="replace")
+            logger.warning("%s: its last line was cut off, and is left out: %r", self.path, rest)
+            try:
+                self._file.truncate(len(whole))
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
+        header, _, rows = whole.removeprefix(b"\xef\xbb\xbf").partition(b"\n")
+        if next(csv.reader([header.decode(errors="replace")]), []) != ["path", "label"]:
+            raise InputError(
+                f"{self.path}: is not what `clipcls review` writes (UTF-8 with the columns "
+                "path,label); name another file with -o"
+            )
+        found: dict[str, str] = {}
+        if rows.strip():
+            try:
+                known = read_labelled(self.path)
+            except LabelsError as error:
+                raise InputError(str(error)) from error
+            for path, labels in zip(known.paths, known.labels, strict=True):
+                if len(labels) > 1:
+                    raise InputError(
+                        f"{self.path}: {path} has several labels; leave it one, or name another "
+                        "file with -o"
+                    )
+                found[self.place(path)] = labels[0]
+        self._file.seek(0, os.SEEK_END)
+        return found
+
+    def _apply(self, change: Change) -> None:
+        labels = dict(self.labels)
+        for path, (_, after) in change.items():
+            if after is None:
+                labels.pop(path, None)
+            else:
+                labels[path] = after
+        if self._is_damaged or any(before is not None for before, _ in change.values()):
+            self._write_whole(labels)
+        else:
+            self._append(self._rows((path, after) for path, (_, after) in change.items() if after))
+        self.labels = labels
+
+    def _append(self, data: bytes) -> None:
+        size = self._file.seek(0, os.SEEK_END)
+        try:
+            _write(self._file, data)
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            try:
+                self._file.truncate(size)
+            except OSError:
+                self._is_damaged = True  # the next action writes it anew
+            raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
+
+    def _write_whole(self, labels: Mapping[str, str]) -> None:
+        part = self._real.with_name(f".{self._real.name}.part")
+        try:
+            file = FileIO(os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | _BINARY, 0o666), "r+")
+            try:
+                _lock(file)  # before it has the name: nobody gets in between
+                _write(file, _HEADER + self._rows(labels.items()))
+                os.fsync(file.fileno())
+                if os.name == "nt":  # which replaces no file that is open
+                    file.close()
+                    self._file.close()
+                os.replace(part, self._real)
+            except BaseException:
+                file.close()
+                with contextlib.suppress(OSError):
+                    part.unlink()
+                if os.name == "nt" and self._file.closed:
+                    self._file = self._open()
+                raise
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
+        sync_folder(self._real.parent)
+        self._file.close()
+        self._file = self._open() if file.closed else file
+        self._is_damaged = False
+
+    def _rows(self, items: Iterable[tuple[str, str]]) -> bytes:
+        return "".join(
+            f"{_cell(self._cell_path(p))},{_cell(label)}\n" for p, label in items
+        ).encode()
+
+    def _cell_path(self, place: str) -> str:
+        try:
+            path = os.path.relpath(place, self._folder)
+        except ValueError:  # another drive
+            return place
+        return os.path.join(os.curdir, path) if path.startswith(_FORMULA) else path
+
+
+_BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def check_label(label: str) -> None:
+    """Refuses a label that would be read back from a truth file as something else.
+
+    Raises:
+        InputError: it holds `|` or a control character, or is blank or not in the composed form.
+    """
+    try:
+        same = clean(label) == label and label
+    except ValueError as error:
+        raise InputError(f"the label {label!r} {error}") from error
+    if "|" in label:
+        raise InputError(
+            f"the label {label!r} holds |, which separates several labels in a csv; rename it"
+        )
+    if not same:
+        raise InputError(f"the label {label!r} is blank, or has white space around it")
+
+
+def _cell(text: str) -> str:
+    if text != text.strip() or any(character in text for character in ',"\n;\t'):
+        return '"' + text.replace('"', '""') + '"'
+    return text
+
+
+def _whole_lines(data: bytes) -> bytes:
+    """The data up to the last line break that ends a row."""
+    end = len(data)
+    while (end := data.rfind(b"\n", 0, end) + 1) > 0:
+        if data.count(b'"', 0, end) % 2 == 0:  # not inside quotes
+            return data[:end]
+        end -= 1
+    return b""
+
+
+def _write(file: FileIO, data: bytes) -> None:
+    while data:
+        data = data[file.write(data) :]
+
+
+def _lock(file: FileIO) -> None:
+    """Keeps other processes out, until this one closes the file or ends.
+
+    Raises:
+        BlockingIOError: another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return  # a file system without locks

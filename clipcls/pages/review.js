@@ -1,0 +1,690 @@
+"use strict";
+// Texts come from files and labels of the user: they are set as text, never as HTML.
+
+const KEYS = "1234567890abcdefghijklmnopqrstuvwxyz";
+const NO_LABEL = -1;
+const CELL_WIDTH = 116, CELL_HEIGHT = 136, MARGIN = 4;
+const OFFER_AFTER = 25;
+const MOST_FOUND = 200;
+
+const $ = (id) => document.getElementById(id);
+const state = {
+  labels: [], images: [], done: new Map(), order: [], clusters: null, now: null, status: {},
+  list: [], at: 0, anchor: 0, chosen: new Set(), keys: new Map(), labelOfKey: new Map(),
+  sinceLearnt: 0, hasBegun: false,
+};
+
+// -- the server ---------------------------------------------------------------------------------
+
+async function ask(path, body) {
+  let response;
+  try {
+    response = await fetch(path, body === undefined ? {} : {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify(body),
+    });
+  } catch {
+    throw new Error("clipcls does not answer: it may have ended. What was labelled before is kept.");
+  }
+  const answer = await response.json().catch(() => ({}));
+  if (!response.ok) {
+    const error = new Error(answer.detail || `error ${response.status}`);
+    error.status = response.status;
+    throw error;
+  }
+  return answer;
+}
+
+// Actions go to the server one after the other, in the order of the keys that were pressed.
+let queue = Promise.resolve();
+function act(path, body, then) {
+  queue = queue.then(async () => {
+    try {
+      const answer = await ask(path, body);
+      fail("");
+      await then(answer);
+    } catch (error) {
+      fail(error.message);
+    }
+  });
+  return queue;
+}
+
+// What was given a label stays in view.
+const toList = () => $("grid").focus({ preventScroll: true });
+
+function say(text) { $("message").textContent = text; }
+function fail(text) {
+  $("failure").hidden = !text;
+  $("failure").textContent = text;
+}
+
+// -- what is shown of an image ------------------------------------------------------------------
+
+const nameOf = (label) => (label === NO_LABEL ? state.unknown : state.labels[label]);
+const givenName = (label) => (label === NO_LABEL ? "not any of these" : state.labels[label]);
+const percent = (score) => (score === null ? "" : `${(100 * score).toFixed(0)} %`);
+// [label, score, margin, [[label, score], ...]]
+const first = (id) => state.images[id][2];
+const latest = (id) => (state.now && state.now[id]) || first(id);
+const hasChanged = (id) => Boolean(state.now && state.now[id]) && state.now[id][0] !== first(id)[0];
+const here = () => state.list[state.at];
+
+function selected() {
+  if (state.chosen.size) return state.list.filter((id) => state.chosen.has(id));
+  return state.list.length ? [here()] : [];
+}
+
+function assignKeys() {
+  const counts = new Map();
+  for (const [, , answer] of state.images) counts.set(answer[0], (counts.get(answer[0]) || 0) + 1);
+  const numbers = state.labels.map((_, number) => number);
+  if (numbers.length > KEYS.length) {
+    // The usual answers get the keys; the rest is found by typing.
+    numbers.sort((a, b) => (counts.get(b) || 0) - (counts.get(a) || 0) || a - b);
+  }
+  state.keys.clear();
+  state.labelOfKey.clear();
+  numbers.slice(0, KEYS.length).forEach((label, at) => {
+    state.keys.set(label, KEYS[at]);
+    state.labelOfKey.set(KEYS[at], label);
+  });
+}
+
+// -- the list -----------------------------------------------------------------------------------
+
+function relist(keep) {
+  const show = $("show").value, which = $("which").value;
+  const limit = (id, otherwise) => ($(id).value === "" ? otherwise : Number($(id).value) / 100);
+  const low = limit("low", 0), high = limit("high", 1);
+  const inOrder = new Set(state.order);
+  const rest = show === "all" ? state.images.map((_, id) => id).filter((id) => !inOrder.has(id)) : [];
+  state.list = [...state.order, ...rest].filter((id) => {
+    const isDone = state.done.has(id);
+    const [label, score] = latest(id);
+    if (show === "todo" && isDone) return false;
+    if (show === "done" && !isDone) return false;
+    if (show === "corrected" && !(isDone && state.done.get(id) !== first(id)[0])) return false;
+    if (show === "changed" && (isDone || !hasChanged(id))) return false;
+    if (which !== "" && (isDone ? state.done.get(id) : label) !== Number(which)) return false;
+    return score === null || (score >= low && score <= high);
+  });
+  state.chosen.clear();
+  const at = keep === undefined ? -1 : state.list.indexOf(keep);
+  state.at = state.anchor = Math.max(0, at);
+  if (at < 0) $("grid").scrollTop = 0;
+  draw();
+}
+
+function moveTo(at, extend) {
+  if (!state.list.length) return;
+  state.at = Math.min(Math.max(at, 0), state.list.length - 1);
+  if (extend) {
+    const [from, to] = [Math.min(state.anchor, state.at), Math.max(state.anchor, state.at)];
+    state.chosen = new Set(state.list.slice(from, to + 1));
+  } else {
+    state.anchor = state.at;
+    state.chosen.clear();
+  }
+  draw();
+}
+
+function moveOn() {
+  const n = state.list.length;
+  // Behind the last that was selected; then from the front again.
+  let last = state.at;
+  state.list.forEach((id, at) => { if (state.chosen.has(id)) last = Math.max(last, at); });
+  const waiting = new Set(pending);
+  for (let step = 1; step <= n; step += 1) {
+    const at = (last + step) % n;
+    if (!state.done.has(state.list[at]) && !waiting.has(state.list[at])) return moveTo(at, false);
+  }
+  return moveTo(last, false);
+}
+
+function skip() {
+  moveOn();
+  say("Skipped.");
+}
+
+// -- giving labels ------------------------------------------------------------------------------
+
+const pending = new Set();
+
+function give(label) {
+  const images = selected();
+  if (!images.length) return;
+  giveTo(images, label);
+}
+
+function giveTo(images, label) {
+  state.hasBegun = true;
+  images.forEach((id) => pending.add(id));
+  if (label !== null) moveOn(); else draw();
+  act("/api/label", { images, label }, (answer) => {
+    apply(answer);
+    const what = label === null ? "without a label again" : `“${givenName(label)}”`;
+    say(images.length === 1 ? `${state.images[images[0]][0]}: ${what}.` : `${images.length} images: ${what}.`);
+    if (label !== null) state.sinceLearnt += images.length;
+    offerToLearn();
+  }).finally(() => { images.forEach((id) => pending.delete(id)); draw(); });
+}
+
+function confirmAnswers() {
+  // Each image its own answer, one action for each label.
+  const groups = new Map();
+  for (const id of selected()) {
+    const label = latest(id)[0];
+    groups.set(label, [...(groups.get(label) || []), id]);
+  }
+  for (const [label, images] of groups) giveTo(images, label);
+}
+
+function apply(answer) {
+  for (const [id, label] of answer.changed) {
+    if (label === null) state.done.delete(id); else state.done.set(id, label);
+  }
+  $("undo").disabled = !answer.can_undo;
+  $("redo").disabled = !answer.can_redo;
+  draw();
+}
+
+function back(path, word) {
+  act(path, {}, (answer) => {
+    apply(answer);
+    if (!answer.changed.length) return say(`There is nothing to ${word}.`);
+    const ids = answer.changed.map(([id]) => id);
+    const at = state.list.indexOf(ids[0]);
+    if (at >= 0) moveTo(at, false); else relist(here());
+    return say(ids.length === 1 ? `${word}: ${state.images[ids[0]][0]}` : `${word}: ${ids.length} images`);
+  });
+}
+
+function selectCluster() {
+  if (!state.clusters) return say("Images are not clustered (yet).");
+  const cluster = state.clusters[here()], answer = latest(here())[0];
+  const alike = state.list.filter((id) => state.clusters[id] === cluster && cluster >= 0 &&
+    latest(id)[0] === answer && !state.done.has(id));
+  state.chosen = new Set([...alike, here()]);
+  draw();
+  return say(`${state.chosen.size} images that look alike are selected.`);
+}
+
+// -- learning -----------------------------------------------------------------------------------
+
+function offerToLearn() {
+  const labels = new Set([...state.done.values()].filter((label) => label !== NO_LABEL));
+  $("learn").disabled = Boolean(state.status.busy) || labels.size < 2 || !state.status.can_learn;
+  if (!$("learn").disabled && state.sinceLearnt >= OFFER_AFTER) {
+    say(`${state.sinceLearnt} new labels: the button Learn uses them for the other images.`);
+  }
+}
+
+function learn() {
+  act("/api/learn", {}, (status) => {
+    state.sinceLearnt = 0;
+    follow(status);
+  });
+}
+
+let polling = false;
+async function follow(status) {
+  const before = state.status;
+  state.status = status;
+  if (status.busy === "vectors") say(`Looking at the images: ${status.at.toLocaleString("en")} of ${status.of.toLocaleString("en")}. You can begin.`);
+  if (status.busy === "learning") say("Learning …");
+  if (before.order !== undefined && status.order !== before.order) {
+    const answer = await ask("/api/order");
+    Object.assign(state, { order: answer.order, clusters: answer.clusters, now: answer.now });
+    $("show").querySelector("[value=changed]").disabled = !state.now;
+    // Nobody has begun yet: begin with the first of the new order.
+    relist(state.hasBegun ? here() : undefined);
+    say(state.now ? "Learnt; the order is new." : "The order is new: one of each kind first.");
+  }
+  if (status.note && status.note !== before.note) {
+    if (!status.can_learn) say(status.note); else fail(status.note);
+  }
+  if (status.learnt && (!before.learnt || status.learnt.number !== before.learnt.number)) showLearnt(status.learnt);
+  if (status.saved && status.saved !== before.saved) say(`Written: ${status.saved}`);
+  offerToLearn();
+  if (status.busy && !polling) {
+    polling = true;
+    setTimeout(() => {
+      polling = false;
+      ask("/api/status").then(follow).catch((error) => fail(error.message));
+    }, 500);
+  }
+}
+
+function showLearnt(learnt) {
+  $("learnt").hidden = false;
+  $("learnt-summary").textContent =
+    `From ${learnt.images} images of ${learnt.labels} labels. Of the ${learnt.others} images without a label from you, ` +
+    `${learnt.changed} get another answer than in the results.`;
+  const cv = learnt.cross_validation;
+  $("learnt-figure").textContent = cv.accuracy === undefined
+    ? "With one image a label nothing can be held out to measure it."
+    : `Right on images held out in turn (${cv.images}): ${(100 * cv.accuracy).toFixed(0)} %` +
+      (cv.accuracy_of_words === undefined ? "." : `, by the words alone ${(100 * cv.accuracy_of_words).toFixed(0)} %.`) +
+      " The images that you are asked about are the doubtful ones: on all it is likely more.";
+  const rows = learnt.pairs.map(([from, to, count]) => {
+    const row = document.createElement("tr");
+    for (const text of [nameOf(from), nameOf(to), String(count)]) {
+      const cell = document.createElement("td");
+      cell.textContent = text;
+      row.append(cell);
+    }
+    return row;
+  });
+  $("pairs").tBodies[0].replaceChildren(...rows);
+  $("pairs").hidden = !rows.length;
+  $("save").textContent = "Write classifier.safetensors";
+  delete $("save").dataset.replace;
+}
+
+function save() {
+  const replace = $("save").dataset.replace === "yes";
+  queue = queue.then(async () => {
+    try {
+      follow(await ask("/api/save", { replace }));
+      fail("");
+      $("save").textContent = "Write classifier.safetensors";
+    } catch (error) {
+      fail(error.message);
+      if (error.status === 409) {
+        $("save").textContent = "Replace that classifier.safetensors";
+        $("save").dataset.replace = "yes";
+      }
+    }
+  });
+}
+
+// -- drawing ------------------------------------------------------------------------------------
+
+let drawing = false;
+function draw() {
+  if (drawing) return;
+  drawing = true;
+  requestAnimationFrame(() => {
+    drawing = false;
+    drawProgress();
+    drawViewer();
+    drawLabels();
+    scrollToHere();
+    drawCells();
+  });
+}
+
+function drawProgress() {
+  const all = state.order.length;
+  $("bar").max = all;
+  $("bar").value = state.done.size;
+  $("count").textContent = `${state.done.size.toLocaleString("en")} of ${all.toLocaleString("en")} done`;
+  $("listed").textContent = state.list.length
+    ? `${(state.at + 1).toLocaleString("en")} of ${state.list.length.toLocaleString("en")} listed`
+    : "no image is like that";
+  const n = selected().length;
+  $("selection").textContent = n > 1 ? `${n} images are selected: a label goes to all of them.` : "";
+}
+
+let shown = -1;
+function drawViewer() {
+  const id = here();
+  if (id === undefined) {
+    $("image").hidden = true;
+    $("broken").hidden = true;
+    $("path").textContent = state.done.size === state.order.length ? "All images have a label." : "";
+    $("said").textContent = "";
+    $("candidates").replaceChildren();
+    shown = -1;
+    return;
+  }
+  const [path, error] = state.images[id];
+  const answer = latest(id), old = first(id);
+  $("path").textContent = path;
+  const parts = [`answer ${nameOf(answer[0])} ${percent(answer[1])}`];
+  if (hasChanged(id)) parts.push(`(was ${nameOf(old[0])} ${percent(old[1])})`);
+  if (state.done.has(id)) parts.push(`· your label: ${givenName(state.done.get(id))}`);
+  $("said").textContent = parts.join(" ");
+  $("candidates").replaceChildren(...answer[3].map(([label, score]) => {
+    const item = document.createElement("li");
+    const name = document.createElement("span");
+    if (state.keys.has(label)) {
+      const key = document.createElement("kbd");
+      key.textContent = state.keys.get(label);
+      name.append(key, " ");
+    }
+    name.append(nameOf(label));
+    const bar = document.createElement("meter");
+    bar.max = 1;
+    bar.value = score;
+    bar.setAttribute("aria-hidden", "true");
+    const value = document.createElement("span");
+    value.className = "score";
+    value.textContent = percent(score);
+    item.append(name, bar, value);
+    return item;
+  }));
+  if (shown === id) return;
+  shown = id;
+  $("image").hidden = Boolean(error);
+  $("broken").hidden = !error;
+  $("broken").textContent = error;
+  if (!error) {
+    $("image").alt = path;
+    $("image").src = `/image/${id}`;
+  }
+  const next = state.list[state.at + 1];
+  if (next !== undefined && !state.images[next][1]) new Image().src = `/image/${next}`;
+}
+
+async function reason(url) {
+  const response = await fetch(url).catch(() => null);
+  if (!response) return "clipcls does not answer";
+  if (response.ok) return "the browser cannot show it";
+  return (await response.json().catch(() => ({}))).detail || "cannot be read";
+}
+
+$("image").addEventListener("error", async () => {
+  const id = shown;
+  const why = await reason(`/image/${id}`);
+  if (shown !== id) return;
+  $("image").hidden = true;
+  $("broken").hidden = false;
+  $("broken").textContent = `${state.images[id][0]}: ${why}`;
+});
+
+function drawLabels() {
+  const typed = $("find").value.trim().toLowerCase();
+  const id = here();
+  const answer = id === undefined ? undefined : latest(id)[0];
+  const given = id === undefined ? undefined : state.done.get(id);
+  let numbers = state.labels.map((_, number) => number);
+  if (typed) {
+    numbers = numbers.filter((number) => state.labels[number].toLowerCase().includes(typed));
+    const rank = (number) => (state.labels[number].toLowerCase().startsWith(typed) ? 0 : 1);
+    numbers.sort((a, b) => rank(a) - rank(b) || a - b);
+  } else if (state.labels.length > KEYS.length) {
+    const place = (number) => (state.keys.has(number) ? KEYS.indexOf(state.keys.get(number)) : KEYS.length);
+    numbers.sort((a, b) => place(a) - place(b) || a - b);
+  }
+  const items = numbers.slice(0, MOST_FOUND).map((number) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.dataset.label = number;
+    button.className = [number === answer ? "answer" : "", number === given ? "given" : ""].join(" ").trim();
+    if (state.keys.has(number)) {
+      const key = document.createElement("kbd");
+      key.textContent = state.keys.get(number);
+      button.append(key, " ");
+    }
+    button.append(state.labels[number]);
+    const item = document.createElement("li");
+    item.append(button);
+    return item;
+  });
+  const isNew = typed && !state.labels.some((label) => label.toLowerCase() === typed);
+  if (isNew) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.dataset.name = $("find").value.trim();
+    button.textContent = `New label: ${$("find").value.trim()}`;
+    const item = document.createElement("li");
+    item.append(button);
+    items.push(item);
+  }
+  $("labels").replaceChildren(...items);
+  const best = typed ? null : $("labels").querySelector(".answer");
+  if (best) $("labels").scrollTop = best.offsetTop - $("labels").offsetTop - $("labels").clientHeight / 2;
+  $("confirm").lastElementChild.textContent =
+    answer === undefined ? "The answer is right" : `The answer is right: ${givenName(answer)}`;
+  for (const button of [$("confirm"), $("none"), $("clear")]) button.disabled = id === undefined;
+}
+
+const columns = () => Math.max(1, Math.floor(($("grid").clientWidth - MARGIN) / CELL_WIDTH));
+
+let scrolledTo = -1;
+function scrollToHere() {
+  const top = Math.floor(state.at / columns()) * CELL_HEIGHT;
+  if (scrolledTo === top) return;
+  scrolledTo = top;
+  const grid = $("grid");
+  if (top < grid.scrollTop) grid.scrollTop = top;
+  else if (top + CELL_HEIGHT + 2 * MARGIN > grid.scrollTop + grid.clientHeight) {
+    grid.scrollTop = top + CELL_HEIGHT + 2 * MARGIN - grid.clientHeight;
+  }
+}
+
+// Only the rows in view are in the page, so that ten thousand images are no burden.
+const cells = new Map();
+function drawCells() {
+  const wide = columns(), grid = $("grid"), chosen = new Set(selected());
+  $("cells").style.height = `${Math.ceil(state.list.length / wide) * CELL_HEIGHT + 2 * MARGIN}px`;
+  const from = Math.max(0, Math.floor(grid.scrollTop / CELL_HEIGHT) - 1) * wide;
+  const rows = Math.ceil(grid.clientHeight / CELL_HEIGHT) + 2;
+  const to = Math.min(state.list.length, from + rows * wide);
+  const wanted = new Set(state.list.slice(from, to));
+  if (state.list.length) wanted.add(here());
+  for (const [id, cell] of cells) {
+    if (!wanted.has(id)) { cell.remove(); cells.delete(id); }
+  }
+  const put = (id, at) => {
+    let cell = cells.get(id);
+    if (!cell) {
+      cell = newCell(id);
+      cells.set(id, cell);
+      $("cells").append(cell);
+    }
+    cell.style.left = `${MARGIN + (at % wide) * CELL_WIDTH}px`;
+    cell.style.top = `${MARGIN + Math.floor(at / wide) * CELL_HEIGHT}px`;
+    const isDone = state.done.has(id), answer = latest(id);
+    const text = isDone ? `✓ ${givenName(state.done.get(id))}` : `${nameOf(answer[0])} ${percent(answer[1])}`;
+    cell.className = `cell${isDone ? " done" : ""}${at === state.at ? " here" : ""}`;
+    cell.lastElementChild.textContent = pending.has(id) ? "…" : text;
+    cell.setAttribute("aria-selected", chosen.has(id) ? "true" : "false");
+    cell.setAttribute("aria-label", `${state.images[id][0]}, ${isDone ? "your label" : "answer"} ${text}`);
+    cell.setAttribute("aria-posinset", at + 1);
+    cell.setAttribute("aria-setsize", state.list.length);
+  };
+  for (let at = from; at < to; at += 1) put(state.list[at], at);
+  if (state.list.length) {
+    put(here(), state.at);
+    grid.setAttribute("aria-activedescendant", `image-${here()}`);
+  } else grid.removeAttribute("aria-activedescendant");
+}
+
+function newCell(id) {
+  const cell = document.createElement("div");
+  cell.id = `image-${id}`;
+  cell.dataset.id = id;
+  cell.setAttribute("role", "option");
+  const shot = document.createElement("span");
+  shot.className = "shot";
+  const whyNot = (why) => {
+    const text = document.createElement("span");
+    text.className = "why";
+    text.textContent = why;
+    shot.replaceChildren(text);
+  };
+  if (state.images[id][1]) whyNot(state.images[id][1]);
+  else {
+    const picture = document.createElement("img");
+    picture.alt = "";
+    picture.addEventListener("error", async () => whyNot(await reason(`/thumb/${id}`)));
+    picture.src = `/thumb/${id}`;
+    shot.append(picture);
+  }
+  const text = document.createElement("span");
+  text.className = "text";
+  cell.append(shot, text);
+  return cell;
+}
+
+function drawFilter() {
+  const kept = $("which").value;
+  const option = (value, text) => {
+    const one = document.createElement("option");
+    one.value = value;
+    one.textContent = text;
+    return one;
+  };
+  $("which").replaceChildren(
+    option("", "any"),
+    ...state.labels.map((label, number) => option(number, label)),
+    option(NO_LABEL, `${state.unknown} / not any of these`),
+  );
+  $("which").value = kept;
+}
+
+// -- keys and clicks ----------------------------------------------------------------------------
+
+function keyOf(event) {
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (KEYS.includes(key)) return key;
+  // Another script, or digits that need Shift: the key's place on the keyboard.
+  const place = /^(?:Key|Digit|Numpad)([A-Z0-9])$/.exec(event.code);
+  return place && !"-./".includes(key) ? place[1].toLowerCase() : "";
+}
+
+const isWriting = (target) => target.matches("input[type=text], input[type=number], select");
+const isList = (target) => target === $("grid") || target === document.body;
+
+document.addEventListener("keydown", (event) => {
+  const target = event.target, command = event.ctrlKey || event.metaKey;
+  if (event.isComposing || event.altKey) return;
+  if (command && !isWriting(target)) {
+    const key = event.key.toLowerCase();
+    if (key === "z") { event.preventDefault(); return event.shiftKey ? redo() : undo(); }
+    if (key === "y") { event.preventDefault(); return redo(); }
+    if (key === "a" && isList(target)) {
+      event.preventDefault();
+      state.chosen = new Set(state.list);
+      return draw();
+    }
+  }
+  if (command || !isList(target)) return;
+  if (onListKey(event)) event.preventDefault();
+});
+
+function onListKey(event) {
+  state.hasBegun = true;
+  const moves = {
+    ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns(), ArrowDown: columns(),
+    Home: -Infinity, End: Infinity,
+    PageUp: -columns() * 3, PageDown: columns() * 3,
+  };
+  if (event.key in moves) { moveTo(state.at + moves[event.key], event.shiftKey); return true; }
+  const acts = {
+    " ": skip, Enter: confirmAnswers, "-": () => give(NO_LABEL), ".": selectCluster,
+    Backspace: () => give(null), Delete: () => give(null),
+    Escape: () => moveTo(state.at, false), "?": toggleKeys,
+    "/": () => { $("find").focus(); $("find").select(); },
+  };
+  if (event.key in acts) { acts[event.key](); return true; }
+  const key = keyOf(event);
+  if (!key || !state.labelOfKey.has(key)) return false;
+  give(state.labelOfKey.get(key));
+  return true;
+}
+
+function undo() { back("/api/undo", "undo"); }
+function redo() { back("/api/redo", "redo"); }
+
+function toggleKeys() {
+  $("keys").hidden = !$("keys").hidden;
+  $("keys-button").setAttribute("aria-expanded", String(!$("keys").hidden));
+}
+
+function giveByButton(button) {
+  const images = selected();
+  const typed = $("find").value;
+  $("find").value = "";
+  toList();
+  if (button.dataset.label !== undefined) return give(Number(button.dataset.label));
+  return act("/api/labels", { name: button.dataset.name || typed.trim() }, (answer) => {
+    state.labels = answer.labels;
+    assignKeys();
+    drawFilter();
+    // Behind what is queued already; the next action must not wait for itself.
+    setTimeout(() => giveTo(images, answer.label));
+  });
+}
+
+$("find").addEventListener("input", drawLabels);
+$("find").addEventListener("keydown", (event) => {
+  if (event.isComposing) return;
+  if (event.key === "Enter" && $("find").value.trim()) {
+    event.preventDefault();
+    giveByButton($("labels").querySelector("button"));
+  } else if (event.key === "Escape") {
+    $("find").value = "";
+    drawLabels();
+    toList();
+  } else if (event.key === "ArrowDown") {
+    event.preventDefault();
+    $("labels").querySelector("button")?.focus();
+  }
+});
+$("labels").addEventListener("keydown", (event) => {
+  const step = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" }[event.key];
+  if (!step) return;
+  event.preventDefault();
+  const next = event.target.closest("li")?.[step]?.firstElementChild;
+  (next || (event.key === "ArrowUp" ? $("find") : event.target)).focus();
+});
+$("labels").addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button) giveByButton(button);
+});
+
+$("grid").addEventListener("mousedown", (event) => {
+  const cell = event.target.closest(".cell");
+  if (!cell) return;
+  event.preventDefault();
+  state.hasBegun = true;
+  toList();
+  const id = Number(cell.dataset.id), at = state.list.indexOf(id);
+  if (event.ctrlKey || event.metaKey) {
+    if (!state.chosen.size) state.chosen.add(here());
+    if (state.chosen.has(id)) state.chosen.delete(id); else state.chosen.add(id);
+    state.at = state.anchor = at;
+    draw();
+  } else moveTo(at, event.shiftKey);
+});
+$("grid").addEventListener("scroll", () => requestAnimationFrame(drawCells));
+window.addEventListener("resize", () => { scrolledTo = -1; draw(); });
+
+const click = (id, act) => $(id).addEventListener("click", () => { act(); toList(); });
+click("undo", undo);
+click("redo", redo);
+click("learn", learn);
+click("confirm", confirmAnswers);
+click("none", () => give(NO_LABEL));
+click("clear", () => give(null));
+$("keys-button").addEventListener("click", toggleKeys);
+$("save").addEventListener("click", save);
+click("close-learnt", () => { $("learnt").hidden = true; });
+click("show-changed", () => { $("show").value = "changed"; relist(); });
+$("finish").addEventListener("click", () => act("/api/finish", {}, () => {
+  document.querySelectorAll("button, input, select").forEach((one) => { one.disabled = true; });
+  say(`Finished; the labels are in ${state.corrections}. This page can be closed.`);
+}));
+for (const id of ["show", "which", "low", "high"]) $(id).addEventListener("change", () => relist());
+
+ask("/api/review").then((answer) => {
+  const { done, status, title, ...rest } = answer;
+  Object.assign(state, rest, { done: new Map(done) });
+  $("title").textContent = title;
+  document.title = `${title} – clipcls review`;
+  $("undo").disabled = !answer.can_undo;
+  $("redo").disabled = !answer.can_redo;
+  $("show").querySelector("[value=changed]").disabled = !state.now;
+  assignKeys();
+  drawFilter();
+  relist();
+  say(`Labels are kept in ${state.corrections}.`);
+  follow(status);
+  toList();
+  document.body.dataset.ready = "yes";
+}).catch((error) => fail(error.message));

@@ -1,0 +1,332 @@
+"""Results and what a person says of them: which images, in which order, with which labels.
+
+`Review` is what the page of `clipcls review` shows, without the page. Images are numbers in the
+order of the results; a label is a number in `labels`, `NO_LABEL` for "not any of these".
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcls.acquisition import acquisition_order
+from clipcls.clustering import cluster_vectors
+from clipcls.corrections import Corrections, check_label
+from clipcls.errors import InputError
+from clipcls.labels import written
+from clipcls.predictions import NONE, UNKNOWN
+
+if TYPE_CHECKING:
+    from clipcls.results import Result
+
+__all__ = ["NO_LABEL", "Answer", "Review"]
+
+NO_LABEL = -1
+_TOP = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a classifier says of an image.
+
+    Attributes:
+        label: the label's number, `NO_LABEL` for `unknown`.
+        score: of the best label, or None.
+        margin: the best score less the second's, or None where that is not known.
+        top: numbers and scores of the best labels, best first.
+    """
+
+    label: int
+    score: float | None
+    margin: float | None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Review:
+    """Results under review, and their corrections. May be used from several threads.
+
+    Args:
+        results: as `read_results` gives them; an image twice is an image once.
+        corrections: the open file of corrections; what is in it of these images is done.
+        labels: the labels there are; those of the results come after them.
+        root: what the results' paths are relative to.
+
+    Attributes:
+        labels: the labels' names.
+        paths: of the images, as in the results.
+        files: where they are.
+        errors: why an image cannot be labelled, or "".
+        answers: what the results say.
+        relearnt: what a classifier that was learnt since says, None of images it could not see; or
+            None as a whole.
+
+    Raises:
+        InputError: there is no image that can be labelled, several labels an image, or a label
+            that a file of corrections cannot carry.
+    """
+
+    def __init__(
+        self,
+        results: Sequence[Result],
+        corrections: Corrections,
+        *,
+        labels: Iterable[str] = (),
+        root: str | os.PathLike[str] = ".",
+    ) -> None:
+        self._lock = threading.RLock()
+        self.corrections = corrections
+        several = next((r.path for r in results if len(r.labels) > 1), None)
+        if several is not None:
+            raise InputError(
+                f"{several} has several labels: only results of one label an image are reviewed"
+            )
+        tops = [
+            [(name, score) for name, score in result.top if name not in (UNKNOWN, NONE)]
+            for result in results
+        ]
+        known = {*labels, *(name for top in tops for name, _ in top)}
+        answers = [_name(result, known) for result in results]
+        seen = sorted({name for name in (*answers, *known) if name != UNKNOWN})
+        self.labels: list[str] = list(dict.fromkeys((*labels, *seen)))
+        self._numbers = {name: number for number, name in enumerate(self.labels)}
+        self._numbers[UNKNOWN] = NO_LABEL
+        for name in self.labels:
+            check_label(name)
+        self.paths = [result.path for result in results]
+        self.files = [os.path.join(root, result.path) for result in results]
+        self.answers = [
+            _answer(self._numbers, answer, top, result.score)
+            for answer, top, result in zip(answers, tops, results, strict=True)
+        ]
+        self.relearnt: list[Answer | None] | None = None
+        self._places: list[str] = []
+        self.errors: list[str] = []
+        for result, file in zip(results, self.files, strict=True):
+            place, error = "", result.error
+            if not error:
+                try:
+                    place = corrections.place(file)
+                except InputError as reason:
+                    error = str(reason)
+            self._places.append(place)
+            self.errors.append(error)
+        self._of_place = {place: n for n, place in enumerate(self._places) if place}
+        if not self._of_place:
+            first = f"; the first: {self.paths[0]}: {self.errors[0]}" if self.paths else ""
+            raise InputError(f"there is no image in the results that can be reviewed{first}")
+        if not any(os.path.exists(file) for file in self.files):
+            raise InputError(
+                f"{self.files[0]}: not there, nor is any other image of the results; paths are "
+                "relative to where `classify` ran: give that folder with --root"
+            )
+        for label in self._corrected().values():
+            self._number(label)
+        self._vectors: NDArray[np.float32] | None = None
+        self._clusters: NDArray[np.int64] | None = None
+        self._reorder()
+
+    # -- what was said --------------------------------------------------------------------------
+
+    def done(self) -> dict[int, int]:
+        """The images that have a label by now -> its number."""
+        with self._lock:
+            return {n: self._numbers[label] for n, label in self._corrected().items()}
+
+    def label(self, images: Iterable[int], label: int | None) -> list[int]:
+        """Gives images a label, or takes it away (None): one action, on the disk on return.
+
+        Returns:
+            the images whose label changed.
+
+        Raises:
+            IndexError: there is no such image or label.
+            InputError: an image cannot be labelled.
+            OutputError: the file of corrections could not be written; nothing was done.
+        """
+        with self._lock:
+            name = None if label is None else self.name(label)
+            changes: dict[str, str | None] = {}
+            for number in images:
+                if not 0 <= number < len(self._places):
+                    raise IndexError(f"there is no image {number}")
+                if not self._places[number]:
+                    raise InputError(f"{self.paths[number]}: {self.errors[number]}")
+                changes[self._places[number]] = name
+            return self._ours(self.corrections.set(changes))
+
+    def undo(self) -> list[int]:
+        """Takes the last action back; the images whose label changed."""
+        with self._lock:
+            return self._ours(self.corrections.undo())
+
+    def redo(self) -> list[int]:
+        """Does again what was taken back last; the images whose label changed."""
+        with self._lock:
+            return self._ours(self.corrections.redo())
+
+    def add_label(self, name: str) -> int:
+        """The number of a label of this name, which is there from now on.
+
+        Raises:
+            InputError: a file of corrections cannot carry it.
+        """
+        name = unicodedata.normalize("NFC", name.strip())
+        check_label(name)
+        with self._lock:
+            return self._number(name)
+
+    def name(self, label: int) -> str:
+        """A label's name; `unknown` for `NO_LABEL`."""
+        if label == NO_LABEL:
+            return UNKNOWN
+        if not 0 <= label < len(self.labels):
+            raise IndexError(f"there is no label {label}")
+        return self.labels[label]
+
+    # -- the order ------------------------------------------------------------------------------
+
+    @property
+    def clusters(self) -> list[int] | None:
+        """The cluster of each image, -1 of those without a vector; None without vectors."""
+        return None if self._clusters is None else self._clusters.tolist()
+
+    def use_vectors(self, vectors: NDArray[np.float32]) -> None:
+        """Takes the images' vectors, float32 (n, dim); a row of zeros is none."""
+        rows = np.flatnonzero(vectors.any(axis=1))
+        clusters = np.full(len(vectors), -1, np.int64)
+        clusters[rows] = cluster_vectors(vectors[rows], _clusters(len(rows)))
+        with self._lock:
+            self._vectors, self._clusters = vectors, clusters
+            self._reorder()
+
+    def use_relearnt(self, answers: Sequence[Answer | None]) -> None:
+        """Takes what a classifier says that was learnt from the corrections."""
+        with self._lock:
+            self.relearnt = list(answers)
+            self._reorder()
+
+    def now(self, image: int) -> Answer:
+        """The latest that a classifier says of an image."""
+        newer = self.relearnt[image] if self.relearnt else None
+        return self.answers[image] if newer is None else newer
+
+    def _reorder(self) -> None:
+        margins = np.array(
+            [
+                # What could not be told apart is in most doubt.
+                0.0 if (margin := self.now(number).margin) is None else margin
+                for number in range(len(self.paths))
+            ]
+        )
+        done = np.zeros(len(self.paths), bool)
+        done[list(self.done())] = True
+        found = acquisition_order(margins, self._vectors, done)
+        self.order: list[int] = [n for n in found.tolist() if not self.errors[n]]
+
+    # -- for the page ---------------------------------------------------------------------------
+
+    def record(self) -> dict[str, Any]:
+        """All that the page shows, as in JSON."""
+        with self._lock:
+            return {
+                "labels": list(self.labels),
+                "images": [
+                    [path, error, _row(answer)]
+                    for path, error, answer in zip(
+                        self.paths, self.errors, self.answers, strict=True
+                    )
+                ],
+                "done": list(self.done().items()),
+                "can_undo": self.corrections.can_undo,
+                "can_redo": self.corrections.can_redo,
+                **self.order_record(),
+            }
+
+    def order_record(self) -> dict[str, Any]:
+        """What changes with what was learnt."""
+        with self._lock:
+            return {
+                "order": self.order,
+                "clusters": self.clusters,
+                "now": self.relearnt
+                and [None if answer is None else _row(answer) for answer in self.relearnt],
+            }
+
+    def change_record(self, images: Sequence[int]) -> dict[str, Any]:
+        """What an action changed."""
+        with self._lock:
+            done = self.done()
+            return {
+                "changed": [[number, done.get(number)] for number in images],
+                "can_undo": self.corrections.can_undo,
+                "can_redo": self.corrections.can_redo,
+            }
+
+    # -------------------------------------------------------------------------------------------
+
+    def _corrected(self) -> dict[int, str]:
+        return {
+            self._of_place[place]: label
+            for place, label in self.corrections.labels.items()
+            if place in self._of_place
+        }
+
+    def _ours(self, places: Iterable[str]) -> list[int]:
+        return [self._of_place[place] for place in places if place in self._of_place]
+
+    def _number(self, name: str) -> int:
+        if name not in self._numbers:
+            self._numbers[name] = len(self.labels)
+            self.labels.append(name)
+        return self._numbers[name]
+
+
+def _clusters(images: int) -> int:
+    """How many clusters, for images to get a label together: the square root, 200 at most."""
+    return min(math.ceil(math.sqrt(images)), 200)
+
+
+def _name(result: Result, known: set[str]) -> str:
+    """The answer's name: its path where names are shared, else that of the label alone."""
+    if not result.labels or result.labels == ((NONE,),):
+        return UNKNOWN
+    (lineage,) = result.labels
+    path = " > ".join(map(written, lineage))
+    return path if path in known else lineage[-1]
+
+
+def _answer(
+    numbers: Mapping[str, int],
+    answer: str,
+    top: Sequence[tuple[str, float]],
+    score: float | None,
+) -> Answer:
+    rows = tuple((numbers[name], value) for name, value in top[:_TOP])
+    margin = None
+    # A csv does not name the best label of an image whose answer is `unknown`.
+    scores = [value for _, value in top]
+    if score is not None and scores[:1] != [score]:
+        scores = [score, *scores]
+    if len(scores) > 1:
+        margin = max(0.0, scores[0] - scores[1])
+    elif score is not None:
+        # The second's score is not in the file: it has at most what the best leaves.
+        margin = max(0.0, 2 * score - 1)
+    return Answer(numbers[answer], score, margin, rows)
+
+
+def _row(answer: Answer) -> list[Any]:
+    return [
+        answer.label,
+        answer.score,
+        answer.margin,
+        [[label, round(score, 4)] for label, score in answer.top],
+    ]

@@ -1,0 +1,208 @@
+"""A review as a library, and what is learnt from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ColourEncoder
+
+from clipcls.classifier import ZeroShotClassifier
+from clipcls.corrections import Corrections
+from clipcls.errors import InputError
+from clipcls.fewshot import FewShotClassifier
+from clipcls.relearning import Relearner
+from clipcls.results import Result, read_results
+from clipcls.review import NO_LABEL, Answer, Review
+from clipcls.store import Store
+from clipcls.writers import open_output
+
+Paint = Callable[..., str]
+LABELS = ["red", "green", "blue"]
+
+
+def results(paths: list[str], encoder: ColourEncoder, tmp_path: Path, form: str = "jsonl") -> Path:
+    classifier = ZeroShotClassifier(LABELS, encoder, store=False).fit()
+    file = tmp_path / f"results.{form}"
+    with open_output(file, form, 2) as writer:
+        for prediction in classifier.classify(paths, top=2):
+            writer.write(prediction.record())
+    return file
+
+
+@pytest.fixture
+def paths(paint: Paint) -> list[str]:
+    return [paint("red.png", "red"), paint("mixed.png", (130, 120, 0)), paint("blue.png", "blue")]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_the_doubtful_come_first(
+    paths: list[str], encoder: ColourEncoder, tmp_path: Path, form: str
+) -> None:
+    found = read_results(results(paths, encoder, tmp_path, form))
+    with Corrections(tmp_path / "c.csv") as corrections:
+        review = Review(found, corrections)
+        assert review.labels == ["blue", "green", "red"]
+        assert review.order[0] == 1
+        assert [review.name(review.answers[n].label) for n in range(3)] == ["red", "red", "blue"]
+        margin = review.answers[1].margin
+        top = found[1].top
+        assert margin == pytest.approx(top[0][1] - top[1][1])
+
+
+def test_labels_undo_and_a_second_start(
+    paths: list[str], encoder: ColourEncoder, tmp_path: Path
+) -> None:
+    found = read_results(results(paths, encoder, tmp_path))
+    with Corrections(tmp_path / "c.csv") as corrections:
+        review = Review(found, corrections, labels=LABELS)
+        assert review.label([0, 2], 0) == [0, 2]
+        review.label([1], NO_LABEL)
+        new = review.add_label("a new one")
+        review.label([2], new)
+        assert review.done() == {0: 0, 1: NO_LABEL, 2: 3}
+        assert review.undo() == [2]
+        assert review.undo() == [1]
+        assert review.redo() == [1]
+        assert review.done() == {0: 0, 1: NO_LABEL, 2: 0}
+        review.label([2], new)
+    with Corrections(tmp_path / "c.csv") as corrections:
+        again = Review(found, corrections, labels=LABELS)
+        assert again.labels == [*LABELS, "a new one"]
+        assert again.done() == {0: 0, 1: NO_LABEL, 2: 3}
+
+
+def test_an_image_or_label_that_is_not_there(
+    paths: list[str], encoder: ColourEncoder, tmp_path: Path
+) -> None:
+    found = read_results(results(paths, encoder, tmp_path))
+    with Corrections(tmp_path / "c.csv") as corrections:
+        review = Review(found, corrections)
+        for images, label in (([3], 0), ([-1], 0), ([0], 9), ([0], -2)):
+            with pytest.raises(IndexError):
+                review.label(images, label)
+        assert review.done() == {}
+
+
+def test_results_that_cannot_be_reviewed(tmp_path: Path, paint: Paint) -> None:
+    here = paint("a.png", "red")
+    cases = [
+        ([Result(here, (("cat",), ("dog",)), scores=(0.9, 0.8))], "several labels"),
+        ([Result("gone.png", (("cat",),))], "--root"),
+        ([Result(here, (("a|b",),))], "|"),
+        ([Result(here, (), error="truncated")], "truncated"),
+    ]
+    with Corrections(tmp_path / "c.csv") as corrections:
+        for found, message in cases:
+            with pytest.raises(InputError) as error:
+                Review(found, corrections)
+            assert message in str(error.value)
+
+
+def test_images_that_could_not_be_read_are_shown_and_not_asked_about(
+    tmp_path: Path, paint: Paint
+) -> None:
+    found = [
+        Result(paint("a.png", "red"), (("cat",),)),
+        Result("bad.png", (), error="truncated"),
+        Result("odd\udcff.png", (("cat",),)),
+    ]
+    with Corrections(tmp_path / "c.csv") as corrections:
+        review = Review(found, corrections)
+        assert review.order == [0]
+        assert review.errors[1] == "truncated"
+        assert "UTF-8" in review.errors[2]
+        with pytest.raises(InputError, match="truncated"):
+            review.label([0, 1], 0)
+        assert review.done() == {}
+        json.loads(json.dumps(review.record()))
+
+
+def test_names_that_labels_share_are_told_apart_by_their_path(tmp_path: Path, paint: Paint) -> None:
+    found = [
+        Result(paint("a.png", "red"), (("animal", "bat"),), top=(("animal > bat", 0.9),)),
+        Result(paint("b.png", "red"), (("animal", "dog"),), top=(("dog", 0.9),)),
+    ]
+    with Corrections(tmp_path / "c.csv") as corrections:
+        review = Review(found, corrections)
+        assert [review.name(answer.label) for answer in review.answers] == ["animal > bat", "dog"]
+
+
+def test_none_of_these_is_unknown_and_no_label(tmp_path: Path, paint: Paint) -> None:
+    top = (("none of these", 0.5), ("cat", 0.4), ("dog", 0.1))
+    found = [Result(paint("a.png", "red"), (("none of these",),), scores=(0.5,), top=top)]
+    with Corrections(tmp_path / "c.csv") as corrections:
+        review = Review(found, corrections)
+        assert review.labels == ["cat", "dog"]
+        assert review.answers[0].label == NO_LABEL
+        assert review.answers[0].margin == pytest.approx(0.1)
+        assert review.add_label("unknown") == NO_LABEL
+        assert review.add_label(" cafe\u0301 ") == review.labels.index("caf\u00e9")
+
+
+def test_clusters_and_new_answers_change_the_order(
+    paths: list[str], encoder: ColourEncoder, tmp_path: Path
+) -> None:
+    found = read_results(results(paths, encoder, tmp_path))
+    with Corrections(tmp_path / "c.csv") as corrections:
+        review = Review(found, corrections)
+        review.use_relearnt([Answer(0, 0.6, 0.0), Answer(0, 0.9, 0.8), None])
+        assert review.order[0] == 0
+        assert review.now(2) is review.answers[2]
+        review.label([0], 0)
+        review.use_relearnt([Answer(0, 0.6, 0.0), Answer(0, 0.9, 0.8), None])
+        assert review.order[-1] == 0
+
+
+def test_known_images_are_not_encoded_again_and_fit_learns_the_same(
+    paint: Paint, encoder: ColourEncoder, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    paths = [
+        paint(f"{kind}-{n}.png", tuple(rng.integers(40, 90, 3) + 150 * (np.arange(3) == kind)))
+        for n in range(8)
+        for kind in range(3)
+    ]
+    store = Store(tmp_path / "store.sqlite3")
+    classifier = ZeroShotClassifier(LABELS, encoder, store=store).fit()
+    list(classifier.classify(paths))
+    encoded = encoder.images
+    relearner = Relearner(classifier, [*paths, "gone.png"])
+    relearner.embed()
+    assert relearner.seen.tolist() == [True] * 24 + [False]
+    # Somebody's own idea of them, and a label that was not there.
+    said = {n: ["green", "blue", "my own"][n % 3] for n in range(12)}
+    found = relearner.learn(said)
+    assert encoder.images == encoded
+    assert [top[0][0] for top in found.answers[:24]] == ["green", "blue", "my own"] * 8
+    assert found.answers[24] == ()
+    assert all(sum(score for _, score in top) <= 1 + 1e-9 for top in found.answers)
+    with Corrections(tmp_path / "corrections.csv") as corrections:
+        corrections.set({paths[n]: label for n, label in said.items()})
+        by_file = FewShotClassifier([*LABELS, "my own"], encoder, store=store).fit(corrections.path)
+    np.testing.assert_allclose(by_file.weights_, found.classifier.weights_, atol=1e-6)
+    assert found.record()["images"] == 12
+    assert found.record()["labels"] == 3
+
+
+def test_one_label_is_nothing_to_learn_from(
+    paths: list[str], encoder: ColourEncoder, tmp_path: Path
+) -> None:
+    classifier = ZeroShotClassifier(LABELS, encoder, store=False).fit()
+    relearner = Relearner(classifier, paths)
+    relearner.embed()
+    with pytest.raises(InputError, match="only the label 'red'"):
+        relearner.learn({0: "red", 1: "red"})
+
+
+def test_images_marked_unknown_are_no_class_of_fit(
+    paths: list[str], encoder: ColourEncoder, tmp_path: Path
+) -> None:
+    with Corrections(tmp_path / "c.csv") as corrections:
+        corrections.set(dict(zip(paths, ["red", "unknown", "blue"], strict=True)))
+        learnt = FewShotClassifier(model=encoder, store=False).fit(corrections.path)
+    assert learnt.classes_.tolist() == ["red", "blue"]
+    assert learnt.set_aside_.no_labels == {"unknown": 1}
