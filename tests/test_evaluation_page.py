@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from conftest import ColourEncoder
 from PIL import Image
@@ -12,6 +13,9 @@ from PIL import Image
 from clipcls import ZeroShotClassifier, evaluate
 from clipcls.evaluation_page import page_record
 from clipcls.writers import open_output
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 Paint = Callable[..., str]
 
@@ -58,6 +62,22 @@ def test_the_page_is_whole_escaped_and_shows_the_images(
     assert max(first.size) == 160
     red, _, blue = first.convert("RGB").getpixel((80, 80))
     assert blue > 200 > 50 > red
+
+
+def test_a_browser_has_nothing_to_complain_of(
+    encoder: ColourEncoder, paint: Paint, tmp_path: Path, browser: Browser
+) -> None:
+    data = [(paint(f"{n}.png", colour), "red") for n, colour in enumerate(["red", "blue", "green"])]
+    page_of(encoder, data, ["red", "blue"], tmp_path / "r.html")
+    page = browser.new_page(offline=True)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.goto((tmp_path / "r.html").as_uri())
+    assert page.eval_on_selector("img", "image => image.naturalWidth") == 8
+    coloured = page.eval_on_selector(".matrix td", "cell => getComputedStyle(cell).backgroundColor")
+    page.close()
+    assert coloured == "rgba(40, 120, 220, 0.67)"
+    assert not said
 
 
 def test_the_matrix_counts_every_image(

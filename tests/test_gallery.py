@@ -143,6 +143,18 @@ def test_it_is_written_as_the_records_come(paint: Paint, tmp_path: Path) -> None
     assert len(data(part)) == 3 * 64 + 5, "what an interrupted run leaves is a page too"
 
 
+def test_levels_and_labels_of_old_files(paint: Paint, tmp_path: Path) -> None:
+    name = paint("a.png", "red")
+    page = page_of(
+        tmp_path / "r.html",
+        answer(name, "pug", 0.9, lineage=("animal", "a > b", "pug")),
+        {"path": name, "label": "cat"},
+    )
+    levels, scoreless = data(page)
+    assert levels["labels"] == [["animal > a \\> b > pug", 0.9]]
+    assert (scoreless["labels"], scoreless["top"]) == ([["cat", None]], [])
+
+
 def test_links_lead_from_the_page_to_the_images(paint: Paint, tmp_path: Path) -> None:
     paint("photos/a:b #1%.png", "red")
     (tmp_path / "pages").mkdir()
@@ -181,6 +193,7 @@ def test_the_command(paint: Paint, tmp_path: Path) -> None:
         (["none.jsonl", "-o", "r.html"], "none.jsonl: cannot be read"),
         (["r.html", "-o", "x.html"], "neither jsonl nor a csv"),
         (["r.jsonl", "-o", "nowhere/r.html"], "there is no folder nowhere"),
+        (["r.jsonl", "-o", "./r.jsonl"], "is the file of the results"),
     ]:
         done = report(*arguments, cwd=tmp_path)
         assert done.returncode == 2
@@ -369,6 +382,8 @@ def test_ten_thousand_images_open_and_scroll(opened: Opener, paint: Paint, tmp_p
     )
     page.fill("#text", "/123")
     until(page, "document.querySelector('#count').textContent.startsWith('11 of')")
+    top = page.evaluate("document.querySelector('.tile').getBoundingClientRect().top")
+    assert 0 < top < 400, "the first of what was found is seen"
 
 
 def test_it_is_for_light_and_dark_and_looks_as_in_the_docs(

@@ -236,8 +236,8 @@ def form_of(output: Path | None, form: str | None, *, results: bool = False) -> 
         form: as asked for.
         results: whether it may be one that only holds results of `classify`.
     """
-    if form == "parquet" and output is None and sys.stdout.isatty():
-        raise click.UsageError("parquet is not for a terminal: name a file with -o")
+    if form in ("html", "parquet") and output is None and sys.stdout.isatty():
+        raise click.UsageError(f"{form} is not for a terminal: name a file with -o")
     if form:
         return form
     if output is None:

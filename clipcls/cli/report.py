@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,8 @@ def command(
       clipcls classify --labels labels.txt photos/ -o report.html
     """
     console.quiet = quiet
+    if output.exists() and os.path.exists(results) and os.path.samefile(output, results):
+        raise click.UsageError(f"{output}: is the file of the results; give the page another name")
     from clipcls.results import read_results
     from clipcls.writers import open_output
     from clipcls.writers.gallery import GalleryWriter

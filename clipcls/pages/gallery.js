@@ -89,6 +89,8 @@ document.addEventListener("DOMContentLoaded", () => {
     $("count").textContent = `${number(found)} of ${number(items.length)} images`;
     current = 0;
     layOut();
+    const hidden = gallery.getBoundingClientRect().top - form.getBoundingClientRect().height - 10;
+    if (hidden < 0) window.scrollBy(0, hidden);  // to the first of what was asked for
   };
 
   const layOut = () => {
