@@ -3,13 +3,15 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from clipcls.errors import ImageError, InputError
+from clipcls.errors import ImageError, InputError, OutputError
 from clipcls.predictions import (
     Candidate,
     MultiLabelPrediction,
@@ -101,6 +103,23 @@ def test_what_an_interrupted_run_leaves_can_be_read(tmp_path: Path) -> None:
         (("cat",),),
         (("cat", 0.93), ("dog", 0.05)),
     )
+
+
+def test_what_a_full_disk_leaves_is_no_part_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "_ROWS", 10)
+    many = [Prediction(f"{n}.jpg", "cat", TOP, MADE_BY).record() for n in range(10_000)]
+    signals, limits = signal.getsignal(signal.SIGXFSZ), resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"r: cannot be written \(File too large\)$"):
+            written(tmp_path / "r", *many)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, signals)
+    assert not os.listdir(tmp_path)
 
 
 def test_a_file_that_was_cut_off_is_named(tmp_path: Path) -> None:

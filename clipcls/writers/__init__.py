@@ -60,7 +60,13 @@ class Writer(Protocol):
 
 @runtime_checkable
 class EndedWriter(Writer, Protocol):
-    """A writer whose output is only whole with an end."""
+    """A writer whose output is only whole with an end.
+
+    Attributes:
+        needs_end: whether nothing of it can be read without.
+    """
+
+    needs_end: bool
 
     def finish(self) -> None:
         """Writes what has gathered, and the end."""
@@ -146,9 +152,8 @@ def _whole_file(
             try:
                 yield given
             except BaseException:
-                if given.written:  # so that what is left can be read
-                    with contextlib.suppress(OSError):
-                        _finish(writer)
+                if given.written:
+                    _leave(writer, part)
                 raise
             with _blaming(str(path)):
                 _finish(writer)
@@ -170,6 +175,15 @@ def _whole_file(
 def _finish(writer: Writer) -> None:
     if isinstance(writer, EndedWriter):
         writer.finish()
+
+
+def _leave(writer: Writer, part: Path) -> None:
+    """Makes what an interrupted run has written readable; what never will be is removed."""
+    try:
+        _finish(writer)
+    except Exception:  # of a full disk OSError, of what that has closed whatever pyarrow raises
+        if isinstance(writer, EndedWriter) and writer.needs_end:
+            part.unlink(missing_ok=True)
 
 
 class _Blaming:

@@ -48,6 +48,8 @@ class GalleryWriter:
         gone: how many have none.
     """
 
+    needs_end = False
+
     def __init__(
         self,
         stream: TextIO,

@@ -24,6 +24,8 @@ class ParquetWriter:
         InputError: pyarrow is missing.
     """
 
+    needs_end = True
+
     def __init__(self, stream: TextIO, top: int, extra: tuple[str, ...] = ()) -> None:
         try:
             import pyarrow.parquet  # noqa: F401
