@@ -10,6 +10,7 @@ A SET is one of
     collages:DATA[:NAMES]    two to four images of different classes of DATA, a folder per class, as
                              one; NAMES is a csv of `folder,label`
     singles:DATA[:NAMES]     images of DATA as they are
+    few7:DATA[:NAMES]        120 collages of one to four of 7 (or of another number) of its classes
 
 What is drawn at random is drawn with a fixed seed. Where there are several sets, the last table
 shows each way with one threshold for all of them, and what it gives on those of --measure.
@@ -41,6 +42,8 @@ from clipcls.multilabel import (
 from clipcls.prompts import NONE_TEXTS
 
 SPLITS, COLLAGES, SIDE = 10, 1000, 320
+FEW = 120  # collages of few classes
+TRIED = (0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.3)
 
 # Of Flickr8k's captions: 42 labels that at least nine of 1,000 images have.
 WORDS = {
@@ -111,18 +114,25 @@ def captioned(root: Path) -> tuple[list[str], list[str], np.ndarray]:
 
 
 def collages(
-    root: Path, names: dict[str, str], least: int, most: int
+    root: Path, names: dict[str, str], least: int, most: int, few: int = 0
 ) -> tuple[Iterator[Image.Image], list[str], np.ndarray]:
-    """Collages of `least` to `most` images of different classes, labels, and int (n, labels)."""
+    """Collages of `least` to `most` images of different classes, labels, and int (n, labels).
+
+    Of `few` classes at random, where that is not 0.
+    """
     data = read_labelled(root)
     images: dict[str, list[str]] = {}
     for path, (folder,) in zip(data.paths, data.labels, strict=True):
         if not names or folder in names:
             images.setdefault(folder, []).append(path)
+    many = FEW if few else COLLAGES
+    rng = np.random.default_rng([0, few] if few else 0)
+    if few:
+        folders = list(images)
+        images = {folders[k]: images[folders[k]] for k in rng.permutation(len(folders))[:few]}
     labels = [names.get(folder, folder.replace("_", " ")) for folder in images]
-    rng = np.random.default_rng(0)
-    truth, chosen = np.zeros((COLLAGES, len(labels)), int), []
-    for number in range(COLLAGES):
+    truth, chosen = np.zeros((many, len(labels)), int), []
+    for number in range(many):
         count = least + number % (most - least + 1)
         classes = rng.choice(len(labels), count, replace=False)
         truth[number, classes] = 1
@@ -155,6 +165,8 @@ def read(name: str) -> tuple[Iterable[str | Image.Image], list[str], np.ndarray]
     if rest:
         with open(rest[0], newline="") as file:
             names = {row["folder"]: row["label"] for row in csv.DictReader(file)}
+    if kind.startswith("few"):
+        return collages(Path(data), names, 1, 4, int(kind[3:]))
     least, most = {"collages": (2, 4), "singles": (1, 1)}[kind]
     return collages(Path(data), names, least, most)
 
@@ -280,6 +292,21 @@ def few_labels(
     return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
 
+def at_thresholds(
+    vectors: np.ndarray, weights: np.ndarray, names: np.ndarray, truth: np.ndarray, count: int
+) -> np.ndarray:
+    """F1, macro and micro, at each of `TRIED`, (n, 2); of `count` labels at random, twice."""
+    runs = []
+    for seed in range(2 if count < len(weights) else 1):
+        some = np.arange(len(weights))
+        if count < len(weights):
+            some = np.random.default_rng(seed).permutation(len(weights))[:count]
+        scores = np.exp(log_shares(vectors @ weights[some].T, vectors @ names.T))
+        runs.append([f1(scores >= threshold, truth[:, some]) for threshold in TRIED])
+    found: np.ndarray = np.mean(runs, axis=0)
+    return found
+
+
 def calibrated(odds: np.ndarray, truth: np.ndarray, images: int) -> tuple[float, float]:
     """F1 on one half with what was fitted on (some images of) the other; means over halves."""
     found = []
@@ -352,6 +379,12 @@ def report(
             flush=True,
         )
     multi = MultiLabelClassifier(classifier).fit()
+    vocabulary = multi.background_.astype(float)
+    print(f"{'F1 macro, micro at':<30}", *(f"{t:11g}" for t in TRIED))
+    for count in (len(weights), 20, 5):
+        if count <= len(weights) and (count == len(weights) or len(weights) > 20):
+            row = at_thresholds(vectors, weights, vocabulary, truth, count)
+            print(f"{count:>4} labels{'':<20}", *(f"{100 * a:6.1f}{100 * b:5.1f}" for a, b in row))
     scores = multi.scores(vectors.astype(np.float32))
     odds = log_odds(np.log(scores))
     rows = {

@@ -47,7 +47,7 @@ __all__ = [
     "logistic",
 ]
 
-DEFAULT_THRESHOLD = 0.15
+DEFAULT_THRESHOLD = 0.08  # see docs/multi-label.md, Thresholds
 
 _BACKGROUND_SETS = ("imagenet", "scenes", "textures")
 _BACKGROUND_NAMES = 100  # as many as the vocabulary counts, whatever its size

@@ -111,7 +111,7 @@ def test_a_csv_whose_images_have_several_labels_or_none(
     assert record["labels_an_image"] == {"right": 0.8, "given": 1}
     assert record["as_none"] == 1
     assert record["per_class"][2]["average_precision"] is None
-    assert record["per_class"][0]["threshold"] == 0.15
+    assert record["per_class"][0]["threshold"] == 0.08
 
     stream = io.StringIO()
     FORMATS["multilabel"](stream, 1, ()).write(found.record())

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     metavar="P",
     help="Below this score the answer is `unknown`, or in a hierarchy the node above that reaches "
     "it. With --multi a label is given from this score on; default: its threshold in the "
-    "calibration, else 0.15.",
+    "calibration, else 0.08.",
 )
 @click.option(
     "--min-margin",
