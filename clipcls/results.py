@@ -64,7 +64,7 @@ class Result:
         if len(self.labels) > 1:
             record["labels"] = [
                 {"label": label[-1], "lineage": list(label), "score": score}
-                for label, score in zip(self.labels, self.scores, strict=True)
+                for label, score in itertools.zip_longest(self.labels, self.scores)
             ]
         else:
             label = self.labels[0] if self.labels else (UNKNOWN,)

@@ -639,6 +639,8 @@ def test_results_are_read_as_they_were_written(tmp_path: Path, form: str) -> Non
         Result("b.jpg", (), scores=(0.5,), top=() if form == "csv" else (("cat", 0.5),), **rest),
     )
     assert [r.score for r in found] == [0.5, 0.5]
+    bare = Result("x", (("a",), ("b",)))
+    assert [label["score"] for label in bare.record()["labels"]] == [None, None]
     mixed = Result("x", (("a", "b"), ("c",)), scores=(1.0, None), top=(("b", 1.0),))
     for result in (*found, *read_results(tmp_path / "r"), mixed):
         assert result_of(result.record()) == result
