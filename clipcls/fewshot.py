@@ -42,7 +42,7 @@ __all__ = ["FewShotClassifier", "Learnt"]
 logger = logging.getLogger(__name__)
 
 _FORMAT = "clipcls classifier 1"
-_SHARES = ("words", "mean_words", "regression", "discriminant")
+_SHARES = ("words", "mean_words", "regression", "discriminant", "logistic")
 _HASH = 8  # bytes that are kept of an image file's SHA-256
 
 
@@ -287,7 +287,7 @@ class FewShotClassifier(ZeroShotClassifier):
             ),
             augment=self.augment,
             method={
-                "name": "words, ridge regression and linear discriminant",
+                "name": "words, ridge regression, linear discriminant and logistic regression",
                 "ridge": self.probe_.ridge_,
                 "shares": dict(zip(_SHARES, self.probe_.shares_.tolist(), strict=True)),
             },

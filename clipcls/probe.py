@@ -1,11 +1,12 @@
 """A linear classifier of image vectors that starts from what the labels' words say.
 
-A ridge regression of the labels on the images and a linear discriminant with the same ridge on its
-covariance (as in Wang et al. 2024, arXiv 2402.04087) are added to the words' logits. The share of
-the words is learnt, as in LP++ (Huang et al. 2024, arXiv 2404.02285), and so are the others: shares
-of least cross-validated negative log-likelihood, a ridge of least cross-validated Brier score. What
-is learnt without a fold is exact, for all ridges at once, out of sums over the folds and two
-eigenvalue problems a fold: no images are set aside for validation.
+A ridge regression of the labels on the images, a linear discriminant with the same ridge on its
+covariance (as in Wang et al. 2024, arXiv 2402.04087) and a logistic regression are added to the
+words' logits. The share of the words is learnt, as in LP++ (Huang et al. 2024, arXiv 2404.02285),
+and so are the others: shares of least cross-validated negative log-likelihood, a ridge of least
+cross-validated Brier score. What is learnt without a fold is exact: regression and discriminant for
+all ridges at once, out of sums over the folds and two eigenvalue problems a fold, the logistic
+regression by learning it anew. No images are set aside for validation.
 """
 
 from __future__ import annotations
@@ -35,13 +36,19 @@ _RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 # sets that no figure is reported of.
 _USUAL_RIDGE, _RIDGE_SPREAD = 0.1, 1.0  # spread of its logarithm
 _USUAL_WORDS = 0.6  # of what they get alone
-_USUAL_IMAGES = 1.5, 10.0  # where the words are always right, and more for the share they miss
+# Where the words are always right, more for the odds that they miss, and at most; where there are
+# none. Words that mostly are right are worth more than one image a class.
+_USUAL_IMAGES, _USUAL_ALONE = (2.8, 0.8, 11.5), 6.5
 _IMAGES_SPREAD = 6.0
 _LEAST_SPREAD = 0.3
-_PARTS = 4
+_LOGISTIC_SPREAD = 0.5  # of its share, which is 1 where it is alone
+_PARTS = 5
 _MANY, _FOLDS_OF_MANY = 10_000, 5
 _LOGITS_TRIED = 2_000_000
 _ROWS_A_BLOCK = 8192
+# The penalty of the logistic regression, as scikit-learn's C, and where it stops.
+_C, _STEPS, _LEAST_SLOPE = 10.0, 40, 1e-4
+_MOST_LOGITS = 20_000_000  # images x classes beyond which it would take minutes, and is left out
 _RANK = 1e-10  # eigenvalues below this share of the largest are rounding
 
 
@@ -49,7 +56,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Learns from vectors of images, and from vectors of their labels' words where there are any.
 
     Logits are `X @ coef_.T + intercept_`: shares of those of the words, less what the words say of
-    the mean image of all classes, of a ridge regression and of a linear discriminant.
+    the mean image of all classes, of a ridge regression, of a linear discriminant and of a logistic
+    regression.
 
     Args:
         text: unit vectors of the labels' words, float (n_text, dim); a row of NaN is a label whose
@@ -65,8 +73,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         coef_: float64 (n_classes, dim).
         intercept_: float64 (n_classes,).
         ridge_: the ridge, as a share of the images' mean squared distance from their mean.
-        shares_: float64 (4,): of the words, of the words' mean that is taken off, of the ridge
-            regression and of the discriminant.
+        shares_: float64 (5,): of the words, of the words' mean that is taken off, of the ridge
+            regression, of the discriminant and of the logistic regression.
         folds_: the fold of each row, int64 (n,); None where no class has two images.
         cv_accuracy_, cv_loss_, cv_text_accuracy_: accuracy, negative log-likelihood and accuracy
             of the words alone on the images that the cross-validation asked about; nan without
@@ -130,10 +138,13 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 inside = self.folds_ == fold
                 rest = whole.without(_Moments.of(vectors[inside], codes[inside], n_classes))
                 fits.append(_Fit(vectors[~inside], codes[~inside], rest, text))
-        alone, missed = self._words_alone(vectors, codes, fits[0], has_words)
-        images = _USUAL_IMAGES[0] + _USUAL_IMAGES[1] * missed
-        usual = _USUAL_WORDS * alone + [0.0, 0.0, images, 0.0]
-        self._choose(vectors, codes, fits[1:], usual, scored)
+        alone, images = self._words_alone(vectors, codes, fits[0], has_words)
+        usual = _USUAL_WORDS * alone + [0.0, 0.0, images, 0.0, 0.0]
+        if self.folds_ is not None and len(vectors) * n_classes <= _MOST_LOGITS:
+            fits[0].learn_logistic(vectors, codes)
+            for fold, fit in enumerate(fits[1:]):
+                fit.learn_logistic(vectors[self.folds_ != fold], codes[self.folds_ != fold])
+        self._choose(vectors, codes, fits, usual, scored)
         found = self.ridge_, self.shares_, alone
         self.coef_, self.intercept_ = fits[0].linear(*found)
         self._held_out = [fit.linear(*found) for fit in fits[1:]]
@@ -171,9 +182,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _words_alone(
         self, X: Any, codes: Numbers, whole: _Fit, has_words: bool
     ) -> tuple[Floats, float]:
-        """The best shares where the images have none, float64 (4,); the share words miss."""
+        """The best shares where the images have none, float64 (5,); the images' usual share."""
         if not has_words:
-            return np.zeros(_PARTS), 0.5
+            return np.zeros(_PARTS), _USUAL_ALONE
         rows = _some(np.arange(len(codes)), _LOGITS_TRIED // len(self.classes_))
         seen, truth = np.unique(codes, return_inverse=True)
         words = X[rows] @ whole.text[seen].T
@@ -185,12 +196,21 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         missed = (words.argmax(axis=1) != truth[rows]).sum()
         # A few images that all are right do not prove that words never miss.
-        return np.array([*alone, 0.0, 0.0]), float((missed + 1) / (len(rows) + 2))
+        odds = (missed + 1) / (len(rows) - missed + 1)
+        least, more, most = _USUAL_IMAGES
+        return np.array([*alone, 0.0, 0.0, 0.0]), float(min(least + more * odds, most))
 
     def _choose(
-        self, X: Any, codes: Numbers, fits: list[_Fit], usual: Floats, scored: ArrayLike | None
+        self, X: Any, codes: Numbers, every: list[_Fit], usual: Floats, scored: ArrayLike | None
     ) -> None:
-        """Sets `ridge_`, `shares_` and the figures of the cross-validation."""
+        """Sets `ridge_`, `shares_` and the figures of the cross-validation.
+
+        Args:
+            X, codes, scored: as for `fit`.
+            every: what was learnt from all images, and without each fold.
+            usual: what the shares are pulled to.
+        """
+        fits = every[1:]
         self.ridge_, self.shares_ = _USUAL_RIDGE, usual
         self.cv_accuracy_ = self.cv_loss_ = self.cv_text_accuracy_ = float("nan")
         rows = self._rows_tried(codes, fits, scored)
@@ -208,8 +228,11 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             parts[1][at] = -fit.mean_words[seen]
         words = max(usual[0], _LEAST_SPREAD)
         images = max(usual[2], _IMAGES_SPREAD)
-        # Few images say little about how they spread within a class.
-        spread = np.array([words, words, images, images / 4])
+        # Few images say little about how they spread within a class. A discriminant that was learnt
+        # from one image a class knows nothing of it, and is no guide to one that was from two.
+        known = np.mean([fit.within for fit in fits]) / max(every[0].within, 1)
+        discriminant = max(images / 4 * known, 0.01)
+        spread = np.array([words, words, images, discriminant, _LOGISTIC_SPREAD])
         best, shares = np.inf, usual
         for ridge in _RIDGES:
             for fit, at in zip(fits, inside, strict=True):
@@ -328,7 +351,7 @@ class _Moments:
 
 
 class _Fit:
-    """What the images say by either method for any ridge, and the words beside it."""
+    """What the images say by each method for any ridge, and the words beside it."""
 
     def __init__(self, X: Any, codes: Numbers, moments: _Moments, text: Floats) -> None:
         counts, n = moments.counts, len(X)
@@ -344,6 +367,7 @@ class _Fit:
         spectrum, axes = spectrum[kept], axes[:, kept]
         self.scale = spectrum.sum() / n
         self.seen = seen = counts > 0
+        self.within = n - int(seen.sum())  # degrees of freedom
         pull = axes.T @ (moments.sums - counts[:, None] * self.centre).T
         # Targets are 1 for the right label, less their mean: a label without images has none.
         self._level = np.where(seen, counts / n - 1 / seen.sum(), 0.0)
@@ -353,11 +377,29 @@ class _Fit:
         self._regression = axes, spectrum, pull
         self._discriminant = axes @ turn, np.maximum(within, 0), turn.T @ away
         self.mean_words = text @ (moments.sums[seen] / counts[seen, None]).mean(axis=0)
+        self._logistic = np.zeros_like(text), np.zeros(len(text))
+
+    def learn_logistic(self, X: Any, codes: Numbers) -> None:
+        """Learns the logistic regression, from the images that the rest was learnt from."""
+        n_seen = int(self.seen.sum())
+        if n_seen < 2:
+            return  # nothing to tell apart
+        axes, spectrum, _ = self._regression
+        rows = (X - self.centre) @ axes
+        number = np.cumsum(self.seen) - 1
+        coef, level = _logistic(rows, number[codes], spectrum, n_seen)
+        own = np.einsum("nd,nd->n", rows, coef[number[codes]]) + level[number[codes]]
+        # A label without images is as unlikely as a wrong one is on average: logits sum to 0.
+        intercept = np.full(len(self.seen), -own.mean() / (n_seen - 1))
+        whole = np.zeros((len(self.seen), X.shape[1]))
+        whole[self.seen] = coef @ axes.T
+        intercept[self.seen] = level
+        self._logistic = whole, intercept - whole @ self.centre
 
     def images(self, ridge: float) -> list[tuple[Floats, Floats]]:
-        """What the images say by ridge regression, and by a discriminant.
+        """What the images say by ridge regression, by a discriminant and by logistic regression.
 
-        A class's mean image has a logit near 1 in either, and near 0 for other classes.
+        In the first two a class's mean image has a logit near 1, and near 0 for other classes.
 
         Returns:
             coefficients (n_classes, dim) and intercepts (n_classes,) of each.
@@ -373,7 +415,7 @@ class _Fit:
         coef = (axes @ pulled).T / usual
         level = np.where(self.seen, 0.5 * (1 - own / usual), 0.0)
         found.append((coef, level - coef @ self.centre))
-        return found
+        return [*found, self._logistic]
 
     def linear(self, ridge: float, shares: Floats, alone: Floats) -> tuple[Floats, Floats]:
         """Coefficients (n_classes, dim) and intercepts (n_classes,) of all parts together.
@@ -387,6 +429,58 @@ class _Fit:
             coef = coef + share * rows
             intercept = intercept + share * level
         return coef, intercept
+
+
+def _logistic(
+    rows: Floats, codes: Numbers, spectrum: Floats, n_classes: int
+) -> tuple[Floats, Floats]:
+    """Multinomial logistic regression, as scikit-learn's LogisticRegression(C=10) has it.
+
+    The least of the summed negative log-likelihood + half the squared coefficients / C, by L-BFGS
+    in coordinates in which the loss is about equally curved: it then takes some 20 steps.
+
+    Args:
+        rows: float64 (n, rank), uncorrelated columns with mean 0.
+        codes: class numbers, int64 (n,).
+        spectrum: the columns' sums of squares, float64 (rank,).
+        n_classes: how many classes there are.
+
+    Returns:
+        coefficients (n_classes, rank) and intercepts (n_classes,), which sum to 0.
+    """
+    from scipy.optimize import minimize
+
+    n, rank = rows.shape
+    curve = (1 - 1 / n_classes) / n_classes
+    unit = np.append(1 / np.sqrt(curve * spectrum + 1 / _C), 1 / np.sqrt(curve * n))
+    held = np.append(unit[:-1] ** 2 / _C, 0.0)
+    step = max(1, _LOGITS_TRIED // n_classes)
+    # Where they are many, single precision takes half of the time.
+    rows = rows.astype(np.float32 if n > step else np.float64)
+
+    def loss_at(flat: Floats) -> tuple[float, Floats]:
+        free = flat.reshape(n_classes, rank + 1)
+        weights = free * unit
+        slope = np.zeros_like(weights)
+        value = 0.5 * float((held * free**2).sum())
+        for start in range(0, n, step):
+            some, truth = rows[start : start + step], codes[start : start + step]
+            kind = some.dtype
+            logits = some @ weights[:, :-1].T.astype(kind) + weights[:, -1].astype(kind)
+            scores, losses = _softmax(logits)
+            at = np.arange(len(truth))
+            value += float(losses[at, truth].sum(dtype=np.float64))
+            scores[at, truth] -= 1
+            slope[:, :-1] += scores.T @ some
+            slope[:, -1] += scores.sum(axis=0)
+        return value, (slope * unit + held * free).ravel()
+
+    options = {"maxiter": _STEPS, "gtol": _LEAST_SLOPE * n / n_classes, "ftol": 1e-7}
+    found = minimize(
+        loss_at, np.zeros(n_classes * (rank + 1)), jac=True, method="L-BFGS-B", options=options
+    )
+    weights = found.x.reshape(n_classes, rank + 1) * unit
+    return weights[:, :-1], weights[:, -1] - weights[:, -1].mean()
 
 
 def _best_shares(
