@@ -94,6 +94,7 @@ class Relearner:
 
         Args:
             labels: number of an image -> its label, be it one of the classifier's or a new one.
+                What names several labels of a hierarchy together teaches nothing.
 
         Raises:
             InputError: there are no images of two labels.
@@ -102,6 +103,9 @@ class Relearner:
         old = self._classifier
         known = _label_set(old)
         names = set(old.own_names_)
+        levels = old.hierarchy_.levels if old.hierarchy_ else ()
+        above = {name for level in levels for name in level.names} - names
+        labels = {number: label for number, label in labels.items() if label not in above}
         new = [Label(name) for name in dict.fromkeys(labels.values()) if name not in names]
         paths = [self._files[number] for number in labels]
         few_shot = FewShotClassifier(

@@ -140,8 +140,11 @@ class Review:
         with self._lock:
             return {n: self._numbers[label] for n, label in self._corrected().items()}
 
-    def label(self, images: Iterable[int], label: int | None) -> list[int]:
-        """Gives images a label, or takes it away (None): one action, on the disk on return.
+    def label(self, labels: Mapping[int, int | None]) -> list[int]:
+        """Gives images labels, or takes them away (None): one action, on the disk on return.
+
+        Args:
+            labels: number of an image -> number of its label.
 
         Returns:
             the images whose label changed.
@@ -152,14 +155,13 @@ class Review:
             OutputError: the file of corrections could not be written; nothing was done.
         """
         with self._lock:
-            name = None if label is None else self.name(label)
             changes: dict[str, str | None] = {}
-            for number in images:
+            for number, label in labels.items():
                 if not 0 <= number < len(self._places):
                     raise IndexError(f"there is no image {number}")
                 if not self._places[number]:
                     raise InputError(f"{self.paths[number]}: {self.errors[number]}")
-                changes[self._places[number]] = name
+                changes[self._places[number]] = None if label is None else self.name(label)
             return self._ours(self.corrections.set(changes))
 
     def undo(self) -> list[int]:

@@ -268,12 +268,13 @@ class ReviewApp:
         return Response(jpeg, media_type="image/jpeg", headers=headers)
 
     def _label(self, body: dict[str, Any]) -> Any:
-        images, label = body["images"], body["label"]
-        if not isinstance(images, list) or not all(type(image) is int for image in images):
+        labels = dict(body["labels"])
+        # JSON's true is an int of Python's too.
+        if not all(type(image) is int for image in labels):
             raise TypeError
-        if not (label is None or type(label) is int):
+        if not all(label is None or type(label) is int for label in labels.values()):
             raise TypeError
-        return self._changed(self._review.label(images, label))
+        return self._changed(self._review.label(labels))
 
     def _changed(self, images: list[int]) -> Any:
         return self._review.change_record(images)

@@ -59,16 +59,16 @@ def test_labels_undo_and_a_second_start(
     found = read_results(results(paths, encoder, tmp_path))
     with Corrections(tmp_path / "c.csv") as corrections:
         review = Review(found, corrections, labels=LABELS)
-        assert review.label([0, 2], 0) == [0, 2]
-        review.label([1], NO_LABEL)
+        assert review.label({0: 0, 2: 0}) == [0, 2]
+        review.label({1: NO_LABEL})
         new = review.add_label("a new one")
-        review.label([2], new)
+        review.label({2: new})
         assert review.done() == {0: 0, 1: NO_LABEL, 2: 3}
         assert review.undo() == [2]
         assert review.undo() == [1]
         assert review.redo() == [1]
         assert review.done() == {0: 0, 1: NO_LABEL, 2: 0}
-        review.label([2], new)
+        review.label({2: new})
     with Corrections(tmp_path / "c.csv") as corrections:
         again = Review(found, corrections, labels=LABELS)
         assert again.labels == [*LABELS, "a new one"]
@@ -81,9 +81,9 @@ def test_an_image_or_label_that_is_not_there(
     found = read_results(results(paths, encoder, tmp_path))
     with Corrections(tmp_path / "c.csv") as corrections:
         review = Review(found, corrections)
-        for images, label in (([3], 0), ([-1], 0), ([0], 9), ([0], -2)):
+        for labels in ({3: 0}, {-1: 0}, {0: 9}, {0: 0, 1: -2}):
             with pytest.raises(IndexError):
-                review.label(images, label)
+                review.label(labels)
         assert review.done() == {}
 
 
@@ -116,7 +116,7 @@ def test_images_that_could_not_be_read_are_shown_and_not_asked_about(
         assert review.errors[1] == "truncated"
         assert "UTF-8" in review.errors[2]
         with pytest.raises(InputError, match="truncated"):
-            review.label([0, 1], 0)
+            review.label({0: 0, 1: 0})
         assert review.done() == {}
         json.loads(json.dumps(review.record()))
 
@@ -152,7 +152,7 @@ def test_clusters_and_new_answers_change_the_order(
         review.use_relearnt([Answer(0, 0.6, 0.0), Answer(0, 0.9, 0.8), None])
         assert review.order[0] == 0
         assert review.now(2) is review.answers[2]
-        review.label([0], 0)
+        review.label({0: 0})
         review.use_relearnt([Answer(0, 0.6, 0.0), Answer(0, 0.9, 0.8), None])
         assert review.order[-1] == 0
 
@@ -186,6 +186,18 @@ def test_known_images_are_not_encoded_again_and_fit_learns_the_same(
     np.testing.assert_allclose(by_file.weights_, found.classifier.weights_, atol=1e-6)
     assert found.record()["images"] == 12
     assert found.record()["labels"] == 3
+
+
+def test_what_names_several_labels_of_a_hierarchy_is_no_new_label(
+    paint: Paint, encoder: ColourEncoder
+) -> None:
+    paths = [paint(f"{n}.png", colour) for n, colour in enumerate(["red", "green", "yellow"])]
+    labels = ["warm > red", "warm > yellow", "cold > green"]
+    relearner = Relearner(ZeroShotClassifier(labels, encoder, store=False).fit(), paths)
+    relearner.embed()
+    found = relearner.learn({0: "red", 1: "cold > green", 2: "warm"})
+    assert found.classifier.classes_.tolist() == ["red", "yellow", "green"]
+    assert found.record()["images"] == 2
 
 
 def test_one_label_is_nothing_to_learn_from(

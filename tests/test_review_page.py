@@ -134,7 +134,7 @@ def test_kill_9_while_labelling_loses_nothing(four: Path, serve: Callable[..., S
     served = serve(str(four))
     with served.client() as client:
         for image, label in ((3, 0), (2, 1), (3, 1), (1, -1)):
-            answer = client.post("/api/label", json={"images": [image], "label": label})
+            answer = client.post("/api/label", json={"labels": [[image, label]]})
             assert answer.json()["changed"] == [[image, label]]
         served.process.kill()
         served.process.wait()
@@ -152,7 +152,7 @@ def test_only_whoever_has_the_link_gets_in_once_and_from_no_other_site(
     paths = ("/", "/api/review", "/thumb/0", "/image/0", "/review.js")
     for path in paths:
         assert httpx.get(served.url + path).status_code == 403
-    body = {"images": [0], "label": 0}
+    body = {"labels": [[0, 0]]}
     with served.client() as client:
         assert {client.get(path).status_code for path in paths} == {200}
         for headers in ({"origin": "http://evil.example"}, {"sec-fetch-site": "cross-site"}):
@@ -189,12 +189,15 @@ def test_requests_that_make_no_sense_change_nothing(
         b"",
         b"[]",
         b"{}",
-        b'{"images": 0, "label": 0}',
-        b'{"images": ["0"], "label": 0}',
-        b'{"images": [true], "label": 0}',
-        b'{"images": [0], "label": "cat"}',
-        b'{"images": [99], "label": 0}',
-        b'{"images": [0], "label": 99}',
+        b'{"labels": 0}',
+        b'{"labels": [0]}',
+        b'{"labels": [[0]]}',
+        b'{"labels": [["0", 0]]}',
+        b'{"labels": [[true, 0]]}',
+        b'{"labels": [[[], 0]]}',
+        b'{"labels": [[0, "cat"]]}',
+        b'{"labels": [[0, 0], [99, 0]]}',
+        b'{"labels": [[0, 99]]}',
     ]
     with serve(str(four)).client() as client:
         for body in bodies:
@@ -352,6 +355,21 @@ def test_a_range_all_and_some_at_once(
     assert set(corrections(results).values()) == {"dog"}
 
 
+def test_several_answers_are_confirmed_and_undone_at_once(
+    paint: Paint, make_results: Make, serve: Callable[..., Served], visit: Callable[..., Page]
+) -> None:
+    rows = [(paint(f"{n}.png", "red"), ["cat", "dog"][n % 2], 0.51 + n / 100) for n in range(6)]
+    results = make_results(rows)
+    page = visit(serve(str(results)))
+    press(page, "Shift+ArrowRight", "Shift+ArrowRight", "Enter")
+    wait_done(page, 3)
+    assert corrections(results) == {"0.png": "cat", "1.png": "dog", "2.png": "cat"}
+    page.wait_for_function("() => document.getElementById('path').textContent.endsWith('3.png')")
+    press(page, "Control+z")
+    wait_done(page, 0)
+    assert not corrections(results)
+
+
 def test_filters_by_label_score_and_done(
     paint: Paint, make_results: Make, serve: Callable[..., Served], visit: Callable[..., Page]
 ) -> None:
@@ -425,7 +443,7 @@ def test_another_site_gets_nothing_done(
         other.goto(f"http://127.0.0.1:{evil.server_address[1]}/index.html")
         seen = other.evaluate(
             """async (url) => {
-                const body = JSON.stringify({ images: [0, 1, 2, 3], label: 0 });
+                const body = JSON.stringify({ labels: [[0, 0], [1, 0], [2, 0]] });
                 const seen = [];
                 for (const mode of ["no-cors", "cors"]) {
                     try {

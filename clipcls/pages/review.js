@@ -153,18 +153,20 @@ function skip() {
 const pending = new Set();
 
 function give(label) {
-  const images = selected();
-  if (!images.length) return;
-  giveTo(images, label);
+  giveTo(selected().map((id) => [id, label]));
 }
 
-function giveTo(images, label) {
+// labels: [[image, label], ...], one action.
+function giveTo(labels) {
+  if (!labels.length) return;
   state.hasBegun = true;
+  const images = labels.map(([id]) => id), label = labels[0][1];
   images.forEach((id) => pending.add(id));
   if (label !== null) moveOn(); else draw();
-  act("/api/label", { images, label }, (answer) => {
+  act("/api/label", { labels }, (answer) => {
     apply(answer);
-    const what = label === null ? "without a label again" : `“${givenName(label)}”`;
+    let what = label === null ? "without a label again" : `“${givenName(label)}”`;
+    if (labels.some(([, other]) => other !== label)) what = "as answered";
     say(images.length === 1 ? `${state.images[images[0]][0]}: ${what}.` : `${images.length} images: ${what}.`);
     if (label !== null) state.sinceLearnt += images.length;
     offerToLearn();
@@ -172,13 +174,7 @@ function giveTo(images, label) {
 }
 
 function confirmAnswers() {
-  // Each image its own answer, one action for each label.
-  const groups = new Map();
-  for (const id of selected()) {
-    const label = latest(id)[0];
-    groups.set(label, [...(groups.get(label) || []), id]);
-  }
-  for (const [label, images] of groups) giveTo(images, label);
+  giveTo(selected().map((id) => [id, latest(id)[0]]));
 }
 
 function apply(answer) {
@@ -607,7 +603,7 @@ function giveByButton(button) {
     assignKeys();
     drawFilter();
     // Behind what is queued already; the next action must not wait for itself.
-    setTimeout(() => giveTo(images, answer.label));
+    setTimeout(() => giveTo(images.map((id) => [id, answer.label])));
   });
 }
 
