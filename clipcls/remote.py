@@ -113,7 +113,7 @@ class Fetcher:
         reader: asyncio.StreamReader,
         took: Callable[[int], None],
     ) -> bytes:
-        chunks, size = [], 0
+        content = bytearray()
         while True:
             event = connection.next_event()
             if event is h11.NEED_DATA:
@@ -121,13 +121,12 @@ class Fetcher:
             elif isinstance(event, h11.Response):
                 self._check_answer(url, event)
             elif isinstance(event, h11.Data):
-                size += len(event.data)
-                if size > self._max_bytes:
+                if len(content) + len(event.data) > self._max_bytes:
                     raise ImageError(url, f"larger than {self._max_bytes:,} bytes")
                 took(len(event.data))
-                chunks.append(bytes(event.data))
+                content += event.data
             elif isinstance(event, h11.EndOfMessage):
-                return b"".join(chunks)
+                return bytes(content)
             elif isinstance(event, h11.ConnectionClosed):
                 raise ImageError(url, "its host does not answer as it should")
 

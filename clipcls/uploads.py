@@ -48,7 +48,8 @@ class _Reading:
     filename: str = ""
     key: bytes = b""
     value: bytes = b""
-    chunks: list[bytes] = field(default_factory=list)
+    # One buffer: a list of what came in small pieces would take many times their size.
+    content: bytearray = field(default_factory=bytearray)
 
 
 async def read_body(
@@ -64,14 +65,13 @@ async def read_body(
     Raises:
         BodyError: it is larger.
     """
-    found, size = [], 0
+    found = bytearray()
     async for chunk in chunks:
-        size += len(chunk)
-        if size > max_bytes:
+        if len(found) + len(chunk) > max_bytes:
             raise BodyError(413, f"the body is larger than {max_bytes:,} bytes")
         took(len(chunk))
-        found.append(chunk)
-    return b"".join(found)
+        found += chunk
+    return bytes(found)
 
 
 async def read_form(
@@ -182,11 +182,11 @@ class _Form:
             self._text += end - start
             if self._text > self._max_text:
                 raise BodyError(413, f"the form's fields hold more than {self._max_text:,} bytes")
-        self._reading.chunks.append(data[start:end])
+        self._reading.content += memoryview(data)[start:end]
 
     def _end(self) -> None:
         reading = self._reading
-        self.parts.append(Part(reading.name, reading.filename, b"".join(reading.chunks)))
+        self.parts.append(Part(reading.name, reading.filename, bytes(reading.content)))
         self._reading = _Reading()
 
     def _whole(self) -> None:

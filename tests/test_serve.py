@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from test_images import every_file, picture, png, saved
 
-from clipcls import ZeroShotClassifier
+from clipcls import FewShotClassifier, ZeroShotClassifier
 from clipcls.errors import ImageError
 from clipcls.predictions import error_record
 from clipcls.remote import Fetcher
@@ -47,10 +47,13 @@ class Server:
         limits: Limits | None = None,
         max_batch: int = 4,
         max_wait: float = 0.0,
+        classifier: ZeroShotClassifier | None = None,
         **options: Any,
     ) -> None:
         self.encoder = encoder
-        self.classifier = ZeroShotClassifier(LABELS, encoder, prompts=["{}"], store=False).fit()
+        self.classifier = (
+            classifier or ZeroShotClassifier(LABELS, encoder, prompts=["{}"], store=False).fit()
+        )
         counts = Counts()
         self.service = Service(
             self.classifier,
@@ -188,6 +191,23 @@ def test_settings_of_a_request(server: Server) -> None:
     assert (own["label"], own["prompts"]) == ("red", "photo")
     tree = server.classify(("a", RED), labels=["warm > red", "cold > blue"])["results"][0]
     assert (tree["label"], tree["lineage"]) == ("red", ["warm", "red"])
+
+
+def test_a_learnt_classifier(encoder: ColourEncoder, paint: Callable[..., str]) -> None:
+    colours = {"red": "blue", "blue": "red"}  # what words do not say
+    data = [
+        (paint(f"{label}{n}.png", colour, 8 + n), label)
+        for label, colour in colours.items()
+        for n in range(4)
+    ]
+    learnt = FewShotClassifier(list(colours), encoder, store=False).fit(data)
+    with Server(encoder, classifier=learnt) as server:
+        (record,) = server.classify(("a", RED))["results"]
+        assert (record["label"], record["classifier"]) == ("blue", learnt.digest_)
+        (record,) = server.classify(("a", RED), labels="red\nblue")["results"]
+        assert (record["label"], "classifier" in record) == ("red", False)
+        answer = server.classify(("a", RED), prompts="photo", status=422)
+        assert "learnt from images" in answer["detail"]
 
 
 def test_an_image_without_a_name(server: Server) -> None:
