@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 
 from clipcls.embedder import Embedded, embed_images, embed_texts
 from clipcls.encoder import Encoder, Engine, OpenClipEncoder, Precision, unit_rows
-from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError, StoreError
+from clipcls.errors import (
+    CalibrationError,
+    ClipclsError,
+    ImageError,
+    LabelsError,
+    StoreError,
+    not_fitted,
+)
 from clipcls.index import FlatIndex
 from clipcls.labels import LabelSet, LabelsLike, make_labels, written
 from clipcls.models import resolve
@@ -272,6 +279,7 @@ class ZeroShotClassifier:
         conformal: float | None = None,
         refine: bool = False,
         explain: bool = False,
+        heatmaps: str | os.PathLike[str] | None = None,
         watch: Callable[[ImageError | None], None] | None = None,
     ) -> Iterator[Prediction | ImageError]:
         """Classifies images one after the other, in their order, with bounded memory.
@@ -292,6 +300,8 @@ class ZeroShotClassifier:
                 yielded until the last is embedded, and memory grows with the images. A batch that
                 this does not help is answered as without, which is logged.
             explain: give each prediction an `explanation`.
+            heatmaps: draw where each answer lies in its image into this folder, as `Heatmaps`; the
+                images are then files.
             watch: with `refine` called after each image is embedded, with the `ImageError` if it
                 could not be read.
 
@@ -301,7 +311,9 @@ class ZeroShotClassifier:
         Raises:
             CalibrationError: `coverage`, `error` or `conformal` without a calibration, or with one
                 that cannot promise that much; `refine` with a calibration.
-            ClipclsError: `refine` with a hierarchy of labels or a learnt classifier.
+            ClipclsError: `refine` with a hierarchy of labels or a learnt classifier; `heatmaps`
+                with an `Encoder` of one's own that has no `seen`.
+            OutputError: a heat map cannot be written.
         """
         self._check_fitted()
         if top < 1:
@@ -315,8 +327,37 @@ class ZeroShotClassifier:
         )
         if refine:
             self._check_refinable()
-            return self._classify_together(images, top, rule, watch)
-        return self._classify(images, top, rule)
+            results = self._classify_together(images, top, rule, watch)
+        else:
+            results = self._classify(images, top, rule)
+        if heatmaps is None:
+            return results
+        from clipcls.heatmap import Heatmaps
+
+        return Heatmaps(self, heatmaps).drawn(results)
+
+    def heatmap(self, image: ImageLike, label: str | None = None) -> NDArray[np.float32]:
+        """Where in an image one label lies, by hiding place after place (`clipcls.heatmap`).
+
+        Args:
+            image: a path or a PIL image.
+            label: a class, or a name or path of the labels' hierarchy; None: the best class.
+
+        Returns:
+            float32 (height, width) of the upright image: how far the log-odds of the label's score
+            (against all other labels together; with one label alone its logit) fall when the
+            surroundings of a pixel are hidden. Above 0 speaks for the label, below 0 against it,
+            and 0 is where the model does not look.
+
+        Raises:
+            ImageError: the image cannot be read.
+            LabelsError: there is no such label.
+            ClipclsError: the classifier's `Encoder` has no `seen`.
+        """
+        self._check_fitted()
+        from clipcls.heatmap import heatmap
+
+        return heatmap(self, image, label)
 
     def answer(
         self,
@@ -697,7 +738,7 @@ class ZeroShotClassifier:
 
     def _check_fitted(self) -> None:
         if not self.__sklearn_is_fitted__():
-            raise ClipclsError(f"this {type(self).__name__} is not fitted yet: call fit() first")
+            raise not_fitted(self)
 
     def vectors(self, X: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.float32]:
         """Unit rows of paths, PIL images or embeddings, float32 (n, dim).

@@ -224,6 +224,12 @@ class OpenClipEncoder:
         """One RGB image -> uint8 (height, width, 3), resized and cropped as the model has it."""
         return self._preprocess(image)
 
+    def seen(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """The part of an image of this width and height that `preprocess` keeps, in its pixels:
+        left, top, right, bottom; beyond the image where a margin is filled.
+        """
+        return self._preprocess.seen(size)
+
     def encode_images(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Preprocessed images -> unit rows: float32 (n, dim).
 

@@ -9,6 +9,7 @@ ClipclsError
 │   └── ModelUnavailableError its weights are not here and cannot be fetched now
 ├── CalibrationError      a calibration that is for something else, or promises too little
 ├── ClassifierError       a learnt classifier's file that cannot be used here
+├── NotFittedError        an estimator that is asked before `fit`
 ├── ImageError            one image that cannot be read
 ├── SidecarError          an XMP sidecar that is none, or changes under our hands
 ├── StoreError            the embedding store cannot be used
@@ -21,6 +22,10 @@ Each message is one line that names the file or value and says what to do about 
 
 from __future__ import annotations
 
+import functools
+import sys
+from typing import Any
+
 __all__ = [
     "CalibrationError",
     "ClassifierError",
@@ -30,6 +35,7 @@ __all__ = [
     "LabelsError",
     "ModelError",
     "ModelUnavailableError",
+    "NotFittedError",
     "OutputClosedError",
     "OutputError",
     "PromptsError",
@@ -37,6 +43,7 @@ __all__ = [
     "SidecarError",
     "StoreError",
     "UnknownModelError",
+    "not_fitted",
 ]
 
 
@@ -74,6 +81,30 @@ class CalibrationError(ClipclsError, ValueError):
 
 class ClassifierError(ClipclsError, ValueError):
     """A learnt classifier's file cannot be read, or is for another model."""
+
+
+class NotFittedError(ClipclsError, ValueError, AttributeError):
+    """An estimator is asked before `fit`; where scikit-learn is in use, also its own error."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NotFittedError, self.args  # a class made at run time cannot be pickled
+
+
+def not_fitted(estimator: object) -> NotFittedError:
+    """The error for an estimator that is not fitted, to be raised.
+
+    It is caught as scikit-learn's `NotFittedError` too, which is not imported for that: who can
+    name it has imported it.
+    """
+    theirs = getattr(sys.modules.get("sklearn.exceptions"), "NotFittedError", None)
+    kind = _both(theirs) if theirs else NotFittedError
+    return kind(f"this {type(estimator).__name__} is not fitted yet: call fit() first")
+
+
+@functools.cache
+def _both(theirs: Any) -> type[NotFittedError]:
+    namespace = {"__doc__": NotFittedError.__doc__, "__module__": __name__}
+    return type("NotFittedError", (NotFittedError, theirs), namespace)
 
 
 class ImageError(ClipclsError):

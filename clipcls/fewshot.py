@@ -201,7 +201,9 @@ class FewShotClassifier(ZeroShotClassifier):
             self.set_aside_: SetAside | None = known.set_aside
             codes = np.array([classes[0] for classes in known.truth], np.int64)
             return self._learn(zero_shot, known.vectors, codes, known.paths)
-        labels = [str(label) for label in y]
+        from sklearn.utils.validation import column_or_1d
+
+        labels = [str(label) for label in column_or_1d(y, warn=True)]
         zero_shot = self._zero_shot(list(dict.fromkeys(labels)))
         vectors = zero_shot.vectors(X)
         if len(vectors) != len(labels):
@@ -514,7 +516,8 @@ class FewShotClassifier(ZeroShotClassifier):
         Raises:
             ImageError: an image cannot be read.
         """
-        return self.classes_[self.match(self.vectors(X), 1)[2][:, 0]]
+        vectors = self.vectors(X)  # which sees to it that there are classes
+        return self.classes_[self.match(vectors, 1)[2][:, 0]]
 
     def match(
         self, vectors: NDArray[np.float32], k: int

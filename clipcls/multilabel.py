@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.embedder import embed_texts
-from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError
+from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError, not_fitted
 from clipcls.labels import read_labels
 from clipcls.predictions import Candidate, MultiLabelPrediction
 
@@ -163,6 +163,7 @@ class MultiLabelClassifier:
         Raises:
             ImageError: an image cannot be read.
         """
+        self._check_fitted()
         return self.scores(self.classifier.vectors(X))
 
     def predict(self, X: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.bool_]:
@@ -283,7 +284,7 @@ class MultiLabelClassifier:
 
     def _check_fitted(self) -> None:
         if not self.__sklearn_is_fitted__():
-            raise ClipclsError("this MultiLabelClassifier is not fitted yet: call fit() first")
+            raise not_fitted(self)
 
 
 def background_texts() -> list[str]:

@@ -93,6 +93,7 @@ class Prediction:
         lineage: where the labels have a hierarchy, the names from its root to the answer, or () if
             that is `UNKNOWN`; else None.
         explanation: what the answer rests on, where that was asked for; else None.
+        heatmap: the path of its heat map's picture, where one was asked for and drawn; else None.
     """
 
     path: str
@@ -102,6 +103,7 @@ class Prediction:
     label_set: tuple[str, ...] | None = None
     lineage: tuple[str, ...] | None = None
     explanation: Explanation | None = None
+    heatmap: str | None = None
 
     @property
     def score(self) -> float:
@@ -118,6 +120,7 @@ class Prediction:
             "top": [candidate.record() for candidate in self.top],
             **({} if self.label_set is None else {"set": list(self.label_set)}),
             **({} if self.explanation is None else {"explain": self.explanation.record()}),
+            **({} if self.heatmap is None else {"heatmap": self.heatmap}),
             **self.made_by.record(),
         }
 

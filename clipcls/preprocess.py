@@ -75,25 +75,56 @@ class Preprocess:
             fitted = self._cropped(self._fitted(image))
         return np.asarray(fitted)
 
+    def seen(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """The part of an image of this width and height that the model sees, in its pixels.
+
+        Returns:
+            left, top, right, bottom; beyond the image where the model sees a filled margin.
+        """
+        if self.resize_mode == "squash":
+            return 0, 0, *size
+        strip = self._without_ends(size)
+        edges = []
+        for side, kept, whole, shown in zip(
+            size, strip, self._fitted_size(strip), (self.width, self.height), strict=True
+        ):
+            before = round((whole - shown) / 2) if whole >= shown else -((shown - whole) // 2)
+            scale = kept / whole
+            start = (side - kept) // 2 + before * scale
+            edges.append((start, start + shown * scale))
+        (left, right), (top, bottom) = edges
+        return left, top, right, bottom
+
     def _fitted(self, image: Image.Image) -> Image.Image:
-        width, height = image.size
-        if self.resize_mode == "shortest" and max(image.size) > _STRIP * min(image.size):
-            # A strip: what will be cropped away is not enlarged first, for it may fill the memory.
-            # By whole pixels on both sides, so that the middle stays where it is.
-            short = min(image.size)
-            width, height = (
-                side if side == short else _STRIP * short + (side - _STRIP * short) % 2
-                for side in image.size
-            )
+        width, height = self._without_ends(image.size)
+        if (width, height) != image.size:
             left, top = (image.width - width) // 2, (image.height - height) // 2
             image = image.crop((left, top, left + width, top + height))
+        return self._resized(image, *self._fitted_size(image.size))
+
+    def _without_ends(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size of a strip without the ends that will be cropped away; of others as it is.
+
+        These are not enlarged first, for that may fill the memory. By whole pixels on both sides,
+        so that the middle stays where it is.
+        """
+        short = min(size)
+        if self.resize_mode != "shortest" or max(size) <= _STRIP * short:
+            return size
+        width, height = (
+            side if side == short else _STRIP * short + (side - _STRIP * short) % 2 for side in size
+        )
+        return width, height
+
+    def _fitted_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        width, height = size
         if self.resize_mode == "shortest" and self.width == self.height:  # torchvision's Resize
             if width <= height:
-                return self._resized(image, self.width, int(self.width * height / width))
-            return self._resized(image, int(self.height * width / height), self.height)
+                return self.width, int(self.width * height / width)
+            return int(self.height * width / height), self.height
         ratios = height / self.height, width / self.width
         ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
-        return self._resized(image, max(1, round(width / ratio)), max(1, round(height / ratio)))
+        return max(1, round(width / ratio)), max(1, round(height / ratio))
 
     def _resized(self, image: Image.Image, width: int, height: int) -> Image.Image:
         size = (width, height)

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import check_is_fitted
 
 from clipcls.classifier import open_encoder, open_store
 from clipcls.embedder import embed_images
 from clipcls.encoder import Encoder, Engine, Precision
-from clipcls.errors import ImageError
+from clipcls.errors import ImageError, not_fitted
 from clipcls.store import Store
 
 if TYPE_CHECKING:
@@ -88,7 +87,8 @@ class ClipEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             ImageError: an image cannot be read.
             ValueError: there are no images, which leaves the width of the result unknown.
         """
-        check_is_fitted(self)
+        if not self.__sklearn_is_fitted__():
+            raise not_fitted(self)
         if isinstance(X, str | os.PathLike):
             raise TypeError("X is a sequence of images; for one image write [image]")
         items = [str(item) if isinstance(item, np.str_) else item for item in X]

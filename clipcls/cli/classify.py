@@ -12,6 +12,7 @@ import click
 from clipcls.cli.console import Console
 from clipcls.cli.filing import file_into, mode_of, write_keywords
 from clipcls.cli.options import (
+    NEW_FOLDER,
     NumberRange,
     calibration_option,
     classifier_of,
@@ -24,6 +25,7 @@ from clipcls.cli.options import (
     labels_of,
     model_options,
     multi_option,
+    refuse_inside,
     refuse_with_multi,
     refuse_with_refine,
     result_output_options,
@@ -96,6 +98,14 @@ if TYPE_CHECKING:
     help="Add what each answer rests on: the label's texts, the margin to the runner-up, and the "
     "nearest images that were in the store.",
 )
+@click.option(
+    "--heatmap",
+    "heatmaps",
+    type=NEW_FOLDER,
+    metavar="DIR",
+    help="Draw into DIR where in each image its answer lies. Takes 50 passes of the model an "
+    "image, also of images seen before.",
+)
 @input_options
 @result_output_options
 @filing_options
@@ -122,6 +132,7 @@ def command(
     conformal: float | None,
     refine: bool,
     explain: bool,
+    heatmaps: Path | None,
     null: bool,
     form: str | None,
     output: Path | None,
@@ -158,7 +169,10 @@ def command(
             error=error is not None,
             conformal=conformal is not None,
             explain=explain,
+            heatmap=heatmaps is not None,
         )
+    if heatmaps:
+        refuse_inside(heatmaps, inputs)
     for name, value in (("coverage", coverage), ("error", error), ("conformal", conformal)):
         if value is not None and calibration is None:
             raise click.UsageError(f"--{name} needs --calibration FILE, from `clipcls calibrate`")
@@ -210,6 +224,7 @@ def command(
                 conformal=conformal,
                 refine=refine,
                 explain=explain,
+                heatmaps=heatmaps,
                 watch=watch if refine else None,
             )
         if not quiet and (coverage is not None or error is not None):
@@ -222,6 +237,7 @@ def command(
             *(["lineage"] if fitted.hierarchy_ and not multi else []),
             *(["set"] if conformal is not None else []),
             *(EXPLAINED if explain else []),
+            *(["heatmap"] if heatmaps else []),
             *(["calibration"] if calibration else []),
             *(["classifier"] if classifier else []),
             *(["refined"] if refine else []),

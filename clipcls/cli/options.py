@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from clipcls.store import Store
 
 __all__ = [
+    "NEW_FOLDER",
     "NumberRange",
     "bench_options",
     "calibration_option",
@@ -37,6 +39,7 @@ __all__ = [
     "model_options",
     "multi_option",
     "output_options",
+    "refuse_inside",
     "refuse_with_multi",
     "refuse_with_refine",
     "result_output_options",
@@ -70,7 +73,18 @@ class _NewFile(click.Path):
         return path
 
 
+class _NewFolder(click.Path):
+    """A folder to write into, which is made where it is missing."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if path.exists() and not path.is_dir():
+            self.fail(f"{path}: is not a folder", param, ctx)
+        return path
+
+
 NEW_FILE = _NewFile(path_type=Path)
+NEW_FOLDER = _NewFolder(path_type=Path)
 
 
 class NumberRange(click.FloatRange):
@@ -317,6 +331,26 @@ def images_of(inputs: tuple[str, ...], null: bool) -> tuple[Iterator[str | Image
         total = sum(1 for _ in find_images(inputs))
     images = find_images(inputs, stdin=sys.stdin.buffer, null=null)
     return itertools.chain([next(images)], images), total
+
+
+def refuse_inside(folder: Path, inputs: tuple[str, ...]) -> None:
+    """A folder for pictures that lies where this run, or the next, looks for images.
+
+    Raises:
+        click.UsageError: it does.
+    """
+    place = os.path.realpath(folder)
+    for name in inputs:
+        root = name
+        if not os.path.lexists(name) and "**" in name:
+            root = re.split(r"[*?\[]", name, maxsplit=1)[0] or os.curdir
+            root = root if os.path.isdir(root) else os.path.dirname(root)
+        if name != "-" and os.path.isdir(root):
+            above = os.path.realpath(root)
+            if Path(place).is_relative_to(above):
+                raise click.UsageError(
+                    f"{folder}: lies in {root}, where images are looked for; name another folder"
+                )
 
 
 def refuse_with_multi(**given: object) -> None:

@@ -87,6 +87,7 @@ def _schema() -> Any:
             ("lineage", pa.list_(text)),
             ("set", pa.list_(text)),
             ("explain", explain),
+            ("heatmap", text),
             *((key, name) for key in ("model", "weights", "precision", "prompts")),
             *((key, name) for key in ("calibration", "classifier")),
             ("refined", pa.bool_()),
