@@ -8,7 +8,7 @@ from typing import Any, TextIO
 from clipcls.errors import InputError
 from clipcls.predictions import UNKNOWN
 
-__all__ = ["ParquetWriter"]
+__all__ = ["ParquetWriter", "need_pyarrow"]
 
 _ROWS = 4096  # in a row group
 
@@ -27,12 +27,7 @@ class ParquetWriter:
     needs_end = True
 
     def __init__(self, stream: TextIO, top: int, extra: tuple[str, ...] = ()) -> None:
-        try:
-            import pyarrow.parquet  # noqa: F401
-        except ImportError as error:
-            raise InputError(
-                "--format parquet needs pyarrow: pip install 'clipcls[parquet]'"
-            ) from error
+        need_pyarrow()
         self._stream = stream
         self._schema = _schema()
         self._file: Any = None
@@ -58,6 +53,20 @@ class ParquetWriter:
             )
         rows, self._rows = self._rows, []
         self._file.write_table(pyarrow.Table.from_pylist(rows, self._schema))
+
+
+def need_pyarrow() -> None:
+    """Says before the work whether it can be done.
+
+    Raises:
+        InputError: pyarrow is missing.
+    """
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "--format parquet needs pyarrow: pip install 'clipcls[parquet]'"
+        ) from error
 
 
 def _schema() -> Any:
