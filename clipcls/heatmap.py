@@ -39,6 +39,7 @@ __all__ = [
     "check_offered",
     "heat_of",
     "heatmap",
+    "mirrored",
     "occlusion_masks",
     "overlay",
 ]
@@ -274,9 +275,8 @@ class Heatmaps:
         return self._write(prediction.path, stream.getvalue())
 
     def _write(self, path: str, data: bytes) -> Path:
-        parts = [part for part in PurePath(path).parts if part != os.pardir]
-        name = _shortened(parts[-1])
-        folder = self._folder.joinpath(*parts[PurePath(path).anchor in parts : -1])
+        place = mirrored(self._folder, path)
+        name, folder = _shortened(place.name), place.parent
         _make(folder)
         for number in itertools.count(1):
             mark = "" if number == 1 else f" ({number})"
@@ -295,6 +295,13 @@ class Heatmaps:
             except OSError as error:
                 raise OutputError(f"{picture}: cannot be written ({os_reason(error)})") from error
         raise AssertionError
+
+
+def mirrored(folder: Path, path: str) -> Path:
+    """A path's place in a folder: that of `a/b`, `../a/b` and `/a/b` is `a/b`."""
+    pure = PurePath(path)
+    parts = [part for part in pure.parts if part != os.pardir]
+    return folder.joinpath(*parts[bool(pure.anchor) :])
 
 
 def _make(folder: Path) -> None:

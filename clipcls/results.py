@@ -22,7 +22,7 @@ from clipcls.labels import levels_of
 from clipcls.predictions import UNKNOWN, Provenance
 from clipcls.ready import read_text
 
-__all__ = ["Result", "read_results", "result_of"]
+__all__ = ["Result", "read_results", "result_of", "without_scores"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +245,11 @@ def result_of(record: Mapping[str, Any], where: str = "record") -> Result:
         label_set=None if label_set is None else tuple(map(str, label_set)),
         made_by=_made_by(*made_by) if all(isinstance(m, str | bool) for m in made_by) else None,
     )
+
+
+def without_scores(result: Result) -> Result:
+    """What filing and keywords need of a result, a fraction of its memory."""
+    return Result(result.path, result.labels, result.error, (None,) * max(1, len(result.labels)))
 
 
 _made_by = functools.lru_cache(maxsize=64)(Provenance)  # a million results share a few

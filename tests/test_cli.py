@@ -421,6 +421,42 @@ def test_answers_as_a_page_and_as_parquet(clipcls, tmp_path: Path) -> None:
     assert (done.returncode, "its suffix says no format" in done.stderr) == (2, True)
 
 
+def test_no_result_is_written_over_what_is_read(clipcls, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    (tmp_path / "truth.csv").write_text("path,label\na.jpg,cat\n")
+    for name in ("a.jpg", "classifier.safetensors"):
+        (tmp_path / name).write_bytes(b"data")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for arguments in [
+        ["classify", "-l", "cat", "-l", "dog", "a.jpg", "-f", "csv", "-o", "./a.jpg"],
+        ["classify", "--labels", "labels.txt", "a.jpg", "-o", "labels.txt"],
+        ["evaluate", "--labels", "labels.txt", "truth.csv", "-o", "truth.csv"],
+        ["evaluate", "--labels", "labels.txt", "truth.csv", "--report", "truth.csv"],
+        ["fit", "--labels", "labels.txt", "truth.csv", "-o", "labels.txt"],
+        [
+            *("calibrate", "--classifier", "classifier.safetensors", "truth.csv"),
+            *("-o", "classifier.safetensors"),
+        ],
+    ]:
+        done = clipcls(*arguments, cwd=tmp_path)
+        assert (done.returncode, "would be overwritten" in done.stderr) == (2, True), arguments
+    same = ("-o", "new.html", "--report", "new.html")
+    done = clipcls("evaluate", "--labels", "labels.txt", "truth.csv", *same, cwd=tmp_path)
+    assert (done.returncode, "name the same file" in done.stderr) == (2, True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_missing_pyarrow_is_told_before_the_work(clipcls, tmp_path: Path) -> None:
+    (tmp_path / "pyarrow.py").write_text("raise ImportError")
+    done = clipcls(
+        *("classify", "-m", "local-dir:nowhere", "-l", "cat", "-l", "dog", CHELSEA),
+        *("-o", str(tmp_path / "r.parquet")),
+        env={"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+    )
+    assert done.returncode == 2
+    assert "pip install 'clipcls[parquet]'" in done.stderr
+
+
 def test_answers_are_filed_at_once(clipcls, tmp_path: Path) -> None:
     pytest.importorskip("lxml", reason="needs lxml")
     photos = shutil.copytree(PHOTOS, tmp_path / "photos")
@@ -431,6 +467,7 @@ def test_answers_are_filed_at_once(clipcls, tmp_path: Path) -> None:
         (["--move"], "--sort-into DIR"),
         (["--move", "--link", "--sort-into", "out"], "exclude each other"),
         (["--sort-into", "photos/zoo.jpg"], "is a file"),
+        (["--sort-into", "photos/out"], "photos/out: lies in photos, where images are looked for"),
     ]:
         done = clipcls(*labels, *wrong, "photos", cwd=tmp_path)
         assert (done.returncode, message in done.stderr) == (2, True), done.stderr

@@ -21,7 +21,7 @@ from clipcls.folders import folders_of, safe_name
 from clipcls.journal import Journal, journals_in
 from clipcls.labels import levels_of, written
 from clipcls.predictions import Provenance
-from clipcls.results import Result, read_results, result_of
+from clipcls.results import Result, read_results, result_of, without_scores
 from clipcls.writers import open_output
 
 Tree = dict[str, bytes]
@@ -728,3 +728,17 @@ def test_bad_usage_is_one_line_and_nothing_is_done(photos: Path) -> None:
         assert done.returncode == status, done.stderr
         assert message in done.stderr
         assert not (photos / "o").exists()
+
+
+def test_a_long_run_keeps_no_scores_for_filing() -> None:
+    answers = [{"label": "dog", "lineage": ["animal", "dog"], "score": 0.9}, {"label": "cat"}]
+    best = {"label": "cat", "score": 0.1, "similarity": 0.2}
+    for record in (
+        {"path": "a.jpg", "labels": answers, "top": [best]},
+        {"path": "a.jpg", "labels": [], "best": best},
+        {"path": "a.jpg", "error": "truncated"},
+    ):
+        kept, whole = without_scores(result_of(record)), result_of(record)
+        assert (kept.path, kept.labels, kept.error) == (whole.path, whole.labels, whole.error)
+        assert (set(kept.scores), kept.top, kept.made_by) == ({None}, (), None)
+        assert len(kept.scores) == len(whole.scores)

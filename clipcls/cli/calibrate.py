@@ -16,6 +16,7 @@ from clipcls.cli.options import (
     labels_of,
     model_options,
     multi_option,
+    refuse_over,
     refuse_with_multi,
     say_what_was_set_aside,
     store_of,
@@ -71,6 +72,7 @@ def command(
     labels = labels_of(label_source, label_list, classifier)
     if multi:
         refuse_with_multi(none=none, rank=rank)
+    refuse_over(output, data, label_source, prompts, classifier)
     from clipcls.calibration import calibrate
     from clipcls.labelled import read_labelled
     from clipcls.multicalibration import calibrate_multilabel

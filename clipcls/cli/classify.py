@@ -26,6 +26,7 @@ from clipcls.cli.options import (
     model_options,
     multi_option,
     refuse_inside,
+    refuse_over,
     refuse_with_multi,
     refuse_with_refine,
     result_output_options,
@@ -172,7 +173,10 @@ def command(
             heatmap=heatmaps is not None,
         )
     if heatmaps:
-        refuse_inside(heatmaps, inputs)
+        refuse_inside(heatmaps, inputs, mirrored=True)
+    if sort_into:
+        refuse_inside(sort_into, inputs)
+    refuse_over(output, label_source, prompts, classifier, calibration, *inputs)
     for name, value in (("coverage", coverage), ("error", error), ("conformal", conformal)):
         if value is not None and calibration is None:
             raise click.UsageError(f"--{name} needs --calibration FILE, from `clipcls calibrate`")
@@ -190,12 +194,16 @@ def command(
     from clipcls.errors import ImageError
     from clipcls.multilabel import MultiLabelClassifier
     from clipcls.predictions import Report, error_record
-    from clipcls.results import Result, result_of
+    from clipcls.results import Result, result_of, without_scores
     from clipcls.writers import EXPLAINED, open_output
 
     console.quiet = quiet
     report = Report()
     form = form_of(output, form, results=True)
+    if form == "parquet":
+        from clipcls.writers.parquet import need_pyarrow
+
+        need_pyarrow()
     images, total = images_of(inputs, null)
     fitted = classifier_of(
         classifier,
@@ -252,7 +260,7 @@ def command(
                 else:
                     record = result.record()
                 if sort_into or xmp:
-                    to_file.append(result_of(record))
+                    to_file.append(without_scores(result_of(record)))
                 with console.results():
                     writer.write(record)
                 if not refine:  # which has told of them while it embedded them

@@ -17,6 +17,7 @@ from clipcls.cli.options import (
     labels_of,
     model_options,
     multi_option,
+    refuse_over,
     refuse_with_multi,
     say_what_was_set_aside,
     store_of,
@@ -108,6 +109,11 @@ def command(
         )
     if labels is None and any(what in ("model", "prompts") for what, _ in variants.values()):
         raise click.UsageError("--compare model= and prompts= need --labels, not --classifier")
+    for file in (output, page):
+        read = [value for _, value in variants.values()]
+        refuse_over(file, data, label_source, prompts, classifier, calibration, *read)
+    if output and page and output.absolute() == page.absolute():
+        raise click.UsageError("-o and --report name the same file; give each its own")
     from clipcls.evaluation import evaluate
     from clipcls.labelled import read_labelled
     from clipcls.writers import open_output

@@ -11,6 +11,7 @@ from clipcls.cli.console import Console
 from clipcls.cli.options import (
     NEW_FILE,
     model_options,
+    refuse_over,
     say_what_was_set_aside,
     store_of,
     store_options,
@@ -86,6 +87,7 @@ def command(
       clipcls classify --classifier classifier.safetensors photos/
       clipcls fit sorted-photos/ --check-labels -o classifier.safetensors > suspects.csv
     """
+    refuse_over(output, data, label_source, prompts)
     from clipcls.fewshot import FewShotClassifier
     from clipcls.labelled import read_labelled
     from clipcls.writers import open_output

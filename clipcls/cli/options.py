@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 import math
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,6 +40,7 @@ __all__ = [
     "multi_option",
     "output_options",
     "refuse_inside",
+    "refuse_over",
     "refuse_with_multi",
     "refuse_with_refine",
     "result_output_options",
@@ -333,24 +334,68 @@ def images_of(inputs: tuple[str, ...], null: bool) -> tuple[Iterator[str | Image
     return itertools.chain([next(images)], images), total
 
 
-def refuse_inside(folder: Path, inputs: tuple[str, ...]) -> None:
-    """A folder for pictures that lies where this run, or the next, looks for images.
+def refuse_inside(folder: Path, inputs: tuple[str, ...], *, mirrored: bool = False) -> None:
+    """A folder for pictures that would lie where this run, or the next, looks for images.
+
+    Args:
+        folder: the folder.
+        inputs: as the command was given them; a list on stdin is not looked at.
+        mirrored: whether the pictures lie in it as `heatmap.mirrored` says.
 
     Raises:
-        click.UsageError: it does.
+        click.UsageError: they would.
     """
-    place = os.path.realpath(folder)
-    for name in inputs:
-        root = name
-        if not os.path.lexists(name) and "**" in name:
-            root = re.split(r"[*?\[]", name, maxsplit=1)[0] or os.curdir
-            root = root if os.path.isdir(root) else os.path.dirname(root)
-        if name != "-" and os.path.isdir(root):
-            above = os.path.realpath(root)
-            if Path(place).is_relative_to(above):
+    place = Path(os.path.realpath(folder))
+    for name, searched in _image_folders(inputs).items():
+        images = Path(os.path.realpath(name))
+        if searched and place.is_relative_to(images):
+            raise click.UsageError(
+                f"{folder}: lies in {name}, where images are looked for; name another folder"
+            )
+        if mirrored:
+            from clipcls.heatmap import mirrored as mirrored_in
+
+            there = Path(os.path.realpath(mirrored_in(folder, name)))
+            if there == images or (searched and there.is_relative_to(images)):
                 raise click.UsageError(
-                    f"{folder}: lies in {root}, where images are looked for; name another folder"
+                    f"{folder}: the pictures would lie among the images of {name}; name another "
+                    "folder"
                 )
+
+
+def _image_folders(inputs: tuple[str, ...]) -> dict[str, bool]:
+    """Folders that images are in, and whether all below is searched for them."""
+    found: dict[str, bool] = {}
+    for name in inputs:
+        names: Iterable[str] = [name]
+        if name != "-" and not os.path.lexists(name):
+            names = glob.iglob(name.partition("**")[0] or os.curdir)
+        for each in names:
+            if os.path.isdir(each):
+                found[each] = True
+            elif os.path.lexists(each):
+                found.setdefault(os.path.dirname(each) or os.curdir, False)
+    return found
+
+
+def refuse_over(output: Path | None, *files: str | os.PathLike[str] | None) -> None:
+    """A result file in the place of one that the command reads.
+
+    Args:
+        output: the result file.
+        files: what is read; names of other things and None are passed over.
+
+    Raises:
+        click.UsageError: it is one of them.
+    """
+    if output is None or not output.is_file():
+        return
+    for file in files:
+        if file is not None and os.path.isfile(file) and os.path.samefile(output, file):
+            raise click.UsageError(
+                f"{output}: is read by this command and would be overwritten; give the output "
+                "another name"
+            )
 
 
 def refuse_with_multi(**given: object) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from clipcls.cli.console import Console
-from clipcls.cli.options import FILE, NEW_FILE
+from clipcls.cli.options import FILE, NEW_FILE, refuse_over
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -61,8 +60,7 @@ def command(
       clipcls classify --labels labels.txt photos/ -o report.html
     """
     console.quiet = quiet
-    if output.exists() and os.path.exists(results) and os.path.samefile(output, results):
-        raise click.UsageError(f"{output}: is the file of the results; give the page another name")
+    refuse_over(output, results)
     from clipcls.results import read_results
     from clipcls.writers import open_output
     from clipcls.writers.gallery import GalleryWriter
