@@ -257,7 +257,7 @@ class Heatmaps:
 
         Raises:
             ImageError: the image cannot be read.
-            OutputError: the picture cannot be written.
+            OutputError: the picture cannot be written, or would lie beside its image.
             ValueError: the image is no file.
         """
         if not prediction.path:
@@ -278,6 +278,10 @@ class Heatmaps:
         place = mirrored(self._folder, path)
         name, folder = _shortened(place.name), place.parent
         _make(folder)
+        if os.path.samefile(folder, os.path.dirname(path) or os.curdir):
+            raise OutputError(
+                f"{self._folder}: heat maps would lie among the images; name another folder"
+            )
         for number in itertools.count(1):
             mark = "" if number == 1 else f" ({number})"
             picture = folder / f"{name}{_SUFFIX.replace('.jpg', f'{mark}.jpg')}"

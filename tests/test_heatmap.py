@@ -219,6 +219,10 @@ def test_what_cannot_be_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file"):
         Heatmaps(classifier, tmp_path / "file")
+    Image.new("RGB", (8, 8)).save(path)
+    with pytest.raises(OutputError, match="would lie among the images"):
+        list(classifier.classify([path], heatmaps=os.path.splitdrive(path)[0] + os.sep))
+    assert sorted(os.listdir(tmp_path)) == ["a.png", "file", "heat"]
     with pytest.raises(ValueError, match="files"):
         list(classifier.classify([spotted((64, 64))], heatmaps=tmp_path / "heat"))
     assert next(iter(results))  # nor is anything done before it is asked for
