@@ -11,6 +11,7 @@ import contextlib
 import csv
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping
 from io import FileIO
 from pathlib import Path
@@ -187,23 +188,34 @@ class Corrections:
         if not data.strip(b"\0\r\n"):
             self._write_whole({})
             return {}
-        whole = _whole_lines(data)
-        if len(whole) < len(data):
-            rest = data[len(whole) :].strip(b"\0").decode(errors="replace")
-            logger.warning("%s: its last line was cut off, and is left out: %r", self.path, rest)
-            try:
-                self._file.truncate(len(whole))
-                os.fsync(self._file.fileno())
-            except OSError as error:
-                raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
-        header, _, rows = whole.removeprefix(b"\xef\xbb\xbf").partition(b"\n")
-        if next(csv.reader([header.decode(errors="replace")]), []) != ["path", "label"]:
+        # The header first: nothing is cut off what is another kind of file.
+        header, line_break, rows = data.partition(b"\n")
+        cells = header.removeprefix(b"\xef\xbb\xbf").decode(errors="replace")
+        if next(csv.reader([cells]), []) != ["path", "label"]:
             raise InputError(
                 f"{self.path}: is not what `clipcls review` writes (UTF-8 with the columns "
                 "path,label); name another file with -o"
             )
+        if not line_break:
+            self._write_whole({})
+            return {}
+        whole = _whole_rows(rows)
+        if len(whole) < len(rows):
+            rest = rows[len(whole) :].strip(b"\0").decode(errors="replace")
+            if rest.count("\n") > 1:  # more than a row can have lost by a power cut
+                line = 2 + whole.count(b"\n")
+                raise InputError(
+                    f"{self.path}:{line}: a quote is not closed, so where rows end is not clear; "
+                    "mend that line, or name another file with -o"
+                )
+            logger.warning("%s: its last line was cut off, and is left out: %r", self.path, rest)
+            try:
+                self._file.truncate(len(data) - len(rows) + len(whole))
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
         found: dict[str, str] = {}
-        if rows.strip():
+        if whole.strip():
             try:
                 known = read_labelled(self.path)
             except LabelsError as error:
@@ -309,14 +321,17 @@ def _cell(text: str) -> str:
     return text
 
 
-def _whole_lines(data: bytes) -> bytes:
-    """The data up to the last line break that ends a row."""
-    end = len(data)
-    while (end := data.rfind(b"\n", 0, end) + 1) > 0:
-        if data.count(b'"', 0, end) % 2 == 0:  # not inside quotes
-            return data[:end]
-        end -= 1
-    return b""
+# A quote begins a quoted cell at the cell's start alone: the one of `5" lens.jpg` is a character.
+_CELL = rb'(?: *"(?:[^"]|"")*"(?!")|(?! *"))[^,\n]*'
+_ROW = re.compile(rb"%b(?:,%b)*\n" % (_CELL, _CELL))
+
+
+def _whole_rows(data: bytes) -> bytes:
+    """The rows up to the last one that is whole."""
+    end = 0
+    while row := _ROW.match(data, end):
+        end = row.end()
+    return data[:end]
 
 
 def _write(file: FileIO, data: bytes) -> None:

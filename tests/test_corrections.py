@@ -155,7 +155,13 @@ def test_two_at_once_are_refused_even_after_the_file_was_replaced(tmp_path: Path
 
 @pytest.mark.parametrize(
     "text",
-    ["image,label\na.jpg,cat\n", "path;label\na.jpg;cat\n", "path,label,score\na.jpg,cat,1\n"],
+    [
+        "image,label\na.jpg,cat\n",
+        "path;label\na.jpg;cat\n",
+        "path,label,score\na.jpg,cat,1\n",
+        "name,phone\nAnn,123\nBob,456",  # no line break at the end
+        "one line",
+    ],
 )
 def test_another_kind_of_file_is_left_alone(tmp_path: Path, text: str) -> None:
     file = tmp_path / "corrections.csv"
@@ -163,6 +169,31 @@ def test_another_kind_of_file_is_left_alone(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match=r"corrections\.csv.*-o"):
         Corrections(file)
     assert file.read_text() == text
+
+
+def test_a_quote_within_a_name_loses_no_row(tmp_path: Path) -> None:
+    file = tmp_path / "corrections.csv"
+    file.write_text('path,label\n5" a.jpg,cat\nb.jpg,dog\n')
+    with Corrections(file) as corrections:
+        found = {os.path.basename(path): label for path, label in corrections.labels.items()}
+    assert found == {'5" a.jpg': "cat", "b.jpg": "dog"}
+
+
+def test_a_quote_that_is_not_closed_is_named_and_nothing_is_cut_off(tmp_path: Path) -> None:
+    file = tmp_path / "corrections.csv"
+    text = 'path,label\na.jpg,cat\n"b.jpg,dog\nc.jpg,dog\n'
+    file.write_text(text)
+    with pytest.raises(InputError, match=r"corrections\.csv:3: a quote"):
+        Corrections(file)
+    assert file.read_text() == text
+
+
+def test_a_header_alone_is_a_file_without_corrections(tmp_path: Path) -> None:
+    file = tmp_path / "corrections.csv"
+    file.write_text("path,label")
+    with Corrections(file) as corrections:
+        corrections.set({str(tmp_path / "a.jpg"): "cat"})
+    assert file.read_text() == "path,label\na.jpg,cat\n"
 
 
 def test_several_labels_of_an_image_are_refused(tmp_path: Path) -> None:
