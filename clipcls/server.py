@@ -383,7 +383,7 @@ def make_app(
     )
     async def labels() -> Response:
         own = service.own
-        names = ("bytes", "pixels", "images", "labels", "length", "texts", "seconds")
+        names = ("bytes", "pixels", "images", "labels", "length", "levels", "texts", "seconds")
         return JSONResponse(
             {
                 "labels": own.classes_.tolist(),

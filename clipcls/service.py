@@ -31,7 +31,7 @@ from clipcls.classifier import ZeroShotClassifier
 from clipcls.embedder import Embedded
 from clipcls.errors import ClipclsError, ImageError, LabelsError, ModelError, PromptsError
 from clipcls.images import decode_image
-from clipcls.labels import LabelSet, make_labels
+from clipcls.labels import LabelSet, levels_of, make_labels
 from clipcls.predictions import NONE, UNKNOWN, Prediction
 from clipcls.prompts import NONE_TEXTS, PromptSet, class_texts, make_prompts, read_prompts
 from clipcls.ready import ready_sets
@@ -66,6 +66,7 @@ class Limits:
         images: in a request.
         labels: in a request.
         length: of a label, synonym, prompt or template, characters.
+        levels: of a label in a hierarchy.
         texts: that a request's labels and templates make together.
         seconds: that a request may take.
         queue: images accepted and not answered yet, of all requests.
@@ -77,6 +78,7 @@ class Limits:
     images: int = 32
     labels: int = 1_000
     length: int = 200
+    levels: int = 16
     texts: int = 10_000
     seconds: float = 30.0
     queue: int = 64
@@ -348,9 +350,10 @@ class Service:
             self._classifiers.move_to_end(key)
             return found
         with _Hearing() as heard:
-            labels = self._labels(question)
-            prompts = self._prompts(question.prompts)
-            texts = self._texts_of(labels, prompts)
+            context = contextvars.copy_context()  # the thread's warnings are this request's
+            labels, prompts, texts = await self._in(
+                self._matchers, context.run, self._prepared, question
+            )
             none = self.own.none if question.none is None else question.none
             if none and any(NONE in (label.name, label.path[0]) for label in labels):
                 raise LabelsError(f"labels: {NONE!r} is a label already; leave one out")
@@ -376,6 +379,12 @@ class Service:
             self._weight -= oldest.weight
         return known
 
+    def _prepared(self, question: Question) -> tuple[LabelSet, PromptSet, list[str]]:
+        """A question's labels, templates, and the texts that these make."""
+        labels = self._labels(question)
+        prompts = self._prompts(question.prompts)
+        return labels, prompts, self._texts_of(labels, prompts)
+
     def _labels(self, question: Question) -> LabelSet:
         if question.labels is None:
             if self._own_labels is None:
@@ -387,6 +396,13 @@ class Service:
             raise LabelsError(
                 f"{len(question.labels):,} labels; the most are {self.limits.labels:,}"
             )
+        for given in question.labels:  # before they are made: that costs the levels' third power
+            name = given.get("label") if isinstance(given, Mapping) else given
+            if isinstance(name, str) and len(levels_of(name)) > self.limits.levels:
+                raise LabelsError(
+                    f"{name[:20]!r}... has {len(levels_of(name)):,} levels; the most are "
+                    f"{self.limits.levels}"
+                )
         labels = make_labels(question.labels)
         for label in labels:
             self._check_lengths(LabelsError, *label.path, *label.synonyms, *label.prompts)

@@ -168,6 +168,14 @@ def test_many_labels_are_embedded_between_batches(encoder: ColourEncoder) -> Non
     assert max(calls) <= 32
 
 
+def test_labels_of_endless_levels_are_refused_before_they_cost_anything(server: Server) -> None:
+    deep = " > ".join(map(str, range(20_000)))  # hours, if it were taken
+    answer = server.classify(("a", RED), labels=[deep], status=422)
+    assert answer["detail"] == "'0 > 1 > 2 > 3 > 4 > '... has 20,000 levels; the most are 16"
+    deep = " > ".join(map(str, range(16)))
+    server.classify(("a", RED), labels=[deep, "blue"])
+
+
 def test_what_is_remembered_of_labels_has_a_bound(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
