@@ -54,7 +54,7 @@ class Review:
     """Results under review, and their corrections. May be used from several threads.
 
     Args:
-        results: as `read_results` gives them; an image twice is an image once.
+        results: as `read_results` gives them; of a file under two names the first is labelled.
         corrections: the open file of corrections; what is in it of these images is done.
         labels: the labels there are; those of the results come after them.
         root: what the results' paths are relative to.
@@ -108,20 +108,22 @@ class Review:
         ]
         self.relearnt: list[Answer | None] | None = None
         self._places: list[str] = []
+        self._of_place: dict[str, int] = {}
         self.errors: list[str] = []
-        for result, file in zip(results, self.files, strict=True):
+        for number, (result, file) in enumerate(zip(results, self.files, strict=True)):
             place, error = "", result.error
             if not error:
                 try:
                     place = corrections.place(file)
                 except InputError as reason:
                     error = str(reason)
+            if place and (first := self._of_place.setdefault(place, number)) != number:
+                place, error = "", f"is the same file as {self.paths[first]}"
             self._places.append(place)
             self.errors.append(error)
-        self._of_place = {place: n for n, place in enumerate(self._places) if place}
         if not self._of_place:
-            first = f"; the first: {self.paths[0]}: {self.errors[0]}" if self.paths else ""
-            raise InputError(f"there is no image in the results that can be reviewed{first}")
+            why = f"; the first: {self.paths[0]}: {self.errors[0]}" if self.paths else ""
+            raise InputError(f"there is no image in the results that can be reviewed{why}")
         if not any(os.path.exists(file) for file in self.files):
             raise InputError(
                 f"{self.files[0]}: not there, nor is any other image of the results; paths are "

@@ -209,7 +209,7 @@ class ReviewApp:
                 try:
                     body = await _body(request)
                     return _json(await run_in_threadpool(act, body))
-                except (TypeError, ValueError, KeyError, IndexError) as error:
+                except (TypeError, ValueError, LookupError, RecursionError) as error:
                     # ClassifierError is a ValueError; its message is for people.
                     detail = str(error) if isinstance(error, ClipclsError) else "not understood"
                     return _problem(400, detail)

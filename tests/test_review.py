@@ -53,6 +53,21 @@ def test_the_doubtful_come_first(
         assert margin == pytest.approx(top[0][1] - top[1][1])
 
 
+def test_a_file_under_two_names_is_labelled_once(
+    paths: list[str], encoder: ColourEncoder, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    again = str(tmp_path / "link" / Path(paths[0]).relative_to(tmp_path))
+    found = read_results(results([*paths, again], encoder, tmp_path))
+    assert len(found) == 4
+    with Corrections(tmp_path / "c.csv") as corrections:
+        review = Review(found, corrections)
+        assert sorted(review.order) == [0, 1, 2]
+        assert review.errors[3] == f"is the same file as {paths[0]}"
+        assert review.label({0: 1}) == [0]
+        assert review.done() == {0: 1}
+
+
 def test_labels_undo_and_a_second_start(
     paths: list[str], encoder: ColourEncoder, tmp_path: Path
 ) -> None:
