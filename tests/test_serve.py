@@ -914,23 +914,31 @@ def test_it_does_not_listen_to_others_without_a_token(tmp_path: Path) -> None:
     assert (done.returncode, "none" in done.stderr) == (2, True)
 
 
-def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
-    (tmp_path / "fastapi.py").write_text("raise ImportError('no', name='fastapi')")
+@pytest.mark.parametrize(
+    "module", ["fastapi", "uvicorn", "h11", "prometheus_client", "python_multipart"]
+)
+def test_without_the_extra_it_says_what_to_install(tmp_path: Path, module: str) -> None:
+    (tmp_path / f"{module}.py").write_text(f"raise ImportError('no', name={module!r})")
     path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
     done = run("-l", "cat", "-l", "dog", PYTHONPATH=path)
     assert done.returncode == 2
-    assert done.stderr == "clipcls: error: serve needs fastapi: pip install 'clipcls[serve]'\n"
+    assert done.stderr == f"clipcls: error: serve needs {module}: pip install 'clipcls[serve]'\n"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")
 def test_the_command(tmp_path: Path) -> None:
-    """The real one, with the bundled model."""
+    """The real one, with the bundled model, at this machine's own name."""
+    try:
+        name = socket.gethostname()
+        socket.getaddrinfo(name, 0)
+    except OSError:
+        name = "localhost"
     photo = Path(__file__).parent.parent / "examples/photos/chelsea.jpg"
     token = "t" * 32
     with subprocess.Popen(
         [
             *(sys.executable, "-m", "clipcls", "serve", "-m", "mini", "-l", "cat", "-l", "dog"),
-            *("--port", "0", "--no-store"),
+            *("--host", name, "--port", "0", "--no-store"),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -949,10 +957,14 @@ def test_the_command(tmp_path: Path) -> None:
         answer = httpx.post(f"{url}/classify", files=files, headers=headers, timeout=60)
         (record,) = check(answer)["results"]
         assert (record["path"], record["label"], record["model"]) == ("chelsea.jpg", "cat", "mini")
+        kind = {"content-type": "multipart/form-data; boundary=x"}
+        answer = httpx.post(f"{url}/classify", content=b"nonsense", headers=headers | kind)
+        assert answer.status_code == 400
         port = url.rpartition(":")[2]
-        taken = run("-m", "mini", "-l", "cat", "-l", "dog", "--no-store", "--port", port)
+        settings = ("--host", name, "--insecure", "--no-store", "--port", port)
+        taken = run("-m", "mini", "-l", "cat", "-l", "dog", *settings)
         assert taken.returncode == 2
-        assert f"127.0.0.1:{port}: cannot be listened on" in taken.stderr
+        assert f"{name}:{port}: cannot be listened on" in taken.stderr
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "", "")

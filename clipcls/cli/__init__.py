@@ -69,9 +69,10 @@ def main() -> None:
     _open_streams()
     console = Console()
     console.attach(logging.getLogger("clipcls"))
-    # This is our own program here: Pillow's and libtiff's remarks on odd files are not for users.
+    # This is our own program here: remarks on odd files and bodies are not for users.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    for library in ("PIL", "python_multipart"):
+        logging.getLogger(library).addHandler(logging.NullHandler())
     sys.exit(_run(console))
 
 

@@ -182,6 +182,8 @@ def command(
     if max_images > max_queue:
         raise click.UsageError("--max-images is more than --max-queue has room for")
     try:
+        import uvicorn  # noqa: F401
+
         from clipcls.server import Counts, make_app
     except ImportError as error:
         raise InputError(
@@ -228,13 +230,16 @@ def command(
 
     try:
         service.warm()
-        fetcher = Fetcher(url_hosts, max_bytes=max_bytes, seconds=timeout) if url_hosts else None
+        # Half: a host that does not answer costs its image, not the request.
+        fetcher = (
+            Fetcher(url_hosts, max_bytes=max_bytes, seconds=timeout / 2) if url_hosts else None
+        )
         app = make_app(
             service,
             counts,
             fetcher=fetcher,
             token=token,
-            hosts=hosts,
+            hosts=(*hosts, host),
             any_address=not is_loopback(host),
         )
         return run(app, ready=ready, host=host, port=port, grace=timeout + 1)
