@@ -1,6 +1,6 @@
 """How long does a folder of images take?
 
-    python benchmarks/folder.py [--images photos|small] [--photos 300] [--repeats 3]
+    python benchmarks/folder.py [--images photos|smooth|small] [--photos 300] [--repeats 3]
 
 Whole processes, from the start of Python to the written result: imports, loading the model,
 embedding the labels and all images.
@@ -31,6 +31,11 @@ from ours import check, classify, forget, search, warm
 OURS = "clipcls"
 SEARCH = "clipcls search, ViT-B-32-256"
 QUERY = "a photo of a cat."
+KINDS = {
+    "photos": "photos of 12 MP",
+    "smooth": "photos of 12 MP without grain",
+    "small": "small images",
+}
 
 
 def runners(work: Work, args: argparse.Namespace, folder: Path) -> list[Runner]:
@@ -99,8 +104,8 @@ def runners(work: Work, args: argparse.Namespace, folder: Path) -> list[Runner]:
 
 
 def measure(work: Work, args: argparse.Namespace, kind: str) -> dict[str, Any]:
-    """The answer for `photos` or `small`."""
-    count = getattr(args, kind)
+    """The answer for one of KINDS."""
+    count = args.small if kind == "small" else args.photos
     folder = getattr(make_inputs, kind)(work, count)
     make_inputs.models(work)
     make_inputs.read_once(folder)
@@ -108,10 +113,9 @@ def measure(work: Work, args: argparse.Namespace, kind: str) -> dict[str, Any]:
     programs = chosen(runners(work, args, folder), args.peers)
     runs, failed = alternate(work, programs, args.repeats, count)
     check(work, count)
-    what = "photos of 12 MP" if kind == "photos" else "small images"
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     result = summary(
-        f"{count:,} {what}, {size:,.0f} MB",
+        f"{count:,} {KINDS[kind]}, {size:,.0f} MB",
         OURS,
         runs,
         failed,
@@ -133,7 +137,7 @@ def main() -> None:
     """The command."""
     arguments = parser(__doc__)
     make_inputs.add_sizes(arguments)
-    arguments.add_argument("--images", choices=["photos", "small"], default="photos", help="which")
+    arguments.add_argument("--images", choices=list(KINDS), default="photos", help="which")
     args = arguments.parse_args()
     work = work_of(args)
     finish(work, f"folder-{args.images}", measure(work, args, args.images), args)

@@ -3,7 +3,8 @@
     python benchmarks/make_inputs.py [--photos 300] [--small 5000] [--labels 10000]
 
 The photos are those of examples/photos at 12 MP with grain, so that their files have the size of a
-camera's (1 to 7 MB); the small images are pieces of them. No two are alike.
+camera's (1 to 7 MB), or without it (smooth), whose files are small and soon decoded. The small
+images are pieces of the photos. No two are alike.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import random
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from common import HERE, REPOSITORY, Work, die, parser, require, run_main, say, work_of
@@ -27,7 +29,12 @@ _LONG, _SHORT = 4000, 3000
 
 def photos(work: Work, count: int) -> Path:
     """A folder of so many 12 MP photos."""
-    return _folder(work, "photos", count, _make_photos)
+    return _folder(work, "photos", count, partial(_make_photos, grain=4))
+
+
+def smooth(work: Work, count: int) -> Path:
+    """A folder of so many 12 MP photos without grain."""
+    return _folder(work, "smooth", count, partial(_make_photos, grain=0))
 
 
 def small(work: Work, count: int) -> Path:
@@ -113,12 +120,13 @@ def _originals() -> list[Path]:
     return found or die(f"{EXAMPLES}: there are no photos: run this in a clone of the repository")
 
 
-def _make_photos(pool: Path, numbers: list[int]) -> None:
+def _make_photos(pool: Path, numbers: list[int], grain: float) -> None:
     import numpy as np
     from PIL import Image, ImageOps
 
     paths = _originals()
-    grain = np.random.default_rng(0).normal(0, 4, (_LONG + 512, _LONG + 512)).astype(np.int8)
+    size = (_LONG + 512, _LONG + 512)
+    noise = np.random.default_rng(0).normal(0, grain, size).astype(np.int8)
     for number in numbers:
         chance = random.Random(number)
         with Image.open(paths[number % len(paths)]) as image:
@@ -135,8 +143,8 @@ def _make_photos(pool: Path, numbers: list[int]) -> None:
         if chance.random() < 0.5:
             large = ImageOps.mirror(large)
         y, x = chance.randrange(512), chance.randrange(512)
-        noise = grain[y : y + size[1], x : x + size[0], None]
-        pixels = np.clip(np.asarray(large, np.int16) + noise, 0, 255).astype(np.uint8)
+        here = noise[y : y + size[1], x : x + size[0], None]
+        pixels = np.clip(np.asarray(large, np.int16) + here, 0, 255).astype(np.uint8)
         _save(Image.fromarray(pixels), pool / f"{number:06}.jpg", _QUALITIES[number // 20 % 4])
 
 

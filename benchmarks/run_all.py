@@ -41,7 +41,7 @@ def main() -> None:
     arguments.add_argument(
         "--only",
         default="",
-        help="questions, by commas: photos, small, one, labels, new-photos, new-small, memory",
+        help="by commas: photos, smooth, small, one, labels, new-photos, new-small, memory",
     )
     arguments.add_argument(
         "--quick",
@@ -54,6 +54,7 @@ def main() -> None:
     work = work_of(args)
     questions: dict[str, Callable[[], dict[str, Any]]] = {
         "photos": lambda: folder.measure(work, args, "photos"),
+        "smooth": lambda: folder.measure(work, args, "smooth"),
         "small": lambda: folder.measure(work, args, "small"),
         "one": lambda: one_photo.measure(work, args),
         "labels": lambda: labels.measure(work, args),
