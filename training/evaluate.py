@@ -13,11 +13,11 @@ from pathlib import Path
 
 import open_clip
 import torch
-from features import run
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from features import run
 from teacher import Teacher
 
 NOT_CLASSES = {"BACKGROUND_Google"}

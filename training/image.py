@@ -1,17 +1,20 @@
 """Teaches the image head what the teacher makes of the backbone's features.
 
-Usage: image.py WORK. Reads WORK/train.pt (of features.py) and WORK/names.pt (of text.py); writes
-WORK/head.pt: the state dict of the projection, an MLP 1,280 -> 1,024 -> 512.
+Usage: image.py WORK. Reads WORK/train.pt (of features.py), WORK/names.pt (of words.py) and
+WORK/text.pt (of text.py); writes WORK/head.pt: the state dict of the projection, an MLP 1,280 ->
+1,024 -> 512.
 
 L2 normalisation makes the posterior's denominator irrelevant: the teacher's vector points along
 sum_c exp(logit_c) row_c. So the head begins with the backbone's classifier as its first layer,
 where GELU passes only the highest logits, and the classes' rows as its second. What counts is which
 labels are near: so besides the cosine to the teacher's vector, the similarities to the classes'
-rows and to the teacher's vectors of likely labels are learned.
+rows and to labels are learned; those to what the text tower makes of the labels too, so that the
+head makes up for some of the tower's mistakes.
 """
 
 from __future__ import annotations
 
+import random
 import sys
 from pathlib import Path
 
@@ -21,8 +24,11 @@ from torch import Tensor
 from torch.nn.functional import kl_div, normalize
 
 from teacher import DIM, Teacher
+from text import alike
+from tower import Tower
+from words import TOKENIZER
 
-STEPS, BATCH, RATE, HELD_OUT = 1800, 256, 1e-3, 600
+STEPS, BATCH, RATE, HELD_OUT = 6000, 256, 1e-3, 600
 SHIFT = 5.0  # about the logit from which a class has a share of the posterior
 SCALE = 30.0
 
@@ -32,10 +38,19 @@ def head() -> Mlp:
     return Mlp(1280, 2 * DIM, DIM, drop=(0.0, 0.0), bias=(True, False))
 
 
-def divergence(given: Tensor, wanted: Tensor, anchors: Tensor) -> Tensor:
-    """How the two see the anchors otherwise: Kullback-Leibler, in nats."""
-    target = (SCALE * wanted @ anchors.T).softmax(-1)
-    return kl_div((SCALE * given @ anchors.T).log_softmax(-1), target, reduction="batchmean")
+def divergence(given: Tensor, wanted: Tensor) -> Tensor:
+    """Kullback-Leibler between the softmaxes of similarities, in nats."""
+    found, target = (SCALE * given).log_softmax(-1), (SCALE * wanted).softmax(-1)
+    return kl_div(found, target, reduction="batchmean")
+
+
+def student(names: list[str], work: Path) -> Tensor:
+    """Names -> the text tower's vectors (n, 512)."""
+    tower = Tower(DIM).eval()
+    tower.text.load_state_dict(torch.load(work / "text.pt", weights_only=True), strict=False)
+    order, texts = alike([TOKENIZER.encode(name) for name in names], ["a photo of a {}."])
+    with torch.inference_mode():
+        return tower(texts)[order.argsort()]
 
 
 def main(work: Path) -> None:
@@ -44,12 +59,14 @@ def main(work: Path) -> None:
     teacher = Teacher()
     stored = torch.load(work / "train.pt", weights_only=True)
     known = torch.load(work / "names.pt", weights_only=True)
-    numbers = {name: number for number, name in enumerate(known["names"])}
-    labels = known["vectors"][[numbers[name] for name in known["likely"]]]
+    likely = known["groups"]["likely"]
+    drawn = random.Random(0).sample(known["groups"]["things"] + known["groups"]["phrases"], 8000)
+    chosen = [*likely, *drawn]
+    labels = normalize(known["vectors"][chosen].float())
+    texts = student([known["names"][number] for number in chosen], work).clone()
     # Views of one photo stay together, so that a held-out photo was seen in no view.
     photos = sorted(set(stored["paths"]))
-    chosen = torch.randperm(len(photos))[:HELD_OUT].tolist()
-    apart = {photos[i] for i in chosen}
+    apart = {photos[i] for i in torch.randperm(len(photos))[:HELD_OUT].tolist()}
     mask = torch.tensor([path in apart for path in stored["paths"]])
     held, features = stored["features"][mask].float(), stored["features"][~mask].float()
     network = head()
@@ -67,19 +84,26 @@ def main(work: Path) -> None:
         share = torch.rand(BATCH, 1) * (torch.rand(BATCH, 1) < 0.5)
         some = (1 - share) * some + share * some.roll(1, 0)
         wanted, given = teacher.images(some), normalize(network(some))
-        loss = (1 - (given * wanted).sum(-1)).mean() + divergence(given, wanted, rows)
-        loss = loss + divergence(given, wanted, labels[torch.randperm(len(labels))[:1000]])
+        loss = (1 - (given * wanted).sum(-1)).mean() + divergence(given @ rows.T, wanted @ rows.T)
+        these = torch.randperm(len(labels))[:1000]
+        target = wanted @ labels[these].T
+        loss = loss + divergence(given @ labels[these].T, target)
+        loss = loss + divergence(given @ texts[these].T, target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         if step % 200 == 0 or step == STEPS - 1:
             with torch.no_grad():
-                found = normalize(network(held))
-                same = (found @ labels.T).argmax(-1) == (answer @ labels.T).argmax(-1)
+                found, count = normalize(network(held)), len(likely)
+                wanted = (answer @ labels[:count].T).argmax(-1)
+                same = [
+                    ((found @ those[:count].T).argmax(-1) == wanted).float().mean()
+                    for those in (labels, texts)
+                ]
             print(
-                f"{step:5} held-out photos: cosine {(found * answer).sum(-1).mean():.4f}, "
-                f"same of {len(labels):,} labels {same.float().mean():.1%}",
+                f"{step:5} held-out photos: cosine {(found * answer).sum(-1).mean():.4f}, same of "
+                f"{count:,} labels {same[0]:.1%}, with the text tower's {same[1]:.1%}",
                 flush=True,
             )
     torch.save(network.state_dict(), work / "head.pt")
