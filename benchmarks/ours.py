@@ -54,8 +54,8 @@ def _model(args: argparse.Namespace, work: Work, model: str) -> list[Any]:
 def check(work: Work, count: int) -> None:
     """Ends the program if the last run left out an image."""
     path = work.path("scratch", "clipcls.jsonl")
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    good = sum("label" in record for record in records)
+    with path.open(encoding="utf-8") as lines:
+        good = sum("label" in json.loads(line) for line in lines)
     if good != count:
         die(f"{path}: {good} of {count} images were classified: these times mean nothing")
 
