@@ -17,7 +17,7 @@ from clipcls.embedder import embed_images
 from clipcls.errors import ImageError
 from clipcls.evaluation import logit_blocks
 from clipcls.fewshot import FewShotClassifier
-from clipcls.labels import Label, LabelSet
+from clipcls.labels import Label, LabelSet, make_labels
 
 if TYPE_CHECKING:
     from clipcls.classifier import ZeroShotClassifier
@@ -101,7 +101,7 @@ class Relearner:
             ImageError: an image is gone, and its vector in no store.
         """
         old = self._classifier
-        known = _label_set(old)
+        known = make_labels(old.labels)
         names = set(old.own_names_)
         levels = old.hierarchy_.levels if old.hierarchy_ else ()
         above = {name for level in levels for name in level.names} - names
@@ -124,9 +124,3 @@ class Relearner:
             for row, columns, values in zip(rows[block], best, scores, strict=True):
                 answers[row] = tuple((str(few_shot.classes_[c]), float(values[c])) for c in columns)
         return Relearnt(few_shot, tuple(answers))
-
-
-def _label_set(classifier: ZeroShotClassifier) -> LabelSet:
-    from clipcls.labels import make_labels
-
-    return make_labels(classifier.labels)
