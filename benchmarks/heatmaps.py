@@ -34,8 +34,6 @@ from clipcls.encoder import unit_rows
 from clipcls.heatmap import occlusion_masks
 from clipcls.images import open_image
 
-SIZES = (7,)
-
 
 def log_odds(logits, number):
     """Of one class against all others together, (..., n_classes) -> (...)."""
@@ -107,12 +105,18 @@ class Gradients:
         return found
 
 
-def occlusions(encode, size):
+def mean_colour(pixels):
+    """An image of its mean colour, uint8 (height, width, 3) both."""
+    mean = pixels.mean(axis=(0, 1), keepdims=True)
+    return np.broadcast_to(np.rint(mean).astype(np.uint8), pixels.shape)
+
+
+def occlusions(encode, size, hide=mean_colour):
     """Maps by hiding: `clipcls.heatmap` with size x size places."""
 
     def maps(pixels, text, scale, numbers):
         masks = occlusion_masks(*pixels.shape[:2], size)
-        hidden = blurred(pixels)
+        hidden = hide(pixels)
         views = [pixels, *(_mix(pixels, hidden, mask) for mask in masks)]
         logits = scale * encode(views).astype(np.float64) @ text.T
         found = []
@@ -120,9 +124,12 @@ def occlusions(encode, size):
             values = log_odds(logits, number)
             falls = values[0] - values[1:]
             found.append(np.tensordot(falls, masks, 1) / masks.sum(axis=0))
-        return {f"occlusion, {size} x {size}": found}
+        return {f"occlusion, {size} x {size}, {hide.__name__}": found}
 
     return maps
+
+
+FILLS = (mean_colour, blurred)
 
 
 def _mix(pixels, hidden, mask):
@@ -228,7 +235,9 @@ def photos(files: Sequence[str], model: str, images: int, mosaics: int, keep: Pa
     def encode(views):
         return encoder.encode_images(list(views))
 
-    test = Test(encode, [priors(0), Gradients(encoder), *(occlusions(encode, n) for n in SIZES)])
+    test = Test(
+        encode, [priors(0), Gradients(encoder), *(occlusions(encode, 7, hide) for hide in FILLS)]
+    )
     if keep:
         test.resume(keep)
     for file in files:

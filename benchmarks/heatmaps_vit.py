@@ -16,7 +16,7 @@ from collections import defaultdict
 
 import numpy as np
 import torch
-from heatmaps import Test, log_odds, occlusions, priors
+from heatmaps import FILLS, Test, log_odds, occlusions, priors
 from open_clip.transformer import VisionTransformer
 
 SIDE, PATCH, BOX, SCALE = 64, 8, 18, 20.0
@@ -140,7 +140,9 @@ def main() -> None:
             vectors = tower(_batch(np.stack(views)))
         return torch.nn.functional.normalize(vectors, dim=-1).numpy()
 
-    test = Test(encode, [priors(0), Inside(tower), occlusions(encode, 7)])
+    test = Test(
+        encode, [priors(0), Inside(tower), *(occlusions(encode, 7, hide) for hide in FILLS)]
+    )
     pictures, labels, places = scenes(np.random.default_rng(1), options.images)
     for picture, label, place in zip(pictures, labels, places, strict=True):
         test.deletion(picture, text, SCALE)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from clipcls.errors import ClipclsError, ImageError, LabelsError, OutputError
 from clipcls.images import decode_image, open_image, read_bytes, to_rgb
@@ -101,7 +101,7 @@ def heat_of(
     encoder: Any = classifier.encoder_
     pixels = encoder.preprocess(image)
     masks = occlusion_masks(*pixels.shape[:2])
-    hidden = _without_details(pixels)
+    hidden = _mean_colour(pixels)
     values = np.empty(len(masks) + 1)
     views = itertools.chain([pixels], (_mixed(pixels, hidden, mask) for mask in masks))
     done = 0
@@ -131,9 +131,9 @@ def occlusion_masks(height: int, width: int, places: int = _PLACES) -> NDArray[n
     return masks.reshape(-1, height, width).astype(np.float32)
 
 
-def _without_details(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    radius = max(pixels.shape[:2]) / 10
-    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)))
+def _mean_colour(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    mean = np.rint(pixels.mean(axis=(0, 1), keepdims=True)).astype(np.uint8)
+    return np.broadcast_to(mean, pixels.shape)
 
 
 def _mixed(

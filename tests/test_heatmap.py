@@ -108,9 +108,7 @@ def test_the_heat_is_the_fall_of_the_log_odds_place_by_place() -> None:
 
 
 def hidden(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    from clipcls.heatmap import _without_details
-
-    return _without_details(pixels)
+    return np.full_like(pixels, pixels.reshape(-1, 3).mean(axis=0).round())
 
 
 def test_a_node_of_a_hierarchy_and_a_lone_label_have_maps() -> None:
@@ -121,7 +119,9 @@ def test_a_node_of_a_hierarchy_and_a_lone_label_have_maps() -> None:
         tree.heatmap(image, "spot"), heat_of(plain, image, (0, 1)), atol=1e-6
     )
     assert hottest(tree.heatmap(image, "spot")) == hottest(corner().heatmap(image))
-    assert hottest(corner(["spot"]).heatmap(image)) == hottest(corner().heatmap(image))
+    x, y = hottest(corner(["spot"]).heatmap(image))
+    assert abs(x - 20) < 4
+    assert abs(y - 12) < 4
     with pytest.raises(LabelsError, match="'dog' is none of the labels"):
         plain.heatmap(image, "dog")
 
