@@ -556,13 +556,18 @@ def test_a_result_file_that_cannot_be_written(clipcls, tmp_path: Path) -> None:
     assert "r.csv: cannot be written" in done.stderr
 
 
-def test_a_full_disk_is_one_line_and_exit_3(cache: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_one_line_and_exit_3(cache: Path, unbuffered: str) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "clipcls", "classify", "-m", "mini", "-l", "cat", CHELSEA],
             stdout=full,
             stderr=subprocess.PIPE,
-            env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+            env={
+                **os.environ,
+                "XDG_CACHE_HOME": str(cache),
+                "PYTHONUNBUFFERED": unbuffered,
+            },
             text=True,
         )
     assert done.returncode == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import logging
@@ -88,6 +89,15 @@ def _open_streams() -> None:
             sys.stdout.reconfigure(encoding="utf-8")
 
 
+def _end_output() -> None:
+    """Writes what waits; what cannot be written must not be complained of again at exit."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):  # a stream without a file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _run(console: Console) -> int:
     try:
         status = cli.main(standalone_mode=False, prog_name="clipcls", obj=console)
@@ -102,15 +112,18 @@ def _run(console: Console) -> int:
         console.say("interrupted; with the store the same command goes on where it stopped")
         return 130
     except OutputClosedError:
-        # The reader (`head`) has what it wanted; flushing at exit must not complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _end_output()  # the reader (`head`) has what it wanted
         return 141
     except OutputError as error:
+        _end_output()
         console.say(f"error: {error}")
         return 3
     except OSError as error:  # with a file's name: an input of ours; without: a stream
         console.say(f"error: {error.filename or 'output'}: {error.strerror or error}")
-        return 2 if error.filename else 3
+        if error.filename:
+            return 2
+        _end_output()
+        return 3
     except ClipclsError as error:
         console.say(f"error: {error}")
         return 2
