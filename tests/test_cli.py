@@ -605,7 +605,13 @@ def test_a_run_stopped_in_the_middle_goes_on_where_it_was(tmp_path: Path, end: i
     command = [sys.executable, "-m", "clipcls", "classify", "-m", "mini", "-l", "cat", "-l", "dog"]
     command += ["-o", str(out), "--store", str(store), str(tmp_path / "photos")]
     part = tmp_path / "results.jsonl.part"
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What starts the tests in the background may have Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not (part.exists() and part.read_text().count("\n") >= 33):
         assert running.poll() is None
         time.sleep(0.05)
