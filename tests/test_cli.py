@@ -419,6 +419,9 @@ def test_answers_as_a_page_and_as_parquet(clipcls, tmp_path: Path) -> None:
     assert pages[0] == pages[1].replace("r.parquet", "Results")
     done = clipcls("search", "cat", str(PHOTOS), "-m", "mini", "-o", str(tmp_path / "hits.html"))
     assert (done.returncode, "its suffix says no format" in done.stderr) == (2, True)
+    assert ".html" not in done.stderr.split("use ")[1]
+    done = clipcls("classify", *labels[:-2], str(PHOTOS), "-o", str(tmp_path / "r.pdf"), cwd=ROOT)
+    assert (done.returncode, ".html, .htm, .parquet or" in done.stderr) == (2, True)
 
 
 def test_no_result_is_written_over_what_is_read(clipcls, tmp_path: Path) -> None:

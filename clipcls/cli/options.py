@@ -259,7 +259,8 @@ def form_of(output: Path | None, form: str | None, *, results: bool = False) -> 
         return "table" if sys.stdout.isatty() else "csv"
     suffixes = _RESULT_SUFFIXES if results else _SUFFIXES
     if output.suffix.lower() not in suffixes:
-        raise click.UsageError(f"{output}: its suffix says no format: use .csv, .jsonl or --format")
+        known = ", ".join(suffixes)
+        raise click.UsageError(f"{output}: its suffix says no format: use {known} or --format")
     return suffixes[output.suffix.lower()]
 
 
