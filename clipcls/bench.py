@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from clipcls import graph, models
+from clipcls import cuda, graph, models
 from clipcls.embedder import embed_images
 from clipcls.encoder import Engine, OpenClipEncoder, Precision, unit_rows
 from clipcls.errors import ImageError
@@ -76,7 +76,7 @@ def gemm_peak(precision: Precision, device: str = "cpu", seconds: float = 1.0) -
 
     def multiply() -> None:
         torch.mm(left, right)
-        if device.startswith("cuda"):
+        if cuda.is_cuda(device):
             torch.cuda.synchronize()
 
     with torch.inference_mode():
@@ -182,7 +182,9 @@ def _run(encoder: OpenClipEncoder, paths: Sequence[str]) -> None:
 def _ways(device: str) -> Iterator[tuple[Engine, Precision]]:
     """The engines and precisions that make sense on a device."""
     if device != "cpu":
-        yield from (("torch", "fp32"), ("torch", "fp16"))
+        yield "torch", "fp32"
+        for half in cuda.half_precisions(device) if cuda.is_cuda(device) else ("fp16",):
+            yield "torch", half
         return
     for precision in ("fp32", "bf16") if graph.has_bf16() else ("fp32",):
         if graph.is_supported():

@@ -64,9 +64,9 @@ class ZeroShotClassifier:
         prompts: a template set's name, a file of templates or a list of them.
         checkpoint: a file with weights for `model`, where that is an architecture's name.
         device: a torch device; None takes the best there is.
-        precision: what the model computes in: "fp32", "bf16" or "fp16"; "auto" is fp16 on
-            CUDA, bf16 on a CPU made for it where the model's vectors stay the same, else fp32.
-        batch_size: images a forward pass; None: by the device.
+        precision: what the model computes in: "fp32", "bf16" or "fp16"; "auto" is fp16 or bf16 on
+            CUDA, bf16 on a CPU made for it, where the model's vectors stay the same, else fp32.
+        batch_size: images encoded at a time; None: by the device.
         engine: what runs the model on a CPU: "openvino", "torch" or "auto".
         workers: threads that read and decode images; None: by the CPU.
         store: where embeddings are kept: True for the user's cache directory, False for nowhere,

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls import graph, models, store, towers
+from clipcls import cuda, graph, models, store, towers
 from clipcls.errors import ModelError
 from clipcls.models import Precision, Tower
 from clipcls.preprocess import Preprocess
 from clipcls.tokenizer import ClipTokenizer
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
 __all__ = ["Encoder", "Engine", "OpenClipEncoder", "Precision", "unit_rows"]
@@ -38,6 +39,9 @@ _PIXELS = "pixels 1"
 
 # How many texts a batch has for each image that it would have: a text is less work.
 _TEXTS_AN_IMAGE = 4
+
+# On CUDA a batch goes through in pieces: one is stacked and copied while others are computed.
+_PIECES_ON_CUDA = 4
 
 
 class Encoder(Protocol):
@@ -100,10 +104,12 @@ class OpenClipEncoder:
         source: the model, from `models.resolve`.
         device: a torch device, e.g. "cuda" or "cpu"; None takes CUDA where there is one, then
             Apple's GPU, then the CPU.
-        precision: what the towers compute in; results are float32 always. "auto" is fp16 on CUDA,
-            bf16 on a CPU that has it in hardware, provided that this model's vectors stay the same
-            in it (tried once, with images: cosine at least 0.999), else fp32.
-        batch_size: images or texts a forward pass; None: 256 on a GPU, 32 on the CPU.
+        precision: what the towers compute in; results are float32 always. "auto" is fp16 on CUDA
+            (or bf16, where a model leaves fp16's range), bf16 on a CPU, if that has it in hardware
+            and this model's vectors stay the same in it (tried once, with images: cosine at least
+            0.999), else fp32.
+        batch_size: images encoded at a time; None: 256 on a GPU, 32 on the CPU. Where the memory
+            of a GPU does not suffice, fewer are.
         engine: what runs the towers on a CPU: "openvino", "torch" or the former where it is
             installed ("auto").
         known: where to find what is known of the model without loading it.
@@ -133,6 +139,7 @@ class OpenClipEncoder:
         self._batch_size = batch_size
         self._known = known
         self._towers: dict[Tower, models.Model] = {}
+        self._fitting: dict[Tower, int] = {}  # how many at once fit a device's memory, if not all
         self._announced: set[Tower] = set()
         self._make_locks()
         self._precision: Precision | Literal["auto"] = precision
@@ -195,7 +202,7 @@ class OpenClipEncoder:
 
     @property
     def batch_size(self) -> int:
-        """How many images or texts a forward pass takes."""
+        """How many images are encoded at a time."""
         if self._batch_size is None:
             self._batch_size = 32 if self.device == "cpu" else 256
         return self._batch_size
@@ -234,20 +241,22 @@ class OpenClipEncoder:
         """Preprocessed images -> unit rows: float32 (n, dim).
 
         An image's row does not depend on the others' but for the rounding of sums: below 1e-5 in
-        fp32, 1e-2 in bf16 (tests/test_encoder.py).
+        fp32, 1e-2 in bf16 and fp16 (tests/test_encoder.py, tests/test_cuda.py).
+
+        Raises:
+            ModelError: the memory of a GPU does not suffice for one image.
         """
         batches = [
-            np.stack(pixels[start : start + self.batch_size])
+            pixels[start : start + self.batch_size]
             for start in range(0, len(pixels), self.batch_size)
         ]
         with self._running:
             if (run := self._image_graph) is not None:
-                return unit_rows(np.concatenate([run(batch) for batch in batches]))
-            import torch
-
-            tower = self._tower("image")
-            with torch.inference_mode():
-                rows = [tower.encode_image(batch).float().cpu().numpy() for batch in batches]
+                return unit_rows(np.concatenate([run(np.stack(batch)) for batch in batches]))
+            encode = self._tower("image").encode_image
+            pieces = _PIECES_ON_CUDA if cuda.is_cuda(self.device) else 1
+            at_once = -(-self.batch_size // pieces)
+            rows = [self._by_torch("image", encode, batch, at_once) for batch in batches]
         return unit_rows(np.concatenate(rows))
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -276,9 +285,41 @@ class OpenClipEncoder:
         self._tell_of_cut(texts, tokens[:, -1].tolist(), getattr(tower.tokenizer, "encode", None))
         order = tower.needed_lengths(tokens).argsort(stable=True)
         rows = np.empty((len(texts), tower.dim), np.float32)
-        with torch.inference_mode():
-            for chosen in torch.split(order, _TEXTS_AN_IMAGE * self.batch_size):
-                rows[chosen.numpy()] = tower.encode_text(tokens[chosen]).float().cpu().numpy()
+        batch = _TEXTS_AN_IMAGE * self.batch_size
+        for chosen in torch.split(order, batch):
+            found = self._by_torch("text", tower.encode_text, tokens[chosen], batch)
+            rows[chosen.numpy()] = found
+        return rows
+
+    def _by_torch(
+        self, tower: Tower, encode: Callable[[Any], torch.Tensor], inputs: Any, at_once: int
+    ) -> NDArray[np.float32]:
+        """A tower's vectors of its inputs, float32 (n, dim), not normalised.
+
+        Where the device's memory does not suffice, half as many go through at once, from then on.
+        """
+        import torch
+
+        wanted = step = min(at_once, self._fitting.get(tower, at_once), len(inputs))
+        while True:
+            try:
+                with torch.inference_mode():
+                    # On a GPU all are under way before the first is waited for.
+                    starts = range(0, len(inputs), step)
+                    parts = [encode(inputs[start : start + step]) for start in starts]
+                    rows: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
+                break
+            except torch.cuda.OutOfMemoryError as error:
+                if step == 1:
+                    raise ModelError(
+                        f"{self.name}: not enough memory on {self.device} for one {tower}; free "
+                        "some, or try a smaller model or --device cpu"
+                    ) from error
+            step = self._fitting[tower] = step // 2
+            torch.cuda.empty_cache()
+        if step < wanted:
+            message = "%s: not enough memory on %s for %d %ss at a time; going on with %d"
+            logger.warning(message, self.name, self.device, wanted, tower, step)
         return rows
 
     def _tell_of_cut(
@@ -368,23 +409,30 @@ class OpenClipEncoder:
         )
 
     def _best_precision(self) -> Precision:
-        if self.device.startswith("cuda"):
-            return "fp16"
-        if self.device != "cpu" or not graph.has_bf16():
-            return "fp32"
+        if cuda.is_cuda(self.device):
+            cuda.check(self.device)
+            halves = cuda.half_precisions(self.device)
+            return next((half for half in halves if self._is_same_in(half)), "fp32")
+        has_bf16 = self.device == "cpu" and graph.has_bf16()
+        return "bf16" if has_bf16 and self._is_same_in("bf16") else "fp32"
+
+    def _is_same_in(self, half: Literal["bf16", "fp16"]) -> bool:
+        """Whether images' vectors are those of float32, tried once a model and kind of engine."""
         engine = "openvino" if self._can_be_graph() else "torch"
-        key = _hash(json.dumps(["bf16", _PIXELS, self.weights, self.source.key(), engine]))
+        if cuda.is_cuda(self.device):
+            engine = "cuda"
+        key = _hash(json.dumps([half, _PIXELS, self.weights, self.source.key(), engine]))
         found = self._known.facts(key) if self._known else None
-        is_same = found["is_same"] if found else self._is_same_in_bf16()
+        is_same = found["is_same"] if found else self._try_in(half)
         if self._known and not found and is_same is not None:
             self._known.set_facts(key, {"is_same": is_same})
-        return "bf16" if is_same else "fp32"
+        return bool(is_same)
 
-    def _is_same_in_bf16(self) -> bool | None:
+    def _try_in(self, half: Literal["bf16", "fp16"]) -> bool | None:
         """Whether images' vectors are those of float32; None where there was no memory to try.
 
-        Networks of small convolutions lose most. What is loaded and exported to find out serves
-        the precision that is chosen.
+        Networks of small convolutions lose most in bf16. What is loaded and exported to find out
+        serves the precision that is chosen.
         """
         self._announce("image")
         model = models.load(self.source, tower="image")
@@ -392,23 +440,23 @@ class OpenClipEncoder:
         is_same: bool | None = False
         if self._can_be_graph():
             try:
-                key = _hash(f"image {self._identity_in('bf16')}")
-                self._image_graph = graph.export(key, "bf16", tower)
+                key = _hash(f"image {self._identity_in(half)}")
+                self._image_graph = graph.export(key, half, tower)
                 is_same = True
             except graph.NoMemoryError:
                 is_same = None
             except graph.GraphError:
                 pass
         else:
-            half = models.load(self.source, precision="bf16", tower="image")
+            halved = models.load(self.source, device=self.device, precision=half, tower="image")
             (probe,) = tower.probe
-            rows = half.encode_image(probe).float().numpy()
-            is_same = graph.least_cosine(rows, tower.by_torch(probe)) >= graph.LEAST_COSINE["bf16"]
+            rows = self._by_torch("image", halved.encode_image, probe, len(probe))
+            is_same = graph.least_cosine(rows, tower.by_torch(probe)) >= graph.LEAST_COSINE[half]
             if is_same:
-                self._towers["image"] = half
-        if not is_same:
+                self._towers["image"] = halved
+        if not is_same and self.device == "cpu":
             self._towers["image"] = model
-        self._note(model, "bf16" if is_same else "fp32")
+        self._note(model, half if is_same else "fp32")
         return is_same
 
     def _identity_in(self, precision: Precision) -> str:

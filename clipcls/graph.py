@@ -48,8 +48,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# Least cosine similarity to torch's float32 vectors that a graph must reach on the probe batch.
-LEAST_COSINE = {"fp32": 0.99999, "bf16": 0.999}
+# Least cosine similarity to torch's float32 vectors that a graph (or, in fp16, a GPU) must reach on
+# the probe batch.
+LEAST_COSINE = {"fp32": 0.99999, "bf16": 0.999, "fp16": 0.999}
 _IR = "tower.xml"
 _PROBE = "probe.npy"
 _REFUSED = "refused.txt"

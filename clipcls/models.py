@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
+from clipcls import cuda
 from clipcls.errors import ModelError
 from clipcls.padding import needed_lengths, shortened
 from clipcls.preprocess import Preprocess
 from clipcls.sources import ModelInfo, ModelSource, list_models, quiet, resolve
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -42,6 +46,7 @@ class Model:
         logit_bias: what is then added (SigLIP), or None.
         device: the torch device it is on.
         precision: what it computes in.
+        channels_last: whether its image tower takes pixels with a pixel's channels side by side.
     """
 
     network: Any
@@ -52,6 +57,7 @@ class Model:
     logit_bias: float | None
     device: str
     precision: Precision
+    channels_last: bool = False
 
     @property
     def preprocess(self) -> Preprocess:
@@ -60,22 +66,27 @@ class Model:
             _not_loaded()
         return Preprocess.from_config(self.preprocess_config)
 
-    def encode_image(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
-        """Preprocessed images, uint8 (n, height, width, 3) -> vectors (n, dim), not normalised."""
+    def encode_image(self, pixels: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+        """Preprocessed images, uint8 (height, width, 3) -> vectors (n, dim), not normalised.
+
+        On CUDA the vectors are still being computed when this returns.
+        """
         import torch
 
         preprocess = self.preprocess
-        batch = torch.from_numpy(pixels)
-        if self.device.startswith("cuda"):  # copying is faster from pinned memory
-            batch = batch.pin_memory()
-        batch = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        batch = batch.contiguous().float() / 255
-        mean, std = (
-            torch.tensor(values, device=self.device).view(3, 1, 1)
-            for values in (preprocess.mean, preprocess.std)
-        )
-        batch = ((batch - mean) / std).to(dtype(self.precision))
-        vectors: torch.Tensor = self.network.encode_image(batch, normalize=False)
+        on_cuda = cuda.is_cuda(self.device)
+        if on_cuda:
+            batch = cuda.copied(pixels, self.device)
+        else:
+            batch = torch.from_numpy(np.stack(pixels)).to(self.device)
+        batch = batch.permute(0, 3, 1, 2)
+        if not self.channels_last:
+            batch = batch.contiguous()
+        mean, std = (_column(values, self.device) for values in (preprocess.mean, preprocess.std))
+        batch = ((batch.float() / 255 - mean) / std).to(dtype(self.precision))
+        is_exact = on_cuda and self.precision == "fp32"
+        with cuda.exact_float32() if is_exact else contextlib.nullcontext():
+            vectors: torch.Tensor = self.network.encode_image(batch, normalize=False)
         return vectors
 
     def needed_lengths(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -92,6 +103,15 @@ class Model:
                 needed.to(self.device), normalize=False
             )
         return vectors
+
+
+@functools.cache
+def _column(values: tuple[float, ...], device: str) -> torch.Tensor:
+    """A number a channel, float32 (n, 1, 1); kept: copying it waits for all of CUDA's work."""
+    import torch
+
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).view(-1, 1, 1)
 
 
 def dtype(precision: Precision) -> torch.dtype:
@@ -118,8 +138,12 @@ def load(
 
     Raises:
         ModelError: the weights are damaged, do not fit the architecture or the memory, or need
-            a package that is not installed.
+            a package that is not installed; there is no such CUDA device.
     """
+    import torch
+
+    if cuda.is_cuda(device):
+        cuda.check(device)
     needs_transformers = source.tokenizer or source.text_config
     if tower != "image" and needs_transformers and not importlib.util.find_spec("transformers"):
         raise ModelError(f'{source.name}: its texts need transformers: pip install "clipcls[hf]"')
@@ -128,6 +152,9 @@ def load(
             network = _network(source, device, precision, tower)
             tokenizer = _not_loaded if tower == "image" else _tokenizer(source)
             config = {} if tower == "text" else _preprocess_config(network)
+            channels_last = cuda.is_cuda(device) and _is_convolutional(network.visual)
+            if channels_last:
+                network.visual.to(memory_format=torch.channels_last)
     except Exception as error:  # open_clip, torch, safetensors, transformers: each has its own
         raise ModelError(_explain(error, source, device)) from error
     bias = network.logit_bias
@@ -140,7 +167,18 @@ def load(
         logit_bias=None if bias is None else float(bias),
         device=device,
         precision=precision,
+        channels_last=channels_last,
     )
+
+
+def _is_convolutional(tower: torch.nn.Module) -> bool:
+    """Whether an image tower convolves in more than its first layer, as a ViT does.
+
+    cuDNN computes half precision with a pixel's channels side by side; else it transposes.
+    """
+    import torch
+
+    return sum(isinstance(module, torch.nn.Conv2d) for module in tower.modules()) > 1
 
 
 def _network(source: ModelSource, device: str, precision: Precision, tower: Tower | None) -> Any:

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from clipcls import ZeroShotClassifier
+from clipcls import ZeroShotClassifier, models
 from clipcls.classifier import open_encoder
 from clipcls.encoder import unit_rows
+from clipcls.errors import ModelError
 from clipcls.prompts import read_prompts
 from clipcls.store import Store
 
@@ -97,6 +98,30 @@ def test_a_vector_does_not_depend_on_its_batch() -> None:
     together = encoder.encode_images(pixels)
     for row, one in zip(together, pixels, strict=True):
         np.testing.assert_allclose(row, encoder.encode_images([one])[0], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_where_memory_is_short_fewer_images_go_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error is a GPU's, raised by hand here; tests/test_cuda.py has it for real."""
+    encoder = open_encoder("mini", engine="torch", precision="fp32")
+    pixels = [encoder.preprocess(Image.open(path).convert("RGB")) for path in PHOTOS]
+    expected = encoder.encode_images(pixels)
+    encode, fits = models.Model.encode_image, 1
+
+    def short(model: models.Model, images: list[np.ndarray]) -> torch.Tensor:
+        if len(images) > fits:
+            raise torch.cuda.OutOfMemoryError
+        return encode(model, images)
+
+    monkeypatch.setattr(models.Model, "encode_image", short)
+    np.testing.assert_allclose(encoder.encode_images(pixels), expected, atol=1e-5)
+    (line,) = caplog.messages  # one for all halvings
+    assert "not enough memory on cpu for 5 images at a time; going on with 1" in line
+    fits = 0
+    with pytest.raises(ModelError, match="not enough memory on cpu for one image"):
+        encoder.encode_images(pixels)
 
 
 def test_precision_is_part_of_the_spaces() -> None:

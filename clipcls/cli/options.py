@@ -127,7 +127,7 @@ _MODEL = (
     click.option(
         "--batch-size",
         type=click.IntRange(1),
-        help="Images a forward pass; default: 32, on a GPU 256.",
+        help="Images encoded at a time; default: 32, on a GPU 256.",
     ),
 )
 
@@ -140,8 +140,8 @@ model_options = _together(
         type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
         default="auto",
         show_default=True,
-        help="What the model computes in; auto is fp16 on CUDA, bf16 on a CPU made for it where "
-        "the model's vectors stay the same, else fp32.",
+        help="What the model computes in; auto is fp16 or bf16 on CUDA, bf16 on a CPU made for it, "
+        "where the model's vectors stay the same, else fp32.",
     ),
     click.option(
         "--engine",
