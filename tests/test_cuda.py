@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -141,7 +142,8 @@ def test_encoding_waits_for_nothing(encoder) -> None:
 
 @pytest.fixture
 def memory() -> Iterator[Callable[[int], None]]:
-    """Lets torch take only so many bytes more than it holds now."""
+    """Lets torch take only so many bytes more than it holds now; with 0 not even what it holds."""
+    held: list[torch.Tensor] = []
 
     def leave(size: int) -> None:
         torch.cuda.synchronize()
@@ -150,8 +152,13 @@ def memory() -> Iterator[Callable[[int], None]]:
         torch.cuda.set_per_process_memory_fraction(
             (torch.cuda.memory_reserved() + size) / total, torch.device("cuda:0")
         )
+        for piece in () if size else (1 << 20, 1 << 14, 1 << 9):
+            with contextlib.suppress(torch.cuda.OutOfMemoryError):
+                while True:
+                    held.append(torch.empty(piece, dtype=torch.uint8, device="cuda"))
 
     yield leave
+    held.clear()
     torch.cuda.set_per_process_memory_fraction(1.0, torch.device("cuda:0"))
 
 
