@@ -35,7 +35,7 @@ Engine = Literal["auto", "openvino", "torch"]
 _DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mlu", "musa")
 
 # Counts the ways in which a file becomes pixels: part of every image's key.
-_PIXELS = "pixels 1"
+_PIXELS = "pixels 2"
 
 # How many texts a batch has for each image that it would have: a text is less work.
 _TEXTS_AN_IMAGE = 4

@@ -4,6 +4,7 @@
     image = decode_image(bytes)     RGB, upright, first frame, alpha over white
     image = open_image(path)        both
     image = to_rgb(pil_image)       the same rules for an image that is open already
+    whole, box = whole_of(image)    the size of an image before it was decoded at a reduced scale
 
 Everything that can be wrong with one image is an `ImageError` with a short reason, so that a run
 names it and goes on. Nothing of Pillow's global state is changed or relied on, and all functions
@@ -42,7 +43,15 @@ from clipcls.inputs import os_reason
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "decode_image", "open_image", "read_bytes", "to_rgb"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "decode_image",
+    "open_image",
+    "read_bytes",
+    "to_rgb",
+    "whole_of",
+]
 
 logger = logging.getLogger("clipcls")
 
@@ -67,6 +76,10 @@ _HEIF_BRANDS = frozenset(
 )
 _AVIF_BRANDS = frozenset((b"avif", b"avis"))
 
+# Key in the `info` of an image that was decoded at a reduced scale: its size then, the size it has
+# when decoded whole, and the part of it that is the whole.
+_WHOLE = "clipcls whole"
+
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
 _UPRIGHT = {
@@ -78,6 +91,10 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+_ON_ITS_SIDE = {5, 6, 7, 8}
+_LEFT_RIGHT = {2, 3, 6, 7}
+_TOP_BOTTOM = {3, 4, 7, 8}
 
 _WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
@@ -156,6 +173,7 @@ def decode_image(
             `PIL.Image.MAX_IMAGE_PIXELS`, where Pillow refuses, or `MAX_PIXELS` if that is unset.
         least_side: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as neither side
             falls below this: libjpeg leaves the finer DCT coefficients out, which is much faster.
+            `whole_of` then tells the size it would have had.
 
     Returns:
         A decoded image of mode RGB, upright.
@@ -195,6 +213,23 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise ImageError(name, "has no pixels")
     with _Reasons(name, image.format or "image", b""):
         return _upright_rgb(image)
+
+
+def whole_of(image: Image.Image) -> tuple[tuple[int, int], tuple[float, float, float, float]]:
+    """What an image from `decode_image` shows.
+
+    Args:
+        image: decoded at a reduced scale or not; what was cut out of one counts as whole.
+
+    Returns:
+        the width and height it has when it is decoded whole; and the part of `image` that this
+        is: left, top, right, bottom. Where the scale does not divide a side, that part ends within
+        a pixel.
+    """
+    size, whole, box = image.info.get(_WHOLE, (None, None, None))
+    if size != image.size:
+        return image.size, (0, 0, image.width, image.height)
+    return whole, box
 
 
 class _TextTooLongError(ImageError):
@@ -242,12 +277,21 @@ def _decode(data: bytes, path: str, max_pixels: int, least_side: int | None) -> 
         # No file name for Pillow: given one, it maps the file and dies if the file shrinks.
         image = opener(io.BytesIO(data))
         _check_pixels(path, [image.size], max_pixels)
-        if least_side and kind == "JPEG":
-            image.draft(None, (least_side, least_side))
+        whole, drafted = image.size, None
+        if kind == "JPEG":
+            image.decodermaxblock = len(data)  # in one piece: by 64 KB takes a tenth longer
+            if least_side:
+                drafted = image.draft(None, (least_side, least_side))
         if kind == "TIFF" and image.width * image.height > warned:
             # Pillow allocates these itself, with a warning on stderr.
             image.im = Image.new(image.mode, getattr(image, "_tile_size", image.size)).im
-        return _upright_rgb(image)
+        upright = _upright_rgb(image)
+        if drafted and image.size != whole:
+            number = _orientation(image)
+            if number in _ON_ITS_SIDE:
+                whole = whole[::-1]
+            upright.info[_WHOLE] = upright.size, whole, _turned(drafted[1], image.size, number)
+        return upright
 
 
 _Opener = Callable[[io.BytesIO], "ImageFile"]
@@ -371,6 +415,22 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     if rgb is not image:
         rgb.info = {}  # the orientation is spent: a second conversion must not turn it again
     return rgb
+
+
+def _turned(
+    box: tuple[float, float, float, float], size: tuple[int, int], orientation: int
+) -> tuple[float, float, float, float]:
+    """Where a part of an image of this size lies once the image is upright."""
+    left, top, right, bottom = box
+    width, height = size
+    if orientation in _ON_ITS_SIDE:
+        left, top, right, bottom = top, left, bottom, right
+        width, height = height, width
+    if orientation in _LEFT_RIGHT:
+        left, right = width - right, width - left
+    if orientation in _TOP_BOTTOM:
+        top, bottom = height - bottom, height - top
+    return left, top, right, bottom
 
 
 def _orientation(image: Image.Image) -> int:

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from clipcls.images import whole_of
+
 __all__ = ["Preprocess"]
 
 _STRIP = 32
@@ -68,9 +70,12 @@ class Preprocess:
         return 2 * max(self.height, self.width)
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
-        """An RGB image -> uint8 (height, width, 3)."""
+        """An RGB image -> uint8 (height, width, 3).
+
+        One that was decoded at a reduced scale is fitted as it would be whole, to the same size.
+        """
         if self.resize_mode == "squash":
-            fitted = self._resized(image, self.width, self.height)
+            fitted = self._resized(image, (self.width, self.height), whole_of(image)[1])
         else:
             fitted = self._cropped(self._fitted(image))
         return np.asarray(fitted)
@@ -100,7 +105,8 @@ class Preprocess:
         if (width, height) != image.size:
             left, top = (image.width - width) // 2, (image.height - height) // 2
             image = image.crop((left, top, left + width, top + height))
-        return self._resized(image, *self._fitted_size(image.size))
+        whole, box = whole_of(image)
+        return self._resized(image, self._fitted_size(whole), box)
 
     def _without_ends(self, size: tuple[int, int]) -> tuple[int, int]:
         """The size of a strip without the ends that will be cropped away; of others as it is.
@@ -126,9 +132,10 @@ class Preprocess:
         ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
         return max(1, round(width / ratio)), max(1, round(height / ratio))
 
-    def _resized(self, image: Image.Image, width: int, height: int) -> Image.Image:
-        size = (width, height)
-        return image if image.size == size else image.resize(size, self.resample)
+    def _resized(
+        self, image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]
+    ) -> Image.Image:
+        return image if image.size == size else image.resize(size, self.resample, box)
 
     def _cropped(self, image: Image.Image) -> Image.Image:
         """The middle; what is missing is filled."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
+from clipcls.images import decode_image, whole_of
 from clipcls.preprocess import Preprocess
 
 PHOTOS = sorted((Path(__file__).parent.parent / "examples/photos").glob("*.jpg"))
@@ -40,3 +42,32 @@ def test_a_strip_does_not_fill_the_memory() -> None:
     assert abs(int(ours(strip).mean()) - 127) < 3
     longest = Preprocess.from_config(CONFIG | {"size": 224, "resize_mode": "longest"})
     assert longest(strip).shape == (224, 224, 3)
+
+
+@pytest.mark.parametrize(("mode", "bound"), [("shortest", 1.5), ("longest", 0.25), ("squash", 0.9)])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_decoded_at_a_reduced_scale_is_fitted_as_it_is_whole(
+    mode: str, bound: float, orientation: int
+) -> None:
+    """Its sides are not divisible: fitted by the reduced size alone it would be a pixel longer."""
+    ours = Preprocess.from_config(CONFIG | {"size": 64, "resize_mode": mode})
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo = Image.open(PHOTOS[0]).convert("RGB").resize((1101, 521), Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    photo.save(file, "JPEG", quality=95, subsampling=0, exif=exif)
+    reduced = decode_image(file.getvalue(), least_side=ours.least_side)
+    whole = decode_image(file.getvalue())
+    assert max(reduced.size) == 276
+    assert max(whole.size) == 1101
+    assert whole_of(reduced)[0] == whole_of(whole)[0] == whole.size
+    difference = np.abs(ours(reduced).astype(int) - ours(whole))
+    assert difference.mean() < bound
+
+
+def test_what_is_cut_out_of_a_reduced_photo_is_taken_as_it_is() -> None:
+    file = io.BytesIO()
+    Image.open(PHOTOS[0]).convert("RGB").resize((1101, 521)).save(file, "JPEG")
+    reduced = decode_image(file.getvalue(), least_side=128)
+    part = reduced.crop((100, 20, 170, 120))
+    assert whole_of(part) == ((70, 100), (0, 0, 70, 100))
