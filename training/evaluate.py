@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import random
 import sys
+from functools import partial
 from pathlib import Path
 
 import open_clip
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from features import run
+from features import run, view
 from teacher import Teacher
 
 NOT_CLASSES = {"BACKGROUND_Google"}
@@ -36,7 +36,7 @@ def read(folder: Path, kept: Path) -> tuple[Tensor, Tensor, list[str]]:
         names = sorted({p.parent.name for p in photos})
         photos = random.Random(0).sample(photos, min(1500, len(photos)))
         truth = torch.tensor([names.index(p.parent.name) for p in photos])
-        features = torch.cat(list(run(Image.open(p).convert("RGB") for p in photos)))
+        features = torch.cat(list(run(partial(view, str(p), "photo") for p in photos)))
         torch.save({"X": features, "y": truth, "names": names}, kept)
     stored = torch.load(kept, weights_only=True)
     return stored["X"], stored["y"], stored["names"]
@@ -44,7 +44,7 @@ def read(folder: Path, kept: Path) -> tuple[Tensor, Tensor, list[str]]:
 
 def main(model: Path, work: Path, sets: list[str]) -> None:
     """Prints a Markdown table."""
-    teacher = Teacher()
+    teacher = Teacher.load(work)
     network = open_clip.create_model(f"local-dir:{model}").eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{model}")
     print("| set | photos | classes | teacher | mini |\n|---|---|---|---|---|")

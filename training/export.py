@@ -1,6 +1,6 @@
 """Puts the parts together: an OpenCLIP model directory in half precision.
 
-Reads WORK/text.pt, WORK/head.pt and WORK/train.pt; writes open_clip_config.json and
+Reads WORK/towers.pt and WORK/train.pt; writes open_clip_config.json and
 open_clip_model.safetensors into OUT. The logit scale is the one that makes the softmax over
 mini-ImageNet's 100 class names fit best (least negative log-likelihood) on training photos.
 """
@@ -28,7 +28,10 @@ HERE = Path(__file__).parent
 def fit_scale(network: torch.nn.Module, work: Path) -> float:
     """The logit scale of least negative log-likelihood on labelled training photos."""
     stored = torch.load(work / "train.pt", weights_only=True)
-    found = [re.search(r"/n(\d{8})", path) for path in stored["paths"]]
+    found = [
+        re.search(r"mini-imagenet.*/n(\d{8})", path) if kind == "photo" else None
+        for path, kind in zip(stored["paths"], stored["kinds"], strict=True)
+    ]
     kept = [i for i, match in enumerate(found) if match]
     wnids = [match[1] for match in found if match]
     names = sorted(set(wnids))
@@ -57,9 +60,9 @@ def main(work: Path, out: Path) -> None:
     network.visual.trunk.load_state_dict(
         {name: tensor for name, tensor in trunk.items() if not name.startswith("classifier")}
     )
-    head = torch.load(work / "head.pt", weights_only=True)
-    network.visual.head.mlp.load_state_dict(head)
-    network.text.load_state_dict(torch.load(work / "text.pt", weights_only=True), strict=False)
+    towers = torch.load(work / "towers.pt", weights_only=True, map_location="cpu")
+    network.visual.head.mlp.load_state_dict(towers["head"])
+    network.text.load_state_dict(towers["text"], strict=False)
     scale = fit_scale(network, work)
     print(f"logit scale {scale}")
     with torch.no_grad():

@@ -1,17 +1,22 @@
 """Runs the frozen backbone once over photos, some of them in several views.
 
-Usage: features.py OUT.pt FOLDER:COUNT:VIEWS... Of each folder at most COUNT photos are drawn with a
-fixed seed. The first view of a photo is the model's own; the others are random crops, flipped,
-shrunk or filtered, so that the head also meets small pictures, drawings and odd details. Writes
-{"paths": [...], "views": [...], "features": float16 (n, 1280)}, in random order.
+Usage: features.py OUT.pt FOLDER:COUNT:CROPS:STYLES... Of each folder at most COUNT photos are drawn
+with a fixed seed. Each gives its own features, those of CROPS random crops (one in six a close-up:
+a surface rather than a thing) and those of STYLES pictures of the whole, as somebody might have
+drawn, painted or shrunk it. Writes {"paths": [...], "kinds": [...] ("photo", "crop" or "style"),
+"features": float16 (n, 1280)}, in random order.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -19,9 +24,8 @@ import numpy as np
 import openvino
 import torch
 from open_clip import image_transform
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageChops, ImageFilter, ImageOps
 from torch import Tensor, nn
-from torchvision.transforms import RandomResizedCrop
 
 from teacher import backbone
 
@@ -42,60 +46,94 @@ class Pooled(nn.Module):
         return self.trunk.global_pool(self.trunk.forward_features(images))
 
 
-def run(images: Iterable[Image.Image], batch: int = 32) -> Iterator[Tensor]:
-    """Images -> features, batch by batch, by OpenVINO in float32."""
+def run(images: Iterable[Callable[[], Image.Image]], batch: int = 32) -> Iterator[Tensor]:
+    """Functions that make images -> features, batch by batch, by OpenVINO in float32."""
     shape = openvino.PartialShape([-1, 3, 260, 260])
     example = torch.zeros(2, 3, 260, 260)
     with torch.no_grad():
         graph = openvino.convert_model(Pooled().eval(), example_input=example, input=[shape])
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = openvino.Core().compile_model(graph, "CPU", settings)
-    pixels = (TRANSFORM(image).numpy() for image in images)
-    while chunk := list(islice(pixels, batch)):
-        yield torch.from_numpy(compiled(np.stack(chunk))[0].copy())
+    todo, ahead = iter(images), deque[list[Future[np.ndarray]]]()
+    with ThreadPoolExecutor(2) as pool:
+        while True:
+            while len(ahead) < 3 and (chunk := list(islice(todo, batch))):
+                ahead.append(
+                    [pool.submit(lambda make: TRANSFORM(make()).numpy(), x) for x in chunk]
+                )
+            if not ahead:
+                return
+            pixels = np.stack([made.result() for made in ahead.popleft()])
+            yield torch.from_numpy(compiled(pixels)[0].copy())
 
 
-def view(path: str, number: int) -> Image.Image:
-    """The photo itself (0) or a random view of it, which only depends on path and number."""
-    image = Image.open(path).convert("RGB")
-    if number == 0:
-        return image
-    dice = random.Random(f"{Path(path).name} {number}")
-    torch.manual_seed(dice.getrandbits(32))
-    top, left, height, width = RandomResizedCrop.get_params(image, (0.2, 1.0), (0.75, 1.33))
+def crop(image: Image.Image, dice: random.Random) -> Image.Image:
+    """A part of a photo, perhaps mirrored."""
+    share = dice.uniform(0.01, 0.1) if dice.random() < 1 / 6 else dice.uniform(0.2, 1)
+    ratio = math.exp(dice.uniform(-0.3, 0.3))  # as in torchvision's RandomResizedCrop
+    width = min(image.width, round(math.sqrt(share * image.width * image.height * ratio)))
+    height = min(image.height, round(math.sqrt(share * image.width * image.height / ratio)))
+    left, top = dice.randint(0, image.width - width), dice.randint(0, image.height - height)
     image = image.crop((left, top, left + width, top + height))
-    if dice.random() < 0.5:
-        image = ImageOps.mirror(image)
-    look = dice.random()
-    if look < 0.2:
-        side = dice.randint(32, 128)
-        return image.resize((side, side), Image.Resampling.BICUBIC)
-    if look < 0.3:
-        return ImageOps.grayscale(image).convert("RGB")
-    if look < 0.4:
-        return ImageOps.grayscale(image).filter(ImageFilter.CONTOUR).convert("RGB")
-    if look < 0.5:
-        return ImageOps.posterize(image.filter(ImageFilter.MedianFilter(7)), 3)
-    return image
+    return ImageOps.mirror(image) if dice.random() < 0.5 else image
+
+
+def style(image: Image.Image, dice: random.Random) -> Image.Image:
+    """The whole photo as a drawing, a cartoon, a painting, in odd colours or small."""
+    look = dice.choice(["pencil", "lines", "cartoon", "painting", "colours", "small"])
+    if look == "small":
+        side = dice.randint(32, 96)
+        return ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
+    image = ImageOps.contain(image, (300, 300))  # the filters' widths are in pixels of this size
+    grey = ImageOps.grayscale(image)
+    if look == "pencil":  # colour dodge of the blurred negative
+        blurred = np.asarray(grey.filter(ImageFilter.GaussianBlur(dice.uniform(2, 8))), np.float32)
+        light = np.asarray(grey, np.float32) * 255 / blurred.clip(1)
+        return Image.fromarray(light.clip(0, 255).astype(np.uint8)).convert("RGB")
+    limit = dice.randint(180, 240)
+    lines = grey.filter(ImageFilter.GaussianBlur(1)).filter(ImageFilter.CONTOUR)
+    lines = lines.point([255 * (level > limit) for level in range(256)])
+    if look == "lines":
+        return lines.convert("RGB")
+    if look == "cartoon":
+        flat = ImageOps.posterize(image.filter(ImageFilter.MedianFilter(5)), dice.randint(2, 3))
+        return ImageChops.darker(flat, lines.convert("RGB"))
+    if look == "painting":
+        return image.filter(ImageFilter.ModeFilter(dice.choice([5, 7])))
+    hue, saturation, value = image.convert("HSV").split()
+    hue = ImageChops.add_modulo(hue, Image.new("L", hue.size, dice.randrange(256)))
+    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+
+
+def view(path: str, kind: str, number: int = 0) -> Image.Image:
+    """The photo itself, a crop or a picture of it; depends on nothing but the arguments."""
+    image = Image.open(path).convert("RGB")
+    if kind == "photo":
+        return image
+    dice = random.Random(f"{Path(path).name} {kind} {number}")
+    return crop(image, dice) if kind == "crop" else style(image, dice)
 
 
 def main(out: Path, sources: list[str]) -> None:
     """Writes the features."""
-    todo: list[tuple[str, int]] = []
+    todo: list[tuple[str, str, int]] = []
     for source in sources:
-        folder, count, views = source.rsplit(":", 2)
+        folder, *numbers = source.rsplit(":", 3)
+        count, crops, styles = map(int, numbers)
         photos = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
-        photos = random.Random(0).sample(photos, min(int(count), len(photos)))
-        todo += [(str(photo), number) for photo in photos for number in range(int(views))]
+        for photo in random.Random(0).sample(photos, min(count, len(photos))):
+            todo.append((str(photo), "photo", 0))
+            todo += [(str(photo), "crop", number) for number in range(crops)]
+            todo += [(str(photo), "style", number) for number in range(styles)]
     random.Random(0).shuffle(todo)
     parts, started = [], time.time()
-    for part in run(view(*item) for item in todo):
+    for part in run(partial(view, *item) for item in todo):
         parts.append(part.half())
         if len(parts) % 50 == 0:
             done = len(parts) * len(parts[0])
             print(f"{done:,} of {len(todo):,}, {done / (time.time() - started):.0f}/s", flush=True)
-    paths, views = [path for path, _ in todo], [number for _, number in todo]
-    torch.save({"paths": paths, "views": views, "features": torch.cat(parts)}, out)
+    paths, kinds = [path for path, _, _ in todo], [kind for _, kind, _ in todo]
+    torch.save({"paths": paths, "kinds": kinds, "features": torch.cat(parts)}, out)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,389 @@
+"""Teaches the image head and the text tower what the teacher says of photos and names.
+
+Usage: distill.py WORK [MINUTES]. Reads WORK/teacher.pt, words.json and train.pt (of teacher.py,
+words.py and features.py); writes WORK/towers.pt: the state dicts, in half precision, of open_clip's
+text transformer and of the projection, an MLP 1,280 -> 1,792 -> 896. The rate falls with the time.
+
+Labels are told apart by their similarities to images. So besides the cosine to the teacher's
+vectors, the similarities of photos to names, of both to ImageNet's classes and of names to each
+other are learned (Kullback-Leibler of their softmaxes, as in CLIP-KD, arXiv 2307.12732). Names come
+in lists of one kind in one template, as people write them.
+
+L2 normalisation makes the posterior's denominator irrelevant: the teacher's vector of an image
+points along sum_c exp(logit_c) row_c. So the head begins with the backbone's classifier as its
+first layer, where GELU passes only the highest logits, and the classes' rows as its second.
+
+The photos at hand show few of the 1,000 classes, and what none shows would be forgotten. The
+teacher answers for any feature vector: in a part of a batch the logits of one or two random classes
+are raised, by moving the features along the classifier's rows. And a drawing of a photo shall be
+what the photo is: there the teacher is asked for the photo.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.layers import Mlp
+from torch import Tensor, nn
+from torch.nn.functional import kl_div, normalize
+
+from teacher import DIM, Teacher
+from tower import CONFIG, Tower
+from words import TOKENIZER, lines, phrases
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+NAMES = 64  # in a list
+SCALE, SHARP = 30.0, 80.0
+SHIFT = 5.0  # about the logit from which a class has a share of the posterior
+LONGEST = 14  # tokens of a name
+HELD_OUT = {"looks": 300, "phrases": 500}  # names
+HELD_OUT_PHOTOS = 800
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How one stage teaches.
+
+    Attributes:
+        rate: the highest learning rate.
+        smooth: the temperature of the teacher's posterior. 1.3 is easier to follow and better on
+            development sets of drawings and goods (1.0 to 2.5 were tried); 1.0 keeps photos apart.
+        lists: of a batch, by group of names.
+        photos: of a batch: plain or mixed, raised, drawn.
+        made: how many phrases to draw from.
+        most: names to draw from in other groups, the frequent ones first; None for all.
+        seed: of all that is random.
+    """
+
+    rate: float
+    smooth: float
+    lists: dict[str, int]
+    photos: tuple[int, int, int]
+    made: int
+    most: dict[str, int] | None
+    seed: int
+
+
+EVERY = {
+    "likely": 4,
+    "things": 6,
+    "kinds": 4,
+    "nouns": 2,
+    "plurals": 2,
+    "visible": 4,
+    "looks": 4,
+    "phrases": 6,
+}
+FEW = {"likely": 2, "things": 1, "kinds": 1, "looks": 1, "phrases": 1}
+COMMON = {"things": 7000, "looks": 7000, "plurals": 1200, "visible": 2000}
+STAGES = {
+    "first": Stage(1e-3, 1.3, EVERY, (384, 256, 256), 800_000, None, 3),
+    "more": Stage(8e-4, 1.3, EVERY, (384, 256, 256), 350_000, None, 5),
+    "last": Stage(2e-4, 1.0, FEW, (128, 96, 32), 3_500, COMMON, 9),
+}
+
+
+def head() -> Mlp:
+    """open_clip's projection for `timm_proj: mlp`."""
+    return Mlp(1280, 2 * DIM, DIM, drop=(0.0, 0.0), bias=(True, False))
+
+
+def divergence(given: Tensor, wanted: Tensor, scale: float = SCALE) -> Tensor:
+    """Kullback-Leibler between the softmaxes of similarities, in nats, on average."""
+    found, target = (scale * given).log_softmax(-1), (scale * wanted).softmax(-1)
+    return kl_div(found.flatten(0, -2), target.flatten(0, -2), reduction="batchmean")
+
+
+class Texts:
+    """Names and templates as tokens, and the teacher's vectors of the names."""
+
+    def __init__(self, groups: dict[str, dict[str, float]], stage: Stage, teacher: Teacher) -> None:
+        self.lists, dice = stage.lists, np.random.default_rng(1)
+        for group, most in (stage.most or {}).items():
+            found = sorted(
+                dice.permuted(sorted(groups[group])), key=groups[group].get, reverse=True
+            )
+            groups = groups | {group: {name: groups[group][name] for name in found[:most]}}
+        made = dict.fromkeys(phrases(groups, stage.made), 1.0)
+        groups = {group: made if group == "phrases" else groups[group] for group in stage.lists}
+        words: dict[str, list[int]] = {}
+        names, pieces = [], []
+        for name in sorted({name for group in groups.values() for name in group}):
+            for word in name.split():
+                if word not in words:
+                    words[word] = TOKENIZER.encode(word)
+            if len(piece := [token for word in name.split() for token in words[word]]) <= LONGEST:
+                names.append(name)
+                pieces.append(piece)
+        numbers = {name: number for number, name in enumerate(names)}
+        self.lengths = np.array([len(piece) for piece in pieces])
+        self.names = padded(pieces)
+        self.vectors = torch.cat(
+            [teacher.labels(names[i : i + 65536]).half() for i in range(0, len(names), 65536)]
+        )
+        self.held: dict[str, np.ndarray] = {}
+        for group, count in HELD_OUT.items():
+            known = [numbers[name] for name in groups[group] if name in numbers]
+            self.held[group] = dice.choice(known, count, replace=False)
+        gone = set(np.concatenate(list(self.held.values())).tolist())
+        self.pools: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for group, weights in groups.items():
+            some = [(numbers[n], weight) for n, weight in weights.items() if n in numbers]
+            some = [(number, weight) for number, weight in some if number not in gone]
+            chances = np.cumsum([weight for _, weight in some])
+            self.pools[group] = np.array([number for number, _ in some]), chances / chances[-1]
+        found = lines("templates")
+        every = [x for sentences in found.values() for x in sentences if x.count("{}") == 1]
+        plain = ["{}", "a photo of a {}."] * 3 + ["a {}", "the {}", "{}."] + found["photo"]
+        # The plain ones are drawn as often as all of the project's together.
+        parts = [x.split("{}") for x in ["{}", *every, *plain * (len(every) // len(plain))]]
+        before = [[TOKENIZER.sot_token_id, *TOKENIZER.encode(x)] for x, _ in parts]
+        after = [[*TOKENIZER.encode(x), TOKENIZER.eot_token_id] for _, x in parts]
+        self.before, self.after = padded(before), padded(after)
+        self.sizes = np.array([[len(x), len(y)] for x, y in zip(before, after, strict=True)])
+
+    def draw(self, dice: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Lists of names, group after group: the names' numbers, and their templates'."""
+        numbers = []
+        for group, count in self.lists.items():
+            pool, chances = self.pools[group]
+            numbers.append(pool[np.searchsorted(chances, dice.random(count * NAMES))])
+        templates = dice.integers(len(self.sizes), size=sum(self.lists.values()))
+        return np.concatenate(numbers), templates.repeat(NAMES)
+
+    def tokens(self, numbers: np.ndarray, templates: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Names in templates -> tokens (n, longest), and each text's last place (n,)."""
+        begin, rest = self.sizes[templates].T
+        last = begin + self.lengths[numbers] + rest - 1
+        place = np.arange(last.max() + 1)[None] - begin[:, None]  # in the name
+        behind = place - self.lengths[numbers, None]
+        before, name, after = (
+            np.take_along_axis(table[which], where.clip(0, table.shape[1] - 1), 1)
+            for table, which, where in (
+                (self.before, templates, place + begin[:, None]),
+                (self.names, numbers, place),
+                (self.after, templates, behind),
+            )
+        )
+        tokens = np.where(place < 0, before, np.where(behind < 0, name, after))
+        return on_device(tokens), on_device(last)
+
+
+def padded(pieces: list[list[int]]) -> np.ndarray:
+    """Lists of tokens -> int64 (n, longest)."""
+    table = np.zeros((len(pieces), max(map(len, pieces))), np.int64)
+    for row, piece in zip(table, pieces, strict=True):
+        row[: len(piece)] = piece
+    return table
+
+
+def on_device(numbers: np.ndarray) -> Tensor:
+    """To where the training runs, without waiting for it."""
+    tensor = torch.from_numpy(numbers)
+    return tensor.pin_memory().to(DEVICE, non_blocking=True) if DEVICE == "cuda" else tensor
+
+
+class Photos:
+    """Backbone features of photos, and the teacher's vectors of what they show."""
+
+    def __init__(self, stored: dict[str, Any], stage: Stage, teacher: Teacher) -> None:
+        self.teacher, self.smooth, self.sizes = teacher, stage.smooth, stage.photos
+        # Views of one photo stay together, so that a held-out photo was seen in no view.
+        paths, kinds = np.array(stored["paths"]), np.array(stored["kinds"])
+        features = stored["features"].to(DEVICE).float()
+        whole = {path: i for i, path in enumerate(paths) if kinds[i] == "photo"}
+        shown = np.array([whole[path] for path in paths])
+        dice = np.random.default_rng(0)
+        apart = np.isin(paths, dice.choice(sorted(whole), HELD_OUT_PHOTOS, replace=False))
+
+        def some(which: np.ndarray) -> tuple[Tensor, Tensor]:
+            return features[on_device(which)], features[on_device(shown[which])]
+
+        self.held = some(apart & (kinds == "photo"))[0]
+        self.held_styles = some(apart & (kinds == "style"))
+        self.plain = some(~apart & (kinds != "style"))[0]
+        self.styles = some(~apart & (kinds == "style"))
+        self.moves = teacher.weight / teacher.weight.square().sum(1, keepdim=True)  # +1 in a logit
+
+    def raised(self, features: Tensor) -> Tensor:
+        """Features as of photos that also show one or two random classes, by up to 8 in a logit."""
+        size = (len(features), 1)
+        for chance in (1.0, 0.5):
+            by = 8 * torch.rand(size, device=DEVICE) * (torch.rand(size, device=DEVICE) < chance)
+            some = torch.randint(len(self.moves), size[:1], device=DEVICE)
+            features = features + by * self.moves[some]
+        return features.clamp(min=0)  # as the backbone's last activation leaves them
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Features, and the teacher's vectors for them."""
+        plain, raised, styles = self.sizes
+        some = torch.randint(len(self.plain), (plain + raised,), device=DEVICE)
+        photos, size = self.plain[some], (plain + raised, 1)
+        # Half are mixed in pairs: the teacher answers for any point between photos.
+        share = torch.rand(size, device=DEVICE) * (torch.rand(size, device=DEVICE) < 0.5)
+        photos = (1 - share) * photos + share * photos.roll(1, 0)
+        photos = torch.cat([photos[:plain], self.raised(photos[plain:])])
+        some = torch.randint(len(self.styles[0]), (styles,), device=DEVICE)
+        pictures, shown = (features[some] for features in self.styles)
+        given, asked = torch.cat([photos, pictures]), torch.cat([photos, shown])
+        return given, self.teacher.images(asked, self.smooth)
+
+
+def first_tokens(teacher: Teacher) -> Tensor:
+    """The sentence encoder's vectors of all tokens, by PCA at the tower's width.
+
+    So words that no training name uses are not noise.
+    """
+    vectors = teacher.embed([word.replace("</w>", "") for word in TOKENIZER.encoder])
+    _, _, axes = torch.pca_lowrank(vectors, q=CONFIG.width, niter=4)
+    vectors = (vectors - vectors.mean(0)) @ axes
+    return 0.02 * vectors / vectors.std()
+
+
+def first_head(teacher: Teacher) -> Mlp:
+    """The head before training: nearly the teacher."""
+    network = head().to(DEVICE)
+    with torch.no_grad():
+        network.fc1.weight[:1000] = teacher.weight
+        network.fc1.bias[:1000] = teacher.bias - SHIFT
+        network.fc2.weight[:, :1000] = teacher.rows.T
+        network.fc2.weight[:, 1000:] *= 0.1
+    return network
+
+
+def losses(
+    images: Tensor, texts: Tensor, pictures: Tensor, names: Tensor, rows: Tensor, together: float
+) -> Tensor:
+    """How far the towers (images, texts) are from the teacher (pictures, names).
+
+    `together` weighs what both say of each other, which means nothing at first.
+    """
+
+    def lists(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.T).unflatten(1, (-1, NAMES))  # (photos, lists, names)
+
+    wanted = lists(pictures, names)
+    given = lists(images, texts)
+    loss = (1 - (texts * names).sum(-1)).mean() + (1 - (images * pictures).sum(-1)).mean()
+    loss = loss + together * (
+        0.5 * divergence(given, wanted) + 0.1 * divergence(given, wanted, SHARP)
+    )
+    loss = loss + divergence(lists(pictures, texts), wanted)
+    loss = loss + divergence(lists(images, names), wanted)
+    loss = loss + 0.5 * divergence(texts @ pictures.T, names @ pictures.T)
+    loss = loss + divergence(images @ rows.T, pictures @ rows.T)
+    loss = loss + 0.4 * divergence(rows @ texts.T, rows @ names.T)
+    loss = loss + 0.4 * divergence(texts @ rows.T, names @ rows.T)
+    return loss + 0.3 * divergence(texts @ names.T, names @ names.T)
+
+
+@torch.no_grad()
+def report(tower: Tower, network: Mlp, texts: Texts, photos: Photos, teacher: Teacher) -> str:
+    """How the towers agree with the teacher on what was held out."""
+    seen, right = normalize(network(photos.held)), teacher.images(photos.held)
+    found = []
+    for group, some in texts.held.items():
+        given, names = (
+            tower(*texts.tokens(some, np.zeros_like(some))),
+            texts.vectors[on_device(some)].float(),
+        )
+        by_text = (right @ given.T).argmax(1) == (right @ names.T).argmax(1)
+        both = (seen @ given.T).argmax(1) == (right @ names.T).argmax(1)
+        shares = f"{by_text.float().mean():.1%} and {both.float().mean():.1%}"
+        found.append(f"{group} {(given * names).sum(1).mean():.3f} {shares}")
+    some = texts.pools["likely"][0]
+    given = torch.cat([tower(*texts.tokens(x, np.zeros_like(x))) for x in np.array_split(some, 8)])
+    names = texts.vectors[on_device(some)].float()
+    styles, shown = normalize(network(photos.held_styles[0])), teacher.images(photos.held_styles[1])
+    itself = teacher.images(photos.held_styles[0])
+    for name, x, y in (
+        ("photos", seen, right),
+        ("styles", styles, shown),
+        ("teacher's", itself, shown),
+    ):
+        same = (x @ names.T).argmax(1) == (y @ names.T).argmax(1)
+        both = (x @ given.T).argmax(1) == (y @ names.T).argmax(1)
+        shares = f"{same.float().mean():.1%} and {both.float().mean():.1%}"
+        found.append(f"{name} {(x * y).sum(1).mean():.3f} {shares}")
+    return "; ".join(found)
+
+
+def main(work: Path, name: str, minutes: float) -> None:
+    """Trains and writes the towers."""
+    stage = STAGES[name]
+    torch.manual_seed(stage.seed)
+    torch.set_float32_matmul_precision("high")
+    teacher = Teacher.load(work, DEVICE)
+    texts = Texts(json.loads((work / "words.json").read_text()), stage, teacher)
+    photos = Photos(torch.load(work / "train.pt", weights_only=True), stage, teacher)
+    tower, network, rows = Tower(DIM).to(DEVICE), first_head(teacher), normalize(teacher.rows)
+    if is_first := name == "first":
+        with torch.no_grad():
+            tower.text.token_embedding.weight.copy_(first_tokens(teacher))
+    else:
+        load(work, tower, network)
+    words = [tower.text.token_embedding.weight]
+    rest = [p for name, p in tower.named_parameters() if "token_embedding" not in name]
+    every = [*tower.parameters(), *network.parameters()]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": words, "weight_decay": 0.0},
+            {"params": rest, "weight_decay": 0.05},
+            {"params": network.parameters(), "weight_decay": 0.001},
+        ],
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+    print(f"{len(texts.lengths):,} names, {len(photos.plain):,} views", flush=True)
+    dice, step, reported, started = np.random.default_rng(stage.seed), 0, -1, time.time()
+    while (done := (time.time() - started) / (60 * minutes)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = stage.rate * schedule(done)
+        numbers, templates = texts.draw(dice)
+        given = tower(*texts.tokens(numbers, templates))
+        names = texts.vectors[on_device(numbers)].float()
+        with torch.no_grad():
+            features, pictures = photos.draw()
+        together = min(1, 5 * done) if is_first else 1
+        loss = losses(normalize(network(features)), given, pictures, names, rows, together)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(every, 1.0)
+        optimizer.step()
+        if int(10 * done) > reported:
+            reported = int(10 * done)
+            print(f"{done:.0%}, {step:,} steps, loss {loss.item():.3f}; held out: ", end="")
+            print(report(tower, network, texts, photos, teacher), flush=True)
+        step += 1
+    print(f"{step:,} steps: {report(tower, network, texts, photos, teacher)}")
+    save(work, tower, network)
+
+
+def schedule(done: float) -> float:
+    """The share of the highest rate, when so much of the time is over."""
+    return min(1, done / 0.04 + 0.01, 1.25 * (1 - done))
+
+
+def load(work: Path, tower: Tower, network: Mlp) -> None:
+    """Reads WORK/towers.pt."""
+    towers = torch.load(work / "towers.pt", weights_only=True, map_location=DEVICE)
+    tower.text.load_state_dict({n: x.float() for n, x in towers["text"].items()}, strict=False)
+    network.load_state_dict({n: x.float() for n, x in towers["head"].items()})
+
+
+def save(work: Path, tower: Tower, network: Mlp) -> None:
+    """Writes WORK/towers.pt, in half precision, as the model will be."""
+    text = {name: x.half() for name, x in tower.text.state_dict().items() if name != "attn_mask"}
+    image = {name: x.half() for name, x in network.state_dict().items()}
+    torch.save({"text": text, "head": image}, work / "towers.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]))

@@ -1,0 +1,105 @@
+"""Teaches the image head on, alone, with the text tower as it is.
+
+Usage: head.py WORK [MINUTES]. Reads what distill.py reads, and WORK/towers.pt, which it writes
+again with the new head.
+
+The first lessons are of a smoothed posterior, which is easier to follow and better on drawings;
+here the teacher is asked as it is, which keeps photos apart, and what the text tower says of a
+name counts as much as what the teacher says of it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from distill import (
+    DEVICE,
+    EVERY,
+    NAMES,
+    Photos,
+    Stage,
+    Texts,
+    divergence,
+    head,
+    load,
+    on_device,
+    save,
+    schedule,
+)
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from teacher import DIM, Teacher
+from tower import Tower
+
+DRAWN = {"things": 3000, "kinds": 600, "nouns": 500, "plurals": 500, "visible": 2500, "looks": 2500}
+LISTS = 10  # of a batch
+STAGE = Stage(3e-4, 1.0, EVERY, (224, 160, 64), 2_500, DRAWN, 7)
+
+
+def names_and_texts(texts: Texts, tower: Tower) -> tuple[Tensor, Tensor]:
+    """What the teacher and the text tower say of names: (n, 896) each, in lists of one kind."""
+    dice = np.random.default_rng(STAGE.seed)
+    numbers = [dice.permutation(pool) for pool, _ in texts.pools.values()]
+    chosen = np.concatenate([x[: len(x) // NAMES * NAMES] for x in numbers])
+    templates = dice.integers(len(texts.sizes), size=len(chosen) // NAMES).repeat(NAMES)
+    with torch.inference_mode():
+        given = [
+            tower(*texts.tokens(chosen[i : i + 512], templates[i : i + 512]))
+            for i in range(0, len(chosen), 512)
+        ]
+    return texts.vectors[on_device(chosen)].float(), torch.cat(given).clone()
+
+
+def main(work: Path, minutes: float) -> None:
+    """Trains and writes the head."""
+    torch.manual_seed(STAGE.seed)
+    teacher = Teacher.load(work, DEVICE)
+    tower, network, rows = Tower(DIM).to(DEVICE), head().to(DEVICE), normalize(teacher.rows)
+    load(work, tower, network)
+    words = json.loads((work / "words.json").read_text())
+    names, texts = names_and_texts(Texts(words, STAGE, teacher), tower)
+    photos = Photos(torch.load(work / "train.pt", weights_only=True), STAGE, teacher)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.001, betas=(0.9, 0.98))
+    step, reported, started = 0, -1, time.time()
+    while (done := (time.time() - started) / (60 * minutes)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = STAGE.rate * schedule(done)
+        lists = torch.randint(len(names) // NAMES, (LISTS,), device=DEVICE)
+        some = (lists[:, None] * NAMES + torch.arange(NAMES, device=DEVICE)).flatten()
+        with torch.no_grad():
+            features, pictures = photos.draw()
+            wanted = (pictures @ names[some].T).unflatten(1, (-1, NAMES))
+        images = normalize(network(features))
+        loss = (1 - (images * pictures).sum(-1)).mean()
+        loss = loss + divergence(images @ rows.T, pictures @ rows.T)
+        for known in (names, texts):
+            given = images @ known[some].T
+            loss = loss + divergence(given.unflatten(1, (-1, NAMES)), wanted)
+        loss = loss + 0.5 * divergence(given, wanted.flatten(1))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if int(10 * done) > reported:
+            reported = int(10 * done)
+            with torch.no_grad():
+                seen, right = normalize(network(photos.held)), teacher.images(photos.held)
+                likely = slice(0, 4096)
+                same = (seen @ texts[likely].T).argmax(1) == (right @ names[likely].T).argmax(1)
+            cosine, share = (seen * right).sum(1).mean(), same.float().mean()
+            print(
+                f"{done:.0%}, {step:,} steps, loss {loss.item():.3f}; held-out photos: cosine "
+                f"{cosine:.4f}, same of 4,096 labels {share:.1%}",
+                flush=True,
+            )
+        step += 1
+    save(work, tower, network)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]))
