@@ -91,7 +91,7 @@ class ZeroShotClassifier:
     >>> clf.predict(["examples/photos/chelsea.jpg"])
     array(['cat'], dtype='<U6')
     >>> clf.weights_.shape
-    (2, 512)
+    (2, 896)
     """
 
     classes_: NDArray[np.str_]

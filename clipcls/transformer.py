@@ -36,7 +36,7 @@ class ClipEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         store_: the `Store` in use, or None.
 
     >>> ClipEmbedder("mini", store=False).fit_transform(["examples/photos/chelsea.jpg"]).shape
-    (1, 512)
+    (1, 896)
     """
 
     def __init__(
