@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["check", "copied", "exact_float32", "half_precisions", "is_cuda"]
+
+# Torch's settings are the whole process's: who changes them puts them back before the next does.
+_settings = threading.RLock()
 
 
 def is_cuda(device: str) -> bool:
@@ -89,19 +93,25 @@ def _copy_stream(device: str) -> torch.cuda.Stream:
 
 @contextlib.contextmanager
 def exact_float32() -> Iterator[None]:
-    """Float32 convolutions multiply in float32 meanwhile; by default torch allows TF32 in them.
+    """Float32 convolutions and products of matrices multiply in float32 meanwhile, not in TF32.
 
-    TF32 has the ten bits of fp16: vectors would differ from other machines' under the same key.
+    By default torch allows TF32 in convolutions; in products a user may have, or an environment
+    variable that Nvidia's containers set. TF32 has the ten bits of fp16: vectors would differ from
+    other machines' under the same key.
     """
     import torch
 
-    place: Any = torch.backends.cudnn
+    places: list[Any] = [torch.backends.cudnn]
     name, exact = "allow_tf32", cast("bool | str", False)
-    if hasattr(place, "conv"):  # torch 2.9; it refuses the older name once the newer was used
-        place, name, exact = place.conv, "fp32_precision", "ieee"
-    before = getattr(place, name)
-    setattr(place, name, exact)
-    try:
-        yield
-    finally:
-        setattr(place, name, before)
+    if hasattr(places[0], "conv"):  # torch 2.9; it refuses the older name once the newer was used
+        places, name, exact = [places[0].conv], "fp32_precision", "ieee"
+    places.append(torch.backends.cuda.matmul)
+    with _settings:
+        before = [getattr(place, name) for place in places]
+        try:
+            for place in places:
+                setattr(place, name, exact)
+            yield
+        finally:
+            for place, value in zip(places, before, strict=True):
+                setattr(place, name, value)
