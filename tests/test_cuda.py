@@ -73,6 +73,15 @@ def photos(encoder: OpenClipEncoder, count: int = len(PHOTOS)) -> list[np.ndarra
     return turned[:count]
 
 
+@contextlib.contextmanager
+def changed(folder: Path, kind: str) -> Iterator[dict[str, torch.Tensor]]:
+    """The weights of the model that `encoder` takes, to be changed in place."""
+    file = write_model(folder / kind, CONFIGS[kind]) / "open_clip_model.safetensors"
+    tensors = load_file(file)
+    yield tensors
+    save_file(tensors, file)
+
+
 def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return (ours * theirs).sum(axis=1)
 
@@ -136,13 +145,11 @@ def test_auto_refuses_half_precision_where_it_would_change_vectors(encoder, tmp_
 
     An image within that bound is at 0.999 at least: photos lose up to nine times the probe's.
     """
-    file = write_model(tmp_path / "siglip", CONFIGS["siglip"]) / "open_clip_model.safetensors"
-    tensors = load_file(file)
     generator = torch.Generator().manual_seed(0)
-    for tensor in tensors.values():
-        if tensor.is_floating_point() and tensor.ndim > 1:
-            tensor += 0.05 * torch.rand(tensor.shape, generator=generator)
-    save_file(tensors, file)
+    with changed(tmp_path, "siglip") as tensors:
+        for tensor in tensors.values():
+            if tensor.is_floating_point() and tensor.ndim > 1:
+                tensor += 0.05 * torch.rand(tensor.shape, generator=generator)
     ours = encoder("siglip", device="cuda")
     assert ours.precision == "fp32"
     theirs = encoder("siglip", device="cpu", precision="fp32", engine="torch")
@@ -219,10 +226,8 @@ def test_the_best_precision_is_found_once(
 def test_a_model_that_leaves_the_range_of_fp16_runs_in_bf16(encoder, tmp_path: Path) -> None:
     if "bf16" not in cuda.half_precisions("cuda"):
         pytest.skip("the GPU does not compute in bf16")
-    file = write_model(tmp_path / "clip", CONFIGS["clip"]) / "open_clip_model.safetensors"
-    tensors = load_file(file)
-    tensors["visual.conv1.weight"] *= 1e6  # what follows is a norm: float32 does not mind
-    save_file(tensors, file)
+    with changed(tmp_path, "clip") as tensors:
+        tensors["visual.conv1.weight"] *= 1e6  # what follows is a norm: float32 does not mind
     ours = encoder("clip", device="cuda")
     assert ours.precision == "bf16"
     theirs = encoder("clip", device="cpu", precision="fp32", engine="torch")

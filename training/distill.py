@@ -1,6 +1,6 @@
 """Teaches the image head and the text tower what the teacher says of photos and names.
 
-Usage: distill.py WORK [MINUTES]. Reads WORK/teacher.pt, words.json and train.pt (of teacher.py,
+Usage: distill.py WORK STAGE MINUTES. Reads WORK/teacher.pt, words.json and train.pt (of teacher.py,
 words.py and features.py); writes WORK/towers.pt: the state dicts, in half precision, of open_clip's
 text transformer and of the projection, an MLP 1,280 -> 1,792 -> 896. The rate falls with the time.
 
@@ -82,7 +82,7 @@ EVERY = {
     "phrases": 6,
 }
 FEW = {"likely": 2, "things": 1, "kinds": 1, "looks": 1, "phrases": 1}
-COMMON = {"things": 7000, "looks": 7000, "plurals": 1200, "visible": 2000}
+COMMON = {"things": 7000, "looks": 7000}
 STAGES = {
     "first": Stage(1e-3, 1.3, EVERY, (384, 256, 256), 800_000, None, 3),
     "more": Stage(8e-4, 1.3, EVERY, (384, 256, 256), 350_000, None, 5),
@@ -107,10 +107,9 @@ class Texts:
     def __init__(self, groups: dict[str, dict[str, float]], stage: Stage, teacher: Teacher) -> None:
         self.lists, dice = stage.lists, np.random.default_rng(1)
         for group, most in (stage.most or {}).items():
-            found = sorted(
-                dice.permuted(sorted(groups[group])), key=groups[group].get, reverse=True
-            )
-            groups = groups | {group: {name: groups[group][name] for name in found[:most]}}
+            weights = groups[group]
+            names = sorted(dice.permutation(sorted(weights)).tolist(), key=lambda n: -weights[n])
+            groups = groups | {group: {name: weights[name] for name in names[:most]}}
         made = dict.fromkeys(phrases(groups, stage.made), 1.0)
         groups = {group: made if group == "phrases" else groups[group] for group in stage.lists}
         words: dict[str, list[int]] = {}

@@ -1,6 +1,6 @@
 """Teaches the image head on, alone, with the text tower as it is.
 
-Usage: head.py WORK [MINUTES]. Reads what distill.py reads, and WORK/towers.pt, which it writes
+Usage: head.py WORK MINUTES. Reads what distill.py reads, and WORK/towers.pt, which it writes
 again with the new head.
 
 The first lessons are of a smoothed posterior, which is easier to follow and better on drawings;
@@ -17,6 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
 from distill import (
     DEVICE,
     EVERY,
@@ -31,9 +34,6 @@ from distill import (
     save,
     schedule,
 )
-from torch import Tensor
-from torch.nn.functional import normalize
-
 from teacher import DIM, Teacher
 from tower import Tower
 
