@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import shutil
 import tempfile
@@ -19,7 +20,9 @@ from PIL import Image
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="clipcls-tests-")  # not the user's own
+CACHE = tempfile.mkdtemp(prefix="clipcls-tests-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)  # exported graphs are large
+os.environ["XDG_CACHE_HOME"] = CACHE  # not the user's own
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub, whatever the machine reaches
 
 Result = TypeVar("Result")
