@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from clipcls.errors import ImageError, InputError, SidecarError
-from clipcls.filing import place
 from clipcls.folders import alike
 from clipcls.inputs import os_reason
 from clipcls.predictions import NONE
 from clipcls.results import Result
+from clipcls.transfer import place
 
 __all__ = [
     "Sidecars",

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from clipcls import filing
+from clipcls import filing, transfer
 from clipcls.errors import InputError, OutputError
-from clipcls.filing import file_results, plan, undo
+from clipcls.filing import file_results, undo
+from clipcls.filing_plan import plan
 from clipcls.folders import folders_of, safe_name
-from clipcls.journal import Journal, journals_in
+from clipcls.journal import Journal, Mode, journals_in
 from clipcls.labels import levels_of, written
 from clipcls.predictions import Provenance
 from clipcls.results import Result, read_results, result_of, without_scores
@@ -179,7 +180,7 @@ def test_nothing_is_overwritten(photos: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["copy", "move", "link"])
 def test_a_name_taken_meanwhile_is_not_overwritten(
-    photos: Path, tmp_path: Path, mode: filing.Mode, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Journal.announce
 
@@ -223,7 +224,7 @@ def test_undo_keeps_what_would_be_lost(photos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["copy", "move"])
-def test_undo_never_takes_the_only_one(photos: Path, tmp_path: Path, mode: filing.Mode) -> None:
+def test_undo_never_takes_the_only_one(photos: Path, tmp_path: Path, mode: Mode) -> None:
     """Where the originals' place leads to the sorted files by now."""
     rows = results(("a.jpg", "cat"), ("b.jpg", "cat"))
     done = file_results(rows, tmp_path / "out", mode, root=photos)
@@ -378,7 +379,8 @@ def test_a_move_to_another_disk_is_on_it_before_the_file_goes(
                 action()
         action()
 
-    monkeypatch.setattr(filing, "sync_folder", sure.add)
+    for module in (filing, transfer):
+        monkeypatch.setattr(module, "sync_folder", sure.add)
     monkeypatch.setattr(Path, "unlink", unlinking)
     again(lambda: file_results(results(("b.jpg", "dog")), elsewhere / "new", "move", root=photos))
     assert (target.exists(), source.exists()) == (True, False)
@@ -438,7 +440,7 @@ def killed_at(call: int, action: Callable[[], object], no_links: bool = False) -
     return status == signal.SIGKILL
 
 
-def kinds(mode: str, here: Path, request: pytest.FixtureRequest) -> tuple[filing.Mode, Path]:
+def kinds(mode: str, here: Path, request: pytest.FixtureRequest) -> tuple[Mode, Path]:
     if mode == "move to another disk":
         return "move", request.getfixturevalue("elsewhere")
     return ("link" if mode == "link" else "copy" if "copy" in mode else "move"), here

@@ -33,7 +33,8 @@ def list_plan(
     console: Console, into: Path, mode: Mode, root: Path, results: Sequence[Result]
 ) -> int:
     """Says what `file_into` would do."""
-    from clipcls.filing import Filing, plan
+    from clipcls.filing import Filing
+    from clipcls.filing_plan import plan
     from clipcls.writers.table import printable
 
     todo = plan(results, into, mode, root=root)

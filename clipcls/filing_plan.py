@@ -1,0 +1,202 @@
+"""Results -> which image goes into which folder under which name; changes nothing."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clipcls.errors import ImageError, InputError
+from clipcls.folders import alike, folders_of
+from clipcls.journal import Entry, Mode, journals_in
+from clipcls.results import Result
+from clipcls.transfer import RefusalError, is_the_same, reason_of
+
+__all__ = ["Plan", "Step", "plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One image on its way into one folder, with its sidecars.
+
+    Attributes:
+        path: the image as the results name it.
+        sources: the image and the sidecars that come along, absolute.
+        folder: where they go, absolute.
+        number: 1 for the image's own name, 2 for `name (2).jpg`, ...
+    """
+
+    path: str
+    sources: tuple[Path, ...]
+    folder: Path
+    number: int
+
+    @property
+    def targets(self) -> tuple[Path, ...]:
+        """Where each of `sources` goes."""
+        image = self.sources[0]
+        stem = image.stem if self.number == 1 else f"{image.stem} ({self.number})"
+        names = [stem + image.suffix]
+        for sidecar in self.sources[1:]:
+            own = sidecar.stem == image.stem
+            names.append((stem if own else stem + image.suffix) + sidecar.suffix)
+        return tuple(self.folder / name for name in names)
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a run is going to do.
+
+    Attributes:
+        steps: in the order of the results.
+        already: how many images are in their folder already.
+        unread: how many images `classify` could not read; they are left alone.
+        best_only: how many images have several labels and are moved to the best one's folder.
+        failed: images that are not there or cannot be filed.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    already: int = 0
+    unread: int = 0
+    best_only: int = 0
+    failed: list[ImageError] = field(default_factory=list)
+
+
+def plan(
+    results: Sequence[Result],
+    into: str | os.PathLike[str],
+    mode: Mode = "copy",
+    *,
+    root: str | os.PathLike[str] = ".",
+) -> Plan:
+    """What `file_results` is going to do; changes nothing.
+
+    Args:
+        results: of `read_results`.
+        into: the folder that gets a folder a label.
+        mode: copy, move, or link (symbolic, to the absolute path).
+        root: what the results' paths are relative to.
+
+    Raises:
+        InputError: none of the images is there, or a journal in `into` cannot be read.
+    """
+    return _Planner(Path(os.path.abspath(into)), mode, Path(root)).plan(results)
+
+
+class _Planner:
+    def __init__(self, into: Path, mode: Mode, root: Path) -> None:
+        self.into = into
+        self.mode = mode
+        self.root = root
+        self.earlier: dict[Path, list[Entry]] = defaultdict(list)
+        for journal in journals_in(into):
+            for entry in journal.entries.values():
+                if entry.state in ("done", "announced"):
+                    self.earlier[entry.source].append(entry)
+        self.taken: dict[Path, set[str]] = defaultdict(set)
+        self.seen: set[tuple[Path, Path | None]] = set()
+        self.listed: dict[Path, tuple[dict[str, str], Counter[str]]] = {}
+        self.result = Plan()
+
+    def plan(self, results: Sequence[Result]) -> Plan:
+        folders = folders_of(label for r in results for label in r.labels or ((),))
+        for names in folders.values():
+            for depth, name in enumerate(names):
+                self.taken[self.into.joinpath(*names[:depth])].add(alike(name))
+        missing = 0
+        for result in results:
+            if result.error:
+                self.result.unread += 1
+                continue
+            source = Path(os.path.abspath(self.root / result.path))
+            labels = result.labels or ((),)
+            if self.mode == "move" and len(labels) > 1:
+                self.result.best_only += 1
+                labels = labels[:1]
+            places = [self.into.joinpath(*folders[label]) for label in labels]
+            try:
+                self._image(result.path, source, places)
+            except FileNotFoundError:
+                missing += 1
+                self.result.failed.append(ImageError(result.path, "no such file"))
+            except OSError as error:
+                self.result.failed.append(ImageError(result.path, reason_of(error)))
+        if missing and missing == len(results) - self.result.unread:
+            raise InputError(
+                f"{self.result.failed[0].path}: no such file, nor any other of the results; their "
+                "paths are relative to where `classify` ran: give that folder with --root"
+            )
+        return self.result
+
+    def _image(self, path: str, source: Path, places: Iterable[Path]) -> None:
+        try:
+            seen = source.lstat()
+        except FileNotFoundError:
+            if not path or not self.earlier.get(source):
+                raise
+            self.result.already += 1
+            return
+        if stat.S_ISLNK(seen.st_mode):
+            if self.mode == "move":
+                raise RefusalError("is a link, which is not moved; name its file")
+            seen = source.stat()
+        if not path or not stat.S_ISREG(seen.st_mode):
+            raise RefusalError("is not a file")
+        for folder in places:
+            key = (source, None if self.mode == "move" else folder)
+            if key in self.seen:
+                continue
+            self.seen.add(key)
+            if self._is_there(source, seen, folder):
+                self.result.already += 1
+                continue
+            for number in itertools.count(1):
+                step = Step(path, (source, *self._sidecars(source)), folder, number)
+                names = [alike(target.name) for target in step.targets]
+                if self.taken[folder].intersection(names):
+                    continue
+                there = [os.path.lexists(target) for target in step.targets]
+                if any(there) and not all(
+                    is_the_same(self.mode, source, target)
+                    for source, target, is_there in zip(
+                        step.sources, step.targets, there, strict=True
+                    )
+                    if is_there
+                ):
+                    continue
+                self.taken[folder].update(names)
+                if all(there):
+                    self.result.already += 1
+                else:
+                    self.result.steps.append(step)
+                break
+
+    def _is_there(self, source: Path, seen: os.stat_result, folder: Path) -> bool:
+        if os.path.realpath(source.parent) == os.path.realpath(folder):
+            return True
+        return any(
+            entry.target.parent == folder
+            and (entry.size, entry.mtime_ns) == (seen.st_size, seen.st_mtime_ns)
+            and entry.state == "done"
+            and os.path.lexists(entry.target)
+            for entry in self.earlier.get(source, ())
+        )
+
+    def _sidecars(self, image: Path) -> Iterator[Path]:
+        """photo.jpg.xmp, and photo.xmp where no other file beside it (a raw) has that stem."""
+        if image.parent not in self.listed:
+            names = os.listdir(image.parent)
+            stems = Counter(Path(n).stem for n in names if not n.lower().endswith(".xmp"))
+            self.listed[image.parent] = {n.lower(): n for n in names}, stems
+        names_of, stems = self.listed[image.parent]
+        found = [names_of.get(f"{image.name}.xmp".lower())]
+        if stems[image.stem] == 1:
+            found.append(names_of.get(f"{image.stem}.xmp".lower()))
+        for sidecar in (image.with_name(name) for name in found if name):
+            # A relative link would lead elsewhere from there.
+            if sidecar.is_file() and not (self.mode == "move" and sidecar.is_symlink()):
+                yield sidecar
