@@ -662,7 +662,7 @@ class ZeroShotClassifier:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
         """The k best classes of each image vector, best first.
 
-        The k come out of the FAISS index; the softmax's denominator is summed over all classes,
+        The k come out of the index; the softmax's denominator is summed over all classes,
         a block of them at a time, so memory does not grow as images x classes. All of it is
         float64: in float32 the sixth digit of a score depends on the images beside it.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -113,6 +114,7 @@ def embed_images(
     """
     workers = workers or min(8, os.cpu_count() or 1)
     queue: deque[Future[_Pending | ImageError] | _Pending | ImageError] = deque()
+    decoding: Future[None] = Future()  # done when the first image begins to be decoded
     with ThreadPoolExecutor(workers, thread_name_prefix="clipcls-decode") as pool:
 
         def ahead() -> Iterator[_Pending | ImageError]:
@@ -122,15 +124,15 @@ def embed_images(
                     queue.append(image)
                 else:
                     known = _known(image, encoder, store)
-                    queue.append(known or pool.submit(_prepare, image, encoder, store))
+                    queue.append(known or pool.submit(_prepare, image, encoder, store, decoding))
                 # The encoder is asked only where it will be needed: asking may load torch.
                 while queue and (
                     not isinstance(queue[0], Future)
                     or len(queue) > 2 * encoder.batch_size + workers
                 ):
-                    yield _result(queue.popleft())
+                    yield _result(queue.popleft(), encoder, decoding)
             while queue:
-                yield _result(queue.popleft())
+                yield _result(queue.popleft(), encoder, decoding)
 
         batch: list[_Pending | ImageError] = []
         waiting = 0
@@ -149,8 +151,16 @@ def embed_images(
 
 def _result(
     item: Future[_Pending | ImageError] | _Pending | ImageError,
+    encoder: Encoder,
+    decoding: Future[None],
 ) -> _Pending | ImageError:
-    return item.result() if isinstance(item, Future) else item
+    if not isinstance(item, Future):
+        return item
+    either: tuple[Future[Any], ...] = (item, decoding)
+    wait(either, return_when=FIRST_COMPLETED)
+    if decoding.done() and hasattr(encoder, "load_image_tower"):
+        encoder.load_image_tower()  # beside the decoding, and in the thread that Ctrl-C reaches
+    return item.result()
 
 
 def _known(
@@ -169,9 +179,15 @@ def _known(
 
 
 def _prepare(
-    image: str | os.PathLike[str] | Image | View, encoder: Encoder, store: Store | None
+    image: str | os.PathLike[str] | Image | View,
+    encoder: Encoder,
+    store: Store | None,
+    decoding: Future[None],
 ) -> _Pending | ImageError:
-    """Runs in a thread: reads, hashes, decodes and preprocesses one image."""
+    """Runs in a thread: reads, hashes, decodes and preprocesses one image.
+
+    `decoding` is done when the first of them has to be decoded, and so the encoder is needed.
+    """
     view = None
     if isinstance(image, View):
         view, image = image, image.path
@@ -194,7 +210,10 @@ def _prepare(
             vector = store.get(encoder.image_space, key)
             if _is_unit(vector):
                 return _Pending(path, vector, content=key, stat=stat)
-        decoded = decode_image(data, path, least_side=encoder.least_side)
+        least_side = encoder.least_side
+        with contextlib.suppress(InvalidStateError):  # another image was first
+            decoding.set_result(None)
+        decoded = decode_image(data, path, least_side=least_side)
         pixels = encoder.preprocess(view.of(decoded, content) if view else decoded)
     except ImageError as error:
         return error

@@ -11,6 +11,7 @@ import platform
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -228,6 +229,17 @@ class OpenClipEncoder:
         """What runs the image tower; it is prepared for that now."""
         return "torch" if self._image_graph is None else "openvino"
 
+    def load_image_tower(self) -> None:
+        """What the first call of `encode_images` would otherwise begin with.
+
+        Raises:
+            ModelError: the image tower cannot be loaded.
+        """
+        _ = self._preprocess  # first: locks are taken in the order of threads that decode
+        with self._running:
+            if self._image_graph is None:
+                self._tower("image")
+
     def preprocess(self, image: Image) -> NDArray[np.uint8]:
         """One RGB image -> uint8 (height, width, 3), resized and cropped as the model has it."""
         return self._preprocess(image)
@@ -353,7 +365,8 @@ class OpenClipEncoder:
             return None
         key = _hash(self.image_space)
         try:
-            found = graph.load(key, self.precision, towers.image_probe(self._preprocess))
+            probe = functools.partial(towers.image_probe, self._preprocess)
+            found = graph.load(key, self.precision, probe)
             if found is None:
                 model = self._to_export("image")
                 tower = towers.ImageTower(model.network, model.preprocess)
@@ -371,8 +384,10 @@ class OpenClipEncoder:
             return None
         key = _hash(self.text_space)
         try:
-            probe = towers.text_probe(self._tokenizer)
-            found = graph.load(key, self.precision, probe[0])
+            # Its vocabulary takes as long as the graph, and is read beside it.
+            with ThreadPoolExecutor(1, thread_name_prefix="clipcls-tokenizer") as beside:
+                probe = beside.submit(lambda: towers.text_probe(self._tokenizer)[0])
+                found = graph.load(key, self.precision, probe.result)
             if found is None:
                 if not graph.can_be_kept():  # exporting takes longer than a few texts by torch
                     raise graph.GraphError("it could not be kept")

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -140,13 +140,15 @@ def has_bf16() -> bool:
     return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def load(key: str, precision: str, probe: NDArray[Any], folder: Path | None = None) -> Graph | None:
+def load(
+    key: str, precision: str, probe: Callable[[], NDArray[Any]], folder: Path | None = None
+) -> Graph | None:
     """A graph that was exported before, compiled; torch is not imported.
 
     Args:
         key: names all that decides the tower's vectors.
         precision: "fp32" or "bf16".
-        probe: the first input of the tower's probe.
+        probe: gives the first input of the tower's probe; asked when the graph is compiled.
         folder: where graphs are kept.
 
     Returns:
@@ -165,14 +167,24 @@ def load(key: str, precision: str, probe: NDArray[Any], folder: Path | None = No
         return None
     try:
         graph = Graph(_compile(place / _IR, precision))
-        # A file of weights that was cut off or zeroed can be loaded, and gives wrong vectors.
-        if least_cosine(graph(probe[:1]), expected) >= LEAST_COSINE[precision]:
-            return graph
-        logger.debug("%s: does not give the vector it gave", place)
     except Exception as error:  # whatever OpenVINO's C++ raises at a damaged file
-        logger.debug("%s: %r", place, error)
-    shutil.rmtree(place, ignore_errors=True)
+        _discard(place, repr(error))
+        return None
+    inputs = probe()
+    try:
+        # A file of weights that was cut off or zeroed can be loaded, and gives wrong vectors.
+        if least_cosine(graph(inputs[:1]), expected) >= LEAST_COSINE[precision]:
+            return graph
+        _discard(place, "does not give the vector it gave")
+    except Exception as error:
+        _discard(place, repr(error))
     return None
+
+
+def _discard(place: Path, why: str) -> None:
+    """Makes room for another export."""
+    logger.debug("%s: %s", place, why)
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def export(key: str, precision: str, tower: Exportable, folder: Path | None = None) -> Graph:
@@ -286,14 +298,31 @@ def _first_line(error: Exception) -> str:
 
 
 _importing = threading.Lock()
+_TELEMETRY, _CONVERTER = "openvino_telemetry", "openvino.tools.ovc"
 
 
 def _openvino() -> Any:
-    """OpenVINO, without its telemetry, which would report each import over the network."""
-    with _importing, _without("openvino_telemetry"):
-        import openvino
+    """OpenVINO, without its telemetry, which would report each import over the network.
 
-    return openvino
+    Its converter, whose import takes longer than that of all the rest and which only an export
+    needs, is imported when it is called.
+    """
+    with _importing:
+        is_new = "openvino" not in sys.modules
+        with _without(_TELEMETRY), _without(_CONVERTER):
+            import openvino
+        module: Any = openvino
+        if is_new:
+            module.convert_model = _convert_model
+    return module
+
+
+def _convert_model(*args: Any, **settings: Any) -> Any:
+    """`openvino.convert_model`."""
+    with _importing, _without(_TELEMETRY):
+        from openvino.tools.ovc import convert_model
+    _openvino().convert_model = convert_model
+    return convert_model(*args, **settings)
 
 
 @contextlib.contextmanager

@@ -52,6 +52,24 @@ def test_a_second_run_encodes_nothing(encoder: ColourEncoder, paint: Paint, stor
         np.testing.assert_array_equal(one.vector, other.vector)
 
 
+def test_the_image_tower_is_loaded_once_it_is_needed_and_not_before(
+    encoder: ColourEncoder, paint: Paint, store: Store, tmp_path: Path
+) -> None:
+    path = paint("a.png", "red")
+    list(embed_images(encoder, [path], store))
+    (tmp_path / "bad.png").write_bytes(b"")
+    shutil.copy(path, tmp_path / "copy.png")
+    calls: list[str] = []
+    encode = encoder.encode_images
+    encoder.load_image_tower = lambda: calls.append("load")  # type: ignore[attr-defined]
+    encoder.encode_images = lambda pixels: calls.append("encode") or encode(pixels)  # type: ignore
+    known = [path, str(tmp_path / "copy.png"), str(tmp_path / "bad.png")]
+    assert isinstance(list(embed_images(encoder, known, store))[-1], ImageError)
+    assert calls == []
+    list(embed_images(encoder, [paint("b.png", "blue")], store))
+    assert calls == ["load", "encode"]
+
+
 def test_a_copy_is_known_by_its_content(
     encoder: ColourEncoder, paint: Paint, store: Store, tmp_path: Path
 ) -> None:

@@ -6,9 +6,9 @@ import pytest
 from clipcls.index import FlatIndex, search_blocks
 
 
-@pytest.fixture
-def rows() -> np.ndarray:
-    rows = np.random.default_rng(0).standard_normal((1000, 32), dtype=np.float32)
+@pytest.fixture(params=[1000, 3000], ids=["numpy", "faiss"])
+def rows(request: pytest.FixtureRequest) -> np.ndarray:
+    rows = np.random.default_rng(0).standard_normal((request.param, 32), dtype=np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
@@ -22,7 +22,7 @@ def test_search_is_numpys_answer(rows: np.ndarray) -> None:
 
 
 def test_blocks_give_what_one_index_gives(rows: np.ndarray) -> None:
-    blocks = (rows[start : start + 64] for start in range(0, 1000, 64))
+    blocks = (rows[start : start + 64] for start in range(0, len(rows), 64))
     whole = FlatIndex(rows).search(rows[:5], 20)
     for got, expected in zip(search_blocks(blocks, rows[:5], 20), whole, strict=True):
         np.testing.assert_array_equal(got, expected)
