@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clipcls.cli.console import Console
+from clipcls.cli.console import Console, say_what_was_set_aside, watching
 from clipcls.cli.options import (
     NEW_FILE,
     classifier_of,
@@ -16,13 +16,10 @@ from clipcls.cli.options import (
     labels_of,
     model_options,
     multi_option,
-    refuse_over,
-    refuse_with_multi,
-    say_what_was_set_aside,
     store_of,
     store_options,
-    watching,
 )
+from clipcls.cli.refusals import refuse_over, refuse_with_multi
 
 if TYPE_CHECKING:
     from clipcls.calibration import Calibration

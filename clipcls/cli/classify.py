@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clipcls.cli.console import Console
+from clipcls.cli.console import Console, watching
 from clipcls.cli.filing import file_into, mode_of, write_keywords
 from clipcls.cli.options import (
     NEW_FOLDER,
@@ -25,15 +25,11 @@ from clipcls.cli.options import (
     labels_of,
     model_options,
     multi_option,
-    refuse_inside,
-    refuse_over,
-    refuse_with_multi,
-    refuse_with_refine,
     result_output_options,
     store_of,
     store_options,
-    watching,
 )
+from clipcls.cli.refusals import refuse_inside, refuse_over, refuse_with_multi, refuse_with_refine
 
 if TYPE_CHECKING:
     from clipcls.errors import ImageError

@@ -13,7 +13,10 @@ import click
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-__all__ = ["Console"]
+    from clipcls.errors import ImageError
+    from clipcls.labelled import SetAside
+
+__all__ = ["Console", "say_what_was_set_aside", "watching"]
 
 
 class Console(logging.Handler):
@@ -77,3 +80,45 @@ class Console(logging.Handler):
         else:
             with self._bar.external_write_mode(sys.stdout):
                 yield
+
+
+@contextmanager
+def watching(
+    console: Console, total: int | None, *, again: bool = False
+) -> Iterator[Callable[[ImageError | None], None]]:
+    """Shows how far embedding labelled images is; the first time names those that are skipped."""
+    skipped = 0
+    with console.progress(total) as progress:
+
+        def watch(error: ImageError | None) -> None:
+            nonlocal skipped
+            if error:
+                skipped += 1
+                if not again:
+                    console.say(f"skipped {error}")
+            progress(skipped)
+
+        yield watch
+
+
+def say_what_was_set_aside(console: Console, aside: SetAside) -> None:
+    """Says which labelled images are in no figure, and which labels have no images."""
+    several = aside.as_none is not None
+    how = "images with it" if several else "not counted: images with it"
+    for label, count in aside.no_labels.items():
+        console.say(f"{label!r} is none of the labels; {how}, {count:,}")
+    if aside.as_none:
+        console.say(
+            f"counted as having none of the labels: images without another, {aside.as_none:,}"
+        )
+    if several and aside.left_out:
+        console.say(
+            f"not counted: images of a kind of which it is not said which, {aside.left_out:,}"
+        )
+    if aside.beside:
+        console.say(f"not counted: images beside the class folders, {aside.beside:,}")
+    if aside.without_images:
+        names = ", ".join(aside.without_images[:10])
+        rest = len(aside.without_images) - 10
+        more = f" and {rest:,} more" if rest > 0 else ""
+        console.say(f"labels without an image: {names}{more}")

@@ -7,16 +7,9 @@ from typing import Any
 
 import click
 
-from clipcls.cli.console import Console
-from clipcls.cli.options import (
-    NEW_FILE,
-    model_options,
-    refuse_over,
-    say_what_was_set_aside,
-    store_of,
-    store_options,
-    watching,
-)
+from clipcls.cli.console import Console, say_what_was_set_aside, watching
+from clipcls.cli.options import NEW_FILE, model_options, store_of, store_options
+from clipcls.cli.refusals import refuse_over
 
 
 @click.command("fit")

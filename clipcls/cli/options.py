@@ -1,26 +1,23 @@
-"""Options that several commands share."""
+"""Options that several commands share, and what they name."""
 
 from __future__ import annotations
 
-import glob
 import itertools
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.core import ParameterSource
+
+from clipcls.cli.refusals import refuse_beside_classifier
 
 if TYPE_CHECKING:
     from clipcls.classifier import ZeroShotClassifier
-    from clipcls.cli.console import Console
     from clipcls.encoder import Encoder
     from clipcls.errors import ImageError
-    from clipcls.labelled import SetAside
     from clipcls.store import Store
 
 __all__ = [
@@ -39,24 +36,10 @@ __all__ = [
     "model_options",
     "multi_option",
     "output_options",
-    "refuse_inside",
-    "refuse_over",
-    "refuse_with_multi",
-    "refuse_with_refine",
     "result_output_options",
-    "say_what_was_set_aside",
     "store_of",
     "store_options",
-    "watching",
 ]
-
-_NOT_BESIDE_A_CLASSIFIER = {
-    "label_source": "--labels",
-    "label_list": "-l",
-    "prompts": "--prompts",
-    "none": "--none",
-    "multi": "--multi",
-}
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
@@ -269,16 +252,7 @@ def labels_of(
 ) -> str | list[str] | None:
     """The labels that `--labels` or `-l` name; None where a learnt classifier has its own."""
     if classifier is not None:
-        context = click.get_current_context()
-        for name, option in _NOT_BESIDE_A_CLASSIFIER.items():
-            if context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT):
-                why = "a classifier has its own labels"
-                if name == "multi":
-                    why = (
-                        "a classifier was learnt to choose one label an image; what several "
-                        "labels mean is learnt by `clipcls calibrate --multi`"
-                    )
-                raise click.UsageError(f"{option} and --classifier exclude each other: {why}")
+        refuse_beside_classifier()
         return None
     if bool(label_source) == bool(label_list):
         raise click.UsageError("give labels by --labels FILE, or by -l for each: one of the two")
@@ -335,100 +309,6 @@ def images_of(inputs: tuple[str, ...], null: bool) -> tuple[Iterator[str | Image
     return itertools.chain([next(images)], images), total
 
 
-def refuse_inside(folder: Path, inputs: tuple[str, ...], *, mirrored: bool = False) -> None:
-    """A folder for pictures that would lie where this run, or the next, looks for images.
-
-    Args:
-        folder: the folder.
-        inputs: as the command was given them; a list on stdin is not looked at.
-        mirrored: whether the pictures lie in it as `heatmap.mirrored` says.
-
-    Raises:
-        click.UsageError: they would.
-    """
-    place = Path(os.path.realpath(folder))
-    for name, searched in _image_folders(inputs).items():
-        images = Path(os.path.realpath(name))
-        if searched and place.is_relative_to(images):
-            raise click.UsageError(
-                f"{folder}: lies in {name}, where images are looked for; name another folder"
-            )
-        if mirrored:
-            from clipcls.heatmap import mirrored as mirrored_in
-
-            there = Path(os.path.realpath(mirrored_in(folder, name)))
-            if there == images or (searched and there.is_relative_to(images)):
-                raise click.UsageError(
-                    f"{folder}: the pictures would lie among the images of {name}; name another "
-                    "folder"
-                )
-
-
-def _image_folders(inputs: tuple[str, ...]) -> dict[str, bool]:
-    """Folders that images are in, and whether all below is searched for them."""
-    found: dict[str, bool] = {}
-    for name in inputs:
-        names: Iterable[str] = [name]
-        if name != "-" and not os.path.lexists(name):
-            names = glob.iglob(name.partition("**")[0] or os.curdir)
-        for each in names:
-            if os.path.isdir(each):
-                found[each] = True
-            elif os.path.lexists(each):
-                found.setdefault(os.path.dirname(each) or os.curdir, False)
-    return found
-
-
-def refuse_over(output: Path | None, *files: str | os.PathLike[str] | None) -> None:
-    """A result file in the place of one that the command reads.
-
-    Args:
-        output: the result file.
-        files: what is read; names of other things and None are passed over.
-
-    Raises:
-        click.UsageError: it is one of them.
-    """
-    if output is None or not output.is_file():
-        return
-    for file in files:
-        if file is not None and os.path.isfile(file) and os.path.samefile(output, file):
-            raise click.UsageError(
-                f"{output}: is read by this command and would be overwritten; give the output "
-                "another name"
-            )
-
-
-def refuse_with_multi(**given: object) -> None:
-    """Options that ask for something of one label an image.
-
-    Raises:
-        click.UsageError: one of them was given.
-    """
-    for name, value in given.items():
-        if value:
-            option = "--" + name.replace("_", "-")
-            raise click.UsageError(f"{option} is for one label an image: leave it out with --multi")
-
-
-def refuse_with_refine(**given: object) -> None:
-    """Options whose answers `--refine` cannot keep or was not made for.
-
-    Raises:
-        click.UsageError: one of them was given.
-    """
-    why = {
-        "calibration": "what it promises (--error, --coverage, --conformal) would not hold for "
-        "refined scores",
-        "classifier": "its answers are not refined",
-        "multi": "answers are refined for one label an image",
-        "rank": "answers are not refined where labels have a hierarchy",
-    }
-    for name, value in given.items():
-        if value:
-            raise click.UsageError(f"--{name} and --refine exclude each other: {why[name]}")
-
-
 def store_of(store_file: Path | None, no_store: bool) -> Store | None:
     """The store that `--store` and `--no-store` name."""
     from clipcls.classifier import open_store
@@ -436,45 +316,3 @@ def store_of(store_file: Path | None, no_store: bool) -> Store | None:
     if store_file and no_store:
         raise click.UsageError("--store and --no-store exclude each other")
     return open_store(store_file or not no_store)
-
-
-@contextmanager
-def watching(
-    console: Console, total: int | None, *, again: bool = False
-) -> Iterator[Callable[[ImageError | None], None]]:
-    """Shows how far embedding labelled images is; the first time names those that are skipped."""
-    skipped = 0
-    with console.progress(total) as progress:
-
-        def watch(error: ImageError | None) -> None:
-            nonlocal skipped
-            if error:
-                skipped += 1
-                if not again:
-                    console.say(f"skipped {error}")
-            progress(skipped)
-
-        yield watch
-
-
-def say_what_was_set_aside(console: Console, aside: SetAside) -> None:
-    """Says which labelled images are in no figure, and which labels have no images."""
-    several = aside.as_none is not None
-    how = "images with it" if several else "not counted: images with it"
-    for label, count in aside.no_labels.items():
-        console.say(f"{label!r} is none of the labels; {how}, {count:,}")
-    if aside.as_none:
-        console.say(
-            f"counted as having none of the labels: images without another, {aside.as_none:,}"
-        )
-    if several and aside.left_out:
-        console.say(
-            f"not counted: images of a kind of which it is not said which, {aside.left_out:,}"
-        )
-    if aside.beside:
-        console.say(f"not counted: images beside the class folders, {aside.beside:,}")
-    if aside.without_images:
-        names = ", ".join(aside.without_images[:10])
-        rest = len(aside.without_images) - 10
-        more = f" and {rest:,} more" if rest > 0 else ""
-        console.say(f"labels without an image: {names}{more}")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from clipcls.cli.console import Console
-from clipcls.cli.options import FILE, NEW_FILE, refuse_over
+from clipcls.cli.options import FILE, NEW_FILE
+from clipcls.cli.refusals import refuse_over
 
 if TYPE_CHECKING:
     from typing import TextIO

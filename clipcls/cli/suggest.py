@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from clipcls.cli.console import Console
+from clipcls.cli.console import Console, watching
 from clipcls.cli.options import (
     FILE,
     images_of,
@@ -15,7 +15,6 @@ from clipcls.cli.options import (
     model_options,
     store_of,
     store_options,
-    watching,
 )
 
 
