@@ -29,10 +29,10 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from clipcls import models
-from clipcls.classifier import open_encoder
 from clipcls.encoder import unit_rows
 from clipcls.heatmap import occlusion_masks
 from clipcls.images import open_image
+from clipcls.opening import open_encoder
 
 
 def log_odds(logits, number):

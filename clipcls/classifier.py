@@ -9,31 +9,24 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.answering import Rule, check_refinable, classify_each, classify_together, predictions
 from clipcls.embedder import Embedded, embed_images, embed_texts
-from clipcls.encoder import Encoder, Engine, OpenClipEncoder, Precision, unit_rows
-from clipcls.errors import (
-    CalibrationError,
-    ClipclsError,
-    ImageError,
-    LabelsError,
-    StoreError,
-    not_fitted,
-)
+from clipcls.encoder import Encoder, Engine, Precision, unit_rows
+from clipcls.errors import CalibrationError, ImageError, LabelsError, not_fitted
 from clipcls.index import FlatIndex
 from clipcls.labels import LabelSet, LabelsLike, make_labels, written
-from clipcls.models import resolve
-from clipcls.predictions import NONE, UNKNOWN, Candidate, Prediction, Provenance
+from clipcls.opening import open_encoder, open_store
+from clipcls.predictions import NONE, Prediction, Provenance
 from clipcls.prompts import NONE_TEXTS, PromptSet, class_texts, make_prompts
-from clipcls.store import Store, default_path, facts_path
+from clipcls.scoring import LinearScores, log_sum_exp
+from clipcls.store import Store
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,17 +37,10 @@ if TYPE_CHECKING:
 
     ImageLike = str | os.PathLike[str] | Image
 
-__all__ = ["ZeroShotClassifier", "open_encoder", "open_store"]
-
-logger = logging.getLogger(__name__)
-
-# Images matched at a time, and classes in one block of the softmax's sum: both bound memory.
-_MATCHED_TOGETHER = 1024
-_CLASSES_A_BLOCK = 16_384
-_LOGITS_A_BLOCK = 4_000_000
+__all__ = ["ZeroShotClassifier"]
 
 
-class ZeroShotClassifier:
+class ZeroShotClassifier(LinearScores):
     """Classifies images by labels in words; follows scikit-learn's conventions.
 
     Args:
@@ -93,9 +79,6 @@ class ZeroShotClassifier:
     >>> clf.weights_.shape
     (2, 896)
     """
-
-    classes_: NDArray[np.str_]
-    weights_: NDArray[np.float32]
 
     def __init__(
         self,
@@ -138,7 +121,7 @@ class ZeroShotClassifier:
         labels = make_labels(self.labels)
         prompts = make_prompts(self.prompts)
         self.store_ = open_store(self.store)
-        self.encoder_: Encoder = open_encoder(
+        self.encoder_ = open_encoder(
             self.model,
             checkpoint=self.checkpoint,
             device=self.device,
@@ -200,8 +183,8 @@ class ZeroShotClassifier:
         In a hierarchy every node has a name: see `Hierarchy.meanings`.
         """
         found: dict[str, tuple[int, ...]] = {}
-        if self.hierarchy_ is not None:
-            found = self.hierarchy_.meanings(self._level or self.hierarchy_.levels[-1])
+        if self.hierarchy_ is not None and (level := self.level_) is not None:
+            found = self.hierarchy_.meanings(level)
         return found | {name: (number,) for number, name in enumerate(self.classes_.tolist())}
 
     @property
@@ -209,8 +192,7 @@ class ZeroShotClassifier:
         """What means one class alone: its name and, in a hierarchy, its path as it is written."""
         names: list[str] = self.classes_.tolist()
         found = {name: number for number, name in enumerate(names)}
-        if self.hierarchy_ is not None:
-            level = self._level or self.hierarchy_.levels[-1]
+        if (level := self.level_) is not None:
             paths = (" > ".join(map(written, path)) for path in level.paths)
             found = {path: number for number, path in enumerate(paths)} | found
         return found
@@ -246,7 +228,7 @@ class ZeroShotClassifier:
             ImageError: an image cannot be read.
         """
         logits = self.decision_function(X)
-        scores: NDArray[np.float64] = np.exp(logits - _log_sum_exp(logits))
+        scores: NDArray[np.float64] = np.exp(logits - log_sum_exp(logits))
         return scores
 
     def predict(self, X: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.str_]:
@@ -318,7 +300,7 @@ class ZeroShotClassifier:
         self._check_fitted()
         if top < 1:
             raise ValueError(f"top is {top}; the least is 1")
-        rule = _Rule(
+        rule = Rule(
             min_score,
             min_margin,
             None if coverage is None and error is None else self.cut(coverage, error).score,
@@ -326,10 +308,10 @@ class ZeroShotClassifier:
             self._explainer() if explain else None,
         )
         if refine:
-            self._check_refinable()
-            results = self._classify_together(images, top, rule, watch)
+            check_refinable(self)
+            results = classify_together(self, images, top, rule, watch)
         else:
-            results = self._classify(images, top, rule)
+            results = classify_each(self, images, top, rule)
         if heatmaps is None:
             return results
         from clipcls.heatmap import Heatmaps
@@ -374,8 +356,8 @@ class ZeroShotClassifier:
             top, min_score, min_margin: as for `classify`.
         """
         self._check_fitted()
-        rule = _Rule(min_score, min_margin, None, None)
-        return list(self._predictions(embedded, top, rule))
+        rule = Rule(min_score, min_margin, None, None)
+        return list(predictions(self, embedded, top, rule))
 
     def _explainer(self) -> Explainer:
         from clipcls.explanation import Explainer
@@ -389,65 +371,6 @@ class ZeroShotClassifier:
         return [
             text for label in np.flatnonzero(level.node == number) for text in self._texts[label]
         ]
-
-    def _check_refinable(self) -> None:
-        if self.calibration_ is not None:
-            raise CalibrationError(
-                "refined scores are not those of the calibration: what it promises would not hold"
-            )
-        if self.hierarchy_ is not None:
-            raise ClipclsError("answers are not refined where labels have a hierarchy")
-        if self.made_by_.classifier:
-            raise ClipclsError("answers of a learnt classifier are not refined")
-
-    def _classify_together(
-        self,
-        images: Iterable[ImageLike | ImageError],
-        top: int,
-        rule: _Rule,
-        watch: Callable[[ImageError | None], None] | None,
-    ) -> Iterator[Prediction | ImageError]:
-        from clipcls.refinement import objection, refine
-
-        items: list[str | ImageError] = []
-        rows: list[NDArray[np.float32]] = []
-        for embedded in self.embed(images):
-            if not isinstance(embedded, ImageError):
-                rows.append(embedded.vector)
-            items.append(embedded if isinstance(embedded, ImageError) else embedded.path)
-            if watch:
-                watch(embedded if isinstance(embedded, ImageError) else None)
-        vectors = np.stack(rows) if rows else np.empty((0, self.weights_.shape[1]), np.float32)
-        rows.clear()
-        if reason := objection(self.match(vectors, 1)[2][:, 0]):
-            if len(vectors):
-                logger.warning("%s: answered as without refining", reason)
-            alone = iter(vectors)
-            plain = [i if isinstance(i, ImageError) else Embedded(i, next(alone)) for i in items]
-            for start in range(0, len(plain), _MATCHED_TOGETHER):
-                yield from self._predictions(plain[start : start + _MATCHED_TOGETHER], top, rule)
-            return
-        logger.info("refining the answers of %d images together", len(vectors))
-        found = refine(vectors, self.logits, len(self.classes_), kept=max(top, 2))
-        scores, made_by = found.scores.astype(np.float64), replace(self.made_by_, refined=True)
-        shown = max(top, 2) if rule.explainer else top
-        answers = zip(vectors, found.classes[:, :shown], scores, rule.accepts(scores), strict=True)
-        for item in items:
-            if isinstance(item, ImageError):
-                yield item
-                continue
-            vector, classes, shares, is_sure = next(answers)
-            similarities = self._exact_weights[classes] @ vector.astype(np.float64)
-            candidates = tuple(
-                Candidate(str(self.classes_[number]), float(score), float(similarity))
-                for number, score, similarity in zip(classes, shares, similarities, strict=False)
-            )
-            explanation = None
-            if rule.explainer:
-                texts = self.texts_of(int(classes[0]))
-                explanation = rule.explainer.explain(item, vector, texts, candidates)
-            label = candidates[0].label if is_sure else UNKNOWN
-            yield Prediction(item, label, candidates[:top], made_by, explanation=explanation)
 
     def cut(self, coverage: float | None = None, error: float | None = None) -> Cut:
         """Where `classify` begins to answer for a coverage or an error.
@@ -467,169 +390,6 @@ class ZeroShotClassifier:
             raise CalibrationError("coverage, error and conformal need a calibration")
         return self.calibration_
 
-    def _classify(
-        self, images: Iterable[ImageLike | ImageError], top: int, rule: _Rule
-    ) -> Iterator[Prediction | ImageError]:
-        block: list[Any] = []
-        for item in self.embed(images):
-            block.append(item)
-            # What the encoder just finished goes out at once; what is stored comes in blocks.
-            fresh = not isinstance(item, ImageError) and not item.stored
-            if fresh or len(block) == _MATCHED_TOGETHER:
-                yield from self._predictions(block, top, rule)
-                block = []
-        yield from self._predictions(block, top, rule)
-
-    def _predictions(
-        self, block: Sequence[Any], top: int, rule: _Rule
-    ) -> Iterator[Prediction | ImageError]:
-        images = [item for item in block if not isinstance(item, ImageError)]
-        if images:
-            vectors = np.stack([item.vector for item in images])
-            shown = max(top, 2) if rule.explainer else top
-            scores, similarities, rows = self.match(
-                vectors, max(shown, 2 if rule.min_margin else 1)
-            )
-            within = self._is_within_cut(vectors, similarities, rule)
-            sure = within & rule.accepts(scores)
-            sets = self._label_sets(vectors, rule)
-            above = self._answers_above(vectors, within & ~sure, shown, rule)
-            parts = scores[:, :shown], similarities[:, :shown], rows[:, :shown]
-            matches = enumerate(zip(*parts, sure, sets, strict=True))
-        for item in block:
-            if isinstance(item, ImageError):
-                yield item
-                continue
-            number, (*best, is_sure, label_set) = next(matches)
-            level = self._level or (self.hierarchy_.levels[-1] if self.hierarchy_ else None)
-            if number in above:
-                is_sure, (level, *best) = True, above[number]
-            names = self.classes_ if level is None else level.names
-            candidates = tuple(
-                Candidate(str(names[row]), float(score), float(similarity))
-                for score, similarity, row in zip(*best, strict=True)
-            )
-            label = candidates[0].label if is_sure else UNKNOWN
-            lineage = None
-            if level is not None:
-                lineage = level.paths[best[2][0]] if is_sure else ()
-            explanation = None
-            if rule.explainer:
-                texts = self.texts_of(int(best[2][0]), level)
-                explanation = rule.explainer.explain(item.path, item.vector, texts, candidates)
-            yield Prediction(
-                item.path,
-                label,
-                candidates[:top],
-                self.made_by_,
-                label_set,
-                lineage,
-                explanation,
-            )
-
-    def _is_within_cut(
-        self, vectors: NDArray[np.float32], similarities: NDArray[np.float64], rule: _Rule
-    ) -> NDArray[np.bool_]:
-        """Which images the model is surer of than a coverage or an error asks for, bool (n,)."""
-        if rule.raw_above is None:
-            return np.ones(len(vectors), bool)
-        if self._level is not None:
-            raw = self._match_level(self._level, vectors, 1, 1.0)[0]
-        else:
-            logits = self._best_logits(vectors, similarities)
-            raw = np.exp(logits[:, None] - self._log_total(vectors, 1.0))
-        within: NDArray[np.bool_] = raw[:, 0] > rule.raw_above
-        return within
-
-    def _best_logits(
-        self, vectors: NDArray[np.float32], similarities: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """The best class's logit at temperature 1, float64 (n,)."""
-        return self.encoder_.logit_scale * similarities[:, 0] + self.encoder_.logit_bias
-
-    def _answers_above(
-        self, vectors: NDArray[np.float32], unsure: NDArray[np.bool_], k: int, rule: _Rule
-    ) -> dict[int, tuple[Any, ...]]:
-        """Answers at a higher level of the hierarchy for images without one at the lowest.
-
-        Returns:
-            number of the image -> level, and scores, similarities and node numbers of the k best.
-        """
-        found: dict[int, tuple[Any, ...]] = {}
-        if self.hierarchy_ is None or self._level is not None:
-            return found
-        numbers = np.flatnonzero(unsure)
-        step = max(1, _LOGITS_A_BLOCK // len(self.weights_))
-        for start in range(0, len(numbers), step):
-            rows = numbers[start : start + step]
-            logits = self._logits(vectors[rows], self._exact_weights, 1.0)
-            scores = np.exp(logits / self.temperature_ - _log_sum_exp(logits / self.temperature_))
-            for level in reversed(self.hierarchy_.levels[:-1]):
-                best, similarities, nodes = self._best_nodes(level, level.sums(scores), logits, k)
-                for number in np.flatnonzero(rule.accepts(best)):
-                    answer = best[number, :k], similarities[number, :k], nodes[number, :k]
-                    found.setdefault(int(rows[number]), (level, *answer))
-        return found
-
-    def _match_level(
-        self, level: Level, vectors: NDArray[np.float32], k: int, temperature: float
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-        """`match` for the nodes of a level; a node's similarity is that of its nearest label."""
-        found = []
-        step = max(1, _LOGITS_A_BLOCK // len(self.weights_))
-        for start in range(0, max(len(vectors), 1), step):
-            logits = self._logits(vectors[start : start + step], self._exact_weights, 1.0)
-            sums = level.log_sums(logits) / temperature
-            scores = np.exp(sums - _log_sum_exp(sums))
-            best = self._best_nodes(level, scores, logits, k)
-            found.append(tuple(part[:, :k] for part in best))
-        scores, similarities, nodes = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        return scores, similarities, nodes
-
-    def _best_nodes(
-        self, level: Level, scores: NDArray[np.float64], logits: NDArray[np.float64], k: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-        """The k best nodes of a level, 2 at least.
-
-        Args:
-            level: the level.
-            scores: of its nodes, (n, n_nodes).
-            logits: of the labels, (n, n_labels), at temperature 1.
-            k: how many.
-        """
-        nodes = np.argsort(-scores, axis=1, kind="stable")[:, : max(k, 2)]
-        nearest = level.best(self._similarities(logits))
-        return (
-            np.minimum(np.take_along_axis(scores, nodes, 1), 1.0),
-            np.take_along_axis(nearest, nodes, 1),
-            nodes,
-        )
-
-    def _similarities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Of images and labels, from their logits at temperature 1, (n, n_labels)."""
-        found: NDArray[np.float64] = logits - self.encoder_.logit_bias
-        found /= self.encoder_.logit_scale
-        return found
-
-    def _label_sets(
-        self, vectors: NDArray[np.float32], rule: _Rule
-    ) -> list[tuple[str, ...]] | list[None]:
-        if rule.set_threshold is None:
-            return [None] * len(vectors)
-        from clipcls.conformal import rank_scores, set_sizes
-
-        found = []
-        step = max(1, _LOGITS_A_BLOCK // len(self.weights_))
-        for start in range(0, len(vectors), step):
-            logits = self._class_logits(vectors[start : start + step], 1.0)
-            order, scores = rank_scores(logits)
-            sizes = set_sizes(scores, rule.set_threshold)
-            found += [
-                tuple(self.classes_[row[:size]].tolist())
-                for row, size in zip(order, sizes, strict=True)
-            ]
-        return found
-
     def embed(self, images: Iterable[ImageLike | ImageError]) -> Iterator[Embedded | ImageError]:
         """The unit vector of each image, as `embed_images` gives them."""
         self._check_fitted()
@@ -638,67 +398,6 @@ class ZeroShotClassifier:
     def learnt_from(self, paths: Iterable[str]) -> int:
         """How many of these image files it was learnt from: by words alone, none."""
         return 0
-
-    def logits(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-        """`decision_function` of unit rows, float32 (n, dim) -> float64 (n, n_classes)."""
-        return self._class_logits(vectors, self.temperature_)
-
-    def _class_logits(
-        self, vectors: NDArray[np.float32], temperature: float
-    ) -> NDArray[np.float64]:
-        """Logits of the classes: of the labels, or of the nodes that `rank` asks for."""
-        if self._level is None:
-            return self._logits(vectors, self._exact_weights, temperature)
-        step = max(1, _LOGITS_A_BLOCK // len(self.weights_))
-        logits = np.empty((len(vectors), len(self.classes_)))
-        for start in range(0, len(vectors), step):
-            rows = slice(start, start + step)
-            of_labels = self._logits(vectors[rows], self._exact_weights, 1.0)
-            logits[rows] = self._level.log_sums(of_labels) / temperature
-        return logits
-
-    def match(
-        self, vectors: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-        """The k best classes of each image vector, best first.
-
-        The k come out of the index; the softmax's denominator is summed over all classes,
-        a block of them at a time, so memory does not grow as images x classes. All of it is
-        float64: in float32 the sixth digit of a score depends on the images beside it.
-
-        Args:
-            vectors: unit rows, float32 (n, dim).
-            k: how many classes; no more than there are come back.
-
-        Returns:
-            scores float64, similarities float64 and class numbers int64, (n, k) each.
-        """
-        if self._level is not None:
-            return self._match_level(self._level, vectors, k, self.temperature_)
-        similarities, rows = self.index_.search(vectors, k)
-        scale, bias = self.encoder_.logit_scale, self.encoder_.logit_bias
-        logits = (scale * similarities + bias) / self.temperature_
-        scores = np.exp(logits - self._log_total(vectors, self.temperature_))
-        return np.minimum(scores, 1.0), similarities, rows
-
-    def _log_total(self, vectors: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
-        """log of the softmax's denominator, over all classes, float64 (n, 1)."""
-        total = np.full((len(vectors), 1), -np.inf)
-        for start in range(0, len(self.weights_), _CLASSES_A_BLOCK):
-            weights = self._exact_weights[start : start + _CLASSES_A_BLOCK]
-            logits = self._logits(vectors, weights, temperature)
-            total = np.logaddexp(total, _log_sum_exp(logits))
-        return total
-
-    def _logits(
-        self, vectors: NDArray[np.float32], weights: NDArray[np.float64], temperature: float
-    ) -> NDArray[np.float64]:
-        logits: NDArray[np.float64] = vectors.astype(np.float64) @ weights.T
-        logits *= self.encoder_.logit_scale
-        logits += self.encoder_.logit_bias
-        if temperature != 1:
-            logits /= temperature
-        return logits
 
     # -- what scikit-learn's clone, pipelines and displays ask for ------------------------------
 
@@ -766,82 +465,6 @@ class ZeroShotClassifier:
         return np.stack(rows) if rows else np.empty((0, self.weights_.shape[1]), np.float32)
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """When an image is answered, what its label set is made of, and what explains the answer."""
-
-    min_score: float
-    min_margin: float
-    raw_above: float | None  # of the model's own best score
-    set_threshold: float | None
-    explainer: Explainer | None = None
-
-    def accepts(self, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which images' scores, best first, (n, k), reach the least score and margin, bool (n,)."""
-        enough = scores[:, 0] >= self.min_score
-        if self.min_margin and scores.shape[1] > 1:
-            enough &= scores[:, 0] - scores[:, 1] >= self.min_margin
-        return enough
-
-
-def open_store(store: bool | str | os.PathLike[str] | Store) -> Store | None:
-    """The store to use: True is the default one, False none.
-
-    Raises:
-        StoreError: a store that was asked for by name cannot be opened. Where the default one
-            cannot, that is logged and work goes on without.
-    """
-    if isinstance(store, Store):
-        return store
-    if not isinstance(store, bool):
-        return Store(store)
-    if not store:
-        return None
-    try:
-        return Store(default_path())
-    except StoreError as error:
-        logger.warning("%s; going on without it", error)
-        return None
-
-
-def open_encoder(
-    model: str | Encoder,
-    *,
-    checkpoint: str | os.PathLike[str] | None = None,
-    device: str | None = None,
-    precision: Precision | Literal["auto"] = "auto",
-    batch_size: int | None = None,
-    engine: Engine = "auto",
-    store: Store | None = None,
-    progress: bool = True,
-) -> Encoder:
-    """A model by its name, ready to be loaded when it is first needed; an `Encoder` as it is.
-
-    What is known of the model itself is kept in a file of its own, whatever the store: it takes
-    seconds to find out. The store is used where that file cannot be.
-
-    Raises:
-        ModelError: there is no such model, or its weights cannot be had.
-    """
-    if not isinstance(model, str):
-        return model
-    return OpenClipEncoder(
-        resolve(model, checkpoint, progress=progress),
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        engine=engine,
-        known=_open_facts() or store,
-    )
-
-
-def _open_facts() -> Store | None:
-    try:
-        return Store(facts_path())
-    except StoreError:
-        return None  # nothing that was asked for: it only takes longer
-
-
 def _class_weights(
     encoder: Encoder, texts: Sequence[Sequence[str]], store: Store | None
 ) -> NDArray[np.float32]:
@@ -849,12 +472,3 @@ def _class_weights(
     rows = embed_texts(encoder, [text for group in texts for text in group], store)
     ends = np.cumsum([len(group) for group in texts])[:-1]
     return unit_rows(np.stack([part.mean(axis=0) for part in np.split(rows, ends)]))
-
-
-def _log_sum_exp(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """log sum exp over the last axis, which is kept."""
-    highest = logits.max(axis=-1, keepdims=True)
-    total: NDArray[np.float64] = highest + np.log(
-        np.exp(logits - highest).sum(axis=-1, keepdims=True)
-    )
-    return total

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.classifier import ZeroShotClassifier, open_encoder, open_store
+from clipcls.classifier import ZeroShotClassifier
 from clipcls.embedder import embed_images
 from clipcls.encoder import Encoder, Engine, Precision
 from clipcls.errors import ClassifierError, ClipclsError, ImageError, InputError, LabelsError
 from clipcls.index import FlatIndex
 from clipcls.labels import Label, LabelSet, LabelsLike, make_labels
+from clipcls.opening import open_encoder, open_store
 from clipcls.predictions import UNKNOWN, Provenance
 from clipcls.prompts import PromptSet, make_prompts
 from clipcls.store import Store, hash_file

@@ -32,6 +32,7 @@ from clipcls.embedder import embed_texts
 from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError, not_fitted
 from clipcls.labels import read_labels
 from clipcls.predictions import Candidate, MultiLabelPrediction
+from clipcls.scoring import log_sum_exp
 
 if TYPE_CHECKING:
     from clipcls.calibration import Identity
@@ -312,7 +313,7 @@ def log_shares(
     unit = _DEVIATION / np.maximum(background.std(axis=1, keepdims=True), 1e-9)
     labels, others = unit * (similarities - mean), unit * (background - mean)
     weight = np.log(_BACKGROUND_NAMES / background.shape[1])
-    total = np.logaddexp(_log_sum_exp(labels), _log_sum_exp(others) + weight)
+    total = np.logaddexp(log_sum_exp(labels), log_sum_exp(others) + weight)
     shares: NDArray[np.float64] = np.minimum(labels - total, -1e-15)
     return shares
 
@@ -327,12 +328,3 @@ def logistic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """1 / (1 + exp(-x)), exact for small ones too."""
     found: NDArray[np.float64] = np.exp(-np.logaddexp(0, -x))
     return found
-
-
-def _log_sum_exp(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """log sum exp over the last axis, which is kept."""
-    highest = logits.max(axis=-1, keepdims=True)
-    total: NDArray[np.float64] = highest + np.log(
-        np.exp(logits - highest).sum(axis=-1, keepdims=True)
-    )
-    return total

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from clipcls.classifier import open_encoder, open_store
 from clipcls.embedder import embed_images
 from clipcls.encoder import Encoder, Engine, Precision
 from clipcls.errors import ImageError, not_fitted
+from clipcls.opening import open_encoder, open_store
 from clipcls.store import Store
 
 if TYPE_CHECKING:

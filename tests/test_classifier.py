@@ -44,40 +44,6 @@ def test_top_k_does_not_change_the_scores(classifier: ZeroShotClassifier, paint:
     assert len(set(scores)) == 1
 
 
-def test_many_labels_in_blocks_give_scipys_softmax(
-    encoder: ColourEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("clipcls.classifier._CLASSES_A_BLOCK", 64)
-    classifier = ZeroShotClassifier(LABELS, encoder, store=False).fit()
-    rng = np.random.default_rng(0)
-    weights = rng.standard_normal((1000, 3)).astype(np.float32)
-    classifier.weights_ = weights / np.linalg.norm(weights, axis=1, keepdims=True)
-    classifier.index_ = type(classifier.index_)(classifier.weights_)
-    classifier._exact_weights = classifier.weights_.astype(np.float64)
-    vectors = classifier.weights_[:20]
-    scores, _, rows = classifier.match(vectors, 5)
-    logits = 10 * vectors @ classifier.weights_.T
-    expected = np.argsort(-logits, axis=1)[:, :5]
-    np.testing.assert_array_equal(rows, expected)
-    np.testing.assert_allclose(
-        scores, np.take_along_axis(softmax(logits, axis=1), expected, 1), rtol=1e-4
-    )
-
-
-def test_a_score_does_not_depend_on_its_batch(encoder: ColourEncoder) -> None:
-    classifier = ZeroShotClassifier(LABELS, encoder, store=False).fit()
-    rng = np.random.default_rng(0)
-    weights = rng.standard_normal((500, 256)).astype(np.float32)
-    classifier.weights_ = weights / np.linalg.norm(weights, axis=1, keepdims=True)
-    classifier.index_ = type(classifier.index_)(classifier.weights_)
-    classifier._exact_weights = classifier.weights_.astype(np.float64)
-    encoder.logit_scale = 100.0
-    together = classifier.match(classifier.weights_[:100], 3)
-    alone = [classifier.match(classifier.weights_[n : n + 1], 3) for n in range(100)]
-    for part, parts in zip(together, zip(*alone, strict=True), strict=True):
-        np.testing.assert_allclose(np.concatenate(parts), part, rtol=1e-12)
-
-
 def test_memory_does_not_grow_with_the_images(
     classifier: ZeroShotClassifier, paint: Paint, tmp_path: Path
 ) -> None:
@@ -165,6 +131,6 @@ def test_a_store_that_cannot_be_used_is_said_and_done_without(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("clipcls.classifier.default_path", lambda: tmp_path / "file" / "s.db")
+    monkeypatch.setattr("clipcls.opening.default_path", lambda: tmp_path / "file" / "s.db")
     assert ZeroShotClassifier(LABELS, encoder).fit().store_ is None
     assert "going on without it" in caplog.text

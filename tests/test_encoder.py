@@ -14,9 +14,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from clipcls import ZeroShotClassifier, models
-from clipcls.classifier import open_encoder
 from clipcls.encoder import unit_rows
 from clipcls.errors import ModelError
+from clipcls.opening import open_encoder
 from clipcls.prompts import read_prompts
 from clipcls.store import Store
 

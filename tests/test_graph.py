@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from test_models import CONFIGS, write_model
 
-from clipcls import classifier, graph, models, towers
+from clipcls import graph, models, opening, towers
 from clipcls.encoder import OpenClipEncoder
 from clipcls.store import Store
 
@@ -301,7 +301,7 @@ def test_the_next_process_needs_no_torch_and_tells_nobody(tmp_path: Path) -> Non
     """OpenVINO would report each import to its makers."""
     directory = write_model(tmp_path / "model", CONFIGS["timm"])
     script = (
-        "import sys; from PIL import Image; from clipcls.classifier import open_encoder, Store\n"
+        "import sys; from PIL import Image; from clipcls.opening import open_encoder, Store\n"
         "e = open_encoder(sys.argv[1], store=Store(sys.argv[2]))\n"
         "e.encode_images([e.preprocess(Image.new('RGB', (9, 9)))])\n"
         "e.encode_texts(['a cat'])\n"
@@ -349,13 +349,13 @@ def test_facts_are_kept_without_a_store_too(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = str(write_model(tmp_path / "model", CONFIGS["clip"]))
-    monkeypatch.setattr(classifier, "facts_path", lambda: tmp_path / "models.sqlite3")
-    assert classifier.open_encoder(model).least_side == 64
+    monkeypatch.setattr(opening, "facts_path", lambda: tmp_path / "models.sqlite3")
+    assert opening.open_encoder(model).least_side == 64
     with monkeypatch.context() as patch:
         patch.setattr(models, "load", None)
-        again = classifier.open_encoder(model)
+        again = opening.open_encoder(model)
         assert again.least_side == 64
         assert pickle.loads(pickle.dumps(again)).least_side == 64
     # Where they cannot be kept it only takes longer.
-    monkeypatch.setattr(classifier, "facts_path", lambda: tmp_path / "model")
-    assert classifier.open_encoder(model).least_side == 64
+    monkeypatch.setattr(opening, "facts_path", lambda: tmp_path / "model")
+    assert opening.open_encoder(model).least_side == 64

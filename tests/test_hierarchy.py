@@ -224,7 +224,7 @@ def test_answers_do_not_depend_on_blocks(
     rng = np.random.default_rng(0)
     paths = [paint(f"{n}.png", tuple(map(int, rng.integers(256, size=3)))) for n in range(20)]
     whole = [r.record() for r in classifier.classify(paths, min_score=0.6)]
-    monkeypatch.setattr("clipcls.classifier._LOGITS_A_BLOCK", 12)
+    monkeypatch.setattr("clipcls.scoring._LOGITS_A_BLOCK", 12)
     assert [r.record() for r in classifier.classify(paths, min_score=0.6)] == whole
     labels = {record["label"] for record in whole}
     assert labels & {"warm", "cold"}

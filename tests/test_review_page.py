@@ -34,9 +34,9 @@ SERVER = f"""
 import sys
 sys.path.insert(0, {str(TESTS)!r})
 from conftest import NamesEncoder
-import clipcls.classifier
+import clipcls.opening
 encoder = NamesEncoder()
-clipcls.classifier.open_encoder = lambda *args, **kwargs: encoder
+clipcls.opening.open_encoder = lambda *args, **kwargs: encoder
 from clipcls.cli import main
 sys.argv[0] = "clipcls"
 main()

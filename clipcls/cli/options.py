@@ -311,7 +311,7 @@ def images_of(inputs: tuple[str, ...], null: bool) -> tuple[Iterator[str | Image
 
 def store_of(store_file: Path | None, no_store: bool) -> Store | None:
     """The store that `--store` and `--no-store` name."""
-    from clipcls.classifier import open_store
+    from clipcls.opening import open_store
 
     if store_file and no_store:
         raise click.UsageError("--store and --no-store exclude each other")

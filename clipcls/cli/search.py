@@ -63,9 +63,9 @@ def command(
     """
     if query_image is None and not arguments:
         raise click.UsageError("say what to search for: a text, or --image FILE")
-    from clipcls.classifier import open_encoder
     from clipcls.embedder import embed_images, embed_texts
     from clipcls.errors import ImageError
+    from clipcls.opening import open_encoder
     from clipcls.search import search_images, search_store
     from clipcls.writers import open_output
 

@@ -1,0 +1,227 @@
+"""A classifier's scores -> `Prediction`s: what is sure enough to be answered, at which level."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcls.embedder import Embedded
+from clipcls.errors import CalibrationError, ClipclsError, ImageError
+from clipcls.predictions import UNKNOWN, Candidate, Prediction
+
+if TYPE_CHECKING:
+    from clipcls.classifier import ImageLike, ZeroShotClassifier
+    from clipcls.explanation import Explainer
+
+__all__ = ["Rule", "check_refinable", "classify_each", "classify_together", "predictions"]
+
+logger = logging.getLogger(__name__)
+
+_MATCHED_TOGETHER = 1024  # images; bounds memory
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """When an image is answered, what its label set is made of, and what explains the answer."""
+
+    min_score: float
+    min_margin: float
+    raw_above: float | None  # of the model's own best score
+    set_threshold: float | None
+    explainer: Explainer | None = None
+
+    def accepts(self, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which images' scores, best first, (n, k), reach the least score and margin, bool (n,)."""
+        enough = scores[:, 0] >= self.min_score
+        if self.min_margin and scores.shape[1] > 1:
+            enough &= scores[:, 0] - scores[:, 1] >= self.min_margin
+        return enough
+
+
+def classify_each(
+    classifier: ZeroShotClassifier, images: Iterable[ImageLike | ImageError], top: int, rule: Rule
+) -> Iterator[Prediction | ImageError]:
+    """Answers one after the other, in their order, with bounded memory."""
+    block: list[Any] = []
+    for item in classifier.embed(images):
+        block.append(item)
+        # What the encoder just finished goes out at once; what is stored comes in blocks.
+        fresh = not isinstance(item, ImageError) and not item.stored
+        if fresh or len(block) == _MATCHED_TOGETHER:
+            yield from predictions(classifier, block, top, rule)
+            block = []
+    yield from predictions(classifier, block, top, rule)
+
+
+def classify_together(
+    classifier: ZeroShotClassifier,
+    images: Iterable[ImageLike | ImageError],
+    top: int,
+    rule: Rule,
+    watch: Callable[[ImageError | None], None] | None,
+) -> Iterator[Prediction | ImageError]:
+    """Answers that all images decide together (`clipcls.refinement`), once all are embedded."""
+    from clipcls.refinement import objection, refine
+
+    items: list[str | ImageError] = []
+    rows: list[NDArray[np.float32]] = []
+    for embedded in classifier.embed(images):
+        if not isinstance(embedded, ImageError):
+            rows.append(embedded.vector)
+        items.append(embedded if isinstance(embedded, ImageError) else embedded.path)
+        if watch:
+            watch(embedded if isinstance(embedded, ImageError) else None)
+    vectors = np.stack(rows) if rows else np.empty((0, classifier.weights_.shape[1]), np.float32)
+    rows.clear()
+    if reason := objection(classifier.match(vectors, 1)[2][:, 0]):
+        if len(vectors):
+            logger.warning("%s: answered as without refining", reason)
+        alone = iter(vectors)
+        plain = [i if isinstance(i, ImageError) else Embedded(i, next(alone)) for i in items]
+        for start in range(0, len(plain), _MATCHED_TOGETHER):
+            yield from predictions(classifier, plain[start : start + _MATCHED_TOGETHER], top, rule)
+        return
+    logger.info("refining the answers of %d images together", len(vectors))
+    found = refine(vectors, classifier.logits, len(classifier.classes_), kept=max(top, 2))
+    scores, made_by = found.scores.astype(np.float64), replace(classifier.made_by_, refined=True)
+    shown = max(top, 2) if rule.explainer else top
+    answers = zip(vectors, found.classes[:, :shown], scores, rule.accepts(scores), strict=True)
+    for item in items:
+        if isinstance(item, ImageError):
+            yield item
+            continue
+        vector, classes, shares, is_sure = next(answers)
+        similarities = classifier.weights_[classes].astype(np.float64) @ vector.astype(np.float64)
+        candidates = tuple(
+            Candidate(str(classifier.classes_[number]), float(score), float(similarity))
+            for number, score, similarity in zip(classes, shares, similarities, strict=False)
+        )
+        explanation = None
+        if rule.explainer:
+            texts = classifier.texts_of(int(classes[0]))
+            explanation = rule.explainer.explain(item, vector, texts, candidates)
+        label = candidates[0].label if is_sure else UNKNOWN
+        yield Prediction(item, label, candidates[:top], made_by, explanation=explanation)
+
+
+def check_refinable(classifier: ZeroShotClassifier) -> None:
+    """A classifier that `classify_together` is not for.
+
+    Raises:
+        CalibrationError: it has a calibration.
+        ClipclsError: its labels have a hierarchy, or it was learnt.
+    """
+    if classifier.calibration_ is not None:
+        raise CalibrationError(
+            "refined scores are not those of the calibration: what it promises would not hold"
+        )
+    if classifier.hierarchy_ is not None:
+        raise ClipclsError("answers are not refined where labels have a hierarchy")
+    if classifier.made_by_.classifier:
+        raise ClipclsError("answers of a learnt classifier are not refined")
+
+
+def predictions(
+    classifier: ZeroShotClassifier, block: Sequence[Any], top: int, rule: Rule
+) -> Iterator[Prediction | ImageError]:
+    """The answers for images that are embedded, in their order; errors are handed through."""
+    images = [item for item in block if not isinstance(item, ImageError)]
+    if images:
+        vectors = np.stack([item.vector for item in images])
+        shown = max(top, 2) if rule.explainer else top
+        scores, similarities, rows = classifier.match(
+            vectors, max(shown, 2 if rule.min_margin else 1)
+        )
+        within = _is_within_cut(classifier, vectors, similarities, rule)
+        sure = within & rule.accepts(scores)
+        sets = _label_sets(classifier, vectors, rule)
+        above = _answers_above(classifier, vectors, within & ~sure, shown, rule)
+        parts = scores[:, :shown], similarities[:, :shown], rows[:, :shown]
+        matches = enumerate(zip(*parts, sure, sets, strict=True))
+    for item in block:
+        if isinstance(item, ImageError):
+            yield item
+            continue
+        number, (*best, is_sure, label_set) = next(matches)
+        level = classifier.level_
+        if number in above:
+            is_sure, (level, *best) = True, above[number]
+        names = classifier.classes_ if level is None else level.names
+        candidates = tuple(
+            Candidate(str(names[row]), float(score), float(similarity))
+            for score, similarity, row in zip(*best, strict=True)
+        )
+        label = candidates[0].label if is_sure else UNKNOWN
+        lineage = None
+        if level is not None:
+            lineage = level.paths[best[2][0]] if is_sure else ()
+        explanation = None
+        if rule.explainer:
+            texts = classifier.texts_of(int(best[2][0]), level)
+            explanation = rule.explainer.explain(item.path, item.vector, texts, candidates)
+        yield Prediction(
+            item.path,
+            label,
+            candidates[:top],
+            classifier.made_by_,
+            label_set,
+            lineage,
+            explanation,
+        )
+
+
+def _is_within_cut(
+    classifier: ZeroShotClassifier,
+    vectors: NDArray[np.float32],
+    similarities: NDArray[np.float64],
+    rule: Rule,
+) -> NDArray[np.bool_]:
+    """Which images the model is surer of than a coverage or an error asks for, bool (n,)."""
+    if rule.raw_above is None:
+        return np.ones(len(vectors), bool)
+    within: NDArray[np.bool_] = classifier.raw_best(vectors, similarities) > rule.raw_above
+    return within
+
+
+def _answers_above(
+    classifier: ZeroShotClassifier,
+    vectors: NDArray[np.float32],
+    unsure: NDArray[np.bool_],
+    k: int,
+    rule: Rule,
+) -> dict[int, tuple[Any, ...]]:
+    """Answers at a higher level of the hierarchy for images without one at the lowest.
+
+    Returns:
+        number of the image -> level, and scores, similarities and node numbers of the k best.
+    """
+    found: dict[int, tuple[Any, ...]] = {}
+    numbers = np.flatnonzero(unsure)
+    for rows, level, scores, similarities, nodes in classifier.match_above(vectors[numbers], k):
+        for row in np.flatnonzero(rule.accepts(scores)):
+            answer = scores[row, :k], similarities[row, :k], nodes[row, :k]
+            found.setdefault(int(numbers[rows][row]), (level, *answer))
+    return found
+
+
+def _label_sets(
+    classifier: ZeroShotClassifier, vectors: NDArray[np.float32], rule: Rule
+) -> list[tuple[str, ...]] | list[None]:
+    if rule.set_threshold is None:
+        return [None] * len(vectors)
+    from clipcls.conformal import rank_scores, set_sizes
+
+    found = []
+    for logits in classifier.raw_logits(vectors):
+        order, scores = rank_scores(logits)
+        sizes = set_sizes(scores, rule.set_threshold)
+        found += [
+            tuple(classifier.classes_[row[:size]].tolist())
+            for row, size in zip(order, sizes, strict=True)
+        ]
+    return found
