@@ -145,7 +145,8 @@ def transclip_normalised(batch: Batch):
 
 def together(batch: Batch):
     """`clipcls.refinement.refine`, in use."""
-    if objection(batch.logits().argmax(axis=1)) and len(batch.labels) >= LEAST_IMAGES:
+    answers = batch.logits().argmax(axis=1)
+    if len(answers) >= LEAST_IMAGES and objection(answers, len(batch.text)):
         return batch.logits()
     found = refine(batch.vectors, batch.logits, len(batch.text))
     return found.matrix(len(batch.text)).toarray()

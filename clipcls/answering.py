@@ -78,7 +78,7 @@ def classify_together(
             watch(embedded if isinstance(embedded, ImageError) else None)
     vectors = np.stack(rows) if rows else np.empty((0, classifier.weights_.shape[1]), np.float32)
     rows.clear()
-    if reason := objection(classifier.match(vectors, 1)[2][:, 0]):
+    if reason := objection(classifier.match(vectors, 1)[2][:, 0], len(classifier.classes_)):
         if len(vectors):
             logger.warning("%s: answered as without refining", reason)
         alone = iter(vectors)

@@ -23,12 +23,15 @@ from clipcls.index import neighbours
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-__all__ = ["LEAST_IMAGES", "MOST_ALIKE", "Assignments", "objection", "refine"]
+__all__ = ["FEWEST_LABELS", "LEAST_IMAGES", "MOST_ALIKE", "Assignments", "objection", "refine"]
 
 # Below so many images, and where more than this share of the answers is one label (a batch of one
 # label is then likelier than a text that fits all), refining costs more than it brings.
 LEAST_IMAGES = 40
 MOST_ALIKE = 0.9
+# So too where the answers count as fewer labels than this share of what as many images of all
+# labels would have (docs/refine.md).
+FEWEST_LABELS = 0.3
 
 # Chosen on development sets (benchmarks/refine.py): how much of the mean logit is taken away, the
 # weights of the words, of the prototypes relative to them, and of the neighbours; neighbours an
@@ -66,17 +69,27 @@ class Assignments:
         return csr_matrix((self.scores.ravel(), self.classes.ravel(), starts), (n, n_classes))
 
 
-def objection(answers: NDArray[np.int64]) -> str | None:
+def objection(answers: NDArray[np.int64], n_classes: int) -> str | None:
     """Why a batch is better left as it is, in words, or None.
+
+    Labels are counted by how evenly they are answered: as e to the entropy of their shares.
 
     Args:
         answers: the class number that each image gets on its own, (n,).
+        n_classes: how many classes there are.
     """
     n = len(answers)
     if n < LEAST_IMAGES:
         return f"{n:,} image{'s are' if n != 1 else ' is'} too few, {LEAST_IMAGES} are the least"
-    share = np.bincount(answers).max() / n
-    return f"{share:.0%} of the images get one label" if share > MOST_ALIKE else None
+    shares = np.bincount(answers) / n
+    if shares.max() > MOST_ALIKE:
+        return f"{shares.max():.0%} of the images get one label"
+    shares = shares[shares > 0]
+    number = float(np.exp(-shares @ np.log(shares)))
+    # What would be expected to occur among n images, were all labels equally frequent.
+    if number < FEWEST_LABELS * n_classes * (1 - (1 - 1 / n_classes) ** n):
+        return f"the images get few of the labels, as if {number:.1f} of {n_classes:,} occurred"
+    return None
 
 
 def refine(

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from conftest import ColourEncoder
 from scipy.special import softmax
+from scipy.stats import entropy
 
 from clipcls import ClipclsError, ImageError, Prediction, ZeroShotClassifier, refinement
 from clipcls.encoder import unit_rows
 from clipcls.errors import CalibrationError
 from clipcls.index import neighbours
-from clipcls.refinement import LEAST_IMAGES, refine
+from clipcls.refinement import FEWEST_LABELS, LEAST_IMAGES, objection, refine
 
 Paint = Callable[..., str]
 
@@ -196,20 +197,39 @@ def test_min_score_and_min_margin_hold_for_refined_scores(
 def test_a_batch_that_it_does_not_help_is_answered_as_without_and_that_is_said(
     encoder: ColourEncoder, photos: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    classifier = ZeroShotClassifier(["red", "green", "blue"], encoder, store=False).fit()
+    names = ["red", "green", "blue"]
+    classifier = ZeroShotClassifier(names, encoder, store=False).fit()
+    others = [f"nothing {number}" for number in range(27)]
+    many_labels = ZeroShotClassifier([*names, *others], encoder, store=False).fit()
     one_label = [path for path in photos if "red" in path] * 3
     for batch, said in (
         (photos[: LEAST_IMAGES - 1], f"{LEAST_IMAGES} are the least"),
         (photos[:1], "1 image is too few"),
         (one_label, "100% of the images get one label"),
+        (photos, "of 30 occurred"),
     ):
         caplog.clear()
+        used = many_labels if batch is photos else classifier
         with caplog.at_level(logging.WARNING, "clipcls"):
-            found = [r.record() for r in classifier.classify(batch, refine=True)]
-        assert found == [r.record() for r in classifier.classify(batch)]
+            found = [r.record() for r in used.classify(batch, refine=True)]
+        assert found == [r.record() for r in used.classify(batch)]
         assert "refined" not in found[0]
         assert said in caplog.text
     assert list(classifier.classify([], refine=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "occur", "images"),
+    [(40, 40, 400), (40, 16, 400), (40, 9, 400), (1000, 1000, 40), (1000, 8, 40), (2, 1, 60)],
+)
+def test_few_labels_are_told_from_few_images(labels: int, occur: int, images: int) -> None:
+    """What would occur by chance among so many images is simulated here."""
+    dice = np.random.default_rng(0)
+    answers = dice.integers(0, occur, images) if occur > 1 else np.arange(images) % 10 // 9
+    number = np.exp(entropy(np.bincount(answers)))
+    even = np.mean([len(set(dice.integers(0, labels, images))) for _ in range(300)])
+    assert abs(number / even - FEWEST_LABELS) > 0.02  # no case that rounding decides
+    assert (objection(answers, labels) is not None) == (number / even < FEWEST_LABELS)
 
 
 def test_what_refining_is_not_for(encoder: ColourEncoder, photos: list[str]) -> None:
