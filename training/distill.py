@@ -1,8 +1,8 @@
 """Teaches the image head and the text tower what the teacher says of photos and names.
 
-Usage: distill.py WORK STAGE MINUTES. Reads WORK/teacher.pt, words.json and train.pt (of teacher.py,
-words.py and features.py); writes WORK/towers.pt: the state dicts, in half precision, of open_clip's
-text transformer and of the projection, an MLP 1,280 -> 1,792 -> 896. The rate falls with the time.
+Usage: distill.py WORK STAGE. Reads WORK/teacher.pt, words.json and train.pt (teacher.py, words.py
+and features.py make them); writes WORK/towers.pt: the state dicts, in half precision, of
+open_clip's text transformer and of the projection, an MLP 1,280 -> 1,792 -> 896.
 
 Labels are told apart by their similarities to images. So besides the cosine to the teacher's
 vectors, the similarities of photos to names, of both to ImageNet's classes and of names to each
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, normalize
 
 from teacher import DIM, Teacher
-from tower import CONFIG, Tower
+from tower import CONFIG, NARROW, Tower
 from words import TOKENIZER, lines, phrases
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -52,6 +52,7 @@ class Stage:
     """How one stage teaches.
 
     Attributes:
+        steps: how many.
         rate: the highest learning rate.
         smooth: the temperature of the teacher's posterior. 1.3 is easier to follow and better on
             development sets of drawings and goods (1.0 to 2.5 were tried); 1.0 keeps photos apart.
@@ -60,8 +61,10 @@ class Stage:
         made: how many phrases to draw from.
         most: names to draw from in other groups, the frequent ones first; None for all.
         seed: of all that is random.
+        wide: whether the text tower is the wider one of widen.py, and the head stays as it is.
     """
 
+    steps: int
     rate: float
     smooth: float
     lists: dict[str, int]
@@ -69,6 +72,7 @@ class Stage:
     made: int
     most: dict[str, int] | None
     seed: int
+    wide: bool = False
 
 
 EVERY = {
@@ -82,11 +86,25 @@ EVERY = {
     "phrases": 6,
 }
 FEW = {"likely": 2, "things": 1, "kinds": 1, "looks": 1, "phrases": 1}
+MOST = {
+    "likely": 1,
+    "things": 2,
+    "kinds": 1,
+    "nouns": 1,
+    "plurals": 1,
+    "visible": 1,
+    "looks": 1,
+    "phrases": 2,
+}
+ADJECTIVES = {"likely": 2, "things": 1, "kinds": 2, "looks": 3, "phrases": 1}
 COMMON = {"things": 7000, "looks": 7000}
+SEEN = {"nouns": 15_000, "visible": 30_000}
 STAGES = {
-    "first": Stage(1e-3, 1.3, EVERY, (384, 256, 256), 800_000, None, 3),
-    "more": Stage(8e-4, 1.3, EVERY, (384, 256, 256), 350_000, None, 5),
-    "last": Stage(2e-4, 1.0, FEW, (128, 96, 32), 3_500, COMMON, 9),
+    "first": Stage(9_347, 1e-3, 1.3, EVERY, (384, 256, 256), 800_000, None, 3),
+    "more": Stage(6_934, 8e-4, 1.3, EVERY, (384, 256, 256), 350_000, None, 5),
+    "last": Stage(1_326, 2e-4, 1.0, FEW, (128, 96, 32), 3_500, COMMON, 9),
+    "wide": Stage(4_500, 3e-4, 1.0, MOST, (160, 96, 0), 100_000, SEEN, 21, wide=True),
+    "fine": Stage(900, 2e-4, 1.0, ADJECTIVES, (160, 96, 0), 3_500, {"things": 7000}, 23, wide=True),
 }
 
 
@@ -241,7 +259,7 @@ def first_tokens(teacher: Teacher) -> Tensor:
     So words that no training name uses are not noise.
     """
     vectors = teacher.embed([word.replace("</w>", "") for word in TOKENIZER.encoder])
-    _, _, axes = torch.pca_lowrank(vectors, q=CONFIG.width, niter=4)
+    _, _, axes = torch.pca_lowrank(vectors, q=NARROW.width, niter=4)
     vectors = (vectors - vectors.mean(0)) @ axes
     return 0.02 * vectors / vectors.std()
 
@@ -314,7 +332,7 @@ def report(tower: Tower, network: Mlp, texts: Texts, photos: Photos, teacher: Te
     return "; ".join(found)
 
 
-def main(work: Path, name: str, minutes: float) -> None:
+def main(work: Path, name: str) -> None:
     """Trains and writes the towers."""
     stage = STAGES[name]
     torch.manual_seed(stage.seed)
@@ -322,7 +340,8 @@ def main(work: Path, name: str, minutes: float) -> None:
     teacher = Teacher.load(work, DEVICE)
     texts = Texts(json.loads((work / "words.json").read_text()), stage, teacher)
     photos = Photos(torch.load(work / "train.pt", weights_only=True), stage, teacher)
-    tower, network, rows = Tower(DIM).to(DEVICE), first_head(teacher), normalize(teacher.rows)
+    tower = Tower(DIM, CONFIG if stage.wide else NARROW).to(DEVICE)
+    network, rows = first_head(teacher).requires_grad_(not stage.wide), normalize(teacher.rows)
     if is_first := name == "first":
         with torch.no_grad():
             tower.text.token_embedding.weight.copy_(first_tokens(teacher))
@@ -330,19 +349,21 @@ def main(work: Path, name: str, minutes: float) -> None:
         load(work, tower, network)
     words = [tower.text.token_embedding.weight]
     rest = [p for name, p in tower.named_parameters() if "token_embedding" not in name]
-    every = [*tower.parameters(), *network.parameters()]
+    learned = [p for p in network.parameters() if p.requires_grad]
+    every = [*tower.parameters(), *learned]
     optimizer = torch.optim.AdamW(
         [
             {"params": words, "weight_decay": 0.0},
             {"params": rest, "weight_decay": 0.05},
-            {"params": network.parameters(), "weight_decay": 0.001},
+            {"params": learned, "weight_decay": 0.001},
         ],
         betas=(0.9, 0.98),
         fused=True,
     )
     print(f"{len(texts.lengths):,} names, {len(photos.plain):,} views", flush=True)
-    dice, step, reported, started = np.random.default_rng(stage.seed), 0, -1, time.time()
-    while (done := (time.time() - started) / (60 * minutes)) < 1:
+    dice, started = np.random.default_rng(stage.seed), time.time()
+    for step in range(stage.steps):
+        done = step / stage.steps
         for group in optimizer.param_groups:
             group["lr"] = stage.rate * schedule(done)
         numbers, templates = texts.draw(dice)
@@ -356,17 +377,17 @@ def main(work: Path, name: str, minutes: float) -> None:
         loss.backward()
         nn.utils.clip_grad_norm_(every, 1.0)
         optimizer.step()
-        if int(10 * done) > reported:
-            reported = int(10 * done)
-            print(f"{done:.0%}, {step:,} steps, loss {loss.item():.3f}; held out: ", end="")
+        if step % (stage.steps // 10) == 0:
+            minutes = (time.time() - started) / 60
+            print(f"{done:.0%}, {minutes:.1f} min, loss {loss.item():.3f}; held out: ", end="")
             print(report(tower, network, texts, photos, teacher), flush=True)
-        step += 1
-    print(f"{step:,} steps: {report(tower, network, texts, photos, teacher)}")
+            save(work, tower, network)
+    print(f"{stage.steps:,} steps: {report(tower, network, texts, photos, teacher)}")
     save(work, tower, network)
 
 
 def schedule(done: float) -> float:
-    """The share of the highest rate, when so much of the time is over."""
+    """The share of the highest rate, when so many of the steps are done."""
     return min(1, done / 0.04 + 0.01, 1.25 * (1 - done))
 
 
@@ -385,4 +406,4 @@ def save(work: Path, tower: Tower, network: Mlp) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,6 +1,6 @@
 """Teaches the image head on, alone, with the text tower as it is.
 
-Usage: head.py WORK MINUTES. Reads what distill.py reads, and WORK/towers.pt, which it writes
+Usage: head.py WORK. Reads what distill.py reads, and WORK/towers.pt, which it writes
 again with the new head.
 
 The first lessons are of a smoothed posterior, which is easier to follow and better on drawings;
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +34,11 @@ from distill import (
     schedule,
 )
 from teacher import DIM, Teacher
-from tower import Tower
+from tower import NARROW, Tower
 
 DRAWN = {"things": 3000, "kinds": 600, "nouns": 500, "plurals": 500, "visible": 2500, "looks": 2500}
 LISTS = 10  # of a batch
-STAGE = Stage(3e-4, 1.0, EVERY, (224, 160, 64), 2_500, DRAWN, 7)
+STAGE = Stage(6_800, 3e-4, 1.0, EVERY, (224, 160, 64), 2_500, DRAWN, 7)
 
 
 def names_and_texts(texts: Texts, tower: Tower) -> tuple[Tensor, Tensor]:
@@ -56,18 +55,18 @@ def names_and_texts(texts: Texts, tower: Tower) -> tuple[Tensor, Tensor]:
     return texts.vectors[on_device(chosen)].float(), torch.cat(given).clone()
 
 
-def main(work: Path, minutes: float) -> None:
+def main(work: Path) -> None:
     """Trains and writes the head."""
     torch.manual_seed(STAGE.seed)
     teacher = Teacher.load(work, DEVICE)
-    tower, network, rows = Tower(DIM).to(DEVICE), head().to(DEVICE), normalize(teacher.rows)
+    tower, network, rows = Tower(DIM, NARROW).to(DEVICE), head().to(DEVICE), normalize(teacher.rows)
     load(work, tower, network)
     words = json.loads((work / "words.json").read_text())
     names, texts = names_and_texts(Texts(words, STAGE, teacher), tower)
     photos = Photos(torch.load(work / "train.pt", weights_only=True), STAGE, teacher)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.001, betas=(0.9, 0.98))
-    step, reported, started = 0, -1, time.time()
-    while (done := (time.time() - started) / (60 * minutes)) < 1:
+    for step in range(STAGE.steps):
+        done = step / STAGE.steps
         for group in optimizer.param_groups:
             group["lr"] = STAGE.rate * schedule(done)
         lists = torch.randint(len(names) // NAMES, (LISTS,), device=DEVICE)
@@ -85,21 +84,19 @@ def main(work: Path, minutes: float) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if int(10 * done) > reported:
-            reported = int(10 * done)
+        if step % (STAGE.steps // 10) == 0:
             with torch.no_grad():
                 seen, right = normalize(network(photos.held)), teacher.images(photos.held)
                 likely = slice(0, 4096)
                 same = (seen @ texts[likely].T).argmax(1) == (right @ names[likely].T).argmax(1)
             cosine, share = (seen * right).sum(1).mean(), same.float().mean()
             print(
-                f"{done:.0%}, {step:,} steps, loss {loss.item():.3f}; held-out photos: cosine "
+                f"{done:.0%}, loss {loss.item():.3f}; held-out photos: cosine "
                 f"{cosine:.4f}, same of 4,096 labels {share:.1%}",
                 flush=True,
             )
-        step += 1
     save(work, tower, network)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), float(sys.argv[2]))
+    main(Path(sys.argv[1]))
