@@ -75,7 +75,12 @@ class FlatIndex:
             rows: NDArray[np.int64] = self._index.search(queries, k)[1]
             return rows
         products = queries @ self._vectors.T
-        return np.argpartition(products, len(self) - k, axis=1)[:, len(self) - k :]
+        rows = np.argpartition(products, len(self) - k, axis=1)[:, len(self) - k :]
+        # Of more equal rows than are asked for the first ones, as FAISS has them.
+        least = np.take_along_axis(products, rows, 1).min(axis=1, keepdims=True)
+        for number in np.flatnonzero((products >= least).sum(axis=1) > k):
+            rows[number] = np.argsort(-products[number], kind="stable")[:k]
+        return rows
 
 
 def search_blocks(

@@ -40,6 +40,13 @@ def test_equal_rows_come_in_their_order() -> None:
     np.testing.assert_array_equal(found, [[1, 2, 0, 3]])
 
 
+def test_of_many_equal_rows_the_first_ones_come(rows: np.ndarray) -> None:
+    rows[5:45] = rows[5]  # copies of one photo, more than are asked for
+    _, found = FlatIndex(rows).search(rows[[5, 0]], 3)
+    np.testing.assert_array_equal(found[0], [5, 6, 7])
+    assert found[1, 0] == 0
+
+
 def test_an_answer_does_not_depend_on_its_batch(rows: np.ndarray) -> None:
     index = FlatIndex(rows)
     together = index.search(rows[:100], 5)
