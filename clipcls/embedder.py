@@ -114,7 +114,7 @@ def embed_images(
     """
     workers = workers or min(8, os.cpu_count() or 1)
     queue: deque[Future[_Pending | ImageError] | _Pending | ImageError] = deque()
-    decoding: Future[None] = Future()  # done when the first image begins to be decoded
+    decoding: Future[None] = Future()  # done when the first image that opens is decoded
     with ThreadPoolExecutor(workers, thread_name_prefix="clipcls-decode") as pool:
 
         def ahead() -> Iterator[_Pending | ImageError]:
@@ -158,7 +158,7 @@ def _result(
         return item
     either: tuple[Future[Any], ...] = (item, decoding)
     wait(either, return_when=FIRST_COMPLETED)
-    if decoding.done() and hasattr(encoder, "load_image_tower"):
+    if decoding.done():
         encoder.load_image_tower()  # beside the decoding, and in the thread that Ctrl-C reaches
     return item.result()
 
@@ -186,8 +186,13 @@ def _prepare(
 ) -> _Pending | ImageError:
     """Runs in a thread: reads, hashes, decodes and preprocesses one image.
 
-    `decoding` is done when the first of them has to be decoded, and so the encoder is needed.
+    `decoding` is done when the first of them could be opened, and so the encoder is likely needed.
     """
+
+    def opened() -> None:
+        with contextlib.suppress(InvalidStateError):  # another image was first
+            decoding.set_result(None)
+
     view = None
     if isinstance(image, View):
         view, image = image, image.path
@@ -210,10 +215,7 @@ def _prepare(
             vector = store.get(encoder.image_space, key)
             if _is_unit(vector):
                 return _Pending(path, vector, content=key, stat=stat)
-        least_side = encoder.least_side
-        with contextlib.suppress(InvalidStateError):  # another image was first
-            decoding.set_result(None)
-        decoded = decode_image(data, path, least_side=least_side)
+        decoded = decode_image(data, path, least_side=encoder.least_side, opened=opened)
         pixels = encoder.preprocess(view.of(decoded, content) if view else decoded)
     except ImageError as error:
         return error

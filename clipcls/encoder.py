@@ -47,7 +47,7 @@ _PIECES_ON_CUDA = 2
 
 
 class Encoder(Protocol):
-    """What the rest of clipcls asks of a model."""
+    """What the rest of clipcls asks of a model; a class derived from it has the defaults."""
 
     @property
     def name(self) -> str:
@@ -84,6 +84,13 @@ class Encoder(Protocol):
     @property
     def least_side(self) -> int:
         """A JPEG may be decoded at a reduced scale while neither side falls below it; pixels."""
+
+    def load_image_tower(self) -> None:
+        """Makes ready for `encode_images`, as often as it is called, while images are decoded.
+
+        By default nothing is done: what has to be loaded, `encode_images` loads.
+        """
+        return
 
     def preprocess(self, image: Image) -> NDArray[Any]:
         """One RGB image -> what `encode_images` takes, an array of one shape and dtype."""

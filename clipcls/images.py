@@ -163,6 +163,7 @@ def decode_image(
     *,
     max_pixels: int | None = None,
     least_side: int | None = None,
+    opened: Callable[[], None] = lambda: None,
 ) -> Image.Image:
     """Decode the bytes of one image file.
 
@@ -174,6 +175,8 @@ def decode_image(
         least_side: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as neither side
             falls below this: libjpeg leaves the finer DCT coefficients out, which is much faster.
             `whole_of` then tells the size it would have had.
+        opened: called when the header has been read and the size accepted, before pixels are
+            decoded, which takes most of the time: from here on there likely is an image.
 
     Returns:
         A decoded image of mode RGB, upright.
@@ -187,10 +190,10 @@ def decode_image(
     if not data:
         raise ImageError(path, "is empty")
     try:
-        return _decode(data, path, max_pixels, least_side)
+        return _decode(data, path, max_pixels, least_side, opened)
     except _TextTooLongError:
         # Pillow refuses texts over 1 MB (image generators store such); the pixels may be fine.
-        return _decode(_without_text(data), path, max_pixels, least_side)
+        return _decode(_without_text(data), path, max_pixels, least_side, opened)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -269,7 +272,9 @@ class _Reasons:
         return self.kind == "WEBP" and len(self.data) < 8 + _u32(self.data[4:8])
 
 
-def _decode(data: bytes, path: str, max_pixels: int, least_side: int | None) -> Image.Image:
+def _decode(
+    data: bytes, path: str, max_pixels: int, least_side: int | None, opened: Callable[[], None]
+) -> Image.Image:
     kind, opener = _identify(data, path)
     with _Reasons(path, kind, data):
         warned = min(max_pixels, Image.MAX_IMAGE_PIXELS or max_pixels)
@@ -285,6 +290,7 @@ def _decode(data: bytes, path: str, max_pixels: int, least_side: int | None) -> 
         if kind == "TIFF" and image.width * image.height > warned:
             # Pillow allocates these itself, with a warning on stderr.
             image.im = Image.new(image.mode, getattr(image, "_tile_size", image.size)).im
+        opened()
         upright = _upright_rgb(image)
         if drafted and image.size != whole:
             number = _orientation(image)

@@ -17,6 +17,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from clipcls.encoder import Encoder
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
@@ -37,7 +39,7 @@ def run_async(coroutine: Coroutine[Any, Any, Result]) -> Result:
 COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0)}
 
 
-class ColourEncoder:
+class ColourEncoder(Encoder):
     """An image's vector is its mean colour; a text's is the sum of the colours it names."""
 
     name = "colours"

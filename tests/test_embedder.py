@@ -3,14 +3,17 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import ColourEncoder
 from PIL import Image
 
+from clipcls import embedder
 from clipcls.embedder import Embedded, embed_images, embed_texts
 from clipcls.errors import ImageError, ModelError
 from clipcls.store import Store
@@ -52,19 +55,41 @@ def test_a_second_run_encodes_nothing(encoder: ColourEncoder, paint: Paint, stor
         np.testing.assert_array_equal(one.vector, other.vector)
 
 
-def test_the_image_tower_is_loaded_once_it_is_needed_and_not_before(
-    encoder: ColourEncoder, paint: Paint, store: Store, tmp_path: Path
+def test_the_image_tower_is_loaded_beside_decoding_and_for_nothing_else(
+    encoder: ColourEncoder,
+    paint: Paint,
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = paint("a.png", "red")
     list(embed_images(encoder, [path], store))
-    (tmp_path / "bad.png").write_bytes(b"")
     shutil.copy(path, tmp_path / "copy.png")
+    bad = {"empty": b"", "text": b"<html>not found</html>", "cut": Path(path).read_bytes()[:20]}
+    for name, content in bad.items():
+        (tmp_path / f"{name}.png").write_bytes(content)
     calls: list[str] = []
-    encode = encoder.encode_images
-    encoder.load_image_tower = lambda: calls.append("load")  # type: ignore[attr-defined]
-    encoder.encode_images = lambda pixels: calls.append("encode") or encode(pixels)  # type: ignore
-    known = [path, str(tmp_path / "copy.png"), str(tmp_path / "bad.png")]
-    assert isinstance(list(embed_images(encoder, known, store))[-1], ImageError)
+    decode, encode = embedder.decode_image, encoder.encode_images
+    is_loaded = threading.Event()
+
+    def load() -> None:
+        calls.append("load")
+        is_loaded.set()
+
+    def decode_beside(*args: Any, **settings: Any) -> Image.Image:
+        image = decode(*args, **settings)
+        assert is_loaded.wait(10)
+        return image
+
+    monkeypatch.setattr(encoder, "load_image_tower", load)
+    monkeypatch.setattr(embedder, "decode_image", decode_beside)
+    monkeypatch.setattr(
+        encoder, "encode_images", lambda pixels: calls.append("encode") or encode(pixels)
+    )
+    known = [path, str(tmp_path / "copy.png")]
+    unreadable = [str(tmp_path / f"{name}.png") for name in bad]
+    found = list(embed_images(encoder, [*known, *unreadable], store))
+    assert [type(item) for item in found] == [Embedded] * 2 + [ImageError] * 3
     assert calls == []
     list(embed_images(encoder, [paint("b.png", "blue")], store))
     assert calls == ["load", "encode"]

@@ -509,6 +509,17 @@ def test_rgb_profiles_are_not_applied() -> None:
 # Damage
 
 
+def test_it_is_told_when_an_image_was_opened_and_not_of_what_is_none() -> None:
+    told: list[str] = []
+    png = saved(picture(), "PNG")
+    decode_image(png, opened=lambda: told.append("whole"))
+    reason(png[: len(png) * 2 // 3], opened=lambda: told.append("cut"))
+    reason(png[:20], opened=lambda: told.append("cut in its header"))
+    reason(b"text", opened=lambda: told.append("text"))
+    reason(png, max_pixels=10, opened=lambda: told.append("too large"))
+    assert told == ["whole", "cut"]
+
+
 def test_empty_and_truncated() -> None:
     assert reason(b"") == "is empty"
     photo = Image.effect_noise((200, 200), 80).convert("RGB")
