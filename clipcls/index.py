@@ -151,14 +151,21 @@ class _Cells:
         self._index: Any = faiss.IndexIVFFlat(
             self._quantizer, vectors.shape[1], cells, faiss.METRIC_INNER_PRODUCT
         )
+        self._index.cp.min_points_per_centroid = 1  # with fewer than 39 it warns on stderr
         self._index.train(vectors[:: max(1, len(vectors) // (40 * cells))])
         self._index.add(vectors)
-        self._index.nprobe = _CELLS_SOUGHT
 
     def search(
         self, queries: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        similarities, rows = self._index.search(np.ascontiguousarray(queries), k)
+        queries = np.ascontiguousarray(queries)
+        self._index.nprobe = _CELLS_SOUGHT
+        similarities, rows = self._index.search(queries, k)
+        # Where many rows are equal most cells are empty; FAISS fills what it misses with -1.
+        short = (rows < 0).any(axis=1)
+        if short.any():
+            self._index.nprobe = self._index.nlist
+            similarities[short], rows[short] = self._index.search(queries[short], k)
         return similarities, rows
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipcls.index import FlatIndex, search_blocks
+from clipcls.index import FlatIndex, neighbours, search_blocks
 
 
 @pytest.fixture(params=[1000, 3000], ids=["numpy", "faiss"])
@@ -53,3 +53,17 @@ def test_an_answer_does_not_depend_on_its_batch(rows: np.ndarray) -> None:
     for n in range(100):
         for alone, among in zip(index.search(rows[n : n + 1], 5), together, strict=True):
             np.testing.assert_array_equal(alone[0], among[n])
+
+
+def test_rows_have_neighbours_where_most_are_equal(
+    rows: np.ndarray, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As in a folder with thousands of copies of one photo: nearly all cells are empty."""
+    monkeypatch.setattr("clipcls.index._EXACT_UP_TO", 500)
+    rows[: len(rows) - 20] = rows[0]
+    similarities, found = neighbours(rows, 15)
+    assert found.min() >= 0
+    assert all(len(set(near) - {n}) == 15 for n, near in enumerate(found.tolist()))
+    exact = np.take_along_axis(rows @ rows.T, found.astype(np.int64), 1)
+    np.testing.assert_allclose(similarities, exact, atol=1e-6)
+    assert capfd.readouterr().err == ""
