@@ -62,6 +62,10 @@ CREATE INDEX IF NOT EXISTS files_content ON files (content);
 # again next time (git calls such an entry racy).
 _RACY_NS = 2_000_000_000
 
+# What SQLite's integers hold of nanoseconds since 1970: the years 1677 to 2262. Some systems have
+# 1601 for "no time".
+_TIMES = (-(2**63), 2**63 - 1)
+
 # How long another process's write may take.
 _BUSY_SECONDS = 30.0
 
@@ -252,7 +256,7 @@ class Store:
         rows = self._rows(
             "SELECT vector FROM files JOIN embeddings USING (content) "
             "WHERE path = ? AND size = ? AND mtime_ns = ? AND space = ?",
-            (_path_key(path), stat.st_size, stat.st_mtime_ns, self._known_space(space)),
+            (_path_key(path), stat.st_size, _mtime_ns(stat), self._known_space(space)),
         )
         return _vector(rows)
 
@@ -329,7 +333,7 @@ class Store:
         stat = os.stat(name)
         rows = self._rows(
             "SELECT content FROM files WHERE path = ? AND size = ? AND mtime_ns = ?",
-            (_path_key(name), stat.st_size, stat.st_mtime_ns),
+            (_path_key(name), stat.st_size, _mtime_ns(stat)),
         )
         if rows:
             return bytes(rows[0][0]).hex()
@@ -465,16 +469,22 @@ def _insert_files(
     connection.executemany(
         "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)",
         [
-            # A young file is kept with a size it cannot have: found by content, never by stat.
+            # What is young, or of a time that cannot be kept, has a size that no file has: found
+            # by content, never by stat.
             (
                 _path_key(path),
-                stat.st_size if stat.st_mtime_ns < youngest else -1,
-                stat.st_mtime_ns,
+                stat.st_size if _TIMES[0] < stat.st_mtime_ns < youngest else -1,
+                _mtime_ns(stat),
                 content,
             )
             for path, stat, content in files
         ],
     )
+
+
+def _mtime_ns(stat: os.stat_result) -> int:
+    """When the file was changed, or the nearest time that can be kept."""
+    return min(max(stat.st_mtime_ns, _TIMES[0]), _TIMES[1])
 
 
 def _path_key(path: str) -> bytes:
@@ -486,7 +496,7 @@ def _unchanged(path: bytes, size: int, mtime_ns: int) -> bool:
         stat = os.stat(path)
     except OSError:
         return False
-    return stat.st_mtime_ns == mtime_ns and size in (stat.st_size, -1)
+    return _mtime_ns(stat) == mtime_ns and size in (stat.st_size, -1)
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

@@ -7,6 +7,7 @@ import pickle
 import sqlite3
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,31 @@ def test_a_file_just_written_is_not_trusted_by_its_mtime(tmp_path: Path) -> None
         store.add("image a", [(key(1), vector(1, 0))], [(str(path), path.stat(), key(1))])
         assert store.get_file("image a", str(path), path.stat()) is None
         assert store.get("image a", key(1)) is not None
+
+
+@pytest.mark.parametrize("year", [1601, 2300])  # NTFS's "no time", and a camera's clock gone wrong
+def test_a_time_beyond_sqlites_integers(tmp_path: Path, year: int) -> None:
+    nanoseconds = round((year - 1970) * 365.2425) * 86_400 * 10**9
+    stat = types.SimpleNamespace(st_size=1, st_mtime_ns=nanoseconds)
+    with Store(tmp_path / "s.db") as store:
+        store.add("image a", [(key(1), vector(1, 0))], [("a.jpg", stat, key(1))])
+        # Another time may be kept as the same: only the content tells.
+        assert store.get_file("image a", "a.jpg", stat) is None
+        assert store.get("image a", key(1)) is not None
+
+
+def test_a_file_of_the_year_2300_is_found_by_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"x")
+    time_ns = 10_413_792_000 * 10**9
+    try:
+        os.utime(path, ns=(time_ns, time_ns))
+    except OSError:
+        pytest.skip("the file system has no such time")
+    with Store(tmp_path / "s.db") as store:
+        assert store.file_hash(path) == store.file_hash(path) == hash_file(str(path))
+        store.add("image a", [(key(1), vector(1))], [(str(path), path.stat(), key(1))])
+        assert store.prune() == 0
 
 
 def test_relative_and_absolute_names_are_the_same_file(
