@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import os
 from collections import deque
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from clipcls.encoder import Encoder
     from clipcls.store import Store
 
-__all__ = ["Embedded", "embed_images", "embed_texts"]
+__all__ = ["Embedded", "embed_images", "embed_texts", "stored_images"]
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +148,24 @@ def embed_images(
             yield from _finish(batch, encoder, store)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def stored_images(
+    encoder: Encoder, store: Store, block: int = 65_536
+) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+    """All images whose vectors by this encoder are in the store, a block at a time.
+
+    Yields:
+        as `Store.images`, without vectors that are damaged.
+    """
+    for paths, vectors in store.images(encoder.image_space, block):
+        with np.errstate(over="ignore", invalid="ignore"):
+            norms = np.einsum("ij,ij->i", vectors, vectors)
+        whole = np.abs(norms - 1) < _NORM_TOLERANCE
+        if whole.all():
+            yield paths, vectors
+        elif whole.any():
+            yield list(itertools.compress(paths, whole)), vectors[whole]
 
 
 def _result(

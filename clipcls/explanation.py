@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.embedder import embed_texts
+from clipcls.embedder import embed_texts, stored_images
 from clipcls.index import FlatIndex
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Explainer:
         self._paths: list[str] = []
         blocks = []
         if store:
-            for paths, vectors in store.images(encoder.image_space):
+            for paths, vectors in stored_images(encoder, store):
                 self._paths += paths
                 blocks.append(vectors)
         self._index = FlatIndex(np.concatenate(blocks)) if blocks else None

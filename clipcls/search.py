@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.embedder import Embedded
+from clipcls.embedder import Embedded, stored_images
 from clipcls.encoder import Encoder
 from clipcls.index import search_blocks
 from clipcls.predictions import Hit
@@ -57,7 +57,7 @@ def search_store(encoder: Encoder, query: NDArray[np.float32], store: Store, k: 
         paths: list[str] = []
 
         def blocks(paths: list[str] = paths) -> Iterator[NDArray[np.float32]]:
-            for names, vectors in store.images(encoder.image_space, _BLOCK):
+            for names, vectors in stored_images(encoder, store, _BLOCK):
                 paths.extend(names)
                 yield vectors
 

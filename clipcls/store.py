@@ -21,6 +21,7 @@ import sqlite3
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -294,7 +295,8 @@ class Store:
 
         Yields:
             (paths, float32 (n, dim)) with n at most `block`, in the order they were stored. Of
-            several files with the same content the first path in byte order stands for all.
+            several files with the same content the first path in byte order stands for all. What
+            is damaged, so that it has not the length of the others, is left out.
         """
         last = 0
         while True:
@@ -309,6 +311,11 @@ class Store:
             if not rows:
                 return
             last = rows[-1][0]
+            sizes = Counter(len(row[1]) for row in rows if row[1] and len(row[1]) % 4 == 0)
+            if not sizes:
+                continue
+            usual = sizes.most_common(1)[0][0]
+            rows = [row for row in rows if len(row[1]) == usual]
             vectors = np.frombuffer(b"".join(row[1] for row in rows), np.float32)
             yield [os.fsdecode(row[2]) for row in rows], vectors.reshape(len(rows), -1)
 

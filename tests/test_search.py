@@ -52,3 +52,18 @@ def test_the_store_names_files_that_are_there(
     assert found(1) == ["yellow.png"]
     shutil.rmtree(tmp_path, ignore_errors=True)
     assert found(3) == []
+
+
+@pytest.mark.parametrize(
+    "damage", [b"\0\0\0", b"\xff" * 12, b"\0\0\x80\x7f" * 3, b"\xff\xff\x7f\x7f" * 3]
+)
+def test_an_image_whose_vector_is_damaged_is_not_found(
+    encoder: ColourEncoder, paint: Paint, store: Store, damage: bytes
+) -> None:
+    paths = [paint(f"{name}.png", name) for name in ("red", "yellow", "blue")]
+    list(embed_images(encoder, paths, store))
+    store._connection.execute("UPDATE embeddings SET vector = ? WHERE id = 2", (damage,))
+    (query,) = embed_texts(encoder, ["red"])
+    found = search_store(encoder, query, store, 3)
+    assert [Path(hit.path).name for hit in found] == ["red.png", "blue.png"]
+    np.testing.assert_allclose([hit.similarity for hit in found], [1, 0], atol=1e-6)

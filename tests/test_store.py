@@ -124,6 +124,20 @@ def test_images_come_in_blocks_once_a_content(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.vstack([v for _, v in blocks])[:, 0], range(5))
 
 
+def test_images_are_those_that_are_not_damaged(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        for n in range(6):
+            stat = old_file(tmp_path / f"{n}.jpg")
+            store.add("image a", [(key(n), vector(n, 0))], [(f"{n}.jpg", stat, key(n))])
+        store._connection.execute("UPDATE embeddings SET vector = x'0102' WHERE id = 1")
+        store._connection.execute("UPDATE embeddings SET vector = x'' WHERE id IN (3, 4)")
+        blocks = [(paths, rows[:, 0].tolist()) for paths, rows in store.images("image a", block=2)]
+    assert [([Path(p).name for p in paths], rows) for paths, rows in blocks] == [
+        (["1.jpg"], [1]),
+        (["4.jpg", "5.jpg"], [4, 5]),
+    ]
+
+
 def test_info_and_prune(tmp_path: Path) -> None:
     here, gone = tmp_path / "here.jpg", tmp_path / "gone.jpg"
     with Store(tmp_path / "s.db") as store:
