@@ -207,8 +207,8 @@ class Store:
                 yield None
                 return
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
                 try:
+                    self._connection.execute("BEGIN IMMEDIATE")
                     yield self._connection
                 except BaseException:
                     self._spaces.clear()  # one of them may be undone with the rest

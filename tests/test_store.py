@@ -253,6 +253,34 @@ def test_kill_9_keeps_what_was_added(tmp_path: Path) -> None:
         assert all(store.get("image a", key(n)) is not None for n in range(50))
 
 
+def test_an_interruption_while_another_process_writes_leaves_no_transaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C is heard when the waiting is over: the transaction has just begun."""
+
+    class Interrupted:
+        def __init__(self, connection: sqlite3.Connection) -> None:
+            self.connection = connection
+
+        def execute(self, sql: str) -> sqlite3.Cursor:
+            cursor = self.connection.execute(sql)
+            if sql == "BEGIN IMMEDIATE":
+                raise KeyboardInterrupt
+            return cursor
+
+    monkeypatch.setattr("clipcls.store._BUSY_SECONDS", 0.1)
+    with Store(tmp_path / "s.db") as store:
+        connection = store._connection
+        monkeypatch.setattr(store, "_connection", Interrupted(connection))
+        with pytest.raises(KeyboardInterrupt):
+            store.add("image a", [(key(1), vector(1, 0))])
+        monkeypatch.setattr(store, "_connection", connection)
+        with Store(tmp_path / "s.db") as other:
+            other.add("image a", [(key(2), vector(1, 0))])
+        store.add("image a", [(key(3), vector(1, 0))])
+        assert [store.get("image a", key(n)) is None for n in (1, 2, 3)] == [True, False, False]
+
+
 def test_a_file_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
     photo, database = tmp_path / "photo.jpg", tmp_path / "browser.db"
     photo.write_bytes(b"\xff\xd8\xff" + bytes(200))
