@@ -96,7 +96,7 @@ class StoreInfo:
 
 
 class Store:
-    """Embeddings by space and content; safe with several threads and processes.
+    """Embeddings by space and content; safe with several threads and processes, forked ones too.
 
     Args:
         path: the SQLite file, made with its folders where it is missing.
@@ -111,8 +111,10 @@ class Store:
         self.path = Path(path) if path is not None else default_path()
         self._lock = threading.RLock()
         self._usable = True
+        self._is_shut = False
         self._spaces: dict[str, int] = {}
         try:
+            self._file = self.path.absolute()  # to be found again from another working directory
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _refuse_foreign(self.path)
             try:
@@ -134,7 +136,8 @@ class Store:
             ) from error
 
         # At the program's end at the latest: closing moves what is in the WAL into the file.
-        weakref.finalize(self, self._connection.close)
+        self._at_end = weakref.finalize(self, self._connection.close)
+        _stores.add(self)
 
     def _connect(self) -> sqlite3.Connection:
         """Opens the file; while processes make it together, SQLite refuses some without waiting."""
@@ -149,7 +152,7 @@ class Store:
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            self._file, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -180,6 +183,24 @@ class Store:
             self._usable = False
             self._connection.close()
 
+    def _is_open(self) -> bool:
+        """Whether it can be used; after a fork the file is opened again for that."""
+        if self._usable and self._is_shut:
+            try:
+                self._connection = self._connect()
+            except (OSError, sqlite3.Error, StoreError) as error:
+                self._usable = False
+                logger.warning("the store %s failed (%s): going on without it", self.path, error)
+            else:
+                self._is_shut = False
+                self._at_end.detach()
+                self._at_end = weakref.finalize(self, self._connection.close)
+        return self._usable
+
+    def _shut(self) -> None:
+        self._connection.close()
+        self._is_shut = True
+
     def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
         return Store, (self.path,)
 
@@ -191,7 +212,7 @@ class Store:
 
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         with self._lock:
-            if not self._usable:
+            if not self._is_open():
                 return []
             try:
                 return self._connection.execute(sql, parameters).fetchall()
@@ -203,7 +224,7 @@ class Store:
     def _transaction(self) -> Iterator[sqlite3.Connection | None]:
         """One write transaction; yields None when the store has been given up."""
         with self._lock:
-            if not self._usable:
+            if not self._is_open():
                 yield None
                 return
             try:
@@ -406,6 +427,34 @@ class Store:
         self._rows("VACUUM")
         self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
         return removed
+
+
+# SQLite's locks are their process's, and a connection that two have damages the file, so none is
+# open during a fork
+# (https://sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_).
+_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+_held: list[Store] = []
+_forking = threading.Lock()
+
+
+def _before_fork() -> None:
+    _forking.acquire()
+    for store in list(_stores):
+        store._lock.acquire()
+        _held.append(store)
+        store._shut()
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop()._lock.release()
+    _forking.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
+    )
 
 
 def clear(path: Path) -> bool:

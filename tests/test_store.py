@@ -281,6 +281,39 @@ def test_an_interruption_while_another_process_writes_leaves_no_transaction(
         assert [store.get("image a", key(n)) is None for n in (1, 2, 3)] == [True, False, False]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("closed", ["before", "after"])
+def test_a_forked_process_loses_nothing(tmp_path: Path, closed: str) -> None:
+    script = (
+        "import os, sys, numpy as np; from clipcls.store import Store\n"
+        "def add(first):\n"
+        "    for n in range(first, first + 50):\n"
+        "        store.add('image a', [(n.to_bytes(32, 'big'), np.ones(2))])\n"
+        "store = Store('s.db')\n"
+        "add(0)\n"
+        "os.chdir('/')\n"
+        "waiting, go = os.pipe()\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    os.read(waiting, 1)\n"
+        "    assert store.get('image a', bytes(32)) is not None\n"
+        "    add(50)\n"
+        "    os._exit(0)\n"
+        "if sys.argv[1] == 'before': store.close()\n"
+        "os.write(go, b'x')\n"
+        "if sys.argv[1] == 'after': add(100); store.close()\n"
+        "sys.exit(os.waitpid(child, 0)[1])"
+    )
+    path = tmp_path / "s.db"
+    command = [sys.executable, "-c", script, closed]
+    found = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
+    assert found.stderr == b""
+    with Store(path) as store:
+        there = [store.get("image a", key(n)) is not None for n in range(150)]
+    assert all(there[:100])
+    assert all(there[100:]) == (closed == "after")
+
+
 def test_a_file_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
     photo, database = tmp_path / "photo.jpg", tmp_path / "browser.db"
     photo.write_bytes(b"\xff\xd8\xff" + bytes(200))
