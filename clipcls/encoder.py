@@ -267,6 +267,8 @@ class OpenClipEncoder:
         Raises:
             ModelError: the memory of a GPU does not suffice for one image.
         """
+        if not pixels:
+            return np.empty((0, self.source.config["embed_dim"]), np.float32)
         batches = [
             pixels[start : start + self.batch_size]
             for start in range(0, len(pixels), self.batch_size)

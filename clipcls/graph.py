@@ -162,7 +162,7 @@ def load(
         raise GraphError((place / _REFUSED).read_text(encoding="utf-8"))  # unless there is none
     try:
         expected = np.load(place / _PROBE)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):  # the last where it is empty
         shutil.rmtree(place, ignore_errors=True)  # not whole: what is exported can take its place
         return None
     try:

@@ -124,6 +124,11 @@ def test_where_memory_is_short_fewer_images_go_at_once(
         encoder.encode_images(pixels)
 
 
+def test_nothing_to_encode() -> None:
+    encoder = open_encoder("mini")
+    assert encoder.encode_images([]).shape == encoder.encode_texts([]).shape == (0, 896)
+
+
 def test_precision_is_part_of_the_spaces() -> None:
     one, other = open_encoder("mini"), open_encoder("mini", precision="bf16")
     assert one.weights == other.weights

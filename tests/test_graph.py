@@ -139,10 +139,10 @@ def test_a_damaged_graph_is_made_again(encoder, folder: Path) -> None:
     first = encoder()
     row = first.encode_images(pixels(first))
     (place,) = folder.iterdir()
-    for damage in (lambda file: file.write_bytes(b"damaged"), Path.unlink):
+    for content in (b"damaged", b"", None):
         for file in place.iterdir():
             file.chmod(0o600)
-            damage(file)
+            file.unlink() if content is None else file.write_bytes(content)
         again = encoder()
         np.testing.assert_allclose(again.encode_images(pixels(again)), row, atol=1e-6)
         assert (place / "probe.npy").exists()
