@@ -321,17 +321,18 @@ class Store:
         """
         last = 0
         while True:
+            # By + not through the index on space, whose order is another: each block would be
+            # picked out of all images.
             rows = self._rows(
-                "SELECT embeddings.id, vector, "
-                "(SELECT min(path) FROM files WHERE files.content = embeddings.content) AS path "
-                "FROM embeddings JOIN spaces ON spaces.id = space "
-                "WHERE name = ? AND embeddings.id > ? AND path IS NOT NULL "
-                "ORDER BY embeddings.id LIMIT ?",
-                (space, last, block),
+                "SELECT id, vector, "
+                "(SELECT min(path) FROM files WHERE files.content = embeddings.content) "
+                "FROM embeddings WHERE +space = ? AND id > ? ORDER BY id LIMIT ?",
+                (self._known_space(space), last, block),
             )
             if not rows:
                 return
             last = rows[-1][0]
+            rows = [row for row in rows if row[2] is not None]
             sizes = Counter(len(row[1]) for row in rows if row[1] and len(row[1]) % 4 == 0)
             if not sizes:
                 continue

@@ -124,6 +124,27 @@ def test_images_come_in_blocks_once_a_content(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.vstack([v for _, v in blocks])[:, 0], range(5))
 
 
+def test_many_blocks_take_hardly_longer_than_one(tmp_path: Path) -> None:
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    with Store(tmp_path / "s.db") as store:
+        stat = old_file(tmp_path / "a.jpg")
+        for space in ("image a", "image b"):
+            items = [(key(n * 7919 % 1000), vector(n, 0)) for n in range(1000)]
+            store.add(space, items, [(f"{n}.jpg", stat, key(n)) for n in range(1000)])
+        taken = []
+        for block in (1000, 10):
+            store._connection.set_progress_handler(count, 10)
+            steps = 0
+            assert sum(len(paths) for paths, _ in store.images("image b", block)) == 1000
+            taken.append(steps)
+    assert taken[1] < 3 * taken[0]
+
+
 def test_images_are_those_that_are_not_damaged(tmp_path: Path) -> None:
     with Store(tmp_path / "s.db") as store:
         for n in range(6):
