@@ -222,6 +222,8 @@ def _prepare(
             return _Pending("", pixels=encoder.preprocess(to_rgb(image)))
         except ImageError as error:
             return error
+        except MemoryError:
+            return ImageError("<image>", "not enough memory to decode it")
     path = os.fspath(image)
     try:
         # Before reading: a later change is then noticed.

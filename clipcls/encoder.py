@@ -166,7 +166,8 @@ class OpenClipEncoder:
         """What a copy needs to load the model itself."""
         left_out = {"_towers", "_loading", "_running", "_image_graph", "_text_graph", "_tokenizer"}
         if self._precision != "auto":
-            _ = self._facts  # looked up while there is where to
+            with self._loading:
+                _ = self._facts  # looked up while there is where to
         kept = {name: value for name, value in vars(self).items() if name not in left_out}
         return kept | {"_known": None}  # its file may not be where the copy goes
 
@@ -190,12 +191,14 @@ class OpenClipEncoder:
     @property
     def text_space(self) -> str:
         """Names all that decides a text's vector besides the text."""
-        return f"text {self._identity}"
+        with self._loading:  # before the lock that cached_property has up to Python 3.11
+            return f"text {self._identity}"
 
     @property
     def image_space(self) -> str:
         """Names all that decides an image's vector besides the image's bytes."""
-        return f"image {self._identity}"
+        with self._loading:
+            return f"image {self._identity}"
 
     @property
     def device(self) -> str:
@@ -538,8 +541,8 @@ def _checked_device(device: str | None) -> str | None:
     """The device as torch spells it; whether it is there shows when it is used."""
     if device is None:
         return None
-    kind, _, number = device.partition(":")
-    if kind not in _DEVICES or (number and not number.isdecimal()):
+    kind, colon, number = device.partition(":")
+    if kind not in _DEVICES or (colon and not number.isdecimal()):
         raise ModelError(f"{device}: no such device; try cpu, cuda, cuda:1 or mps")
     return "cpu" if kind == "cpu" else device
 

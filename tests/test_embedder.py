@@ -211,3 +211,21 @@ def test_what_is_no_image(encoder: ColourEncoder) -> None:
         list(embed_images(encoder, [np.zeros((4, 4, 3))]))  # type: ignore[list-item]
     (item,) = embed_images(encoder, [Image.new("RGB", (0, 0))])
     assert isinstance(item, ImageError)
+
+
+def test_an_image_that_memory_does_not_suffice_for_stops_nothing(
+    encoder: ColourEncoder, paint: Paint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preprocess = encoder.preprocess
+
+    def short(image: Image.Image) -> np.ndarray:
+        if image.width > 100:
+            raise MemoryError
+        return preprocess(image)
+
+    monkeypatch.setattr(encoder, "preprocess", short)
+    large = Image.new("RGB", (200, 8), "red")
+    images = [large, large.resize((8, 8)), paint("a.png", "red", 200), paint("b.png", "red")]
+    found = list(embed_images(encoder, images))
+    assert [type(item) for item in found] == [ImageError, Embedded] * 2
+    assert found[0].reason == found[2].reason == "not enough memory to decode it"

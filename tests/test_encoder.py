@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from clipcls import ZeroShotClassifier, models
-from clipcls.encoder import unit_rows
+from clipcls.encoder import OpenClipEncoder, unit_rows
 from clipcls.errors import ModelError
 from clipcls.opening import open_encoder
 from clipcls.prompts import read_prompts
@@ -122,6 +123,36 @@ def test_where_memory_is_short_fewer_images_go_at_once(
     fits = 0
     with pytest.raises(ModelError, match="not enough memory on cpu for one image"):
         encoder.encode_images(pixels)
+
+
+@pytest.mark.parametrize("device", ["cuda:", "cuda:x", "gpu", ""])
+def test_no_such_device(device: str) -> None:
+    with pytest.raises(ModelError, match="no such device"):
+        open_encoder("mini", device=device)
+
+
+def test_threads_that_ask_a_new_encoder_do_not_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to Python 3.11 a cached_property has a lock of its own."""
+    with Store(tmp_path / "s.db") as store:
+        encoder = open_encoder("mini", precision="fp32", store=store)
+        sides: list[int] = []
+        one = threading.Thread(target=lambda: encoder.text_space, daemon=True)
+        other = threading.Thread(target=lambda: sides.append(encoder.least_side), daemon=True)
+
+        def precision(encoder: OpenClipEncoder) -> str:
+            if threading.current_thread() is one:
+                other.start()
+                other.join(0.5)  # as far as it gets
+            with encoder._loading:
+                return "fp32"
+
+        monkeypatch.setattr(OpenClipEncoder, "precision", property(precision))
+        one.start()
+        one.join(60)
+        other.join(60)
+        assert sides
 
 
 def test_nothing_to_encode() -> None:
