@@ -151,7 +151,7 @@ def embed_images(
 
 
 def stored_images(
-    encoder: Encoder, store: Store, block: int = 65_536
+    encoder: Encoder, store: Store, block: int = 1_024
 ) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
     """All images whose vectors by this encoder are in the store, a block at a time.
 

@@ -75,7 +75,11 @@ class Explainer:
             for paths, vectors in stored_images(encoder, store):
                 self._paths += paths
                 blocks.append(vectors)
-        self._index = FlatIndex(np.concatenate(blocks)) if blocks else None
+        self._index = None
+        if blocks:
+            rows = np.concatenate(blocks)
+            blocks.clear()  # before the index has a copy: twice in memory are enough
+            self._index = FlatIndex(rows)
 
     def explain(
         self,

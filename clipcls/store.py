@@ -310,7 +310,7 @@ class Store:
             _insert_files(connection, files)
 
     def images(
-        self, space: str, block: int = 65_536
+        self, space: str, block: int = 1_024
     ) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
         """All stored images of a space, a block at a time, each content once.
 
@@ -338,8 +338,10 @@ class Store:
                 continue
             usual = sizes.most_common(1)[0][0]
             rows = [row for row in rows if len(row[1]) == usual]
+            paths = [os.fsdecode(row[2]) for row in rows]
             vectors = np.frombuffer(b"".join(row[1] for row in rows), np.float32)
-            yield [os.fsdecode(row[2]) for row in rows], vectors.reshape(len(rows), -1)
+            del rows  # as large as the vectors
+            yield paths, vectors.reshape(len(paths), -1)
 
     def copies(self, path: str) -> list[str]:
         """The files that had the same content as this one when they were stored."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 from conftest import ColourEncoder
 
-from clipcls.embedder import embed_images, embed_texts
+from clipcls.embedder import Embedded, embed_images, embed_texts
+from clipcls.encoder import unit_rows
 from clipcls.search import search_images, search_store
 from clipcls.store import Store
 
@@ -67,3 +69,22 @@ def test_an_image_whose_vector_is_damaged_is_not_found(
     found = search_store(encoder, query, store, 3)
     assert [Path(hit.path).name for hit in found] == ["red.png", "blue.png"]
     np.testing.assert_allclose([hit.similarity for hit in found], [1, 0], atol=1e-6)
+
+
+def test_memory_does_not_grow_with_the_vectors(encoder: ColourEncoder) -> None:
+    """Of 40,000 images, whose vectors are 82 MB; NumPy's memory is among what is counted."""
+    dim, count = 512, 40_000
+    chance = np.random.default_rng(0)
+
+    def images() -> Iterator[Embedded]:
+        for number in range(count):
+            yield Embedded(str(number), unit_rows(chance.standard_normal((1, dim)))[0])
+
+    query = unit_rows(np.ones((1, dim)))[0]
+    tracemalloc.start()
+    try:
+        assert len(search_images(encoder, query, images(), 5)) == 5
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 30e6
