@@ -292,6 +292,7 @@ class FewShotClassifier(ZeroShotClassifier):
             method={
                 "name": "words, ridge regression, linear discriminant and logistic regression",
                 "ridge": self.probe_.ridge_,
+                "penalty": self.probe_.penalty_,
                 "shares": dict(zip(_SHARES, self.probe_.shares_.tolist(), strict=True)),
             },
             cross_validation=_cross_validation(self.probe_),

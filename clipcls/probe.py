@@ -6,7 +6,9 @@ words' logits. The share of the words is learnt, as in LP++ (Huang et al. 2024, 
 and so are the others: shares of least cross-validated negative log-likelihood, a ridge of least
 cross-validated Brier score. What is learnt without a fold is exact: regression and discriminant for
 all ridges at once, out of sums over the folds and two eigenvalue problems a fold, the logistic
-regression by learning it anew. No images are set aside for validation.
+regression by learning it anew. Where images times classes are many, one or a few of the folds tell
+enough, also which penalty the logistic regression is to have. No images are set aside for
+validation.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+
+from clipcls.logistic import MANY_LOGITS, logistic_regression, softmax_and_losses
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -44,10 +48,10 @@ _LEAST_SPREAD = 0.3
 _LOGISTIC_SPREAD = 0.5  # of its share, which is 1 where it is alone
 _PARTS = 5
 _MANY, _FOLDS_OF_MANY = 10_000, 5
-_LOGITS_TRIED = 2_000_000
+_LOGITS_ASKED = MANY_LOGITS // 2
 _ROWS_A_BLOCK = 8192
-# The penalty of the logistic regression, as scikit-learn's C, and where it stops.
-_C, _STEPS, _LEAST_SLOPE = 10.0, 40, 1e-4
+# The penalty of the logistic regression, as scikit-learn's C, and those tried on many images.
+_C, _CS = 10.0, (10.0, 100.0, 1000.0)
 _MOST_LOGITS = 20_000_000  # images x classes beyond which it would take minutes, and is left out
 _RANK = 1e-10  # eigenvalues below this share of the largest are rounding
 
@@ -73,6 +77,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         coef_: float64 (n_classes, dim).
         intercept_: float64 (n_classes,).
         ridge_: the ridge, as a share of the images' mean squared distance from their mean.
+        penalty_: that of the logistic regression, as scikit-learn's C; 0 where there is none.
         shares_: float64 (5,): of the words, of the words' mean that is taken off, of the ridge
             regression, of the discriminant and of the logistic regression.
         folds_: the fold of each row, int64 (n,); None where no class has two images.
@@ -131,24 +136,33 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         n_classes = len(self.classes_)
         folds = self.folds if len(vectors) <= _MANY else min(self.folds, _FOLDS_OF_MANY)
         self.folds_ = held_out_folds(codes, folds, groups)
-        whole = _Moments.of(vectors, codes, n_classes)
-        fits = [_Fit(vectors, codes, whole, text)]
-        if self.folds_ is not None:
-            for fold in range(int(self.folds_.max()) + 1):
-                inside = self.folds_ == fold
-                rest = whole.without(_Moments.of(vectors[inside], codes[inside], n_classes))
-                fits.append(_Fit(vectors[~inside], codes[~inside], rest, text))
-        alone, images = self._words_alone(vectors, codes, fits[0], has_words)
-        usual = _USUAL_WORDS * alone + [0.0, 0.0, images, 0.0, 0.0]
-        if self.folds_ is not None and len(vectors) * n_classes <= _MOST_LOGITS:
-            fits[0].learn_logistic(vectors, codes)
-            for fold, fit in enumerate(fits[1:]):
-                fit.learn_logistic(vectors[self.folds_ != fold], codes[self.folds_ != fold])
-        self._choose(vectors, codes, fits, usual, scored)
-        found = self.ridge_, self.shares_, alone
-        self.coef_, self.intercept_ = fits[0].linear(*found)
-        self._held_out = [fit.linear(*found) for fit in fits[1:]]
+        self._images = images = _Images(vectors, codes, text, self.folds_)
+        whole = images.learn()
+        parts = {fold: images.learn(fold) for fold in self._folds_asked(len(vectors), n_classes)}
+        alone, share = self._words_alone(vectors, codes, whole, has_words)
+        usual = _USUAL_WORDS * alone + [0.0, 0.0, share, 0.0, 0.0]
+        self.penalty_ = 0.0
+        if parts and len(vectors) * n_classes <= _MOST_LOGITS:
+            self.penalty_ = images.learn_logistic(whole, parts)
+        self._choose(vectors, codes, whole, parts, usual, scored)
+        self._found = self.ridge_, self.shares_, alone
+        self.coef_, self.intercept_ = whole.linear(*self._found)
+        self._held_out = {fold: fit.linear(*self._found) for fold, fit in parts.items()}
+        if len(self._held_out) == (0 if self.folds_ is None else self.folds_.max() + 1):
+            del self._images  # all that may be asked is known
         return self
+
+    def _most_rows(self, n: int) -> int:
+        """How many of n images tell enough of shares."""
+        n_classes = len(self.classes_)
+        return n if n * n_classes <= MANY_LOGITS else _LOGITS_ASKED // n_classes
+
+    def _folds_asked(self, n: int, n_classes: int) -> range:
+        """The folds that shares and ridge are chosen by; where images are many, as few as do."""
+        folds = 0 if self.folds_ is None else int(self.folds_.max()) + 1
+        if n * n_classes <= MANY_LOGITS:
+            return range(folds)
+        return range(min(folds, max(1, round(folds * _LOGITS_ASKED / (n * n_classes)))))
 
     def _labels(self, y: NDArray[Any], dim: int) -> tuple[NDArray[Any], Numbers, Floats, bool]:
         """Classes, class numbers (n,), text logits' weights (n_classes, dim), whether any."""
@@ -185,7 +199,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """The best shares where the images have none, float64 (5,); the images' usual share."""
         if not has_words:
             return np.zeros(_PARTS), _USUAL_ALONE
-        rows = _some(np.arange(len(codes)), _LOGITS_TRIED // len(self.classes_))
+        rows = _some(np.arange(len(codes)), self._most_rows(len(codes)))
         seen, truth = np.unique(codes, return_inverse=True)
         words = X[rows] @ whole.text[seen].T
         alone = _best_shares(
@@ -201,16 +215,22 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.array([*alone, 0.0, 0.0, 0.0]), float(min(least + more * odds, most))
 
     def _choose(
-        self, X: Any, codes: Numbers, every: list[_Fit], usual: Floats, scored: ArrayLike | None
+        self,
+        X: Any,
+        codes: Numbers,
+        whole: _Fit,
+        fits: dict[int, _Fit],
+        usual: Floats,
+        scored: ArrayLike | None,
     ) -> None:
         """Sets `ridge_`, `shares_` and the figures of the cross-validation.
 
         Args:
             X, codes, scored: as for `fit`.
-            every: what was learnt from all images, and without each fold.
+            whole: what was learnt from all images.
+            fits: what was learnt without a fold, by the fold's number.
             usual: what the shares are pulled to.
         """
-        fits = every[1:]
         self.ridge_, self.shares_ = _USUAL_RIDGE, usual
         self.cv_accuracy_ = self.cv_loss_ = self.cv_text_accuracy_ = float("nan")
         rows = self._rows_tried(codes, fits, scored)
@@ -221,26 +241,26 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         # Labels without images take no part: that none of these images is theirs says nothing.
         seen, truth = np.unique(codes, return_inverse=True)
         truth = truth[rows]
-        inside = [np.flatnonzero(self.folds_[rows] == fold) for fold in range(len(fits))]
+        inside = [(fit, np.flatnonzero(self.folds_[rows] == fold)) for fold, fit in fits.items()]
         parts = [np.empty((len(rows), len(seen))) for _ in range(_PARTS)]
-        for fit, at in zip(fits, inside, strict=True):
+        for fit, at in inside:
             parts[0][at] = X[rows[at]] @ fit.text[seen].T
             parts[1][at] = -fit.mean_words[seen]
         words = max(usual[0], _LEAST_SPREAD)
         images = max(usual[2], _IMAGES_SPREAD)
         # Few images say little about how they spread within a class. A discriminant that was learnt
         # from one image a class knows nothing of it, and is no guide to one that was from two.
-        known = np.mean([fit.within for fit in fits]) / max(every[0].within, 1)
+        known = np.mean([fit.within for fit in fits.values()]) / max(whole.within, 1)
         discriminant = max(images / 4 * known, 0.01)
         spread = np.array([words, words, images, discriminant, _LOGISTIC_SPREAD])
         best, shares = np.inf, usual
         for ridge in _RIDGES:
-            for fit, at in zip(fits, inside, strict=True):
+            for fit, at in inside:
                 for part, (coef, level) in zip(parts[2:], fit.images(ridge), strict=True):
                     part[at] = X[rows[at]] @ coef[seen].T + level[seen]
             shares = _best_shares(parts, truth, usual, spread, start=shares)
             logits = sum(share * part for share, part in zip(shares, parts, strict=True))
-            scores, losses = _softmax(logits)
+            scores, losses = softmax_and_losses(logits)
             right = scores[np.arange(len(truth)), truth]
             brier = float((scores**2).sum() - 2 * right.sum())
             brier += 0.5 * (np.log(ridge / _USUAL_RIDGE) / _RIDGE_SPREAD) ** 2
@@ -251,15 +271,16 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if usual[0]:
             self.cv_text_accuracy_ = float((parts[0].argmax(axis=1) == truth).mean())
 
-    def _rows_tried(self, codes: Numbers, fits: list[_Fit], scored: ArrayLike | None) -> Numbers:
-        """Rows whose class has images outside their fold too; enough of them."""
-        if self.folds_ is None:
-            return np.empty(0, np.int64)
-        seen = np.stack([fit.seen for fit in fits])
-        good = seen[self.folds_, codes]
+    def _rows_tried(
+        self, codes: Numbers, fits: dict[int, _Fit], scored: ArrayLike | None
+    ) -> Numbers:
+        """Rows of the folds whose class has images outside their fold too; enough of them."""
+        good = np.zeros(len(codes), bool)
+        for fold, fit in fits.items():
+            good |= (self.folds_ == fold) & fit.seen[codes]
         if scored is not None:
             good &= np.asarray(scored, bool)
-        return _some(np.flatnonzero(good), _LOGITS_TRIED // len(self.classes_))
+        return _some(np.flatnonzero(good), self._most_rows(len(codes)))
 
     def decision_function(self, X: ArrayLike) -> Floats:
         """Logits, float64 (n, n_classes); as scikit-learn has it, (n,) for two classes."""
@@ -268,7 +289,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict_proba(self, X: ArrayLike) -> Floats:
         """Softmax over all classes, float64 (n, n_classes)."""
-        return _softmax(self._logits(X))[0]
+        scores: Floats = softmax_and_losses(self._logits(X))[0]
+        return scores
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """The best label of each row, (n,)."""
@@ -288,12 +310,19 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         X = np.asarray(X)
-        for fold, (coef, intercept) in enumerate(self._held_out):
-            assert self.folds_ is not None
+        if self.folds_ is None:
+            return
+        for fold in range(int(self.folds_.max()) + 1):
+            if fold not in self._held_out:
+                fit = self._images.learn(fold)
+                if self.penalty_:
+                    self._images.add_logistic(fit, fold, self.penalty_)
+                self._held_out[fold] = fit.linear(*self._found)
+            coef, intercept = self._held_out[fold]
             inside = np.flatnonzero(self.folds_[: len(X)] == fold)
             for start in range(0, len(inside), _ROWS_A_BLOCK):
                 rows = inside[start : start + _ROWS_A_BLOCK]
-                yield rows, _softmax(X[rows] @ coef.T + intercept)[0]
+                yield rows, softmax_and_losses(X[rows] @ coef.T + intercept)[0]
 
     def _logits(self, X: ArrayLike) -> Floats:
         check_is_fitted(self)
@@ -350,6 +379,66 @@ class _Moments:
         )
 
 
+class _Images:
+    """What is learnt from."""
+
+    def __init__(self, X: Any, codes: Numbers, text: Floats, folds: Numbers | None) -> None:
+        self.X, self.codes, self.text, self.folds = X, codes, text, folds
+        self._moments = _Moments.of(X, codes, len(text))
+
+    def learn(self, fold: int | None = None) -> _Fit:
+        """What is learnt without a fold, but for the logistic regression; from all for None."""
+        if fold is None:
+            return _Fit(self.X, self.codes, self._moments, self.text)
+        inside = self.folds == fold
+        part = _Moments.of(self.X[inside], self.codes[inside], len(self.text))
+        rest = self._moments.without(part)
+        return _Fit(self.X[~inside], self.codes[~inside], rest, self.text)
+
+    def learn_logistic(self, whole: _Fit, fits: dict[int, _Fit]) -> float:
+        """Adds the logistic regression to what was learnt from all images, and without folds.
+
+        Where images are few a usual penalty does: the other parts make up for it. Where they are
+        many it is the one that tells most of the first of the folds.
+
+        Returns:
+            the penalty, as C.
+        """
+        if len(self.X) * len(self.text) <= MANY_LOGITS:
+            for fold, fit in fits.items():
+                self.add_logistic(fit, fold, _C)
+            self.add_logistic(whole, None, _C)
+            return _C
+        (fold, first), penalty, least = next(iter(fits.items())), 0.0, np.inf
+        asked = np.flatnonzero((self.folds == fold) & first.seen[self.codes])
+        best = first.logistic
+        for tried in _CS:
+            self.add_logistic(first, fold, tried, first.logistic if penalty else None)
+            coef, intercept = first.logistic
+            losses = softmax_and_losses(self.X[asked] @ coef.T + intercept)[1]
+            loss = float(losses[np.arange(len(asked)), self.codes[asked]].sum())
+            if loss >= least:
+                break
+            penalty, least, best = tried, loss, first.logistic
+        first.logistic = best
+        for fold, fit in fits.items():
+            if fit is not first:
+                self.add_logistic(fit, fold, penalty)
+        self.add_logistic(whole, None, penalty, best)
+        return penalty
+
+    def add_logistic(
+        self,
+        fit: _Fit,
+        fold: int | None,
+        penalty: float,
+        start: tuple[Floats, Floats] | None = None,
+    ) -> None:
+        """Adds the logistic regression to what was learnt without a fold, or from all for None."""
+        rest = slice(None) if fold is None else self.folds != fold
+        fit.learn_logistic(self.X[rest], self.codes[rest], penalty, start, roughly=fold is not None)
+
+
 class _Fit:
     """What the images say by each method for any ridge, and the words beside it."""
 
@@ -377,24 +466,42 @@ class _Fit:
         self._regression = axes, spectrum, pull
         self._discriminant = axes @ turn, np.maximum(within, 0), turn.T @ away
         self.mean_words = text @ (moments.sums[seen] / counts[seen, None]).mean(axis=0)
-        self._logistic = np.zeros_like(text), np.zeros(len(text))
+        self.logistic = np.zeros_like(text), np.zeros(len(text))
+        self._rows: Floats | None = None
 
-    def learn_logistic(self, X: Any, codes: Numbers) -> None:
-        """Learns the logistic regression, from the images that the rest was learnt from."""
+    def learn_logistic(
+        self,
+        X: Any,
+        codes: Numbers,
+        penalty: float,
+        start: tuple[Floats, Floats] | None = None,
+        *,
+        roughly: bool = False,
+    ) -> None:
+        """Learns the logistic regression, from the images that the rest was learnt from.
+
+        `start` is another's, learnt from images none of which this one is asked about.
+        """
         n_seen = int(self.seen.sum())
         if n_seen < 2:
             return  # nothing to tell apart
         axes, spectrum, _ = self._regression
-        rows = (X - self.centre) @ axes
+        rows = self._rows = (X - self.centre) @ axes if self._rows is None else self._rows
         number = np.cumsum(self.seen) - 1
-        coef, level = _logistic(rows, number[codes], spectrum, n_seen)
+        begin = None
+        if start is not None:
+            coef, level = start[0][self.seen], start[1][self.seen]
+            begin = coef @ axes, level + coef @ self.centre
+        coef, level = logistic_regression(
+            rows, number[codes], spectrum, n_seen, penalty, start=begin, roughly=roughly
+        )
         own = np.einsum("nd,nd->n", rows, coef[number[codes]]) + level[number[codes]]
         # A label without images is as unlikely as a wrong one is on average: logits sum to 0.
         intercept = np.full(len(self.seen), -own.mean() / (n_seen - 1))
         whole = np.zeros((len(self.seen), X.shape[1]))
         whole[self.seen] = coef @ axes.T
         intercept[self.seen] = level
-        self._logistic = whole, intercept - whole @ self.centre
+        self.logistic = whole, intercept - whole @ self.centre
 
     def images(self, ridge: float) -> list[tuple[Floats, Floats]]:
         """What the images say by ridge regression, by a discriminant and by logistic regression.
@@ -415,7 +522,7 @@ class _Fit:
         coef = (axes @ pulled).T / usual
         level = np.where(self.seen, 0.5 * (1 - own / usual), 0.0)
         found.append((coef, level - coef @ self.centre))
-        return [*found, self._logistic]
+        return [*found, self.logistic]
 
     def linear(self, ridge: float, shares: Floats, alone: Floats) -> tuple[Floats, Floats]:
         """Coefficients (n_classes, dim) and intercepts (n_classes,) of all parts together.
@@ -429,58 +536,6 @@ class _Fit:
             coef = coef + share * rows
             intercept = intercept + share * level
         return coef, intercept
-
-
-def _logistic(
-    rows: Floats, codes: Numbers, spectrum: Floats, n_classes: int
-) -> tuple[Floats, Floats]:
-    """Multinomial logistic regression, as scikit-learn's LogisticRegression(C=10) has it.
-
-    The least of the summed negative log-likelihood + half the squared coefficients / C, by L-BFGS
-    in coordinates in which the loss is about equally curved: it then takes some 20 steps.
-
-    Args:
-        rows: float64 (n, rank), uncorrelated columns with mean 0.
-        codes: class numbers, int64 (n,).
-        spectrum: the columns' sums of squares, float64 (rank,).
-        n_classes: how many classes there are.
-
-    Returns:
-        coefficients (n_classes, rank) and intercepts (n_classes,), which sum to 0.
-    """
-    from scipy.optimize import minimize
-
-    n, rank = rows.shape
-    curve = (1 - 1 / n_classes) / n_classes
-    unit = np.append(1 / np.sqrt(curve * spectrum + 1 / _C), 1 / np.sqrt(curve * n))
-    held = np.append(unit[:-1] ** 2 / _C, 0.0)
-    step = max(1, _LOGITS_TRIED // n_classes)
-    # Where they are many, single precision takes half of the time.
-    rows = rows.astype(np.float32 if n > step else np.float64)
-
-    def loss_at(flat: Floats) -> tuple[float, Floats]:
-        free = flat.reshape(n_classes, rank + 1)
-        weights = free * unit
-        slope = np.zeros_like(weights)
-        value = 0.5 * float((held * free**2).sum())
-        for start in range(0, n, step):
-            some, truth = rows[start : start + step], codes[start : start + step]
-            kind = some.dtype
-            logits = some @ weights[:, :-1].T.astype(kind) + weights[:, -1].astype(kind)
-            scores, losses = _softmax(logits)
-            at = np.arange(len(truth))
-            value += float(losses[at, truth].sum(dtype=np.float64))
-            scores[at, truth] -= 1
-            slope[:, :-1] += scores.T @ some
-            slope[:, -1] += scores.sum(axis=0)
-        return value, (slope * unit + held * free).ravel()
-
-    options = {"maxiter": _STEPS, "gtol": _LEAST_SLOPE * n / n_classes, "ftol": 1e-7}
-    found = minimize(
-        loss_at, np.zeros(n_classes * (rank + 1)), jac=True, method="L-BFGS-B", options=options
-    )
-    weights = found.x.reshape(n_classes, rank + 1) * unit
-    return weights[:, :-1], weights[:, -1] - weights[:, -1].mean()
 
 
 def _best_shares(
@@ -505,7 +560,9 @@ def _best_shares(
     rows = np.arange(len(truth))
 
     def loss_at(shares: Floats) -> tuple[float, Floats]:
-        scores, losses = _softmax(sum(s * part for s, part in zip(shares, parts, strict=True)))
+        scores, losses = softmax_and_losses(
+            sum(s * part for s, part in zip(shares, parts, strict=True))
+        )
         away = (shares - usual) / spread
         return float(losses[rows, truth].sum() + 0.5 * away @ away), scores
 
@@ -534,14 +591,6 @@ def _best_shares(
             break
         shares, loss = shares - size * step, nearer
     return shares
-
-
-def _softmax(logits: Any) -> tuple[Floats, Floats]:
-    """Scores, and minus their logarithms, float64 (n, n_classes) each."""
-    below = logits - logits.max(axis=1, keepdims=True)
-    scores = np.exp(below)
-    total = scores.sum(axis=1, keepdims=True)
-    return scores / total, np.log(total) - below
 
 
 def _some(rows: Numbers, most: int) -> Numbers:

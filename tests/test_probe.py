@@ -7,11 +7,12 @@ from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, clone
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from clipcls import LinearProbe
-from clipcls.probe import _best_shares, _logistic, held_out_folds
+from clipcls.probe import _best_shares, held_out_folds
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -137,14 +138,55 @@ def test_the_logistic_regression_is_left_out_where_it_would_take_minutes(
     assert LinearProbe(words, np.arange(5), logit_scale=60).fit(X, y).shares_[4] == pytest.approx(0)
 
 
-def test_many_images_are_looked_at_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, X, y, _, _ = few(5, 20, noise=0.5)
-    rows = X - X.mean(axis=0)
-    spectrum, axes = np.linalg.eigh(rows.T @ rows)
-    whole = _logistic(rows @ axes, y, spectrum, 5)
-    monkeypatch.setattr("clipcls.probe._LOGITS_TRIED", 35)  # 7 images at a time
-    for part, expected in zip(_logistic(rows @ axes, y, spectrum, 5), whole, strict=True):
-        np.testing.assert_allclose(part, expected, atol=0.02 * np.abs(expected).max())
+def many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if 20 classes of 12 images were many."""
+    monkeypatch.setattr("clipcls.logistic.MANY_LOGITS", 1200)
+    monkeypatch.setattr("clipcls.probe.MANY_LOGITS", 1200)
+    monkeypatch.setattr("clipcls.probe._LOGITS_ASKED", 1200)
+
+
+def test_of_many_images_a_fold_or_two_tell_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    words, X, y, Z, truth = few(20, 12, noise=0.5)
+    every = LinearProbe(words, np.arange(20), logit_scale=60).fit(X, y)
+    many(monkeypatch)
+    probe = LinearProbe(words, np.arange(20), logit_scale=60).fit(X, y)
+    assert every.cv_images_ == 240
+    assert probe.cv_images_ == (probe.folds_ < 2).sum() == 48
+    assert probe.score(Z, truth) > every.score(Z, truth) - 0.02
+
+
+def test_held_out_scores_of_many_images_are_learnt_when_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words, X, y, _, _ = few(20, 12, noise=0.5)
+    every = LinearProbe(words, np.arange(20), logit_scale=60).fit(X, y)
+    many(monkeypatch)
+    probe = LinearProbe(words, np.arange(20), logit_scale=60).fit(X, y)
+    for _ in range(2):
+        found = np.full((len(X), 20), np.nan)
+        for rows, scores in probe.cross_validated(X):
+            assert np.isnan(found[rows]).all()
+            found[rows] = scores
+        np.testing.assert_allclose(found.sum(axis=1), 1)
+        right = (found.argmax(axis=1) == y).mean()
+        assert right == pytest.approx(every.cv_accuracy_, abs=0.03)
+        assert right < probe.score(X, y) - 0.02  # an image in its own fold would be known
+
+
+@pytest.mark.parametrize(("size", "best"), [(1.0, 10), (0.03, 1000)])
+def test_of_many_images_the_penalty_is_what_tells_most_of_a_fold(
+    size: float, best: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, X, y, _, _ = few(20, 12, noise=0.5)
+    X = size * X
+    many(monkeypatch)
+    probe = LinearProbe().fit(X, y)
+    asked = probe.folds_ == 0
+    losses = {}
+    for C in (10, 100, 1000):
+        alone = LogisticRegression(C=C, tol=1e-8, max_iter=5000).fit(X[~asked], y[~asked])
+        losses[C] = log_loss(y[asked], alone.predict_proba(X[asked]))
+    assert probe.penalty_ == min(losses, key=losses.get) == best
 
 
 def test_shares_are_scipys_optimum() -> None:
