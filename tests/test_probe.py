@@ -141,6 +141,7 @@ def test_the_logistic_regression_is_left_out_where_it_would_take_minutes(
 def many(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if 20 classes of 12 images were many."""
     monkeypatch.setattr("clipcls.logistic.MANY_LOGITS", 1200)
+    monkeypatch.setattr("clipcls.logistic._BATCH", 16)
     monkeypatch.setattr("clipcls.probe.MANY_LOGITS", 1200)
     monkeypatch.setattr("clipcls.probe._LOGITS_ASKED", 1200)
 
