@@ -83,7 +83,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         folds_: the fold of each row, int64 (n,); None where no class has two images.
         cv_accuracy_, cv_loss_, cv_text_accuracy_: accuracy, negative log-likelihood and accuracy
             of the words alone on the images that the cross-validation asked about; nan without
-            folds. The ridge and the shares were chosen on the same images.
+            folds. The ridge and the shares were chosen on the same images, and the penalty where
+            images times classes are many.
         cv_images_: how many these are.
 
     >>> X, y = np.eye(4)[[0, 1, 0, 1]] + 0.1, ["cat", "dog", "cat", "dog"]
@@ -143,7 +144,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         usual = _USUAL_WORDS * alone + [0.0, 0.0, share, 0.0, 0.0]
         self.penalty_ = 0.0
         if parts and len(vectors) * n_classes <= _MOST_LOGITS:
-            self.penalty_ = images.learn_logistic(whole, parts)
+            self.penalty_ = images.learn_logistic(whole, parts, scored)
         self._choose(vectors, codes, whole, parts, usual, scored)
         self._found = self.ridge_, self.shares_, alone
         self.coef_, self.intercept_ = whole.linear(*self._found)
@@ -152,10 +153,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             del self._images  # all that may be asked is known
         return self
 
-    def _most_rows(self, n: int) -> int:
-        """How many of n images tell enough of shares."""
-        n_classes = len(self.classes_)
-        return n if n * n_classes <= MANY_LOGITS else _LOGITS_ASKED // n_classes
+    def _most_rows(self, n: int, n_seen: int) -> int:
+        """How many of n images, of so many classes that have any, tell enough of shares."""
+        return n if n * n_seen <= MANY_LOGITS else _LOGITS_ASKED // n_seen
 
     def _folds_asked(self, n: int, n_classes: int) -> range:
         """The folds that shares and ridge are chosen by; where images are many, as few as do."""
@@ -199,8 +199,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """The best shares where the images have none, float64 (5,); the images' usual share."""
         if not has_words:
             return np.zeros(_PARTS), _USUAL_ALONE
-        rows = _some(np.arange(len(codes)), self._most_rows(len(codes)))
         seen, truth = np.unique(codes, return_inverse=True)
+        rows = _some(np.arange(len(codes)), self._most_rows(len(codes), len(seen)))
         words = X[rows] @ whole.text[seen].T
         alone = _best_shares(
             [words, np.broadcast_to(-whole.mean_words[seen], words.shape)],
@@ -233,7 +233,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         self.ridge_, self.shares_ = _USUAL_RIDGE, usual
         self.cv_accuracy_ = self.cv_loss_ = self.cv_text_accuracy_ = float("nan")
-        rows = self._rows_tried(codes, fits, scored)
+        rows = self._rows_tried(codes, whole, fits, scored)
         self.cv_images_ = len(rows)
         if not len(rows):
             return
@@ -272,7 +272,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.cv_text_accuracy_ = float((parts[0].argmax(axis=1) == truth).mean())
 
     def _rows_tried(
-        self, codes: Numbers, fits: dict[int, _Fit], scored: ArrayLike | None
+        self, codes: Numbers, whole: _Fit, fits: dict[int, _Fit], scored: ArrayLike | None
     ) -> Numbers:
         """Rows of the folds whose class has images outside their fold too; enough of them."""
         good = np.zeros(len(codes), bool)
@@ -280,7 +280,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             good |= (self.folds_ == fold) & fit.seen[codes]
         if scored is not None:
             good &= np.asarray(scored, bool)
-        return _some(np.flatnonzero(good), self._most_rows(len(codes)))
+        return _some(np.flatnonzero(good), self._most_rows(len(codes), int(whole.seen.sum())))
 
     def decision_function(self, X: ArrayLike) -> Floats:
         """Logits, float64 (n, n_classes); as scikit-learn has it, (n,) for two classes."""
@@ -300,6 +300,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def cross_validated(self, X: ArrayLike) -> Iterator[tuple[Numbers, Floats]]:
         """What is said of each training row by the probe learnt without its fold.
+
+        Where images times classes are many, most of these are learnt when first asked for, out of
+        the `X` that `fit` was given: until then it is kept, not copied, and pickled too.
 
         Args:
             X: as given to `fit`, float (n, dim), or its first rows.
@@ -395,11 +398,13 @@ class _Images:
         rest = self._moments.without(part)
         return _Fit(self.X[~inside], self.codes[~inside], rest, self.text)
 
-    def learn_logistic(self, whole: _Fit, fits: dict[int, _Fit]) -> float:
+    def learn_logistic(
+        self, whole: _Fit, fits: dict[int, _Fit], scored: ArrayLike | None = None
+    ) -> float:
         """Adds the logistic regression to what was learnt from all images, and without folds.
 
         Where images are few a usual penalty does: the other parts make up for it. Where they are
-        many it is the one that tells most of the first of the folds.
+        many it is the one that tells most of the first of the folds, of its `scored` rows.
 
         Returns:
             the penalty, as C.
@@ -410,17 +415,21 @@ class _Images:
             self.add_logistic(whole, None, _C)
             return _C
         (fold, first), penalty, least = next(iter(fits.items())), 0.0, np.inf
-        asked = np.flatnonzero((self.folds == fold) & first.seen[self.codes])
+        good = (self.folds == fold) & first.seen[self.codes]
+        asked = np.flatnonzero(good if scored is None else good & np.asarray(scored, bool))
+        # Labels without images take no part, as for the shares.
+        truth = (np.cumsum(whole.seen) - 1)[self.codes[asked]]
         best = first.logistic
         for tried in _CS:
-            self.add_logistic(first, fold, tried, first.logistic if penalty else None)
-            coef, intercept = first.logistic
+            start = first.logistic if penalty else None
+            self.add_logistic(first, fold, tried, start, again=True)
+            coef, intercept = (part[whole.seen] for part in first.logistic)
             losses = softmax_and_losses(self.X[asked] @ coef.T + intercept)[1]
-            loss = float(losses[np.arange(len(asked)), self.codes[asked]].sum())
+            loss = float(losses[np.arange(len(asked)), truth].sum())
             if loss >= least:
                 break
             penalty, least, best = tried, loss, first.logistic
-        first.logistic = best
+        first.logistic, first.rows = best, None
         for fold, fit in fits.items():
             if fit is not first:
                 self.add_logistic(fit, fold, penalty)
@@ -433,10 +442,14 @@ class _Images:
         fold: int | None,
         penalty: float,
         start: tuple[Floats, Floats] | None = None,
+        *,
+        again: bool = False,
     ) -> None:
         """Adds the logistic regression to what was learnt without a fold, or from all for None."""
         rest = slice(None) if fold is None else self.folds != fold
-        fit.learn_logistic(self.X[rest], self.codes[rest], penalty, start, roughly=fold is not None)
+        fit.learn_logistic(
+            self.X[rest], self.codes[rest], penalty, start, roughly=fold is not None, again=again
+        )
 
 
 class _Fit:
@@ -467,7 +480,7 @@ class _Fit:
         self._discriminant = axes @ turn, np.maximum(within, 0), turn.T @ away
         self.mean_words = text @ (moments.sums[seen] / counts[seen, None]).mean(axis=0)
         self.logistic = np.zeros_like(text), np.zeros(len(text))
-        self._rows: Floats | None = None
+        self.rows: Floats | None = None  # of the logistic regression, where it is learnt again
 
     def learn_logistic(
         self,
@@ -477,16 +490,19 @@ class _Fit:
         start: tuple[Floats, Floats] | None = None,
         *,
         roughly: bool = False,
+        again: bool = False,
     ) -> None:
         """Learns the logistic regression, from the images that the rest was learnt from.
 
-        `start` is another's, learnt from images none of which this one is asked about.
+        `start` is another's, learnt from images none of which this one is asked about. For `again`,
+        with another penalty, `rows` are kept, which take as much memory as the images.
         """
         n_seen = int(self.seen.sum())
         if n_seen < 2:
             return  # nothing to tell apart
         axes, spectrum, _ = self._regression
-        rows = self._rows = (X - self.centre) @ axes if self._rows is None else self._rows
+        rows = (X - self.centre) @ axes if self.rows is None else self.rows
+        self.rows = rows if again else None
         number = np.cumsum(self.seen) - 1
         begin = None
         if start is not None:

@@ -200,6 +200,7 @@ class Store:
     def _shut(self) -> None:
         self._connection.close()
         self._is_shut = True
+        self._spaces.clear()  # until it is opened again it may be cleared, and have other numbers
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
         return Store, (self.path,)
@@ -231,12 +232,12 @@ class Store:
                 try:
                     self._connection.execute("BEGIN IMMEDIATE")
                     yield self._connection
+                    self._connection.execute("COMMIT")
                 except BaseException:
                     self._spaces.clear()  # one of them may be undone with the rest
                     with contextlib.suppress(sqlite3.Error):
                         self._connection.execute("ROLLBACK")
                     raise
-                self._connection.execute("COMMIT")
             except sqlite3.Error as error:
                 self._give_up(error)
 

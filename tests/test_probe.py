@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pickle
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -174,6 +177,35 @@ def test_held_out_scores_of_many_images_are_learnt_when_asked_for(
         assert right < probe.score(X, y) - 0.02  # an image in its own fold would be known
 
 
+def test_they_are_learnt_after_pickling_too_and_nothing_is_left_of_an_earlier_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words, X, y, _, _ = few(20, 12, noise=0.5)
+    kept = y < 18  # two labels have words alone
+    rows = np.vstack([X[kept], unit(X[kept] + 0.01)])  # a view beside each image
+    labels, groups = np.tile(y[kept], 2), np.tile(np.arange(kept.sum()), 2)
+
+    def said(probe: LinearProbe, given: np.ndarray) -> np.ndarray:
+        found = np.full((len(given), len(probe.classes_)), np.nan)
+        for at, scores in probe.cross_validated(given):
+            found[at] = scores
+        return found
+
+    few_images = LinearProbe().fit(X[y < 3], y[y < 3])
+    expected = few_images.predict_proba(X), said(few_images, X[y < 3])
+    many(monkeypatch)
+    probe = LinearProbe(words, np.arange(20), logit_scale=60).fit(rows, labels, groups)
+    copied = pickle.loads(pickle.dumps(probe))
+    alone = said(copied, X[kept])
+    np.testing.assert_allclose(alone.sum(axis=1), 1)
+    np.testing.assert_allclose(said(probe, rows)[: len(alone)], alone)
+    probe.set_params(text=None, text_classes=None).fit(X[y < 3], y[y < 3])
+    for found, wanted in zip(
+        (probe.predict_proba(X), said(probe, X[y < 3])), expected, strict=True
+    ):
+        np.testing.assert_array_equal(found, wanted)
+
+
 @pytest.mark.parametrize(("size", "best"), [(1.0, 10), (0.03, 1000)])
 def test_of_many_images_the_penalty_is_what_tells_most_of_a_fold(
     size: float, best: int, monkeypatch: pytest.MonkeyPatch
@@ -188,6 +220,47 @@ def test_of_many_images_the_penalty_is_what_tells_most_of_a_fold(
         alone = LogisticRegression(C=C, tol=1e-8, max_iter=5000).fit(X[~asked], y[~asked])
         losses[C] = log_loss(y[asked], alone.predict_proba(X[asked]))
     assert probe.penalty_ == min(losses, key=losses.get) == best
+
+
+def test_labels_without_images_change_nothing_that_is_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words, X, y, _, _ = few(20, 12, noise=0.3)
+    others = unit(np.random.default_rng(5).normal(size=(400, words.shape[1])))
+    many(monkeypatch)
+    probe = LinearProbe(words, np.arange(20), logit_scale=60).fit(X, y)
+    among = LinearProbe(np.vstack([words, others]), np.arange(420), logit_scale=60).fit(X, y)
+    assert among.penalty_ == probe.penalty_ == 10
+    # One fold is asked about in place of two, but all of it.
+    assert among.cv_images_ == (among.folds_ == 0).sum() == 24
+
+
+def test_the_penalty_is_chosen_on_images_and_not_on_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, X, y, _, _ = few(20, 12, noise=0.5)
+    many(monkeypatch)
+    groups = np.tile(np.arange(len(X)), 3)
+    rows, labels = np.vstack([0.03 * X] * 3), np.tile(y, 3)
+    scored = np.arange(len(rows)) < len(X)
+    asked = held_out_folds(labels, 10, groups) == 0
+    others = np.flatnonzero(asked & ~scored)  # views in which there is nothing left of the image
+    rows[others] = np.random.default_rng(0).permutation(rows[others])
+    penalties = [
+        LinearProbe().fit(rows, labels, groups, which).penalty_ for which in (scored, None)
+    ]
+    assert penalties[0] == 1000 > penalties[1]
+
+
+def test_memory_has_no_copy_of_the_images_for_each_fold() -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(20_000) % 2
+    X = rng.normal(size=(len(y), 64)) + y[:, None]
+    tracemalloc.start()
+    try:
+        LinearProbe().fit(X, y)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * X.nbytes
 
 
 def test_shares_are_scipys_optimum() -> None:

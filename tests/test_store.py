@@ -9,6 +9,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -274,18 +275,24 @@ def test_kill_9_keeps_what_was_added(tmp_path: Path) -> None:
         assert all(store.get("image a", key(n)) is not None for n in range(50))
 
 
+@pytest.mark.parametrize("interrupted", ["BEGIN IMMEDIATE", "COMMIT"])
 def test_an_interruption_while_another_process_writes_leaves_no_transaction(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: str
 ) -> None:
-    """Ctrl-C is heard when the waiting is over: the transaction has just begun."""
+    """Ctrl-C is heard when the waiting is over: the transaction has just begun; or at its end."""
 
     class Interrupted:
         def __init__(self, connection: sqlite3.Connection) -> None:
             self.connection = connection
 
-        def execute(self, sql: str) -> sqlite3.Cursor:
-            cursor = self.connection.execute(sql)
-            if sql == "BEGIN IMMEDIATE":
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.connection, name)
+
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            if sql == interrupted == "COMMIT":
+                raise KeyboardInterrupt
+            cursor = self.connection.execute(sql, *parameters)
+            if sql == interrupted:
                 raise KeyboardInterrupt
             return cursor
 
@@ -333,6 +340,25 @@ def test_a_forked_process_loses_nothing(tmp_path: Path, closed: str) -> None:
         there = [store.get("image a", key(n)) is not None for n in range(150)]
     assert all(there[:100])
     assert all(there[100:]) == (closed == "after")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_store_that_is_cleared_after_a_fork_has_no_other_models_vectors(tmp_path: Path) -> None:
+    """The file is opened again, and in a new one another space has the old one's number."""
+    script = (
+        "import os, pathlib, numpy as np; from clipcls.store import Store, clear\n"
+        "store = Store('s.db')\n"
+        "store.add('image a', [(bytes(32), np.ones(2))])\n"
+        "if not os.fork(): os._exit(0)\n"
+        "os.wait()\n"
+        "clear(pathlib.Path('s.db'))\n"
+        "other = Store('s.db')\n"
+        "other.add('image b', [(bytes(32), np.zeros(2))])\n"
+        "assert store.get('image a', bytes(32)) is None\n"
+        "store.add('image a', [(bytes(32), np.ones(2))])\n"
+        "assert not other.get('image b', bytes(32)).any()\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
 
 
 def test_a_file_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
