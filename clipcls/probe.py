@@ -7,8 +7,8 @@ and so are the others: shares of least cross-validated negative log-likelihood, 
 cross-validated Brier score. What is learnt without a fold is exact: regression and discriminant for
 all ridges at once, out of sums over the folds and two eigenvalue problems a fold, the logistic
 regression by learning it anew. Where images times classes are many, one or a few of the folds tell
-enough, also which penalty the logistic regression is to have. No images are set aside for
-validation.
+enough, also which penalty the logistic regression is to have, and it is learnt less exactly there.
+No images are set aside for validation.
 """
 
 from __future__ import annotations
