@@ -204,6 +204,24 @@ def test_what_cannot_be_done_is_one_line_and_exit_2(clipcls, arguments, said: st
     assert not any("," in line for line in done.stdout.splitlines()[1:2]) or done.returncode == 1
 
 
+LABELLED = ("--labels", str(EXAMPLES / "labels.txt"), str(EXAMPLES / "truth.csv"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("classify", "-m", "mini", "-l", "cat", "-l", "dog", "-f", "csv", CHELSEA), "path,label"),
+        (("suggest", "-m", "mini", CHELSEA), "# 1 label"),
+        (("evaluate", "-m", "mini", *LABELLED, "-f", "json"), "{"),
+    ],
+)
+def test_a_dash_as_output_is_standard_output(clipcls, tmp_path: Path, arguments, said: str) -> None:
+    done = clipcls(*arguments, "-o", "-", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(said)
+    assert not list(tmp_path.iterdir())
+
+
 def test_min_score_top_and_output_file(clipcls, tmp_path: Path) -> None:
     out = tmp_path / "results.csv"
     done = clipcls(

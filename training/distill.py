@@ -53,7 +53,8 @@ class Stage:
 
     Attributes:
         steps: how many.
-        rate: the highest learning rate.
+        rates: the highest learning rates of the token vectors, the rest of the text tower, and the
+            head, which stays as it is at 0.
         smooth: the temperature of the teacher's posterior. 1.3 is easier to follow and better on
             development sets of drawings and goods (1.0 to 2.5 were tried); 1.0 keeps photos apart.
         lists: of a batch, by group of names.
@@ -61,11 +62,12 @@ class Stage:
         made: how many phrases to draw from.
         most: names to draw from in other groups, the frequent ones first; None for all.
         seed: of all that is random.
-        wide: whether the text tower is the wider one of widen.py, and the head stays as it is.
+        wide: whether the text tower is the wider one of widen.py.
+        centred: whether each photo's similarities to a list also count by their own spread.
     """
 
     steps: int
-    rate: float
+    rates: tuple[float, float, float]
     smooth: float
     lists: dict[str, int]
     photos: tuple[int, int, int]
@@ -73,6 +75,7 @@ class Stage:
     most: dict[str, int] | None
     seed: int
     wide: bool = False
+    centred: bool = False
 
 
 EVERY = {
@@ -97,14 +100,37 @@ MOST = {
     "phrases": 2,
 }
 ADJECTIVES = {"likely": 2, "things": 1, "kinds": 2, "looks": 3, "phrases": 1}
+BOTH = {
+    "likely": 2,
+    "things": 2,
+    "kinds": 2,
+    "looks": 3,
+    "plurals": 1,
+    "visible": 1,
+    "phrases": 1,
+}
 COMMON = {"things": 7000, "looks": 7000}
 SEEN = {"nouns": 15_000, "visible": 30_000}
 STAGES = {
-    "first": Stage(9_347, 1e-3, 1.3, EVERY, (384, 256, 256), 800_000, None, 3),
-    "more": Stage(6_934, 8e-4, 1.3, EVERY, (384, 256, 256), 350_000, None, 5),
-    "last": Stage(1_326, 2e-4, 1.0, FEW, (128, 96, 32), 3_500, COMMON, 9),
-    "wide": Stage(4_500, 3e-4, 1.0, MOST, (160, 96, 0), 100_000, SEEN, 21, wide=True),
-    "fine": Stage(900, 2e-4, 1.0, ADJECTIVES, (160, 96, 0), 3_500, {"things": 7000}, 23, wide=True),
+    "first": Stage(9_347, (1e-3,) * 3, 1.3, EVERY, (384, 256, 256), 800_000, None, 3),
+    "more": Stage(6_934, (8e-4,) * 3, 1.3, EVERY, (384, 256, 256), 350_000, None, 5),
+    "last": Stage(1_326, (2e-4,) * 3, 1.0, FEW, (128, 96, 32), 3_500, COMMON, 9),
+    "wide": Stage(4_500, (3e-4, 3e-4, 0), 1.0, MOST, (160, 96, 0), 100_000, SEEN, 21, wide=True),
+    "fine": Stage(
+        900, (2e-4, 2e-4, 0), 1.0, ADJECTIVES, (160, 96, 0), 3_500, {"things": 7000}, 23, wide=True
+    ),
+    "both": Stage(
+        1_750,
+        (3e-4, 1e-4, 1.5e-4),
+        1.0,
+        BOTH,
+        (160, 96, 0),
+        30_000,
+        {"visible": 30_000},
+        32,
+        wide=True,
+        centred=True,
+    ),
 }
 
 
@@ -117,6 +143,16 @@ def divergence(given: Tensor, wanted: Tensor, scale: float = SCALE) -> Tensor:
     """Kullback-Leibler between the softmaxes of similarities, in nats, on average."""
     found, target = (scale * given).log_softmax(-1), (scale * wanted).softmax(-1)
     return kl_div(found.flatten(0, -2), target.flatten(0, -2), reduction="batchmean")
+
+
+def centred(given: Tensor, wanted: Tensor) -> Tensor:
+    """As `divergence`, at a scale that gives the wanted similarities to each list a spread of 2.
+
+    What a photo has in common with all of a list decides nothing; where it is nearly as similar to
+    each, as textures are to adjectives, small differences decide.
+    """
+    scale = 2 / wanted.std(-1, keepdim=True).clamp(min=0.004)
+    return divergence(scale * given, scale * wanted, 1.0)
 
 
 class Texts:
@@ -276,29 +312,37 @@ def first_head(teacher: Teacher) -> Mlp:
 
 
 def losses(
-    images: Tensor, texts: Tensor, pictures: Tensor, names: Tensor, rows: Tensor, together: float
+    images: Tensor,
+    texts: Tensor,
+    pictures: Tensor,
+    names: Tensor,
+    rows: Tensor,
+    together: float,
+    spread: bool,
 ) -> Tensor:
     """How far the towers (images, texts) are from the teacher (pictures, names).
 
-    `together` weighs what both say of each other, which means nothing at first.
+    `together` weighs what both say of each other, which means nothing at first; `spread` adds
+    `centred` for each pair.
     """
 
-    def lists(x: Tensor, y: Tensor) -> Tensor:
-        return (x @ y.T).unflatten(1, (-1, NAMES))  # (photos, lists, names)
+    def lists(similarities: Tensor) -> Tensor:
+        return similarities.unflatten(1, (-1, NAMES))  # (photos, lists, names)
 
-    wanted = lists(pictures, names)
-    given = lists(images, texts)
+    wanted, by_text = pictures @ names.T, pictures @ texts.T
+    ours, by_image, classes = lists(images @ texts.T), lists(images @ names.T), rows @ texts.T
+    target, known = lists(wanted), rows @ names.T
     loss = (1 - (texts * names).sum(-1)).mean() + (1 - (images * pictures).sum(-1)).mean()
-    loss = loss + together * (
-        0.5 * divergence(given, wanted) + 0.1 * divergence(given, wanted, SHARP)
-    )
-    loss = loss + divergence(lists(pictures, texts), wanted)
-    loss = loss + divergence(lists(images, names), wanted)
-    loss = loss + 0.5 * divergence(texts @ pictures.T, names @ pictures.T)
+    both = 0.5 * divergence(ours, target) + 0.1 * divergence(ours, target, SHARP)
+    loss = loss + together * both
+    loss = loss + divergence(lists(by_text), target) + divergence(by_image, target)
+    loss = loss + 0.5 * divergence(by_text.T, wanted.T)
     loss = loss + divergence(images @ rows.T, pictures @ rows.T)
-    loss = loss + 0.4 * divergence(rows @ texts.T, rows @ names.T)
-    loss = loss + 0.4 * divergence(texts @ rows.T, names @ rows.T)
-    return loss + 0.3 * divergence(texts @ names.T, names @ names.T)
+    loss = loss + 0.4 * divergence(classes, known) + 0.4 * divergence(classes.T, known.T)
+    loss = loss + 0.3 * divergence(texts @ names.T, names @ names.T)
+    if spread:
+        loss = loss + sum(centred(given, target) for given in (lists(by_text), by_image, ours))
+    return loss
 
 
 @torch.no_grad()
@@ -341,7 +385,7 @@ def main(work: Path, name: str) -> None:
     texts = Texts(json.loads((work / "words.json").read_text()), stage, teacher)
     photos = Photos(torch.load(work / "train.pt", weights_only=True), stage, teacher)
     tower = Tower(DIM, CONFIG if stage.wide else NARROW).to(DEVICE)
-    network, rows = first_head(teacher).requires_grad_(not stage.wide), normalize(teacher.rows)
+    network, rows = first_head(teacher).requires_grad_(stage.rates[2] > 0), normalize(teacher.rows)
     if is_first := name == "first":
         with torch.no_grad():
             tower.text.token_embedding.weight.copy_(first_tokens(teacher))
@@ -364,15 +408,16 @@ def main(work: Path, name: str) -> None:
     dice, started = np.random.default_rng(stage.seed), time.time()
     for step in range(stage.steps):
         done = step / stage.steps
-        for group in optimizer.param_groups:
-            group["lr"] = stage.rate * schedule(done)
+        for group, rate in zip(optimizer.param_groups, stage.rates, strict=True):
+            group["lr"] = rate * schedule(done)
         numbers, templates = texts.draw(dice)
         given = tower(*texts.tokens(numbers, templates))
         names = texts.vectors[on_device(numbers)].float()
         with torch.no_grad():
             features, pictures = photos.draw()
         together = min(1, 5 * done) if is_first else 1
-        loss = losses(normalize(network(features)), given, pictures, names, rows, together)
+        images = normalize(network(features))
+        loss = losses(images, given, pictures, names, rows, together, stage.centred)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(every, 1.0)

@@ -38,7 +38,7 @@ from tower import NARROW, Tower
 
 DRAWN = {"things": 3000, "kinds": 600, "nouns": 500, "plurals": 500, "visible": 2500, "looks": 2500}
 LISTS = 10  # of a batch
-STAGE = Stage(6_800, 3e-4, 1.0, EVERY, (224, 160, 64), 2_500, DRAWN, 7)
+STAGE = Stage(6_800, (0, 0, 3e-4), 1.0, EVERY, (224, 160, 64), 2_500, DRAWN, 7)
 
 
 def names_and_texts(texts: Texts, tower: Tower) -> tuple[Tensor, Tensor]:
@@ -68,7 +68,7 @@ def main(work: Path) -> None:
     for step in range(STAGE.steps):
         done = step / STAGE.steps
         for group in optimizer.param_groups:
-            group["lr"] = STAGE.rate * schedule(done)
+            group["lr"] = STAGE.rates[2] * schedule(done)
         lists = torch.randint(len(names) // NAMES, (LISTS,), device=DEVICE)
         some = (lists[:, None] * NAMES + torch.arange(NAMES, device=DEVICE)).flatten()
         with torch.no_grad():

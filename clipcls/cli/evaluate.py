@@ -17,6 +17,7 @@ from clipcls.cli.options import (
     labels_of,
     model_options,
     multi_option,
+    output_option,
     store_of,
     store_options,
 )
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     type=click.Choice(["table", "json"]),
     help="Default: json where -o ends in .json, else table.",
 )
-@click.option("-o", "--output", type=NEW_FILE, help="Write the results to this file.")
+@output_option(NEW_FILE, "Write the results to this file; - is standard output.")
 @click.option(
     "--report",
     "page",

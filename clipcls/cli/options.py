@@ -71,6 +71,16 @@ NEW_FILE = _NewFile(path_type=Path)
 NEW_FOLDER = _NewFolder(path_type=Path)
 
 
+def output_option(kind: click.Path, text: str) -> Callable[[Command], Command]:
+    """`-o FILE` where results go to standard output without it; `-o -` is standard output too."""
+    return click.option(
+        *("-o", "--output"),
+        type=kind,
+        callback=lambda context, parameter, file: None if file == Path("-") else file,
+        help=text,
+    )
+
+
 class NumberRange(click.FloatRange):
     """`click.FloatRange` without nan, which is below and above nothing."""
 
@@ -197,7 +207,7 @@ def _output_options(*forms: str) -> Callable[[Command], Command]:
             type=click.Choice(["table", "csv", "jsonl", *forms]),
             help="Default: by the suffix of -o; else a table on a terminal and csv in a pipe.",
         ),
-        click.option("-o", "--output", type=FILE, help="Write the results to this file."),
+        output_option(FILE, "Write the results to this file; - is standard output."),
         click.option("-q", "--quiet", is_flag=True, help="No progress and no summary."),
     )
 

@@ -13,6 +13,7 @@ from clipcls.cli.options import (
     images_of,
     input_options,
     model_options,
+    output_option,
     store_of,
     store_options,
 )
@@ -36,7 +37,7 @@ from clipcls.cli.options import (
     help="Take names from this label file or ready set; may be repeated. Default: about 1,500 "
     "everyday names out of the ready sets.",
 )
-@click.option("-o", "--output", type=FILE, help="Write the label file (.txt) to this file.")
+@output_option(FILE, "Write the label file (.txt) to this file; - is standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
 @input_options
 @model_options
