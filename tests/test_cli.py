@@ -181,6 +181,7 @@ def test_paths_on_stdin_and_bad_files_among_them(clipcls, tmp_path: Path) -> Non
             "is for one label",
         ),
         (("fit", str(PHOTOS)), "--output"),
+        (("fit", "-m", "mini", "-o", "-", str(PHOTOS)), "name a file"),
         (("fit", "-m", "mini", "-o", "c", str(PHOTOS)), "make one per class"),
         (("fit", "-m", "mini", "-o", "c", "no-such-folder"), "no-such-folder"),
         (("classify", "--classifier", "c", "-l", "a", CHELSEA), "-l and --classifier exclude"),

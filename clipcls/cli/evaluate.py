@@ -10,6 +10,7 @@ import click
 from clipcls.cli.console import Console, say_what_was_set_aside, watching
 from clipcls.cli.options import (
     NEW_FILE,
+    NEW_RESULTS,
     calibration_option,
     classifier_of,
     classifier_option,
@@ -17,7 +18,6 @@ from clipcls.cli.options import (
     labels_of,
     model_options,
     multi_option,
-    output_option,
     store_of,
     store_options,
 )
@@ -41,7 +41,11 @@ if TYPE_CHECKING:
     type=click.Choice(["table", "json"]),
     help="Default: json where -o ends in .json, else table.",
 )
-@output_option(NEW_FILE, "Write the results to this file; - is standard output.")
+@click.option(
+    *("-o", "--output"),
+    type=NEW_RESULTS,
+    help="Write the results to this file; - is standard output.",
+)
 @click.option(
     "--report",
     "page",

@@ -49,12 +49,28 @@ class _NewFile(click.Path):
     """A file to be written when the work is done: whether its folder is there shows before."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if os.fspath(value) == "-":
+            self.fail("-: this does not go to standard output; name a file", param, ctx)
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if not path.absolute().parent.is_dir():
             self.fail(f"{path}: there is no folder {path.parent}; make it first", param, ctx)
         if path.is_dir():
             self.fail(f"{path}: is a folder; name a file", param, ctx)
         return path
+
+
+class _Results(click.Path):
+    """A file for what goes to standard output without one; `-` is standard output, too."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return None if os.fspath(value) == "-" else super().convert(value, param, ctx)
+
+
+class _NewResults(_NewFile):
+    """As `_Results`, checked before the work."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return None if os.fspath(value) == "-" else super().convert(value, param, ctx)
 
 
 class _NewFolder(click.Path):
@@ -69,16 +85,7 @@ class _NewFolder(click.Path):
 
 NEW_FILE = _NewFile(path_type=Path)
 NEW_FOLDER = _NewFolder(path_type=Path)
-
-
-def output_option(kind: click.Path, text: str) -> Callable[[Command], Command]:
-    """`-o FILE` where results go to standard output without it; `-o -` is standard output too."""
-    return click.option(
-        *("-o", "--output"),
-        type=kind,
-        callback=lambda context, parameter, file: None if file == Path("-") else file,
-        help=text,
-    )
+RESULTS, NEW_RESULTS = _Results(path_type=Path), _NewResults(path_type=Path)
 
 
 class NumberRange(click.FloatRange):
@@ -207,7 +214,11 @@ def _output_options(*forms: str) -> Callable[[Command], Command]:
             type=click.Choice(["table", "csv", "jsonl", *forms]),
             help="Default: by the suffix of -o; else a table on a terminal and csv in a pipe.",
         ),
-        output_option(FILE, "Write the results to this file; - is standard output."),
+        click.option(
+            *("-o", "--output"),
+            type=RESULTS,
+            help="Write the results to this file; - is standard output.",
+        ),
         click.option("-q", "--quiet", is_flag=True, help="No progress and no summary."),
     )
 

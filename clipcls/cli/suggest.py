@@ -9,11 +9,10 @@ import click
 
 from clipcls.cli.console import Console, watching
 from clipcls.cli.options import (
-    FILE,
+    RESULTS,
     images_of,
     input_options,
     model_options,
-    output_option,
     store_of,
     store_options,
 )
@@ -37,7 +36,11 @@ from clipcls.cli.options import (
     help="Take names from this label file or ready set; may be repeated. Default: about 1,500 "
     "everyday names out of the ready sets.",
 )
-@output_option(FILE, "Write the label file (.txt) to this file; - is standard output.")
+@click.option(
+    *("-o", "--output"),
+    type=RESULTS,
+    help="Write the label file (.txt) to this file; - is standard output.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
 @input_options
 @model_options
