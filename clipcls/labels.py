@@ -28,14 +28,18 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from clipcls.errors import LabelsError
+from clipcls.label_entries import (
+    Entry,
+    entries_of_file,
+    entries_of_mapping,
+    entry_of_item,
+    levels_comment,
+)
 from clipcls.predictions import UNKNOWN
-from clipcls.ready import clean, find_set, numbered, read_text
-
-if TYPE_CHECKING:
-    import yaml
+from clipcls.ready import clean, find_set, read_text
 
 __all__ = [
     "Label",
@@ -50,14 +54,9 @@ __all__ = [
 
 log = logging.getLogger("clipcls")
 
-FIELDS = {"label": "label", "prompt": "prompts", "synonym": "synonyms"} | {
-    name: name for name in ("prompts", "synonyms")
-}
-
 # A > between spaces divides the levels of a hierarchy; with a backslash before it, it does not.
 _ALONE = re.compile(r"(?<=\s)>(?=\s)")
 _LITERAL = re.compile(r"(?<=\s)\\*>(?=\s)")
-_LEVELS = re.compile(r"^\s*#+\s*levels:(.*)$", re.MULTILINE | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,20 +116,6 @@ class LabelSet:
         return iter(self.labels)
 
 
-@dataclass(slots=True)
-class _Entry:
-    """One label as it was written: `where` is what an error message begins with.
-
-    Without `parents` the label may be a path.
-    """
-
-    where: str
-    label: object
-    prompts: object = None
-    synonyms: object = None
-    parents: tuple[str, ...] | None = None
-
-
 LabelsLike: TypeAlias = (
     "str | os.PathLike[str] | LabelSet | Iterable[str | Label | Mapping[str, Any]] "
     "| Mapping[str, Any]"
@@ -162,13 +147,22 @@ def make_labels(labels: LabelsLike) -> LabelSet:
     if isinstance(labels, str | os.PathLike):
         return read_labels(labels)
     if isinstance(labels, Mapping):
-        return _build("labels", _from_mapping((f"label {k!r}", k, v) for k, v in labels.items()))
+        return _build(
+            "labels", entries_of_mapping((f"label {k!r}", k, v) for k, v in labels.items())
+        )
     if isinstance(labels, bytes) or not isinstance(labels, Iterable):
         raise LabelsError(f"labels: expected a list of labels, not {labels!r}")
     if isinstance(labels, set | frozenset):
         labels = sorted(labels, key=str)
     items = enumerate(labels, 1)
-    return _build("labels", _from_list((f"label {number}", item) for number, item in items))
+    return _build("labels", (_entry(f"label {number}", item) for number, item in items))
+
+
+def _entry(where: str, item: object) -> Entry:
+    """The entry of an item of a caller's list, which may be a `Label`."""
+    if isinstance(item, Label):
+        return Entry(where, item.name, item.prompts, item.synonyms, item.parents)
+    return entry_of_item(where, item)
 
 
 def read_labels(source: str | os.PathLike[str]) -> LabelSet:
@@ -193,238 +187,9 @@ def read_labels(source: str | os.PathLike[str]) -> LabelSet:
     """
     path, ready = find_set("labels", source)
     text = read_text(path, "labels")
-    suffix = path.suffix.lower()
-    readers = {"": _read_txt, ".txt": _read_txt, ".csv": _read_csv, ".tsv": _read_csv}
-    readers |= {".json": _read_json, ".yaml": _read_yaml, ".yml": _read_yaml}
-    if suffix not in readers:
-        known = ", ".join(filter(None, readers))
-        raise LabelsError(f"{path}: {suffix} is not a format of label files; use one of {known}")
+    entries = entries_of_file(path, text)
     name = os.fspath(source) if ready else str(path)
-    comment = _LEVELS.search(text) if suffix not in (".csv", ".tsv", ".json") else None
-    return _build(name, readers[suffix](str(path), text), comment[1] if comment else "")
-
-
-def _read_txt(path: str, text: str) -> Iterator[_Entry]:
-    for number, line in numbered(text):
-        yield _Entry(f"{path}:{number}", line)
-
-
-def _read_csv(path: str, text: str) -> Iterator[_Entry]:
-    import csv
-    import io
-
-    start = len(text) - len(text.lstrip("\n"))
-    header = text[start:].partition("\n")[0]
-    # Spreadsheets write semicolons where the decimal point is a comma.
-    delimiter = max(",;\t", key=header.count)
-    rows = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True, skipinitialspace=True)
-    columns: list[str] = []
-    number = 1
-    try:
-        for row in rows:
-            where, number = f"{path}:{number}", rows.line_num + 1
-            if not any(cell.strip() for cell in row):
-                continue
-            if not columns:
-                columns = _columns(where, row)
-                continue
-            if any(cell.strip() for cell in row[len(columns) :]):
-                raise LabelsError(
-                    f"{where}: has {len(row)} cells for {len(columns)} columns; "
-                    'put a text with a comma in it between " quotes'
-                )
-            cells = dict(zip(columns, row, strict=False))
-            yield _Entry(
-                where,
-                cells.get("label", ""),
-                [text for text in cells.get("prompts", "").split("|") if text.strip()],
-                [word for word in cells.get("synonyms", "").split("|") if word.strip()],
-            )
-    except csv.Error as e:
-        raise LabelsError(f"{path}:{number}: is not a csv line: {e}") from e
-
-
-def _columns(where: str, row: list[str]) -> list[str]:
-    """The header's columns by their names here; those that mean nothing keep their own."""
-    given = [cell.strip().lower() for cell in row]
-    columns = [FIELDS.get(name, f" {name}") for name in given]
-    if "label" not in columns:
-        raise LabelsError(
-            f"{where}: the first line of a csv file must name its columns, `label` among them; "
-            "for a plain list of labels use a .txt file"
-        )
-    if twice := [name for name in given if columns.count(FIELDS.get(name, "")) > 1]:
-        raise LabelsError(f"{where}: the column {twice[0]!r} is there twice; keep one")
-    if others := [name for name in given if name and name not in FIELDS]:
-        log.warning("%s: column %s is not used", where, ", ".join(map(repr, others)))
-    return columns
-
-
-def _read_json(path: str, text: str) -> Iterator[_Entry]:
-    import json
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(items)
-        if len(found) < len(items):
-            names = [name for name, _ in items]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"the key {twice!r} is twice in one entry; keep one")
-        return found
-
-    # Numbers come back as they were written: 1.50 is the label "1.50".
-    decoder = json.JSONDecoder(
-        object_pairs_hook=pairs, parse_int=str, parse_float=str, parse_constant=str
-    )
-    space = re.compile(r"[\s,:]*")
-
-    def items() -> Iterator[tuple[str, Any]]:
-        """(`where`, value) of each value of the top level; the text is known to be right."""
-        at = space.match(text).end() + 1  # type: ignore[union-attr]
-        while text[at := space.match(text, at).end()] not in "]}":  # type: ignore[union-attr]
-            where = f"{path}:{text.count(chr(10), 0, at) + 1}"
-            try:
-                value, at = decoder.raw_decode(text, at)
-            except ValueError as e:
-                raise LabelsError(f"{where}: {e}") from e
-            yield where, value
-
-    if not text.strip():
-        return
-    try:
-        # Only for its errors, with line and column; then value by value, to know each one's line
-        # and to see keys that are there twice.
-        top = json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
-        if isinstance(top, list):
-            yield from _from_list(items())
-        elif isinstance(top, dict):
-            walk = items()
-            yield from _from_mapping((where, key, next(walk)[1]) for where, key in walk)
-        else:
-            raise LabelsError(f"{path}: must be a list of labels, or a mapping from label to texts")
-    except json.JSONDecodeError as e:
-        raise LabelsError(f"{path}:{e.lineno}: is not JSON: {e.msg} (column {e.colno})") from e
-    except RecursionError as e:
-        raise LabelsError(f"{path}: is nested too deeply for a list of labels") from e
-
-
-def _read_yaml(path: str, text: str) -> Iterator[_Entry]:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """Makes nodes only: they keep what was written, line by line, and keys that come twice.
-
-        Aliases are refused, since a few of them can stand for a billion texts.
-        """
-
-        depth = 0
-
-        def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            if self.check_event(yaml.AliasEvent):
-                raise yaml.MarkedYAMLError(None, None, "aliases (*name) are not supported", mark)
-            if self.depth > 4:
-                raise yaml.MarkedYAMLError(None, None, "too deeply nested for labels", mark)
-            self.depth += 1
-            node = super().compose_node(parent, index)
-            self.depth -= 1
-            return node
-
-    def where(node: yaml.Node) -> str:
-        return f"{path}:{node.start_mark.line + 1}"
-
-    def value(node: yaml.Node) -> Any:
-        if isinstance(node, yaml.SequenceNode):
-            return [value(item) for item in node.value]
-        if isinstance(node, yaml.MappingNode):
-            found = {
-                value(key) if isinstance(key, yaml.ScalarNode) else "": item
-                for key, item in node.value
-            }
-            if len(found) < len(node.value):
-                raise LabelsError(f"{where(node)}: a key is twice in one entry; keep one")
-            return {key: value(item) for key, item in found.items()}
-        empty = getattr(node, "style", None) is None and node.value.lower() in ("", "~", "null")
-        return None if empty else node.value
-
-    try:
-        top = yaml.compose(text, Loader)
-        if top is None:
-            return
-        if isinstance(top, yaml.SequenceNode):
-            yield from _from_list((where(node), value(node)) for node in top.value)
-        elif isinstance(top, yaml.MappingNode):
-            yield from _from_mapping(
-                (
-                    where(key),
-                    key.value if isinstance(key, yaml.ScalarNode) else value(key),
-                    value(v),
-                )
-                for key, v in top.value
-            )
-        else:
-            raise LabelsError(
-                f"{where(top)}: must be a list of labels, or a mapping from label to texts"
-            )
-    except yaml.MarkedYAMLError as e:
-        mark = e.problem_mark or e.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        column = f" (column {mark.column + 1})" if mark else ""
-        raise LabelsError(f"{path}{line}: is not YAML for labels: {e.problem}{column}") from e
-    except yaml.reader.ReaderError as e:
-        number = text.count("\n", 0, e.position) + 1
-        raise LabelsError(
-            f"{path}:{number}: is not YAML: it has the character {chr(e.character)!r}"
-        ) from e
-
-
-def _from_list(items: Iterable[tuple[str, object]]) -> Iterator[_Entry]:
-    """Entries of a list: each a label, or a mapping that holds one."""
-    for where, item in items:
-        if isinstance(item, Label):
-            yield _Entry(where, item.name, item.prompts, item.synonyms, item.parents)
-        elif isinstance(item, Mapping):
-            fields = _fields(where, item)
-            if "label" not in fields:
-                raise LabelsError(
-                    f"{where}: an entry of a list needs the key `label`; "
-                    "for `label: prompt` pairs use a mapping instead of a list"
-                )
-            yield _Entry(where, **fields)
-        else:
-            yield _Entry(where, item)
-
-
-def _from_mapping(items: Iterable[tuple[str, object, object]]) -> Iterator[_Entry]:
-    """Entries of a mapping from label to nothing, prompts, or prompts and synonyms."""
-    numbers = True
-    entry = None
-    for where, label, item in items:
-        if isinstance(item, Mapping):
-            fields = _fields(where, item)
-            if "label" in fields:
-                raise LabelsError(f"{where}: `label` is given by the key already; leave one out")
-            entry = _Entry(where, label, **fields)
-        else:
-            entry = _Entry(where, label, item)
-        numbers = numbers and str(label).strip().isdecimal() and isinstance(item, str)
-        yield entry
-    if entry and numbers:
-        log.warning(
-            "%s: the labels are numbers and the names beside them are taken for prompts; "
-            "write a plain list of the names to have them as labels",
-            entry.where,
-        )
-
-
-def _fields(where: str, item: Mapping[Any, Any]) -> dict[str, Any]:
-    fields = {}
-    for key, value in item.items():
-        name = FIELDS.get(str(key).strip().lower())
-        if name is None or name in fields:
-            what = "is there twice" if name else "is not known"
-            raise LabelsError(f"{where}: the key {key!r} {what}; use label, prompts, synonyms")
-        fields[name] = value
-    return fields
+    return _build(name, entries, levels_comment(path, text))
 
 
 def written(name: str) -> str:
@@ -460,7 +225,7 @@ def distinct_names(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _build(source: str, entries: Iterable[_Entry], levels: str = "") -> LabelSet:
+def _build(source: str, entries: Iterable[Entry], levels: str = "") -> LabelSet:
     """Cleans and merges the entries; the rules are in the module's docstring."""
     found: dict[tuple[str, ...], tuple[dict[str, None], dict[str, None]]] = {}
     folded: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -511,7 +276,7 @@ def _build(source: str, entries: Iterable[_Entry], levels: str = "") -> LabelSet
     )
 
 
-def _path(entry: _Entry) -> tuple[str, ...]:
+def _path(entry: Entry) -> tuple[str, ...]:
     """The names from the root to the label."""
     if entry.parents is not None:
         return tuple(_texts(entry.where, "label", (*entry.parents, entry.label)))
