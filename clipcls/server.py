@@ -11,10 +11,9 @@ import json
 import logging
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -25,7 +24,7 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -34,6 +33,17 @@ from clipcls.errors import ImageError, LabelsError, PromptsError
 from clipcls.predictions import Prediction, error_record
 from clipcls.ready import numbered
 from clipcls.remote import Fetcher
+from clipcls.schemas import (
+    PROBLEMS,
+    Answer,
+    Health,
+    LabelsAnswer,
+    Options,
+    UrlOptions,
+    openapi_document,
+    problem_responses,
+    request_body,
+)
 from clipcls.service import BusyError, Figures, Image, Limits, Question, Service, Ticket
 from clipcls.uploads import BodyError, Part, read_body, read_form
 
@@ -46,7 +56,6 @@ _PATHS = ("/classify", "/labels", "/healthz", "/metrics", "/openapi.json", *PAGE
 
 # Of a JSON body, and of a form's fields but for its images: they are parsed at one go.
 _TEXT_BYTES = 1 << 20
-_MOST_TOP = 100
 _FEW_FIELDS = 16
 
 _CLIENT_GONE = 499  # as nginx counts it; nobody is there to see it
@@ -58,148 +67,6 @@ class RefusedError(Exception):
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
         self.status, self.detail, self.headers = status, detail, dict(headers or {})
-
-
-# -- what goes in and out, for pydantic and for /openapi.json -----------------------------------
-
-
-class LabelEntry(BaseModel):
-    """A label with texts of its own."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    label: str
-    prompts: str | list[str] | None = None
-    synonyms: str | list[str] | None = None
-
-
-class Options(BaseModel):
-    """What is asked of the images."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    labels: list[str | LabelEntry] | None = Field(
-        None,
-        min_length=1,
-        description="Labels in place of the server's; `animal > dog` is a level.",
-    )
-    prompts: str | list[str] | None = Field(
-        None, description="The name of a ready template set, or templates with {} for the label."
-    )
-    none: bool | None = Field(None, description="One more answer, `none of these`.")
-    top: int = Field(1, ge=1, le=_MOST_TOP, description="Labels an image.")
-    min_score: float = Field(
-        0.0, ge=0, le=1, allow_inf_nan=False, description="Below it the answer is `unknown`."
-    )
-    min_margin: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
-        description="So it is where the score is less than this above the second.",
-    )
-
-    def question(self) -> Question:
-        """As the service takes it."""
-        labels: list[Any] | None = self.labels and [
-            item if isinstance(item, str) else item.model_dump(exclude_none=True)
-            for item in self.labels
-        ]
-        prompts = tuple(self.prompts) if isinstance(self.prompts, list) else self.prompts
-        return Question(labels, prompts, self.none, self.top, self.min_score, self.min_margin)
-
-
-class UrlOptions(Options):
-    """Images by their URLs."""
-
-    urls: list[str] = Field(min_length=1, description="http or https, of hosts that are allowed.")
-
-
-class CandidateRecord(BaseModel):
-    """One label as an answer."""
-
-    label: str
-    score: float
-    similarity: float
-
-
-class PredictionRecord(BaseModel):
-    """The answer for one image, as in the jsonl of `clipcls classify`."""
-
-    model_config = ConfigDict(extra="allow")
-
-    path: str = Field(description="The image's file name as it came, or its URL.")
-    label: str
-    score: float
-    top: list[CandidateRecord]
-    model: str
-    weights: str
-    precision: str
-    prompts: str
-
-
-class ErrorRecord(BaseModel):
-    """An image that could not be read."""
-
-    path: str
-    error: str
-
-
-class Answer(BaseModel):
-    """A record for each image, in order."""
-
-    results: list[PredictionRecord | ErrorRecord]
-    warnings: list[str] = Field(description="What is doubtful about the labels.")
-
-
-class LabelsAnswer(BaseModel):
-    """What the server answers with where a request brings no labels."""
-
-    labels: list[str]
-    model: str
-    weights: str
-    precision: str
-    prompts: str
-    urls: bool = Field(description="Whether images may be given by URL.")
-    limits: dict[str, float]
-
-
-class Health(BaseModel):
-    """The server answers."""
-
-    status: Literal["ok"]
-
-
-class Problem(BaseModel):
-    """An error (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-
-
-_PROBLEMS = {
-    400: "The body is not what it says it is.",
-    401: "The bearer token is missing or wrong.",
-    403: "A request of another web site, or URLs where they are not allowed.",
-    408: "The body took too long to come.",
-    413: "More bytes, images or fields than a request may hold.",
-    415: "Neither a multipart form nor JSON.",
-    421: "The Host header names another server.",
-    422: "A field, label or template cannot be used.",
-    500: "An error that was not foreseen.",
-    503: "Too much is waiting; `Retry-After` says when to try again.",
-    504: "The answer took too long.",
-}
-
-
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    schema = {"$ref": "#/components/schemas/Problem"}
-    return {
-        status: {"description": _PROBLEMS[status], "content": {web.PROBLEM: {"schema": schema}}}
-        for status in statuses
-    }
 
 
 # -- figures --------------------------------------------------------------------------------------
@@ -345,8 +212,8 @@ def make_app(
     @app.post(
         "/classify",
         response_model=Answer,
-        responses=_problems(*_PROBLEMS),
-        openapi_extra={"requestBody": _request_body(limits, bool(fetcher))},
+        responses=problem_responses(*PROBLEMS),
+        openapi_extra={"requestBody": request_body(limits, bool(fetcher))},
         summary="Classify images",
     )
     async def classify(request: Request) -> Response:
@@ -378,7 +245,7 @@ def make_app(
     @app.get(
         "/labels",
         response_model=LabelsAnswer,
-        responses=_problems(401, 403, 421),
+        responses=problem_responses(401, 403, 421),
         summary="The server's labels and limits",
     )
     async def labels() -> Response:
@@ -394,7 +261,10 @@ def make_app(
         )
 
     @app.get(
-        "/healthz", response_model=Health, responses=_problems(403, 421), summary="Is it there?"
+        "/healthz",
+        response_model=Health,
+        responses=problem_responses(403, 421),
+        summary="Is it there?",
     )
     async def healthz() -> Response:
         return JSONResponse({"status": "ok"})
@@ -407,14 +277,14 @@ def make_app(
                 "description": "For Prometheus.",
                 "content": {"text/plain": {"schema": {"type": "string"}}},
             },
-            **_problems(401, 403, 421),
+            **problem_responses(401, 403, 421),
         },
         summary="Figures for Prometheus",
     )
     async def metrics() -> Response:
         return Response(generate_latest(counts.registry), media_type=CONTENT_TYPE_LATEST)
 
-    schema = _openapi(app, bool(token))
+    schema = openapi_document(app, bool(token))
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
@@ -541,54 +411,3 @@ async def _unless_late_or_alone(
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _request_body(limits: Limits, has_urls: bool) -> dict[str, Any]:
-    """The OpenAPI of both bodies that `/classify` takes."""
-    form = Options.model_json_schema(ref_template="#/components/schemas/{model}")
-    form.pop("$defs", None)
-    fields = form["properties"]
-    line = {"type": "string", "maxLength": limits.length}
-    fields["labels"] = {
-        "type": "array",
-        "items": line,
-        "minItems": 1,
-        "maxItems": limits.labels,
-        "description": "Labels in place of the server's, one a line; the field may be repeated.",
-    }
-    fields["prompts"] = {
-        "type": "array",
-        "items": line,
-        "description": "The name of a ready template set, or templates with {}, a line each.",
-    }
-    fields["none"] = {"type": "boolean"}
-    fields["images"] = {
-        "type": "array",
-        "items": {"type": "string", "format": "binary"},
-        "minItems": 1,
-        "maxItems": limits.images,
-    }
-    form |= {"title": "Form", "required": ["images"]}
-    content = {"multipart/form-data": {"schema": form}}
-    if has_urls:
-        body = UrlOptions.model_json_schema(ref_template="#/components/schemas/{model}")
-        body.pop("$defs", None)
-        body["properties"]["urls"]["maxItems"] = limits.images
-        content["application/json"] = {"schema": body}
-    return {"required": True, "content": content}
-
-
-def _openapi(app: FastAPI, has_token: bool) -> dict[str, Any]:
-    schema = get_openapi(
-        title=app.title, version=app.version, description=app.description, routes=app.routes
-    )
-    components = schema.setdefault("components", {})
-    for model in (Problem, LabelEntry):
-        components.setdefault("schemas", {})[model.__name__] = model.model_json_schema()
-    if has_token:
-        components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
-        for path, operations in schema["paths"].items():
-            for operation in operations.values():
-                if path != "/healthz":
-                    operation["security"] = [{"bearer": []}]
-    return schema
