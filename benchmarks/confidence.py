@@ -13,7 +13,7 @@ import argparse
 import numpy as np
 
 from clipcls import ZeroShotClassifier
-from clipcls.calibration import calibrate_vectors
+from clipcls.calibration_fit import calibrate_vectors
 from clipcls.conformal import rank_scores, set_sizes
 from clipcls.errors import CalibrationError
 from clipcls.evaluation import embed_known, outcomes_of, right_columns

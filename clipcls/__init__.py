@@ -38,7 +38,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from clipcls.calibration import Calibration, calibrate
+    from clipcls.calibration import Calibration
+    from clipcls.calibration_fit import calibrate
     from clipcls.classifier import ZeroShotClassifier
     from clipcls.comparison import compare, compare_multilabel
     from clipcls.errors import ClipclsError, ImageError
@@ -67,7 +68,7 @@ _HOMES = {
     "MultiLabelPrediction": "predictions",
     "Prediction": "predictions",
     "ZeroShotClassifier": "classifier",
-    "calibrate": "calibration",
+    "calibrate": "calibration_fit",
     "calibrate_multilabel": "multicalibration",
     "compare": "comparison",
     "compare_multilabel": "comparison",

@@ -13,7 +13,8 @@ from scipy.special import log_softmax, softmax
 from test_conformal import simulated
 
 from clipcls import Calibration, ZeroShotClassifier, calibrate
-from clipcls.calibration import _cuts, fit_temperatures, read_calibration
+from clipcls.calibration import read_calibration
+from clipcls.calibration_fit import _cuts, fit_temperatures
 from clipcls.errors import CalibrationError, InputError, LabelsError
 
 Paint = Callable[..., str]

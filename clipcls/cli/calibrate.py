@@ -70,7 +70,7 @@ def command(
     if multi:
         refuse_with_multi(none=none, rank=rank)
     refuse_over(output, data, label_source, prompts, classifier)
-    from clipcls.calibration import calibrate
+    from clipcls.calibration_fit import calibrate
     from clipcls.labelled import read_labelled
     from clipcls.multicalibration import calibrate_multilabel
     from clipcls.multilabel import MultiLabelClassifier
