@@ -1,18 +1,11 @@
-"""`FewShotClassifier`: labels in words and some labelled images in, a classifier to keep out.
-
-Its file is safetensors: `coef` float32 (n_classes, dim), `intercept` float64 (n_classes,),
-`learnt_from` uint8 (n_images, 8), the first bytes of each image file's SHA-256; and, as JSON in the
-metadata's field `clipcls`, what `Learnt` holds. Nothing in it is run when it is read.
-"""
+"""`FewShotClassifier`: labels in words and some labelled images in, a classifier to keep out."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +16,7 @@ from clipcls.classifier import ZeroShotClassifier
 from clipcls.embedder import embed_images
 from clipcls.encoder import Encoder, Engine, Precision
 from clipcls.errors import ClassifierError, ClipclsError, ImageError, InputError, LabelsError
+from clipcls.fewshot_file import HASH_BYTES, Learnt, classifier_bytes, read_classifier, versions
 from clipcls.index import FlatIndex
 from clipcls.labels import Label, LabelSet, LabelsLike, make_labels
 from clipcls.opening import open_encoder, open_store
@@ -38,63 +32,11 @@ if TYPE_CHECKING:
     from clipcls.labelled import LabelledData, SetAside
     from clipcls.suspects import Suspect
 
-__all__ = ["FewShotClassifier", "Learnt"]
+__all__ = ["FewShotClassifier"]
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = "clipcls classifier 1"
 _SHARES = ("words", "mean_words", "regression", "discriminant", "logistic")
-_HASH = 8  # bytes that are kept of an image file's SHA-256
-
-
-@dataclass(frozen=True, slots=True)
-class Learnt:
-    """What a classifier was learnt from, and how well.
-
-    Attributes:
-        model: the model's name.
-        weights: SHA-256 of its weights, hex; with others the classifier is refused.
-        precision: what it computed in; not compared, since vectors are the same but for rounding.
-        prompts: the template set's name.
-        templates: the templates.
-        paths: each label's names from the root of the labels' tree; () where they have no levels.
-        levels: the names of the tree's levels, or ().
-        labels: each label, how many images it was learnt from, and whether from its words too.
-        augment: views of each image beside it.
-        method: the method, and the numbers it chose.
-        cross_validation: images, accuracy, negative log-likelihood and the accuracy of the words
-            alone, on images held out in turn, answered among the labels with images; empty where
-            no label has two images.
-        versions: of what made it.
-    """
-
-    model: str
-    weights: str
-    precision: str
-    prompts: str
-    templates: tuple[str, ...]
-    labels: tuple[tuple[str, int, bool], ...]
-    augment: int
-    method: dict[str, Any]
-    cross_validation: dict[str, float]
-    versions: dict[str, str]
-    paths: tuple[tuple[str, ...], ...] = ()
-    levels: tuple[str, ...] = ()
-
-    def summary(self) -> str:
-        """One line: from how much it was learnt, and how good it is likely to be."""
-        images = sum(count for _, count, _ in self.labels)
-        line = f"learnt {len(self.labels):,} labels from {images:,} images"
-        figures = self.cross_validation
-        if not figures:
-            return f"{line}; with one image a label nothing can be held out to measure it"
-        line += f"; accuracy on images held out in turn {figures['accuracy']:.1%}"
-        if "accuracy_of_words" in figures:
-            line += f", of the words alone {figures['accuracy_of_words']:.1%}"
-        learnt = sum(count > 0 for _, count, _ in self.labels)
-        if learnt < len(self.labels):
-            line += f", among the {learnt:,} labels with images"
-        return line
 
 
 class FewShotClassifier(ZeroShotClassifier):
@@ -296,15 +238,15 @@ class FewShotClassifier(ZeroShotClassifier):
                 "shares": dict(zip(_SHARES, self.probe_.shares_.tolist(), strict=True)),
             },
             cross_validation=_cross_validation(self.probe_),
-            versions=_versions(),
+            versions=versions(),
             paths=zero_shot.hierarchy_.levels[-1].paths if zero_shot.hierarchy_ else (),
             levels=zero_shot.hierarchy_.level_names if zero_shot.hierarchy_ else (),
         )
-        kept = [digest[:_HASH] for digest in hashes if digest]
+        kept = [digest[:HASH_BYTES] for digest in hashes if digest]
         self._use(
             self.probe_.coef_.astype(np.float32),
             self.probe_.intercept_,
-            np.frombuffer(b"".join(kept), np.uint8).reshape(len(kept), _HASH),
+            np.frombuffer(b"".join(kept), np.uint8).reshape(len(kept), HASH_BYTES),
         )
         return self
 
@@ -405,7 +347,7 @@ class FewShotClassifier(ZeroShotClassifier):
             ModelError, StoreError, CalibrationError: a setting cannot be used.
         """
         name = os.fspath(path)
-        learnt, tensors = _read(name)
+        learnt, tensors = read_classifier(name)
         self = cls(
             [label for label, _, _ in learnt.labels],
             learnt.model if model is None else model,
@@ -474,16 +416,7 @@ class FewShotClassifier(ZeroShotClassifier):
         return hierarchy, None if self.rank is None else hierarchy.level(self.rank)
 
     def _bytes(self) -> bytes:
-        from safetensors.numpy import save
-
-        return save(
-            {
-                "coef": np.ascontiguousarray(self.weights_),
-                "intercept": np.ascontiguousarray(self.intercept_),
-                "learnt_from": np.ascontiguousarray(self._learnt_from),
-            },
-            {"clipcls": json.dumps({"format": _FORMAT, **asdict(self.learnt_)})},
-        )
+        return classifier_bytes(self.learnt_, self.weights_, self.intercept_, self._learnt_from)
 
     @property
     def identity_(self) -> Identity:
@@ -508,7 +441,7 @@ class FewShotClassifier(ZeroShotClassifier):
     def learnt_from(self, paths: Iterable[str]) -> int:
         """How many of these image files it was learnt from, by their content."""
         known = set(map(bytes, self._learnt_from))
-        return sum(self._hash(path)[:_HASH] in known for path in paths)
+        return sum(self._hash(path)[:HASH_BYTES] in known for path in paths)
 
     # -- answering: logits are linear in the image, with an intercept -------------------------
 
@@ -579,67 +512,3 @@ def _cross_validation(probe: Any) -> dict[str, float]:
     if np.isfinite(probe.cv_text_accuracy_):
         figures["accuracy_of_words"] = round(probe.cv_text_accuracy_, 6)
     return figures
-
-
-def _read(name: str) -> tuple[Learnt, dict[str, NDArray[Any]]]:
-    """What a classifier's file holds."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        data = Path(name).read_bytes()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ClassifierError(f"{name}: cannot be read: {reason}") from error
-    try:
-        tensors = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        record = json.loads(header["__metadata__"]["clipcls"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        cut = "is cut off or damaged, or " if name.endswith(".safetensors") else ""
-        raise ClassifierError(f"{name}: {cut}is no classifier; make it by `clipcls fit`") from error
-    if not isinstance(record, dict) or record.get("format") != _FORMAT:
-        raise ClassifierError(
-            f"{name}: is no classifier of this version of clipcls; make it by `clipcls fit`"
-        )
-    try:
-        learnt = Learnt(
-            model=str(record["model"]),
-            weights=str(record["weights"]),
-            precision=str(record["precision"]),
-            prompts=str(record["prompts"]),
-            templates=tuple(str(text) for text in record["templates"]),
-            labels=tuple((str(n), int(count), bool(w)) for n, count, w in record["labels"]),
-            augment=int(record["augment"]),
-            method=dict(record["method"]),
-            cross_validation=dict(record["cross_validation"]),
-            versions=dict(record["versions"]),
-            paths=tuple(tuple(map(str, path)) for path in record.get("paths", ())),
-            levels=tuple(map(str, record.get("levels", ()))),
-        )
-        coef, intercept, seen = (tensors[key] for key in ("coef", "intercept", "learnt_from"))
-        if (
-            not (coef.dtype == np.float32 and coef.ndim == 2 and np.isfinite(coef).all())
-            or not (intercept.dtype == np.float64 and np.isfinite(intercept).all())
-            or not len(learnt.labels) == len(coef) == intercept.size >= 2
-            or len(learnt.paths) not in (0, len(coef))
-            or not all(learnt.paths)
-            or not (seen.dtype == np.uint8 and seen.ndim == 2 and seen.shape[1] == _HASH)
-        ):
-            raise ValueError
-    except (KeyError, TypeError, ValueError) as error:
-        raise ClassifierError(f"{name}: is a damaged classifier; fit anew") from error
-    return learnt, tensors
-
-
-def _versions() -> dict[str, str]:
-    import importlib.metadata
-
-    from clipcls import __version__
-
-    names = ("open_clip_torch", "scikit-learn")
-    return {
-        "clipcls": __version__,
-        "numpy": np.__version__,
-        **{name: importlib.metadata.version(name) for name in names},
-    }

@@ -1,0 +1,175 @@
+"""What a learnt classifier is on the disk: its coefficients, and what they were learnt from.
+
+The file is safetensors: `coef` float32 (n_classes, dim), `intercept` float64 (n_classes,),
+`learnt_from` uint8 (n_images, 8), the first bytes of each image file's SHA-256; and, as JSON in the
+metadata's field `clipcls`, what `Learnt` holds. Nothing in it is run when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcls.errors import ClassifierError
+
+__all__ = ["HASH_BYTES", "Learnt", "classifier_bytes", "read_classifier", "versions"]
+
+HASH_BYTES = 8  # that are kept of an image file's SHA-256
+
+_FORMAT = "clipcls classifier 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What a classifier was learnt from, and how well.
+
+    Attributes:
+        model: the model's name.
+        weights: SHA-256 of its weights, hex; with others the classifier is refused.
+        precision: what it computed in; not compared, since vectors are the same but for rounding.
+        prompts: the template set's name.
+        templates: the templates.
+        paths: each label's names from the root of the labels' tree; () where they have no levels.
+        levels: the names of the tree's levels, or ().
+        labels: each label, how many images it was learnt from, and whether from its words too.
+        augment: views of each image beside it.
+        method: the method, and the numbers it chose.
+        cross_validation: images, accuracy, negative log-likelihood and the accuracy of the words
+            alone, on images held out in turn, answered among the labels with images; empty where
+            no label has two images.
+        versions: of what made it.
+    """
+
+    model: str
+    weights: str
+    precision: str
+    prompts: str
+    templates: tuple[str, ...]
+    labels: tuple[tuple[str, int, bool], ...]
+    augment: int
+    method: dict[str, Any]
+    cross_validation: dict[str, float]
+    versions: dict[str, str]
+    paths: tuple[tuple[str, ...], ...] = ()
+    levels: tuple[str, ...] = ()
+
+    def summary(self) -> str:
+        """One line: from how much it was learnt, and how good it is likely to be."""
+        images = sum(count for _, count, _ in self.labels)
+        line = f"learnt {len(self.labels):,} labels from {images:,} images"
+        figures = self.cross_validation
+        if not figures:
+            return f"{line}; with one image a label nothing can be held out to measure it"
+        line += f"; accuracy on images held out in turn {figures['accuracy']:.1%}"
+        if "accuracy_of_words" in figures:
+            line += f", of the words alone {figures['accuracy_of_words']:.1%}"
+        learnt = sum(count > 0 for _, count, _ in self.labels)
+        if learnt < len(self.labels):
+            line += f", among the {learnt:,} labels with images"
+        return line
+
+
+def classifier_bytes(
+    learnt: Learnt,
+    coef: NDArray[np.float32],
+    intercept: NDArray[np.float64],
+    learnt_from: NDArray[np.uint8],
+) -> bytes:
+    """What a classifier's file is to hold, as bytes; `read_classifier` reads it.
+
+    Args:
+        learnt: what it was learnt from.
+        coef: coefficients of the logits, float32 (n_classes, dim).
+        intercept: float64 (n_classes,).
+        learnt_from: the first bytes of each image file's SHA-256, uint8 (n_images, 8).
+    """
+    from safetensors.numpy import save
+
+    return save(
+        {
+            "coef": np.ascontiguousarray(coef),
+            "intercept": np.ascontiguousarray(intercept),
+            "learnt_from": np.ascontiguousarray(learnt_from),
+        },
+        {"clipcls": json.dumps({"format": _FORMAT, **asdict(learnt)})},
+    )
+
+
+def read_classifier(path: str | os.PathLike[str]) -> tuple[Learnt, dict[str, NDArray[Any]]]:
+    """What a classifier's file holds.
+
+    Returns:
+        the `Learnt`, and `coef` float32 (n_classes, dim), `intercept` float64 (n_classes,) and
+        `learnt_from` uint8 (n_images, 8).
+
+    Raises:
+        ClassifierError: it cannot be read, is no classifier, or is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    name = os.fspath(path)
+    try:
+        data = Path(name).read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ClassifierError(f"{name}: cannot be read: {reason}") from error
+    try:
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        record = json.loads(header["__metadata__"]["clipcls"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        cut = "is cut off or damaged, or " if name.endswith(".safetensors") else ""
+        raise ClassifierError(f"{name}: {cut}is no classifier; make it by `clipcls fit`") from error
+    if not isinstance(record, dict) or record.get("format") != _FORMAT:
+        raise ClassifierError(
+            f"{name}: is no classifier of this version of clipcls; make it by `clipcls fit`"
+        )
+    try:
+        learnt = Learnt(
+            model=str(record["model"]),
+            weights=str(record["weights"]),
+            precision=str(record["precision"]),
+            prompts=str(record["prompts"]),
+            templates=tuple(str(text) for text in record["templates"]),
+            labels=tuple((str(n), int(count), bool(w)) for n, count, w in record["labels"]),
+            augment=int(record["augment"]),
+            method=dict(record["method"]),
+            cross_validation=dict(record["cross_validation"]),
+            versions=dict(record["versions"]),
+            paths=tuple(tuple(map(str, path)) for path in record.get("paths", ())),
+            levels=tuple(map(str, record.get("levels", ()))),
+        )
+        coef, intercept, seen = (tensors[key] for key in ("coef", "intercept", "learnt_from"))
+        if (
+            not (coef.dtype == np.float32 and coef.ndim == 2 and np.isfinite(coef).all())
+            or not (intercept.dtype == np.float64 and np.isfinite(intercept).all())
+            or not len(learnt.labels) == len(coef) == intercept.size >= 2
+            or len(learnt.paths) not in (0, len(coef))
+            or not all(learnt.paths)
+            or not (seen.dtype == np.uint8 and seen.ndim == 2 and seen.shape[1] == HASH_BYTES)
+        ):
+            raise ValueError
+    except (KeyError, TypeError, ValueError) as error:
+        raise ClassifierError(f"{name}: is a damaged classifier; fit anew") from error
+    return learnt, tensors
+
+
+def versions() -> dict[str, str]:
+    """Of what makes a classifier."""
+    import importlib.metadata
+
+    from clipcls import __version__
+
+    names = ("open_clip_torch", "scikit-learn")
+    return {
+        "clipcls": __version__,
+        "numpy": np.__version__,
+        **{name: importlib.metadata.version(name) for name in names},
+    }
