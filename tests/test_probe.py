@@ -15,7 +15,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from clipcls import LinearProbe
-from clipcls.probe import _best_shares, held_out_folds
+from clipcls.stacking import best_shares, held_out_folds
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -146,6 +146,7 @@ def many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clipcls.logistic.MANY_LOGITS", 1200)
     monkeypatch.setattr("clipcls.logistic._BATCH", 16)
     monkeypatch.setattr("clipcls.probe.MANY_LOGITS", 1200)
+    monkeypatch.setattr("clipcls.stacking.MANY_LOGITS", 1200)
     monkeypatch.setattr("clipcls.probe._LOGITS_ASKED", 1200)
 
 
@@ -275,7 +276,7 @@ def test_shares_are_scipys_optimum() -> None:
         return float(-scores[np.arange(60), truth].sum() + 0.5 * away @ away)
 
     expected = minimize(loss, usual, tol=1e-12).x
-    np.testing.assert_allclose(_best_shares(parts, truth, usual, spread), expected, atol=1e-3)
+    np.testing.assert_allclose(best_shares(parts, truth, usual, spread), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("shots", [1, 2, 4, 8])
