@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,15 @@ from torch.nn.functional import kl_div, normalize
 
 from teacher import DIM, Teacher
 from tower import CONFIG, NARROW, Tower
-from words import TOKENIZER, lines, phrases
+from words import TOKENIZER, acts, lines, phrases
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NAMES = 64  # in a list
 SCALE, SHARP = 30.0, 80.0
 SHIFT = 5.0  # about the logit from which a class has a share of the posterior
 LONGEST = 14  # tokens of a name
-HELD_OUT = {"looks": 300, "phrases": 500}  # names
+ACTS = 9000  # phrases of who does what
+HELD_OUT = {"looks": 300, "phrases": 500, "deeds": 400}  # names
 HELD_OUT_PHOTOS = 800
 
 
@@ -64,6 +65,8 @@ class Stage:
         seed: of all that is random.
         wide: whether the text tower is the wider one of widen.py.
         centred: whether each photo's similarities to a list also count by their own spread.
+        surfaces: of a batch besides: close-ups, and photos of which the backbone sees less.
+        hard: further lists, by group of names, drawn by how badly the tower says them.
     """
 
     steps: int
@@ -76,6 +79,8 @@ class Stage:
     seed: int
     wide: bool = False
     centred: bool = False
+    surfaces: tuple[int, int] = (0, 0)
+    hard: dict[str, int] = field(default_factory=dict)
 
 
 EVERY = {
@@ -109,6 +114,19 @@ BOTH = {
     "visible": 1,
     "phrases": 1,
 }
+FEW_OF_ALL = {"likely": 1, "things": 1, "kinds": 0, "looks": 1, "plurals": 1, "visible": 1}
+WORST = {"looks": 3, "things": 2, "kinds": 1, "likely": 1}
+DONE = {
+    "likely": 1,
+    "things": 2,
+    "kinds": 1,
+    "looks": 1,
+    "plurals": 1,
+    "phrases": 1,
+    "deeds": 3,
+    "having": 1,
+    "acts": 1,
+}
 COMMON = {"things": 7000, "looks": 7000}
 SEEN = {"nouns": 15_000, "visible": 30_000}
 STAGES = {
@@ -128,6 +146,45 @@ STAGES = {
         30_000,
         {"visible": 30_000},
         32,
+        wide=True,
+        centred=True,
+    ),
+    "hard": Stage(
+        354,
+        (5e-4, 7e-5, 0),
+        1.0,
+        FEW_OF_ALL,
+        (160, 96, 0),
+        0,
+        {"visible": 30_000},
+        45,
+        wide=True,
+        centred=True,
+        hard=WORST,
+    ),
+    "harder": Stage(
+        250,
+        (4e-4, 5e-5, 0),
+        1.0,
+        FEW_OF_ALL,
+        (160, 96, 0),
+        0,
+        {"visible": 30_000},
+        45,
+        wide=True,
+        centred=True,
+        hard=WORST,
+    ),
+    # Begun, not finished: see README.md.
+    "deeds": Stage(
+        5_000,
+        (3e-4, 1e-4, 0),
+        1.0,
+        DONE,
+        (160, 96, 0),
+        30_000,
+        {"visible": 30_000},
+        46,
         wide=True,
         centred=True,
     ),
@@ -164,8 +221,11 @@ class Texts:
             weights = groups[group]
             names = sorted(dice.permutation(sorted(weights)).tolist(), key=lambda n: -weights[n])
             groups = groups | {group: {name: weights[name] for name in names[:most]}}
-        made = dict.fromkeys(phrases(groups, stage.made), 1.0)
-        groups = {group: made if group == "phrases" else groups[group] for group in stage.lists}
+        if "phrases" in stage.lists:
+            groups = groups | {"phrases": dict.fromkeys(phrases(groups, stage.made), 1.0)}
+        if "acts" in stage.lists:
+            groups["acts"] = dict.fromkeys(acts(groups, ACTS), 1.0)
+        groups = {group: groups[group] for group in stage.lists}
         words: dict[str, list[int]] = {}
         names, pieces = [], []
         for name in sorted({name for group in groups.values() for name in group}):
@@ -183,8 +243,9 @@ class Texts:
         )
         self.held: dict[str, np.ndarray] = {}
         for group, count in HELD_OUT.items():
-            known = [numbers[name] for name in groups[group] if name in numbers]
-            self.held[group] = dice.choice(known, count, replace=False)
+            if group in groups:
+                known = [numbers[name] for name in groups[group] if name in numbers]
+                self.held[group] = dice.choice(known, count, replace=False)
         gone = set(np.concatenate(list(self.held.values())).tolist())
         self.pools: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for group, weights in groups.items():
@@ -210,6 +271,30 @@ class Texts:
             numbers.append(pool[np.searchsorted(chances, dice.random(count * NAMES))])
         templates = dice.integers(len(self.sizes), size=sum(self.lists.values()))
         return np.concatenate(numbers), templates.repeat(NAMES)
+
+    @torch.no_grad()
+    def add_hard(self, tower: Tower, hard: dict[str, int]) -> None:
+        """Further lists of a batch: of names that are far from the teacher's before this stage.
+
+        A name's chance is in proportion to its weight's square root and to the square of one minus
+        the cosine of its vector, as "{}", to the teacher's.
+        """
+        for group, count in hard.items():
+            pool, chances = self.pools[group]
+            parts = np.array_split(pool, max(1, len(pool) // 2048))
+            given = torch.cat([tower(*self.tokens(part, np.zeros_like(part))) for part in parts])
+            cosines = (given * self.vectors[on_device(pool)].float()).sum(1).cpu().numpy()
+            weights = np.diff(chances, prepend=0) ** 0.5 * (1 - cosines).clip(0.01) ** 2
+            chances = np.cumsum(weights)
+            self.pools[f"hard {group}"] = pool, chances / chances[-1]
+            self.lists = self.lists | {f"hard {group}": count}
+
+    def through(self, tower: Tower, numbers: np.ndarray, templates: np.ndarray) -> Tensor:
+        """Lists of names, each in one template -> the tower's unit vectors (n, 896)."""
+        tokens, last = self.tokens(numbers, templates)
+        if DEVICE == "cuda":
+            return tower(tokens, last)
+        return tower.lists(tokens, last, self.sizes[templates[::NAMES], 0].tolist())
 
     def tokens(self, numbers: np.ndarray, templates: np.ndarray) -> tuple[Tensor, Tensor]:
         """Names in templates -> tokens (n, longest), and each text's last place (n,)."""
@@ -247,7 +332,8 @@ class Photos:
     """Backbone features of photos, and the teacher's vectors of what they show."""
 
     def __init__(self, stored: dict[str, Any], stage: Stage, teacher: Teacher) -> None:
-        self.teacher, self.smooth, self.sizes = teacher, stage.smooth, stage.photos
+        self.teacher, self.smooth = teacher, stage.smooth
+        self.sizes, self.besides = stage.photos, stage.surfaces
         # Views of one photo stay together, so that a held-out photo was seen in no view.
         paths, kinds = np.array(stored["paths"]), np.array(stored["kinds"])
         features = stored["features"].to(DEVICE).float()
@@ -261,8 +347,10 @@ class Photos:
 
         self.held = some(apart & (kinds == "photo"))[0]
         self.held_styles = some(apart & (kinds == "style"))
-        self.plain = some(~apart & (kinds != "style"))[0]
+        self.held_surfaces = some(apart & (kinds == "surface"))[0]
+        self.plain = some(~apart & np.isin(kinds, ["photo", "crop"]))[0]
         self.styles = some(~apart & (kinds == "style"))
+        self.surfaces = some(~apart & (kinds == "surface"))[0]
         self.moves = teacher.weight / teacher.weight.square().sum(1, keepdim=True)  # +1 in a logit
 
     def raised(self, features: Tensor) -> Tensor:
@@ -274,15 +362,26 @@ class Photos:
             features = features + by * self.moves[some]
         return features.clamp(min=0)  # as the backbone's last activation leaves them
 
+    @staticmethod
+    def some(features: Tensor, count: int) -> Tensor:
+        """Features of photos, half of them mixed in pairs.
+
+        The teacher answers for any point between photos.
+        """
+        features, size = features[torch.randint(len(features), (count,), device=DEVICE)], (count, 1)
+        share = torch.rand(size, device=DEVICE) * (torch.rand(size, device=DEVICE) < 0.5)
+        return (1 - share) * features + share * features.roll(1, 0)
+
     def draw(self) -> tuple[Tensor, Tensor]:
         """Features, and the teacher's vectors for them."""
         plain, raised, styles = self.sizes
-        some = torch.randint(len(self.plain), (plain + raised,), device=DEVICE)
-        photos, size = self.plain[some], (plain + raised, 1)
-        # Half are mixed in pairs: the teacher answers for any point between photos.
-        share = torch.rand(size, device=DEVICE) * (torch.rand(size, device=DEVICE) < 0.5)
-        photos = (1 - share) * photos + share * photos.roll(1, 0)
+        photos = self.some(self.plain, plain + raised)
         photos = torch.cat([photos[:plain], self.raised(photos[plain:])])
+        if any(self.besides):
+            near, less = self.besides
+            faint = self.plain[torch.randint(len(self.plain), (less,), device=DEVICE)]
+            faint = faint * (0.3 + 0.7 * torch.rand((less, 1), device=DEVICE))
+            photos = torch.cat([photos, self.some(self.surfaces, near), faint])
         some = torch.randint(len(self.styles[0]), (styles,), device=DEVICE)
         pictures, shown = (features[some] for features in self.styles)
         given, asked = torch.cat([photos, pictures]), torch.cat([photos, shown])
@@ -391,6 +490,7 @@ def main(work: Path, name: str) -> None:
             tower.text.token_embedding.weight.copy_(first_tokens(teacher))
     else:
         load(work, tower, network)
+    texts.add_hard(tower, stage.hard)
     words = [tower.text.token_embedding.weight]
     rest = [p for name, p in tower.named_parameters() if "token_embedding" not in name]
     learned = [p for p in network.parameters() if p.requires_grad]
@@ -411,7 +511,7 @@ def main(work: Path, name: str) -> None:
         for group, rate in zip(optimizer.param_groups, stage.rates, strict=True):
             group["lr"] = rate * schedule(done)
         numbers, templates = texts.draw(dice)
-        given = tower(*texts.tokens(numbers, templates))
+        given = texts.through(tower, numbers, templates)
         names = texts.vectors[on_device(numbers)].float()
         with torch.no_grad():
             features, pictures = photos.draw()

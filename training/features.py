@@ -1,10 +1,11 @@
 """Runs the frozen backbone once over photos, some of them in several views.
 
-Usage: features.py OUT.pt FOLDER:COUNT:CROPS:STYLES... Of each folder at most COUNT photos are drawn
-with a fixed seed. Each gives its own features, those of CROPS random crops (one in six a close-up:
-a surface rather than a thing) and those of STYLES pictures of the whole, as somebody might have
-drawn, painted or shrunk it. Writes {"paths": [...], "kinds": [...] ("photo", "crop" or "style"),
-"features": float16 (n, 1280)}, in random order.
+Usage: features.py OUT.pt FOLDER:COUNT:CROPS:STYLES:SURFACES... Of each folder at most COUNT photos
+are drawn with a fixed seed. Each gives its own features, those of CROPS random crops (one in six a
+close-up), those of STYLES pictures of the whole, as somebody might have drawn, painted or shrunk
+it, and those of SURFACES close-ups: a surface rather than a thing. Writes {"paths": [...],
+"kinds": [...] ("photo", "crop", "style" or "surface"), "features": float16 (n, 1280)}, in random
+order.
 """
 
 from __future__ import annotations
@@ -67,15 +68,30 @@ def run(images: Iterable[Callable[[], Image.Image]], batch: int = 32) -> Iterato
             yield torch.from_numpy(compiled(pixels)[0].copy())
 
 
+def part(image: Image.Image, share: float, dice: random.Random, least: int = 1) -> Image.Image:
+    """A rectangle somewhere in a photo, of that share of its area, its sides at least so long."""
+    ratio = math.exp(dice.uniform(-0.3, 0.3))  # as in torchvision's RandomResizedCrop
+    sides = (
+        math.sqrt(share * image.width * image.height * ratio),
+        math.sqrt(share * image.width * image.height / ratio),
+    )
+    width, height = (
+        min(whole, max(least, round(side))) for whole, side in zip(image.size, sides, strict=True)
+    )
+    left, top = dice.randint(0, image.width - width), dice.randint(0, image.height - height)
+    return image.crop((left, top, left + width, top + height))
+
+
 def crop(image: Image.Image, dice: random.Random) -> Image.Image:
     """A part of a photo, perhaps mirrored."""
     share = dice.uniform(0.01, 0.1) if dice.random() < 1 / 6 else dice.uniform(0.2, 1)
-    ratio = math.exp(dice.uniform(-0.3, 0.3))  # as in torchvision's RandomResizedCrop
-    width = min(image.width, round(math.sqrt(share * image.width * image.height * ratio)))
-    height = min(image.height, round(math.sqrt(share * image.width * image.height / ratio)))
-    left, top = dice.randint(0, image.width - width), dice.randint(0, image.height - height)
-    image = image.crop((left, top, left + width, top + height))
+    image = part(image, share, dice)
     return ImageOps.mirror(image) if dice.random() < 0.5 else image
+
+
+def surface(image: Image.Image, dice: random.Random) -> Image.Image:
+    """What a photo's things are made of, rather than the things: fur, water, cloth, a wall."""
+    return part(image, math.exp(dice.uniform(math.log(0.008), math.log(0.12))), dice, least=24)
 
 
 def style(image: Image.Image, dice: random.Random) -> Image.Image:
@@ -111,24 +127,24 @@ def view(path: str, kind: str, number: int = 0) -> Image.Image:
     if kind == "photo":
         return image
     dice = random.Random(f"{Path(path).name} {kind} {number}")
-    return crop(image, dice) if kind == "crop" else style(image, dice)
+    return {"crop": crop, "style": style, "surface": surface}[kind](image, dice)
 
 
 def main(out: Path, sources: list[str]) -> None:
     """Writes the features."""
     todo: list[tuple[str, str, int]] = []
     for source in sources:
-        folder, *numbers = source.rsplit(":", 3)
-        count, crops, styles = map(int, numbers)
+        folder, *numbers = source.rsplit(":", 4)
+        count, *views = map(int, numbers)
         photos = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
         for photo in random.Random(0).sample(photos, min(count, len(photos))):
             todo.append((str(photo), "photo", 0))
-            todo += [(str(photo), "crop", number) for number in range(crops)]
-            todo += [(str(photo), "style", number) for number in range(styles)]
+            for kind, several in zip(("crop", "style", "surface"), views, strict=True):
+                todo += [(str(photo), kind, number) for number in range(several)]
     random.Random(0).shuffle(todo)
     parts, started = [], time.time()
-    for part in run(partial(view, *item) for item in todo):
-        parts.append(part.half())
+    for batch in run(partial(view, *item) for item in todo):
+        parts.append(batch.half())
         if len(parts) % 50 == 0:
             done = len(parts) * len(parts[0])
             print(f"{done:,} of {len(todo):,}, {done / (time.time() - started):.0f}/s", flush=True)

@@ -3,9 +3,10 @@
 Usage: words.py WORK. Reads WORK/teacher.pt; writes WORK/words.json: {group: {name: how often it is
 drawn}}.
 
-No group is built from the classes of a measured set: the names are WordNet's nouns and adjectives,
-the project's ready label sets but those of measured sets, common.txt (words that people type and
-WordNet files elsewhere), and phrases made of these words, which `phrases` makes when they are used.
+No group is built from the classes of a measured set: the names are WordNet's nouns, adjectives and
+verbs, the last in all their forms, the project's ready label sets but those of measured sets,
+common.txt (words that people type and WordNet files elsewhere), and phrases made of these words,
+which `phrases` and `acts` make when they are used.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import random
 import sys
 from pathlib import Path
 
+import forms
 from open_clip.tokenizer import SimpleTokenizer
 
 from teacher import PHYSICAL_ENTITY, WORDNET, Teacher, ancestors, read_wordnet
 
 HERE = Path(__file__).parent
 MEASURED = {"cifar10", "cifar100", "textures"}  # ready label sets kept out of training
+HAVING = 9000  # names of what has something
 TOKENIZER = SimpleTokenizer()
 
 
@@ -88,6 +91,35 @@ def phrases(groups: dict[str, dict[str, float]], count: int) -> list[str]:
     return sorted(found)
 
 
+def acts(groups: dict[str, dict[str, float]], count: int) -> list[str]:
+    """Labels of who does what: dog running, flying bird, girl holding a cup, a man sleeping.
+
+    Frequent words are taken more often.
+    """
+    dice = random.Random(5)
+    things = sorted(
+        (n for n in groups["things"] if " " not in n and n not in groups["proper"]), key=rank
+    )
+    deeds = groups["deeds"]
+    doing = sorted((deed for deed in deeds if deed.endswith("ing")), key=lambda d: -deeds[d])
+
+    def pick(words: list[str]) -> str:
+        return words[int(len(words) * dice.random() ** 3)]
+
+    found: set[str] = set()
+    while len(found) < count:
+        way, who, does, what = dice.random(), pick(things), pick(doing), pick(things)
+        if way < 0.35:
+            found.add(f"{who} {does}")
+        elif way < 0.65:
+            found.add(f"{does} {who}")
+        elif way < 0.85:
+            found.add(f"{who} {does} a {what}")
+        else:
+            found.add(f"a {who} {does}")
+    return sorted(found)
+
+
 def groups(classes: list[str]) -> dict[str, dict[str, float]]:
     """Group -> name -> weight."""
     lemmas, above = read_wordnet()
@@ -111,6 +143,14 @@ def groups(classes: list[str]) -> dict[str, dict[str, float]]:
 
     looks = {name for name in adjectives() if len(name) > 2}
     things = frequent(physical)
+    known, dice = forms.lemmas("noun"), random.Random(5)
+    short = [n for n in sorted(physical - proper) if n.isalpha() and 2 < len(n) < 12]
+    having = sorted(forms.ed(noun, known) for noun in dice.sample(short, HAVING))
+    deeds: dict[str, float] = {}
+    for verb, every in forms.verb_forms().items():
+        place = rank(verb)
+        for form in every:
+            deeds[form] = max(3000 / (3000 + place), 0.1) if place >= 0 else 0.1
     return {
         "likely": dict.fromkeys(sorted(likely), 1.0),
         "things": things,
@@ -120,6 +160,8 @@ def groups(classes: list[str]) -> dict[str, dict[str, float]]:
         "visible": dict.fromkeys(sorted(physical), 1.0),
         "looks": dict.fromkeys(sorted(looks), 1.0),
         "proper": dict.fromkeys(sorted(proper), 1.0),
+        "deeds": dict(sorted(deeds.items())),
+        "having": dict.fromkeys(having, 1.0),
     }
 
 
