@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,19 +162,6 @@ STAGES = {
         centred=True,
         hard=WORST,
     ),
-    "harder": Stage(
-        250,
-        (4e-4, 5e-5, 0),
-        1.0,
-        FEW_OF_ALL,
-        (160, 96, 0),
-        0,
-        {"visible": 30_000},
-        45,
-        wide=True,
-        centred=True,
-        hard=WORST,
-    ),
     # Begun, not finished: see README.md.
     "deeds": Stage(
         5_000,
@@ -189,6 +176,7 @@ STAGES = {
         centred=True,
     ),
 }
+STAGES["harder"] = replace(STAGES["hard"], steps=250, rates=(4e-4, 5e-5, 0))
 
 
 def head() -> Mlp:

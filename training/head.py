@@ -1,6 +1,6 @@
 """Teaches the image head on, alone, with the text tower as it is.
 
-Usage: head.py WORK stage. Reads what distill.py reads, and WORK/towers.pt, which it writes
+Usage: head.py WORK STAGE. Reads what distill.py reads, and WORK/towers.pt, which it writes
 again with the new head.
 
 The first lessons are of a smoothed posterior, which is easier to follow and better on drawings;
