@@ -46,6 +46,8 @@ LONGEST = 14  # tokens of a name
 ACTS = 9000  # phrases of who does what
 HELD_OUT = {"looks": 300, "phrases": 500, "deeds": 400}  # names
 HELD_OUT_PHOTOS = 800
+REFRESH = 500  # steps after which the hard names are chosen anew
+LISTS, TEN = 300, 10  # of names that are told apart for the report
 
 
 @dataclass(frozen=True)
@@ -116,14 +118,15 @@ BOTH = {
 }
 FEW_OF_ALL = {"likely": 1, "things": 1, "kinds": 0, "looks": 1, "plurals": 1, "visible": 1}
 WORST = {"looks": 3, "things": 2, "kinds": 1, "likely": 1}
-DONE = {
+EVEN = {
     "likely": 1,
-    "things": 2,
-    "kinds": 1,
+    "things": 1,
+    "kinds": 0,
     "looks": 1,
     "plurals": 1,
+    "visible": 1,
     "phrases": 1,
-    "deeds": 3,
+    "deeds": 1,
     "having": 1,
     "acts": 1,
 }
@@ -162,18 +165,19 @@ STAGES = {
         centred=True,
         hard=WORST,
     ),
-    # Begun, not finished: see README.md.
     "deeds": Stage(
         5_000,
-        (3e-4, 1e-4, 0),
+        (4e-4, 1e-4, 1e-4),
         1.0,
-        DONE,
-        (160, 96, 0),
+        EVEN,
+        (128, 80, 40),
         30_000,
         {"visible": 30_000},
         46,
         wide=True,
         centred=True,
+        surfaces=(48, 24),
+        hard={"looks": 2, "things": 1, "kinds": 1, "likely": 1, "deeds": 1},
     ),
 }
 STAGES["harder"] = replace(STAGES["hard"], steps=250, rates=(4e-4, 5e-5, 0))
@@ -262,7 +266,7 @@ class Texts:
 
     @torch.no_grad()
     def add_hard(self, tower: Tower, hard: dict[str, int]) -> None:
-        """Further lists of a batch: of names that are far from the teacher's before this stage.
+        """Further lists of a batch: of names whose vectors are far from the teacher's by now.
 
         A name's chance is in proportion to its weight's square root and to the square of one minus
         the cosine of its vector, as "{}", to the teacher's.
@@ -434,33 +438,43 @@ def losses(
 
 @torch.no_grad()
 def report(tower: Tower, network: Mlp, texts: Texts, photos: Photos, teacher: Teacher) -> str:
-    """How the towers agree with the teacher on what was held out."""
-    seen, right = normalize(network(photos.held)), teacher.images(photos.held)
-    found = []
-    for group, some in texts.held.items():
+    """How the towers agree with the teacher on photos, and on surfaces, that were held out.
+
+    Of each group: the mean cosine of its names to the teacher's vectors, and of lists of ten of
+    them the share that is answered as by the teacher, by the text tower and the teacher's images,
+    the head and the teacher's texts, and both towers.
+    """
+    asked = [photos.held, photos.held_surfaces, photos.held_styles[0]]
+    shown = [photos.held, photos.held_surfaces, photos.held_styles[1]]
+    seen = [normalize(network(features)) for features in asked]
+    right = [teacher.images(features) for features in shown]
+    groups = {group: pool for group, (pool, _) in texts.pools.items() if "hard" not in group}
+    groups |= {f"{group}, held out": names for group, names in texts.held.items()}
+    found, dice = [""], np.random.default_rng(8)
+    for group, pool in groups.items():
+        some = np.concatenate(
+            [dice.choice(pool, TEN, replace=False) for _ in range(LISTS)]  # names of a list differ
+        )
         given, names = (
             tower(*texts.tokens(some, np.zeros_like(some))),
             texts.vectors[on_device(some)].float(),
         )
-        by_text = (right @ given.T).argmax(1) == (right @ names.T).argmax(1)
-        both = (seen @ given.T).argmax(1) == (right @ names.T).argmax(1)
-        shares = f"{by_text.float().mean():.1%} and {both.float().mean():.1%}"
-        found.append(f"{group} {(given * names).sum(1).mean():.3f} {shares}")
-    some = texts.pools["likely"][0]
-    given = torch.cat([tower(*texts.tokens(x, np.zeros_like(x))) for x in np.array_split(some, 8)])
-    names = texts.vectors[on_device(some)].float()
-    styles, shown = normalize(network(photos.held_styles[0])), teacher.images(photos.held_styles[1])
-    itself = teacher.images(photos.held_styles[0])
-    for name, x, y in (
-        ("photos", seen, right),
-        ("styles", styles, shown),
-        ("teacher's", itself, shown),
-    ):
-        same = (x @ names.T).argmax(1) == (y @ names.T).argmax(1)
-        both = (x @ given.T).argmax(1) == (y @ names.T).argmax(1)
-        shares = f"{same.float().mean():.1%} and {both.float().mean():.1%}"
-        found.append(f"{name} {(x * y).sum(1).mean():.3f} {shares}")
-    return "; ".join(found)
+
+        def same(images: Tensor, labels: Tensor, pictures: Tensor, names: Tensor = names) -> float:
+            ours, theirs = images @ labels.T, pictures @ names.T
+            answers = (x.unflatten(1, (LISTS, TEN)).argmax(2) for x in (ours, theirs))
+            return torch.eq(*answers).float().mean().item()
+
+        cosine = (given * names).sum(1).mean()
+        shares = [
+            (same(y, given, y), same(x, names, y), same(x, given, y))
+            for x, y in zip(seen, right, strict=True)
+        ]
+        numbers = "; ".join(" ".join(f"{share:.1%}" for share in each) for each in shares)
+        found.append(f"  {group}: {cosine:.3f}; {numbers}")
+    cosines = (f"{(x * y).sum(1).mean():.4f}" for x, y in zip(seen, right, strict=True))
+    found.append(f"  photos, surfaces, drawings: {' '.join(cosines)}")
+    return "\n".join(found)
 
 
 def main(work: Path, name: str) -> None:
@@ -478,7 +492,6 @@ def main(work: Path, name: str) -> None:
             tower.text.token_embedding.weight.copy_(first_tokens(teacher))
     else:
         load(work, tower, network)
-    texts.add_hard(tower, stage.hard)
     words = [tower.text.token_embedding.weight]
     rest = [p for name, p in tower.named_parameters() if "token_embedding" not in name]
     learned = [p for p in network.parameters() if p.requires_grad]
@@ -498,6 +511,8 @@ def main(work: Path, name: str) -> None:
         done = step / stage.steps
         for group, rate in zip(optimizer.param_groups, stage.rates, strict=True):
             group["lr"] = rate * schedule(done)
+        if step % REFRESH == 0:
+            texts.add_hard(tower, stage.hard)
         numbers, templates = texts.draw(dice)
         given = texts.through(tower, numbers, templates)
         names = texts.vectors[on_device(numbers)].float()
