@@ -166,7 +166,7 @@ STAGES = {
         hard=WORST,
     ),
     "deeds": Stage(
-        5_000,
+        3_600,
         (4e-4, 1e-4, 1e-4),
         1.0,
         EVEN,
