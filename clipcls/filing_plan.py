@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,9 +13,9 @@ from pathlib import Path
 
 from clipcls.errors import ImageError, InputError
 from clipcls.folders import alike, folders_of
-from clipcls.journal import Entry, Mode, journals_in
+from clipcls.journal import Entry, Journal, Mode, journals_in
 from clipcls.results import Result
-from clipcls.transfer import RefusalError, is_the_same, reason_of
+from clipcls.transfer import RefusalError, is_link_to, is_the_same, reason_of
 
 __all__ = ["Plan", "Step", "plan"]
 
@@ -92,11 +93,11 @@ class _Planner:
         self.into = into
         self.mode = mode
         self.root = root
-        self.earlier: dict[Path, list[Entry]] = defaultdict(list)
+        self.earlier: dict[Path, list[tuple[Journal, Entry]]] = defaultdict(list)
         for journal in journals_in(into):
             for entry in journal.entries.values():
                 if entry.state in ("done", "announced"):
-                    self.earlier[entry.source].append(entry)
+                    self.earlier[entry.source].append((journal, entry))
         self.taken: dict[Path, set[str]] = defaultdict(set)
         self.seen: set[tuple[Path, Path | None]] = set()
         self.listed: dict[Path, tuple[dict[str, str], Counter[str]]] = {}
@@ -136,7 +137,8 @@ class _Planner:
         try:
             seen = source.lstat()
         except FileNotFoundError:
-            if not path or not self.earlier.get(source):
+            earlier = self.earlier.get(source, ())
+            if not path or not any(os.path.exists(entry.target) for _, entry in earlier):
                 raise
             self.result.already += 1
             return
@@ -146,12 +148,14 @@ class _Planner:
             seen = source.stat()
         if not path or not stat.S_ISREG(seen.st_mode):
             raise RefusalError("is not a file")
-        for folder in places:
+        places = list(places)
+        there_already = [self._is_there(source, seen, folder) for folder in places]
+        for folder, is_done in zip(places, there_already, strict=True):
             key = (source, None if self.mode == "move" else folder)
             if key in self.seen:
                 continue
             self.seen.add(key)
-            if self._is_there(source, seen, folder):
+            if is_done:
                 self.result.already += 1
                 continue
             for number in itertools.count(1):
@@ -176,15 +180,36 @@ class _Planner:
                 break
 
     def _is_there(self, source: Path, seen: os.stat_result, folder: Path) -> bool:
+        """Whether the image is in this folder already, as this run would put it there.
+
+        Raises:
+            RefusalError: an earlier run put it there in another way.
+        """
         if os.path.realpath(source.parent) == os.path.realpath(folder):
             return True
-        return any(
-            entry.target.parent == folder
-            and (entry.size, entry.mtime_ns) == (seen.st_size, seen.st_mtime_ns)
-            and entry.state == "done"
-            and os.path.lexists(entry.target)
-            for entry in self.earlier.get(source, ())
-        )
+        other = None
+        for journal, entry in self.earlier.get(source, ()):
+            if entry.state != "done" or entry.target.parent != folder:
+                continue
+            if journal.mode == "link":
+                is_kept = is_link_to(entry.target, source)
+            else:
+                is_kept = (
+                    (entry.size, entry.mtime_ns) == (seen.st_size, seen.st_mtime_ns)
+                    and entry.target.is_file()
+                    and not entry.target.is_symlink()
+                )
+            if is_kept and journal.mode == self.mode:
+                return True
+            if is_kept:
+                other = journal
+        if other is not None:
+            how = "was moved there" if other.mode == "move" else f"is there as a {other.mode}"
+            raise RefusalError(
+                f"{how} already: take that run back first (clipcls sort --undo "
+                f"{shlex.quote(os.fspath(other.path))})"
+            )
+        return False
 
     def _sidecars(self, image: Path) -> Iterator[Path]:
         """photo.jpg.xmp, and photo.xmp where no other file beside it (a raw) has that stem."""

@@ -107,6 +107,44 @@ def test_a_second_run_adds_nothing(photos: Path, tmp_path: Path) -> None:
             assert tree(into) == before
 
 
+@pytest.mark.parametrize(
+    ("first", "then"), [("link", "copy"), ("link", "move"), ("copy", "link"), ("copy", "move")]
+)
+def test_what_is_there_in_another_way_is_not_taken_for_done(
+    photos: Path, tmp_path: Path, first: Mode, then: Mode
+) -> None:
+    """Who took links for copies and deleted the originals would have lost them."""
+    before, out = tree(photos), tmp_path / "out"
+    earlier = file_results(results(("a.jpg", "cat")), out, first, root=photos)
+    filed = tree(out)
+    again = file_results(results(("a.jpg", "cat|dog"), ("b.jpg", "dog")), out, then, root=photos)
+    assert [str(e) for e in again.failed] == [
+        f"a.jpg: is there as a {first} already: take that run back first (clipcls sort --undo "
+        f"{earlier.journal})"
+    ]
+    assert (again.plan.already, again.filed, again.exit_code) == (0, 1, 1)
+    assert filed == {name: held for name, held in tree(out).items() if name != "dog/b.jpg"}
+    assert earlier.journal is not None
+    assert again.journal is not None
+    undo(earlier.journal)
+    undo(again.journal)
+    assert tree(photos) == before
+    assert file_results(FOUR[:2], out, then, root=photos).failed == []
+
+
+def test_an_image_that_is_gone_is_there_only_if_it_can_be_opened_there(
+    photos: Path, tmp_path: Path
+) -> None:
+    rows = results(("a.jpg", "cat"), ("b.jpg", "dog"))
+    file_results(rows, tmp_path / "links", "link", root=photos)
+    file_results(rows, tmp_path / "moved", "move", root=photos)
+    (tmp_path / "moved/cat/a.jpg").unlink()
+    again = file_results(rows, tmp_path / "moved", "move", root=photos)
+    assert (again.plan.already, [str(e) for e in again.failed]) == (1, ["a.jpg: no such file"])
+    with pytest.raises(InputError, match=r"a.jpg: no such file"):
+        file_results(rows, tmp_path / "links", "link", root=photos)
+
+
 def test_a_moved_image_takes_its_sidecars_along_and_comes_back(
     photos: Path, tmp_path: Path
 ) -> None:
