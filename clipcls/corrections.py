@@ -57,6 +57,7 @@ class Corrections:
         self._done: list[Change] = []
         self._undone: list[Change] = []
         self._is_damaged = False
+        self._size = 0  # bytes, as this process left it
         self._file = self._open()
         try:
             self.labels = self._read()
@@ -144,10 +145,11 @@ class Corrections:
         return os.path.join(os.path.realpath(folder), name)
 
     def close(self) -> None:
-        """Lets go of the file; one without any row goes."""
+        """Lets go of the file; one without any row goes, if it is still this one."""
         if not self.labels:
-            with contextlib.suppress(OSError):
-                self.path.unlink()
+            with contextlib.suppress(OSError, OutputError):
+                if self._is_there():
+                    self.path.unlink()
         self._file.close()
 
     def __enter__(self) -> Corrections:
@@ -227,8 +229,25 @@ class Corrections:
                         "file with -o"
                     )
                 found[self.place(path)] = labels[0]
-        self._file.seek(0, os.SEEK_END)
+        self._size = self._file.seek(0, os.SEEK_END)
         return found
+
+    def _is_there(self) -> bool:
+        """Whether the file still has its name, as this process left it; False where none has it.
+
+        Raises:
+            OutputError: another program put its own in its place, or wrote into it.
+        """
+        try:
+            there = os.stat(self._real)
+            ours = os.fstat(self._file.fileno())
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
+        if not os.path.samestat(there, ours) or there.st_size != self._size:
+            raise OutputError(f"{self.path}: was changed by another program; restart the review")
+        return True
 
     def _apply(self, change: Change) -> None:
         labels = dict(self.labels)
@@ -237,7 +256,8 @@ class Corrections:
                 labels.pop(path, None)
             else:
                 labels[path] = after
-        if self._is_damaged or any(before is not None for before, _ in change.values()):
+        is_whole = self._is_there() and not self._is_damaged
+        if not is_whole or any(before is not None for before, _ in change.values()):
             self._write_whole(labels)
         else:
             self._append(self._rows((path, after) for path, (_, after) in change.items() if after))
@@ -248,20 +268,23 @@ class Corrections:
         try:
             _write(self._file, data)
             os.fsync(self._file.fileno())
+            self._size = size + len(data)
         except OSError as error:
             try:
                 self._file.truncate(size)
             except OSError:
                 self._is_damaged = True  # the next action writes it anew
+                self._size = self._file.seek(0, os.SEEK_END)
             raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
 
     def _write_whole(self, labels: Mapping[str, str]) -> None:
         part = self._real.with_name(f".{self._real.name}.part")
+        data = _HEADER + self._rows(labels.items())
         try:
             file = FileIO(os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | _BINARY, 0o666), "r+")
             try:
                 _lock(file)  # before it has the name: nobody gets in between
-                _write(file, _HEADER + self._rows(labels.items()))
+                _write(file, data)
                 os.fsync(file.fileno())
                 if os.name == "nt":  # which replaces no file that is open
                     file.close()
@@ -279,6 +302,7 @@ class Corrections:
         sync_folder(self._real.parent)
         self._file.close()
         self._file = self._open() if file.closed else file
+        self._size = len(data)
         self._is_damaged = False
 
     def _rows(self, items: Iterable[tuple[str, str]]) -> bytes:

@@ -220,6 +220,49 @@ def test_a_file_without_rows_does_not_stay(tmp_path: Path) -> None:
     assert not file.exists()
 
 
+@pytest.mark.parametrize("by_rename", [True, False])
+def test_what_another_program_saved_meanwhile_stays_and_nothing_is_said_to_be_kept(
+    tmp_path: Path, by_rename: bool
+) -> None:
+    """As editors and sync clients do; a label must not go into a file that has no name any more."""
+    file, saved = tmp_path / "corrections.csv", "path,label\na.jpg,lynx\n"
+
+    def save() -> None:
+        (tmp_path / "editor's").write_text(saved)
+        if by_rename:
+            os.replace(tmp_path / "editor's", file)
+        else:
+            file.write_text(saved)
+
+    with Corrections(file) as corrections:
+        corrections.set({"a.jpg": "cat"})
+        labels = dict(corrections.labels)
+        save()
+        for change in ({"b.jpg": "dog"}, {"a.jpg": "dog"}, {"a.jpg": None}):
+            with pytest.raises(OutputError, match="changed by another program; restart"):
+                corrections.set(change)
+        with pytest.raises(OutputError, match="changed by another program; restart"):
+            corrections.undo()
+        assert corrections.labels == labels
+    assert file.read_text() == saved
+    file.unlink()
+    with Corrections(file):  # no label at all
+        save()
+    assert file.read_text() == saved
+
+
+def test_a_file_that_was_deleted_meanwhile_is_written_again(tmp_path: Path) -> None:
+    file = tmp_path / "corrections.csv"
+    with Corrections(file) as corrections:
+        corrections.set({str(tmp_path / "a.jpg"): "cat"})
+        file.unlink()
+        corrections.set({str(tmp_path / "b.jpg"): "dog"})
+        corrections.set({str(tmp_path / "c.jpg"): "dog"})
+        assert file.read_text() == "path,label\na.jpg,cat\nb.jpg,dog\nc.jpg,dog\n"
+        with pytest.raises(OutputError, match="another `clipcls review`"):
+            Corrections(file)
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_what_could_not_be_written_was_not_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
