@@ -266,9 +266,14 @@ def updated_packet(before: bytes, labels: Iterable[Sequence[str]], name: str) ->
     own = packet.replace("dc:subject", "Bag", "clipcls:subject", flat)
     paths = ["|".join(name.replace("|", "_") for name in label) for label in names]
     others = packet.items("lr:hierarchicalSubject", without="clipcls:hierarchicalSubject")
+    # A program that finds these reads no dc:subject: others' keywords have to be in it too, and to
+    # stay once somebody else's are.
+    words = [word.replace("|", "_") for word in own]
+    copied = set(map(alike, packet.items("clipcls:hierarchicalSubject")))
     if names and not others:
-        # A program that finds these reads no dc:subject: others' keywords have to be in it too.
-        paths = [*(word.replace("|", "_") for word in own), *paths]
+        paths = [*words, *paths]
+    elif others:
+        paths = [*(word for word in words if alike(word) in copied), *paths]
     packet.replace("lr:hierarchicalSubject", "Bag", "clipcls:hierarchicalSubject", paths)
     if packet.find("digiKam:TagsList") is not None:
         tags = ["/".join(name.replace("/", "_") for name in label) for label in names]

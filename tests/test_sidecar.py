@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -100,6 +101,39 @@ def test_others_properties_stay_and_ours_are_replaced(tmp_path: Path) -> None:
 
     assert update_sidecar(sidecar, [])
     assert read(sidecar) == before
+
+
+def test_a_keyword_of_others_stays_where_a_program_looks_for_it(tmp_path: Path) -> None:
+    """Also after somebody added one to those that were copied there."""
+    from lxml import etree
+
+    sidecar = tmp_path / "a.xmp"
+    sidecar.write_text(FOREIGN)
+    lr = "http://ns.adobe.com/lightroom/1.0/"
+
+    def hierarchical() -> list[str]:
+        tree = etree.parse(str(sidecar))
+        return [i.text for e in tree.iter(f"{{{lr}}}hierarchicalSubject") for i in e.iter("{*}li")]
+
+    update_sidecar(sidecar, [("cat",)])
+    assert hierarchical() == ["holiday", "Dog", "cat"]
+    text, added = re.subn(
+        r"<lr:hierarchicalSubject[^>]*>\s*<rdf:Bag>",
+        r"\g<0><rdf:li>places|Rome</rdf:li>",
+        sidecar.read_text(),
+    )
+    assert added == 1
+    sidecar.write_text(text)
+
+    assert update_sidecar(sidecar, [("bird",)])
+    assert hierarchical() == ["places|Rome", "holiday", "Dog", "bird"]
+    assert not update_sidecar(sidecar, [("bird",)])
+    assert update_sidecar(sidecar, [])
+    assert hierarchical() == ["places|Rome", "holiday", "Dog"]
+    assert not update_sidecar(sidecar, [])
+    sidecar.write_text(sidecar.read_text().replace("<rdf:li>places|Rome</rdf:li>", ""))
+    assert update_sidecar(sidecar, [])
+    assert hierarchical() == [], "as it was before"
 
 
 @needs_exiftool
