@@ -120,13 +120,16 @@ def write_sidecars(
     def update(image: Path, labels: Labels) -> bool:
         sidecar = sidecar_of(image, full_name)
         if users[alike(str(sidecar))] > 1:
-            raise SidecarError(f"shares {sidecar.name} with another image: use --xmp-full-name")
+            raise SidecarError(
+                f"shares {sidecar.name} with another image: use `clipcls sort RESULTS "
+                "--xmp-full-name`"
+            )
         try:
             return update_sidecar(sidecar, () if remove else labels)
         except OSError as error:
             raise SidecarError(f"{sidecar.name}: {os_reason(error)}") from error
 
-    images = [Path(os.path.abspath(Path(root) / r.path)) for r in results if not r.error]
+    images = {Path(os.path.abspath(Path(root) / r.path)) for r in results if not r.error}
     users = Counter(alike(str(sidecar_of(image, full_name))) for image in images)
     return update_each(results, update, root=root, watch=watch)
 

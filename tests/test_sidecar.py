@@ -231,9 +231,10 @@ def test_a_run_over_results(tmp_path: Path) -> None:
     rows = results(("a.jpg", "cat"), ("b.jpg", "cat"), ("b.png", "dog"), ("c.jpg", ""))
     rows += [*results(("x.jpg", "cat"), ("d.jpg", "cat")), Result("e.jpg", (), "truncated")]
     done = write_sidecars(rows, root=photos)
+    shared = "shares b.xmp with another image: use `clipcls sort RESULTS --xmp-full-name`"
     assert {e.path: e.reason for e in done.failed} == {
-        "b.jpg": "shares b.xmp with another image: use --xmp-full-name",
-        "b.png": "shares b.xmp with another image: use --xmp-full-name",
+        "b.jpg": shared,
+        "b.png": shared,
         "x.jpg": "no such file",
         "d.jpg": done.failed[-1].reason,
     }
@@ -247,6 +248,13 @@ def test_a_run_over_results(tmp_path: Path) -> None:
     assert {p.name for p in photos.glob("*.xmp")} == {"a.xmp"}
     with pytest.raises(InputError, match="--root"):
         write_sidecars(rows, root=tmp_path)
+
+
+def test_an_image_that_is_named_twice_is_one(tmp_path: Path) -> None:
+    photos = put(tmp_path / "p", {"a.jpg": ""})
+    rows = results(("a.jpg", "cat"), (str(photos / "a.jpg"), "cat"))
+    done = write_sidecars(rows, root=photos)
+    assert (done.failed, done.written, done.unchanged) == ([], 1, 1)
 
 
 def test_the_command_then_a_move_takes_the_sidecars_along(tmp_path: Path) -> None:
