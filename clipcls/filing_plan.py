@@ -142,6 +142,8 @@ class _Planner:
                 raise
             self.result.already += 1
             return
+        except ValueError as error:  # half a surrogate pair
+            raise RefusalError("is not a valid file name") from error
         if stat.S_ISLNK(seen.st_mode):
             if self.mode == "move":
                 raise RefusalError("is a link, which is not moved; name its file")

@@ -750,6 +750,17 @@ def test_the_command(photos: Path) -> None:
     assert tree(photos) == before
 
 
+def test_a_name_that_no_file_can_have_is_one_failed_image(photos: Path) -> None:
+    names = ["\ud800.jpg", "a.jpg"]
+    records = [json.dumps({"path": name, "label": "cat", "score": 0.9}) for name in names]
+    (photos / "r.jsonl").write_text("\n".join(records) + "\n")
+    done = sort("r.jsonl", "--into", "out", cwd=photos)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("is not a valid file name") == 1
+    assert "1 copied" in done.stderr
+    assert (photos / "out/cat/a.jpg").read_bytes() == b"a"
+
+
 def test_bad_usage_is_one_line_and_nothing_is_done(photos: Path) -> None:
     (photos / "r.jsonl").write_text('{"path": "a.jpg", "label": "cat"}\n')
     for arguments, status, message in [
