@@ -6,9 +6,11 @@ it has come to is asked for at `/api/status`. Images are named by their number, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import secrets
 import signal
 import threading
 from collections.abc import Callable
@@ -65,6 +67,7 @@ class ReviewApp:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="clipcls-review")
         self._relearner: Relearner | None = None
         self._relearnt: Relearnt | None = None
+        self._session = secrets.token_hex(8)
         self._stopping = False
         self._is_saved = False
         self._status: dict[str, Any] = {
@@ -259,12 +262,18 @@ class ReviewApp:
         number = request.path_params["image"]
         if number >= len(self._review.files):
             return _problem(404, "there is no such image")
+        file = self._review.files[number]
+        # Asked for again each time: the next review on this port has other images at this address.
+        headers = {"cache-control": "private, no-cache"}
+        with contextlib.suppress(OSError, ValueError):
+            headers["etag"] = f'"{self._session}-{number}-{os.stat(file).st_mtime_ns}"'
+            if request.headers.get("if-none-match") == headers["etag"]:
+                return Response(status_code=304, headers=headers)
         try:
             with self._decoding:
-                jpeg = thumbnail(self._review.files[number], side)
+                jpeg = thumbnail(file, side)
         except ImageError as error:
             return _problem(404, error.reason)
-        headers = {"cache-control": "private, max-age=600"}
         return Response(jpeg, media_type="image/jpeg", headers=headers)
 
     def _label(self, body: dict[str, Any]) -> Any:

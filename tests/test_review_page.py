@@ -182,6 +182,25 @@ def test_images_are_asked_for_by_number_alone(
         assert client.get("/image/2").json()["detail"] == "not an image"
 
 
+def test_a_picture_is_asked_for_again_and_sent_again_where_it_is_another(
+    four: Path, serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    """The next review on the same port shows its own pictures, not what the browser has kept."""
+    tags = []
+    for _ in range(2):
+        with serve(str(four), "-o", str(tmp_path / f"{len(tags)}.csv")).client() as client:
+            for path in ("/image/0", "/thumb/0"):
+                answer = client.get(path)
+                assert answer.headers["cache-control"] == "private, no-cache"
+                kept = {"if-none-match": answer.headers["etag"]}
+                assert client.get(path, headers=kept).status_code == 304
+                assert client.get(path.replace("0", "1"), headers=kept).status_code == 200
+            tags.append(kept)
+            Image.new("RGB", (20, 10), "blue").save(tmp_path / "0.png")
+            assert client.get("/thumb/0", headers=kept).status_code == 200
+            assert client.get("/thumb/0", headers=tags[0]).status_code == 200
+
+
 def test_requests_that_make_no_sense_change_nothing(
     four: Path, serve: Callable[..., Served]
 ) -> None:
