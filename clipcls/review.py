@@ -241,7 +241,6 @@ class Review:
         """All that the page shows, as in JSON."""
         with self._lock:
             return {
-                "labels": list(self.labels),
                 "images": [
                     [path, error, _row(answer)]
                     for path, error, answer in zip(
@@ -258,6 +257,7 @@ class Review:
         """What changes with what was learnt."""
         with self._lock:
             return {
+                "labels": list(self.labels),
                 "order": self.order,
                 "clusters": self.clusters,
                 "now": self.relearnt

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,6 +200,34 @@ def test_a_picture_is_asked_for_again_and_sent_again_where_it_is_another(
             Image.new("RGB", (20, 10), "blue").save(tmp_path / "0.png")
             assert client.get("/thumb/0", headers=kept).status_code == 200
             assert client.get("/thumb/0", headers=tags[0]).status_code == 200
+
+
+def test_what_is_learnt_has_the_labels_of_the_results(
+    paint: Paint, make_results: Make, serve: Callable[..., Served]
+) -> None:
+    """Also where they hold only one of two labels of a name, so that its path tells it apart."""
+    rows = [(paint(f"{n}.png", ("red", "blue")[n % 2]), "bird > red", 0.6) for n in range(6)]
+    with serve(str(make_results(rows, "blue")), model="colours").client() as client:
+
+        def done() -> dict[str, Any]:
+            for _ in range(600):
+                status = client.get("/api/status").json()
+                if not status["busy"]:
+                    break
+                time.sleep(0.1)
+            assert not status["note"], status
+            return status
+
+        labels = client.get("/api/review").json()["labels"]
+        assert labels == ["bird > red", "blue"]
+        assert done()["can_learn"]
+        given = {"labels": [[n, n % 2] for n in range(4)]}
+        client.post("/api/label", json=given).raise_for_status()
+        client.post("/api/learn", json={}).raise_for_status()
+        assert done()["learnt"]
+        order = client.get("/api/order").json()
+        assert order["labels"] == client.get("/api/review").json()["labels"] == labels
+        assert [now[0] for now in order["now"]] == [0, 1] * 3
 
 
 def test_requests_that_make_no_sense_change_nothing(
@@ -576,8 +605,13 @@ def test_learning_shows_what_changes_and_writes_the_classifier(
         press(page, "1" if red else "2")
         page.wait_for_timeout(200)
     wait_done(page, 6)
+    page.evaluate(  # as another tab does: a label that this one has not heard of
+        """() => fetch("/api/labels", { method: "POST", body: '{"name": "violet"}' })"""
+    )
+    assert "violet" not in (page.text_content("#which") or "")
     page.click("#learn")
     page.wait_for_selector("#learnt:not([hidden])")
+    assert "violet" in (page.text_content("#which") or "")
     assert "From 6 images of 2 labels" in page.inner_text("#learnt-summary")
     assert "24 get another answer" in page.inner_text("#learnt-summary")
     assert "100 %" in page.inner_text("#learnt-figure")

@@ -16,6 +16,7 @@ from clipcls.cli.options import FILE, NEW_FILE, model_options, store_of, store_o
 
 if TYPE_CHECKING:
     from clipcls.classifier import ZeroShotClassifier
+    from clipcls.labels import LabelsLike
     from clipcls.predictions import Provenance
     from clipcls.results import Result
 
@@ -155,11 +156,18 @@ def _opener(
 
     def opener() -> ZeroShotClassifier:
         from clipcls.classifier import ZeroShotClassifier
+        from clipcls.labels import Label, make_labels
 
+        known: LabelsLike = labels
+        if not isinstance(labels, str):
+            known = make_labels(labels)
+            # Where the results hold one of two cranes, `bird > crane` would come back as `crane`.
+            if list(known.names) != labels:
+                known = [Label(name) for name in labels]
         model = settings.pop("model") or (made_by.model if made_by else "auto")
         templates = prompts or (made_by.prompts if made_by else "photo")
         classifier = ZeroShotClassifier(
-            labels, model, prompts=templates, store=store, **settings
+            known, model, prompts=templates, store=store, **settings
         ).fit()
         if made_by and not classifier.encoder_.weights.startswith(made_by.weights):
             logger.warning(

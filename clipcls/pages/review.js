@@ -233,6 +233,7 @@ async function follow(status) {
   if (before.order !== undefined && status.order !== before.order) {
     const answer = await ask("/api/order");
     Object.assign(state, { order: answer.order, clusters: answer.clusters, now: answer.now });
+    if (answer.labels.length > state.labels.length) useLabels(answer.labels);
     $("show").querySelector("[value=changed]").disabled = !state.now;
     // Nobody has begun yet: begin with the first of the new order.
     relist(state.hasBegun ? here() : undefined);
@@ -517,6 +518,12 @@ function newCell(id) {
   return cell;
 }
 
+function useLabels(labels) {
+  state.labels = labels;
+  assignKeys();
+  drawFilter();
+}
+
 function drawFilter() {
   const kept = $("which").value;
   const option = (value, text) => {
@@ -599,9 +606,7 @@ function giveByButton(button) {
   toList();
   if (button.dataset.label !== undefined) return give(Number(button.dataset.label));
   return act("/api/labels", { name: button.dataset.name || typed.trim() }, (answer) => {
-    state.labels = answer.labels;
-    assignKeys();
-    drawFilter();
+    useLabels(answer.labels);
     // Behind what is queued already; the next action must not wait for itself.
     setTimeout(() => giveTo(images.map((id) => [id, answer.label])));
   });
