@@ -243,9 +243,22 @@ class ZeroShotClassifier(LinearScores):
         _, rows = self.index_.search(vectors, 1)
         return self.classes_[rows[:, 0]]
 
-    def score(self, X: Sequence[ImageLike] | NDArray[Any], y: Sequence[str]) -> float:
-        """Accuracy: the share of images whose label is `y`'s."""
-        return float(np.mean(self.predict(X) == np.asarray(y)))
+    def score(self, X: Sequence[ImageLike] | NDArray[Any], y: Any) -> float:
+        """Accuracy: the share of images whose label is `y`'s, (n,), as a str.
+
+        Raises:
+            ImageError: an image cannot be read.
+            ValueError: there are no images, or not as many as labels.
+        """
+        answers = self.predict(X)
+        from sklearn.utils.validation import column_or_1d
+
+        right = [str(label) for label in column_or_1d(y)]
+        if len(right) != len(answers):
+            raise ValueError(f"X has {len(answers)} images and y {len(right)} labels")
+        if not right:
+            raise ValueError("X has no images: there is no share of them to tell")
+        return float(np.mean(answers == np.array(right)))
 
     # -- classifying files --------------------------------------------------------------------
 

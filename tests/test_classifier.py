@@ -101,6 +101,18 @@ def test_python_methods_agree(classifier: ZeroShotClassifier, paint: Paint) -> N
     assert classifier.predict([]).shape == (0,)
 
 
+def test_accuracy_is_of_as_many_labels_as_images(
+    classifier: ZeroShotClassifier, paint: Paint
+) -> None:
+    paths = [paint("a.png", "red"), paint("b.png", "blue")]
+    assert classifier.score(paths, np.array([["red"], ["green"]])) == 0.5
+    assert classifier.score(paths, np.array(["red", "blue"], object)) == 1
+    with pytest.raises(ValueError, match="X has 2 images and y 1 labels"):
+        classifier.score(paths, ["red"])
+    with pytest.raises(ValueError, match="no images"):
+        classifier.score([], [])
+
+
 def test_scikit_learns_conventions(encoder: ColourEncoder) -> None:
     classifier = ZeroShotClassifier(LABELS, encoder, prompts="none", store=False)
     assert set(classifier.get_params()) == set(inspect.signature(ZeroShotClassifier).parameters)

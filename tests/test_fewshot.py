@@ -13,6 +13,7 @@ from conftest import ColourEncoder
 from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
 from sklearn.base import clone
+from sklearn.model_selection import cross_val_score
 
 from clipcls import (
     ClipEmbedder,
@@ -298,6 +299,17 @@ def test_vectors_and_labels_as_scikit_learn_gives_them(
         other.set_params(augment=2).fit(vectors, list(data.values()))
     with pytest.raises(ValueError, match=r"NaN|infinity|finite"):
         clone(other).set_params(augment=0).fit(np.full((2, 3), np.nan), ["red", "blue"])
+
+
+def test_labels_that_are_numbers_are_scored_as_they_were_learnt(
+    learnt: FewShotClassifier, paint: Paint
+) -> None:
+    data = painted(paint)
+    vectors = learnt.vectors(list(data))
+    numbers = np.array([LABELS.index(label) for label in data.values()])
+    classifier = FewShotClassifier(None, learnt.encoder_, store=False)
+    assert clone(classifier, safe=False).fit(vectors, numbers).score(vectors, numbers) == 1
+    assert cross_val_score(classifier, vectors, numbers, cv=3).tolist() == [1, 1, 1]
 
 
 def test_learning_from_and_judging_by_the_same_images_is_told(
