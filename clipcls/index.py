@@ -15,6 +15,9 @@ __all__ = ["FlatIndex", "neighbours", "search_blocks"]
 # a few labels are worth.
 _FEW = 1_024
 
+# Of queries and rows, computed at a time by NumPy: bounds memory.
+_PRODUCTS_A_BLOCK = 4_000_000
+
 # FAISS's float32 products differ in the last bit with the number of queries (it has a kernel for
 # few and one for many), so a row that belongs among the k may come out just behind them.
 _SPARE = 4
@@ -72,15 +75,19 @@ class FlatIndex:
     def _nearest(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         """Numbers of the k nearest rows by float32 products, int64 (m, k), in any order."""
         if self._index is not None:
-            rows: NDArray[np.int64] = self._index.search(queries, k)[1]
-            return rows
-        products = queries @ self._vectors.T
-        rows = np.argpartition(products, len(self) - k, axis=1)[:, len(self) - k :]
-        # Of more equal rows than are asked for the first ones, as FAISS has them.
-        least = np.take_along_axis(products, rows, 1).min(axis=1, keepdims=True)
-        for number in np.flatnonzero((products >= least).sum(axis=1) > k):
-            rows[number] = np.argsort(-products[number], kind="stable")[:k]
-        return rows
+            by_faiss: NDArray[np.int64] = self._index.search(queries, k)[1]
+            return by_faiss
+        found = np.empty((len(queries), k), np.int64)
+        step = max(1, _PRODUCTS_A_BLOCK // len(self))
+        for start in range(0, len(queries), step):
+            products = queries[start : start + step] @ self._vectors.T
+            rows = np.argpartition(products, len(self) - k, axis=1)[:, len(self) - k :]
+            # Of more equal rows than are asked for the first ones, as FAISS has them.
+            least = np.take_along_axis(products, rows, 1).min(axis=1, keepdims=True)
+            for number in np.flatnonzero((products >= least).sum(axis=1) > k):
+                rows[number] = np.argsort(-products[number], kind="stable")[:k]
+            found[start : start + step] = rows
+        return found
 
 
 def search_blocks(

@@ -66,8 +66,8 @@ class LinearScores:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
         """The k best classes of each image vector, best first.
 
-        The k come out of the index; the softmax's denominator is summed over all classes,
-        a block of them at a time, so memory does not grow as images x classes. All of it is
+        The k come out of the index; the softmax's denominator is summed over all classes, a block
+        of images and classes at a time, so memory does not grow as images x classes. All of it is
         float64: in float32 the sixth digit of a score depends on the images beside it.
 
         Args:
@@ -183,10 +183,13 @@ class LinearScores:
     def _log_total(self, vectors: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
         """log of the softmax's denominator, over all classes, float64 (n, 1)."""
         total = np.full((len(vectors), 1), -np.inf)
-        for start in range(0, len(self.weights_), _CLASSES_A_BLOCK):
-            weights = self._exact_weights[start : start + _CLASSES_A_BLOCK]
-            logits = self._logits(vectors, weights, temperature)
-            total = np.logaddexp(total, log_sum_exp(logits))
+        step = max(1, _LOGITS_A_BLOCK // min(len(self.weights_), _CLASSES_A_BLOCK))
+        for first in range(0, len(vectors), step):
+            rows = slice(first, first + step)
+            for start in range(0, len(self.weights_), _CLASSES_A_BLOCK):
+                weights = self._exact_weights[start : start + _CLASSES_A_BLOCK]
+                logits = self._logits(vectors[rows], weights, temperature)
+                total[rows] = np.logaddexp(total[rows], log_sum_exp(logits))
         return total
 
     def _logits(
