@@ -498,7 +498,7 @@ def _names_of(data: LabelledData) -> list[str]:
     `unknown` is what `sort` and `review` call images that have none of the labels.
     """
     names = [label for labels in data.labels for label in labels if label != UNKNOWN]
-    return [name.replace("_", " ") for name in names] if os.path.isdir(data.source) else names
+    return [name.replace("_", " ") for name in names] if data.folders else names
 
 
 def _cross_validation(probe: Any) -> dict[str, float]:

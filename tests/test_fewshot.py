@@ -224,6 +224,16 @@ def test_a_folder_names_its_own_labels(
     assert any("light red" in text for text in encoder.texts)
 
 
+def test_labels_of_pairs_are_kept_whatever_folders_are_near(
+    encoder: ColourEncoder, paint: Paint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    pairs = [(paint("r.png", "red"), "dark_red"), (paint("g.png", "green"), "green")]
+    learnt = FewShotClassifier(None, encoder, store=False).fit(pairs)
+    assert learnt.classes_.tolist() == ["dark_red", "green"]
+
+
 def test_labels_without_images_without_words_and_unknown_ones(
     encoder: ColourEncoder, paint: Paint
 ) -> None:
