@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,7 +125,8 @@ class OpenClipEncoder:
 
     Raises:
         ModelError: OpenVINO is asked for and not installed, or cannot compute in this precision;
-            the weights cannot be read; there is no such device.
+            the weights cannot be read; there is no such device, precision or engine; a batch would
+            have no image.
     """
 
     def __init__(
@@ -138,6 +139,16 @@ class OpenClipEncoder:
         engine: Engine = "auto",
         known: store.Store | None = None,
     ) -> None:
+        for name, value, allowed in (
+            ("precision", precision, ("auto", *get_args(Precision))),
+            ("engine", engine, get_args(Engine)),
+        ):
+            if value not in allowed:
+                raise ModelError(f"{name} {value!r}: there is none such; it is {_one_of(allowed)}")
+        if batch_size is not None and (
+            not isinstance(batch_size, int | np.integer) or batch_size < 1
+        ):
+            raise ModelError(f"batch_size {batch_size!r}: give a whole number from 1, or None")
         self.source = source
         self.engine = engine
         try:
@@ -531,6 +542,10 @@ class OpenClipEncoder:
                 self._tower("image")
             assert self._facts is not None
             return self._facts[name]
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _hash(text: str) -> str:

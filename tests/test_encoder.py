@@ -131,6 +131,20 @@ def test_no_such_device(device: str) -> None:
         open_encoder("mini", device=device)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"precision": "float32"}, "precision 'float32': .* auto, fp32, bf16 or fp16"),
+        ({"engine": "onnx"}, "engine 'onnx': .* auto, openvino or torch"),
+        ({"batch_size": 0}, "batch_size 0: give a whole number from 1"),
+        ({"batch_size": 2.5}, "batch_size 2.5: give a whole number from 1"),
+    ],
+)
+def test_settings_that_are_none(settings: dict, said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        open_encoder("mini", **settings)
+
+
 def test_threads_that_ask_a_new_encoder_do_not_wait_for_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
