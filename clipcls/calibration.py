@@ -233,7 +233,13 @@ class Calibration(Kept):
     versions: dict[str, str]
 
     def for_coverage(self, coverage: float) -> Cut:
-        """The highest cut above which a new image lies with probability `coverage` at least."""
+        """The highest cut above which a new image lies with probability `coverage` at least.
+
+        Raises:
+            CalibrationError: `coverage` is no share above 0.
+        """
+        if not 0 < coverage <= 1:
+            raise CalibrationError(f"a coverage of {coverage:g}: give a share above 0, at most 1")
         above = math.ceil(coverage * (self.images + 1) - 1e-9) - 1
         return self._cut(next(row for row in self.cuts if row[1] >= above))
 
@@ -246,8 +252,9 @@ class Calibration(Kept):
         and El-Yaniv 2017, arXiv 1705.08500).
 
         Raises:
-            CalibrationError: no coverage has so low a bound.
+            CalibrationError: no coverage has so low a bound, or `error` is not between 0 and 1.
         """
+        _check_share("an error", error)
         best, least = None, (1.0, 0.0)
         for step in range(1, _COVERAGES + 1):
             row = next(row for row in self.cuts if row[1] * _COVERAGES >= step * self.images)
@@ -267,8 +274,10 @@ class Calibration(Kept):
         """The conformal score up to which labels are in a set.
 
         Raises:
-            CalibrationError: there are too few images for this `alpha`.
+            CalibrationError: there are too few images for this `alpha`, or it is not between 0
+                and 1.
         """
+        _check_share("sets that miss at most", alpha)
         rank = threshold_rank(self.images, alpha)
         if rank is None:
             raise CalibrationError(
@@ -290,7 +299,7 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
     """
     data = read_record(path, _FORMAT)
     try:
-        return Calibration(
+        found = Calibration(
             Identity.from_record(data),
             images=int(data["images"]),
             temperature=_positive(data["temperature"]),
@@ -300,8 +309,12 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
             set_scores=tuple((int(rank), float(s)) for rank, s in data["set_scores"]),
             versions=dict(data["versions"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+        # The last rows are of all images, so that whatever is asked for, some row has it.
+        if not found.cuts[-1][1] == found.images == found.set_scores[-1][0] > 0:
+            raise ValueError("rows are missing")
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise damaged(path) from error
+    return found
 
 
 def read_record(path: str | os.PathLike[str], form: str) -> dict[str, Any]:
@@ -336,6 +349,12 @@ def read_record(path: str | os.PathLike[str], form: str) -> dict[str, Any]:
 def damaged(path: str | os.PathLike[str]) -> CalibrationError:
     """The error of a file that is a calibration's but lacks something."""
     return CalibrationError(f"{os.fspath(path)}: is a damaged calibration; make it anew")
+
+
+def _check_share(what: str, share: float) -> None:
+    """Refuses what is not between 0 and 1, which are left out."""
+    if not 0 < share < 1:
+        raise CalibrationError(f"{what} {share:g}: give a share between 0 and 1")
 
 
 def _positive(value: Any) -> float:

@@ -160,6 +160,29 @@ def test_files_that_are_no_calibration(tmp_path: Path, classifier, paint: Paint)
             read_calibration(file)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: {"cuts": []},
+        lambda record: {"cuts": record["cuts"][:-1]},
+        lambda record: {"set_scores": []},
+        lambda record: {"set_scores": record["set_scores"][:-1]},
+        lambda record: {"images": record["images"] + 1},
+        lambda record: {"images": 0, "cuts": [[-1, 0, 0]], "set_scores": [[0, 0]]},
+    ],
+)
+def test_a_calibration_whose_tables_are_cut_off_is_damaged(
+    change: Callable[[dict], dict], tmp_path: Path, classifier, paint: Paint
+) -> None:
+    made, _ = calibrate(classifier, painted(paint))
+    made.save(tmp_path / "c.json")
+    assert read_calibration(tmp_path / "c.json").cuts == made.cuts
+    record = json.loads((tmp_path / "c.json").read_text())
+    (tmp_path / "c.json").write_text(json.dumps(record | change(record)))
+    with pytest.raises(CalibrationError, match="damaged"):
+        read_calibration(tmp_path / "c.json")
+
+
 def test_too_few_images(classifier: ZeroShotClassifier, paint: Paint) -> None:
     with pytest.raises(InputError, match="9 labelled images are too few"):
         calibrate(classifier, painted(paint, 9, 0))
@@ -209,6 +232,17 @@ def test_what_cannot_be_promised_is_said(any_calibration: Calibration) -> None:
         any_calibration.set_threshold(0.01)
     everything = any_calibration.for_coverage(1)
     assert (everything.coverage, everything.risk) == (1, 0.2)
+
+
+@pytest.mark.parametrize("share", [-1, 0, 5, 90, float("nan"), float("inf")])
+def test_what_is_no_share_is_refused(any_calibration: Calibration, share: float) -> None:
+    for ask in (
+        any_calibration.for_coverage,
+        any_calibration.for_error,
+        any_calibration.set_threshold,
+    ):
+        with pytest.raises(CalibrationError, match="give a share"):
+            ask(share)
 
 
 def test_tables_of_many_images_are_short_and_on_the_safe_side(any_calibration: Calibration) -> None:
