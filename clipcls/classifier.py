@@ -118,6 +118,7 @@ class ZeroShotClassifier(LinearScores):
             LabelsError, PromptsError, ModelError, StoreError, CalibrationError: the parameter
                 cannot be used.
         """
+        self._forget()
         labels = make_labels(self.labels)
         prompts = make_prompts(self.prompts)
         self.store_ = open_store(self.store)
@@ -141,9 +142,9 @@ class ZeroShotClassifier(LinearScores):
         self.classes_ = np.array(names if self._level is None else self._level.names)
         self.calibration_ = self._usable_calibration()
         self.temperature_ = self.calibration_.temperature if self.calibration_ else 1.0
-        self.weights_ = _class_weights(self.encoder_, texts, self.store_)
-        self.index_ = FlatIndex(self.weights_)
-        self._exact_weights = self.weights_.astype(np.float64)
+        weights = _class_weights(self.encoder_, texts, self.store_)
+        self.index_ = FlatIndex(weights)
+        self._exact_weights = weights.astype(np.float64)
         self.made_by_ = Provenance(
             self.encoder_.name,
             self.encoder_.weights[:12],
@@ -151,6 +152,7 @@ class ZeroShotClassifier(LinearScores):
             prompts.name,
             self.calibration_.digest if self.calibration_ else "",
         )
+        self.weights_ = weights
         return self
 
     @property
@@ -442,7 +444,11 @@ class ZeroShotClassifier(LinearScores):
         )
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "weights_")
+        return hasattr(self, "weights_")  # which a fit sets last
+
+    def _forget(self) -> None:
+        """Until a fit is done, and after one that failed, it is not fitted."""
+        vars(self).pop("weights_", None)
 
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())

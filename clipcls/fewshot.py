@@ -130,6 +130,7 @@ class FewShotClassifier(ZeroShotClassifier):
             LabelsError, PromptsError, ModelError, StoreError, CalibrationError: a parameter cannot
                 be used.
         """
+        self._forget()
         if X is None:
             raise InputError("there is nothing to learn from: give labelled images")
         if y is None:
@@ -385,14 +386,15 @@ class FewShotClassifier(ZeroShotClassifier):
         self.hierarchy_, self._level = self._tree()
         names = [label for label, _, _ in self.learnt_.labels]
         self.classes_ = np.array(names if self._level is None else self._level.names)
-        self.weights_, self.intercept_, self._learnt_from = coef, intercept, learnt_from
+        self.intercept_, self._learnt_from = intercept, learnt_from
         # A last column for the intercept, which every image meets with a 1.
         rows = np.column_stack([coef.astype(np.float64), intercept])
         self._exact_weights = rows
         lengths = np.linalg.norm(rows[:, :-1], axis=1)
         self._lengths = np.where(lengths > 0, lengths, 1)
         self.index_ = FlatIndex(rows.astype(np.float32))
-        self.digest_ = hashlib.sha256(self._bytes()).hexdigest()[:12]
+        file = classifier_bytes(self.learnt_, coef, intercept, learnt_from)
+        self.digest_ = hashlib.sha256(file).hexdigest()[:12]
         self.calibration_ = self._usable_calibration()
         self.temperature_ = self.calibration_.temperature if self.calibration_ else 1.0
         self.made_by_ = Provenance(
@@ -403,6 +405,7 @@ class FewShotClassifier(ZeroShotClassifier):
             self.calibration_.digest if self.calibration_ else "",
             self.digest_,
         )
+        self.weights_ = coef
 
     def _tree(self) -> tuple[Hierarchy | None, Level | None]:
         """The labels' hierarchy, and the level that `rank` asks for."""

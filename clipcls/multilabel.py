@@ -99,6 +99,7 @@ class MultiLabelClassifier:
             CalibrationError: the calibration is for something else.
             ClipclsError: the classifier was learnt from images.
         """
+        vars(self).pop("thresholds_", None)  # until it is done, and if it fails, it is not fitted
         if self.classifier.none:
             raise LabelsError("the label `none of these` is for one label an image; leave it out")
         if self.classifier.rank is not None:

@@ -12,10 +12,10 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from test_conformal import simulated
 
-from clipcls import Calibration, ZeroShotClassifier, calibrate
+from clipcls import Calibration, MultiLabelClassifier, ZeroShotClassifier, calibrate
 from clipcls.calibration import read_calibration
 from clipcls.calibration_fit import _cuts, fit_temperatures
-from clipcls.errors import CalibrationError, InputError, LabelsError
+from clipcls.errors import CalibrationError, InputError, LabelsError, NotFittedError
 
 Paint = Callable[..., str]
 LABELS = ["red", "green", "blue"]
@@ -143,6 +143,24 @@ def test_a_calibration_for_something_else_is_refused_and_says_why(
     )
     # The order of the labels changes no score.
     ZeroShotClassifier(LABELS[::-1], ColourEncoder(), store=False, calibration=made).fit()
+
+
+def test_a_classifier_whose_calibration_is_refused_is_not_fitted(
+    classifier: ZeroShotClassifier, paint: Paint
+) -> None:
+    made, _ = calibrate(classifier, painted(paint))
+    red = np.array([[1, 0, 0]], np.float32)
+    assert classifier.predict(red).tolist() == ["red"]
+    classifier.set_params(labels=["green", "red"], calibration=made)
+    with pytest.raises(CalibrationError):
+        classifier.fit()
+    with pytest.raises(NotFittedError):
+        classifier.predict(red)
+    several = MultiLabelClassifier(ZeroShotClassifier(LABELS, ColourEncoder(), store=False)).fit()
+    with pytest.raises(CalibrationError):
+        several.set_params(calibration=made).fit()
+    with pytest.raises(NotFittedError):
+        several.predict(red)
 
 
 def test_files_that_are_no_calibration(tmp_path: Path, classifier, paint: Paint) -> None:

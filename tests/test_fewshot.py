@@ -30,6 +30,7 @@ from clipcls.errors import (
     ImageError,
     InputError,
     LabelsError,
+    NotFittedError,
     OutputError,
 )
 
@@ -439,6 +440,8 @@ def test_a_calibration_is_for_its_classifier_alone(
     more = FewShotClassifier(LABELS, encoder, store=False, calibration=made)
     with pytest.raises(CalibrationError, match=f"not for the classifier (?!{learnt.digest_})"):
         more.fit(others)
+    with pytest.raises(NotFittedError):
+        more.predict(paths)
     zero_shot = ZeroShotClassifier(LABELS, encoder, store=False).fit()
     by_words, _ = calibrate(zero_shot, others)
     with pytest.raises(CalibrationError, match="zero-shot answers, not for the classifier"):
