@@ -58,6 +58,11 @@ class _Pending:
     pixels: NDArray[Any] | None = None
     content: bytes | None = None
     stat: os.stat_result | None = None
+    is_view: bool = False
+
+    def space(self, encoder: Encoder) -> str:
+        """Where the store keeps its vector; views apart, since no file has their content."""
+        return f"view, {encoder.image_space}" if self.is_view else encoder.image_space
 
 
 def embed_texts(
@@ -233,16 +238,17 @@ def _prepare(
         if view:
             key = view.key(content)
         if store:
-            vector = store.get(encoder.image_space, key)
-            if _is_unit(vector):
-                return _Pending(path, vector, content=key, stat=stat)
+            known = _Pending(path, content=key, stat=stat, is_view=view is not None)
+            known.vector = store.get(known.space(encoder), key)
+            if _is_unit(known.vector):
+                return known
         decoded = decode_image(data, path, least_side=encoder.least_side, opened=opened)
         pixels = encoder.preprocess(view.of(decoded, content) if view else decoded)
     except ImageError as error:
         return error
     except MemoryError:
         return ImageError(path, "not enough memory to decode it")
-    return _Pending(path, pixels=pixels, content=key or None, stat=stat)
+    return _Pending(path, pixels=pixels, content=key or None, stat=stat, is_view=view is not None)
 
 
 def _stat(path: str) -> os.stat_result | None:
@@ -264,11 +270,13 @@ def _finish(
             pending.vector, pending.pixels = row, None
     new = [item for item in images if item.content is not None and _is_unit(item.vector)]
     if store and new:
-        store.add(
-            encoder.image_space,
-            [(i.content, i.vector) for i in new if i.content and i.vector is not None],
-            [(i.path, i.stat, i.content) for i in new if i.stat and i.content],
-        )
+        for space in dict.fromkeys(item.space(encoder) for item in new):
+            items = [item for item in new if item.space(encoder) == space]
+            store.add(
+                space,
+                [(i.content, i.vector) for i in items if i.content and i.vector is not None],
+                [(i.path, i.stat, i.content) for i in items if i.stat and i.content],
+            )
     encoded = {id(item) for item in waiting}
     for item in batch:
         if isinstance(item, ImageError):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -93,6 +94,7 @@ class StoreInfo:
     images: int
     files: int
     models: int
+    views: int = 0  # of images, that `fit --augment` learnt from
 
 
 class Store:
@@ -405,14 +407,20 @@ class Store:
         ((models,),) = self._rows("SELECT count(*) FROM models") or [(0,)]
         size = sum(part.stat().st_size for part in _parts(self.path) if part.exists())
         return StoreInfo(
-            self.path, size, kinds.get("text", 0), kinds.get("image", 0), files, models
+            self.path,
+            size,
+            kinds.get("text", 0),
+            kinds.get("image", 0),
+            files,
+            models,
+            kinds.get("view,", 0),
         )
 
     def prune(self) -> int:
-        """Forgets files that are gone or changed, and images that no file has any more.
+        """Forgets files that are gone or changed, and images, with their views, that none has.
 
         Returns:
-            the number of embeddings removed.
+            the number of images removed.
         """
         gone = [
             (path,)
@@ -428,6 +436,9 @@ class Store:
                     "(SELECT id FROM spaces WHERE name LIKE 'image %') "
                     "AND content NOT IN (SELECT content FROM files)"
                 ).rowcount
+                connection.executemany(
+                    "DELETE FROM embeddings WHERE id = ?", _views_of_nothing(connection)
+                )
         self._rows("VACUUM")
         self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
         return removed
@@ -520,6 +531,27 @@ def _vector(rows: Sequence[Any]) -> NDArray[np.float32] | None:
     if not rows or not rows[0][0] or len(rows[0][0]) % 4:
         return None
     return np.frombuffer(rows[0][0], np.float32)
+
+
+def _views_of_nothing(connection: sqlite3.Connection) -> list[tuple[int]]:
+    """Numbers of the views whose image no file has any more."""
+    rows = connection.execute(
+        "SELECT embeddings.id, space, content FROM embeddings JOIN spaces ON spaces.id = space "
+        "WHERE name LIKE 'view, %'"
+    )
+    views = {(space, content): number for number, space, content in rows}
+    if not views:
+        return []
+    from clipcls.views import View
+
+    spaces = {space for space, _ in views}
+    for (content,) in connection.execute("SELECT DISTINCT content FROM files"):
+        for space in spaces:
+            # A view's key tells nothing of its image; the images' tell their views', from 1 on.
+            numbers = itertools.count(1)
+            while views.pop((space, View("", next(numbers)).key(content)), None) is not None:
+                pass
+    return [(number,) for number in views.values()]
 
 
 def _insert_files(

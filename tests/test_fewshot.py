@@ -33,6 +33,7 @@ from clipcls.errors import (
     NotFittedError,
     OutputError,
 )
+from clipcls.store import Store
 
 Paint = Callable[..., str]
 # What the labels mean here is not what the words say: that can only be learnt from images.
@@ -385,6 +386,15 @@ def test_views_are_embedded_once_and_stay_in_the_fold_of_their_image(
     assert encoder.images == 18 * 4
     np.testing.assert_array_equal(again.weights_, learnt.weights_)
     assert learnt.learnt_.cross_validation["images"] == 18
+    with Store(tmp_path / "store.sqlite3") as store:
+        assert (store.info().images, store.info().views) == (18, 54)
+        assert (store.prune(), store.info().views) == (0, 54)
+        assert all(len(paths) == 18 for paths, _ in store.images(encoder.image_space))
+        Path(data[0][0]).unlink()
+        assert (store.prune(), store.info().images, store.info().views) == (1, 17, 51)
+    FewShotClassifier(LABELS, encoder, **settings).fit(data[1:])
+    assert encoder.images == 18 * 4
+    paint(Path(data[0][0]).relative_to(tmp_path), MEANING[data[0][1]])
     plain = FewShotClassifier(LABELS, encoder, store=False).fit(data)
     assert not np.array_equal(plain.weights_, learnt.weights_)
 

@@ -33,7 +33,10 @@ def info(path: Path | None) -> None:
         with Store(path) as store:
             held = store.info()
         click.echo(f"{held.path}: {held.size / 1e6:,.1f} MB")
-        click.echo(f"{held.images:,} images, {held.texts:,} texts, {held.files:,} files known")
+        views = f"{held.views:,} views of images, " if held.views else ""
+        click.echo(
+            f"{held.images:,} images, {views}{held.texts:,} texts, {held.files:,} files known"
+        )
     if path is None and (sizes := graph.kept()):
         click.echo(f"{graph.default_folder()}: {sum(sizes) / 1e6:,.1f} MB")
         click.echo(f"{len(sizes):,} exported models")
