@@ -18,7 +18,7 @@ from clipcls.encoder import Encoder, Engine, Precision
 from clipcls.errors import ClassifierError, ClipclsError, ImageError, InputError, LabelsError
 from clipcls.fewshot_file import HASH_BYTES, Learnt, classifier_bytes, read_classifier, versions
 from clipcls.index import FlatIndex
-from clipcls.labels import Label, LabelSet, LabelsLike, make_labels
+from clipcls.labels import Label, LabelSet, LabelsLike, kinds_of, make_labels
 from clipcls.opening import open_encoder, open_store
 from clipcls.predictions import UNKNOWN, Provenance
 from clipcls.prompts import PromptSet, make_prompts
@@ -337,6 +337,9 @@ class FewShotClassifier(ZeroShotClassifier):
     ) -> FewShotClassifier:
         """Reads a classifier's file.
 
+        Fitted again, or cloned and fitted, it learns the same labels, in the same tree. Synonyms
+        and prompts of their own, which the file does not keep, are then missing.
+
         Args:
             path: the file.
             model: None: the model named in the file.
@@ -350,7 +353,7 @@ class FewShotClassifier(ZeroShotClassifier):
         name = os.fspath(path)
         learnt, tensors = read_classifier(name)
         self = cls(
-            [label for label, _, _ in learnt.labels],
+            _labels_of(learnt),
             learnt.model if model is None else model,
             prompts=PromptSet(learnt.prompts, learnt.templates),
             no_words=[label for label, _, words in learnt.labels if not words],
@@ -414,8 +417,7 @@ class FewShotClassifier(ZeroShotClassifier):
             return None, None
         from clipcls.hierarchy import Hierarchy
 
-        paths = learnt.paths or tuple((label,) for label, _, _ in learnt.labels)
-        hierarchy = Hierarchy(paths, learnt.levels, "the classifier")
+        hierarchy = Hierarchy(_paths_of(learnt), learnt.levels, "the classifier")
         return hierarchy, None if self.rank is None else hierarchy.level(self.rank)
 
     def _bytes(self) -> bytes:
@@ -493,6 +495,21 @@ class FewShotClassifier(ZeroShotClassifier):
 
 def _with_one(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.column_stack([vectors, np.ones(len(vectors), np.float32)])
+
+
+def _labels_of(learnt: Learnt) -> LabelSet:
+    paths = _paths_of(learnt)
+    labels = zip(paths, kinds_of(paths), strict=True)
+    return LabelSet(
+        tuple(Label(path[-1], parents=path[:-1], kind=kind) for path, kind in labels),
+        "the classifier",
+        learnt.levels,
+    )
+
+
+def _paths_of(learnt: Learnt) -> tuple[tuple[str, ...], ...]:
+    """Each label's names from the root of the labels' tree."""
+    return learnt.paths or tuple((label,) for label, _, _ in learnt.labels)
 
 
 def _names_of(data: LabelledData) -> list[str]:

@@ -45,6 +45,7 @@ __all__ = [
     "Label",
     "LabelSet",
     "distinct_names",
+    "kinds_of",
     "levels_of",
     "make_labels",
     "read_labels",
@@ -225,6 +226,12 @@ def distinct_names(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def kinds_of(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """What each label is said to be a type of: what is above it, where another has its name."""
+    count = Counter(path[-1] for path in paths)
+    return tuple(path[-2] if count[path[-1]] > 1 and len(path) > 1 else "" for path in paths)
+
+
 def _build(source: str, entries: Iterable[Entry], levels: str = "") -> LabelSet:
     """Cleans and merges the entries; the rules are in the module's docstring."""
     found: dict[tuple[str, ...], tuple[dict[str, None], dict[str, None]]] = {}
@@ -259,17 +266,12 @@ def _build(source: str, entries: Iterable[Entry], levels: str = "") -> LabelSet:
         log.warning(
             "%s: the label %r is also the answer for images below the least score", source, UNKNOWN
         )
-    count = Counter(path[-1] for path in found)
     return LabelSet(
         tuple(
-            Label(
-                path[-1],
-                tuple(texts),
-                tuple(words),
-                path[:-1],
-                path[-2] if count[path[-1]] > 1 and len(path) > 1 else "",
+            Label(path[-1], tuple(texts), tuple(words), path[:-1], kind)
+            for (path, (texts, words)), kind in zip(
+                found.items(), kinds_of(list(found)), strict=True
             )
-            for path, (texts, words) in found.items()
         ),
         source,
         _level_names(source, levels, max(map(len, found))),

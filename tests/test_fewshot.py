@@ -114,6 +114,22 @@ def test_a_learnt_classifier_answers_at_the_levels_of_its_labels_tree(
         FewShotClassifier.load(file, encoder, store=False, rank=2)
 
 
+def test_what_is_read_from_a_file_and_fitted_again_keeps_its_tree(
+    encoder: ColourEncoder, paint: Paint, tmp_path: Path
+) -> None:
+    data = list(painted(paint).items())
+    tree = ["warm > red", "cold > green", "cold > blue", "warm > light", "cold > light"]
+    data.append((paint("p.png", (255, 180, 200)), "pink"))
+    first = FewShotClassifier(tree, encoder, store=False, no_words=["pink"]).fit(data)
+    first.save(tmp_path / "c.safetensors")
+    read = FewShotClassifier.load(tmp_path / "c.safetensors", ColourEncoder(), store=False, rank=1)
+    again = clone(read).fit(data)
+    assert again.classes_.tolist() == ["warm", "cold", "pink"]
+    assert again.learnt_.paths == first.learnt_.paths
+    np.testing.assert_array_equal(again.weights_, first.weights_)
+    assert any("light, a type of cold" in text for text in again.encoder_.texts)
+
+
 def test_two_labels_of_one_name_are_two(encoder: ColourEncoder, paint: Paint) -> None:
     labels = ["warm > colour", "cold > colour", "warm > red"]
     data = [
