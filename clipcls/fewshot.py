@@ -149,6 +149,8 @@ class FewShotClassifier(ZeroShotClassifier):
 
         labels = [str(label) for label in column_or_1d(y, warn=True)]
         zero_shot = self._zero_shot(list(dict.fromkeys(labels)))
+        if not isinstance(X, np.ndarray | str | os.PathLike):  # which are refused below
+            X = list(X)  # an iterator is gone through only once
         vectors = zero_shot.vectors(X)
         if len(vectors) != len(labels):
             raise ValueError(f"X has {len(vectors)} images and y {len(labels)} labels")
@@ -156,10 +158,7 @@ class FewShotClassifier(ZeroShotClassifier):
         if strange := [label for label in labels if label not in numbers]:
             raise InputError(f"y: {strange[0]!r} is none of the labels")
         self.set_aside_ = None
-        paths = [
-            os.fspath(item) if isinstance(item, str | os.PathLike) else ""
-            for item in (X if not isinstance(X, np.ndarray) or X.dtype.kind != "f" else ())
-        ]
+        paths = [os.fspath(item) if isinstance(item, str | os.PathLike) else "" for item in X]
         codes = np.array([numbers[label] for label in labels], np.int64)
         return self._learn(zero_shot, vectors, codes, paths)
 

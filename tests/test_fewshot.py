@@ -340,6 +340,24 @@ def test_labels_that_are_numbers_are_scored_as_they_were_learnt(
     assert cross_val_score(classifier, vectors, numbers, cv=3).tolist() == [1, 1, 1]
 
 
+def test_an_iterator_over_paths_is_as_good_as_a_list(encoder: ColourEncoder, paint: Paint) -> None:
+    data = painted(paint)
+    learnt = FewShotClassifier(LABELS, encoder, store=False)
+    learnt.fit((path for path in data), list(data.values()))
+    assert learnt.learnt_from(data) == len(data)
+    with pytest.raises(TypeError, match=r"\[image\]"):
+        learnt.fit(next(iter(data)), ["red"])
+
+
+def test_wrong_labels_of_vectors_are_found(encoder: ColourEncoder, paint: Paint) -> None:
+    data = painted(paint, 12)
+    vectors = ZeroShotClassifier(LABELS, encoder, store=False).fit().vectors(list(data))
+    labels = list(data.values())
+    labels[3] = "green"
+    (suspect,) = FewShotClassifier(LABELS, encoder, store=False).fit(vectors, labels).suspects()
+    assert (suspect.path, suspect.label, suspect.likelier) == ("", "green", "red")
+
+
 def test_learning_from_and_judging_by_the_same_images_is_told(
     learnt: FewShotClassifier, paint: Paint, caplog: pytest.LogCaptureFixture
 ) -> None:
