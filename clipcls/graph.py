@@ -124,7 +124,11 @@ def can_be_kept(folder: Path | None = None) -> bool:
 
 
 def is_supported() -> bool:
-    """Whether OpenVINO is installed; no import."""
+    """Whether OpenVINO is installed; no import. A mere folder of its name can be imported too."""
+    try:
+        importlib.metadata.version("openvino")
+    except importlib.metadata.PackageNotFoundError:
+        return False
     return "openvino" in sys.modules or importlib.util.find_spec("openvino") is not None
 
 

@@ -320,6 +320,23 @@ def test_the_next_process_needs_no_torch_and_tells_nobody(tmp_path: Path) -> Non
     assert second == "openvino\n"
 
 
+def test_a_folder_of_openvinos_name_is_not_openvino(tmp_path: Path) -> None:
+    packages = tmp_path / "packages"
+    (packages / "openvino").mkdir(parents=True)
+    for installed in Path(np.__file__).parent.parent.iterdir():
+        if not installed.name.startswith("openvino"):
+            (packages / installed.name).symlink_to(installed)
+    script = "from clipcls import graph; import openvino; print(graph.is_supported())"
+    path = os.pathsep.join([str(packages), str(Path(graph.__file__).parent.parent)])
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
 def test_what_is_kept_is_said_and_cleared(encoder, folder: Path) -> None:
     assert graph.kept() == []
     graph.clear()
