@@ -312,9 +312,7 @@ class ZeroShotClassifier(LinearScores):
                 with an `Encoder` of one's own that has no `seen`.
             OutputError: a heat map cannot be written.
         """
-        self._check_fitted()
-        if top < 1:
-            raise ValueError(f"top is {top}; the least is 1")
+        self._check_asked(top)
         rule = Rule(
             min_score,
             min_margin,
@@ -370,9 +368,14 @@ class ZeroShotClassifier(LinearScores):
             embedded: as `embed` gives them.
             top, min_score, min_margin: as for `classify`.
         """
-        self._check_fitted()
+        self._check_asked(top)
         rule = Rule(min_score, min_margin, None, None)
         return list(predictions(self, embedded, top, rule))
+
+    def _check_asked(self, top: int) -> None:
+        self._check_fitted()
+        if top < 1:
+            raise ValueError(f"top is {top}; the least is 1")
 
     def _explainer(self) -> Explainer:
         from clipcls.explanation import Explainer

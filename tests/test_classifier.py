@@ -113,6 +113,14 @@ def test_accuracy_is_of_as_many_labels_as_images(
         classifier.score([], [])
 
 
+def test_an_answer_has_one_label_at_least(classifier: ZeroShotClassifier, paint: Paint) -> None:
+    path = paint("a.png", "red")
+    with pytest.raises(ValueError, match="top is 0; the least is 1"):
+        classifier.classify([path], top=0)
+    with pytest.raises(ValueError, match="top is 0; the least is 1"):
+        classifier.answer(list(classifier.embed([path])), top=0)
+
+
 def test_scikit_learns_conventions(encoder: ColourEncoder) -> None:
     classifier = ZeroShotClassifier(LABELS, encoder, prompts="none", store=False)
     assert set(classifier.get_params()) == set(inspect.signature(ZeroShotClassifier).parameters)
