@@ -106,7 +106,8 @@ class Store:
     Raises:
         StoreError: the file cannot be opened (not writable, made by a newer clipcls, or not a
             store at all). A store that is damaged is set aside under another name and a new one
-            begun.
+            begun; but one in a place of its own whose first page is damaged cannot be told from
+            another program's file, and is refused as that.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:

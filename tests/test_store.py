@@ -376,6 +376,27 @@ def test_a_file_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["browser.db", "photo.jpg"]
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_of_a_store_in_a_place_of_its_own_the_first_page_tells_whose_it_is(
+    tmp_path: Path, first: bool
+) -> None:
+    path = tmp_path / "s.db"
+    with Store(path) as store:
+        store.add("image a", [(key(n), np.ones(900, np.float32)) for n in range(9)])
+    data = bytearray(path.read_bytes())
+    page = int.from_bytes(data[16:18], "big")
+    damaged = slice(0, 100) if first else slice(100, page)
+    data[damaged] = b"\0" * (damaged.stop - damaged.start)
+    path.write_bytes(data)
+    if first:
+        with pytest.raises(StoreError, match="is not a store of clipcls"):
+            Store(path)
+        assert path.read_bytes() == data
+    else:
+        Store(path).close()
+        assert len(list(tmp_path.glob("s.db.damaged-*"))) == 1
+
+
 def test_a_file_that_its_owner_has_locked_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
