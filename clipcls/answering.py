@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from clipcls.classifier import ImageLike, ZeroShotClassifier
     from clipcls.explanation import Explainer
 
-__all__ = ["Rule", "check_refinable", "classify_each", "classify_together", "predictions"]
+__all__ = ["Rule", "blocks", "check_refinable", "classify_each", "classify_together", "predictions"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,15 +47,26 @@ def classify_each(
     classifier: ZeroShotClassifier, images: Iterable[ImageLike | ImageError], top: int, rule: Rule
 ) -> Iterator[Prediction | ImageError]:
     """Answers one after the other, in their order, with bounded memory."""
-    block: list[Any] = []
-    for item in classifier.embed(images):
+    for block in blocks(classifier.embed(images)):
+        yield from predictions(classifier, block, top, rule)
+
+
+def blocks(
+    embedded: Iterable[Embedded | ImageError],
+) -> Iterator[list[Embedded | ImageError]]:
+    """Images that are answered together, in their order, which bounds memory.
+
+    What the encoder just finished goes out at once; what is stored comes many at a time.
+    """
+    block: list[Embedded | ImageError] = []
+    for item in embedded:
         block.append(item)
-        # What the encoder just finished goes out at once; what is stored comes in blocks.
         fresh = not isinstance(item, ImageError) and not item.stored
         if fresh or len(block) == _MATCHED_TOGETHER:
-            yield from predictions(classifier, block, top, rule)
+            yield block
             block = []
-    yield from predictions(classifier, block, top, rule)
+    if block:
+        yield block
 
 
 def classify_together(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from clipcls.conformal import threshold_rank
-from clipcls.errors import CalibrationError
+from clipcls.errors import CalibrationError, InputError
 from clipcls.metrics import binomial_bound
 
 if TYPE_CHECKING:
@@ -349,6 +349,29 @@ def read_record(path: str | os.PathLike[str], form: str) -> dict[str, Any]:
 def damaged(path: str | os.PathLike[str]) -> CalibrationError:
     """The error of a file that is a calibration's but lacks something."""
     return CalibrationError(f"{os.fspath(path)}: is a damaged calibration; make it anew")
+
+
+def check_uncalibrated(calibration: Kept | None) -> None:
+    """Refuses to calibrate what has a calibration.
+
+    Raises:
+        CalibrationError: it has.
+    """
+    if calibration is not None:
+        raise CalibrationError("this classifier is calibrated already; take one without")
+
+
+def check_images(n: int) -> None:
+    """Refuses to calibrate with too few images.
+
+    Raises:
+        InputError: they are.
+    """
+    if n < LEAST_IMAGES:
+        raise InputError(
+            f"{n} labelled image{'s are' if n > 1 else ' is'} too few to calibrate with; "
+            f"give {LEAST_IMAGES} or more"
+        )
 
 
 def _check_share(what: str, share: float) -> None:

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.calibration import LEAST_IMAGES, Calibration, versions
+from clipcls.calibration import Calibration, check_images, check_uncalibrated, versions
 from clipcls.conformal import rank_scores
-from clipcls.errors import CalibrationError, InputError
 from clipcls.evaluation import Watch, embed_known, logit_blocks, outcomes_of, right_columns
 from clipcls.labelled import LabelledLike, SetAside
 from clipcls.metrics import calibration_error
@@ -58,8 +57,7 @@ def calibrate(
         InputError: there are fewer than 10 images that can be used.
         CalibrationError: the classifier has a calibration already.
     """
-    if classifier.calibration_ is not None:
-        raise CalibrationError("this classifier is calibrated already; take one without")
+    check_uncalibrated(classifier.calibration_)
     known = embed_known(classifier, data, watch)
     return calibrate_vectors(classifier, known.vectors, known.truth), known.set_aside
 
@@ -80,11 +78,7 @@ def calibrate_vectors(
         InputError: there are fewer than 10 images.
     """
     n = len(vectors)
-    if n < LEAST_IMAGES:
-        raise InputError(
-            f"{n} labelled image{'s are' if n > 1 else ' is'} too few to calibrate with; "
-            f"give {LEAST_IMAGES} or more"
-        )
+    check_images(n)
     outcomes = outcomes_of(classifier, vectors, truth)
     blocks = _remembered(classifier, vectors)
     folds = np.random.default_rng(0).permutation(np.arange(n) % _FOLDS)

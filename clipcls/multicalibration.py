@@ -19,15 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.calibration import (
-    LEAST_IMAGES,
     MULTI_FORMAT,
     Identity,
     Kept,
+    check_images,
+    check_uncalibrated,
     damaged,
     read_record,
     versions,
 )
-from clipcls.errors import CalibrationError, InputError
 from clipcls.evaluation import Watch, embed_known, right_columns
 from clipcls.labelled import LabelledLike, SetAside
 from clipcls.multilabel import DEFAULT_THRESHOLD, MultiLabelClassifier, log_odds, logistic
@@ -132,15 +132,10 @@ def calibrate_multilabel(
         InputError: there are fewer than 10 images that can be used.
         CalibrationError: the classifier has a calibration already.
     """
-    if classifier.calibration_ is not None:
-        raise CalibrationError("this classifier is calibrated already; take one without")
+    check_uncalibrated(classifier.calibration_)
     known = embed_known(classifier.classifier, data, watch, several=True)
     n = len(known.vectors)
-    if n < LEAST_IMAGES:
-        raise InputError(
-            f"{n} labelled image{'s are' if n > 1 else ' is'} too few to calibrate with; "
-            f"give {LEAST_IMAGES} or more"
-        )
+    check_images(n)
     truth = right_columns(known.truth, len(classifier.classes_))
     scores = classifier.scores(known.vectors)
     odds = log_odds(np.log(scores))

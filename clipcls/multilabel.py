@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.answering import blocks
 from clipcls.embedder import embed_texts
 from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError, not_fitted
 from clipcls.labels import read_labels
@@ -54,7 +55,6 @@ _BACKGROUND_SETS = ("imagenet", "scenes", "textures")
 _BACKGROUND_NAMES = 100  # as many as the vocabulary counts, whatever its size
 _DEVIATION = 1.5  # of the standardised similarities over the vocabulary, in logits
 _SCORES_A_BLOCK = 4_000_000
-_IMAGES_A_BLOCK = 1024
 
 
 class MultiLabelClassifier:
@@ -210,15 +210,8 @@ class MultiLabelClassifier:
         top: int | None,
         thresholds: NDArray[np.float64],
     ) -> Iterator[MultiLabelPrediction | ImageError]:
-        block: list[Any] = []
-        for item in self.classifier.embed(images):
-            block.append(item)
-            # What the encoder just finished goes out at once; what is stored comes in blocks.
-            fresh = not isinstance(item, ImageError) and not item.stored
-            if fresh or len(block) == _IMAGES_A_BLOCK:
-                yield from self._predictions(block, top, thresholds)
-                block = []
-        yield from self._predictions(block, top, thresholds)
+        for block in blocks(self.classifier.embed(images)):
+            yield from self._predictions(block, top, thresholds)
 
     def _predictions(
         self, block: Sequence[Any], top: int | None, thresholds: NDArray[np.float64]
