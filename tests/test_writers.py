@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
 import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,7 @@ from clipcls.predictions import (
     Report,
     error_record,
 )
-from clipcls.writers import FORMATS, open_output
+from clipcls.writers import FORMATS, open_output, write_bytes
 
 MADE_BY = Provenance("mini", "0123456789ab", "fp32", "photo")
 TOP = (Candidate("cat", 0.93, 0.31), Candidate("dog", 0.05, 0.22))
@@ -183,6 +186,77 @@ def test_results_of_an_interrupted_run_stay_until_a_run_has_finished(
     assert not path.exists()
     with open_output(path, "jsonl", 1) as writer:
         writer.write({"run": 3})
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("rows_before", [0, 1])
+def test_a_second_run_with_the_same_file_is_refused(tmp_path: Path, rows_before: int) -> None:
+    path = tmp_path / "r.jsonl"
+    with open_output(path, "jsonl", 1) as first:
+        for _ in range(rows_before):
+            first.write({"run": 1})
+        with (
+            pytest.raises(OutputError, match=r"r\.jsonl: .*another run is writing it\)$"),
+            open_output(path, "jsonl", 1) as second,
+        ):
+            second.write({"run": 2})
+        assert os.listdir(tmp_path) == ["r.jsonl.part"]
+        (tmp_path / "in.jsonl").write_text('{"path": "a.jpg", "label": "cat"}\n')
+        command = [sys.executable, "-m", "clipcls", "report", "in.jsonl", "-o", path]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 3
+        assert done.stderr.endswith("(another run is writing it)\n")
+        (tmp_path / "in.jsonl").unlink()
+        first.write({"run": 1})
+    assert path.read_text() == '{"run": 1}\n' * (rows_before + 1)
+    assert list(tmp_path.iterdir()) == [path]
+    with open_output(path, "jsonl", 1) as later:
+        later.write({"run": 3})
+    assert path.read_text() == '{"run": 3}\n'
+
+
+@pytest.mark.parametrize("rows_before", [0, 1])
+def test_without_locks_the_run_whose_part_is_gone_fails(
+    tmp_path: Path, rows_before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    path = tmp_path / "r.jsonl"
+    one, other = contextlib.ExitStack(), contextlib.ExitStack()
+    first = one.enter_context(open_output(path, "jsonl", 1))
+    for _ in range(rows_before):
+        first.write({"run": 1})
+    second = other.enter_context(open_output(path, "jsonl", 1))
+    second.write({"run": 2})
+    first.write({"run": 1})
+    with pytest.raises(OutputError, match=r"r\.jsonl\.part was taken away"):
+        one.close()
+    assert not path.exists()
+    second.write({"run": 2})
+    other.close()
+    assert path.read_text() == '{"run": 2}\n' * 2
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_run_that_fails_leaves_anothers_part_alone(tmp_path: Path) -> None:
+    part = tmp_path / "r.jsonl.part"
+    with contextlib.suppress(KeyboardInterrupt), open_output(tmp_path / "r.jsonl", "jsonl", 1):
+        part.unlink()
+        part.touch()
+        raise KeyboardInterrupt
+    assert part.exists()
+
+
+def test_binary_files_of_many_writers_are_whole(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    contents = [bytes([number]) * (number + 1) * 100_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write_bytes, [path] * 80, contents * 10))
+    assert path.read_bytes() in contents
     assert list(tmp_path.iterdir()) == [path]
 
 

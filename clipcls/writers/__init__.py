@@ -5,15 +5,16 @@ A record is a dict as the `record` of its class makes it.
 
 A file is written under the name `FILE.part`, each record handed to the system as it comes, and
 renamed at the end: a reader never sees half a file under the final name, and what an interrupted
-run had finished stays in the part until a later run with the same file has finished.
+run had finished stays in the part until a later run with the same file has finished. A part is
+locked while it is written: of two runs with the same file the later one is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ from clipcls.writers.json import JsonWriter
 from clipcls.writers.jsonl import JsonlWriter
 from clipcls.writers.labels import LabelFileWriter
 from clipcls.writers.parquet import ParquetWriter
+from clipcls.writers.parts import Part, part_of
 from clipcls.writers.table import TableWriter
 
 __all__ = ["EXPLAINED", "FORMATS", "Writer", "open_output", "part_of", "write_bytes"]
@@ -72,11 +74,6 @@ class EndedWriter(Writer, Protocol):
         """Writes what has gathered, and the end."""
 
 
-def part_of(path: Path) -> Path:
-    """The name a result file has until it is whole."""
-    return path.with_name(path.name + ".part")
-
-
 @contextlib.contextmanager
 def open_output(
     path: Path | None, form: str | MakeWriter, top: int, extra: tuple[str, ...] = ()
@@ -91,7 +88,8 @@ def open_output(
         extra: fields that not every record has; csv gets a column for each.
 
     Raises:
-        OutputError: it cannot be written; what was finished stays in its part.
+        OutputError: it cannot be written, or another run is writing it; what was finished stays in
+            its part.
         OutputClosedError: the reader of a pipe went away.
     """
     make = FORMATS[form] if isinstance(form, str) else form
@@ -124,10 +122,10 @@ def write_bytes(path: Path, data: bytes) -> None:
         OutputError: it cannot be written.
     """
     place = Path(os.path.realpath(path))
-    part = part_of(place)
+    part = part_of(place.with_name(f"{place.name}.{secrets.token_hex(4)}"))  # no other run's
     with _blaming(str(path)):
         try:
-            with part.open("wb") as file:
+            with part.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -139,15 +137,13 @@ def write_bytes(path: Path, data: bytes) -> None:
 def _whole_file(
     path: Path, place: Path, make: MakeWriter, top: int, extra: tuple[str, ...]
 ) -> Iterator[Writer]:
-    part, earlier = part_of(place), []
+    with _blaming(str(path)):
+        if place.is_dir():
+            raise IsADirectoryError(None, "is a directory")
+        part = Part(part_of(place))
     try:
-        with _blaming(str(path)):
-            if place.is_dir():
-                raise IsADirectoryError(None, "is a directory")
-            earlier = _set_aside(part)
-            file = part.open("w", encoding="utf-8", newline="")
-        with _closed(file):
-            writer = make(file, top, extra)
+        with _closed(part.file):
+            writer = make(part.file, top, extra)
             given = _Blaming(writer, str(path))
             try:
                 yield given
@@ -157,18 +153,20 @@ def _whole_file(
                 raise
             with _blaming(str(path)):
                 _finish(writer)
-                file.flush()
-                os.fsync(file.fileno())
+                part.file.flush()
+                os.fsync(part.file.fileno())
         with _blaming(str(path)):
-            part.replace(place)
+            part.rename(place)
     except BaseException as error:
-        left = "".join(f"; what was finished is in {p}" for p in _with_results(part, earlier))
+        left = "".join(f"; what was finished is in {p}" for p in part.with_results())
         if isinstance(error, OutputError):
             raise type(error)(f"{error}{left}") from error
         if left:
             logger.warning("%s is not whole%s", path, left)
         raise
-    for old in earlier:
+    finally:
+        part.release()
+    for old in part.earlier:
         old.unlink(missing_ok=True)
 
 
@@ -177,13 +175,13 @@ def _finish(writer: Writer) -> None:
         writer.finish()
 
 
-def _leave(writer: Writer, part: Path) -> None:
+def _leave(writer: Writer, part: Part) -> None:
     """Makes what an interrupted run has written readable; what never will be is removed."""
     try:
         _finish(writer)
     except Exception:  # of a full disk OSError, of what that has closed whatever pyarrow raises
         if isinstance(writer, EndedWriter) and writer.needs_end:
-            part.unlink(missing_ok=True)
+            part.remove()
 
 
 class _Blaming:
@@ -220,22 +218,3 @@ def _closed(file: TextIO) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             file.close()
-
-
-def _set_aside(part: Path) -> list[Path]:
-    """Results of runs that were interrupted, the last one's under a name that is free."""
-    names = (part.with_name(f"{part.name}.{number}") for number in itertools.count(1))
-    earlier = list(itertools.takewhile(Path.exists, names))
-    with contextlib.suppress(FileNotFoundError):
-        if part.stat().st_size:
-            earlier.append(part.rename(part.with_name(f"{part.name}.{len(earlier) + 1}")))
-    return earlier
-
-
-def _with_results(part: Path, earlier: list[Path]) -> list[Path]:
-    """The part and the earlier ones; a part without any results is removed."""
-    with contextlib.suppress(OSError):
-        if part.stat().st_size:
-            return [part, *earlier]
-        part.unlink()
-    return earlier

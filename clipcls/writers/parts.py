@@ -1,0 +1,135 @@
+"""The name a result file has until it is whole, and who may write there."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from pathlib import Path
+from typing import IO, Any, TextIO
+
+__all__ = ["Part", "part_of"]
+
+
+def part_of(path: Path) -> Path:
+    """The name a result file has until it is whole."""
+    return path.with_name(path.name + ".part")
+
+
+class Part:
+    """A new file for one run alone; what an earlier run left under its name is set aside.
+
+    It is locked until `release`. Without locks (some file systems) a later run takes it away, and
+    this one is told at its end.
+
+    Attributes:
+        path: its name.
+        file: what to write to.
+        earlier: results of runs that were interrupted, the last one's at the end.
+
+    Raises:
+        BlockingIOError: another run is writing it.
+        OSError: it cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.earlier = _set_aside(path)
+        try:
+            self.file: TextIO = path.open("x", encoding="utf-8", newline="")
+        except FileExistsError as error:  # by a run that began at the same time
+            raise _busy() from error
+        try:
+            self._lock = _Lock(self.file)
+            if not self._lock.is_on(path):
+                self._lock.release()
+                raise _busy()
+        except BaseException:
+            self.file.close()
+            raise
+
+    def rename(self, path: Path) -> None:
+        """Gives the file, closed, its final name."""
+        if not self._lock.is_on(self.path):
+            raise FileNotFoundError(None, f"{self.path.name} was taken away meanwhile")
+        self.path.replace(path)
+
+    def remove(self) -> None:
+        """Removes it, unless it is another run's by now."""
+        if self._lock.is_on(self.path):
+            self.path.unlink(missing_ok=True)
+
+    def with_results(self) -> list[Path]:
+        """What holds results, after the run has failed; a part without any is removed."""
+        with contextlib.suppress(OSError):
+            if self._lock.is_on(self.path):
+                if self.path.stat().st_size:
+                    return [self.path, *self.earlier]
+                self.remove()
+        return self.earlier
+
+    def release(self) -> None:
+        """Lets other runs have the name."""
+        self._lock.release()
+
+
+class _Lock:
+    """Keeps other runs off a file, also after it is closed, until `release`.
+
+    Raises:
+        BlockingIOError: another run has it.
+    """
+
+    def __init__(self, file: IO[Any]) -> None:
+        self._number: int | None = None
+        try:
+            import fcntl
+        except ImportError:  # Windows, where nobody takes away a file that is open
+            return
+        self._number = os.dup(file.fileno())
+        try:
+            fcntl.flock(self._number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.release()
+            raise _busy() from error
+        except OSError:
+            return  # a file system without locks
+
+    def is_on(self, path: Path) -> bool:
+        """Whether the file has that name."""
+        if self._number is None:
+            return path.exists()
+        try:
+            return os.path.samestat(os.fstat(self._number), path.stat())
+        except OSError:
+            return False
+
+    def release(self) -> None:
+        if self._number is not None:
+            os.close(self._number)
+            self._number = None
+
+
+def _set_aside(part: Path) -> list[Path]:
+    """Results of runs that were interrupted, the last one's under a name that is free."""
+    names = (part.with_name(f"{part.name}.{number}") for number in itertools.count(1))
+    earlier = list(itertools.takewhile(Path.exists, names))
+    try:
+        with part.open("r+b", buffering=0) as file:  # closed before: Windows renames nothing open
+            lock = _Lock(file)
+    except FileNotFoundError:
+        return earlier
+    try:
+        if not lock.is_on(part):  # its run has ended just now
+            return earlier
+        if part.stat().st_size:
+            earlier.append(part.rename(part.with_name(f"{part.name}.{len(earlier) + 1}")))
+        else:
+            part.unlink()
+    finally:
+        lock.release()
+    return earlier
+
+
+def _busy() -> OSError:
+    return BlockingIOError(None, "another run is writing it")
