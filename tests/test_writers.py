@@ -155,6 +155,20 @@ def test_nothing_finished_leaves_no_part(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="no /dev/fd")
+def test_pipes_without_a_name(tmp_path: Path) -> None:
+    reader, end = os.pipe()
+    with os.fdopen(reader, "rb") as pipe, os.fdopen(end, "wb") as kept:
+        with open_output(Path(f"/dev/fd/{kept.fileno()}"), "jsonl", 1) as writer:
+            writer.write({"a": 1})
+        kept.close()
+        assert pipe.read() == b'{"a": 1}\n'
+    (tmp_path / "in.jsonl").write_text('{"path": "a.jpg", "label": "cat"}\n')
+    command = [sys.executable, "-m", "clipcls", "report", "in.jsonl", "-o", "/dev/stdout"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.startswith("<!doctype html>"), done.stderr
+
+
 def test_report_counts_and_decides_the_exit_status() -> None:
     report = Report()
     report.count(Prediction("a", "cat", TOP, MADE_BY))

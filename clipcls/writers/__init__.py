@@ -101,10 +101,10 @@ def open_output(
             _finish(writer)
             sys.stdout.flush()
         return
-    place = Path(os.path.realpath(path))
-    if place.exists() and not place.is_file() and not place.is_dir():
+    # By its own name: /dev/stdout and bash's >(...) lead to pipes that have no other.
+    if path.exists() and not path.is_file() and not path.is_dir():
         with _blaming(str(path)):
-            file = place.open("w", encoding="utf-8", newline="")
+            file = path.open("w", encoding="utf-8", newline="")
         with _closed(file):
             writer = make(file, top, extra)
             yield _Blaming(writer, str(path))
@@ -112,7 +112,7 @@ def open_output(
                 _finish(writer)
                 file.flush()
         return
-    yield from _whole_file(path, place, make, top, extra)
+    yield from _whole_file(path, Path(os.path.realpath(path)), make, top, extra)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
