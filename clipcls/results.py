@@ -159,7 +159,9 @@ def _csv(name: str, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield (
                 f"{name}, line {rows.line_num}",
                 {
-                    key: value[1:] if value[0] == "'" and value[1:2] in _APOSTROPHED else value
+                    key: value[1:]
+                    if value[0] == "'" and value.lstrip("'").startswith(_APOSTROPHED)
+                    else value
                     for key, value in row.items()
                     if isinstance(key, str) and value
                 },
@@ -170,7 +172,7 @@ def _csv(name: str, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 _PARQUET = b"PAR1"
 
-# What writers.csv puts a ' before; "" is not among them.
+# What writers.csv puts a ' before, and before any that are there.
 _APOSTROPHED = tuple("=+-@\t")
 
 

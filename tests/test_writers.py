@@ -8,10 +8,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from clipcls.errors import ImageError, OutputError
 from clipcls.predictions import (
@@ -22,6 +25,7 @@ from clipcls.predictions import (
     Report,
     error_record,
 )
+from clipcls.results import read_results
 from clipcls.writers import FORMATS, open_output, write_bytes
 
 MADE_BY = Provenance("mini", "0123456789ab", "fp32", "photo")
@@ -105,6 +109,21 @@ def test_csv_cells_are_no_formulas(start: str) -> None:
         )
     )
     assert row["path"] == f"'{start}cmd|' /C calc'!A0"
+
+
+@given(
+    st.text(st.sampled_from("'=+-@\ta, \"\n"), min_size=1, max_size=6)
+    | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"), min_size=1)
+)
+@example("'-1.jpg")
+@example("''=1")
+@example("'")
+def test_names_come_back_out_of_csv(name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "r.csv"
+        path.write_text(written("csv", record(name)), encoding="utf-8", newline="")
+        (result,) = read_results(path)
+    assert result.path == name
 
 
 def test_labels_with_commas_quotes_and_newlines_survive_csv() -> None:

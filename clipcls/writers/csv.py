@@ -24,8 +24,8 @@ class CsvWriter:
     The best label's similarity and the runners-up become columns of their own (`similarity`,
     `label_2`, `score_2`, `similarity_2`, ...); a set of labels is joined by `|`, a lineage by ` > `
     as in a label file; of an explanation come the runner-up, the best text and the nearest image.
-    A text that a spreadsheet would run as a formula gets a `'` in front. Stray bytes of a path that
-    is not valid UTF-8 are written as \\xNN.
+    A text that a spreadsheet would run as a formula gets a `'` in front, and one that has such a
+    `'` already gets one more. Stray bytes of a path that is not valid UTF-8 are written as \\xNN.
     """
 
     def __init__(self, stream: TextIO, top: int, extra: tuple[str, ...] = ()) -> None:
@@ -96,4 +96,4 @@ def _cell(value: object) -> object:
         return value
     value = value.encode(errors="surrogateescape").decode(errors="backslashreplace")
     value = value.replace("\r", "\\r")  # Python's writer would leave it bare: half a row
-    return f"'{value}" if value.startswith(_FORMULA) else value
+    return f"'{value}" if value.lstrip("'").startswith(_FORMULA) else value
