@@ -311,6 +311,7 @@ def _identify(data: bytes, path: str) -> tuple[str, _Opener]:
     identify image file".
     """
     prefix = data[:16].ljust(16, b"\0")
+    brands = _brands(data)
     Image.preinit()
     for kinds in (_COMMON, _OTHERS):
         if kinds is _OTHERS:
@@ -319,13 +320,14 @@ def _identify(data: bytes, path: str) -> tuple[str, _Opener]:
             if path.lower().endswith(_TGA_SUFFIXES):
                 return "TGA", lambda file: Image.OPEN["TGA"][0](file, "")
         for kind in kinds:
+            if kind == "AVIF" and not brands & _AVIF_BRANDS:
+                continue  # Pillow's plugin would take any HEIF by its first brand
             opener, accept = Image.OPEN.get(kind, (None, None))
             accepted = accept and accept(prefix)
             if isinstance(accepted, str):  # in place of yes or no: built without support for it
                 raise ImageError(path, f"{kind} needs another Pillow (pip install -U pillow)")
             if opener and accepted:
                 return kind, lambda file, opener=opener: opener(file, "")
-    brands = _brands(data)
     if brands & _AVIF_BRANDS and "AVIF" not in Image.OPEN:
         raise ImageError(path, "AVIF needs a newer Pillow (pip install -U pillow)")
     if brands & _HEIF_BRANDS:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
+from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, features
 
 from clipcls.errors import ImageError
 from clipcls.images import MAX_PIXELS, decode_image, open_image, read_bytes, to_rgb
@@ -196,6 +196,34 @@ def test_heic(monkeypatch: pytest.MonkeyPatch) -> None:
     same(decode_image(file.getvalue()), picture(64, 48).transpose(Image.Transpose.ROTATE_270), 40)
     assert known == Image.OPEN  # the host's Pillow opens what it opened before
     assert reason(file.getvalue()[:400]) in ("damaged or unsupported HEIF file", "truncated")
+
+
+@pytest.mark.parametrize("avif", [True, False])
+@pytest.mark.parametrize("brand", [b"mif1", b"msf1"])
+def test_heic_with_the_brand_of_every_heif(
+    brand: bytes, avif: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not avif:  # a Pillow that was built without
+        plugin = pytest.importorskip("PIL.AvifImagePlugin")
+        monkeypatch.setattr(plugin, "SUPPORTED", False)
+    header = b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0heic" + brand
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pillow_heif", None)
+        assert reason(header) == "HEIC needs pillow-heif (pip install pillow-heif)"
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(picture(64, 48)).save(file, quality=90)
+    data = file.getvalue()
+    assert data[8:12] == b"heic"
+    same(decode_image(data[:8] + brand + data[12:]), picture(64, 48), 40)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
+def test_avif_with_the_brand_of_every_heif() -> None:
+    data = saved(picture(), "AVIF", quality=90)
+    assert data[8:12] == b"avif"
+    assert b"avif" in data[16:32]
+    same(decode_image(data[:8] + b"mif1" + data[12:]), picture(), 40)
 
 
 def test_other_files_are_named() -> None:
