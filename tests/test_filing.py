@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ntpath
 import os
 import resource
 import signal
@@ -10,11 +11,12 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 
 from clipcls import filing, transfer
+from clipcls.cli.filing import short
 from clipcls.errors import InputError, OutputError
 from clipcls.filing import file_results, undo
 from clipcls.filing_plan import plan
@@ -759,6 +761,20 @@ def test_a_name_that_no_file_can_have_is_one_failed_image(photos: Path) -> None:
     assert done.stderr.count("is not a valid file name") == 1
     assert "1 copied" in done.stderr
     assert (photos / "out/cat/a.jpg").read_bytes() == b"a"
+
+
+def test_paths_are_named_from_here_where_they_are_below(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos)
+    assert short(photos / "sub" / "a.jpg") == os.path.join("sub", "a.jpg")
+    assert short(photos.parent / "b.jpg") == str(photos.parent / "b.jpg")
+    with monkeypatch.context() as windows:
+        windows.setattr(os.path, "relpath", ntpath.relpath)
+        windows.setattr(os, "getcwd", lambda: "C:\\photos")
+        below, elsewhere = PureWindowsPath("C:/photos/a.jpg"), PureWindowsPath("D:/sorted/cat")
+        assert short(below) == "a.jpg"
+        assert short(elsewhere) == "D:\\sorted\\cat"
 
 
 def test_bad_usage_is_one_line_and_nothing_is_done(photos: Path) -> None:

@@ -106,5 +106,8 @@ def _name(console: Console, failed: list[ImageError]) -> None:
 
 def short(path: Path) -> str:
     """A path from here where it is below, as the user would name it."""
-    text = os.path.relpath(path)
+    try:
+        text = os.path.relpath(path)
+    except ValueError:  # on another drive
+        return os.fspath(path)
     return os.fspath(path) if text.startswith(os.pardir) else text
