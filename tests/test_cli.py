@@ -850,6 +850,37 @@ def test_closed_streams_and_readers_that_go(cache: Path) -> None:
     assert gone.stderr == ""
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["prompts", "imagenet"],
+        ["models"],
+        ["store", "info"],
+        ["sort", "r.jsonl", "--into", "out", "--dry-run"],
+        ["sort", "--help"],
+        ["--help"],
+        ["--version"],
+    ],
+    ids=" ".join,
+)
+def test_a_reader_that_has_gone_has_its_exit_status(
+    arguments: list[str], tmp_path: Path, cache: Path
+) -> None:
+    shutil.copy(CHELSEA, tmp_path / "a.jpg")
+    (tmp_path / "r.jsonl").write_text('{"path": "a.jpg", "label": "cat"}\n')
+    reader, end = os.pipe()
+    os.close(reader)
+    with os.fdopen(end, "wb") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "clipcls", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+        )
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_stdout_is_utf8_whatever_the_locale(clipcls) -> None:
     done = clipcls(
         *("classify", "-m", "mini", "-l", "caf\xe9", "-l", "\u732b", "-f", "csv", CHELSEA),

@@ -10,7 +10,8 @@ import logging
 import os
 import sys
 import warnings
-from typing import NoReturn
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import click
 
@@ -38,8 +39,25 @@ _COMMANDS = (
 )
 
 
+@contextlib.contextmanager
+def _reader_gone() -> Iterator[None]:
+    """Names a pipe without a reader before click takes it for its own, and exits with 1."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise OutputClosedError("standard output: its reader went away") from error
+
+
 class _Commands(click.Group):
     """Imports a command's module only when it is run or its help is shown."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _reader_gone():  # --help and --version print here
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _reader_gone():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
