@@ -252,9 +252,9 @@ class ZeroShotClassifier(LinearScores):
             ImageError: an image cannot be read.
             ValueError: there are no images, or not as many as labels.
         """
-        answers = self.predict(X)
         from sklearn.utils.validation import column_or_1d
 
+        answers = self.predict(X)
         right = [str(label) for label in column_or_1d(y)]
         if len(right) != len(answers):
             raise ValueError(f"X has {len(answers)} images and y {len(right)} labels")

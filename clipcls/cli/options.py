@@ -248,7 +248,7 @@ _RESULT_SUFFIXES = {**_SUFFIXES, ".html": "html", ".htm": "html", ".parquet": "p
 
 
 def form_of(output: Path | None, form: str | None, *, results: bool = False) -> str:
-    """The output format: as asked for, else by the file's suffix, else by where stdout goes.
+    """The output format: as asked for, else by the file's suffix, else by where the output goes.
 
     Args:
         output: the file, or None for stdout.
@@ -263,6 +263,10 @@ def form_of(output: Path | None, form: str | None, *, results: bool = False) -> 
         return "table" if sys.stdout.isatty() else "csv"
     suffixes = _RESULT_SUFFIXES if results else _SUFFIXES
     if output.suffix.lower() not in suffixes:
+        from clipcls.writers import is_stream
+
+        if is_stream(output):
+            return "csv"
         known = ", ".join(suffixes)
         raise click.UsageError(f"{output}: its suffix says no format: use {known} or --format")
     return suffixes[output.suffix.lower()]

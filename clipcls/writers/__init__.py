@@ -32,7 +32,7 @@ from clipcls.writers.parquet import ParquetWriter
 from clipcls.writers.parts import Part, part_of
 from clipcls.writers.table import TableWriter
 
-__all__ = ["EXPLAINED", "FORMATS", "Writer", "open_output", "part_of", "write_bytes"]
+__all__ = ["EXPLAINED", "FORMATS", "Writer", "is_stream", "open_output", "part_of", "write_bytes"]
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,11 @@ class EndedWriter(Writer, Protocol):
         """Writes what has gathered, and the end."""
 
 
+def is_stream(path: Path) -> bool:
+    """Whether it is a pipe or a device, which is written to as it is."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 @contextlib.contextmanager
 def open_output(
     path: Path | None, form: str | MakeWriter, top: int, extra: tuple[str, ...] = ()
@@ -102,7 +107,7 @@ def open_output(
             sys.stdout.flush()
         return
     # By its own name: /dev/stdout and bash's >(...) lead to pipes that have no other.
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if is_stream(path):
         with _blaming(str(path)):
             file = path.open("w", encoding="utf-8", newline="")
         with _closed(file):
