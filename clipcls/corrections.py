@@ -16,11 +16,11 @@ from collections.abc import Iterable, Mapping
 from io import FileIO
 from pathlib import Path
 
-from clipcls.errors import InputError, LabelsError, OutputError
+from clipcls.errors import InputError, OutputError
 from clipcls.inputs import os_reason
 from clipcls.journal import sync_folder
 from clipcls.labelled import read_labelled
-from clipcls.ready import clean
+from clipcls.textfiles import clean
 
 __all__ = ["Corrections"]
 
@@ -218,10 +218,7 @@ class Corrections:
                 raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
         found: dict[str, str] = {}
         if whole.strip():
-            try:
-                known = read_labelled(self.path)
-            except LabelsError as error:
-                raise InputError(str(error)) from error
+            known = read_labelled(self.path)
             for path, labels in zip(known.paths, known.labels, strict=True):
                 if len(labels) > 1:
                     raise InputError(

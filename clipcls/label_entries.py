@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipcls.errors import LabelsError
-from clipcls.ready import numbered
+from clipcls.textfiles import numbered, read_table
 
 if TYPE_CHECKING:
     import yaml
@@ -86,51 +86,29 @@ def _read_txt(path: str, text: str) -> Iterator[Entry]:
 
 
 def _read_csv(path: str, text: str) -> Iterator[Entry]:
-    import csv
-    import io
-
-    start = len(text) - len(text.lstrip("\n"))
-    header = text[start:].partition("\n")[0]
-    # Spreadsheets write semicolons where the decimal point is a comma.
-    delimiter = max(",;\t", key=header.count)
-    rows = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True, skipinitialspace=True)
-    columns: list[str] = []
-    number = 1
-    try:
-        for row in rows:
-            where, number = f"{path}:{number}", rows.line_num + 1
-            if not any(cell.strip() for cell in row):
-                continue
-            if not columns:
-                columns = _columns(where, row)
-                continue
-            if any(cell.strip() for cell in row[len(columns) :]):
-                raise LabelsError(
-                    f"{where}: has {len(row)} cells for {len(columns)} columns; "
-                    'put a text with a comma in it between " quotes'
-                )
-            cells = dict(zip(columns, row, strict=False))
-            yield Entry(
-                where,
-                cells.get("label", ""),
-                [text for text in cells.get("prompts", "").split("|") if text.strip()],
-                [word for word in cells.get("synonyms", "").split("|") if word.strip()],
-            )
-    except csv.Error as e:
-        raise LabelsError(f"{path}:{number}: is not a csv line: {e}") from e
+    table = read_table(text, path, LabelsError)
+    columns = _columns(table.where, table.columns) if table.columns else {}
+    for where, row in table.rows:
+        cells = {columns[name]: cell for name, cell in row.items() if name in columns}
+        yield Entry(
+            where,
+            cells.get("label", ""),
+            [text for text in cells.get("prompts", "").split("|") if text.strip()],
+            [word for word in cells.get("synonyms", "").split("|") if word.strip()],
+        )
 
 
-def _columns(where: str, row: list[str]) -> list[str]:
-    """The header's columns by their names here; those that mean nothing keep their own."""
-    given = [cell.strip().lower() for cell in row]
-    columns = [_FIELDS.get(name, f" {name}") for name in given]
-    if "label" not in columns:
+def _columns(where: str, given: tuple[str, ...]) -> dict[str, str]:
+    """What each of the header's columns is here, without those that mean nothing."""
+    columns = {name: _FIELDS[name] for name in given if name in _FIELDS}
+    if "label" not in columns.values():
         raise LabelsError(
             f"{where}: the first line of a csv file must name its columns, `label` among them; "
             "for a plain list of labels use a .txt file"
         )
-    if twice := [name for name in given if columns.count(_FIELDS.get(name, "")) > 1]:
-        raise LabelsError(f"{where}: the column {twice[0]!r} is there twice; keep one")
+    meant = [_FIELDS[name] for name in given if name in _FIELDS]
+    if twice := [name for name in columns if meant.count(columns[name]) > 1]:
+        raise LabelsError(f"{where}: the column {twice[0]!r} appears twice; keep one")
     if others := [name for name in given if name and name not in _FIELDS]:
         log.warning("%s: column %s is not used", where, ", ".join(map(repr, others)))
     return columns

@@ -10,10 +10,7 @@ is a pug where there is such a label, else a dog); where none does, the top one 
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +19,7 @@ from typing import Any, TypeAlias
 
 from clipcls.errors import ImageError, InputError
 from clipcls.inputs import find_images, folders_and_images, os_reason
-from clipcls.ready import read_text
+from clipcls.textfiles import canonical, read_table, read_text
 
 __all__ = [
     "LabelledData",
@@ -150,7 +147,7 @@ class _Finder:
 
     def __init__(self, source: str, meanings: Mapping[str, tuple[int, ...]]) -> None:
         self._source = source
-        self._exact = {_clean(name): numbers for name, numbers in meanings.items()}
+        self._exact = {canonical(name): numbers for name, numbers in meanings.items()}
         self._loose: dict[str, list[str]] = {}
         for name in self._exact:
             self._loose.setdefault(_loosely(name), []).append(name)
@@ -161,8 +158,8 @@ class _Finder:
         Raises:
             InputError: it could be several, and `strict`.
         """
-        if _clean(label) in self._exact:
-            return self._exact[_clean(label)]
+        if canonical(label) in self._exact:
+            return self._exact[canonical(label)]
         like = self._loose.get(_loosely(label), [])
         if len(like) > 1 and strict:
             found = " or ".join(map(repr, like))
@@ -268,7 +265,6 @@ def read_labelled(source: str | os.PathLike[str], *, unlabelled: bool = False) -
 
     Raises:
         InputError: there is no such folder or file, it cannot be read as that, or it is empty.
-        LabelsError: the file is no text.
     """
     name = os.fspath(source)
     if os.path.isdir(name):
@@ -280,7 +276,7 @@ def read_labelled(source: str | os.PathLike[str], *, unlabelled: bool = False) -
             f"{name}: labelled images are a folder with a folder per class, or a .csv file with "
             "the columns path and label"
         )
-    rows = _rows(name, read_text(Path(name), "labels"), unlabelled)
+    rows = _rows(name, read_text(Path(name)), unlabelled)
     return _merged(name, rows, unlabelled)
 
 
@@ -325,36 +321,15 @@ def _read_folder(root: str) -> LabelledData:
 
 def _rows(name: str, text: str, unlabelled: bool) -> Iterator[tuple[str, list[str]]]:
     """(path, labels) of each row that is not blank."""
-    text = text.lstrip("\n")
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)
-    rows = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True, skipinitialspace=True)
-    columns: list[str] = []
+    table = read_table(text, name)
+    if table.columns and not {"path", "label"} <= set(table.columns):
+        raise InputError(f"{table.where}: the first line must name the columns path and label")
     folder = os.path.dirname(name)
-    try:
-        for row in rows:
-            where = f"{name}:{rows.line_num}"
-            if not any(cell.strip() for cell in row):
-                continue
-            if not columns:
-                columns = [cell.strip().lower() for cell in row]
-                if "path" not in columns or "label" not in columns:
-                    raise InputError(
-                        f"{where}: the first line must name the columns path and label"
-                    )
-                continue
-            if len(row) != len(columns):
-                raise InputError(
-                    f"{where}: has {len(row)} cells for {len(columns)} columns; "
-                    'put a text with a comma in it between " quotes'
-                )
-            cells = dict(zip(columns, row, strict=True))
-            labels = [label for label in map(_clean, cells["label"].split("|")) if label]
-            if not cells["path"] or not (labels or unlabelled):
-                raise InputError(f"{where}: the {'label' if cells['path'] else 'path'} is blank")
-            yield os.path.join(folder, cells["path"]), labels
-    except csv.Error as error:
-        raise InputError(f"{name}:{rows.line_num}: is not a csv line: {error}") from error
+    for where, cells in table.rows:
+        labels = [label for label in map(canonical, cells["label"].split("|")) if label]
+        if not cells["path"] or not (labels or unlabelled):
+            raise InputError(f"{where}: the {'label' if cells['path'] else 'path'} is blank")
+        yield os.path.join(folder, cells["path"]), labels
 
 
 def _merged(
@@ -370,11 +345,7 @@ def _merged(
     return LabelledData(source, tuple(found), tuple(tuple(labels) for labels in found.values()))
 
 
-def _clean(label: str) -> str:
-    return unicodedata.normalize("NFC", label.strip())
-
-
 def _loosely(label: str) -> str:
     """The label as folders may spell it: without case, `_` and `-` being spaces."""
-    words = _clean(label).casefold().replace("_", " ").replace("-", " ").split()
+    words = canonical(label).casefold().replace("_", " ").replace("-", " ").split()
     return " ".join(words)

@@ -39,7 +39,8 @@ from clipcls.label_entries import (
     levels_comment,
 )
 from clipcls.predictions import UNKNOWN
-from clipcls.ready import clean, find_set, read_text
+from clipcls.ready import find_set
+from clipcls.textfiles import clean, read_text
 
 __all__ = [
     "Label",
@@ -187,7 +188,7 @@ def read_labels(source: str | os.PathLike[str]) -> LabelSet:
         LabelsError: there is no such file or set, or it cannot be used; file and line are named.
     """
     path, ready = find_set("labels", source)
-    text = read_text(path, "labels")
+    text = read_text(path, LabelsError)
     entries = entries_of_file(path, text)
     name = os.fspath(source) if ready else str(path)
     return _build(name, entries, levels_comment(path, text))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from clipcls.errors import PromptsError
 from clipcls.labels import LabelSet, read_labels
-from clipcls.ready import ReadySet, clean, describe, find_set, numbered, read_text, ready_sets
+from clipcls.ready import ReadySet, describe, find_set, ready_sets
+from clipcls.textfiles import clean, numbered, read_text
 
 __all__ = [
     "NONE_TEXTS",
@@ -108,7 +109,7 @@ def read_prompts(source: str | os.PathLike[str]) -> PromptSet:
         PromptsError: there is no such file or set, or it cannot be used; file and line are named.
     """
     path, ready = find_set("templates", source)
-    lines = numbered(read_text(path, "templates"))
+    lines = numbered(read_text(path, PromptsError))
     name = os.fspath(source) if ready else str(path)
     return _build(name, ((f"{path}:{number}", line) for number, line in lines))
 

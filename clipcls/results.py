@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
 import io
@@ -16,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipcls.errors import InputError, LabelsError
+from clipcls.errors import InputError
 from clipcls.inputs import os_reason
 from clipcls.labels import levels_of
 from clipcls.predictions import UNKNOWN, Provenance
-from clipcls.ready import read_text
+from clipcls.textfiles import decode, parse_number, read_table, read_text
 
 __all__ = ["Result", "read_results", "result_of", "without_scores"]
 
@@ -104,17 +103,15 @@ def _records(name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         data = sys.stdin.buffer.read()
         if data.startswith(_PARQUET):
             return _parquet(name, io.BytesIO(data))
-        text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", errors="replace").read()
+        text = decode(data, name)
     else:
         try:
             with open(name, "rb") as file:
                 if file.read(4) == _PARQUET:
                     return _parquet(name, name)
-            text = read_text(Path(name), "labels")
+            text = read_text(Path(name))
         except OSError as error:
             raise InputError(f"{name}: cannot be read: {os_reason(error)}") from error
-        except LabelsError as error:
-            raise InputError(str(error)) from error
     return _jsonl(name, text) if text.lstrip().startswith("{") else _csv(name, text)
 
 
@@ -148,32 +145,17 @@ def _jsonl(name: str, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _csv(name: str, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        if not {"path", "label"} <= set(rows.fieldnames or ()):
-            raise InputError(
-                f"{name}: is neither jsonl nor a csv with the columns path and label; make it with "
-                "`clipcls classify -f jsonl`"
-            )
-        for row in rows:
-            yield (
-                f"{name}, line {rows.line_num}",
-                {
-                    key: value[1:]
-                    if value[0] == "'" and value.lstrip("'").startswith(_APOSTROPHED)
-                    else value
-                    for key, value in row.items()
-                    if isinstance(key, str) and value
-                },
-            )
-    except csv.Error as error:
-        raise InputError(f"{name}, line {rows.line_num}: {error}") from error
+    table = read_table(text, name, exact=True)
+    if not {"path", "label"} <= set(table.columns):
+        raise InputError(
+            f"{name}: is neither jsonl nor a csv with the columns path and label; make it with "
+            "`clipcls classify -f jsonl`"
+        )
+    for where, cells in table.rows:
+        yield where, {key: value for key, value in cells.items() if value}
 
 
 _PARQUET = b"PAR1"
-
-# What writers.csv puts a ' before, and before any that are there.
-_APOSTROPHED = tuple("=+-@\t")
 
 
 def _parquet(name: str, source: str | io.BytesIO) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -279,7 +261,7 @@ def _score(value: object, where: str) -> float | None:
     if value in (None, ""):
         return None
     try:
-        number = float(value)  # type: ignore[arg-type]
+        number = parse_number(value) if isinstance(value, str) else float(value)  # type: ignore
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):

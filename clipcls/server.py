@@ -31,7 +31,6 @@ from starlette.requests import ClientDisconnect
 from clipcls import __version__, web
 from clipcls.errors import ImageError, LabelsError, PromptsError
 from clipcls.predictions import Prediction, error_record
-from clipcls.ready import numbered
 from clipcls.remote import Fetcher
 from clipcls.schemas import (
     PROBLEMS,
@@ -45,6 +44,7 @@ from clipcls.schemas import (
     request_body,
 )
 from clipcls.service import BusyError, Figures, Image, Limits, Question, Service, Ticket
+from clipcls.textfiles import numbered
 from clipcls.uploads import BodyError, Part, read_body, read_form
 
 __all__ = ["Counts", "make_app"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clipcls.errors import ImageError, InputError, LabelsError
+from clipcls.errors import ImageError, InputError
 from clipcls.labelled import make_labelled, read_labelled
 
 Paint = Callable[..., str]
@@ -135,7 +135,7 @@ def test_data_that_cannot_be_used(paint: Paint, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="it has 'cat', the labels are 'dog'"):
         make_labelled([("a.jpg", "cat")]).match(["dog"])
     (tmp_path / "t.csv").write_bytes(b"path,label\n\xff,cat\n")
-    with pytest.raises(LabelsError, match="save the file as UTF-8"):
+    with pytest.raises(InputError, match="save the file as UTF-8"):
         read_labelled(tmp_path / "t.csv")
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import logging
-import unicodedata
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from clipcls.errors import LabelsError
 from clipcls.labels import Label, LabelSet, make_labels, read_labels, written
 from clipcls.ready import ready_sets
+from clipcls.textfiles import canonical
 
 
 @pytest.fixture
@@ -103,9 +103,7 @@ def test_words_and_numbers_come_back_as_written(write, name, content):
 
 
 def plain(alphabet: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    text = st.text(alphabet, min_size=1, max_size=20).map(
-        lambda s: unicodedata.normalize("NFC", s.strip())
-    )
+    text = st.text(alphabet, min_size=1, max_size=20).map(canonical)
     return text.filter(lambda s: any(c.isprintable() and not c.isspace() for c in s))
 
 

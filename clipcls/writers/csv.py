@@ -8,14 +8,12 @@ from typing import Any, TextIO
 
 from clipcls.labels import written
 from clipcls.predictions import UNKNOWN
+from clipcls.textfiles import guard
 
 __all__ = ["EXPLAINED", "CsvWriter"]
 
 # Of an explanation, in a table of one row an image.
 EXPLAINED = ("runner_up", "margin", "text", "text_similarity", "nearest", "nearest_similarity")
-
-# What Excel, LibreOffice and Google Sheets may run as a formula (OWASP, CSV injection).
-_FORMULA = ("=", "+", "-", "@", "\t")
 
 
 class CsvWriter:
@@ -96,4 +94,4 @@ def _cell(value: object) -> object:
         return value
     value = value.encode(errors="surrogateescape").decode(errors="backslashreplace")
     value = value.replace("\r", "\\r")  # Python's writer would leave it bare: half a row
-    return f"'{value}" if value.lstrip("'").startswith(_FORMULA) else value
+    return guard(value)
