@@ -76,7 +76,7 @@ class Fetcher:
         """
         try:
             return await asyncio.wait_for(self._fetch(url, took), self._seconds)
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise ImageError(url, f"took longer than {self._seconds:g} s to come") from error
         except ssl.SSLError as error:
             raise ImageError(url, "its host cannot prove who it is (TLS)") from error

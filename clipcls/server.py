@@ -227,7 +227,7 @@ def make_app(
                 reading = _read(request, ticket, limits, fetcher)
                 try:
                     images, question = await asyncio.wait_for(reading, limits.seconds)
-                except asyncio.TimeoutError as error:
+                except TimeoutError as error:
                     raise RefusedError(408, f"the body took over {limits.seconds:g} s") from error
                 results, warnings = await _unless_late_or_alone(
                     service.classify(images, question), request, deadline - loop.time()
