@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipcls.errors import InputError, SidecarError
+from clipcls.errors import InputError, SidecarError, install_command
 from clipcls.journal import sync_folder
 from clipcls.results import Result
 from clipcls.sidecar import Sidecars, need_lxml, update_each, updated_packet
@@ -44,7 +44,7 @@ def embed_keywords(
     try:
         import exiftool
     except ImportError as error:
-        raise InputError("--embed-xmp needs PyExifTool: pip install 'clipcls[xmp]'") from error
+        raise InputError(f"--embed-xmp needs PyExifTool: {install_command('xmp')}") from error
     if not shutil.which("exiftool"):
         raise InputError("--embed-xmp needs exiftool on the PATH: see https://exiftool.org")
     common = ["-charset", "filename=utf8"] if os.name == "nt" else []

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from pathlib import Path
 from typing import Any
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "SidecarError",
     "StoreError",
     "UnknownModelError",
+    "install_command",
     "not_fitted",
 ]
 
@@ -139,3 +141,35 @@ class OutputError(ClipclsError):
 
 class OutputClosedError(OutputError):
     """The reader of a pipe went away; it has what it wanted."""
+
+
+def install_command(extra: str) -> str:
+    """The command that installs what an extra needs into the running Python.
+
+    It names the packages themselves: `clipcls[...]` resolves only where an index offers clipcls,
+    which a checkout or a wheel from elsewhere cannot count on.
+
+    Args:
+        extra: one of the extras in pyproject.toml, e.g. "serve".
+    """
+    import importlib.metadata
+    import importlib.util
+
+    try:
+        requirements = importlib.metadata.requires("clipcls") or []
+    except importlib.metadata.PackageNotFoundError:
+        requirements = []
+    packages = []
+    for requirement in requirements:
+        package, _, marker = requirement.partition(";")
+        if f"extra == '{extra}'" in marker.replace('"', "'"):
+            packages.append(f'"{package.strip()}"')
+    if not packages:  # imported from a checkout that is not installed
+        packages = [f'"{Path(__file__).parents[1]}[{extra}]"']
+    python = sys.executable or "python"
+    if " " in python:
+        python = f'"{python}"'
+    pip = f"{python} -m pip install"
+    if importlib.util.find_spec("pip") is None:
+        pip = f"uv pip install --python {python}"
+    return " ".join([pip, *packages])

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from clipcls.errors import ImageError
+from clipcls.errors import ImageError, install_command
 from clipcls.inputs import os_reason
 
 if TYPE_CHECKING:
@@ -351,7 +351,7 @@ def _heif_opener(path: str) -> _Opener:
         # Used directly and not registered: registering would change what the host's Pillow opens.
         from pillow_heif import HeifImageFile
     except ImportError as error:
-        reason = "HEIC needs pillow-heif (pip install pillow-heif)"
+        reason = f"HEIC needs pillow-heif: {install_command('heic')}"
         raise ImageError(path, reason) from error
     return lambda file: HeifImageFile(file, "")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from clipcls import cuda
-from clipcls.errors import ModelError
+from clipcls.errors import ModelError, install_command
 from clipcls.padding import needed_lengths, shortened
 from clipcls.preprocess import Preprocess
 from clipcls.sources import ModelInfo, ModelSource, list_models, quiet, resolve
@@ -150,7 +150,7 @@ def load(
         cuda.check(device)
     needs_transformers = source.tokenizer or source.text_config
     if tower != "image" and needs_transformers and not importlib.util.find_spec("transformers"):
-        raise ModelError(f'{source.name}: its texts need transformers: pip install "clipcls[hf]"')
+        raise ModelError(f"{source.name}: its texts need transformers: {install_command('hf')}")
     try:
         with quiet():
             network = _network(source, device, precision, tower)
@@ -352,7 +352,7 @@ def _explain(error: Exception, source: ModelSource, device: str) -> str:
             "safetensors where you trust it"
         )
     if isinstance(error, ImportError):
-        return f'{source.name}: {_shorten(text)}; try pip install "clipcls[hf]"'
+        return f"{source.name}: {_shorten(text)}; try {install_command('hf')}"
     if isinstance(error, pickle.UnpicklingError):  # whose text recommends to run what is in it
         lines = ["not a file of weights"]
     reason = _shorten(lines[0]) if lines else type(error).__name__

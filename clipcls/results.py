@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipcls.errors import InputError
+from clipcls.errors import InputError, install_command
 from clipcls.inputs import os_reason
 from clipcls.labels import levels_of
 from clipcls.predictions import UNKNOWN, Provenance
@@ -163,9 +163,7 @@ def _parquet(name: str, source: str | io.BytesIO) -> Iterator[tuple[str, Mapping
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise InputError(
-            f"{name}: parquet needs pyarrow: pip install 'clipcls[parquet]'"
-        ) from error
+        raise InputError(f"{name}: parquet needs pyarrow: {install_command('parquet')}") from error
     try:
         with pyarrow.parquet.ParquetFile(source) as file:
             rows = (r for batch in file.iter_batches() for r in batch.to_pylist())

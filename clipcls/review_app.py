@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipcls.errors import ClipclsError, ImageError, InputError
+from clipcls.errors import ClipclsError, ImageError, InputError, install_command
 from clipcls.predictions import UNKNOWN
 from clipcls.review import NO_LABEL, Answer, Review
 from clipcls.thumbnails import thumbnail
@@ -201,7 +201,7 @@ class ReviewApp:
             from starlette.routing import Route
         except ImportError as error:
             raise InputError(
-                "review needs starlette and uvicorn: pip install 'clipcls[review]'"
+                f"review needs starlette and uvicorn: {install_command('review')}"
             ) from error
         from clipcls.web import page_routes
 

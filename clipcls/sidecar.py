@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from clipcls.errors import ImageError, InputError, SidecarError
+from clipcls.errors import ImageError, InputError, SidecarError, install_command
 from clipcls.folders import alike
 from clipcls.inputs import os_reason
 from clipcls.predictions import NONE
@@ -187,7 +187,7 @@ def need_lxml() -> None:
     try:
         import lxml.etree  # noqa: F401
     except ImportError as error:
-        raise InputError("XMP sidecars need lxml: pip install 'clipcls[xmp]'") from error
+        raise InputError(f"XMP sidecars need lxml: {install_command('xmp')}") from error
 
 
 def sidecar_of(image: Path, full_name: bool = False) -> Path:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs
 
-from clipcls.errors import InputError, ServerError
+from clipcls.errors import InputError, ServerError, install_command
 
 if TYPE_CHECKING:
     from starlette.routing import Route
@@ -320,7 +320,7 @@ def run(
     try:
         import uvicorn
     except ImportError as error:
-        raise InputError("it needs uvicorn: pip install 'clipcls[serve]'") from error
+        raise InputError(f"serving needs uvicorn: {install_command('serve')}") from error
 
     class Server(uvicorn.Server):
         interrupted = False

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, features
 
-from clipcls.errors import ImageError
+from clipcls.errors import ImageError, install_command
 from clipcls.images import MAX_PIXELS, decode_image, open_image, read_bytes, to_rgb
 
 posix = pytest.mark.skipif(os.name == "nt", reason="a POSIX file system is needed")
@@ -187,7 +187,7 @@ def test_bytes_like() -> None:
 def test_heic(monkeypatch: pytest.MonkeyPatch) -> None:
     header = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    assert reason(header) == "HEIC needs pillow-heif (pip install pillow-heif)"
+    assert reason(header) == f"HEIC needs pillow-heif: {install_command('heic')}"
     monkeypatch.undo()
     pillow_heif = pytest.importorskip("pillow_heif")
     known = dict(Image.OPEN)
@@ -209,7 +209,7 @@ def test_heic_with_the_brand_of_every_heif(
     header = b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0heic" + brand
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "pillow_heif", None)
-        assert reason(header) == "HEIC needs pillow-heif (pip install pillow-heif)"
+        assert reason(header) == f"HEIC needs pillow-heif: {install_command('heic')}"
     pillow_heif = pytest.importorskip("pillow_heif")
     file = io.BytesIO()
     pillow_heif.from_pillow(picture(64, 48)).save(file, quality=90)

@@ -23,6 +23,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipcls.errors import install_command
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -300,7 +302,7 @@ def test_a_missing_extra_is_one_line(four: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "pip install 'clipcls[review]'" in done.stderr
+    assert install_command("review") in done.stderr
 
 
 # -- the page ---------------------------------------------------------------------------------

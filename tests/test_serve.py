@@ -27,7 +27,7 @@ from PIL import Image
 from test_images import every_file, picture, png, saved
 
 from clipcls import FewShotClassifier, ZeroShotClassifier
-from clipcls.errors import ImageError
+from clipcls.errors import ImageError, install_command
 from clipcls.predictions import error_record
 from clipcls.remote import Fetcher
 from clipcls.server import Counts, make_app
@@ -924,7 +924,8 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path, module: str) 
     path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
     done = run("-l", "cat", "-l", "dog", PYTHONPATH=path)
     assert done.returncode == 2
-    assert done.stderr == f"clipcls: error: serve needs {module}: pip install 'clipcls[serve]'\n"
+    cure = install_command("serve")
+    assert done.stderr == f"clipcls: error: serve needs {module}: {cure}\n"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")

@@ -160,7 +160,7 @@ def command(
 
     POST images to /classify as a multipart form; the records are those of `classify`. Labels,
     prompts and other settings may come with each request. /openapi.json describes it all. Uploads
-    are kept in memory and written nowhere. Needs `pip install 'clipcls[serve]'`.
+    are kept in memory and written nowhere. Needs the extra `serve`.
 
     \b
     Examples:
@@ -171,7 +171,7 @@ def command(
     """
     labels = labels_of(label_source, label_list, classifier)
     token = _token(token_file)
-    from clipcls.errors import InputError
+    from clipcls.errors import InputError, install_command
     from clipcls.web import is_loopback, run
 
     if not (token or insecure or is_loopback(host)):
@@ -187,7 +187,7 @@ def command(
         from clipcls.server import Counts, make_app
     except ImportError as error:
         raise InputError(
-            f"serve needs {error.name or 'more packages'}: pip install 'clipcls[serve]'"
+            f"serve needs {error.name or 'more packages'}: {install_command('serve')}"
         ) from error
     from clipcls.remote import Fetcher
     from clipcls.service import Limits, Service

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from clipcls.errors import InputError
+from clipcls.errors import InputError, install_command
 from clipcls.predictions import UNKNOWN
 
 __all__ = ["ParquetWriter", "need_pyarrow"]
@@ -64,9 +64,7 @@ def need_pyarrow() -> None:
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
-        raise InputError(
-            "--format parquet needs pyarrow: pip install 'clipcls[parquet]'"
-        ) from error
+        raise InputError(f"--format parquet needs pyarrow: {install_command('parquet')}") from error
 
 
 def _schema() -> Any:
