@@ -327,8 +327,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _logits(self, X: ArrayLike) -> Floats:
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        logits: Floats = X @ self.coef_.T + self.intercept_
+        rows: Floats = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        logits: Floats = rows @ self.coef_.T + self.intercept_
         return logits
 
 
