@@ -7,17 +7,22 @@ Files, folders, glob patterns and a list on standard input; see `find_images`.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import fnmatch
 import glob
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from clipcls.errors import ImageError, InputError
+from clipcls.textfiles import encoding_of, find_on_disk
 
 __all__ = ["SUFFIXES", "find_images", "folders_and_images", "os_reason"]
+
+log = logging.getLogger("clipcls")
 
 SUFFIXES = frozenset(
     (
@@ -39,6 +44,10 @@ unnoticed where the plugin for them is missing.
 _SYSTEM_FOLDERS = frozenset(("@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information"))
 
 _SEPARATORS = re.compile("[" + re.escape(os.sep + (os.altsep or "")) + "]+")
+
+_CHUNK = 1 << 16
+_CONTROL = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")
+_BINARY = "standard input is binary data, not a list of paths; to classify one image, name its file"
 
 _REASONS = {
     errno.ENOENT: "no such file",
@@ -73,8 +82,9 @@ def find_images(
       had put it there: sorted, upper and lower case distinct except on Windows, no hidden files
       unless it says so. With `**` it matches files only. An existing file wins over a pattern
       that is spelled the same.
-    - `-` reads paths of files and folders from `stdin` as they come: one a line, or ended by NUL
-      bytes with `null`. They are not patterns. Blank lines are skipped.
+    - `-` reads paths of files and folders from `stdin` as they come: one per line, or ended by NUL
+      bytes with `null`. They are not patterns. Blank lines are skipped. Lines may be UTF-16, as
+      PowerShell writes them; a path that does not exist stands for the one that looks the same.
 
     Paths come as the user named them: relative ones stay relative. What is named twice comes
     twice, as with other command-line tools, so that results match a list line by line. Memory
@@ -90,7 +100,8 @@ def find_images(
         raised) to report in its place.
 
     Raises:
-        InputError: nothing at all was found (after the last input), or `-` cannot be read.
+        InputError: nothing at all was found (after the last input), or `-` cannot be read or is no
+            list of paths.
     """
     names = [os.fspath(name) for name in inputs]
     found = False
@@ -285,31 +296,63 @@ def _folders(folder: str) -> Iterator[str]:
 
 
 def _listed(stdin: BinaryIO, null: bool) -> Iterator[str]:
-    """The names on standard input, each as soon as it is there."""
-    first = True
-    for raw in _records(stdin, b"\0" if null else b"\n"):
-        if first:
-            raw = raw.removeprefix(b"\xef\xbb\xbf")  # PowerShell and editors put it there
-            first = False
-        if not null:
-            if b"\0" in raw:
+    """The names on standard input, each as soon as it is complete.
+
+    Raises:
+        InputError: it cannot be read, or is no such list.
+    """
+    end = b"\0" if null else b"\n"
+    told = False
+    for raw in _records(stdin, end):
+        if b"\0" in raw:
+            if any(map(os.path.lexists, filter(None, raw.split(b"\0")))):
                 raise InputError("the list on standard input is separated by NUL bytes: add -0")
-            if raw.endswith(b"\r") and not os.path.lexists(raw):
-                raw = raw[:-1]
-        if raw.strip():
-            yield os.fsdecode(raw)
+            raise InputError(_BINARY)
+        if not null and raw.endswith(b"\r") and not os.path.lexists(raw):
+            raw = raw[:-1]
+        if not raw.strip():
+            continue
+        name = os.fsdecode(raw)
+        found = find_on_disk(name)
+        if found != name and not told:
+            log.warning(
+                "standard input: %r is spelled %r on the disk and is taken for that; so are others "
+                "like it",
+                name,
+                found,
+            )
+            told = True
+        yield found
 
 
 def _records(stdin: BinaryIO, end: bytes) -> Iterator[bytes]:
+    read = getattr(stdin, "read1", stdin.read)  # read1: what there is, without waiting for more
     try:
-        if end == b"\n":
-            for line in stdin:
-                yield line.removesuffix(end)
-            return
-        rest = b""
-        while chunk := stdin.read(1 << 16):
+        start = chunk = read(_CHUNK)
+        while chunk and any(
+            bom.startswith(start) for bom in (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+        ):
+            start += (chunk := read(_CHUNK))
+        encoding = encoding_of(start)
+        decoder = None
+        if encoding != "utf-8-sig":
+            if end == b"\0":
+                raise InputError(
+                    "the list on standard input is UTF-16 text with one path per line: leave out -0"
+                )
+            decoder = codecs.getincrementaldecoder(encoding)()
+        else:
+            start = start.removeprefix(b"\xef\xbb\xbf")  # PowerShell and editors put it there
+            odd = [raw for raw in start.split(end) if _CONTROL.search(raw.replace(b"\0", b""))]
+            if odd and not any(map(os.path.lexists, (raw for raw in odd if b"\0" not in raw))):
+                raise InputError(_BINARY)
+        rest, chunk = b"", start
+        while chunk:
+            if decoder:
+                chunk = os.fsencode(decoder.decode(chunk))
             *whole, rest = (rest + chunk).split(end)
             yield from whole
+            chunk = read(_CHUNK)
         if rest:
             yield rest
     except (OSError, ValueError) as error:

@@ -8,6 +8,8 @@ number, and not where it is a path: `Screenshot at 10.00\\u202fAM.png` is a real
 
 from __future__ import annotations
 
+import functools
+import os
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ __all__ = [
     "decode",
     "describe_change",
     "encoding_of",
+    "find_on_disk",
     "guard",
     "numbered",
     "parse_number",
@@ -100,7 +103,8 @@ def encoding_of(start: bytes) -> str:
     """The codec for data that begins with `start`: by its byte order mark, else UTF-8.
 
     Without a mark it is UTF-16 where at least 30 % of the 16-bit units have a zero byte, always on
-    the same side, as text with ASCII letters and newlines has, and none is a control character.
+    the same side, as text with ASCII letters has, and there are newlines but no other control
+    characters (of a single line, 70 % and a dot). Names separated by zero bytes are not that.
     """
     for bom, name in _BOMS.items():
         if start.startswith(bom):
@@ -109,11 +113,53 @@ def encoding_of(start: bytes) -> str:
         units = len(start) // 2
         zeros = start[0 : 2 * units : 2].count(0), start[1 : 2 * units : 2].count(0)
         codec = "utf-16-be" if zeros[0] else "utf-16-le"
-        if min(zeros) == 0 and units >= 2 and max(zeros) > 0.3 * units:
+        share = max(zeros) / max(1, units)
+        if min(zeros) == 0 and units >= 2 and share > 0.3:
             text = start[: 2 * units].decode(codec, "replace")
-            if not re.search(r"[\0-\x08\x0e-\x1f]", text):
+            plain = "\n" in text or ("." in text and share > 0.7)
+            if plain and not re.search(r"[\0-\x08\x0e-\x1f]", text):
                 return codec
     return "utf-8-sig"
+
+
+def find_on_disk(path: str) -> str:
+    """The path as the disk spells it, if it means something that exists, else as it was given.
+
+    A path that exists is returned as it is. Otherwise names that look the same are taken (see
+    `canonical`) if there is one of them; then backslashes for separators, as Windows has them.
+    """
+    spellings = (path, canonical(path), path.replace("\\", "/"), canonical(path).replace("\\", "/"))
+    for spelling in dict.fromkeys(spellings):
+        try:
+            found = _find(spelling)
+        except (OSError, ValueError):
+            continue
+        if found is not None:
+            return found
+    return path
+
+
+def _find(path: str) -> str | None:
+    if os.path.lexists(path):
+        return path
+    folder, name = os.path.split(path.rstrip(os.sep))
+    if not name:
+        return None
+    above = _find(folder) if folder else ""
+    if above is None:
+        return None
+    listed = os.path.abspath(above)
+    names = _names(listed, os.stat(listed).st_mtime_ns).get(canonical(name), ())
+    return os.path.join(above, names[0]) if len(names) == 1 else None
+
+
+@functools.lru_cache(maxsize=8)
+def _names(folder: str, _changed: int) -> dict[str, list[str]]:
+    """What is in the folder, by `canonical`."""
+    found: dict[str, list[str]] = {}
+    for name in os.listdir(folder):
+        found.setdefault(canonical(name), []).append(name)
+    return found
 
 
 def numbered(text: str) -> Iterator[tuple[int, str]]:

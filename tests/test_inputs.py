@@ -242,6 +242,55 @@ def test_nul_separated_stdin() -> None:
         found("-", stdin=b"a.jpg\0b.jpg\0")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_utf16_list_as_powershell_writes_it(encoding: str) -> None:
+    touch("a.jpg", "p/Käfer.jpg")
+    stdin = "a.jpg\r\np/Käfer.jpg\r\n".encode(encoding)
+    assert found("-", stdin=stdin) == ["a.jpg", "p/Käfer.jpg"]
+    assert found("-", stdin="a.jpg".encode(encoding)) == ["a.jpg"]
+    with pytest.raises(InputError, match="UTF-16 text with one path per line: leave out -0"):
+        found("-", stdin=stdin, null=True)
+
+
+@pytest.mark.parametrize("null", [False, True])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+def test_an_image_on_stdin_is_no_list_of_paths(form: str, null: bool) -> None:
+    data = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(data, form)
+    with pytest.raises(InputError, match=r"binary data, not a list of paths.* name its file"):
+        found("-", stdin=data.getvalue(), null=null)
+
+
+@posix
+def test_short_names_that_end_with_nul_are_not_taken_for_utf16() -> None:
+    touch("abc", "def", "g")
+    assert found("-", stdin=b"abc\0def\0", null=True) == ["abc", "def"]
+    assert found("-", stdin=b"g\0g\0", null=True) == ["g", "g"]
+    with pytest.raises(InputError, match="add -0"):
+        found("-", stdin=b"abc\0def\0")
+    touch("odd\x01.jpg")
+    assert found("-", stdin=b"odd\x01.jpg\nabc\n") == ["odd\x01.jpg", "abc"]
+
+
+@posix
+def test_a_listed_path_that_looks_like_one_on_the_disk_is_that(caplog) -> None:
+    touch("p/cafe\u0301.jpg", "Shot\u202fAM.jpg", "b.jpg")
+    names = ["p/caf\u00e9.jpg", "Shot AM.jpg", "\u202ab.jpg", "p\\cafe\u0301.jpg", "b.jpg"]
+    assert found("-", stdin="\n".join([*names, "x.jpg"]).encode()) == [
+        "p/cafe\u0301.jpg",
+        "Shot\u202fAM.jpg",
+        "b.jpg",
+        "p/cafe\u0301.jpg",
+        "b.jpg",
+        "x.jpg: no such file",
+    ]
+    (record,) = caplog.records
+    assert "is spelled 'p/cafe\u0301.jpg' on the disk" in record.getMessage()
+    touch("caf\u00e9.jpg", "cafe\u0301.jpg")  # both exist: each is itself, a third is neither
+    names = ["caf\u00e9.jpg", "cafe\u0301.jpg", "caf\u00e9\u200b.jpg"]
+    assert found("-", stdin="\n".join(names).encode())[:2] == names[:2]
+
+
 def test_stdin_is_read_as_it_comes() -> None:
     touch("a.jpg")
     reader, writer = os.pipe()
