@@ -1,8 +1,9 @@
-"""`corrections.csv`: what a person said of images, on the disk after every word.
+"""The file of corrections: what a person said of images, on the disk after every word.
 
-It is a truth file as `fit`, `evaluate` and `calibrate` read it, at any moment: columns `path` and
-`label`, a row an image, paths relative to its folder. A label for images without a row is appended
-and fsynced; what changes or takes back a row writes a new file, whole, in the old one's place.
+At any moment `fit`, `evaluate` and `calibrate` can read it as labelled images: the columns are
+`path` (relative to its folder), `label` and `best`, the classifier's best label, with one row per
+image. A label for an image without a row is appended and fsynced; a change to a row writes a new
+file and puts it, whole, in the old one's place.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from clipcls.errors import InputError, OutputError
 from clipcls.inputs import os_reason
 from clipcls.journal import sync_folder
 from clipcls.labelled import read_labelled
-from clipcls.textfiles import clean
+from clipcls.textfiles import clean, decode, read_table
 
 __all__ = ["Corrections"]
 
 logger = logging.getLogger(__name__)
 
-_HEADER = b"path,label\n"
+_COLUMNS = ["path", "label", "best"]
+_HEADER = ",".join(_COLUMNS).encode() + b"\n"
 _FORMULA = ("=", "+", "-", "@")  # a spreadsheet would run a path that begins so
 
 Change = dict[str, "tuple[str | None, str | None]"]  # path -> label before and after
@@ -41,6 +43,7 @@ class Corrections:
     Attributes:
         path: the file.
         labels: absolute path of an image -> its label.
+        best: absolute path of an image -> the classifier's best label, as far as it is known.
 
     Raises:
         InputError: the file holds something else.
@@ -58,6 +61,7 @@ class Corrections:
         self._undone: list[Change] = []
         self._is_damaged = False
         self._size = 0  # bytes, as this process left it
+        self.best: dict[str, str] = {}
         self._file = self._open()
         try:
             self.labels = self._read()
@@ -193,11 +197,13 @@ class Corrections:
         # The header first: nothing is cut off what is another kind of file.
         header, line_break, rows = data.partition(b"\n")
         cells = header.removeprefix(b"\xef\xbb\xbf").decode(errors="replace")
-        if next(csv.reader([cells]), []) != ["path", "label"]:
+        columns = next(csv.reader([cells]), [])
+        if columns not in (_COLUMNS, _COLUMNS[:2]):
             raise InputError(
                 f"{self.path}: is not what `clipcls review` writes (UTF-8 with the columns "
-                "path,label); name another file with -o"
+                f"{','.join(_COLUMNS)}); name another file with -o"
             )
+        self._is_damaged = columns != _COLUMNS  # the first action adds the column
         if not line_break:
             self._write_whole({})
             return {}
@@ -226,6 +232,10 @@ class Corrections:
                         "file with -o"
                     )
                 found[self.place(path)] = labels[0]
+            text = decode(header + b"\n" + whole, str(self.path))
+            for _, row in read_table(text, str(self.path)).rows:
+                path = os.path.join(self.path.parent, row["path"])
+                self.best[self.place(path)] = row.get("best", "")
         self._size = self._file.seek(0, os.SEEK_END)
         return found
 
@@ -304,7 +314,8 @@ class Corrections:
 
     def _rows(self, items: Iterable[tuple[str, str]]) -> bytes:
         return "".join(
-            f"{_cell(self._cell_path(p))},{_cell(label)}\n" for p, label in items
+            f"{_cell(self._cell_path(p))},{_cell(label)},{_cell(self.best.get(p, ''))}\n"
+            for p, label in items
         ).encode()
 
     def _cell_path(self, place: str) -> str:

@@ -13,12 +13,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from clipcls.errors import ImageError, InputError
 from clipcls.inputs import find_images, folders_and_images, os_reason
+from clipcls.predictions import PERSON
 from clipcls.textfiles import canonical, read_table, read_text
 
 __all__ = [
@@ -46,6 +47,7 @@ class LabelledData:
         empty: class folders without any image.
         beside: images that lie beside the class folders, without a label.
         folders: the folders each image lies in, from the class folder down; () for other data.
+        unreviewed: rows of a reviewed table whose label no person gave; they are left out.
     """
 
     source: str
@@ -55,6 +57,7 @@ class LabelledData:
     empty: tuple[str, ...] = ()
     beside: int = 0
     folders: tuple[tuple[str, ...], ...] = ()
+    unreviewed: int = 0
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -122,6 +125,7 @@ class LabelledData:
             self.beside,
             self.unreadable,
             as_none=as_none if several else None,
+            unreviewed=self.unreviewed,
         )
         return Matched(tuple(paths), tuple(truth), aside)
 
@@ -180,6 +184,7 @@ class SetAside:
         without_images: labels of the classifier that no image has.
         as_none: of several labels an image, those that have no other labels than `no_labels`,
             which count as having none; None for one label an image.
+        unreviewed: rows of a reviewed table whose label no person gave.
     """
 
     no_labels: dict[str, int]
@@ -188,6 +193,7 @@ class SetAside:
     unreadable: tuple[ImageError, ...]
     without_images: tuple[str, ...] = ()
     as_none: int | None = None
+    unreviewed: int = 0
 
     def record(self) -> dict[str, Any]:
         """As in JSON."""
@@ -196,6 +202,7 @@ class SetAside:
             "left_out": self.left_out,
             **({} if self.as_none is None else {"as_none": self.as_none}),
             "beside": self.beside,
+            **({"unreviewed": self.unreviewed} if self.unreviewed else {}),
             "without_images": list(self.without_images),
             "unreadable": [{"path": e.path, "error": e.reason} for e in self.unreadable],
         }
@@ -261,7 +268,8 @@ def read_labelled(source: str | os.PathLike[str], *, unlabelled: bool = False) -
     - A `.csv` (`.tsv`) file: the first line names the columns, `path` and `label` among them.
       Paths are relative to the file's folder. Several labels of an image are several right
       answers: in one cell, separated by `|`, or in a row each. A blank one is an error unless
-      `unlabelled`: the image then has none of the labels.
+      `unlabelled`: the image then has none of the labels. Of a table that `clipcls review` wrote,
+      with a column `labelled_by`, only the labels that a person gave are taken.
 
     Raises:
         InputError: there is no such folder or file, it cannot be read as that, or it is empty.
@@ -276,8 +284,11 @@ def read_labelled(source: str | os.PathLike[str], *, unlabelled: bool = False) -
             f"{name}: labelled images are a folder with a folder per class, or a .csv file with "
             "the columns path and label"
         )
-    rows = _rows(name, read_text(Path(name)), unlabelled)
-    return _merged(name, rows, unlabelled)
+    unreviewed: list[str] = []
+    rows = list(_rows(name, read_text(Path(name)), unlabelled, unreviewed))
+    if unreviewed and not rows:
+        raise InputError(f"{name}: no person gave any of its labels; review the images first")
+    return replace(_merged(name, rows, unlabelled), unreviewed=len(unreviewed))
 
 
 def _read_folder(root: str) -> LabelledData:
@@ -319,13 +330,18 @@ def _read_folder(root: str) -> LabelledData:
     )
 
 
-def _rows(name: str, text: str, unlabelled: bool) -> Iterator[tuple[str, list[str]]]:
-    """(path, labels) of each row that is not blank."""
+def _rows(
+    name: str, text: str, unlabelled: bool, unreviewed: list[str]
+) -> Iterator[tuple[str, list[str]]]:
+    """(path, labels) of each row that is not blank; paths that nobody reviewed go to the list."""
     table = read_table(text, name)
     if table.columns and not {"path", "label"} <= set(table.columns):
         raise InputError(f"{table.where}: the first line must name the columns path and label")
     folder = os.path.dirname(name)
     for where, cells in table.rows:
+        if cells.get("labelled_by", PERSON) != PERSON:
+            unreviewed.append(cells["path"])
+            continue
         labels = [label for label in map(canonical, cells["label"].split("|")) if label]
         if not cells["path"] or not (labels or unlabelled):
             raise InputError(f"{where}: the {'label' if cells['path'] else 'path'} is blank")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NONE",
+    "PERSON",
     "UNKNOWN",
     "Candidate",
     "Hit",
@@ -25,6 +26,8 @@ __all__ = [
 
 UNKNOWN = "unknown"
 NONE = "none of these"
+PERSON = "person"
+"""In the column `labelled_by` of a reviewed table: a person gave this label."""
 
 
 @dataclass(frozen=True, slots=True)

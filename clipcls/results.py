@@ -18,7 +18,7 @@ from typing import Any
 from clipcls.errors import InputError, install_command
 from clipcls.inputs import os_reason
 from clipcls.labels import levels_of
-from clipcls.predictions import UNKNOWN, Provenance
+from clipcls.predictions import PERSON, UNKNOWN, Provenance
 from clipcls.textfiles import decode, parse_number, read_table, read_text
 
 __all__ = ["Result", "read_results", "result_of", "without_scores"]
@@ -39,6 +39,7 @@ class Result:
             the file; a csv does not name the best label of an `unknown`.
         label_set: the labels of `--conformal`, best first, or None.
         made_by: what made the answer, or None where the file does not say.
+        by_person: whether a person gave the label, in `clipcls review`.
     """
 
     path: str
@@ -48,6 +49,7 @@ class Result:
     top: tuple[tuple[str, float], ...] = ()
     label_set: tuple[str, ...] | None = None
     made_by: Provenance | None = None
+    by_person: bool = False
 
     @property
     def score(self) -> float | None:
@@ -73,6 +75,8 @@ class Result:
         record["top"] = top
         if self.label_set is not None:
             record["set"] = list(self.label_set)
+        if self.by_person:
+            record["labelled_by"] = PERSON
         return record | (self.made_by.record() if self.made_by else {})
 
 
@@ -226,6 +230,7 @@ def result_of(record: Mapping[str, Any], where: str = "record") -> Result:
         ),
         label_set=None if label_set is None else tuple(map(str, label_set)),
         made_by=_made_by(*made_by) if all(isinstance(m, str | bool) for m in made_by) else None,
+        by_person=record.get("labelled_by") == PERSON,
     )
 
 

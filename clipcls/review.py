@@ -10,8 +10,9 @@ import math
 import os
 import threading
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,10 +28,55 @@ from clipcls.predictions import NONE, UNKNOWN
 if TYPE_CHECKING:
     from clipcls.results import Result
 
-__all__ = ["NO_LABEL", "Answer", "Review"]
+__all__ = ["NO_LABEL", "Answer", "Review", "ReviewFiles"]
 
 NO_LABEL = -1
 _TOP = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewFiles:
+    """The files of one review, next to each other and named after its results.
+
+    Attributes:
+        corrections: what the person said, kept at once.
+        table: the reviewed table, written at the end.
+        classifier: where a classifier learnt on the page is saved.
+        page: for a report of the table.
+    """
+
+    corrections: Path
+    table: Path
+    classifier: Path
+    page: Path
+
+    @classmethod
+    def of(cls, results: str, output: Path | None = None) -> ReviewFiles:
+        """For the file of results; `output` is another file of corrections."""
+        stem = Path(results.removesuffix(".gz")).stem
+        corrections = output or Path(results).with_name(f"{stem}.corrections.csv")
+        base = corrections.stem.removesuffix(".corrections")
+        ends = (".reviewed.csv", ".safetensors", ".reviewed.html")
+        return cls(corrections, *(corrections.with_name(base + end) for end in ends))
+
+    def refuse_foreign_table(self) -> None:
+        """Refuses to write the table over another file.
+
+        Raises:
+            InputError: `table` exists and is not one.
+        """
+        try:
+            with self.table.open("rb") as file:
+                if b"labelled_by" in file.readline(1000):
+                    return
+        except FileNotFoundError:
+            return
+        except OSError:
+            pass
+        raise InputError(
+            f"{self.table}: the review would write its table here, but this is another file; "
+            "rename it, or name another file of corrections with -o"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +84,24 @@ class Answer:
     """What a classifier says of an image.
 
     Attributes:
-        label: the label's number, `NO_LABEL` for `unknown`.
+        label: the label's number, `NO_LABEL` for `unknown` and `none of these`.
         score: of the best label, or None.
         margin: the best score less the second's, or None where that is not known.
         top: numbers and scores of the best labels, best first.
+        guess: for `unknown` the best label's number, `NO_LABEL` where the results do not name it;
+            None for every other answer.
     """
 
     label: int
     score: float | None
     margin: float | None
     top: tuple[tuple[int, float], ...] = ()
+    guess: int | None = None
+
+    @property
+    def best(self) -> int:
+        """The best label's number, sure enough or not; `NO_LABEL` where there is none."""
+        return self.label if self.guess is None else self.guess
 
 
 class Review:
@@ -57,6 +111,8 @@ class Review:
         results: as `read_results` gives them; of a file under two names the first is labelled.
         corrections: the open file of corrections; what is in it of these images is done.
         labels: the labels there are; those of the results come after them.
+        lineages: name of a label -> its names from the root of the hierarchy, where it is not the
+            name alone; those in the results are known.
         root: what the results' paths are relative to.
 
     Attributes:
@@ -69,8 +125,8 @@ class Review:
             None as a whole.
 
     Raises:
-        InputError: there is no image that can be labelled, several labels an image, or a label
-            that a file of corrections cannot carry.
+        InputError: no image can be labelled, images have several labels, a label cannot stand in
+            a file of corrections, or the corrections were made with another list of labels.
     """
 
     def __init__(
@@ -79,6 +135,7 @@ class Review:
         corrections: Corrections,
         *,
         labels: Iterable[str] = (),
+        lineages: Mapping[str, tuple[str, ...]] | None = None,
         root: str | os.PathLike[str] = ".",
     ) -> None:
         self._lock = threading.RLock()
@@ -96,19 +153,27 @@ class Review:
         answers = [_name(result, known) for result in results]
         seen = sorted({name for name in (*answers, *known) if name != UNKNOWN})
         self.labels: list[str] = list(dict.fromkeys((*labels, *seen)))
+        self._results = tuple(results)
+        self._lineages = {
+            name: lineage
+            for name, result in zip(answers, results, strict=True)
+            for lineage in result.labels
+        } | dict(lineages or {})
         self._numbers = {name: number for number, name in enumerate(self.labels)}
         self._numbers[UNKNOWN] = NO_LABEL
         for name in self.labels:
             check_label(name)
+        self._root = root
         self.paths = [result.path for result in results]
         self.files = [os.path.join(root, result.path) for result in results]
         self.answers = [
-            _answer(self._numbers, answer, top, result.score)
+            _answer(self._numbers, answer, top, result)
             for answer, top, result in zip(answers, tops, results, strict=True)
         ]
         self.relearnt: list[Answer | None] | None = None
         self._places: list[str] = []
         self._of_place: dict[str, int] = {}
+        self._first: dict[int, int] = {}
         self.errors: list[str] = []
         for number, (result, file) in enumerate(zip(results, self.files, strict=True)):
             place, error = "", result.error
@@ -119,6 +184,7 @@ class Review:
                     error = str(reason)
             if place and (first := self._of_place.setdefault(place, number)) != number:
                 place, error = "", f"is the same file as {self.paths[first]}"
+                self._first[number] = first
             self._places.append(place)
             self.errors.append(error)
         if not self._of_place:
@@ -129,6 +195,10 @@ class Review:
                 f"{self.files[0]}: not there, nor is any other image of the results; paths are "
                 "relative to where `classify` ran: give that folder with --root"
             )
+        self._refuse_other_list()
+        for place, number in self._of_place.items():
+            best = self.answers[number].best
+            corrections.best[place] = "" if best == NO_LABEL else self.labels[best]
         for label in self._corrected().values():
             self._number(label)
         self._vectors: NDArray[np.float32] | None = None
@@ -194,6 +264,61 @@ class Review:
         if not 0 <= label < len(self.labels):
             raise IndexError(f"there is no label {label}")
         return self.labels[label]
+
+    # -- what comes out of it -------------------------------------------------------------------
+
+    def reviewed(self, folder: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+        """The reviewed table: the person's label where one was given, elsewhere the answer.
+
+        Args:
+            folder: where the table will lie. Paths are written as in the results where these are
+                relative to that folder, else absolute, so that every command finds the images.
+
+        Yields:
+            One record per result. `labelled_by` is `person`, `learnt` (by the classifier that was
+            learnt from the corrections) or `model` (as in the results); `best` is the best label
+            of the latest classifier.
+        """
+        with self._lock:
+            done, count = self.done(), len(self.paths)
+            answers = [self.now(number) for number in range(count)]
+        is_here = os.path.realpath(folder) == os.path.realpath(self._root)
+        has_levels = any(len(lineage) > 1 for lineage in self._lineages.values())
+        for number, result in enumerate(self._results):
+            answer, image = answers[number], self._first.get(number, number)
+            lineage = result.labels[0] if result.labels else (UNKNOWN,)
+            label, score, by = lineage[-1], result.score, "model"
+            if image in done or (answer is not self.answers[number] and not result.by_person):
+                number_of = done.get(image, answer.label)
+                label, score, by = self.name(number_of), answer.score, "learnt"
+                lineage = self._lineages.get(label, (label,))
+                if image in done:
+                    score, by = None, "person"
+            elif result.by_person:
+                by = "person"
+            if result.error:
+                label, by, lineage = "", "", ()
+            yield {
+                "path": result.path if is_here else os.path.abspath(self.files[number]),
+                "label": label,
+                "score": None if score is None else round(score, 6),
+                "labelled_by": by,
+                "best": "" if answer.best == NO_LABEL else self.name(answer.best),
+                **({"lineage": list(lineage)} if has_levels else {}),
+                "error": result.error,
+            }
+
+    def write_table(self, path: Path) -> None:
+        """Writes the reviewed table (csv), whole or not at all.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        from clipcls.writers import open_output
+
+        with open_output(path, "csv", 1) as writer:
+            for record in self.reviewed(path.absolute().parent):
+                writer.write(record)
 
     # -- the order ------------------------------------------------------------------------------
 
@@ -276,6 +401,23 @@ class Review:
 
     # -------------------------------------------------------------------------------------------
 
+    def _refuse_other_list(self) -> None:
+        """Refuses corrections whose images were mostly given labels that are not in this list.
+
+        A person may have added labels: so where the file names the classifier's best label, that
+        one tells which list it was.
+        """
+        given, best = self.corrections.labels, self.corrections.best
+        places = [place for place in given if place in self._of_place] or given
+        names = [name for p in places if (name := best.get(p) or given[p]) != UNKNOWN]
+        others = [name for name in names if name not in self._numbers]
+        if others and 2 * len(others) >= len(names):
+            shown = ", ".join(map(repr, sorted(set(others))[:3]))
+            raise InputError(
+                f"{self.corrections.path}: holds labels of another list ({shown}); name another "
+                "file with -o, or give the list that has them with --labels"
+            )
+
     def _corrected(self) -> dict[int, str]:
         return {
             self._of_place[place]: label
@@ -311,10 +453,10 @@ def _answer(
     numbers: Mapping[str, int],
     answer: str,
     top: Sequence[tuple[str, float]],
-    score: float | None,
+    result: Result,
 ) -> Answer:
     rows = tuple((numbers[name], value) for name, value in top[:_TOP])
-    margin = None
+    score, margin = result.score, None
     # A csv does not name the best label of an image whose answer is `unknown`.
     scores = [value for _, value in top]
     if score is not None and scores[:1] != [score]:
@@ -324,7 +466,10 @@ def _answer(
     elif score is not None:
         # The second's score is not in the file: it has at most what the best leaves.
         margin = max(0.0, 2 * score - 1)
-    return Answer(numbers[answer], score, margin, rows)
+    guess = None
+    if not result.labels:
+        guess = rows[0][0] if rows and rows[0][1] == score else NO_LABEL
+    return Answer(numbers[answer], score, margin, rows, guess)
 
 
 def _row(answer: Answer) -> list[Any]:
@@ -333,4 +478,5 @@ def _row(answer: Answer) -> list[Any]:
         answer.score,
         answer.margin,
         [[label, round(score, 4)] for label, score in answer.top],
+        answer.guess,
     ]

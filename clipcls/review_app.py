@@ -15,12 +15,11 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipcls.errors import ClipclsError, ImageError, InputError, install_command
 from clipcls.predictions import UNKNOWN
-from clipcls.review import NO_LABEL, Answer, Review
+from clipcls.review import NO_LABEL, Answer, Review, ReviewFiles
 from clipcls.thumbnails import thumbnail
 
 if TYPE_CHECKING:
@@ -45,23 +44,27 @@ class ReviewApp:
 
     Args:
         review: what is reviewed.
+        files: where the reviewed table, and a learnt classifier if the page is told to save it,
+            are written.
         open_classifier: makes the classifier by words whose vectors order the images and which the
             corrections are learnt on top of; called in a thread. None: there is none.
-        output: where a learnt classifier is written when the page is told to.
+        next_commands: what to run after the review, as shell commands.
         title: what the page is of.
     """
 
     def __init__(
         self,
         review: Review,
+        files: ReviewFiles,
         *,
         open_classifier: Callable[[], ZeroShotClassifier] | None,
-        output: Path,
+        next_commands: Callable[[], list[str]],
         title: str,
     ) -> None:
         self._review = review
         self._open_classifier = open_classifier
-        self._output = output
+        self._files = files
+        self._next_commands = next_commands
         self._title = title
         self._decoding = threading.BoundedSemaphore(min(8, os.cpu_count() or 1))
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="clipcls-review")
@@ -250,7 +253,8 @@ class ReviewApp:
     def _record(self) -> dict[str, Any]:
         return {
             "title": self._title,
-            "corrections": str(self._review.corrections.path),
+            "corrections": str(self._files.corrections),
+            "classifier": self._files.classifier.name,
             "unknown": UNKNOWN,
             "status": self._status,
             **self._review.record(),
@@ -307,16 +311,26 @@ class ReviewApp:
     def _save(self, body: dict[str, Any]) -> Any:
         if self._relearnt is None:
             raise _ConflictError("nothing was learnt yet")
-        if self._output.exists() and not (self._is_saved or body.get("replace") is True):
-            raise _ConflictError(f"{self._output} is there already")
-        self._relearnt.classifier.save(self._output)
+        output = self._files.classifier
+        if output.exists() and not (self._is_saved or body.get("replace") is True):
+            raise _ConflictError(f"{output} exists already")
+        self._relearnt.classifier.save(output)
         self._is_saved = True
-        self._status["saved"] = str(self._output)
+        self._status["saved"] = str(output)
         return self._status
 
     def _finish(self, _: dict[str, Any]) -> Any:
+        given, answers = self._review.done(), self._review.answers
+        if given:
+            self._review.write_table(self._files.table)
         signal.raise_signal(signal.SIGTERM)  # as `kill` would: what was accepted is finished
-        return {}
+        return {
+            "table": str(self._files.table) if given else "",
+            "done": len(given),
+            "of": len(self._review.order),
+            "corrected": sum(label != answers[n].label for n, label in given.items()),
+            "commands": self._next_commands() if given else [],
+        }
 
 
 class _ConflictError(Exception):

@@ -28,7 +28,8 @@ def test_a_label_is_in_the_file_at_once_and_is_appended(tmp_path: Path) -> None:
         corrections.set({str(tmp_path / "a.jpg"): "cat"})
         before = file.stat().st_ino
         corrections.set({str(tmp_path / "b.jpg"): "dog", str(tmp_path / "c.jpg"): "dog"})
-        assert file.read_text() == "path,label\na.jpg,cat\nb.jpg,dog\nc.jpg,dog\n"
+        rows = "a.jpg,cat,\nb.jpg,dog,\nc.jpg,dog,\n"
+        assert file.read_text() == f"path,label,best\n{rows}"
         assert file.stat().st_ino == before
 
 
@@ -93,7 +94,7 @@ def test_a_label_that_would_be_read_as_another_is_refused(tmp_path: Path, label:
         with pytest.raises(InputError, match="label"):
             corrections.set({"a.jpg": "cat", "b.jpg": label})
         assert corrections.labels == {}
-        assert file.read_text() == "path,label\n"
+        assert file.read_text() == "path,label,best\n"
 
 
 @pytest.mark.parametrize("name", ["b\udcff.jpg", "b\r.jpg"])
@@ -193,7 +194,7 @@ def test_a_header_alone_is_a_file_without_corrections(tmp_path: Path) -> None:
     file.write_text("path,label")
     with Corrections(file) as corrections:
         corrections.set({str(tmp_path / "a.jpg"): "cat"})
-    assert file.read_text() == "path,label\na.jpg,cat\n"
+    assert file.read_text() == "path,label,best\na.jpg,cat,\n"
 
 
 def test_several_labels_of_an_image_are_refused(tmp_path: Path) -> None:
@@ -201,6 +202,17 @@ def test_several_labels_of_an_image_are_refused(tmp_path: Path) -> None:
     file.write_text("path,label\na.jpg,cat\na.jpg,dog\n")
     with pytest.raises(InputError, match="several labels"):
         Corrections(file)
+
+
+def test_labelled_images_without_the_classifiers_answers_are_gone_on_with(tmp_path: Path) -> None:
+    file = tmp_path / "truth.csv"
+    file.write_text("path,label\na.jpg,cat\n")
+    with Corrections(file) as corrections:
+        corrections.best[str(tmp_path / "b.jpg")] = "wolf, grey"
+        corrections.set({str(tmp_path / "b.jpg"): "dog"})
+    assert file.read_text() == 'path,label,best\na.jpg,cat,\nb.jpg,dog,"wolf, grey"\n'
+    with Corrections(file) as corrections:
+        assert corrections.best[str(tmp_path / "b.jpg")] == "wolf, grey"
 
 
 def test_rows_of_images_elsewhere_stay(tmp_path: Path) -> None:
@@ -258,7 +270,8 @@ def test_a_file_that_was_deleted_meanwhile_is_written_again(tmp_path: Path) -> N
         file.unlink()
         corrections.set({str(tmp_path / "b.jpg"): "dog"})
         corrections.set({str(tmp_path / "c.jpg"): "dog"})
-        assert file.read_text() == "path,label\na.jpg,cat\nb.jpg,dog\nc.jpg,dog\n"
+        rows = "a.jpg,cat,\nb.jpg,dog,\nc.jpg,dog,\n"
+        assert file.read_text() == f"path,label,best\n{rows}"
         with pytest.raises(OutputError, match="another `clipcls review`"):
             Corrections(file)
 

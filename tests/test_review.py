@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +16,10 @@ from clipcls.classifier import ZeroShotClassifier
 from clipcls.corrections import Corrections
 from clipcls.errors import InputError
 from clipcls.fewshot import FewShotClassifier
+from clipcls.labelled import read_labelled
 from clipcls.relearning import Relearner
 from clipcls.results import Result, read_results
-from clipcls.review import NO_LABEL, Answer, Review
+from clipcls.review import NO_LABEL, Answer, Review, ReviewFiles
 from clipcls.store import Store
 from clipcls.writers import open_output
 
@@ -233,3 +236,130 @@ def test_images_marked_unknown_are_no_class_of_fit(
         learnt = FewShotClassifier(model=encoder, store=False).fit(corrections.path)
     assert learnt.classes_.tolist() == ["red", "blue"]
     assert learnt.set_aside_.no_labels == {"unknown": 1}
+
+
+def answered(paths: list[str], *labels: str) -> list[Result]:
+    return [Result(p, ((label,),), scores=(0.6,)) for p, label in zip(paths, labels, strict=True)]
+
+
+def test_corrections_of_another_list_are_refused_by_name(paths: list[str], tmp_path: Path) -> None:
+    animals = answered(paths, "cat", "dog", "other")
+    colours = answered(paths, "red", "other", "blue")
+    file = tmp_path / "c.csv"
+    with Corrections(file) as corrections:
+        review = Review(animals, corrections)
+        # Labels that a person added are no sign of another list.
+        review.label({n: review.add_label("fox") for n in range(3)})
+    with Corrections(file) as corrections:
+        assert set(Review(animals, corrections).done()) == {0, 1, 2}
+    text = file.read_text()
+    with Corrections(file) as corrections:
+        with pytest.raises(
+            InputError, match=r"c\.csv: holds labels of another list \('cat', 'dog'\)"
+        ):
+            Review(colours, corrections)
+        Review(colours, corrections, labels=["cat", "dog"])
+    assert file.read_text() == text
+
+
+def test_files_are_named_after_the_results(tmp_path: Path) -> None:
+    cat, colour = (ReviewFiles.of(str(tmp_path / name)) for name in ("cat.jsonl.gz", "colour.csv"))
+    assert cat.corrections == tmp_path / "cat.corrections.csv"
+    assert colour.corrections == tmp_path / "colour.corrections.csv"
+    assert cat.table == tmp_path / "cat.reviewed.csv"
+    other = ReviewFiles.of("cat.jsonl", tmp_path / "mine.csv")
+    assert (other.table, other.classifier) == (
+        tmp_path / "mine.reviewed.csv",
+        tmp_path / "mine.safetensors",
+    )
+    cat.refuse_foreign_table()
+    cat.table.write_text("name,phone\nAnn,123\n")
+    with pytest.raises(InputError, match=r"cat\.reviewed\.csv: .*another file"):
+        cat.refuse_foreign_table()
+
+
+def table(review: Review, file: Path) -> dict[str, dict[str, str]]:
+    review.write_table(file)
+    with file.open(newline="") as stream:
+        return {os.path.basename(row["path"]): row for row in csv.DictReader(stream)}
+
+
+def test_the_reviewed_table_has_a_persons_labels_and_elsewhere_the_answers(
+    paths: list[str], encoder: ColourEncoder, tmp_path: Path
+) -> None:
+    found = list(read_results(results(paths, encoder, tmp_path)))
+    found.append(Result("bad.png", (), error="truncated"))
+    file = tmp_path / "r.reviewed.csv"
+    with Corrections(tmp_path / "c.csv") as corrections:
+        review = Review(found, corrections, labels=LABELS)
+        review.label({0: 1, 1: NO_LABEL})
+        rows = table(review, file)
+        # A classifier learnt later changes other answers, never what a person said.
+        review.use_relearnt([Answer(2, 0.9, 0.8), Answer(2, 0.9, 0.8), Answer(0, 0.7, 0.1), None])
+        learnt = table(review, tmp_path / "later.csv")
+    said = {name: (row["label"], row["labelled_by"], row["best"]) for name, row in rows.items()}
+    assert said == {
+        "red.png": ("green", "person", "red"),
+        "mixed.png": ("unknown", "person", "red"),
+        "blue.png": ("blue", "model", "blue"),
+        "bad.png": ("", "", ""),
+    }
+    assert [learnt[n]["label"] for n in ("red.png", "mixed.png", "blue.png")] == [
+        *("green", "unknown", "red")
+    ]
+    assert learnt["blue.png"]["labelled_by"] == "learnt"
+    # What reads it: results with these labels, and labelled images that a person labelled.
+    again = read_results(file)
+    assert [r.labels for r in again] == [(("green",),), (), (("blue",),), ()]
+    assert [r.by_person for r in again] == [True, True, False, False]
+    known = read_labelled(file)
+    assert (known.paths, known.labels) == ((paths[0], paths[1]), (("green",), ("unknown",)))
+    assert known.unreviewed == 2
+    # Reviewed once more, the first person's labels stay theirs.
+    with Corrections(tmp_path / "d.csv") as corrections:
+        review = Review(again, corrections, labels=LABELS)
+        review.label({2: 0})
+        rows = table(review, tmp_path / "again.csv")
+    assert [row["labelled_by"] for row in rows.values()] == ["person", "person", "person", ""]
+
+
+def test_the_reviewed_table_finds_its_images_from_its_own_folder(
+    paint: Paint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paint("photos/a.png", "red")
+    paint("photos/b.png", "red")
+    monkeypatch.chdir(tmp_path)
+    os.makedirs("out")
+    found = answered(["photos/a.png", "photos/b.png"], "cat", "dog")
+    for folder, expected in ((".", "photos/a.png"), ("out", str(tmp_path / "photos/a.png"))):
+        with Corrections(f"{folder}/c.csv") as corrections:
+            review = Review(found, corrections)
+            review.label({0: 1})
+            review.write_table(Path(folder, "t.csv"))
+        assert read_results(f"{folder}/t.csv")[0].path == expected
+        (path,) = read_labelled(f"{folder}/t.csv").paths
+        assert os.path.samefile(path, "photos/a.png")
+
+
+def test_a_label_of_a_hierarchy_keeps_its_place_in_the_reviewed_table(
+    paint: Paint, tmp_path: Path
+) -> None:
+    found = [
+        Result(paint("a.png", "red"), (("animal", "dog"),)),
+        Result(paint("b.png", "red"), (("animal", "cat"),)),
+        Result(paint("c.png", "red"), (("animal", "cat"),)),
+    ]
+    with Corrections(tmp_path / "c.csv") as corrections:
+        lineages = {"oak": ("plant", "oak")}
+        review = Review(found, corrections, labels=["oak"], lineages=lineages)
+        review.label({0: review.add_label("cat"), 1: review.add_label("oak")})
+        review.write_table(tmp_path / "t.csv")
+    labels = [result.labels for result in read_results(tmp_path / "t.csv")]
+    assert labels == [(("animal", "cat"),), (("plant", "oak"),), (("animal", "cat"),)]
+
+
+def test_a_table_that_nobody_reviewed_measures_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("path,label,labelled_by\na.png,cat,model\n")
+    with pytest.raises(InputError, match=r"t\.csv: no person gave any"):
+        read_labelled(file)

@@ -117,6 +117,8 @@ def say_what_was_set_aside(console: Console, aside: SetAside) -> None:
         )
     if aside.beside:
         console.say(f"not counted: images beside the class folders, {aside.beside:,}")
+    if aside.unreviewed:
+        console.say(f"not counted: labels that no person gave, {aside.unreviewed:,}")
     if aside.without_images:
         names = ", ".join(aside.without_images[:10])
         rest = len(aside.without_images) - 10

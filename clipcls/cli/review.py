@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -29,8 +30,8 @@ logger = logging.getLogger(__name__)
     "-o",
     "--output",
     type=NEW_FILE,
-    help="The file of corrections (csv); default: corrections.csv beside RESULTS. One that is "
-    "there is gone on with.",
+    help="The file of corrections (csv), new or to go on with; default: cat.corrections.csv for "
+    "cat.jsonl, in the same folder.",
 )
 @click.option(
     "--labels",
@@ -77,28 +78,41 @@ def command(
 ) -> int:
     """Correct the results of `classify` on a page in your browser.
 
-    The images that teach most come first, a key gives a label. Each label is in corrections.csv at
-    once, which `fit`, `evaluate` and `calibrate` read; the page can learn from it too. The page is
-    this machine's alone. The same command goes on where it stopped; Ctrl-C ends it.
+    The images that teach most come first; one key gives a label. Each label is saved at once in the
+    file of corrections, which `fit`, `evaluate` and `calibrate` read; the page can learn from it
+    too. Finish, or Ctrl-C, ends the review and writes the reviewed table (cat.reviewed.csv), which
+    holds your label where you gave one and the answer elsewhere; `sort`, `report` and `evaluate`
+    read it. The same command goes on where it stopped. Nobody else can open the page.
 
     \b
     Examples:
-      clipcls classify --labels labels.txt --top 3 -o results.jsonl photos/
-      clipcls review results.jsonl --labels labels.txt
-      clipcls fit corrections.csv --labels labels.txt -o classifier.safetensors
+      clipcls classify --labels labels.txt --top 3 -o cat.jsonl photos/
+      clipcls review cat.jsonl --labels labels.txt
+      clipcls sort cat.reviewed.csv --into sorted/
+      clipcls fit cat.corrections.csv --labels labels.txt -o cat.safetensors
     """
     from clipcls.corrections import Corrections
     from clipcls.labels import read_labels
     from clipcls.results import read_results
-    from clipcls.review import Review
+    from clipcls.review import NO_LABEL, Review, ReviewFiles
     from clipcls.review_app import ReviewApp
     from clipcls.web import Guard, OneTimeLink, run
+    from clipcls.writers.table import printable
 
     found = read_results(results)
-    labels = read_labels(label_source).names if label_source else ()
-    path = output or Path("." if results == "-" else results).parent / "corrections.csv"
-    with Corrections(path) as corrections:
-        review = Review(found, corrections, labels=labels, root=root)
+    labels = read_labels(label_source) if label_source else None
+    files = ReviewFiles.of("results" if results == "-" else results, output)
+    files.refuse_foreign_table()
+    with Corrections(files.corrections) as corrections:
+        review = Review(
+            found,
+            corrections,
+            labels=labels.names if labels else (),
+            lineages={n: label.path for n, label in zip(labels.names, labels, strict=True)}
+            if labels
+            else None,
+            root=root,
+        )
         opener = None
         if not no_model:
             context = click.get_current_context()
@@ -112,10 +126,26 @@ def command(
                 no_store,
                 model_settings,
             )
+
+        def next_commands() -> list[str]:
+            """File the images; then learn from the corrections, or look at the answers."""
+            commands = [["sort", str(files.table), "--into", "sorted"]]
+            made_by = next((r.made_by for r in found if r.made_by), None)
+            if no_model or made_by is None or len({*review.done().values()} - {NO_LABEL}) < 2:
+                commands.append(["report", str(files.table), "-o", str(files.page)])
+            else:
+                templates = prompts or made_by.prompts
+                fit = ["fit", str(files.corrections), "-m", made_by.model]
+                fit += ["--labels", label_source] if label_source else []
+                fit += ["--prompts", templates] if templates != "photo" else []
+                commands.append([*fit, "-o", str(files.classifier)])
+            return [shlex.join(["clipcls", *command]) for command in commands]
+
         app = ReviewApp(
             review,
+            files,
             open_classifier=opener,
-            output=path.with_name("classifier.safetensors"),
+            next_commands=next_commands,
             title="stdin" if results == "-" else Path(results).name,
         )
         access = OneTimeLink()
@@ -138,7 +168,12 @@ def command(
         finally:
             app.stop()
         done = len(review.done())
-        console.say(f"{path}: {done:,} of {len(review.order):,} images have a label")
+        console.say(f"{files.corrections}: {done:,} of {len(review.order):,} images have a label")
+        if done:
+            review.write_table(files.table)
+            console.say(f"{files.table}: your labels, and the answers elsewhere; next:")
+            for line in next_commands():
+                click.echo(printable(f"  {line}"), err=True)  # to be copied: no prefix
     return 0
 
 

@@ -4,6 +4,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const $ = (id) => document.getElementById(id);
   const number = (n) => n.toLocaleString("en");
   const shown = (score) => (score === null ? "–" : score.toFixed(2));
+  const scoreOf = (item, score) => (item.reviewed ? "reviewed" : shown(score));
 
   // A text never becomes markup: it is always textContent or a property.
   const make = (tag, properties = {}, ...children) => {
@@ -173,11 +174,11 @@ document.addEventListener("DOMContentLoaded", () => {
       "button",
       { type: "button", className: "tile", title: item.path, tabIndex: at === current ? 0 : -1 },
       box,
-      make("span", { className: "line", textContent: best + shown(score) + more }),
+      make("span", { className: "line", textContent: best + scoreOf(item, score) + more }),
       make("span", { className: "line name", textContent: nameOf(item.path) })
     );
     tile.dataset.at = at;
-    tile.setAttribute("aria-label", `${label}, ${shown(score)}, ${item.path}${item.gone ? ", " + item.gone : ""}`);
+    tile.setAttribute("aria-label", `${label}, ${scoreOf(item, score)}, ${item.path}${item.gone ? ", " + item.gone : ""}`);
     return tile;
   };
 
@@ -267,7 +268,7 @@ document.addEventListener("DOMContentLoaded", () => {
       };
       whole.src = item.link;
     }
-    const about = [["answer", item.labels.map(([l, s]) => `${l} ${shown(s)}`).join(", ")]];
+    const about = [["answer", item.labels.map(([l, s]) => `${l} ${scoreOf(item, s)}`).join(", ")]];
     const others = item.top.filter(([l]) => !item.labels.some((a) => a[0] === l));
     if (others.length) about.push(["others", others.map(([l, s]) => `${l} ${shown(s)}`).join(", ")]);
     if (item.set) about.push(["set", item.set.join(", ") || "empty"]);

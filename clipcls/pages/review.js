@@ -63,13 +63,21 @@ function fail(text) {
 // -- what is shown of an image ------------------------------------------------------------------
 
 const nameOf = (label) => (label === NO_LABEL ? state.unknown : state.labels[label]);
-const givenName = (label) => (label === NO_LABEL ? "not any of these" : state.labels[label]);
+const givenName = (label) => (label === NO_LABEL ? "none of the labels" : state.labels[label]);
 const percent = (score) => (score === null ? "" : `${(100 * score).toFixed(0)} %`);
-// [label, score, margin, [[label, score], ...]]
+// [label, score, margin, [[label, score], ...], guess]: the guess is the best label of an answer
+// that was not sure enough, NO_LABEL where the results do not name it, else null.
 const first = (id) => state.images[id][2];
 const latest = (id) => (state.now && state.now[id]) || first(id);
 const hasChanged = (id) => Boolean(state.now && state.now[id]) && state.now[id][0] !== first(id)[0];
 const here = () => state.list[state.at];
+const isUnsure = (answer) => answer[4] !== null;
+const bestOf = (answer) => (isUnsure(answer) ? answer[4] : answer[0]);
+function answerText(answer) {
+  const score = percent(answer[1]);
+  if (!isUnsure(answer)) return `${nameOf(answer[0])} ${score}`;
+  return answer[4] === NO_LABEL ? `not sure ${score}` : `not sure: ${nameOf(answer[4])} ${score}`;
+}
 
 function selected() {
   if (state.chosen.size) return state.list.filter((id) => state.chosen.has(id));
@@ -174,7 +182,14 @@ function giveTo(labels) {
 }
 
 function confirmAnswers() {
-  giveTo(selected().map((id) => [id, latest(id)[0]]));
+  const images = selected(), named = images.filter((id) => {
+    const answer = latest(id);
+    return !isUnsure(answer) || answer[4] !== NO_LABEL;
+  });
+  if (named.length < images.length) {
+    say("The results do not say which label was best: press a label's key, or - for none of the labels.");
+  }
+  giveTo(named.map((id) => [id, bestOf(latest(id))]));
 }
 
 function apply(answer) {
@@ -237,7 +252,7 @@ async function follow(status) {
     $("show").querySelector("[value=changed]").disabled = !state.now;
     // Nobody has begun yet: begin with the first of the new order.
     relist(state.hasBegun ? here() : undefined);
-    say(state.now ? "Learnt; the order is new." : "The order is new: one of each kind first.");
+    say(state.now ? "Learnt; the order is new." : "The order is new: different-looking doubtful images first.");
   }
   if (status.note && status.note !== before.note) {
     if (!status.can_learn) say(status.note); else fail(status.note);
@@ -261,10 +276,10 @@ function showLearnt(learnt) {
     `${learnt.changed} get another answer than in the results.`;
   const cv = learnt.cross_validation;
   $("learnt-figure").textContent = cv.accuracy === undefined
-    ? "With one image a label nothing can be held out to measure it."
-    : `Right on images held out in turn (${cv.images}): ${(100 * cv.accuracy).toFixed(0)} %` +
-      (cv.accuracy_of_words === undefined ? "." : `, by the words alone ${(100 * cv.accuracy_of_words).toFixed(0)} %.`) +
-      " The images that you are asked about are the doubtful ones: on all it is likely more.";
+    ? "One image per label is too few to measure it."
+    : `Tested on ${cv.images} of your images, each held out in turn: ${(100 * cv.accuracy).toFixed(0)} % right` +
+      (cv.accuracy_of_words === undefined ? "." : ` (${(100 * cv.accuracy_of_words).toFixed(0)} % without learning).`) +
+      " You are asked about the doubtful images: on all of them it is likely more.";
   const rows = learnt.pairs.map(([from, to, count]) => {
     const row = document.createElement("tr");
     for (const text of [nameOf(from), nameOf(to), String(count)]) {
@@ -276,7 +291,7 @@ function showLearnt(learnt) {
   });
   $("pairs").tBodies[0].replaceChildren(...rows);
   $("pairs").hidden = !rows.length;
-  $("save").textContent = "Write classifier.safetensors";
+  $("save").textContent = `Save ${state.classifier}`;
   delete $("save").dataset.replace;
 }
 
@@ -286,11 +301,11 @@ function save() {
     try {
       follow(await ask("/api/save", { replace }));
       fail("");
-      $("save").textContent = "Write classifier.safetensors";
+      $("save").textContent = `Save ${state.classifier}`;
     } catch (error) {
       fail(error.message);
       if (error.status === 409) {
-        $("save").textContent = "Replace that classifier.safetensors";
+        $("save").textContent = `Replace that ${state.classifier}`;
         $("save").dataset.replace = "yes";
       }
     }
@@ -319,8 +334,8 @@ function drawProgress() {
   $("bar").value = state.done.size;
   $("count").textContent = `${state.done.size.toLocaleString("en")} of ${all.toLocaleString("en")} done`;
   $("listed").textContent = state.list.length
-    ? `${(state.at + 1).toLocaleString("en")} of ${state.list.length.toLocaleString("en")} listed`
-    : "no image is like that";
+    ? `Image ${(state.at + 1).toLocaleString("en")} of ${state.list.length.toLocaleString("en")}`
+    : "No image matches";
   const n = selected().length;
   $("selection").textContent = n > 1 ? `${n} images are selected: a label goes to all of them.` : "";
 }
@@ -331,7 +346,7 @@ function drawViewer() {
   if (id === undefined) {
     $("image").hidden = true;
     $("broken").hidden = true;
-    $("path").textContent = state.done.size === state.order.length ? "All images have a label." : "";
+    $("path").textContent = state.done.size === state.order.length ? "All images have a label. Finish shows what to do next." : "";
     $("said").textContent = "";
     $("candidates").replaceChildren();
     shown = -1;
@@ -340,13 +355,15 @@ function drawViewer() {
   const [path, error] = state.images[id];
   const answer = latest(id), old = first(id);
   $("path").textContent = path;
-  const parts = [`answer ${nameOf(answer[0])} ${percent(answer[1])}`];
-  if (hasChanged(id)) parts.push(`(was ${nameOf(old[0])} ${percent(old[1])})`);
+  const parts = [isUnsure(answer) ? answerText(answer) : `answer ${answerText(answer)}`];
+  if (hasChanged(id)) parts.push(`(was ${answerText(old)})`);
   if (state.done.has(id)) parts.push(`· your label: ${givenName(state.done.get(id))}`);
   $("said").textContent = parts.join(" ");
   $("candidates").replaceChildren(...answer[3].map(([label, score]) => {
     const item = document.createElement("li");
-    const name = document.createElement("span");
+    const name = document.createElement("button");
+    name.type = "button";
+    name.dataset.label = label;
     if (state.keys.has(label)) {
       const key = document.createElement("kbd");
       key.textContent = state.keys.get(label);
@@ -395,7 +412,7 @@ $("image").addEventListener("error", async () => {
 function drawLabels() {
   const typed = $("find").value.trim().toLowerCase();
   const id = here();
-  const answer = id === undefined ? undefined : latest(id)[0];
+  const answer = id === undefined ? undefined : bestOf(latest(id));
   const given = id === undefined ? undefined : state.done.get(id);
   let numbers = state.labels.map((_, number) => number);
   if (typed) {
@@ -432,11 +449,13 @@ function drawLabels() {
     items.push(item);
   }
   $("labels").replaceChildren(...items);
-  const best = typed ? null : $("labels").querySelector(".answer");
-  if (best) $("labels").scrollTop = best.offsetTop - $("labels").offsetTop - $("labels").clientHeight / 2;
-  $("confirm").lastElementChild.textContent =
-    answer === undefined ? "The answer is right" : `The answer is right: ${givenName(answer)}`;
+  const unsure = id !== undefined && isUnsure(latest(id));
+  let confirm = "The answer is right";
+  if (unsure) confirm = answer === NO_LABEL ? "No answer to confirm" : `It is ${givenName(answer)}`;
+  else if (answer !== undefined) confirm += `: ${givenName(answer)}`;
+  $("confirm").lastElementChild.textContent = confirm;
   for (const button of [$("confirm"), $("none"), $("clear")]) button.disabled = id === undefined;
+  if (unsure && answer === NO_LABEL) $("confirm").disabled = true;
 }
 
 const columns = () => Math.max(1, Math.floor(($("grid").clientWidth - MARGIN) / CELL_WIDTH));
@@ -476,7 +495,7 @@ function drawCells() {
     cell.style.left = `${MARGIN + (at % wide) * CELL_WIDTH}px`;
     cell.style.top = `${MARGIN + Math.floor(at / wide) * CELL_HEIGHT}px`;
     const isDone = state.done.has(id), answer = latest(id);
-    const text = isDone ? `✓ ${givenName(state.done.get(id))}` : `${nameOf(answer[0])} ${percent(answer[1])}`;
+    const text = isDone ? `✓ ${givenName(state.done.get(id))}` : answerText(answer);
     cell.className = `cell${isDone ? " done" : ""}${at === state.at ? " here" : ""}`;
     cell.lastElementChild.textContent = pending.has(id) ? "…" : text;
     cell.setAttribute("aria-selected", chosen.has(id) ? "true" : "false");
@@ -535,7 +554,7 @@ function drawFilter() {
   $("which").replaceChildren(
     option("", "any"),
     ...state.labels.map((label, number) => option(number, label)),
-    option(NO_LABEL, `${state.unknown} / not any of these`),
+    option(NO_LABEL, `${state.unknown} / none of the labels`),
   );
   $("which").value = kept;
 }
@@ -555,7 +574,7 @@ const isList = (target) => target === $("grid") || target === document.body;
 
 document.addEventListener("keydown", (event) => {
   const target = event.target, command = event.ctrlKey || event.metaKey;
-  if (event.isComposing || event.altKey) return;
+  if (event.isComposing || event.altKey || !$("closing").hidden) return;
   if (command && !isWriting(target)) {
     const key = event.key.toLowerCase();
     if (key === "z") { event.preventDefault(); return event.shiftKey ? redo() : undo(); }
@@ -634,10 +653,12 @@ $("labels").addEventListener("keydown", (event) => {
   const next = event.target.closest("li")?.[step]?.firstElementChild;
   (next || (event.key === "ArrowUp" ? $("find") : event.target)).focus();
 });
-$("labels").addEventListener("click", (event) => {
-  const button = event.target.closest("button");
-  if (button) giveByButton(button);
-});
+for (const list of ["labels", "candidates"]) {
+  $(list).addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (button) giveByButton(button);
+  });
+}
 
 $("grid").addEventListener("mousedown", (event) => {
   const cell = event.target.closest(".cell");
@@ -667,9 +688,19 @@ $("keys-button").addEventListener("click", toggleKeys);
 $("save").addEventListener("click", save);
 click("close-learnt", () => { $("learnt").hidden = true; });
 click("show-changed", () => { $("show").value = "changed"; relist(); });
-$("finish").addEventListener("click", () => act("/api/finish", {}, () => {
-  document.querySelectorAll("button, input, select").forEach((one) => { one.disabled = true; });
-  say(`Finished; the labels are in ${state.corrections}. This page can be closed.`);
+$("finish").addEventListener("click", () => act("/api/finish", {}, (end) => {
+  for (const part of ["header .actions", "main", "#keys", "#learnt"]) document.querySelector(part).hidden = true;
+  say("");
+  const count = (n) => n.toLocaleString("en");
+  $("closing-count").textContent = `You gave ${count(end.done)} of ${count(end.of)} images a label; ` +
+    `${count(end.corrected)} of these labels differ from the answer.`;
+  $("closing-files").textContent = end.table
+    ? `Your labels are in ${state.corrections}. Your labels and the answers for all other images are in ${end.table}.`
+    : "No file was written.";
+  $("closing-next").hidden = !end.commands.length;
+  $("closing-commands").textContent = end.commands.join("\n");
+  $("closing").hidden = false;
+  $("closing").focus();
 }));
 for (const id of ["show", "which", "low", "high"]) $(id).addEventListener("change", () => relist());
 
@@ -684,7 +715,7 @@ ask("/api/review").then((answer) => {
   assignKeys();
   drawFilter();
   relist();
-  say(`Labels are kept in ${state.corrections}.`);
+  say(`Your labels are saved in ${state.corrections}.`);
   follow(status);
   toList();
   document.body.dataset.ready = "yes";

@@ -44,7 +44,7 @@ class CsvWriter:
         self._stream.flush()
 
     def _columns(self, record: Mapping[str, Any]) -> list[str]:
-        if "rank" in record or "likelier" in record:
+        if record.keys() & {"rank", "likelier", "labelled_by"}:
             return list(record)
         columns = ["path", "label", "score", "similarity"]
         for rank in range(2, self._top + 1):

@@ -116,6 +116,8 @@ class GalleryWriter:
         }
         if result.label_set is not None:
             record["set"] = result.label_set
+        if result.by_person:
+            record["reviewed"] = True
         if isinstance(picture, ImageError):
             self.gone += 1
             record["gone"] = picture.reason
