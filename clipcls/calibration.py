@@ -1,16 +1,17 @@
-"""What a `Calibration` is: whom it is for, what it says of scores, and its file.
+"""The `Calibration` object: which classifier it applies to, how it maps scores, its file format.
 
-It is fitted by `calibration_fit.py`; what both kinds of calibration share is here too.
+`calibration_fit.py` fits it; what both kinds of calibration share is here too.
 """
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -21,6 +22,8 @@ from clipcls.errors import CalibrationError, InputError
 from clipcls.metrics import binomial_bound
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from clipcls.encoder import Encoder
     from clipcls.prompts import PromptSet
 
@@ -35,9 +38,11 @@ __all__ = [
 
 LEAST_IMAGES = 10  # that a calibration of either kind is made from
 CONFIDENCE = 0.95
+_USUAL_ERROR = 0.05  # what people ask for first
 
 _FORMAT = "clipcls calibration 1"
 MULTI_FORMAT = "clipcls multi-label calibration 1"
+_HASH_BYTES, _HASHES = 6, 5000  # that are kept of an image file's SHA-256, and of how many images
 _COVERAGES = 20  # tried for `error`, equally spaced: fixed before any data is seen
 
 
@@ -163,14 +168,28 @@ class Cut(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What calibrations of both kinds have: whom they are for, and a file.
+    """What both kinds of calibration share: the classifier they are for, and a file.
 
     Attributes:
         identity: the classifier it is for.
+        made_from: first 12 hex of the SHA-256 of the image files it was made from, sorted; of more
+            than 5,000 the smallest. They tell whether an image was among them, not what it shows.
     """
 
     form: ClassVar[str]
     identity: Identity
+    made_from: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def knows(self, digest: bytes) -> bool:
+        """Whether it was made from an image file with this SHA-256, as far as it has kept them."""
+        key = digest[:_HASH_BYTES].hex()
+        at = bisect.bisect_left(self.made_from, key)
+        return self.made_from[at : at + 1] == (key,)
+
+    def keep_images(self, digests: Iterable[bytes]) -> Self:
+        """With the images it was made from, by the SHA-256 of their files; b"" is none."""
+        kept = {digest[:_HASH_BYTES].hex() for digest in digests if digest}
+        return replace(self, made_from=tuple(sorted(kept)[:_HASHES]))
 
     def check(self, identity: Identity, source: str = "the calibration") -> None:
         """Whether it is for this classifier.
@@ -183,7 +202,7 @@ class Kept:
 
     def record(self) -> dict[str, Any]:
         """As in its file."""
-        record = asdict(self)
+        record = {**asdict(self), "made_from": ",".join(self.made_from)}
         del record["identity"]
         return {"format": self.form, **self.identity.record(), **record}
 
@@ -255,20 +274,41 @@ class Calibration(Kept):
             CalibrationError: no coverage has so low a bound, or `error` is not between 0 and 1.
         """
         _check_share("an error", error)
-        best, least = None, (1.0, 0.0)
-        for step in range(1, _COVERAGES + 1):
-            row = next(row for row in self.cuts if row[1] * _COVERAGES >= step * self.images)
-            bound = binomial_bound(row[2], row[1], (1 - CONFIDENCE) / _COVERAGES)
-            least = min(least, (bound, row[1] / self.images))
+        best = None
+        for bound, row in self._error_bounds():
             if bound <= error:
                 best = row
         if best is None:
+            least, row = min(self._error_bounds())
             raise CalibrationError(
                 f"an error of at most {error:g} cannot be promised from {self.images:,} images: "
-                f"the least with {CONFIDENCE:.0%} confidence is {least[0]:.3f}, answering "
-                f"{least[1]:.0%}; calibrate with more images or allow more error"
+                f"the least with {CONFIDENCE:.0%} confidence is {least:.3f}, answering "
+                f"{row[1] / self.images:.0%}; calibrate with more images or allow more error"
             )
         return self._cut(best)
+
+    def _error_bounds(self) -> Iterator[tuple[float, tuple[float, int, int]]]:
+        """What error each of the fixed coverages promises, and its row of `cuts`."""
+        for step in range(1, _COVERAGES + 1):
+            row = next(row for row in self.cuts if row[1] * _COVERAGES >= step * self.images)
+            yield binomial_bound(row[2], row[1], (1 - CONFIDENCE) / _COVERAGES), row
+
+    def promises(self) -> str:
+        """One line: the least `error` and `conformal` that these images allow."""
+        least = math.ceil(1000 * min(self._error_bounds())[0]) / 1000
+        sets = math.ceil(1000 / (self.images + 1)) / 1000
+        if least >= 1:
+            line = "with these images no --error can be promised"
+        else:
+            line = f"with these images --error can be {least:g} or more"
+        line += f", --conformal {sets:g} or more"
+        if least > _USUAL_ERROR:
+            need = math.log((1 - CONFIDENCE) / _COVERAGES) / math.log(1 - _USUAL_ERROR)
+            line += (
+                f"; --error {_USUAL_ERROR:g} needs at least {math.ceil(need)} images that are "
+                "answered without a mistake"
+            )
+        return line
 
     def set_threshold(self, alpha: float) -> float:
         """The conformal score up to which labels are in a set.
@@ -308,6 +348,7 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
             cuts=tuple((float(s), int(k), int(e)) for s, k, e in data["cuts"]),
             set_scores=tuple((int(rank), float(s)) for rank, s in data["set_scores"]),
             versions=dict(data["versions"]),
+            made_from=read_made_from(data),
         )
         # The last rows are of all images, so that whatever is asked for, some row has it.
         if not found.cuts[-1][1] == found.images == found.set_scores[-1][0] > 0:
@@ -344,6 +385,11 @@ def read_record(path: str | os.PathLike[str], form: str) -> dict[str, Any]:
     raise CalibrationError(
         f"{name}: is no calibration of this version of clipcls; make it by `clipcls calibrate`"
     )
+
+
+def read_made_from(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """`Kept.made_from` out of a calibration's file."""
+    return tuple(sorted(filter(None, str(data["made_from"]).split(","))))
 
 
 def damaged(path: str | os.PathLike[str]) -> CalibrationError:

@@ -59,7 +59,8 @@ def calibrate(
     """
     check_uncalibrated(classifier.calibration_)
     known = embed_known(classifier, data, watch)
-    return calibrate_vectors(classifier, known.vectors, known.truth), known.set_aside
+    found = calibrate_vectors(classifier, known.vectors, known.truth)
+    return found.keep_images(map(classifier.hash_image, known.paths)), known.set_aside
 
 
 def calibrate_vectors(

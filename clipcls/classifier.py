@@ -413,6 +413,15 @@ class ZeroShotClassifier(LinearScores):
         self._check_fitted()
         return embed_images(self.encoder_, images, self.store_, workers=self.workers)
 
+    def hash_image(self, path: str) -> bytes:
+        """The SHA-256 of an image file's content; b"" where the file cannot be read."""
+        from clipcls.store import hash_file
+
+        try:
+            return bytes.fromhex((self.store_.file_hash if self.store_ else hash_file)(path))
+        except OSError:
+            return b""
+
     def learnt_from(self, paths: Iterable[str]) -> int:
         """How many of these image files it was learnt from: by words alone, none."""
         return 0

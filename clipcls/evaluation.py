@@ -29,6 +29,7 @@ from clipcls.metrics import (
 )
 
 if TYPE_CHECKING:
+    from clipcls.calibration import Kept
     from clipcls.classifier import ZeroShotClassifier
     from clipcls.predictions import Provenance
 
@@ -220,11 +221,12 @@ def embed_known(
     *,
     several: bool = False,
     alone: bool = False,
+    calibration: Kept | None = None,
 ) -> Known:
     """The vectors of labelled images, by the classifier's store or model.
 
-    Images that the classifier was learnt from are told of: what is found on them is no measure of
-    others.
+    Warns of images that the classifier was learnt from or calibrated on: on them it looks better
+    than on new ones.
 
     Args:
         classifier: fitted.
@@ -232,6 +234,7 @@ def embed_known(
         watch: called after each image, with the `ImageError` if it could not be read.
         several: whether an image is to be given all its labels, which may be none: so one that
             has only labels nobody asked for counts as having none.
+        calibration: of the classifier, where that is not its own.
         alone: whether a name above several labels is none of them, and not all of them; so it is
             with `several`, since that one of a kind is right does not say that all are.
 
@@ -265,7 +268,16 @@ def embed_known(
         raise InputError(f"no image could be read; the first: {unreadable[0]}")
     if seen := classifier.learnt_from(paths):
         logger.warning(
-            "the classifier was learnt from %s of these %s images: take others",
+            "the classifier was learnt from %s of these %s images, so on new ones it is likely "
+            "worse; take others",
+            f"{seen:,}",
+            f"{len(paths):,}",
+        )
+    calibration = calibration or classifier.calibration_
+    if calibration and (seen := sum(calibration.knows(classifier.hash_image(p)) for p in paths)):
+        logger.warning(
+            "the calibration was made from %s of these %s images, so on new ones it is likely "
+            "worse; take others",
             f"{seen:,}",
             f"{len(paths):,}",
         )

@@ -22,7 +22,7 @@ from clipcls.labels import Label, LabelSet, LabelsLike, kinds_of, make_labels
 from clipcls.opening import open_encoder, open_store
 from clipcls.predictions import UNKNOWN, Provenance
 from clipcls.prompts import PromptSet, make_prompts
-from clipcls.store import Store, hash_file
+from clipcls.store import Store
 from clipcls.views import View
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class FewShotClassifier(ZeroShotClassifier):
                 "there is nothing to learn without images of another"
             )
         self.encoder_, self.store_ = zero_shot.encoder_, zero_shot.store_
-        hashes = [self._hash(path) if path else b"" for path in paths]
+        hashes = [self.hash_image(path) if path else b"" for path in paths]
         self._warn_of_copies(hashes, paths, names[codes])
         has_words = ~np.isin(names, list(self.no_words))
         if (nothing := np.flatnonzero(~has_words & (counts == 0))).size:
@@ -249,12 +249,6 @@ class FewShotClassifier(ZeroShotClassifier):
             np.frombuffer(b"".join(kept), np.uint8).reshape(len(kept), HASH_BYTES),
         )
         return self
-
-    def _hash(self, path: str) -> bytes:
-        try:
-            return bytes.fromhex((self.store_.file_hash if self.store_ else hash_file)(path))
-        except OSError:
-            return b""
 
     def _warn_of_copies(
         self, hashes: Sequence[bytes], paths: Sequence[str], labels: NDArray[np.str_]
@@ -445,7 +439,7 @@ class FewShotClassifier(ZeroShotClassifier):
     def learnt_from(self, paths: Iterable[str]) -> int:
         """How many of these image files it was learnt from, by their content."""
         known = set(map(bytes, self._learnt_from))
-        return sum(self._hash(path)[:HASH_BYTES] in known for path in paths)
+        return sum(self.hash_image(path)[:HASH_BYTES] in known for path in paths)
 
     # -- answering: logits are linear in the image, with an intercept -------------------------
 

@@ -25,6 +25,7 @@ from clipcls.calibration import (
     check_images,
     check_uncalibrated,
     damaged,
+    read_made_from,
     read_record,
     versions,
 )
@@ -101,6 +102,7 @@ def read_multilabel_calibration(path: str | os.PathLike[str]) -> MultiLabelCalib
             note=str(data["note"]),
             figures=dict(data["figures"]),
             versions=dict(data["versions"]),
+            made_from=read_made_from(data),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(path) from error
@@ -165,7 +167,7 @@ def calibrate_multilabel(
         },
         versions=versions(),
     )
-    return found, known.set_aside
+    return found.keep_images(map(classifier.classifier.hash_image, known.paths)), known.set_aside
 
 
 def fit_probabilities(

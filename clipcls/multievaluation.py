@@ -119,7 +119,9 @@ def evaluate_multilabel(
     Raises:
         InputError: there is no labelled image that can be used.
     """
-    known = embed_known(classifier.classifier, data, watch, several=True)
+    known = embed_known(
+        classifier.classifier, data, watch, several=True, calibration=classifier.calibration_
+    )
     labels = tuple(str(label) for label in classifier.classes_)
     truth = right_columns(known.truth, len(labels))
     scores = classifier.scores(known.vectors)

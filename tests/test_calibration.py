@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +15,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from test_conformal import simulated
 
-from clipcls import Calibration, MultiLabelClassifier, ZeroShotClassifier, calibrate
+from clipcls import Calibration, MultiLabelClassifier, ZeroShotClassifier, calibrate, evaluate
 from clipcls.calibration import read_calibration
 from clipcls.calibration_fit import _cuts, fit_temperatures
 from clipcls.errors import CalibrationError, InputError, LabelsError, NotFittedError
@@ -250,6 +253,54 @@ def test_what_cannot_be_promised_is_said(any_calibration: Calibration) -> None:
         any_calibration.set_threshold(0.01)
     everything = any_calibration.for_coverage(1)
     assert (everything.coverage, everything.risk) == (1, 0.2)
+
+
+def test_what_it_can_promise_is_what_it_grants(any_calibration: Calibration) -> None:
+    rng = np.random.default_rng(6)
+    for images, chance in ((20, 0.5), (40, 0.8), (130, 1.0), (3000, 0.99)):
+        scores, correct = rng.random(images), rng.random(images) < chance
+        made = cuts_of(scores, correct, any_calibration)
+        line = made.promises()
+        (least,) = map(float, re.findall(r"--error can be (\S+) or more", line))
+        made.for_error(least)
+        with pytest.raises(CalibrationError):
+            made.for_error(least - 0.001)
+        (sets,) = map(float, re.findall(r"--conformal (\S+) or more", line))
+        assert sets == pytest.approx(1 / (images + 1), abs=0.001)
+        assert ("--error 0.05 needs at least 117 images" in line) == (least > 0.05)
+    with pytest.raises(CalibrationError):
+        cuts_of(np.arange(116) / 116, np.ones(116, bool), any_calibration).for_error(0.05)
+    cuts_of(np.arange(117) / 117, np.ones(117, bool), any_calibration).for_error(0.05)
+    nothing = cuts_of(np.arange(10) / 10, np.zeros(10, bool), any_calibration)
+    assert nothing.promises().startswith("with these images no --error can be promised")
+
+
+def test_images_that_a_calibration_was_made_from_are_told(
+    classifier: ZeroShotClassifier, paint: Paint, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = [(paint(f"{n}.png", (200, 3 * n, 0)), "red") for n in range(40)]
+    made, _ = calibrate(classifier, data[:20])
+    made.save(tmp_path / "c.json")
+    assert read_calibration(tmp_path / "c.json") == made
+    text = (tmp_path / "c.json").read_text()
+    assert not any(Path(path).name in text for path, _ in data), "hashes, not names"
+    calibrated = ZeroShotClassifier(
+        LABELS, classifier.encoder_, store=False, calibration=tmp_path / "c.json"
+    ).fit()
+    evaluate(calibrated, data[20:], draws=2)
+    assert not caplog.text
+    copy = tmp_path / "renamed.png"
+    shutil.copy(data[0][0], copy)
+    evaluate(calibrated, [(copy, data[0][1]), *data[10:]], draws=2)
+    assert "the calibration was made from 11 of these 31 images" in caplog.text
+
+
+def test_a_calibration_keeps_few_hashes_of_many_images(any_calibration: Calibration) -> None:
+    digests = [hashlib.sha256(bytes([n % 256, n // 256])).digest() for n in range(6000)]
+    kept = any_calibration.keep_images([*digests, b""])
+    assert len(kept.made_from) == 5000
+    assert sum(map(kept.knows, digests)) == 5000
+    assert not kept.knows(b"")
 
 
 @pytest.mark.parametrize("share", [-1, 0, 5, 90, float("nan"), float("inf")])

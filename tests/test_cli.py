@@ -286,6 +286,9 @@ def test_calibrate_and_what_it_is_good_for(clipcls, tmp_path: Path) -> None:
     done = clipcls("calibrate", *labels, str(EXAMPLES / "truth.csv"), "-o", str(file))
     assert done.returncode == 0, done.stderr
     assert "from 20 images; calibration error" in done.stderr
+    promise = re.search(r"with these images --error can be (0\.\d+) or more", done.stderr)
+    assert promise
+    assert "--error 0.05 needs at least 117 images" in done.stderr
     common = ("classify", *labels, "--calibration", str(file), "-f", "jsonl", str(PHOTOS))
     plain = records(clipcls(*common).stdout)
     temperature = json.loads(file.read_text())["temperature"]
@@ -293,6 +296,7 @@ def test_calibrate_and_what_it_is_good_for(clipcls, tmp_path: Path) -> None:
     assert len({r["calibration"] for r in plain}) == 1
 
     half = clipcls(*common, "--coverage", "0.5")
+    assert "the calibration was made from 20 of these images" in half.stderr
     assert 8 <= sum(r["label"] != "unknown" for r in records(half.stdout)) <= 12
     assert "of the calibration's images" in half.stderr
     truth = {r["path"]: r["label"] for r in csv.DictReader((EXAMPLES / "truth.csv").open())}

@@ -12,7 +12,13 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from sklearn.metrics import f1_score
 
-from clipcls import MultiLabelClassifier, ZeroShotClassifier, calibrate, calibrate_multilabel
+from clipcls import (
+    MultiLabelClassifier,
+    ZeroShotClassifier,
+    calibrate,
+    calibrate_multilabel,
+    evaluate_multilabel,
+)
 from clipcls.errors import CalibrationError, InputError
 from clipcls.multicalibration import (
     choose_thresholds,
@@ -124,7 +130,7 @@ def base(names_encoder: NamesEncoder) -> ZeroShotClassifier:
 
 
 def test_a_calibration_is_saved_and_applied(
-    base: ZeroShotClassifier, paint: Paint, tmp_path: Path
+    base: ZeroShotClassifier, paint: Paint, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = painted(paint)
     paths, truth = [p for p, _ in data], np.array([[c in row for c in LABELS] for _, row in data])
@@ -138,6 +144,8 @@ def test_a_calibration_is_saved_and_applied(
     assert made.figures["nll"]["after"] < made.figures["nll"]["before"]
 
     clf = MultiLabelClassifier(base, calibration=tmp_path / "c.json").fit()
+    evaluate_multilabel(clf, data, draws=2)
+    assert "the calibration was made from 60 of these 60 images" in caplog.text
     odds = log_odds(np.log(plain.predict_proba(paths)))
     np.testing.assert_allclose(clf.predict_proba(paths), expit(made.slope * odds + made.offsets))
     np.testing.assert_array_equal(clf.thresholds_, made.thresholds)

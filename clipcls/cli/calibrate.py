@@ -72,7 +72,7 @@ def command(
     refuse_over(output, data, label_source, prompts, classifier)
     from clipcls.calibration_fit import calibrate
     from clipcls.labelled import read_labelled
-    from clipcls.multicalibration import calibrate_multilabel
+    from clipcls.multicalibration import MultiLabelCalibration, calibrate_multilabel
     from clipcls.multilabel import MultiLabelClassifier
 
     console.quiet = quiet
@@ -101,6 +101,8 @@ def command(
         console.say(found.note)
     if not quiet:
         console.say(f"{summary} (cross-validated)")
+        if not isinstance(found, MultiLabelCalibration):
+            console.say(found.promises())
     return 1 if aside.unreadable else 0
 
 

@@ -246,6 +246,8 @@ def command(
             *(["classifier"] if classifier else []),
             *(["refined"] if refine else []),
         ]
+        made_for = several.calibration_ if multi else fitted.calibration_
+        seen = 0  # images that the calibration was made from
         to_file: list[Result] = []
         with open_output(output, form, columns, tuple(extra)) as writer:
             for result in results:
@@ -255,12 +257,18 @@ def command(
                     failure, record = result, error_record(result)
                 else:
                     record = result.record()
+                    seen += bool(made_for and made_for.knows(fitted.hash_image(result.path)))
                 if sort_into or xmp:
                     to_file.append(without_scores(result_of(record)))
                 with console.results():
                     writer.write(record)
                 if not refine:  # which has told of them while it embedded them
                     watch(failure)
+    if seen:
+        console.say(
+            f"warning: the calibration was made from {seen:,} of these images; what it promises "
+            "holds for other images like them"
+        )
     if not quiet and (report.skipped or sys.stderr.isatty()):
         console.say(report.summary())
     # Only now: a run that stops earlier has moved nothing that the next one would have to find.
