@@ -437,7 +437,11 @@ class OpenClipEncoder:
 
     def _announce(self, tower: Tower) -> None:
         if tower not in self._announced:
-            logger.info("preparing %s for %ss on this machine, once", self.name, tower)
+            logger.info(
+                "preparing %s for %ss on this machine, once",
+                *(self.name, tower),
+                extra={"is_preparing": True},
+            )
             self._announced.add(tower)
 
     def _can_be_graph(self) -> bool:

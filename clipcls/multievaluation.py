@@ -72,11 +72,6 @@ class MultiLabelEvaluation:
     made_by: Provenance
     answers: MultiLabelAnswers = field(compare=False, repr=False)
 
-    @property
-    def exit_code(self) -> int:
-        """0: every image was read; 1: some could not be."""
-        return 1 if self.set_aside.unreadable else 0
-
     def record(self) -> dict[str, Any]:
         """As in JSON; what is not defined (the precision of what was never given) is null."""
         return {

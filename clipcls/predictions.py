@@ -194,7 +194,7 @@ def error_record(error: ImageError) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class Report:
-    """Counts a run; the summary and the exit status derive from it."""
+    """Counts what became of the images of a run, and sums it up."""
 
     classified: int = 0
     unknown: int = 0
@@ -209,18 +209,12 @@ class Report:
             self.classified += 1
             self.unknown += result.label == UNKNOWN
 
-    @property
-    def exit_code(self) -> int:
-        """0: all classified; 1: some inputs could not be read."""
-        return 1 if self.skipped else 0
-
-    def summary(self) -> str:
-        """One line: how many images, what became of them, and how long it took."""
+    def summary(self, rate: str = "") -> str:
+        """One line: how many images, what became of them, how long it took and how fast."""
         seconds = time.monotonic() - self.started
         parts = [f"{self.classified:,} classified"]
         if self.unknown:
             parts[0] += f" ({self.unknown:,} as {UNKNOWN})"
         if self.skipped:
             parts.append(f"{self.skipped:,} could not be read")
-        rate = (self.classified + self.skipped) / max(seconds, 1e-9)
-        return f"{', '.join(parts)} in {seconds:.1f} s ({rate:,.0f} images/s)"
+        return f"{', '.join(parts)} in {seconds:.1f} s" + (f" ({rate})" if rate else "")

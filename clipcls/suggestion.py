@@ -90,11 +90,6 @@ class Suggestion:
     unreadable: tuple[ImageError, ...]
     made_by: Provenance
 
-    @property
-    def exit_code(self) -> int:
-        """0: every image was read; 1: some could not be."""
-        return 1 if self.unreadable else 0
-
     def record(self) -> dict[str, Any]:
         """What a label file is written from."""
         return {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -133,3 +135,33 @@ def browser() -> Iterator[Browser]:
             pytest.skip(f"needs Chromium: {str(error).splitlines()[0]}")
         yield chromium
         chromium.close()
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], encoder: ColourEncoder
+) -> Run:
+    """Runs `clipcls` in this process, with the fake encoder: exit status, stdout, stderr."""
+    from clipcls import cli
+    from clipcls.cli.console import Console
+
+    for module in ("clipcls.classifier", "clipcls.fewshot", "clipcls.opening"):
+        monkeypatch.setattr(f"{module}.open_encoder", lambda *args, **settings: encoder)
+
+    def invoke(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["clipcls", *arguments])
+        console = Console()
+        logger = logging.getLogger("clipcls")
+        console.attach(logger)
+        try:
+            status = cli._run(console)
+        finally:
+            logger.removeHandler(console)
+            logger.propagate = True
+            logger.setLevel(logging.NOTSET)
+        return status, *capsys.readouterr()
+
+    return invoke

@@ -76,9 +76,9 @@ def cli() -> None:
 
     \b
     Exit status:
-      0    all images were classified
-      1    some could not be read: each is named, the rest is classified
-      2    nothing was done: bad usage, labels, prompts, model, or no images
+      0    all images were read, or all but as many as --max-errors allows
+      1    some images could not be read: each is named, the rest is classified
+      2    nothing was done: bad usage, labels, prompts or model; no readable image
       3    the results could not be written; what was finished is in FILE.part
       130  interrupted; with the store the same command goes on where it stopped
       141  the reader of the results went away

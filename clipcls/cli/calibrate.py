@@ -14,8 +14,10 @@ from clipcls.cli.options import (
     classifier_option,
     label_options,
     labels_of,
+    max_errors_option,
     model_options,
     multi_option,
+    progress_options,
     store_of,
     store_options,
 )
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 @classifier_option
 @multi_option
 @click.option("-o", "--output", type=NEW_FILE, required=True, help="The calibration's file (JSON).")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
+@max_errors_option
+@progress_options
 @model_options
 @store_options
 @click.pass_obj
@@ -103,7 +106,7 @@ def command(
         console.say(f"{summary} (cross-validated)")
         if not isinstance(found, MultiLabelCalibration):
             console.say(found.promises())
-    return 1 if aside.unreadable else 0
+    return console.status(len(aside.unreadable), found.images)
 
 
 def _summary(found: Calibration) -> str:

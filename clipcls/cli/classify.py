@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +22,14 @@ from clipcls.cli.options import (
     input_options,
     label_options,
     labels_of,
+    max_errors_option,
     model_options,
     multi_option,
     result_output_options,
     store_of,
     store_options,
 )
+from clipcls.cli.progress import format_rate
 from clipcls.cli.refusals import refuse_inside, refuse_over, refuse_with_multi, refuse_with_refine
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ if TYPE_CHECKING:
 )
 @input_options
 @result_output_options
+@max_errors_option
 @filing_options
 @model_options
 @store_options
@@ -269,10 +271,13 @@ def command(
             f"warning: the calibration was made from {seen:,} of these images; what it promises "
             "holds for other images like them"
         )
-    if not quiet and (report.skipped or sys.stderr.isatty()):
-        console.say(report.summary())
+    rate = console.pace.rate if console.pace else None
+    console.say_done(
+        report.summary(format_rate(rate) if rate else ""),
+        matters=report.skipped > 0 or output is not None,
+    )
     # Only now: a run that stops earlier has moved nothing that the next one would have to find.
-    status = report.exit_code
+    status = console.status(report.skipped, report.classified)
     if xmp:
         status = max(status, write_keywords(console, Path("."), to_file))
     if sort_into and status != 130:

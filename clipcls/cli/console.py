@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import click
 
-if TYPE_CHECKING:
-    from tqdm import tqdm
+from clipcls.cli.progress import Pace, Progress, Style, Total
 
+if TYPE_CHECKING:
     from clipcls.errors import ImageError
     from clipcls.labelled import SetAside
 
-__all__ = ["Console", "say_what_was_set_aside", "watching"]
+__all__ = ["Console", "MaxErrors", "say_what_was_set_aside", "watching"]
+
+_NEWS_EVERY = 60.0  # seconds
+
+
+class MaxErrors(NamedTuple):
+    """How many images may be unreadable: a number, or a share of all in percent."""
+
+    value: float
+    is_percent: bool = False
+
+    def allowed(self, images: int) -> float:
+        """As a number of images."""
+        return images * self.value / 100 if self.is_percent else self.value
 
 
 class Console(logging.Handler):
@@ -25,66 +39,98 @@ class Console(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.INFO)
         self.quiet = False
-        self._bar: tqdm[Any] | None = None
+        self.style: Style | Literal["auto"] = "auto"
+        self.max_errors = MaxErrors(0)
+        self.pace: Pace | None = None
+        self._progress: Progress | None = None
+        self._has_reported = False
+        self._next_news = time.monotonic() + _NEWS_EVERY
 
     def attach(self, logger: logging.Logger) -> None:
-        """Shows a logger's warnings as lines; on a terminal also what takes its time."""
+        """Show a logger's warnings as lines, and what takes its time."""
         logger.addHandler(self)
-        logger.setLevel(logging.INFO if sys.stderr.isatty() else logging.WARNING)
+        logger.setLevel(logging.INFO)
         logger.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """One log record as one line."""
         if record.levelno >= logging.WARNING:
             self.say(f"{record.levelname.lower()}: {record.getMessage()}")
-        elif not self.quiet:
-            self.say(record.getMessage())
+            return
+        is_preparing = getattr(record, "is_preparing", False)
+        if is_preparing and self._progress:
+            self._progress.pace.restart()
+        style = self._chosen_style()
+        if style == "none":
+            return
+        if not is_preparing and style == "log":  # as seldom as lines of progress
+            if time.monotonic() < self._next_news:
+                return
+            self._next_news = time.monotonic() + _NEWS_EVERY
+        self._has_reported = True
+        self.say(record.getMessage())
 
     def say(self, line: str) -> None:
         """One line on stderr; control characters and stray bytes are made visible."""
         text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in f"clipcls: {line}")
-        if self._bar is None:
+        if self._progress is None or self._progress.bar is None:
             click.echo(text, err=True)
         else:
-            self._bar.write(text, file=sys.stderr)
+            self._progress.bar.write(text, file=sys.stderr)
+
+    def say_done(self, summary: str, *, matters: bool) -> None:
+        """Say what a run did, if someone reads along: on a terminal, or where lines went before.
+
+        Args:
+            summary: the line.
+            matters: whether to say it in any case but with --quiet.
+        """
+        if not self.quiet and (matters or self._has_reported or sys.stderr.isatty()):
+            self.say(summary)
+
+    def status(self, unreadable: int, read: int) -> int:
+        """The exit status of a run: 2 if no image could be read, else as `--max-errors` has it."""
+        if unreadable and not read:
+            return 2
+        return 1 if unreadable > self.max_errors.allowed(unreadable + read) else 0
 
     @contextmanager
-    def progress(self, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """A bar that appears after a second; none where stderr is no terminal or with --quiet.
+    def progress(self, total: Total = None) -> Iterator[Callable[[int], None]]:
+        """Show how far a run is, in the style of `--progress`; nothing with --quiet.
 
         Yields:
             what to call after each image, with the number skipped so far.
         """
-        if self.quiet or not sys.stderr.isatty():
-            yield lambda skipped: None
-            return
-        from tqdm import tqdm
+        self._progress = Progress(self, total, self._chosen_style())
+        self.pace = self._progress.pace
+        try:
+            yield self._progress.step
+        finally:
+            self._progress.close()
+            self._has_reported |= self._progress.lines > 0
+            self._progress = None
 
-        def step(skipped: int) -> None:
-            if skipped:
-                bar.set_postfix(skipped=skipped, refresh=False)
-            bar.update()
-
-        with tqdm(total=total, unit=" images", delay=1, leave=False, dynamic_ncols=True) as bar:
-            self._bar = bar
-            try:
-                yield step
-            finally:
-                self._bar = None
+    def _chosen_style(self) -> Style:
+        if self.quiet:
+            return "none"
+        if self.style == "auto":
+            return "bar" if sys.stderr.isatty() else "log"
+        return self.style
 
     @contextmanager
     def results(self) -> Iterator[None]:
-        """Keeps results on a terminal and the bar apart."""
-        if self._bar is None or not sys.stdout.isatty():
+        """Keep results on a terminal and the bar apart."""
+        bar = self._progress.bar if self._progress else None
+        if bar is None or not sys.stdout.isatty():
             yield
         else:
-            with self._bar.external_write_mode(sys.stdout):
+            with bar.external_write_mode(sys.stdout):
                 yield
 
 
 @contextmanager
 def watching(
-    console: Console, total: int | None, *, again: bool = False
+    console: Console, total: Total, *, again: bool = False
 ) -> Iterator[Callable[[ImageError | None], None]]:
     """Shows how far embedding labelled images is; the first time names those that are skipped."""
     skipped = 0

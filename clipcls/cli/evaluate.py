@@ -16,8 +16,10 @@ from clipcls.cli.options import (
     classifier_option,
     label_options,
     labels_of,
+    max_errors_option,
     model_options,
     multi_option,
+    progress_options,
     store_of,
     store_options,
 )
@@ -60,7 +62,8 @@ if TYPE_CHECKING:
     help="Also with model=NAME, prompts=NAME|FILE, labels=FILE|NAME, classifier=FILE or "
     "calibration=FILE in place of this one, on the same images; may be repeated.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@max_errors_option
+@progress_options
 @model_options
 @store_options
 @click.pass_obj
@@ -157,7 +160,7 @@ def command(
             writer.write(page_record(found, data))
     with open_output(output, "json" if form == "json" else "evaluation", 1) as writer:
         writer.write(record)
-    return found.exit_code
+    return console.status(len(found.set_aside.unreadable), found.images)
 
 
 def _changed(
@@ -207,7 +210,7 @@ def _multilabel(
             writer.write(multilabel_page_record(found, labelled.source))
     with open_output(output, "json" if form == "json" else "multilabel", 1) as writer:
         writer.write(record)
-    return found.exit_code
+    return console.status(len(found.set_aside.unreadable), found.images)
 
 
 _VARIANTS = ("model", "prompts", "labels", "classifier", "calibration")

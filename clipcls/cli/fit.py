@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from clipcls.cli.console import Console, say_what_was_set_aside, watching
-from clipcls.cli.options import NEW_FILE, model_options, store_of, store_options
+from clipcls.cli.options import (
+    NEW_FILE,
+    max_errors_option,
+    model_options,
+    progress_options,
+    store_of,
+    store_options,
+)
 from clipcls.cli.refusals import refuse_over
 
 
@@ -50,7 +57,8 @@ from clipcls.cli.refusals import refuse_over
     is_flag=True,
     help="List images whose label is likely wrong (csv), the likeliest first.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
+@max_errors_option
+@progress_options
 @model_options
 @store_options
 @click.pass_obj
@@ -110,4 +118,5 @@ def command(
                 writer.write(suspect.record())
         if not quiet:
             console.say(f"labels that are likely wrong: {len(suspects):,}")
-    return 1 if aside.unreadable else 0
+    read = sum(images for _, images, _ in classifier.learnt_.labels)
+    return console.status(len(aside.unreadable), read)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from clipcls.cli.console import Console, MaxErrors
 from clipcls.cli.refusals import refuse_beside_classifier
 
 if TYPE_CHECKING:
     from clipcls.classifier import ZeroShotClassifier
+    from clipcls.cli.progress import Total
     from clipcls.encoder import Encoder
     from clipcls.errors import ImageError
     from clipcls.store import Store
@@ -33,9 +36,11 @@ __all__ = [
     "input_options",
     "label_options",
     "labels_of",
+    "max_errors_option",
     "model_options",
     "multi_option",
     "output_options",
+    "progress_options",
     "result_output_options",
     "store_of",
     "store_options",
@@ -205,6 +210,43 @@ input_options = _together(
 )
 
 
+def _keep_style(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    if isinstance(ctx.obj, Console):  # not while a shell completes the command
+        ctx.obj.style = value
+
+
+def _keep_max_errors(ctx: click.Context, param: click.Parameter, value: str) -> None:
+    found = re.fullmatch(r"([0-9]+)|([0-9]+(?:\.[0-9]+)?) ?%", value.strip())
+    if found is None or float(found[2] or 0) > 100:
+        raise click.BadParameter(f"{value}: write a number of images, or a share of them like 5%")
+    if isinstance(ctx.obj, Console):
+        ctx.obj.max_errors = MaxErrors(float(found[1] or found[2]), is_percent=found[1] is None)
+
+
+progress_options = _together(
+    click.option("-q", "--quiet", is_flag=True, help="No progress and no summary."),
+    click.option(
+        "--progress",
+        type=click.Choice(["auto", "bar", "log", "none"]),
+        default="auto",
+        show_default=True,
+        expose_value=False,
+        callback=_keep_style,
+        help="auto is a bar on a terminal, elsewhere log: one line per minute.",
+    ),
+)
+
+max_errors_option = click.option(
+    "--max-errors",
+    metavar="N|P%",
+    default="0",
+    show_default=True,
+    expose_value=False,
+    callback=_keep_max_errors,
+    help="Exit with 1 only if more than N images, or P % of them, cannot be read.",
+)
+
+
 def _output_options(*forms: str) -> Callable[[Command], Command]:
     return _together(
         click.option(
@@ -219,7 +261,7 @@ def _output_options(*forms: str) -> Callable[[Command], Command]:
             type=RESULTS,
             help="Write the results to this file; - is standard output.",
         ),
-        click.option("-q", "--quiet", is_flag=True, help="No progress and no summary."),
+        progress_options,
     )
 
 
@@ -316,21 +358,19 @@ def classifier_of(
     )
 
 
-def images_of(inputs: tuple[str, ...], null: bool) -> tuple[Iterator[str | ImageError], int | None]:
-    """The images that the inputs name and, where a progress bar will ask for it, their number.
+def images_of(inputs: tuple[str, ...], null: bool) -> tuple[Iterator[str | ImageError], Total]:
+    """The images that the inputs name and, unless stdin lists them, how to count them.
 
-    They are counted by going through the folders once more: a list of a million paths takes more
-    memory than all else together.
+    Counting goes through the folders once more: a list of a million paths takes more memory than
+    all else together.
 
     Raises:
         InputError: there are none.
     """
     from clipcls.inputs import find_images
 
-    total = None
-    if "-" not in inputs and sys.stderr.isatty():
-        total = sum(1 for _ in find_images(inputs))
     images = find_images(inputs, stdin=sys.stdin.buffer, null=null)
+    total = None if "-" in inputs else lambda: sum(1 for _ in find_images(inputs))
     return itertools.chain([next(images)], images), total
 
 

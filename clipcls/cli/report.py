@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from clipcls.cli.console import Console
-from clipcls.cli.options import FILE, NEW_FILE
+from clipcls.cli.options import FILE, NEW_FILE, progress_options
 from clipcls.cli.refusals import refuse_over
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     help="Longer side of the small images in the page.",
 )
 @click.option("--title", help="The page's; default: the name of RESULTS.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
+@progress_options
 @click.pass_obj
 def command(
     console: Console,

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
+from collections.abc import Iterator
+from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from clipcls.cli.console import Console
+from clipcls.cli.console import Console, watching
 from clipcls.cli.options import (
     form_of,
     images_of,
     input_options,
+    max_errors_option,
     model_options,
     output_options,
     store_of,
     store_options,
 )
+
+if TYPE_CHECKING:
+    from clipcls.embedder import Embedded
 
 
 @click.command("search")
@@ -33,6 +41,7 @@ from clipcls.cli.options import (
 )
 @input_options
 @output_options
+@max_errors_option
 @model_options
 @store_options
 @click.pass_obj
@@ -63,6 +72,13 @@ def command(
     """
     if query_image is None and not arguments:
         raise click.UsageError("say what to search for: a text, or --image FILE")
+    if query_image is None:
+        _refuse_path(arguments[0])
+        if len(arguments) == 1 and os.path.isdir(arguments[0]):
+            console.say(
+                f"searching the store for the text {arguments[0]!r}; to search in the folder of "
+                "that name, write a text before it"
+            )
     from clipcls.embedder import embed_images, embed_texts
     from clipcls.errors import ImageError
     from clipcls.opening import open_encoder
@@ -72,7 +88,7 @@ def command(
     console.quiet = quiet
     inputs = arguments if query_image else arguments[1:]
     workers = model_settings.pop("workers")
-    skipped = 0
+    read = skipped = 0
     with open_output(output, form_of(output, form), top) as writer:
         images, total = images_of(inputs, null) if inputs else (iter(()), 0)
         store = store_of(store_file, no_store)
@@ -86,17 +102,18 @@ def command(
                 raise found
             query = found.vector
         if inputs:
-            with console.progress(total) as progress:
+            with watching(console, total) as watch:
 
-                def readable() -> Any:
-                    nonlocal skipped
+                def readable() -> Iterator[Embedded]:
+                    nonlocal read, skipped
                     for item in embed_images(encoder, images, store, workers=workers):
                         if isinstance(item, ImageError):
                             skipped += 1
-                            console.say(f"skipped {item}")
+                            watch(item)
                         else:
+                            read += 1
                             yield item
-                        progress(skipped)
+                            watch(None)
 
                 hits = search_images(encoder, query, readable(), top)
         elif store is None:
@@ -107,7 +124,27 @@ def command(
             writer.write(hit.record())
     if not inputs and not hits:
         console.say("the store holds no images of this model yet: name a folder to search")
-    elif skipped and not quiet:
-        console.say(f"{skipped:,} images could not be read")
+    elif inputs:
+        unreadable = f", {skipped:,} could not be read" if skipped else ""
+        console.say_done(f"{read:,} images searched{unreadable}", matters=skipped > 0)
     sys.stdout.flush()
-    return 1 if skipped else 0
+    return console.status(skipped, read)
+
+
+def _refuse_path(text: str) -> None:
+    """A path where the text to search for should be.
+
+    Raises:
+        click.UsageError: it is one, or it is blank.
+    """
+    if not text.strip():
+        raise click.UsageError("the text to search for is empty; write what the images show")
+    is_path = text in ("-", os.curdir, os.pardir) or text.endswith((os.sep, os.altsep or os.sep))
+    is_file = os.path.isfile(text)
+    if not (is_path or is_file or (os.path.dirname(text) and (os.path.exists(text) or glob(text)))):
+        return  # also the bare name of a folder: `search cat` among folders named like labels
+    by_image = f"; to search by this image: --image {shlex.quote(text)}" if is_file else ""
+    raise click.UsageError(
+        f"{text}: is a path, not a text; write first what to search for, as in "
+        f'clipcls search "a red car" {shlex.quote(text)}{by_image}'
+    )

@@ -8,7 +8,7 @@ import click
 
 from clipcls.cli.console import Console
 from clipcls.cli.filing import INTERRUPTED, file_into, list_plan, mode_of, write_keywords
-from clipcls.cli.options import FILE
+from clipcls.cli.options import FILE, progress_options
 
 
 @click.command("sort")
@@ -43,7 +43,7 @@ from clipcls.cli.options import FILE
 @click.option(
     "--undo", "journal", type=FILE, metavar="JOURNAL", help="Take back what this journal tells of."
 )
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
+@progress_options
 @click.pass_obj
 def command(
     console: Console,

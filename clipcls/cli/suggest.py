@@ -12,7 +12,9 @@ from clipcls.cli.options import (
     RESULTS,
     images_of,
     input_options,
+    max_errors_option,
     model_options,
+    progress_options,
     store_of,
     store_options,
 )
@@ -41,7 +43,8 @@ from clipcls.cli.options import (
     type=RESULTS,
     help="Write the label file (.txt) to this file; - is standard output.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
+@max_errors_option
+@progress_options
 @input_options
 @model_options
 @store_options
@@ -94,4 +97,4 @@ def command(
             f"{found.images:,} images in {found.clusters:,} clusters: {len(found.labels):,} labels"
             f"{f', {merged:,} names merged into them' if merged else ''}"
         )
-    return found.exit_code
+    return console.status(len(found.unreadable), found.images)

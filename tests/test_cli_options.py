@@ -1,0 +1,82 @@
+"""Options that all commands share, in this process and with the fake encoder."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+LABELS = ("-l", "red", "-l", "blue")
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ((), 1),
+        (("--max-errors", "0"), 1),
+        (("--max-errors", "1"), 0),
+        (("--max-errors", "34%"), 0),
+        (("--max-errors", "33%"), 1),
+    ],
+)
+def test_max_errors_decides_when_unreadable_images_fail_a_run(
+    run, paint: Callable[..., str], tmp_path: Path, options, status: int
+) -> None:
+    paint("a.png", "red"), paint("b.png", "blue")
+    (tmp_path / "c.png").write_text("no image")
+    found = run("classify", "--no-store", *LABELS, *options, str(tmp_path))
+    assert found[0] == status
+    assert [row["label"] for row in csv.DictReader(found[1].splitlines())] == ["red", "blue", ""]
+    assert "skipped" in found[2]
+    assert "2 classified, 1 could not be read" in found[2]
+    assert run("search", "--no-store", *options, "red", str(tmp_path))[0] == status
+
+
+@pytest.mark.parametrize("amount", ["-1", "many", "101%", "1.5", "%"])
+def test_max_errors_is_a_number_or_a_share(run, amount: str) -> None:
+    status, _, err = run("classify", *LABELS, "--max-errors", amount, "a.png")
+    assert status == 2
+    assert "write a number of images, or a share of them like 5%" in err
+
+
+@pytest.mark.parametrize("command", [("classify", *LABELS), ("search", "red")])
+def test_where_no_image_can_be_read_nothing_was_done(run, tmp_path: Path, command) -> None:
+    (tmp_path / "a.png").write_text("no image")
+    found = run(*command, "--no-store", "--max-errors", "100%", str(tmp_path))
+    assert found[0] == 2
+
+
+def test_a_run_into_a_file_ends_with_a_line_and_one_into_a_pipe_without(
+    run, paint: Callable[..., str], tmp_path: Path
+) -> None:
+    photo = paint("a.png", "red")
+    assert run("classify", "--no-store", *LABELS, photo)[2] == ""
+    file = str(tmp_path / "r.csv")
+    assert "1 classified in" in run("classify", "--no-store", *LABELS, photo, "-o", file)[2]
+    assert run("classify", "--no-store", "-q", *LABELS, photo, "-o", file)[2] == ""
+
+
+def test_search_takes_no_path_for_a_text(run, paint, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    paint("photos/a.png", "red"), paint("red/a.png", "red")
+    for arguments, said in [
+        (("photos/",), 'clipcls search "a red car" photos/'),
+        (("photos/", "red/"), "is a path, not a text"),
+        (("photos/a.png",), "--image photos/a.png"),
+        (("photos/*.png",), "is a path, not a text"),
+        ((".",), "is a path, not a text"),
+        (("no-such/",), "is a path, not a text"),
+        (("-",), "is a path, not a text"),
+        (("", "photos"), "the text to search for is empty"),
+    ]:
+        status, out, err = run("search", *arguments)
+        assert (status, out) == (2, ""), arguments
+        assert said in err
+    status, out, _ = run("search", "--no-store", "red", "photos/")
+    assert status == 0
+    assert "photos/a.png" in out
+    assert run("search", "--no-store", "red/blue", "photos")[0] == 0
+    status, _, err = run("search", "red")
+    assert "searching the store for the text 'red'" in err
