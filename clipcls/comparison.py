@@ -1,10 +1,11 @@
-"""Evaluations on the same images, side by side: which difference is more than chance."""
+"""Evaluations on the same images, side by side: which difference is more than chance, and where."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from itertools import compress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,25 @@ if TYPE_CHECKING:
     from clipcls.evaluation import Evaluation
     from clipcls.multievaluation import MultiLabelEvaluation
 
-__all__ = ["Comparison", "Difference", "MultiLabelComparison", "compare", "compare_multilabel"]
+__all__ = [
+    "Change",
+    "Comparison",
+    "Difference",
+    "MultiLabelComparison",
+    "compare",
+    "compare_multilabel",
+]
 
 _DRAWS = 10_000
+
+
+class Change(NamedTuple):
+    """An image that one of two evaluations has right and the other wrong; labels as text."""
+
+    path: str
+    right: str
+    before: str
+    after: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +49,8 @@ class Comparison:
         images: how many images.
         accuracy: its accuracy on them.
         difference: its accuracy less the first's, with a paired 95 % bootstrap interval.
-        better: images that it has right and the first wrong.
-        worse: images that it has wrong and the first right.
+        gained: images that it has right and the first wrong, its surest answers first.
+        lost: images that it has wrong and the first right, its surest answers first.
         p: the chance of so uneven a split of these where both are equally good (McNemar's exact
             test), by Holm's method for all comparisons that were made.
         ece: its expected calibration error on all of its images.
@@ -43,8 +60,8 @@ class Comparison:
     images: int
     accuracy: float
     difference: Interval
-    better: int
-    worse: int
+    gained: tuple[Change, ...]
+    lost: tuple[Change, ...]
     p: float
     ece: float
 
@@ -59,8 +76,8 @@ class Comparison:
                 "low": round(self.difference.low, 6),
                 "high": round(self.difference.high, 6),
             },
-            "better": self.better,
-            "worse": self.worse,
+            "better": len(self.gained),
+            "worse": len(self.lost),
             "p": float(f"{self.p:.3g}"),
             "ece": round(self.ece, 6),
         }
@@ -91,12 +108,16 @@ class MultiLabelComparison:
         images: how many images both could read.
         labels: how many labels both have.
         figures: name, as in `multimetrics.NAMES` -> figure.
+        gained: images whose labels it gives without a mistake and the first does not.
+        lost: images whose labels the first gives without a mistake and it does not.
     """
 
     name: str
     images: int
     labels: int
     figures: dict[str, Difference]
+    gained: tuple[Change, ...] = ()
+    lost: tuple[Change, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """As in JSON."""
@@ -127,18 +148,20 @@ def compare(first: Evaluation, others: Mapping[str, Evaluation]) -> list[Compari
     """
     from scipy.stats import binomtest
 
-    right = {path: truth == answer for path, truth, answer, _ in first.answers}
+    firsts = {path: (truth, answer) for path, truth, answer, _ in first.answers}
     found: list[Comparison] = []
     for name, other in others.items():
-        pairs = [
-            (right[path], truth == answer)
-            for path, truth, answer, _ in other.answers
-            if path in right
-        ]
-        if not pairs:
+        both = sorted((a for a in other.answers if a[0] in firsts), key=lambda a: -a[3])
+        if not both:
             raise InputError(f"{name}: no image was evaluated both times")
-        ours, theirs = np.array(pairs).T
-        n, better, worse = len(ours), int((~ours & theirs).sum()), int((ours & ~theirs).sum())
+        gained, lost = [], []
+        for path, truth, answer, _ in both:
+            right, before = firsts[path]
+            if truth == answer and right != before:
+                gained.append(Change(path, truth, before, answer))
+            elif truth != answer and right == before:
+                lost.append(Change(path, right, before, answer))
+        n, better, worse = len(both), len(gained), len(lost)
         p = binomtest(better, better + worse).pvalue if better + worse else 1.0
         # Resampling images is drawing how many of them are better, worse and the same.
         draws = np.random.default_rng(0).multinomial(
@@ -149,10 +172,10 @@ def compare(first: Evaluation, others: Mapping[str, Evaluation]) -> list[Compari
             Comparison(
                 name,
                 n,
-                float(theirs.mean()),
+                sum(truth == answer for _, truth, answer, _ in both) / n,
                 Interval((better - worse) / n, float(low), float(high)),
-                better,
-                worse,
+                tuple(gained),
+                tuple(lost),
                 float(p),
                 other.figures["ece"].value,
             )
@@ -221,6 +244,14 @@ def _differences(
     low, high = np.quantile(moved, [0.025, 0.975], axis=0)
     beyond = np.minimum((moved <= 0).sum(axis=0), (moved >= 0).sum(axis=0))
     p = np.minimum(2 * (beyond + 1) / (len(moved) + 1), 1)
+    right = [(given == truth).all(axis=1) for _, given, truth in sides]
+    names = [first.labels[column] for column in columns[0]]
+
+    def change(at: int) -> Change:
+        each = (sides[0][2][at], sides[0][1][at], sides[1][1][at])
+        texts = (", ".join(compress(names, which)) or "none" for which in each)
+        return Change(first.answers.paths[rows[0][at]], *texts)
+
     return MultiLabelComparison(
         name,
         n,
@@ -229,6 +260,8 @@ def _differences(
             figure: Difference(float(v), Interval(float(d), float(a), float(b)), float(q))
             for figure, v, d, a, b, q in zip(NAMES, values, differences, low, high, p, strict=True)
         },
+        tuple(map(change, np.flatnonzero(~right[0] & right[1]).tolist())),
+        tuple(map(change, np.flatnonzero(right[0] & ~right[1]).tolist())),
     )
 
 

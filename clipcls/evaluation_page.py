@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clipcls.errors import ImageError
 from clipcls.thumbnails import data_uri, thumbnail
 
 if TYPE_CHECKING:
+    from clipcls.comparison import Comparison, MultiLabelComparison
     from clipcls.evaluation import Evaluation
     from clipcls.multievaluation import MultiLabelEvaluation
 
@@ -19,17 +20,21 @@ _SIDE = 160  # of a thumbnail, pixels
 _CLASSES = 30  # in the confusion matrix
 
 
-def page_record(evaluation: Evaluation, source: str) -> dict[str, Any]:
+def page_record(
+    evaluation: Evaluation, source: str, comparisons: Sequence[Comparison] = ()
+) -> dict[str, Any]:
     """The record that `writers.evaluation_page` makes a page of.
 
     Args:
         evaluation: what to show.
         source: the data's name, for the heading.
+        comparisons: of others with this one.
 
     Returns:
         `Evaluation.record`, with `source`; `errors`, the most confident wrong answers, and
         `doubts`, the least confident right ones, each with the image as a data URI ("" where it
-        cannot be read any more); and `matrix`.
+        cannot be read any more); `matrix`; and `compare`, a record per comparison with `sides`,
+        the images that changed sides.
     """
     wrong = sorted((a for a in evaluation.answers if a[1] != a[2]), key=lambda a: -a[3])
     right = sorted((a for a in evaluation.answers if a[1] == a[2]), key=lambda a: a[3])
@@ -39,15 +44,20 @@ def page_record(evaluation: Evaluation, source: str) -> dict[str, Any]:
         "errors": list(_examples(wrong[:_SHOWN])),
         "doubts": list(_examples(right[:_SHOWN])),
         "matrix": _matrix(evaluation),
+        "compare": _compared(comparisons),
     }
 
 
-def multilabel_page_record(evaluation: MultiLabelEvaluation, source: str) -> dict[str, Any]:
+def multilabel_page_record(
+    evaluation: MultiLabelEvaluation,
+    source: str,
+    comparisons: Sequence[MultiLabelComparison] = (),
+) -> dict[str, Any]:
     """The record that `writers.evaluation_page` makes a page of.
 
     Returns:
         `MultiLabelEvaluation.record`, with `source`, and `wrong` and `missed`, each with the image
-        as a data URI ("" where it cannot be read any more).
+        as a data URI ("" where it cannot be read any more); and `compare`, as in `page_record`.
     """
 
     def shown(items: Iterable[tuple[str, str, float]]) -> list[dict[str, Any]]:
@@ -61,7 +71,32 @@ def multilabel_page_record(evaluation: MultiLabelEvaluation, source: str) -> dic
         "source": source,
         "wrong": shown(evaluation.wrong),
         "missed": shown(evaluation.missed),
+        "compare": _compared(comparisons),
     }
+
+
+def _compared(comparisons: Sequence[Comparison | MultiLabelComparison]) -> list[dict[str, Any]]:
+    """Each comparison's record, with the first images that changed sides and how many did."""
+    return [
+        {
+            **comparison.record(),
+            "sides": [
+                {
+                    "what": what,
+                    "count": len(changes),
+                    "shown": [
+                        {**change._asdict(), "image": _thumbnail(change.path)}
+                        for change in changes[:_SHOWN]
+                    ],
+                }
+                for what, changes in (
+                    ("right here, wrong in the first", comparison.gained),
+                    ("wrong here, right in the first", comparison.lost),
+                )
+            ],
+        }
+        for comparison in comparisons
+    ]
 
 
 def _examples(answers: Iterable[tuple[str, str, str, float]]) -> Iterable[dict[str, Any]]:

@@ -40,7 +40,9 @@ def test_differences_are_scipys(first) -> None:
     theirs = np.where(rng.random(400) < 0.3, rng.random(400) < 0.9, ours)
     (found,) = compare(answering(first, ours), {"b": answering(first, theirs)})
     better, worse = int((theirs & ~ours).sum()), int((ours & ~theirs).sum())
-    assert (found.better, found.worse, found.images) == (better, worse, 400)
+    assert (len(found.gained), len(found.lost), found.images) == (better, worse, 400)
+    assert {change.path for change in found.gained} == set(map(str, np.flatnonzero(theirs & ~ours)))
+    assert found.lost[0][1:] == ("red", "red", "blue")
     assert found.accuracy == theirs.mean()
     assert found.difference.value == pytest.approx(theirs.mean() - ours.mean())
     assert found.p == pytest.approx(binomtest(better, better + worse).pvalue)
@@ -170,6 +172,13 @@ def test_what_both_have_is_compared_in_whatever_order_it_comes(several) -> None:
     truth = np.random.default_rng(0).random((60, 3)) < 0.5
     scores = scores_of(truth, 1.0, 1)
     first = scored(several, scores, truth)
+    (none,) = compare_multilabel(first, {"none": scored(several, 0 * scores, truth)})
+    right = ((scores >= 0.5) == truth).all(axis=1)
+    lost = np.flatnonzero(right & truth.any(axis=1))
+    assert [change.path for change in none.lost] == sorted(map(str, lost))
+    labels = ", ".join(f"label {column}" for column in np.flatnonzero(truth[lost[0]]))
+    assert none.lost[0][1:] == (labels, labels, "none")
+    assert len(none.gained) == (~right & ~truth.any(axis=1)).sum()
     turned = replace(
         first,
         labels=first.labels[::-1],

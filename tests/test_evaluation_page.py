@@ -3,15 +3,24 @@ from __future__ import annotations
 import base64
 import io
 import re
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conftest import ColourEncoder
+from conftest import ColourEncoder, NamesEncoder
 from PIL import Image
 
-from clipcls import ZeroShotClassifier, evaluate
-from clipcls.evaluation_page import page_record
+from clipcls import (
+    MultiLabelClassifier,
+    ZeroShotClassifier,
+    compare,
+    compare_multilabel,
+    evaluate,
+    evaluate_multilabel,
+)
+from clipcls.evaluation_page import multilabel_page_record, page_record
 from clipcls.writers import open_output
 
 if TYPE_CHECKING:
@@ -101,3 +110,65 @@ def test_the_matrix_counts_every_image(
     page = page_of(encoder, data, labels, tmp_path / "r.html")
     assert "the other 2 together" in page
     assert shown(page) == [["1", "1", "1"], ["", "", ""]]
+
+
+def test_a_comparison_and_the_images_that_changed_sides_are_on_the_page(
+    encoder: ColourEncoder, paint: Paint, tmp_path: Path
+) -> None:
+    data = [
+        (paint("always.png", "red"), "red"),
+        (paint("won.png", (200, 0, 60)), "blue"),
+        (paint("lost.png", (200, 190, 0)), "red"),
+        (paint("never.png", "yellow"), "blue"),
+    ]
+    classifier = ZeroShotClassifier(["red", "blue"], encoder, store=False).fit()
+    first = evaluate(classifier, data, draws=10)
+    other = replace(
+        first,
+        answers=tuple(
+            (path, right, {"won": "blue", "lost": "blue"}.get(Path(path).stem, answer), score)
+            for path, right, answer, score in first.answers
+        ),
+    )
+    comparisons = compare(first, {"<i>prompts</i>=art": other})
+    with open_output(tmp_path / "with.html", "evaluation page", 1) as writer:
+        writer.write(page_record(first, "data", comparisons))
+    page = (tmp_path / "with.html").read_text("utf-8")
+    compared = page[page.index("Compared") : page.index("<h2>Classes")]
+    assert "<i>" not in compared
+    assert "<td>&lt;i&gt;prompts&lt;/i&gt;=art</td><td>50.0\N{NBSP}%</td><td>+0.0</td>" in compared
+    won, lost = compared.index("1 image right here"), compared.index("1 image wrong here")
+    assert won < compared.index("won.png") < lost < compared.index("lost.png")
+    assert not re.search("always|never", compared)
+    assert compared.count("data:image/jpeg") == 2
+    with open_output(tmp_path / "without.html", "evaluation page", 1) as writer:
+        writer.write(page_record(first, "data"))
+    assert "Compared" not in (tmp_path / "without.html").read_text("utf-8")
+
+
+def test_a_comparison_of_several_labels_is_on_the_page(
+    names_encoder: NamesEncoder, paint: Paint, tmp_path: Path
+) -> None:
+    base = ZeroShotClassifier(["red", "blue"], names_encoder, store=False)
+    data = [(paint("a.png", "red"), ["red"]), (paint("b.png", "blue"), ["blue"])]
+    first = evaluate_multilabel(MultiLabelClassifier(base).fit(), data, draws=2)
+    truth = first.answers.truth
+    right = replace(first, answers=replace(first.answers, given=truth))
+    wrong = replace(first, answers=replace(first.answers, given=~truth))
+    comparisons = compare_multilabel(right, {"calibration=c.json": wrong}, draws=2)
+    with open_output(tmp_path / "r.html", "multilabel page", 1) as writer:
+        writer.write(multilabel_page_record(right, "data", comparisons))
+    page = (tmp_path / "r.html").read_text("utf-8")
+    compared = page[page.index("Compared") : page.index("<h2>Labels")]
+    assert "calibration=c.json, on 2 images and 2 labels" in compared
+    assert "2 images wrong here, right in the first" in compared
+    assert compared.count("data:image/jpeg") == 2
+
+
+def test_few_images_have_no_curves(encoder: ColourEncoder, paint: Paint, tmp_path: Path) -> None:
+    red = paint("a.png", "red")
+    for count in (3, 30):
+        data = [(shutil.copy(red, tmp_path / f"{n}.png"), "red") for n in range(count)]
+        page = page_of(encoder, data, ["red", "blue"], tmp_path / "r.html")
+        assert f"{count} of {count} answers are right" in page
+        assert ("too few for curves" in page) == ("<svg" not in page) == (count < 30)

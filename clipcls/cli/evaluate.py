@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     "--report",
     "page",
     type=NEW_FILE,
-    help="Write a page (HTML) with plots, confusions and telling images to this file.",
+    help="Write a page (HTML) with figures, confusions, telling images and the comparison to this "
+    "file.",
 )
 @click.option(
     "--compare",
@@ -144,6 +145,7 @@ def command(
         found = evaluate(fitted, labelled, watch=watch)
     say_what_was_set_aside(console, found.set_aside)
     record = found.record()
+    comparisons = []
     if variants:
         from clipcls.comparison import compare
 
@@ -152,12 +154,13 @@ def command(
             other = classifier_of(**_changed(settings, fitted, what, value))
             with watching(console, len(labelled), again=True) as watch:
                 evaluated[name] = evaluate(other, labelled, watch=watch)
-        record["compare"] = [c.record() for c in compare(found, evaluated)]
+        comparisons = compare(found, evaluated)
+        record["compare"] = [c.record() for c in comparisons]
     if page:
         from clipcls.evaluation_page import page_record
 
         with open_output(page, "evaluation page", 1) as writer:
-            writer.write(page_record(found, data))
+            writer.write(page_record(found, data, comparisons))
     with open_output(output, "json" if form == "json" else "evaluation", 1) as writer:
         writer.write(record)
     return console.status(len(found.set_aside.unreadable), found.images)
@@ -194,6 +197,7 @@ def _multilabel(
         found = evaluate_multilabel(first, labelled, watch=watch)
     say_what_was_set_aside(console, found.set_aside)
     record = found.record()
+    comparisons = []
     if variants:
         from clipcls.comparison import compare_multilabel
 
@@ -202,12 +206,13 @@ def _multilabel(
             other = fitted(_changed(settings, first.classifier, what, value))
             with watching(console, len(labelled), again=True) as watch:
                 evaluated[name] = evaluate_multilabel(other, labelled, watch=watch)
-        record["compare"] = [c.record() for c in compare_multilabel(found, evaluated)]
+        comparisons = compare_multilabel(found, evaluated)
+        record["compare"] = [c.record() for c in comparisons]
     if page:
         from clipcls.evaluation_page import multilabel_page_record
 
         with open_output(page, "multilabel page", 1) as writer:
-            writer.write(multilabel_page_record(found, labelled.source))
+            writer.write(multilabel_page_record(found, labelled.source, comparisons))
     with open_output(output, "json" if form == "json" else "multilabel", 1) as writer:
         writer.write(record)
     return console.status(len(found.set_aside.unreadable), found.images)

@@ -29,7 +29,9 @@ class EvaluationPage:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        environment.filters["percent"] = lambda x: "–" if x is None else f"{100 * x:.1f} %"
+        # A no-break space: a column must not break "43.3 %" over two lines.
+        environment.filters["percent"] = lambda x: "–" if x is None else f"{100 * x:.1f}\N{NBSP}%"
+        environment.filters["points"] = lambda x: f"{100 * x:+.1f}"
         page = environment.get_template(self.template).render(
             record, names=NAMES, **self._figures(record)
         )
@@ -40,7 +42,7 @@ class EvaluationPage:
     def _figures(self, record: Mapping[str, Any]) -> dict[str, Any]:
         reliability = record["reliability"]["curve"]
         return {
-            "number": number,
+            "number": lambda name, value: number(name, value).replace(" ", "\N{NBSP}"),
             "reliability_line": _line((b["confidence"], b["accuracy"]) for b in reliability),
             "risk_line": _line((p["coverage"], p["risk"]) for p in record["risk_coverage"]),
         }
