@@ -15,7 +15,7 @@ from clipcls.errors import CalibrationError, ClipclsError, ImageError
 from clipcls.predictions import UNKNOWN, Candidate, Prediction
 
 if TYPE_CHECKING:
-    from clipcls.classifier import ImageLike, ZeroShotClassifier
+    from clipcls.classifier import ZeroShotClassifier
     from clipcls.explanation import Explainer
 
 __all__ = ["Rule", "blocks", "check_refinable", "classify_each", "classify_together", "predictions"]
@@ -44,10 +44,13 @@ class Rule:
 
 
 def classify_each(
-    classifier: ZeroShotClassifier, images: Iterable[ImageLike | ImageError], top: int, rule: Rule
+    classifier: ZeroShotClassifier,
+    embedded: Iterable[Embedded | ImageError],
+    top: int,
+    rule: Rule,
 ) -> Iterator[Prediction | ImageError]:
     """Answers one after the other, in their order, with bounded memory."""
-    for block in blocks(classifier.embed(images)):
+    for block in blocks(embedded):
         yield from predictions(classifier, block, top, rule)
 
 
@@ -71,7 +74,7 @@ def blocks(
 
 def classify_together(
     classifier: ZeroShotClassifier,
-    images: Iterable[ImageLike | ImageError],
+    embedded: Iterable[Embedded | ImageError],
     top: int,
     rule: Rule,
     watch: Callable[[ImageError | None], None] | None,
@@ -81,12 +84,12 @@ def classify_together(
 
     items: list[str | ImageError] = []
     rows: list[NDArray[np.float32]] = []
-    for embedded in classifier.embed(images):
-        if not isinstance(embedded, ImageError):
-            rows.append(embedded.vector)
-        items.append(embedded if isinstance(embedded, ImageError) else embedded.path)
+    for image in embedded:
+        if not isinstance(image, ImageError):
+            rows.append(image.vector)
+        items.append(image if isinstance(image, ImageError) else image.path)
         if watch:
-            watch(embedded if isinstance(embedded, ImageError) else None)
+            watch(image if isinstance(image, ImageError) else None)
     vectors = np.stack(rows) if rows else np.empty((0, classifier.weights_.shape[1]), np.float32)
     rows.clear()
     if reason := objection(classifier.match(vectors, 1)[2][:, 0], len(classifier.classes_)):

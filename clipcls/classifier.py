@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.answering import Rule, check_refinable, classify_each, classify_together, predictions
-from clipcls.embedder import Embedded, embed_images, embed_texts
+from clipcls.embedder import Embedded, compute_rows, embed_array, embed_images, embed_texts
 from clipcls.encoder import Encoder, Engine, Precision, unit_rows
 from clipcls.errors import CalibrationError, ImageError, LabelsError, not_fitted
+from clipcls.image_inputs import OnError, apply_on_error
 from clipcls.index import FlatIndex
 from clipcls.labels import LabelSet, LabelsLike, make_labels, written
 from clipcls.opening import open_encoder, open_store
@@ -29,13 +30,10 @@ from clipcls.scoring import LinearScores, log_sum_exp
 from clipcls.store import Store
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from clipcls.calibration import Calibration, Cut, Identity
     from clipcls.explanation import Explainer
     from clipcls.hierarchy import Hierarchy, Level
-
-    ImageLike = str | os.PathLike[str] | Image
+    from clipcls.image_inputs import ImageInput, Images
 
 __all__ = ["ZeroShotClassifier"]
 
@@ -74,7 +72,7 @@ class ZeroShotClassifier(LinearScores):
         hierarchy_: the `Hierarchy` of the labels, or None where they have no levels.
 
     >>> clf = ZeroShotClassifier(["cat", "garden"], model="mini", store=False).fit()
-    >>> clf.predict(["examples/photos/chelsea.jpg"])
+    >>> clf.predict("examples/photos/chelsea.jpg")
     array(['cat'], dtype='<U6')
     >>> clf.weights_.shape
     (2, 896)
@@ -213,39 +211,54 @@ class ZeroShotClassifier(LinearScores):
         found.check(self.identity_, os.fspath(self.calibration))
         return found
 
-    # -- scikit-learn's methods: X is a sequence of paths or PIL images, or float (n, dim) -----
+    # -- scikit-learn's methods: X is one image or many (`clipcls.image_inputs`), or their vectors,
+    # float (n, dim). An array of one comes back for one image.
 
-    def decision_function(self, X: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.float64]:
-        """Logits: (logit scale x cosine similarity + bias) / temperature, (n, n_classes) float64.
+    def decision_function(
+        self, X: Images | NDArray[Any], *, on_error: OnError = "raise"
+    ) -> NDArray[np.float64]:
+        """Logits: (logit scale x cosine similarity + bias) / temperature.
 
-        Raises:
-            ImageError: an image cannot be read; `classify` reports it and goes on.
-        """
-        return self.logits(self.vectors(X))
+        Args:
+            X: one image, many, or vectors.
+            on_error: for an image that cannot be read, "raise" raises its `ImageError`, "skip"
+                leaves its row out (and logs it), and "yield" makes its row NaN.
 
-    def predict_proba(self, X: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.float64]:
-        """Softmax scores over all classes, float64 (n, n_classes); rows sum to 1.
+        Returns:
+            float64 (n, n_classes); one image has one row.
 
         Raises:
             ImageError: an image cannot be read.
+            TypeError: X is neither an image nor an iterable of them.
+            ValueError: vectors of another dimension, or not finite.
         """
-        logits = self.decision_function(X)
+        return compute_rows(self.logits, self.vectors(X, on_error=on_error), np.nan)
+
+    def predict_proba(
+        self, X: Images | NDArray[Any], *, on_error: OnError = "raise"
+    ) -> NDArray[np.float64]:
+        """Softmax scores over all classes, float64 (n, n_classes); rows sum to 1.
+
+        Arguments and errors are those of `decision_function`.
+        """
+        logits = self.decision_function(X, on_error=on_error)
         scores: NDArray[np.float64] = np.exp(logits - log_sum_exp(logits))
         return scores
 
-    def predict(self, X: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.str_]:
+    def predict(self, X: Images | NDArray[Any], *, on_error: OnError = "raise") -> NDArray[np.str_]:
         """The best label of each image, str (n,); of equal ones the first in `classes_`.
 
-        Raises:
-            ImageError: an image cannot be read.
+        Arguments and errors are those of `decision_function`; with `on_error="yield"` an image that
+        cannot be read has the label "".
         """
-        vectors = self.vectors(X)
+        return compute_rows(self._best_labels, self.vectors(X, on_error=on_error), "")
+
+    def _best_labels(self, vectors: NDArray[np.float32]) -> NDArray[np.str_]:
         if self._level is not None:
             return self.classes_[self.match(vectors, 1)[2][:, 0]]
-        _, rows = self.index_.search(vectors, 1)
-        return self.classes_[rows[:, 0]]
+        return self.classes_[self.index_.search(vectors, 1)[1][:, 0]]
 
-    def score(self, X: Sequence[ImageLike] | NDArray[Any], y: Any) -> float:
+    def score(self, X: Images | NDArray[Any], y: Any) -> float:
         """Accuracy: the share of images whose label is `y`'s, (n,), as a str.
 
         Raises:
@@ -266,7 +279,7 @@ class ZeroShotClassifier(LinearScores):
 
     def classify(
         self,
-        images: Iterable[ImageLike | ImageError],
+        images: Images,
         *,
         top: int = 1,
         min_score: float = 0.0,
@@ -278,11 +291,13 @@ class ZeroShotClassifier(LinearScores):
         explain: bool = False,
         heatmaps: str | os.PathLike[str] | None = None,
         watch: Callable[[ImageError | None], None] | None = None,
+        on_error: OnError = "yield",
     ) -> Iterator[Prediction | ImageError]:
         """Classifies images one after the other, in their order, with bounded memory.
 
         Args:
-            images: paths or PIL images, any number; an `ImageError` is handed through.
+            images: one image or many, any number (see `clipcls.image_inputs`); an `ImageError` is
+                handed through.
             top: how many labels each answer carries.
             min_score: an answer whose best score is below it is `unknown`. Labels in a hierarchy
                 without `rank` are answered at the deepest level where the best score, summed along
@@ -301,11 +316,15 @@ class ZeroShotClassifier(LinearScores):
                 images are then files.
             watch: with `refine` called after each image is embedded, with the `ImageError` if it
                 could not be read.
+            on_error: for an image that cannot be read, "yield" yields its `ImageError` in its
+                place, "skip" leaves it out (and logs it), and "raise" raises it at its turn.
 
         Yields:
-            a `Prediction` for each image, or the `ImageError` that says why there is none.
+            a `Prediction` for each image, or the `ImageError` that says why there is none. For one
+            image it is an iterator of one.
 
         Raises:
+            TypeError: `images` is neither an image nor an iterable of them.
             CalibrationError: `coverage`, `error` or `conformal` without a calibration, or with one
                 that cannot promise that much; `refine` with a calibration.
             ClipclsError: `refine` with a hierarchy of labels or a learnt classifier; `heatmaps`
@@ -320,22 +339,23 @@ class ZeroShotClassifier(LinearScores):
             None if conformal is None else self._calibrated().set_threshold(conformal),
             self._explainer() if explain else None,
         )
+        embedded = self.embed(images, on_error=on_error if refine else "yield")
         if refine:
             check_refinable(self)
-            results = classify_together(self, images, top, rule, watch)
+            results = classify_together(self, embedded, top, rule, watch)
         else:
-            results = classify_each(self, images, top, rule)
+            results = apply_on_error(classify_each(self, embedded, top, rule), on_error)
         if heatmaps is None:
             return results
         from clipcls.heatmap import Heatmaps
 
         return Heatmaps(self, heatmaps).drawn(results)
 
-    def heatmap(self, image: ImageLike, label: str | None = None) -> NDArray[np.float32]:
+    def heatmap(self, image: ImageInput, label: str | None = None) -> NDArray[np.float32]:
         """Where in an image one label lies, by hiding place after place (`clipcls.heatmap`).
 
         Args:
-            image: a path or a PIL image.
+            image: one image, of any kind that `classify` takes.
             label: a class, or a name or path of the labels' hierarchy; None: the best class.
 
         Returns:
@@ -408,10 +428,13 @@ class ZeroShotClassifier(LinearScores):
             raise CalibrationError("coverage, error and conformal need a calibration")
         return self.calibration_
 
-    def embed(self, images: Iterable[ImageLike | ImageError]) -> Iterator[Embedded | ImageError]:
-        """The unit vector of each image, as `embed_images` gives them."""
+    def embed(
+        self, images: Images, *, on_error: OnError = "yield"
+    ) -> Iterator[Embedded | ImageError]:
+        """The unit vector of each image, as `embed_images` gives them; `on_error` as `classify`."""
         self._check_fitted()
-        return embed_images(self.encoder_, images, self.store_, workers=self.workers)
+        embedded = embed_images(self.encoder_, images, self.store_, workers=self.workers)
+        return apply_on_error(embedded, on_error)
 
     def hash_image(self, path: str) -> bytes:
         """The SHA-256 of an image file's content; b"" where the file cannot be read."""
@@ -470,30 +493,25 @@ class ZeroShotClassifier(LinearScores):
         if not self.__sklearn_is_fitted__():
             raise not_fitted(self)
 
-    def vectors(self, X: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.float32]:
-        """Unit rows of paths, PIL images or embeddings, float32 (n, dim).
+    def vectors(
+        self, X: Images | NDArray[Any], *, on_error: OnError = "raise"
+    ) -> NDArray[np.float32]:
+        """Unit rows of images or vectors, float32 (n, dim).
 
-        Raises:
-            ImageError: an image cannot be read.
-            ValueError: embeddings of another dimension, or not finite.
+        Arguments and errors are those of `decision_function`.
         """
         self._check_fitted()
-        if isinstance(X, str | os.PathLike):
-            raise TypeError("X is a sequence of images; for one image write [image]")
-        if isinstance(X, np.ndarray) and X.dtype.kind == "f":
-            if X.ndim != 2 or X.shape[1] != self.weights_.shape[1]:
-                raise ValueError(
-                    f"X has shape {X.shape}; embeddings are (n, {self.weights_.shape[1]})"
-                )
+        dim = self.weights_.shape[1]
+        if isinstance(X, np.ndarray) and X.dtype.kind == "f" and X.ndim < 3:
+            if X.ndim != 2 or X.shape[1] != dim:
+                raise ValueError(f"X has shape {X.shape}; vectors are (n, {dim})")
             if not np.isfinite(X).all():
                 raise ValueError("X has numbers that are not finite")
-            return unit_rows(X)
-        rows = []
-        for item in self.embed(X):
-            if isinstance(item, ImageError):
-                raise item
-            rows.append(item.vector)
-        return np.stack(rows) if rows else np.empty((0, self.weights_.shape[1]), np.float32)
+            vectors: NDArray[Any] = X
+            return unit_rows(vectors)
+        return embed_array(
+            self.encoder_, X, self.store_, workers=self.workers, on_error=on_error, dim=dim
+        )
 
 
 def _class_weights(

@@ -8,25 +8,33 @@ import itertools
 import logging
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from clipcls.errors import ImageError, ModelError
-from clipcls.images import decode_image, read_bytes, to_rgb
+from clipcls.image_inputs import NamedImage, OnError, apply_on_error, name_images
+from clipcls.images import decode_image, read_bytes
 from clipcls.views import View
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from clipcls.encoder import Encoder
+    from clipcls.image_inputs import Images
     from clipcls.store import Store
 
-__all__ = ["Embedded", "embed_images", "embed_texts", "stored_images"]
+__all__ = [
+    "Embedded",
+    "compute_rows",
+    "embed_array",
+    "embed_images",
+    "embed_texts",
+    "stored_images",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +106,7 @@ def embed_texts(
 
 def embed_images(
     encoder: Encoder,
-    images: Iterable[str | os.PathLike[str] | Image | View | ImageError],
+    images: Images | Iterable[View],
     store: Store | None = None,
     *,
     workers: int | None = None,
@@ -107,17 +115,77 @@ def embed_images(
 
     Each batch is in the store before its first vector is yielded, so a run that is stopped goes
     on where it was. A file whose path, size and mtime are known is not opened; one whose content
-    is known is not decoded; an image that came without a path is not stored.
+    is known is not decoded; an image that comes decoded is not stored.
 
     Args:
         encoder: what turns pixels into vectors.
-        images: paths, PIL images, views of files, or errors that are handed through.
+        images: one image or many (see `clipcls.image_inputs`), views of files, or errors that are
+            handed through.
         store: where vectors are kept.
         workers: decoding threads; None: one a CPU core, at most 8.
 
     Yields:
         an `Embedded` for each image, or the `ImageError` that says why there is none.
+
+    Raises:
+        TypeError: at once where `images` is neither an image nor an iterable of them, and at its
+            turn where one of them is none.
     """
+    return _embed(encoder, name_images(images), store, workers)
+
+
+def embed_array(
+    encoder: Encoder,
+    images: Images,
+    store: Store | None = None,
+    *,
+    workers: int | None = None,
+    on_error: OnError = "raise",
+    dim: int = 0,
+) -> NDArray[np.float32]:
+    """Unit vectors of images as the rows of an array, float32 (n, dim).
+
+    Args:
+        encoder, images, store, workers: as for `embed_images`.
+        on_error: what becomes of an image that cannot be read; with "yield" its row is NaN.
+        dim: the vectors' length, where no image has one.
+
+    Raises:
+        ImageError: with `on_error="raise"`.
+        TypeError: as `embed_images`.
+    """
+    found = embed_images(encoder, images, store, workers=workers)
+    rows = [
+        None if isinstance(item, ImageError) else item.vector
+        for item in apply_on_error(found, on_error)
+    ]
+    dim = next((len(row) for row in rows if row is not None), dim)
+    vectors = np.full((len(rows), dim), np.nan, np.float32)
+    for number, row in enumerate(rows):
+        if row is not None:
+            vectors[number] = row
+    return vectors
+
+
+def compute_rows(
+    compute: Callable[[NDArray[np.float32]], NDArray[Any]],
+    vectors: NDArray[np.float32],
+    missing: object,
+) -> NDArray[Any]:
+    """`compute` of the rows of `embed_array`, with `missing` in the places of the NaN ones."""
+    known = ~np.isnan(vectors).any(axis=1)
+    found = compute(vectors if known.all() else vectors[known])
+    rows = np.full((len(vectors), *found.shape[1:]), missing, found.dtype)
+    rows[known] = found
+    return rows
+
+
+def _embed(
+    encoder: Encoder,
+    images: Iterator[NamedImage | ImageError],
+    store: Store | None,
+    workers: int | None,
+) -> Iterator[Embedded | ImageError]:
     workers = workers or min(8, os.cpu_count() or 1)
     queue: deque[Future[_Pending | ImageError] | _Pending | ImageError] = deque()
     decoding: Future[None] = Future()  # done when the first image that opens is decoded
@@ -187,26 +255,20 @@ def _result(
     return item.result()
 
 
-def _known(
-    image: str | os.PathLike[str] | Image | View, encoder: Encoder, store: Store | None
-) -> _Pending | None:
+def _known(image: NamedImage, encoder: Encoder, store: Store | None) -> _Pending | None:
     """A file that has not changed since it was stored needs no thread."""
-    if store and isinstance(image, str | os.PathLike):
-        path = os.fspath(image)
+    if store and image.source is None:
         try:
-            vector = store.get_file(encoder.image_space, path, os.stat(path))
+            vector = store.get_file(encoder.image_space, image.name, os.stat(image.name))
         except (OSError, ValueError):
             return None  # reading it will say why
         if _is_unit(vector):
-            return _Pending(path, vector)
+            return _Pending(image.name, vector)
     return None
 
 
 def _prepare(
-    image: str | os.PathLike[str] | Image | View,
-    encoder: Encoder,
-    store: Store | None,
-    decoding: Future[None],
+    image: NamedImage, encoder: Encoder, store: Store | None, decoding: Future[None]
 ) -> _Pending | ImageError:
     """Runs in a thread: reads, hashes, decodes and preprocesses one image.
 
@@ -217,38 +279,29 @@ def _prepare(
         with contextlib.suppress(InvalidStateError):  # another image was first
             decoding.set_result(None)
 
-    view = None
-    if isinstance(image, View):
-        view, image = image, image.path
-    if not isinstance(image, str | os.PathLike):
-        if not hasattr(image, "getexif"):
-            raise TypeError(f"an image is a path or a PIL image, not {type(image).__name__}")
-        try:
-            return _Pending("", pixels=encoder.preprocess(to_rgb(image)))
-        except ImageError as error:
-            return error
-        except MemoryError:
-            return ImageError("<image>", "not enough memory to decode it")
-    path = os.fspath(image)
+    name, source = image.name, image.source
+    view = source if isinstance(source, View) else None
     try:
+        if isinstance(source, Image):
+            return _Pending(name, pixels=encoder.preprocess(source))
         # Before reading: a later change is then noticed.
-        stat = _stat(path) if store and not view else None
-        data = read_bytes(path)
+        stat = _stat(name) if store and source is None else None
+        data = source if isinstance(source, bytes) else read_bytes(name)
         key = content = hashlib.sha256(data).digest() if store or view else b""
         if view:
             key = view.key(content)
         if store:
-            known = _Pending(path, content=key, stat=stat, is_view=view is not None)
+            known = _Pending(name, content=key, stat=stat, is_view=view is not None)
             known.vector = store.get(known.space(encoder), key)
             if _is_unit(known.vector):
                 return known
-        decoded = decode_image(data, path, least_side=encoder.least_side, opened=opened)
+        decoded = decode_image(data, name, least_side=encoder.least_side, opened=opened)
         pixels = encoder.preprocess(view.of(decoded, content) if view else decoded)
     except ImageError as error:
         return error
     except MemoryError:
-        return ImageError(path, "not enough memory to decode it")
-    return _Pending(path, pixels=pixels, content=key or None, stat=stat, is_view=view is not None)
+        return ImageError(name, "not enough memory to decode it")
+    return _Pending(name, pixels=pixels, content=key or None, stat=stat, is_view=view is not None)
 
 
 def _stat(path: str) -> os.stat_result | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,7 @@ from clipcls.embedder import embed_images
 from clipcls.encoder import Encoder, Engine, Precision
 from clipcls.errors import ClassifierError, ClipclsError, ImageError, InputError, LabelsError
 from clipcls.fewshot_file import HASH_BYTES, Learnt, classifier_bytes, read_classifier, versions
+from clipcls.image_inputs import NamedImage, name_images
 from clipcls.index import FlatIndex
 from clipcls.labels import Label, LabelSet, LabelsLike, kinds_of, make_labels
 from clipcls.opening import open_encoder, open_store
@@ -119,7 +120,7 @@ class FewShotClassifier(ZeroShotClassifier):
 
         Args:
             X: a folder with a folder per class, a csv file, or pairs (see `make_labelled`); with
-                `y` a sequence of paths or PIL images, or their vectors, float (n, dim).
+                `y` images, as `predict` takes them, or their vectors, float (n, dim).
             y: the label of each of these, (n,).
             watch: called after each image, with the `ImageError` if it could not be read.
 
@@ -149,8 +150,11 @@ class FewShotClassifier(ZeroShotClassifier):
 
         labels = [str(label) for label in column_or_1d(y, warn=True)]
         zero_shot = self._zero_shot(list(dict.fromkeys(labels)))
-        if not isinstance(X, np.ndarray | str | os.PathLike):  # which are refused below
-            X = list(X)  # an iterator is gone through only once
+        paths: list[str] = []
+        if isinstance(X, np.ndarray) and X.dtype.kind == "f":
+            paths = [""] * len(X)
+        else:
+            X = _noting_paths(X, paths)
         vectors = zero_shot.vectors(X)
         if len(vectors) != len(labels):
             raise ValueError(f"X has {len(vectors)} images and y {len(labels)} labels")
@@ -158,7 +162,6 @@ class FewShotClassifier(ZeroShotClassifier):
         if strange := [label for label in labels if label not in numbers]:
             raise InputError(f"y: {strange[0]!r} is none of the labels")
         self.set_aside_ = None
-        paths = [os.fspath(item) if isinstance(item, str | os.PathLike) else "" for item in X]
         codes = np.array([numbers[label] for label in labels], np.int64)
         return self._learn(zero_shot, vectors, codes, paths)
 
@@ -443,13 +446,7 @@ class FewShotClassifier(ZeroShotClassifier):
 
     # -- answering: logits are linear in the image, with an intercept -------------------------
 
-    def predict(self, X: Any) -> NDArray[np.str_]:
-        """The best label of each image, str (n,); of equal ones the first in `classes_`.
-
-        Raises:
-            ImageError: an image cannot be read.
-        """
-        vectors = self.vectors(X)  # which sees to it that there are classes
+    def _best_labels(self, vectors: NDArray[np.float32]) -> NDArray[np.str_]:
         return self.classes_[self.match(vectors, 1)[2][:, 0]]
 
     def match(
@@ -484,6 +481,13 @@ class FewShotClassifier(ZeroShotClassifier):
         logits, rows = self.index_.search(_with_one(vectors), 1)
         logits += (self.intercept_ - self.intercept_.astype(np.float32))[rows]
         return logits[:, 0]
+
+
+def _noting_paths(images: Any, paths: list[str]) -> Iterator[NamedImage | ImageError]:
+    """Images as they come, their paths added to `paths`, "" for those that are no files."""
+    for image in name_images(images):
+        paths.append(image.name if isinstance(image, NamedImage) and image.source is None else "")
+        yield image
 
 
 def _with_one(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

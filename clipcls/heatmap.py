@@ -26,13 +26,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipcls.errors import ClipclsError, ImageError, LabelsError, OutputError
-from clipcls.images import decode_image, open_image, read_bytes, to_rgb
+from clipcls.image_inputs import has_no_file, open_input
+from clipcls.images import decode_image, read_bytes
 from clipcls.inputs import os_reason
 from clipcls.labels import written
 from clipcls.predictions import Prediction
 
 if TYPE_CHECKING:
-    from clipcls.classifier import ImageLike, ZeroShotClassifier
+    from clipcls.classifier import ZeroShotClassifier
+    from clipcls.image_inputs import ImageInput
 
 __all__ = [
     "Heatmaps",
@@ -61,11 +63,11 @@ _VIRIDIS = np.array(
 
 
 def heatmap(
-    classifier: ZeroShotClassifier, image: ImageLike, label: str | None = None
+    classifier: ZeroShotClassifier, image: ImageInput, label: str | None = None
 ) -> NDArray[np.float32]:
     """The heat of each pixel for one label; see `ZeroShotClassifier.heatmap`."""
     check_offered(classifier)
-    opened = open_image(os.fspath(image)) if isinstance(image, str | os.PathLike) else to_rgb(image)
+    opened = open_input(image)
     if label is None:
         vector = classifier.encoder_.encode_images([classifier.encoder_.preprocess(opened)])
         numbers: tuple[int, ...] = (int(classifier.match(vector, 1)[2][0, 0]),)
@@ -260,7 +262,7 @@ class Heatmaps:
             OutputError: the picture cannot be written, or would lie beside its image.
             ValueError: the image is no file.
         """
-        if not prediction.path:
+        if has_no_file(prediction.path):
             raise ValueError("heat maps are drawn of files; of an open image use heatmap()")
         encoder: Any = self._classifier.encoder_
         label = prediction.top[0].label

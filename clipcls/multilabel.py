@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,15 +29,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.answering import blocks
-from clipcls.embedder import embed_texts
+from clipcls.embedder import compute_rows, embed_texts
 from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError, not_fitted
+from clipcls.image_inputs import OnError, apply_on_error
 from clipcls.labels import read_labels
 from clipcls.predictions import Candidate, MultiLabelPrediction
 from clipcls.scoring import log_sum_exp
 
 if TYPE_CHECKING:
     from clipcls.calibration import Identity
-    from clipcls.classifier import ImageLike, ZeroShotClassifier
+    from clipcls.classifier import ZeroShotClassifier
+    from clipcls.image_inputs import Images
     from clipcls.multicalibration import MultiLabelCalibration
 
 __all__ = [
@@ -154,47 +156,59 @@ class MultiLabelClassifier:
         self.calibration.check(self.identity_)
         return self.calibration
 
-    # -- scikit-learn's methods: X is a sequence of paths or PIL images, or float (n, dim) -----
+    # -- scikit-learn's methods: X is one image or many, or their vectors, as for
+    # `ZeroShotClassifier`. An array of one comes back for one image.
 
-    def predict_proba(self, X: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.float64]:
+    def predict_proba(
+        self, X: Images | NDArray[Any], *, on_error: OnError = "raise"
+    ) -> NDArray[np.float64]:
         """Each label's score, float64 (n, n_classes), between 0 and 1; rows have no fixed sum.
 
         With a calibration a score is the probability that the image has the label; without one
         it is a share that says which labels fit best.
 
-        Raises:
-            ImageError: an image cannot be read.
+        Arguments and errors are those of `ZeroShotClassifier.decision_function`.
         """
         self._check_fitted()
-        return self.scores(self.classifier.vectors(X))
+        vectors = self.classifier.vectors(X, on_error=on_error)
+        return compute_rows(self.scores, vectors, np.nan)
 
-    def predict(self, X: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.bool_]:
+    def predict(
+        self, X: Images | NDArray[Any], *, on_error: OnError = "raise"
+    ) -> NDArray[np.bool_]:
         """Which labels each image is given, bool (n, n_classes).
 
-        Raises:
-            ImageError: an image cannot be read.
+        Arguments and errors are those of `ZeroShotClassifier.decision_function`; with
+        `on_error="yield"` an image that cannot be read is given no label.
         """
-        return np.greater_equal(self.predict_proba(X), self.thresholds_)
+        return np.greater_equal(self.predict_proba(X, on_error=on_error), self.thresholds_)
 
     # -- classifying files --------------------------------------------------------------------
 
     def classify(
         self,
-        images: Iterable[ImageLike | ImageError],
+        images: Images,
         *,
         top: int | None = None,
         min_score: float | None = None,
+        on_error: OnError = "yield",
     ) -> Iterator[MultiLabelPrediction | ImageError]:
         """Labels images one after the other, in their order, with bounded memory.
 
         Args:
-            images: paths or PIL images, any number; an `ImageError` is handed through.
+            images: one image or many, any number (see `clipcls.image_inputs`); an `ImageError` is
+                handed through.
             top: the most labels that an image is given; None: all that reach their threshold.
             min_score: the score from which a label is given, in place of `thresholds_`.
+            on_error: as for `ZeroShotClassifier.classify`.
 
         Yields:
             a `MultiLabelPrediction` for each image, or the `ImageError` that says why there is
-            none.
+            none. For one image it is an iterator of one.
+
+        Raises:
+            ImageError: with `on_error="raise"`, at its turn.
+            TypeError: `images` is neither an image nor an iterable of them.
         """
         self._check_fitted()
         if top is not None and top < 1:
@@ -202,16 +216,9 @@ class MultiLabelClassifier:
         thresholds = (
             self.thresholds_ if min_score is None else np.full(len(self.classes_), min_score)
         )
-        return self._classify(images, top, thresholds)
-
-    def _classify(
-        self,
-        images: Iterable[ImageLike | ImageError],
-        top: int | None,
-        thresholds: NDArray[np.float64],
-    ) -> Iterator[MultiLabelPrediction | ImageError]:
-        for block in blocks(self.classifier.embed(images)):
-            yield from self._predictions(block, top, thresholds)
+        embedded = blocks(self.classifier.embed(images))
+        results = (item for block in embedded for item in self._predictions(block, top, thresholds))
+        return apply_on_error(results, on_error)
 
     def _predictions(
         self, block: Sequence[Any], top: int | None, thresholds: NDArray[np.float64]

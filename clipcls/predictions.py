@@ -87,7 +87,8 @@ class Prediction:
     """The answer for one image.
 
     Attributes:
-        path: the image as the caller named it; "" for an image that came without one.
+        path: the image as the caller named it, or `images[3]` for one that has no name
+            (`clipcls.image_inputs`).
         label: the best label, or `UNKNOWN` where it is less sure than was asked for.
         top: the best labels, best first; never empty.
         made_by: what made it.
@@ -133,7 +134,7 @@ class MultiLabelPrediction:
     """The labels of one image, each scored on its own.
 
     Attributes:
-        path: the image as the caller named it; "" for an image that came without one.
+        path: as in `Prediction`.
         labels: the labels it is given, best first; none where no score is high enough.
         best: the label of the highest score, given or not.
         made_by: what made it.

@@ -7,7 +7,7 @@ round: there a second gained nothing that could be measured (docs/suggest.md).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,8 @@ from clipcls.evaluation import logit_blocks
 from clipcls.labels import Label, LabelSet, make_labels, read_labels, text_line
 
 if TYPE_CHECKING:
-    from clipcls.classifier import ImageLike, ZeroShotClassifier
+    from clipcls.classifier import ZeroShotClassifier
+    from clipcls.image_inputs import Images
     from clipcls.predictions import Provenance
 
 __all__ = [
@@ -135,7 +136,7 @@ def cluster_count(images: int) -> int:
 
 def suggest(
     classifier: ZeroShotClassifier,
-    images: Iterable[ImageLike | ImageError],
+    images: Images,
     *,
     clusters: int | None = None,
     watch: Callable[[ImageError | None], None] | None = None,
@@ -146,7 +147,8 @@ def suggest(
 
     Args:
         classifier: fitted with the vocabulary as its labels, without `none` and `rank`.
-        images: paths or PIL images; an `ImageError` counts as one that cannot be read.
+        images: as for `ZeroShotClassifier.classify`; an `ImageError` counts as one that cannot
+            be read.
         clusters: how many clusters; None: `cluster_count`.
         watch: called after each image, with the `ImageError` if it could not be read.
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from clipcls.embedder import embed_images
+from clipcls.embedder import embed_array
 from clipcls.encoder import Encoder, Engine, Precision
-from clipcls.errors import ImageError, not_fitted
+from clipcls.errors import not_fitted
+from clipcls.image_inputs import OnError
 from clipcls.opening import open_encoder, open_store
 from clipcls.store import Store
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from clipcls.image_inputs import Images
 
 __all__ = ["ClipEmbedder"]
 
@@ -78,28 +78,29 @@ class ClipEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         )
         return self
 
-    def transform(
-        self, X: Sequence[str | os.PathLike[str] | Image] | NDArray[Any]
-    ) -> NDArray[np.float32]:
-        """Vectors of paths or PIL images, float32 (n, dim), unit rows.
+    def transform(self, X: Images, *, on_error: OnError = "raise") -> NDArray[np.float32]:
+        """Vectors of one image or many (see `clipcls.image_inputs`).
+
+        Args:
+            X: the images.
+            on_error: as for `ZeroShotClassifier.decision_function`.
+
+        Returns:
+            float32 (n, dim), unit rows; one image has one row.
 
         Raises:
             ImageError: an image cannot be read.
-            ValueError: there are no images, which leaves the width of the result unknown.
+            TypeError: X is neither an image nor an iterable of them.
+            ValueError: no image could be embedded, which leaves `dim` unknown.
         """
         if not self.__sklearn_is_fitted__():
             raise not_fitted(self)
-        if isinstance(X, str | os.PathLike):
-            raise TypeError("X is a sequence of images; for one image write [image]")
-        items = [str(item) if isinstance(item, np.str_) else item for item in X]
-        rows = []
-        for item in embed_images(self.encoder_, items, self.store_, workers=self.workers):
-            if isinstance(item, ImageError):
-                raise item
-            rows.append(item.vector)
-        if not rows:
-            raise ValueError("X holds no images")
-        return np.stack(rows)
+        vectors = embed_array(
+            self.encoder_, X, self.store_, workers=self.workers, on_error=on_error
+        )
+        if not vectors.size:
+            raise ValueError("X holds no images that can be read")
+        return vectors
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -146,7 +146,7 @@ def test_look_ahead_is_bounded(encoder: ColourEncoder, paint: Paint) -> None:
 def test_pil_images_need_no_path(encoder: ColourEncoder, store: Store) -> None:
     (item,) = embed_images(encoder, [Image.new("RGBA", (4, 4), (255, 0, 0, 255))], store)
     assert isinstance(item, Embedded)
-    assert item.path == ""
+    assert item.path == "images[0]"
     np.testing.assert_allclose(item.vector, [1, 0, 0])
     assert store.info().images == 0
 
@@ -207,7 +207,7 @@ def test_a_text_without_a_finite_vector_is_an_error_and_not_stored(
 
 
 def test_what_is_no_image(encoder: ColourEncoder) -> None:
-    with pytest.raises(TypeError, match="not ndarray"):
+    with pytest.raises(TypeError, match="not float64"):
         list(embed_images(encoder, [np.zeros((4, 4, 3))]))  # type: ignore[list-item]
     (item,) = embed_images(encoder, [Image.new("RGB", (0, 0))])
     assert isinstance(item, ImageError)

@@ -85,7 +85,7 @@ def test_bad_images_keep_their_place(
     (tmp_path / "bad.png").write_text("no image")
     images = [paint("r.png", "red"), tmp_path / "bad.png", Image.new("RGB", (4, 4), "blue")]
     first, bad, last = several(names_encoder).classify(images)
-    assert (first.label, last.label, last.path) == ("red", "blue", "")
+    assert (first.label, last.label, last.path) == ("red", "blue", "images[2]")
     assert isinstance(bad, ImageError)
 
 
