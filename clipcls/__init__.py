@@ -35,6 +35,7 @@ __all__ = [
     "evaluate",
     "evaluate_multilabel",
     "suggest",
+    "to_dataframe",
 ]
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from clipcls.predictions import Candidate, MultiLabelPrediction, Prediction
     from clipcls.probe import LinearProbe
     from clipcls.suggestion import suggest
+    from clipcls.tables import to_dataframe
     from clipcls.transformer import ClipEmbedder
 
 _HOMES = {
@@ -75,6 +77,7 @@ _HOMES = {
     "evaluate": "evaluation",
     "evaluate_multilabel": "multievaluation",
     "suggest": "suggestion",
+    "to_dataframe": "tables",
 }
 
 

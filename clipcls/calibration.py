@@ -214,7 +214,7 @@ class Kept:
         """
         from clipcls.writers import open_output
 
-        with open_output(Path(path), "json", 1) as writer:
+        with open_output(Path(path), "document") as writer:
             writer.write(self.record())
 
     @property

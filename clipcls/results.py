@@ -1,4 +1,4 @@
-"""A result file of `clipcls classify` (jsonl, csv or parquet) -> `Result`, one an image."""
+"""A result file of `clipcls classify` -> `Result`, one per image."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from clipcls.errors import InputError, install_command
 from clipcls.inputs import os_reason
 from clipcls.labels import levels_of
 from clipcls.predictions import PERSON, UNKNOWN, Provenance
+from clipcls.tables import read_provenance
 from clipcls.textfiles import decode, parse_number, read_table, read_text
 
 __all__ = ["Result", "read_results", "result_of", "without_scores"]
@@ -36,7 +37,7 @@ class Result:
         scores: of each of `labels`, or where there is none of the best label; None for those
             without a number in the file.
         top: the best labels with their scores, answer or not, best first, as far as they are in
-            the file; a csv does not name the best label of an `unknown`.
+            the file.
         label_set: the labels of `--conformal`, best first, or None.
         made_by: what made the answer, or None where the file does not say.
         by_person: whether a person gave the label, in `clipcls review`.
@@ -81,11 +82,12 @@ class Result:
 
 
 def read_results(source: str | os.PathLike[str]) -> tuple[Result, ...]:
-    """Reads a result file; `-` is stdin.
+    """Reads a result file: csv, tsv, json, jsonl (also compressed, .gz) or parquet; `-` is stdin.
 
-    Lines of one image are one result with the labels of all. In a csv the `'` in front of what a
-    spreadsheet would take for a formula is taken off again; a path that is not valid UTF-8 is only
-    whole in jsonl.
+    Its contents tell the format, not its name. Lines of one image are one result with the labels of
+    all. A csv may have been through a spreadsheet (see `textfiles.read_table`); a row without a
+    label is one that could not be read. What made the results is taken from the csv's sidecar (see
+    `tables`). A path that is not valid UTF-8 is only whole in json and jsonl.
 
     Raises:
         InputError: it cannot be read or does not hold results; the message names file and line.
@@ -116,7 +118,8 @@ def _records(name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             text = read_text(Path(name))
         except OSError as error:
             raise InputError(f"{name}: cannot be read: {os_reason(error)}") from error
-    return _jsonl(name, text) if text.lstrip().startswith("{") else _csv(name, text)
+    start = text.lstrip()[:1]
+    return (_jsonl if start == "{" else _json if start == "[" else _csv)(name, text)
 
 
 def _both(one: Result, other: Result) -> Result:
@@ -148,15 +151,29 @@ def _jsonl(name: str, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield where, record
 
 
+def _json(name: str, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    try:
+        records = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name}: is not a whole JSON array ({error})") from error
+    for number, record in enumerate(records, start=1):
+        where = f"{name}, record {number}"
+        if not isinstance(record, dict):
+            raise InputError(f"{where}: is not a record of `clipcls classify -f json`")
+        yield where, record
+
+
 def _csv(name: str, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     table = read_table(text, name, exact=True)
     if not {"path", "label"} <= set(table.columns):
         raise InputError(
-            f"{name}: is neither jsonl nor a csv with the columns path and label; make it with "
+            f"{name}: is neither JSON nor a csv with the columns path and label; make it with "
             "`clipcls classify -f jsonl`"
         )
+    made_by = {} if name == "stdin" else read_provenance(name)
     for where, cells in table.rows:
-        yield where, {key: value for key, value in cells.items() if value}
+        row = {key: value for key, value in cells.items() if value}
+        yield where, {**made_by, **row} if "label" in row else {"error": "has no label", **row}
 
 
 _PARQUET = b"PAR1"
@@ -218,7 +235,7 @@ def result_of(record: Mapping[str, Any], where: str = "record") -> Result:
         label_set = label_set.split("|")
     made_by = [record.get(key) for key in ("model", "weights", "precision", "prompts")]
     made_by += [record.get(key) or "" for key in ("calibration", "classifier")]
-    made_by.append(record.get("refined") in (True, "True"))
+    made_by.append(str(record.get("refined")).lower() == "true")
     return Result(
         path,
         tuple(given),
@@ -252,8 +269,9 @@ def _entries(value: object, name: str, where: str) -> list[Mapping[str, Any]]:
 
 def _flat(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """`top` out of a csv's columns."""
-    if record["label"] != UNKNOWN:
-        yield {"label": record["label"], "score": record.get("score")}
+    best = record.get("best") if record["label"] == UNKNOWN else record["label"]
+    if best:
+        yield {"label": best, "score": record.get("score")}
     for rank in itertools.count(2):
         if f"label_{rank}" not in record:
             return

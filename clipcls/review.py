@@ -316,7 +316,7 @@ class Review:
         """
         from clipcls.writers import open_output
 
-        with open_output(path, "csv", 1) as writer:
+        with open_output(path, "csv") as writer:
             for record in self.reviewed(path.absolute().parent):
                 writer.write(record)
 

@@ -71,8 +71,8 @@ def read_text(path: Path, error: type[ClipclsError] = InputError) -> str:
 def decode(data: bytes, name: str, error: type[ClipclsError] = InputError) -> str:
     r"""Decode UTF-8 with or without a byte order mark, and UTF-16 or UTF-32 (see `encoding_of`).
 
-    Newlines become `\n`, and byte order marks at the beginning of lines are dropped: files that
-    were joined have them inside.
+    Decompress gzip first. Newlines become `\n`, and byte order marks at the beginning of lines are
+    dropped: files that were joined have them inside.
 
     Args:
         data: the whole file.
@@ -82,6 +82,16 @@ def decode(data: bytes, name: str, error: type[ClipclsError] = InputError) -> st
     Raises:
         error: the data is binary or in another encoding; the message names file, line and cure.
     """
+    if data.startswith(b"\x1f\x8b"):
+        import gzip
+        import zlib
+
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, OSError, zlib.error) as e:
+            raise error(
+                f"{name}: the gzip file is cut off or damaged; `gzip -dc` prints what it still has"
+            ) from e
     encoding = encoding_of(data)
     try:
         text = data.decode(encoding)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from clipcls import ZeroShotClassifier, graph
 from clipcls.errors import install_command
+from clipcls.results import read_results
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -231,8 +232,11 @@ def test_min_score_top_and_output_file(clipcls, tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (0, "")
     (row,) = csv.DictReader(out.open())
-    assert (row["label"], row["label_2"]) == ("unknown", "dog")
-    assert os.listdir(tmp_path) == ["results.csv"]
+    assert (row["label"], row["best"], row["label_2"]) == ("unknown", "cat", "dog")
+    # What is the same in every row stands once.
+    assert not {"model", "weights", "precision", "prompts"} & set(row)
+    assert sorted(os.listdir(tmp_path)) == ["results.csv", "results.csv-metadata.json"]
+    assert read_results(out)[0].made_by.model == "mini"
 
 
 @pytest.fixture
@@ -302,7 +306,9 @@ def test_calibrate_and_what_it_is_good_for(clipcls, tmp_path: Path) -> None:
     sets = records(clipcls(*common, "--conformal", "0.2").stdout)
     hits = [truth[f"photos/{Path(r['path']).name}"] in r["set"] for r in sets]
     assert sum(hits) >= 16
-    flat = clipcls(*common[:-3], "--conformal", "0.2", "-f", "csv", str(PHOTOS)).stdout
+    flat = clipcls(
+        *(*common[:-3], "--conformal", "0.2", "-f", "csv", "--columns", "+calibration"), str(PHOTOS)
+    ).stdout
     row = next(csv.DictReader(flat.splitlines()))
     assert row["set"].split("|") == sets[0]["set"]
     assert row["calibration"] == sets[0]["calibration"]
@@ -372,7 +378,7 @@ def test_fit_and_what_it_is_good_for(clipcls, kinds: Path, tmp_path: Path) -> No
     flat = clipcls(*common, "-f", "csv", "--min-score", "1", "--min-margin", "0.5", *others)
     rows = list(csv.DictReader(flat.stdout.splitlines()))
     assert [r["label"] for r in rows] == ["unknown"] * 3
-    assert rows[0]["classifier"] == found[0]["classifier"]
+    assert [r["best"] for r in rows] == [r["label"] for r in found]
 
     again = clipcls("evaluate", *common[1:], "-f", "json", str(kinds))
     assert json.loads(again.stdout)["figures"]["accuracy"]["value"] == 1
@@ -414,7 +420,8 @@ def test_refined_answers(clipcls, tmp_path: Path) -> None:
                 image.rotate(angle - 7).resize((96, 96)).save(photos / f"{name}{angle:02}.png")
     (photos / "broken.jpg").write_bytes(b"nothing")
     refine = ("classify", "-m", "mini", "-l", "cat", "-l", "dog", "-l", "flower", "--refine")
-    done = clipcls(*refine, "-k", "2", "-f", "csv", str(photos))
+    table = ("-k", "2", "-f", "csv", "--columns", "+refined", str(photos))
+    done = clipcls(*refine, *table)
     assert done.returncode == 1
     assert done.stderr.count("broken.jpg") == 1
     rows = list(csv.DictReader(done.stdout.splitlines()))
@@ -424,7 +431,7 @@ def test_refined_answers(clipcls, tmp_path: Path) -> None:
     assert all(row["refined"] == "True" and row["score_2"] for row in good)
     assert all(labels[Path(row["path"]).stem[:-2]] == row["label"] for row in good)
     # The second run is of the store alone, and the same.
-    assert clipcls(*refine, "-k", "2", "-f", "csv", str(photos)).stdout == done.stdout
+    assert clipcls(*refine, *table).stdout == done.stdout
     few = clipcls(*refine, "-f", "jsonl", CHELSEA)
     assert few.returncode == 0
     assert "1 image is too few, 40 are the least: answered as without refining" in few.stderr
@@ -569,9 +576,9 @@ def test_suggested_labels_are_read_back(clipcls, tmp_path: Path) -> None:
     assert (none.returncode, none.stdout) == (2, "")
     assert "error: no image could be read; the first: " in none.stderr
     assert not (tmp_path / "none.txt").exists()
-    wrong = clipcls(*common, photos[0], "-o", "labels.csv")
+    wrong = clipcls(*common, photos[0], "-o", "labels.yaml")
     assert wrong.returncode == 2
-    assert "labels.csv: a label file with comments is a .txt file" in wrong.stderr
+    assert "labels.yaml: its suffix says no format: use .txt, .csv, .tsv" in wrong.stderr
 
 
 def test_a_result_file_that_cannot_be_written(clipcls, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from conftest import ColourEncoder
 
 from clipcls import Prediction, ZeroShotClassifier
 from clipcls.explanation import Explanation
-from clipcls.writers.csv import EXPLAINED, CsvWriter
+from clipcls.writers.csv import CsvWriter
 from clipcls.writers.table import TableWriter
 
 Paint = Callable[..., str]
@@ -114,7 +114,7 @@ def test_how_it_is_written(encoder: ColourEncoder, paint: Paint, store: str) -> 
     results = [r.record() for r in classifier.classify(images, explain=True)]
     assert set(results[0]["explain"]) == {"texts", "runner_up", "margin", "nearest"}
     stream = io.StringIO()
-    writer = CsvWriter(stream, 1, EXPLAINED)
+    writer = CsvWriter(stream)
     for record in results:
         writer.write(record)
     rows = list(csv.DictReader(stream.getvalue().splitlines()))
@@ -123,7 +123,7 @@ def test_how_it_is_written(encoder: ColourEncoder, paint: Paint, store: str) -> 
     assert rows[0]["nearest"] == images[1]
     assert float(rows[0]["margin"]) == results[0]["explain"]["margin"]
     stream = io.StringIO()
-    TableWriter(stream, 1).write(results[0])
+    TableWriter(stream).write(results[0])
     lines = stream.getvalue().splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["texts", "margin", "nearest"]
     assert all(line.startswith("    ") for line in lines[1:])

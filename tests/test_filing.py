@@ -25,6 +25,7 @@ from clipcls.journal import Journal, Mode, journals_in
 from clipcls.labels import levels_of, written
 from clipcls.predictions import Provenance
 from clipcls.results import Result, read_results, result_of, without_scores
+from clipcls.tables import result_columns
 from clipcls.writers import open_output
 
 Tree = dict[str, bytes]
@@ -634,13 +635,13 @@ def test_a_full_disk_ends_the_run_and_it_goes_on_later(
 
 
 def as_written(path: Path, form: str, records: list[dict], extra: tuple[str, ...] = ()) -> Path:
-    with open_output(path, form, 2, extra) as writer:
+    with open_output(path, form, columns=result_columns(2, extra)) as writer:
         for record in records:
             writer.write(record)
     return path
 
 
-@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("form", ["jsonl", "json", "csv", "tsv", "parquet"])
 def test_results_are_read_as_they_were_written(tmp_path: Path, form: str) -> None:
     made_by = Provenance("m", "w", "fp32", "photo", refined=True)
     made = made_by.record()
@@ -655,12 +656,12 @@ def test_results_are_read_as_they_were_written(tmp_path: Path, form: str) -> Non
         {"path": 'b, "c".jpg', "label": "unknown", "lineage": [], **one},
         {"path": "bad.jpg", "error": "truncated"},
     ]
-    extra = ("lineage", "set", "refined")
+    extra = ("lineage", "set")
     both = (("-d", 0.5), ("x", 0.25))
     rest = {"scores": (0.5,), "label_set": ("-d", "x"), "made_by": made_by}
     assert read_results(as_written(tmp_path / "r", form, rows, extra)) == (
         Result("=a.jpg", (tuple(lineage),), top=both, **rest),
-        Result('b, "c".jpg', (), top=both[form == "csv" :], **rest),
+        Result('b, "c".jpg', (), top=both, **rest),
         Result("bad.jpg", (), "truncated"),
     )
     several = [{**one, "label": label} for label, one in zip(("cat", "+dog"), top, strict=True)]
@@ -669,7 +670,7 @@ def test_results_are_read_as_they_were_written(tmp_path: Path, form: str) -> Non
         {"path": "b.jpg", "labels": [], "best": several[0], **made},
     ]
     rest = {"made_by": made_by}
-    found = read_results(as_written(tmp_path / "m", form, rows, ("refined",)))
+    found = read_results(as_written(tmp_path / "m", form, rows))
     assert found == (
         Result(
             "a.jpg",
@@ -678,7 +679,7 @@ def test_results_are_read_as_they_were_written(tmp_path: Path, form: str) -> Non
             top=(("cat", 0.5), ("+dog", 0.25)),
             **rest,
         ),
-        Result("b.jpg", (), scores=(0.5,), top=() if form == "csv" else (("cat", 0.5),), **rest),
+        Result("b.jpg", (), scores=(0.5,), top=(("cat", 0.5),), **rest),
     )
     assert [r.score for r in found] == [0.5, 0.5]
     bare = Result("x", (("a",), ("b",)))
@@ -696,9 +697,9 @@ def test_levels_are_what_was_written() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "neither jsonl nor a csv"),
+        ("", "neither JSON nor a csv"),
         ("path,label\n", "no results"),
-        ("a.jpg   cat   0.9\n", "neither jsonl nor a csv"),
+        ("a.jpg   cat   0.9\n", "neither JSON nor a csv"),
         ('{"path": "a", "label": "b"}\n{"path"', "line 2: is not a record"),
         ('{"path": "a"}', "line 1: has no label"),
         ('{"label": "a"}', "line 1: has no path"),
@@ -786,7 +787,7 @@ def test_bad_usage_is_one_line_and_nothing_is_done(photos: Path) -> None:
         (["--undo", "r.jsonl"], 2, "is not a journal"),
         (["--undo", "none"], 2, "none: cannot be read"),
         (["none.jsonl", "--into", "o"], 2, "none.jsonl: cannot be read"),
-        (["b.jpg", "--into", "o"], 2, "neither jsonl nor a csv"),
+        (["b.jpg", "--into", "o"], 2, "neither JSON nor a csv"),
         (["r.jsonl", "--into", "b.jpg"], 3, "b.jpg"),
         (["r.jsonl", "--into", "/proc/clipcls"], 3, "/proc/clipcls"),
         (["r.jsonl", "--into", "/sys"], 3, "/sys"),

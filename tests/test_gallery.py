@@ -42,7 +42,7 @@ def answer(path: str, label: str, score: float, **more) -> dict:
 
 
 def page_of(path: Path, *records: dict) -> Path:
-    with open_output(path, "html", 1) as writer:
+    with open_output(path, "html") as writer:
         for record in records:
             writer.write(record)
     return path
@@ -134,7 +134,7 @@ def test_the_file_is_whole_and_inert(paint: Paint, tmp_path: Path) -> None:
 
 def test_it_is_written_as_the_records_come(paint: Paint, tmp_path: Path) -> None:
     path, part = paint("a.png", "red"), tmp_path / "r.html.part"
-    with contextlib.suppress(KeyboardInterrupt), open_output(tmp_path / "r.html", "html", 1) as w:
+    with contextlib.suppress(KeyboardInterrupt), open_output(tmp_path / "r.html", "html") as w:
         for n in range(3 * 64 + 5):
             w.write(answer(path, "cat", n / 1000))
         assert len(data(part)) == 3 * 64
@@ -190,7 +190,7 @@ def test_the_command(paint: Paint, tmp_path: Path) -> None:
     assert (done.returncode, "--root" in done.stderr) == (1, True)
     for arguments, message in [
         (["none.jsonl", "-o", "r.html"], "none.jsonl: cannot be read"),
-        (["r.html", "-o", "x.html"], "neither jsonl nor a csv"),
+        (["r.html", "-o", "x.html"], "neither JSON nor a csv"),
         (["r.jsonl", "-o", "nowhere/r.html"], "there is no folder nowhere"),
         (["r.jsonl", "-o", "./r.jsonl"], "would be overwritten"),
     ]:

@@ -330,13 +330,13 @@ def test_lineages_in_csv_and_on_a_terminal(classifier: ZeroShotClassifier, paint
     (deep,) = classifier.classify([paint("a.png", "red")])
     (unsure,) = classifier.classify([paint("g.png", GREY)], min_score=0.999)
     stream = io.StringIO()
-    writer = CsvWriter(stream, 1, ("lineage",))
+    writer = CsvWriter(stream)
     for result in (deep, unsure):
         writer.write(result.record())
     rows = list(csv.DictReader(io.StringIO(stream.getvalue())))
     assert [row["lineage"] for row in rows] == ["warm > fire > red", ""]
     assert [row["label"] for row in rows] == ["red", "unknown"]
     stream = io.StringIO()
-    TableWriter(stream, 1).write({**deep.record(), "path": "a"})
+    TableWriter(stream).write({**deep.record(), "path": "a"})
     assert "warm > fire > red" in stream.getvalue()
     assert json.loads(json.dumps(deep.record()))["lineage"] == ["warm", "fire", "red"]

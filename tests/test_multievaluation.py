@@ -113,12 +113,12 @@ def test_a_csv_whose_images_have_several_labels_or_none(
     assert record["per_class"][0]["threshold"] == 0.08
 
     stream = io.StringIO()
-    FORMATS["multilabel"](stream, 1, ()).write(found.record())
+    FORMATS["multilabel"](stream).write(found.record())
     text = stream.getvalue()
     assert "5 images; 2 of 3 labels occur" in text
     assert "mAP, mean over labels" in text
 
-    with open_output(tmp_path / "r.html", "multilabel page", 1) as writer:
+    with open_output(tmp_path / "r.html", "multilabel page") as writer:
         writer.write(multilabel_page_record(found, "<my> data"))
     page = (tmp_path / "r.html").read_text("utf-8")
     assert "&lt;my&gt; data" in page

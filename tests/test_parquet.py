@@ -31,7 +31,7 @@ TOP = (Candidate("cat", 0.93, 0.31), Candidate("dog", 0.05, 0.22))
 
 
 def written(path: Path, *records: dict) -> Path:
-    with open_output(path, "parquet", 2) as writer:
+    with open_output(path, "parquet") as writer:
         for record in records:
             writer.write(record)
     return path
@@ -74,7 +74,7 @@ def test_row_groups_are_written_as_the_run_goes(
     monkeypatch.setattr(parquet, "_ROWS", 10)
     path = tmp_path / "r.parquet"
     record = Prediction("a.jpg", "cat", TOP, MADE_BY).record()
-    with open_output(path, "parquet", 2) as writer:
+    with open_output(path, "parquet") as writer:
         for _ in range(25):
             writer.write(record)
         assert not path.exists()
@@ -87,13 +87,13 @@ def test_what_an_interrupted_run_leaves_can_be_read(tmp_path: Path) -> None:
     record = Prediction("a.jpg", "cat", TOP, MADE_BY).record()
     with (
         contextlib.suppress(KeyboardInterrupt),
-        open_output(tmp_path / "r", "parquet", 2) as writer,
+        open_output(tmp_path / "r", "parquet") as writer,
     ):
         raise KeyboardInterrupt
     assert not os.listdir(tmp_path)
     with (
         contextlib.suppress(KeyboardInterrupt),
-        open_output(tmp_path / "r", "parquet", 2) as writer,
+        open_output(tmp_path / "r", "parquet") as writer,
     ):
         writer.write(record)
         raise KeyboardInterrupt
@@ -138,7 +138,7 @@ def test_without_pyarrow_it_is_one_line(tmp_path: Path, monkeypatch: pytest.Monk
         read_results(path)
     with (
         pytest.raises(InputError, match=re.escape(install_command("parquet"))),
-        open_output(tmp_path / "new", "parquet", 2),
+        open_output(tmp_path / "new", "parquet"),
     ):
         pass
     assert os.listdir(tmp_path) == ["r"]

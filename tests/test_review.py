@@ -30,7 +30,7 @@ LABELS = ["red", "green", "blue"]
 def results(paths: list[str], encoder: ColourEncoder, tmp_path: Path, form: str = "jsonl") -> Path:
     classifier = ZeroShotClassifier(LABELS, encoder, store=False).fit()
     file = tmp_path / f"results.{form}"
-    with open_output(file, form, 2) as writer:
+    with open_output(file, form) as writer:
         for prediction in classifier.classify(paths, top=2):
             writer.write(prediction.record())
     return file

@@ -61,7 +61,7 @@ def test_the_file_is_read_back_unchanged(
     names = ["# levels: red", r"x \> green", "colour > blue"]
     found = suggest(named(names, encoder), photos)
     assert {label.name for label in found.labels} == {"# levels: red", "x > green", "blue"}
-    with open_output(tmp_path / "l.txt", "labels", 1) as writer:
+    with open_output(tmp_path / "l.txt", "labels") as writer:
         writer.write({**found.record(), "images": 1})
     labels = read_labels(tmp_path / "l.txt")
     assert labels.names == tuple(label.name for label in found.labels)

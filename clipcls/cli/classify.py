@@ -12,10 +12,12 @@ from clipcls.cli.console import Console, watching
 from clipcls.cli.filing import file_into, mode_of, write_keywords
 from clipcls.cli.options import (
     NEW_FOLDER,
+    RESULTS_FORMS,
     NumberRange,
     calibration_option,
     classifier_of,
     classifier_option,
+    columns_of,
     filing_options,
     form_of,
     images_of,
@@ -135,6 +137,8 @@ def command(
     null: bool,
     form: str | None,
     output: Path | None,
+    columns: str | None,
+    bom: bool,
     quiet: bool,
     sort_into: Path | None,
     move: bool,
@@ -193,15 +197,26 @@ def command(
     from clipcls.multilabel import MultiLabelClassifier
     from clipcls.predictions import Report, error_record
     from clipcls.results import Result, result_of, without_scores
-    from clipcls.writers import EXPLAINED, open_output
+    from clipcls.tables import EXPLAINED, PROVENANCE, result_columns
+    from clipcls.writers import open_output
 
     console.quiet = quiet
     report = Report()
-    form = form_of(output, form, results=True)
+    form = form_of(output, form, RESULTS_FORMS)
     if form == "parquet":
         from clipcls.writers.parquet import need_pyarrow
 
         need_pyarrow()
+    extra = [
+        *(["set"] if conformal is not None else []),
+        *(EXPLAINED if explain else []),
+        *(["heatmap"] if heatmaps else []),
+    ]
+    every = result_columns(1 if multi else top or 1, extra if multi else ["lineage", *extra])
+    every += PROVENANCE
+    columns_of(
+        form, (), every, wanted=columns, bom=bom
+    )  # what cannot be done shows before the work
     images, total = images_of(inputs, null)
     fitted = classifier_of(
         classifier,
@@ -213,7 +228,9 @@ def command(
         calibration=None if multi else calibration,
         **model_settings,
     )
-    columns = 1 if multi else min(top or 1, len(fitted.classes_))
+    shown = 1 if multi else min(top or 1, len(fitted.classes_))
+    usual = result_columns(shown, ["lineage", *extra] if fitted.hierarchy_ and not multi else extra)
+    chosen = columns_of(form, usual, every, wanted=columns, bom=bom)
     results: Iterator[Prediction | MultiLabelPrediction | ImageError]
     with watching(console, total) as watch:
         if multi:
@@ -222,7 +239,7 @@ def command(
         else:
             results = fitted.classify(
                 images,
-                top=columns,
+                top=shown,
                 min_score=min_score or 0.0,
                 min_margin=min_margin,
                 coverage=coverage,
@@ -239,19 +256,10 @@ def command(
                 f"of the calibration's images {cut.coverage:.1%} would be answered, "
                 f"{cut.risk:.1%} of these wrong"
             )
-        extra = [
-            *(["lineage"] if fitted.hierarchy_ and not multi else []),
-            *(["set"] if conformal is not None else []),
-            *(EXPLAINED if explain else []),
-            *(["heatmap"] if heatmaps else []),
-            *(["calibration"] if calibration else []),
-            *(["classifier"] if classifier else []),
-            *(["refined"] if refine else []),
-        ]
         made_for = several.calibration_ if multi else fitted.calibration_
         seen = 0  # images that the calibration was made from
         to_file: list[Result] = []
-        with open_output(output, form, columns, tuple(extra)) as writer:
+        with open_output(output, form, columns=chosen, bom=bom) as writer:
             for result in results:
                 report.count(result)
                 failure = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,17 +11,19 @@ import click
 
 from clipcls.cli.console import Console, say_what_was_set_aside, watching
 from clipcls.cli.options import (
+    FIGURES,
     NEW_FILE,
-    NEW_RESULTS,
     calibration_option,
     classifier_of,
     classifier_option,
+    columns_of,
+    figure_output_options,
+    form_of,
     label_options,
     labels_of,
     max_errors_option,
     model_options,
     multi_option,
-    progress_options,
     store_of,
     store_options,
 )
@@ -36,18 +40,7 @@ if TYPE_CHECKING:
 @classifier_option
 @multi_option
 @calibration_option
-@click.option(
-    "-f",
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    help="Default: json where -o ends in .json, else table.",
-)
-@click.option(
-    *("-o", "--output"),
-    type=NEW_RESULTS,
-    help="Write the results to this file; - is standard output.",
-)
+@figure_output_options
 @click.option(
     "--report",
     "page",
@@ -64,7 +57,6 @@ if TYPE_CHECKING:
     "calibration=FILE in place of this one, on the same images; may be repeated.",
 )
 @max_errors_option
-@progress_options
 @model_options
 @store_options
 @click.pass_obj
@@ -82,9 +74,11 @@ def command(
     calibration: Path | None,
     form: str | None,
     output: Path | None,
+    columns: str | None,
+    bom: bool,
+    quiet: bool,
     page: Path | None,
     others: tuple[str, ...],
-    quiet: bool,
     store_file: Path | None,
     no_store: bool,
     **model_settings: Any,
@@ -101,6 +95,7 @@ def command(
     Examples:
       clipcls evaluate --labels labels.txt sorted-photos/
       clipcls evaluate --labels labels.txt -o figures.json truth.csv
+      clipcls evaluate --labels labels.txt -o per-label.csv truth.csv
       clipcls evaluate --labels labels.txt --compare prompts=imagenet sorted-photos/
       clipcls evaluate --multi --labels labels.txt truth.csv
       clipcls evaluate --multi --labels labels.txt --compare calibration=c.json truth.csv
@@ -122,11 +117,24 @@ def command(
         raise click.UsageError("-o and --report name the same file; give each its own")
     from clipcls.evaluation import evaluate
     from clipcls.labelled import read_labelled
+    from clipcls.metrics import ClassFigures
+    from clipcls.multimetrics import LabelFigures
     from clipcls.writers import open_output
 
     console.quiet = quiet
-    if form is None:
-        form = "json" if output and output.suffix.lower() == ".json" else "table"
+    form = form_of(output, form, FIGURES, streamed="table")
+    per_label = ["label", *(("threshold",) if multi else ())]
+    per_label += [field.name for field in fields(LabelFigures if multi else ClassFigures)]
+    per_label = columns_of(form, per_label, wanted=columns, bom=bom)
+
+    def write(record: Mapping[str, Any]) -> None:
+        if form in ("csv", "tsv"):
+            _write_table(console, record, form, output, per_label, bom)
+            return
+        table = "multilabel" if multi else "evaluation"
+        with open_output(output, "document" if form == "json" else table) as writer:
+            writer.write(record)
+
     labelled = read_labelled(data, unlabelled=multi)
     settings = {
         "classifier": classifier,
@@ -139,7 +147,7 @@ def command(
         **model_settings,
     }
     if multi:
-        return _multilabel(console, settings, variants, labelled, form, output, page)
+        return _multilabel(console, settings, variants, labelled, page, write)
     fitted = classifier_of(**settings)
     with watching(console, len(labelled)) as watch:
         found = evaluate(fitted, labelled, watch=watch)
@@ -159,11 +167,32 @@ def command(
     if page:
         from clipcls.evaluation_page import page_record
 
-        with open_output(page, "evaluation page", 1) as writer:
+        with open_output(page, "evaluation page") as writer:
             writer.write(page_record(found, data, comparisons))
-    with open_output(output, "json" if form == "json" else "evaluation", 1) as writer:
-        writer.write(record)
+    write(record)
     return console.status(len(found.set_aside.unreadable), found.images)
+
+
+def _write_table(
+    console: Console,
+    record: Mapping[str, Any],
+    form: str,
+    output: Path | None,
+    columns: Sequence[str],
+    bom: bool,
+) -> None:
+    """A row per label; what is of all images together is said."""
+    from clipcls.tables import PROVENANCE
+    from clipcls.writers import open_output
+    from clipcls.writers.evaluation import NAMES, number
+
+    made_by = {key: record[key] for key in PROVENANCE if key in record}
+    with open_output(output, form, columns=columns, bom=bom, provenance=made_by) as writer:
+        for row in record["per_class"]:
+            writer.write(row)
+    if not console.quiet:
+        figures = (f"{NAMES[n]} {number(n, f['value'])}" for n, f in record["figures"].items())
+        console.say(f"{record['images']:,} images: {', '.join(figures)}")
 
 
 def _changed(
@@ -180,9 +209,8 @@ def _multilabel(
     settings: dict[str, Any],
     variants: dict[str, tuple[str, str]],
     labelled: LabelledData,
-    form: str,
-    output: Path | None,
     page: Path | None,
+    write: Callable[[Mapping[str, Any]], None],
 ) -> int:
     from clipcls.multievaluation import evaluate_multilabel
     from clipcls.multilabel import MultiLabelClassifier
@@ -211,10 +239,9 @@ def _multilabel(
     if page:
         from clipcls.evaluation_page import multilabel_page_record
 
-        with open_output(page, "multilabel page", 1) as writer:
+        with open_output(page, "multilabel page") as writer:
             writer.write(multilabel_page_record(found, labelled.source, comparisons))
-    with open_output(output, "json" if form == "json" else "multilabel", 1) as writer:
-        writer.write(record)
+    write(record)
     return console.status(len(found.set_aside.unreadable), found.images)
 
 

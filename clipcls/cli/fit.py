@@ -113,7 +113,7 @@ def command(
         console.say(classifier.learnt_.summary())
     if check_labels:
         suspects = classifier.suspects()
-        with open_output(None, "csv", 1) as writer:
+        with open_output(None, "csv") as writer:
             for suspect in suspects:
                 writer.write(suspect.record())
         if not quiet:

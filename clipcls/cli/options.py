@@ -7,7 +7,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,6 +30,8 @@ __all__ = [
     "calibration_option",
     "classifier_of",
     "classifier_option",
+    "columns_of",
+    "figure_output_options",
     "filing_options",
     "form_of",
     "images_of",
@@ -44,6 +46,7 @@ __all__ = [
     "result_output_options",
     "store_of",
     "store_options",
+    "suggestion_output_options",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -247,26 +250,72 @@ max_errors_option = click.option(
 )
 
 
-def _output_options(*forms: str) -> Callable[[Command], Command]:
+LISTS = ("table", "csv", "tsv", "json", "jsonl")
+RESULTS_FORMS = (*LISTS, "html", "parquet")
+FIGURES = ("table", "csv", "tsv", "json")
+SUGGESTIONS = ("labels", "csv", "tsv", "json")
+
+
+def _output_options(
+    forms: tuple[str, ...], usual: str, columns: str, file: click.Path = RESULTS
+) -> Callable[[Command], Command]:
+    """`-f`, `-o`, `--columns` and `--bom`, and those of progress.
+
+    Args:
+        forms: the formats.
+        usual: what help says of the format without a file.
+        columns: what help says of the columns.
+        file: the type of `-o`.
+    """
     return _together(
         click.option(
-            "-f",
-            "--format",
-            "form",
-            type=click.Choice(["table", "csv", "jsonl", *forms]),
-            help="Default: by the suffix of -o; else a table on a terminal and csv in a pipe.",
+            *("-f", "--format", "form"),
+            type=click.Choice(forms),
+            help=f"Default: by the suffix of -o; else {usual}.",
         ),
         click.option(
             *("-o", "--output"),
-            type=RESULTS,
-            help="Write the results to this file; - is standard output.",
+            type=file,
+            help="Write the results to this file, compressed if it ends in .gz; - is standard "
+            "output.",
+        ),
+        click.option(
+            "--columns",
+            metavar="NAME,...",
+            help="Write these columns to a csv or tsv, or with +NAME,... also these. There are "
+            f"{columns}.",
+        ),
+        click.option(
+            "--bom",
+            is_flag=True,
+            help="Begin a csv or tsv with a byte order mark, so that Excel reads it as UTF-8.",
         ),
         progress_options,
     )
 
 
-output_options = _output_options()
-result_output_options = _output_options("html", "parquet")
+_STREAMED = "a table on a terminal and csv in a pipe"
+output_options = _output_options(
+    LISTS, _STREAMED, "rank, path, similarity, model, weights and precision"
+)
+result_output_options = _output_options(
+    RESULTS_FORMS,
+    _STREAMED,
+    "path, label, score, best (the label of the score, also where the answer is `unknown`), "
+    "similarity, error, those of other options, and model, weights, precision, prompts, "
+    "calibration, classifier, refined",
+)
+figure_output_options = _output_options(
+    FIGURES,
+    "table",
+    "label and its figures",
+    NEW_RESULTS,
+)
+suggestion_output_options = _output_options(
+    SUGGESTIONS,
+    "labels, a label file with comments",
+    "label, images, example and merged",
+)
 
 filing_options = _together(
     click.option(
@@ -285,33 +334,91 @@ filing_options = _together(
     ),
 )
 
-_SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "table"}
-_RESULT_SUFFIXES = {**_SUFFIXES, ".html": "html", ".htm": "html", ".parquet": "parquet"}
+_SUFFIXES = {
+    ".txt": "table",  # or what the command writes as text
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".html": "html",
+    ".htm": "html",
+    ".parquet": "parquet",
+}
 
 
-def form_of(output: Path | None, form: str | None, *, results: bool = False) -> str:
+def form_of(
+    output: Path | None,
+    form: str | None,
+    forms: Sequence[str] = LISTS,
+    *,
+    streamed: str | None = None,
+) -> str:
     """The output format: as asked for, else by the file's suffix, else by where the output goes.
 
     Args:
-        output: the file, or None for stdout.
+        output: the file, or None for stdout; `x.csv.gz` is a csv.
         form: as asked for.
-        results: whether it may be one that only holds results of `classify`.
+        forms: those that the command can write.
+        streamed: what goes to stdout where none is asked for; default: a table to a terminal, csv
+            to a pipe.
     """
     if form in ("html", "parquet") and output is None and sys.stdout.isatty():
         raise click.UsageError(f"{form} is not for a terminal: name a file with -o")
+    suffix = output.suffix.lower() if output else ""
+    is_compressed = suffix == ".gz"
+    if output and is_compressed:
+        suffix = Path(output.stem).suffix.lower()
+    found = form or _SUFFIXES.get(suffix, "")
+    if found == "table" and "table" not in forms:
+        found = forms[0]
+    if is_compressed and found in ("html", "parquet"):
+        raise click.UsageError(f"{output}: {found} is not written compressed: leave out .gz")
     if form:
         return form
+    streamed = streamed or ("table" if output is None and sys.stdout.isatty() else "csv")
     if output is None:
-        return "table" if sys.stdout.isatty() else "csv"
-    suffixes = _RESULT_SUFFIXES if results else _SUFFIXES
-    if output.suffix.lower() not in suffixes:
+        return streamed
+    if found not in forms:
         from clipcls.writers import is_stream
 
         if is_stream(output):
-            return "csv"
-        known = ", ".join(suffixes)
+            return streamed
+        known = ", ".join(suffix for suffix, name in _SUFFIXES.items() if name in (*forms, "table"))
         raise click.UsageError(f"{output}: its suffix says no format: use {known} or --format")
-    return suffixes[output.suffix.lower()]
+    return found
+
+
+def columns_of(
+    form: str,
+    columns: Sequence[str],
+    more: Sequence[str] = (),
+    *,
+    wanted: str | None = None,
+    bom: bool = False,
+) -> list[str]:
+    """The columns of a csv or tsv: `columns`, or what `--columns` says of them.
+
+    Args:
+        form: the output format, which must be csv or tsv where something is asked for.
+        columns: those that are written unless asked otherwise.
+        more: others that can be asked for.
+        wanted: as `--columns` has it.
+        bom: whether `--bom` was given.
+    """
+    if (wanted is not None or bom) and form not in ("csv", "tsv"):
+        option = "--bom" if wanted is None else "--columns"
+        raise click.UsageError(f"{option} is for csv and tsv, not for {form}")
+    if wanted is None:
+        return [*columns]
+    from clipcls.errors import InputError
+    from clipcls.tables import select_columns
+
+    try:
+        return select_columns(wanted, columns, more)
+    except InputError as error:
+        raise click.UsageError(f"--columns {error}") from error
 
 
 def labels_of(

@@ -50,9 +50,9 @@ def command(
 ) -> int:
     """Make a page to look at what `classify` answered, the doubtful images first.
 
-    RESULTS is jsonl, csv or parquet of `clipcls classify`, or - for stdin. The page is one HTML
-    file that needs nothing else: counts and scores, and every image small, to be filtered by label,
-    score and text. An image that is gone is shown as such.
+    RESULTS is csv, tsv, json, jsonl or parquet of `clipcls classify`, or - for stdin. The page is
+    one HTML file that needs nothing else: counts and scores, and every image small, to be filtered
+    by label, score and text. A missing image is shown as such.
 
     \b
     Examples:
@@ -70,11 +70,11 @@ def command(
     name = title or ("Results" if results == "-" else Path(results).name)
     pages: list[GalleryWriter] = []
 
-    def page(stream: TextIO, top: int, extra: tuple[str, ...]) -> GalleryWriter:
-        pages.append(GalleryWriter(stream, top, extra, title=name, root=root, side=side))
+    def page(stream: TextIO) -> GalleryWriter:
+        pages.append(GalleryWriter(stream, title=name, root=root, side=side))
         return pages[0]
 
-    with open_output(output, page, 1) as writer, console.progress(len(found)) as progress:
+    with open_output(output, page) as writer, console.progress(len(found)) as progress:
         for result in found:
             writer.write(result.record())
             progress(pages[0].gone)

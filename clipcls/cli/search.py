@@ -14,6 +14,7 @@ import click
 
 from clipcls.cli.console import Console, watching
 from clipcls.cli.options import (
+    columns_of,
     form_of,
     images_of,
     input_options,
@@ -54,6 +55,8 @@ def command(
     null: bool,
     form: str | None,
     output: Path | None,
+    columns: str | None,
+    bom: bool,
     quiet: bool,
     store_file: Path | None,
     no_store: bool,
@@ -89,7 +92,10 @@ def command(
     inputs = arguments if query_image else arguments[1:]
     workers = model_settings.pop("workers")
     read = skipped = 0
-    with open_output(output, form_of(output, form), top) as writer:
+    form = form_of(output, form)
+    usual, more = ("rank", "path", "similarity"), ("model", "weights", "precision")
+    chosen = columns_of(form, usual, more, wanted=columns, bom=bom)
+    with open_output(output, form, columns=chosen, bom=bom) as writer:
         images, total = images_of(inputs, null) if inputs else (iter(()), 0)
         store = store_of(store_file, no_store)
         encoder = open_encoder(**model_settings, store=store, progress=not quiet)

@@ -63,9 +63,8 @@ def command(
 ) -> int:
     """File images into a folder a label, or write keywords, from what `classify` wrote.
 
-    RESULTS is jsonl, csv or parquet of `clipcls classify`, or - for stdin. Nothing is overwritten:
-    a name that is taken becomes `photo (2).jpg`. The same command again goes on where one was
-    interrupted.
+    RESULTS is csv, tsv, json, jsonl or parquet, or - for stdin. Nothing is overwritten: a name that
+    is taken becomes `photo (2).jpg`. The same command again goes on where one was interrupted.
 
     \b
     Examples:

@@ -9,14 +9,16 @@ import click
 
 from clipcls.cli.console import Console, watching
 from clipcls.cli.options import (
-    RESULTS,
+    SUGGESTIONS,
+    columns_of,
+    form_of,
     images_of,
     input_options,
     max_errors_option,
     model_options,
-    progress_options,
     store_of,
     store_options,
+    suggestion_output_options,
 )
 
 
@@ -38,13 +40,8 @@ from clipcls.cli.options import (
     help="Take names from this label file or ready set; may be repeated. Default: about 1,500 "
     "everyday names out of the ready sets.",
 )
-@click.option(
-    *("-o", "--output"),
-    type=RESULTS,
-    help="Write the label file (.txt) to this file; - is standard output.",
-)
+@suggestion_output_options
 @max_errors_option
-@progress_options
 @input_options
 @model_options
 @store_options
@@ -55,7 +52,10 @@ def command(
     inputs: tuple[str, ...],
     clusters: int | None,
     sources: tuple[str, ...],
+    form: str | None,
     output: Path | None,
+    columns: str | None,
+    bom: bool,
     quiet: bool,
     null: bool,
     store_file: Path | None,
@@ -73,8 +73,11 @@ def command(
       clipcls suggest photos/ -o labels.txt
       clipcls suggest --vocabulary wildlife --vocabulary own.txt -k 30 cams/
     """
-    if output and output.suffix.lower() not in ("", ".txt"):
-        raise click.UsageError(f"{output}: a label file with comments is a .txt file")
+    if form is None and output and not output.suffix:
+        form = "labels"
+    form = form_of(output, form, SUGGESTIONS, streamed="labels")
+    per_label = ("label", "images", "example", "merged")
+    chosen = columns_of(form, per_label, wanted=columns, bom=bom)
     from clipcls.classifier import ZeroShotClassifier
     from clipcls.suggestion import TEMPLATE, VOCABULARY, read_vocabulary, suggest
     from clipcls.writers import open_output
@@ -89,8 +92,12 @@ def command(
     ).fit()
     with watching(console, total) as watch:
         found = suggest(classifier, images, clusters=clusters, watch=watch)
-    with open_output(output, "labels", 1) as writer:
-        writer.write(found.record())
+    record = found.record()
+    target = "document" if form == "json" else form
+    made_by = found.made_by.record()
+    with open_output(output, target, columns=chosen, bom=bom, provenance=made_by) as writer:
+        for row in record["labels"] if form in ("csv", "tsv") else [record]:
+            writer.write(row)
     if not quiet:
         merged = sum(len(label.merged) for label in found.labels)
         console.say(

@@ -1,4 +1,4 @@
-"""Records -> table, csv, jsonl, parquet, gallery; an evaluation -> table, json, page;
+"""Records -> table, csv, tsv, json, jsonl, parquet, gallery; an evaluation -> table, json, page;
 a calibration -> json; suggested labels -> a label file.
 
 A record is a dict as the `record` of its class makes it.
@@ -7,42 +7,58 @@ A file is written under the name `FILE.part`, each record handed to the system a
 renamed at the end: a reader never sees half a file under the final name, and what an interrupted
 run had finished stays in the part until a later run with the same file has finished. A part is
 locked while it is written: of two runs with the same file the later one is refused.
+
+A file whose name ends in `.gz` is compressed, with each record handed on whole as it comes. What
+made the rows of a csv or tsv file stands in its sidecar (see `tables`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import gzip
+import io
 import logging
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO, TypeAlias, runtime_checkable
 
 from clipcls.errors import OutputClosedError, OutputError
-from clipcls.writers.csv import EXPLAINED, CsvWriter
+from clipcls.tables import metadata_path
+from clipcls.writers.csv import CsvWriter
 from clipcls.writers.evaluation import EvaluationTable, MultiLabelTable
 from clipcls.writers.evaluation_page import EvaluationPage, MultiLabelPage
 from clipcls.writers.gallery import GalleryWriter
-from clipcls.writers.json import JsonWriter
+from clipcls.writers.json import JsonArrayWriter, JsonWriter
 from clipcls.writers.jsonl import JsonlWriter
 from clipcls.writers.labels import LabelFileWriter
 from clipcls.writers.parquet import ParquetWriter
 from clipcls.writers.parts import Part, part_of
 from clipcls.writers.table import TableWriter
 
-__all__ = ["EXPLAINED", "FORMATS", "Writer", "is_stream", "open_output", "part_of", "write_bytes"]
+__all__ = [
+    "FORMATS",
+    "Writer",
+    "is_stream",
+    "open_output",
+    "part_of",
+    "write_bytes",
+]
 
 logger = logging.getLogger(__name__)
 
-MakeWriter: TypeAlias = "Callable[[TextIO, int, tuple[str, ...]], Writer]"
+MakeWriter: TypeAlias = "Callable[[TextIO], Writer]"
 
 FORMATS: dict[str, MakeWriter] = {
     "table": TableWriter,
     "csv": CsvWriter,
+    "tsv": functools.partial(CsvWriter, delimiter="\t"),
     "jsonl": JsonlWriter,
-    "json": JsonWriter,
+    "json": JsonArrayWriter,
+    "document": JsonWriter,
     "evaluation": EvaluationTable,
     "evaluation page": EvaluationPage,
     "multilabel": MultiLabelTable,
@@ -81,7 +97,12 @@ def is_stream(path: Path) -> bool:
 
 @contextlib.contextmanager
 def open_output(
-    path: Path | None, form: str | MakeWriter, top: int, extra: tuple[str, ...] = ()
+    path: Path | None,
+    form: str | MakeWriter,
+    *,
+    columns: Sequence[str] | None = None,
+    bom: bool = False,
+    provenance: Mapping[str, Any] | None = None,
 ) -> Iterator[Writer]:
     """A writer to a file, or to stdout where there is no path.
 
@@ -89,35 +110,35 @@ def open_output(
         path: the result file, which appears when the block ends without an error; a link is
             followed. A pipe or a device is written to as it is.
         form: a name in `FORMATS`, or what makes such a writer.
-        top: how many labels a record carries; decides csv's columns.
-        extra: fields that not every record has; csv gets a column for each.
+        columns, bom, provenance: of csv and tsv, see `CsvWriter`.
 
     Raises:
         OutputError: it cannot be written, or another run is writing it; what was finished stays in
             its part.
         OutputClosedError: the reader of a pipe went away.
     """
-    make = FORMATS[form] if isinstance(form, str) else form
+    make: Callable[..., Writer] = FORMATS[form] if isinstance(form, str) else form
+    if form in ("csv", "tsv"):
+        make = functools.partial(make, columns=columns, bom=bom, provenance=provenance)
     if path is None:
         with _blaming("standard output"):
-            writer = make(sys.stdout, top, extra)
+            writer = make(sys.stdout)
         yield _Blaming(writer, "standard output")
         with _blaming("standard output"):
-            _finish(writer)
-            sys.stdout.flush()
+            _finish(writer, sys.stdout)
         return
     # By its own name: /dev/stdout and bash's >(...) lead to pipes that have no other.
     if is_stream(path):
         with _blaming(str(path)):
             file = path.open("w", encoding="utf-8", newline="")
-        with _closed(file):
-            writer = make(file, top, extra)
+        with _closed(file), _closed(_compressed(file, path)) as stream:
+            writer = make(stream)
             yield _Blaming(writer, str(path))
             with _blaming(str(path)):
-                _finish(writer)
+                _finish(writer, stream)
                 file.flush()
         return
-    yield from _whole_file(path, Path(os.path.realpath(path)), make, top, extra)
+    yield from _whole_file(path, Path(os.path.realpath(path)), make)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -139,31 +160,35 @@ def write_bytes(path: Path, data: bytes) -> None:
             part.unlink(missing_ok=True)
 
 
-def _whole_file(
-    path: Path, place: Path, make: MakeWriter, top: int, extra: tuple[str, ...]
-) -> Iterator[Writer]:
+def _whole_file(path: Path, place: Path, make: MakeWriter) -> Iterator[Writer]:
     with _blaming(str(path)):
         if place.is_dir():
             raise IsADirectoryError(None, "is a directory")
         part = Part(part_of(place))
+    given = None
     try:
-        with _closed(part.file):
-            writer = make(part.file, top, extra)
+        with _closed(part.file), _closed(_compressed(part.file, path)) as stream:
+            writer = make(stream)
             given = _Blaming(writer, str(path))
             try:
                 yield given
             except BaseException:
                 if given.written:
-                    _leave(writer, part)
+                    _leave(writer, stream, part)
                 raise
             with _blaming(str(path)):
-                _finish(writer)
+                _finish(writer, stream)
                 part.file.flush()
                 os.fsync(part.file.fileno())
+        if isinstance(writer, CsvWriter) and (metadata := writer.describe(place)):
+            write_bytes(metadata_path(place), metadata)
         with _blaming(str(path)):
             part.rename(place)
     except BaseException as error:
-        left = "".join(f"; what was finished is in {p}" for p in part.with_results())
+        left = "".join(
+            f"; what was finished is in {p}"
+            for p in part.with_results(bool(given and given.written))
+        )
         if isinstance(error, OutputError):
             raise type(error)(f"{error}{left}") from error
         if left:
@@ -175,15 +200,28 @@ def _whole_file(
         old.unlink(missing_ok=True)
 
 
-def _finish(writer: Writer) -> None:
+def _compressed(file: TextIO, path: Path) -> TextIO:
+    """The text file itself, or what compresses into it where the path says so."""
+    if path.suffix.lower() != ".gz":
+        return file
+    # Without a time, so that the same results are the same bytes.
+    zipped = gzip.GzipFile("", "wb", compresslevel=6, fileobj=file.buffer, mtime=0)
+    return io.TextIOWrapper(zipped, encoding="utf-8", newline="")
+
+
+def _finish(writer: Writer, stream: TextIO) -> None:
+    """Writes what has gathered, and the ends of the format and of a compressed file."""
     if isinstance(writer, EndedWriter):
         writer.finish()
+    stream.flush()
+    if isinstance(stream.buffer, gzip.GzipFile):
+        stream.close()
 
 
-def _leave(writer: Writer, part: Part) -> None:
+def _leave(writer: Writer, stream: TextIO, part: Part) -> None:
     """Makes what an interrupted run has written readable; what never will be is removed."""
     try:
-        _finish(writer)
+        _finish(writer, stream)
     except Exception:  # of a full disk OSError, of what that has closed whatever pyarrow raises
         if isinstance(writer, EndedWriter) and writer.needs_end:
             part.remove()
@@ -216,10 +254,10 @@ def _blaming(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _closed(file: TextIO) -> Iterator[None]:
+def _closed(file: TextIO) -> Iterator[TextIO]:
     """Closes a file at the end; what it could not write was told when it was written."""
     try:
-        yield
+        yield file
     finally:
         with contextlib.suppress(OSError):
             file.close()

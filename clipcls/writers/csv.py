@@ -1,92 +1,84 @@
-"""Comma-separated values: the same records, flat."""
+"""Comma- or tab-separated values: a record's rows, as `tables.flatten` makes them."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
-from clipcls.labels import written
-from clipcls.predictions import UNKNOWN
+from clipcls.tables import PROVENANCE, describe_provenance, flatten, usual_columns
 from clipcls.textfiles import guard
 
-__all__ = ["EXPLAINED", "CsvWriter"]
-
-# Of an explanation, in a table of one row an image.
-EXPLAINED = ("runner_up", "margin", "text", "text_similarity", "nearest", "nearest_similarity")
+__all__ = ["CsvWriter"]
 
 
 class CsvWriter:
-    """Writes a header and a row a record; where an image has several labels, a row each.
+    r"""Writes a header and the rows of each record.
 
-    The best label's similarity and the runners-up become columns of their own (`similarity`,
-    `label_2`, `score_2`, `similarity_2`, ...); a set of labels is joined by `|`, a lineage by ` > `
-    as in a label file; of an explanation come the runner-up, the best text and the nearest image.
-    A text that a spreadsheet would run as a formula gets a `'` in front, and one that has such a
-    `'` already gets one more. Stray bytes of a path that is not valid UTF-8 are written as \\xNN.
+    A text that a spreadsheet would run as a formula is guarded (see `textfiles.guard`). Stray bytes
+    of a path that is not valid UTF-8 are written as \xNN.
+
+    Args:
+        stream: a text file.
+        columns: the columns; default: `usual_columns` of the first row.
+        delimiter: between cells.
+        bom: whether to begin with a byte order mark, by which Excel knows UTF-8.
+        provenance: what made the records; default: what the first of them says.
     """
 
-    def __init__(self, stream: TextIO, top: int, extra: tuple[str, ...] = ()) -> None:
+    needs_end = False
+
+    def __init__(
+        self,
+        stream: TextIO,
+        columns: Sequence[str] | None = None,
+        *,
+        delimiter: str = ",",
+        bom: bool = False,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.provenance = dict(provenance or {})
         self._stream = stream
-        self._top = top
-        self._extra = extra
+        self._columns = columns
+        self._delimiter = delimiter
+        self._bom = bom
         self._rows: csv.DictWriter[str] | None = None
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Adds its row or rows, handed to the system at once."""
-        if self._rows is None:
-            self._rows = csv.DictWriter(
-                self._stream, self._columns(record), restval="", lineterminator="\n"
-            )
-            self._rows.writeheader()
-        for row in _rows(record) if "labels" in record else [_flat(record)]:
+        if not self.provenance:
+            self.provenance = {key: record[key] for key in PROVENANCE if key in record}
+        for row in flatten(record):
+            if self._rows is None:
+                self._rows = self._begin(self._columns or usual_columns(row))
             self._rows.writerow({key: _cell(value) for key, value in row.items()})
         self._stream.flush()
 
-    def _columns(self, record: Mapping[str, Any]) -> list[str]:
-        if record.keys() & {"rank", "likelier", "labelled_by"}:
-            return list(record)
-        columns = ["path", "label", "score", "similarity"]
-        for rank in range(2, self._top + 1):
-            columns += [f"label_{rank}", f"score_{rank}", f"similarity_{rank}"]
-        return [*columns, "model", "weights", "precision", "prompts", *self._extra, "error"]
+    def finish(self) -> None:
+        """Writes the header where there was no record."""
+        if self._rows is None and self._columns is not None:
+            self._begin(self._columns)
 
+    def describe(self, file: Path) -> bytes:
+        """What the sidecar of the file says; b"" where there is nothing to say."""
+        if not self.provenance:
+            return b""
+        return describe_provenance(file, self.provenance, self._delimiter)
 
-def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
-    row = {key: value for key, value in record.items() if key != "top"}
-    if "set" in record:
-        row["set"] = "|".join(record["set"])
-    if "lineage" in record:
-        row["lineage"] = " > ".join(map(written, record["lineage"]))
-    if "explain" in record:
-        row |= _explanation(row.pop("explain"))
-    for rank, candidate in enumerate(record.get("top", ()), start=1):
-        if rank == 1:
-            row["similarity"] = candidate["similarity"]
-        else:
-            row.update({f"{key}_{rank}": value for key, value in candidate.items()})
-    return row
-
-
-def _explanation(explain: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of `EXPLAINED`."""
-    text, *_ = explain["texts"] or [{"text": "", "similarity": ""}]
-    image, *_ = explain["nearest"] or [{"path": "", "similarity": ""}]
-    return {
-        "runner_up": explain["runner_up"],
-        "margin": explain["margin"],
-        "text": text["text"],
-        "text_similarity": text["similarity"],
-        "nearest": image["path"],
-        "nearest_similarity": image["similarity"],
-    }
-
-
-def _rows(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A row a label, or one of `unknown` with the best label's score and similarity."""
-    rest = {key: value for key, value in record.items() if key not in ("labels", "best")}
-    for candidate in record["labels"] or [{**record["best"], "label": UNKNOWN}]:
-        yield {**rest, **candidate}
+    def _begin(self, columns: Sequence[str]) -> csv.DictWriter[str]:
+        if self._bom:
+            self._stream.write("\ufeff")
+        rows = csv.DictWriter(
+            self._stream,
+            columns,
+            restval="",
+            extrasaction="ignore",
+            delimiter=self._delimiter,
+            lineterminator="\n",
+        )
+        rows.writeheader()
+        return rows
 
 
 def _cell(value: object) -> object:

@@ -31,7 +31,7 @@ _PAIRS = 10
 class EvaluationTable:
     """Writes an `Evaluation`'s record as text; the json holds every class, pair and point."""
 
-    def __init__(self, stream: TextIO, top: int, extra: tuple[str, ...] = ()) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, record: Mapping[str, Any]) -> None:

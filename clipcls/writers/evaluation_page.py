@@ -15,7 +15,7 @@ class EvaluationPage:
 
     template = "evaluation.html"
 
-    def __init__(self, stream: TextIO, top: int, extra: tuple[str, ...] = ()) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, record: Mapping[str, Any]) -> None:

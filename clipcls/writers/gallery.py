@@ -38,7 +38,6 @@ class GalleryWriter:
 
     Args:
         stream: a text file; where it has a name, links to the images start from its folder.
-        top, extra: as for every writer; not needed.
         title: the page's.
         root: the folder that the records' paths are relative to.
         side: the longer side of a thumbnail in pixels.
@@ -53,8 +52,6 @@ class GalleryWriter:
     def __init__(
         self,
         stream: TextIO,
-        top: int = 1,
-        extra: tuple[str, ...] = (),
         *,
         title: str = "Results",
         root: str | os.PathLike[str] = ".",

@@ -1,4 +1,4 @@
-"""One record, whole: an evaluation or a calibration."""
+"""Records as JSON: one as a document, or all as an array."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-__all__ = ["JsonWriter"]
+__all__ = ["JsonArrayWriter", "JsonWriter", "dump_line"]
 
 
 class JsonWriter:
@@ -15,23 +15,45 @@ class JsonWriter:
     A field has a line of its own, and so has each item of a list.
     """
 
-    def __init__(self, stream: TextIO, top: int, extra: tuple[str, ...] = ()) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Writes it, handed to the system at once."""
-        fields = [f" {_dumped(key)}: {_field(value)}" for key, value in record.items()]
+        fields = [f" {dump_line(key)}: {_field(value)}" for key, value in record.items()]
         self._stream.write("{\n" + ",\n".join(fields) + "\n}\n")
+        self._stream.flush()
+
+
+class JsonArrayWriter:
+    """Writes records as one JSON array, a line per record; needs its end to be valid JSON."""
+
+    needs_end = False
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._before = "[\n"
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Adds one record, handed to the system at once."""
+        self._stream.write(self._before + dump_line(record))
+        self._stream.flush()
+        self._before = ",\n"
+
+    def finish(self) -> None:
+        """Writes the end."""
+        self._stream.write("[]\n" if self._before == "[\n" else "\n]\n")
         self._stream.flush()
 
 
 def _field(value: object) -> str:
     if not isinstance(value, list | tuple) or not value:
-        return _dumped(value)
-    return "[\n  " + ",\n  ".join(map(_dumped, value)) + "\n ]"
+        return dump_line(value)
+    return "[\n  " + ",\n  ".join(map(dump_line, value)) + "\n ]"
 
 
-def _dumped(value: object) -> str:
+def dump_line(value: object) -> str:
+    r"""A value as JSON in one line of valid UTF-8; stray bytes of paths are \udc80 to \udcff."""
     text = json.dumps(value, ensure_ascii=False)
     try:
         text.encode()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, TextIO
+
+from clipcls.writers.json import dump_line
 
 __all__ = ["JsonlWriter"]
 
@@ -16,15 +17,10 @@ class JsonlWriter:
     `json.loads` and `os.fsencode` turn back into the same bytes.
     """
 
-    def __init__(self, stream: TextIO, top: int, extra: tuple[str, ...] = ()) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Adds one line, handed to the system at once."""
-        line = json.dumps(record, ensure_ascii=False)
-        try:
-            line.encode()
-        except UnicodeEncodeError:
-            line = json.dumps(record)
-        self._stream.write(line + "\n")
+        self._stream.write(dump_line(record) + "\n")
         self._stream.flush()

@@ -13,7 +13,7 @@ __all__ = ["LabelFileWriter"]
 class LabelFileWriter:
     """Writes a line a label, with a comment above it: how many images, one of them, other names."""
 
-    def __init__(self, stream: TextIO, top: int, extra: tuple[str, ...] = ()) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, record: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ class ParquetWriter:
 
     needs_end = True
 
-    def __init__(self, stream: TextIO, top: int, extra: tuple[str, ...] = ()) -> None:
+    def __init__(self, stream: TextIO) -> None:
         need_pyarrow()
         self._stream = stream
         self._schema = _schema()

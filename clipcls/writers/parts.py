@@ -59,11 +59,15 @@ class Part:
         if self._lock.is_on(self.path):
             self.path.unlink(missing_ok=True)
 
-    def with_results(self) -> list[Path]:
-        """What holds results, after the run has failed; a part without any is removed."""
+    def with_results(self, has_own: bool) -> list[Path]:
+        """What holds results, after the run has failed; a part without any is removed.
+
+        Args:
+            has_own: whether this run has written a result (a compressed file is never empty).
+        """
         with contextlib.suppress(OSError):
             if self._lock.is_on(self.path):
-                if self.path.stat().st_size:
+                if has_own and self.path.stat().st_size:
                     return [self.path, *self.earlier]
                 self.remove()
         return self.earlier

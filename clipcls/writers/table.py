@@ -21,7 +21,7 @@ class TableWriter:
     Inputs that could not be read have no line here: they are named on stderr.
     """
 
-    def __init__(self, stream: TextIO, top: int, extra: tuple[str, ...] = ()) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         terminal = stream.isatty()
         columns = shutil.get_terminal_size().columns if terminal else 100
