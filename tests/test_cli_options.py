@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,3 +83,38 @@ def test_search_takes_no_path_for_a_text(run, paint, tmp_path, monkeypatch) -> N
     assert run("search", "--no-store", "red/blue", "photos")[0] == 0
     status, _, err = run("search", "red")
     assert "searching the store for the text 'red'" in err
+
+
+def test_lists_as_json(run, paint: Callable[..., str], tmp_path: Path) -> None:
+    models = json.loads(run("models", "--json")[1])
+    assert {"mini", "base"} <= {model["alias"] for model in models}
+    assert models[0].keys() >= {"name", "licence", "megabytes", "imagenet", "present"}
+    sets = json.loads(run("prompts", "--json")[1])
+    assert "photo" in {ready["name"] for ready in sets["template_sets"]}
+    assert "coco80" in {ready["name"] for ready in sets["label_sets"]}
+    assert json.loads(run("prompts", "none", "--json")[1]) == ["{}"]
+    store = str(tmp_path / "s.db")
+    missing = json.loads(run("store", "info", "--store", store, "--json")[1])
+    assert missing == {"path": store, "exists": False}
+    run("classify", *LABELS, "--store", store, paint("a.png", "red"))
+    held = json.loads(run("store", "info", "--store", store, "--json")[1])
+    assert (held["path"], held["exists"], held["images"]) == (store, True, 1)
+    assert "exported" in json.loads(run("store", "info", "--json")[1])
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "status", "is_left"),
+    [("n\n", (), 2, True), ("\n", (), 2, True), ("y\n", (), 0, False), ("", ("--yes",), 0, False)],
+)
+def test_clear_asks_on_a_terminal(
+    run, paint, tmp_path: Path, monkeypatch, answer: str, options, status: int, is_left: bool
+) -> None:
+    store = tmp_path / "s.db"
+    run("classify", *LABELS, "--store", str(store), paint("a.png", "red"))
+    terminal = io.StringIO(answer)
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stdin", terminal)
+    monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: terminal.readline().strip())
+    found = run("store", "clear", "--store", str(store), *options)
+    assert (found[0], store.exists()) == (status, is_left)
+    assert ("nothing was deleted" in found[2]) == is_left

@@ -35,6 +35,7 @@ _COMMANDS = (
     "models",
     "prompts",
     "store",
+    "config",
     "bench",
 )
 
@@ -59,6 +60,16 @@ class _Commands(click.Group):
         with _reader_gone():
             return super().invoke(ctx)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name and command and not ctx.resilient_parsing and not {"-h", "--help"} & set(rest):
+            from clipcls.cli.settings import apply
+
+            apply(ctx, name, command, rest)
+        return name, command, rest
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
@@ -71,7 +82,8 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="clipcls")
-def cli() -> None:
+@click.option("--no-config", is_flag=True, envvar="CLIPCLS_NO_CONFIG", help="Read no clipcls.toml.")
+def cli(no_config: bool) -> None:
     """Sort images into your own labels with CLIP models, without training data.
 
     \b
@@ -82,6 +94,9 @@ def cli() -> None:
       3    the results could not be written; what was finished is in FILE.part
       130  interrupted; with the store the same command goes on where it stopped
       141  the reader of the results went away
+
+    Every option can be set by a variable, CLIPCLS_MODEL=mini for every command and
+    CLIPCLS_CLASSIFY_TOP=3 for one, and in clipcls.toml: `clipcls config` says more.
     """
 
 
@@ -145,6 +160,8 @@ def _run(console: Console) -> int:
         return int(stop.exit_code)
     except click.UsageError as error:
         error.show()
+        if origin := console.origin(error.message):
+            console.say(origin)
         return 2
     except (click.Abort, KeyboardInterrupt):
         console.say("interrupted; with the store the same command goes on where it stopped")
@@ -163,7 +180,8 @@ def _run(console: Console) -> int:
         _end_output()
         return 3
     except ClipclsError as error:
-        console.say(f"error: {error}")
+        origin = console.origin(str(error))
+        console.say(f"error: {error}" + (f" ({origin})" if origin else ""))
         return 2
     except Exception as error:
         if os.environ.get("CLIPCLS_DEBUG"):

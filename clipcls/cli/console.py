@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ class Console(logging.Handler):
         self.quiet = False
         self.style: Style | Literal["auto"] = "auto"
         self.max_errors = MaxErrors(0)
+        self.settings: dict[str, tuple[str, str]] = {}  # --option -> its value, where it is set
         self.pace: Pace | None = None
         self._progress: Progress | None = None
         self._has_reported = False
@@ -93,6 +95,15 @@ class Console(logging.Handler):
         if unreadable and not read:
             return 2
         return 1 if unreadable > self.max_errors.allowed(unreadable + read) else 0
+
+    def origin(self, message: str) -> str:
+        """Where a value that an error names comes from, if not from the command line."""
+        named = (
+            f"{option} is from {source}"
+            for option, (value, source) in self.settings.items()
+            if re.search(rf"(?<![\w-])({option}|{re.escape(value)})(?![\w-])", message)
+        )
+        return "; ".join(named)
 
     @contextmanager
     def progress(self, total: Total = None) -> Iterator[Callable[[int], None]]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import click
+
+from clipcls.cli.options import json_option
 
 
 @click.command("models")
-def command() -> None:
+@json_option
+def command(as_json: bool) -> None:
     """List the models that have a short name.
 
     ImageNet is the published zero-shot top-1 in %, as open_clip's results table has it. Any other
@@ -14,6 +20,9 @@ def command() -> None:
     """
     from clipcls.models import list_models
 
+    if as_json:
+        click.echo(json.dumps([asdict(model) for model in list_models()], ensure_ascii=False))
+        return
     rows = [("NAME", "MODEL", "LICENCE", "PARAMETERS", "SIZE", "IMAGENET", "PIXELS", "HERE")]
     for model in list_models():
         name = model.name + (f" (needs clipcls[{model.extra}])" if model.extra else "")

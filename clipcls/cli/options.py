@@ -36,6 +36,7 @@ __all__ = [
     "form_of",
     "images_of",
     "input_options",
+    "json_option",
     "label_options",
     "labels_of",
     "max_errors_option",
@@ -238,6 +239,8 @@ progress_options = _together(
         help="auto is a bar on a terminal, elsewhere log: one line per minute.",
     ),
 )
+
+json_option = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 
 max_errors_option = click.option(
     "--max-errors",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
-from clipcls.cli.options import FILE
+from clipcls.cli.console import Console
+from clipcls.cli.options import FILE, json_option
 
 _file = click.option("--store", "path", type=FILE, help="The store; default: the usual one.")
 
@@ -22,38 +27,68 @@ def command() -> None:
 
 @command.command("info")
 @_file
-def info(path: Path | None) -> None:
+@json_option
+def info(path: Path | None, as_json: bool) -> None:
     """Show where the store is and what it holds."""
     from clipcls import graph
     from clipcls.store import Store, default_path
 
-    if not (path or default_path()).exists():
-        click.echo(f"{path or default_path()}: there is no store yet")
-    else:
+    place, held = path or default_path(), None
+    if place.exists():
         with Store(path) as store:
             held = store.info()
+    sizes = graph.kept() if path is None else []
+    if as_json:
+        record: dict[str, Any] = {"path": str(place), "exists": held is not None}
+        if held:
+            record |= {**asdict(held), "path": str(held.path)}
+        if path is None:
+            record["exported"] = {
+                "path": str(graph.default_folder()),
+                "models": len(sizes),
+                "size": sum(sizes),
+            }
+        click.echo(json.dumps(record, ensure_ascii=False))
+        return
+    if held is None:
+        click.echo(f"{place}: there is no store yet")
+    else:
         click.echo(f"{held.path}: {held.size / 1e6:,.1f} MB")
         views = f"{held.views:,} views of images, " if held.views else ""
         click.echo(
             f"{held.images:,} images, {views}{held.texts:,} texts, {held.files:,} files known"
         )
-    if path is None and (sizes := graph.kept()):
+    if sizes:
         click.echo(f"{graph.default_folder()}: {sum(sizes) / 1e6:,.1f} MB")
         click.echo(f"{len(sizes):,} exported models")
 
 
 @command.command("clear")
 @_file
-def clear(path: Path | None) -> None:
-    """Delete the store, damaged or not; without --store, what is kept of models too."""
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def clear(console: Console, path: Path | None, yes: bool) -> int:
+    """Delete the store, damaged or not; without --store, what is kept of models too.
+
+    On a terminal asks first.
+    """
     from clipcls import graph
     from clipcls.store import clear, default_path, facts_path
 
     store = path or default_path()
+    sizes = graph.kept() if path is None else []
+    if not yes and sys.stdin.isatty() and (store.exists() or sizes):
+        size = store.stat().st_size if store.exists() else 0
+        models = f" and {len(sizes):,} exported models, {sum(sizes) / 1e6:,.1f} MB" if sizes else ""
+        question = f"Delete {store}, {size / 1e6:,.1f} MB{models}?"
+        if not click.confirm(question, err=True):
+            console.say("nothing was deleted")
+            return 2
     click.echo(f"{store}: {'deleted' if clear(store) else 'there was no store'}")
     if path is None:
         graph.clear()
         clear(facts_path())
+    return 0
 
 
 @command.command("prune")

@@ -1,0 +1,99 @@
+"""`clipcls config`."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import click
+
+from clipcls.cli.options import json_option
+from clipcls.cli.settings import (
+    FILE_NAME,
+    Setting,
+    all_commands,
+    find_layers,
+    options_of,
+    own_file,
+    resolve,
+)
+
+
+@click.command("config")
+@click.argument("command_name", nargs=-1, metavar="[COMMAND]")
+@json_option
+@click.pass_context
+def command(context: click.Context, /, command_name: tuple[str, ...], as_json: bool) -> None:
+    """Show which settings hold, and where they come from.
+
+    An option's value is the command line's, else that of a variable (CLIPCLS_MODEL for every
+    command, CLIPCLS_CLASSIFY_TOP for one), else that of clipcls.toml in the current folder, else
+    that of your own clipcls.toml, else the default. With COMMAND, shows all options of that
+    command.
+    """
+    root = context.find_root()
+    assert isinstance(root.command, click.Group)
+    commands = dict(all_commands(root.command))
+    layers = find_layers(root.command, files=not root.params.get("no_config"))
+    for path, known in commands.items():
+        for layer in layers[1:]:  # variables have been checked
+            layer.check(root.command, path, known)
+    if command_name and command_name not in commands:
+        raise click.UsageError(f"{' '.join(command_name)}: no such command")
+    if command_name:
+        chosen = commands[command_name]
+        held = resolve(layers, root.command, command_name, chosen)
+        rows = [
+            {"option": name, "value": held[name].value, "from": held[name].source}
+            if name in held
+            else {"option": name, "value": _default(option), "from": "default"}
+            for name, option in options_of(chosen).items()
+        ]
+    else:
+        users: dict[Setting, list[str]] = {}
+        for path, known in commands.items():
+            for layer in layers:  # also those that another one stands above
+                for option in options_of(known).values():
+                    if setting := layer.find(path, option):
+                        users.setdefault(_hashable(setting), [])
+            for setting in resolve(layers, root.command, path, known).values():
+                users[_hashable(setting)].append(" ".join(path))
+        rows = [
+            {
+                "option": ".".join((*setting.scope, setting.name)),
+                "value": setting.value,
+                "from": setting.source,
+                "for": used,
+            }
+            for setting, used in users.items()
+        ]
+    own = own_file()
+    files = {place: os.path.exists(place) for place in (os.path.abspath(FILE_NAME), str(own))}
+    if as_json:
+        click.echo(json.dumps({"files": files, "settings": rows}, ensure_ascii=False))
+        return
+    for place, exists in files.items():
+        click.echo(f"{place}{'' if exists else ': no such file'}")
+    click.echo()
+    for row in rows:
+        used_by = "" if "for" not in row else f"  for {', '.join(row['for']) or 'none: overridden'}"
+        click.echo(f"{row['option']} = {_shown(row['value'])}  from {row['from']}{used_by}")
+    if not rows:
+        click.echo("nothing is set: all options have their defaults")
+
+
+def _default(option: click.Option) -> Any:
+    default = option.get_default(click.Context(command), call=False)
+    if isinstance(default, str | int | float | bool):
+        return default
+    return None
+
+
+def _hashable(setting: Setting) -> Setting:
+    value = tuple(setting.value) if isinstance(setting.value, list) else setting.value
+    return Setting(setting.scope, setting.name, value, setting.source)
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,422 @@
+"""Values of options from the environment and from `clipcls.toml`, below the command line's."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import click
+
+from clipcls.cli.console import Console
+from clipcls.errors import ClipclsError
+
+__all__ = ["FILE_NAME", "Layer", "Setting", "SettingsError", "apply", "find_layers", "resolve"]
+
+FILE_NAME = "clipcls.toml"
+_PREFIX = "CLIPCLS_"
+_NOT_OPTIONS = frozenset(("CLIPCLS_TOKEN", "CLIPCLS_DEBUG", "CLIPCLS_NO_CONFIG"))
+
+# A folder may come from anyone. What its file sets shapes answers; it writes, moves, deletes and
+# serves nothing, and runs in plain view.
+_OF_A_FOLDER = frozenset(
+    (
+        *("model", "device", "batch-size", "precision", "engine", "workers"),
+        *("labels", "label", "prompts", "none", "rank", "multi", "classifier", "calibration"),
+        *("top", "min-score", "min-margin", "coverage", "error", "conformal", "refine", "explain"),
+        *("clusters", "vocabulary", "augment", "no-words", "check-labels"),
+        *("format", "progress", "max-errors"),
+    )
+)
+_PATHS_OR_NAMES = frozenset(("labels", "prompts", "vocabulary", "model"))
+
+# Where one of a pair is given, the other is not taken from below: a classifier on the command line
+# stands against labels in a file.
+_EXCLUSIVE = (
+    *(("labels", "label"), ("coverage", "error"), ("store", "no-store"), ("move", "link")),
+    *(("classifier", other) for other in ("labels", "label", "prompts", "none", "multi", "refine")),
+    *(("multi", other) for other in ("none", "rank", "min-margin", "coverage", "error")),
+    *(("multi", other) for other in ("conformal", "explain", "heatmap", "refine")),
+    *(("refine", other) for other in ("calibration", "rank", "coverage", "error", "conformal")),
+)
+_SUPERSEDES = (("output", "format"), ("model", "checkpoint"))
+
+CommandPath = tuple[str, ...]
+
+
+class SettingsError(ClipclsError):
+    """A file of settings, or a variable, that cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A value for an option.
+
+    Attributes:
+        scope: the command that it is for; () for all.
+        name: the option's long name, without dashes before it.
+        value: as written.
+        source: the variable or the file that holds it.
+    """
+
+    scope: CommandPath
+    name: str
+    value: Any
+    source: str
+
+
+class Layer(Protocol):
+    """One place where settings come from."""
+
+    place: str
+
+    def find(self, path: CommandPath, option: click.Option) -> Setting | None:
+        """The setting of a command's option: its own, else the one for all commands."""
+
+    def check(self, root: click.Group, path: CommandPath, command: click.Command) -> None:
+        """Refuse, or warn of, what is none of the options."""
+
+
+def long_name(option: click.Parameter) -> str:
+    """`min-score` for `--min-score`."""
+    return next((text[2:] for text in option.opts if text.startswith("--")), "")
+
+
+def options_of(command: click.Command) -> dict[str, click.Option]:
+    """The options of a command that can be set, by long name."""
+    found = (p for p in command.params if isinstance(p, click.Option) and not p.is_eager)
+    return {long_name(option): option for option in found}
+
+
+def all_commands(
+    group: click.Group, path: CommandPath = ()
+) -> Iterator[tuple[CommandPath, click.Command]]:
+    """Every command below a group, with the words that call it."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from all_commands(command, (*path, name))
+        elif command is not None:
+            yield (*path, name), command
+
+
+class Environment:
+    """Variables like CLIPCLS_MODEL and, for one command, CLIPCLS_CLASSIFY_TOP."""
+
+    place = "the environment"
+
+    def __init__(self, groups: Collection[str]) -> None:
+        self._groups = groups
+
+    def find(self, path: CommandPath, option: click.Option) -> Setting | None:
+        """The setting of a command's option: its own, else the one for all commands."""
+        for scope in (path, ()):
+            variable = self._variable(scope, long_name(option))
+            # As elsewhere an empty variable is none.
+            if variable and (text := os.environ.get(variable)):
+                value = text.splitlines() if option.multiple else text
+                return Setting(scope, long_name(option), value, variable)
+        return None
+
+    def check(self, root: click.Group, path: CommandPath, command: click.Command) -> None:
+        """Warn of variables that set nothing."""
+        own = {self._variable(scope, name) for scope in (path, ()) for name in options_of(command)}
+        odd = {v for v in os.environ if v.startswith(_PREFIX)} - own - _NOT_OPTIONS
+        if not odd:
+            return
+        known = {
+            variable
+            for path, other in all_commands(root)
+            for name in options_of(other)
+            for variable in (self._variable(path, name), self._variable((), name))
+            if variable
+        }
+        for variable in sorted(odd - known):
+            hint = _nearest(variable, known)
+            _console().say(f"warning: {variable}: no option has this variable{hint}")
+
+    def _variable(self, scope: CommandPath, name: str) -> str | None:
+        # CLIPCLS_SORT_INTO would be both `sort --into` and --sort-into of `classify`.
+        if not scope and name.split("-")[0] in self._groups and "-" in name:
+            return None
+        return _PREFIX + "_".join((*scope, name)).upper().replace("-", "_")
+
+
+class File:
+    """One `clipcls.toml`.
+
+    Args:
+        path: the file.
+        is_own: whether it is the user's own, and not that of a folder.
+        own: where the user's own would be.
+
+    Raises:
+        SettingsError: it cannot be read, or is not TOML.
+    """
+
+    def __init__(self, path: Path, *, is_own: bool, own: Path | None) -> None:
+        self.place = os.fspath(path.absolute())
+        self._folder = path.parent
+        self._is_own = is_own
+        self._own = own
+        import tomllib
+
+        try:
+            self._content = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        except OSError as error:
+            raise SettingsError(
+                f"{path}: cannot be read ({error.strerror}); --no-config goes without"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise SettingsError(f"{path}: is not UTF-8; save it as UTF-8") from error
+        except tomllib.TOMLDecodeError as error:
+            raise SettingsError(f"{path}: is not TOML: {error}") from error
+
+    def find(self, path: CommandPath, option: click.Option) -> Setting | None:
+        """The setting of a command's option: its own, else the one for all commands."""
+        for scope in (path, ()):
+            table = self._table(scope)
+            for key in (long_name(option), long_name(option).replace("-", "_")):
+                if key in table and not isinstance(table[key], dict):
+                    value = self._checked(long_name(option), option, table[key])
+                    return Setting(scope, long_name(option), value, self.place)
+        return None
+
+    def check(self, root: click.Group, path: CommandPath, command: click.Command) -> None:
+        """Refuse keys that are none of the options, and what a folder must not set."""
+        names = set(options_of(command))
+        top = {key for key, value in self._content.items() if not isinstance(value, dict)}
+        commands = root.list_commands(click.Context(root))
+        odd = {key for key in top if key.replace("_", "-") not in names}
+        odd |= {key for key in self._content if key not in top and key not in commands}
+        if odd:
+            every = {name for _, other in all_commands(root) for name in options_of(other)}
+            for key in sorted(odd):
+                if key not in top or key.replace("_", "-") not in every:
+                    self._refuse_key(key, {*every, *commands})
+        for length in range(1, len(path)):  # [store] is no command, [store.info] is
+            for key, value in self._table(path[:length]).items():
+                if not isinstance(value, dict):
+                    self._refuse_key(key, (), within=f"[{'.'.join(path[:length])}] ")
+        for key, value in self._table(path).items():
+            if key.replace("_", "-") not in names or isinstance(value, dict):
+                self._refuse_key(key, names, within=f"[{'.'.join(path)}] ")
+        if not self._is_own:
+            for key in (*top, *self._table(path)):
+                if key.replace("_", "-") not in _OF_A_FOLDER:
+                    raise SettingsError(
+                        f"{self.place}: {key}: a file that may have come with the folder can not "
+                        f"set it; do so in {self._own or 'your own file'}, by a variable or on the "
+                        "command line, or ignore the file by --no-config"
+                    )
+
+    def _refuse_key(self, key: str, known: Iterable[str], within: str = "") -> None:
+        raise SettingsError(
+            f"{self.place}: {within}{key}: no option has this name"
+            f"{_nearest(key.replace('_', '-'), known)}"
+        )
+
+    def _table(self, scope: CommandPath) -> dict[str, Any]:
+        table = self._content
+        for name in scope:
+            table = table.get(name, {})
+            if not isinstance(table, dict):
+                raise SettingsError(f"{self.place}: {name}: is a command; write [{name}] above")
+        return table
+
+    def _checked(self, name: str, option: click.Option, value: Any) -> Any:
+        values = value if isinstance(value, list) else [value]
+        where = f"{self.place}: {name}"
+        if isinstance(value, list) and not option.multiple:
+            raise SettingsError(f"{where}: takes one value, not a list")
+        for one in values:
+            if isinstance(one, bool) != option.is_flag:
+                what = "true or false" if option.is_flag else "a value"
+                raise SettingsError(f"{where}: takes {what}, not {str(one).lower()}")
+            if not isinstance(one, str | int | float):
+                raise SettingsError(f"{where}: takes text, a number, true or false")
+        is_path = isinstance(option.type, click.Path)
+        if is_path or name in _PATHS_OR_NAMES:
+            values = [self._placed(str(one), where, is_path) for one in values]
+        return values if option.multiple else values[0]
+
+    def _placed(self, value: str, where: str, is_path: bool) -> str:
+        """A path, which is relative to the file; of a folder's file it must lie in the folder."""
+        scheme = "local-dir:" if value.startswith("local-dir:") else ""
+        path = value.removeprefix(scheme)
+        if self._is_own:
+            joined = self._folder / os.path.expanduser(path)
+            return scheme + str(joined) if scheme or is_path or joined.exists() else value
+        inside = Path(os.path.realpath(self._folder))
+        # Not even looked at elsewhere: on Windows \\host\share alone sends a password's hash.
+        if os.path.isabs(path) or not Path(os.path.realpath(path)).is_relative_to(inside):
+            raise SettingsError(
+                f"{where}: {value}: lies outside the folder; a file that may have come with the "
+                "folder can name only what is in it"
+            )
+        return value
+
+
+def find_layers(root: click.Group, *, files: bool = True) -> list[Layer]:
+    """Where settings come from on this machine and in this folder, the strongest first.
+
+    Raises:
+        SettingsError: a file cannot be used.
+    """
+    layers: list[Layer] = [Environment(root.list_commands(click.Context(root)))]
+    if files:
+        own = own_file()
+        if os.path.exists(FILE_NAME):
+            is_own = own is not None and own.exists() and own.samefile(FILE_NAME)
+            if not is_own:
+                layers.append(File(Path(FILE_NAME), is_own=False, own=own))
+        if own is not None and own.exists():
+            layers.append(File(own, is_own=True, own=own))
+    return layers
+
+
+def own_file() -> Path | None:
+    """The user's own file, in their configuration folder; None where they have no home."""
+    import platformdirs
+
+    path = Path(platformdirs.user_config_dir("clipcls", appauthor=False)) / FILE_NAME
+    return path if path.is_absolute() else None
+
+
+def resolve(
+    layers: Sequence[Layer],
+    root: click.Group,
+    path: CommandPath,
+    command: click.Command,
+    given: Collection[str] = (),
+) -> dict[str, Setting]:
+    """The settings that hold for a command.
+
+    Args:
+        layers: where they come from, the strongest first.
+        root: the program.
+        path: the words that call the command.
+        command: the command.
+        given: long names of the options on the command line, which no setting replaces.
+
+    Returns:
+        The settings by long name.
+
+    Raises:
+        SettingsError: a value is none that its option takes.
+    """
+    options = options_of(command)
+    taken, excluded = set(given), _excluded_by(given)
+    held: dict[str, Setting] = {}
+    for layer in layers:
+        found = {}
+        for name, option in options.items():
+            if name in taken or name in excluded:
+                continue
+            setting = layer.find(path, option)
+            if setting and (setting.scope or not _is_for_others(setting, option, root)):
+                _convert(setting, option, command)
+                found[name] = setting
+        held |= found
+        taken |= found.keys()
+        excluded |= _excluded_by(n for n, s in found.items() if str(s.value).lower() not in _OFF)
+    return held
+
+
+_OFF = ("false", "0", "no", "off", "n", "f")
+
+
+def _excluded_by(names: Iterable[str]) -> set[str]:
+    pairs = (*_EXCLUSIVE, *((b, a) for a, b in _EXCLUSIVE), *_SUPERSEDES)
+    names = set(names)
+    return {other for name, other in pairs if name in names}
+
+
+def _is_for_others(setting: Setting, option: click.Option, root: click.Group) -> bool:
+    """Whether it is a choice that this command does not have, and another does: format=jsonl."""
+    kind = option.type
+    if not isinstance(kind, click.Choice) or setting.value in kind.choices:
+        return False
+    return any(
+        isinstance(other.type, click.Choice) and setting.value in other.type.choices
+        for _, command in all_commands(root)
+        if (other := options_of(command).get(setting.name))
+    )
+
+
+def _convert(setting: Setting, option: click.Option, command: click.Command) -> None:
+    """Raises `SettingsError` where an option cannot take the value."""
+    try:
+        option.type_cast_value(click.Context(command), setting.value)
+    except click.BadParameter as error:
+        raise SettingsError(f"{setting.source}: {setting.name}: {error.message}") from error
+
+
+def apply(
+    context: click.Context, name: str, command: click.Command, arguments: Sequence[str]
+) -> None:
+    """Make settings the defaults of a command that is about to run, and say if a folder's are used.
+
+    Args:
+        context: of the program.
+        name: the command's.
+        command: the command.
+        arguments: what follows it on the command line.
+
+    Raises:
+        SettingsError: a file or a variable cannot be used.
+    """
+    root = context.command
+    assert isinstance(root, click.Group)
+    path: CommandPath = (name,)
+    rest = list(arguments)
+    if isinstance(command, click.Group):
+        word = next((word for word in rest if not word.startswith("-")), "")
+        below = command.get_command(click.Context(command), word)
+        if below is None:
+            return
+        path, rest, command = (name, word), rest[rest.index(word) + 1 :], below
+    layers = find_layers(root, files=not context.params.get("no_config"))
+    for layer in layers:
+        layer.check(root, path, command)
+    given = _given(command, rest)
+    held = resolve(layers, root, path, command, given)
+    if not held:
+        return
+    options = options_of(command)
+    defaults: dict[str, Any] = {str(options[n].name): s.value for n, s in held.items()}
+    for word in reversed(path):
+        defaults = {word: defaults}
+    context.default_map = defaults
+    console = context.obj
+    if isinstance(console, Console):
+        console.settings = {f"--{n}": (str(s.value), s.source) for n, s in held.items()}
+        folder = os.path.abspath(FILE_NAME)
+        used = sorted(n for n, s in held.items() if s.source == folder)
+        if used and "quiet" not in {*given, *held}:
+            console.say(
+                f"using {FILE_NAME} of this folder: {', '.join(used)} (--no-config ignores it)"
+            )
+
+
+def _given(command: click.Command, arguments: list[str]) -> set[str]:
+    """Long names of the options among the arguments."""
+    try:
+        _, _, order = command.make_parser(click.Context(command)).parse_args(arguments)
+    except click.UsageError:
+        return set()  # the command itself will say
+    return {long_name(param) for param in order if isinstance(param, click.Option)}
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _console() -> Console:
+    console = click.get_current_context().obj
+    return console if isinstance(console, Console) else Console()

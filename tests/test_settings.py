@@ -1,0 +1,245 @@
+"""Options from the environment and from `clipcls.toml`, in this process and with a fake encoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from clipcls.cli import cli
+from clipcls.cli.settings import Environment, all_commands, options_of
+
+LABELS = ("-l", "red", "-l", "blue")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, paint: Callable[..., str], monkeypatch) -> Iterator[Path]:
+    """The current folder, with a photo and labels; the user's own file is in `own`."""
+    paint("photos/a.png", "red")
+    (tmp_path / "own/clipcls").mkdir(parents=True)
+    (tmp_path / "labels.txt").write_text("blue\nred\ngreen\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own"))
+    monkeypatch.setenv("CLIPCLS_NO_STORE", "1")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def own(folder: Path) -> Path:
+    return folder / "own/clipcls/clipcls.toml"
+
+
+@pytest.fixture
+def of_folder(folder: Path) -> Path:
+    return folder / "clipcls.toml"
+
+
+def top(run, *arguments: str) -> int:
+    """How many labels the answer has."""
+    status, out, err = run("classify", "-f", "jsonl", *LABELS, "-l", "green", *arguments, "photos")
+    assert status == 0, err
+    return len(json.loads(out)["top"])
+
+
+def test_each_place_stands_above_the_next(run, own: Path, of_folder: Path, monkeypatch) -> None:
+    assert top(run) == 1
+    own.write_text("top = 2\n")
+    assert top(run) == 2
+    own.write_text("top = 1\n[classify]\ntop = 2\n")
+    assert top(run) == 2
+    of_folder.write_text("top = 3\n")
+    assert top(run) == 3
+    assert top(run, "--quiet") == 3
+    monkeypatch.setenv("CLIPCLS_TOP", "2")
+    assert top(run) == 2
+    monkeypatch.setenv("CLIPCLS_CLASSIFY_TOP", "3")
+    assert top(run) == 3
+    monkeypatch.setenv("CLIPCLS_SEARCH_TOP", "1")
+    assert top(run) == 3
+    assert top(run, "-k", "1") == 1
+    monkeypatch.setenv("CLIPCLS_CLASSIFY_TOP", "")
+    assert top(run) == 2
+
+
+def test_every_option_has_a_variable_of_its_own() -> None:
+    environment = Environment(cli.list_commands(click.Context(cli)))
+    general, special = set(), set()
+    for path, command in all_commands(cli):
+        assert options_of(command).keys() - {""} == options_of(command).keys()
+        for name in options_of(command):
+            general.add(environment._variable((), name))
+            variable = environment._variable(path, name)
+            assert variable not in special
+            special.add(variable)
+    assert not general & special
+
+
+def test_a_value_by_variable_is_a_switch_a_list_or_a_text(run, folder: Path, monkeypatch) -> None:
+    monkeypatch.setenv("CLIPCLS_LABEL", "red\nhot blue\n")
+    monkeypatch.setenv("CLIPCLS_MULTI", "yes")
+    monkeypatch.setenv("CLIPCLS_MIN_SCORE", "0")
+    monkeypatch.setenv("CLIPCLS_FORMAT", "jsonl")
+    status, out, err = run("classify", "photos")
+    assert status == 0, err
+    assert {c["label"] for c in json.loads(out)["labels"]} == {"red", "hot blue"}
+    monkeypatch.setenv("CLIPCLS_MULTI", "0")
+    assert "top" in json.loads(run("classify", "photos")[1])
+
+
+def test_paths_are_relative_to_their_file(run, own: Path, folder: Path) -> None:
+    (own.parent / "mine.txt").write_text("red\ngreen\n")
+    own.write_text('labels = "mine.txt"\ntop = 9\n')
+    assert "green" in run("classify", "photos")[1]
+    own.write_text('labels = "imagenet-7"\nprompts = "photo"\n')
+    assert run("classify", "photos")[0] == 2  # a template set, looked for among the label sets
+
+
+def test_a_file_of_a_folder_is_named_when_it_is_used(run, of_folder: Path) -> None:
+    of_folder.write_text('labels = "labels.txt"\n[evaluate]\nnone = true\n')
+    status, out, err = run("classify", "photos")
+    assert (status, err.count("\n")) == (0, 1)
+    assert "using clipcls.toml of this folder: labels (--no-config ignores it)" in err
+    assert "red" in out
+    assert run("classify", "photos", *LABELS)[2] == ""
+    assert run("classify", "photos", "-q")[2] == ""
+    assert run("prompts")[2] == ""
+    assert "give labels" in run("--no-config", "classify", "photos")[2]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'output = "/etc/passwd"',
+        "move = true",
+        "[classify]\nsort-into = 'x'",
+        "[classify]\nxmp = true",
+        'store = "x.db"',
+        "yes = true",
+        "quiet = true",
+        "[serve]\ninsecure = true",
+        "[serve]\nhost = '0.0.0.0'",
+        "[serve]\ntoken-file = 't'",
+        "[serve]\nallow-url = ['x']",
+        "[sort]\nundo = 'j'",
+        'checkpoint = "x.pt"',
+        'labels = "/etc/passwd"',
+        'labels = "../../labels.txt"',
+        'labels = "link.txt"',
+        'classifier = "../c.safetensors"',
+        'model = "local-dir:/models/x"',
+        'model = "../model"',
+    ],
+)
+def test_a_file_of_a_folder_can_do_no_harm(run, of_folder: Path, content: str) -> None:
+    (of_folder.parent / "link.txt").symlink_to("/etc/passwd")
+    of_folder.write_text(content)
+    command = content[1 : content.index("]")] if content[0] == "[" else "classify"
+    if "yes" in content:
+        command = "store clear"
+    given = {"sort": ["r.jsonl"], "serve": [], "store clear": []}.get(command, ["photos"])
+    status, out, err = run(*command.split(), *given)
+    assert (status, out) == (2, "")
+    assert str(of_folder) in err
+    assert "a file that may have come with the folder can" in err
+
+
+def test_ones_own_file_may_set_all(run, own: Path, folder: Path) -> None:
+    own.write_text('[classify]\nlabels = "../../labels.txt"\noutput = "r.csv"\n')
+    assert run("classify", "photos")[0] == 0
+    assert "red" in (own.parent / "r.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("modle = 'mini'", "modle: no option has this name; did you mean model?"),
+        ("[clasify]\ntop = 1", "clasify: no option has this name; did you mean classify?"),
+        ("[classify]\nmin-scor = 1", "[classify] min-scor: no option has this name; did you mean "),
+        ("[classify.top]\na = 1", "[classify] top: no option"),
+        ("[store]\nstore = 'x'", "[store] store: no option"),
+        ("top = 'many'", "top: 'many' is not a valid integer"),
+        ("min-score = 2", "min-score: 2"),
+        ("min-score = true", "min-score: takes a value, not true"),
+        ("multi = 'maybe'", "multi: takes true or false, not maybe"),
+        ("top = [1, 2]", "top: takes one value, not a list"),
+        ("top = 1979-05-27", "top: takes text, a number"),
+        ("top = ", "is not TOML"),
+        ("top = '\xff'", "is not UTF-8"),
+    ],
+)
+def test_what_a_file_cannot_say_is_refused(run, own: Path, content: str, said: str) -> None:
+    own.write_bytes(content.encode("latin-1"))
+    command = ("store", "info") if "store" in content else ("classify", *LABELS, "photos")
+    status, out, err = run(*command)
+    assert (status, out) == (2, "")
+    assert f"{own}: " in err
+    assert said in err
+    assert err.count("\n") == 1
+    assert run("classify", "--help")[0] == 0
+    assert run("--no-config", "classify", *LABELS, "photos")[0] == 0
+
+
+def test_spelling_by_hand_and_by_notepad(run, own: Path) -> None:
+    own.write_bytes(b"\xef\xbb\xbfmin_score = 0.99999\r\n")
+    assert "unknown" in run("classify", *LABELS, "photos")[1]
+
+
+def test_what_is_given_takes_the_place_of_what_excludes_it(
+    run, own: Path, folder: Path, monkeypatch
+) -> None:
+    own.write_text('labels = "nowhere.txt"\nmin-margin = 0.1\ncoverage = 0.9\nformat = "csv"\n')
+    assert run("--no-config", "classify", *LABELS, "photos")[0] == 0
+    assert "--coverage needs --calibration" in (err := run("classify", *LABELS, "photos")[2])
+    assert f"--coverage is from {own}" in err
+    assert run("classify", "--multi", *LABELS, "photos")[0] == 0
+    assert run("classify", "--multi", *LABELS, "photos", "-o", "r.jsonl")[0] == 0
+    assert json.loads((folder / "r.jsonl").read_text())["labels"]
+    monkeypatch.setenv("CLIPCLS_CLASSIFIER", "c.safetensors")
+    own.write_text('labels = "nowhere.txt"\nprompts = "aerial"\n')
+    assert "c.safetensors: cannot be read" in run("classify", "photos")[2]
+
+
+def test_a_format_is_for_the_commands_that_have_it(run, own: Path, folder: Path) -> None:
+    own.write_text('format = "jsonl"\n')
+    (folder / "truth.csv").write_text("path,label\nphotos/a.png,red\n")
+    assert run("evaluate", *LABELS, "truth.csv")[0] == 0
+    assert json.loads(run("classify", *LABELS, "photos")[1])["label"] == "red"
+    own.write_text('format = "jsom"\n')
+    assert "format: 'jsom' is not one of" in run("classify", *LABELS, "photos")[2]
+
+
+def test_a_variable_that_sets_nothing_is_named(run, folder: Path, monkeypatch) -> None:
+    monkeypatch.setenv("CLIPCLS_MODLE", "mini")
+    monkeypatch.setenv("CLIPCLS_TOKEN", "x" * 20)
+    monkeypatch.setenv("CLIPCLS_SEARCH_TOP", "3")
+    err = run("classify", *LABELS, "photos")[2]
+    assert err.count("warning") == 1
+    assert "CLIPCLS_MODLE: no option has this variable; did you mean CLIPCLS_MODEL?" in err
+
+
+def test_config_tells_what_holds_and_why(run, own: Path, of_folder: Path, monkeypatch) -> None:
+    own.write_text('model = "base"\n[search]\ntop = 3\n')
+    of_folder.write_text('labels = "labels.txt"\n')
+    monkeypatch.setenv("CLIPCLS_MODEL", "mini")
+    status, out, _ = run("config")
+    assert status == 0
+    assert f"{own}\n" in out
+    assert 'model = "mini"  from CLIPCLS_MODEL  for classify, ' in out
+    assert f'model = "base"  from {own}  for none: overridden' in out
+    assert f"search.top = 3  from {own}  for search\n" in out
+    rows = json.loads(run("config", "search", "--json")[1])["settings"]
+    found = {row["option"]: (row["value"], row["from"]) for row in rows}
+    assert found["top"] == (3, str(own))
+    assert found["model"] == ("mini", "CLIPCLS_MODEL")
+    assert found["precision"] == ("auto", "default")
+    assert "nonsense: no such command" in run("config", "nonsense")[2]
+    of_folder.write_text("[evaluate]\nfromat = 1\n")
+    assert "did you mean format?" in run("config")[2]
+
+
+def test_without_settings_nothing_is_said(run, folder: Path) -> None:
+    assert run("classify", *LABELS, "photos")[2] == ""
+    assert "no such file" in run("config")[1]
