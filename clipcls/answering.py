@@ -163,7 +163,12 @@ def predictions(
             continue
         number, (*best, is_sure, label_set) = next(matches)
         level = classifier.level_
-        if number in above:
+        given = classifier.given_class(item.path)
+        if given is not None:  # which a classifier learnt from it does not overrule
+            is_sure = True
+            if given != best[2][0]:
+                best = _with_first(classifier, item.vector, given, shown)
+        elif number in above:
             is_sure, (level, *best) = True, above[number]
         names = classifier.classes_ if level is None else level.names
         candidates = tuple(
@@ -171,6 +176,8 @@ def predictions(
             for score, similarity, row in zip(*best, strict=True)
         )
         label = candidates[0].label if is_sure else UNKNOWN
+        if given is not None and label_set is not None:
+            label_set = tuple(dict.fromkeys((label, *label_set)))
         lineage = None
         if level is not None:
             lineage = level.paths[best[2][0]] if is_sure else ()
@@ -186,7 +193,17 @@ def predictions(
             label_set,
             lineage,
             explanation,
+            by_person=given is not None,
         )
+
+
+def _with_first(
+    classifier: ZeroShotClassifier, vector: NDArray[np.float32], given: int, k: int
+) -> list[NDArray[Any]]:
+    """Scores, similarities and numbers of k classes: the given one, then the best of the others."""
+    found = classifier.match(vector[None], len(classifier.classes_))
+    first = np.argsort(found[2][0] != given, kind="stable")[:k]
+    return [part[0][first] for part in found]
 
 
 def _is_within_cut(

@@ -449,6 +449,10 @@ class ZeroShotClassifier(LinearScores):
         """How many of these image files it was learnt from: by words alone, none."""
         return 0
 
+    def given_class(self, path: str) -> int | None:
+        """The number of the label that a person gave this image file: of words alone, None."""
+        return None
+
     # -- what scikit-learn's clone, pipelines and displays ask for ------------------------------
 
     @classmethod

@@ -245,11 +245,14 @@ class FewShotClassifier(ZeroShotClassifier):
             paths=zero_shot.hierarchy_.levels[-1].paths if zero_shot.hierarchy_ else (),
             levels=zero_shot.hierarchy_.level_names if zero_shot.hierarchy_ else (),
         )
-        kept = [digest[:HASH_BYTES] for digest in hashes if digest]
+        kept = {
+            digest[:HASH_BYTES]: code for digest, code in zip(hashes, codes, strict=True) if digest
+        }
         self._use(
             self.probe_.coef_.astype(np.float32),
             self.probe_.intercept_,
             np.frombuffer(b"".join(kept), np.uint8).reshape(len(kept), HASH_BYTES),
+            np.fromiter(kept.values(), np.int32, len(kept)),
         )
         return self
 
@@ -372,7 +375,7 @@ class FewShotClassifier(ZeroShotClassifier):
                 f"for {self.encoder_.name} ({self.encoder_.weights[:12]}); fit anew"
             )
         self.learnt_ = learnt
-        self._use(tensors["coef"], tensors["intercept"], tensors["learnt_from"])
+        self._use(*(tensors[key] for key in ("coef", "intercept", "learnt_from", "given")))
         return self
 
     def _use(
@@ -380,19 +383,22 @@ class FewShotClassifier(ZeroShotClassifier):
         coef: NDArray[np.float32],
         intercept: NDArray[np.float64],
         learnt_from: NDArray[np.uint8],
+        given: NDArray[np.int32],
     ) -> None:
         """Sets what answering needs."""
         self.hierarchy_, self._level = self._tree()
         names = [label for label, _, _ in self.learnt_.labels]
         self.classes_ = np.array(names if self._level is None else self._level.names)
-        self.intercept_, self._learnt_from = intercept, learnt_from
+        self.intercept_ = intercept
+        self._learnt_from, self._given = learnt_from, given
+        self._known = dict(zip(map(bytes, learnt_from), given.tolist(), strict=True))
         # A last column for the intercept, which every image meets with a 1.
         rows = np.column_stack([coef.astype(np.float64), intercept])
         self._exact_weights = rows
         lengths = np.linalg.norm(rows[:, :-1], axis=1)
         self._lengths = np.where(lengths > 0, lengths, 1)
         self.index_ = FlatIndex(rows.astype(np.float32))
-        file = classifier_bytes(self.learnt_, coef, intercept, learnt_from)
+        file = classifier_bytes(self.learnt_, coef, intercept, learnt_from, given)
         self.digest_ = hashlib.sha256(file).hexdigest()[:12]
         self.calibration_ = self._usable_calibration()
         self.temperature_ = self.calibration_.temperature if self.calibration_ else 1.0
@@ -417,7 +423,9 @@ class FewShotClassifier(ZeroShotClassifier):
         return hierarchy, None if self.rank is None else hierarchy.level(self.rank)
 
     def _bytes(self) -> bytes:
-        return classifier_bytes(self.learnt_, self.weights_, self.intercept_, self._learnt_from)
+        return classifier_bytes(
+            self.learnt_, self.weights_, self.intercept_, self._learnt_from, self._given
+        )
 
     @property
     def identity_(self) -> Identity:
@@ -441,8 +449,12 @@ class FewShotClassifier(ZeroShotClassifier):
 
     def learnt_from(self, paths: Iterable[str]) -> int:
         """How many of these image files it was learnt from, by their content."""
-        known = set(map(bytes, self._learnt_from))
-        return sum(self.hash_image(path)[:HASH_BYTES] in known for path in paths)
+        return sum(self.given_class(path) is not None for path in paths)
+
+    def given_class(self, path: str) -> int | None:
+        """The number in `classes_` of the label that a person gave this image file, if one did."""
+        code = self._known.get(self.hash_image(path)[:HASH_BYTES]) if path else None
+        return code if code is None or self._level is None else int(self._level.node[code])
 
     # -- answering: logits are linear in the image, with an intercept -------------------------
 

@@ -1,7 +1,8 @@
 """What a learnt classifier is on the disk: its coefficients, and what they were learnt from.
 
 The file is safetensors: `coef` float32 (n_classes, dim), `intercept` float64 (n_classes,),
-`learnt_from` uint8 (n_images, 8), the first bytes of each image file's SHA-256; and, as JSON in the
+`learnt_from` uint8 (n_images, 8), the first bytes of each image file's SHA-256, `given` int32
+(n_images,), the class that each of these was given; and, as JSON in the
 metadata's field `clipcls`, what `Learnt` holds. Nothing in it is run when it is read.
 """
 
@@ -80,6 +81,7 @@ def classifier_bytes(
     coef: NDArray[np.float32],
     intercept: NDArray[np.float64],
     learnt_from: NDArray[np.uint8],
+    given: NDArray[np.int32],
 ) -> bytes:
     """What a classifier's file is to hold, as bytes; `read_classifier` reads it.
 
@@ -88,6 +90,7 @@ def classifier_bytes(
         coef: coefficients of the logits, float32 (n_classes, dim).
         intercept: float64 (n_classes,).
         learnt_from: the first bytes of each image file's SHA-256, uint8 (n_images, 8).
+        given: the class that each of these was given, int32 (n_images,).
     """
     from safetensors.numpy import save
 
@@ -96,6 +99,7 @@ def classifier_bytes(
             "coef": np.ascontiguousarray(coef),
             "intercept": np.ascontiguousarray(intercept),
             "learnt_from": np.ascontiguousarray(learnt_from),
+            "given": np.ascontiguousarray(given),
         },
         {"clipcls": json.dumps({"format": _FORMAT, **asdict(learnt)})},
     )
@@ -105,8 +109,8 @@ def read_classifier(path: str | os.PathLike[str]) -> tuple[Learnt, dict[str, NDA
     """What a classifier's file holds.
 
     Returns:
-        the `Learnt`, and `coef` float32 (n_classes, dim), `intercept` float64 (n_classes,) and
-        `learnt_from` uint8 (n_images, 8).
+        the `Learnt`, and `coef` float32 (n_classes, dim), `intercept` float64 (n_classes,),
+        `learnt_from` uint8 (n_images, 8) and `given` int32 (n_images,).
 
     Raises:
         ClassifierError: it cannot be read, is no classifier, or is damaged.
@@ -146,13 +150,16 @@ def read_classifier(path: str | os.PathLike[str]) -> tuple[Learnt, dict[str, NDA
             paths=tuple(tuple(map(str, path)) for path in record.get("paths", ())),
             levels=tuple(map(str, record.get("levels", ()))),
         )
-        coef, intercept, seen = (tensors[key] for key in ("coef", "intercept", "learnt_from"))
+        keys = ("coef", "intercept", "learnt_from", "given")
+        coef, intercept, seen, given = (tensors[key] for key in keys)
         if (
             not (coef.dtype == np.float32 and coef.ndim == 2 and np.isfinite(coef).all())
             or not (intercept.dtype == np.float64 and np.isfinite(intercept).all())
             or not len(learnt.labels) == len(coef) == intercept.size >= 2
             or len(learnt.paths) not in (0, len(coef))
             or not all(learnt.paths)
+            or not (given.dtype == np.int32 and given.shape == seen.shape[:1])
+            or not ((given >= 0) & (given < len(coef))).all()
             or not (seen.dtype == np.uint8 and seen.ndim == 2 and seen.shape[1] == HASH_BYTES)
         ):
             raise ValueError

@@ -98,6 +98,8 @@ class Prediction:
             that is `UNKNOWN`; else None.
         explanation: what the answer rests on, where that was asked for; else None.
         heatmap: the path of its heat map's picture, where one was asked for and drawn; else None.
+        by_person: whether the label is the one that a person gave this image when the classifier
+            was learnt; its score is the classifier's all the same.
     """
 
     path: str
@@ -108,6 +110,7 @@ class Prediction:
     lineage: tuple[str, ...] | None = None
     explanation: Explanation | None = None
     heatmap: str | None = None
+    by_person: bool = False
 
     @property
     def score(self) -> float:
@@ -125,6 +128,7 @@ class Prediction:
             **({} if self.label_set is None else {"set": list(self.label_set)}),
             **({} if self.explanation is None else {"explain": self.explanation.record()}),
             **({} if self.heatmap is None else {"heatmap": self.heatmap}),
+            **({"labelled_by": PERSON} if self.by_person else {}),
             **self.made_by.record(),
         }
 

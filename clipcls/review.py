@@ -466,6 +466,8 @@ def _answer(
     elif score is not None:
         # The second's score is not in the file: it has at most what the best leaves.
         margin = max(0.0, 2 * score - 1)
+    if result.by_person:
+        margin = 1.0  # not in doubt
     guess = None
     if not result.labels:
         guess = rows[0][0] if rows and rows[0][1] == score else NO_LABEL

@@ -33,7 +33,10 @@ from clipcls.errors import (
     NotFittedError,
     OutputError,
 )
+from clipcls.results import read_results, result_of
 from clipcls.store import Store
+from clipcls.tables import result_columns
+from clipcls.writers import open_output
 
 Paint = Callable[..., str]
 # What the labels mean here is not what the words say: that can only be learnt from images.
@@ -514,3 +517,51 @@ def test_the_embedder_is_a_step_of_a_pipeline(
     np.testing.assert_array_equal(embedder.transform(paths[0]), rows[:1])
     with pytest.raises(ValueError, match="no images"):
         embedder.transform([])
+
+
+def test_a_label_that_a_person_gave_is_not_overruled(
+    encoder: ColourEncoder, paint: Paint, tmp_path: Path
+) -> None:
+    data = painted(paint)
+    odd = paint("odd.png", (231, 121, 21))  # red as all the others are
+    said = {**data, odd: "blue"}
+    made = FewShotClassifier(TREE, encoder, store=False).fit(list(said.items()))
+    made.save(tmp_path / "c.safetensors")
+    classifier = FewShotClassifier.load(tmp_path / "c.safetensors", encoder, store=False)
+    assert classifier.predict([odd]) == "red"
+    copy, new = tmp_path / "copy.png", paint("new.png", (229, 119, 19))
+    shutil.copy(odd, copy)
+    for settings in ({}, {"top": 3}, {"min_score": 0.99}, {"top": 2, "explain": True}):
+        first, again, other = classifier.classify([odd, copy, new], **settings)
+        for found in (first, again):
+            assert (found.label, found.lineage, found.by_person) == ("blue", ("cold", "blue"), True)
+            assert found.top[0].label == "blue"
+            assert len(found.top) == settings.get("top", 1)
+        assert not other.by_person
+        assert "labelled_by" not in other.record()
+    # The scores stay the classifier's own.
+    (found,) = classifier.classify([odd], top=3)
+    scores = dict(zip(classifier.classes_, classifier.predict_proba([odd])[0], strict=True))
+    assert {c.label: c.score for c in found.top} == pytest.approx(scores)
+    result = result_of(found.record())
+    assert (result.by_person, result.labels) == (True, (("cold", "blue"),))
+    roots = FewShotClassifier.load(tmp_path / "c.safetensors", encoder, store=False, rank=1)
+    (found,) = roots.classify([odd])
+    assert (found.label, found.by_person) == ("cold", True)
+    # What it is measured by is its own answer.
+    assert evaluate(classifier, [(odd, "blue")], draws=2).figures["accuracy"].value == 0
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_who_labelled_is_in_every_kind_of_results(
+    form: str, encoder: ColourEncoder, paint: Paint, tmp_path: Path
+) -> None:
+    data = painted(paint, 2)
+    classifier = FewShotClassifier(LABELS, encoder, store=False).fit(list(data.items()))
+    new = paint("new.png", (229, 119, 19))
+    columns = result_columns(1, ["labelled_by"])
+    with open_output(tmp_path / f"r.{form}", form, columns=columns) as writer:
+        for found in classifier.classify([new, *data]):
+            writer.write(found.record())
+    results = read_results(tmp_path / f"r.{form}")
+    assert [result.by_person for result in results] == [False] + [True] * len(data)

@@ -211,6 +211,7 @@ def command(
         *(["set"] if conformal is not None else []),
         *(EXPLAINED if explain else []),
         *(["heatmap"] if heatmaps else []),
+        *(["labelled_by"] if classifier else []),
     ]
     every = result_columns(1 if multi else top or 1, extra if multi else ["lineage", *extra])
     every += PROVENANCE

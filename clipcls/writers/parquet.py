@@ -95,6 +95,7 @@ def _schema() -> Any:
             ("set", pa.list_(text)),
             ("explain", explain),
             ("heatmap", text),
+            ("labelled_by", name),
             *((key, name) for key in ("model", "weights", "precision", "prompts")),
             *((key, name) for key in ("calibration", "classifier")),
             ("refined", pa.bool_()),
