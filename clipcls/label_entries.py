@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipcls.errors import LabelsError
+from clipcls.label_formats import (
+    Entry,
+    Number,
+    python_values,
+    recognise_lines,
+    recognise_list,
+    recognise_mapping,
+    say,
+)
 from clipcls.textfiles import numbered, read_table
 
 if TYPE_CHECKING:
@@ -30,28 +38,11 @@ __all__ = [
 log = logging.getLogger("clipcls")
 
 _FIELDS = {"label": "label", "prompt": "prompts", "synonym": "synonyms"} | {
-    name: name for name in ("prompts", "synonyms")
+    name: name for name in ("prompts", "synonyms", "use_templates")
 }
 
+_NUMBER = re.compile(r"[-+]?\d[\d_]*(?:\.\d*)?(?:[eE][-+]?\d+)?")
 _LEVELS = re.compile(r"^\s*#+\s*levels:(.*)$", re.MULTILINE | re.IGNORECASE)
-
-
-@dataclass(slots=True)
-class Entry:
-    """One label as it was written; what is not a text is still in it as it came.
-
-    Attributes:
-        where: what an error message begins with: `file:line`, or as in `label 3`.
-        label: the name; without `parents` it may be a path, as in `animal > dog`.
-        prompts, synonyms: a text, a list of them, or None.
-        parents: the names above it, from the root; None: those in `label`.
-    """
-
-    where: str
-    label: object
-    prompts: object = None
-    synonyms: object = None
-    parents: tuple[str, ...] | None = None
 
 
 def entries_of_file(path: Path, text: str) -> Iterator[Entry]:
@@ -66,7 +57,13 @@ def entries_of_file(path: Path, text: str) -> Iterator[Entry]:
             text does not fit the format, with file and line.
     """
     suffix = path.suffix.lower()
-    readers = {"": _read_txt, ".txt": _read_txt, ".csv": _read_csv, ".tsv": _read_csv}
+    readers = {
+        "": _read_txt,
+        ".txt": _read_txt,
+        ".names": _read_txt,
+        ".csv": _read_csv,
+        ".tsv": _read_csv,
+    }
     readers |= {".json": _read_json, ".yaml": _read_yaml, ".yml": _read_yaml}
     if suffix not in readers:
         known = ", ".join(filter(None, readers))
@@ -81,8 +78,88 @@ def levels_comment(path: Path, text: str) -> str:
 
 
 def _read_txt(path: str, text: str) -> Iterator[Entry]:
-    for number, line in numbered(text):
+    lines = list(numbered(text))
+    first = lines[0][1] if lines else ""
+    cells = [cell.strip(' "').lower() for cell in re.split("[,;\t]", first)]
+    if re.match('"?sep=', first, re.IGNORECASE) or (len(cells) > 1 and set(cells) <= set(_FIELDS)):
+        yield from _say_and_give(path, "a table", _read_csv(path, text))
+        return
+    if _YAML.search(text):
+        yield from _read_yaml(path, text)
+        return
+    what, kept = recognise_lines(lines)
+    if (
+        lines
+        and "quotes" not in what
+        and (first[0] in "[{(" or re.search("[\"'\u201c\u2018]", text))
+    ):
+        found = _pasted(path, text, first)
+        if found is not None:
+            yield from found
+            return
+    if what:
+        say(path, what, [line for _, line in kept])
+    for number, line in kept:
         yield Entry(f"{path}:{number}", line)
+
+
+# Keys of label files and of YOLO's data.yaml, in text that came by another name or on stdin.
+_YAML = re.compile(
+    r"^\s*-?\s*(?:label|prompts?|synonyms?):\s|^[^#\n]*:\s*\{\s*(?:prompts?|synonyms?):|"
+    r"\A(?=(?s:.*\n)?names:)(?=(?s:.*\n)?(?:nc|train|val|path):)",
+    re.MULTILINE,
+)
+
+
+def _pasted(path: str, text: str, first: str) -> Iterator[Entry] | None:
+    """Entries of JSON or Python that stands in a text file; None: these are plain lines."""
+    import json
+
+    if first[0] in "[{":
+        try:
+            json.loads(text)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            return _read_json(path, text, "JSON")
+    if (values := python_values(text, path)) is not None:
+        return _of_python(path, values)
+    if re.match("[\\[({]\\s*[\"'\u201c\u2018]", first):
+        raise LabelsError(
+            f"{path}: begins like a Python or JSON list but is none (a bracket, a quote or a comma "
+            "may be missing); write one label per line"
+        )
+    if first[0] == "[" and text.rstrip().endswith("]") and "," in text:
+        return _read_yaml(path, text)  # [cat, hot dog]
+    return None
+
+
+def _of_python(path: str, values: list[tuple[int, Any, Any]]) -> Iterator[Entry]:
+    if any(key is not None for _, key, _ in values):
+        items = [(f"{path}:{line}", key, value) for line, key, value in values]
+        return _of_mapping(path, items, "a Python dict")
+    return _of_list(path, [(f"{path}:{line}", value) for line, _, value in values], "a Python list")
+
+
+def _of_list(path: str, items: Sequence[tuple[str, object]], what: str = "") -> Iterator[Entry]:
+    if known := recognise_list(items):
+        return _say_and_give(path, known.what, known.entries)
+    return _say_and_give(path, what, (entry_of_item(where, item) for where, item in items))
+
+
+def _of_mapping(
+    path: str, items: Sequence[tuple[str, object, object]], what: str = ""
+) -> Iterator[Entry]:
+    if known := recognise_mapping(items):
+        return _say_and_give(path, known.what, known.entries)
+    return _say_and_give(path, what, _labels_with_prompts(items))
+
+
+def _say_and_give(path: str, what: str, entries: Iterable[Entry]) -> Iterator[Entry]:
+    if what:
+        entries = list(entries)
+        say(path, what, [entry.label for entry in entries])
+    return iter(entries)
 
 
 def _read_csv(path: str, text: str) -> Iterator[Entry]:
@@ -90,12 +167,34 @@ def _read_csv(path: str, text: str) -> Iterator[Entry]:
     columns = _columns(table.where, table.columns) if table.columns else {}
     for where, row in table.rows:
         cells = {columns[name]: cell for name, cell in row.items() if name in columns}
+        label = cells.get("label", "")
         yield Entry(
             where,
-            cells.get("label", ""),
-            [text for text in cells.get("prompts", "").split("|") if text.strip()],
-            [word for word in cells.get("synonyms", "").split("|") if word.strip()],
+            label,
+            _divided(where, "prompts", cells.get("prompts", ""), label),
+            _divided(where, "synonyms", cells.get("synonyms", "")),
+            use_templates=cells.get("use_templates", "").strip() or None,
         )
+
+
+def _divided(where: str, what: str, cell: str, label: str = "") -> list[str]:
+    """The texts of a cell, divided by `|`.
+
+    Raises:
+        LabelsError: it seems to be divided by commas or semicolons. Prompts have commas of their
+            own: theirs divide where each part mentions the label.
+    """
+    if "|" not in cell:
+        for mark in ",;":
+            parts = [part.strip() for part in cell.split(mark) if part.strip()]
+            if len(parts) > 1 and (
+                what == "synonyms" or all("{}" in part or label in part for part in parts)
+            ):
+                raise LabelsError(
+                    f"{where}: are {cell!r} {len(parts)} {what}, or is it one with a {mark} in it? "
+                    f"Write {' | '.join(parts)!r} for {len(parts)}, or {cell + '|'!r} for one"
+                )
+    return [part for part in cell.split("|") if part.strip()]
 
 
 def _columns(where: str, given: tuple[str, ...]) -> dict[str, str]:
@@ -114,7 +213,7 @@ def _columns(where: str, given: tuple[str, ...]) -> dict[str, str]:
     return columns
 
 
-def _read_json(path: str, text: str) -> Iterator[Entry]:
+def _read_json(path: str, text: str, what: str = "") -> Iterator[Entry]:
     import json
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -127,7 +226,7 @@ def _read_json(path: str, text: str) -> Iterator[Entry]:
 
     # Numbers come back as they were written: 1.50 is the label "1.50".
     decoder = json.JSONDecoder(
-        object_pairs_hook=pairs, parse_int=str, parse_float=str, parse_constant=str
+        object_pairs_hook=pairs, parse_int=Number, parse_float=Number, parse_constant=Number
     )
     space = re.compile(r"[\s,:]*")
 
@@ -149,14 +248,17 @@ def _read_json(path: str, text: str) -> Iterator[Entry]:
         # and to see keys that are there twice.
         top = json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
         if isinstance(top, list):
-            for where, value in items():
-                yield entry_of_item(where, value)
+            yield from _of_list(path, list(items()), what)
         elif isinstance(top, dict):
             walk = items()
-            yield from entries_of_mapping((where, key, next(walk)[1]) for where, key in walk)
+            pairs_found = [(where, key, next(walk)[1]) for where, key in walk]
+            yield from _of_mapping(path, pairs_found, what)
         else:
             raise LabelsError(f"{path}: must be a list of labels, or a mapping from label to texts")
     except json.JSONDecodeError as e:
+        if (values := python_values(text, path)) is not None:
+            yield from _of_python(path, values)
+            return
         raise LabelsError(f"{path}:{e.lineno}: is not JSON: {e.msg} (column {e.colno})") from e
     except RecursionError as e:
         raise LabelsError(f"{path}: is nested too deeply for a list of labels") from e
@@ -198,25 +300,25 @@ def _read_yaml(path: str, text: str) -> Iterator[Entry]:
             if len(found) < len(node.value):
                 raise LabelsError(f"{where(node)}: a key is twice in one entry; keep one")
             return {key: value(item) for key, item in found.items()}
-        empty = getattr(node, "style", None) is None and node.value.lower() in ("", "~", "null")
-        return None if empty else node.value
+        if getattr(node, "style", None) is None:
+            if node.value.lower() in ("", "~", "null"):
+                return None
+            if _NUMBER.fullmatch(node.value):
+                return Number(node.value)
+        return node.value
 
     try:
         top = yaml.compose(text, Loader)
         if top is None:
             return
         if isinstance(top, yaml.SequenceNode):
-            for node in top.value:
-                yield entry_of_item(where(node), value(node))
+            yield from _of_list(path, [(where(node), value(node)) for node in top.value])
         elif isinstance(top, yaml.MappingNode):
-            yield from entries_of_mapping(
-                (
-                    where(key),
-                    key.value if isinstance(key, yaml.ScalarNode) else value(key),
-                    value(v),
-                )
-                for key, v in top.value
-            )
+            pairs = [
+                (where(k), k.value if isinstance(k, yaml.ScalarNode) else value(k), value(v))
+                for k, v in top.value
+            ]
+            yield from _of_mapping(path, pairs)
         else:
             raise LabelsError(
                 f"{where(top)}: must be a list of labels, or a mapping from label to texts"
@@ -251,32 +353,28 @@ def entry_of_item(where: str, item: object) -> Entry:
 
 
 def entries_of_mapping(items: Iterable[tuple[str, object, object]]) -> Iterator[Entry]:
-    """Entries of a mapping from label to nothing, prompts, or prompts and synonyms.
+    """Entries of a caller's mapping: from label to nothing, prompts, or prompts and synonyms; or
+    one that another tool made, as `class_to_idx`.
 
     Args:
         items: (what an error message begins with, label, what the mapping has for it).
 
     Raises:
-        LabelsError: a mapping for a label has the key `label`, or one that is not known.
+        LabelsError: a mapping for a label has the key `label`, or one that is not known, or the
+            mapping holds settings.
     """
-    numbers = True
-    entry = None
+    return _of_mapping("labels", list(items))
+
+
+def _labels_with_prompts(items: Iterable[tuple[str, object, object]]) -> Iterator[Entry]:
     for where, label, item in items:
         if isinstance(item, Mapping):
             fields = _fields(where, item)
             if "label" in fields:
                 raise LabelsError(f"{where}: `label` is given by the key already; leave one out")
-            entry = Entry(where, label, **fields)
+            yield Entry(where, label, **fields)
         else:
-            entry = Entry(where, label, item)
-        numbers = numbers and str(label).strip().isdecimal() and isinstance(item, str)
-        yield entry
-    if entry and numbers:
-        log.warning(
-            "%s: the labels are numbers and the names beside them are taken for prompts; "
-            "write a plain list of the names to have them as labels",
-            entry.where,
-        )
+            yield Entry(where, label, item)
 
 
 def _fields(where: str, item: Mapping[Any, Any]) -> dict[str, Any]:
@@ -284,7 +382,10 @@ def _fields(where: str, item: Mapping[Any, Any]) -> dict[str, Any]:
     for key, value in item.items():
         name = _FIELDS.get(str(key).strip().lower())
         if name is None or name in fields:
-            what = "is there twice" if name else "is not known"
-            raise LabelsError(f"{where}: the key {key!r} {what}; use label, prompts, synonyms")
+            what = "appears twice" if name else "is not known"
+            known = "label, prompts, synonyms, use_templates"
+            raise LabelsError(f"{where}: the key {key!r} {what}; use {known}")
+        if name == "synonyms" and isinstance(value, str):
+            value = _divided(where, name, value)
         fields[name] = value
     return fields

@@ -25,9 +25,11 @@ import itertools
 import logging
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from clipcls.errors import LabelsError
@@ -40,7 +42,7 @@ from clipcls.label_entries import (
 )
 from clipcls.predictions import UNKNOWN
 from clipcls.ready import find_set
-from clipcls.textfiles import clean, read_text
+from clipcls.textfiles import canonical, clean, decode, describe_change, read_text
 
 __all__ = [
     "Label",
@@ -72,6 +74,8 @@ class Label:
         synonyms: further words for the templates.
         parents: the names above it in a hierarchy, from the root; () where there is none.
         kind: what texts say it is a type of, where another label has the same name; else "".
+        use_templates: whether templates are filled with its words; if not, `prompts` are all its
+            texts.
     """
 
     name: str
@@ -79,6 +83,7 @@ class Label:
     synonyms: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
     kind: str = ""
+    use_templates: bool = True
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -163,32 +168,47 @@ def make_labels(labels: LabelsLike) -> LabelSet:
 def _entry(where: str, item: object) -> Entry:
     """The entry of an item of a caller's list, which may be a `Label`."""
     if isinstance(item, Label):
-        return Entry(where, item.name, item.prompts, item.synonyms, item.parents)
+        return Entry(
+            where, item.name, item.prompts, item.synonyms, item.parents, item.use_templates
+        )
     return entry_of_item(where, item)
 
 
 def read_labels(source: str | os.PathLike[str]) -> LabelSet:
     r"""Reads a label file, or the ready set of that name.
 
-    - `.txt` (or no suffix): one label a line. A line that begins with `#` is a comment; `#`
-      elsewhere is part of the label; `\#` begins a label with `#`.
-    - `.csv`: the first line names the columns: `label` and, optionally, `prompt` and `synonyms`,
-      several in a cell separated by `|`. Comma, semicolon or tab between cells (`.tsv` too).
+    - `.txt` (or `.names`, or no suffix): one label per line. A line that begins with `#` is a
+      comment; `#` elsewhere is part of the label; `\#` begins a label with `#`.
+    - `.csv`: the first line names the columns: `label` and, optionally, `prompts`, `synonyms`
+      (several in a cell separated by `|`) and `use_templates`. Comma, semicolon or tab between
+      cells (`.tsv` too).
     - `.json`, `.yaml`, `.yml`: a list of labels (or of mappings with `label`, `prompts`,
-      `synonyms`), or a mapping from label to nothing, a prompt, a list of prompts, or a mapping
-      with `prompts` and `synonyms`. Numbers, `yes`, `no` and their like are taken as written.
+      `synonyms`, `use_templates`), or a mapping from label to nothing, a prompt, a list of prompts,
+      or a mapping with the others of these keys. Numbers, `yes`, `no` and their like are taken as
+      written.
+
+    `use_templates: no` leaves a label with its own prompts alone.
+
+    Lists of other tools are read as what they are, with a warning that says so: YOLO's `data.yaml`,
+    COCO's categories, class indices (number -> name, name -> number), `id2label`, class names per
+    dataset, lists pasted from Python or JSON, numbered lists. Settings are refused.
 
     In all of them `animal > dog > pug` is a label in a hierarchy, whose levels a comment line
     `# levels: kind > species > breed` can name in a text or YAML file.
 
     Args:
-        source: a path or a ready set's name. A file that exists wins over a set of its name.
+        source: a path or a ready set's name. A file that exists wins over a set of its name. `-` is
+            standard input.
 
     Raises:
         LabelsError: there is no such file or set, or it cannot be used; file and line are named.
     """
-    path, ready = find_set("labels", source)
-    text = read_text(path, LabelsError)
+    if source == "-":
+        path, ready = Path("standard input"), False
+        text = decode(sys.stdin.buffer.read(), str(path), LabelsError)
+    else:
+        path, ready = find_set("labels", source)
+        text = read_text(path, LabelsError)
     entries = entries_of_file(path, text)
     name = os.fspath(source) if ready else str(path)
     return _build(name, entries, levels_comment(path, text))
@@ -238,6 +258,8 @@ def _build(source: str, entries: Iterable[Entry], levels: str = "") -> LabelSet:
     found: dict[tuple[str, ...], tuple[dict[str, None], dict[str, None]]] = {}
     folded: dict[tuple[str, ...], tuple[str, ...]] = {}
     above: set[tuple[str, str]] = set()
+    changed: list[str] = []
+    alone: dict[tuple[str, ...], str] = {}  # labels without templates, and where they are
     for entry in entries:
         path = _path(entry)
         prompts = _texts(entry.where, "prompt", entry.prompts)
@@ -247,6 +269,9 @@ def _build(source: str, entries: Iterable[Entry], levels: str = "") -> LabelSet:
                 raise LabelsError(
                     f"{entry.where}: the prompt {prompt!r} has {{}} more than once; use it once"
                 )
+        changed += _changes(entry)
+        if not _is_yes(entry.where, entry.use_templates):
+            alone[path] = entry.where
         _warn_of_likely_slips(entry.where, path, folded, above)
         if path in found and not prompts and not synonyms:
             name = " > ".join(map(written, path))
@@ -256,6 +281,12 @@ def _build(source: str, entries: Iterable[Entry], levels: str = "") -> LabelSet:
         known[1].update(dict.fromkeys(word for word in synonyms if word != path[-1]))
     if not found:
         raise LabelsError(f"{source}: there are no labels in it; write at least two")
+    if changed:
+        more = f"; {len(changed) - 1:,} more texts are changed so" if len(changed) > 1 else ""
+        log.warning("%s%s", changed[0], more)
+    for path, where in alone.items():
+        if not found[path][0]:
+            raise LabelsError(f"{where}: without templates {path[-1]!r} needs prompts of its own")
     if len(found) == 1:
         (path,) = found
         log.warning(
@@ -269,7 +300,7 @@ def _build(source: str, entries: Iterable[Entry], levels: str = "") -> LabelSet:
         )
     return LabelSet(
         tuple(
-            Label(path[-1], tuple(texts), tuple(words), path[:-1], kind)
+            Label(path[-1], tuple(texts), tuple(words), path[:-1], kind, path not in alone)
             for (path, (texts, words)), kind in zip(
                 found.items(), kinds_of(list(found)), strict=True
             )
@@ -277,6 +308,24 @@ def _build(source: str, entries: Iterable[Entry], levels: str = "") -> LabelSet:
         source,
         _level_names(source, levels, max(map(len, found))),
     )
+
+
+def _changes(entry: Entry) -> Iterator[str]:
+    """What is said of each text that is not read as it is written."""
+    for value in (entry.label, entry.prompts, entry.synonyms):
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(text, str) and (change := describe_change(text)):
+                yield f"{entry.where}: {text.strip()!r} is read as {canonical(text)!r} ({change})"
+
+
+def _is_yes(where: str, value: object) -> bool:
+    """What `use_templates` says; yes by default."""
+    said = "yes" if value is None else str(value).strip().lower()
+    if said in ("yes", "true", "1", "y"):
+        return True
+    if said in ("no", "false", "0", "n"):
+        return False
+    raise LabelsError(f"{where}: use_templates is yes or no, not {value!r}")
 
 
 def _path(entry: Entry) -> tuple[str, ...]:

@@ -56,12 +56,16 @@ NONE_TEXTS = (
 """What an image may show that has none of the labels: the texts of the class `none of these`."""
 
 
+_LONGEST_NAME = 100  # characters, in every row of a csv
+
+
 @dataclass(frozen=True, slots=True)
 class PromptSet:
     """Templates in the order given, each with exactly one `{}`.
 
     Attributes:
-        name: a ready set's name, a file's path as it was given, or `custom`.
+        name: a ready set's name, a file's path as it was given, the templates separated by `|`, or
+            `custom` where these are many.
         templates: the templates.
     """
 
@@ -82,25 +86,32 @@ def make_prompts(prompts: str | os.PathLike[str] | Iterable[str] | PromptSet) ->
     """A `PromptSet` from whatever a Python caller has.
 
     Args:
-        prompts: a path or a ready set's name (see `read_prompts`), or templates as strings.
+        prompts: a template with `{}` in it, or several separated by `|`; a path or a ready set's
+            name (see `read_prompts`); or templates as strings.
 
     Raises:
         PromptsError: the templates cannot be used; the message says which and why.
     """
     if isinstance(prompts, PromptSet):
         return prompts
+    if isinstance(prompts, str) and re.search(r"\{c?\}", prompts) and not os.path.exists(prompts):
+        prompts = prompts.split("|")
     if isinstance(prompts, str | os.PathLike):
         return read_prompts(prompts)
     items = enumerate(prompts, 1)
-    return _build("custom", ((f"template {number}", item) for number, item in items))
+    templates = _build("custom", ((f"template {number}", item) for number, item in items)).templates
+    name = " | ".join(templates)
+    return PromptSet(name if len(name) <= _LONGEST_NAME else "custom", templates)
 
 
 def read_prompts(source: str | os.PathLike[str]) -> PromptSet:
     r"""Reads a template file, or the ready set of that name.
 
-    One template a line with exactly one `{}` for the label and no other braces; a line that begins
-    with `#` is a comment (`\#` begins a template with `#`). A template given twice counts once,
-    with a warning through `logging`.
+    One template per line with exactly one `{}` (or `{c}`, as CLIP_benchmark writes it) for the
+    label and no other braces; a line that begins with `#` is a comment (`\#` begins a template with
+    `#`). A template given twice counts once, with a warning through `logging`. CLIP_benchmark's
+    JSON (`{"dataset": [templates]}`) and lists pasted from Python, also open_clip's lambdas, are
+    read as such, with a warning that says so.
 
     Args:
         source: a path or a ready set's name. A file that exists wins over a set of its name.
@@ -109,9 +120,52 @@ def read_prompts(source: str | os.PathLike[str]) -> PromptSet:
         PromptsError: there is no such file or set, or it cannot be used; file and line are named.
     """
     path, ready = find_set("templates", source)
-    lines = numbered(read_text(path, PromptsError))
+    text = read_text(path, PromptsError)
     name = os.fspath(source) if ready else str(path)
-    return _build(name, ((f"{path}:{number}", line) for number, line in lines))
+    lines = list(numbered(text)) if ready else _lines(str(path), text)
+    return _build(name, [(f"{path}:{number}", line) for number, line in lines])
+
+
+_PASTED = re.compile(r"(?:lambda\s+\w+\s*:\s*)?[fru]?(['\"])(.*)\1\s*,?")
+
+
+def _lines(path: str, text: str) -> list[tuple[int, str]]:
+    """Line numbers and templates of a text file, of JSON, or of a list pasted from Python."""
+    import json
+
+    lines = list(numbered(text))
+    try:
+        found = json.loads(text) if lines and lines[0][1][0] in "[{" else None
+    except (ValueError, RecursionError):
+        found = None
+    what = "JSON"
+    if isinstance(found, dict):
+        if len(found) != 1:
+            raise PromptsError(
+                f"{path}: has the templates of {len(found)} datasets ({', '.join(list(found)[:5])}"
+                "...); keep those of one"
+            )
+        ((dataset, found),) = found.items()
+        what = f"the templates of {dataset!r}"
+    if isinstance(found, list):
+        lines = [(number, item) for number, item in enumerate(found, 1)]
+    else:
+        inner = [
+            (number, line)
+            for number, line in lines
+            if not re.fullmatch(r"(?:\w+\s*=\s*)?[\[({]|[\])}],?", line)
+        ]
+        pasted = [(number, _PASTED.fullmatch(line)) for number, line in inner]
+        if inner and all(match for _, match in pasted):
+            lines = [(number, match[2]) for number, match in pasted if match]
+            what = "a Python list"
+        elif inner and all(re.match(r"[-*•]\s", line) for _, line in inner):
+            lines = [(number, line[1:].strip()) for number, line in inner]
+            what = "a list with bullets"
+        else:
+            return lines
+    log.warning("read %s as %s: %d templates", path, what, len(lines))
+    return lines
 
 
 def _build(name: str, lines: Iterable[tuple[str, str]]) -> PromptSet:
@@ -123,6 +177,8 @@ def _build(name: str, lines: Iterable[tuple[str, str]]) -> PromptSet:
             template = clean(line)
         except ValueError as e:
             raise PromptsError(f"{where}: the template {line!r} {e}") from e
+        if "{}" not in template:
+            template = template.replace("{c}", "{}")
         count = template.count("{}")
         if count != 1:
             raise PromptsError(
@@ -146,6 +202,8 @@ def _build(name: str, lines: Iterable[tuple[str, str]]) -> PromptSet:
 def class_texts(labels: LabelSet, prompts: PromptSet) -> list[tuple[str, ...]]:
     """All texts of each class: templates x (name and synonyms), then the label's own prompts.
 
+    A label without `use_templates` has only the latter.
+
     Returns:
         One tuple of texts a label, in the labels' order; no text twice in one class.
 
@@ -159,7 +217,11 @@ def class_texts(labels: LabelSet, prompts: PromptSet) -> list[tuple[str, ...]]:
         tuple(
             dict.fromkeys(
                 [
-                    *(text for word in label.words for text in prompts.fill(word)),
+                    *(
+                        text
+                        for word in (label.words if label.use_templates else ())
+                        for text in prompts.fill(word)
+                    ),
                     *(prompt.replace("{}", label.name) for prompt in label.prompts),
                 ]
             )

@@ -68,7 +68,11 @@ def find_set(kind: Kind, source: str | os.PathLike[str]) -> tuple[Path, bool]:
     close = difflib.get_close_matches(name.lower(), sets, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     if kind == "labels" and "," in name:
-        hint = "write several labels as a list, not joined by commas. "
+        hint = "write several labels as -l CAT -l DOG, or as a Python list, not joined by commas. "
+    if kind == "templates" and " " in name:
+        hint = "in a template, write {} where the label goes. "
+    if name in ready_sets(other := "labels" if kind == "templates" else "templates"):
+        hint = f"it is a {_NOUNS[other]}. "
     raise error(f"no file and no ready {noun} {name!r}; {hint}Ready sets: {', '.join(sets)}")
 
 

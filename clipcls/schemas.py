@@ -38,6 +38,7 @@ class LabelEntry(BaseModel):
     label: str
     prompts: str | list[str] | None = None
     synonyms: str | list[str] | None = None
+    use_templates: bool | None = None
 
 
 class Options(BaseModel):

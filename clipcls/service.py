@@ -411,6 +411,8 @@ class Service:
     def _prompts(self, prompts: str | tuple[str, ...] | None) -> PromptSet:
         if prompts is None:
             return self._own_prompts
+        if isinstance(prompts, str) and "{" in prompts:
+            prompts = (prompts,)
         if not isinstance(prompts, str):
             self._check_lengths(PromptsError, *prompts)
             return make_prompts(prompts)

@@ -63,7 +63,7 @@ def test_every_format_takes_paths(name: str, tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("a > b\na > > c\n", ":2: the label 'a > > c' has a blank level beside a >; write \\>"),
-        ("a > \u200b > c\n", ":1: the label is blank"),
+        ("a > \u200b > c\n", "has a blank level beside a >"),
         ("# levels: kind\na > b\n", "l.txt: the comment `levels:` names 1 of 2 levels"),
         ("# levels: kind > Kind\na > b\n", "needs a different name for each level"),
         ("# levels: kind > 1\na > b\n", "needs a different name for each level, no number"),

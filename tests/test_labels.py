@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -126,7 +128,9 @@ def test_any_labels_written_to_a_file_read_back(tmp_path_factory, names):
     (folder / "l.csv").write_text("\n".join(["label", *quoted]), encoding="utf-8")
     lines = ["\\" + name if name.lstrip("\\").startswith("#") else name for name in names]
     (folder / "l.txt").write_text("\n".join(lines), encoding="utf-8")
-    for file in ("l.json", "m.json", "l.yaml", "l.csv", "l.txt"):
+    # What people and tools put around the labels of a text file is taken off.
+    plain_lines = not re.search(r"[,;|\t'\"“„‘«\[\](){}\d*•=:-]", "".join(lines))
+    for file in ("l.json", "m.json", "l.yaml", "l.csv", *["l.txt"] * plain_lines):
         assert read_labels(folder / file).names == expected, file
 
 
@@ -137,9 +141,21 @@ def test_a_label_given_twice_is_dropped_with_its_line(write, caplog):
     path = write("l.txt", "café\ndog\n cafe\u0301 \n")  # composed, then decomposed
     assert read_labels(path).names == ("café", "dog")
     assert [r.getMessage() for r in caplog.records] == [
-        f"{path}:3: the label 'café' is there already; dropped"
+        f"{path}:3: the label 'café' is there already; dropped",
+        f"{path}:3: 'cafe\u0301' is read as 'café' (decomposed letters)",
     ]
     assert caplog.records[0].name == "clipcls"
+
+
+def test_texts_that_look_like_others_are_those_and_it_is_said_once(write, caplog):
+    path = write(
+        "l.csv", "\ufefflabel,synonyms\n\ufeffcat\ufeff,kit\u200bten\nhot\u00a0dog\u202f,\n"
+    )
+    labels = read_labels(path)
+    assert labels.labels == (Label("cat", (), ("kitten",)), Label("hot dog"))
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{path}:2: 'cat\\ufeff' is read as 'cat' (byte order mark); 2 more texts are changed so"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -162,9 +178,179 @@ def test_columns_that_mean_nothing_are_named(write, caplog):
     assert "l.csv:1: column 'promt' is not used" in caplog.text
 
 
-def test_a_mapping_from_number_to_name_is_suspect(write, caplog):
-    read_labels(write("l.json", '{"0": "cat", "1": "dog"}'))
-    assert "labels are numbers" in caplog.text
+# Lists of other tools, and lists pasted from elsewhere
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("data.yaml", "train: ../train\nval: x\nnc: 3\nnames: ['cat', 'cow', 'dog']\n", "YOLO"),
+        ("data.yaml", "path: x\nnames:\n  0: cat\n  1: cow\n  2: dog\ntrain: a/b\n", "YOLO"),
+        ("data.yaml", "names:\n- cat\n- cow\n- dog\nnc: 3\nroboflow: {version: 1}\n", "YOLO"),
+        ("data.txt", "train: ../train\nnc: 3\nnames: ['cat', 'cow', 'dog']\n", "YOLO"),
+        ("n.json", '{"10": "dog", "2": "cow", "1": "cat"}', "between numbers and names"),
+        ("n.json", '{"0": ["n01440764", "cat"], "1": ["n01443537", "cow"], "2": ["n01484850", '
+         '"dog"]}', "between numbers and names"),
+        ("n.yaml", "0: cat\n1: cow\n2: dog\n", "between numbers and names"),
+        ("n.json", '{"dog": 2, "cat": 0, "cow": 1}', "between numbers and names"),
+        ("n.yaml", "dog: 3\ncat: 1\ncow: 2\n", "between numbers and names"),
+        ("config.json", '{"model_type": "vit", "id2label": {"0": "cat", "1": "cow", "2": "dog"}, '
+         '"label2id": {"cat": 0, "cow": 1, "dog": 2}, "image_size": 224}', "Hugging Face"),
+        ("c.json", '{"class_to_idx": {"cat": 0, "cow": 1, "dog": 2}, "epochs": 3}', "class index"),
+        ("coco.json", '{"images": [{"id": 1}], "categories": [{"id": 1, "name": "cat", '
+         '"supercategory": "animal"}, {"id": 3, "name": "cow"}, {"name": "dog"}]}', "COCO"),
+        ("roboflow.json", '{"info": {}, "categories": [{"id": 0, "name": "pets", "supercategory": '
+         '"none"}, {"id": 1, "name": "cat", "supercategory": "pets"}, {"id": 2, "name": "cow", '
+         '"supercategory": "pets"}, {"id": 3, "name": "dog", "supercategory": "pets"}]}', "COCO"),
+        ("md.json", '{"images": [], "detection_categories": {"1": "cat", "2": "cow", "3": "dog"}}',
+         "MegaDetector"),
+        ("cvat.json", '[{"name": "cat", "color": "#fff"}, {"name": "cow"}, {"name": "dog"}]',
+         "a list of categories"),
+        ("tm.json", '{"tfjsVersion": "1.3.1", "labels": ["cat", "cow", "dog"], "imageSize": 224}',
+         "`labels`"),
+        ("classnames.json", '{"mydata": ["cat", "cow", "dog"]}', "the class names of 'mydata'"),
+        ("l.txt", "'cat',\n'cow',\n'dog'\n", "commas at the ends and quotes"),
+        ("l.txt", '"cat"\n"cow"\n"dog"\n', "quotes"),
+        ("l.txt", "“cat”,\n“cow”,\n“dog”\n", "quotes"),
+        ("l.txt", "['cat', 'cow',\n 'dog',]\n", "a Python list"),
+        ("l.txt", "# mine\nCLASSES = (\n  'cat',  # 0\n  'cow',\n  'dog',\n)\n", "a Python list"),
+        ("l.txt", "array(['cat', 'cow', 'dog'], dtype=object)", "a Python list"),
+        ("l.txt", "'cat', 'cow',\n'dog'\n", "a Python list"),
+        ("l.txt", "{'cat': 0, 'cow': 1, 'dog': 2}\n", "between numbers and names"),
+        ("l.txt", "0: 'cat',\n1: 'cow',\n2: 'dog',\n", "numbers and quotes"),
+        ("l.txt", '["cat", "cow", "dog"]', "JSON"),
+        ("l.txt", "[cat, cow, dog]", ""),
+        ("l.json", "['cat', 'cow', 'dog',]", "a Python list"),
+        ("l.json", '["cat", "cow", "dog",]', "a Python list"),
+        ("l.txt", "cat, cow, dog\n", "separators on one line"),
+        ("l.txt", "cat;cow;dog", "separators on one line"),
+        ("l.txt", "cat\tcow\tdog\n", "separators on one line"),
+        ("l.txt", "cat,\ncow,\ndog,\n", "commas at the ends"),
+        ("l.txt", "- cat\n- cow\n- dog\n", "bullets"),
+        ("l.txt", "0 cat\n1 cow\n2 dog\n", "numbers"),
+        ("l.txt", "1. cat\n2. cow\n3. dog\n", "numbers"),
+        ("l.txt", "0: cat\n1: cow\n\n2: dog\n", "numbers"),
+        ("l.txt", "0,cat\n1,cow\n2,dog\n", "numbers"),
+        ("l.txt", "00\tcat\n01\tcow\n02\tdog\n", "numbers"),
+        ("l.txt", "n02123045 cat\nn02403003 cow\nn02084071 dog\n", "WordNet ids"),
+        ("l.txt", "label,synonyms\ncat,\ncow,\ndog,\n", "a table"),
+        ("l.csv", "sep=;\nlabel;synonyms\ncat;\ncow;\ndog\n", ""),
+        ("coco.names", "cat\ncow\ndog\n", ""),
+    ],
+)  # fmt: skip
+def test_lists_of_other_tools_are_what_they_are_and_it_is_said(write, caplog, name, content, what):
+    path = write(name, content)
+    assert read_labels(path).names == ("cat", "cow", "dog")
+    said = [r.getMessage() for r in caplog.records if r.getMessage().startswith("read ")]
+    assert bool(said) == bool(what)
+    for line in said:
+        assert line.startswith(f"read {path} as ")
+        assert what in line
+        assert line.endswith(": 3 labels: cat, cow, dog")
+    assert len(caplog.records) == len(said) + (name == "roboflow.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("l.txt", "1 star\n2 stars\n3 stars"),
+        ("l.txt", "0\n1\n2\n3"),
+        ("l.txt", "1 cent\n2 cents\n5 cents"),
+        ("l.txt", "2024 election\n2025 summit"),
+        ("l.txt", "1st place\n2nd place"),
+        ("l.txt", "tench, Tinca tinca\ngoldfish, Carassius auratus"),
+        ("l.txt", "Washington, D.C.\nParis"),
+        ("l.txt", "'tis the season\nit's a cat"),
+        ("l.txt", '"Heroes" album\nLow'),
+        ("l.txt", "[2024] trip\n[2025] trip"),
+        ("l.txt", "C++\n{curly}\nx = 1"),
+        ("l.txt", "bird: crane\nmachine: crane"),
+        ("l.txt", "zone 0\nzone 1\nzone 2"),
+        ("l.txt", "names\ntrain\nlabel"),
+        ("l.txt", "train/tram\nn/a"),
+        ("l.yaml", "- train\n- names\n- nc"),
+    ],
+)
+def test_labels_with_commas_digits_and_quotes_are_not_broken(write, caplog, name, content):
+    lines = [line.removeprefix("- ") for line in content.split("\n")]
+    assert read_labels(write(name, content)).names == tuple(lines)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("content", "names", "prompts"),
+    [
+        ('{"0": "a handwritten 0", "1": "a handwritten 1"}', ("0", "1"), "a handwritten 0"),
+        ('{"0": ["the digit 0", "zero"], "1": "the digit {}"}', ("0", "1"), "the digit 0"),
+        ('{"boxes": ["a box"], "labels": ["a label", "a sticker"]}', ("boxes", "labels"), "a box"),
+        ('{"train": "a train on rails", "path": "a path"}', ("train", "path"), "a train on rails"),
+        ('{"cat": ["a cat", "my cat asleep"]}', ("cat",), "a cat"),
+    ],
+)
+def test_prompts_of_labels_are_not_taken_for_lists_of_other_tools(write, content, names, prompts):
+    labels = read_labels(write("l.json", content))
+    assert labels.names == names
+    assert labels.labels[0].prompts[0] == prompts
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line", "words"),
+    [
+        ("l.yaml", "epochs: 10\nbatch: 32\n", 1, ["'epochs' has the number 10", "plain list"]),
+        ("l.json", '{"cat": 120, "dog": 80}', 1, ["no class index", "plain list"]),
+        ("l.yaml", "cats: ../cats\ndogs: ../dogs\n", 1, ["the path ../cats", "setting"]),
+        ("l.yaml", "model_type: vit\nclass: b\n", 1, ["'model_type' looks like a setting"]),
+        ("l.json", '{"0": ["cat", "feline"], "1": ["dog"]}', 1, ["keys are numbers", "plain list"]),
+        ("l.json", '{"imagenet1k": ["a photo of a {c}.", "a {c}"]}', 1, ["use --prompts"]),
+        ("l.txt", "['cat' 'cow'\n 'dog']", 1, ["a comma is missing between 'cat' and 'cow'"]),
+        ("l.txt", "['cat', 'cow'\n", None, ["begins like a Python or JSON list"]),
+        ("l.csv", 'label,synonyms\ncat,"kitten, tom cat"\n', 2, ["'kitten | tom cat'", "for one"]),
+        ("l.csv", "label,synonyms\ncat,kitten;tom cat\n", 2, ["'kitten | tom cat'"]),
+        ("l.csv", 'label,prompts\ncat,"a cat, my cat"\n', 2, ["'a cat | my cat'"]),
+        ("l.yaml", "cat: {synonyms: 'kitten, tom cat'}\n", 1, ["'kitten | tom cat'"]),
+        ("l.csv", "label,use_templates\ncat,no\n", 2, ["needs prompts of its own"]),
+        ("l.csv", "label,use_templates\ncat,maybe\n", 2, ["yes or no, not 'maybe'"]),
+    ],
+)
+def test_what_may_not_be_labels_is_refused_with_the_cure(write, name, content, line, words):
+    fails(write(name, content), line, *words)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("l.csv", "label;prompts;use_templates\nempty;a forest, nothing else|trees;no\ncat;;\n"),
+        ("l.yaml", "empty: {prompts: ['a forest, nothing else', trees], use_templates: no}\n"
+         "cat:\n"),
+        ("l.json", '[{"label": "empty", "prompts": ["a forest, nothing else", "trees"], '
+         '"use_templates": false}, "cat"]'),
+    ],
+)  # fmt: skip
+def test_a_label_can_have_prompts_of_its_own_alone(write, name, content, caplog):
+    from clipcls.prompts import class_texts, make_prompts
+
+    labels = read_labels(write(name, content))
+    texts = class_texts(labels, make_prompts(["a camera trap photo of a {}."]))
+    assert texts == [("a forest, nothing else", "trees"), ("a camera trap photo of a cat.",)]
+    assert make_labels(labels.labels).labels == labels.labels
+    assert not caplog.records
+
+
+def test_a_cell_that_ends_with_a_bar_holds_one_text(write):
+    labels = read_labels(write("l.csv", 'label,synonyms\ntench,"Tinca, a fish|"\n'))
+    assert labels.labels[0].synonyms == ("Tinca, a fish",)
+
+
+def test_a_class_index_of_torchvision_is_read_as_it_comes(caplog):
+    assert make_labels({"dog": 1, "cat": 0}).names == ("cat", "dog")
+    assert "read labels as a mapping between numbers and names" in caplog.text
+
+
+def test_labels_on_standard_input(monkeypatch):
+    stdin = io.TextIOWrapper(io.BytesIO("cat\r\ncow\r\n".encode("utf-16")))
+    monkeypatch.setattr("sys.stdin", stdin)
+    labels = read_labels("-")
+    assert (labels.names, labels.source) == (("cat", "cow"), "standard input")
 
 
 # Doubtful lists: errors
@@ -324,7 +510,7 @@ def test_python_objects_become_labels():
         (["cat", 3], "label 2: a label must be a text, not 3"),
         (["cat", "a\nb"], "label 2"),
         ({"cat": "", "dog": None}, "label 'cat': the prompt is blank"),
-        ({"cat": 3}, "must be a text"),
+        ({"cat": 3}, "has the number 3 beside it, but the numbers are no class index"),
         (b"cat", "expected a list"),
         (3, "expected a list"),
         (None, "expected a list"),

@@ -59,13 +59,58 @@ def test_templates_that_cannot_be_used_are_refused_with_their_line(tmp_path, con
 
 def test_python_lists_of_templates():
     prompts = make_prompts(["a {}", "the {}"])
-    assert prompts == PromptSet("custom", ("a {}", "the {}"))
+    assert prompts == PromptSet("a {} | the {}", ("a {}", "the {}"))
+    assert make_prompts(prompts.name) == prompts
+    assert make_prompts([f"a {{}} {word}" for word in range(20)]).name == "custom"
     assert make_prompts(prompts) is prompts
     assert make_prompts("none").templates == ("{}",)
     with pytest.raises(PromptsError, match="template 2"):
         make_prompts(["a {}", "a photo"])
+    assert make_prompts("a picture of a {}") == PromptSet(
+        "a picture of a {}", ("a picture of a {}",)
+    )
+    assert make_prompts(["a {c} there"]) == PromptSet("a {} there", ("a {} there",))
     with pytest.raises(PromptsError, match="custom: there are no templates"):
         make_prompts([])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("t.txt", "a photo of a {c}.\nart of the {c}.\n", ""),
+        ("t.json", '["a photo of a {}.", "art of the {c}."]', "JSON"),
+        ("en.json", '{"mine": ["a photo of a {c}.", "art of the {c}."]}', "templates of 'mine'"),
+        ("t.txt", "'a photo of a {}.',\n'art of the {}.',\n", "a Python list"),
+        ("t.txt", "T = [\n  'a photo of a {}.',\n  'art of the {}.'\n]\n", "a Python list"),
+        (
+            "t.txt",
+            "T = (\n    lambda c: f'a photo of a {c}.',\n    lambda c: f'art of the {c}.',\n)\n",
+            "a Python list",
+        ),
+        ("t.yaml", "- a photo of a {}.\n- art of the {}.\n", "bullets"),
+    ],
+)
+def test_templates_of_other_tools(tmp_path, caplog, name, content, what):
+    path = tmp_path / name
+    path.write_text(content)
+    assert read_prompts(path).templates == ("a photo of a {}.", "art of the {}.")
+    assert [what in r.getMessage() for r in caplog.records] == [True] * bool(what)
+
+
+def test_templates_of_several_datasets_are_refused_with_their_names(tmp_path):
+    path = tmp_path / "en.json"
+    path.write_text('{"cifar10": ["a {c}"], "imagenet1k": ["the {c}"]}')
+    with pytest.raises(
+        PromptsError, match=r"of 2 datasets \(cifar10, imagenet1k.*keep those of one"
+    ):
+        read_prompts(path)
+
+
+def test_a_set_of_the_other_kind_and_a_template_without_its_place_are_named():
+    with pytest.raises(PromptsError, match="'products'; it is a label set"):
+        make_prompts("products")
+    with pytest.raises(PromptsError, match=r"write \{\} where the label goes"):
+        make_prompts("a photo of a cat")
 
 
 def test_unknown_sets_come_with_what_is_close(tmp_path):

@@ -45,7 +45,7 @@ def command(
     data: str,
     label_source: str | None,
     label_list: tuple[str, ...],
-    prompts: str,
+    prompts: str | list[str],
     none: bool,
     rank: str | None,
     classifier: Path | None,

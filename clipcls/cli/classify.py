@@ -119,7 +119,7 @@ def command(
     inputs: tuple[str, ...],
     label_source: str | None,
     label_list: tuple[str, ...],
-    prompts: str,
+    prompts: str | list[str],
     none: bool,
     rank: str | None,
     classifier: Path | None,

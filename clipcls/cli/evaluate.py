@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     "others",
     multiple=True,
     metavar="WHAT=VALUE",
-    help="Also with model=NAME, prompts=NAME|FILE, labels=FILE|NAME, classifier=FILE or "
+    help="Also with model=NAME, prompts=TEMPLATE|NAME|FILE, labels=FILE|NAME, classifier=FILE or "
     "calibration=FILE in place of this one, on the same images; may be repeated.",
 )
 @max_errors_option
@@ -66,7 +66,7 @@ def command(
     data: str,
     label_source: str | None,
     label_list: tuple[str, ...],
-    prompts: str,
+    prompts: str | list[str],
     none: bool,
     rank: str | None,
     classifier: Path | None,

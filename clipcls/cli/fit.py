@@ -13,6 +13,7 @@ from clipcls.cli.options import (
     max_errors_option,
     model_options,
     progress_options,
+    prompts_option,
     store_of,
     store_options,
 )
@@ -27,13 +28,7 @@ from clipcls.cli.refusals import refuse_over
     metavar="FILE|NAME",
     help="A label file or ready set; default: the labels of DATA.",
 )
-@click.option(
-    "--prompts",
-    default="photo",
-    show_default=True,
-    metavar="NAME|FILE",
-    help="Template set, as in `clipcls prompts`.",
-)
+@prompts_option
 @click.option(
     "--no-words",
     multiple=True,
@@ -67,7 +62,7 @@ def command(
     /,
     data: str,
     label_source: str | None,
-    prompts: str,
+    prompts: str | list[str],
     no_words: tuple[str, ...],
     augment: int,
     output: Path,

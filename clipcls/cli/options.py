@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from clipcls.cli.progress import Total
     from clipcls.encoder import Encoder
     from clipcls.errors import ImageError
+    from clipcls.labels import LabelsLike
     from clipcls.store import Store
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "form_of",
     "images_of",
     "input_options",
+    "join_prompts",
     "json_option",
     "label_options",
     "labels_of",
@@ -44,6 +47,7 @@ __all__ = [
     "multi_option",
     "output_options",
     "progress_options",
+    "prompts_option",
     "result_output_options",
     "store_of",
     "store_options",
@@ -165,18 +169,39 @@ model_options = _together(
     ),
 )
 
+
+def join_prompts(
+    _ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
+) -> str | list[str] | None:
+    """The value of `--prompts` as it is; of several, the templates of all."""
+    if len(values) < 2:
+        return values[0] if values else None
+    from clipcls.prompts import make_prompts
+
+    return [template for value in values for template in make_prompts(value).templates]
+
+
+prompts_option = click.option(
+    "--prompts",
+    multiple=True,
+    default=["photo"],
+    show_default=True,
+    metavar="TEMPLATE|NAME|FILE",
+    callback=join_prompts,
+    help='A template such as "a picture of a {}", a set of `clipcls prompts`, or a file of '
+    "templates; may be repeated.",
+)
+
 label_options = _together(
     click.option(
-        "--labels", "label_source", metavar="FILE|NAME", help="A label file or ready set."
+        "--labels",
+        "label_source",
+        metavar="FILE|NAME",
+        help="A label file (in csv, | separates synonyms or prompts), a ready set, or - for a list "
+        "on stdin.",
     ),
     click.option("-l", "--label", "label_list", multiple=True, metavar="LABEL", help="One label."),
-    click.option(
-        "--prompts",
-        default="photo",
-        show_default=True,
-        metavar="NAME|FILE",
-        help="Template set, as in `clipcls prompts`.",
-    ),
+    prompts_option,
     click.option(
         "--none",
         is_flag=True,
@@ -426,23 +451,49 @@ def columns_of(
 
 def labels_of(
     label_source: str | None, label_list: tuple[str, ...], classifier: Path | None = None
-) -> str | list[str] | None:
-    """The labels that `--labels` or `-l` name; None where a learnt classifier has its own."""
+) -> LabelsLike | None:
+    """The labels that `--labels` or `-l` name; None where a learnt classifier has its own.
+
+    Labels on stdin are read at once, since no-one can read them again.
+
+    Raises:
+        click.UsageError: both or none are given, stdin is to be two things, or a `-l` looks like
+            several labels.
+    """
     if classifier is not None:
         refuse_beside_classifier()
         return None
     if bool(label_source) == bool(label_list):
         raise click.UsageError("give labels by --labels FILE, or by -l for each: one of the two")
+    if label_source == "-":
+        given = click.get_current_context().params
+        if "-" in (given.get("inputs") or ()) or given.get("results") == "-":
+            raise click.UsageError(
+                "stdin cannot be both the labels and the images: name a file for one of them"
+            )
+        from clipcls.labels import read_labels
+
+        return read_labels("-")
+    for label in label_list:
+        # `Washington, D.C.` and `1,000 dollars` are labels among others; alone, nothing is.
+        mark = "[,;|]" if len(label_list) == 1 else r"[,;|](?=\S)"
+        words = [word.strip() for word in re.split(rf"(?<!\d){mark}|{mark}(?!\d)", label)]
+        if len(words) > 1:
+            each = " ".join(f"-l {shlex.quote(word)}" for word in words if word)
+            raise click.UsageError(
+                f"-l {shlex.quote(label)} is one label: for {len(words)} write {each}; a label "
+                "with such a mark in it goes into a label file"
+            )
     return label_source or list(label_list)
 
 
 def classifier_of(
     classifier: Path | None,
     *,
-    labels: str | list[str] | None,
+    labels: LabelsLike | None,
     none: bool,
     rank: str | None,
-    prompts: str,
+    prompts: str | list[str],
     model: str | Encoder,
     **settings: Any,
 ) -> ZeroShotClassifier:

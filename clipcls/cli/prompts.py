@@ -11,30 +11,41 @@ from clipcls.cli.options import json_option
 
 @click.command("prompts")
 @click.argument("name", required=False)
+@click.option(
+    "--label-set", "labels", is_flag=True, help="Print the label set, where both have this name."
+)
 @json_option
-def command(name: str | None, as_json: bool) -> None:
-    """List the template sets and label sets, or print the template set NAME.
+def command(name: str | None, labels: bool, as_json: bool) -> None:
+    """List the template sets and label sets, or print the set NAME.
 
-    A template set goes with `classify --prompts`, a label set with `classify --labels`.
+    A template set goes with `classify --prompts`, a label set with `classify --labels`. Print one
+    to edit it: `clipcls prompts products > products.txt`.
     """
+    from clipcls.labels import read_labels
     from clipcls.prompts import list_label_sets, list_prompts, read_prompts
+    from clipcls.ready import find_set, ready_sets
+    from clipcls.textfiles import read_text
 
-    if as_json:
-        found = (
-            list(read_prompts(name).templates)
-            if name is not None
-            else {
-                "template_sets": [ready._asdict() for ready in list_prompts()],
-                "label_sets": [ready._asdict() for ready in list_label_sets()],
-            }
-        )
-        click.echo(json.dumps(found, ensure_ascii=False))
-        return
-    if name is not None:
-        for template in read_prompts(name).templates:
-            click.echo(template)
-        return
-    for title, sets in (("template sets", list_prompts()), ("label sets", list_label_sets())):
-        click.echo(f"{title}:")
-        for ready in sets:
-            click.echo(f"  {ready.name:<14}{ready.size:>5}  {ready.description}")
+    found: object
+    if name is None:
+        templates, label_sets = list_prompts(), list_label_sets()
+        found = {
+            "template_sets": [ready._asdict() for ready in templates],
+            "label_sets": [ready._asdict() for ready in label_sets],
+        }
+        lines = []
+        for title, sets in (("template sets", templates), ("label sets", label_sets)):
+            lines.append(f"{title}:")
+            lines += [f"  {ready.name:<14}{ready.size:>5}  {ready.description}" for ready in sets]
+    elif labels or (name in ready_sets("labels") and name not in ready_sets("templates")):
+        found = [
+            {"label": label.name, "prompts": label.prompts, "synonyms": label.synonyms}
+            if label.prompts or label.synonyms
+            else label.name
+            for label in read_labels(name)
+        ]
+        text = read_text(find_set("labels", name)[0]).strip()
+        lines = [line for line in text.split("\n") if not line.startswith("#")]
+    else:
+        found = lines = list(read_prompts(name).templates)
+    click.echo(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(lines))

@@ -89,12 +89,12 @@ def _image_folders(inputs: tuple[str, ...]) -> dict[str, bool]:
     return found
 
 
-def refuse_over(output: Path | None, *files: str | os.PathLike[str] | None) -> None:
+def refuse_over(output: Path | None, *files: str | os.PathLike[str] | list[str] | None) -> None:
     """A result file in the place of one that the command reads.
 
     Args:
         output: the result file.
-        files: what is read; names of other things and None are passed over.
+        files: what is read; names of other things, lists of templates and None are passed over.
 
     Raises:
         click.UsageError: it is one of them.
@@ -102,7 +102,9 @@ def refuse_over(output: Path | None, *files: str | os.PathLike[str] | None) -> N
     if output is None or not output.is_file():
         return
     for file in files:
-        if file is not None and os.path.isfile(file) and os.path.samefile(output, file):
+        if isinstance(file, list) or file is None:
+            continue
+        if os.path.isfile(file) and os.path.samefile(output, file):
             raise click.UsageError(
                 f"{output}: is read by this command and would be overwritten; give the output "
                 "another name"

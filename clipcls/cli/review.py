@@ -13,7 +13,14 @@ import click
 from click.core import ParameterSource
 
 from clipcls.cli.console import Console
-from clipcls.cli.options import FILE, NEW_FILE, model_options, store_of, store_options
+from clipcls.cli.options import (
+    FILE,
+    NEW_FILE,
+    join_prompts,
+    model_options,
+    store_of,
+    store_options,
+)
 
 if TYPE_CHECKING:
     from clipcls.classifier import ZeroShotClassifier
@@ -41,8 +48,10 @@ logger = logging.getLogger(__name__)
 )
 @click.option(
     "--prompts",
-    metavar="NAME|FILE",
-    help="Template set to learn with; default: that of RESULTS.",
+    multiple=True,
+    metavar="TEMPLATE|NAME|FILE",
+    callback=join_prompts,
+    help="Templates to learn with, as for `classify`; default: those of RESULTS.",
 )
 @click.option(
     "--root",
@@ -67,7 +76,7 @@ def command(
     results: str,
     output: Path | None,
     label_source: str | None,
-    prompts: str | None,
+    prompts: str | list[str] | None,
     root: Path,
     no_model: bool,
     port: int,
@@ -137,7 +146,8 @@ def command(
                 templates = prompts or made_by.prompts
                 fit = ["fit", str(files.corrections), "-m", made_by.model]
                 fit += ["--labels", label_source] if label_source else []
-                fit += ["--prompts", templates] if templates != "photo" else []
+                for template in [templates] if isinstance(templates, str) else templates:
+                    fit += ["--prompts", template] if template != "photo" else []
                 commands.append([*fit, "-o", str(files.classifier)])
             return [shlex.join(["clipcls", *command]) for command in commands]
 
@@ -180,7 +190,7 @@ def command(
 def _opener(
     results: tuple[Result, ...],
     labels: str | list[str],
-    prompts: str | None,
+    prompts: str | list[str] | None,
     store_file: Path | None,
     no_store: bool,
     settings: dict[str, Any],

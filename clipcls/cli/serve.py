@@ -131,7 +131,7 @@ def command(
     /,
     label_source: str | None,
     label_list: tuple[str, ...],
-    prompts: str,
+    prompts: str | list[str],
     none: bool,
     rank: str | None,
     classifier: Path | None,
