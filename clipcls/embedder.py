@@ -19,7 +19,7 @@ from PIL.Image import Image
 
 from clipcls.errors import ImageError, ModelError
 from clipcls.image_inputs import NamedImage, OnError, apply_on_error, name_images
-from clipcls.images import decode_image, read_bytes
+from clipcls.images import decode_image, missing_share, read_bytes
 from clipcls.views import View
 
 if TYPE_CHECKING:
@@ -297,6 +297,8 @@ def _prepare(
                 return known
         decoded = decode_image(data, name, least_side=encoder.least_side, opened=opened)
         pixels = encoder.preprocess(view.of(decoded, content) if view else decoded)
+        if missing_share(decoded):
+            key = b""  # not stored: the next run has to warn again
     except ImageError as error:
         return error
     except MemoryError:

@@ -1,7 +1,7 @@
 """From a file, or bytes, or a PIL image to an upright 8-bit RGB image.
 
     bytes = read_bytes(path)        never hangs on a pipe, never reads without a limit
-    image = decode_image(bytes)     RGB, upright, first frame, alpha over white
+    image = decode_image(bytes)     RGB, upright, first frame, alpha over a background
     image = open_image(path)        both
     image = to_rgb(pil_image)       the same rules for an image that is open already
     whole, box = whole_of(image)    the size of an image before it was decoded at a reduced scale
@@ -13,11 +13,18 @@ may be called from several threads.
 How pixels become 8-bit RGB:
 
 - Orientation: EXIF (or XMP) orientation is applied; what cannot be parsed is ignored.
-- Alpha, palette transparency and PNG's transparent colour: composited over white.
+- Alpha, palette transparency and PNG's transparent colour: composited over white; over black where
+  less than 1 % of the visible pixels would stand out from white, and more do from black.
 - 16-bit grey: value / 257, rounded (Pillow's own conversion clips at 255); 12-bit TIFF: / 16.06.
+  If it spans a quarter of its range or less, as sensors of 10 to 14 bits do, it is stretched.
 - 32-bit integers and floats have no agreed range: floats within 0..1 are scaled by 255, whole
   numbers within 0..255 are taken as they are, integers within 0..65535 as 16-bit, anything else is
-  stretched from its minimum to its maximum.
+  stretched.
+- Stretching maps the darkest value to 0 and the brightest to 255, without the 0.1 % at either end:
+  sensors have dead and hot pixels.
+- Raw files: the embedded preview; where it is missing or smaller than the model's input, the raw
+  image developed at half its size.
+- Files that end early: rows that are missing are grey. Up to `MAX_MISSING` of them cost a warning.
 - CMYK with an ICC profile goes through the profile; without one, by the plain formula.
 - ICC profiles of RGB and grey images (Display P3, Adobe RGB) are not applied: CLIP models were
   trained on images converted by `Image.convert("RGB")` alone, and so see what they saw then.
@@ -27,26 +34,29 @@ How pixels become 8-bit RGB:
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 from clipcls.errors import ImageError, install_command
-from clipcls.inputs import os_reason
+from clipcls.inputs import RAW_SUFFIXES, os_reason
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 __all__ = [
     "MAX_BYTES",
+    "MAX_MISSING",
     "MAX_PIXELS",
     "decode_image",
+    "missing_share",
     "open_image",
     "read_bytes",
     "to_rgb",
@@ -59,7 +69,11 @@ MAX_BYTES = 1 << 30
 """Largest file that is read, in bytes (1 GiB)."""
 
 MAX_PIXELS = 178_956_970
-"""Largest image that is decoded, in pixels: where Pillow by default refuses too."""
+"""Most pixels that are decoded, at the scale that is needed: Pillow's own default limit."""
+
+MAX_MISSING = 1 / 3
+"""Largest share of its rows that a truncated image may miss. Of 20 photos, mini labelled 18 right
+whole, 17 to 18 with up to a third of the rows missing at the bottom, 15 with half, 10 with 3/4."""
 
 # Raster formats only: nothing that starts another program (EPS), draws vectors (WMF) or needs a
 # handler (HDF5, GRIB), no formats without a magic number (TGA excepted, and only by its suffix),
@@ -79,6 +93,15 @@ _AVIF_BRANDS = frozenset((b"avif", b"avis"))
 # Key in the `info` of an image that was decoded at a reduced scale: its size then, the size it has
 # when decoded whole, and the part of it that is the whole.
 _WHOLE = "clipcls whole"
+_MISSING = "clipcls missing"  # the share of rows that a truncated file does not hold
+
+# Formats whose rows Pillow decodes one after the other: a file that ends early has the first ones.
+_ROW_BY_ROW = ("JPEG", "PNG", "BMP", "PPM")
+_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"  # JPEG's markers
+_ZEROS = bytes(64)
+
+_STANDS_OUT = 32  # of 255: by how much a pixel differs from its background, to be seen
+_LEAST_PREVIEW = 224  # pixels, of the shorter side of a raw file's preview
 
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
@@ -170,8 +193,9 @@ def decode_image(
     Args:
         data: the whole file.
         path: its name, for messages; its suffix matters for TGA alone.
-        max_pixels: refuse images with more pixels than this, before decoding. By default twice
-            `PIL.Image.MAX_IMAGE_PIXELS`, where Pillow refuses, or `MAX_PIXELS` if that is unset.
+        max_pixels: refuse images that would be decoded to more pixels than this, see
+            `_pixels_to_decode`. By default twice `PIL.Image.MAX_IMAGE_PIXELS`, where Pillow
+            refuses, or `MAX_PIXELS` if that is unset.
         least_side: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as neither side
             falls below this: libjpeg leaves the finer DCT coefficients out, which is much faster.
             `whole_of` then tells the size it would have had.
@@ -179,10 +203,12 @@ def decode_image(
             decoded, which takes most of the time: from here on there likely is an image.
 
     Returns:
-        A decoded image of mode RGB, upright.
+        A decoded image of mode RGB, upright. A file that ends early is logged as a warning, and
+        `missing_share` says how much of it is missing.
 
     Raises:
-        ImageError: it is no image, is damaged, or has too many pixels.
+        ImageError: it is no image, is damaged, misses more than `MAX_MISSING`, or has too many
+            pixels.
     """
     if max_pixels is None:
         max_pixels = 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else MAX_PIXELS
@@ -235,6 +261,12 @@ def whole_of(image: Image.Image) -> tuple[tuple[int, int], tuple[float, float, f
     return whole, box
 
 
+def missing_share(image: Image.Image) -> float:
+    """The share of rows that the file of an image from `decode_image` did not hold; mostly 0."""
+    share: float = image.info.get(_MISSING, 0.0)
+    return share
+
+
 class _TextTooLongError(ImageError):
     """A PNG's compressed text or profile is beyond Pillow's limits."""
 
@@ -275,29 +307,140 @@ class _Reasons:
 def _decode(
     data: bytes, path: str, max_pixels: int, least_side: int | None, opened: Callable[[], None]
 ) -> Image.Image:
+    if path.lower().endswith(tuple(RAW_SUFFIXES)) and not data.startswith(b"\xff\xd8"):
+        return _decode_raw(data, path, max_pixels, least_side, opened)
     kind, opener = _identify(data, path)
     with _Reasons(path, kind, data):
         warned = min(max_pixels, Image.MAX_IMAGE_PIXELS or max_pixels)
-        _check_pixels(path, _inner_sizes(kind, data), warned)
-        # No file name for Pillow: given one, it maps the file and dies if the file shrinks.
-        image = opener(io.BytesIO(data))
-        _check_pixels(path, [image.size], max_pixels)
-        whole, drafted = image.size, None
-        if kind == "JPEG":
-            image.decodermaxblock = len(data)  # in one piece: by 64 KB takes a tenth longer
-            if least_side:
-                drafted = image.draft(None, (least_side, least_side))
+        for size in _inner_sizes(kind, data):
+            _check_pixels(path, size, size[0] * size[1], warned)
+
+        if kind == "JPEG" and data.endswith(bytes(16)):
+            data = data.rstrip(b"\0")  # of unfinished downloads, which would be decoded
+
+        def reopen(data: bytes) -> ImageFile:
+            # No file name for Pillow: given one, it maps the file and dies if the file shrinks.
+            image = opener(io.BytesIO(data))
+            if kind == "JPEG":
+                image.decodermaxblock = len(data)  # in one piece: by 64 KB takes a tenth longer
+            return image
+
+        image = reopen(data)
+        whole, header_end = image.size, image.fp.tell() if image.fp else 0
+        box = _draft(image, least_side)
+        _check_pixels(path, whole, _pixels_to_decode(image, whole, data[:header_end]), max_pixels)
         if kind == "TIFF" and image.width * image.height > warned:
             # Pillow allocates these itself, with a warning on stderr.
             image.im = Image.new(image.mode, getattr(image, "_tile_size", image.size)).im
         opened()
+        missing = 0.0
+        try:
+            image.load()
+        except OSError as error:
+            if "truncated" not in str(error) or kind not in _ROW_BY_ROW:
+                raise
+            first, image = reopen(data + _ZEROS), reopen(data + _END_OF_IMAGE)
+            _draft(first, least_side)
+            _draft(image, least_side)
+            # Once a second scan has begun, all rows of a progressive JPEG are there, if coarse.
+            if kind != "JPEG" or data.find(_START_OF_SCAN, header_end) < 0:
+                missing = _find_missing(path, first, image)
         upright = _upright_rgb(image)
-        if drafted and image.size != whole:
+        if box and image.size != whole:
             number = _orientation(image)
             if number in _ON_ITS_SIDE:
                 whole = whole[::-1]
-            upright.info[_WHOLE] = upright.size, whole, _turned(drafted[1], image.size, number)
+            upright.info[_WHOLE] = upright.size, whole, _turned(box, image.size, number)
+        if missing:
+            upright.info[_MISSING] = missing
         return upright
+
+
+def _draft(image: ImageFile, least_side: int | None) -> tuple[float, float, float, float] | None:
+    """Has a JPEG decoded at a reduced scale; returns the part of it that is the whole."""
+    if least_side and image.format in ("JPEG", "MPO"):
+        drafted = image.draft(None, (least_side, least_side))
+        return drafted and drafted[1]
+    return None
+
+
+def _pixels_to_decode(image: ImageFile, whole: tuple[int, int], header: bytes) -> int:
+    """How many pixels, of four bytes each, are in memory while an image is decoded.
+
+    The only place that knows. `image` is open and has its reduced scale, if any; `whole` is its
+    full size; `header` the file as far as it has been read. libjpeg keeps all coefficients of a
+    JPEG with several scans (a progressive one), two bytes each, whatever the scale.
+    """
+    pixels = image.width * image.height
+    layers: list[tuple[int, int, int, int]] = getattr(image, "layer", [])
+    if layers and image.size != whole:
+        # The first scan, whose header has been read, is the only one if it holds all layers.
+        start = _START_OF_SCAN + struct.pack(">HB", 6 + 2 * len(layers), len(layers))
+        if "progressive" in image.info or not header[: -2 * len(layers) - 3].endswith(start):
+            largest = max(h for _, h, _, _ in layers) * max(v for _, _, v, _ in layers)
+            samples = sum(h * v for _, h, v, _ in layers) / max(largest, 1)
+            pixels += int(whole[0] * whole[1] * samples / 2)
+    return pixels
+
+
+def _find_missing(path: str, first: ImageFile, second: ImageFile) -> float:
+    """Loads the rows that a truncated file holds; those that it does not hold are made grey.
+
+    Args:
+        path: the file, for messages.
+        first, second: it, opened with different bytes at its end: zeros, which make up other
+            pixels than grey, and an end marker, upon which libjpeg makes up grey. `second` is
+            loaded.
+
+    Returns:
+        the share of rows that are missing.
+
+    Raises:
+        ImageError: more than `MAX_MISSING` are.
+    """
+    import numpy as np
+
+    for image, fill in ((first, 0), (second, 128)):
+        bands = len(image.getbands())
+        image.im = Image.new(image.mode, image.size, (fill,) * bands if bands > 1 else fill).im
+        with contextlib.suppress(OSError, SyntaxError):
+            image.load()
+        image.tile = []
+    rows = [np.asarray(image).reshape(image.height, -1) for image in (first, second)]
+    missing = (rows[0] != rows[1]).any(axis=1)
+    if first.format in ("JPEG", "MPO"):
+        missing &= (np.abs(rows[1].astype(np.int16) - 128) <= 1).all(axis=1)
+    share = float(missing.mean())
+    if share > MAX_MISSING:
+        raise ImageError(path, f"truncated, {100 * share:.0f} % missing")
+    if share:
+        logger.warning("%s: truncated, %.0f %% missing", path, max(1, 100 * share))
+    return share
+
+
+def _decode_raw(
+    data: bytes, path: str, max_pixels: int, least_side: int | None, opened: Callable[[], None]
+) -> Image.Image:
+    try:
+        import rawpy
+    except ImportError as error:
+        raise ImageError(path, f"raw files need rawpy: {install_command('raw')}") from error
+    with _Reasons(path, "raw", data), rawpy.imread(io.BytesIO(data)) as raw:
+        least = least_side // 2 if least_side else _LEAST_PREVIEW
+        try:
+            preview = raw.extract_thumb()
+        except (rawpy.LibRawNoThumbnailError, rawpy.LibRawUnsupportedThumbnailError):
+            preview = None
+        # LibRaw puts the orientation into a preview without one. Bitmaps are tiny and have none.
+        if preview and preview.format == rawpy.ThumbFormat.JPEG:
+            with Image.open(io.BytesIO(preview.data)) as image:
+                size = image.size
+            if min(size) >= least:
+                return _decode(preview.data, path, max_pixels, least_side, opened)
+        size = raw.sizes.width, raw.sizes.height
+        _check_pixels(path, size, size[0] * size[1], max_pixels)
+        opened()
+        return Image.fromarray(raw.postprocess(half_size=True, use_camera_wb=True))
 
 
 _Opener = Callable[[io.BytesIO], "ImageFile"]
@@ -356,11 +499,10 @@ def _heif_opener(path: str) -> _Opener:
     return lambda file: HeifImageFile(file, "")
 
 
-def _check_pixels(path: str, sizes: Iterable[tuple[int, int]], max_pixels: int) -> None:
-    for width, height in sizes:
-        if width * height > max_pixels:
-            limit = f"{max_pixels // 10**6} million" if max_pixels >= 10**6 else f"{max_pixels}"
-            raise ImageError(path, f"too many pixels ({width} x {height}; the limit is {limit})")
+def _check_pixels(path: str, size: tuple[int, int], pixels: int, max_pixels: int) -> None:
+    if pixels > max_pixels:
+        limit = f"{max_pixels // 10**6} million" if max_pixels >= 10**6 else f"{max_pixels}"
+        raise ImageError(path, f"too many pixels ({size[0]} x {size[1]}; the limit is {limit})")
 
 
 def _inner_sizes(kind: str, data: bytes) -> Iterator[tuple[int, int]]:
@@ -458,20 +600,37 @@ def _flatten(image: Image.Image) -> Image.Image:
     if image.mode == "CMYK":
         return _cmyk_to_rgb(image)
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        return _over_white(image)
+        return _over_background(image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _over_white(image: Image.Image) -> Image.Image:
+def _over_background(image: Image.Image) -> Image.Image:
+    """Lays what is visible over white; over black where it would vanish on white."""
     try:
         if image.mode == "La":
             image = image.convert("LA")
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     except (ValueError, TypeError):  # a transparent colour that does not fit the mode
         return image.convert("RGB")
-    white = Image.new("RGB", rgba.size, "white")
-    white.paste(rgba, (0, 0), rgba)
-    return white
+    background = Image.new("RGB", rgba.size, _choose_background(rgba))
+    background.paste(rgba, (0, 0), rgba)
+    return background
+
+
+def _choose_background(rgba: Image.Image) -> str:
+    """White; but black where what is visible would vanish on white and does less so on black."""
+    side = 512
+    sample = rgba.resize((min(side, rgba.width), min(side, rgba.height)), Image.Resampling.NEAREST)
+    shares = {}
+    for colour in ("white", "black"):
+        background = Image.new("RGB", sample.size, colour)
+        laid = background.copy()
+        laid.paste(sample, (0, 0), sample)
+        red, green, blue = ImageChops.difference(laid, background).split()
+        largest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+        counts = largest.histogram(sample.getchannel("A"))  # without wholly transparent pixels
+        shares[colour] = sum(counts[_STANDS_OUT:]) / max(1, sum(counts))
+    return "black" if shares["white"] < min(0.01, shares["black"]) else "white"
 
 
 def _grey_to_8bit(image: Image.Image) -> Image.Image:
@@ -479,25 +638,38 @@ def _grey_to_8bit(image: Image.Image) -> Image.Image:
 
     grey: np.ndarray[Any, Any] = np.asarray(image)
     clear = image.info.get("transparency")
-    shown = grey if clear is None else np.where(grey == clear, grey.dtype.type(0), grey)
-    if image.mode not in ("I", "F"):
-        bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))
-        eight = _rescale(shown, 0, 4095 if bits == (12,) else 65535)
-    elif not np.isfinite(shown).any():
-        eight = np.zeros(shown.shape, np.uint8)
-    else:
-        finite = shown[np.isfinite(shown)] if image.mode == "F" else shown
-        low, high = float(finite.min()), float(finite.max())
-        if image.mode == "F" and low >= 0 and high <= 1:
-            low, high = 0, 1
-        elif low >= 0 and high <= 255 and (finite == finite.round()).all():
-            low, high = 0, 255
-        elif low >= 0 and high <= 65535 and image.mode == "I":
-            low, high = 0, 65535
-        eight = _rescale(shown, low, high)
-    if clear is not None:
-        eight[grey == clear] = 255
-    return Image.fromarray(eight).convert("RGB")
+    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))
+    full = 4095 if bits == (12,) else 65535
+    shown = grey if clear is None else grey[grey != clear]
+    eight = Image.fromarray(_rescale(grey, *_range(image.mode, shown, full)))
+    if clear is None:
+        return eight.convert("RGB")
+    alpha = Image.fromarray(np.where(grey == clear, 0, 255).astype(np.uint8))
+    return _over_background(Image.merge("LA", (eight, alpha)))
+
+
+def _range(mode: str, values: Any, full: int) -> tuple[float, float]:
+    """The values that become black and white; see the module for the rules."""
+    import numpy as np
+
+    finite = values[np.isfinite(values)] if mode == "F" else values
+    if not finite.size:
+        return 0, 0
+    low, high = float(finite.min()), float(finite.max())
+    if mode == "F" and low >= 0 and high <= 1:
+        return 0, 1
+    if mode in ("I", "F") and low >= 0 and high <= 255 and (finite == finite.round()).all():
+        return 0, 255
+    sample = finite.ravel()[:: 1 + finite.size // 1_000_000]
+    end = len(sample) // 1000
+    ordered = np.partition(sample, (end, len(sample) - 1 - end))
+    darkest, brightest = float(ordered[end]), float(ordered[-1 - end])
+    if darkest == brightest:
+        darkest, brightest = low, high
+    is_16_bit = mode not in ("I", "F") or (mode == "I" and low >= 0 and high <= full)
+    if is_16_bit and not 0 < brightest - darkest <= full / 4:
+        return 0, full
+    return darkest, brightest
 
 
 def _rescale(values: Any, low: float, high: float) -> Any:
@@ -507,7 +679,8 @@ def _rescale(values: Any, low: float, high: float) -> Any:
     scale = 255 / (high - low) if high > low else 0.0
     eight = np.empty(values.shape, np.uint8)
     for row in range(0, len(values), 256):  # in strips: doubles would take eight times the image
-        part = (values[row : row + 256].astype(np.float64) - low) * scale
+        with np.errstate(invalid="ignore"):
+            part = (values[row : row + 256].astype(np.float64) - low) * scale
         part = np.nan_to_num(part, nan=0, posinf=255, neginf=0)
         eight[row : row + 256] = np.clip(np.rint(part), 0, 255)
     return eight

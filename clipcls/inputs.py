@@ -14,13 +14,26 @@ import glob
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.util import find_spec
 from typing import BinaryIO
 
-from clipcls.errors import ImageError, InputError
+from clipcls.errors import ImageError, InputError, install_command
 from clipcls.textfiles import encoding_of, find_on_disk
 
-__all__ = ["SUFFIXES", "find_images", "folders_and_images", "os_reason"]
+__all__ = [
+    "RAW_SUFFIXES",
+    "SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "LeftOut",
+    "find_images",
+    "folders_and_images",
+    "os_reason",
+    "reads_raw",
+]
 
 log = logging.getLogger("clipcls")
 
@@ -40,8 +53,51 @@ A list of our own: asking Pillow would import all its plugins, and would leave H
 unnoticed where the plugin for them is missing.
 """
 
-# Copies that systems make, not photos of the user's: Synology, macOS archives, Windows.
-_SYSTEM_FOLDERS = frozenset(("@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information"))
+
+def _split(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+RAW_SUFFIXES = _split(
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .k25 .kdc .mef .mos .mrw .nef .nrw "
+    ".orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f"
+)
+"""Suffixes, lower case, of cameras' raw files; taken from a folder where rawpy is installed."""
+
+VIDEO_SUFFIXES = _split(
+    ".3gp .asf .avi .flv .insv .lrv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob "
+    ".webm .wmv"
+)
+"""Suffixes, lower case, of videos."""
+
+_KINDS = {
+    "raw file": RAW_SUFFIXES,
+    "video": VIDEO_SUFFIXES,
+    "document": _split(".doc .docx .djvu .epub .odp .ods .odt .pdf .ppt .pptx"),
+    "drawing": _split(
+        ".afdesign .afphoto .ai .cdr .dwg .dxf .emf .eps .kra .ps .psb .sketch .svg .svgz .wmf .xcf"
+    ),
+    # Not opened to see whether they are images: data, and backups and unfinished downloads.
+    "other file": _split(
+        ".7z .aae .bak .bat .bin .c .cfg .conf .crdownload .css .csv .db .dll .download .exe .flac "
+        ".gpx .gz .h5 .htm .html .ini .ipynb .jpeg_original .jpg_original .js .json .jsonl .lnk "
+        ".log .lrcat .m4a .mat .md .mp3 .npy .npz .old .onnx .orig .parquet .part .pickle .pkl "
+        ".pp3 .pt .pth .py .rar .rtf .safetensors .sh .sqlite .srt .tar .tfrecord .thm .tmp .toml "
+        ".tsv .txt .url .wav .xls .xlsx .xml .xmp .yaml .yml .zip"
+    ),
+}
+_KIND_OF = {suffix: kind for kind, suffixes in _KINDS.items() for suffix in suffixes}
+
+# Trash, snapshots and copies that systems keep, in lower case: Windows, macOS, Synology, QNAP,
+# Samba, ext4. Names with a leading dot (.Trash-1000, .thumbnails) are hidden anyway.
+_SYSTEM_FOLDERS = frozenset(
+    (
+        *("$recycle.bin", "recycler", "recycled", "system volume information", "lost+found"),
+        *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder"),
+        *("#recycle", "#snapshot", "@eadir", "@tmp", "@recycle", "@recently-snapshot"),
+        *("@__thumb", "@transcode"),
+    )
+)
 
 _SEPARATORS = re.compile("[" + re.escape(os.sep + (os.altsep or "")) + "]+")
 
@@ -67,21 +123,71 @@ def os_reason(error: OSError) -> str:
     return _REASONS.get(error.errno or 0) or (error.strerror or str(error) or "read error").lower()
 
 
+@lru_cache(1)
+def reads_raw() -> bool:
+    """Whether rawpy is installed, so that raw files are images."""
+    return find_spec("rawpy") is not None
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """Counts, by kind, what folders hold besides the images taken from them.
+
+    Attributes:
+        counts: of each kind ("raw file", "video", ...), how many files have which suffix. Folders
+            such as a trash, which are not searched, count under their names.
+    """
+
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, suffix: str) -> None:
+        """Counts one file or folder."""
+        self.counts.setdefault(kind, Counter())[suffix] += 1
+
+    @property
+    def may_be_images(self) -> bool:
+        """Whether a person may expect pictures among them: anything but data and system folders."""
+        return bool(self.counts.keys() - {"other file", "system folder"})
+
+    def __str__(self) -> str:
+        """As "2 raw files (.nef), 1 video (.mp4) left out", with what makes raw files readable."""
+        parts = []
+        order = [*_KINDS, "file without a suffix", "system folder"]
+        for kind in sorted(self.counts, key=order.index):
+            suffixes = [name for name, _ in self.counts[kind].most_common() if name]
+            total = self.counts[kind].total()
+            if total > 1:
+                kind = kind.replace("file", "files") if "file" in kind else f"{kind}s"
+            more = ", ..." if len(suffixes) > 4 else ""
+            names = f" ({', '.join(suffixes[:4])}{more})" if suffixes else ""
+            parts.append(f"{total:,} {kind}{names}")
+        if not parts:
+            return ""
+        cure = f"; to read raw files: {install_command('raw')}" if "raw file" in self.counts else ""
+        return f"{', '.join(parts)} left out{cure}"
+
+
 def find_images(
-    inputs: Iterable[str | os.PathLike[str]], *, stdin: BinaryIO | None = None, null: bool = False
+    inputs: Iterable[str | os.PathLike[str]],
+    *,
+    stdin: BinaryIO | None = None,
+    null: bool = False,
+    left_out: LeftOut | None = None,
 ) -> Iterator[str | ImageError]:
     r"""The images that the inputs name, one after the other, in the order of the inputs.
 
     - A file is taken whatever its suffix.
     - A folder is searched with all folders below it; in each, entries come sorted by name (by
       code point, files and folders together). Files with a suffix in `SUFFIXES`, in any case, are
-      taken. Hidden files and folders (a leading dot) and folders that systems fill with copies
-      (`@eaDir`, `__MACOSX`, `$RECYCLE.BIN`) are not. Symbolic links are followed; a link that
+      taken, with rawpy those in `RAW_SUFFIXES` too; so are files without a suffix, or with one
+      that is unknown (`photo.jpg?w=300`), whose first bytes are those of an image. Hidden files
+      and folders (a leading dot) and folders for trash and copies that systems make (`#recycle`,
+      `$RECYCLE.BIN`, `@eaDir`, `__MACOSX`) are not. Symbolic links are followed; a link that
       leads back up is not, and no folder is entered through links twice.
     - A pattern (`*`, `?`, `[...]`, `**` for any depth) stands for what it matches, as if a shell
       had put it there: sorted, upper and lower case distinct except on Windows, no hidden files
-      unless it says so. With `**` it matches files only. An existing file wins over a pattern
-      that is spelled the same.
+      unless it says so. With `**` it matches files only. Wherever a part of it is the name of an
+      existing file or folder, such as `[2024] Trip`, it stands for that alone.
     - `-` reads paths of files and folders from `stdin` as they come: one per line, or ended by NUL
       bytes with `null`. They are not patterns. Blank lines are skipped. Lines may be UTF-16, as
       PowerShell writes them; a path that does not exist stands for the one that looks the same.
@@ -94,6 +200,7 @@ def find_images(
         inputs: files, folders, patterns or `-`.
         stdin: the binary stream that `-` stands for, such as `sys.stdin.buffer`.
         null: names on `stdin` end with NUL bytes (`find -print0`) and not with newlines.
+        left_out: counts what folders hold besides, while they are searched.
 
     Yields:
         A path; or, for a named input or a folder that cannot be read, the `ImageError` (not
@@ -105,7 +212,8 @@ def find_images(
     """
     names = [os.fspath(name) for name in inputs]
     found = False
-    for item in _expand(names, stdin, null):
+    left_out = LeftOut() if left_out is None else left_out
+    for item in _expand(names, stdin, null, left_out):
         found = True
         yield item
     if not found:
@@ -113,42 +221,43 @@ def find_images(
             raise InputError("no images: name files, folders or patterns, or - for a list on stdin")
         where = ", ".join("the list on standard input" if n == "-" else n for n in names[:3])
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise InputError(f"no images in {where}{more}")
+        besides = f": {left_out}" if left_out.counts else ""
+        raise InputError(f"no images in {where}{more}{besides}")
 
 
 def _expand(
-    inputs: Iterable[str], stdin: BinaryIO | None, null: bool
+    inputs: Iterable[str], stdin: BinaryIO | None, null: bool, left_out: LeftOut
 ) -> Iterator[str | ImageError]:
     for name in inputs:
         if name != "-":
-            yield from _named(name, patterns=True)
+            yield from _named(name, left_out, patterns=True)
         elif stdin is None:
             raise InputError("there is no standard input to read paths from")
         else:
             for listed in _listed(stdin, null):
-                yield from _named(listed, patterns=False)
+                yield from _named(listed, left_out, patterns=False)
 
 
-def _named(name: str, *, patterns: bool) -> Iterator[str | ImageError]:
+def _named(name: str, left_out: LeftOut, *, patterns: bool) -> Iterator[str | ImageError]:
     try:
         is_folder = os.path.isdir(name)
         if not is_folder:
             os.lstat(name)
     except (OSError, ValueError) as error:
         if patterns and glob.has_magic(name):
-            yield from _matches(name)
+            yield from _matches(name, left_out)
         elif isinstance(error, OSError):
             yield ImageError(name, os_reason(error))
         else:  # a NUL byte, or characters that the file system cannot encode
             yield ImageError(name, "not a valid file name")
         return
     if is_folder:
-        yield from _walk(name)
+        yield from _walk(name, left_out)
     else:
         yield name
 
 
-def _walk(root: str) -> Iterator[str | ImageError]:
+def _walk(root: str, left_out: LeftOut) -> Iterator[str | ImageError]:
     """Images below a folder. Iterative: the depth of folders is the user's, not Python's."""
     linked: set[tuple[int, int]] = set()  # folders entered through a symbolic link
     above: list[tuple[int, int]] = []  # folders from the root down to the current one
@@ -177,13 +286,14 @@ def _walk(root: str) -> Iterator[str | ImageError]:
         if entry is None:
             pending.pop()
             above.pop()
-        elif entry.name.startswith(".") or entry.name in _SYSTEM_FOLDERS:
+        elif entry.name.startswith("."):
             continue
         elif _is_folder(entry):
-            error = enter(entry.path, entry.is_symlink())
-            if error:
+            if entry.name.lower() in _SYSTEM_FOLDERS:
+                left_out.add("system folder", entry.name)
+            elif error := enter(entry.path, entry.is_symlink()):
                 yield error
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+        elif _is_image(entry, left_out):
             yield entry.path
 
 
@@ -200,13 +310,9 @@ def folders_and_images(path: str) -> tuple[list[str], list[str]]:
         OSError: it cannot be listed.
     """
     entries = [entry for entry in _sorted_entries(path) if not entry.name.startswith(".")]
-    folders = [e.name for e in entries if e.name not in _SYSTEM_FOLDERS and _is_folder(e)]
-    images = [
-        e.name
-        for e in entries
-        if os.path.splitext(e.name)[1].lower() in SUFFIXES and not _is_folder(e)
-    ]
-    return folders, images
+    folders = [e.name for e in entries if _is_folder(e)]
+    images = [e.name for e in entries if not _is_folder(e) and _is_image(e, LeftOut())]
+    return [name for name in folders if name.lower() not in _SYSTEM_FOLDERS], images
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -216,7 +322,39 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _matches(pattern: str) -> Iterator[str | ImageError]:
+def _is_image(entry: os.DirEntry[str], left_out: LeftOut) -> bool:
+    """Whether a file is taken from a folder; counts it where it is not."""
+    suffix = os.path.splitext(entry.name)[1].lower()
+    if suffix in SUFFIXES:
+        return True
+    kind = _KIND_OF.get(suffix)
+    if kind == "raw file" and reads_raw():
+        return True
+    if kind is None and not suffix.endswith("~") and _starts_as_image(entry):
+        return True
+    left_out.add(kind or ("other file" if suffix else "file without a suffix"), suffix)
+    return False
+
+
+def _starts_as_image(entry: os.DirEntry[str]) -> bool:
+    """Whether the first bytes are those of a common image format."""
+    try:
+        if not entry.is_file():  # to open a pipe or a device may wait or do something
+            return False
+        with open(entry.path, "rb", buffering=0) as file:
+            start = file.read(16)
+    except OSError:
+        return False
+    return (
+        start.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a"))
+        or start.startswith((b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  \r\n\x87\n"))
+        or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+        or (start[:2] == b"BM" and start[6:10] == bytes(4))
+        or start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
+    )
+
+
+def _matches(pattern: str, left_out: LeftOut) -> Iterator[str | ImageError]:
     """What a pattern stands for. Not `glob.glob`: its `**` goes round in link loops, unsorted."""
     drive, rest = os.path.splitdrive(pattern)
     root = drive + rest[: len(rest) - len(rest.lstrip(os.sep + (os.altsep or "")))]
@@ -234,7 +372,7 @@ def _matches(pattern: str) -> Iterator[str | ImageError]:
             seen.add(path)
         found = True
         if is_folder:
-            yield from _walk(path)
+            yield from _walk(path, left_out)
         else:
             yield path
     if not found:
@@ -246,7 +384,7 @@ def _match(folder: str, parts: list[str]) -> Iterator[str]:
     if part == "**":
         for below in _folders(folder):
             yield from _match(below, rest)
-    elif not glob.has_magic(part):
+    elif not glob.has_magic(part) or os.path.lexists(os.path.join(folder, part)):
         path = os.path.join(folder, part)
         if not rest and os.path.lexists(path):
             yield path
@@ -291,7 +429,7 @@ def _folders(folder: str) -> Iterator[str]:
             for entry in reversed(entries)
             if _is_folder(entry)
             and not entry.name.startswith(".")
-            and entry.name not in _SYSTEM_FOLDERS
+            and entry.name.lower() not in _SYSTEM_FOLDERS
         )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from clipcls.errors import ImageError, InputError
-from clipcls.inputs import find_images, folders_and_images, os_reason
+from clipcls.inputs import LeftOut, find_images, folders_and_images, os_reason
 from clipcls.predictions import PERSON
 from clipcls.textfiles import canonical, read_table, read_text
 
@@ -303,10 +303,11 @@ def _read_folder(root: str) -> LabelledData:
     chains: list[tuple[str, ...]] = []
     unreadable: list[ImageError] = []
     empty: list[str] = []
+    left_out = LeftOut()
     for folder in folders:
         before = len(paths) + len(unreadable)
         try:
-            for item in find_images([os.path.join(root, folder)]):
+            for item in find_images([os.path.join(root, folder)], left_out=left_out):
                 if isinstance(item, ImageError):
                     unreadable.append(item)
                 else:
@@ -318,7 +319,8 @@ def _read_folder(root: str) -> LabelledData:
         if before == len(paths) + len(unreadable):
             empty.append(folder)
     if not paths:
-        raise InputError(f"{root}: there are no images in its folders")
+        besides = f": {left_out}" if left_out.counts else ""
+        raise InputError(f"{root}: there are no images in its folders{besides}")
     return LabelledData(
         root,
         tuple(paths),

@@ -10,6 +10,7 @@ from clipcls.errors import ImageError
 
 if TYPE_CHECKING:
     from clipcls.explanation import Explanation
+    from clipcls.inputs import LeftOut
 
 __all__ = [
     "NONE",
@@ -204,6 +205,7 @@ class Report:
     classified: int = 0
     unknown: int = 0
     skipped: int = 0
+    left_out: LeftOut | None = None
     started: float = field(default_factory=time.monotonic)
 
     def count(self, result: Prediction | MultiLabelPrediction | ImageError) -> None:
@@ -222,4 +224,5 @@ class Report:
             parts[0] += f" ({self.unknown:,} as {UNKNOWN})"
         if self.skipped:
             parts.append(f"{self.skipped:,} could not be read")
-        return f"{', '.join(parts)} in {seconds:.1f} s" + (f" ({rate})" if rate else "")
+        besides = f"; {self.left_out}" if self.left_out and self.left_out.counts else ""
+        return f"{', '.join(parts)} in {seconds:.1f} s{f' ({rate})' if rate else ''}{besides}"

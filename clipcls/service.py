@@ -62,7 +62,7 @@ class Limits:
 
     Attributes:
         bytes: of a request's body.
-        pixels: of an image.
+        pixels: that an image is decoded to; JPEGs are decoded no larger than the model needs.
         images: in a request.
         labels: in a request.
         length: of a label, synonym, prompt or template, characters.

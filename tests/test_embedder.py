@@ -229,3 +229,17 @@ def test_an_image_that_memory_does_not_suffice_for_stops_nothing(
     found = list(embed_images(encoder, images))
     assert [type(item) for item in found] == [ImageError, Embedded] * 2
     assert found[0].reason == found[2].reason == "not enough memory to decode it"
+
+
+def test_a_truncated_image_warns_in_every_run(
+    encoder: ColourEncoder, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.jpg"
+    Image.effect_noise((64, 64), 80).convert("RGB").save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 8 // 10])
+    for _ in range(2):
+        (found,) = embed_images(encoder, [str(path)], store)
+        assert isinstance(found, Embedded)
+    assert [record.getMessage()[:30] for record in caplog.records] == 2 * [
+        f"{path}: truncated"[:30],
+    ]

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipcls import images
-from clipcls.errors import ImageError, InputError
-from clipcls.inputs import SUFFIXES, find_images
+from clipcls import images, inputs
+from clipcls.errors import ImageError, InputError, install_command
+from clipcls.inputs import SUFFIXES, LeftOut, find_images
 
 posix = pytest.mark.skipif(os.name == "nt", reason="a POSIX file system is needed")
 
@@ -79,6 +79,96 @@ def test_named_file_is_taken_whatever_its_suffix() -> None:
     assert found("notes.txt") == ["notes.txt"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "#recycle",
+        "@Recycle",
+        "$Recycle.Bin",
+        ".Trash-1000",
+        "lost+found",
+        "System Volume Information",
+    ],
+)
+def test_trash_and_copies_that_systems_make_are_searched_only_when_named(name: str) -> None:
+    touch("p/a.jpg", f"p/{name}/old.jpg", f"p/sub/{name}/deep/old.jpg")
+    assert found("p") == found("p/**/*.jpg") == ["p/a.jpg"]
+    assert found(f"p/{name}") == [f"p/{name}/old.jpg"]
+
+
+def without_rawpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "reads_raw", lambda: False)
+
+
+def test_what_a_folder_holds_besides_is_counted_by_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_rawpy(monkeypatch)
+    touch("p/a.jpg", "p/1.NEF", "p/2.nef", "p/s/3.CR3", "p/clip.MP4", "p/README", "p/a.xmp")
+    touch("p/.hidden", "p/@eaDir/t.jpg", "p/scan.pdf", "p/logo.svg")
+    left_out = LeftOut()
+    assert list(find_images(["p"], left_out=left_out)) == ["p/a.jpg"]
+    assert str(left_out) == (
+        "3 raw files (.nef, .cr3), 1 video (.mp4), 1 document (.pdf), 1 drawing (.svg), "
+        "1 other file (.xmp), 1 file without a suffix, 1 system folder (@eaDir) left out; "
+        f"to read raw files: {install_command('raw')}"
+    )
+    assert left_out.may_be_images
+
+
+def test_data_beside_images_is_nothing_to_mention(monkeypatch: pytest.MonkeyPatch) -> None:
+    touch("p/a.jpg", "p/a.txt", "p/a.jpg.xmp", "p/#recycle/x.jpg")
+    left_out = LeftOut()
+    list(find_images(["p", "p/a.txt"], left_out=left_out))
+    assert not left_out.may_be_images
+    assert not LeftOut().may_be_images
+
+
+def test_a_folder_without_images_says_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_rawpy(monkeypatch)
+    touch("p/1.cr3", "p/2.cr3")
+    with pytest.raises(InputError) as error:
+        found("p")
+    assert str(error.value) == (
+        f"no images in p: 2 raw files (.cr3) left out; to read raw files: {install_command('raw')}"
+    )
+
+
+def test_raw_files_are_images_where_they_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "reads_raw", lambda: True)
+    touch("p/1.CR3", "p/1.jpg")
+    assert found("p") == ["p/1.CR3", "p/1.jpg"]
+
+
+def test_unknown_suffixes_are_looked_into(tmp_path: Path) -> None:
+    Path("p").mkdir()
+    square = Image.new("RGB", (8, 8))
+    for name, kind in (
+        ("noext", "JPEG"),
+        ("dl.jpg?w=300", "JPEG"),
+        ("photo.jpg.1", "PNG"),
+        ("x.jpg_large", "WEBP"),
+        ("y.dat", "BMP"),
+        ("z.dat", "TIFF"),
+        ("backup.jpg~", "JPEG"),
+        ("edited.jpg_original", "JPEG"),
+        ("half.jpg.part", "JPEG"),
+    ):
+        square.save(Path("p", name), kind)
+    touch("p/Makefile", "p/BM.note", "p/empty.dat")
+    Path("p/empty.dat").write_bytes(b"")
+    left_out = LeftOut()
+    names = ["dl.jpg?w=300", "noext", "photo.jpg.1", "x.jpg_large", "y.dat", "z.dat"]
+    assert list(find_images(["p"], left_out=left_out)) == [f"p/{name}" for name in names]
+    assert sum(map(sum, (kind.values() for kind in left_out.counts.values()))) == 6
+    assert [inputs.folders_and_images("p")[1]] == [names]
+
+
+@posix
+def test_a_pipe_without_a_suffix_is_not_opened() -> None:
+    touch("p/a.jpg")
+    os.mkfifo("p/pipe")
+    assert found("p") == ["p/a.jpg"]
+
+
 def test_folder_with_an_image_name_is_a_folder() -> None:
     touch("p/x.jpg/inner.png")
     assert found("p") == ["p/x.jpg/inner.png"]
@@ -104,7 +194,7 @@ def test_missing_input_is_an_item_not_the_end() -> None:
 def test_nothing_found_is_an_error() -> None:
     Path("empty").mkdir()
     touch("texts/a.txt")
-    with pytest.raises(InputError, match=r"^no images in empty, texts$"):
+    with pytest.raises(InputError, match=r"^no images in empty, texts: 1 other file"):
         found("empty", "texts")
     with pytest.raises(InputError, match="no images"):
         found()
@@ -214,6 +304,28 @@ def test_a_file_wins_over_the_pattern_of_its_name() -> None:
     assert found("d[x]") == ["d[x]/a.jpg"]
     Path("photo[1].jpg").unlink()
     assert found("photo[1].jpg") == ["photo1.jpg"]
+
+
+@posix
+def test_a_part_of_a_pattern_that_exists_is_no_pattern(tmp_path: Path) -> None:
+    touch(
+        "[2024] Trip/a.jpg",
+        "[2024] Trip/[x] y/b.jpg",
+        "2 Trip/no.jpg",
+        "what?/c.jpg",
+        "whats/d.jpg",
+    )
+    assert found("[2024] Trip/*.jpg") == ["[2024] Trip/a.jpg"]
+    assert found("[2024] Trip/[x] y/?.jpg") == ["[2024] Trip/[x] y/b.jpg"]
+    assert found("[[]2024] Trip/[x] y/*") == ["[2024] Trip/[x] y/b.jpg"]
+    assert found("[2024] Trip/**/*.jpg") == ["[2024] Trip/a.jpg", "[2024] Trip/[x] y/b.jpg"]
+    assert found("*/[x] y/*.jpg") == ["[2024] Trip/[x] y/b.jpg"]
+    assert found(f"{tmp_path}/[2024] Trip/*.jpg") == [f"{tmp_path}/[2024] Trip/a.jpg"]
+    assert found("what?/*.jpg") == ["what?/c.jpg"]
+    assert found("what[?s]/*.jpg") == ["what?/c.jpg", "whats/d.jpg"]
+    assert found("[12] Trip/*.jpg") == ["2 Trip/no.jpg"]
+    listed = found("-", stdin=b"[2024] Trip/*.jpg\n[2024] Trip/a.jpg\n")
+    assert listed == ["[2024] Trip/*.jpg: no such file", "[2024] Trip/a.jpg"]
 
 
 def test_paths_on_stdin() -> None:

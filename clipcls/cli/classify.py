@@ -194,6 +194,7 @@ def command(
 
         need_lxml()
     from clipcls.errors import ImageError
+    from clipcls.inputs import LeftOut
     from clipcls.multilabel import MultiLabelClassifier
     from clipcls.predictions import Report, error_record
     from clipcls.results import Result, result_of, without_scores
@@ -201,7 +202,8 @@ def command(
     from clipcls.writers import open_output
 
     console.quiet = quiet
-    report = Report()
+    left_out = LeftOut()
+    report = Report(left_out=left_out)
     form = form_of(output, form, RESULTS_FORMS)
     if form == "parquet":
         from clipcls.writers.parquet import need_pyarrow
@@ -218,7 +220,7 @@ def command(
     columns_of(
         form, (), every, wanted=columns, bom=bom
     )  # what cannot be done shows before the work
-    images, total = images_of(inputs, null)
+    images, total = images_of(inputs, null, left_out)
     fitted = classifier_of(
         classifier,
         labels=labels,
@@ -283,7 +285,7 @@ def command(
     rate = console.pace.rate if console.pace else None
     console.say_done(
         report.summary(format_rate(rate) if rate else ""),
-        matters=report.skipped > 0 or output is not None,
+        matters=report.skipped > 0 or left_out.may_be_images or output is not None,
     )
     # Only now: a run that stops earlier has moved nothing that the next one would have to find.
     status = console.status(report.skipped, report.classified)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from clipcls.cli.progress import Total
     from clipcls.encoder import Encoder
     from clipcls.errors import ImageError
+    from clipcls.inputs import LeftOut
     from clipcls.labels import LabelsLike
     from clipcls.store import Store
 
@@ -519,7 +520,9 @@ def classifier_of(
     )
 
 
-def images_of(inputs: tuple[str, ...], null: bool) -> tuple[Iterator[str | ImageError], Total]:
+def images_of(
+    inputs: tuple[str, ...], null: bool, left_out: LeftOut | None = None
+) -> tuple[Iterator[str | ImageError], Total]:
     """The images that the inputs name and, unless stdin lists them, how to count them.
 
     Counting goes through the folders once more: a list of a million paths takes more memory than
@@ -530,7 +533,7 @@ def images_of(inputs: tuple[str, ...], null: bool) -> tuple[Iterator[str | Image
     """
     from clipcls.inputs import find_images
 
-    images = find_images(inputs, stdin=sys.stdin.buffer, null=null)
+    images = find_images(inputs, stdin=sys.stdin.buffer, null=null, left_out=left_out)
     total = None if "-" in inputs else lambda: sum(1 for _ in find_images(inputs))
     return itertools.chain([next(images)], images), total
 

@@ -84,11 +84,13 @@ def command(
             )
     from clipcls.embedder import embed_images, embed_texts
     from clipcls.errors import ImageError
+    from clipcls.inputs import LeftOut
     from clipcls.opening import open_encoder
     from clipcls.search import search_images, search_store
     from clipcls.writers import open_output
 
     console.quiet = quiet
+    left_out = LeftOut()
     inputs = arguments if query_image else arguments[1:]
     workers = model_settings.pop("workers")
     read = skipped = 0
@@ -96,7 +98,7 @@ def command(
     usual, more = ("rank", "path", "similarity"), ("model", "weights", "precision")
     chosen = columns_of(form, usual, more, wanted=columns, bom=bom)
     with open_output(output, form, columns=chosen, bom=bom) as writer:
-        images, total = images_of(inputs, null) if inputs else (iter(()), 0)
+        images, total = images_of(inputs, null, left_out) if inputs else (iter(()), 0)
         store = store_of(store_file, no_store)
         encoder = open_encoder(**model_settings, store=store, progress=not quiet)
         if query_image is None:
@@ -133,6 +135,8 @@ def command(
     elif inputs:
         unreadable = f", {skipped:,} could not be read" if skipped else ""
         console.say_done(f"{read:,} images searched{unreadable}", matters=skipped > 0)
+    if left_out.may_be_images and not quiet:
+        console.say(str(left_out))
     sys.stdout.flush()
     return console.status(skipped, read)
 

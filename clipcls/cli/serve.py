@@ -105,7 +105,7 @@ _MEGABYTE = 1 << 20
     type=click.IntRange(1, 178),
     default=50,
     show_default=True,
-    help="Size of an image.",
+    help="Size of a decoded image; JPEGs are decoded no larger than the model needs.",
 )
 @click.option(
     "--max-labels",

@@ -79,11 +79,13 @@ def command(
     per_label = ("label", "images", "example", "merged")
     chosen = columns_of(form, per_label, wanted=columns, bom=bom)
     from clipcls.classifier import ZeroShotClassifier
+    from clipcls.inputs import LeftOut
     from clipcls.suggestion import TEMPLATE, VOCABULARY, read_vocabulary, suggest
     from clipcls.writers import open_output
 
     console.quiet = quiet
-    images, total = images_of(inputs, null)
+    left_out = LeftOut()
+    images, total = images_of(inputs, null, left_out)
     classifier = ZeroShotClassifier(
         read_vocabulary(sources or VOCABULARY),
         prompts=[TEMPLATE],
@@ -104,4 +106,6 @@ def command(
             f"{found.images:,} images in {found.clusters:,} clusters: {len(found.labels):,} labels"
             f"{f', {merged:,} names merged into them' if merged else ''}"
         )
+        if left_out.may_be_images:
+            console.say(str(left_out))
     return console.status(len(found.unreadable), found.images)
