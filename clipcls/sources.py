@@ -26,7 +26,7 @@ from typing import Any
 from clipcls import hub
 from clipcls.errors import ModelError, ModelUnavailableError, UnknownModelError
 
-__all__ = ["ModelInfo", "ModelSource", "list_models", "quiet", "resolve"]
+__all__ = ["ModelInfo", "ModelSource", "list_models", "model_names", "quiet", "resolve"]
 
 logger = logging.getLogger(__name__)
 
@@ -262,6 +262,11 @@ def list_models() -> list[ModelInfo]:
             )
         )
     return rows
+
+
+def model_names() -> list[str]:
+    """The short names of models and, after them, the full names of the same; reads no file."""
+    return ["auto", "mini", *_ALIASES, *(known.pretrained.name for known in _ALIASES.values())]
 
 
 def resolve(

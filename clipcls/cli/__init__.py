@@ -36,6 +36,7 @@ _COMMANDS = (
     "prompts",
     "store",
     "config",
+    "completion",
     "bench",
 )
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
+from clipcls.cli.completion import complete_files
 from clipcls.cli.console import Console
 from clipcls.cli.options import NumberRange, bench_options, store_of, store_options
 
 
 @click.command("bench")
-@click.argument("photos", nargs=-1, metavar="[PHOTO...]")
+@click.argument("photos", nargs=-1, metavar="[PHOTO...]", shell_complete=complete_files)
 @click.option(
     "--seconds",
     type=NumberRange(0.01),

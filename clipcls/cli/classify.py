@@ -22,6 +22,7 @@ from clipcls.cli.options import (
     form_of,
     images_of,
     input_options,
+    inputs_argument,
     label_options,
     labels_of,
     max_errors_option,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @click.command("classify")
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@inputs_argument
 @label_options
 @classifier_option
 @multi_option

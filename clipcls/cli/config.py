@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,9 +19,23 @@ from clipcls.cli.settings import (
     resolve,
 )
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+
+def _complete_commands(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    root = ctx.find_root().command
+    assert isinstance(root, click.Group)
+    names = root.list_commands(ctx)
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
 
 @click.command("config")
-@click.argument("command_name", nargs=-1, metavar="[COMMAND]")
+@click.argument("command_name", nargs=-1, metavar="[COMMAND]", shell_complete=_complete_commands)
 @json_option
 @click.pass_context
 def command(context: click.Context, /, command_name: tuple[str, ...], as_json: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clipcls.cli.completion import complete_files
 from clipcls.cli.console import Console, say_what_was_set_aside, watching
 from clipcls.cli.options import (
     FIGURES,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @click.command("evaluate")
-@click.argument("data", metavar="DATA")
+@click.argument("data", metavar="DATA", shell_complete=complete_files)
 @label_options
 @classifier_option
 @multi_option

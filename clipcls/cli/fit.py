@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from clipcls.cli.completion import complete_files, complete_label_sets
 from clipcls.cli.console import Console, say_what_was_set_aside, watching
 from clipcls.cli.options import (
     NEW_FILE,
@@ -21,11 +22,12 @@ from clipcls.cli.refusals import refuse_over
 
 
 @click.command("fit")
-@click.argument("data", metavar="DATA")
+@click.argument("data", metavar="DATA", shell_complete=complete_files)
 @click.option(
     "--labels",
     "label_source",
     metavar="FILE|NAME",
+    shell_complete=complete_label_sets,
     help="A label file or ready set; default: the labels of DATA.",
 )
 @prompts_option

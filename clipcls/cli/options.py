@@ -14,6 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from clipcls.cli.completion import (
+    complete_files,
+    complete_label_sets,
+    complete_models,
+    complete_template_sets,
+)
 from clipcls.cli.console import Console, MaxErrors
 from clipcls.cli.refusals import refuse_beside_classifier
 
@@ -39,6 +45,7 @@ __all__ = [
     "form_of",
     "images_of",
     "input_options",
+    "inputs_argument",
     "join_prompts",
     "json_option",
     "label_options",
@@ -131,6 +138,7 @@ _MODEL = (
         default="auto",
         show_default=True,
         metavar="NAME",
+        shell_complete=complete_models,
         help="A name from `clipcls models`, ARCHITECTURE/TAG, hf-hub:ORG/REPO or local-dir:PATH; "
         "auto is base where it can be had, else mini.",
     ),
@@ -188,6 +196,7 @@ prompts_option = click.option(
     default=["photo"],
     show_default=True,
     metavar="TEMPLATE|NAME|FILE",
+    shell_complete=complete_template_sets,
     callback=join_prompts,
     help='A template such as "a picture of a {}", a set of `clipcls prompts`, or a file of '
     "templates; may be repeated.",
@@ -198,6 +207,7 @@ label_options = _together(
         "--labels",
         "label_source",
         metavar="FILE|NAME",
+        shell_complete=complete_label_sets,
         help="A label file (in csv, | separates synonyms or prompts), a ready set, or - for a list "
         "on stdin.",
     ),
@@ -233,6 +243,10 @@ multi_option = click.option(
 store_options = _together(
     click.option("--store", "store_file", type=FILE, help="Keep embeddings in this file."),
     click.option("--no-store", is_flag=True, help="Keep no embeddings and use none."),
+)
+
+inputs_argument = click.argument(
+    "inputs", nargs=-1, required=True, metavar="INPUT...", shell_complete=complete_files
 )
 
 input_options = _together(

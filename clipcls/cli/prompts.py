@@ -6,11 +6,12 @@ import json
 
 import click
 
+from clipcls.cli.completion import complete_sets
 from clipcls.cli.options import json_option
 
 
 @click.command("prompts")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_sets)
 @click.option(
     "--label-set", "labels", is_flag=True, help="Print the label set, where both have this name."
 )

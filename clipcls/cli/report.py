@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from clipcls.cli.completion import complete_files
 from clipcls.cli.console import Console
 from clipcls.cli.options import FILE, NEW_FILE, progress_options
 from clipcls.cli.refusals import refuse_over
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command("report")
-@click.argument("results", metavar="RESULTS")
+@click.argument("results", metavar="RESULTS", shell_complete=complete_files)
 @click.option("-o", "--output", type=NEW_FILE, required=True, help="Write the page to this file.")
 @click.option(
     "--root",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from clipcls.cli.completion import complete_files, complete_label_sets, complete_template_sets
 from clipcls.cli.console import Console
 from clipcls.cli.options import (
     FILE,
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 @click.command("review")
-@click.argument("results", metavar="RESULTS")
+@click.argument("results", metavar="RESULTS", shell_complete=complete_files)
 @click.option(
     "-o",
     "--output",
@@ -44,12 +45,14 @@ logger = logging.getLogger(__name__)
     "--labels",
     "label_source",
     metavar="FILE|NAME",
+    shell_complete=complete_label_sets,
     help="The labels, as for `classify`; default: those that occur in RESULTS.",
 )
 @click.option(
     "--prompts",
     multiple=True,
     metavar="TEMPLATE|NAME|FILE",
+    shell_complete=complete_template_sets,
     callback=join_prompts,
     help="Templates to learn with, as for `classify`; default: those of RESULTS.",
 )

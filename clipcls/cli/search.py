@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clipcls.cli.completion import complete_files
 from clipcls.cli.console import Console, watching
 from clipcls.cli.options import (
     columns_of,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @click.command("search")
-@click.argument("arguments", nargs=-1, metavar="[TEXT] [INPUT...]")
+@click.argument("arguments", nargs=-1, metavar="[TEXT] [INPUT...]", shell_complete=complete_files)
 @click.option(
     "--image",
     "query_image",

@@ -383,7 +383,7 @@ def apply(
     layers = find_layers(root, files=not context.params.get("no_config"))
     for layer in layers:
         layer.check(root, path, command)
-    given = _given(command, rest)
+    given = _given(context, command, rest)
     held = resolve(layers, root, path, command, given)
     if not held:
         return
@@ -403,10 +403,11 @@ def apply(
             )
 
 
-def _given(command: click.Command, arguments: list[str]) -> set[str]:
+def _given(program: click.Context, command: click.Command, arguments: list[str]) -> set[str]:
     """Long names of the options among the arguments."""
+    context = click.Context(command, parent=program)
     try:
-        _, _, order = command.make_parser(click.Context(command)).parse_args(arguments)
+        _, _, order = command.make_parser(context).parse_args(arguments)
     except click.UsageError:
         return set()  # the command itself will say
     return {long_name(param) for param in order if isinstance(param, click.Option)}

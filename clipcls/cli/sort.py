@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from clipcls.cli.completion import complete_files
 from clipcls.cli.console import Console
 from clipcls.cli.filing import INTERRUPTED, file_into, list_plan, mode_of, write_keywords
 from clipcls.cli.options import FILE, progress_options
 
 
 @click.command("sort")
-@click.argument("results", required=False, metavar="[RESULTS]")
+@click.argument("results", required=False, metavar="[RESULTS]", shell_complete=complete_files)
 @click.option("--into", type=FILE, metavar="DIR", help="Make a folder for each label in DIR.")
 @click.option("--move", is_flag=True, help="Move the images; default: copy them.")
 @click.option("--link", is_flag=True, help="Make symbolic links to the images.")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from clipcls.cli.completion import complete_label_sets
 from clipcls.cli.console import Console, watching
 from clipcls.cli.options import (
     SUGGESTIONS,
@@ -14,6 +15,7 @@ from clipcls.cli.options import (
     form_of,
     images_of,
     input_options,
+    inputs_argument,
     max_errors_option,
     model_options,
     store_of,
@@ -23,7 +25,7 @@ from clipcls.cli.options import (
 
 
 @click.command("suggest")
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@inputs_argument
 @click.option(
     "-k",
     "--clusters",
@@ -37,6 +39,7 @@ from clipcls.cli.options import (
     "sources",
     multiple=True,
     metavar="FILE|NAME",
+    shell_complete=complete_label_sets,
     help="Take names from this label file or ready set; may be repeated. Default: about 1,500 "
     "everyday names out of the ready sets.",
 )
