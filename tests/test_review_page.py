@@ -277,9 +277,9 @@ def test_two_reviews_of_one_file_are_refused(four: Path, serve: Callable[..., Se
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "neither jsonl nor a csv"),
+        ("", "neither JSON nor a csv"),
         ("{]\n", "not a record"),
-        ("a,b\n1,2\n", "neither jsonl nor a csv"),
+        ("a,b\n1,2\n", "neither JSON nor a csv"),
         ('{"path": "gone.png", "label": "cat"}\n', "--root"),
         ('{"path": "bad.png", "error": "truncated"}\n', "truncated"),
         ('{"path": "a.png", "label": "a|b"}\n', "|"),
@@ -788,7 +788,7 @@ def test_an_unsure_answer_is_named_and_taken_by_enter(
     page = visit(serve(str(results)))
     page.click("#image-0")
     page.wait_for_function("() => document.getElementById('path').textContent.endsWith('0.png')")
-    assert page.inner_text("#said") == "not sure: mountain 28 %"
+    assert page.inner_text("#said") == "not sure: mountain 28\N{NBSP}%"
     assert "It is mountain" in page.inner_text("#confirm")
     assert "not sure: mountain" in page.inner_text("#image-0")
     press(page, "Enter")

@@ -64,7 +64,7 @@ function fail(text) {
 
 const nameOf = (label) => (label === NO_LABEL ? state.unknown : state.labels[label]);
 const givenName = (label) => (label === NO_LABEL ? "none of the labels" : state.labels[label]);
-const percent = (score) => (score === null ? "" : `${(100 * score).toFixed(0)} %`);
+const percent = (score) => (score === null ? "" : `${(100 * score).toFixed(0)}\u00a0%`);
 // [label, score, margin, [[label, score], ...], guess]: the guess is the best label of an answer
 // that was not sure enough, NO_LABEL where the results do not name it, else null.
 const first = (id) => state.images[id][2];
