@@ -444,7 +444,7 @@ def test_answers_as_a_page_and_as_parquet(clipcls, tmp_path: Path) -> None:
         done = clipcls("classify", *labels, "-o", str(tmp_path / name), str(PHOTOS), cwd=ROOT)
         assert done.returncode == 0, done.stderr
     done = clipcls("report", str(tmp_path / "r.parquet"), "-o", str(tmp_path / "s.html"))
-    assert done.stderr.startswith(f"clipcls: {tmp_path}/s.html: 20 images, ")
+    assert done.stderr.startswith("clipcls: 20 images, ")
     pages = [(tmp_path / name).read_text() for name in ("r.html", "s.html")]
     assert pages[0] == pages[1].replace("r.parquet", "Results")
     done = clipcls("search", "cat", str(PHOTOS), "-m", "mini", "-o", str(tmp_path / "hits.html"))

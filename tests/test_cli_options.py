@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -118,3 +119,46 @@ def test_clear_asks_on_a_terminal(
     found = run("store", "clear", "--store", str(store), *options)
     assert (found[0], store.exists()) == (status, is_left)
     assert ("nothing was deleted" in found[2]) == is_left
+
+
+def test_commands_say_what_they_wrote_and_what_comes_next(
+    run, paint: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLIPCLS_NO_STORE", "1")
+    for number in range(6):
+        for colour in ("red", "blue"):
+            paint(f"sorted/{colour}/{number}.png", colour)
+    for arguments, said in [
+        (
+            ("classify", *LABELS, "sorted", "-o", "my r.jsonl"),
+            "wrote my r.jsonl; next: clipcls review 'my r.jsonl', or clipcls sort 'my r.jsonl' "
+            "--into sorted",
+        ),
+        (
+            ("classify", *LABELS, "sorted", "-o", "r.html"),
+            "wrote r.html; next: open it in a browse",
+        ),
+        (("report", "my r.jsonl", "-o", "p.html"), "wrote p.html; next: open it in a browser"),
+        (("evaluate", *LABELS, "sorted", "-o", "f.json"), "wrote f.json\n"),
+        (("evaluate", *LABELS, "sorted", "--report", "e.html"), "wrote e.html; next: open it"),
+        (
+            ("calibrate", *LABELS, "--prompts", "none", "sorted", "-o", "c.json"),
+            "wrote c.json; next: clipcls classify -l red -l blue --prompts none "
+            "--calibration c.json PHOTOS",
+        ),
+        (
+            ("fit", "sorted", "-o", "c.safetensors"),
+            "wrote c.safetensors; next: clipcls classify --classifier c.safetensors PHOTOS",
+        ),
+        (
+            ("suggest", "sorted", "--vocabulary", "weather", "-o", "labels.txt"),
+            "wrote labels.txt; next: edit it, then clipcls classify --labels labels.txt sorted",
+        ),
+        (("search", "red", "sorted", "-o", "hits.csv"), "wrote hits.csv\n"),
+    ]:
+        status, _, err = run(*arguments)
+        assert status == 0, err
+        assert said in err, arguments
+        assert "wrote" not in run(*arguments, "--quiet")[2]
+    assert "wrote" not in run("classify", *LABELS, "sorted", "-o", os.devnull, "-f", "csv")[2]

@@ -184,7 +184,7 @@ def test_the_command(paint: Paint, tmp_path: Path) -> None:
     results.write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = report("r.jsonl", "-o", "r.html", "--root", "photos", "--title", "A day", cwd=tmp_path)
     assert done.returncode == 0
-    assert done.stderr.startswith("clipcls: r.html: 2 images, 1 without a picture, 0.0 MB")
+    assert done.stderr.startswith("clipcls: 2 images, 1 without a picture, 0.0 MB")
     assert "<h1>A day</h1>" in (tmp_path / "r.html").read_text()
     done = report("r.jsonl", "-o", "r.html", cwd=tmp_path)
     assert (done.returncode, "--root" in done.stderr) == (1, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from clipcls.cli.options import (
     model_options,
     multi_option,
     progress_options,
+    repeat_options,
     store_of,
     store_options,
 )
@@ -27,6 +29,13 @@ from clipcls.cli.refusals import refuse_over, refuse_with_multi
 if TYPE_CHECKING:
     from clipcls.calibration import Calibration
     from clipcls.multicalibration import MultiLabelCalibration
+
+
+# What a calibration belongs to.
+_REPEATED = (
+    *("label_source", "label_list", "classifier", "prompts", "none", "rank", "multi"),
+    *("model", "checkpoint"),
+)
 
 
 @click.command("calibrate")
@@ -107,6 +116,8 @@ def command(
         console.say(f"{summary} (cross-validated)")
         if not isinstance(found, MultiLabelCalibration):
             console.say(found.promises())
+        words = ["clipcls", "classify", *repeat_options(*_REPEATED), "--calibration", str(output)]
+        console.say_written(output, f"{shlex.join(words)} PHOTOS")
     return console.status(len(aside.unreadable), found.images)
 
 

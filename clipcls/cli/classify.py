@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -288,6 +289,17 @@ def command(
         report.summary(format_rate(rate) if rate else ""),
         matters=report.skipped > 0 or left_out.may_be_images or output is not None,
     )
+    if form == "html":
+        console.say_written(output, "open it in a browser")
+    elif output is not None:
+        file = shlex.quote(str(output))
+        review = [] if multi else [f"clipcls review {file}"]
+        is_final = form in ("table", "json") or sort_into or xmp
+        console.say_written(
+            output, *([] if is_final else [*review, f"clipcls sort {file} --into sorted"])
+        )
+    if heatmaps and not quiet:
+        console.say(f"wrote heat maps into {heatmaps}")
     # Only now: a run that stops earlier has moved nothing that the next one would have to find.
     status = console.status(report.skipped, report.classified)
     if xmp:

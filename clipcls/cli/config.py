@@ -99,9 +99,9 @@ def command(context: click.Context, /, command_name: tuple[str, ...], as_json: b
 
 def _default(option: click.Option) -> Any:
     default = option.get_default(click.Context(command), call=False)
-    if isinstance(default, str | int | float | bool):
-        return default
-    return None
+    if isinstance(default, list | tuple):
+        return list(default)
+    return default if isinstance(default, str | int | float | bool) else None
 
 
 def _hashable(setting: Setting) -> Setting:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import click
@@ -89,6 +90,13 @@ class Console(logging.Handler):
         """
         if not self.quiet and (matters or self._has_reported or sys.stderr.isatty()):
             self.say(summary)
+
+    def say_written(self, path: Path | None, *after: str) -> None:
+        """Say which file was written, and what to do next; nothing of a pipe or with --quiet."""
+        if path is None or self.quiet or not path.is_file():
+            return
+        steps = f"; next: {', or '.join(after)}" if after else ""
+        self.say(f"wrote {path}{steps}")
 
     def status(self, unreadable: int, read: int) -> int:
         """The exit status of a run: 2 if no image could be read, else as `--max-errors` has it."""

@@ -131,10 +131,11 @@ def command(
     def write(record: Mapping[str, Any]) -> None:
         if form in ("csv", "tsv"):
             _write_table(console, record, form, output, per_label, bom)
-            return
-        table = "multilabel" if multi else "evaluation"
-        with open_output(output, "document" if form == "json" else table) as writer:
-            writer.write(record)
+        else:
+            table = "multilabel" if multi else "evaluation"
+            with open_output(output, "document" if form == "json" else table) as writer:
+                writer.write(record)
+        console.say_written(output)
 
     labelled = read_labelled(data, unlabelled=multi)
     settings = {
@@ -170,6 +171,7 @@ def command(
 
         with open_output(page, "evaluation page") as writer:
             writer.write(page_record(found, data, comparisons))
+        console.say_written(page, "open it in a browser")
     write(record)
     return console.status(len(found.set_aside.unreadable), found.images)
 
@@ -242,6 +244,7 @@ def _multilabel(
 
         with open_output(page, "multilabel page") as writer:
             writer.write(multilabel_page_record(found, labelled.source, comparisons))
+        console.say_written(page, "open it in a browser")
     write(record)
     return console.status(len(found.set_aside.unreadable), found.images)
 

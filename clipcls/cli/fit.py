@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,8 @@ def command(
     classifier.save(output)
     if not quiet:
         console.say(classifier.learnt_.summary())
+        file = shlex.quote(str(output))
+        console.say_written(output, f"clipcls classify --classifier {file} PHOTOS")
     if check_labels:
         suspects = classifier.suspects()
         with open_output(None, "csv") as writer:

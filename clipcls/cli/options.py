@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from clipcls.cli.completion import (
     complete_files,
@@ -56,6 +57,7 @@ __all__ = [
     "output_options",
     "progress_options",
     "prompts_option",
+    "repeat_options",
     "result_output_options",
     "store_of",
     "store_options",
@@ -532,6 +534,23 @@ def classifier_of(
     return FewShotClassifier.load(
         classifier, None if model == "auto" else model, rank=rank, **settings
     )
+
+
+def repeat_options(*names: str) -> list[str]:
+    """The options of the command in hand that came on the command line, to be given to another."""
+    context = click.get_current_context()
+    words = []
+    for option in context.command.params:
+        source = context.get_parameter_source(str(option.name))
+        if option.name not in names or source != ParameterSource.COMMANDLINE:
+            continue
+        value = context.params[option.name]
+        if isinstance(value, bool):
+            words.append(option.opts[-1])
+        else:
+            for one in value if isinstance(value, list | tuple) else [value]:
+                words += [option.opts[0], str(one)]
+    return words
 
 
 def images_of(

@@ -89,5 +89,6 @@ def command(
     if not quiet:
         size = output.stat().st_size / 1e6
         absent = f", {gone:,} without a picture" if gone else ""
-        console.say(f"{output}: {shown + gone:,} images{absent}, {size:,.1f} MB")
+        console.say(f"{shown + gone:,} images{absent}, {size:,.1f} MB")
+        console.say_written(output, "open it in a browser")
     return 0

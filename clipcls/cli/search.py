@@ -138,6 +138,7 @@ def command(
         console.say_done(f"{read:,} images searched{unreadable}", matters=skipped > 0)
     if left_out.may_be_images and not quiet:
         console.say(str(left_out))
+    console.say_written(output)
     sys.stdout.flush()
     return console.status(skipped, read)
 

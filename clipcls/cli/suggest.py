@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -111,4 +112,9 @@ def command(
         )
         if left_out.may_be_images:
             console.say(str(left_out))
+        if form == "labels" and output is not None:
+            words = shlex.join(["clipcls", "classify", "--labels", str(output), *inputs])
+            console.say_written(output, f"edit it, then {words}")
+        else:
+            console.say_written(output)
     return console.status(len(found.unreadable), found.images)
