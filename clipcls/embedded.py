@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcls.errors import InputError, SidecarError, install_command
+from clipcls.inputs import RAW_SUFFIXES
 from clipcls.journal import sync_folder
 from clipcls.results import Result
 from clipcls.sidecar import Sidecars, need_lxml, update_each, updated_packet
@@ -69,6 +70,8 @@ def _update(tool: Any, image: Path, labels: tuple[tuple[str, ...], ...], packet:
         OSError, SidecarError: it was not done, and the image is as it was.
     """
     file = Path(os.path.realpath(image))
+    if file.suffix.lower() in RAW_SUFFIXES:
+        raise SidecarError("is a raw file, which is left as the camera wrote it: use --xmp")
     if any(c in os.fspath(file) for c in "\r\n"):
         raise SidecarError("a line break in its path, which exiftool does not take from us")
     seen = file.stat()

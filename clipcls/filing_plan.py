@@ -6,7 +6,7 @@ import itertools
 import os
 import shlex
 import stat
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from clipcls.errors import ImageError, InputError
 from clipcls.folders import alike, folders_of
 from clipcls.journal import Entry, Journal, Mode, journals_in
 from clipcls.results import Result
+from clipcls.sidecar import SidecarNames
 from clipcls.transfer import RefusalError, is_link_to, is_the_same, reason_of
 
 __all__ = ["Plan", "Step", "plan"]
@@ -100,7 +101,7 @@ class _Planner:
                     self.earlier[entry.source].append((journal, entry))
         self.taken: dict[Path, set[str]] = defaultdict(set)
         self.seen: set[tuple[Path, Path | None]] = set()
-        self.listed: dict[Path, tuple[dict[str, str], Counter[str]]] = {}
+        self.sidecar_names = SidecarNames()
         self.result = Plan()
 
     def plan(self, results: Sequence[Result]) -> Plan:
@@ -214,16 +215,7 @@ class _Planner:
         return False
 
     def _sidecars(self, image: Path) -> Iterator[Path]:
-        """photo.jpg.xmp, and photo.xmp where no other file beside it (a raw) has that stem."""
-        if image.parent not in self.listed:
-            names = os.listdir(image.parent)
-            stems = Counter(Path(n).stem for n in names if not n.lower().endswith(".xmp"))
-            self.listed[image.parent] = {n.lower(): n for n in names}, stems
-        names_of, stems = self.listed[image.parent]
-        found = [names_of.get(f"{image.name}.xmp".lower())]
-        if stems[image.stem] == 1:
-            found.append(names_of.get(f"{image.stem}.xmp".lower()))
-        for sidecar in (image.with_name(name) for name in found if name):
-            # A relative link would lead elsewhere from there.
+        """Its own, but no links if it is moved: a relative one would lead elsewhere from there."""
+        for sidecar in self.sidecar_names.find(image):
             if sidecar.is_file() and not (self.mode == "move" and sidecar.is_symlink()):
                 yield sidecar

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import unicodedata
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,15 +21,15 @@ from typing import Any, TypeAlias
 
 from clipcls.errors import ImageError, InputError, SidecarError, install_command
 from clipcls.folders import alike
-from clipcls.inputs import os_reason
+from clipcls.inputs import RAW_SUFFIXES, SUFFIXES, VIDEO_SUFFIXES, os_reason
 from clipcls.predictions import NONE
 from clipcls.results import Result
 from clipcls.transfer import place
 
 __all__ = [
+    "SidecarNames",
     "Sidecars",
     "need_lxml",
-    "sidecar_of",
     "update_each",
     "update_sidecar",
     "updated_packet",
@@ -57,6 +57,7 @@ _EMPTY = (
     b"</x:xmpmeta>\n"
     b'<?xpacket end="w"?>'
 )
+_PICTURES = SUFFIXES | RAW_SUFFIXES | VIDEO_SUFFIXES
 _LARGEST = 64 << 20  # bytes
 
 
@@ -108,8 +109,9 @@ def write_sidecars(
     Args:
         results: of `read_results`.
         root: what the results' paths are relative to.
-        full_name: `photo.jpg.xmp` in place of `photo.xmp`.
-        remove: take out what was written before, and write nothing.
+        full_name: `photo.jpg.xmp` for each image, and not only where `photo.xmp` belongs to
+            another file; see `SidecarNames`.
+        remove: take out what was written before, under either name, and write nothing.
         watch: called after each image with the number that failed so far.
 
     Raises:
@@ -118,19 +120,16 @@ def write_sidecars(
     need_lxml()
 
     def update(image: Path, labels: Labels) -> bool:
-        sidecar = sidecar_of(image, full_name)
-        if users[alike(str(sidecar))] > 1:
-            raise SidecarError(
-                f"shares {sidecar.name} with another image: use `clipcls sort RESULTS "
-                "--xmp-full-name`"
-            )
-        try:
-            return update_sidecar(sidecar, () if remove else labels)
-        except OSError as error:
-            raise SidecarError(f"{sidecar.name}: {os_reason(error)}") from error
+        sidecars = names.find(image) if remove else [names.choose(image, full_name)]
+        changed = False
+        for sidecar in sidecars:
+            try:
+                changed |= update_sidecar(sidecar, () if remove else labels)
+            except OSError as error:
+                raise SidecarError(f"{sidecar.name}: {os_reason(error)}") from error
+        return changed
 
-    images = {Path(os.path.abspath(Path(root) / r.path)) for r in results if not r.error}
-    users = Counter(alike(str(sidecar_of(image, full_name))) for image in images)
+    names = SidecarNames()
     return update_each(results, update, root=root, watch=watch)
 
 
@@ -190,12 +189,67 @@ def need_lxml() -> None:
         raise InputError(f"XMP sidecars need lxml: {install_command('xmp')}") from error
 
 
-def sidecar_of(image: Path, full_name: bool = False) -> Path:
-    """`photo.xmp`, or `photo.jpg.xmp`; in capitals where it is there in capitals."""
-    stem = image.name if full_name else image.stem
-    capitals = image.with_name(f"{stem}.XMP")
-    small = image.with_name(f"{stem}.xmp")
-    return capitals if capitals.exists() and not small.exists() else small
+class SidecarNames:
+    """Which sidecars belong to which image; lists each folder once.
+
+    `photo.jpg.xmp` is the sidecar of `photo.jpg` alone. `photo.xmp` belongs to the raw file of that
+    name, for which Adobe's programs write it; without a raw file, to the only image or video of
+    that name; else to none of them.
+    """
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, _Folder] = {}
+
+    def choose(self, image: Path, full_name: bool = False) -> Path:
+        """The sidecar to write: the short one if it is the image's own, unless `full_name`."""
+        stem = image.name if full_name or not self._owns_short(image) else image.stem
+        return self._existing(image, stem) or image.with_name(f"{stem}.xmp")
+
+    def find(self, image: Path) -> list[Path]:
+        """The image's own sidecars that exist."""
+        stems = [image.name, *([image.stem] if self._owns_short(image) else [])]
+        return [found for stem in stems if (found := self._existing(image, stem))]
+
+    def _owns_short(self, image: Path) -> bool:
+        folder = self._list(image.parent)
+        names = folder.by_stem[alike(image.stem)]
+        owners = [n for n in names if Path(n).suffix.lower() in RAW_SUFFIXES] or names
+        return set(owners) <= {image.name} and image.stem not in folder.names
+
+    def _existing(self, image: Path, stem: str) -> Path | None:
+        """`stem.xmp`, in any case, but not one that is another file's to the letter."""
+        folder = self._list(image.parent)
+        sidecars = folder.sidecars[alike(stem)]
+        if f"{stem}.xmp" in sidecars:
+            return image.with_name(f"{stem}.xmp")
+        for name in sorted(sidecars, key=lambda name: name[:-4] != stem):
+            if name[:-4] == stem or name[:-4] not in folder.names:
+                return image.with_name(name)
+        return None
+
+    def _list(self, path: Path) -> _Folder:
+        if path not in self._folders:
+            try:
+                names = os.listdir(path)
+            except OSError:  # the images in it may still be reached by name
+                names = []
+            self._folders[path] = _Folder(names)
+        return self._folders[path]
+
+
+class _Folder:
+    """The names in a folder: of sidecars by what they are for, of images and videos by stem."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = set(names)
+        self.sidecars: defaultdict[str, list[str]] = defaultdict(list)
+        self.by_stem: defaultdict[str, list[str]] = defaultdict(list)
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() == ".xmp":
+                self.sidecars[alike(stem)].append(name)
+            elif suffix.lower() in _PICTURES:
+                self.by_stem[alike(stem)].append(name)
 
 
 def update_sidecar(sidecar: Path, labels: Iterable[Sequence[str]]) -> bool:

@@ -143,6 +143,15 @@ def test_what_cannot_be_written_stays_as_it_is(tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path)) == 4
 
 
+def test_a_raw_file_stays_as_the_camera_wrote_it(tmp_path: Path) -> None:
+    raw = tmp_path / "a.NEF"
+    raw.write_bytes(picture(tmp_path / "a.jpg").read_bytes())
+    before = raw.read_bytes()
+    done = embed_keywords([result(raw, ("cat",))])
+    assert "raw file" in done.failed[0].reason
+    assert raw.read_bytes() == before
+
+
 def test_interrupted_it_leaves_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = picture(tmp_path / "a.jpg")
     before = path.read_bytes()

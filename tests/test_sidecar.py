@@ -7,12 +7,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from test_filing import put, results, sort
 
 from clipcls.errors import InputError, SidecarError
+from clipcls.filing import file_results
 from clipcls.results import Result
 from clipcls.sidecar import update_sidecar, write_sidecars
 
@@ -231,23 +233,81 @@ def test_a_run_over_results(tmp_path: Path) -> None:
     rows = results(("a.jpg", "cat"), ("b.jpg", "cat"), ("b.png", "dog"), ("c.jpg", ""))
     rows += [*results(("x.jpg", "cat"), ("d.jpg", "cat")), Result("e.jpg", (), "truncated")]
     done = write_sidecars(rows, root=photos)
-    shared = "shares b.xmp with another image: use `clipcls sort RESULTS --xmp-full-name`"
     assert {e.path: e.reason for e in done.failed} == {
-        "b.jpg": shared,
-        "b.png": shared,
         "x.jpg": "no such file",
         "d.jpg": done.failed[-1].reason,
     }
     assert "d.XMP: is not XML" in done.failed[-1].reason
-    assert (done.written, done.unchanged, done.unread) == (1, 1, 1)
-    done = write_sidecars(rows[:3], root=photos, full_name=True)
-    assert {p.name for p in photos.glob("*.xmp")} == {
-        *("a.xmp", "a.jpg.xmp", "b.jpg.xmp", "b.png.xmp")
-    }
-    write_sidecars(rows[:3], root=photos, full_name=True, remove=True)
-    assert {p.name for p in photos.glob("*.xmp")} == {"a.xmp"}
+    assert (done.written, done.unchanged, done.unread) == (3, 1, 1)
+    written = {"a.jpg.xmp", "b.jpg.xmp", "b.png.xmp"}
+    assert {p.name for p in photos.glob("*.xmp")} == written
+    assert write_sidecars(rows[:3], root=photos, full_name=True).unchanged == 3
+    write_sidecars(results(("c.jpg", "cat")), root=photos)
+    write_sidecars(results(("c.jpg", "cat")), root=photos, full_name=True)
+    assert {p.name for p in photos.glob("*.xmp")} == {*written, "c.xmp", "c.jpg.xmp"}
+    write_sidecars(rows[:4], root=photos, remove=True)
+    assert {p.name for p in photos.glob("*.xmp")} == set()
     with pytest.raises(InputError, match="--root"):
         write_sidecars(rows, root=tmp_path)
+
+
+def subjects(sidecar: Path) -> list[str]:
+    """The keywords in a sidecar."""
+    text = sidecar.read_text().partition("<dc:subject>")[2].partition("</dc:subject>")[0]
+    return re.findall("<rdf:li>(.*?)</rdf:li>", text)
+
+
+def test_of_a_raw_and_a_jpeg_each_has_its_own_sidecar_and_takes_it_along(tmp_path: Path) -> None:
+    photos = put(tmp_path / "p", {"a.JPG": "jpeg", "a.NEF": "raw", "c.jpg": "c"})
+    update_sidecar(photos / "a.xmp", [("the raw's",)])
+    before = (photos / "a.xmp").read_bytes()
+    rows = results(("a.JPG", "cat"), ("c.jpg", "dog"))
+    assert write_sidecars(rows, root=photos).failed == []
+    assert subjects(photos / "a.JPG.xmp") == ["cat"]
+    assert subjects(photos / "c.xmp") == ["dog"]
+    assert (photos / "a.xmp").read_bytes() == before
+    file_results(rows, tmp_path / "out", "move", root=photos)
+    assert {p.name for p in photos.iterdir()} == {"a.NEF", "a.xmp"}
+    assert {p.name for p in (tmp_path / "out/cat").iterdir()} == {"a.JPG", "a.JPG.xmp"}
+    assert {p.name for p in (tmp_path / "out/dog").iterdir()} == {"c.jpg", "c.xmp"}
+
+
+def test_the_short_sidecar_goes_with_the_raw_file(tmp_path: Path) -> None:
+    photos = put(tmp_path / "p", {"a.jpg": "jpeg", "A.nef": "raw"})
+    rows = results(("a.jpg", "cat"), ("A.nef", "dog"))
+    write_sidecars(rows, root=photos)
+    assert subjects(photos / "A.xmp") == ["dog"]
+    assert subjects(photos / "a.jpg.xmp") == ["cat"]
+    file_results(rows, tmp_path / "out", "move", root=photos)
+    assert list(photos.iterdir()) == []
+    assert {p.name for p in (tmp_path / "out/dog").iterdir()} == {"A.nef", "A.xmp"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs names that differ in case alone")
+@pytest.mark.parametrize("full_name", [False, True])
+def test_names_that_differ_in_case_have_sidecars_of_their_own(
+    tmp_path: Path, full_name: bool
+) -> None:
+    photos = put(tmp_path / "p", {"X.JPG": "1", "X.jpg": "2", "x.Jpg": "3"})
+    rows = results(("X.JPG", "cat"), ("X.jpg", "cow"), ("x.Jpg", "dog"))
+    done = write_sidecars(rows, root=photos, full_name=full_name)
+    assert (done.failed, done.written) == ([], 3)
+    assert subjects(photos / "X.JPG.xmp") == ["cat"]
+    assert subjects(photos / "X.jpg.xmp") == ["cow"]
+    assert subjects(photos / "x.Jpg.xmp") == ["dog"]
+    file_results(rows, tmp_path / "out", "move", root=photos)
+    assert subjects(tmp_path / "out/cow/X.jpg.xmp") == ["cow"]
+    assert list(photos.iterdir()) == []
+
+
+def test_text_beside_an_image_takes_no_sidecar_from_it(tmp_path: Path) -> None:
+    photos = put(tmp_path / "p", {"a.jpg": "", "a.txt": "", "b.jpg": "", "b.jpg.png": ""})
+    rows = results(("a.jpg", "cat"), ("b.jpg", "cow"), ("b.jpg.png", "dog"))
+    write_sidecars(rows, root=photos)
+    names = {"a.xmp", "b.xmp", "b.jpg.png.xmp"}  # b.jpg.xmp would be that of b.jpg
+    assert {p.name for p in photos.glob("*.xmp")} == names
+    file_results(rows[:1], tmp_path / "out", "move", root=photos)
+    assert {p.name for p in (tmp_path / "out/cat").iterdir()} == {"a.jpg", "a.xmp"}
 
 
 def test_an_image_that_is_named_twice_is_one(tmp_path: Path) -> None:

@@ -375,7 +375,8 @@ filing_options = _together(
     click.option(
         "--xmp",
         is_flag=True,
-        help="Write the labels as keywords into XMP sidecars (photo.xmp) beside the images.",
+        help="Write the labels as keywords into XMP sidecars: photo.xmp, or photo.jpg.xmp where "
+        "another file, such as a raw one, has the name photo.",
     ),
 )
 

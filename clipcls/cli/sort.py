@@ -27,13 +27,14 @@ from clipcls.cli.options import FILE, progress_options
 @click.option(
     "--xmp",
     is_flag=True,
-    help="Write the labels as keywords into XMP sidecars (photo.xmp) beside the images.",
+    help="Write the labels as keywords into XMP sidecars: photo.xmp, or photo.jpg.xmp where "
+    "another file, such as a raw one, has the name photo.",
 )
-@click.option("--xmp-full-name", is_flag=True, help="So, but into photo.jpg.xmp.")
+@click.option("--xmp-full-name", is_flag=True, help="Like --xmp, but write photo.jpg.xmp.")
 @click.option(
     "--embed-xmp",
     is_flag=True,
-    help="So, but into the images themselves, by exiftool.",
+    help="Like --xmp, but write into the images themselves, by exiftool.",
 )
 @click.option(
     "--xmp-remove",
