@@ -16,12 +16,11 @@ from clipcls.errors import LabelsError
 from clipcls.label_formats import (
     Entry,
     Number,
-    python_values,
-    recognise_lines,
     recognise_list,
     recognise_mapping,
     say,
 )
+from clipcls.pasted_lists import python_values, recognise_lines
 from clipcls.textfiles import numbered, read_table
 
 if TYPE_CHECKING:
@@ -88,20 +87,22 @@ def _read_txt(path: str, text: str) -> Iterator[Entry]:
         yield from _read_yaml(path, text)
         return
     what, kept = recognise_lines(lines)
-    if (
-        lines
-        and "quotes" not in what
-        and (first[0] in "[{(" or re.search("[\"'\u201c\u2018]", text))
-    ):
+    if "quotes" not in what and _CODE.match(first):
         found = _pasted(path, text, first)
         if found is not None:
             yield from found
             return
     if what:
         say(path, what, [line for _, line in kept])
+    elif len(kept) > 1 and first.lower() in _HEADERS:
+        log.warning("%s:%d: %r is taken for a label; is it a header?", path, kept[0][0], first)
     for number, line in kept:
         yield Entry(f"{path}:{number}", line)
 
+
+# How a list that was pasted from code begins: with a bracket, a quote, `NAMES = [` or `array([`.
+_CODE = re.compile(r"""[\[{("'“‘]|[\w.]+\s*(?:=\s*)?[\[{(]""")
+_HEADERS = ("label", "labels", "class", "classes", "class_name", "class name", "category", "name")
 
 # Keys of label files and of YOLO's data.yaml, in text that came by another name or on stdin.
 _YAML = re.compile(

@@ -1,8 +1,8 @@
 """Recognise the label lists of other tools: what is written, as `Entry`s, and what it was read as.
 
-Mappings and lists come from JSON, YAML, Python or a Python caller; lines from text files. What is
-recognised is said in one warning per file. What is neither known nor labels is refused: a label
-file never silently means other labels than the ones in it.
+Mappings and lists come from JSON, YAML, Python or a Python caller. What is recognised is said in
+one warning per file. What is neither known nor labels is refused: a label file never silently means
+other labels than the ones in it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from clipcls.errors import LabelsError
 
@@ -19,8 +19,6 @@ __all__ = [
     "Entry",
     "Known",
     "Number",
-    "python_values",
-    "recognise_lines",
     "recognise_list",
     "recognise_mapping",
     "say",
@@ -89,6 +87,8 @@ _SETTINGS = frozenset(
     )
 )
 
+# Names in CLIP_benchmark's files that no label has; `cars` and `flowers` stand there, too.
+_DATASET = re.compile(r"vtab/|wds/|imagenet|cifar|mnist|voc2007|sun397|food101|fer2013|country211")
 _WNID = re.compile(r"n\d{8}")
 _PATH = re.compile(r"(\.{0,2}[/\\]|[A-Za-z]:[\\/]|https?://)\S+")
 
@@ -128,12 +128,12 @@ def recognise_mapping(items: Sequence[tuple[str, object, object]]) -> Known | No
     mapping = {str(key).strip(): value for _, key, value in items}
     if names := _indexed(mapping):
         return Known("a mapping between numbers and names", [Entry(where, n) for n in names])
-    prompts_only = all(_is_prompts(value) for value in mapping.values())
+    prompts_only = all(_may_be_prompts(value) for value in mapping.values())
     for key, what in _KEYS.items():
         value = mapping.get(key)
         if value is None or not (names := _names(value)):
             continue
-        if prompts_only and len(mapping) > 1 and _is_prompts(value):
+        if prompts_only and len(mapping) > 1 and _may_be_prompts(value):
             continue  # `labels` among labels with prompts
         where = next(where for where, found, _ in items if str(found).strip() == key)
         kept = [name for name in names if name not in _groups(value)]
@@ -146,16 +146,21 @@ def recognise_mapping(items: Sequence[tuple[str, object, object]]) -> Known | No
     if len(mapping) == 1:
         ((only, value),) = mapping.items()
         names = _names(value) if isinstance(value, list) and len(value) > 1 else None
-        if names and not _mention(only, names) and not any("{" in name for name in names):
+        if names and not _are_prompts_for(only, names) and not any("{" in name for name in names):
             return Known(
                 f"the class names of {only!r}",
                 [Entry(f"{where}, name {n}", name) for n, name in enumerate(names, 1)],
             )
     for place, name, item in items:
         _refuse_settings(place, str(name).strip(), item)
+    if any(map(_DATASET.match, mapping)) and all(map(_names, mapping.values())):
+        shown = ", ".join([*mapping][:5])
+        raise LabelsError(
+            f"{where}: has the names of {len(mapping)} datasets ({shown}); keep those of one"
+        )
     if all(map(str.isdecimal, mapping)):
         for number, texts in mapping.items():
-            if isinstance(texts, list) and not _mention(number, texts):
+            if isinstance(texts, list) and not _are_prompts_for(number, texts):
                 raise LabelsError(
                     f"{where}: the keys are numbers, and the texts beside {number} do not mention "
                     "it; write the names as a plain list, or {} in the prompts of a number"
@@ -183,7 +188,7 @@ def _refuse_settings(where: str, key: str, value: object) -> None:
         raise LabelsError(f"{where}: {key!r} has templates beside it: use --prompts for this file")
 
 
-def _is_prompts(value: object) -> bool:
+def _may_be_prompts(value: object) -> bool:
     """Whether it can stand beside a label in a label file."""
     if isinstance(value, list):
         return all(isinstance(item, str) for item in value)
@@ -237,164 +242,19 @@ def _indexed(mapping: Mapping[str, object]) -> list[str] | None:
     for key, value in mapping.items():
         if isinstance(value, list) and len(value) == 2 and _WNID.fullmatch(str(value[0])):
             value = value[1]  # Keras' index of ImageNet: {"0": ["n01440764", "tench"]}
-        if not isinstance(value, str) or isinstance(value, Number) or _mention(key, [value]):
+        if (
+            not isinstance(value, str)
+            or isinstance(value, Number)
+            or _are_prompts_for(key, [value])
+        ):
             return None
         names[int(key)] = value
     return [names[number] for number in sorted(names)]
 
 
-def _mention(key: str, texts: Sequence[object]) -> bool:
-    """Whether the texts are prompts for the key: with it, or a place for it, in one of them."""
-    word = re.compile(rf"(?<!\w){re.escape(key.casefold())}(?!\w)")
-    return any(
-        isinstance(text, str) and ("{}" in text or word.search(text.casefold())) for text in texts
-    )
-
-
-# Lines of a text file
-
-_NUMBERED = re.compile(r"[(\[]?(\d{1,6})(?P<mark>\s*[:.)\]=-]\s*|\s*[,;]\s*|\s+)(?P<name>\S.*)")
-_QUOTES = (("'", "'"), ('"', '"'), ("“", "”"), ("‘", "’"), ("„", "“"), ("«", "»"))
-
-
-def recognise_lines(lines: Sequence[tuple[int, str]]) -> tuple[str, list[tuple[int, str]]]:
-    """What a tool or a person put around the labels ("" for nothing), and lines without it.
-
-    A comma at the end, a bullet, a number, an ImageNet id or quotes go where all lines have them;
-    a single line is divided at its tabs, bars, semicolons or commas.
+def _are_prompts_for(key: str, texts: Sequence[object]) -> bool:
+    """Whether one of the texts is a prompt for the key: it has it in it, a place for it, or an
+    article in front, as names of classes have not.
     """
-    texts = [text for _, text in lines]
-    found: list[str] = []
-    if len(texts) > 1 and all(text.endswith(",") for text in texts[:-1]):
-        texts = [text.removesuffix(",").rstrip() for text in texts]
-        found.append("commas at the ends")
-    if len(texts) > 1 and all(re.match(r"[-*•]\s+\S", text) for text in texts):
-        texts = [text[1:].strip() for text in texts]
-        found.append("bullets")
-    if (bare := _without_numbers(texts)) is not None:
-        texts = bare
-        found.append("numbers")
-    if len(texts) > 1 and all(re.match(r"n\d{8}[\s,;:]+\S", text) for text in texts):
-        texts = [re.sub(r"n\d{8}[\s,;:]+", "", text, count=1) for text in texts]
-        found.append("WordNet ids")
-    if len(texts) == 1 and (parts := _divided(texts[0])):
-        lines, texts = [(lines[0][0], part) for part in parts], parts
-        found.append("separators on one line")
-    if (bare := _without_quotes(texts)) is not None:
-        texts = bare
-        found.append("quotes")
-    kept = [(number, text) for (number, _), text in zip(lines, texts, strict=True) if text]
-    return f"a list with {' and '.join(found)}" if found else "", kept
-
-
-def _without_numbers(texts: Sequence[str]) -> list[str] | None:
-    """The texts after numbers that count up; None where they do not or are part of the labels.
-
-    `1 star`, `2 stars`, `3 stars` and `2024 election` are labels.
-    """
-    matches = [_NUMBERED.fullmatch(text) for text in texts]
-    if len(matches) < 2 or not all(matches):
-        return None
-    numbers = [int(match[1]) for match in matches if match]
-    names = [match["name"] for match in matches if match]
-    if numbers[0] not in (0, 1) or numbers != [*range(numbers[0], numbers[0] + len(numbers))]:
-        return None
-    if len({name.casefold().removesuffix("s") for name in names}) < len(names):
-        return None
-    return names
-
-
-def _without_quotes(texts: Sequence[str]) -> list[str] | None:
-    for left, right in _QUOTES:
-        pattern = re.compile(rf"{left}((?:[^{left}{right}\\]|\\.)+){right},?")
-        matches = [pattern.fullmatch(text) for text in texts]
-        if texts and all(matches):
-            return [re.sub(r"\\(.)", r"\1", match[1]) for match in matches if match]
-    return None
-
-
-def _divided(line: str) -> list[str] | None:
-    for mark in "\t|;,":
-        # A comma in a number divides nothing: 1,000 dollars.
-        parts = re.split(r"(?<!\d),|,(?!\d)" if mark == "," else re.escape(mark), line)
-        parts = [part.strip() for part in parts]
-        parts = [part for part in parts if part]
-        if len(parts) > 1:
-            return parts
-    return None
-
-
-def python_values(text: str, name: str) -> list[tuple[int, Any, Any]] | None:
-    """The items of a list, tuple, set or dict that was pasted from Python.
-
-    An assignment (`CLASSES = [...]`) and a call around it (`np.array([...])`) may be there, and
-    the brackets may be missing.
-
-    Returns:
-        (line, key, value) per item, the key of a list's item being None; the strings, lists and
-        dicts of the values are Python's, numbers are `Number`. None if the text is no such literal.
-
-    Raises:
-        LabelsError: a comma is missing, so that Python would join two labels.
-    """
-    import ast
-
-    prefix = re.match(r"(?:\s*#.*\n)*\s*[A-Za-z_][\w.]*\s*(?::[^=\n]+)?=\s*", text)
-    if prefix:
-        text = "\n" * prefix[0].count("\n") + text[prefix.end() :]
-    straight = text.translate(str.maketrans("“”„‘’", '"""\'\''))
-    for source in dict.fromkeys(
-        (text, f"[{text}\n]", f"{{{text}\n}}", straight, f"[{straight}\n]")
-    ):
-        try:
-            node: Any = ast.parse(source.rstrip("; \n"), mode="eval").body
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            continue
-        while isinstance(node, ast.Call) and node.args:
-            node = node.args[0]
-        if not isinstance(node, ast.List | ast.Tuple | ast.Set | ast.Dict):
-            continue
-        try:
-            if isinstance(node, ast.Dict):
-                pairs = zip(node.keys, node.values, strict=True)
-                found = [(item.lineno, _value(key), _value(item)) for key, item in pairs]
-            else:
-                found = [(item.lineno, None, _value(item)) for item in node.elts]
-        except (ValueError, RecursionError):
-            continue
-        _refuse_joined(source, name)
-        return found
-    return None
-
-
-def _value(node: Any) -> Any:
-    import ast
-
-    if isinstance(node, ast.List | ast.Tuple | ast.Set):
-        return [_value(item) for item in node.elts]
-    if isinstance(node, ast.Dict):
-        return {_value(key): _value(item) for key, item in zip(node.keys, node.values, strict=True)}
-    if isinstance(node, ast.Constant) and (
-        node.value is None or isinstance(node.value, str | bool)
-    ):
-        return node.value
-    if isinstance(node, ast.Constant | ast.UnaryOp):
-        return Number(ast.unparse(node))
-    raise ValueError("not a literal")
-
-
-def _refuse_joined(source: str, name: str) -> None:
-    """Two strings without a comma between them, which Python joins to one."""
-    import io
-    import tokenize
-
-    last = None
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.STRING:
-            if last is not None:
-                raise LabelsError(
-                    f"{name}:{token.start[0]}: a comma is missing between {last} and {token.string}"
-                )
-            last = token.string
-        elif token.type not in (tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT):
-            last = None
+    word = re.compile(rf"(?:an?|the|my) |.*(?:\{{\}}|(?<!\w){re.escape(key.casefold())}(?!\w))")
+    return any(isinstance(text, str) and word.match(text.casefold()) for text in texts)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from clipcls.errors import LabelsError
 from clipcls.labels import Label, LabelSet, make_labels, read_labels, written
 from clipcls.ready import ready_sets
-from clipcls.textfiles import canonical
+from clipcls.textfiles import canonical, guard
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_any_labels_written_to_a_file_read_back(tmp_path_factory, names):
     (folder / "l.json").write_text(json.dumps(names), encoding="utf-8")
     (folder / "m.json").write_text(json.dumps(dict.fromkeys(names)), encoding="utf-8")
     (folder / "l.yaml").write_text(yaml.safe_dump(names), encoding="utf-8")
-    quoted = ['"' + name.replace('"', '""') + '"' for name in names]
+    quoted = ['"' + guard(name).replace('"', '""') + '"' for name in names]
     (folder / "l.csv").write_text("\n".join(["label", *quoted]), encoding="utf-8")
     lines = ["\\" + name if name.lstrip("\\").startswith("#") else name for name in names]
     (folder / "l.txt").write_text("\n".join(lines), encoding="utf-8")
@@ -232,6 +232,11 @@ def test_columns_that_mean_nothing_are_named(write, caplog):
         ("l.txt", "0: cat\n1: cow\n\n2: dog\n", "numbers"),
         ("l.txt", "0,cat\n1,cow\n2,dog\n", "numbers"),
         ("l.txt", "00\tcat\n01\tcow\n02\tdog\n", "numbers"),
+        ("l.txt", "1 001.cat\n2 002.cow\n3 003.dog\n", "numbers"),
+        ("l.txt", "cat: 0\ncow: 1\ndog: 2\n", "numbers"),
+        ("l.txt", "cat\t0\ncow\t1\ndog\t2\n", "numbers"),
+        ("l.txt", "cat;\ncow;\ndog;\n", "commas at the ends"),
+        ("l.txt", "['cat',\u00a0'cow', 'dog']", "a Python list"),
         ("l.txt", "n02123045 cat\nn02403003 cow\nn02084071 dog\n", "WordNet ids"),
         ("l.txt", "label,synonyms\ncat,\ncow,\ndog,\n", "a table"),
         ("l.csv", "sep=;\nlabel;synonyms\ncat;\ncow;\ndog\n", ""),
@@ -267,6 +272,7 @@ def test_lists_of_other_tools_are_what_they_are_and_it_is_said(write, caplog, na
         ("l.txt", "bird: crane\nmachine: crane"),
         ("l.txt", "zone 0\nzone 1\nzone 2"),
         ("l.txt", "names\ntrain\nlabel"),
+        ("l.txt", "page: 1\npage: 2"),
         ("l.txt", "train/tram\nn/a"),
         ("l.yaml", "- train\n- names\n- nc"),
     ],
@@ -281,6 +287,7 @@ def test_labels_with_commas_digits_and_quotes_are_not_broken(write, caplog, name
     ("content", "names", "prompts"),
     [
         ('{"0": "a handwritten 0", "1": "a handwritten 1"}', ("0", "1"), "a handwritten 0"),
+        ('{"0": "the digit zero", "1": "the digit one"}', ("0", "1"), "the digit zero"),
         ('{"0": ["the digit 0", "zero"], "1": "the digit {}"}', ("0", "1"), "the digit 0"),
         ('{"boxes": ["a box"], "labels": ["a label", "a sticker"]}', ("boxes", "labels"), "a box"),
         ('{"train": "a train on rails", "path": "a path"}', ("train", "path"), "a train on rails"),
@@ -301,6 +308,12 @@ def test_prompts_of_labels_are_not_taken_for_lists_of_other_tools(write, content
         ("l.yaml", "cats: ../cats\ndogs: ../dogs\n", 1, ["the path ../cats", "setting"]),
         ("l.yaml", "model_type: vit\nclass: b\n", 1, ["'model_type' looks like a setting"]),
         ("l.json", '{"0": ["cat", "feline"], "1": ["dog"]}', 1, ["keys are numbers", "plain list"]),
+        (
+            "l.json",
+            '{"cifar10": ["cat"], "imagenet1k": ["tench"]}',
+            1,
+            ["of 2 datasets (cifar10, im"],
+        ),
         ("l.json", '{"imagenet1k": ["a photo of a {c}.", "a {c}"]}', 1, ["use --prompts"]),
         ("l.txt", "['cat' 'cow'\n 'dog']", 1, ["a comma is missing between 'cat' and 'cow'"]),
         ("l.txt", "['cat', 'cow'\n", None, ["begins like a Python or JSON list"]),
@@ -351,6 +364,11 @@ def test_labels_on_standard_input(monkeypatch):
     monkeypatch.setattr("sys.stdin", stdin)
     labels = read_labels("-")
     assert (labels.names, labels.source) == (("cat", "cow"), "standard input")
+
+
+def test_a_first_line_like_a_header_is_kept_and_named(write, caplog):
+    assert read_labels(write("l.txt", "label\ncat\ndog\n")).names == ("label", "cat", "dog")
+    assert "l.txt:1: 'label' is taken for a label; is it a header?" in caplog.text
 
 
 # Doubtful lists: errors
