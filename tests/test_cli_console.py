@@ -153,18 +153,22 @@ def test_news_of_the_library_comes_as_seldom_as_progress(
     assert capsys.readouterr().err == "clipcls: 59 of 100 prompts embedded\nclipcls: warning: odd\n"
 
 
-def test_the_bar_is_gone_before_the_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("total", [60, None, lambda: 60])
+def test_the_bar_is_gone_before_the_last_line(monkeypatch: pytest.MonkeyPatch, total) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setattr(progress_module, "_BAR_AFTER", 0.0)
+    monkeypatch.setitem(progress_module._COUNT_AFTER, "bar", 0.0)
     console = Console()
-    with console.progress(60) as step:
+    with console.progress(total) as step:
         for number in range(59):
             step(0)
+            if number == 30:
+                time.sleep(0.2)  # the images are being counted
             with console.results():
                 terminal.write(f"{number}.jpg cat\n")
-        assert "59/60" in terminal.seen()[-1]
+        assert ("59/60" if total else "59 images") in terminal.seen()[-1]
     console.say("60 classified")
     assert terminal.seen()[-3:] == ["58.jpg cat", "clipcls: 60 classified", ""]
 

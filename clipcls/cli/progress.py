@@ -94,7 +94,7 @@ class Progress:
                 self._shown = now
                 self.lines += 1
                 self._console.say(self._line())
-        elif self.bar or now - self._began >= _BAR_AFTER:
+        elif self.bar is not None or now - self._began >= _BAR_AFTER:
             self._draw()
 
     def close(self) -> None:
