@@ -18,10 +18,10 @@ from clipcls.service import Limits, Question
 __all__ = [
     "PROBLEMS",
     "Answer",
+    "ClassifyRequest",
     "Health",
     "LabelsAnswer",
     "Options",
-    "UrlOptions",
     "openapi_document",
     "problem_responses",
     "request_body",
@@ -77,10 +77,14 @@ class Options(BaseModel):
         return Question(labels, prompts, self.none, self.top, self.min_score, self.min_margin)
 
 
-class UrlOptions(Options):
-    """Images by their URLs."""
+class ClassifyRequest(Options):
+    """Images and what is asked of them, as JSON."""
 
-    urls: list[str] = Field(min_length=1, description="http or https, of hosts that are allowed.")
+    images: list[str] = Field(
+        min_length=1,
+        description="Each as base64, as a data URL with base64 or, of hosts that the server "
+        "allows, as an http or https URL.",
+    )
 
 
 class CandidateRecord(BaseModel):
@@ -96,7 +100,9 @@ class PredictionRecord(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    path: str = Field(description="The image's file name as it came, or its URL.")
+    path: str = Field(
+        description="The image's file name as it came, its URL, or `images[0]` by its position."
+    )
     label: str
     score: float
     top: list[CandidateRecord]
@@ -151,7 +157,7 @@ class Problem(BaseModel):
 PROBLEMS = {
     400: "The body is not what it says it is.",
     401: "The bearer token is missing or wrong.",
-    403: "A request of another web site, or URLs where they are not allowed.",
+    403: "A request of another web site, or an image's URL where none are allowed.",
     408: "The body took too long to come.",
     413: "More bytes, images or fields than a request may hold.",
     415: "Neither a multipart form nor JSON.",
@@ -172,8 +178,8 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def request_body(limits: Limits, has_urls: bool) -> dict[str, Any]:
-    """The OpenAPI of both bodies that `/classify` takes: a form and, if `has_urls`, JSON."""
+def request_body(limits: Limits) -> dict[str, Any]:
+    """The OpenAPI of both bodies that `/classify` takes: a form and JSON."""
     form = Options.model_json_schema(ref_template="#/components/schemas/{model}")
     form.pop("$defs", None)
     fields = form["properties"]
@@ -198,12 +204,10 @@ def request_body(limits: Limits, has_urls: bool) -> dict[str, Any]:
         "maxItems": limits.images,
     }
     form |= {"title": "Form", "required": ["images"]}
-    content = {"multipart/form-data": {"schema": form}}
-    if has_urls:
-        body = UrlOptions.model_json_schema(ref_template="#/components/schemas/{model}")
-        body.pop("$defs", None)
-        body["properties"]["urls"]["maxItems"] = limits.images
-        content["application/json"] = {"schema": body}
+    body = ClassifyRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    body.pop("$defs", None)
+    body["properties"]["images"]["maxItems"] = limits.images
+    content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": body}}
     return {"required": True, "content": content}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -35,17 +36,17 @@ from clipcls.remote import Fetcher
 from clipcls.schemas import (
     PROBLEMS,
     Answer,
+    ClassifyRequest,
     Health,
     LabelsAnswer,
     Options,
-    UrlOptions,
     openapi_document,
     problem_responses,
     request_body,
 )
 from clipcls.service import BusyError, Figures, Image, Limits, Question, Service, Ticket
 from clipcls.textfiles import numbered
-from clipcls.uploads import BodyError, Part, read_body, read_form
+from clipcls.uploads import BodyError, Part, decode_base64, parse_json, read_body, read_form
 
 __all__ = ["Counts", "make_app"]
 
@@ -57,6 +58,10 @@ _PATHS = ("/classify", "/labels", "/healthz", "/metrics", "/openapi.json", *PAGE
 # Of a JSON body, and of a form's fields but for its images: they are parsed at one go.
 _TEXT_BYTES = 1 << 20
 _FEW_FIELDS = 16
+
+_HTTP_URL = re.compile(rb"https?://", re.IGNORECASE)
+_URL = re.compile(rb"https?://|data:", re.IGNORECASE)
+_LONGEST_URL = 8192
 
 _CLIENT_GONE = 499  # as nginx counts it; nobody is there to see it
 
@@ -213,7 +218,7 @@ def make_app(
         "/classify",
         response_model=Answer,
         responses=problem_responses(*PROBLEMS),
-        openapi_extra={"requestBody": request_body(limits, bool(fetcher))},
+        openapi_extra={"requestBody": request_body(limits)},
         summary="Classify images",
     )
     async def classify(request: Request) -> Response:
@@ -323,28 +328,47 @@ async def _read(
             took=ticket.add_bytes,
             image_began=ticket.add_image,
         )
-        images: list[Image] = [(p.filename, p.data) for p in parts if p.name == "images"]
-        if not images:
+        files = [part for part in parts if part.name == "images"]
+        if not files:
             raise RefusedError(422, "images: there are none; send each as a part with this name")
+        images: list[Image] = []
+        for number, part in enumerate(files):
+            name, data = part.filename or f"images[{number}]", part.data
+            if not part.filename and _URL.match(data):  # curl -F images=https://...
+                images.append(_written_image(name, memoryview(data), ticket, fetcher))
+            else:
+                images.append((name, data))
         return images, _form_options(parts).question()
     if kind != "application/json":
-        raise RefusedError(415, "send images as multipart/form-data, or urls as JSON")
-    if fetcher is None:
-        raise RefusedError(403, "images by URL are off: start the server with --allow-url HOST")
-    body = await read_body(
-        request.stream(), max_bytes=min(_TEXT_BYTES, limits.bytes), took=ticket.add_bytes
-    )
-    try:
-        given = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise RefusedError(400, "the body is not JSON") from error
-    options = _validated(UrlOptions, given)
-    if len(options.urls) > limits.images:
+        raise RefusedError(415, "send images as multipart/form-data or as JSON")
+    body = await read_body(request.stream(), max_bytes=limits.bytes, took=ticket.add_bytes)
+    given, long = await asyncio.to_thread(parse_json, body, _TEXT_BYTES)
+    options = _validated(ClassifyRequest, given)
+    if len(options.images) > limits.images:
         raise RefusedError(413, f"more than {limits.images} images in a request")
-    for _ in options.urls:
+    if not long.keys() <= set(options.images):
+        raise RefusedError(422, "a string outside of images is longer than a label may be")
+    images = []
+    for number, text in enumerate(options.images):
         ticket.add_image()
-    took = ticket.add_bytes
-    return [(url, partial(fetcher.fetch, url, took)) for url in options.urls], options.question()
+        written = long[text] if text in long else memoryview(text.encode())
+        images.append(_written_image(f"images[{number}]", written, ticket, fetcher))
+    return images, options.question()
+
+
+def _written_image(
+    name: str, written: memoryview, ticket: Ticket, fetcher: Fetcher | None
+) -> Image:
+    """An image that comes as a URL or as base64, which is decoded when its turn comes."""
+    if not _HTTP_URL.match(written):
+        ticket.add_bytes(3 * len(written) // 4)
+        return name, partial(asyncio.to_thread, decode_base64, name, written)
+    if fetcher is None:
+        raise RefusedError(
+            403, f"{name}: images by URL are off; start the server with --allow-url HOST"
+        )
+    url = str(written[:_LONGEST_URL], "utf-8", "replace").strip()
+    return url, partial(fetcher.fetch, url, ticket.add_bytes)
 
 
 def _form_options(parts: Sequence[Part]) -> Options:

@@ -6,19 +6,35 @@ nowhere to write to.
 
 from __future__ import annotations
 
+import base64
+import binascii
+import json
+import re
+import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from clipcls.errors import ImageError
+
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-__all__ = ["BodyError", "Part", "read_body", "read_form"]
+__all__ = ["BodyError", "Part", "decode_base64", "parse_json", "read_body", "read_form"]
 
 _FILES = "images"
+
+# A JSON string above this many characters is an image; labels and URLs are shorter.
+_LONGEST_TEXT = 4096
+
+_NOT_BASE64 = (
+    "not base64 (standard alphabet, padded, no line breaks, as `base64 -w0 FILE` writes it), "
+    "a data URL or an http URL"
+)
+_DATA_URL = re.compile(rb"data:[^,]{0,200},", re.IGNORECASE)
 
 
 class BodyError(Exception):
@@ -54,7 +70,7 @@ class _Reading:
 
 async def read_body(
     chunks: AsyncIterator[bytes], *, max_bytes: int, took: Callable[[int], None]
-) -> bytes:
+) -> bytearray:
     """A whole body.
 
     Args:
@@ -71,7 +87,86 @@ async def read_body(
             raise BodyError(413, f"the body is larger than {max_bytes:,} bytes")
         took(len(chunk))
         found += chunk
-    return bytes(found)
+    return found
+
+
+def parse_json(body: bytearray, max_text: int) -> tuple[Any, dict[str, memoryview]]:
+    """Parses a JSON body with its long strings, which are images, taken out.
+
+    Memory does not grow beyond the body: parsed whole, 64 MB of `[[],[],...` would be gigabytes.
+
+    Args:
+        body: UTF-8.
+        max_text: the most bytes it may hold besides long strings.
+
+    Returns:
+        the parsed body, in which a placeholder stands for each long string; and placeholder ->
+        long string, as bytes within `body`.
+
+    Raises:
+        BodyError: it is not JSON, or holds too much text.
+    """
+    if b"\\/" in body and b"\\\\/" not in body:
+        body = body.replace(b"\\/", b"/")  # as PHP writes every slash of base64
+    text, long = _take_out(body, max_text)
+    try:
+        return json.loads(text.decode()), long
+    except (ValueError, RecursionError) as error:
+        raise BodyError(400, "the body is not JSON") from error
+
+
+def _take_out(body: bytearray, max_text: int) -> tuple[bytearray, dict[str, memoryview]]:
+    """JSON text with placeholders for its strings of more than `_LONGEST_TEXT` plain characters."""
+    view, text = memoryview(body), bytearray()
+    long: dict[str, memoryview] = {}
+    mark = secrets.token_hex(8)  # no string of the body holds it, by chance or by design
+    done = at = 0  # body[:done] is in `text` or `long`; body[:at] has been looked at
+    start, is_plain = -1, True  # of the string that `at` is in
+    quote = body.find(b'"')
+    while quote >= 0:
+        escape = body.find(b"\\", at, quote)
+        if escape >= 0:
+            at, is_plain = escape + 2, False
+        else:
+            at = quote + 1
+            if start < 0:
+                start, is_plain = quote, True
+            else:
+                if is_plain and quote - start > _LONGEST_TEXT:
+                    name = f"{mark} {len(long)}"
+                    long[name] = view[start + 1 : quote]
+                    text += view[done:start]
+                    text += f'"{name}"'.encode()
+                    done = at
+                start = -1
+        text_end = start if start >= 0 and is_plain else at
+        if len(text) + text_end - done > max_text:
+            break
+        if quote < at:
+            quote = body.find(b'"', at)
+    if len(text) + len(body) - done > max_text:
+        raise BodyError(413, f"the JSON holds more than {max_text:,} bytes besides its images")
+    text += view[done:]
+    return text, long
+
+
+def decode_base64(name: str, written: memoryview) -> bytes:
+    """The bytes of an image that is written as base64, alone or in a data URL.
+
+    Raises:
+        ImageError: it is not written so.
+    """
+    if match := _DATA_URL.match(written):
+        if not match[0].lower().endswith(b";base64,"):
+            raise ImageError(name, "a data URL of an image needs ;base64 before the comma")
+        written = written[match.end() :]
+    try:
+        data = base64.b64decode(written, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ImageError(name, _NOT_BASE64) from error
+    if not data:
+        raise ImageError(name, "is empty")
+    return data
 
 
 async def read_form(

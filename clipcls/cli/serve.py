@@ -158,9 +158,9 @@ def command(
 ) -> int:
     """Classify images over HTTP, with a page to try it on.
 
-    POST images to /classify as a multipart form; the records are those of `classify`. Labels,
-    prompts and other settings may come with each request. /openapi.json describes it all. Uploads
-    are kept in memory and written nowhere. Needs the extra `serve`.
+    POST images to /classify as a multipart form, or base64 as JSON; the records are those of
+    `classify`. Labels, prompts and other settings may come with each request. /openapi.json
+    describes it all. Uploads are kept in memory and written nowhere. Needs the extra `serve`.
 
     \b
     Examples:
