@@ -9,7 +9,6 @@ file and puts it, whole, in the old one's place.
 from __future__ import annotations
 
 import contextlib
-import csv
 import logging
 import os
 import re
@@ -197,13 +196,10 @@ class Corrections:
         # The header first: nothing is cut off what is another kind of file.
         header, line_break, rows = data.partition(b"\n")
         cells = header.removeprefix(b"\xef\xbb\xbf").decode(errors="replace")
-        columns = next(csv.reader([cells]), [])
+        columns = [cell.strip('"') for cell in cells.rstrip("\r").split(",")]
+        self._is_damaged = columns != _COLUMNS  # the first action writes it anew
         if columns not in (_COLUMNS, _COLUMNS[:2]):
-            raise InputError(
-                f"{self.path}: is not what `clipcls review` writes (UTF-8 with the columns "
-                f"{','.join(_COLUMNS)}); name another file with -o"
-            )
-        self._is_damaged = columns != _COLUMNS  # the first action adds the column
+            return self._read_rows(self._read_spreadsheet(data))
         if not line_break:
             self._write_whole({})
             return {}
@@ -222,8 +218,22 @@ class Corrections:
                 os.fsync(self._file.fileno())
             except OSError as error:
                 raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
+        return self._read_rows(decode(header + b"\n" + whole, str(self.path)))
+
+    def _read_spreadsheet(self, data: bytes) -> str:
+        """The text of a file of corrections as a spreadsheet saved it: UTF-16, semicolons."""
+        with contextlib.suppress(InputError):
+            text = decode(data, str(self.path))
+            if [*read_table(text, str(self.path)).columns] in (_COLUMNS, _COLUMNS[:2]):
+                return text
+        raise InputError(
+            f"{self.path}: is not what `clipcls review` writes (a csv with the columns "
+            f"{','.join(_COLUMNS)}); name another file with -o"
+        )
+
+    def _read_rows(self, text: str) -> dict[str, str]:
         found: dict[str, str] = {}
-        if whole.strip():
+        if rows := list(read_table(text, str(self.path)).rows):
             known = read_labelled(self.path)
             for path, labels in zip(known.paths, known.labels, strict=True):
                 if len(labels) > 1:
@@ -232,8 +242,7 @@ class Corrections:
                         "file with -o"
                     )
                 found[self.place(path)] = labels[0]
-            text = decode(header + b"\n" + whole, str(self.path))
-            for _, row in read_table(text, str(self.path)).rows:
+            for _, row in rows:
                 path = os.path.join(self.path.parent, row["path"])
                 self.best[self.place(path)] = row.get("best", "")
         self._size = self._file.seek(0, os.SEEK_END)

@@ -158,7 +158,7 @@ def test_two_at_once_are_refused_even_after_the_file_was_replaced(tmp_path: Path
     "text",
     [
         "image,label\na.jpg,cat\n",
-        "path;label\na.jpg;cat\n",
+        "path;label;score\na.jpg;cat;1\n",
         "path,label,score\na.jpg,cat,1\n",
         "name,phone\nAnn,123\nBob,456",  # no line break at the end
         "one line",
@@ -213,6 +213,21 @@ def test_labelled_images_without_the_classifiers_answers_are_gone_on_with(tmp_pa
     assert file.read_text() == 'path,label,best\na.jpg,cat,\nb.jpg,dog,"wolf, grey"\n'
     with Corrections(file) as corrections:
         assert corrections.best[str(tmp_path / "b.jpg")] == "wolf, grey"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_corrections_that_a_spreadsheet_saved_are_gone_on_with(
+    tmp_path: Path, encoding: str
+) -> None:
+    file = tmp_path / "corrections.csv"
+    text = "path;label;best\r\na.jpg;Bär;cat\r\n"
+    file.write_bytes(text.encode(encoding))
+    with Corrections(file) as corrections:
+        assert corrections.labels == {str(tmp_path / "a.jpg"): "Bär"}
+        assert corrections.best == {str(tmp_path / "a.jpg"): "cat"}
+        assert file.read_bytes() == text.encode(encoding), "what is only read stays as it is"
+        corrections.set({str(tmp_path / "b.jpg"): "dog"})
+    assert file.read_text("utf-8") == "path,label,best\na.jpg,Bär,cat\nb.jpg,dog,\n"
 
 
 def test_rows_of_images_elsewhere_stay(tmp_path: Path) -> None:
