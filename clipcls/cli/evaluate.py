@@ -90,7 +90,8 @@ def command(
     of folders inside each other the deepest that names a label decides), or a csv file with the
     columns path (relative to the file) and label. Several labels of an image, in rows or separated
     by |, are several right answers; with --multi they are the labels it should be given, and a
-    blank one says that it has none of them.
+    blank one says that it has none of them. Of the reviewed table of `clipcls review` only the
+    labels that a person gave count.
 
     \b
     Examples:

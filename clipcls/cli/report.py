@@ -51,9 +51,9 @@ def command(
 ) -> int:
     """Make a page to look at what `classify` answered, the doubtful images first.
 
-    RESULTS is csv, tsv, json, jsonl or parquet of `clipcls classify`, or - for stdin. The page is
-    one HTML file that needs nothing else: counts and scores, and every image small, to be filtered
-    by label, score and text. A missing image is shown as such.
+    RESULTS is what `classify` wrote (csv, tsv, json, jsonl, parquet) or the reviewed table of
+    `review`; - is stdin. The page is one HTML file that needs nothing else: counts and scores, and
+    every image small, to be filtered by label, score and text. A missing image is shown as such.
 
     \b
     Examples:

@@ -65,8 +65,9 @@ def command(
 ) -> int:
     """File images into a folder a label, or write keywords, from what `classify` wrote.
 
-    RESULTS is csv, tsv, json, jsonl or parquet, or - for stdin. Nothing is overwritten: a name that
-    is taken becomes `photo (2).jpg`. The same command again goes on where one was interrupted.
+    Nothing is overwritten: a name that is taken becomes `photo (2).jpg`. RESULTS is csv, tsv, json,
+    jsonl or parquet, or the reviewed table of `clipcls review`; - is stdin. The same command again
+    goes on where one was interrupted.
 
     \b
     Examples:
