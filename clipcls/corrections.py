@@ -234,7 +234,7 @@ class Corrections:
     def _read_rows(self, text: str) -> dict[str, str]:
         found: dict[str, str] = {}
         if rows := list(read_table(text, str(self.path)).rows):
-            known = read_labelled(self.path)
+            known = read_labelled(self.path, exact=True)
             for path, labels in zip(known.paths, known.labels, strict=True):
                 if len(labels) > 1:
                     raise InputError(

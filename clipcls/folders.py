@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from clipcls.predictions import UNKNOWN
 
-__all__ = ["alike", "folders_of", "safe_name"]
+__all__ = ["alike", "folder_names", "folders_of", "safe_name"]
 
 _LONGEST = 100  # bytes: eCryptfs takes 143, most others 255, and Windows 260 for a whole path
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*]')
@@ -67,6 +67,16 @@ def folders_of(labels: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], tuple
         made[node] = (*above, name)
         taken.add((*map(alike, above), alike(name)))
     return {label: made[label] if label else (UNKNOWN,) for label in wanted}
+
+
+def folder_names(label: str) -> tuple[str, str]:
+    """The two names that `folders_of` can give a label's folder: the plain one, the marked one.
+
+    >>> folder_names("a/b")
+    ('a_b', 'a_b~c14cddc0')
+    """
+    plain = safe_name(label)
+    return plain, _marked(plain, label)
 
 
 def _marked(name: str, label: str) -> str:

@@ -4,12 +4,16 @@ A label of the data is the classifier's label of the same spelling, else the one
 it only in case, in `_` or `-` for a space, or in white space. What is no label of the classifier
 is set aside and counted, never taken for an error of the classifier.
 
+A folder that `clipcls sort` named differently, as not every system takes the label for a name
+(`b/w`), still has that label.
+
 In folders inside class folders the deepest one that names a label decides (`animal/dog/pug/x.jpg`
 is a pug where there is such a label, else a dog); where none does, the top one is the label.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,9 +22,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from clipcls.errors import ImageError, InputError
+from clipcls.folders import alike, folder_names
 from clipcls.inputs import LeftOut, find_images, folders_and_images, os_reason
+from clipcls.labels import levels_of, written
 from clipcls.predictions import PERSON
-from clipcls.textfiles import canonical, read_table, read_text
+from clipcls.textfiles import canonical, find_on_disk, read_table, read_text
+
+log = logging.getLogger("clipcls")
 
 __all__ = [
     "LabelledData",
@@ -31,7 +39,7 @@ __all__ = [
     "read_labelled",
 ]
 
-_FILES = (".csv", ".tsv")
+_FILES = (".csv", ".tsv", ".tab", ".txt")  # Excel's "Unicode text" is a .txt with tabs
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +96,15 @@ class LabelledData:
         if meanings is None:
             meanings = {name: (number,) for number, name in enumerate(names)}
         find = _Finder(self.source, meanings)
-        rows = self._deepest(find) if self.folders else self.labels
+        rows: Sequence[tuple[str, ...]] = self.labels
+        empty = self.empty
+        if self.folders:
+            label_of = _FolderLabels(self, meanings)
+            rows = self._deepest(find, label_of)
+            empty = tuple(map(label_of, empty))
         known = {
             label: find(label)
-            for label in dict.fromkeys([*(label for row in rows for label in row), *self.empty])
+            for label in dict.fromkeys([*(label for row in rows for label in row), *empty])
         }
         open_ones = _Finder(self.source, above or {})
         paths, truth = [], []
@@ -110,7 +123,7 @@ class LabelledData:
                 as_none += bool(labels and not classes)
             else:
                 left_out += 1
-        strangers.update({label: 0 for label in self.empty if not known[label]})
+        strangers.update({label: 0 for label in empty if not known[label]})
         if not any(truth):
             shown = ", ".join(map(repr, list(known)[:3])) or "none at all"
             raise InputError(
@@ -129,21 +142,58 @@ class LabelledData:
         )
         return Matched(tuple(paths), tuple(truth), aside)
 
-    def _deepest(self, find: _Finder) -> list[tuple[str, ...]]:
+    def _deepest(self, find: _Finder, label_of: _FolderLabels) -> list[tuple[str, ...]]:
         """Each image's label by the folders it lies in: the deepest that names one.
 
         Names that several labels have are told apart by the folders above them: `bird/crane` is
         `bird > crane`.
         """
         found: dict[tuple[str, ...], tuple[str, ...]] = {}
-        for chain in self.folders:
-            if chain not in found:
-                ends = range(len(chain), 0, -1)
-                names = (" > ".join(chain[start:end]) for end in ends for start in range(end))
+        for folders in self.folders:
+            if folders not in found:
                 # A folder in a class folder need not be a label, and is then no doubtful one.
+                chain = [label_of(name, strict=not depth) for depth, name in enumerate(folders)]
+                ends = range(len(chain), 0, -1)
+                names = (_path(chain[start:end]) for end in ends for start in range(end))
                 labels = (name for name in names if find(name, strict=name == chain[0]))
-                found[chain] = (next(labels, chain[0]),)
+                found[folders] = (next(labels, chain[0]),)
         return [found[chain] for chain in self.folders]
+
+
+class _FolderLabels:
+    """The label that `clipcls sort` made a folder of, where that is not the folder's name."""
+
+    def __init__(self, data: LabelledData, meanings: Mapping[str, tuple[int, ...]]) -> None:
+        self._source = data.source
+        there = {alike(name) for chain in data.folders for name in chain} | set(data.empty)
+        labels = dict.fromkeys(name for text in meanings for name in (text, *levels_of(text)))
+        self._exact = set(map(canonical, labels))
+        self._made: dict[str, list[str]] = {}
+        for label in labels:
+            plain, marked = folder_names(label)
+            names = {alike(marked)}
+            # A plain name beside a marked one is another label's.
+            if plain != label and alike(marked) not in there:
+                names.add(alike(plain))
+            for name in names:
+                self._made.setdefault(name, []).append(label)
+
+    def __call__(self, folder: str, *, strict: bool = True) -> str:
+        """The label, or the folder's name where no label is made into it.
+
+        Raises:
+            InputError: it could be several, and `strict`.
+        """
+        if canonical(folder) in self._exact:
+            return folder
+        labels = self._made.get(alike(folder), [])
+        if len(labels) > 1 and strict:
+            names = " or ".join(f"{folder_names(label)[1]!r} for {label!r}" for label in labels)
+            raise InputError(
+                f"{self._source}: the folder {folder!r} could be of several labels; rename it to "
+                f"{names}"
+            )
+        return labels[0] if len(labels) == 1 else folder
 
 
 class _Finder:
@@ -258,18 +308,26 @@ def make_labelled(data: LabelledLike, *, unlabelled: bool = False) -> LabelledDa
     return _merged("data", pairs, unlabelled)
 
 
-def read_labelled(source: str | os.PathLike[str], *, unlabelled: bool = False) -> LabelledData:
+def read_labelled(
+    source: str | os.PathLike[str], *, unlabelled: bool = False, exact: bool = False
+) -> LabelledData:
     """Reads a folder with a folder per class, or a csv file.
 
     - A folder: the folders directly in it are the classes, and all images below each belong to it
       (as `find_images` finds them), unless a folder further down names a label: see
       `LabelledData.match`. Images that lie beside the class folders have no label and are left
       out.
-    - A `.csv` (`.tsv`) file: the first line names the columns, `path` and `label` among them.
-      Paths are relative to the file's folder. Several labels of an image are several right
+    - A `.csv` or `.tsv` file, also compressed (`.gz`): the first line names the columns, `path` and
+      `label` among them. Paths are relative to the file's folder; a warning counts those that the
+      disk spells differently (see `find_on_disk`). Several labels of an image are several right
       answers: in one cell, separated by `|`, or in a row each. A blank one is an error unless
       `unlabelled`: the image then has none of the labels. Of a table that `clipcls review` wrote,
       with a column `labelled_by`, only the labels that a person gave are taken.
+
+    Args:
+        source: the folder or file.
+        unlabelled: whether an image may have no label.
+        exact: whether to take paths as they stand in a csv, whatever the disk has.
 
     Raises:
         InputError: there is no such folder or file, it cannot be read as that, or it is empty.
@@ -279,7 +337,7 @@ def read_labelled(source: str | os.PathLike[str], *, unlabelled: bool = False) -
         return _read_folder(name)
     if not os.path.exists(name):
         raise InputError(f"{name}: no such file or folder")
-    if Path(name).suffix.lower() not in _FILES:
+    if Path(name.lower().removesuffix(".gz")).suffix not in _FILES:
         raise InputError(
             f"{name}: labelled images are a folder with a folder per class, or a .csv file with "
             "the columns path and label"
@@ -288,6 +346,8 @@ def read_labelled(source: str | os.PathLike[str], *, unlabelled: bool = False) -
     rows = list(_rows(name, read_text(Path(name)), unlabelled, unreviewed))
     if unreviewed and not rows:
         raise InputError(f"{name}: no person gave any of its labels; review the images first")
+    if not exact:
+        rows = list(zip(_found(name, [p for p, _ in rows]), (ls for _, ls in rows), strict=True))
     return replace(_merged(name, rows, unlabelled), unreviewed=len(unreviewed))
 
 
@@ -350,6 +410,19 @@ def _rows(
         yield os.path.join(folder, cells["path"]), labels
 
 
+def _found(name: str, paths: Sequence[str]) -> list[str]:
+    """The paths as the disk spells them; those without a file as they are."""
+    found = [path if os.path.isdir(there := find_on_disk(path)) else there for path in paths]
+    respelt = [(path, there) for path, there in zip(paths, found, strict=True) if path != there]
+    if respelt:
+        kinds = {"backslashes" if "\\" in path else "Unicode" for path, _ in respelt}
+        log.warning(
+            "%s: the disk spells %d of %d paths differently (%s), such as %s; they were found",
+            *(name, len(respelt), len(paths), ", ".join(sorted(kinds)), respelt[0][1]),
+        )
+    return found
+
+
 def _merged(
     source: str, rows: Iterable[tuple[str, Sequence[str]]], unlabelled: bool
 ) -> LabelledData:
@@ -361,6 +434,10 @@ def _merged(
     if not found:
         raise InputError(f"{source}: there are no images in it")
     return LabelledData(source, tuple(found), tuple(tuple(labels) for labels in found.values()))
+
+
+def _path(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else " > ".join(map(written, names))
 
 
 def _loosely(label: str) -> str:

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import gzip
+import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import ColourEncoder
 
+from clipcls.classifier import ZeroShotClassifier
 from clipcls.errors import ImageError, InputError
+from clipcls.filing import file_results
 from clipcls.labelled import make_labelled, read_labelled
+from clipcls.results import Result
 
 Paint = Callable[..., str]
 
@@ -146,3 +153,83 @@ def test_a_folder_that_cannot_be_searched_is_told(paint: Paint, tmp_path: Path) 
     if not found.set_aside.unreadable:
         pytest.skip("this user may read everything")
     assert isinstance(found.set_aside.unreadable[0], ImageError)
+
+
+# What `clipcls sort` makes
+
+
+AWKWARD = ("b/w", "c:d?", "etc.", ".hidden", "aux", "wei*rd", "x" * 300, "Käfer/Wanze", "plain")
+
+
+def sorted_into(target: Path, paint: Paint, labels: tuple[tuple[str, ...], ...]) -> list[str]:
+    """One image per label, filed by `clipcls sort`; the images' names are the labels' numbers."""
+    results = [Result(paint(f"from/{n}.png", "red"), label) for n, label in enumerate(labels)]
+    filed = file_results([replace(r, labels=(r.labels,)) for r in results], target)
+    assert filed.filed == len(labels)
+    return [r.path for r in results]
+
+
+@pytest.mark.parametrize("form", [str, lambda name: unicodedata.normalize("NFD", name)])
+def test_folders_of_awkward_labels_are_still_their_labels(
+    paint: Paint, tmp_path: Path, form: Callable[[str], str]
+) -> None:
+    sorted_into(tmp_path / "out", paint, tuple((label,) for label in AWKWARD))
+    for folder in (tmp_path / "out").iterdir():
+        if folder.is_dir():
+            folder.rename(folder.with_name(form(folder.name)))  # a Mac decomposes names
+    found = read_labelled(tmp_path / "out").match(AWKWARD)
+    assert found.truth == tuple((int(Path(p).stem),) for p in found.paths)
+    assert len(found.paths) == len(AWKWARD)
+    assert found.set_aside.no_labels == {}
+
+
+def test_folders_of_labels_that_would_be_one_are_told_apart(paint: Paint, tmp_path: Path) -> None:
+    labels = ("a/b", "a:b", "a_b", "A_B", "polish", "Polish")
+    sorted_into(tmp_path / "out", paint, tuple((label,) for label in labels))
+    data = read_labelled(tmp_path / "out")
+    found = data.match(labels)
+    assert found.truth == tuple((int(Path(p).stem),) for p in found.paths)
+    assert len(found.paths) == len(labels)
+    # With only one of two labels in the folder nothing says which, and the cure is named.
+    paint("alone/x_y/0.png", "red")
+    with pytest.raises(InputError, match=r"'x_y' could be of several.*'x_y~\w+' for 'x:y' or"):
+        read_labelled(tmp_path / "alone").match(["x:y", "x/y"])
+    assert read_labelled(tmp_path / "alone").match(["x:y", "x y"]).truth == ((0,),)
+    assert read_labelled(tmp_path / "alone").match(["z", "x y"]).truth == ((1,),)
+
+
+def test_folders_of_a_hierarchy_are_still_its_labels(
+    paint: Paint, tmp_path: Path, encoder: ColourEncoder
+) -> None:
+    labels = ["b/w > red?", "b/w > green:", "col. > blue*"]
+    classifier = ZeroShotClassifier(labels, encoder, store=False).fit()
+    paths = tuple(tuple(label.split(" > ")) for label in labels)
+    sorted_into(tmp_path / "out", paint, paths)
+    found = read_labelled(tmp_path / "out").match(classifier.classes_, classifier.meanings_)
+    assert found.truth == tuple((int(Path(p).stem),) for p in found.paths)
+    assert len(found.paths) == 3
+
+
+# Paths of other systems
+
+
+def test_paths_are_found_under_the_names_that_the_disk_has(
+    paint: Paint, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = paint("site1/camA/IMG_1.png", "red")
+    two = paint(unicodedata.normalize("NFD", "Käfer.png"), "red")
+    file = tmp_path / "truth.tsv.gz"
+    text = "path\tlabel\nsite1\\camA\\IMG_1.png\tcat\nK\u00e4fer.png\tdog\ngone.png\tdog\n"
+    file.write_bytes(gzip.compress(text.encode("utf-16")))
+    data = read_labelled(file)
+    assert data.paths == (one, two, str(tmp_path / "gone.png"))
+    assert "the disk spells 2 of 3 paths differently (Unicode, backslashes), such as" in caplog.text
+    # What exists is never taken for something else, and a program's own file is taken as it is.
+    assert read_labelled(file, exact=True).paths[1] != two
+
+
+def test_the_guard_against_formulas_is_taken_off(paint: Paint, tmp_path: Path) -> None:
+    paint("=1.png", "red")
+    (tmp_path / "t.csv").write_text("path,label\n'=1.png,'+cat\n")
+    data = read_labelled(tmp_path / "t.csv")
+    assert (data.paths, data.labels) == ((str(tmp_path / "=1.png"),), (("+cat",),))
