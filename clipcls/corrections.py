@@ -20,7 +20,7 @@ from clipcls.errors import InputError, OutputError
 from clipcls.inputs import os_reason
 from clipcls.journal import sync_folder
 from clipcls.labelled import read_labelled
-from clipcls.textfiles import clean, decode, read_table
+from clipcls.textfiles import clean, decode, guard, read_table
 
 __all__ = ["Corrections"]
 
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 _COLUMNS = ["path", "label", "best"]
 _HEADER = ",".join(_COLUMNS).encode() + b"\n"
-_FORMULA = ("=", "+", "-", "@")  # a spreadsheet would run a path that begins so
 
 Change = dict[str, "tuple[str | None, str | None]"]  # path -> label before and after
 
@@ -329,10 +328,9 @@ class Corrections:
 
     def _cell_path(self, place: str) -> str:
         try:
-            path = os.path.relpath(place, self._folder)
+            return os.path.relpath(place, self._folder)
         except ValueError:  # another drive
             return place
-        return os.path.join(os.curdir, path) if path.startswith(_FORMULA) else path
 
 
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -357,6 +355,7 @@ def check_label(label: str) -> None:
 
 
 def _cell(text: str) -> str:
+    text = guard(text)
     if text != text.strip() or any(character in text for character in ',"\n;\t'):
         return '"' + text.replace('"', '""') + '"'
     return text

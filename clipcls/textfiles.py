@@ -51,8 +51,9 @@ _INVISIBLE = re.compile(
 )
 _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 
-# What Excel, LibreOffice and Google Sheets may run as a formula (OWASP, CSV injection).
-_FORMULA = ("=", "+", "-", "@", "\t")
+# What Excel, LibreOffice and Google Sheets may run as a formula (OWASP, CSV injection), and a byte
+# order mark, which `decode` drops at the beginning of a line.
+_GUARDED = ("=", "+", "-", "@", "\t", "\ufeff")
 
 
 def read_text(path: Path, error: type[ClipclsError] = InputError) -> str:
@@ -326,7 +327,7 @@ def read_table(
 
 def guard(cell: str) -> str:
     """The cell with a `'` in front, if a spreadsheet would run it as a formula."""
-    return f"'{cell}" if cell.lstrip("'").startswith(_FORMULA) else cell
+    return f"'{cell}" if cell.lstrip("'").startswith(_GUARDED) else cell
 
 
 def unguard(cell: str) -> str:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clipcls.corrections import Corrections
@@ -67,6 +67,7 @@ names = st.text(
 
 
 @settings(max_examples=150, deadline=None)
+@example({"'=.jpg": "'=x", "\ufeff": "+x"})
 @given(st.dictionaries(names | st.just("two\nlines"), st.sampled_from(["cat", 'a "b", c', "=1+1"])))
 def test_any_name_is_read_back(tmp_path_factory: pytest.TempPathFactory, given: dict) -> None:
     folder = tmp_path_factory.mktemp("any")
@@ -84,7 +85,8 @@ def test_no_path_is_a_formula(tmp_path: Path) -> None:
     file = tmp_path / "corrections.csv"
     with Corrections(file) as corrections:
         corrections.set({str(tmp_path / "=cmd.jpg"): "cat"})
-    assert file.read_text().split("\n")[1].startswith(os.path.join(os.curdir, "="))
+        assert file.read_text().split("\n")[1].startswith("'=cmd.jpg,")
+        assert truth(file) == {str(tmp_path / "=cmd.jpg"): "cat"}
 
 
 @pytest.mark.parametrize("label", ["a|b", "", " cat", "two\nlines", "\x1b[2J"])
