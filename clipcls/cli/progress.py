@@ -87,8 +87,8 @@ class Progress:
             return
         now = time.monotonic()
         if callable(self._total) and now - self._began >= _COUNT_AFTER[self._style]:
-            threading.Thread(target=self._count, args=(self._total,), daemon=True).start()
-            self._total = None
+            count, self._total = self._total, None
+            threading.Thread(target=self._count, args=(count,), daemon=True).start()
         if self._style == "log":
             if now - self._shown >= _LINE_EVERY:
                 self._shown = now
