@@ -20,7 +20,7 @@ from clipcls.label_formats import (
     recognise_mapping,
     say,
 )
-from clipcls.pasted_lists import python_values, recognise_lines
+from clipcls.pasted_lists import find_doubt, python_values, recognise_lines
 from clipcls.textfiles import numbered, read_table
 
 if TYPE_CHECKING:
@@ -56,13 +56,8 @@ def entries_of_file(path: Path, text: str) -> Iterator[Entry]:
             text does not fit the format, with file and line.
     """
     suffix = path.suffix.lower()
-    readers = {
-        "": _read_txt,
-        ".txt": _read_txt,
-        ".names": _read_txt,
-        ".csv": _read_csv,
-        ".tsv": _read_csv,
-    }
+    readers = dict.fromkeys(("", ".txt", ".names"), _read_txt) | {".pbtxt": _read_pbtxt}
+    readers |= {".csv": _read_csv, ".tsv": _read_csv}
     readers |= {".json": _read_json, ".yaml": _read_yaml, ".yml": _read_yaml}
     if suffix not in readers:
         known = ", ".join(filter(None, readers))
@@ -83,8 +78,8 @@ def _read_txt(path: str, text: str) -> Iterator[Entry]:
     if re.match('"?sep=', first, re.IGNORECASE) or (len(cells) > 1 and set(cells) <= set(_FIELDS)):
         yield from _say_and_give(path, "a table", _read_csv(path, text))
         return
-    if _YAML.search(text):
-        yield from _read_yaml(path, text)
+    if _YAML.search(text) or re.match(r"item\s*\{", first):
+        yield from (_read_pbtxt if first.startswith("item") else _read_yaml)(path, text)
         return
     what, kept = recognise_lines(lines)
     if "quotes" not in what and _CODE.match(first):
@@ -94,16 +89,14 @@ def _read_txt(path: str, text: str) -> Iterator[Entry]:
             return
     if what:
         say(path, what, [line for _, line in kept])
-    elif len(kept) > 1 and first.lower() in _HEADERS:
-        log.warning("%s:%d: %r is taken for a label; is it a header?", path, kept[0][0], first)
+    elif doubt := find_doubt(kept):
+        log.warning("%s:%d: %r %s", path, *doubt)
     for number, line in kept:
         yield Entry(f"{path}:{number}", line)
 
 
 # How a list that was pasted from code begins: with a bracket, a quote, `NAMES = [` or `array([`.
 _CODE = re.compile(r"""[\[{("'“‘]|[\w.]+\s*(?:=\s*)?[\[{(]""")
-_HEADERS = ("label", "labels", "class", "classes", "class_name", "class name", "category", "name")
-
 # Keys of label files and of YOLO's data.yaml, in text that came by another name or on stdin.
 _YAML = re.compile(
     r"^\s*-?\s*(?:label|prompts?|synonyms?):\s|^[^#\n]*:\s*\{\s*(?:prompts?|synonyms?):|"
@@ -161,6 +154,14 @@ def _say_and_give(path: str, what: str, entries: Iterable[Entry]) -> Iterator[En
         entries = list(entries)
         say(path, what, [entry.label for entry in entries])
     return iter(entries)
+
+
+def _read_pbtxt(path: str, text: str) -> Iterator[Entry]:
+    """TensorFlow's label maps: `item { id: 1 name: 'cat' }`, perhaps with a display_name."""
+    items = re.findall(r"item\s*\{(.*?)\}", text, re.DOTALL)
+    names = [dict(re.findall(r"(\w*name)\s*:\s*[\"'](.*?)[\"']", item)) for item in items]
+    found = [Entry(path, known.get("display_name") or known.get("name")) for known in names]
+    return _say_and_give(path, "a TensorFlow label map", found)
 
 
 def _read_csv(path: str, text: str) -> Iterator[Entry]:

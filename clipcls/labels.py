@@ -294,6 +294,11 @@ def _build(source: str, entries: Iterable[Entry], levels: str = "") -> LabelSet:
             source,
             path[-1],
         )
+    if all(re.fullmatch(r"n\d{8}", path[-1]) and not any(found[path]) for path in found):
+        log.warning(
+            "%s: the labels are WordNet ids, which say nothing to a model; write their names",
+            source,
+        )
     if any(UNKNOWN in path for path in found):
         log.warning(
             "%s: the label %r is also the answer for images below the least score", source, UNKNOWN

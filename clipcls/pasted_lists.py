@@ -10,12 +10,13 @@ from clipcls.errors import LabelsError
 from clipcls.label_formats import Number
 from clipcls.textfiles import canonical
 
-__all__ = ["python_values", "recognise_lines"]
+__all__ = ["find_doubt", "python_values", "recognise_lines"]
 
 _NUMBER_FIRST = re.compile(
     r"[(\[]?(?P<number>\d{1,6})(?:\s*[:.)\]=-]\s*|\s*[,;]\s*|\s+)(?P<name>\S.*)"
 )
 _NUMBER_LAST = re.compile(r"(?P<name>.*[^\s:=,;])(?:\s*[:=,;]\s*|\t)(?P<number>\d{1,6})")
+_HEADERS = ("label", "labels", "class", "classes", "class_name", "class name", "category", "name")
 _QUOTES = (("'", "'"), ('"', '"'), ("“", "”"), ("‘", "’"), ("„", "“"), ("«", "»"))
 
 
@@ -47,6 +48,19 @@ def recognise_lines(lines: Sequence[tuple[int, str]]) -> tuple[str, list[tuple[i
         found.append("quotes")
     kept = [(number, text) for (number, _), text in zip(lines, texts, strict=True) if text]
     return f"a list with {' and '.join(found)}" if found else "", kept
+
+
+def find_doubt(lines: Sequence[tuple[int, str]]) -> tuple[int, str, str] | None:
+    """The first line that may not be meant as a label: its number, it, and what is said of it."""
+    texts = [text for _, text in lines]
+    if len(texts) > 1 and texts[0].lower() in _HEADERS:
+        return (*lines[0], "is taken for a label; is it a header?")
+    if len(texts) > 1 and all(";" in text for text in texts):
+        return (*lines[0], "is one label, as are all lines; for synonyms write a csv with a header")
+    for number, text in lines:
+        if _without_quotes([text]) is not None:
+            return number, text, "is a label with its quotes, since not all have some"
+    return None
 
 
 def _without_numbers(texts: Sequence[str]) -> list[str] | None:

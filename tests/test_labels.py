@@ -239,6 +239,8 @@ def test_columns_that_mean_nothing_are_named(write, caplog):
         ("l.txt", "['cat',\u00a0'cow', 'dog']", "a Python list"),
         ("l.txt", "n02123045 cat\nn02403003 cow\nn02084071 dog\n", "WordNet ids"),
         ("l.txt", "label,synonyms\ncat,\ncow,\ndog,\n", "a table"),
+        ("map.pbtxt", "item {\n  id: 1\n  name: 'cat'\n}\nitem {\n  id: 2\n  name: '/m/04c'\n  "
+         "display_name: 'cow'\n}\nitem { id: 3 name: \"dog\" }\n", "TensorFlow"),
         ("l.csv", "sep=;\nlabel;synonyms\ncat;\ncow;\ndog\n", ""),
         ("coco.names", "cat\ncow\ndog\n", ""),
     ],
@@ -366,9 +368,19 @@ def test_labels_on_standard_input(monkeypatch):
     assert (labels.names, labels.source) == (("cat", "cow"), "standard input")
 
 
-def test_a_first_line_like_a_header_is_kept_and_named(write, caplog):
-    assert read_labels(write("l.txt", "label\ncat\ndog\n")).names == ("label", "cat", "dog")
-    assert "l.txt:1: 'label' is taken for a label; is it a header?" in caplog.text
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("label\ncat\ndog", "l.txt:1: 'label' is taken for a label; is it a header?"),
+        ("cat; kitten\ndog; puppy", "l.txt:1: 'cat; kitten' is one label, as are all lines"),
+        ("dog\n'cat'\ncow", """l.txt:2: "'cat'" is a label with its quotes"""),
+        ("n02123045\nn02403003", "l.txt: the labels are WordNet ids"),
+    ],
+)
+def test_lines_that_may_not_be_meant_so_are_kept_and_named(write, caplog, content, words):
+    assert read_labels(write("l.txt", content)).names == tuple(content.split("\n"))
+    (record,) = caplog.records
+    assert words in record.getMessage()
 
 
 # Doubtful lists: errors
