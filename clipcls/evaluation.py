@@ -62,12 +62,14 @@ class Known:
         truth: for each image the class numbers that are right, at least one, unless images without
             a label were asked for.
         set_aside: what of the data is not among them.
+        notes: why figures of these images are likely better than those of new ones.
     """
 
     paths: tuple[str, ...]
     vectors: NDArray[np.float32]
     truth: tuple[tuple[int, ...], ...]
     set_aside: SetAside
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Evaluation:
         levels: where the labels have a hierarchy, the share of right answers at each of its
             levels, from the root; the last is the accuracy.
         level_names: their names, or ().
+        notes: why these figures are likely better than those of new images.
     """
 
     images: int
@@ -104,6 +107,7 @@ class Evaluation:
     answers: tuple[tuple[str, str, str, float], ...]
     levels: tuple[Interval, ...] = ()
     level_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """As in JSON; what is not defined (the precision of what was never answered) is null."""
@@ -112,6 +116,7 @@ class Evaluation:
             "with_several_labels": self.several,
             "figures": {name: rounded(asdict(figure)) for name, figure in self.figures.items()},
             "interval": 0.95,
+            **({"notes": list(self.notes)} if self.notes else {}),
             **self._level_record(),
             "per_class": [
                 {"label": label, **rounded(asdict(figure))}
@@ -189,6 +194,7 @@ def evaluate(
         ),
         levels=_accuracies(classifier, known),
         level_names=classifier.hierarchy_.level_names if classifier.hierarchy_ else (),
+        notes=known.notes,
     )
 
 
@@ -261,21 +267,18 @@ def embed_known(
             watch(item if isinstance(item, ImageError) else None)
     if not vectors:
         raise InputError(f"no image could be read; the first: {unreadable[0]}")
-    if seen := classifier.learnt_from(paths):
-        logger.warning(
-            "the classifier was learnt from %s of these %s images, so on new ones it is likely "
-            "worse; take others",
-            f"{seen:,}",
-            f"{len(paths):,}",
-        )
     calibration = calibration or classifier.calibration_
-    if calibration and (seen := sum(calibration.knows(classifier.hash_image(p)) for p in paths)):
-        logger.warning(
-            "the calibration was made from %s of these %s images, so on new ones it is likely "
-            "worse; take others",
-            f"{seen:,}",
-            f"{len(paths):,}",
-        )
+    seen = {"the classifier was learnt": classifier.learnt_from(paths)}
+    if calibration:
+        known = sum(calibration.knows(classifier.hash_image(path)) for path in paths)
+        seen["the calibration was made"] = known
+    notes = tuple(
+        f"{what} from {count:,} of these {len(paths):,} images, so on new ones it is likely worse"
+        for what, count in seen.items()
+        if count
+    )
+    for note in notes:
+        logger.warning("%s; take others", note)
     present = {number for classes in truth for number in classes}
     if classifier.none:
         present.add(len(names) - 1)  # nobody expects images of it
@@ -284,7 +287,7 @@ def embed_known(
         unreadable=tuple(unreadable),
         without_images=tuple(name for n, name in enumerate(names) if n not in present),
     )
-    return Known(tuple(paths), np.stack(vectors), tuple(truth), set_aside)
+    return Known(tuple(paths), np.stack(vectors), tuple(truth), set_aside, notes)
 
 
 def logit_blocks(

@@ -56,6 +56,7 @@ class MultiLabelEvaluation:
         set_aside: what no figure counts, and labels that no mean over labels counts.
         made_by: the model and prompts.
         answers: what the figures were made of; not in the record.
+        notes: why these figures are likely better than those of new images.
     """
 
     images: int
@@ -71,6 +72,7 @@ class MultiLabelEvaluation:
     set_aside: SetAside
     made_by: Provenance
     answers: MultiLabelAnswers = field(compare=False, repr=False)
+    notes: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """As in JSON; what is not defined (the precision of what was never given) is null."""
@@ -82,6 +84,7 @@ class MultiLabelEvaluation:
             "unknown": self.unknown,
             "figures": {name: rounded(asdict(figure)) for name, figure in self.figures.items()},
             "interval": 0.95,
+            **({"notes": list(self.notes)} if self.notes else {}),
             "per_class": [
                 {"label": label, "threshold": round(threshold, 6), **rounded(asdict(figure))}
                 for label, threshold, figure in zip(
@@ -146,4 +149,5 @@ def evaluate_multilabel(
         set_aside=known.set_aside,
         made_by=classifier.made_by_,
         answers=MultiLabelAnswers(known.paths, scores, given, truth),
+        notes=known.notes,
     )

@@ -19,6 +19,8 @@ from clipcls import Calibration, MultiLabelClassifier, ZeroShotClassifier, calib
 from clipcls.calibration import read_calibration
 from clipcls.calibration_fit import _cuts, fit_temperatures
 from clipcls.errors import CalibrationError, InputError, LabelsError, NotFittedError
+from clipcls.evaluation_page import page_record
+from clipcls.writers import open_output
 
 Paint = Callable[..., str]
 LABELS = ["red", "green", "blue"]
@@ -291,8 +293,13 @@ def test_images_that_a_calibration_was_made_from_are_told(
     assert not caplog.text
     copy = tmp_path / "renamed.png"
     shutil.copy(data[0][0], copy)
-    evaluate(calibrated, [(copy, data[0][1]), *data[10:]], draws=2)
+    found = evaluate(calibrated, [(copy, data[0][1]), *data[10:]], draws=2)
     assert "the calibration was made from 11 of these 31 images" in caplog.text
+    (note,) = found.record()["notes"]
+    assert note.startswith("the calibration was made from 11 of these 31 images")
+    with open_output(tmp_path / "r.html", "evaluation page") as writer:
+        writer.write(page_record(found, "data"))
+    assert "The calibration was made from 11 of these" in (tmp_path / "r.html").read_text("utf-8")
 
 
 def test_a_calibration_keeps_few_hashes_of_many_images(any_calibration: Calibration) -> None:
