@@ -166,7 +166,7 @@ def test_the_bar_is_gone_before_the_last_line(monkeypatch: pytest.MonkeyPatch, t
             step(0)
             if number == 30:
                 time.sleep(0.2)  # the images are being counted
-            with console.results():
+            with console.results(None):
                 terminal.write(f"{number}.jpg cat\n")
         assert ("59/60" if total else "59 images") in terminal.seen()[-1]
     console.say("60 classified")

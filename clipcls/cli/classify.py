@@ -275,7 +275,7 @@ def command(
                     seen += bool(made_for and made_for.knows(fitted.hash_image(result.path)))
                 if sort_into or xmp:
                     to_file.append(without_scores(result_of(record)))
-                with console.results():
+                with console.results(output):
                     writer.write(record)
                 if not refine:  # which has told of them while it embedded them
                     watch(failure)

@@ -137,10 +137,10 @@ class Console(logging.Handler):
         return self.style
 
     @contextmanager
-    def results(self) -> Iterator[None]:
+    def results(self, output: Path | None) -> Iterator[None]:
         """Keep results on a terminal and the bar apart."""
         bar = self._progress.bar if self._progress else None
-        if bar is None or not sys.stdout.isatty():
+        if bar is None or output is not None or not sys.stdout.isatty():
             yield
         else:
             with bar.external_write_mode(sys.stdout):

@@ -126,21 +126,25 @@ class Progress:
 
     def _draw(self) -> None:
         total = self._total if isinstance(self._total, int) else None
-        if self.bar is None:
-            from tqdm import tqdm
-
-            self.bar = tqdm(
-                initial=self.pace.done - 1, file=sys.stderr, leave=False, dynamic_ncols=True
-            )
-        bar = self.bar
-        bar.total = total
-        bar.bar_format = (
+        layout = (
             "{n:,} images{postfix}"
             if total is None
             else "{percentage:3.0f}%|{bar}| {n:,}/{total:,}{postfix}"
         )
-        bar.set_postfix_str(", ".join(self._details()), refresh=False)
-        bar.update()
+        if self.bar is None:
+            from tqdm import tqdm
+
+            self.bar = tqdm(
+                total=total,
+                initial=self.pace.done - 1,
+                bar_format=layout,
+                file=sys.stderr,
+                leave=False,
+                dynamic_ncols=True,
+            )
+        self.bar.total, self.bar.bar_format = total, layout
+        self.bar.set_postfix_str(", ".join(self._details()), refresh=False)
+        self.bar.update()
 
 
 def format_rate(rate: float) -> str:
