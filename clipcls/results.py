@@ -20,7 +20,7 @@ from clipcls.inputs import os_reason
 from clipcls.labels import levels_of
 from clipcls.predictions import PERSON, UNKNOWN, Provenance
 from clipcls.tables import read_provenance
-from clipcls.textfiles import decode, parse_number, read_table, read_text
+from clipcls.textfiles import decode, find_on_disk, parse_number, read_table, read_text
 
 __all__ = ["Result", "read_results", "result_of", "without_scores"]
 
@@ -81,13 +81,20 @@ class Result:
         return record | (self.made_by.record() if self.made_by else {})
 
 
-def read_results(source: str | os.PathLike[str]) -> tuple[Result, ...]:
+def read_results(
+    source: str | os.PathLike[str], root: str | os.PathLike[str] | None = None
+) -> tuple[Result, ...]:
     """Reads a result file: csv, tsv, json, jsonl (also compressed, .gz) or parquet; `-` is stdin.
 
     Its contents tell the format, not its name. Lines of one image are one result with the labels of
     all. A csv may have been through a spreadsheet (see `textfiles.read_table`); a row without a
     label is one that could not be read. What made the results is taken from the csv's sidecar (see
     `tables`). A path that is not valid UTF-8 is only whole in json and jsonl.
+
+    Args:
+        source: the file.
+        root: the folder that paths are relative to: those that exist there in another spelling
+            alone (see `find_on_disk`) are given as the disk has them. None: as they stand.
 
     Raises:
         InputError: it cannot be read or does not hold results; the message names file and line.
@@ -96,11 +103,22 @@ def read_results(source: str | os.PathLike[str]) -> tuple[Result, ...]:
     merged: dict[str, Result] = {}
     for where, record in _records(name):
         one = result_of(record, where)
+        if root is not None and not one.error:
+            one = _respelt(one, root)
         before = merged.get(one.path)
         merged[one.path] = one if before is None else _both(before, one)
     if not merged:
         raise InputError(f"{name}: there are no results in it")
     return tuple(merged.values())
+
+
+def _respelt(result: Result, root: str | os.PathLike[str]) -> Result:
+    path = os.path.join(root, result.path)
+    there = find_on_disk(path)
+    if there == path or os.path.isdir(there):
+        return result
+    found = there if os.path.isabs(result.path) else os.path.relpath(there, root)
+    return dataclasses.replace(result, path=found)
 
 
 def _records(name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

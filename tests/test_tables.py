@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import unicodedata
 from pathlib import Path
 
 import click
@@ -216,6 +217,19 @@ def test_results_that_went_through_a_spreadsheet(
     found = read_results(saved)
     assert [r.path for r in found] == list(names)
     assert {(r.labels, r.score) for r in found} == {((("+cat",),), 0.93)}
+
+
+def test_paths_of_another_system_are_those_of_the_disk(tmp_path: Path) -> None:
+    kept = unicodedata.normalize("NFD", "Käfer.jpg")
+    for name in (f"photos/sub/{kept}", "photos/odd\\name.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    written = ("sub\\K\u00e4fer.jpg", "odd\\name.jpg", "gone\\a.jpg")
+    results = tuple(Prediction(name, "cat", TOP, MADE_BY) for name in written)
+    path = write(tmp_path / "r.csv", "csv", results)
+    found = [r.path for r in read_results(path, tmp_path / "photos")]
+    assert found == [f"sub/{kept}", *written[1:]]
+    assert [r.path for r in read_results(path)] == list(written)
 
 
 # pandas

@@ -67,7 +67,7 @@ def command(
     from clipcls.writers import open_output
     from clipcls.writers.gallery import GalleryWriter
 
-    found = read_results(results)
+    found = read_results(results, root)
     name = title or ("Results" if results == "-" else Path(results).name)
     pages: list[GalleryWriter] = []
 

@@ -111,7 +111,7 @@ def command(
     from clipcls.web import Guard, OneTimeLink, run
     from clipcls.writers.table import printable
 
-    found = read_results(results)
+    found = read_results(results, root)
     labels = read_labels(label_source) if label_source else None
     files = ReviewFiles.of("results" if results == "-" else results, output)
     files.refuse_foreign_table()

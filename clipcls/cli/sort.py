@@ -95,7 +95,7 @@ def command(
     from clipcls.results import read_results
 
     mode = mode_of(move, link)
-    found = read_results(results)
+    found = read_results(results, root)
     if into is None:
         return write_keywords(
             console,
