@@ -129,7 +129,7 @@ def file_results(
             journal = Journal.create(target, mode)
         if journal is not None:
             done.journal = journal.path
-            for step, why_not in _file(journal, todo.steps):
+            for step, why_not in _file(journal, todo):
                 if why_not is None:
                     done.filed += 1
                 else:
@@ -204,8 +204,9 @@ def _resume(into: Path, mode: Mode) -> Journal | None:
     return current
 
 
-def _file(journal: Journal, steps: Sequence[Step]) -> Iterator[tuple[Step, str | None]]:
-    """Does the steps; yields each with None, or why it could not be done."""
+def _file(journal: Journal, plan: Plan) -> Iterator[tuple[Step, str | None]]:
+    """Does a plan's steps; yields each with None, or why it could not be done."""
+    steps = plan.steps
     for start in range(0, len(steps), _AT_ONCE):
         group = steps[start : start + _AT_ONCE]
         announced: list[list[Entry] | OSError] = []
@@ -215,7 +216,7 @@ def _file(journal: Journal, steps: Sequence[Step]) -> Iterator[tuple[Step, str |
             except OSError as error:
                 announced.append(error)
         entries = [e for some in announced if isinstance(some, list) for e in some]
-        journal.announce(entries, _missing_folders(journal, group))
+        journal.announce(entries, _missing_folders(journal, group), plan.labels)
         for step, todo in zip(group, announced, strict=True):
             try:
                 if isinstance(todo, OSError):

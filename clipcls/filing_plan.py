@@ -59,6 +59,7 @@ class Plan:
         unread: how many images `classify` could not read; they are left alone.
         best_only: how many images have several labels and are moved to the best one's folder.
         failed: images that are not there or cannot be filed.
+        labels: folder -> its label, where that is not its name.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -66,6 +67,7 @@ class Plan:
     unread: int = 0
     best_only: int = 0
     failed: list[ImageError] = field(default_factory=list)
+    labels: dict[Path, str] = field(default_factory=dict)
 
 
 def plan(
@@ -106,9 +108,11 @@ class _Planner:
 
     def plan(self, results: Sequence[Result]) -> Plan:
         folders = folders_of(label for r in results for label in r.labels or ((),))
-        for names in folders.values():
+        for label, names in folders.items():
             for depth, name in enumerate(names):
                 self.taken[self.into.joinpath(*names[:depth])].add(alike(name))
+                if label and label[depth] != name:
+                    self.result.labels[self.into.joinpath(*names[: depth + 1])] = label[depth]
         missing = 0
         for result in results:
             if result.error:

@@ -3,6 +3,7 @@
 A line is a JSON object: first the header, then
 
     {"folder": "cat"}                               this folder is about to be made
+    {"folder": "b_w", "label": "b/w"}               so is this one, whose name is not its label
     {"n": 1, "from": "/photos/a.jpg", "to": "cat/a.jpg", "part": ..., "size": ..., "mtime_ns": ...}
     {"done": 1}                                     it is there, whole
     {"failed": 1}                                   it was not done, and left nothing behind
@@ -20,7 +21,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -29,7 +30,7 @@ from typing import Any, Literal
 from clipcls.errors import InputError, OutputError
 from clipcls.inputs import os_reason
 
-__all__ = ["Entry", "Journal", "Mode", "journals_in", "sync_folder"]
+__all__ = ["Entry", "Journal", "Mode", "journals_in", "read_folder_labels", "sync_folder"]
 
 Mode = Literal["copy", "move", "link"]
 _PREFIX = "clipcls-sort-"
@@ -153,10 +154,25 @@ class Journal:
             self._file.close()
             self._file = None
 
-    def announce(self, entries: Iterable[Entry], folders: Iterable[Path] = ()) -> None:
-        """Writes down what is about to be done, to the disk."""
+    def announce(
+        self,
+        entries: Iterable[Entry],
+        folders: Iterable[Path] = (),
+        labels: Mapping[Path, str] | None = None,
+    ) -> None:
+        """Writes down what is about to be done, to the disk.
+
+        Args:
+            entries: the files.
+            folders: the folders that will be made.
+            labels: folder -> its label, where that is not its name.
+        """
         entries, folders = list(entries), list(folders)
-        lines: list[dict[str, Any]] = [{"folder": self._relative(path)} for path in folders]
+        lines: list[dict[str, Any]] = []
+        for path in folders:
+            label = (labels or {}).get(path)
+            own = {} if label is None else {"label": label}
+            lines.append({"folder": self._relative(path), **own})
         for entry in entries:
             lines.append(
                 {
@@ -238,6 +254,19 @@ class Journal:
 def journals_in(into: Path) -> list[Journal]:
     """The journals in a folder, oldest first."""
     return [Journal.read(path) for path in sorted(into.glob(f"{_PREFIX}*.jsonl"))]
+
+
+def read_folder_labels(into: Path) -> dict[tuple[str, ...], str]:
+    """Folders below `into` that a run made -> their labels, where these are not their names."""
+    found = {}
+    for path in sorted(into.glob(f"{_PREFIX}*.jsonl")):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            for line in file:
+                if line.startswith(b'{"folder"'):
+                    with contextlib.suppress(ValueError, KeyError, TypeError):
+                        made = json.loads(line)
+                        found[Path(made["folder"]).parts] = str(made["label"])
+    return found
 
 
 def sync_folder(path: Path) -> None:

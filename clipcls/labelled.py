@@ -5,7 +5,7 @@ it only in case, in `_` or `-` for a space, or in white space. What is no label 
 is set aside and counted, never taken for an error of the classifier.
 
 A folder that `clipcls sort` named differently, as not every system takes the label for a name
-(`b/w`), still has that label.
+(`b/w`), still has that label: by the journal beside it, else by how `sort` makes names of labels.
 
 In folders inside class folders the deepest one that names a label decides (`animal/dog/pug/x.jpg`
 is a pug where there is such a label, else a dog); where none does, the top one is the label.
@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 from clipcls.errors import ImageError, InputError
 from clipcls.folders import alike, folder_names
 from clipcls.inputs import LeftOut, find_images, folders_and_images, os_reason
+from clipcls.journal import read_folder_labels
 from clipcls.labels import levels_of, written
 from clipcls.predictions import PERSON
 from clipcls.textfiles import canonical, find_on_disk, read_table, read_text
@@ -358,6 +359,7 @@ def _read_folder(root: str) -> LabelledData:
         raise InputError(f"{root}: {os_reason(error)}") from error
     if not folders:
         raise InputError(f"{root}: has no folders in it; make one per class, named like its label")
+    names = read_folder_labels(Path(root))
     paths: list[str] = []
     labels: list[tuple[str, ...]] = []
     chains: list[tuple[str, ...]] = []
@@ -372,12 +374,15 @@ def _read_folder(root: str) -> LabelledData:
                     unreadable.append(item)
                 else:
                     paths.append(item)
-                    labels.append((folder,))
-                    chains.append(Path(item).relative_to(root).parts[:-1])
+                    chain = Path(item).relative_to(root).parts[:-1]
+                    chains.append(
+                        tuple(names.get(chain[: n + 1], name) for n, name in enumerate(chain))
+                    )
+                    labels.append(chains[-1][:1])
         except InputError:
             pass  # no images in it
         if before == len(paths) + len(unreadable):
-            empty.append(folder)
+            empty.append(names.get((folder,), folder))
     if not paths:
         besides = f": {left_out}" if left_out.counts else ""
         raise InputError(f"{root}: there are no images in its folders{besides}")

@@ -225,8 +225,8 @@ def test_a_name_taken_meanwhile_is_not_overwritten(
 ) -> None:
     real = Journal.announce
 
-    def announce(self, entries, folders=()):
-        real(self, entries, folders)
+    def announce(self, entries, *rest):
+        real(self, entries, *rest)
         put(tmp_path / "out", {"cat/a.jpg": "mine"})
 
     monkeypatch.setattr(Journal, "announce", announce)
