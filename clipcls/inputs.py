@@ -454,8 +454,8 @@ def _listed(stdin: BinaryIO, null: bool) -> Iterator[str]:
         found = find_on_disk(name)
         if found != name and not told:
             log.warning(
-                "standard input: %r is spelled %r on the disk and is taken for that; so are others "
-                "like it",
+                "standard input: %r is spelled %r on the disk; this and other paths are read as "
+                "spelled there",
                 name,
                 found,
             )

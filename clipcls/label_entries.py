@@ -193,7 +193,7 @@ def _divided(where: str, what: str, cell: str, label: str = "") -> list[str]:
                 what == "synonyms" or all("{}" in part or label in part for part in parts)
             ):
                 raise LabelsError(
-                    f"{where}: are {cell!r} {len(parts)} {what}, or is it one with a {mark} in it? "
+                    f"{where}: {cell!r}: {len(parts)} {what}, or one with a {mark} in it? "
                     f"Write {' | '.join(parts)!r} for {len(parts)}, or {cell + '|'!r} for one"
                 )
     return [part for part in cell.split("|") if part.strip()]

@@ -162,8 +162,8 @@ def recognise_mapping(items: Sequence[tuple[str, object, object]]) -> Known | No
         for number, texts in mapping.items():
             if isinstance(texts, list) and not _are_prompts_for(number, texts):
                 raise LabelsError(
-                    f"{where}: the keys are numbers, and the texts beside {number} do not mention "
-                    "it; write the names as a plain list, or {} in the prompts of a number"
+                    f"{where}: the keys are numbers, but the prompts of {number} do not hold it; "
+                    "write the names as a plain list, or {} in the prompts of a number"
                 )
     return None
 
@@ -171,12 +171,12 @@ def recognise_mapping(items: Sequence[tuple[str, object, object]]) -> Known | No
 def _refuse_settings(where: str, key: str, value: object) -> None:
     if isinstance(value, Number) or (isinstance(value, int | float) and value not in (True, False)):
         raise LabelsError(
-            f"{where}: {key!r} has the number {value} beside it, but the numbers are no class "
-            "index (0, 1, 2, ...); write the labels as a plain list"
+            f"{where}: the value of {key!r} is the number {value}, which is neither a prompt nor "
+            "part of a class index (0, 1, 2, ...); write the labels as a plain list"
         )
     if isinstance(value, str) and _PATH.fullmatch(value):
         raise LabelsError(
-            f"{where}: {key!r} has the path {value} beside it, which looks like a setting; write "
+            f"{where}: the value of {key!r} is the path {value}, which looks like a setting; write "
             "the labels as a plain list"
         )
     if key in _SETTINGS and value is not None:
@@ -185,7 +185,9 @@ def _refuse_settings(where: str, key: str, value: object) -> None:
         )
     texts = value if isinstance(value, list) else [value]
     if any(isinstance(text, str) and "{c}" in text for text in texts):
-        raise LabelsError(f"{where}: {key!r} has templates beside it: use --prompts for this file")
+        raise LabelsError(
+            f"{where}: the values of {key!r} are templates: use --prompts for this file"
+        )
 
 
 def _may_be_prompts(value: object) -> bool:

@@ -282,7 +282,7 @@ def _build(source: str, entries: Iterable[Entry], levels: str = "") -> LabelSet:
     if not found:
         raise LabelsError(f"{source}: there are no labels in it; write at least two")
     if changed:
-        more = f"; {len(changed) - 1:,} more texts are changed so" if len(changed) > 1 else ""
+        more = f"; {len(changed) - 1:,} more texts likewise" if len(changed) > 1 else ""
         log.warning("%s%s", changed[0], more)
     for path, where in alone.items():
         if not found[path][0]:

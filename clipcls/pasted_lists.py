@@ -56,10 +56,10 @@ def find_doubt(lines: Sequence[tuple[int, str]]) -> tuple[int, str, str] | None:
     if len(texts) > 1 and texts[0].lower() in _HEADERS:
         return (*lines[0], "is taken for a label; is it a header?")
     if len(texts) > 1 and all(";" in text for text in texts):
-        return (*lines[0], "is one label, as are all lines; for synonyms write a csv with a header")
+        return (*lines[0], "is read as one label; for synonyms, write a csv with a header")
     for number, text in lines:
         if _without_quotes([text]) is not None:
-            return number, text, "is a label with its quotes, since not all have some"
+            return number, text, "keeps its quotes, because other lines have none"
     return None
 
 

@@ -1,9 +1,9 @@
 """Decode the text files that users have, and read csv tables as spreadsheets write them.
 
 The one place that turns bytes into text (`decode`, `read_text`), text into lines (`numbered`) or
-into a table (`read_table`), and one spelling of a text into the only one (`canonical`, `clean`).
-A cell or line comes back as written; the caller applies `canonical` where the text is a label or a
-number, and not where it is a path: `Screenshot at 10.00\\u202fAM.png` is a real file name.
+rows (`read_table`), and texts that look the same into one (`canonical`, `clean`). A cell or line
+comes back as written; the caller applies `canonical` where it is a label or a number, but not where
+it is a path: `Screenshot at 10.00\\u202fAM.png` is a real file name (see `find_on_disk`).
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ def test_texts_that_look_like_others_are_those_and_it_is_said_once(write, caplog
     labels = read_labels(path)
     assert labels.labels == (Label("cat", (), ("kitten",)), Label("hot dog"))
     assert [r.getMessage() for r in caplog.records] == [
-        f"{path}:2: 'cat\\ufeff' is read as 'cat' (byte order mark); 2 more texts are changed so"
+        f"{path}:2: 'cat\\ufeff' is read as 'cat' (byte order mark); 2 more texts likewise"
     ]
 
 
@@ -305,9 +305,19 @@ def test_prompts_of_labels_are_not_taken_for_lists_of_other_tools(write, content
 @pytest.mark.parametrize(
     ("name", "content", "line", "words"),
     [
-        ("l.yaml", "epochs: 10\nbatch: 32\n", 1, ["'epochs' has the number 10", "plain list"]),
-        ("l.json", '{"cat": 120, "dog": 80}', 1, ["no class index", "plain list"]),
-        ("l.yaml", "cats: ../cats\ndogs: ../dogs\n", 1, ["the path ../cats", "setting"]),
+        (
+            "l.yaml",
+            "epochs: 10\nbatch: 32\n",
+            1,
+            ["value of 'epochs' is the number 10", "plain list"],
+        ),
+        ("l.json", '{"cat": 120, "dog": 80}', 1, ["nor part of a class index", "plain list"]),
+        (
+            "l.yaml",
+            "cats: ../cats\ndogs: ../dogs\n",
+            1,
+            ["value of 'cats' is the path ../cats", "setting"],
+        ),
         ("l.yaml", "model_type: vit\nclass: b\n", 1, ["'model_type' looks like a setting"]),
         ("l.json", '{"0": ["cat", "feline"], "1": ["dog"]}', 1, ["keys are numbers", "plain list"]),
         (
@@ -372,8 +382,8 @@ def test_labels_on_standard_input(monkeypatch):
     ("content", "words"),
     [
         ("label\ncat\ndog", "l.txt:1: 'label' is taken for a label; is it a header?"),
-        ("cat; kitten\ndog; puppy", "l.txt:1: 'cat; kitten' is one label, as are all lines"),
-        ("dog\n'cat'\ncow", """l.txt:2: "'cat'" is a label with its quotes"""),
+        ("cat; kitten\ndog; puppy", "l.txt:1: 'cat; kitten' is read as one label"),
+        ("dog\n'cat'\ncow", """l.txt:2: "'cat'" keeps its quotes"""),
         ("n02123045\nn02403003", "l.txt: the labels are WordNet ids"),
     ],
 )
@@ -540,7 +550,7 @@ def test_python_objects_become_labels():
         (["cat", 3], "label 2: a label must be a text, not 3"),
         (["cat", "a\nb"], "label 2"),
         ({"cat": "", "dog": None}, "label 'cat': the prompt is blank"),
-        ({"cat": 3}, "has the number 3 beside it, but the numbers are no class index"),
+        ({"cat": 3}, "the number 3, which is neither a prompt nor part of a class index"),
         (b"cat", "expected a list"),
         (3, "expected a list"),
         (None, "expected a list"),

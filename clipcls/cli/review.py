@@ -25,7 +25,7 @@ from clipcls.cli.options import (
 
 if TYPE_CHECKING:
     from clipcls.classifier import ZeroShotClassifier
-    from clipcls.labels import LabelsLike
+    from clipcls.labels import LabelSet, LabelsLike
     from clipcls.predictions import Provenance
     from clipcls.results import Result
 
@@ -132,7 +132,7 @@ def command(
                 model_settings["model"] = None
             opener = _opener(
                 found,
-                label_source or review.labels[:],
+                labels or review.labels[:],
                 prompts,
                 store_file,
                 no_store,
@@ -148,7 +148,7 @@ def command(
             else:
                 templates = prompts or made_by.prompts
                 fit = ["fit", str(files.corrections), "-m", made_by.model]
-                fit += ["--labels", label_source] if label_source else []
+                fit += ["--labels", label_source] if label_source not in (None, "-") else []
                 for template in [templates] if isinstance(templates, str) else templates:
                     fit += ["--prompts", template] if template != "photo" else []
                 commands.append([*fit, "-o", str(files.classifier)])
@@ -192,7 +192,7 @@ def command(
 
 def _opener(
     results: tuple[Result, ...],
-    labels: str | list[str],
+    labels: LabelSet | list[str],
     prompts: str | list[str] | None,
     store_file: Path | None,
     no_store: bool,
@@ -207,7 +207,7 @@ def _opener(
         from clipcls.labels import Label, make_labels
 
         known: LabelsLike = labels
-        if not isinstance(labels, str):
+        if isinstance(labels, list):
             known = make_labels(labels)
             # Where the results hold one of two cranes, `bird > crane` would come back as `crane`.
             if list(known.names) != labels:

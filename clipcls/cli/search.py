@@ -88,6 +88,7 @@ def command(
     from clipcls.inputs import LeftOut
     from clipcls.opening import open_encoder
     from clipcls.search import search_images, search_store
+    from clipcls.textfiles import canonical
     from clipcls.writers import open_output
 
     console.quiet = quiet
@@ -103,7 +104,7 @@ def command(
         store = store_of(store_file, no_store)
         encoder = open_encoder(**model_settings, store=store, progress=not quiet)
         if query_image is None:
-            text = arguments[0].encode(errors="replace").decode()
+            text = canonical(arguments[0].encode(errors="replace").decode())
             query = embed_texts(encoder, [text], store)[0]
         else:
             (found,) = embed_images(encoder, [query_image], store)
