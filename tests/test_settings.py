@@ -101,7 +101,7 @@ def test_a_file_of_a_folder_is_named_when_it_is_used(run, of_folder: Path) -> No
     of_folder.write_text('labels = "labels.txt"\n[evaluate]\nnone = true\n')
     status, out, err = run("classify", "photos")
     assert (status, err.count("\n")) == (0, 1)
-    assert "using clipcls.toml of this folder: labels (--no-config ignores it)" in err
+    assert "using clipcls.toml of this folder: labels (to ignore it: clipcls --no-config cl" in err
     assert "red" in out
     assert run("classify", "photos", *LABELS)[2] == ""
     assert run("classify", "photos", "-q")[2] == ""
@@ -146,6 +146,11 @@ def test_a_file_of_a_folder_can_do_no_harm(run, of_folder: Path, content: str) -
     assert "a file that may have come with the folder can" in err
 
 
+def test_a_dash_stays_a_stream(run, own: Path) -> None:
+    own.write_text('output = "-"\n')
+    assert "red" in run("classify", *LABELS, "photos")[1]
+
+
 def test_ones_own_file_may_set_all(run, own: Path, folder: Path) -> None:
     own.write_text('[classify]\nlabels = "../../labels.txt"\noutput = "r.csv"\n')
     assert run("classify", "photos")[0] == 0
@@ -165,6 +170,7 @@ def test_ones_own_file_may_set_all(run, own: Path, folder: Path) -> None:
         ("min-score = true", "min-score: takes a value, not true"),
         ("multi = 'maybe'", "multi: takes true or false, not maybe"),
         ("top = [1, 2]", "top: takes one value, not a list"),
+        ("labels = ['red', 'blue']", "takes one value, not a list; write label = [...]"),
         ("top = 1979-05-27", "top: takes text, a number"),
         ("top = ", "is not TOML"),
         ("top = '\xff'", "is not UTF-8"),
@@ -172,7 +178,8 @@ def test_ones_own_file_may_set_all(run, own: Path, folder: Path) -> None:
 )
 def test_what_a_file_cannot_say_is_refused(run, own: Path, content: str, said: str) -> None:
     own.write_bytes(content.encode("latin-1"))
-    command = ("store", "info") if "store" in content else ("classify", *LABELS, "photos")
+    labels = () if "labels" in content else LABELS
+    command = ("store", "info") if "store" in content else ("classify", *labels, "photos")
     status, out, err = run(*command)
     assert (status, out) == (2, "")
     assert f"{own}: " in err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ _OF_A_FOLDER = frozenset(
         *("labels", "label", "prompts", "none", "rank", "multi", "classifier", "calibration"),
         *("top", "min-score", "min-margin", "coverage", "error", "conformal", "refine", "explain"),
         *("clusters", "vocabulary", "augment", "no-words", "check-labels"),
-        *("format", "progress", "max-errors"),
+        *("format", "columns", "bom", "progress", "max-errors"),
     )
 )
 _PATHS_OR_NAMES = frozenset(("labels", "prompts", "vocabulary", "model"))
@@ -161,7 +160,7 @@ class File:
     def __init__(self, path: Path, *, is_own: bool, own: Path | None) -> None:
         self.place = os.fspath(path.absolute())
         self._folder = path.parent
-        self._is_own = is_own
+        self.is_own = is_own
         self._own = own
         import tomllib
 
@@ -205,7 +204,7 @@ class File:
         for key, value in self._table(path).items():
             if key.replace("_", "-") not in names or isinstance(value, dict):
                 self._refuse_key(key, names, within=f"[{'.'.join(path)}] ")
-        if not self._is_own:
+        if not self.is_own:
             for key in (*top, *self._table(path)):
                 if key.replace("_", "-") not in _OF_A_FOLDER:
                     raise SettingsError(
@@ -232,7 +231,8 @@ class File:
         values = value if isinstance(value, list) else [value]
         where = f"{self.place}: {name}"
         if isinstance(value, list) and not option.multiple:
-            raise SettingsError(f"{where}: takes one value, not a list")
+            cure = "; write label = [...]" if name == "labels" else ""
+            raise SettingsError(f"{where}: takes one value, not a list{cure}")
         for one in values:
             if isinstance(one, bool) != option.is_flag:
                 what = "true or false" if option.is_flag else "a value"
@@ -248,7 +248,9 @@ class File:
         """A path, which is relative to the file; of a folder's file it must lie in the folder."""
         scheme = "local-dir:" if value.startswith("local-dir:") else ""
         path = value.removeprefix(scheme)
-        if self._is_own:
+        if path == "-":  # a standard stream
+            return value
+        if self.is_own:
             joined = self._folder / os.path.expanduser(path)
             return scheme + str(joined) if scheme or is_path or joined.exists() else value
         inside = Path(os.path.realpath(self._folder))
@@ -395,11 +397,14 @@ def apply(
     console = context.obj
     if isinstance(console, Console):
         console.settings = {f"--{n}": (str(s.value), s.source) for n, s in held.items()}
-        folder = os.path.abspath(FILE_NAME)
-        used = sorted(n for n, s in held.items() if s.source == folder)
+        of_folder = {
+            layer.place for layer in layers if isinstance(layer, File) and not layer.is_own
+        }
+        used = sorted(n for n, s in held.items() if s.source in folders)
         if used and "quiet" not in {*given, *held}:
             console.say(
-                f"using {FILE_NAME} of this folder: {', '.join(used)} (--no-config ignores it)"
+                f"using {FILE_NAME} of this folder: {', '.join(used)} "
+                f"(to ignore it: clipcls --no-config {' '.join(path)} ...)"
             )
 
 
@@ -414,6 +419,8 @@ def _given(program: click.Context, command: click.Command, arguments: list[str])
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
+    import difflib
+
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 

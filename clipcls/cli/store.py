@@ -81,7 +81,11 @@ def clear(console: Console, path: Path | None, yes: bool) -> int:
         size = store.stat().st_size if store.exists() else 0
         models = f" and {len(sizes):,} exported models, {sum(sizes) / 1e6:,.1f} MB" if sizes else ""
         question = f"Delete {store}, {size / 1e6:,.1f} MB{models}?"
-        if not click.confirm(question, err=True):
+        try:
+            agreed = click.confirm(question, err=True)
+        except click.Abort:
+            agreed = False
+        if not agreed:
             console.say("nothing was deleted")
             return 2
     click.echo(f"{store}: {'deleted' if clear(store) else 'there was no store'}")
