@@ -400,7 +400,7 @@ def apply(
         of_folder = {
             layer.place for layer in layers if isinstance(layer, File) and not layer.is_own
         }
-        used = sorted(n for n, s in held.items() if s.source in folders)
+        used = sorted(n for n, s in held.items() if s.source in of_folder)
         if used and "quiet" not in {*given, *held}:
             console.say(
                 f"using {FILE_NAME} of this folder: {', '.join(used)} "
