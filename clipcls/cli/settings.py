@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import click
 
@@ -50,8 +49,7 @@ class SettingsError(ClipclsError):
     """A file of settings, or a variable, that cannot be used."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """A value for an option.
 
     Attributes:
@@ -65,18 +63,6 @@ class Setting:
     name: str
     value: Any
     source: str
-
-
-class Layer(Protocol):
-    """One place where settings come from."""
-
-    place: str
-
-    def find(self, path: CommandPath, option: click.Option) -> Setting | None:
-        """The setting of a command's option: its own, else the one for all commands."""
-
-    def check(self, root: click.Group, path: CommandPath, command: click.Command) -> None:
-        """Refuse, or warn of, what is none of the options."""
 
 
 def long_name(option: click.Parameter) -> str:
@@ -261,6 +247,10 @@ class File:
                 "folder can name only what is in it"
             )
         return value
+
+
+Layer = Environment | File
+"""One place where settings come from: `find` looks a command's option up, `check` what is odd."""
 
 
 def find_layers(root: click.Group, *, files: bool = True) -> list[Layer]:
