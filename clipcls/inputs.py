@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import errno
 import fnmatch
+import functools
 import glob
 import logging
 import os
@@ -190,10 +191,11 @@ def find_images(
       existing file or folder, such as `[2024] Trip`, it stands for that alone.
     - `-` reads paths of files and folders from `stdin` as they come: one per line, or ended by NUL
       bytes with `null`. They are not patterns. Blank lines are skipped. Lines may be UTF-16, as
-      PowerShell writes them; a path that does not exist stands for the one that looks the same.
+      PowerShell writes them.
 
-    Paths come as the user named them: relative ones stay relative. What is named twice comes
-    twice, as with other command-line tools, so that results match a list line by line. Memory
+    Paths come as the user named them: relative ones stay relative. One that does not exist stands
+    for the one that looks the same, which is said once (see `find_on_disk`). What is named twice
+    comes twice, as with other command-line tools, so that results match a list line by line. Memory
     does not grow with the number of files, beyond the largest folder's names.
 
     Args:
@@ -228,14 +230,28 @@ def find_images(
 def _expand(
     inputs: Iterable[str], stdin: BinaryIO | None, null: bool, left_out: LeftOut
 ) -> Iterator[str | ImageError]:
+    told = False
     for name in inputs:
-        if name != "-":
-            yield from _named(name, left_out, patterns=True)
+        patterns = name != "-"
+        if patterns:
+            named = iter([name])
         elif stdin is None:
             raise InputError("there is no standard input to read paths from")
         else:
-            for listed in _listed(stdin, null):
-                yield from _named(listed, left_out, patterns=False)
+            named = _listed(stdin, null)
+        for path in named:
+            there = path if patterns and glob.has_magic(path) else find_on_disk(path)
+            if there != path and not told:
+                _say_spelling(path, there)
+                told = True
+            yield from _named(there, left_out, patterns=patterns)
+
+
+@functools.cache  # images may be counted before they are read
+def _say_spelling(path: str, there: str) -> None:
+    log.warning(
+        "%r is spelled %r on the disk; this and other paths are read as spelled there", path, there
+    )
 
 
 def _named(name: str, left_out: LeftOut, *, patterns: bool) -> Iterator[str | ImageError]:
@@ -440,7 +456,6 @@ def _listed(stdin: BinaryIO, null: bool) -> Iterator[str]:
         InputError: it cannot be read, or is no such list.
     """
     end = b"\0" if null else b"\n"
-    told = False
     for raw in _records(stdin, end):
         if b"\0" in raw:
             if any(map(os.path.lexists, filter(None, raw.split(b"\0")))):
@@ -450,17 +465,7 @@ def _listed(stdin: BinaryIO, null: bool) -> Iterator[str]:
             raw = raw[:-1]
         if not raw.strip():
             continue
-        name = os.fsdecode(raw)
-        found = find_on_disk(name)
-        if found != name and not told:
-            log.warning(
-                "standard input: %r is spelled %r on the disk; this and other paths are read as "
-                "spelled there",
-                name,
-                found,
-            )
-            told = True
-        yield found
+        yield os.fsdecode(raw)
 
 
 def _records(stdin: BinaryIO, end: bytes) -> Iterator[bytes]:

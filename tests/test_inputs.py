@@ -398,6 +398,7 @@ def test_a_listed_path_that_looks_like_one_on_the_disk_is_that(caplog) -> None:
     ]
     (record,) = caplog.records
     assert "is spelled 'p/cafe\u0301.jpg' on the disk" in record.getMessage()
+    assert found("\u202ap/caf\u00e9.jpg", "\u202ap") == ["p/cafe\u0301.jpg"] * 2
     touch("caf\u00e9.jpg", "cafe\u0301.jpg")  # both exist: each is itself, a third is neither
     names = ["caf\u00e9.jpg", "cafe\u0301.jpg", "caf\u00e9\u200b.jpg"]
     assert found("-", stdin="\n".join(names).encode())[:2] == names[:2]
