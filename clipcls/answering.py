@@ -163,7 +163,7 @@ def predictions(
             continue
         number, (*best, is_sure, label_set) = next(matches)
         level = classifier.level_
-        given = classifier.given_class(item.path)
+        given = classifier.given_class(item.path) if item.is_file else None
         if given is not None:  # which a classifier learnt from it does not overrule
             is_sure = True
             if given != best[2][0]:

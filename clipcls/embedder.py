@@ -50,11 +50,19 @@ _LONGEST_BATCH = 1024
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """One image's unit vector, float32 (dim,), and whether it came out of the store."""
+    """One image's unit vector, float32 (dim,).
+
+    Attributes:
+        path: the image's name.
+        vector: the vector.
+        stored: whether it came out of the store.
+        is_file: whether `path` is a file that was read here, not just a name that came with data.
+    """
 
     path: str
     vector: NDArray[np.float32]
     stored: bool = False
+    is_file: bool = False
 
 
 @dataclass(slots=True)
@@ -67,6 +75,7 @@ class _Pending:
     content: bytes | None = None
     stat: os.stat_result | None = None
     is_view: bool = False
+    is_file: bool = False
 
     def space(self, encoder: Encoder) -> str:
         """Where the store keeps its vector; views apart, since no file has their content."""
@@ -263,7 +272,7 @@ def _known(image: NamedImage, encoder: Encoder, store: Store | None) -> _Pending
         except (OSError, ValueError):
             return None  # reading it will say why
         if _is_unit(vector):
-            return _Pending(image.name, vector)
+            return _Pending(image.name, vector, is_file=True)
     return None
 
 
@@ -291,7 +300,7 @@ def _prepare(
         if view:
             key = view.key(content)
         if store:
-            known = _Pending(name, content=key, stat=stat, is_view=view is not None)
+            known = _Pending(name, None, None, key, stat, view is not None, source is None)
             known.vector = store.get(known.space(encoder), key)
             if _is_unit(known.vector):
                 return known
@@ -303,7 +312,7 @@ def _prepare(
         return error
     except MemoryError:
         return ImageError(name, "not enough memory to decode it")
-    return _Pending(name, pixels=pixels, content=key or None, stat=stat, is_view=view is not None)
+    return _Pending(name, None, pixels, key or None, stat, view is not None, source is None)
 
 
 def _stat(path: str) -> os.stat_result | None:
@@ -337,7 +346,7 @@ def _finish(
         if isinstance(item, ImageError):
             yield item
         elif item.vector is not None and _is_unit(item.vector):
-            yield Embedded(item.path, item.vector, stored=id(item) not in encoded)
+            yield Embedded(item.path, item.vector, id(item) not in encoded, item.is_file)
         else:
             yield ImageError(item.path, "the model gave no finite vector; try --precision fp32")
 

@@ -453,7 +453,7 @@ class FewShotClassifier(ZeroShotClassifier):
 
     def given_class(self, path: str) -> int | None:
         """The number in `classes_` of the label that a person gave this image file, if one did."""
-        code = self._known.get(self.hash_image(path)[:HASH_BYTES]) if path else None
+        code = self._known.get(self.hash_image(path)[:HASH_BYTES])
         return code if code is None or self._level is None else int(self._level.node[code])
 
     # -- answering: logits are linear in the image, with an intercept -------------------------

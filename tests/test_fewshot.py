@@ -23,6 +23,7 @@ from clipcls import (
     calibrate,
     evaluate,
 )
+from clipcls.embedder import Embedded
 from clipcls.errors import (
     CalibrationError,
     ClassifierError,
@@ -539,6 +540,10 @@ def test_a_label_that_a_person_gave_is_not_overruled(
             assert len(found.top) == settings.get("top", 1)
         assert not other.by_person
         assert "labelled_by" not in other.record()
+    # A name that comes with data (with an upload, say) is no file to look at.
+    (vector,) = classifier.vectors([odd])
+    (found,) = classifier.answer([Embedded(odd, vector)])
+    assert (found.label, found.by_person) == ("red", False)
     # The scores stay the classifier's own.
     (found,) = classifier.classify([odd], top=3)
     scores = dict(zip(classifier.classes_, classifier.predict_proba([odd])[0], strict=True))
