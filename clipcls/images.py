@@ -16,7 +16,8 @@ How pixels become 8-bit RGB:
 - Alpha, palette transparency and PNG's transparent colour: composited over white; over black where
   less than 1 % of the visible pixels would stand out from white, and more do from black.
 - 16-bit grey: value / 257, rounded (Pillow's own conversion clips at 255); 12-bit TIFF: / 16.06.
-  If it spans a quarter of its range or less, as sensors of 10 to 14 bits do, it is stretched.
+- 16 bits per colour (PNG, TIFF): the higher byte.
+- If either spans a quarter of its range or less, as sensors of 10 to 14 bits do, it is stretched.
 - 32-bit integers and floats have no agreed range: floats within 0..1 are scaled by 255, whole
   numbers within 0..255 are taken as they are, integers within 0..65535 as 16-bit, anything else is
   stretched.
@@ -40,6 +41,7 @@ import logging
 import os
 import stat
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -333,7 +335,7 @@ def _decode(
             # Pillow allocates these itself, with a warning on stderr.
             image.im = Image.new(image.mode, getattr(image, "_tile_size", image.size)).im
         opened()
-        missing = 0.0
+        missing, low_bytes = 0.0, _find_low_bytes(image)
         try:
             image.load()
         except OSError as error:
@@ -345,6 +347,8 @@ def _decode(
             # Once a second scan has begun, all rows of a progressive JPEG are there, if coarse.
             if kind != "JPEG" or data.find(_START_OF_SCAN, header_end) < 0:
                 missing = _find_missing(path, first, image)
+        if low_bytes and not missing:
+            _stretch_colour(image, reopen(data), low_bytes)
         upright = _upright_rgb(image)
         if box and image.size != whole:
             number = _orientation(image)
@@ -670,6 +674,41 @@ def _range(mode: str, values: Any, full: int) -> tuple[float, float]:
     if is_16_bit and not 0 < brightest - darkest <= full / 4:
         return 0, full
     return darkest, brightest
+
+
+def _find_low_bytes(image: ImageFile) -> list[Any]:
+    """The tiles that decode the lower bytes of an image of 16 bits per colour; [] for others.
+
+    Pillow has no mode for such images and decodes the higher bytes; with the other byte order, the
+    lower ones.
+    """
+    tiles = []
+    for tile in image.tile:
+        mode, *more = [tile.args] if isinstance(tile.args, str) else tile.args or [""]
+        if mode not in ("RGB;16B", "RGB;16L", "RGB;16N", "RGBA;16B", "RGBA;16L", "RGBA;16N"):
+            return []
+        is_little = mode[-1] == "L" or (mode[-1] == "N" and sys.byteorder == "little")
+        mode = mode[:-1] + ("B" if is_little else "L")
+        tiles.append(tile._replace(args=(mode, *more) if more else mode))
+    return tiles
+
+
+def _stretch_colour(image: Image.Image, low: ImageFile, low_bytes: list[Any]) -> None:
+    """Stretches, in place, an image of 16 bits per colour that spans little of its range."""
+    import numpy as np
+
+    high = np.asarray(image)[..., :3]
+    if int(high.max()) - int(high.min()) > 64:  # spares most images the second decoding
+        return
+    low.tile = low_bytes
+    low.load()
+    colours = (high.astype(np.uint16) << 8) + np.asarray(low)[..., :3]
+    darkest, brightest = _range("RGB;16", colours, 65535)
+    if (darkest, brightest) != (0, 65535):
+        stretched = Image.fromarray(_rescale(colours, darkest, brightest))
+        if image.mode == "RGBA":
+            stretched.putalpha(image.getchannel("A"))
+        image.paste(stretched)
 
 
 def _rescale(values: Any, low: float, high: float) -> Any:
