@@ -414,6 +414,10 @@ def test_keys_give_labels_which_can_be_undone_and_stay(
 ) -> None:
     page = visit(serve(str(four)))
     assert page.inner_text("#path").endswith("3.png")  # the most doubtful
+    press(page, "?")
+    assert page.is_visible("#keys")
+    press(page, "Escape")
+    assert not page.is_visible("#keys")
     press(page, "2", "Enter", "-", "Space")
     wait_done(page, 3)
     expected = {"3.png": "dog", "2.png": "cat", "1.png": "unknown"}

@@ -600,7 +600,7 @@ function onListKey(event) {
   const acts = {
     " ": skip, Enter: confirmAnswers, "-": () => give(NO_LABEL), ".": selectCluster,
     Backspace: () => give(null), Delete: () => give(null),
-    Escape: () => moveTo(state.at, false), "?": toggleKeys,
+    Escape: () => closePanel() || moveTo(state.at, false), "?": toggleKeys,
     "/": () => { $("find").focus(); $("find").select(); },
   };
   if (event.key in acts) { acts[event.key](); return true; }
@@ -612,6 +612,13 @@ function onListKey(event) {
 
 function undo() { back("/api/undo", "undo"); }
 function redo() { back("/api/redo", "redo"); }
+
+function closePanel() {
+  const isOpen = !$("keys").hidden || !$("learnt").hidden;
+  $("learnt").hidden = true;
+  if (!$("keys").hidden) toggleKeys();
+  return isOpen;
+}
 
 function toggleKeys() {
   $("keys").hidden = !$("keys").hidden;
