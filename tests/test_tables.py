@@ -7,13 +7,16 @@ import io
 import json
 import os
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
+from conftest import ColourEncoder
 
-from clipcls.cli import main
+from clipcls.cli import cli
+from clipcls.cli.console import Console
 from clipcls.cli.options import FIGURES, RESULTS_FORMS, columns_of, form_of
 from clipcls.errors import ImageError, InputError
 from clipcls.predictions import (
@@ -265,5 +268,44 @@ def test_without_pandas_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 # Commands
 
 
-def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
+def invoke(*arguments: str) -> str:
+    """What the command says on stderr."""
+    done = CliRunner().invoke(cli, arguments, obj=Console(), standalone_mode=False)
+    if done.exception:
+        raise done.exception
+    assert done.return_value == 0, done.stderr
+    return done.stderr
+
+
+def test_commands_write_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paint: Callable[..., str]
+) -> None:
+    monkeypatch.setattr("clipcls.opening.open_encoder", lambda *_, **__: ColourEncoder())
+    monkeypatch.setattr("clipcls.classifier.open_encoder", lambda *_, **__: ColourEncoder())
+    for colour in ("red", "green"):
+        paint(f"photos/{colour}/{colour}.png", colour)
+    monkeypatch.chdir(tmp_path)
+    labels = ("--no-store", "-l", "red", "-l", "green", "-l", "blue")
+
+    said = invoke("evaluate", *labels, "photos", "-o", "e.tsv", "--columns", "label,precision,f1")
+    assert Path("e.tsv").read_text().splitlines() == [
+        "label\tprecision\tf1",
+        "red\t1.0\t1.0",
+        "green\t1.0\t1.0",
+        "blue\t\t",
+    ]
+    assert "2 images: accuracy 100.0 %" in said
+    assert json.loads(Path("e.tsv-metadata.json").read_text())["notes"][0]["precision"] == "fp32"
+
+    with pytest.raises(click.UsageError, match="no comparison: with --compare write json"):
+        invoke("evaluate", *labels, "photos", "-o", "e.csv", "--compare", "prompts=art")
+
+    invoke("classify", *labels, "photos", "-o", "r.csv.gz", "--columns", "+model", "--bom")
+    text = gzip.decompress(Path("r.csv.gz").read_bytes()).decode()
+    assert text.startswith("\ufeffpath,label,score,best,similarity,error,model\nphotos/green/")
+    invoke("search", "--no-store", "red", "photos", "-o", "hits.json")
+    assert json.loads(Path("hits.json").read_text())[0]["path"] == "photos/red/red.png"
+
+    for columns in ("colour", "path,path"):  # before any image is looked at
+        with pytest.raises(click.UsageError, match="--columns"):
+            invoke("classify", *labels, "nowhere", "-f", "csv", "--columns", columns)

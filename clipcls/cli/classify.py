@@ -219,9 +219,7 @@ def command(
     ]
     every = result_columns(1 if multi else top or 1, extra if multi else ["lineage", *extra])
     every += PROVENANCE
-    columns_of(
-        form, (), every, wanted=columns, bom=bom
-    )  # what cannot be done shows before the work
+    columns_of(form, (), every, wanted=columns, bom=bom)  # refuses before the work
     images, total = images_of(inputs, null, left_out)
     fitted = classifier_of(
         classifier,

@@ -128,6 +128,11 @@ def command(
     per_label = ["label", *(("threshold",) if multi else ())]
     per_label += [field.name for field in fields(LabelFigures if multi else ClassFigures)]
     per_label = columns_of(form, per_label, wanted=columns, bom=bom)
+    if variants and form in ("csv", "tsv") and page is None:
+        raise click.UsageError(
+            f"a {form} has the figures per label and no comparison: with --compare write json, a "
+            "table or, by --report, a page"
+        )
 
     def write(record: Mapping[str, Any]) -> None:
         if form in ("csv", "tsv"):
