@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -146,6 +147,11 @@ def test_a_file_of_a_folder_can_do_no_harm(run, of_folder: Path, content: str) -
     assert "a file that may have come with the folder can" in err
 
 
+def test_a_pipe_of_that_name_is_not_waited_for(run, of_folder: Path) -> None:
+    os.mkfifo(of_folder)
+    assert run("classify", *LABELS, "photos")[0] == 0
+
+
 def test_a_dash_stays_a_stream(run, own: Path) -> None:
     own.write_text('output = "-"\n')
     assert "red" in run("classify", *LABELS, "photos")[1]
@@ -167,6 +173,8 @@ def test_ones_own_file_may_set_all(run, own: Path, folder: Path) -> None:
         ("[store]\nstore = 'x'", "[store] store: no option"),
         ("top = 'many'", "top: 'many' is not a valid integer"),
         ("min-score = 2", "min-score: 2"),
+        ("top = 2.5", "top: '2.5' is not a valid integer"),
+        (f"top = {'[' * 5000}", "is not TOML"),
         ("min-score = true", "min-score: takes a value, not true"),
         ("multi = 'maybe'", "multi: takes true or false, not maybe"),
         ("top = [1, 2]", "top: takes one value, not a list"),

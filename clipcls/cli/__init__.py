@@ -90,11 +90,11 @@ def cli(no_config: bool) -> None:
     \b
     Exit status:
       0    all images were read, or all but as many as --max-errors allows
-      1    some images could not be read: each is named, the rest is classified
-      2    nothing was done: bad usage, labels, prompts or model; no readable image
+      1    some images could not be read: each is reported, the rest are classified
+      2    nothing was done: bad usage, labels, prompts or model, or no readable image
       3    the results could not be written; what was finished is in FILE.part
       130  interrupted; with the store the same command goes on where it stopped
-      141  the reader of the results went away
+      141  the reading end of the pipe was closed
 
     Every option can be set by a variable, CLIPCLS_MODEL=mini for every command and
     CLIPCLS_CLASSIFY_TOP=3 for one, and in clipcls.toml: `clipcls config` says more.

@@ -110,4 +110,5 @@ def _hashable(setting: Setting) -> Setting:
 
 
 def _shown(value: Any) -> str:
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
+    text = "" if value is None else json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

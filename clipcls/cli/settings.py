@@ -158,7 +158,7 @@ class File:
             ) from error
         except UnicodeDecodeError as error:
             raise SettingsError(f"{path}: is not UTF-8; save it as UTF-8") from error
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise SettingsError(f"{path}: is not TOML: {error}") from error
 
     def find(self, path: CommandPath, option: click.Option) -> Setting | None:
@@ -262,7 +262,7 @@ def find_layers(root: click.Group, *, files: bool = True) -> list[Layer]:
     layers: list[Layer] = [Environment(root.list_commands(click.Context(root)))]
     if files:
         own = own_file()
-        if os.path.exists(FILE_NAME):
+        if os.path.isfile(FILE_NAME):  # a pipe of this name would be waited for
             is_own = own is not None and own.exists() and own.samefile(FILE_NAME)
             if not is_own:
                 layers.append(File(Path(FILE_NAME), is_own=False, own=own))
@@ -342,8 +342,11 @@ def _is_for_others(setting: Setting, option: click.Option, root: click.Group) ->
 
 def _convert(setting: Setting, option: click.Option, command: click.Command) -> None:
     """Raises `SettingsError` where an option cannot take the value."""
+    value = setting.value
+    if isinstance(value, float):  # 2.5 is no whole number, though click would make it 2
+        value = str(value)
     try:
-        option.type_cast_value(click.Context(command), setting.value)
+        option.type_cast_value(click.Context(command), value)
     except click.BadParameter as error:
         raise SettingsError(f"{setting.source}: {setting.name}: {error.message}") from error
 
