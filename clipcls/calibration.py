@@ -283,7 +283,8 @@ class Calibration(Kept):
             raise CalibrationError(
                 f"an error of at most {error:g} cannot be promised from {self.images:,} images: "
                 f"the least with {CONFIDENCE:.0%} confidence is {least:.3f}, answering "
-                f"{row[1] / self.images:.0%}; calibrate with more images or allow more error"
+                f"{row[1] / self.images:.0%}; allow more error, or calibrate with more images "
+                f"({images_needed(error):,} or more that are answered without a mistake)"
             )
         return self._cut(best)
 
@@ -303,10 +304,9 @@ class Calibration(Kept):
             line = f"with these images --error can be {least:g} or more"
         line += f", --conformal {sets:g} or more"
         if least > _USUAL_ERROR:
-            need = math.log((1 - CONFIDENCE) / _COVERAGES) / math.log(1 - _USUAL_ERROR)
             line += (
-                f"; --error {_USUAL_ERROR:g} needs at least {math.ceil(need)} images that are "
-                "answered without a mistake"
+                f"; --error {_USUAL_ERROR:g} needs at least {images_needed(_USUAL_ERROR)} images "
+                "that are answered without a mistake"
             )
         return line
 
@@ -329,6 +329,11 @@ class Calibration(Kept):
     def _cut(self, row: tuple[float, int, int]) -> Cut:
         score, above, wrong = row
         return Cut(score, above / self.images, wrong / above if above else 0.0)
+
+
+def images_needed(error: float) -> int:
+    """How many images, all answered rightly, promise an error of at most this share."""
+    return math.ceil(math.log((1 - CONFIDENCE) / _COVERAGES) / math.log1p(-error))
 
 
 def read_calibration(path: str | os.PathLike[str]) -> Calibration:

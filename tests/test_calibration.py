@@ -270,9 +270,13 @@ def test_what_it_can_promise_is_what_it_grants(any_calibration: Calibration) -> 
         (sets,) = map(float, re.findall(r"--conformal (\S+) or more", line))
         assert sets == pytest.approx(1 / (images + 1), abs=0.001)
         assert ("--error 0.05 needs at least 117 images" in line) == (least > 0.05)
-    with pytest.raises(CalibrationError):
-        cuts_of(np.arange(116) / 116, np.ones(116, bool), any_calibration).for_error(0.05)
-    cuts_of(np.arange(117) / 117, np.ones(117, bool), any_calibration).for_error(0.05)
+    for error, need in ((0.05, 117), (0.01, 597)):
+        few, enough = (
+            cuts_of(np.arange(n) / n, np.ones(n, bool), any_calibration) for n in (need - 1, need)
+        )
+        enough.for_error(error)
+        with pytest.raises(CalibrationError, match=f"{need} or more that are answered without"):
+            few.for_error(error)
     nothing = cuts_of(np.arange(10) / 10, np.zeros(10, bool), any_calibration)
     assert nothing.promises().startswith("with these images no --error can be promised")
 
