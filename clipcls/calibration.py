@@ -333,7 +333,8 @@ class Calibration(Kept):
 
 def images_needed(error: float) -> int:
     """How many images, all answered rightly, promise an error of at most this share."""
-    return math.ceil(math.log((1 - CONFIDENCE) / _COVERAGES) / math.log1p(-error))
+    # Below a billionth no number of images is worth telling, and the quotient would overflow.
+    return math.ceil(math.log((1 - CONFIDENCE) / _COVERAGES) / math.log1p(-max(error, 1e-9)))
 
 
 def read_calibration(path: str | os.PathLike[str]) -> Calibration:

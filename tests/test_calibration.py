@@ -277,6 +277,8 @@ def test_what_it_can_promise_is_what_it_grants(any_calibration: Calibration) -> 
         enough.for_error(error)
         with pytest.raises(CalibrationError, match=f"{need} or more that are answered without"):
             few.for_error(error)
+    with pytest.raises(CalibrationError, match="cannot be promised"):
+        any_calibration.for_error(5e-324)
     nothing = cuts_of(np.arange(10) / 10, np.zeros(10, bool), any_calibration)
     assert nothing.promises().startswith("with these images no --error can be promised")
 
