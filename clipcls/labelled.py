@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ from clipcls.predictions import PERSON
 from clipcls.textfiles import canonical, find_on_disk, read_table, read_text
 
 log = logging.getLogger("clipcls")
+
+_WINDOWS = re.compile(r"[A-Za-z]:\\|\\\\")  # a drive or a server
 
 __all__ = [
     "LabelledData",
@@ -424,6 +427,14 @@ def _found(name: str, paths: Sequence[str]) -> list[str]:
         log.warning(
             "%s: the disk spells %d of %d paths differently (%s), such as %s; they were found",
             *(name, len(respelt), len(paths), ", ".join(sorted(kinds)), respelt[0][1]),
+        )
+    drives = [path for path in found if _WINDOWS.match(os.path.basename(path))]
+    drives = [path for path in drives if not os.path.lexists(path)]
+    if drives:
+        log.warning(
+            "%s: %d of %d paths begin with a drive of Windows, such as %s, and cannot be found "
+            "here; write them relative to this file",
+            *(name, len(drives), len(paths), os.path.basename(drives[0])),
         )
     return found
 

@@ -239,6 +239,10 @@ def test_paths_are_found_under_the_names_that_the_disk_has(
     data = read_labelled(file)
     assert data.paths == (one, two, str(tmp_path / "gone.png"))
     assert "the disk spells 2 of 3 paths differently (Unicode, backslashes), such as" in caplog.text
+    windows = tmp_path / "windows.csv"
+    windows.write_text("path,label\nC:\\\\photos\\\\a.jpg,cat\n\\\\nas\\b.jpg,cat\n")
+    read_labelled(windows)
+    assert "2 of 2 paths begin with a drive of Windows, such as C:" in caplog.text
     # What exists is never taken for something else, and a program's own file is taken as it is.
     assert read_labelled(file, exact=True).paths[1] != two
 

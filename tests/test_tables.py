@@ -85,6 +85,15 @@ def test_what_every_row_would_repeat_stands_once_beside_the_table(
     assert read_results(path)[1].made_by is None
 
 
+def test_results_are_kept_where_the_sidecar_cannot_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path / f"{'x' * 240}.csv", "csv", (SURE,))
+    assert read_results(path)[0].labels == (("cat",),)
+    assert "the results are whole, but do not say what made them" in caplog.text
+    assert os.listdir(tmp_path) == [path.name]
+
+
 def test_columns_are_chosen_or_added() -> None:
     usual = result_columns(2, ["set"])
     assert usual == [

@@ -180,8 +180,6 @@ def _whole_file(path: Path, place: Path, make: MakeWriter) -> Iterator[Writer]:
                 _finish(writer, stream)
                 part.file.flush()
                 os.fsync(part.file.fileno())
-        if isinstance(writer, CsvWriter) and (metadata := writer.describe(place)):
-            write_bytes(metadata_path(place), metadata)
         with _blaming(str(path)):
             part.rename(place)
     except BaseException as error:
@@ -198,6 +196,11 @@ def _whole_file(path: Path, place: Path, make: MakeWriter) -> Iterator[Writer]:
         part.release()
     for old in part.earlier:
         old.unlink(missing_ok=True)
+    if isinstance(writer, CsvWriter) and (metadata := writer.describe(place)):
+        try:
+            write_bytes(metadata_path(place), metadata)
+        except OutputError as error:
+            logger.warning("%s; the results are whole, but do not say what made them", error)
 
 
 def _compressed(file: TextIO, path: Path) -> TextIO:
