@@ -181,6 +181,7 @@ def make_app(
     token: str | None = None,
     hosts: Iterable[str] = (),
     any_address: bool = False,
+    origins: Iterable[str] = (),
 ) -> web.App:
     """The whole application, guarded.
 
@@ -189,7 +190,7 @@ def make_app(
         counts: what `/metrics` shows; the service's `figures`.
         fetcher: what gets images by URL; None: they are refused.
         token: the bearer token that is asked for; None: none is.
-        hosts, any_address: as for `web.Guard`.
+        hosts, any_address, origins: as for `web.Guard`.
     """
     limits = service.limits
     app = FastAPI(
@@ -298,7 +299,14 @@ def make_app(
     app.router.routes.extend(web.page_routes(PAGES))
     open_paths = ("/healthz", *PAGES)
     access = web.BearerToken(token, open_paths) if token else None
-    guard = web.Guard(app, hosts=hosts, any_address=any_address, access=access)
+    guard = web.Guard(
+        app,
+        hosts=hosts,
+        any_address=any_address,
+        origins=origins,
+        has_options=True,
+        access=access,
+    )
     return _Counted(guard, counts)
 
 

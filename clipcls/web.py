@@ -21,6 +21,8 @@ import hmac
 import http
 import ipaddress
 import json
+import logging
+import re
 import secrets
 import socket
 import sys
@@ -46,6 +48,8 @@ __all__ = [
     "run",
 ]
 
+logger = logging.getLogger(__name__)
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -67,6 +71,11 @@ SECURITY_HEADERS = {
 
 PROBLEM = "application/problem+json"
 
+# RFC 9110, 7.2: a name, an IPv4 address or an IPv6 address in brackets; perhaps a port.
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([\w.-]+))(?::\d{1,5})?", re.ASCII | re.IGNORECASE)
+
+_MOST_LOGGED = 100  # different refusals: who makes up names must not fill the log
+
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _PAGES = Path(__file__).parent / "pages"
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
@@ -87,6 +96,8 @@ class Guard:
         hosts: names besides localhost that a request may call this server by, without a port.
         any_address: whether it may call it by any IP address, and not by loopback ones alone. No
             web site can do that but this server's own: a rebound one has a name.
+        origins: other web sites whose pages may ask (CORS), such as `https://app.example`.
+        has_options: whether refusals name the options of `clipcls serve` that allow more.
         access: asked last; None lets everybody pass.
     """
 
@@ -96,12 +107,28 @@ class Guard:
         *,
         hosts: Iterable[str] = (),
         any_address: bool = False,
+        origins: Iterable[str] = (),
+        has_options: bool = False,
         access: Access | None = None,
     ) -> None:
         self._app = app
         self._hosts = {"localhost", *(host.lower() for host in hosts)}
         self._any_address = any_address
+        self._origins = frozenset(origin.lower() for origin in origins)
+        self._has_options = has_options
         self._access = access
+        self._logged: set[str] = set()
+        self._inner: App = self._answer
+        if self._origins:
+            from starlette.middleware.cors import CORSMiddleware
+
+            self._inner = CORSMiddleware(  # answers preflights, which carry no token
+                self._answer,
+                allow_origins=sorted(self._origins),
+                allow_methods=("GET", "POST"),
+                allow_headers=("Authorization", "Content-Type"),
+                expose_headers=("Retry-After",),
+            )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -113,26 +140,56 @@ class Guard:
             return
         secured = _secured(send)
         if refusal := self._refusal(scope):
+            self._log(*refusal)
             await problem(secured, *refusal)
-        elif self._access is None or await self._access(scope, secured):
-            await self._app(scope, receive, secured)
+        else:
+            await self._inner(scope, receive, secured)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._access is None or await self._access(scope, send):
+            await self._app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         hosts = header(scope, "host")
         if len(hosts) != 1 or not self._is_ours(hosts[0]):
-            return 421, "the Host header names another server"
+            given = ", ".join(map(_quoted, hosts)) or "nothing"
+            own = ", ".join(sorted(self._hosts | {"127.0.0.1"}))
+            cure = "; --allow-host NAME allows another" if self._has_options else ""
+            return 421, f"the Host header says {given}; this server answers to {own}{cure}"
+        origins = header(scope, "origin")
+        if origins and all(origin.lower() in self._origins for origin in origins):
+            return None
         if not _is_own_page(scope, hosts[0]):
-            return 403, "requests of other web sites are refused"
+            site = ", ".join(map(_quoted, origins)) or "another web site"
+            cure = ""
+            if self._has_options:
+                cure = "; --allow-origin ORIGIN allows it, and a proxy should pass Host unchanged"
+            return 403, f"the request comes from {site}, not from the Host {hosts[0]!r}{cure}"
         return None
 
+    def _log(self, status: int, detail: str) -> None:
+        if detail not in self._logged and len(self._logged) < _MOST_LOGGED:
+            self._logged.add(detail)
+            logger.warning("refused with %d: %s", status, detail)
+
     def _is_ours(self, host: str) -> bool:
-        name = host.lower()
-        name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+        match = _HOST.fullmatch(host.lower())
+        if not match:
+            return False
+        in_brackets, name = match.groups()
         try:
-            address = ipaddress.ip_address(name)
+            if in_brackets:
+                address: Any = ipaddress.IPv6Address(in_brackets)
+            else:
+                address = ipaddress.IPv4Address(name)
         except ValueError:
             return name in self._hosts
-        return self._any_address or address.is_loopback or name in self._hosts
+        return self._any_address or address.is_loopback or str(address) in self._hosts
+
+
+def _quoted(text: str) -> str:
+    """A header's value for a message: no control characters, not too long."""
+    return repr(text if len(text) <= 100 else f"{text[:100]}...")
 
 
 def _is_own_page(scope: Scope, host: str) -> bool:
@@ -172,7 +229,10 @@ class BearerToken:
         if scheme.lower() == "bearer" and _is_same(given.strip(), self._token):
             return True
         detail = "a token is needed: Authorization: Bearer TOKEN"
-        await problem(send, 401, detail, {"www-authenticate": 'Bearer realm="clipcls"'})
+        challenge = 'Bearer realm="clipcls"'
+        if given:
+            detail, challenge = "the token is wrong", f'{challenge}, error="invalid_token"'
+        await problem(send, 401, detail, {"www-authenticate": challenge})
         return False
 
 

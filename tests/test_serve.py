@@ -23,12 +23,14 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
+from click.testing import CliRunner
 from conftest import ColourEncoder, run_async
 from numpy.typing import NDArray
 from PIL import Image
 from test_images import every_file, picture, png, saved
 
 from clipcls import FewShotClassifier, ZeroShotClassifier
+from clipcls.cli import cli
 from clipcls.errors import ImageError, install_command
 from clipcls.predictions import error_record
 from clipcls.remote import Fetcher
@@ -1026,6 +1028,23 @@ def test_help_imports_no_server() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.endswith("\n[]\n"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--allow-origin", "*"), "would let every web site ask"),
+        (("--allow-origin", "null"), "would let every web site ask"),
+        (("--allow-origin", "app.example"), "is not an origin; write scheme, host"),
+        (("--allow-origin", "https://app.example/page"), "is not an origin"),
+        (("--allow-host", "https://app.example"), "leave out scheme, port and path"),
+        (("--allow-host", "app.example:8000"), "leave out scheme, port and path"),
+    ],
+)
+def test_hosts_and_origins_are_checked(arguments: tuple[str, str], says: str) -> None:
+    done = CliRunner().invoke(cli, ["serve", "-l", "cat", *arguments])
+    assert done.exit_code == 2
+    assert says in " ".join(done.output.split())
 
 
 def test_it_does_not_listen_to_others_without_a_token(tmp_path: Path) -> None:

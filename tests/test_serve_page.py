@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -147,6 +148,10 @@ def test_a_token_is_asked_for(browser: Browser, encoder: ColourEncoder) -> None:
         server.listening() as (host, port),
     ):
         for page in opened(browser, f"http://{host}:{port}/"):
+            assert page.locator("#token-problem").is_hidden()
+            page.fill("#token", "another-long-token")
+            page.press("#token", "Enter")
+            expect(page.locator("#token-problem")).to_have_text(re.compile("refused this token"))
             page.fill("#token", "a-very-long-token")
             page.keyboard.press("Enter")
             expect(page.locator("#labels")).to_have_value("red\ngreen\nblue")

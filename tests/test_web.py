@@ -56,6 +56,19 @@ def test_own_hosts(host: str) -> None:
         "",
         "[",
         "localhost@evil.example",
+        "evil@localhost",
+        "user:pass@127.0.0.1",
+        "evil.example@127.0.0.1:8000",
+        "[::1]evil",
+        "[::1]evil.example:80",
+        "[::1]@evil.example",
+        "[127.0.0.1]",
+        "::1",
+        "127.0.0.1:80:80",
+        "127.0.0.1:port",
+        "127.0.0.1:",
+        "localhost/evil",
+        "localhost, evil.example",
     ],
 )
 def test_a_name_made_to_lead_here_is_refused(host: str) -> None:
@@ -66,7 +79,7 @@ def test_a_name_made_to_lead_here_is_refused(host: str) -> None:
         "type": "about:blank",
         "title": "Misdirected Request",
         "status": 421,
-        "detail": "the Host header names another server",
+        "detail": f"the Host header says {host!r}; this server answers to 127.0.0.1, localhost",
     }
 
 
@@ -102,6 +115,55 @@ def test_other_origins_are_refused(method: str) -> None:
         assert ask(guard, method, **headers).status_code == 403, headers
 
 
+def test_refusals_name_both_values_and_the_option_and_are_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    guard = web.Guard(app, hosts=["photos.example"], has_options=True)
+    for _ in range(3):
+        host = ask(guard, host="other.example").json()["detail"]
+        origin = ask(guard, host="photos.example", origin="https://app.example").json()["detail"]
+    for value in ("'other.example'", "photos.example", "--allow-host"):
+        assert value in host
+    for value in ("'https://app.example'", "'photos.example'", "--allow-origin", "proxy"):
+        assert value in origin
+    logged = [record.getMessage() for record in caplog.records]
+    assert logged == [f"refused with 421: {host}", f"refused with 403: {origin}"]
+    ask(guard, host="a\x1b[31m" + "x" * 5000)
+    assert "\x1b" not in caplog.text
+    assert len(caplog.records[-1].getMessage()) < 300
+    for number in range(200):
+        ask(guard, host=f"{number}.example")
+    assert len(caplog.records) == 100
+
+
+def test_other_origins_can_be_allowed() -> None:
+    site = "https://app.example"
+    guard = web.Guard(app, origins=[site], access=web.BearerToken("s3cret"))
+    cross = {"origin": site, "sec_fetch_site": "cross-site"}
+    preflight = ask(
+        guard,
+        "OPTIONS",
+        "/classify",
+        **cross,
+        access_control_request_method="POST",
+        access_control_request_headers="authorization,content-type",
+    )
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == site
+    assert "authorization" in preflight.headers["access-control-allow-headers"].lower()
+    assert "access-control-allow-credentials" not in preflight.headers
+    asked = ask(guard, "POST", **cross, authorization="Bearer s3cret")
+    assert (asked.text, asked.headers["access-control-allow-origin"]) == ("here", site)
+    refused = ask(guard, "POST", **cross)  # and the page can read why
+    assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, site)
+    for origin in ("https://evil.example", f"{site}.evil.example", "http://app.example", "null"):
+        answer = ask(guard, "OPTIONS", origin=origin, access_control_request_method="POST")
+        assert answer.status_code == 403
+        assert "access-control-allow-origin" not in answer.headers
+    assert ask(guard, "POST", sec_fetch_site="cross-site").status_code == 403
+    assert ask(guard, host="evil.example", origin=site).status_code == 421
+
+
 def test_links_of_other_sites_can_be_followed() -> None:
     link = {"sec_fetch_site": "cross-site", "sec_fetch_dest": "document"}
     assert ask(web.Guard(app), "GET", **link).status_code == 200
@@ -130,7 +192,9 @@ def test_bearer_token() -> None:
     )
     assert "content-security-policy" in refused.headers
     for wrong in ("Bearer s3cre", "Bearer s3crets", "Bearer", "Basic s3cret", "s3cret", "B\xe9"):
-        assert ask(guard, authorization=wrong).status_code == 401, wrong
+        answer = ask(guard, authorization=wrong)
+        assert answer.status_code == 401, wrong
+        assert ("wrong" in answer.json()["detail"]) == (" " in wrong), wrong
     assert ask(guard, authorization="Bearer s3cret").text == "here"
     assert ask(guard, authorization="bearer s3cret").text == "here"
     assert ask(guard, path="/healthz").text == "here"

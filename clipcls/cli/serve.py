@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from clipcls.cli.options import (
 
 _TOKEN_VARIABLE = "CLIPCLS_TOKEN"
 _MEGABYTE = 1 << 20
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([\w.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?", re.ASCII)
 
 
 @click.command("serve")
@@ -55,7 +57,16 @@ _MEGABYTE = 1 << 20
     "hosts",
     multiple=True,
     metavar="NAME",
+    callback=lambda _, __, names: [_checked_host(name) for name in names],
     help="A name that requests may call this server by, besides localhost.",
+)
+@click.option(
+    "--allow-origin",
+    "origins",
+    multiple=True,
+    metavar="ORIGIN",
+    callback=lambda _, __, names: [_checked_origin(name) for name in names],
+    help="Let scripts of another web site ask (CORS), such as https://app.example.",
 )
 @click.option(
     "--allow-url",
@@ -140,7 +151,8 @@ def command(
     port: int,
     token_file: Path | None,
     insecure: bool,
-    hosts: tuple[str, ...],
+    hosts: list[str],
+    origins: list[str],
     url_hosts: tuple[str, ...],
     max_batch: int,
     max_wait: float,
@@ -241,10 +253,34 @@ def command(
             token=token,
             hosts=(*hosts, host),
             any_address=not is_loopback(host),
+            origins=origins,
         )
         return run(app, ready=ready, host=host, port=port, grace=timeout + 1)
     finally:
         service.close()
+
+
+def _checked_host(name: str) -> str:
+    if not re.fullmatch(r"[\w.-]+|[0-9a-fA-F:.]+", name, re.ASCII):
+        raise click.BadParameter(
+            f"{name!r} is not a name alone; leave out scheme, port and path (app.example)"
+        )
+    return name
+
+
+def _checked_origin(name: str) -> str:
+    if name in ("*", "null"):
+        raise click.BadParameter(
+            f"{name!r} would let every web site ask; name each (https://app.example)"
+        )
+    origin = re.sub(r"^(http://.*):80$|^(https://.*):443$", r"\1\2", name.lower().removesuffix("/"))
+    if not re.fullmatch(
+        r"[a-z][a-z0-9+.-]*://(?:[\w.-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?", origin, re.ASCII
+    ):
+        raise click.BadParameter(
+            f"{name!r} is not an origin; write scheme, host and perhaps a port: https://app.example"
+        )
+    return origin
 
 
 def _token(file: Path | None) -> str | None:

@@ -23,7 +23,7 @@ function token() {
 async function ask(path, options = {}) {
   const headers = token() ? { Authorization: `Bearer ${token()}` } : {};
   const answer = await fetch(path, { ...options, headers });
-  if (answer.status === 401) showTokenForm();
+  if (answer.status === 401) showTokenForm(Boolean(headers.Authorization));
   return answer;
 }
 
@@ -35,7 +35,9 @@ async function problemOf(answer) {
   }
 }
 
-function showTokenForm() {
+function showTokenForm(isWrong) {
+  $("token-problem").hidden = !isWrong;
+  if (isWrong) sessionStorage.removeItem("clipcls-token");
   if (!$("token-form").hidden) return;
   $("token-form").hidden = false;
   $("token").focus();
