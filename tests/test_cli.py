@@ -153,6 +153,30 @@ def test_paths_on_stdin_and_bad_files_among_them(clipcls, tmp_path: Path) -> Non
         assert f"skipped {name}" in done.stderr
 
 
+def test_images_that_people_have_and_what_is_left_out_of_a_folder(clipcls, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    (photos / "#recycle").mkdir(parents=True)
+    whole = Path(CHELSEA).read_bytes()
+    (photos / "dl.jpg?w=300").write_bytes(whole[:-2])  # without its end marker
+    (photos / "cut.jpg").write_bytes(whole[: len(whole) * 9 // 10])
+    (photos / "#recycle" / "old.jpg").write_bytes(whole)
+    for name in ("clip.mov", "README", "dl.jpg.txt"):
+        (photos / name).write_text("no image")
+    done = clipcls(
+        *("classify", "-m", "mini", "-l", "cat", "-l", "cow", "-f", "jsonl", "photos"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0
+    found = {record["path"]: record["label"] for record in records(done.stdout)}
+    assert found == {"photos/cut.jpg": "cat", "photos/dl.jpg?w=300": "cat"}
+    assert "warning: photos/cut.jpg: truncated, " in done.stderr
+    assert done.stderr.rstrip().endswith(
+        "; 1 video (.mov), 1 other file (.txt), 1 file without a suffix, "
+        "1 system folder (#recycle) left out"
+    )
+    assert "2 classified" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
