@@ -783,6 +783,13 @@ def test_a_file_that_ends_early_is_read_as_far_as_it_goes(
     assert reason(data[: len(data) // 10]).startswith("truncated")
 
 
+def test_large_files_that_end_early_are_not_decoded_twice() -> None:
+    data = saved(Image.effect_noise((64, 64), 80), "PNG")
+    cut = data[: len(data) * 9 // 10]
+    assert missing_share(decode_image(cut, max_pixels=2 * 64 * 64)) > 0
+    assert reason(cut, max_pixels=64 * 64) == "truncated"
+
+
 def test_a_progressive_jpeg_that_ends_early_is_coarse_but_whole(caplog: Any) -> None:
     whole = saved(picture(400, 300), "JPEG", progressive=True)
     got = decode_image(whole[: len(whole) * 7 // 10])
