@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
+
+from clipcls.store import cache_folder
 
 __all__ = [
     "Exportable",
@@ -94,7 +95,7 @@ class Graph:
 
 def default_folder() -> Path:
     """Where graphs are kept: in the user's cache directory."""
-    return Path(platformdirs.user_cache_dir("clipcls", appauthor=False)) / "graphs"
+    return cache_folder() / "graphs"
 
 
 def kept(folder: Path | None = None) -> list[int]:

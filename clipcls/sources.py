@@ -16,9 +16,10 @@ import json
 import logging
 import math
 import os
+import re
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from clipcls.errors import ModelError, ModelUnavailableError, UnknownModelError
 __all__ = ["ModelInfo", "ModelSource", "list_models", "model_names", "quiet", "resolve"]
 
 logger = logging.getLogger(__name__)
+
+# `hub.fetch`, with its settings.
+Fetch = Callable[..., Path | None]
 
 MINI = Path(__file__).parent / "mini"
 _CONFIG = "open_clip_config.json"
@@ -290,6 +294,7 @@ def resolve(
         ModelUnavailableError: its files are not here and cannot be downloaded now.
         ModelError: its files are here and cannot be used.
     """
+    fetch = functools.partial(hub.fetch, progress=progress)
     file = _path(checkpoint) if checkpoint else None
     if file and not file.is_file():
         raise ModelError(f"{file}: no such checkpoint file")
@@ -298,40 +303,41 @@ def resolve(
         if file:
             raise ModelError(f"{file}: {model} has weights; name an architecture (as in ViT-B-32)")
     elif scheme == "local-dir":
-        return _from_directory(model, rest, file, progress)
+        return _from_directory(model, rest, file, fetch)
     elif (_path(model) / _CONFIG).is_file():
-        return _from_directory(model, model, file, progress)
+        return _from_directory(model, model, file, fetch)
     elif architecture := _architecture(model):
         if file:
-            return _from_checkpoint(architecture, file, progress)
+            return _from_checkpoint(architecture, file, fetch)
         raise UnknownModelError(
             f"{model}: weights are missing; name a tag, as in {architecture}/TAG (it has "
             f"{_tags(architecture)}), or give a checkpoint file"
         )
     if model == "auto":
         try:
-            return _from_pretrained(_ALIASES["base"].pretrained, progress)
+            impatient = functools.partial(fetch, impatient=True)
+            return _from_pretrained(_ALIASES["base"].pretrained, impatient)
         except (ModelUnavailableError, UnknownModelError) as error:  # a mirror may lack it
             logger.warning("using the small bundled model mini instead of base: %s", error)
     if model in ("auto", "mini"):
-        return _from_directory("mini", MINI, None, progress)
+        return _from_directory("mini", MINI, None, fetch)
     if scheme == "hf-hub":
-        return _from_hub(model, rest, progress)
+        return _from_hub(model, rest, fetch)
     pretrained = _pretrained(model)
     if file:
         raise ModelError(f"{file}: {model} has weights; name the architecture alone")
     try:
-        return _from_pretrained(pretrained, progress)
+        return _from_pretrained(pretrained, fetch)
     except ModelUnavailableError as error:
         raise ModelUnavailableError(f"{model}: {error}; mini needs no download") from None
 
 
-def _from_pretrained(pretrained: _Pretrained, progress: bool) -> ModelSource:
+def _from_pretrained(pretrained: _Pretrained, fetch: Fetch) -> ModelSource:
     config = _builtin_config(pretrained.architecture)
-    weights = hub.fetch(pretrained.repo, *pretrained.files, progress=progress)
+    weights = fetch(pretrained.repo, *pretrained.files)
     if weights is None:
         raise UnknownModelError(f"{pretrained.repo}: has no {' or '.join(pretrained.files)}")
-    tokenizer, text_config = _text_files(config, progress)
+    tokenizer, text_config = _text_files(config, fetch)
     return ModelSource(
         pretrained.name,
         pretrained.architecture,
@@ -344,7 +350,7 @@ def _from_pretrained(pretrained: _Pretrained, progress: bool) -> ModelSource:
     )
 
 
-def _from_checkpoint(architecture: str, weights: Path, progress: bool) -> ModelSource:
+def _from_checkpoint(architecture: str, weights: Path, fetch: Fetch) -> ModelSource:
     config = _builtin_config(architecture)
     if _architecture(f"{architecture}-quickgelu"):
         logger.warning(
@@ -353,7 +359,7 @@ def _from_checkpoint(architecture: str, weights: Path, progress: bool) -> ModelS
             weights,
             architecture,
         )
-    tokenizer, text_config = _text_files(config, progress)
+    tokenizer, text_config = _text_files(config, fetch)
     return ModelSource(
         f"{architecture}/{weights.name}",
         architecture,
@@ -366,20 +372,18 @@ def _from_checkpoint(architecture: str, weights: Path, progress: bool) -> ModelS
     )
 
 
-def _from_hub(name: str, repo: str, progress: bool) -> ModelSource:
-    file = hub.fetch(repo, _CONFIG, progress=progress)
+def _from_hub(name: str, repo: str, fetch: Fetch) -> ModelSource:
+    file = fetch(repo, _CONFIG)
     if file is None:
         raise UnknownModelError(f"{name}: not an OpenCLIP model (it has no {_CONFIG})")
-    weights = hub.fetch(repo, *_HUB_FILES, progress=progress)
+    weights = fetch(repo, *_HUB_FILES)
     if weights is None:
         raise UnknownModelError(f"{name}: has no {' or '.join(_HUB_FILES)}")
-    text_files = _text_files(_read_config(file)["model_cfg"], progress)
+    text_files = _text_files(_read_config(file)["model_cfg"], fetch)
     return _from_config(name, file, weights, text_files)
 
 
-def _from_directory(
-    name: str, path: str | Path, weights: Path | None, progress: bool
-) -> ModelSource:
+def _from_directory(name: str, path: str | Path, weights: Path | None, fetch: Fetch) -> ModelSource:
     directory = _path(path)
     if not directory.is_dir():
         raise ModelError(f"{directory}: no such model directory")
@@ -387,7 +391,7 @@ def _from_directory(
     config = _read_config(file)["model_cfg"]
     # As open_clip has it: the tokenizer of a model directory lies in it.
     own = directory if config["text_cfg"].get("hf_tokenizer_name") else None
-    text_files = _text_files(config, progress, tokenizer=own)
+    text_files = _text_files(config, fetch, tokenizer=own)
     return _from_config(name, file, weights or _find_weights(directory), text_files)
 
 
@@ -408,14 +412,14 @@ def _from_config(
 
 
 def _text_files(
-    config: Mapping[str, Any], progress: bool, tokenizer: Path | None = None
+    config: Mapping[str, Any], fetch: Fetch, tokenizer: Path | None = None
 ) -> tuple[Path | None, Path | None]:
     """Directories of the Hugging Face tokenizer and text tower config that a model names."""
     text = config["text_cfg"]
     if tokenizer is None and (repo := text.get("hf_tokenizer_name")):
         file = hub.cached(repo, _TOKENIZER[-1])
         if file is None:
-            file = [hub.fetch(repo, name, progress=progress) for name in _TOKENIZER][-1]
+            file = [fetch(repo, name) for name in _TOKENIZER][-1]
         if file is None:
             raise UnknownModelError(
                 f"{repo}: has no {_TOKENIZER[-1]}, which the model's text needs"
@@ -423,7 +427,7 @@ def _text_files(
         tokenizer = file.parent
     text_config = None
     if repo := text.get("hf_model_name"):
-        text_config = hub.fetch(repo, "config.json", progress=progress)
+        text_config = fetch(repo, "config.json")
         if text_config is None:
             raise UnknownModelError(f"{repo}: has no config.json, which the text tower needs")
     return tokenizer, text_config and text_config.parent
@@ -440,11 +444,7 @@ def _pretrained(model: str) -> _Pretrained:
     name, _, tag = model.replace(":", "/").rpartition("/")
     architecture = _architecture(name)
     if architecture is None:
-        names = ["auto", "mini", *_ALIASES, *_architectures()]
-        names += [f"{known}/{tag}" for known in _architectures() if name]
-        close = difflib.get_close_matches(model, names, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "`clipcls models` lists some"
-        raise UnknownModelError(f"{model}: no such model; {hint}")
+        raise UnknownModelError(f"{model}: no such model; {_hint(model)}")
     with quiet():
         from open_clip import get_pretrained_cfg
     found = get_pretrained_cfg(architecture, tag)
@@ -470,10 +470,41 @@ def _pretrained(model: str) -> _Pretrained:
     )
 
 
+def _hint(model: str) -> str:
+    """What someone who wrote this name may have meant: only names that exist, or a scheme."""
+    if _path(model).is_dir():
+        return f"the directory {model} holds no {_CONFIG}, which an OpenCLIP model has"
+    name, _, tag = model.rpartition("/")
+    known = ["auto", "mini", *_ALIASES, *_architectures()]
+    close = _closest(name or model, known)
+    if name and tag:
+        names = [f"{each}/{tag}" for each in close for tag in _list_tags(each)]
+        close = _closest(model, names) or close
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    page = r"(?:https?://)?(?:(?:huggingface|hf)\.co/)?"
+    if repo := re.fullmatch(rf"{page}([\w.-]+/[\w.-]+)/?", model):
+        return (
+            f"for a repository of the Hugging Face hub write hf-hub:{repo[1]} (it must hold an "
+            f"{_CONFIG}), for a directory local-dir:DIRECTORY"
+        )
+    return "`clipcls models` lists some"
+
+
+def _closest(name: str, names: Iterable[str]) -> list[str]:
+    """Up to three of the names that are most like one, whatever their case."""
+    folded = {each.casefold(): each for each in names}
+    return [folded[each] for each in difflib.get_close_matches(name.casefold(), folded, n=3)]
+
+
 def _tags(architecture: str) -> str:
+    return ", ".join(_list_tags(architecture)) or "none"
+
+
+def _list_tags(architecture: str) -> list[str]:
     with quiet():
         from open_clip import list_pretrained_tags_by_model
-    return ", ".join(list_pretrained_tags_by_model(architecture)) or "none"
+    return list(list_pretrained_tags_by_model(architecture))
 
 
 @functools.cache

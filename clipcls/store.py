@@ -12,13 +12,18 @@ without it.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
 import logging
 import os
+import shutil
 import sqlite3
+import stat
+import tempfile
 import threading
 import time
 import weakref
@@ -34,7 +39,7 @@ from numpy.typing import NDArray
 
 from clipcls.errors import StoreError
 
-__all__ = ["Store", "StoreInfo", "default_path", "facts_path"]
+__all__ = ["Store", "StoreInfo", "cache_folder", "default_path", "facts_path"]
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +79,40 @@ _BUSY_SECONDS = 30.0
 _DAMAGED = ("not a database", "malformed", "file is encrypted")
 
 
+@functools.cache
+def cache_folder() -> Path:
+    """The user's cache directory for clipcls, which may not exist yet.
+
+    Without a home directory (an empty environment, a user without an account entry) it is a folder
+    among the temporary files that belongs to this user alone, and that is logged once.
+    """
+    try:
+        return Path(platformdirs.user_cache_dir("clipcls", appauthor=False))
+    except RuntimeError:  # no home directory
+        folder = _own_temporary_folder()
+        logger.warning(
+            "no home directory: caching in %s; set HOME or XDG_CACHE_HOME to choose the place",
+            folder,
+        )
+        return folder
+
+
+def _own_temporary_folder() -> Path:
+    """The same folder in each run, unless its name is taken by another user, or by a link."""
+    folder = Path(tempfile.gettempdir()) / f"clipcls-{os.getuid()}"
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o77:
+            return folder
+    folder = Path(tempfile.mkdtemp(prefix="clipcls-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def default_path() -> Path:
     """The store that is used where none is named: in the user's cache directory."""
-    return Path(platformdirs.user_cache_dir("clipcls", appauthor=False)) / "embeddings.sqlite3"
+    return cache_folder() / "embeddings.sqlite3"
 
 
 def facts_path() -> Path:

@@ -374,6 +374,10 @@ def test_out_of_memory(tmp_path) -> None:
     [
         ("bsae", "did you mean base"),
         ("ViT-B-33/openai", "did you mean ViT-B-32/openai"),
+        ("vit-b-32/OpenAI", "did you mean ViT-B-32/openai"),
+        ("openai/clip-vit-base-patch32", "write hf-hub:openai/clip-vit-base-patch32 "),
+        ("https://huggingface.co/imageomics/bioclip", "write hf-hub:imageomics/bioclip "),
+        (str(ROOT), "holds no open_clip_config.json"),
         ("ViT-B-32/openia", "it has openai, laion400m_e31"),
         ("ViT-B-32", "ViT-B-32/TAG"),
         ("ViT-S-32-alt", "it has none"),
@@ -622,56 +626,6 @@ def test_repositories_that_cannot_be_had(fake_hub, tmp_path) -> None:
         assert log == ""
 
 
-@contextlib.contextmanager
-def silent_server() -> Iterator[str]:
-    """Accepts connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
-@contextlib.contextmanager
-def closed_port() -> Iterator[str]:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
-@pytest.mark.parametrize(
-    ("server", "why"), [(silent_server, "timed out|no answer in 3 s"), (closed_port, "refused")]
-)
-def test_no_hub(server, why, tmp_path) -> None:
-    assert hub.REACH_SECONDS == 3
-    with server() as url:
-        out, log = resolve("base", HF_ENDPOINT=url, HF_HOME=str(tmp_path))
-        assert out.startswith("ModelUnavailableError base: laion/CLIP-ViT-B-32-256x256-")
-        assert url in out
-        assert any(reason in out for reason in why.split("|"))
-        assert log == ""
-
-
-def test_proxy_that_never_answers(tmp_path) -> None:
-    with silent_server() as proxy:
-        out, _ = resolve("base", https_proxy=proxy, HF_HOME=str(tmp_path))
-    assert out.startswith("ModelUnavailableError")
-
-
-def test_interpreter_exits_while_a_lookup_hangs() -> None:
-    program = """
-import time, urllib.request
-from clipcls import hub
-from clipcls.errors import ModelUnavailableError
-hub.REACH_SECONDS = 0.2
-urllib.request.urlopen = lambda *_, **__: time.sleep(1e6)
-try:
-    hub._reach("http://127.0.0.1")
-except ModelUnavailableError as error:
-    print(error)
-"""
-    done = run(program)
-    assert done.stdout == "http://127.0.0.1 cannot be reached (no answer in 0.2 s)\n"
-    assert done.returncode == 0
-
-
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
 def test_offline(fake_hub, variable, tmp_path) -> None:
     env = {"HF_ENDPOINT": fake_hub.url, "HF_HOME": str(tmp_path / "home"), variable: "1"}
@@ -679,15 +633,6 @@ def test_offline(fake_hub, variable, tmp_path) -> None:
     assert out.startswith("ModelUnavailableError")
     assert "HF_HUB_OFFLINE" in out
     assert fake_hub.requests == []
-
-
-def test_no_bar_when_quiet() -> None:
-    from huggingface_hub.utils import are_progress_bars_disabled
-
-    before = are_progress_bars_disabled()
-    with hub._bars(False):
-        assert are_progress_bars_disabled()
-    assert are_progress_bars_disabled() == before
 
 
 @pytest.mark.skipif(not sources.MINI.is_dir(), reason="mini is not trained yet")
@@ -707,7 +652,7 @@ def test_mini() -> None:
 def test_auto_falls_back_and_says_so(mini, monkeypatch, caplog) -> None:
     monkeypatch.setattr(sources, "MINI", mini)
 
-    def unavailable(repo: str, *names: str, progress: bool) -> None:
+    def unavailable(repo: str, *names: str, progress: bool, impatient: bool = False) -> None:
         raise ModelUnavailableError(f"{repo}: there is no hub")
 
     monkeypatch.setattr(hub, "fetch", unavailable)
@@ -772,6 +717,7 @@ def test_hugging_face_text_tower_offline(fake_hub, tmp_path, monkeypatch) -> Non
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket.socket, "connect", None)
     source = models.resolve("hf-hub:acme/tiny")
     assert len(source.key()) == 64

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from clipcls.errors import StoreError
-from clipcls.store import Store, clear, hash_file
+from clipcls.store import Store, cache_folder, clear, default_path, hash_file
 
 
 def vector(*values: float) -> np.ndarray:
@@ -454,3 +454,31 @@ def test_a_store_opened_twice_is_not_taken_away_by_another_process(tmp_path: Pat
         first.add("image a", [(key(1), vector(1, 0))])
     with Store(path) as store:
         assert store.get("image a", key(1)) is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="Windows knows the home directory itself")
+def test_without_a_home_directory_it_caches_among_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import pwd
+    import tempfile
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    cache_folder.cache_clear()
+    own = tmp_path / f"clipcls-{os.getuid()}"
+    try:
+        assert default_path() == own / "embeddings.sqlite3"
+        assert default_path().parent.stat().st_mode & 0o777 == 0o700
+        (record,) = caplog.records  # one line, however often it is asked for
+        assert "no home directory" in record.getMessage()
+        own.chmod(0o777)  # anybody may have put something there
+        cache_folder.cache_clear()
+        assert cache_folder() != own
+    finally:
+        cache_folder.cache_clear()
