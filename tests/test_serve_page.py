@@ -112,7 +112,7 @@ def test_text_has_contrast(browser: Browser, encoder: ColourEncoder) -> None:
             for page in opened(browser, f"http://{host}:{port}/", scheme):
                 page.set_input_files("#files", [image("a.png"), image("b.png", b"")])
                 page.wait_for_selector(".bars")
-                page.wait_for_selector(".bad")
+                page.wait_for_selector("#results .bad")
                 least = page.evaluate(CONTRAST)
                 assert least[0] >= 4.5, (scheme, least)
 
