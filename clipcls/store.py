@@ -86,15 +86,15 @@ def cache_folder() -> Path:
     Without a home directory (an empty environment, a user without an account entry) it is a folder
     among the temporary files that belongs to this user alone, and that is logged once.
     """
-    try:
-        return Path(platformdirs.user_cache_dir("clipcls", appauthor=False))
-    except RuntimeError:  # no home directory
-        folder = _own_temporary_folder()
-        logger.warning(
-            "no home directory: caching in %s; set HOME or XDG_CACHE_HOME to choose the place",
-            folder,
-        )
-        return folder
+    with contextlib.suppress(RuntimeError):  # newer versions of platformdirs; older give a "~"
+        folder = Path(platformdirs.user_cache_dir("clipcls", appauthor=False))
+        if folder.is_absolute():
+            return folder
+    folder = _own_temporary_folder()
+    logger.warning(
+        "no home directory: caching in %s; set HOME or XDG_CACHE_HOME to choose the place", folder
+    )
+    return folder
 
 
 def _own_temporary_folder() -> Path:

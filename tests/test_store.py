@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clipcls.cli.settings import own_file
 from clipcls.errors import StoreError
 from clipcls.store import Store, cache_folder, clear, default_path, hash_file
 
@@ -466,7 +467,7 @@ def test_without_a_home_directory_it_caches_among_temporary_files(
     def unknown(uid: int) -> None:
         raise KeyError(uid)
 
-    for name in ("HOME", "XDG_CACHE_HOME"):
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -477,6 +478,7 @@ def test_without_a_home_directory_it_caches_among_temporary_files(
         assert default_path().parent.stat().st_mode & 0o777 == 0o700
         (record,) = caplog.records  # one line, however often it is asked for
         assert "no home directory" in record.getMessage()
+        assert own_file() is None
         own.chmod(0o777)  # anybody may have put something there
         cache_folder.cache_clear()
         assert cache_folder() != own

@@ -83,7 +83,8 @@ def command(context: click.Context, /, command_name: tuple[str, ...], as_json: b
             for setting, used in users.items()
         ]
     own = own_file()
-    files = {place: os.path.exists(place) for place in (os.path.abspath(FILE_NAME), str(own))}
+    places = [os.path.abspath(FILE_NAME), *([str(own)] if own else [])]
+    files = {place: os.path.exists(place) for place in places}
     if as_json:
         click.echo(json.dumps({"files": files, "settings": rows}, ensure_ascii=False))
         return

@@ -275,7 +275,10 @@ def own_file() -> Path | None:
     """The user's own file, in their configuration folder; None where they have no home."""
     import platformdirs
 
-    path = Path(platformdirs.user_config_dir("clipcls", appauthor=False)) / FILE_NAME
+    try:
+        path = Path(platformdirs.user_config_dir("clipcls", appauthor=False)) / FILE_NAME
+    except RuntimeError:  # newer versions of platformdirs; older ones give a relative path
+        return None
     return path if path.is_absolute() else None
 
 
