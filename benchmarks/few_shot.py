@@ -3,6 +3,7 @@
     python benchmarks/few_shot.py --labels labels.txt DATA [--model mini] [--shots 1,2,4,8,16]
     python benchmarks/few_shot.py --vectors NAME.npz ...      # vectors, labels, text, scale
     python benchmarks/few_shot.py --speed                     # 1,000 classes x 16 x 512, made up
+    python benchmarks/few_shot.py --without 0.5,0.9 DATA      # labels without images
     OMP_NUM_THREADS=1 python benchmarks/few_shot.py --speed NAME.npz   # CPU seconds, run to the end
 
 DATA is as for `clipcls evaluate`. For each number of shots and each seed that many images of each
@@ -150,6 +151,31 @@ def measure(X, y, text, scale, shots, seeds, methods) -> dict[str, tuple[float, 
     return {name: (float(np.mean(v)), float(np.std(v))) for name, v in found.items()}
 
 
+def measure_without(X, y, text, scale, shots, seeds, share) -> np.ndarray:
+    """Accuracy where a share of the labels has no image to learn from, means over seeds.
+
+    Returns:
+        float64 (5,): of the words and of `clipcls fit` on other images of labels with images, then
+        of both on images of labels without; of `clipcls fit` on the images it has learnt from.
+    """
+    found = []
+    for seed in range(seeds):
+        few, others = draw(y, shots, seed)
+        labels = np.random.default_rng(seed).permutation(np.unique(y))
+        # Two labels at least are learnt; as many images of each label are asked about.
+        tests = max(10, 300 // len(labels))
+        without = labels[: min(max(round(share * len(labels)), 1), len(labels) - 2)]
+        few = few[~np.isin(y[few], without)]
+        others = np.concatenate([others[y[others] == label][:tests] for label in labels])
+        unseen = np.isin(y[others], without)
+        probe = LinearProbe(text, np.arange(len(text)), logit_scale=scale).fit(X[few], y[few])
+        words = (X[others] @ text.T).argmax(axis=1) == y[others]
+        learnt = probe.predict(X[others]) == y[others]
+        shares = [right[kind].mean() for kind in (~unseen, unseen) for right in (words, learnt)]
+        found.append([*shares, probe.score(X[few], y[few])])
+    return np.mean(found, axis=0)
+
+
 def speed(n_classes: int = 1000, shots: int = 16, dim: int = 512) -> None:
     """Seconds to learn; scikit-learn's from one fit on one fold, times the fits that it makes."""
     rng = np.random.default_rng(0)
@@ -236,6 +262,7 @@ def main() -> None:
     parser.add_argument("--shots", default="1,2,4,8,16")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--without", metavar="SHARE,...", help="of labels without images")
     parser.add_argument("--speed", nargs="?", const="", metavar="NAME.npz")
     args = parser.parse_args()
     if args.speed is not None:
@@ -254,6 +281,18 @@ def main() -> None:
         truth = np.array([classes[0] for classes in known.truth])
         scale = classifier.encoder_.logit_scale
         sets[path] = (known.vectors, truth, classifier.weights_, scale)
+    if args.without is not None:
+        print(
+            "| set | without images | shots | with: words | fit | without: words | fit | learnt |"
+        )
+        print("|---" * 8 + "|")
+        for name, (X, y, text, scale) in sets.items():
+            for share in map(float, args.without.split(",")):
+                for shots in map(int, args.shots.split(",")):
+                    row = measure_without(X, y, text, scale, shots, args.seeds, share)
+                    shown = " | ".join(f"{100 * value:.1f}" for value in row)
+                    print(f"| {name} | {share:.0%} | {shots} | {shown} |", flush=True)
+        return
     methods = args.methods.split(",")
     print("| set | shots |", " | ".join(methods), "|")
     print("|---" * (len(methods) + 2) + "|")

@@ -199,6 +199,7 @@ class FewShotClassifier(ZeroShotClassifier):
         paths: Sequence[str],
     ) -> FewShotClassifier:
         from clipcls.probe import LinearProbe
+        from clipcls.stacking import ROWS_A_BLOCK
 
         names = zero_shot.classes_
         counts = np.bincount(codes, minlength=len(names))
@@ -222,6 +223,8 @@ class FewShotClassifier(ZeroShotClassifier):
             text, np.arange(len(names)), logit_scale=self.encoder_.logit_scale
         ).fit(rows, codes[of], groups, np.arange(len(rows)) < len(vectors))
         self._examples = (vectors, codes, tuple(paths))
+        blocks = (vectors[i : i + ROWS_A_BLOCK] for i in range(0, len(vectors), ROWS_A_BLOCK))
+        answers = np.concatenate([self.probe_.predict(block) for block in blocks])
         prompts = make_prompts(self.prompts)
         self.learnt_ = Learnt(
             model=self.encoder_.name,
@@ -238,9 +241,11 @@ class FewShotClassifier(ZeroShotClassifier):
                 "name": "words, ridge regression, linear discriminant and logistic regression",
                 "ridge": self.probe_.ridge_,
                 "penalty": self.probe_.penalty_,
+                "offset": self.probe_.offset_,
                 "shares": dict(zip(_SHARES, self.probe_.shares_.tolist(), strict=True)),
             },
             cross_validation=_cross_validation(self.probe_),
+            outshouted=int((counts[answers] == 0).sum()),
             versions=versions(),
             paths=zero_shot.hierarchy_.levels[-1].paths if zero_shot.hierarchy_ else (),
             levels=zero_shot.hierarchy_.level_names if zero_shot.hierarchy_ else (),

@@ -44,6 +44,7 @@ class Learnt:
         cross_validation: images, accuracy, negative log-likelihood and the accuracy of the words
             alone, on images held out in turn, answered among the labels with images; empty where
             no label has two images.
+        outshouted: how many of its images it answers with a label that has no image.
         versions: of what made it.
     """
 
@@ -56,6 +57,7 @@ class Learnt:
     augment: int
     method: dict[str, Any]
     cross_validation: dict[str, float]
+    outshouted: int
     versions: dict[str, str]
     paths: tuple[tuple[str, ...], ...] = ()
     levels: tuple[str, ...] = ()
@@ -65,14 +67,17 @@ class Learnt:
         images = sum(count for _, count, _ in self.labels)
         line = f"learnt {len(self.labels):,} labels from {images:,} images"
         figures = self.cross_validation
+        with_images = sum(count > 0 for _, count, _ in self.labels)
         if not figures:
-            return f"{line}; with one image a label nothing can be held out to measure it"
-        line += f"; accuracy on images held out in turn {figures['accuracy']:.1%}"
-        if "accuracy_of_words" in figures:
-            line += f", of the words alone {figures['accuracy_of_words']:.1%}"
-        learnt = sum(count > 0 for _, count, _ in self.labels)
-        if learnt < len(self.labels):
-            line += f", among the {learnt:,} labels with images"
+            line += "; with one image per label nothing can be held out to measure it"
+        else:
+            line += f"; accuracy on images held out in turn {figures['accuracy']:.1%}"
+            if "accuracy_of_words" in figures:
+                line += f", of the words alone {figures['accuracy_of_words']:.1%}"
+            if with_images < len(self.labels):
+                line += f", among the {with_images:,} labels with images"
+        if with_images < len(self.labels):
+            line += f"; answered with a label without images: {self.outshouted:,} of these images"
         return line
 
 
@@ -146,6 +151,7 @@ def read_classifier(path: str | os.PathLike[str]) -> tuple[Learnt, dict[str, NDA
             augment=int(record["augment"]),
             method=dict(record["method"]),
             cross_validation=dict(record["cross_validation"]),
+            outshouted=int(record["outshouted"]),
             versions=dict(record["versions"]),
             paths=tuple(tuple(map(str, path)) for path in record.get("paths", ())),
             levels=tuple(map(str, record.get("levels", ()))),

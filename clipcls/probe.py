@@ -20,9 +20,11 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+from threadpoolctl import threadpool_limits
 
 from clipcls.logistic import MANY_LOGITS, softmax_and_losses
 from clipcls.stacking import ROWS_A_BLOCK, BaseLearners, TrainingSet, best_shares, held_out_folds
+from clipcls.unseen import Trial, estimate_offset
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -45,7 +47,9 @@ _IMAGES_SPREAD = 6.0
 _LEAST_SPREAD = 0.3
 _LOGISTIC_SPREAD = 0.5  # of its share, which is 1 where it is alone
 _PARTS = 5
+_SMALL = 1_000_000  # numbers in the vectors up to which one thread is the fastest
 _MANY, _FOLDS_OF_MANY = 10_000, 5
+_LABEL_GROUPS = 5  # in which labels are held back
 _LOGITS_ASKED = MANY_LOGITS // 2
 _MOST_LOGITS = 20_000_000  # images x classes beyond which it would take minutes, and is left out
 
@@ -74,6 +78,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         penalty_: that of the logistic regression, as scikit-learn's C; 0 where there is none.
         shares_: float64 (5,): of the words, of the words' mean that is taken off, of the ridge
             regression, of the discriminant and of the logistic regression.
+        offset_: what is added to the logits of labels without images; 0 where there are none.
         folds_: the fold of each row, int64 (n,); None where no class has two images.
         cv_accuracy_, cv_loss_, cv_text_accuracy_: accuracy, negative log-likelihood and accuracy
             of the words alone on the images that the cross-validation asked about; nan without
@@ -127,36 +132,41 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             # One image a class is nothing odd here.
             warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
             check_classification_targets(y)
-        self.classes_, codes, text, has_words = self._labels(np.asarray(y), vectors.shape[1])
+        # Threads cost small products more time than they save.
+        with threadpool_limits(1 if vectors.size <= _SMALL else None):
+            self._learn(vectors, np.asarray(y), groups, scored)
+        return self
+
+    def _learn(
+        self, vectors: Any, y: NDArray[Any], groups: ArrayLike | None, scored: ArrayLike | None
+    ) -> None:
+        """`fit`, of checked vectors and labels."""
+        self.classes_, codes, text, has_words = self._labels(y, vectors.shape[1])
         n_classes = len(self.classes_)
         folds = self.folds if len(vectors) <= _MANY else min(self.folds, _FOLDS_OF_MANY)
         self.folds_ = held_out_folds(codes, folds, groups)
         self._images = images = TrainingSet(vectors, codes, text, self.folds_)
         whole = images.learn()
-        parts = {fold: images.learn(fold) for fold in self._folds_asked(len(vectors), n_classes)}
+        asked = _folds_asked(self.folds_, len(vectors), n_classes)
+        parts = {fold: images.learn(fold) for fold in asked}
         alone, share = self._words_alone(vectors, codes, whole, has_words)
         usual = _USUAL_WORDS * alone + [0.0, 0.0, share, 0.0, 0.0]
         self.penalty_ = 0.0
         if parts and len(vectors) * n_classes <= _MOST_LOGITS:
             self.penalty_ = images.learn_logistic(whole, parts, scored)
         self._choose(vectors, codes, whole, parts, usual, scored)
-        self._found = self.ridge_, self.shares_, alone
+        self.offset_ = 0.0
+        if has_words and not whole.seen.all():
+            self.offset_ = self._estimate_offset(images, whole, parts, alone[0], scored)
+        self._found = self.ridge_, self.shares_, alone[0], self.offset_
         self.coef_, self.intercept_ = whole.linear(*self._found)
         self._held_out = {fold: fit.linear(*self._found) for fold, fit in parts.items()}
         if len(self._held_out) == (0 if self.folds_ is None else self.folds_.max() + 1):
             del self._images  # all that may be asked is known
-        return self
 
     def _most_rows(self, n: int, n_seen: int) -> int:
         """How many of n images, of so many classes that have any, tell enough of shares."""
         return n if n * n_seen <= MANY_LOGITS else _LOGITS_ASKED // n_seen
-
-    def _folds_asked(self, n: int, n_classes: int) -> range:
-        """The folds that shares and ridge are chosen by; where images are many, as few as do."""
-        folds = 0 if self.folds_ is None else int(self.folds_.max()) + 1
-        if n * n_classes <= MANY_LOGITS:
-            return range(folds)
-        return range(min(folds, max(1, round(folds * _LOGITS_ASKED / (n * n_classes)))))
 
     def _labels(self, y: NDArray[Any], dim: int) -> tuple[NDArray[Any], Numbers, Floats, bool]:
         """Classes, class numbers (n,), text logits' weights (n_classes, dim), whether any."""
@@ -265,6 +275,55 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if usual[0]:
             self.cv_text_accuracy_ = float((parts[0].argmax(axis=1) == truth).mean())
 
+    def _estimate_offset(
+        self,
+        images: TrainingSet,
+        whole: BaseLearners,
+        fits: dict[int, BaseLearners],
+        words: float,
+        scored: ArrayLike | None,
+    ) -> float:
+        """The offset of labels without images, by images whose labels are held back in turn.
+
+        Args:
+            images, whole, fits, scored: as elsewhere: what is learnt from, and from all images and
+                without folds.
+            words: the words' share for a label without images.
+        """
+        X, codes, text = images.X, images.codes, images.text
+        seen = np.flatnonzero(whole.seen)
+        good = np.ones(len(X), bool) if scored is None else np.asarray(scored, bool)
+        most = self._most_rows(len(X), len(seen))
+
+        def compete(fit: BaseLearners, rows: Numbers, *, of_unseen: bool) -> Trial:
+            coef, level = fit.linear(self.ridge_, self.shares_, words)
+            said = X[rows] @ text.T
+            logits = X[rows] @ coef.T + level
+            # Fewer labels with images compete than there will be.
+            logits[:, fit.seen] += np.log(len(seen) / fit.seen.sum())
+            return Trial.of(logits, said, codes[rows], ~fit.seen, of_unseen=of_unseen)
+
+        group = np.empty(len(text), np.int64)
+        group[np.random.default_rng(0).permutation(seen)] = np.arange(len(seen)) % _LABEL_GROUPS
+        others = TrainingSet(X, codes, text, group[codes])
+        held_back = []
+        for number in _folds_asked(others.folds, len(X), len(text)):
+            fit = others.learn(number)
+            if self.penalty_:
+                others.add_logistic(fit, number, self.penalty_)
+            rows = _some(np.flatnonzero(good & (others.folds == number)), most)
+            held_back.append(compete(fit, rows, of_unseen=True))
+        # With one image of each label there are no others; then they are those learnt from.
+        tried = self._rows_tried(codes, whole, fits, scored)
+        if len(tried):
+            assert self.folds_ is not None
+            inside = [(fit, tried[self.folds_[tried] == fold]) for fold, fit in fits.items()]
+        else:
+            inside = [(whole, _some(np.flatnonzero(good), most))]
+        held_out = [compete(fit, rows, of_unseen=False) for fit, rows in inside if len(rows)]
+        share = 1 - len(seen) / len(text)
+        return estimate_offset(Trial.joined(held_back), Trial.joined(held_out), share)
+
     def _rows_tried(
         self,
         codes: Numbers,
@@ -330,6 +389,14 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         rows: Floats = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         logits: Floats = rows @ self.coef_.T + self.intercept_
         return logits
+
+
+def _folds_asked(folds: Numbers | None, n: int, n_classes: int) -> range:
+    """Which folds of n images are asked about; where images are many, as few as tell enough."""
+    number = 0 if folds is None else int(folds.max()) + 1
+    if n * n_classes <= MANY_LOGITS:
+        return range(number)
+    return range(min(number, max(1, round(number * _LOGITS_ASKED / (n * n_classes)))))
 
 
 def _some(rows: Numbers, most: int) -> Numbers:

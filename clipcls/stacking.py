@@ -237,10 +237,7 @@ class BaseLearners:
         coef, level = logistic_regression(
             rows, number[codes], spectrum, n_seen, penalty, start=begin, roughly=roughly
         )
-        own = np.einsum("nd,nd->n", rows, coef[number[codes]]) + level[number[codes]]
-        # A label without images is as unlikely as a wrong one is on average: logits sum to 0.
-        intercept = np.full(len(self.seen), -own.mean() / (n_seen - 1))
-        whole = np.zeros((len(self.seen), X.shape[1]))
+        whole, intercept = np.zeros_like(self.text), np.zeros(len(self.text))
         whole[self.seen] = coef @ axes.T
         intercept[self.seen] = level
         self.logistic = whole, intercept - whole @ self.centre
@@ -269,19 +266,20 @@ class BaseLearners:
         found.append((coef, level - coef @ self.centre))
         return [*found, self.logistic]
 
-    def linear(self, ridge: float, shares: Floats, alone: Floats) -> tuple[Floats, Floats]:
+    def linear(
+        self, ridge: float, shares: Floats, words: float, offset: float = 0.0
+    ) -> tuple[Floats, Floats]:
         """Coefficients (n_classes, dim) and intercepts (n_classes,) of all parts together.
-
-        A label without images has the words' shares as they are `alone`: beside images they get
-        less, which it has not.
 
         Args:
             ridge: as for `images`.
             shares: float64 (5,), as `LinearProbe.shares_`.
-            alone: the same where images have no share.
+            words: the words' share for a label without images.
+            offset: added to the logits of these labels.
         """
-        words, mean = (np.where(self.seen, shares[i], alone[i]) for i in (0, 1))
-        coef, intercept = words[:, None] * self.text, -mean * self.mean_words
+        coef = np.where(self.seen, shares[0], words)[:, None] * self.text
+        intercept = np.where(self.seen, -shares[1] * self.mean_words, offset)
+        # The images say nothing of the other labels: their coefficients and levels are 0.
         for share, (rows, level) in zip(shares[2:], self.images(ridge), strict=True):
             coef = coef + share * rows
             intercept = intercept + share * level
