@@ -313,16 +313,15 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 others.add_logistic(fit, number, self.penalty_)
             rows = _some(np.flatnonzero(good & (others.folds == number)), most)
             held_back.append(compete(fit, rows, of_unseen=True))
-        # With one image of each label there are no others; then they are those learnt from.
+        learnt = compete(whole, _some(np.flatnonzero(good), most), of_unseen=False)
         tried = self._rows_tried(codes, whole, fits, scored)
+        held_out = learnt  # where each label has one image
         if len(tried):
             assert self.folds_ is not None
             inside = [(fit, tried[self.folds_[tried] == fold]) for fold, fit in fits.items()]
-        else:
-            inside = [(whole, _some(np.flatnonzero(good), most))]
-        held_out = [compete(fit, rows, of_unseen=False) for fit, rows in inside if len(rows)]
+            held_out = Trial.joined([compete(*part, of_unseen=False) for part in inside])
         share = 1 - len(seen) / len(text)
-        return estimate_offset(Trial.joined(held_back), Trial.joined(held_out), share)
+        return estimate_offset(Trial.joined(held_back), held_out, learnt, share)
 
     def _rows_tried(
         self,

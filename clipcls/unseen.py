@@ -81,17 +81,18 @@ class Trial:
         return float(self.by_words.mean() - right.mean())
 
 
-def estimate_offset(held_back: Trial, held_out: Trial, share: float) -> float:
+def estimate_offset(held_back: Trial, held_out: Trial, learnt: Trial, share: float) -> float:
     """What to add to the logits of labels without images.
 
     The offset of greatest likelihood where each label is as frequent as any other: a logistic
-    regression with nothing but an intercept. If either kind of images then has fewer right answers
-    than by the words alone, the nearest offset with which neither has; if both cannot be had, the
-    one with which the greater loss is least.
+    regression with nothing but an intercept. It is moved as little as needed so that no images have
+    fewer right answers than by the words alone: first of all those learnt from, whose answers a
+    person has given, then those of either kind, whose greater loss is made as small as can be.
 
     Args:
         held_back: of images whose label was held back, at least one.
         held_out: of images of labels with images, at least one.
+        learnt: of the images learnt from, as they are answered, at least one.
         share: of labels without images among all, between 0 and 1.
     """
     from scipy.optimize import brentq
@@ -104,9 +105,13 @@ def estimate_offset(held_back: Trial, held_out: Trial, share: float) -> float:
     # Beyond the odds of all images, one kind gets everything.
     most = 40 + np.abs(np.concatenate([held_back.odds, held_out.odds])).max()
     likeliest = float(brentq(slope, -most, most))
-    tried = likeliest + np.linspace(-10, 10, 201)
-    losses = [
-        max(held_back.loss(b, of_unseen=True), held_out.loss(b, of_unseen=False)) for b in tried
+    # Between the offsets at which an answer changes, and beyond the last of them.
+    changes = -np.concatenate([held_back.lead, held_out.lead, learnt.lead])
+    ends = changes.min() - 1, changes.max() + 1
+    tried = np.array([likeliest, *ends, *np.quantile(changes, np.linspace(0, 1, 201))])
+    first = [max(learnt.loss(b, of_unseen=False), 0) for b in tried]
+    then = [
+        max(held_back.loss(b, of_unseen=True), held_out.loss(b, of_unseen=False), 0) for b in tried
     ]
-    order = np.lexsort((np.abs(tried - likeliest), np.maximum(losses, 0)))
+    order = np.lexsort([np.abs(tried - likeliest), np.array(then), np.array(first)])
     return float(tried[order[0]])

@@ -27,7 +27,7 @@ def test_the_offset_is_the_intercept_of_a_logistic_regression() -> None:
     rng = np.random.default_rng(0)
     back, out = rng.normal(-1, 2, 80), rng.normal(-4, 2, 120)
     for share in (0.5, 0.9):
-        found = estimate_offset(trial(back), trial(out), share)
+        found = estimate_offset(trial(back), trial(out), trial(out), share)
         # As in a logistic regression with an intercept, the weighted residuals sum to zero.
         weight = np.repeat([share / len(back), (1 - share) / len(out)], [len(back), len(out)])
         odds, is_back = np.concatenate([back, out]), np.repeat([1.0, 0.0], [len(back), len(out)])
@@ -38,10 +38,11 @@ def test_an_offset_costs_neither_kind_right_answers_of_the_words() -> None:
     # The words have all of these images, but the likeliest offset leaves them to other labels.
     back = trial(np.full(10, -6.0), by_words=True)
     out = trial(np.full(10, -5.0))
-    assert estimate_offset(back, out, 0.5) > 6
+    assert estimate_offset(back, out, out, 0.5) > 6
     # Where both kinds cannot be as good as by words, both lose as little as possible.
     mixed = Trial(np.arange(-10.0, 0), np.arange(-10.0, 0), np.ones(10, bool), np.ones(10, bool))
-    assert 4.9 < estimate_offset(mixed, mixed, 0.5) < 6.1
+    taught = trial(np.full(10, -20.0))
+    assert 4 < estimate_offset(mixed, mixed, taught, 0.5) < 7
 
 
 @pytest.mark.parametrize("shots", [1, 4, 16])
