@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from clipcls.cli.options import json_option
-from clipcls.cli.settings import (
-    FILE_NAME,
-    Setting,
-    all_commands,
-    find_layers,
-    options_of,
-    own_file,
-    resolve,
-)
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -46,6 +36,18 @@ def command(context: click.Context, /, command_name: tuple[str, ...], as_json: b
     that of your own clipcls.toml, else the default. With COMMAND, shows all options of that
     command.
     """
+    import json
+
+    from clipcls.cli.settings import (
+        FILE_NAME,
+        Setting,
+        all_commands,
+        find_layers,
+        options_of,
+        own_file,
+        resolve,
+    )
+
     root = context.find_root()
     assert isinstance(root.command, click.Group)
     commands = dict(all_commands(root.command))
@@ -65,14 +67,15 @@ def command(context: click.Context, /, command_name: tuple[str, ...], as_json: b
             for name, option in options_of(chosen).items()
         ]
     else:
-        users: dict[Setting, list[str]] = {}
+        users: dict[tuple[Any, ...], tuple[Setting, list[str]]] = {}
         for path, known in commands.items():
             for layer in layers:  # also those that another one stands above
                 for option in options_of(known).values():
                     if setting := layer.find(path, option):
-                        users.setdefault(_hashable(setting), [])
+                        key = (setting.scope, setting.name, setting.source)
+                        users.setdefault(key, (setting, []))
             for setting in resolve(layers, root.command, path, known).values():
-                users[_hashable(setting)].append(" ".join(path))
+                users[setting.scope, setting.name, setting.source][1].append(" ".join(path))
         rows = [
             {
                 "option": ".".join((*setting.scope, setting.name)),
@@ -80,11 +83,10 @@ def command(context: click.Context, /, command_name: tuple[str, ...], as_json: b
                 "from": setting.source,
                 "for": used,
             }
-            for setting, used in users.items()
+            for setting, used in users.values()
         ]
-    own = own_file()
-    places = [os.path.abspath(FILE_NAME), *([str(own)] if own else [])]
-    files = {place: os.path.exists(place) for place in places}
+    places = [Path(FILE_NAME).absolute(), *filter(None, [own_file()])]
+    files = {str(place): place.exists() for place in places}
     if as_json:
         click.echo(json.dumps({"files": files, "settings": rows}, ensure_ascii=False))
         return
@@ -105,11 +107,8 @@ def _default(option: click.Option) -> Any:
     return default if isinstance(default, str | int | float | bool) else None
 
 
-def _hashable(setting: Setting) -> Setting:
-    value = tuple(setting.value) if isinstance(setting.value, list) else setting.value
-    return Setting(setting.scope, setting.name, value, setting.source)
-
-
 def _shown(value: Any) -> str:
+    import json
+
     text = "" if value is None else json.dumps(value, ensure_ascii=False)
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-
 import click
 
 from clipcls.cli.options import json_option
@@ -21,6 +18,9 @@ def command(as_json: bool) -> None:
     from clipcls.models import list_models
 
     if as_json:
+        import json
+        from dataclasses import asdict
+
         click.echo(json.dumps([asdict(model) for model in list_models()], ensure_ascii=False))
         return
     rows = [("NAME", "MODEL", "LICENCE", "PARAMETERS", "SIZE", "IMAGENET", "PIXELS", "HERE")]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from clipcls.cli.completion import complete_sets
@@ -22,6 +20,8 @@ def command(name: str | None, labels: bool, as_json: bool) -> None:
     A template set goes with `classify --prompts`, a label set with `classify --labels`. Print one
     to edit it: `clipcls prompts products > products.txt`.
     """
+    import json
+
     from clipcls.labels import read_labels
     from clipcls.prompts import list_label_sets, list_prompts, read_prompts
     from clipcls.ready import find_set, ready_sets

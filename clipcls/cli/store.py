@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +37,9 @@ def info(path: Path | None, as_json: bool) -> None:
             held = store.info()
     sizes = graph.kept() if path is None else []
     if as_json:
+        import json
+        from dataclasses import asdict
+
         record: dict[str, Any] = {"path": str(place), "exists": held is not None}
         if held:
             record |= {**asdict(held), "path": str(held.path)}
