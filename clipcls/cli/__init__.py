@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -19,7 +20,7 @@ from clipcls import __version__
 from clipcls.cli.console import Console
 from clipcls.errors import ClipclsError, OutputClosedError, OutputError
 
-__all__ = ["cli", "main"]
+__all__ = ["FILE_NAME", "PREFIX", "cli", "main", "own_file"]
 
 _COMMANDS = (
     "classify",
@@ -39,6 +40,29 @@ _COMMANDS = (
     "completion",
     "bench",
 )
+
+
+FILE_NAME = "clipcls.toml"
+PREFIX = "CLIPCLS_"
+
+
+def own_file() -> Path | None:
+    """The user's own file, in their configuration folder; None where they have no home."""
+    import platformdirs
+
+    try:
+        path = Path(platformdirs.user_config_dir("clipcls", appauthor=False)) / FILE_NAME
+    except RuntimeError:  # newer versions of platformdirs; older ones give a relative path
+        return None
+    return path if path.is_absolute() else None
+
+
+def _has_settings() -> bool:
+    """Whether a variable or a file may set options: else what reads them is not imported."""
+    if os.path.isfile(FILE_NAME) or any(name.startswith(PREFIX) for name in os.environ):
+        return True
+    own = own_file()
+    return own is not None and os.path.isfile(own)  # False where it may not be looked at
 
 
 @contextlib.contextmanager
@@ -65,7 +89,8 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
-        if name and command and not ctx.resilient_parsing and not {"-h", "--help"} & set(rest):
+        is_run = not ctx.resilient_parsing and not {"-h", "--help"} & set(rest)
+        if name and command and is_run and _has_settings():
             from clipcls.cli.settings import apply
 
             apply(ctx, name, command, rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +39,12 @@ def command(context: click.Context, /, command_name: tuple[str, ...], as_json: b
     """
     import json
 
+    from clipcls.cli import FILE_NAME, own_file
     from clipcls.cli.settings import (
-        FILE_NAME,
         Setting,
         all_commands,
         find_layers,
         options_of,
-        own_file,
         resolve,
     )
 
@@ -86,7 +86,7 @@ def command(context: click.Context, /, command_name: tuple[str, ...], as_json: b
             for setting, used in users.values()
         ]
     places = [Path(FILE_NAME).absolute(), *filter(None, [own_file()])]
-    files = {str(place): place.exists() for place in places}
+    files = {str(place): os.path.isfile(place) for place in places}
     if as_json:
         click.echo(json.dumps({"files": files, "settings": rows}, ensure_ascii=False))
         return

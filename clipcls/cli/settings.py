@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 
 import click
 
+from clipcls.cli import FILE_NAME, PREFIX, own_file
 from clipcls.cli.console import Console
 from clipcls.errors import ClipclsError
 
-__all__ = ["FILE_NAME", "Layer", "Setting", "SettingsError", "apply", "find_layers", "resolve"]
+__all__ = ["Layer", "Setting", "SettingsError", "apply", "find_layers", "resolve"]
 
-FILE_NAME = "clipcls.toml"
-_PREFIX = "CLIPCLS_"
 _NOT_OPTIONS = frozenset(("CLIPCLS_TOKEN", "CLIPCLS_DEBUG", "CLIPCLS_NO_CONFIG"))
 
 # A folder may come from anyone. What its file sets shapes answers; it writes, moves, deletes and
@@ -110,7 +109,7 @@ class Environment:
     def check(self, root: click.Group, path: CommandPath, command: click.Command) -> None:
         """Warn of variables that set nothing."""
         own = {self._variable(scope, name) for scope in (path, ()) for name in options_of(command)}
-        odd = {v for v in os.environ if v.startswith(_PREFIX)} - own - _NOT_OPTIONS
+        odd = {v for v in os.environ if v.startswith(PREFIX)} - own - _NOT_OPTIONS
         if not odd:
             return
         known = {
@@ -128,7 +127,7 @@ class Environment:
         # CLIPCLS_SORT_INTO would be both `sort --into` and --sort-into of `classify`.
         if not scope and name.split("-")[0] in self._groups and "-" in name:
             return None
-        return _PREFIX + "_".join((*scope, name)).upper().replace("-", "_")
+        return PREFIX + "_".join((*scope, name)).upper().replace("-", "_")
 
 
 class File:
@@ -263,23 +262,12 @@ def find_layers(root: click.Group, *, files: bool = True) -> list[Layer]:
     if files:
         own = own_file()
         if os.path.isfile(FILE_NAME):  # a pipe of this name would be waited for
-            is_own = own is not None and own.exists() and own.samefile(FILE_NAME)
+            is_own = own is not None and os.path.isfile(own) and own.samefile(FILE_NAME)
             if not is_own:
                 layers.append(File(Path(FILE_NAME), is_own=False, own=own))
-        if own is not None and own.exists():
+        if own is not None and os.path.isfile(own):
             layers.append(File(own, is_own=True, own=own))
     return layers
-
-
-def own_file() -> Path | None:
-    """The user's own file, in their configuration folder; None where they have no home."""
-    import platformdirs
-
-    try:
-        path = Path(platformdirs.user_config_dir("clipcls", appauthor=False)) / FILE_NAME
-    except RuntimeError:  # newer versions of platformdirs; older ones give a relative path
-        return None
-    return path if path.is_absolute() else None
 
 
 def resolve(
