@@ -244,7 +244,8 @@ def _compile(graph: Any, precision: str) -> Any:
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
         "INFERENCE_NUM_THREADS": _cores(),
     }
-    if isinstance(graph, Path):
+    # OpenVINO's cache looks into the current folder, and aborts the process where it may not.
+    if isinstance(graph, Path) and os.access(os.curdir, os.X_OK):
         settings["CACHE_DIR"] = str(graph.parent)
     return openvino.Core().compile_model(graph, "CPU", settings)
 

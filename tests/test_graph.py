@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -376,3 +378,34 @@ def test_facts_are_kept_without_a_store_too(
     # Where they cannot be kept it only takes longer.
     monkeypatch.setattr(opening, "facts_path", lambda: tmp_path / "model")
     assert opening.open_encoder(model).least_side == 64
+
+
+@pytest.mark.skipif(not shutil.which("setpriv") or os.geteuid() != 0, reason="becomes another user")
+def test_a_current_folder_that_may_not_be_entered_does_not_end_the_process(tmp_path: Path) -> None:
+    """OpenVINO's cache looks for a file there when it finds what it kept the first time."""
+    import openvino
+    from openvino import opset13
+
+    one = opset13.parameter([1, 2], np.float32)
+    model = openvino.Model([opset13.relu(one)], [one])
+    public = Path(tempfile.mkdtemp())
+    public.chmod(0o777)
+    tmp_path.chmod(0o700)
+    try:
+        openvino.save_model(model, public / "graph.xml")
+        code = (
+            "import pathlib; from clipcls import graph; path = pathlib.Path(r'{}')\n"
+            "for _ in range(2): graph._compile(path, 'fp32')"
+        )
+        done = subprocess.run(
+            [
+                *("setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups"),
+                *(sys.executable, "-c", code.format(public / "graph.xml")),
+            ],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(graph.__file__).parent.parent)},
+            capture_output=True,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+    finally:
+        shutil.rmtree(public)
