@@ -1,0 +1,30 @@
+# Commands of the project: `just` lists them. Each runs in the environment that `just install` makes.
+
+python := ".venv/bin/python"
+
+_default:
+    @just --list
+
+# Make .venv and install clipcls with everything that tests and linters need.
+install:
+    python3 -m venv .venv
+    {{ python }} -m pip install -q -e ".[dev]"
+
+# Run the tests; arguments go to pytest (just test tests/test_store.py -x).
+test *arguments:
+    {{ python }} -m pytest {{ arguments }}
+
+# Check format, lint, spelling and types.
+lint:
+    .venv/bin/ruff format --check .
+    .venv/bin/ruff check .
+    .venv/bin/codespell
+    .venv/bin/mypy
+
+# Write the command line reference from --help.
+docs:
+    {{ python }} tests/test_docs.py
+
+# Measure one photo, a folder and new labels against other programs.
+bench *arguments:
+    {{ python }} benchmarks/run_all.py {{ arguments }}
