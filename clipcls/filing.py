@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from clipcls.journal import Entry, Journal, Mode, journals_in, sync_folder
 from clipcls.results import Result
 from clipcls.transfer import (
     RefusalError,
+    check_inside,
     copy,
     is_link_to,
     is_reserved,
@@ -34,6 +36,8 @@ from clipcls.transfer import (
 
 __all__ = ["Filing", "Undoing", "file_results", "undo"]
 
+logger = logging.getLogger(__name__)
+
 _AT_ONCE = 32  # announced together: one fsync
 _NO_MORE_OF_IT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
@@ -47,7 +51,7 @@ class Filing:
         plan: what it meant to do.
         filed: how many images are in a folder now that were not before.
         failed: images that could not be filed, those of the plan included.
-        journal: its journal; None where there was nothing to do.
+        journal: its journal, for `undo`; None where nothing was done, or nothing can be undone.
     """
 
     mode: Mode
@@ -112,23 +116,26 @@ def file_results(
         watch: called after each image with the number that failed so far.
 
     Raises:
-        InputError: none of the images is there, or a journal in `into` cannot be read.
+        InputError: none of the images is there.
         OutputError: `into` cannot be written, or is full.
     """
     target = Path(os.path.abspath(into))
-    plan(results, target, mode, root=root)  # refuses before anything is made
+    journals = journals_in(target)
+    plan(results, target, mode, root=root, journals=journals)  # refuses before anything is made
     try:
         make_folder(target)
     except OSError as error:
         raise OutputError(f"{into}: cannot be made a folder ({os_reason(error)})") from error
-    journal = _resume(target, mode)
+    journal = _resume(journals, mode)
     try:
-        todo = plan(results, target, mode, root=root)
+        todo = plan(results, target, mode, root=root, journals=journals)
         done = Filing(mode, todo, failed=list(todo.failed))
         if todo.steps and journal is None:
             journal = Journal.create(target, mode)
+            if journal.unsigned:
+                logger.warning("this run can neither be resumed nor undone: %s", journal.unsigned)
         if journal is not None:
-            done.journal = journal.path
+            done.journal = None if journal.unsigned else journal.path
             for step, why_not in _file(journal, todo):
                 if why_not is None:
                     done.filed += 1
@@ -152,19 +159,22 @@ def undo(
     Everything else is kept and named.
 
     Raises:
-        InputError: it is no journal.
+        InputError: it is no journal, or not one that this user's clipcls wrote on this machine.
         OutputError: it cannot be written.
     """
     log = Journal.read(Path(journal))
-    log.open()
     done = Undoing()
+    if not log.entries and not log.folders:
+        return done
+    log.open()
+    into = log.path.absolute().parent
     try:
         for entry in reversed(list(log.entries.values())):
-            if entry.state == "announced":
-                _settle(log, entry)
-            if entry.state in ("failed", "undone"):
-                continue
             try:
+                if entry.state == "announced":
+                    _settle(log, entry)
+                if entry.state in ("failed", "undone"):
+                    continue
                 why = _undo(log, entry)
             except OSError as error:
                 why = reason_of(error)
@@ -176,6 +186,7 @@ def undo(
             watch(len(done.kept))
         for folder in reversed(log.folders):
             with contextlib.suppress(OSError):
+                check_inside(folder.parent, into)
                 folder.rmdir()
         log.finish()
     finally:
@@ -183,16 +194,17 @@ def undo(
     return done
 
 
-def _resume(into: Path, mode: Mode) -> Journal | None:
-    """Settles what earlier runs left open; the last one's journal is gone on with."""
+def _resume(journals: Iterable[Journal], mode: Mode) -> Journal | None:
+    """Settles what earlier runs left open; returns the last one's journal, to be gone on with."""
     current = None
-    for journal in journals_in(into):
+    for journal in journals:
         loose = [e for e in journal.entries.values() if e.state in ("announced", "undoing")]
         if journal.finished and not loose:
             continue
         journal.open()
         for entry in loose:
-            _settle(journal, entry)
+            with contextlib.suppress(OSError):  # it stays open
+                _settle(journal, entry)
         if journal.mode == mode and not journal.finished:
             if current is not None:
                 current.finish()
@@ -260,11 +272,12 @@ def _do_step(journal: Journal, step: Step, todo: list[Entry]) -> None:
     A name that was taken since the plan was made is numbered on.
     """
     try:
+        check_inside(step.folder, journal.path.parent)
         make_folder(step.folder)
     except OSError as error:
         for entry in todo:
             journal.mark(entry, "failed")
-        if error.errno in _NO_MORE_OF_IT:
+        if error.errno in _NO_MORE_OF_IT or isinstance(error, RefusalError):
             raise
         reason = f"{step.folder} cannot be made a folder: {os_reason(error)}"
         raise RefusalError(reason) from error
@@ -315,8 +328,13 @@ def _do(mode: Mode, entry: Entry) -> None:
 
 
 def _settle(journal: Journal, entry: Entry) -> None:
-    """Finds out what became of an entry that was announced; finishes it or takes it back."""
+    """Finds out what became of an entry that was announced; finishes it or takes it back.
+
+    Raises:
+        RefusalError: a link takes its target out of the journal's folder; nothing was done.
+    """
     source, target = entry.source, entry.target
+    check_inside(target.parent, journal.path.parent)
     for part in (entry.part, source.with_name(entry.part.name)):
         with contextlib.suppress(OSError):
             part.unlink()
@@ -340,6 +358,7 @@ def _settle(journal: Journal, entry: Entry) -> None:
 def _undo(journal: Journal, entry: Entry) -> str:
     """Takes one entry back; returns why not, or ""."""
     source, target = entry.source, entry.target
+    check_inside(target.parent, journal.path.parent)
     if journal.mode == "link":
         if os.path.lexists(target) and not is_link_to(target, source):
             return "is not the link that was made"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import shlex
@@ -16,7 +17,7 @@ from clipcls.folders import alike, folders_of
 from clipcls.journal import Entry, Journal, Mode, journals_in
 from clipcls.results import Result
 from clipcls.sidecar import SidecarNames
-from clipcls.transfer import RefusalError, is_link_to, is_the_same, reason_of
+from clipcls.transfer import RefusalError, check_inside, is_link_to, is_the_same, reason_of
 
 __all__ = ["Plan", "Step", "plan"]
 
@@ -76,6 +77,7 @@ def plan(
     mode: Mode = "copy",
     *,
     root: str | os.PathLike[str] = ".",
+    journals: Sequence[Journal] | None = None,
 ) -> Plan:
     """What `file_results` is going to do; changes nothing.
 
@@ -84,24 +86,29 @@ def plan(
         into: the folder that gets a folder a label.
         mode: copy, move, or link (symbolic, to the absolute path).
         root: what the results' paths are relative to.
+        journals: those in `into`; None to read them.
 
     Raises:
-        InputError: none of the images is there, or a journal in `into` cannot be read.
+        InputError: none of the images is there.
     """
-    return _Planner(Path(os.path.abspath(into)), mode, Path(root)).plan(results)
+    target = Path(os.path.abspath(into))
+    if journals is None:
+        journals = journals_in(target)
+    return _Planner(target, mode, Path(root), journals).plan(results)
 
 
 class _Planner:
-    def __init__(self, into: Path, mode: Mode, root: Path) -> None:
+    def __init__(self, into: Path, mode: Mode, root: Path, journals: Iterable[Journal]) -> None:
         self.into = into
         self.mode = mode
         self.root = root
         self.earlier: dict[Path, list[tuple[Journal, Entry]]] = defaultdict(list)
-        for journal in journals_in(into):
+        for journal in journals:
             for entry in journal.entries.values():
                 if entry.state in ("done", "announced"):
                     self.earlier[entry.source].append((journal, entry))
         self.taken: dict[Path, set[str]] = defaultdict(set)
+        self.check_folder = functools.cache(functools.partial(check_inside, into=into))
         self.seen: set[tuple[Path, Path | None]] = set()
         self.sidecar_names = SidecarNames()
         self.result = Plan()
@@ -125,6 +132,8 @@ class _Planner:
                 labels = labels[:1]
             places = [self.into.joinpath(*folders[label]) for label in labels]
             try:
+                for folder in places:
+                    self.check_folder(folder)
                 self._image(result.path, source, places)
             except FileNotFoundError:
                 missing += 1

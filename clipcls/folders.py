@@ -14,7 +14,9 @@ __all__ = ["alike", "folder_names", "folders_of", "safe_name"]
 _LONGEST = 100  # bytes: eCryptfs takes 143, most others 255, and Windows 260 for a whole path
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*]')
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file
-_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.I)
+_RESERVED = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?|clipcls-sort-.*\.jsonl", re.I
+)
 
 
 def alike(name: str) -> str:
@@ -27,8 +29,8 @@ def safe_name(name: str) -> str:
 
     Slashes, the other characters that Windows forbids, and control characters become `_`. Dots and
     spaces at the end go, since Windows drops them. A `_` comes before a dot at the beginning, which
-    would hide the folder, and before names of devices (`con`, `nul.x`). What is longer than 100
-    bytes is cut, and marked with 8 hex of the label's SHA-256.
+    would hide the folder, and before names of devices (`con`, `nul.x`) and of journals. What is
+    longer than 100 bytes is cut, and marked with 8 hex of the label's SHA-256.
 
     >>> safe_name("b/w"), safe_name(".."), safe_name("aux"), safe_name("etc. ")
     ('b_w', '_', '_aux', 'etc')

@@ -20,6 +20,7 @@ from clipcls.journal import Mode, sync_folder
 
 __all__ = [
     "RefusalError",
+    "check_inside",
     "copy",
     "is_link_to",
     "is_reserved",
@@ -43,6 +44,19 @@ class RefusalError(OSError):
 def reason_of(error: OSError) -> str:
     """Why a file could not be handled, in a few words."""
     return str(error) if isinstance(error, RefusalError) else os_reason(error)
+
+
+def check_inside(folder: Path, into: Path) -> None:
+    """Refuses a folder that a symbolic link takes out of `into`.
+
+    Whoever packed or shares `into` can have put links there that lead anywhere.
+
+    Raises:
+        RefusalError: it is outside.
+    """
+    real = Path(os.path.realpath(folder))
+    if not real.is_relative_to(os.path.realpath(into)):
+        raise RefusalError(f"{folder} leads out of {into}, to {real}; replace the link by a folder")
 
 
 def place(file: Path, name: Path) -> None:

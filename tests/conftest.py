@@ -28,6 +28,7 @@ CACHE = tempfile.mkdtemp(prefix="clipcls-tests-")
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)  # exported graphs are large
 os.environ["XDG_CACHE_HOME"] = CACHE  # not the user's own
 os.environ["XDG_CONFIG_HOME"] = CACHE
+os.environ["XDG_STATE_HOME"] = CACHE
 for name in [name for name in os.environ if name.startswith("CLIPCLS_")]:
     del os.environ[name]
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub, whatever the machine reaches

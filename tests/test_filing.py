@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PureWindowsPath
 
 import pytest
+from conftest import Run
 
 from clipcls import filing, transfer
 from clipcls.cli.filing import short
@@ -588,6 +589,234 @@ def test_a_journal_in_use_is_left_alone(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="another `clipcls sort`"):
         undo(done.journal)
     other.close()
+
+
+# -- what others put into the folder
+
+
+@pytest.fixture
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user who has sorted nothing yet: where their secret will be."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state/clipcls/journal.key"
+
+
+def test_a_planted_journal_deletes_nothing(
+    photos: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, {"v/important.txt": "x", "v/a.jpg": "mine", "out/b.jpg": "mine", "out/empty": ""})
+    journal = tmp_path / "out/clipcls-sort-20250101-000000.jsonl"
+    part = {"size": 1, "mtime_ns": 1, "part": "../v/important.txt"}
+    victims = [("/nowhere/x", "zz.jpg"), (str(tmp_path / "v/a.jpg"), "b.jpg")]
+    victims.append((str(tmp_path / "v/a.jpg"), "empty"))
+    entries = [{"n": n, "from": f, "to": to, **part} for n, (f, to) in enumerate(victims, 1)]
+    forged = [*entries, *({"undoing": n} for n in (1, 2, 3)), {"folder": "../v"}]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.jsonl").write_text('{"path": "photos/b.jpg", "label": "cat"}\n')
+    before = tree(tmp_path)
+    for header in (
+        {"clipcls sort": 1, "mode": "move"},
+        {"clipcls sort": 1, "mode": "move", "id": "../v/important", "mac": "0" * 32},
+    ):
+        journal.write_text("".join(json.dumps(line) + "\n" for line in [header, *forged]))
+        planted = journal.read_bytes()
+        for arguments in (["r.jsonl", "--into", "out", "--dry-run"], ["r.jsonl", "--into", "out"]):
+            status, _, said = run("sort", *arguments)
+            assert (status, said.count(journal.name)) == (0, 1)
+            assert "was not written by this user's clipcls on this machine; left alone" in said
+        status, _, said = run("sort", "--undo", str(journal))
+        assert (status, len(said.splitlines())) == (2, 1)
+        assert "was not written by this user's clipcls on this machine" in said
+        assert journal.read_bytes() == planted
+        assert tree(tmp_path) == {**before, "out/cat/b.jpg": b"b"}
+
+
+def test_a_journal_that_was_changed_is_not_acted_upon(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    done = file_results(FOUR, tmp_path / "out", "move", root=photos)
+    other = file_results(FOUR[:1], tmp_path / "other", "copy", root=tmp_path / "out/cat")
+    assert done.journal is not None
+    assert other.journal is not None
+    lines = done.journal.read_bytes().splitlines(keepends=True)
+    foreign = other.journal.read_bytes().splitlines(keepends=True)
+    sources = tree(tmp_path)
+    for changed in (
+        [*lines, b'{"n": 9, "from": "/etc/passwd", "to": "cat/a.jpg", "size": 1, "mtime_ns": 1}\n'],
+        [*lines, foreign[-1]],
+        [*lines, lines[-1]],
+        [*lines[:2], *lines[3:]],
+        [lines[0], lines[2], lines[1], *lines[3:]],
+        [foreign[0], *lines[1:]],
+        [*lines[1:]],
+        [*(line.replace(b"photos", b"photoz") for line in lines)],
+        [lines[0].replace(b"move", b"copy"), *lines[1:]],
+        [*lines, b"[" * 100_000 + b"\n"],
+    ):
+        done.journal.write_bytes(b"".join(changed))
+        with pytest.raises(InputError, match=r"was changed since|was not written by|is not a jou"):
+            undo(done.journal)
+        caplog.clear()
+        file_results(results(("c.png", "x")), tmp_path / "out", root=tmp_path / "out/unknown")
+        assert [r.getMessage().endswith("; left alone") for r in caplog.records] == [True]
+        assert done.journal.read_bytes() == b"".join(changed)
+        assert sources.items() <= tree(tmp_path).items()
+    done.journal.write_bytes(b"".join(lines))
+    assert undo(done.journal).kept == []
+
+
+def test_a_journal_of_another_machine_is_left_alone(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_state: Path
+) -> None:
+    done = file_results(FOUR, tmp_path / "out", "move", root=photos)
+    assert done.journal is not None
+    assert (own_state.stat().st_mode & 0o777, own_state.stat().st_size) == (0o600, 32)
+    assert list(own_state.parent.iterdir()) == [own_state]
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
+    with pytest.raises(InputError, match="was not written by this user's clipcls"):
+        undo(done.journal)
+    assert not (tmp_path / "another").exists()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert undo(done.journal).kept == []
+
+
+def test_what_is_no_journal_but_has_the_name_of_one(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A pipe would be waited for, a link or a file without a line break be cut."""
+    out = put(
+        tmp_path / "out", {"clipcls-sort-1.jsonl": "no line", "clipcls-sort-2.jsonl": "[" * 9**5}
+    )
+    put(tmp_path, {"mine": '{"clipcls sort": 1, and no more'})
+    os.mkfifo(out / "clipcls-sort-3.jsonl")
+    (out / "clipcls-sort-4.jsonl").symlink_to(tmp_path / "mine")
+    (out / "clipcls-sort-5.jsonl").mkdir()
+    (out / "clipcls-sort-6.jsonl").write_bytes(b"\0" * 100 + b"\n")
+    os.link(tmp_path / "mine", out / "clipcls-sort-7.jsonl")
+    (out / "clipcls-sort-8.jsonl").touch()
+    done = file_results(FOUR, out, "move", root=photos)
+    assert tree(out) == FILED
+    assert (tmp_path / "mine").read_text() == '{"clipcls sort": 1, and no more'
+    assert (out / "clipcls-sort-1.jsonl").read_text() == "no line"
+    (warning,) = caplog.records
+    assert warning.getMessage() == (
+        f"{out}/clipcls-sort-1.jsonl: is not a journal of `clipcls sort`; left alone, like 4 more"
+    )
+    for n in (3, 4, 5):
+        with pytest.raises(InputError, match="not a regular file"):
+            undo(out / f"clipcls-sort-{n}.jsonl")
+    assert undo(out / "clipcls-sort-7.jsonl").undone == 0
+    assert (tmp_path / "mine").read_text() == '{"clipcls sort": 1, and no more'
+    assert done.journal is not None
+    assert undo(done.journal).kept == []
+    file_results(results(("a.jpg", "clipcls-sort-1.jsonl")), tmp_path / "new", root=photos)
+    assert "_clipcls-sort-1.jsonl/a.jpg" in tree(tmp_path / "new")
+    assert file_results(FOUR, tmp_path / "new", root=photos).filed == 4
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("mode", ["copy", "move", "link"])
+def test_a_link_in_the_folder_leads_nothing_out_of_it(
+    photos: Path, tmp_path: Path, mode: Mode
+) -> None:
+    elsewhere = put(tmp_path / "elsewhere", {"mine": "mine"})
+    out = put(tmp_path / "out", {"here/x": "x"})
+    (out / "cat").symlink_to(elsewhere)
+    (out / "animal").symlink_to(tmp_path / "none yet")
+    (out / "unknown").symlink_to("here")
+    before = tree(photos)
+    assert len(plan(FOUR, out, mode, root=photos).failed) == 4
+    done = file_results(FOUR, out, mode, root=photos)
+    assert str(done.failed[0]) == (
+        f"a.jpg: {out}/cat leads out of {out}, to {elsewhere}; replace the link by a folder"
+    )
+    assert tree(elsewhere) == {"mine": b"mine"}
+    assert not (tmp_path / "none yet").exists()
+    assert (done.filed, (out / "here/c.png").read_bytes()) == (1, b"c")
+    assert before["a.jpg"] == (photos / "a.jpg").read_bytes()
+
+
+@pytest.mark.parametrize("mode", ["copy", "move", "link"])
+def test_a_link_put_there_later_leads_neither_undo_nor_resumption_out(
+    photos: Path, tmp_path: Path, mode: Mode
+) -> None:
+    """The victim's copy of the same photo, reached by what was a folder of labels."""
+    out = tmp_path / "out"
+    done = file_results(FOUR, out, mode, root=photos)
+    assert done.journal is not None
+    whole = done.journal.read_bytes()
+    (out / "cat").rename(tmp_path / "album")
+    (out / "cat").symlink_to(tmp_path / "album")
+    (out / "animal/dog/b.jpg").unlink()
+    (out / "animal/dog").rmdir()
+    (out / "animal").rmdir()
+    (out / "animal").symlink_to(tmp_path / "empty")
+    (tmp_path / "empty/dog").mkdir(parents=True)
+    put(photos, {"a.jpg": "a", "sub/a.jpg": "other a", "d.jpg": "d"})
+    album, before = tree(tmp_path / "album"), tree(photos)
+    done.journal.write_bytes(whole[: whole.index(b'{"done"')])
+    assert file_results(results(("d.jpg", "")), out, mode, root=photos).filed == 1
+    assert tree(tmp_path / "album") == album
+    back = undo(done.journal)
+    assert {Path(e.path).name for e in back.kept} >= {"a.jpg", "a.jpg.xmp", "a (2).jpg"}
+    assert tree(tmp_path / "album") == album
+    assert before.items() <= tree(photos).items()
+    assert (tmp_path / "empty/dog").is_dir()
+
+
+def test_without_a_home_folder_a_run_is_done_but_not_undone(
+    photos: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "r.jsonl").write_text('{"path": "photos/b.jpg", "label": "cat"}\n')
+    put(tmp_path, {"~/.local/state/clipcls/journal.key": "k" * 32, "no folder": ""})
+    monkeypatch.chdir(tmp_path)
+    before = tree(tmp_path)
+
+    def unknown(user: int) -> None:
+        raise KeyError(user)
+
+    for number, why in enumerate(("journal.key: cannot be", "no home folder")):
+        monkeypatch.setenv("XDG_STATE_HOME", f"{tmp_path}/no folder")
+        if number:
+            monkeypatch.setattr("pwd.getpwuid", unknown)
+            monkeypatch.delenv("XDG_STATE_HOME")
+            monkeypatch.delenv("HOME")
+        status, _, said = run("sort", "r.jsonl", "--into", f"out {number}")
+        assert status == 0, said
+        assert "warning: this run can neither be resumed nor undone: " in said
+        assert why in said.lower()
+        assert "1 copied" in said
+        assert "--undo" not in said
+        (journal,) = (tmp_path / f"out {number}").glob("*.jsonl")
+        assert run("sort", "--undo", str(journal))[0] == 2
+        before[f"out {number}/cat/b.jpg"] = b"b"
+        assert tree(tmp_path) == before
+
+
+def test_the_secret_is_whole_wherever_its_maker_is_killed(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for no_links in (False, True):
+        for call in range(1, 100):
+            state = tmp_path / f"state {call} {no_links}"
+            monkeypatch.setenv("XDG_STATE_HOME", str(state))
+            rows, out = results(("b.jpg", "dog")), tmp_path / f"out {call} {no_links}"
+            killed = killed_at(call, lambda: file_results(rows, out, root=photos), no_links)  # noqa: B023
+            done = file_results(rows, out, root=photos)
+            assert len((state / "clipcls/journal.key").read_bytes()) == 32
+            for journal in journals_in(out):
+                assert undo(journal.path).kept == []
+            assert tree(out) == {}
+            if not killed:
+                break
+        assert call > 3
+    (state / "clipcls/journal.key").write_bytes(b"")
+    done = file_results(rows, tmp_path / "new", root=photos)
+    assert (done.filed, done.journal) == (1, None)
+    (journal,) = (tmp_path / "new").glob("*.jsonl")
+    with pytest.raises(InputError, match=r"journal.key: is damaged; delete it"):
+        undo(journal)
 
 
 def test_a_disk_that_takes_no_more(tmp_path: Path, elsewhere: Path) -> None:
