@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from clipcls import __version__, web
+from clipcls.admission import BusyError, Ticket
 from clipcls.errors import ImageError, LabelsError, PromptsError
 from clipcls.predictions import Prediction, error_record
 from clipcls.remote import Fetcher
@@ -44,7 +45,7 @@ from clipcls.schemas import (
     problem_responses,
     request_body,
 )
-from clipcls.service import BusyError, Figures, Image, Limits, Question, Service, Ticket
+from clipcls.service import Figures, Image, Limits, Question, Service
 from clipcls.textfiles import numbered
 from clipcls.uploads import BodyError, Part, decode_base64, parse_json, read_body, read_form
 
@@ -202,6 +203,7 @@ def make_app(
         openapi_url=None,
     )
     counts.watch(service)
+    fetch = _fetching(fetcher, limits.queue) if fetcher else None
 
     def refused(_: Request, error: Exception) -> Response:
         if isinstance(error, RefusedError):
@@ -230,11 +232,9 @@ def make_app(
             raise RefusedError(413, f"the body is larger than {limits.bytes:,} bytes")
         try:
             with service.queue.ticket(length) as ticket:
-                reading = _read(request, ticket, limits, fetcher)
-                try:
-                    images, question = await asyncio.wait_for(reading, limits.seconds)
-                except TimeoutError as error:
-                    raise RefusedError(408, f"the body took over {limits.seconds:g} s") from error
+                images, question = await _unless_slow(
+                    _read(request, ticket, limits, fetch), ticket, limits.seconds
+                )
                 results, warnings = await _unless_late_or_alone(
                     service.classify(images, question), request, deadline - loop.time()
                 )
@@ -319,10 +319,54 @@ def _record(item: Prediction | ImageError) -> dict[str, Any]:
     return error_record(item) if isinstance(item, ImageError) else item.record()
 
 
+_Written = bytes | str | Callable[[], Awaitable[bytes]]
+"""An image as a body holds it: a file, a URL, or what decodes its base64."""
+
+Fetch = Callable[[str, Callable[[int], None]], Awaitable["bytes | ImageError"]]
+
+
+def _fetching(fetcher: Fetcher, most: int) -> Fetch:
+    """Fetches by URL, at most so many at a time; an image that cannot be had is an error."""
+    room = asyncio.Semaphore(most)
+
+    async def fetch(url: str, took: Callable[[int], None]) -> bytes | ImageError:
+        async with room:
+            try:
+                return await fetcher.fetch(url, took)
+            except ImageError as error:
+                return error
+
+    return fetch
+
+
 async def _read(
-    request: Request, ticket: Ticket, limits: Limits, fetcher: Fetcher | None
+    request: Request, ticket: Ticket, limits: Limits, fetch: Fetch | None
 ) -> tuple[list[Image], Question]:
-    """A request's images and what is asked of them."""
+    """Receives a request's images, and takes their places in the queue once all are here."""
+    named, question = await _receive(request, ticket, limits)
+    urls = {data for _, data in named if isinstance(data, str)}
+    if urls and fetch is None:
+        name = next(name for name, data in named if isinstance(data, str))
+        raise RefusedError(
+            403, f"{name}: images by URL are off; start the server with --allow-url HOST"
+        )
+    tasks = {url: asyncio.ensure_future(fetch(url, ticket.add_bytes)) for url in urls if fetch}
+    try:
+        await asyncio.gather(*tasks.values())
+    finally:
+        for task in tasks.values():
+            task.cancel()
+    ticket.admit(len(named))
+    return [
+        (data, tasks[data].result()) if isinstance(data, str) else (name, data)
+        for name, data in named
+    ], question
+
+
+async def _receive(
+    request: Request, ticket: Ticket, limits: Limits
+) -> tuple[list[tuple[str, _Written]], Question]:
+    """A request's images, by name, and what is asked of them."""
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
@@ -334,18 +378,16 @@ async def _read(
             max_text=_TEXT_BYTES,
             max_fields=limits.labels + _FEW_FIELDS,
             took=ticket.add_bytes,
-            image_began=ticket.add_image,
         )
         files = [part for part in parts if part.name == "images"]
         if not files:
             raise RefusedError(422, "images: there are none; send each as a part with this name")
-        images: list[Image] = []
+        images: list[tuple[str, _Written]] = []
         for number, part in enumerate(files):
-            name, data = part.filename or f"images[{number}]", part.data
-            if not part.filename and _URL.match(data):  # curl -F images=https://...
-                images.append(_written_image(name, memoryview(data), ticket, fetcher))
-            else:
-                images.append((name, data))
+            data: _Written = part.data
+            if not part.filename and _URL.match(part.data):  # curl -F images=https://...
+                data = _written_image(f"images[{number}]", memoryview(part.data), ticket)
+            images.append((part.filename or f"images[{number}]", data))
         return images, _form_options(parts).question()
     if kind != "application/json":
         raise RefusedError(415, "send images as multipart/form-data or as JSON")
@@ -358,25 +400,18 @@ async def _read(
         raise RefusedError(422, "a string outside of images is longer than a label may be")
     images = []
     for number, text in enumerate(options.images):
-        ticket.add_image()
+        name = f"images[{number}]"
         written = long[text] if text in long else memoryview(text.encode())
-        images.append(_written_image(f"images[{number}]", written, ticket, fetcher))
+        images.append((name, _written_image(name, written, ticket)))
     return images, options.question()
 
 
-def _written_image(
-    name: str, written: memoryview, ticket: Ticket, fetcher: Fetcher | None
-) -> Image:
-    """An image that comes as a URL or as base64, which is decoded when its turn comes."""
-    if not _HTTP_URL.match(written):
-        ticket.add_bytes(3 * len(written) // 4)
-        return name, partial(asyncio.to_thread, decode_base64, name, written)
-    if fetcher is None:
-        raise RefusedError(
-            403, f"{name}: images by URL are off; start the server with --allow-url HOST"
-        )
-    url = str(written[:_LONGEST_URL], "utf-8", "replace").strip()
-    return url, partial(fetcher.fetch, url, ticket.add_bytes)
+def _written_image(name: str, written: memoryview, ticket: Ticket) -> _Written:
+    """An image's URL, or what decodes its base64 when its turn comes."""
+    if _HTTP_URL.match(written):
+        return str(written[:_LONGEST_URL], "utf-8", "replace").strip()
+    ticket.add_bytes(3 * len(written) // 4)
+    return partial(asyncio.to_thread, decode_base64, name, written)
 
 
 def _form_options(parts: Sequence[Part]) -> Options:
@@ -418,6 +453,23 @@ def _validated(model: type[Model], given: object) -> Model:
 
 
 Result = TypeVar("Result")
+
+
+async def _unless_slow(
+    reading: Coroutine[Any, Any, Result], ticket: Ticket, seconds: float
+) -> Result:
+    """Awaits a body; gives it up when it is late, or slow while others need its room."""
+    task = asyncio.ensure_future(reading)
+    ticket.give_up = task.cancel
+    try:
+        await asyncio.wait((task,), timeout=seconds)
+        if not task.done():
+            raise RefusedError(408, f"the body took over {seconds:g} s")
+        if task.cancelled():
+            raise ticket.queue.busy()
+        return task.result()
+    finally:
+        task.cancel()
 
 
 async def _unless_late_or_alone(

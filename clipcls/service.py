@@ -13,12 +13,10 @@ import asyncio
 import contextvars
 import hashlib
 import logging
-import math
 import os
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -26,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.admission import Queue
 from clipcls.batching import Batcher
 from clipcls.classifier import ZeroShotClassifier
 from clipcls.embedder import Embedded
@@ -39,7 +38,7 @@ from clipcls.ready import ready_sets
 if TYPE_CHECKING:
     from clipcls.encoder import Encoder
 
-__all__ = ["BusyError", "Figures", "Image", "Limits", "Question", "Queue", "Service", "Ticket"]
+__all__ = ["Figures", "Image", "Limits", "Question", "Service"]
 
 # Texts that the model's thread embeds between two batches of images.
 _TEXTS_A_CALL = 32
@@ -52,8 +51,8 @@ _CLASS_WEIGHT = 8
 
 Result = TypeVar("Result")
 
-Image = tuple[str, "bytes | Callable[[], Awaitable[bytes]]"]
-"""A name, and the bytes or what fetches them."""
+Image = tuple[str, "bytes | ImageError | Callable[[], Awaitable[bytes]]"]
+"""A name, and the file's bytes, what decodes them, or why they are missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,85 +82,6 @@ class Limits:
     seconds: float = 30.0
     queue: int = 64
     held: int = 256 << 20
-
-
-class BusyError(Exception):
-    """There is no room for a request now; there may be in `retry_after` seconds."""
-
-    def __init__(self, retry_after: int) -> None:
-        super().__init__("too much is waiting already; try again later")
-        self.retry_after = retry_after
-
-
-class Queue:
-    """Counts what is accepted and not answered yet.
-
-    Args:
-        images: the most images.
-        held: the most bytes.
-    """
-
-    def __init__(self, images: int, held: int) -> None:
-        self._most_images, self._most_held = images, held
-        self.images = self.held = 0
-        self.rate = 10.0  # images answered a second, lately
-
-    @contextmanager
-    def ticket(self, expected_bytes: int = 0) -> Iterator[Ticket]:
-        """A place for one request, from its first byte to its answer.
-
-        Args:
-            expected_bytes: what it says it brings.
-
-        Raises:
-            BusyError: there is none.
-        """
-        if self.held + expected_bytes > self._most_held:
-            raise self.busy()
-        self.take(1, 0)
-        ticket = Ticket(self)
-        try:
-            yield ticket
-        finally:
-            self.images -= ticket.places
-            self.held -= ticket.bytes
-
-    def take(self, images: int, held: int) -> None:
-        """Makes room, or raises `BusyError`."""
-        if self.images + images > self._most_images or self.held + held > self._most_held:
-            raise self.busy()
-        self.images += images
-        self.held += held
-
-    def busy(self) -> BusyError:
-        """When what waits now will be done."""
-        return BusyError(min(60, max(1, math.ceil(self.images / self.rate))))
-
-    def learn(self, images: int, seconds: float) -> None:
-        """Takes a batch into account for the rate."""
-        self.rate += 0.1 * (images / max(seconds, 1e-6) - self.rate)
-
-
-@dataclass(slots=True)
-class Ticket:
-    """What one request takes up in a `Queue`: a place for each image, and one at the least."""
-
-    queue: Queue
-    places: int = 1
-    images: int = 0
-    bytes: int = 0
-
-    def add_image(self) -> None:
-        """One more image, or `BusyError`."""
-        self.images += 1
-        if self.images > self.places:
-            self.queue.take(1, 0)
-            self.places += 1
-
-    def add_bytes(self, size: int) -> None:
-        """So many bytes more, or `BusyError`."""
-        self.queue.take(0, size)
-        self.bytes += size
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,13 +188,13 @@ class Service:
 
     async def classify(
         self,
-        images: Sequence[tuple[str, bytes | Callable[[], Awaitable[bytes]]]],
+        images: Sequence[Image],
         question: Question,
     ) -> tuple[list[Prediction | ImageError], list[str]]:
         """The answer for each image, in order, and warnings about the labels.
 
         Args:
-            images: name and bytes, or what fetches them.
+            images: names and the files' bytes, what decodes them, or why they are missing.
             question: what is asked.
 
         Raises:
@@ -305,8 +225,10 @@ class Service:
         return results, list(known.warnings)
 
     async def _embed(
-        self, name: str, data: bytes | Callable[[], Awaitable[bytes]]
+        self, name: str, data: bytes | ImageError | Callable[[], Awaitable[bytes]]
     ) -> Embedded | ImageError:
+        if isinstance(data, ImageError):
+            return data
         try:
             content = data if isinstance(data, bytes) else await data()
             pixels = await self._in(self._decoders, self._decode, name, content)

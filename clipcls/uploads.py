@@ -178,7 +178,6 @@ async def read_form(
     max_text: int,
     max_fields: int,
     took: Callable[[int], None],
-    image_began: Callable[[], None],
 ) -> list[Part]:
     """The parts of a multipart form (RFC 7578), in order.
 
@@ -190,7 +189,6 @@ async def read_form(
         max_text: the most bytes of all other parts together.
         max_fields: the most other parts.
         took: called with the bytes of each chunk before it is kept; may refuse by raising.
-        image_began: called for each image, before its first byte is kept; may refuse likewise.
 
     Raises:
         BodyError: a limit is passed, or it is no such form.
@@ -198,7 +196,7 @@ async def read_form(
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not boundary:
         raise BodyError(400, "the Content-Type names no boundary")
-    form = _Form(max_images, max_text, max_fields, image_began)
+    form = _Form(max_images, max_text, max_fields)
     size = 0
     try:
         parser = MultipartParser(boundary, form.callbacks())
@@ -219,13 +217,10 @@ async def read_form(
 class _Form:
     """Gathers what the parser finds."""
 
-    def __init__(
-        self, max_images: int, max_text: int, max_fields: int, image_began: Callable[[], None]
-    ) -> None:
+    def __init__(self, max_images: int, max_text: int, max_fields: int) -> None:
         self.parts: list[Part] = []
         self.is_whole = False
         self._max_images, self._max_text, self._max_fields = max_images, max_text, max_fields
-        self._image_began = image_began
         self._reading = _Reading()
         self._images = self._fields = self._text = 0
 
@@ -266,7 +261,6 @@ class _Form:
             self._images += 1
             if self._images > self._max_images:
                 raise BodyError(413, f"more than {self._max_images} images in a request")
-            self._image_began()
         else:
             self._fields += 1
             if self._fields > self._max_fields:

@@ -30,12 +30,13 @@ from PIL import Image
 from test_images import every_file, picture, png, saved
 
 from clipcls import FewShotClassifier, ZeroShotClassifier
+from clipcls.admission import BusyError, Queue
 from clipcls.cli import cli
 from clipcls.errors import ImageError, install_command
 from clipcls.predictions import error_record
 from clipcls.remote import Fetcher
 from clipcls.server import Counts, make_app
-from clipcls.service import BusyError, Limits, Queue, Service
+from clipcls.service import Limits, Service
 
 LABELS = ["red", "green", "blue"]
 HERE = "http://127.0.0.1"
@@ -529,6 +530,57 @@ def test_bytes_held_have_a_limit_over_all_requests() -> None:
         assert server.service.queue.held == 0
 
 
+def started(body: bytes, *, length: int | None = None) -> bytes:
+    """The head of a request, and what its client sends at once."""
+    length = len(body) if length is None else length
+    return (
+        f"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n"
+        "Content-Type: multipart/form-data; boundary=xx\r\n\r\n"
+    ).encode() + body
+
+
+def test_slow_uploads_hold_no_places(encoder: ColourEncoder) -> None:
+    with Server(encoder, limits=Limits(queue=2, images=2)) as server:
+        _, body = form([("a", "images", RED)])
+        with server.listening() as address, contextlib.ExitStack() as slow:
+            for _ in range(20):
+                connection = slow.enter_context(socket.create_connection(address, timeout=20))
+                connection.sendall(started(body[:-8], length=len(body)))
+            until(lambda: server.service.queue.held == 20 * (len(body) - 8))
+            url = "http://{}:{}/classify".format(*address)
+            answer = httpx.post(url, files={"images": RED}, timeout=20)
+            assert check(answer)["results"][0]["label"] == "red"
+            connection.sendall(body[-8:])  # and the slow are answered all the same
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_stalled_upload_makes_way_for_others(
+    encoder: ColourEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipcls.admission._GRACE", 0.1)
+    with Server(encoder, limits=Limits(held=50_000)) as server, server.listening() as address:
+        _, body = form([("a", "images", RED + bytes(20_000))])
+        with contextlib.ExitStack() as slow:
+            sizes = [10_000, 20_000, 10_000]  # the second holds most
+            stalled = [
+                slow.enter_context(socket.create_connection(address, timeout=20)) for _ in sizes
+            ]
+            for connection, size in zip(stalled, sizes, strict=True):
+                connection.sendall(started(body[:size], length=len(body)))
+            until(lambda: server.service.queue.held == sum(sizes))
+            time.sleep(0.2)
+            url = "http://{}:{}/classify".format(*address)
+            answer = httpx.post(url, files={"images": RED + bytes(20_000)}, timeout=20)
+            assert check(answer)["results"][0]["label"] == "red"
+            refused = stalled[1].recv(4096)
+            assert refused.startswith(b"HTTP/1.1 503 ")
+            assert b"\r\nretry-after: " in refused
+            assert server.service.queue.held == 20_000
+            stalled[0].sendall(body[10_000:])
+            assert stalled[0].recv(4096).startswith(b"HTTP/1.1 200 ")
+        until(lambda: server.service.queue.held == 0)
+
+
 def test_requests_share_batches() -> None:
     encoder = SlowEncoder()
     with Server(encoder) as server:
@@ -598,10 +650,9 @@ def test_retry_after_follows_the_rate() -> None:
     for _ in range(100):
         queue.learn(10, 2.0)
     with queue.ticket() as ticket:
-        for _ in range(100):
-            ticket.add_image()
+        ticket.admit(100)
         with pytest.raises(BusyError) as caught:
-            ticket.add_image()
+            ticket.admit(1)
     assert 19 <= caught.value.retry_after <= 21
     assert queue.images == 0
 
@@ -948,6 +999,32 @@ def test_images_by_url(encoder: ColourEncoder, photos: str) -> None:
         large = b" " * (1 << 20) + b"{}"
         assert server.ask("POST", "/classify", content=large, headers=kind).status_code == 413
         assert server.service.queue.images == server.service.queue.held == 0
+
+
+def test_slow_hosts_of_images_hold_no_places(encoder: ColourEncoder) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        near = Fetcher([host], max_bytes=10_000, seconds=20, is_public=lambda address: True)
+        limits = Limits(queue=2, images=2)
+        with Server(encoder, limits=limits, fetcher=near) as server:
+
+            async def load() -> None:
+                transport = httpx.ASGITransport(server.app)
+                async with httpx.AsyncClient(transport=transport, base_url=HERE) as client:
+                    urls = {"images": [f"http://{host}/{n}.png" for n in range(2)]}
+                    slow = [
+                        asyncio.create_task(client.post("/classify", json=urls)) for _ in range(3)
+                    ]
+                    await asyncio.sleep(0.05)
+                    answer = await client.post("/classify", files={"images": RED})
+                    assert check(answer)["results"][0]["label"] == "red"
+                    assert not any(task.done() for task in slow)
+                    for task in slow:
+                        task.cancel()
+                    await asyncio.wait(slow)
+
+            run_async(load())
+            assert server.service.queue.images == server.service.queue.held == 0
 
 
 def test_urls_never_lead_to_this_machine(encoder: ColourEncoder, photos: str) -> None:
