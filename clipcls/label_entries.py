@@ -40,6 +40,11 @@ _FIELDS = {"label": "label", "prompt": "prompts", "synonym": "synonyms"} | {
     name: name for name in ("prompts", "synonyms", "use_templates")
 }
 
+# What other tools call the column of labels, the best first.
+_LABEL_COLUMNS = (
+    *("display_name", "displayname", "class_name", "classname", "label_name", "name", "labels"),
+    *("class", "category", "species", "keyword", "tag", "title"),
+)
 _NUMBER = re.compile(r"[-+]?\d[\d_]*(?:\.\d*)?(?:[eE][-+]?\d+)?")
 _LEVELS = re.compile(r"^\s*#+\s*levels:(.*)$", re.MULTILINE | re.IGNORECASE)
 
@@ -56,7 +61,7 @@ def entries_of_file(path: Path, text: str) -> Iterator[Entry]:
             text does not fit the format, with file and line.
     """
     suffix = path.suffix.lower()
-    readers = dict.fromkeys(("", ".txt", ".names"), _read_txt) | {".pbtxt": _read_pbtxt}
+    readers = dict.fromkeys(("", ".txt", ".names", ".labels"), _read_txt) | {".pbtxt": _read_pbtxt}
     readers |= {".csv": _read_csv, ".tsv": _read_csv}
     readers |= {".json": _read_json, ".yaml": _read_yaml, ".yml": _read_yaml}
     if suffix not in readers:
@@ -75,6 +80,14 @@ def _read_txt(path: str, text: str) -> Iterator[Entry]:
     lines = list(numbered(text))
     first = lines[0][1] if lines else ""
     cells = [cell.strip(' "').lower() for cell in re.split("[,;\t]", first)]
+    if any(map(_RULE.fullmatch, text.split("\n"))) and "|" in first:
+        cells = [line.strip("| ").split("|") for _, line in lines if not _RULE.fullmatch(line)]
+        written = "\n".join("\t".join(map(str.strip, row)) for row in cells)
+        yield from _say_and_give(path, "a table", _read_csv(path, written))
+        return
+    if re.search(r"^\t+\S", text, re.MULTILINE) and not text.startswith("\t"):
+        yield from _say_and_give(path, "a hierarchy indented by tabs", _read_indented(path, text))
+        return
     if re.match('"?sep=', first, re.IGNORECASE) or (len(cells) > 1 and set(cells) <= set(_FIELDS)):
         yield from _say_and_give(path, "a table", _read_csv(path, text))
         return
@@ -89,14 +102,41 @@ def _read_txt(path: str, text: str) -> Iterator[Entry]:
             return
     if what:
         say(path, what, [line for _, line in kept])
-    elif doubt := find_doubt(kept):
+    try:
+        doubt = find_doubt(kept)
+    except ValueError as e:
+        raise LabelsError(f"{path}: {e}") from e
+    if doubt:
         log.warning("%s:%d: %r %s", path, *doubt)
     for number, line in kept:
         yield Entry(f"{path}:{number}", line)
 
 
-# How a list that was pasted from code begins: with a bracket, a quote, `NAMES = [` or `array([`.
-_CODE = re.compile(r"""[\[{("'“‘]|[\w.]+\s*(?:=\s*)?[\[{(]""")
+_RULE = re.compile(r"(?=.*--)[-+|: ]+")  # below a table's header, in Markdown and databases
+
+
+def _read_indented(path: str, text: str) -> Iterator[Entry]:
+    """Keywords as Lightroom exports them: indented by tabs, `{synonym}`, `[only a group]`."""
+    above: list[str] = []
+    found: list[Entry] = []
+    parents: set[tuple[str, ...]] = set()
+    for number, line in enumerate(text.split("\n"), 1):
+        name = line.strip()
+        depth = min(len(line) - len(line.lstrip("\t")), len(above))
+        if name.startswith("{") and name.endswith("}") and found:
+            found[-1].synonyms = [*(found[-1].synonyms or ()), name[1:-1]]  # type: ignore[misc]
+        elif name and not name.startswith("#"):
+            name = name[1:-1] if name.startswith("[") and name.endswith("]") else name
+            above[depth:] = [name]
+            parents.add(tuple(above[:depth]))
+            found.append(Entry(f"{path}:{number}", name, parents=tuple(above[:depth])))
+    return (entry for entry in found if (*(entry.parents or ()), entry.label) not in parents)
+
+
+# How a list that was pasted from code begins: with a bracket, a quote, `NAMES = [`, `array([` or
+# `export const NAMES: string[] = [`.
+_CODE = re.compile(r"""[\[{("'“‘]|[\w.]+\s*(?:=\s*)?[\[{(]|[^"'“‘]*[\[{(]\s*(?:["'“‘]|$)""")
+_CODE_ONLY = re.compile(r"""[^"'“‘]*(?:=|=>|\w!?(?=\S))\s*[\[{(]\s*(?:["'“‘]|$)|[\[({]\s*["'“‘]""")
 # Keys of label files and of YOLO's data.yaml, in text that came by another name or on stdin.
 _YAML = re.compile(
     r"^\s*-?\s*(?:label|prompts?|synonyms?):\s|^[^#\n]*:\s*\{\s*(?:prompts?|synonyms?):|"
@@ -118,10 +158,10 @@ def _pasted(path: str, text: str, first: str) -> Iterator[Entry] | None:
             return _read_json(path, text, "JSON")
     if (values := python_values(text, path)) is not None:
         return _of_python(path, values)
-    if re.match("[\\[({]\\s*[\"'\u201c\u2018]", first):
+    if _CODE_ONLY.match(first):
         raise LabelsError(
-            f"{path}: begins like a Python or JSON list but is none (a bracket, a quote or a comma "
-            "may be missing); write one label per line"
+            f"{path}: begins like a list in code or JSON but is none (a bracket, a quote or a "
+            "comma may be missing); write one label per line"
         )
     if first[0] == "[" and text.rstrip().endswith("]") and "," in text:
         return _read_yaml(path, text)  # [cat, hot dog]
@@ -131,8 +171,10 @@ def _pasted(path: str, text: str, first: str) -> Iterator[Entry] | None:
 def _of_python(path: str, values: list[tuple[int, Any, Any]]) -> Iterator[Entry]:
     if any(key is not None for _, key, _ in values):
         items = [(f"{path}:{line}", key, value) for line, key, value in values]
-        return _of_mapping(path, items, "a Python dict")
-    return _of_list(path, [(f"{path}:{line}", value) for line, _, value in values], "a Python list")
+        return _of_mapping(path, items, "a mapping in code")
+    return _of_list(
+        path, [(f"{path}:{line}", value) for line, _, value in values], "a list in code"
+    )
 
 
 def _of_list(path: str, items: Sequence[tuple[str, object]], what: str = "") -> Iterator[Entry]:
@@ -144,6 +186,16 @@ def _of_list(path: str, items: Sequence[tuple[str, object]], what: str = "") -> 
 def _of_mapping(
     path: str, items: Sequence[tuple[str, object, object]], what: str = ""
 ) -> Iterator[Entry]:
+    keys = {str(key).strip().lower() for _, key, _ in items}
+    if "label" in keys and len(keys) > 1 and keys <= set(_FIELDS):  # one entry, without its list
+        return iter([entry_of_item(items[0][0], {key: value for _, key, value in items})])
+    if len(items) == 1 and str(items[0][1]).strip().lower() in ("labels", "classes"):
+        where, key, below = items[0]
+        if isinstance(below, list) and all(isinstance(item, Mapping) for item in below):
+            return _of_list(path, [(where, item) for item in below], f"a list under {key!r}")
+        if isinstance(below, Mapping) and not set(map(str, below)) & set(_FIELDS):
+            pairs = [(where, name, item) for name, item in below.items()]
+            return _of_mapping(path, pairs, f"a mapping under {key!r}")
     if known := recognise_mapping(items):
         return _say_and_give(path, known.what, known.entries)
     return _say_and_give(path, what, _labels_with_prompts(items))
@@ -203,15 +255,22 @@ def _columns(where: str, given: tuple[str, ...]) -> dict[str, str]:
     """What each of the header's columns is here, without those that mean nothing."""
     columns = {name: _FIELDS[name] for name in given if name in _FIELDS}
     if "label" not in columns.values():
-        raise LabelsError(
-            f"{where}: the first line of a csv file must name its columns, `label` among them; "
-            "for a plain list of labels use a .txt file"
-        )
-    meant = [_FIELDS[name] for name in given if name in _FIELDS]
-    if twice := [name for name in columns if meant.count(columns[name]) > 1]:
+        known = next((name for name in _LABEL_COLUMNS if name in given), None)
+        if known is None:
+            raise LabelsError(
+                f"{where}: no column is named `label`: the first line has "
+                f"{', '.join(map(repr, filter(None, given[:5])))}; rename the one that holds the "
+                "labels, or write a plain list as a .txt file"
+            )
+        log.warning("%s: the labels are read from the column %r", where, known)
+        columns[known] = "label"
+    meant = list(columns.values())
+    if twice := [name for name in columns if meant.count(columns[name]) > 1] or [
+        name for name in _FIELDS if given.count(name) > 1
+    ]:
         raise LabelsError(f"{where}: the column {twice[0]!r} appears twice; keep one")
-    if others := [name for name in given if name and name not in _FIELDS]:
-        log.warning("%s: column %s is not used", where, ", ".join(map(repr, others)))
+    if others := [name for name in given if name and name not in columns]:
+        log.warning("%s: columns that are not used: %s", where, ", ".join(map(repr, others)))
     return columns
 
 
@@ -281,7 +340,7 @@ def _read_yaml(path: str, text: str) -> Iterator[Entry]:
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             if self.check_event(yaml.AliasEvent):
                 raise yaml.MarkedYAMLError(None, None, "aliases (*name) are not supported", mark)
-            if self.depth > 4:
+            if self.depth > 20:
                 raise yaml.MarkedYAMLError(None, None, "too deeply nested for labels", mark)
             self.depth += 1
             node = super().compose_node(parent, index)

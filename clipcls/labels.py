@@ -61,6 +61,11 @@ log = logging.getLogger("clipcls")
 # A > between spaces divides the levels of a hierarchy; with a backslash before it, it does not.
 _ALONE = re.compile(r"(?<=\s)>(?=\s)")
 _LITERAL = re.compile(r"(?<=\s)\\*>(?=\s)")
+# Labels that only another file explains.
+_CODES = {
+    "WordNet ids": re.compile(r"n\d{8}"),
+    "placeholders": re.compile(r"(?:label|class|cls|category)[_ -]?\d+", re.IGNORECASE),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,14 +280,18 @@ def _build(source: str, entries: Iterable[Entry], levels: str = "") -> LabelSet:
         _warn_of_likely_slips(entry.where, path, folded, above)
         if path in found and not prompts and not synonyms:
             name = " > ".join(map(written, path))
-            log.warning("%s: the label %r is there already; dropped", entry.where, name)
+            log.warning("%s: the label %r appears twice; one is dropped", entry.where, name)
         known = found.setdefault(path, ({}, {}))
         known[0].update(dict.fromkeys(prompts))
         known[1].update(dict.fromkeys(word for word in synonyms if word != path[-1]))
     if not found:
-        raise LabelsError(f"{source}: there are no labels in it; write at least two")
+        raise LabelsError(
+            f"{source}: contains no labels; write at least two (a line that begins with # is a "
+            "comment, unless it is written \\#)"
+        )
     if changed:
-        more = f"; {len(changed) - 1:,} more texts likewise" if len(changed) > 1 else ""
+        count = len(changed) - 1
+        more = f"; {count:,} more text{'s' * (count > 1)} likewise" if count else ""
         log.warning("%s%s", changed[0], more)
     for path, where in alone.items():
         if not found[path][0]:
@@ -294,11 +303,12 @@ def _build(source: str, entries: Iterable[Entry], levels: str = "") -> LabelSet:
             source,
             path[-1],
         )
-    if all(re.fullmatch(r"n\d{8}", path[-1]) and not any(found[path]) for path in found):
-        log.warning(
-            "%s: the labels are WordNet ids, which say nothing to a model; write their names",
-            source,
-        )
+    for what, pattern in _CODES.items():
+        if all(pattern.fullmatch(path[-1]) and not any(found[path]) for path in found):
+            log.warning(
+                "%s: the labels are %s, which mean nothing to a model; write their names",
+                *(source, what),
+            )
     if any(UNKNOWN in path for path in found):
         log.warning(
             "%s: the label %r is also the answer for images below the least score", source, UNKNOWN

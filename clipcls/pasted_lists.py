@@ -13,9 +13,24 @@ from clipcls.textfiles import canonical
 __all__ = ["find_doubt", "python_values", "recognise_lines"]
 
 _NUMBER_FIRST = re.compile(
-    r"[(\[]?(?P<number>\d{1,6})(?:\s*[:.)\]=-]\s*|\s*[,;]\s*|\s+)(?P<name>\S.*)"
+    r"[(\[]?(?P<number>\d{1,6})(?:\s*(?:->|=>|→|[:.)\]=|-])\s*|\s*[,;]\s*|\s+)(?P<name>\S.*)"
 )
-_NUMBER_LAST = re.compile(r"(?P<name>.*[^\s:=,;])(?:\s*[:=,;]\s*|\t)(?P<number>\d{1,6})")
+_NUMBER_LAST = re.compile(
+    r"(?P<name>.*[^\s:=,;|>-])(?:\s*(?:->|=>|→|[:=,;|])\s*|\t)(?P<number>\d{1,6})"
+)
+_INDEX_LAST = re.compile(r"(?P<name>.*\S)\s+(?P<number>\d{1,6})")  # counted from 0 alone
+
+# What tools and people put around every label of a list.
+_AROUND = {
+    "bullets": re.compile(r"[-*•–]\s+(?:\[[ xX]\]\s+)?(\S.*)"),
+    "WordNet ids": re.compile(r"n\d{8}[\s,;:]+(\S.*)"),
+    "first letters as folders": re.compile(r"/[a-z]/(\S.*)"),  # Places365
+    "colours": re.compile(r"(.*?[^\s:]):\d{1,3},\d{1,3},\d{1,3}:[^:]*:[^:]*"),  # CVAT
+}
+_KEY = re.compile(
+    r"(?:labels?|classes|class_?names|names|categories)\s*[:=]\s*(?=\S)", re.IGNORECASE
+)
+_IMAGE = re.compile(r".*\.(?:jpe?g|png|tiff?|webp|heic|gif|bmp)(?:[\s,;]+\S{0,20})?", re.IGNORECASE)
 _HEADERS = ("label", "labels", "class", "classes", "class_name", "class name", "category", "name")
 _QUOTES = (("'", "'"), ('"', '"'), ("“", "”"), ("‘", "’"), ("„", "“"), ("«", "»"))
 
@@ -31,16 +46,13 @@ def recognise_lines(lines: Sequence[tuple[int, str]]) -> tuple[str, list[tuple[i
     if len(texts) > 1 and all(text.endswith((",", ";")) for text in texts[:-1]):
         texts = [text.rstrip(",; ") for text in texts]
         found.append("commas at the ends")
-    if len(texts) > 1 and all(re.match(r"[-*•]\s+\S", text) for text in texts):
-        texts = [text[1:].strip() for text in texts]
-        found.append("bullets")
-    while (bare := _without_numbers(texts)) is not None:  # `1 001.Albatross` has two
-        texts = bare
-        found += ["numbers"] if "numbers" not in found else []
-    if len(texts) > 1 and all(re.match(r"n\d{8}[\s,;:]+\S", text) for text in texts):
-        texts = [re.sub(r"n\d{8}[\s,;:]+", "", text, count=1) for text in texts]
-        found.append("WordNet ids")
-    if len(texts) == 1 and (parts := _divided(texts[0])):
+    peeled: list[str] | None = texts
+    while peeled is not None:  # `1 001.Albatross` has two numbers, `- 1. cat` a bullet and one
+        texts = peeled
+        what, peeled = _without_what_is_around(texts)
+        if what and what not in found:
+            found.append(what)
+    if len(texts) == 1 and (parts := _divided(_KEY.sub("", texts[0], count=1))):
         lines, texts = [(lines[0][0], part) for part in parts], parts
         found.append("separators on one line")
     if (bare := _without_quotes(texts)) is not None:
@@ -51,16 +63,57 @@ def recognise_lines(lines: Sequence[tuple[int, str]]) -> tuple[str, list[tuple[i
 
 
 def find_doubt(lines: Sequence[tuple[int, str]]) -> tuple[int, str, str] | None:
-    """The first line that may not be meant as a label: its number, it, and what is said of it."""
+    """The first line that may not be meant as a label: its number, it, and what is said of it.
+
+    Raises:
+        ValueError: no line is a label; the message says what they are.
+    """
     texts = [text for _, text in lines]
-    if len(texts) > 1 and texts[0].lower() in _HEADERS:
-        return (*lines[0], "is taken for a label; is it a header?")
-    if len(texts) > 1 and all(";" in text for text in texts):
-        return (*lines[0], "is read as one label; for synonyms, write a csv with a header")
+    if len(texts) > 1:
+        if all(map(_IMAGE.fullmatch, texts)):
+            raise ValueError(
+                "holds paths of images, not labels; to classify these, write `- < FILE`"
+            )
+        for pattern, said in _DOUBTS_OF_ALL:
+            if all(map(pattern.fullmatch, texts)):
+                return (*lines[0], said)
+        if texts[0].lower() in _HEADERS:
+            return (*lines[0], "is taken for a label; is it a header?")
+        matches = [_NUMBER_FIRST.fullmatch(t) or _VALUE_LAST.fullmatch(t) for t in texts]
+        names = {match["name"].casefold() for match in matches if match}
+        years = all(re.match(r"(?:19|20)\d\d\b", text) for text in texts)
+        if all(matches) and len(names) == len(texts) and not years:
+            return (*lines[0], "is read as one label; if the number is none of it, remove it")
     for number, text in lines:
         if _without_quotes([text]) is not None:
             return number, text, "keeps its quotes, because other lines have none"
+        if len(texts) > 1 and _NO_LABEL.fullmatch(text):
+            return number, text, "is taken for a label; if it stands for none, remove the line"
     return None
+
+
+_DOUBTS_OF_ALL = (
+    (re.compile(".*;.*"), "is read as one label; for synonyms, write a csv with a header"),
+    (re.compile(r".*\|.*"), "is read as one label; for synonyms, write a csv with a header"),
+    (re.compile(r".*\w: (?:an?|the) .*"), "is read as one label; for `label: prompt`, write .yaml"),
+)
+_VALUE_LAST = re.compile(r"(?P<name>.*?[^\s:=,;])(?:\s*[:=,;]\s*|\s+)[\d.]+\s*%?")
+# Placeholders of LabelMe, torchvision and others; rules of tables; sections of settings.
+_NO_LABEL = re.compile(
+    r"__?(?:ignore|background|unlabel+ed|void|none)__?|null|nan|[-+|=_*~.: ]{3,}|\[[\w -]+\]",
+    re.IGNORECASE,
+)
+
+
+def _without_what_is_around(texts: Sequence[str]) -> tuple[str, list[str] | None]:
+    """What surrounds every text, and the texts without it; ("", None) where nothing does."""
+    if (bare := _without_numbers(texts)) is not None:
+        return "numbers", bare
+    for what, pattern in _AROUND.items():
+        matches = [match for text in texts if (match := pattern.fullmatch(text))]
+        if len(texts) > 1 and len(matches) == len(texts):
+            return what, [match[1] for match in matches]
+    return "", None
 
 
 def _without_numbers(texts: Sequence[str]) -> list[str] | None:
@@ -68,7 +121,7 @@ def _without_numbers(texts: Sequence[str]) -> list[str] | None:
 
     `1 star`, `2 stars`, `3 stars`, `zone 0`, `zone 1` and `2024 election` are labels.
     """
-    for pattern in (_NUMBER_FIRST, _NUMBER_LAST):
+    for pattern in (_NUMBER_FIRST, _NUMBER_LAST, _INDEX_LAST):
         matches = [match for text in texts if (match := pattern.fullmatch(text))]
         if len(matches) < max(2, len(texts)):
             continue
@@ -76,7 +129,7 @@ def _without_numbers(texts: Sequence[str]) -> list[str] | None:
         names = [match["name"] for match in matches]
         counts = numbers == [*range(numbers[0], numbers[0] + len(numbers))]
         several = len({name.casefold().removesuffix("s") for name in names}) == len(names)
-        if counts and several and numbers[0] in (0, 1):
+        if counts and several and numbers[0] in ((0,) if pattern is _INDEX_LAST else (0, 1)):
             return names
     return None
 
@@ -104,8 +157,8 @@ def _divided(line: str) -> list[str] | None:
 def python_values(text: str, name: str) -> list[tuple[int, Any, Any]] | None:
     """The items of a list, tuple, set or dict that was pasted from Python.
 
-    An assignment (`CLASSES = [...]`) and a call around it (`np.array([...])`) may be there, and
-    the brackets may be missing.
+    An assignment (`CLASSES = [...]`), a call around it (`np.array([...])`) and what other
+    languages put in front (`const labels = [...];`) are skipped, and the brackets may be missing.
 
     Returns:
         (line, key, value) per item, the key of a list's item being None; the strings, lists and
@@ -121,8 +174,9 @@ def python_values(text: str, name: str) -> list[tuple[int, Any, Any]] | None:
     if prefix:
         text = "\n" * prefix[0].count("\n") + text[prefix.end() :]
     straight = text.translate(str.maketrans("“”„‘’", '"""\'\''))
+    inner = re.sub(r"\A[^\"'\n]*?(?=[\[({]\s*[\"'])", "", straight)
     for source in dict.fromkeys(
-        (text, f"[{text}\n]", f"{{{text}\n}}", straight, f"[{straight}\n]")
+        (text, f"[{text}\n]", f"{{{text}\n}}", straight, f"[{straight}\n]", inner)
     ):
         try:
             node: Any = ast.parse(source.rstrip("; \n"), mode="eval").body

@@ -158,7 +158,7 @@ def _lines(path: str, text: str) -> list[tuple[int, str]]:
         pasted = [(number, _PASTED.fullmatch(line)) for number, line in inner]
         if inner and all(match for _, match in pasted):
             lines = [(number, match[2]) for number, match in pasted if match]
-            what = "a Python list"
+            what = "a list in code"
         elif inner and all(re.match(r"[-*•]\s", line) for _, line in inner):
             lines = [(number, line[1:].strip()) for number, line in inner]
             what = "a list with bullets"
@@ -190,7 +190,7 @@ def _build(name: str, lines: Iterable[tuple[str, str]]) -> PromptSet:
                 f"{where}: the template {template!r} has other braces than one {{}}; remove them"
             )
         if template in templates:
-            log.warning("%s: the template %r is there already; dropped", where, template)
+            log.warning("%s: the template %r appears twice; one is dropped", where, template)
         templates[template] = None
     if not templates:
         raise PromptsError(

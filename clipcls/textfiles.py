@@ -35,6 +35,14 @@ __all__ = [
     "unguard",
 ]
 
+# Text files that are not the text a person means, by their first bytes in lower case.
+_OTHER_FILES = {
+    b"{\\rtf": "is rich text (RTF); save it as plain text (TextEdit: Format, Make Plain Text)",
+    b"<!doctype html": "is a web page, not the file itself; download the raw file",
+    b"<html": "is a web page, not the file itself; download the raw file",
+    b"version https://git-lfs": "is a Git LFS pointer, not the file itself; run `git lfs pull`",
+}
+
 _BOMS = {
     b"\xff\xfe\x00\x00": "utf-32",
     b"\x00\x00\xfe\xff": "utf-32",
@@ -93,6 +101,9 @@ def decode(data: bytes, name: str, error: type[ClipclsError] = InputError) -> st
             raise error(
                 f"{name}: the gzip file is cut off or damaged; `gzip -dc` prints what it still has"
             ) from e
+    for start, reason in _OTHER_FILES.items():
+        if data.lstrip(b"\xef\xbb\xbf \r\n\t")[: len(start)].lower() == start:
+            raise error(f"{name}: {reason}")
     encoding = encoding_of(data)
     try:
         text = data.decode(encoding)

@@ -83,7 +83,7 @@ def test_likely_slips_are_warned_of_and_kept(caplog: pytest.LogCaptureFixture) -
     assert [record.getMessage() for record in caplog.records] == [
         "label 2: 'a' and 'A' differ in case only",
         "label 3: 'b' is above 'a' here and below it before",
-        "label 4: the label 'a > b > c' is there already; dropped",
+        "label 4: the label 'a > b > c' appears twice; one is dropped",
         "label 5: the > at an end of 'a >' is taken for part of a name",
     ]
 

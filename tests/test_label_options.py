@@ -53,6 +53,12 @@ def test_one_option_with_several_labels_is_refused_with_the_cure(labels: list[st
         assert "for 3 write -l cat -l dog -l panda" in " ".join(done.stderr.split())
 
 
+def test_a_file_given_as_a_label_is_refused_with_the_cure() -> None:
+    done = run("-l", "my labels.txt")
+    assert done.exit_code == 2
+    assert "write --labels 'my labels.txt'" in " ".join(done.stderr.split())
+
+
 def test_labels_with_marks_among_others_are_labels() -> None:
     done = run("-l", "Washington, D.C.", "-l", "1,000 dollars", "-l", "cat")
     assert done.stdout.startswith("Washington, D.C.; 1,000 dollars; cat\n")

@@ -141,7 +141,7 @@ def test_a_label_given_twice_is_dropped_with_its_line(write, caplog):
     path = write("l.txt", "café\ndog\n cafe\u0301 \n")  # composed, then decomposed
     assert read_labels(path).names == ("café", "dog")
     assert [r.getMessage() for r in caplog.records] == [
-        f"{path}:3: the label 'café' is there already; dropped",
+        f"{path}:3: the label 'café' appears twice; one is dropped",
         f"{path}:3: 'cafe\u0301' is read as 'café' (decomposed letters)",
     ]
     assert caplog.records[0].name == "clipcls"
@@ -175,7 +175,7 @@ def test_doubtful_labels_are_kept_with_a_warning(write, caplog, content, names, 
 
 def test_columns_that_mean_nothing_are_named(write, caplog):
     assert read_labels(write("l.csv", "label,promt\ncat,x\ndog,y\n")).names == ("cat", "dog")
-    assert "l.csv:1: column 'promt' is not used" in caplog.text
+    assert "l.csv:1: columns that are not used: 'promt'" in caplog.text
 
 
 # Lists of other tools, and lists pasted from elsewhere
@@ -212,16 +212,16 @@ def test_columns_that_mean_nothing_are_named(write, caplog):
         ("l.txt", "'cat',\n'cow',\n'dog'\n", "commas at the ends and quotes"),
         ("l.txt", '"cat"\n"cow"\n"dog"\n', "quotes"),
         ("l.txt", "“cat”,\n“cow”,\n“dog”\n", "quotes"),
-        ("l.txt", "['cat', 'cow',\n 'dog',]\n", "a Python list"),
-        ("l.txt", "# mine\nCLASSES = (\n  'cat',  # 0\n  'cow',\n  'dog',\n)\n", "a Python list"),
-        ("l.txt", "array(['cat', 'cow', 'dog'], dtype=object)", "a Python list"),
-        ("l.txt", "'cat', 'cow',\n'dog'\n", "a Python list"),
+        ("l.txt", "['cat', 'cow',\n 'dog',]\n", "a list in code"),
+        ("l.txt", "# mine\nCLASSES = (\n  'cat',  # 0\n  'cow',\n  'dog',\n)\n", "a list in code"),
+        ("l.txt", "array(['cat', 'cow', 'dog'], dtype=object)", "a list in code"),
+        ("l.txt", "'cat', 'cow',\n'dog'\n", "a list in code"),
         ("l.txt", "{'cat': 0, 'cow': 1, 'dog': 2}\n", "between numbers and names"),
         ("l.txt", "0: 'cat',\n1: 'cow',\n2: 'dog',\n", "numbers and quotes"),
         ("l.txt", '["cat", "cow", "dog"]', "JSON"),
         ("l.txt", "[cat, cow, dog]", ""),
-        ("l.json", "['cat', 'cow', 'dog',]", "a Python list"),
-        ("l.json", '["cat", "cow", "dog",]', "a Python list"),
+        ("l.json", "['cat', 'cow', 'dog',]", "a list in code"),
+        ("l.json", '["cat", "cow", "dog",]', "a list in code"),
         ("l.txt", "cat, cow, dog\n", "separators on one line"),
         ("l.txt", "cat;cow;dog", "separators on one line"),
         ("l.txt", "cat\tcow\tdog\n", "separators on one line"),
@@ -236,13 +236,43 @@ def test_columns_that_mean_nothing_are_named(write, caplog):
         ("l.txt", "cat: 0\ncow: 1\ndog: 2\n", "numbers"),
         ("l.txt", "cat\t0\ncow\t1\ndog\t2\n", "numbers"),
         ("l.txt", "cat;\ncow;\ndog;\n", "commas at the ends"),
-        ("l.txt", "['cat',\u00a0'cow', 'dog']", "a Python list"),
+        ("l.txt", "['cat',\u00a0'cow', 'dog']", "a list in code"),
         ("l.txt", "n02123045 cat\nn02403003 cow\nn02084071 dog\n", "WordNet ids"),
         ("l.txt", "label,synonyms\ncat,\ncow,\ndog,\n", "a table"),
         ("map.pbtxt", "item {\n  id: 1\n  name: 'cat'\n}\nitem {\n  id: 2\n  name: '/m/04c'\n  "
          "display_name: 'cow'\n}\nitem { id: 3 name: \"dog\" }\n", "TensorFlow"),
         ("l.csv", "sep=;\nlabel;synonyms\ncat;\ncow;\ndog\n", ""),
         ("coco.names", "cat\ncow\ndog\n", ""),
+        ("_darknet.labels", "cat\ncow\ndog\n", ""),
+        ("labelmap.txt", "# label:color_rgb:parts:actions\ncat:0,0,0::\ncow:128,0,0::\n"
+         "dog:0,128,0::\n", "colours"),
+        ("places.txt", "/c/cat 0\n/c/cow 1\n/d/dog 2\n", "numbers and first letters"),
+        ("l.txt", "0 -> cat\n1 -> cow\n2 -> dog\n", "numbers"),
+        ("l.txt", "cat => 0\ncow => 1\ndog => 2\n", "numbers"),
+        ("l.txt", "0|cat\n1|cow\n2|dog\n", "numbers"),
+        ("l.txt", "- [ ] cat\n- [x] cow\n- [ ] dog\n", "bullets"),
+        ("l.txt", "Labels: cat, cow, dog", "one line"),
+        ("l.txt", "const labels = ['cat', 'cow', 'dog'];\n", "a list in code"),
+        ("l.txt", "export const L: string[] = [\n 'cat',\n 'cow',\n 'dog',\n];\n", "in code"),
+        ("l.txt", 'std::vector<std::string> names{"cat", "cow", "dog"};', "a list in code"),
+        ("l.txt", "(#3) ['cat','cow','dog']", "a list in code"),
+        ("l.txt", "M = {'CLASSES': ('cat', 'cow', 'dog'), 'palette': [(1, 2)]}", "`classes`"),
+        ("l.txt", "| label | prompts |\n|---|:--|\n| cat | |\n| cow | |\n| dog | |\n", "a table"),
+        ("keywords.txt", "cat\ncow\n\t{cattle}\ndog\n", "indented by tabs"),
+        ("lvis.json", '{"categories": [{"id": 1, "name": "cat", "synonyms": ["cat", "kitty"]}, '
+         '{"id": 2, "name": "cow"}, {"id": 3, "name": "dog"}]}', "COCO"),
+        ("meta.json", '{"classes": [{"title": "cat", "shape": "any"}, {"title": "cow"}, '
+         '{"title": "dog"}]}', "a list of categories"),
+        ("l.json", '[{"id": 0, "label": "cat"}, {"id": 1, "label": "cow"}, '
+         '{"id": 2, "label": "dog"}]', "a list of categories"),
+        ("l.json", '{"0": {"name": "cat"}, "1": {"name": "cow"}, "2": {"name": "dog"}}', "numbers"),
+        ("l.json", '{"-1": "cat", "0": "cow", "1": "dog"}', "numbers"),
+        ("l.json", '{"LABEL_0": "cat", "LABEL_1": "cow", "LABEL_2": "dog"}', "numbers"),
+        ("info.json", '{"features": {"label": {"names": ["cat", "cow", "dog"]}}}', "`names`"),
+        ("README.yaml", "dataset_info:\n  features:\n  - name: label\n    dtype:\n"
+         "      class_label:\n        names:\n          '0': cat\n          '1': cow\n"
+         "          '2': dog\n", "`names`"),
+        ("l.yaml", "classes:\n  cat: a cat\n  cow:\n  dog:\n", "a mapping under 'classes'"),
     ],
 )  # fmt: skip
 def test_lists_of_other_tools_are_what_they_are_and_it_is_said(write, caplog, name, content, what):
@@ -273,6 +303,8 @@ def test_lists_of_other_tools_are_what_they_are_and_it_is_said(write, caplog, na
         ("l.txt", "C++\n{curly}\nx = 1"),
         ("l.txt", "bird: crane\nmachine: crane"),
         ("l.txt", "zone 0\nzone 1\nzone 2"),
+        ("l.txt", 'hat ("fedora")\nsmile :('),
+        ("l.txt", "7 of hearts\n7 of spades\n8 of hearts\n8 of spades"),
         ("l.txt", "names\ntrain\nlabel"),
         ("l.txt", "page: 1\npage: 2"),
         ("l.txt", "train/tram\nn/a"),
@@ -283,6 +315,25 @@ def test_labels_with_commas_digits_and_quotes_are_not_broken(write, caplog, name
     lines = [line.removeprefix("- ") for line in content.split("\n")]
     assert read_labels(write(name, content)).names == tuple(lines)
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("l.txt", "12 cat\n7 dog", "l.txt:1: '12 cat' is read as one label; if the number"),
+        ("l.txt", "cat: 0.9\ndog: 0.1", "l.txt:1: 'cat: 0.9' is read as one label"),
+        ("l.txt", "cat|kitten\ndog|puppy", "for synonyms, write a csv"),
+        ("l.txt", "cat: a small animal\ndog: an animal", "for `label: prompt`, write .yaml"),
+        ("l.txt", "__ignore__\ncat\ndog", "'__ignore__' is taken for a label"),
+        ("l.txt", "[animals]\ncat\ndog", "'[animals]' is taken for a label"),
+        ("l.txt", "LABEL_0\nLABEL_1", "are placeholders, which mean nothing to a model"),
+        ("l.yaml", "animals: [cat, dog]\nplants: [oak]", "write it as 'animals > cat'"),
+        ("l.csv", "id,class_name\n0,cat\n1,dog", "are read from the column 'class_name'"),
+    ],
+)
+def test_what_may_not_be_meant_as_a_label_is_said(write, caplog, name, content, words):
+    read_labels(write(name, content))
+    assert any(words in record.getMessage() for record in caplog.records), caplog.text
 
 
 @pytest.mark.parametrize(
@@ -328,13 +379,22 @@ def test_prompts_of_labels_are_not_taken_for_lists_of_other_tools(write, content
         ),
         ("l.json", '{"imagenet1k": ["a photo of a {c}.", "a {c}"]}', 1, ["use --prompts"]),
         ("l.txt", "['cat' 'cow'\n 'dog']", 1, ["a comma is missing between 'cat' and 'cow'"]),
-        ("l.txt", "['cat', 'cow'\n", None, ["begins like a Python or JSON list"]),
+        ("l.txt", "['cat', 'cow'\n", None, ["begins like a list in code or JSON"]),
         ("l.csv", 'label,synonyms\ncat,"kitten, tom cat"\n', 2, ["'kitten | tom cat'", "for one"]),
         ("l.csv", "label,synonyms\ncat,kitten;tom cat\n", 2, ["'kitten | tom cat'"]),
         ("l.csv", 'label,prompts\ncat,"a cat, my cat"\n', 2, ["'a cat | my cat'"]),
         ("l.yaml", "cat: {synonyms: 'kitten, tom cat'}\n", 1, ["'kitten | tom cat'"]),
         ("l.csv", "label,use_templates\ncat,no\n", 2, ["needs prompts of its own"]),
         ("l.csv", "label,use_templates\ncat,maybe\n", 2, ["yes or no, not 'maybe'"]),
+        ("l.csv", "Klasse;Prompt\nKatze;\n", 1, ["the first line has 'klasse', 'prompt'"]),
+        ("l.txt", "a/1.jpg\na/2.PNG\n", None, ["paths of images, not labels", "`- < FILE`"]),
+        ("l.txt", "#cat\n#dog\n", None, ["contains no labels", "begins with # is a comment"]),
+        ("l.txt", "{\\rtf1\\ansi cat}", None, ["rich text (RTF); save it as plain text"]),
+        ("l.txt", "\n<!DOCTYPE html><html>", None, ["is a web page", "download the raw file"]),
+        ("l.csv", "version https://git-lfs.github.com/spec/v1\n", None, ["`git lfs pull`"]),
+        ("l.json", '{"cat": "#ff0000", "dog": "#0f0"}', 1, ["is the colour #ff0000"]),
+        ("l.json", '{"cat": [255, 0, 0], "dog": [0, 0, 0]}', 1, ["the numbers 255, 0, 0"]),
+        ("l.yaml", "a: {names: [x, y]}\nb: {names: [u, v]}\n", 1, ["2 lists of classes"]),
     ],
 )
 def test_what_may_not_be_labels_is_refused_with_the_cure(write, name, content, line, words):
@@ -432,7 +492,7 @@ def test_lines_that_may_not_be_meant_so_are_kept_and_named(write, caplog, conten
         ("l.yaml", "cat: [[[a cat]]]\n", 1, ["must be a text"]),
         ("l.yaml", "? [cat, dog]\n: a cat\n", 1, ["must be a text"]),
         # csv
-        ("l.csv", "cat\ndog\n", 1, ["name its columns"]),
+        ("l.csv", "cat\ndog\n", 1, ["the first line has 'cat'", ".txt file"]),
         ("l.csv", "label\nhot dog, plain\n", 2, ["2 cells for 1 columns"]),
         ("l.csv", "label,label\ncat,dog\n", 1, ["twice"]),
         ("l.csv", 'label\ncat\n"dog\n', 3, ["csv"]),

@@ -28,7 +28,7 @@ def test_a_file_of_templates(tmp_path, caplog):
     assert prompts == PromptSet(str(path), ("a {} here", "#{}"))
     assert prompts.fill("{0} cat") == ["a {0} cat here", "#{0} cat"]
     assert [r.getMessage() for r in caplog.records] == [
-        f"{path}:5: the template 'a {{}} here' is there already; dropped"
+        f"{path}:5: the template 'a {{}} here' appears twice; one is dropped"
     ]
 
 
@@ -80,12 +80,12 @@ def test_python_lists_of_templates():
         ("t.txt", "a photo of a {c}.\nart of the {c}.\n", ""),
         ("t.json", '["a photo of a {}.", "art of the {c}."]', "JSON"),
         ("en.json", '{"mine": ["a photo of a {c}.", "art of the {c}."]}', "templates of 'mine'"),
-        ("t.txt", "'a photo of a {}.',\n'art of the {}.',\n", "a Python list"),
-        ("t.txt", "T = [\n  'a photo of a {}.',\n  'art of the {}.'\n]\n", "a Python list"),
+        ("t.txt", "'a photo of a {}.',\n'art of the {}.',\n", "a list in code"),
+        ("t.txt", "T = [\n  'a photo of a {}.',\n  'art of the {}.'\n]\n", "a list in code"),
         (
             "t.txt",
             "T = (\n    lambda c: f'a photo of a {c}.',\n    lambda c: f'art of the {c}.',\n)\n",
-            "a Python list",
+            "a list in code",
         ),
         ("t.yaml", "- a photo of a {}.\n- art of the {}.\n", "bullets"),
     ],

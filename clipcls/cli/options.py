@@ -476,7 +476,7 @@ def labels_of(
 
     Raises:
         click.UsageError: both or none are given, stdin is to be two things, or a `-l` looks like
-            several labels.
+            several labels or names a file.
     """
     if classifier is not None:
         refuse_beside_classifier()
@@ -493,6 +493,11 @@ def labels_of(
 
         return read_labels("-")
     for label in label_list:
+        if re.search(r"\.(?:txt|csv|tsv|json|ya?ml|names)$", label, re.IGNORECASE):
+            raise click.UsageError(
+                f"-l {shlex.quote(label)} is one label: to read labels from a file of that name, "
+                f"write --labels {shlex.quote(label)}"
+            )
         # `Washington, D.C.` and `1,000 dollars` are labels among others; alone, nothing is.
         mark = "[,;|]" if len(label_list) == 1 else r"[,;|](?=\S)"
         words = [word.strip() for word in re.split(rf"(?<!\d){mark}|{mark}(?!\d)", label)]
