@@ -167,19 +167,22 @@ def test_ones_own_file_may_set_all(run, own: Path, folder: Path) -> None:
     ("content", "said"),
     [
         ("modle = 'mini'", "modle: no option has this name; did you mean model?"),
-        ("[clasify]\ntop = 1", "clasify: no option has this name; did you mean classify?"),
+        ("[clasify]\ntop = 1", "[clasify]: no command has this name; did you mean classify?"),
         ("[classify]\nmin-scor = 1", "[classify] min-scor: no option has this name; did you mean "),
-        ("[classify.top]\na = 1", "[classify] top: no option"),
+        ("[classify.top]\na = 1", "[classify.top] a: no option"),
+        ("classify = 3", "classify: no option has this name, but a command; write its options be"),
+        ("top = 1\n[tool.clipcls]\ntop = 1", "[tool.clipcls]: no command has this name"),
+        ("min-score = 0.1\nmin_score = 0.2", "min-score: is set twice"),
         ("[store]\nstore = 'x'", "[store] store: no option"),
         ("top = 'many'", "top: 'many' is not a valid integer"),
         ("min-score = 2", "min-score: 2"),
         ("top = 2.5", "top: '2.5' is not a valid integer"),
         (f"top = {'[' * 5000}", "is not TOML"),
-        ("min-score = true", "min-score: takes a value, not true"),
+        ("min-score = true", "min-score: takes text or a number, not true"),
         ("multi = 'maybe'", "multi: takes true or false, not maybe"),
         ("top = [1, 2]", "top: takes one value, not a list"),
         ("labels = ['red', 'blue']", "takes one value, not a list; write label = [...]"),
-        ("top = 1979-05-27", "top: takes text, a number"),
+        ("top = 1979-05-27", "top: takes text or a number, not 1979-05-27"),
         ("top = ", "is not TOML"),
         ("top = '\xff'", "is not UTF-8"),
     ],
@@ -226,12 +229,45 @@ def test_a_format_is_for_the_commands_that_have_it(run, own: Path, folder: Path)
     assert "format: 'jsom' is not one of" in run("classify", *LABELS, "photos")[2]
 
 
+def test_columns_are_for_formats_that_have_them(run, own: Path) -> None:
+    own.write_text('columns = "path,label"\nbom = true\n')
+    assert run("classify", *LABELS, "photos")[1].startswith("\ufeffpath,label\n")
+    for form in ("table", "json", "jsonl"):
+        assert run("classify", "-f", form, *LABELS, "photos")[0] == 0
+    assert run("classify", "-f", "json", "--bom", *LABELS, "photos")[0] == 2
+
+
+def test_options_that_are_called_like_a_command(run, own: Path, folder: Path, monkeypatch) -> None:
+    monkeypatch.delenv("CLIPCLS_NO_STORE")
+    own.write_text('store = "s.db"\nprompts = "a {}"\n')
+    assert run("classify", *LABELS, "photos")[0] == 0
+    assert (own.parent / "s.db").is_file()
+    assert "1 image" in run("store", "info")[1]
+    assert "a photo of a {}." in run("prompts", "photo")[1]
+    assert 'prompts = "a {}"' in run("config")[1] or 'prompts = ["a {}"]' in run("config")[1]
+
+
+def test_what_is_no_file_is_warned_of(run, of_folder: Path) -> None:
+    of_folder.mkdir()
+    status, _, err = run("classify", *LABELS, "photos")
+    assert (status, err) == (0, "clipcls: warning: clipcls.toml: is not a file; ignored\n")
+    of_folder.rmdir()
+    of_folder.symlink_to("nowhere.toml")
+    assert "clipcls.toml: is not a file" in run("classify", *LABELS, "photos")[2]
+
+
 def test_a_variable_that_sets_nothing_is_named(run, folder: Path, monkeypatch) -> None:
     monkeypatch.setenv("CLIPCLS_MODLE", "mini")
     monkeypatch.setenv("CLIPCLS_TOKEN", "x" * 20)
     monkeypatch.setenv("CLIPCLS_SEARCH_TOP", "3")
+    monkeypatch.setenv("CLIPCLS_classify_tpo", "3")
+    monkeypatch.setenv("CLIPCLS_X", "3")
     err = run("classify", *LABELS, "photos")[2]
-    assert err.count("warning") == 1
+    assert (
+        "CLIPCLS_classify_tpo: no option has this variable; did you mean CLIPCLS_CLASSIFY_TOP?"
+        in err
+    )
+    assert "CLIPCLS_X: no option has this variable\n" in err
     assert "CLIPCLS_MODLE: no option has this variable; did you mean CLIPCLS_MODEL?" in err
 
 
@@ -251,6 +287,7 @@ def test_config_tells_what_holds_and_why(run, own: Path, of_folder: Path, monkey
     assert found["model"] == ("mini", "CLIPCLS_MODEL")
     assert found["precision"] == ("auto", "default")
     assert "nonsense: no such command" in run("config", "nonsense")[2]
+    assert "choose store clear or store info" in run("config", "store")[2]
     of_folder.write_text("[evaluate]\nfromat = 1\n")
     assert "did you mean format?" in run("config")[2]
 

@@ -59,10 +59,10 @@ def own_file() -> Path | None:
 
 def _has_settings() -> bool:
     """Whether a variable or a file may set options: else what reads them is not imported."""
-    if os.path.isfile(FILE_NAME) or any(name.startswith(PREFIX) for name in os.environ):
+    if os.path.lexists(FILE_NAME) or any(name.startswith(PREFIX) for name in os.environ):
         return True
     own = own_file()
-    return own is not None and os.path.isfile(own)  # False where it may not be looked at
+    return own is not None and os.path.lexists(own)  # False where it may not be looked at
 
 
 @contextlib.contextmanager

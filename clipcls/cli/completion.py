@@ -1,11 +1,13 @@
-"""`clipcls completion`, and what a shell offers for labels, prompts, models and files."""
+"""`clipcls completion`, and the completers of labels, prompts, models and files."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import click
 
@@ -21,13 +23,13 @@ __all__ = [
     "complete_template_sets",
 ]
 
-_LISTS = (".txt", ".csv", ".tsv", ".yaml", ".yml", ".json")
+Completer: TypeAlias = "Callable[[click.Context, click.Parameter, str], list[CompletionItem]]"
 
 
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print the script that completes commands, options, files, label and template sets, models.
+    """Print a script that completes commands, options and their values with Tab.
 
     \b
     To install it, for bash in ~/.bashrc, for zsh in ~/.zshrc, for fish once:
@@ -43,69 +45,46 @@ def command(shell: str) -> None:
     click.echo(kind(root.command, {}, "clipcls", "_CLIPCLS_COMPLETE").source())
 
 
-def complete_files(
-    ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Files and folders, which the shell itself knows best."""
-    from click.shell_completion import CompletionItem
+def _make_completer(names: Callable[[], Iterable[str]], *, or_files: bool = False) -> Completer:
+    """A completer of names; with `or_files`, of files where no name fits."""
 
-    return [CompletionItem(incomplete, type="file")]
+    def complete(
+        ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        found = [name for name in names() if name.startswith(incomplete)]
+        if or_files and not found:  # the shell itself knows files best
+            return [CompletionItem(incomplete, type="file")]
+        if or_files:  # bash takes either words or a request for files
+            found = [name for name in _find_lists() if name.startswith(incomplete)] + found
+        return [CompletionItem(name) for name in found]
+
+    return complete
 
 
-def complete_label_sets(
-    ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Ready label sets, and files."""
+def _find_lists() -> list[str]:
+    """Lists in the current folder whose names need no quotes, which words do not get."""
+    with contextlib.suppress(OSError):
+        plain = re.compile(r"\w[\w.,+-]*\.(txt|csv|tsv|yaml|yml|json)")
+        return sorted(name for name in os.listdir() if plain.fullmatch(name))
+    return []
+
+
+def _ready_sets(*kinds: Literal["labels", "templates"]) -> list[str]:
     from clipcls.ready import ready_sets
 
-    return _names_or_files(ctx, param, incomplete, ready_sets("labels"))
+    return [name for kind in kinds for name in ready_sets(kind)]
 
 
-def complete_template_sets(
-    ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Ready template sets, and files."""
-    from clipcls.ready import ready_sets
-
-    return _names_or_files(ctx, param, incomplete, ready_sets("templates"))
-
-
-def complete_sets(
-    ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Ready template sets and label sets."""
-    from clipcls.ready import ready_sets
-
-    return _matching([*ready_sets("templates"), *ready_sets("labels")], incomplete)
-
-
-def complete_models(
-    ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Models that have a short name, by that and by their full name."""
+def _model_names() -> Iterable[str]:
     from clipcls.sources import model_names
 
-    return _matching(model_names(), incomplete)
+    return model_names()
 
 
-def _matching(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    from click.shell_completion import CompletionItem
-
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
-
-
-def _names_or_files(
-    ctx: click.Context, param: click.Parameter, incomplete: str, names: Iterable[str]
-) -> list[CompletionItem]:
-    """Names with the lists of this folder, as bash takes either words or a request for files."""
-    found = _matching(names, incomplete)
-    if not found:
-        return complete_files(ctx, param, incomplete)
-    with os.scandir() as entries:
-        lists = sorted(
-            entry.name
-            for entry in entries
-            # Words are put on the command line as they are, without quotes.
-            if entry.name.endswith(_LISTS) and re.fullmatch(r"\w[\w.,+-]*", entry.name)
-        )
-    return [*_matching(lists, incomplete), *found]
+complete_files = _make_completer(tuple, or_files=True)
+complete_label_sets = _make_completer(partial(_ready_sets, "labels"), or_files=True)
+complete_template_sets = _make_completer(partial(_ready_sets, "templates"), or_files=True)
+complete_sets = _make_completer(partial(_ready_sets, "templates", "labels"))
+complete_models = _make_completer(_model_names)

@@ -19,9 +19,16 @@ def _complete_commands(
 ) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem
 
+    from clipcls.cli.settings import all_commands
+
     root = ctx.find_root().command
     assert isinstance(root, click.Group)
-    names = root.list_commands(ctx)
+    before = ctx.params.get("command_name") or ()
+    names = dict.fromkeys(
+        path[len(before)]
+        for path, _ in all_commands(root)
+        if path[: len(before)] == before and len(path) > len(before)
+    )
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
@@ -56,7 +63,9 @@ def command(context: click.Context, /, command_name: tuple[str, ...], as_json: b
         for layer in layers[1:]:  # variables have been checked
             layer.check(root.command, path, known)
     if command_name and command_name not in commands:
-        raise click.UsageError(f"{' '.join(command_name)}: no such command")
+        below = [" ".join(path) for path in commands if path[: len(command_name)] == command_name]
+        cure = f"; choose {' or '.join(below)}" if below else ""
+        raise click.UsageError(f"{' '.join(command_name)}: no such command{cure}")
     if command_name:
         chosen = commands[command_name]
         held = resolve(layers, root.command, command_name, chosen)
@@ -69,13 +78,14 @@ def command(context: click.Context, /, command_name: tuple[str, ...], as_json: b
     else:
         users: dict[tuple[Any, ...], tuple[Setting, list[str]]] = {}
         for path, known in commands.items():
+            held = resolve(layers, root.command, path, known)
             for layer in layers:  # also those that another one stands above
-                for option in options_of(known).values():
+                for name, option in options_of(known).items():
                     if setting := layer.find(path, option):
-                        key = (setting.scope, setting.name, setting.source)
-                        users.setdefault(key, (setting, []))
-            for setting in resolve(layers, root.command, path, known).values():
-                users[setting.scope, setting.name, setting.source][1].append(" ".join(path))
+                        key = (setting.scope, name, setting.source)
+                        _, used = users.setdefault(key, (setting, []))
+                        if held.get(name) == setting:
+                            used.append(" ".join(path))
         rows = [
             {
                 "option": ".".join((*setting.scope, setting.name)),

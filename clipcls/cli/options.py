@@ -447,15 +447,20 @@ def columns_of(
     """The columns of a csv or tsv: `columns`, or what `--columns` says of them.
 
     Args:
-        form: the output format, which must be csv or tsv where something is asked for.
+        form: the output format. Others than csv and tsv refuse the options on the command line and
+            pass over settings.
         columns: those that are written unless asked otherwise.
         more: others that can be asked for.
         wanted: as `--columns` has it.
         bom: whether `--bom` was given.
     """
-    if (wanted is not None or bom) and form not in ("csv", "tsv"):
-        option = "--bom" if wanted is None else "--columns"
-        raise click.UsageError(f"{option} is for csv and tsv, not for {form}")
+    if form not in ("csv", "tsv"):
+        context = click.get_current_context(silent=True)
+        for name, is_given in (("columns", wanted is not None), ("bom", bom)):
+            source = context and context.get_parameter_source(name)
+            if is_given and source in (None, ParameterSource.COMMANDLINE):
+                raise click.UsageError(f"--{name} is for csv and tsv, not for {form}")
+        return [*columns]
     if wanted is None:
         return [*columns]
     from clipcls.errors import InputError
@@ -464,7 +469,7 @@ def columns_of(
     try:
         return select_columns(wanted, columns, more)
     except InputError as error:
-        raise click.UsageError(f"--columns {error}") from error
+        raise click.UsageError(f"--columns: {error}") from error
 
 
 def labels_of(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from clipcls.cli.console import Console
 from clipcls.errors import ClipclsError
 
 __all__ = ["Layer", "Setting", "SettingsError", "apply", "find_layers", "resolve"]
+
+logger = logging.getLogger(__name__)
 
 _NOT_OPTIONS = frozenset(("CLIPCLS_TOKEN", "CLIPCLS_DEBUG", "CLIPCLS_NO_CONFIG"))
 
@@ -113,15 +116,17 @@ class Environment:
         if not odd:
             return
         known = {
-            variable
+            variable.removeprefix(PREFIX)
             for path, other in all_commands(root)
             for name in options_of(other)
             for variable in (self._variable(path, name), self._variable((), name))
             if variable
         }
-        for variable in sorted(odd - known):
-            hint = _nearest(variable, known)
-            _console().say(f"warning: {variable}: no option has this variable{hint}")
+        for variable in sorted(odd):
+            name = variable.removeprefix(PREFIX)
+            if name not in known:
+                hint = _hint(name.upper(), known, PREFIX)
+                logger.warning("%s: no option has this variable%s", variable, hint)
 
     def _variable(self, scope: CommandPath, name: str) -> str | None:
         # CLIPCLS_SORT_INTO would be both `sort --into` and --sort-into of `classify`.
@@ -135,22 +140,20 @@ class File:
 
     Args:
         path: the file.
-        is_own: whether it is the user's own, and not that of a folder.
-        own: where the user's own would be.
+        is_own: whether it is the user's own rather than one that lies in a folder.
 
     Raises:
-        SettingsError: it cannot be read, or is not TOML.
+        SettingsError: it cannot be read, is not TOML, or sets an option twice.
     """
 
-    def __init__(self, path: Path, *, is_own: bool, own: Path | None) -> None:
+    def __init__(self, path: Path, *, is_own: bool) -> None:
         self.place = os.fspath(path.absolute())
         self._folder = path.parent
         self.is_own = is_own
-        self._own = own
         import tomllib
 
         try:
-            self._content = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+            content = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
         except OSError as error:
             raise SettingsError(
                 f"{path}: cannot be read ({error.strerror}); --no-config goes without"
@@ -159,58 +162,46 @@ class File:
             raise SettingsError(f"{path}: is not UTF-8; save it as UTF-8") from error
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise SettingsError(f"{path}: is not TOML: {error}") from error
+        self._values: dict[tuple[CommandPath, str], Any] = {}
+        for scope, key, value in _flatten(content):
+            name = key.replace("_", "-")
+            if (scope, name) in self._values:
+                raise SettingsError(f"{path}: {name}: is set twice, with - and with _")
+            self._values[scope, name] = value
 
     def find(self, path: CommandPath, option: click.Option) -> Setting | None:
         """The setting of a command's option: its own, else the one for all commands."""
+        name = long_name(option)
         for scope in (path, ()):
-            table = self._table(scope)
-            for key in (long_name(option), long_name(option).replace("-", "_")):
-                if key in table and not isinstance(table[key], dict):
-                    value = self._checked(long_name(option), option, table[key])
-                    return Setting(scope, long_name(option), value, self.place)
+            if (scope, name) in self._values:
+                value = self._checked(name, option, self._values[scope, name])
+                return Setting(scope, name, value, self.place)
         return None
 
     def check(self, root: click.Group, path: CommandPath, command: click.Command) -> None:
-        """Refuse keys that are none of the options, and what a folder must not set."""
-        names = set(options_of(command))
-        top = {key for key, value in self._content.items() if not isinstance(value, dict)}
-        commands = root.list_commands(click.Context(root))
-        odd = {key for key in top if key.replace("_", "-") not in names}
-        odd |= {key for key in self._content if key not in top and key not in commands}
-        if odd:
-            every = {name for _, other in all_commands(root) for name in options_of(other)}
-            for key in sorted(odd):
-                if key not in top or key.replace("_", "-") not in every:
-                    self._refuse_key(key, {*every, *commands})
-        for length in range(1, len(path)):  # [store] is no command, [store.info] is
-            for key, value in self._table(path[:length]).items():
-                if not isinstance(value, dict):
-                    self._refuse_key(key, (), within=f"[{'.'.join(path[:length])}] ")
-        for key, value in self._table(path).items():
-            if key.replace("_", "-") not in names or isinstance(value, dict):
-                self._refuse_key(key, names, within=f"[{'.'.join(path)}] ")
-        if not self.is_own:
-            for key in (*top, *self._table(path)):
-                if key.replace("_", "-") not in _OF_A_FOLDER:
-                    raise SettingsError(
-                        f"{self.place}: {key}: a file that may have come with the folder can not "
-                        f"set it; do so in {self._own or 'your own file'}, by a variable or on the "
-                        "command line, or ignore the file by --no-config"
-                    )
-
-    def _refuse_key(self, key: str, known: Iterable[str], within: str = "") -> None:
-        raise SettingsError(
-            f"{self.place}: {within}{key}: no option has this name"
-            f"{_nearest(key.replace('_', '-'), known)}"
-        )
-
-    def _table(self, scope: CommandPath) -> dict[str, Any]:
-        table = self._content
-        for name in scope:
-            table = table.get(name, {})
-            if not isinstance(table, dict):
-                raise SettingsError(f"{self.place}: {name}: is a command; write [{name}] above")
-        return table
+        """Refuse names that no option has, and what the file of a folder must not set."""
+        own, commands = set(options_of(command)), root.list_commands(click.Context(root))
+        for scope, name in self._values:
+            where = f"{self.place}: " + (f"[{'.'.join(scope)}] " if scope else "")
+            if scope and scope[0] not in commands:
+                hint = _hint(scope[0], commands)
+                raise SettingsError(f"{where[:-1]}: no command has this name{hint}")
+            if scope and scope[: len(path)] != path[: len(scope)]:
+                continue  # for another command, which will check it
+            known = own
+            if not scope and name not in own:
+                known = {option for _, other in all_commands(root) for option in options_of(other)}
+            if scope not in (path, ()) or name not in known:
+                hint = _hint(name, known)
+                if not scope and name in commands:
+                    hint = f", but a command; write its options below [{name}]"
+                raise SettingsError(f"{where}{name}: no option has this name{hint}")
+            if not self.is_own and name not in _OF_A_FOLDER:
+                raise SettingsError(
+                    f"{where}{name}: a file that may have come with the folder cannot set it; set "
+                    f"it in {own_file() or 'your own file'}, by a variable or on the command "
+                    "line, or ignore the file with --no-config"
+                )
 
     def _checked(self, name: str, option: click.Option, value: Any) -> Any:
         values = value if isinstance(value, list) else [value]
@@ -219,18 +210,17 @@ class File:
             cure = "; write label = [...]" if name == "labels" else ""
             raise SettingsError(f"{where}: takes one value, not a list{cure}")
         for one in values:
-            if isinstance(one, bool) != option.is_flag:
-                what = "true or false" if option.is_flag else "a value"
-                raise SettingsError(f"{where}: takes {what}, not {str(one).lower()}")
-            if not isinstance(one, str | int | float):
-                raise SettingsError(f"{where}: takes text, a number, true or false")
+            if type(one) not in ((bool,) if option.is_flag else (str, int, float)):
+                wanted = "true or false" if option.is_flag else "text or a number"
+                shown = str(one).lower() if isinstance(one, bool) else one
+                raise SettingsError(f"{where}: takes {wanted}, not {shown}")
         is_path = isinstance(option.type, click.Path)
         if is_path or name in _PATHS_OR_NAMES:
             values = [self._placed(str(one), where, is_path) for one in values]
         return values if option.multiple else values[0]
 
     def _placed(self, value: str, where: str, is_path: bool) -> str:
-        """A path, which is relative to the file; of a folder's file it must lie in the folder."""
+        """A path, relative to the file; a folder's file must not lead out of its folder."""
         scheme = "local-dir:" if value.startswith("local-dir:") else ""
         path = value.removeprefix(scheme)
         if path == "-":  # a standard stream
@@ -248,6 +238,17 @@ class File:
         return value
 
 
+def _flatten(
+    table: Mapping[str, Any], scope: CommandPath = ()
+) -> Iterator[tuple[CommandPath, str, Any]]:
+    """Tables of tables as command, key and value."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, (*scope, key))
+        else:
+            yield scope, key, value
+
+
 Layer = Environment | File
 """One place where settings come from: `find` looks a command's option up, `check` what is odd."""
 
@@ -259,14 +260,16 @@ def find_layers(root: click.Group, *, files: bool = True) -> list[Layer]:
         SettingsError: a file cannot be used.
     """
     layers: list[Layer] = [Environment(root.list_commands(click.Context(root)))]
-    if files:
-        own = own_file()
-        if os.path.isfile(FILE_NAME):  # a pipe of this name would be waited for
-            is_own = own is not None and os.path.isfile(own) and own.samefile(FILE_NAME)
-            if not is_own:
-                layers.append(File(Path(FILE_NAME), is_own=False, own=own))
-        if own is not None and os.path.isfile(own):
-            layers.append(File(own, is_own=True, own=own))
+    if not files:
+        return layers
+    found: list[Path] = []
+    for path in filter(None, (own_file(), Path(FILE_NAME))):
+        if os.path.isfile(path):
+            if not any(path.samefile(other) for other in found):
+                found.append(path)
+        elif os.path.lexists(path):  # never opened: a pipe would be waited for
+            logger.warning("%s: is not a file; ignored", path)
+    layers += [File(path, is_own=path == own_file()) for path in reversed(found)]
     return layers
 
 
@@ -381,9 +384,7 @@ def apply(
     console = context.obj
     if isinstance(console, Console):
         console.settings = {f"--{n}": (str(s.value), s.source) for n, s in held.items()}
-        of_folder = {
-            layer.place for layer in layers if isinstance(layer, File) and not layer.is_own
-        }
+        of_folder = [x.place for x in layers if isinstance(x, File) and not x.is_own]
         used = sorted(n for n, s in held.items() if s.source in of_folder)
         if used and "quiet" not in {*given, *held}:
             console.say(
@@ -402,13 +403,8 @@ def _given(program: click.Context, command: click.Command, arguments: list[str])
     return {long_name(param) for param in order if isinstance(param, click.Option)}
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def _hint(name: str, known: Iterable[str], prefix: str = "") -> str:
     import difflib
 
     close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _console() -> Console:
-    console = click.get_current_context().obj
-    return console if isinstance(console, Console) else Console()
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
