@@ -36,6 +36,8 @@ from clipcls.errors import InputError, ServerError, install_command
 if TYPE_CHECKING:
     from starlette.routing import Route
 
+    from clipcls.connections import Bounds
+
 __all__ = [
     "SECURITY_HEADERS",
     "BearerToken",
@@ -358,6 +360,7 @@ def run(
     host: str = "127.0.0.1",
     port: int = 0,
     grace: float = 5.0,
+    bounds: Bounds | None = None,
 ) -> int:
     """Serves until SIGINT or SIGTERM; what was accepted by then is finished.
 
@@ -369,6 +372,7 @@ def run(
         host: the address to listen on.
         port: the port; 0 takes a free one.
         grace: how long requests may take to finish after the signal, seconds.
+        bounds: of its connections; None: the defaults.
 
     Returns:
         the exit status: 130 after SIGINT, else 0.
@@ -378,11 +382,11 @@ def run(
         InputError: uvicorn is missing.
     """
     try:
-        import uvicorn
+        from clipcls.connections import BoundedServer, Bounds
     except ImportError as error:
         raise InputError(f"serving needs uvicorn: {install_command('serve')}") from error
 
-    class Server(uvicorn.Server):
+    class Server(BoundedServer):
         interrupted = False
 
         def handle_exit(self, sig: int, frame: Any) -> None:
@@ -401,17 +405,7 @@ def run(
     listening = _listen(host, port)
     name = f"[{host}]" if ":" in host else host
     url = f"http://{name}:{listening.getsockname()[1]}"
-    config = uvicorn.Config(
-        app,
-        access_log=False,
-        log_config=None,
-        log_level="critical",  # a line for each request that is no HTTP helps nobody
-        server_header=False,
-        proxy_headers=False,
-        ws="none",
-        timeout_graceful_shutdown=max(1, round(grace)),
-    )
-    server = Server(config)
+    server = Server(app, bounds or Bounds(), grace)
     with listening:
         server.run([listening])
     return 130 if server.interrupted else 0

@@ -22,7 +22,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from click.testing import CliRunner
 from conftest import ColourEncoder, run_async
 from numpy.typing import NDArray
@@ -32,6 +31,7 @@ from test_images import every_file, picture, png, saved
 from clipcls import FewShotClassifier, ZeroShotClassifier
 from clipcls.admission import BusyError, Queue
 from clipcls.cli import cli
+from clipcls.connections import BoundedServer, Bounds
 from clipcls.errors import ImageError, install_command
 from clipcls.predictions import error_record
 from clipcls.remote import Fetcher
@@ -95,8 +95,7 @@ class Server:
     @contextlib.contextmanager
     def listening(self) -> Iterator[tuple[str, int]]:
         """Over real connections, in a thread."""
-        config = uvicorn.Config(self.app, log_level="critical", port=0, lifespan="off")
-        server = uvicorn.Server(config)
+        server = BoundedServer(self.app, Bounds(seconds=self.service.limits.seconds))
         with socket.create_server(("127.0.0.1", 0)) as listener:
             thread = threading.Thread(target=server.run, args=([listener],))
             thread.start()
@@ -1116,6 +1115,8 @@ def test_help_imports_no_server() -> None:
         (("--allow-origin", "https://app.example/page"), "is not an origin"),
         (("--allow-host", "https://app.example"), "leave out scheme, port and path"),
         (("--allow-host", "app.example:8000"), "leave out scheme, port and path"),
+        (("--trust-proxy", "proxy.example"), "is not an IP address or network"),
+        (("--trust-proxy", "10.0.0.1/8"), "is not an IP address or network"),
     ],
 )
 def test_hosts_and_origins_are_checked(arguments: tuple[str, str], says: str) -> None:

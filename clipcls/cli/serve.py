@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,9 @@ from clipcls.cli.options import (
     store_of,
     store_options,
 )
+
+if TYPE_CHECKING:
+    from clipcls.connections import Network
 
 _TOKEN_VARIABLE = "CLIPCLS_TOKEN"
 _MEGABYTE = 1 << 20
@@ -74,6 +77,21 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([\w.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?"
     multiple=True,
     metavar="HOST",
     help="Take images by URL from HOST, HOST:PORT or *.DOMAIN; never from private addresses.",
+)
+@click.option(
+    "--trust-proxy",
+    "proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    callback=lambda _, __, names: tuple(_checked_network(name) for name in names),
+    help="Tell clients apart by the X-Forwarded-For of a proxy at this address or network.",
+)
+@click.option(
+    "--max-connections",
+    type=click.IntRange(1),
+    default=128,
+    show_default=True,
+    help="Connections per client; behind --trust-proxy, requests at a time.",
 )
 @click.option(
     "--max-batch",
@@ -154,6 +172,8 @@ def command(
     hosts: list[str],
     origins: list[str],
     url_hosts: tuple[str, ...],
+    proxies: tuple[Network, ...],
+    max_connections: int,
     max_batch: int,
     max_wait: float,
     max_queue: int,
@@ -194,8 +214,7 @@ def command(
     if max_images > max_queue:
         raise click.UsageError("--max-images is more than --max-queue has room for")
     try:
-        import uvicorn  # noqa: F401
-
+        from clipcls.connections import Bounds
         from clipcls.server import Counts, make_app
     except ImportError as error:
         raise InputError(
@@ -255,7 +274,8 @@ def command(
             any_address=not is_loopback(host),
             origins=origins,
         )
-        return run(app, ready=ready, host=host, port=port, grace=timeout + 1)
+        bounds = Bounds(per_client=max_connections, seconds=timeout, proxies=proxies)
+        return run(app, ready=ready, host=host, port=port, grace=timeout + 1, bounds=bounds)
     finally:
         service.close()
 
@@ -266,6 +286,17 @@ def _checked_host(name: str) -> str:
             f"{name!r} is not a name alone; leave out scheme, port and path (app.example)"
         )
     return name
+
+
+def _checked_network(name: str) -> Network:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_network(name)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{name!r} is not an IP address or network, such as 127.0.0.1 or 10.0.0.0/8"
+        ) from error
 
 
 def _checked_origin(name: str) -> str:
