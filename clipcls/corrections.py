@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import re
+import secrets
 from collections.abc import Iterable, Mapping
 from io import FileIO
 from pathlib import Path
@@ -50,9 +51,9 @@ class Corrections:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        if self.path.suffix.lower() != ".csv":
-            raise InputError(f"{self.path}: corrections are a .csv file")
         self._real = Path(os.path.realpath(self.path))
+        if not self.path.suffix.lower() == self._real.suffix.lower() == ".csv":
+            raise InputError(f"{self._real}: corrections are a .csv file")
         # Where the system starts from at a `..`, be the folder's name a link or not.
         self._folder = os.path.realpath(self.path.absolute().parent)
         self._done: list[Change] = []
@@ -147,11 +148,11 @@ class Corrections:
         return os.path.join(os.path.realpath(folder), name)
 
     def close(self) -> None:
-        """Lets go of the file; one without any row goes, if it is still this one."""
+        """Lets go of the file; one that holds no more than a new one is removed."""
         if not self.labels:
             with contextlib.suppress(OSError, OutputError):
-                if self._is_there():
-                    self.path.unlink()
+                if self._is_there() and self._real.read_bytes() == _HEADER:
+                    self._real.unlink()
         self._file.close()
 
     def __enter__(self) -> Corrections:
@@ -293,10 +294,10 @@ class Corrections:
             raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
 
     def _write_whole(self, labels: Mapping[str, str]) -> None:
-        part = self._real.with_name(f".{self._real.name}.part")
+        part = self._real.with_name(f".{self._real.name}.{secrets.token_hex(4)}.part")
         data = _HEADER + self._rows(labels.items())
         try:
-            file = FileIO(os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | _BINARY, 0o666), "r+")
+            file = FileIO(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666), "r+")
             try:
                 _lock(file)  # before it has the name: nobody gets in between
                 _write(file, data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from clipcls.inputs import RAW_SUFFIXES
 from clipcls.journal import sync_folder
 from clipcls.results import Result
 from clipcls.sidecar import Sidecars, need_lxml, update_each, updated_packet
+from clipcls.transfer import is_inside
 
 __all__ = ["embed_keywords"]
 
@@ -70,6 +72,8 @@ def _update(tool: Any, image: Path, labels: tuple[tuple[str, ...], ...], packet:
         OSError, SidecarError: it was not done, and the image is as it was.
     """
     file = Path(os.path.realpath(image))
+    if not is_inside(file, image.parent):
+        raise SidecarError(f"is a link out of its folder, to {file}; name that file")
     if file.suffix.lower() in RAW_SUFFIXES:
         raise SidecarError("is a raw file, which is left as the camera wrote it: use --xmp")
     if any(c in os.fspath(file) for c in "\r\n"):
@@ -85,12 +89,12 @@ def _update(tool: Any, image: Path, labels: tuple[tuple[str, ...], ...], packet:
     if after:
         packet.write_bytes(after)
         change = b"-XMP<=" + os.fsencode(packet)
-    part = file.with_name(f".{file.stem}.clipcls-part{file.suffix}")
+    part = file.with_name(f".{file.stem}.{secrets.token_hex(4)}.part{file.suffix}")
     left = part.with_name(f"{part.name}_exiftool_tmp")  # where exiftool is killed
     try:
         # A copy of our own, since exiftool expands % in a name given by -o, without an escape.
-        left.unlink(missing_ok=True)
-        shutil.copyfile(file, part)
+        with file.open("rb") as read, part.open("xb") as write:
+            shutil.copyfileobj(read, write)
         _run(tool, change, "-overwrite_original", os.fsencode(part))
         with contextlib.suppress(OSError):
             shutil.copystat(file, part)

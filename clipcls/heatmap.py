@@ -31,6 +31,7 @@ from clipcls.images import decode_image, read_bytes
 from clipcls.inputs import os_reason
 from clipcls.labels import written
 from clipcls.predictions import Prediction
+from clipcls.transfer import is_inside
 
 if TYPE_CHECKING:
     from clipcls.classifier import ZeroShotClassifier
@@ -279,6 +280,8 @@ class Heatmaps:
     def _write(self, path: str, data: bytes) -> Path:
         place = mirrored(self._folder, path)
         name, folder = _shortened(place.name), place.parent
+        if not is_inside(folder, self._folder):
+            raise OutputError(f"{folder}: is a link out of {self._folder}; replace it by a folder")
         _make(folder)
         if os.path.samefile(folder, os.path.dirname(path) or os.curdir):
             raise OutputError(

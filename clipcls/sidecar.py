@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +25,7 @@ from clipcls.folders import alike
 from clipcls.inputs import RAW_SUFFIXES, SUFFIXES, VIDEO_SUFFIXES, os_reason
 from clipcls.predictions import NONE
 from clipcls.results import Result
-from clipcls.transfer import place
+from clipcls.transfer import is_inside, place
 
 __all__ = [
     "SidecarNames",
@@ -264,9 +265,11 @@ def update_sidecar(sidecar: Path, labels: Iterable[Sequence[str]]) -> bool:
 
     Raises:
         OSError: it cannot be read or written.
-        SidecarError: it is no XMP, or another program changed it meanwhile.
+        SidecarError: it is no XMP, leads out of its folder, or was changed meanwhile.
     """
     file = Path(os.path.realpath(sidecar))
+    if not is_inside(file, sidecar.parent):
+        raise SidecarError(f"{sidecar.name}: is a link out of its folder, to {file}")
     try:
         before = file.read_bytes() if file.stat().st_size <= _LARGEST else None
     except FileNotFoundError:
@@ -452,8 +455,7 @@ def _writable(name: str) -> str:
 
 def _write(sidecar: Path, before: bytes, data: bytes) -> None:
     """Whole or not at all, and only over what was read."""
-    part = sidecar.with_name(f".{sidecar.name}.clipcls-part")
-    part.unlink(missing_ok=True)
+    part = sidecar.with_name(f".{sidecar.name}.{secrets.token_hex(4)}.part")  # no other run's
     try:
         with part.open("xb") as stream:
             stream.write(data)

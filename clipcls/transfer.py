@@ -22,6 +22,7 @@ __all__ = [
     "RefusalError",
     "check_inside",
     "copy",
+    "is_inside",
     "is_link_to",
     "is_reserved",
     "is_same_file",
@@ -54,9 +55,14 @@ def check_inside(folder: Path, into: Path) -> None:
     Raises:
         RefusalError: it is outside.
     """
-    real = Path(os.path.realpath(folder))
-    if not real.is_relative_to(os.path.realpath(into)):
+    if not is_inside(folder, into):
+        real = os.path.realpath(folder)
         raise RefusalError(f"{folder} leads out of {into}, to {real}; replace the link by a folder")
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path is in a folder or below it, once all symbolic links are followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def place(file: Path, name: Path) -> None:

@@ -280,6 +280,33 @@ def test_what_another_program_saved_meanwhile_stays_and_nothing_is_said_to_be_ke
     assert file.read_text() == saved
 
 
+def test_links_that_lie_in_wait_are_not_followed(tmp_path: Path) -> None:
+    """In a folder from elsewhere: at the name of a part, and of the corrections themselves."""
+    victim, zeros = tmp_path / "victim", tmp_path / "disk.img"
+    victim.write_text("mine")
+    zeros.write_bytes(bytes(1000))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / ".c.csv.part").symlink_to(victim)
+    (folder / "zeros.csv").symlink_to(zeros)
+    with Corrections(folder / "c.csv") as corrections:
+        corrections.set({str(folder / "a.jpg"): "cat"})
+        corrections.set({str(folder / "a.jpg"): "dog"})
+    assert (folder / "c.csv").read_text() == "path,label,best\na.jpg,dog,\n"
+    with pytest.raises(InputError, match=r"disk\.img: corrections are a .csv file"):
+        Corrections(folder / "zeros.csv")
+    assert (victim.read_text(), zeros.read_bytes()) == ("mine", bytes(1000))
+
+
+@pytest.mark.parametrize("text", ["path,label\n", "\ufeffpath,label,best\n"])
+def test_a_file_without_rows_that_somebody_else_wrote_stays(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "c.csv"
+    file.write_text(text)
+    with Corrections(file):
+        pass
+    assert file.exists()
+
+
 def test_a_file_that_was_deleted_meanwhile_is_written_again(tmp_path: Path) -> None:
     file = tmp_path / "corrections.csv"
     with Corrections(file) as corrections:

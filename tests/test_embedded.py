@@ -114,6 +114,22 @@ def test_names_that_exiftool_could_mistake(tmp_path: Path) -> None:
     assert all(b"<rdf:li>cat</rdf:li>" in path.read_bytes() for path in paths[:-1])
 
 
+def test_links_that_lie_in_wait_are_not_followed(tmp_path: Path) -> None:
+    """In a folder from elsewhere: at an image's name, and at that of a part."""
+    mine, path = picture(tmp_path / "mine.jpg"), picture(tmp_path / "folder/a.jpg")
+    before = mine.read_bytes()
+    (tmp_path / "folder/link.jpg").symlink_to(mine)
+    (tmp_path / "folder/.a.clipcls-part.jpg").symlink_to(mine)
+    (tmp_path / "folder/.a.clipcls-part.jpg_exiftool_tmp").symlink_to(mine)
+    done = embed_keywords([result(path, ("cat",)), result(path.with_name("link.jpg"), ("cat",))])
+    assert done.written == 1
+    assert [e.reason for e in done.failed] == [
+        f"is a link out of its folder, to {mine}; name that file"
+    ]
+    assert keywords(path)[0] == "cat"
+    assert mine.read_bytes() == before
+
+
 def test_what_cannot_be_written_stays_as_it_is(tmp_path: Path) -> None:
     good = picture(tmp_path / "good.jpg")
     (tmp_path / "text.jpg").write_text("no image")

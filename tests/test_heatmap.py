@@ -205,6 +205,19 @@ def test_pictures_lie_as_the_images_do_and_overwrite_nothing(
     assert Path("heat/a.png.heat.jpg").read_text() == "mine"
 
 
+def test_a_link_leads_no_picture_out_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("here", "elsewhere", "heat"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path)
+    spotted((64, 64), (20, 12)).save("here/a.png")
+    Path("heat/here").symlink_to("../elsewhere")
+    with pytest.raises(OutputError, match="heat/here: is a link out of heat"):
+        list(corner().classify(["here/a.png"], heatmaps="heat"))
+    assert os.listdir("elsewhere") == []
+
+
 def test_what_cannot_be_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "a.png"
     spotted((64, 64), (20, 12)).save(path)

@@ -333,3 +333,25 @@ def test_an_empty_sidecar_is_named_and_left(tmp_path: Path) -> None:
     done = write_sidecars(results(("a.jpg", "cat")), root=tmp_path)
     assert [str(error) for error in done.failed] == ["a.jpg: a.xmp: is empty; delete it"]
     assert (tmp_path / "a.xmp").read_bytes() == b""
+
+
+def test_a_link_out_of_the_folder_is_left_alone(tmp_path: Path) -> None:
+    """A folder from elsewhere can hold links to any of its user's files, or to where none is."""
+    photos = put(tmp_path / "photos", {n: n for n in ("a.jpg", "b.jpg", "c.jpg", "sub/c.xmp")})
+    rows = results(("a.jpg", "cat"), ("b.jpg", "cat"), ("c.jpg", "cat"))
+    update_sidecar(tmp_path / "mine.xmp", [("cat",)])
+    before = (tmp_path / "mine.xmp").read_bytes()
+    (photos / "a.xmp").symlink_to("../mine.xmp")
+    (photos / "b.xmp").symlink_to(tmp_path / "autostart")
+    update_sidecar(photos / "sub/c.xmp.new", [("dog",)])
+    (photos / "sub/c.xmp.new").rename(photos / "sub/c.xmp")
+    (photos / "c.xmp").symlink_to("sub/c.xmp")
+    for remove in (False, True):
+        done = write_sidecars(rows, root=photos, remove=remove)
+        assert [e.reason.partition(",")[0] for e in done.failed][:1] == [
+            "a.xmp: is a link out of its folder"
+        ]
+        assert (done.written, len(done.failed)) == (1, 2)
+    assert (tmp_path / "mine.xmp").read_bytes() == before
+    assert not (tmp_path / "autostart").exists()
+    assert not (photos / "sub/c.xmp").exists()

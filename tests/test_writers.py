@@ -311,3 +311,15 @@ def test_links_pipes_and_folders(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="directory"), open_output(tmp_path, "jsonl"):
         pass
     assert not list(tmp_path.glob("*.part*"))
+
+
+def test_a_link_at_the_name_of_what_comes_with_a_csv_is_not_followed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "r.csv-metadata.json").symlink_to(tmp_path / "victim")
+    with open_output(tmp_path / "r.csv", "csv", provenance={"model": "m"}) as writer:
+        writer.write({"path": "a.jpg"})
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert "r.csv-metadata.json: is a link, and left alone" in caplog.text
+    assert (tmp_path / "r.csv").exists()

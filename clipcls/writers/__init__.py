@@ -197,8 +197,11 @@ def _whole_file(path: Path, place: Path, make: MakeWriter) -> Iterator[Writer]:
     for old in part.earlier:
         old.unlink(missing_ok=True)
     if isinstance(writer, CsvWriter) and (metadata := writer.describe(place)):
+        notes = metadata_path(place)
         try:
-            write_bytes(metadata_path(place), metadata)
+            if notes.is_symlink():  # which nobody named, and which may lead anywhere
+                raise OutputError(f"{notes}: is a link, and left alone")
+            write_bytes(notes, metadata)
         except OutputError as error:
             logger.warning("%s; the results are whole, but do not say what made them", error)
 
