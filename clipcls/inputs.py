@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from typing import BinaryIO
 
 from clipcls.errors import ImageError, InputError, install_command
-from clipcls.textfiles import encoding_of, find_on_disk
+from clipcls.textfiles import canonical, encoding_of, find_on_disk, why_missing
 
 __all__ = [
     "RAW_SUFFIXES",
@@ -249,9 +249,10 @@ def _expand(
 
 @functools.cache  # images may be counted before they are read
 def _say_spelling(path: str, there: str) -> None:
-    log.warning(
-        "%r is spelled %r on the disk; this and other paths are read as spelled there", path, there
-    )
+    if canonical(path) == canonical(there):  # the two would look the same here
+        log.warning("%r is spelled with other Unicode characters on disk; it was found", path)
+    else:
+        log.warning("%r is not on this disk; %r is read, and others likewise", path, there)
 
 
 def _named(name: str, left_out: LeftOut, *, patterns: bool) -> Iterator[str | ImageError]:
@@ -263,7 +264,8 @@ def _named(name: str, left_out: LeftOut, *, patterns: bool) -> Iterator[str | Im
         if patterns and glob.has_magic(name):
             yield from _matches(name, left_out)
         elif isinstance(error, OSError):
-            yield ImageError(name, os_reason(error))
+            is_missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+            yield ImageError(name, why_missing(name) if is_missing else os_reason(error))
         else:  # a NUL byte, or characters that the file system cannot encode
             yield ImageError(name, "not a valid file name")
         return

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,11 +27,9 @@ from clipcls.inputs import LeftOut, find_images, folders_and_images, os_reason
 from clipcls.journal import read_folder_labels
 from clipcls.labels import levels_of, written
 from clipcls.predictions import PERSON
-from clipcls.textfiles import canonical, find_on_disk, read_table, read_text
+from clipcls.textfiles import canonical, find_on_disk, read_table, read_text, why_missing
 
 log = logging.getLogger("clipcls")
-
-_WINDOWS = re.compile(r"[A-Za-z]:\\|\\\\")  # a drive or a server
 
 __all__ = [
     "LabelledData",
@@ -406,7 +403,10 @@ def _rows(
     """(path, labels) of each row that is not blank; paths that nobody reviewed go to the list."""
     table = read_table(text, name)
     if table.columns and not {"path", "label"} <= set(table.columns):
-        raise InputError(f"{table.where}: the first line must name the columns path and label")
+        raise InputError(
+            f"{table.where}: the first line must name the columns path and label; it has "
+            f"{', '.join(map(repr, table.columns[:5]))}"
+        )
     folder = os.path.dirname(name)
     for where, cells in table.rows:
         if cells.get("labelled_by", PERSON) != PERSON:
@@ -428,13 +428,12 @@ def _found(name: str, paths: Sequence[str]) -> list[str]:
             "%s: the disk spells %d of %d paths differently (%s), such as %s; they were found",
             *(name, len(respelt), len(paths), ", ".join(sorted(kinds)), respelt[0][1]),
         )
-    drives = [path for path in found if _WINDOWS.match(os.path.basename(path))]
-    drives = [path for path in drives if not os.path.lexists(path)]
-    if drives:
+    missing = {path: why_missing(path) for path in found if not os.path.lexists(path)}
+    if explained := [path for path, reason in missing.items() if ";" in reason]:
         log.warning(
-            "%s: %d of %d paths begin with a drive of Windows, such as %s, and cannot be found "
-            "here; write them relative to this file",
-            *(name, len(drives), len(paths), os.path.basename(drives[0])),
+            "%s: %d of %d paths are not on this disk, such as %s (%s); write them relative to the "
+            "folder of this file",
+            *(name, len(missing), len(paths), explained[0], missing[explained[0]]),
         )
     return found
 

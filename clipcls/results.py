@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -190,8 +191,13 @@ def _csv(name: str, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         )
     made_by = {} if name == "stdin" else read_provenance(name)
     for where, cells in table.rows:
-        row = {key: value for key, value in cells.items() if value}
+        row = {key: value for key, value in cells.items() if value and not _is_missing(key, value)}
         yield where, {**made_by, **row} if "label" in row else {"error": "has no label", **row}
+
+
+def _is_missing(column: str, cell: str) -> bool:
+    """Whether the cell is R's or a spreadsheet's way to say that it is blank."""
+    return cell in ("NA", "#N/A") and bool(re.match("error$|similarity|score", column))
 
 
 _PARQUET = b"PAR1"
@@ -304,5 +310,5 @@ def _score(value: object, where: str) -> float | None:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"{where}: a score is not a number")
+        raise InputError(f"{where}: the score {value!r} is not a number")
     return number

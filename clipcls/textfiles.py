@@ -8,6 +8,7 @@ it is a path: `Screenshot at 10.00\\u202fAM.png` is a real file name (see `find_
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -33,6 +34,7 @@ __all__ = [
     "read_table",
     "read_text",
     "unguard",
+    "why_missing",
 ]
 
 # Text files that are not the text a person means, by their first bytes in lower case.
@@ -40,6 +42,8 @@ _OTHER_FILES = {
     b"{\\rtf": "is rich text (RTF); save it as plain text (TextEdit: Format, Make Plain Text)",
     b"<!doctype html": "is a web page, not the file itself; download the raw file",
     b"<html": "is a web page, not the file itself; download the raw file",
+    b"pk\x03\x04": "is an Excel workbook or zip file; in a spreadsheet, save it as CSV UTF-8",
+    b"\xd0\xcf\x11\xe0": "is an Excel workbook; in a spreadsheet, save it as CSV UTF-8",
     b"version https://git-lfs": "is a Git LFS pointer, not the file itself; run `git lfs pull`",
 }
 
@@ -109,9 +113,7 @@ def decode(data: bytes, name: str, error: type[ClipclsError] = InputError) -> st
         text = data.decode(encoding)
     except UnicodeDecodeError as e:
         if encoding == "utf-8-sig" and b"\0" in data:
-            excel = data.startswith(b"PK\x03\x04")
-            cure = "in a spreadsheet, save it as CSV UTF-8" if excel else "name a text file"
-            raise error(f"{name}: is a binary file; {cure}") from e
+            raise error(f"{name}: is a binary file; name a text file") from e
         line = data.count(b"\n", 0, e.start) + 1
         shown = encoding.removesuffix("-sig").upper()
         raise error(
@@ -147,11 +149,18 @@ def encoding_of(start: bytes) -> str:
 def find_on_disk(path: str) -> str:
     """The path as the disk spells it, if it means something that exists, else as it was given.
 
-    A path that exists is returned as it is. Otherwise names that look the same are taken (see
-    `canonical`) if there is one of them; then backslashes for separators, as Windows has them.
+    A path that exists is returned as it is. Otherwise it may be the one name that looks the same
+    (see `canonical`), between quotes or a `file://` URL, as file managers copy paths, or have
+    Windows' backslashes for separators.
     """
-    spellings = (path, canonical(path), path.replace("\\", "/"), canonical(path).replace("\\", "/"))
-    for spelling in dict.fromkeys(spellings):
+    spellings = [path, canonical(path)]
+    if quoted := re.fullmatch(r"""(["'])(.+)\1""", spellings[1]):
+        spellings.append(quoted[2])
+    elif re.match(r"file://(?:localhost)?/", spellings[1], re.IGNORECASE):
+        from urllib.parse import unquote, urlsplit
+
+        spellings.append(unquote(urlsplit(spellings[1]).path))
+    for spelling in dict.fromkeys((*spellings, *(s.replace("\\", "/") for s in spellings))):
         try:
             found = _find(spelling)
         except (OSError, ValueError):
@@ -159,6 +168,27 @@ def find_on_disk(path: str) -> str:
         if found is not None:
             return found
     return path
+
+
+def why_missing(path: str) -> str:
+    """Why the path leads to no file, with the likely cause: `no such file; ...`."""
+    hint = ""
+    name = os.path.basename(path)
+    if re.match(r"https?://", path, re.IGNORECASE):
+        hint = "a URL is not read; download it first"
+    elif "\n" in path:
+        hint = "its lines end with newlines: leave out -0"
+    elif any("\udc80" <= character <= "\udcff" for character in path):
+        hint = "the name is not valid UTF-8: save the list as UTF-8"
+    elif os.sep == "/" and re.search(r"(?:\A|/)(?:[A-Za-z]:[\\/]|\\\\)", path):
+        hint = "it begins with a drive of Windows"
+    else:
+        with contextlib.suppress(OSError, ValueError):
+            folder = os.path.abspath(os.path.dirname(path) or os.curdir)
+            listed = _names(folder, os.stat(folder).st_mtime_ns)
+            cased = [n for names in listed.values() for n in names if n.lower() == name.lower()]
+            hint = f"the disk has {cased[0]!r}" if cased else ""
+    return f"no such file; {hint}" if hint else "no such file"
 
 
 def _find(path: str) -> str | None:
@@ -280,9 +310,10 @@ def read_table(
 ) -> Table:
     """Read a csv as people and spreadsheets write it.
 
-    Comma, semicolon or tab between cells, whichever the header has most of, or what Excel's first
-    line `sep=;` says; quotes doubled inside quotes; blank rows skipped; the `'` that guards against
-    formulas taken off (see `guard`).
+    Comma, semicolon, tab or bar between cells, whichever the header has most of, or what Excel's
+    first line `sep=;` says; quotes doubled inside quotes; blank rows skipped; the `'` that guards
+    against formulas taken off (see `guard`). PowerShell's first line `#TYPE` is skipped, and a csv
+    that a spreadsheet kept in one column is read again.
 
     Args:
         text: the whole file, as from `decode`.
@@ -303,9 +334,11 @@ def read_table(
     delimiter = ""
     if said := re.fullmatch(r'"?sep=(.?)"?[,;\t]*', lines[0].strip("\ufeff "), re.IGNORECASE):
         delimiter, skipped, text = said[1], 1, "".join(lines[1:])
+    elif lines[0].startswith("#TYPE "):
+        skipped, text = 1, "".join(lines[1:])
     if not delimiter:
         header = re.sub(r'"[^"]*"', "", text.lstrip("\n").partition("\n")[0])
-        delimiter = max(",;\t", key=header.count)
+        delimiter = max(",;\t|", key=header.count)
     reader = csv.reader(
         io.StringIO(text), delimiter=delimiter, strict=True, skipinitialspace=not exact
     )
@@ -332,6 +365,13 @@ def read_table(
 
     whole = rows()
     where, header_row = next(whole, (name, []))
+    if len(found := [cell for cell in header_row if cell.strip()]) == 1 and re.search(
+        "[,;]", found[0]
+    ):
+        first = "\n" * skipped + header_row[0]
+        return read_table(
+            "\n".join([first, *(row[0] for _, row in whole)]), name, error, exact=exact
+        )
     columns = tuple(canonical(cell).lower() for cell in header_row)
     return Table(where, columns, named(columns))
 
@@ -347,10 +387,12 @@ def unguard(cell: str) -> str:
 
 
 def parse_number(text: str) -> float:
-    """A number out of a spreadsheet, with a decimal point or a decimal comma.
+    """A number out of a spreadsheet, with a decimal point or a decimal comma, or as a percentage.
 
     Raises:
         ValueError: the text is not a number.
     """
     text = canonical(text)
+    if text.endswith("%"):
+        return parse_number(text[:-1]) / 100
     return float(text.replace(",", ".") if "." not in text else text)

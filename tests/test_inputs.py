@@ -397,11 +397,34 @@ def test_a_listed_path_that_looks_like_one_on_the_disk_is_that(caplog) -> None:
         "x.jpg: no such file",
     ]
     (record,) = caplog.records
-    assert "is spelled 'p/cafe\u0301.jpg' on the disk" in record.getMessage()
+    assert "'p/caf\u00e9.jpg' is spelled with other Unicode characters" in record.getMessage()
     assert found("\u202ap/caf\u00e9.jpg", "\u202ap") == ["p/cafe\u0301.jpg"] * 2
     touch("caf\u00e9.jpg", "cafe\u0301.jpg")  # both exist: each is itself, a third is neither
     names = ["caf\u00e9.jpg", "cafe\u0301.jpg", "caf\u00e9\u200b.jpg"]
     assert found("-", stdin="\n".join(names).encode())[:2] == names[:2]
+
+
+@posix
+def test_paths_as_file_managers_copy_them_are_found(caplog) -> None:
+    touch("a b/c,d.jpg", "it's.jpg")
+    url = (Path.cwd() / "a b/c,d.jpg").as_uri()
+    listed = ['"a b/c,d.jpg"', "'it's.jpg'", url]
+    there = ["a b/c,d.jpg", "it's.jpg", str(Path.cwd() / "a b/c,d.jpg")]
+    assert found("-", stdin="\r\n".join(listed).encode()) == there
+    assert "'\"a b/c,d.jpg\"' is not on this disk; 'a b/c,d.jpg' is read" in caplog.text
+
+
+@posix
+def test_a_missing_path_comes_with_its_likely_cause() -> None:
+    touch("IMG_1.JPG")
+    listed = ["img_1.jpg", "C:\\photos\\a.jpg", "C:/a.jpg", "\\\\nas\\a.jpg", "http://x.org/a.jpg"]
+    reasons = [
+        item.split("no such file; ")[-1] for item in found("-", stdin="\n".join(listed).encode())
+    ]
+    windows = "it begins with a drive of Windows"
+    url = "a URL is not read; download it first"
+    assert reasons == ["the disk has 'IMG_1.JPG'", windows, windows, windows, url]
+    assert "save the list as UTF-8" in found("-", stdin="Mü.jpg".encode("cp1252"))[0]
 
 
 def test_stdin_is_read_as_it_comes() -> None:

@@ -242,7 +242,12 @@ def test_paths_are_found_under_the_names_that_the_disk_has(
     windows = tmp_path / "windows.csv"
     windows.write_text("path,label\nC:\\\\photos\\\\a.jpg,cat\n\\\\nas\\b.jpg,cat\n")
     read_labelled(windows)
-    assert "2 of 2 paths begin with a drive of Windows, such as C:" in caplog.text
+    assert "2 of 2 paths are not on this disk, such as " in caplog.text
+    assert "(no such file; it begins with a drive of Windows)" in caplog.text
+    cased = tmp_path / "cased.csv"
+    cased.write_text("path,label\nSITE1/camA/IMG_1.png,cat\nsite1/camA/img_1.PNG,cat\n")
+    read_labelled(cased)
+    assert "img_1.PNG (no such file; the disk has 'IMG_1.png')" in caplog.text
     # What exists is never taken for something else, and a program's own file is taken as it is.
     assert read_labelled(file, exact=True).paths[1] != two
 

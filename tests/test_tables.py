@@ -231,6 +231,19 @@ def test_results_that_went_through_a_spreadsheet(
     assert {(r.labels, r.score) for r in found} == {((("+cat",),), 0.93)}
 
 
+def test_percentages_and_missing_values_of_spreadsheets_and_r(tmp_path: Path) -> None:
+    saved = tmp_path / "r.csv"
+    saved.write_text("path;label;score;error\na.jpg;cat;93 %;NA\nb.jpg;NA;0,5;#N/A\n")
+    found = read_results(saved)
+    assert [(r.labels, r.score, r.error) for r in found] == [
+        ((("cat",),), 0.93, ""),
+        ((("NA",),), 0.5, ""),
+    ]
+    saved.write_text("path,label,score\na.jpg,cat,1. May\n")
+    with pytest.raises(InputError, match=r"r\.csv:2: the score '1\. May' is not a number"):
+        read_results(saved)
+
+
 def test_paths_of_another_system_are_those_of_the_disk(tmp_path: Path) -> None:
     kept = unicodedata.normalize("NFD", "Käfer.jpg")
     for name in (f"photos/sub/{kept}", "photos/odd\\name.jpg"):

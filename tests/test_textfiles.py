@@ -38,7 +38,8 @@ def test_byte_order_marks_inside_joined_files_are_dropped() -> None:
     ("data", "said"),
     [
         (b"cat\ncaf\xe9\n", "t:2: is not UTF-8 text; save the file as UTF-8"),
-        (b"PK\x03\x04\x14\0\x06\0\x08\0\xff", "t: is a binary file; in a spreadsheet, save it as"),
+        (b"PK\x03\x04\x14\0\x06\0\x08\0\xff", "t: is an Excel workbook or zip file; in a spread"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "t: is an Excel workbook; in a spreadsheet, save it"),
         (b"\xff\xd8\xff\xe0\0\x10JFIF\0", "t: is a binary file; name a text file"),
         (b"\xff\xfec\0a", "t:1: is not UTF-16 text"),
     ],
@@ -95,6 +96,11 @@ def test_comments_and_blank_lines_of_a_list() -> None:
         "path\tlabel\na.jpg\tcat\nb.jpg\n",
         "sep=;\npath;label\na.jpg;cat\nb.jpg;\n",
         '"sep=;"\n"path";"label"\n"a.jpg";"cat"\n"b.jpg";""\n',
+        "path|label\na.jpg|cat\nb.jpg|\n",
+        '#TYPE System.IO.FileInfo\n"path","label"\n"a.jpg","cat"\n"b.jpg",\n',
+        # A csv with commas that a spreadsheet with semicolons opened, and kept in one column.
+        '"path,label"\n"a.jpg,cat"\n"b.jpg,"\n',
+        "path,label;;\na.jpg,cat;;\nb.jpg,;;\n",
         "sep=\t\npath\tlabel\na.jpg\tcat\nb.jpg\t\n",
         '\ufeffpath, label\u00a0, "a;b;c"\na.jpg, "cat",\nb.jpg,,,,\n',
     ],
@@ -157,6 +163,7 @@ def test_numbers_have_a_point_or_a_comma() -> None:
         1e-05,
         1.5e-05,
     ]
-    for text in ("", "cat", "1,2,3"):
+    assert parse_number("51,2\u00a0%") == 0.512
+    for text in ("", "cat", "1,2,3", "%"):
         with pytest.raises(ValueError, match="could not convert"):
             parse_number(text)
