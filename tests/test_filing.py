@@ -935,7 +935,7 @@ def test_levels_are_what_was_written() -> None:
         ('{"path": "a", "label": 3}', "line 1: a label is not a text"),
         ('{"path": "a", "labels": 3}', "line 1: `labels`"),
         ('{"path": "a", "label": "x", "lineage": 3}', "line 1"),
-        ('{"path": "a", "label": "x", "score": "high"}', "line 1: the score 'high' is not a number"),
+        ('{"path": "a", "label": "x", "score": "high"}', "1: the score 'high' is not a number"),
         ('{"path": "a", "label": "x", "top": 3}', "line 1: `top`"),
         ("PAR1 and no more", "is not a whole parquet file"),
     ],
