@@ -17,7 +17,14 @@ from clipcls.folders import alike, folders_of
 from clipcls.journal import Entry, Journal, Mode, journals_in
 from clipcls.results import Result
 from clipcls.sidecar import SidecarNames
-from clipcls.transfer import RefusalError, check_inside, is_link_to, is_the_same, reason_of
+from clipcls.transfer import (
+    RefusalError,
+    check_inside,
+    is_link_to,
+    is_the_same,
+    reason_of,
+    same_content,
+)
 
 __all__ = ["Plan", "Step", "plan"]
 
@@ -210,11 +217,10 @@ class _Planner:
             if journal.mode == "link":
                 is_kept = is_link_to(entry.target, source)
             else:
-                is_kept = (
-                    (entry.size, entry.mtime_ns) == (seen.st_size, seen.st_mtime_ns)
-                    and entry.target.is_file()
-                    and not entry.target.is_symlink()
-                )
+                now = seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
+                is_kept = entry.target.is_file() and not entry.target.is_symlink()
+                if now != (entry.size, entry.mtime_ns, entry.ctime_ns):
+                    is_kept = is_kept and same_content(source, entry.target)
             if is_kept and journal.mode == self.mode:
                 return True
             if is_kept:

@@ -4,7 +4,8 @@ A line is a JSON object: first the header, then
 
     {"folder": "cat"}                               this folder is about to be made
     {"folder": "b_w", "label": "b/w"}               so is this one, whose name is not its label
-    {"n": 1, "from": "/photos/a.jpg", "to": "cat/a.jpg", "size": ..., "mtime_ns": ...}
+    {"n": 1, "from": "/photos/a.jpg", "to": "cat/a.jpg", "size": ..., "mtime_ns": ...,
+     "ctime_ns": ...}
     {"done": 1}                                     it is there, whole
     {"failed": 1}                                   it was not done, and left nothing behind
     {"undoing": 1}
@@ -65,6 +66,7 @@ class Entry:
         part: the temporary name of a copy, absolute.
         size: of the source, bytes.
         mtime_ns: of the source, nanoseconds.
+        ctime_ns: of the source, nanoseconds: a file put in its place can have all but this.
         state: "announced", "done", "failed", "undoing" or "undone".
     """
 
@@ -74,6 +76,7 @@ class Entry:
     part: Path
     size: int
     mtime_ns: int
+    ctime_ns: int
     state: str = "announced"
 
 
@@ -101,6 +104,7 @@ class Journal:
     _size: int = 0  # bytes that verified
     _last: int = 0
     _file: FileIO | None = None
+    _lock_file: FileIO | None = None
 
     @classmethod
     def create(cls, into: Path, mode: Mode) -> Journal:
@@ -189,9 +193,10 @@ class Journal:
 
     def close(self) -> None:
         """Lets go of it."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        for file in (self._file, self._lock_file):
+            if file is not None:
+                file.close()
+        self._file = self._lock_file = None
 
     def announce(
         self,
@@ -220,6 +225,7 @@ class Journal:
                     "to": self._relative(entry.target),
                     "size": entry.size,
                     "mtime_ns": entry.mtime_ns,
+                    "ctime_ns": entry.ctime_ns,
                 }
             )
             self.entries[entry.n] = entry
@@ -243,7 +249,8 @@ class Journal:
     def entry(self, source: Path, target: Path, seen: os.stat_result) -> Entry:
         """A new entry, not yet announced."""
         self._last = n = self._last + 1
-        return Entry(n, source, target, self._part(target, n), seen.st_size, seen.st_mtime_ns)
+        version = seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
+        return Entry(n, source, target, self._part(target, n), *version)
 
     def _part(self, target: Path, n: int) -> Path:
         return target.with_name(f".{_PREFIX}{self._id}-{n}.part")
@@ -253,14 +260,9 @@ class Journal:
         if "n" in line:
             self._last = n = line["n"]
             target = _below(into, line["to"])
-            self.entries[n] = Entry(
-                n,
-                Path(line["from"]),
-                target,
-                self._part(target, n),
-                line["size"],
-                line["mtime_ns"],
-            )
+            version = line["size"], line["mtime_ns"], line["ctime_ns"]
+            part = self._part(target, n)
+            self.entries[n] = Entry(n, Path(line["from"]), target, part, *version)
         elif "clipcls sort" in line:
             self.mode, self._id, self.finished = line["mode"], line["id"], False
         elif "folder" in line:
@@ -292,11 +294,19 @@ class Journal:
             return
         assert self._file is not None
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError:  # a file system without locks: one run at a time there
+                if self.unsigned:
+                    return  # no other run will touch it
+                self._lock_file = FileIO(os.fspath(_key_path() or ""))
+                fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise OutputError(f"{self.path}: another `clipcls sort` is at it") from error
-        except OSError:
-            return  # a file system without locks
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be locked ({os_reason(error)})") from error
 
 
 @dataclass(slots=True)

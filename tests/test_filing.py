@@ -819,6 +819,43 @@ def test_the_secret_is_whole_wherever_its_maker_is_killed(
         undo(journal)
 
 
+def test_an_original_that_was_replaced_by_one_of_the_same_size_and_time_is_filed(
+    photos: Path, tmp_path: Path
+) -> None:
+    file_results(FOUR, tmp_path / "out", root=photos)
+    (photos / "b.jpg").unlink()
+    put(photos, {"b.jpg": "B"})
+    (photos / "c.png").chmod(0o600)
+    again = file_results(FOUR, tmp_path / "out", root=photos)
+    assert (again.filed, again.plan.already) == (1, 3)
+    assert tree(tmp_path / "out") == {**FILED, "animal/dog/b (2).jpg": b"B"}
+
+
+def test_where_files_cannot_be_locked_there_is_one_run_at_a_time(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on some network drives: the secret, which is on this machine, is locked instead."""
+    import fcntl
+
+    real = fcntl.flock
+
+    def flock(file, operation):
+        if not str(file.name).endswith("journal.key"):  # journals go by their number
+            raise OSError(37, "No locks available")
+        real(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    done = file_results(FOUR[:1], tmp_path / "out", "move", root=photos)
+    assert done.journal is not None
+    other = Journal.create(tmp_path / "out", "move")
+    with pytest.raises(OutputError, match="another `clipcls sort`"):
+        undo(done.journal)
+    with pytest.raises(OutputError, match="another `clipcls sort`"):
+        file_results(FOUR, tmp_path / "out", "move", root=photos)
+    other.close()
+    assert file_results(FOUR, tmp_path / "out", "move", root=photos).filed == 3
+
+
 def test_a_disk_that_takes_no_more(tmp_path: Path, elsewhere: Path) -> None:
     """A limit on a file's size: a real error of write(2) in the middle of a copy."""
     photos = put(tmp_path / "p", {"a.jpg": "a", "big.jpg": "b" * 3_000_000, "c.jpg": "c"})
