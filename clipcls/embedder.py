@@ -123,7 +123,7 @@ def embed_images(
     """Unit vectors of images, in their order, reading ahead in threads with bounded memory.
 
     Each batch is in the store before its first vector is yielded, so a run that is stopped goes
-    on where it was. A file whose path, size and mtime are known is not opened; one whose content
+    on where it was. A file whose path, size and times are known is not opened; one whose content
     is known is not decoded; an image that comes decoded is not stored.
 
     Args:
