@@ -22,7 +22,8 @@ How pixels become 8-bit RGB:
   numbers within 0..255 are taken as they are, integers within 0..65535 as 16-bit, anything else is
   stretched.
 - Stretching maps the darkest value to 0 and the brightest to 255, without the 0.1 % at either end:
-  sensors have dead and hot pixels.
+  sensors have dead and hot pixels. One value at an end that lies farther from all others than these
+  span, as of burnt-in text or missing data, does not count where it has less than half the pixels.
 - Raw files: the embedded preview; where it is missing or smaller than the model's input, the raw
   image developed at half its size.
 - Files that end early: rows that are missing are grey. Up to `MAX_MISSING` of them cost a warning.
@@ -96,6 +97,22 @@ _AVIF_BRANDS = frozenset((b"avif", b"avis"))
 # when decoded whole, and the part of it that is the whole.
 _WHOLE = "clipcls whole"
 _MISSING = "clipcls missing"  # the share of rows that a truncated file does not hold
+
+# What files named like images often are instead, by bytes near their beginning in lower case.
+_NOT_READ = {
+    b"<html": "not an image: a web page, as of a failed download",
+    b"<!doctype html": "not an image: a web page, as of a failed download",
+    b"version https://git-lfs": "not an image: a Git LFS pointer (run `git lfs pull`)",
+    b"%pdf": "PDF files are not read",
+    b"%!ps": "PostScript files are not read",
+    b"<svg": "SVG files are not read",
+    b"jxl \r\n\x87\n": "JPEG XL files are not read",
+    b"\0\0\0\0dicm": "DICOM files are not read",
+    b"\0\x05\x16\x07\0\x02": "not an image: a metadata file of macOS",
+    b"ftypmp4": "not an image: a video",
+    b"ftypisom": "not an image: a video",
+    b"ftypqt": "not an image: a video",
+}
 
 # Formats whose rows Pillow decodes one after the other: a file that ends early has the first ones.
 _ROW_BY_ROW = ("JPEG", "PNG", "BMP", "PPM")
@@ -488,9 +505,12 @@ def _identify(data: bytes, path: str) -> tuple[str, _Opener]:
         raise ImageError(path, "AVIF needs a newer Pillow (pip install -U pillow)")
     if brands & _HEIF_BRANDS:
         return "HEIF", _heif_opener(path)
-    for magic, name in ((b"%PDF", "PDF"), (b"%!PS", "PostScript"), (b"<svg", "SVG")):
-        if magic in data[:1024]:
-            raise ImageError(path, f"{name} files are not read")
+    start = data[:1024].lower()
+    for magic, reason in _NOT_READ.items():
+        if magic in start:
+            raise ImageError(path, reason)
+    if data.count(0) == len(data):
+        raise ImageError(path, "not an image: all its bytes are zero")
     raise ImageError(path, "not an image")
 
 
@@ -674,6 +694,12 @@ def _range(mode: str, values: Any, full: int) -> tuple[float, float]:
     if mode in ("I", "F") and low >= 0 and high <= 255 and (finite == finite.round()).all():
         return 0, 255
     sample = finite.ravel()[:: 1 + finite.size // 1_000_000]
+    for value in (sample.min(), sample.max()):
+        others = sample[sample != value]
+        if 2 * others.size > sample.size:
+            first, last = float(others.min()), float(others.max())
+            if 0 < last - first < max(first - value, value - last):
+                sample = others
     end = len(sample) // 1000
     ordered = np.partition(sample, (end, len(sample) - 1 - end))
     darkest, brightest = float(ordered[end]), float(ordered[-1 - end])

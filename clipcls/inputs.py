@@ -78,6 +78,10 @@ _KINDS = {
     "drawing": _split(
         ".afdesign .afphoto .ai .cdr .dwg .dxf .emf .eps .kra .ps .psb .sketch .svg .svgz .wmf .xcf"
     ),
+    "image file of another format": _split(
+        ".bpg .czi .dcm .dicom .dpx .exr .flif .hdr .heics .jpm .jxl .jxr .livp .ndpi .nii .svs "
+        ".wdp"
+    ),
     # Not opened to see whether they are images: data, and backups and unfinished downloads.
     "other file": _split(
         ".7z .aae .bak .bat .bin .c .cfg .conf .crdownload .css .csv .db .dll .download .exe .flac "
@@ -93,12 +97,25 @@ _KIND_OF = {suffix: kind for kind, suffixes in _KINDS.items() for suffix in suff
 # Samba, ext4. Names with a leading dot (.Trash-1000, .thumbnails) are hidden anyway.
 _SYSTEM_FOLDERS = frozenset(
     (
-        *("$recycle.bin", "recycler", "recycled", "system volume information", "lost+found"),
+        *("$recycle.bin", "system volume information", "lost+found", "found.000"),
         *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder"),
         *("#recycle", "#snapshot", "@eadir", "@tmp", "@recycle", "@recently-snapshot"),
-        *("@__thumb", "@transcode"),
+        *(
+            "@__thumb",
+            "@transcode",
+            "@synoresource",
+            "@sharebin",
+            "network recycle bin",
+            "_gsdata_",
+        ),
     )
 )
+
+
+def _is_system_folder(name: str) -> bool:
+    # Of Windows XP; in lower case they may be a person's own.
+    return name.lower() in _SYSTEM_FOLDERS or name in ("RECYCLER", "RECYCLED")
+
 
 _SEPARATORS = re.compile("[" + re.escape(os.sep + (os.altsep or "")) + "]+")
 
@@ -153,7 +170,12 @@ class LeftOut:
     def __str__(self) -> str:
         """As "2 raw files (.nef), 1 video (.mp4) left out", with what makes raw files readable."""
         parts = []
-        order = [*_KINDS, "file without a suffix", "system folder"]
+        order = [
+            *_KINDS,
+            "file not downloaded from iCloud",
+            "file without a suffix",
+            "system folder",
+        ]
         for kind in sorted(self.counts, key=order.index):
             suffixes = [name for name, _ in self.counts[kind].most_common() if name]
             total = self.counts[kind].total()
@@ -305,9 +327,10 @@ def _walk(root: str, left_out: LeftOut) -> Iterator[str | ImageError]:
             pending.pop()
             above.pop()
         elif entry.name.startswith("."):
-            continue
+            if entry.name.endswith(".icloud"):
+                left_out.add("file not downloaded from iCloud", "")
         elif _is_folder(entry):
-            if entry.name.lower() in _SYSTEM_FOLDERS:
+            if _is_system_folder(entry.name):
                 left_out.add("system folder", entry.name)
             elif error := enter(entry.path, entry.is_symlink()):
                 yield error
@@ -330,7 +353,7 @@ def folders_and_images(path: str) -> tuple[list[str], list[str]]:
     entries = [entry for entry in _sorted_entries(path) if not entry.name.startswith(".")]
     folders = [e.name for e in entries if _is_folder(e)]
     images = [e.name for e in entries if not _is_folder(e) and _is_image(e, LeftOut())]
-    return [name for name in folders if name.lower() not in _SYSTEM_FOLDERS], images
+    return [name for name in folders if not _is_system_folder(name)], images
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -447,7 +470,7 @@ def _folders(folder: str) -> Iterator[str]:
             for entry in reversed(entries)
             if _is_folder(entry)
             and not entry.name.startswith(".")
-            and entry.name.lower() not in _SYSTEM_FOLDERS
+            and not _is_system_folder(entry.name)
         )
 
 

@@ -311,7 +311,14 @@ def test_other_files_are_named() -> None:
     assert reason(saved(picture(), "PDF")) == "PDF files are not read"
     assert reason(saved(picture(), "EPS")) == "PostScript files are not read"  # no Ghostscript
     assert reason(b'<?xml version="1.0"?><svg xmlns="x"/>') == "SVG files are not read"
-    assert reason(b"\0\0\0\x20ftypisom\0\0\2\0isomiso2mp41") == "not an image"
+    for data, what in (
+        (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2mp41", "a video"),
+        (b"\n<!DOCTYPE HTML><html><svg>", "a web page, as of a failed download"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer (run `git lfs pull`)"),
+        (b"\0\x05\x16\x07\0\2\0\0Mac OS X" + bytes(99), "a metadata file of macOS"),
+        (bytes(4096), "all its bytes are zero"),
+    ):
+        assert reason(data, "x.jpg") == f"not an image: {what}"
 
 
 # Orientation, frames
@@ -544,6 +551,18 @@ def test_dead_and_hot_pixels_do_not_decide_the_range(kind: str) -> None:
     got = pixels(to_rgb(Image.fromarray(values)))
     assert (got[0, 1, 0], got[-1, -2, 0]) == (0, 255)
     assert 120 < got[50, 50, 0] < 135
+
+
+@pytest.mark.parametrize("flag", [0, 65535])
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_burnt_in_text_and_missing_data_do_not_set_the_range(flag: int, dtype: type) -> None:
+    values = np.rint(np.linspace(27_000, 28_000, 64 * 32)).reshape(32, 64).astype(dtype)
+    want = np.rint((values - 27_000.0) * 255 / 1000)
+    values[:8], want[:8] = flag, 255 if flag else 0
+    same(decode_image(saved(Image.fromarray(values), "TIFF")), grey(want), within=66)
+    values[:20] = flag  # most of the image: a mask, on which the rest is dark
+    stretched = np.asarray(decode_image(saved(Image.fromarray(values), "TIFF")))[20:]
+    assert np.ptp(stretched) < 20
 
 
 def test_16_bit_grey_of_one_value_is_not_stretched() -> None:

@@ -88,12 +88,18 @@ def test_named_file_is_taken_whatever_its_suffix() -> None:
         ".Trash-1000",
         "lost+found",
         "System Volume Information",
+        "RECYCLER",
     ],
 )
 def test_trash_and_copies_that_systems_make_are_searched_only_when_named(name: str) -> None:
     touch("p/a.jpg", f"p/{name}/old.jpg", f"p/sub/{name}/deep/old.jpg")
     assert found("p") == found("p/**/*.jpg") == ["p/a.jpg"]
     assert found(f"p/{name}") == [f"p/{name}/old.jpg"]
+
+
+def test_a_folder_of_recycled_things_is_no_trash() -> None:
+    touch("p/recycled/a.jpg")
+    assert found("p") == ["p/recycled/a.jpg"]
 
 
 def without_rawpy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,12 +109,14 @@ def without_rawpy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_folder_holds_besides_is_counted_by_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     without_rawpy(monkeypatch)
     touch("p/a.jpg", "p/1.NEF", "p/2.nef", "p/s/3.CR3", "p/clip.MP4", "p/README", "p/a.xmp")
-    touch("p/.hidden", "p/@eaDir/t.jpg", "p/scan.pdf", "p/logo.svg")
+    touch("p/.hidden", "p/@eaDir/t.jpg", "p/scan.pdf", "p/logo.svg", "p/b.jxl", "p/.c.jpg.icloud")
     left_out = LeftOut()
     assert list(find_images(["p"], left_out=left_out)) == ["p/a.jpg"]
     assert str(left_out) == (
         "3 raw files (.nef, .cr3), 1 video (.mp4), 1 document (.pdf), 1 drawing (.svg), "
-        "1 other file (.xmp), 1 file without a suffix, 1 system folder (@eaDir) left out; "
+        "1 image file of another format (.jxl), 1 other file (.xmp), "
+        "1 file not downloaded from iCloud, 1 file without a suffix, "
+        "1 system folder (@eaDir) left out; "
         f"to read raw files: {install_command('raw')}"
     )
     assert left_out.may_be_images
