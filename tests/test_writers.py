@@ -225,6 +225,23 @@ def test_results_of_an_interrupted_run_stay_until_a_run_has_finished(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_only_has_the_name_of_a_part_is_never_deleted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A browser's download under way, a piece of a file that was split."""
+    (tmp_path / "r.csv.part").write_text("half of a download")
+    (tmp_path / "r.csv.part.1").write_text("PK\3\4")
+    (tmp_path / "r.csv.part.2").symlink_to("r.csv.part.1")
+    os.mkfifo(tmp_path / "r.csv.part.3")
+    for _ in range(2):
+        with open_output(tmp_path / "r.csv", "csv") as writer:
+            writer.write({"path": "a.jpg"})
+    held = {p.read_text() for p in tmp_path.iterdir() if p.is_file() and p.suffix != ".csv"}
+    assert held == {"half of a download", "PK\3\4"}
+    assert len(os.listdir(tmp_path)) == 5
+    assert "r.csv.part.4: is no result of an earlier run, and left alone" in caplog.text
+
+
 @pytest.mark.parametrize("rows_before", [0, 1])
 def test_a_second_run_with_the_same_file_is_refused(tmp_path: Path, rows_before: int) -> None:
     path = tmp_path / "r.jsonl"

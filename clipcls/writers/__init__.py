@@ -194,12 +194,12 @@ def _whole_file(path: Path, place: Path, make: MakeWriter) -> Iterator[Writer]:
         raise
     finally:
         part.release()
-    for old in part.earlier:
-        old.unlink(missing_ok=True)
+    for old in part.remove_earlier(place):
+        logger.warning("%s: is no result of an earlier run, and left alone", old)
     if isinstance(writer, CsvWriter) and (metadata := writer.describe(place)):
         notes = metadata_path(place)
         try:
-            if notes.is_symlink():  # which nobody named, and which may lead anywhere
+            if os.path.islink(notes):  # which nobody named, and which may lead anywhere
                 raise OutputError(f"{notes}: is a link, and left alone")
             write_bytes(notes, metadata)
         except OutputError as error:

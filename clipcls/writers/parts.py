@@ -72,6 +72,20 @@ class Part:
                 self.remove()
         return self.earlier
 
+    def remove_earlier(self, path: Path) -> list[Path]:
+        """Removes what earlier runs left; returns what is something else than such a result.
+
+        Args:
+            path: the whole file, which begins as its parts do.
+        """
+        begin, others = _begin(path), []
+        for old in self.earlier:
+            if old.is_symlink() or not old.is_file() or _begin(old) != begin:
+                others.append(old)
+            else:
+                old.unlink(missing_ok=True)
+        return others
+
     def release(self) -> None:
         """Lets other runs have the name."""
         self._lock.release()
@@ -133,6 +147,15 @@ def _set_aside(part: Path) -> list[Path]:
     finally:
         lock.release()
     return earlier
+
+
+def _begin(path: Path) -> bytes:
+    """Enough of a file to tell its format."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4)
+    except OSError:
+        return b""
 
 
 def _busy() -> OSError:
