@@ -138,7 +138,8 @@ def open_output(
                 _finish(writer, stream)
                 file.flush()
         return
-    yield from _whole_file(path, Path(os.path.realpath(path)), make)
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path
+    yield from _whole_file(path, place, make)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -169,28 +170,26 @@ def _whole_file(path: Path, place: Path, make: MakeWriter) -> Iterator[Writer]:
     try:
         with _closed(part.file), _closed(_compressed(part.file, path)) as stream:
             writer = make(stream)
-            given = _Blaming(writer, str(path))
+            given = _Blaming(writer, str(path), part)
             try:
                 yield given
             except BaseException:
                 if given.written:
-                    _leave(writer, stream, part)
+                    with contextlib.suppress(Exception):  # what pyarrow raises after a full disk
+                        _end(writer, stream, part)
                 raise
             with _blaming(str(path)):
-                _finish(writer, stream)
-                part.file.flush()
-                os.fsync(part.file.fileno())
+                _end(writer, stream, part)
         with _blaming(str(path)):
             part.rename(place)
     except BaseException as error:
-        left = "".join(
-            f"; what was finished is in {p}"
-            for p in part.with_results(bool(given and given.written))
-        )
+        has_written = given is not None and given.written
+        places = ", ".join(map(str, part.with_results(has_written)))
+        kept = f"what was finished is in {places}" if places else "nothing was kept"
         if isinstance(error, OutputError):
-            raise type(error)(f"{error}{left}") from error
-        if left:
-            logger.warning("%s is not whole%s", path, left)
+            raise type(error)(f"{error}; {kept}") from error
+        if places or has_written:
+            logger.warning("%s is not whole; %s", path, kept)
         raise
     finally:
         part.release()
@@ -224,21 +223,26 @@ def _finish(writer: Writer, stream: TextIO) -> None:
         stream.close()
 
 
-def _leave(writer: Writer, stream: TextIO, part: Part) -> None:
-    """Makes what an interrupted run has written readable; what never will be is removed."""
+def _end(writer: Writer, stream: TextIO, part: Part) -> None:
+    """Writes the ends to the disk; without them some formats cannot be read, and are removed."""
     try:
         _finish(writer, stream)
-    except Exception:  # of a full disk OSError, of what that has closed whatever pyarrow raises
+        part.file.flush()
+        os.fsync(part.file.fileno())
+        part.mark_whole()
+    except Exception:
         if isinstance(writer, EndedWriter) and writer.needs_end:
             part.remove()
+        raise
 
 
 class _Blaming:
     """A writer whose trouble is told by the name of what it writes to."""
 
-    def __init__(self, writer: Writer, name: str) -> None:
+    def __init__(self, writer: Writer, name: str, part: Part | None = None) -> None:
         self._writer = writer
         self._name = name
+        self._part = part
         self.written = False
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -246,6 +250,8 @@ class _Blaming:
         with _blaming(self._name):
             self._writer.write(record)
             self.written = True
+            if self._part:
+                self._part.mark_whole()
 
 
 @contextlib.contextmanager

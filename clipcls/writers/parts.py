@@ -34,6 +34,7 @@ class Part:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._whole = 0
         self.earlier = _set_aside(path)
         try:
             self.file: TextIO = path.open("x", encoding="utf-8", newline="")
@@ -59,15 +60,23 @@ class Part:
         if self._lock.is_on(self.path):
             self.path.unlink(missing_ok=True)
 
+    def mark_whole(self) -> None:
+        """Notes that all that has been written so far is whole."""
+        self._whole = os.fstat(self.file.fileno()).st_size
+
     def with_results(self, has_own: bool) -> list[Path]:
-        """What holds results, after the run has failed; a part without any is removed.
+        """What holds results, after the run has failed and the file was closed.
+
+        A record that a full disk has cut off is removed, and so is a part without any whole one.
 
         Args:
             has_own: whether this run has written a result (a compressed file is never empty).
         """
         with contextlib.suppress(OSError):
             if self._lock.is_on(self.path):
-                if has_own and self.path.stat().st_size:
+                if has_own and self._whole:
+                    if self._whole < self.path.stat().st_size:
+                        os.truncate(self.path, self._whole)
                     return [self.path, *self.earlier]
                 self.remove()
         return self.earlier
