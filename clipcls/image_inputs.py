@@ -157,6 +157,8 @@ def _is_one(images: Any) -> bool:
     if isinstance(images, np.ndarray):
         if images.ndim == 1 and images.dtype.kind in "OUS":
             return False
+        if images.ndim == 0:
+            raise TypeError("an array without dimensions is no list of images; give X.item()")
         if images.dtype.kind == "f" and images.ndim < 3:
             raise TypeError(
                 f"an array of {images.dtype} with the shape {images.shape} holds vectors, not "
@@ -232,11 +234,13 @@ def _from_array(array: NDArray[Any], name: str) -> Image.Image:
 def _check_array(array: NDArray[Any], name: str, wanted: str) -> None:
     """Refuses an array that is no image of uint8, or none of several."""
     if array.dtype != np.uint8:
-        cure = (
-            "; if its values are 0 to 1, give (255 * array).round().astype(np.uint8)"
-            if array.dtype.kind == "f"
-            else "; of numbers in another range make a PIL image, as by Image.fromarray"
-        )
+        cure = {
+            "f": "; if its values are 0 to 1, give (255 * array).round().astype(np.uint8)",
+            "b": "; give 255 * array.astype(np.uint8)",
+            "i": "; if its values are 0 to 255, give array.astype(np.uint8)",
+            "u": "; if its values are 0 to 255, give array.astype(np.uint8); if they are 0 to "
+            "65535, (array // 257).astype(np.uint8)",
+        }.get(array.dtype.kind, "")
         raise TypeError(f"{name}: images in an array are uint8, 0 to 255, not {array.dtype}{cure}")
     if array.ndim == 2 or (array.ndim in (3, 4) and array.shape[-1] in _CHANNELS):
         return

@@ -436,10 +436,10 @@ def _match(folder: str, parts: list[str]) -> Iterator[str]:
             entries = _sorted_entries(folder or os.curdir)
         except OSError:
             return  # as in a shell: what cannot be listed does not match
-        for entry in entries:
-            hidden = entry.name.startswith(".") and not part.startswith(".")
-            if hidden or not fnmatch.fnmatch(entry.name, part):
-                continue
+        shown = [e for e in entries if part.startswith(".") or not e.name.startswith(".")]
+        literal = part.replace("[", "[[]")  # `[2024] T*` where a folder is called [2024] Trip
+        found = [e for e in shown if fnmatch.fnmatch(e.name, part)]
+        for entry in found or [e for e in shown if fnmatch.fnmatch(e.name, literal)]:
             path = os.path.join(folder, entry.name)
             if not rest:
                 yield path

@@ -390,7 +390,11 @@ async def _receive(
             images.append((part.filename or f"images[{number}]", data))
         return images, _form_options(parts).question()
     if kind != "application/json":
-        raise RefusedError(415, "send images as multipart/form-data or as JSON")
+        raise RefusedError(
+            415,
+            "send images as multipart/form-data (curl -F images=@FILE) or as JSON with the header "
+            "Content-Type: application/json",
+        )
     body = await read_body(request.stream(), max_bytes=limits.bytes, took=ticket.add_bytes)
     given, long = await asyncio.to_thread(parse_json, body, _TEXT_BYTES)
     options = _validated(ClassifyRequest, given)
@@ -441,15 +445,20 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def _validated(model: type[Model], given: object) -> Model:
+    if not isinstance(given, dict):
+        raise RefusedError(422, 'the body is no JSON object, as in {"images": ["..."]}')
     try:
         json.dumps(given, ensure_ascii=False).encode()
         return model.model_validate(given)
     except UnicodeEncodeError as error:
         raise RefusedError(422, "a text holds half a surrogate pair") from error
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part)[:50] for part in first["loc"])
-        raise RefusedError(422, f"{place or 'the body'}: {first['msg']}") from error
+        found = error.errors(include_url=False, include_input=False)
+        here = [one for one in found if one["loc"][:2] == found[0]["loc"][:2]]
+        first = max(here, key=lambda one: len(one["loc"]))  # an object's own, not "no string"
+        kinds = ("str", "list[str]", "LabelEntry")
+        place = ".".join(str(part)[:50] for part in first["loc"] if part not in kinds)
+        raise RefusedError(422, f"{place}: {first['msg']}") from error
 
 
 Result = TypeVar("Result")

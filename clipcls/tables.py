@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from clipcls.errors import ImageError, InputError, install_command
 from clipcls.labels import written
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from clipcls.predictions import Hit, MultiLabelPrediction, Prediction
     from clipcls.results import Result
+
+    Record: TypeAlias = Prediction | MultiLabelPrediction | ImageError | Result | Hit
 
 __all__ = [
     "EXPLAINED",
@@ -163,7 +165,7 @@ def read_provenance(file: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def to_dataframe(
-    results: Iterable[Prediction | MultiLabelPrediction | ImageError | Result | Hit],
+    results: Record | Iterable[Record],
 ) -> pandas.DataFrame:
     """A table of results: one row per image, or per image and label where it can have several.
 
@@ -173,10 +175,11 @@ def to_dataframe(
     ways have it in columns.
 
     Args:
-        results: what `classify` or `search_images` yields, or `read_results` returns.
+        results: what `classify` or `search_images` yields, or `read_results` returns: one or many.
 
     Raises:
         InputError: pandas is missing.
+        TypeError: something else is among the results.
 
     Example:
         >>> from clipcls import Candidate, Prediction
@@ -193,7 +196,11 @@ def to_dataframe(
         raise InputError(f"a DataFrame needs pandas: {install_command('pandas')}") from error
     columns: dict[str, list[Any]] = {name: [] for name in (*_RESULT, "error")}
     count = 0
-    for result in results:
+    is_one = isinstance(results, ImageError) or hasattr(results, "record")
+    for result in cast(Iterable[Any], [results] if is_one else results):
+        if not isinstance(result, ImageError) and not hasattr(result, "record"):
+            kind = type(result).__name__
+            raise TypeError(f"give what classify() or search_images() yields, not {kind}")
         record = error_record(result) if isinstance(result, ImageError) else result.record()
         if not count and "rank" in record:
             columns = {}

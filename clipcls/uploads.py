@@ -31,8 +31,11 @@ _FILES = "images"
 _LONGEST_TEXT = 4096
 
 _NOT_BASE64 = (
-    "not base64 (standard alphabet, padded, no line breaks, as `base64 -w0 FILE` writes it), "
-    "a data URL or an http URL"
+    "not base64 (standard alphabet, padded, as `base64 FILE` writes it), a data URL or an http URL"
+)
+# Escaped, after a full line of base64 (MIME has 76 characters, Ruby 60) or at the end of a string.
+_LINE_BREAK = re.compile(
+    rb"(?:(?<=[A-Za-z0-9+/]{60})|(?<=[A-Za-z0-9+/=]{4})(?=(?:\\r)?\\n\"))(?:\\r)?\\n"
 )
 _DATA_URL = re.compile(rb"data:[^,]{0,200},", re.IGNORECASE)
 
@@ -106,13 +109,18 @@ def parse_json(body: bytearray, max_text: int) -> tuple[Any, dict[str, memoryvie
     Raises:
         BodyError: it is not JSON, or holds too much text.
     """
+    if b"\\n" in body:
+        body = bytearray(_LINE_BREAK.sub(b"", body))
     if b"\\/" in body and b"\\\\/" not in body:
         body = body.replace(b"\\/", b"/")  # as PHP writes every slash of base64
     text, long = _take_out(body, max_text)
     try:
-        return json.loads(text.decode()), long
+        return json.loads(text.decode("utf-8-sig")), long
     except (ValueError, RecursionError) as error:
-        raise BodyError(400, "the body is not JSON") from error
+        reason = f" ({error.msg})" if isinstance(error, json.JSONDecodeError) else ""
+        if isinstance(error, UnicodeDecodeError):
+            reason = " in UTF-8"
+        raise BodyError(400, f"the body is not JSON{reason}") from error
 
 
 def _take_out(body: bytearray, max_text: int) -> tuple[bytearray, dict[str, memoryview]]:

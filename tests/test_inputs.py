@@ -325,6 +325,7 @@ def test_a_part_of_a_pattern_that_exists_is_no_pattern(tmp_path: Path) -> None:
     )
     assert found("[2024] Trip/*.jpg") == ["[2024] Trip/a.jpg"]
     assert found("[2024] Trip/[x] y/?.jpg") == ["[2024] Trip/[x] y/b.jpg"]
+    assert found("[2024] Trip/[x]*/*.jpg") == ["[2024] Trip/[x] y/b.jpg"]
     assert found("[[]2024] Trip/[x] y/*") == ["[2024] Trip/[x] y/b.jpg"]
     assert found("[2024] Trip/**/*.jpg") == ["[2024] Trip/a.jpg", "[2024] Trip/[x] y/b.jpg"]
     assert found("*/[x] y/*.jpg") == ["[2024] Trip/[x] y/b.jpg"]

@@ -842,7 +842,7 @@ def test_images_as_base64(server: Server) -> None:
         base64_of(RED),
         f"data:image/png;base64,{base64_of(GREEN)}",
         f"DATA:application/octet-stream;charset=x;BASE64,{base64_of(BLUE)}",
-        base64_of(NOISE),
+        base64.encodebytes(NOISE).decode(),
         f"data:;base64,{base64_of(NOISE)}",
     ]
     answer = post(server, {"images": forms, "labels": LABELS, "top": 2})
@@ -852,6 +852,10 @@ def test_images_as_base64(server: Server) -> None:
     assert {len(record["top"]) for record in records} == {2}
     by_form = server.classify(("n.png", NOISE), labels=LABELS, top=2)["results"][0]
     assert records[3] == records[4] | {"path": "images[3]"} == by_form | {"path": "images[3]"}
+    broken = [base64_of(RED) + "\n", base64.encodebytes(GREEN).decode().replace("\n", "\r\n")]
+    assert [r["label"] for r in post(server, {"images": broken})["results"]] == LABELS[:2]
+    marked = "\ufeff".encode() + json.dumps({"images": broken}).encode()
+    assert len(post(server, marked)["results"]) == 2
     slashes = json.dumps({"images": forms}).replace("/", "\\/").encode()  # as PHP writes them
     assert [r.get("label") for r in post(server, slashes)["results"]][:3] == LABELS
     indented = json.dumps({"labels": ["caf\u00e9 \\/ \\"], "images": forms}, indent=2).encode()
@@ -866,8 +870,6 @@ def test_images_as_base64(server: Server) -> None:
         ("file:///etc/passwd", "not base64"),
         ("caf\u00e9", "not base64"),
         (base64_of(RED)[:-1], "not base64"),
-        (base64_of(RED) + "\n", "not base64"),
-        (base64.encodebytes(RED).decode(), "not base64"),
         (base64.urlsafe_b64encode(b"\xff\xfe" * 9).decode(), "not base64"),
         ("AAAA" + base64_of(NOISE)[:-2] + "=A", "not base64"),
         ("data:image/svg+xml;utf8,<svg/>", "a data URL of an image needs ;base64"),
@@ -908,8 +910,16 @@ def test_base64_has_the_limits_of_a_form(encoder: ColourEncoder) -> None:
         assert "outside of images" in post(server, hidden, 422)["detail"]
         url = {"images": [red, "https://example.org/cat.jpg"]}
         assert "images[1]: images by URL are off" in post(server, url, 403)["detail"]
-        for text in (b'{"images": ["' + b"A" * 9000, b'{"images": "\xff"}', "\ufeff{}".encode()):
-            post(server, text, 400)
+        for text in (b'{"images": ["' + b"A" * 9000, b'{"images": "\xff"}', b""):
+            assert "the body is not JSON" in post(server, text, 400)["detail"]
+        for body, said in [
+            ([red], "the body is no JSON object"),
+            ({"images": [red], "labels": [{"name": "cat"}]}, "labels.0.label: Field required"),
+            ({"images": [red], "labels": [1]}, "labels.0: Input should be a valid string"),
+        ]:
+            assert said in post(server, body, 422)["detail"]
+        answer = server.ask("POST", "/classify", content=b"{}")
+        assert "Content-Type: application/json" in answer.json()["detail"]
         assert server.service.queue.images == server.service.queue.held == 0
 
 

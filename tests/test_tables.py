@@ -273,6 +273,11 @@ def test_a_dataframe_has_the_columns_of_a_csv(tmp_path: Path) -> None:
         pandas.testing.assert_frame_equal(again[kept], found[kept])
         assert again.attrs == found.attrs
     assert list(to_dataframe([]).columns) == [*result_columns()]
+    assert to_dataframe(SURE)["path"].tolist() == [SURE.path]
+    assert to_dataframe(BROKEN)["error"].tolist() == [BROKEN.reason]
+    for other in (["cat"], "results.csv"):
+        with pytest.raises(TypeError, match="give what classify"):
+            to_dataframe(other)  # type: ignore[arg-type]
     hits = to_dataframe([Hit(1, "a.jpg", 0.5, "mini", "w", "fp32")])
     assert list(hits.columns) == ["rank", "path", "similarity"]
     other = Prediction("z.jpg", "cat", TOP, Provenance("base", "f", "fp32", "photo"))
