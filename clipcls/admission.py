@@ -108,7 +108,8 @@ class Queue:
             self.held -= ticket.bytes
             ticket.bytes = 0
             self._uploads.discard(ticket)
-            ticket.give_up()
+            if ticket.give_up:
+                ticket.give_up()
 
     def busy(self) -> BusyError:
         """An error that says when what waits now will be done."""
@@ -131,7 +132,7 @@ class Ticket:
     images: int = 0
     bytes: int = 0
     pace: Pace = field(default_factory=Pace)
-    give_up: Callable[[], object] = lambda: None
+    give_up: Callable[[], object] | None = None
 
     def admit(self, images: int) -> None:
         """Takes a place for each image, all of which have arrived, or raises `BusyError`."""

@@ -205,7 +205,7 @@ def make_app(
     counts.watch(service)
     fetch = _fetching(fetcher, limits.queue) if fetcher else None
 
-    def refused(_: Request, error: Exception) -> Response:
+    async def refused(_: Request, error: Exception) -> Response:  # else each would take a thread
         if isinstance(error, RefusedError):
             return _problem(error.status, error.detail, error.headers)
         if isinstance(error, HTTPException):
@@ -290,11 +290,11 @@ def make_app(
     async def metrics() -> Response:
         return Response(generate_latest(counts.registry), media_type=CONTENT_TYPE_LATEST)
 
-    schema = openapi_document(app, bool(token))
+    schema = json.dumps(openapi_document(app, bool(token)))
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
-        return JSONResponse(schema)
+        return Response(schema, media_type="application/json")
 
     app.router.routes.extend(web.page_routes(PAGES))
     open_paths = ("/healthz", *PAGES)
@@ -344,23 +344,30 @@ async def _read(
 ) -> tuple[list[Image], Question]:
     """Receives a request's images, and takes their places in the queue once all are here."""
     named, question = await _receive(request, ticket, limits)
-    urls = {data for _, data in named if isinstance(data, str)}
+    urls = [data for _, data in named if isinstance(data, str)]
     if urls and fetch is None:
         name = next(name for name, data in named if isinstance(data, str))
         raise RefusedError(
             403, f"{name}: images by URL are off; start the server with --allow-url HOST"
         )
-    tasks = {url: asyncio.ensure_future(fetch(url, ticket.add_bytes)) for url in urls if fetch}
-    try:
-        await asyncio.gather(*tasks.values())
-    finally:
-        for task in tasks.values():
-            task.cancel()
+    fetched = await _fetch_all(urls, fetch, ticket) if fetch else {}
     ticket.admit(len(named))
     return [
-        (data, tasks[data].result()) if isinstance(data, str) else (name, data)
-        for name, data in named
+        (data, fetched[data]) if isinstance(data, str) else (name, data) for name, data in named
     ], question
+
+
+async def _fetch_all(
+    urls: Iterable[str], fetch: Fetch, ticket: Ticket
+) -> dict[str, bytes | ImageError]:
+    tasks = {
+        url: asyncio.ensure_future(fetch(url, ticket.add_bytes)) for url in dict.fromkeys(urls)
+    }
+    try:
+        return dict(zip(tasks, await asyncio.gather(*tasks.values()), strict=True))
+    finally:
+        while tasks:
+            tasks.popitem()[1].cancel()
 
 
 async def _receive(
@@ -479,6 +486,9 @@ async def _unless_slow(
         return task.result()
     finally:
         task.cancel()
+        # An error refers to the frames it went through: a body must not wait for the next gc.
+        ticket.give_up = None
+        del task
 
 
 async def _unless_late_or_alone(
@@ -499,6 +509,7 @@ async def _unless_late_or_alone(
     finally:
         task.cancel()
         gone.cancel()
+        del task, gone  # an error refers to this frame
 
 
 async def _gone(request: Request) -> None:

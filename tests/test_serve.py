@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gc
 import http.server
 import json
 import os
@@ -578,6 +579,36 @@ def test_a_stalled_upload_makes_way_for_others(
             stalled[0].sendall(body[10_000:])
             assert stalled[0].recv(4096).startswith(b"HTTP/1.1 200 ")
         until(lambda: server.service.queue.held == 0)
+
+
+def test_a_body_that_ends_early_leaves_no_memory(server: Server) -> None:
+    _, body = form([("a", "images", bytes(8 << 20))])
+    with server.listening() as address, contextlib.ExitStack() as stack:
+        gc.collect()
+        gc.disable()
+        stack.callback(gc.enable)
+        tracemalloc.start()
+        stack.callback(tracemalloc.stop)
+        for _ in range(4):
+            with socket.create_connection(address, timeout=20) as connection:
+                connection.sendall(started(body[:-9], length=len(body)))
+                until(lambda: server.service.queue.held == len(body) - 9)
+            until(lambda: server.service.queue.held == 0)
+        until(lambda: tracemalloc.get_traced_memory()[0] < 4 << 20)
+
+
+def test_refusals_start_no_threads(server: Server) -> None:
+    server.classify(("a", RED))
+
+    async def load() -> None:
+        transport = httpx.ASGITransport(server.app)
+        async with httpx.AsyncClient(transport=transport, base_url=HERE) as client:
+            before = set(threading.enumerate())
+            answers = await asyncio.gather(*(client.post("/classify") for _ in range(20)))
+            assert {answer.status_code for answer in answers} == {415}
+            assert set(threading.enumerate()) <= before
+
+    run_async(load())
 
 
 def test_requests_share_batches() -> None:
