@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 import threading
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -66,9 +67,11 @@ class ReviewFiles:
             InputError: `table` exists and is not one.
         """
         try:
-            with self.table.open("rb") as file:
-                if b"labelled_by" in file.readline(1000):
-                    return
+            # Nobody named it: a link could lead anywhere, and a pipe would be waited for.
+            if stat.S_ISREG(self.table.lstat().st_mode):
+                with self.table.open("rb") as file:
+                    if b"labelled_by" in file.readline(1000):
+                        return
         except FileNotFoundError:
             return
         except OSError:

@@ -312,7 +312,7 @@ class ReviewApp:
         if self._relearnt is None:
             raise _ConflictError("nothing was learnt yet")
         output = self._files.classifier
-        if output.exists() and not (self._is_saved or body.get("replace") is True):
+        if os.path.lexists(output) and not (self._is_saved or body.get("replace") is True):
             raise _ConflictError(f"{output} exists already")
         self._relearnt.classifier.save(output)
         self._is_saved = True

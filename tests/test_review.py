@@ -276,6 +276,11 @@ def test_files_are_named_after_the_results(tmp_path: Path) -> None:
     cat.table.write_text("name,phone\nAnn,123\n")
     with pytest.raises(InputError, match=r"cat\.reviewed\.csv: .*another file"):
         cat.refuse_foreign_table()
+    colour.table.symlink_to(tmp_path / "none yet")
+    os.mkfifo(other.table)
+    for files in (colour, other):
+        with pytest.raises(InputError, match=r"\.reviewed\.csv: .*another file"):
+            files.refuse_foreign_table()
 
 
 def table(review: Review, file: Path) -> dict[str, dict[str, str]]:
