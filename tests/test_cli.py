@@ -473,7 +473,7 @@ def test_answers_as_a_page_and_as_parquet(clipcls, tmp_path: Path) -> None:
     pages = [(tmp_path / name).read_text() for name in ("r.html", "s.html")]
     assert pages[0] == pages[1].replace("r.parquet", "Results")
     done = clipcls("search", "cat", str(PHOTOS), "-m", "mini", "-o", str(tmp_path / "hits.html"))
-    assert (done.returncode, "its suffix says no format" in done.stderr) == (2, True)
+    assert (done.returncode, "its suffix names no format" in done.stderr) == (2, True)
     assert ".html" not in done.stderr.split("use ")[1]
     done = clipcls("classify", *labels[:-2], str(PHOTOS), "-o", str(tmp_path / "r.pdf"), cwd=ROOT)
     assert (done.returncode, ".html, .htm, .parquet or" in done.stderr) == (2, True)
@@ -603,7 +603,7 @@ def test_suggested_labels_are_read_back(clipcls, tmp_path: Path) -> None:
     assert not (tmp_path / "none.txt").exists()
     wrong = clipcls(*common, photos[0], "-o", "labels.yaml")
     assert wrong.returncode == 2
-    assert "labels.yaml: its suffix says no format: use .txt, .csv, .tsv" in wrong.stderr
+    assert "labels.yaml: its suffix names no format: use .txt, .csv, .tsv" in wrong.stderr
 
 
 def test_a_result_file_that_cannot_be_written(clipcls, tmp_path: Path) -> None:

@@ -162,3 +162,12 @@ def test_commands_say_what_they_wrote_and_what_comes_next(
         assert said in err, arguments
         assert "wrote" not in run(*arguments, "--quiet")[2]
     assert "wrote" not in run("classify", *LABELS, "sorted", "-o", os.devnull, "-f", "csv")[2]
+
+
+def test_models_name_the_command_that_installs_what_they_need(run, monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    status, out, err = run("models")
+    assert (status, "[hf]" in out) == (0, False)
+    assert err.startswith("multilingual needs ")
+    assert "install" in err
+    assert err.count("\n") == 1

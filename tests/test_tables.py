@@ -163,8 +163,8 @@ def test_suffixes(tmp_path: Path) -> None:
     assert form_of(Path("r.parquet"), None, RESULTS_FORMS) == "parquet"
     assert form_of(None, None, FIGURES, streamed="table") == "table"
     for name, said in [
-        ("r.xlsx", "says no format: use .txt, .csv, .tsv, .tab, .json"),
-        ("r.gz", "says no format"),
+        ("r.xlsx", "names no format: use .txt, .csv, .tsv, .tab, .json"),
+        ("r.gz", "names no format"),
         ("r.parquet.gz", "parquet is not written compressed: leave out .gz"),
     ]:
         with pytest.raises(click.UsageError, match=said):

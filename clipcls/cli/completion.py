@@ -29,13 +29,13 @@ Completer: TypeAlias = "Callable[[click.Context, click.Parameter, str], list[Com
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print a script that completes commands, options and their values with Tab.
+    """Print a shell script that completes commands and options.
 
     \b
-    To install it, for bash in ~/.bashrc, for zsh in ~/.zshrc, for fish once:
-      eval "$(clipcls completion bash)"
-      eval "$(clipcls completion zsh)"
-      clipcls completion fish > ~/.config/fish/completions/clipcls.fish
+    Tab then also completes files, label sets, template sets and models. To install it:
+      bash  add to ~/.bashrc:  eval "$(clipcls completion bash)"
+      zsh   add to ~/.zshrc, below compinit:  eval "$(clipcls completion zsh)"
+      fish  run once:  clipcls completion fish > ~/.config/fish/completions/clipcls.fish
     """
     from click.shell_completion import get_completion_class
 

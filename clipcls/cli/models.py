@@ -15,6 +15,9 @@ def command(as_json: bool) -> None:
     ImageNet is the published zero-shot top-1 in %, as open_clip's results table has it. Any other
     model that open_clip can load works by its full name.
     """
+    from importlib.util import find_spec
+
+    from clipcls.errors import install_command
     from clipcls.models import list_models
 
     if as_json:
@@ -25,11 +28,10 @@ def command(as_json: bool) -> None:
         return
     rows = [("NAME", "MODEL", "LICENCE", "PARAMETERS", "SIZE", "IMAGENET", "PIXELS", "HERE")]
     for model in list_models():
-        name = model.name + (f" (needs clipcls[{model.extra}])" if model.extra else "")
         rows.append(
             (
                 model.alias,
-                name if name != model.alias else "(bundled)",
+                model.name if model.name != model.alias else "(bundled)",
                 model.licence,
                 f"{model.parameters:.0f} M",
                 f"{model.megabytes:,.0f} MB",
@@ -42,3 +44,7 @@ def command(as_json: bool) -> None:
     for row in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo(line.rstrip())
+    if not find_spec("transformers"):
+        for model in list_models():
+            if model.extra:
+                click.echo(f"{model.alias} needs {install_command(model.extra)}", err=True)

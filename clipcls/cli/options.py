@@ -142,7 +142,7 @@ _MODEL = (
         metavar="NAME",
         shell_complete=complete_models,
         help="A name from `clipcls models`, ARCHITECTURE/TAG, hf-hub:ORG/REPO or local-dir:PATH; "
-        "auto is base where it can be had, else mini.",
+        "auto is base where its weights are available, else mini.",
     ),
     click.option(
         "--checkpoint", type=FILE, help="Weights for --model, where that is an architecture."
@@ -235,11 +235,11 @@ calibration_option = click.option(
 classifier_option = click.option(
     "--classifier",
     type=FILE,
-    help="Answer by a classifier that `clipcls fit` learnt, in place of labels and prompts.",
+    help="Use a classifier learnt by `clipcls fit` instead of labels and prompts.",
 )
 
 multi_option = click.option(
-    "--multi", is_flag=True, help="Several labels an image or none, each scored on its own."
+    "--multi", is_flag=True, help="Any number of labels per image, each scored on its own."
 )
 
 store_options = _together(
@@ -282,7 +282,7 @@ progress_options = _together(
     ),
 )
 
-json_option = click.option("--json", "as_json", is_flag=True, help="As JSON.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 max_errors_option = click.option(
     "--max-errors",
@@ -327,8 +327,8 @@ def _output_options(
         click.option(
             "--columns",
             metavar="NAME,...",
-            help="Write these columns to a csv or tsv, or with +NAME,... also these. There are "
-            f"{columns}.",
+            help="Write only these columns to a csv or tsv; +NAME,... adds them to the usual ones. "
+            f"Available: {columns}.",
         ),
         click.option(
             "--bom",
@@ -367,11 +367,10 @@ filing_options = _together(
         "--sort-into",
         type=click.Path(path_type=Path, file_okay=False),
         metavar="DIR",
-        help="After that, copy the images into a folder for each label in DIR, as `clipcls sort` "
-        "does.",
+        help="Then copy the images into DIR, one folder per label, as `clipcls sort` does.",
     ),
-    click.option("--move", is_flag=True, help="Move them, in place of copying."),
-    click.option("--link", is_flag=True, help="Make symbolic links, in place of copying."),
+    click.option("--move", is_flag=True, help="Move the images instead of copying them."),
+    click.option("--link", is_flag=True, help="Make symbolic links instead of copying."),
     click.option(
         "--xmp",
         is_flag=True,
@@ -432,7 +431,7 @@ def form_of(
         if is_stream(output):
             return streamed
         known = ", ".join(suffix for suffix, name in _SUFFIXES.items() if name in (*forms, "table"))
-        raise click.UsageError(f"{output}: its suffix says no format: use {known} or --format")
+        raise click.UsageError(f"{output}: its suffix names no format: use {known} or --format")
     return found
 
 

@@ -49,7 +49,7 @@ def command(
     title: str | None,
     quiet: bool,
 ) -> int:
-    """Make a page to look at what `classify` answered, the doubtful images first.
+    """Make a page of the answers of `classify` to look through.
 
     RESULTS is what `classify` wrote (csv, tsv, json, jsonl, parquet) or the reviewed table of
     `review`; - is stdin. The page is one HTML file that needs nothing else: counts and scores, and

@@ -63,7 +63,7 @@ def command(
     journal: Path | None,
     quiet: bool,
 ) -> int:
-    """File images into a folder a label, or write keywords, from what `classify` wrote.
+    """File images into one folder per label, or write keywords.
 
     Nothing is overwritten: a name that is taken becomes `photo (2).jpg`. RESULTS is csv, tsv, json,
     jsonl or parquet, or the reviewed table of `clipcls review`; - is stdin. The same command again

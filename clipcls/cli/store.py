@@ -16,7 +16,7 @@ _file = click.option("--store", "path", type=FILE, help="The store; default: the
 
 @click.group("store")
 def command() -> None:
-    """Look after what is kept: embeddings and exported models.
+    """Manage stored embeddings and exported models.
 
     All of it is a cache: without it everything works, only slower. Embeddings are in one SQLite
     file; models that were exported for this machine are in a folder beside the usual one.
@@ -69,7 +69,7 @@ def info(path: Path | None, as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def clear(console: Console, path: Path | None, yes: bool) -> int:
-    """Delete the store, damaged or not; without --store, what is kept of models too.
+    """Delete the store; without --store, exported models too.
 
     On a terminal asks first.
     """
