@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clipcls.embedder import Embedded
 from clipcls.errors import CalibrationError, ClipclsError, ImageError
-from clipcls.predictions import UNKNOWN, Candidate, Prediction
+from clipcls.predictions import NO_CLASS, UNKNOWN, Candidate, Prediction
 
 if TYPE_CHECKING:
     from clipcls.classifier import ZeroShotClassifier
@@ -165,8 +165,8 @@ def predictions(
         level = classifier.level_
         given = classifier.given_class(item.path) if item.is_file else None
         if given is not None:  # which a classifier learnt from it does not overrule
-            is_sure = True
-            if given != best[2][0]:
+            is_sure = given != NO_CLASS
+            if is_sure and given != best[2][0]:
                 best = _with_first(classifier, item.vector, given, shown)
         elif number in above:
             is_sure, (level, *best) = True, above[number]
@@ -176,7 +176,7 @@ def predictions(
             for score, similarity, row in zip(*best, strict=True)
         )
         label = candidates[0].label if is_sure else UNKNOWN
-        if given is not None and label_set is not None:
+        if given is not None and is_sure and label_set is not None:
             label_set = tuple(dict.fromkeys((label, *label_set)))
         lineage = None
         if level is not None:

@@ -21,7 +21,7 @@ from clipcls.image_inputs import NamedImage, name_images
 from clipcls.index import FlatIndex
 from clipcls.labels import Label, LabelSet, LabelsLike, kinds_of, make_labels
 from clipcls.opening import open_encoder, open_store
-from clipcls.predictions import UNKNOWN, Provenance
+from clipcls.predictions import NO_CLASS, UNKNOWN, Provenance
 from clipcls.prompts import PromptSet, make_prompts
 from clipcls.store import Store
 from clipcls.views import View
@@ -38,6 +38,8 @@ __all__ = ["FewShotClassifier"]
 logger = logging.getLogger(__name__)
 
 _SHARES = ("words", "mean_words", "regression", "discriminant", "logistic")
+
+_NONE = (UNKNOWN,)  # what a person says of an image that has none of the labels
 
 
 class FewShotClassifier(ZeroShotClassifier):
@@ -145,7 +147,10 @@ class FewShotClassifier(ZeroShotClassifier):
             known: Known = embed_known(zero_shot, data, watch, alone=True)
             self.set_aside_: SetAside | None = known.set_aside
             codes = np.array([classes[0] for classes in known.truth], np.int64)
-            return self._learn(zero_shot, known.vectors, codes, known.paths)
+            none = [p for p, labels in zip(data.paths, data.labels, strict=True) if labels == _NONE]
+            if data.folders or UNKNOWN in zero_shot.own_names_:
+                none = []
+            return self._learn(zero_shot, known.vectors, codes, known.paths, none)
         from sklearn.utils.validation import column_or_1d
 
         labels = [str(label) for label in column_or_1d(y, warn=True)]
@@ -197,7 +202,9 @@ class FewShotClassifier(ZeroShotClassifier):
         vectors: NDArray[np.float32],
         codes: NDArray[np.int64],
         paths: Sequence[str],
+        none: Sequence[str] = (),
     ) -> FewShotClassifier:
+        """Learns from vectors; images of `none` are remembered as having none of the labels."""
         from clipcls.probe import LinearProbe
         from clipcls.stacking import ROWS_A_BLOCK
 
@@ -250,7 +257,8 @@ class FewShotClassifier(ZeroShotClassifier):
             paths=zero_shot.hierarchy_.levels[-1].paths if zero_shot.hierarchy_ else (),
             levels=zero_shot.hierarchy_.level_names if zero_shot.hierarchy_ else (),
         )
-        kept = {
+        kept = {digest[:HASH_BYTES]: NO_CLASS for path in none if (digest := self.hash_image(path))}
+        kept |= {
             digest[:HASH_BYTES]: code for digest, code in zip(hashes, codes, strict=True) if digest
         }
         self._use(
@@ -454,12 +462,17 @@ class FewShotClassifier(ZeroShotClassifier):
 
     def learnt_from(self, paths: Iterable[str]) -> int:
         """How many of these image files it was learnt from, by their content."""
-        return sum(self.given_class(path) is not None for path in paths)
+        return sum(self.given_class(path) not in (None, NO_CLASS) for path in paths)
 
     def given_class(self, path: str) -> int | None:
-        """The number in `classes_` of the label that a person gave this image file, if one did."""
+        """The number in `classes_` of the label that a person gave this image file.
+
+        `NO_CLASS` if the person said that it has none of the labels; None if nobody said anything.
+        """
         code = self._known.get(self.hash_image(path)[:HASH_BYTES])
-        return code if code is None or self._level is None else int(self._level.node[code])
+        if code in (None, NO_CLASS) or self._level is None:
+            return code
+        return int(self._level.node[code])
 
     # -- answering: logits are linear in the image, with an intercept -------------------------
 

@@ -2,8 +2,8 @@
 
 The file is safetensors: `coef` float32 (n_classes, dim), `intercept` float64 (n_classes,),
 `learnt_from` uint8 (n_images, 8), the first bytes of each image file's SHA-256, `given` int32
-(n_images,), the class that each of these was given; and, as JSON in the
-metadata's field `clipcls`, what `Learnt` holds. Nothing in it is run when it is read.
+(n_images,), the class that each of these was given, or `NO_CLASS`; and, as JSON in the metadata's
+field `clipcls`, what `Learnt` holds. Nothing in it is run when it is read.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.errors import ClassifierError
+from clipcls.predictions import NO_CLASS
 
 __all__ = ["HASH_BYTES", "Learnt", "classifier_bytes", "read_classifier", "versions"]
 
@@ -165,7 +166,7 @@ def read_classifier(path: str | os.PathLike[str]) -> tuple[Learnt, dict[str, NDA
             or len(learnt.paths) not in (0, len(coef))
             or not all(learnt.paths)
             or not (given.dtype == np.int32 and given.shape == seen.shape[:1])
-            or not ((given >= 0) & (given < len(coef))).all()
+            or not ((given >= NO_CLASS) & (given < len(coef))).all()
             or not (seen.dtype == np.uint8 and seen.ndim == 2 and seen.shape[1] == HASH_BYTES)
         ):
             raise ValueError

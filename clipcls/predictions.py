@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NONE",
+    "NO_CLASS",
     "PERSON",
     "UNKNOWN",
     "Candidate",
@@ -29,6 +30,8 @@ UNKNOWN = "unknown"
 NONE = "none of these"
 PERSON = "person"
 """In the column `labelled_by` of a reviewed table: a person gave this label."""
+NO_CLASS = -1
+"""In place of a class number: a person said that the image has none of the labels."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -557,6 +557,25 @@ def test_a_label_that_a_person_gave_is_not_overruled(
     assert evaluate(classifier, [(odd, "blue")], draws=2).figures["accuracy"].value == 0
 
 
+def test_an_image_that_a_person_gave_none_of_the_labels_stays_unknown(
+    encoder: ColourEncoder, paint: Paint, tmp_path: Path
+) -> None:
+    data = painted(paint)
+    odd = paint("odd.png", (231, 121, 21))  # red as others are
+    said = [*data.items(), (odd, "unknown")]
+    made = FewShotClassifier(TREE, encoder, store=False).fit(said)
+    made.save(tmp_path / "c.safetensors")
+    for rank in (None, 1):
+        classifier = FewShotClassifier.load(
+            tmp_path / "c.safetensors", encoder, store=False, rank=rank
+        )
+        found, other = classifier.classify([odd, paint("new.png", (229, 119, 19))])
+        assert (found.label, found.lineage, found.by_person) == ("unknown", (), True)
+        assert other.label == ("warm" if rank else "red")
+        assert not other.by_person
+        assert classifier.learnt_from([odd]) == 0
+
+
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 def test_who_labelled_is_in_every_kind_of_results(
     form: str, encoder: ColourEncoder, paint: Paint, tmp_path: Path

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import click
 
 from clipcls.cli.progress import Pace, Progress, Style, Total
+from clipcls.predictions import UNKNOWN
 
 if TYPE_CHECKING:
     from clipcls.errors import ImageError
@@ -171,6 +172,9 @@ def say_what_was_set_aside(console: Console, aside: SetAside) -> None:
     several = aside.as_none is not None
     how = "images with it" if several else "not counted: images with it"
     for label, count in aside.no_labels.items():
+        if label == UNKNOWN and not several:
+            console.say(f"not counted: images with none of the labels ({UNKNOWN}), {count:,}")
+            continue
         console.say(f"{label!r} is none of the labels; {how}, {count:,}")
     if aside.as_none:
         console.say(

@@ -151,6 +151,9 @@ def command(
                 fit += ["--labels", label_source] if label_source not in (None, "-") else []
                 for template in [templates] if isinstance(templates, str) else templates:
                     fit += ["--prompts", template] if template != "photo" else []
+                given = {review.name(n) for n in review.done().values() if n != NO_LABEL}
+                for name in sorted(given - {*labels.names}) if labels else []:
+                    fit += ["--no-words", name]  # a label that the person added
                 commands.append([*fit, "-o", str(files.classifier)])
             return [shlex.join(["clipcls", *command]) for command in commands]
 
