@@ -643,6 +643,8 @@ def clear(path: Path) -> bool:
     except _ERRORS as error:  # such as the lock of the program it belongs to
         raise StoreError(f"{path}: cannot be deleted ({error})") from error
     present = path.exists()
+    if not present and path not in (default_path(), facts_path()):
+        return False  # what lies beside that name may be anybody's
     for part in (*_parts(path), *_parts(_damaged(path))):
         try:
             part.unlink(missing_ok=True)

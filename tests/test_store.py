@@ -568,3 +568,11 @@ def test_no_damage_changes_an_answer(
             assert store._usable, seed
         with Store(path) as store:
             assert answers(store) == expected, seed
+
+
+def test_without_a_store_nothing_beside_its_name_is_deleted(tmp_path: Path) -> None:
+    names = {f"notes{suffix}" for suffix in ("-wal", "-shm", ".damaged")}
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    assert not clear(tmp_path / "notes")
+    assert {p.name for p in tmp_path.iterdir()} == names
