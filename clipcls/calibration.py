@@ -10,15 +10,16 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
 from clipcls.conformal import threshold_rank
 from clipcls.errors import CalibrationError, InputError
+from clipcls.jsonfiles import build, read_json
 from clipcls.metrics import binomial_bound
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ __all__ = [
 LEAST_IMAGES = 10  # that a calibration of either kind is made from
 CONFIDENCE = 0.95
 _USUAL_ERROR = 0.05  # what people ask for first
+
+HOTTEST = 20.0  # bounds of the temperature: this, and one over it
 
 _FORMAT = "clipcls calibration 1"
 MULTI_FORMAT = "clipcls multi-label calibration 1"
@@ -135,24 +138,6 @@ class Identity:
             if not record[name]:
                 del record[name]
         return record
-
-    @classmethod
-    def from_record(cls, data: Mapping[str, Any]) -> Identity:
-        """Out of a calibration's file.
-
-        Raises:
-            KeyError, TypeError, ValueError: it is damaged.
-        """
-        return cls(
-            model=str(data["model"]),
-            weights=str(data["weights"]),
-            precision=str(data["precision"]),
-            prompts=str(data["prompts"]),
-            templates=tuple(str(text) for text in data["templates"]),
-            labels=tuple((str(label), str(digest)) for label, digest in data["labels"]),
-            background=str(data.get("background", "")),
-            classifier=str(data.get("classifier", "")),
-        )
 
 
 class Cut(NamedTuple):
@@ -343,44 +328,42 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
     Raises:
         CalibrationError: it cannot be read, or is no calibration.
     """
-    data = read_record(path, _FORMAT)
-    try:
-        found = Calibration(
-            Identity.from_record(data),
-            images=int(data["images"]),
-            temperature=_positive(data["temperature"]),
-            note=str(data["note"]),
-            figures=dict(data["figures"]),
-            cuts=tuple((float(s), int(k), int(e)) for s, k, e in data["cuts"]),
-            set_scores=tuple((int(rank), float(s)) for rank, s in data["set_scores"]),
-            versions=dict(data["versions"]),
-            made_from=read_made_from(data),
-        )
-        # The last rows are of all images, so that whatever is asked for, some row has it.
-        if not found.cuts[-1][1] == found.images == found.set_scores[-1][0] > 0:
-            raise ValueError("rows are missing")
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise damaged(path) from error
+    found = read_record(path, Calibration)
+    above, wrong = [row[1] for row in found.cuts], [row[2] for row in found.cuts]
+    ranks = [rank for rank, _ in found.set_scores]
+    if not 0.99 / HOTTEST <= found.temperature <= 1.01 * HOTTEST:
+        raise damaged(path, f"`temperature` is not between {1 / HOTTEST:g} and {HOTTEST:g}")
+    # The last rows are of all images, so that whatever is asked for, some row has it.
+    if (
+        not above[-1:] == [found.images] == ranks[-1:]
+        or not all(0 <= e <= k for k, e in zip(above, wrong, strict=True))
+        or not found.images > 0 < ranks[0]
+        or above != sorted(above)
+        or ranks != sorted(ranks)
+    ):
+        raise damaged(path, "rows are missing or out of order")
     return found
 
 
-def read_record(path: str | os.PathLike[str], form: str) -> dict[str, Any]:
-    """What is in a calibration's file of the format `form`.
+KeptT = TypeVar("KeptT", bound=Kept)
+
+
+def read_record(path: str | os.PathLike[str], kind: type[KeptT]) -> KeptT:
+    """Read a calibration's file; its numbers are only checked for their types.
 
     Raises:
-        CalibrationError: it cannot be read, or is none.
+        CalibrationError: the file cannot be read, or is not a calibration of this kind.
     """
     name = os.fspath(path)
-    try:
-        data = json.loads(Path(path).read_text("utf-8"))
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise CalibrationError(f"{name}: cannot be read: {reason}") from error
-    except ValueError as error:
-        raise CalibrationError(f"{name}: is no calibration: not JSON") from error
+    data = read_json(name, CalibrationError)
     found = data.get("format") if isinstance(data, dict) else None
-    if found == form:
-        return dict(data)
+    if found == kind.form:
+        made_from = data.get("made_from")
+        hashes = sorted(filter(None, made_from.split(","))) if isinstance(made_from, str) else None
+        try:
+            return build(kind, {**data, "identity": data, "made_from": hashes})
+        except ValueError as error:
+            raise damaged(path, str(error)) from error
     if found == _FORMAT:
         raise CalibrationError(
             f"{name}: is for one label an image, not for --multi; "
@@ -393,14 +376,9 @@ def read_record(path: str | os.PathLike[str], form: str) -> dict[str, Any]:
     )
 
 
-def read_made_from(data: Mapping[str, Any]) -> tuple[str, ...]:
-    """`Kept.made_from` out of a calibration's file."""
-    return tuple(sorted(filter(None, str(data["made_from"]).split(","))))
-
-
-def damaged(path: str | os.PathLike[str]) -> CalibrationError:
-    """The error of a file that is a calibration's but lacks something."""
-    return CalibrationError(f"{os.fspath(path)}: is a damaged calibration; make it anew")
+def damaged(path: str | os.PathLike[str], reason: str) -> CalibrationError:
+    """The error for a calibration's file that holds something else than it should."""
+    return CalibrationError(f"{os.fspath(path)}: is a damaged calibration ({reason}); make it anew")
 
 
 def check_uncalibrated(calibration: Kept | None) -> None:
@@ -430,13 +408,6 @@ def _check_share(what: str, share: float) -> None:
     """Refuses what is not between 0 and 1, which are left out."""
     if not 0 < share < 1:
         raise CalibrationError(f"{what} {share:g}: give a share between 0 and 1")
-
-
-def _positive(value: Any) -> float:
-    number = float(value)
-    if not 0 < number < math.inf:
-        raise ValueError(f"{number} is no temperature")
-    return number
 
 
 def versions() -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.calibration import Calibration, check_images, check_uncalibrated, versions
+from clipcls.calibration import HOTTEST, Calibration, check_images, check_uncalibrated, versions
 from clipcls.conformal import rank_scores
 from clipcls.evaluation import Watch, embed_known, logit_blocks, outcomes_of, right_columns
 from clipcls.labelled import LabelledLike, SetAside
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["calibrate", "calibrate_vectors", "fit_temperatures"]
 
 _FOLDS = 5
-_HOTTEST = 20.0  # bounds of the temperature: this, and one over it
 _ROWS = 2000  # of a table in the file
 _LOGITS_KEPT = 20_000_000
 
@@ -88,9 +87,9 @@ def calibrate_vectors(
     note = ""
     if outcomes.correct.all():
         note = f"all {n:,} answers are right, which determines no temperature: it is left at 1"
-    elif math.isclose(temperature, _HOTTEST, rel_tol=1e-5):
+    elif math.isclose(temperature, HOTTEST, rel_tol=1e-5):
         note = "the scores say next to nothing of what is right: the temperature is at its bound"
-    elif math.isclose(temperature, 1 / _HOTTEST, rel_tol=1e-5):
+    elif math.isclose(temperature, 1 / HOTTEST, rel_tol=1e-5):
         note = "the scores are far too low: the temperature is at its bound"
     after_loss, after_score = _at(blocks, outcomes.truth, outcomes.answer, held_out)
     before_loss, before_score = _at(blocks, outcomes.truth, outcomes.answer, np.ones(n))
@@ -143,7 +142,7 @@ def _least_loss(
     """b = 1/T of each group of images, bool (groups, n) -> float64 (groups,)."""
     done = _all_right(blocks, truth, groups)
     b = np.where(done, 1.0, start)
-    low, high = np.full(len(groups), 1 / _HOTTEST), np.full(len(groups), _HOTTEST)
+    low, high = np.full(len(groups), 1 / HOTTEST), np.full(len(groups), HOTTEST)
     open_ones = np.flatnonzero(~done)
     while len(open_ones):
         first, second = _slopes(blocks, truth, groups[open_ones], b[open_ones])

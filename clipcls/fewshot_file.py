@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.errors import ClassifierError
+from clipcls.jsonfiles import build, parse_json
 from clipcls.predictions import NO_CLASS
 
 __all__ = ["HASH_BYTES", "Learnt", "classifier_bytes", "read_classifier", "versions"]
@@ -132,31 +133,18 @@ def read_classifier(path: str | os.PathLike[str]) -> tuple[Learnt, dict[str, NDA
         raise ClassifierError(f"{name}: cannot be read: {reason}") from error
     try:
         tensors = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        record = json.loads(header["__metadata__"]["clipcls"])
+        header = data[8 : 8 + int.from_bytes(data[:8], "little")].decode()
+        text = parse_json(header, name, ClassifierError)["__metadata__"]["clipcls"]
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         cut = "is cut off or damaged, or " if name.endswith(".safetensors") else ""
         raise ClassifierError(f"{name}: {cut}is no classifier; make it by `clipcls fit`") from error
+    record = parse_json(text, name, ClassifierError)
     if not isinstance(record, dict) or record.get("format") != _FORMAT:
         raise ClassifierError(
             f"{name}: is no classifier of this version of clipcls; make it by `clipcls fit`"
         )
     try:
-        learnt = Learnt(
-            model=str(record["model"]),
-            weights=str(record["weights"]),
-            precision=str(record["precision"]),
-            prompts=str(record["prompts"]),
-            templates=tuple(str(text) for text in record["templates"]),
-            labels=tuple((str(n), int(count), bool(w)) for n, count, w in record["labels"]),
-            augment=int(record["augment"]),
-            method=dict(record["method"]),
-            cross_validation=dict(record["cross_validation"]),
-            outshouted=int(record["outshouted"]),
-            versions=dict(record["versions"]),
-            paths=tuple(tuple(map(str, path)) for path in record.get("paths", ())),
-            levels=tuple(map(str, record.get("levels", ()))),
-        )
+        learnt = build(Learnt, record)
         keys = ("coef", "intercept", "learnt_from", "given")
         coef, intercept, seen, given = (tensors[key] for key in keys)
         if (
@@ -165,13 +153,14 @@ def read_classifier(path: str | os.PathLike[str]) -> tuple[Learnt, dict[str, NDA
             or not len(learnt.labels) == len(coef) == intercept.size >= 2
             or len(learnt.paths) not in (0, len(coef))
             or not all(learnt.paths)
+            or (learnt.cross_validation and "accuracy" not in learnt.cross_validation)
             or not (given.dtype == np.int32 and given.shape == seen.shape[:1])
             or not ((given >= NO_CLASS) & (given < len(coef))).all()
             or not (seen.dtype == np.uint8 and seen.ndim == 2 and seen.shape[1] == HASH_BYTES)
         ):
-            raise ValueError
-    except (KeyError, TypeError, ValueError) as error:
-        raise ClassifierError(f"{name}: is a damaged classifier; fit anew") from error
+            raise ValueError("its numbers do not fit each other")
+    except (KeyError, ValueError) as error:
+        raise ClassifierError(f"{name}: is a damaged classifier ({error}); fit anew") from error
     return learnt, tensors
 
 

@@ -39,8 +39,9 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any, Literal
 
-from clipcls.errors import InputError, OutputError
+from clipcls.errors import ClipclsError, InputError, OutputError
 from clipcls.inputs import os_reason
+from clipcls.jsonfiles import parse_json
 
 __all__ = ["Entry", "Journal", "Mode", "journals_in", "read_folder_labels", "sync_folder"]
 
@@ -352,8 +353,8 @@ def read_folder_labels(into: Path) -> dict[tuple[str, ...], str]:
         with contextlib.suppress(OSError), _open(path, os.O_RDONLY) as file:
             for line in BufferedReader(file):
                 if line.startswith(b'{"folder"'):
-                    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-                        made = json.loads(line)
+                    with contextlib.suppress(ClipclsError, ValueError, KeyError, TypeError):
+                        made = parse_json(line.decode(), str(path))
                         found[Path(made["folder"]).parts] = str(made["label"])
     return found
 

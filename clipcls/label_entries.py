@@ -6,6 +6,7 @@ Warnings go through `logging.getLogger("clipcls")`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipcls.errors import LabelsError
+from clipcls.jsonfiles import check_depth
 from clipcls.label_formats import (
     Entry,
     Number,
@@ -150,11 +152,9 @@ def _pasted(path: str, text: str, first: str) -> Iterator[Entry] | None:
     import json
 
     if first[0] in "[{":
-        try:
-            json.loads(text)
-        except (ValueError, RecursionError):
-            pass
-        else:
+        check_depth(text, path, LabelsError)
+        with contextlib.suppress(ValueError):
+            json.loads(text, parse_int=str)
             return _read_json(path, text, "JSON")
     if (values := python_values(text, path)) is not None:
         return _of_python(path, values)
@@ -277,6 +277,8 @@ def _columns(where: str, given: tuple[str, ...]) -> dict[str, str]:
 def _read_json(path: str, text: str, what: str = "") -> Iterator[Entry]:
     import json
 
+    check_depth(text, path, LabelsError)
+
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(items)
         if len(found) < len(items):
@@ -321,8 +323,6 @@ def _read_json(path: str, text: str, what: str = "") -> Iterator[Entry]:
             yield from _of_python(path, values)
             return
         raise LabelsError(f"{path}:{e.lineno}: is not JSON: {e.msg} (column {e.colno})") from e
-    except RecursionError as e:
-        raise LabelsError(f"{path}: is nested too deeply for a list of labels") from e
 
 
 def _read_yaml(path: str, text: str) -> Iterator[Entry]:
@@ -369,7 +369,10 @@ def _read_yaml(path: str, text: str) -> Iterator[Entry]:
         return node.value
 
     try:
-        top = yaml.compose(text, Loader)
+        try:
+            top = yaml.compose(text, Loader)
+        except (ValueError, OverflowError) as e:  # of an escape beyond Unicode, or a huge version
+            raise LabelsError(f"{path}: is not YAML: {e}") from e
         if top is None:
             return
         if isinstance(top, yaml.SequenceNode):

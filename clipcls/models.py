@@ -156,6 +156,8 @@ def load(
             network = _network(source, device, precision, tower)
             tokenizer = _not_loaded if tower == "image" else _tokenizer(source)
             config = {} if tower == "text" else _preprocess_config(network)
+            if config:
+                Preprocess.from_config(config)  # raises where it is unusable
             channels_last = cuda.is_cuda(device) and _is_convolutional(network.visual)
             if channels_last:
                 network.visual.to(memory_format=torch.channels_last)

@@ -20,12 +20,10 @@ from numpy.typing import NDArray
 
 from clipcls.calibration import (
     MULTI_FORMAT,
-    Identity,
     Kept,
     check_images,
     check_uncalibrated,
     damaged,
-    read_made_from,
     read_record,
     versions,
 )
@@ -90,27 +88,12 @@ def read_multilabel_calibration(path: str | os.PathLike[str]) -> MultiLabelCalib
     Raises:
         CalibrationError: it cannot be read, or is no calibration for several labels an image.
     """
-    data = read_record(path, MULTI_FORMAT)
-    try:
-        found = MultiLabelCalibration(
-            Identity.from_record(data),
-            images=int(data["images"]),
-            slope=float(data["slope"]),
-            offsets=tuple(float(x) for x in data["offsets"]),
-            thresholds=tuple(float(x) for x in data["thresholds"]),
-            positives=tuple(int(x) for x in data["positives"]),
-            note=str(data["note"]),
-            figures=dict(data["figures"]),
-            versions=dict(data["versions"]),
-            made_from=read_made_from(data),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise damaged(path) from error
-    numbers = np.array([found.slope, *found.offsets, *found.thresholds])
+    found = read_record(path, MultiLabelCalibration)
     count = len(found.identity.labels)
-    whole = len(found.offsets) == len(found.thresholds) == count
-    if not (whole and np.isfinite(numbers).all() and found.slope > 0):
-        raise damaged(path)
+    if not len(found.offsets) == len(found.thresholds) == len(found.positives) == count:
+        raise damaged(path, "labels are missing")
+    if not _LEAST_SLOPE <= found.slope <= _MOST_SLOPE:
+        raise damaged(path, f"`slope` is not between {_LEAST_SLOPE:g} and {_MOST_SLOPE:g}")
     return found
 
 

@@ -46,7 +46,11 @@ class Preprocess:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Preprocess:
-        """From what `open_clip.get_model_preprocess_cfg` gives."""
+        """From what `open_clip.get_model_preprocess_cfg` gives.
+
+        Raises:
+            TypeError, ValueError: the mean or standard deviation is not three numbers.
+        """
         size = config["size"]
         height, width = size[-2:] if isinstance(size, Sequence) else (size, size)
         mode = config.get("resize_mode") or "shortest"
@@ -54,6 +58,8 @@ class Preprocess:
         bilinear = config.get("interpolation") == "bilinear" and (
             mode != "shortest" or height == width
         )
+        if not len(config["mean"]) == len(config["std"]) == 3 or not all(config["std"]):
+            raise ValueError("preprocess_cfg: mean and std are not three numbers each, std above 0")
         return cls(
             height,
             width,

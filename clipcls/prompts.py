@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -131,13 +132,13 @@ _PASTED = re.compile(r"(?:lambda\s+\w+\s*:\s*)?[fru]?(['\"])(.*)\1\s*,?")
 
 def _lines(path: str, text: str) -> list[tuple[int, str]]:
     """Line numbers and templates of a text file, of JSON, or of a list pasted from Python."""
-    import json
+    from clipcls.jsonfiles import parse_json
 
     lines = list(numbered(text))
-    try:
-        found = json.loads(text) if lines and lines[0][1][0] in "[{" else None
-    except (ValueError, RecursionError):
-        found = None
+    found = None
+    if lines and lines[0][1][0] in "[{":
+        with contextlib.suppress(PromptsError):
+            found = parse_json(text, path, PromptsError)
     what = "JSON"
     if isinstance(found, dict):
         if len(found) != 1:

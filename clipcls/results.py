@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import io
 import itertools
-import json
 import math
 import os
 import re
@@ -18,10 +17,11 @@ from typing import Any
 
 from clipcls.errors import InputError, install_command
 from clipcls.inputs import os_reason
+from clipcls.jsonfiles import parse_json
 from clipcls.labels import levels_of
 from clipcls.predictions import PERSON, UNKNOWN, Provenance
 from clipcls.tables import read_provenance
-from clipcls.textfiles import decode, find_on_disk, parse_number, read_table, read_text
+from clipcls.textfiles import clean, decode, find_on_disk, parse_number, read_table, read_text
 
 __all__ = ["Result", "read_results", "result_of", "without_scores"]
 
@@ -160,22 +160,15 @@ def _jsonl(name: str, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
         where = f"{name}, line {number}"
+        record = parse_json(line, where, has_paths=True)
         if not isinstance(record, dict):
             raise InputError(f"{where}: is not a record of `clipcls classify -f jsonl`")
         yield where, record
 
 
 def _json(name: str, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    try:
-        records = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name}: is not a whole JSON array ({error})") from error
-    for number, record in enumerate(records, start=1):
+    for number, record in enumerate(parse_json(text, name, has_paths=True), start=1):
         where = f"{name}, record {number}"
         if not isinstance(record, dict):
             raise InputError(f"{where}: is not a record of `clipcls classify -f json`")
@@ -214,8 +207,9 @@ def _parquet(name: str, source: str | io.BytesIO) -> Iterator[tuple[str, Mapping
             rows = (r for batch in file.iter_batches() for r in batch.to_pylist())
             for number, row in enumerate(rows, start=1):
                 yield f"{name}, row {number}", {k: v for k, v in row.items() if v is not None}
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{name}: is not a whole parquet file ({error})") from error
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{name}: is not a whole parquet file ({reason})") from error
 
 
 def result_of(record: Mapping[str, Any], where: str = "record") -> Result:
@@ -229,36 +223,39 @@ def result_of(record: Mapping[str, Any], where: str = "record") -> Result:
         InputError: it is no such record.
     """
     path, error = record.get("path"), record.get("error")
-    if not isinstance(path, str) or "\0" in path:
+    if not isinstance(path, str) or not path or "\0" in path:
         raise InputError(f"{where}: has no path of an image")
     if error:
-        return Result(path, (), str(error))
+        if not isinstance(error, str):
+            raise InputError(f"{where}: `error` is not a text")
+        return Result(path, (), error)
     lineage = record.get("lineage")
     if isinstance(lineage, str):
         lineage = levels_of(lineage)
-    if lineage is not None and not isinstance(lineage, (list, tuple)):
-        raise InputError(f"{where}: `lineage` is not a list of names")
     if record.get("labels") is not None:
         answers = _entries(record["labels"], "labels", where)
-        labels = [tuple(entry.get("lineage") or (entry["label"],)) for entry in answers]
+        labels = [
+            _names(entry.get("lineage") or [entry["label"]], "lineage", where) for entry in answers
+        ]
         best = record.get("best")
         scored = _entries(answers or ([] if best is None else [best]), "best", where)
         scores = [_score(entry.get("score"), where) for entry in scored]
         top = _entries(record.get("top") or scored, "top", where)
     elif "label" in record:
-        labels = [tuple(lineage or (record["label"],))]
+        if not isinstance(record["label"], str):
+            raise InputError(f"{where}: a label is not a text")
+        labels = [_names(lineage or [record["label"]], "lineage", where)]
         scores = [_score(record.get("score"), where)]
         top = _entries(record.get("top") or [*_flat(record)], "top", where)
     else:
         raise InputError(f"{where}: has no label; these are not results of `clipcls classify`")
-    if not all(isinstance(n, str) and n.strip() for n in itertools.chain(*labels)):
-        raise InputError(f"{where}: a label is not a text")
     given = {label: s for label, s in zip(labels, scores, strict=False) if label != (UNKNOWN,)}
     label_set = record.get("set")
     if isinstance(label_set, str):
         label_set = label_set.split("|")
     made_by = [record.get(key) for key in ("model", "weights", "precision", "prompts")]
     made_by += [record.get(key) or "" for key in ("calibration", "classifier")]
+    is_known = all(isinstance(text, str) for text in made_by)
     made_by.append(str(record.get("refined")).lower() == "true")
     return Result(
         path,
@@ -269,8 +266,8 @@ def result_of(record: Mapping[str, Any], where: str = "record") -> Result:
             for entry in top
             if (score := _score(entry.get("score"), where)) is not None
         ),
-        label_set=None if label_set is None else tuple(map(str, label_set)),
-        made_by=_made_by(*made_by) if all(isinstance(m, str | bool) for m in made_by) else None,
+        label_set=None if label_set is None else _names(label_set, "set", where),
+        made_by=_made_by(*made_by) if is_known else None,
         by_person=record.get("labelled_by") == PERSON,
     )
 
@@ -286,9 +283,27 @@ _made_by = functools.lru_cache(maxsize=64)(Provenance)  # a million results shar
 def _entries(value: object, name: str, where: str) -> list[Mapping[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(e, dict) for e in value):
         raise InputError(f"{where}: `{name}` is not a list of labels with scores")
-    if not all(isinstance(e.get("label"), str) for e in value):
+    if not all(_is_label(e.get("label")) for e in value):
         raise InputError(f"{where}: a label is not a text")
     return value
+
+
+def _names(value: object, name: str, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(map(_is_label, value)):
+        raise InputError(f"{where}: `{name}` is not a list of names")
+    return tuple(value)
+
+
+def _is_label(value: object) -> bool:
+    return isinstance(value, str) and _has_text(value)
+
+
+@functools.lru_cache(maxsize=4096)
+def _has_text(label: str) -> bool:
+    try:
+        return bool(clean(label))
+    except ValueError:  # control characters, half a surrogate pair
+        return False
 
 
 def _flat(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -307,7 +322,7 @@ def _score(value: object, where: str) -> float | None:
         return None
     try:
         number = parse_number(value) if isinstance(value, str) else float(value)  # type: ignore
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise InputError(f"{where}: the score {value!r} is not a number")

@@ -26,6 +26,7 @@ from typing import Any
 
 from clipcls import hub
 from clipcls.errors import ModelError, ModelUnavailableError, UnknownModelError
+from clipcls.jsonfiles import read_json
 
 __all__ = ["ModelInfo", "ModelSource", "list_models", "model_names", "quiet", "resolve"]
 
@@ -47,6 +48,16 @@ _WEIGHTS = (
     "pytorch_model.pth",
     "model.pth",
 )
+# The most that a configuration may ask for; the largest models have a tenth of it.
+_SIZES = {
+    "embed_dim": 100_000,
+    "context_length": 1_000_000,
+    "vocab_size": 10_000_000,
+    "image_size": 10_000,
+    "patch_size": 10_000,
+    "layers": 1_000,
+    "width": 100_000,
+}
 # The last one is there only when the others have been asked for.
 _TOKENIZER = (
     "tokenizer.json",
@@ -187,7 +198,8 @@ class ModelSource:
     @property
     def context_length(self) -> int:
         """Tokens a text is cut to."""
-        return int(self.config["text_cfg"].get("context_length", 77))
+        length: int = self.config["text_cfg"].get("context_length", 77)
+        return length
 
     def key(self) -> str:
         """Names all that decides the model's vectors besides the weights; stable across runs.
@@ -529,20 +541,26 @@ def _builtin_config(architecture: str) -> dict[str, Any]:
 
 
 def _read_config(file: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if not {"embed_dim", "vision_cfg", "text_cfg"} <= content["model_cfg"].keys():
-            raise KeyError("model_cfg")
-    except FileNotFoundError:
-        raise ModelError(f"{file.parent}: not an OpenCLIP model (it has no {file.name})") from None
-    except OSError as error:
-        raise ModelError(f"{file}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise ModelError(f"{file}: not valid JSON ({error})") from None
-    except (AttributeError, KeyError, TypeError):
-        raise ModelError(
-            f"{file}: needs a model_cfg with embed_dim, vision_cfg and text_cfg"
-        ) from None
+    if not file.exists():
+        raise ModelError(f"{file.parent}: not an OpenCLIP model (it has no {file.name})")
+    content: dict[str, Any] = read_json(file, ModelError)
+    config = content.get("model_cfg") if isinstance(content, dict) else None
+    if not isinstance(config, dict) or not (
+        isinstance(config.get("embed_dim"), int)
+        and isinstance(config.get("vision_cfg"), dict)
+        and isinstance(config.get("text_cfg"), dict)
+    ):
+        raise ModelError(f"{file}: needs a model_cfg with embed_dim, vision_cfg and text_cfg")
+    if not isinstance(content.get("preprocess_cfg", {}), dict):
+        raise ModelError(f"{file}: `preprocess_cfg` is no object")
+    for part in (config, config["vision_cfg"], config["text_cfg"]):
+        for key, value in part.items():
+            if key.startswith("hf_") and key.endswith("_name") and not isinstance(value, str):
+                raise ModelError(f"{file}: `{key}` is no text")
+            # open_clip builds what is asked for before it compares it with the weights.
+            numbers = value if isinstance(value, list) else [value]
+            if key in _SIZES and not all(type(n) is int and 0 < n <= _SIZES[key] for n in numbers):
+                raise ModelError(f"{file}: `{key}` is no whole number from 1 to {_SIZES[key]:,}")
     return content
 
 

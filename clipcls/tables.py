@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from clipcls.errors import ImageError, InputError, install_command
+from clipcls.jsonfiles import read_json
 from clipcls.labels import written
 from clipcls.predictions import UNKNOWN, Provenance, error_record
 
@@ -158,9 +159,9 @@ def describe_provenance(file: Path, provenance: Mapping[str, Any], delimiter: st
 def read_provenance(file: str | os.PathLike[str]) -> dict[str, Any]:
     """What made a csv or tsv file, by its sidecar; {} where there is none."""
     try:
-        (notes,) = json.loads(metadata_path(file).read_bytes())["notes"]
+        (notes,) = read_json(metadata_path(file))["notes"]
         return {key: notes[key] for key in PROVENANCE if key in notes}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (InputError, ValueError, KeyError, TypeError):
         return {}
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "decode",
     "describe_change",
     "encoding_of",
+    "escape_bytes",
     "find_on_disk",
     "guard",
     "numbered",
@@ -78,6 +79,10 @@ def read_text(path: Path, error: type[ClipclsError] = InputError) -> str:
         data = path.read_bytes()
     except OSError as e:
         raise error(f"{path}: cannot be read: {(e.strerror or str(e)).lower()}") from e
+    except ValueError as e:  # NUL, or half a surrogate pair
+        raise error(f"{str(path)!r}: no file can have this name") from e
+    except MemoryError as e:
+        raise error(f"{path}: is too large for this machine's memory") from e
     return decode(data, str(path), error)
 
 
@@ -374,6 +379,19 @@ def read_table(
         )
     columns = tuple(canonical(cell).lower() for cell in header_row)
     return Table(where, columns, named(columns))
+
+
+def escape_bytes(path: str) -> str:
+    r"""The path as text: bytes that are no UTF-8, and half surrogate pairs, as `\xff`.
+
+    Example:
+        >>> escape_bytes("\udcff.jpg")
+        '\\xff.jpg'
+    """
+    try:
+        return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    except UnicodeEncodeError:  # from JSON; no file can have this name
+        return path.encode(errors="backslashreplace").decode()
 
 
 def guard(cell: str) -> str:

@@ -174,7 +174,7 @@ def test_files_that_are_no_calibration(tmp_path: Path, classifier, paint: Paint)
         read_calibration(file)
     for text in ("", "[]", '{"format": "clipcls calibration 0"}', "\x00"):
         file.write_text(text)
-        with pytest.raises(CalibrationError, match="is no calibration"):
+        with pytest.raises(CalibrationError, match=r"is no(t JSON| calibration)"):
             read_calibration(file)
     record = calibrate(classifier, painted(paint))[0].record()
     for key, value in (("temperature", "nan"), ("temperature", 0), ("cuts", [1]), ("labels", None)):

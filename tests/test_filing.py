@@ -966,7 +966,7 @@ def test_levels_are_what_was_written() -> None:
         ("", "neither JSON nor a csv"),
         ("path,label\n", "no results"),
         ("a.jpg   cat   0.9\n", "neither JSON nor a csv"),
-        ('{"path": "a", "label": "b"}\n{"path"', "line 2: is not a record"),
+        ('{"path": "a", "label": "b"}\n{"path"', "line 2: is not JSON"),
         ('{"path": "a"}', "line 1: has no label"),
         ('{"label": "a"}', "line 1: has no path"),
         ('{"path": "a", "label": 3}', "line 1: a label is not a text"),

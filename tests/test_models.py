@@ -332,7 +332,7 @@ def test_bad_checkpoints(damage, message, tower, tmp_path, monkeypatch) -> None:
     ("config", "message"),
     [
         (None, "no open_clip_config.json"),
-        ("{", "not valid JSON"),
+        ("{", "is not JSON"),
         ("[]", "needs a model_cfg"),
         ('{"model_cfg": {"embed_dim": 4}}', "needs a model_cfg"),
     ],

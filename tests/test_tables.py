@@ -199,7 +199,7 @@ def test_compressed_results_are_the_same_bytes_each_time(tmp_path: Path) -> None
 
 def test_json_that_is_no_array_of_records_is_named(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text('[\n{"path": "a.jpg", "label": "cat"},\n')
-    with pytest.raises(InputError, match=r"r\.json: is not a whole JSON array"):
+    with pytest.raises(InputError, match=r"r\.json:3: is not JSON"):
         read_results(tmp_path / "r.json")
     (tmp_path / "r.json").write_text("[3]")
     with pytest.raises(InputError, match=r"r\.json, record 1: is not a record"):

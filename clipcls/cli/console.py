@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Console", "MaxErrors", "say_what_was_set_aside", "watching"]
 
 _NEWS_EVERY = 60.0  # seconds
+_LONGEST_LINE = 2_000  # characters
 
 
 class MaxErrors(NamedTuple):
@@ -75,7 +76,12 @@ class Console(logging.Handler):
         self.say(record.getMessage())
 
     def say(self, line: str) -> None:
-        """One line on stderr; control characters and stray bytes are made visible."""
+        """One line on stderr; control characters and stray bytes are made visible.
+
+        The middle of a long line, which quotes a file's content, is left out.
+        """
+        if len(line) > _LONGEST_LINE:
+            line = f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
         text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in f"clipcls: {line}")
         if self._progress is None or self._progress.bar is None:
             click.echo(text, err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,16 +155,19 @@ class File:
 
         try:
             content = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+            values = list(_flatten(content))
         except OSError as error:
             raise SettingsError(
                 f"{path}: cannot be read ({error.strerror}); --no-config goes without"
             ) from error
         except UnicodeDecodeError as error:
             raise SettingsError(f"{path}: is not UTF-8; save it as UTF-8") from error
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
+        except RecursionError as error:
+            raise SettingsError(f"{path}: is nested too deeply") from error
+        except ValueError as error:  # also of a number with thousands of digits
             raise SettingsError(f"{path}: is not TOML: {error}") from error
         self._values: dict[tuple[CommandPath, str], Any] = {}
-        for scope, key, value in _flatten(content):
+        for scope, key, value in values:
             name = key.replace("_", "-")
             if (scope, name) in self._values:
                 raise SettingsError(f"{path}: {name}: is set twice, with - and with _")
@@ -212,8 +216,10 @@ class File:
         for one in values:
             if type(one) not in ((bool,) if option.is_flag else (str, int, float)):
                 wanted = "true or false" if option.is_flag else "text or a number"
-                shown = str(one).lower() if isinstance(one, bool) else one
+                shown = repr(one) if isinstance(one, str) else str(one).lower()
                 raise SettingsError(f"{where}: takes {wanted}, not {shown}")
+            if re.search(r"[\0-\x1f\x7f]", str(one)):
+                raise SettingsError(f"{where}: takes no text with control characters")
         is_path = isinstance(option.type, click.Path)
         if is_path or name in _PATHS_OR_NAMES:
             values = [self._placed(str(one), where, is_path) for one in values]
@@ -337,7 +343,8 @@ def _is_for_others(setting: Setting, option: click.Option, root: click.Group) ->
 def _convert(setting: Setting, option: click.Option, command: click.Command) -> None:
     """Raises `SettingsError` where an option cannot take the value."""
     value = setting.value
-    if isinstance(value, float):  # 2.5 is no whole number, though click would make it 2
+    # As if typed: 2.5 is no whole number, though click would make it 2, and inf overflows.
+    if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     try:
         option.type_cast_value(click.Context(command), value)

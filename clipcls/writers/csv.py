@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from clipcls.tables import PROVENANCE, describe_provenance, flatten, usual_columns
-from clipcls.textfiles import guard
+from clipcls.textfiles import escape_bytes, guard
 
 __all__ = ["CsvWriter"]
 
@@ -84,6 +84,6 @@ class CsvWriter:
 def _cell(value: object) -> object:
     if not isinstance(value, str):
         return value
-    value = value.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    value = escape_bytes(value)
     value = value.replace("\r", "\\r")  # Python's writer would leave it bare: half a row
     return guard(value)

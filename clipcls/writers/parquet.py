@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 from clipcls.errors import InputError, install_command
 from clipcls.predictions import UNKNOWN
+from clipcls.textfiles import escape_bytes
 
 __all__ = ["ParquetWriter", "need_pyarrow"]
 
@@ -117,7 +118,7 @@ def _row(record: Mapping[str, Any]) -> dict[str, Any]:
 def _valid(value: Any) -> Any:
     """The same with texts that are UTF-8."""
     if isinstance(value, str):
-        return value.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        return escape_bytes(value)
     if isinstance(value, Mapping):
         return {key: _valid(item) for key, item in value.items()}
     return [_valid(item) for item in value] if isinstance(value, list) else value
