@@ -249,6 +249,7 @@ class FewShotClassifier(ZeroShotClassifier):
                 "ridge": self.probe_.ridge_,
                 "penalty": self.probe_.penalty_,
                 "offset": self.probe_.offset_,
+                "nearness": self.probe_.nearness_,
                 "shares": dict(zip(_SHARES, self.probe_.shares_.tolist(), strict=True)),
             },
             cross_validation=_cross_validation(self.probe_),

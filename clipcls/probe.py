@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from clipcls.logistic import MANY_LOGITS, softmax_and_losses
 from clipcls.stacking import ROWS_A_BLOCK, BaseLearners, TrainingSet, best_shares, held_out_folds
-from clipcls.unseen import Trial, estimate_offset
+from clipcls.unseen import Trial, estimate_corrections
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -79,6 +79,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         shares_: float64 (5,): of the words, of the words' mean that is taken off, of the ridge
             regression, of the discriminant and of the logistic regression.
         offset_: what is added to the logits of labels without images; 0 where there are none.
+        nearness_: the share, in the logits of labels with images, of the image's product with the
+            label's mean image of length 1; 0 where all labels have images.
         folds_: the fold of each row, int64 (n,); None where no class has two images.
         cv_accuracy_, cv_loss_, cv_text_accuracy_: accuracy, negative log-likelihood and accuracy
             of the words alone on the images that the cross-validation asked about; nan without
@@ -155,10 +157,12 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if parts and len(vectors) * n_classes <= _MOST_LOGITS:
             self.penalty_ = images.learn_logistic(whole, parts, scored)
         self._choose(vectors, codes, whole, parts, usual, scored)
-        self.offset_ = 0.0
+        self.offset_ = self.nearness_ = 0.0
         if has_words and not whole.seen.all():
-            self.offset_ = self._estimate_offset(images, whole, parts, alone[0], scored)
-        self._found = self.ridge_, self.shares_, alone[0], self.offset_
+            self.offset_, self.nearness_ = self._estimate_corrections(
+                images, whole, parts, alone[0], scored
+            )
+        self._found = self.ridge_, self.shares_, alone[0], self.offset_, self.nearness_
         self.coef_, self.intercept_ = whole.linear(*self._found)
         self._held_out = {fold: fit.linear(*self._found) for fold, fit in parts.items()}
         if len(self._held_out) == (0 if self.folds_ is None else self.folds_.max() + 1):
@@ -275,15 +279,15 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if usual[0]:
             self.cv_text_accuracy_ = float((parts[0].argmax(axis=1) == truth).mean())
 
-    def _estimate_offset(
+    def _estimate_corrections(
         self,
         images: TrainingSet,
         whole: BaseLearners,
         fits: dict[int, BaseLearners],
         words: float,
         scored: ArrayLike | None,
-    ) -> float:
-        """The offset of labels without images, by images whose labels are held back in turn.
+    ) -> tuple[float, float]:
+        """Offset and share of nearness, by images whose labels are held back in turn.
 
         Args:
             images, whole, fits, scored: as elsewhere: what is learnt from, and from all images and
@@ -295,14 +299,32 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         good = np.ones(len(X), bool) if scored is None else np.asarray(scored, bool)
         most = self._most_rows(len(X), len(seen))
 
-        def compete(fit: BaseLearners, rows: Numbers, *, of_unseen: bool) -> Trial:
+        def compete(fit: BaseLearners, rows: Numbers, lone: float = 0.0) -> Trial:
             coef, level = fit.linear(self.ridge_, self.shares_, words)
             said = X[rows] @ text.T
             logits = X[rows] @ coef.T + level
             # Fewer labels with images compete than there will be.
             logits[:, fit.seen] += np.log(len(seen) / fit.seen.sum())
-            return Trial.of(logits, said, codes[rows], ~fit.seen, of_unseen=of_unseen)
+            if fit.seen.sum() == 1:
+                logits[:, fit.seen] += lone
+            nearness = X[rows] @ fit.means.T
+            return Trial.of(logits, nearness, said, codes[rows], fit.seen, whole.seen)
 
+        def learnt_part(fit: BaseLearners, rows: Numbers) -> Floats:
+            coef, level = fit.linear(self.ridge_, self.shares_ * [0, 0, 1, 1, 1], 0.0)
+            part: Floats = (X[rows] * coef[codes[rows]]).sum(axis=1) + level[codes[rows]]
+            return part
+
+        learnt = compete(whole, _some(np.flatnonzero(good), most))
+        tried = self._rows_tried(codes, whole, fits, scored)
+        held_out, lone = learnt.without_itself(), 0.0
+        if len(tried):
+            assert self.folds_ is not None
+            inside = [(fit, tried[self.folds_[tried] == fold]) for fold, fit in fits.items()]
+            held_out = Trial.joined([compete(*part) for part in inside])
+            # A label alone has none to be told from, so images teach nothing of it. Images of
+            # other labels are then taken to have as high a logit from them as its own images have.
+            lone = max(float(np.concatenate([learnt_part(*part) for part in inside]).mean()), 0.0)
         group = np.empty(len(text), np.int64)
         group[np.random.default_rng(0).permutation(seen)] = np.arange(len(seen)) % _LABEL_GROUPS
         others = TrainingSet(X, codes, text, group[codes])
@@ -312,16 +334,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if self.penalty_:
                 others.add_logistic(fit, number, self.penalty_)
             rows = _some(np.flatnonzero(good & (others.folds == number)), most)
-            held_back.append(compete(fit, rows, of_unseen=True))
-        learnt = compete(whole, _some(np.flatnonzero(good), most), of_unseen=False)
-        tried = self._rows_tried(codes, whole, fits, scored)
-        held_out = learnt  # where each label has one image
-        if len(tried):
-            assert self.folds_ is not None
-            inside = [(fit, tried[self.folds_[tried] == fold]) for fold, fit in fits.items()]
-            held_out = Trial.joined([compete(*part, of_unseen=False) for part in inside])
+            held_back.append(compete(fit, rows, lone))
         share = 1 - len(seen) / len(text)
-        return estimate_offset(Trial.joined(held_back), held_out, learnt, share)
+        return estimate_corrections(Trial.joined(held_back), held_out, learnt, share)
 
     def _rows_tried(
         self,

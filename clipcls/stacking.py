@@ -176,6 +176,8 @@ class BaseLearners:
         text: float64 (n_classes, dim), as given.
         mean_words: what the words say of the mean image of all classes, float64 (n_classes,).
         seen: which labels have images, bool (n_classes,).
+        means: mean image of each label, of length 1, float64 (n_classes, dim); zeros where it has
+            no images.
         within: how many degrees of freedom the images have within their classes.
         logistic: coefficients (n_classes, dim) and intercepts (n_classes,) of the logistic
             regression, float64; zeros until it is learnt.
@@ -205,6 +207,9 @@ class BaseLearners:
         self._regression = axes, spectrum, pull
         self._discriminant = axes @ turn, np.maximum(within, 0), turn.T @ away
         self.mean_words = text @ (moments.sums[seen] / counts[seen, None]).mean(axis=0)
+        lengths = np.linalg.norm(moments.sums, axis=1, keepdims=True)
+        self.means = moments.sums / np.where(lengths > 0, lengths, 1)
+        self.means[~seen] = 0.0  # also where a fold's sums leave a rounding error
         self.logistic = np.zeros_like(text), np.zeros(len(text))
         self.rows: Floats | None = None  # of the logistic regression, where it is learnt again
 
@@ -267,7 +272,12 @@ class BaseLearners:
         return [*found, self.logistic]
 
     def linear(
-        self, ridge: float, shares: Floats, words: float, offset: float = 0.0
+        self,
+        ridge: float,
+        shares: Floats,
+        words: float,
+        offset: float = 0.0,
+        nearness: float = 0.0,
     ) -> tuple[Floats, Floats]:
         """Coefficients (n_classes, dim) and intercepts (n_classes,) of all parts together.
 
@@ -276,8 +286,9 @@ class BaseLearners:
             shares: float64 (5,), as `LinearProbe.shares_`.
             words: the words' share for a label without images.
             offset: added to the logits of these labels.
+            nearness: share of the product with a label's mean image, for a label with images.
         """
-        coef = np.where(self.seen, shares[0], words)[:, None] * self.text
+        coef = np.where(self.seen, shares[0], words)[:, None] * self.text + nearness * self.means
         intercept = np.where(self.seen, -shares[1] * self.mean_words, offset)
         # The images say nothing of the other labels: their coefficients and levels are 0.
         for share, (rows, level) in zip(shares[2:], self.images(ridge), strict=True):
