@@ -681,12 +681,15 @@ def _is_ours(path: Path) -> bool:
         made = connection.execute("SELECT 1 FROM sqlite_master WHERE sql = ?", (_MARK,)).fetchone()
         return made is not None
     except _ERRORS as error:
-        if _code(error) in _NO_DAMAGE:  # locked, or not readable
+        # Locked, or not readable. Not so where a process was killed in its first transaction, which
+        # only a connection that may write can undo.
+        if _code(error) in _NO_DAMAGE - {sqlite3.SQLITE_READONLY}:
             raise
     finally:
         connection.close()
     with path.open("rb") as file:  # SQLite cannot read it, so nobody holds a lock on it
-        return _MARK.encode() in file.read(1 << 16)
+        begin = file.read(1 << 16)
+    return _MARK.encode() in begin or begin[68:72] == _APPLICATION.to_bytes(4, "big")
 
 
 def hash_file(path: str) -> str:

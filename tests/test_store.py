@@ -501,6 +501,24 @@ def test_without_a_home_directory_it_caches_among_temporary_files(
         cache_folder.cache_clear()
 
 
+def test_a_store_whose_first_transaction_was_killed_is_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    script = (
+        "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        f"c.execute('PRAGMA application_id={int.from_bytes(b'clip', 'big')}')\n"
+        "c.execute('PRAGMA cache_size=1')\n"
+        "c.execute('BEGIN IMMEDIATE')\n"
+        "c.execute('CREATE TABLE models (a)')\n"
+        "for _ in range(99): c.execute('INSERT INTO models VALUES (zeroblob(3000))')\n"
+        "os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(path)], check=True)
+    assert path.with_name("s.db-journal").exists()
+    with Store(path) as store:
+        store.add("image a", [(key(1), vector(1, 0))])
+        assert store.get("image a", key(1)) is not None
+
+
 def damage(data: bytes, chance: np.random.Generator) -> bytes:
     """The bytes with flipped bits, overwritten, zeroed or swapped parts, or cut off."""
     found = bytearray(data)
