@@ -19,6 +19,7 @@ import hashlib
 import itertools
 import json
 import logging
+import marshal
 import os
 import shutil
 import sqlite3
@@ -226,7 +227,7 @@ class Store:
             if not _version(connection):
                 for statement in _SCHEMA:
                     connection.execute(statement)
-                connection.execute(f"PRAGMA user_version={_checksum(*_SCHEMA)}")
+                connection.execute(f"PRAGMA user_version={_checksum(*map(str.encode, _SCHEMA))}")
             connection.execute("COMMIT")
             found = [
                 sql
@@ -236,7 +237,7 @@ class Store:
             ]
             if _version(connection) != _checksum(*found):
                 raise _DamageError("damaged schema")
-            if found != [statement.encode() for statement in _SCHEMA]:
+            if found != [*map(str.encode, _SCHEMA)]:
                 raise StoreError(
                     f"{self.path}: another version of clipcls made this store; delete it with "
                     "`clipcls store clear`, or name another with --store FILE"
@@ -365,7 +366,7 @@ class Store:
         with contextlib.suppress(*_ERRORS):
             self._connection.close()
 
-    def _is_whole(self, checksum: object, *values: object) -> bool:
+    def _is_whole(self, checksum: object, *values: Any) -> bool:
         """Whether a row has its checksum; the first that has not is logged."""
         is_whole = checksum == _checksum(*values)
         if not is_whole and not self._has_warned:
@@ -424,7 +425,7 @@ class Store:
     def _vector(
         self, space: str, content: bytes, vector: Any, checksum: object
     ) -> NDArray[np.float32] | None:
-        if not self._is_whole(checksum, space, content, vector):
+        if not self._is_whole(checksum, space.encode(), content, vector):
             return None
         return np.frombuffer(vector, np.float32)
 
@@ -445,7 +446,7 @@ class Store:
             (content, np.ascontiguousarray(vector, np.float32).tobytes())
             for content, vector in items
         ]
-        rows = [(*pair, _checksum(space, *pair)) for pair in vectors]
+        rows = [(*pair, _checksum(space.encode(), *pair)) for pair in vectors]
         files = list(files)
 
         def work(connection: sqlite3.Connection) -> None:
@@ -470,7 +471,7 @@ class Store:
             several files with the same content the first path in byte order stands for all.
             Damaged entries are left out.
         """
-        last = 0
+        last, name = 0, space.encode()
         while True:
             # By + not through the index on space, whose order is another: each block would be
             # picked out of all images. Beside min() SQLite gives the other columns of that row.
@@ -492,7 +493,7 @@ class Store:
             rows = [
                 (path, vector)
                 for _, content, vector, checksum, path, *stamp, file_checksum in rows
-                if self._is_whole(checksum, space, content, vector)
+                if self._is_whole(checksum, name, content, vector)
                 and self._is_whole(file_checksum, path, *stamp, content)
             ]
             sizes = Counter(len(vector) for _, vector in rows)
@@ -536,7 +537,7 @@ class Store:
         for facts, checksum in self._rows(
             "SELECT facts, checksum FROM models WHERE key = ?", (key,)
         ):
-            if self._is_whole(checksum, key, facts):
+            if self._is_whole(checksum, key.encode(), facts):
                 return dict(json.loads(facts))
         return None  # noted again when the model is loaded
 
@@ -545,7 +546,8 @@ class Store:
         text = json.dumps(facts)
         self._write(
             lambda connection: connection.execute(
-                "INSERT OR REPLACE INTO models VALUES (?, ?, ?)", (key, text, _checksum(key, text))
+                "INSERT OR REPLACE INTO models VALUES (?, ?, ?)",
+                (key, text, _checksum(key.encode(), text.encode())),
             ),
             None,
         )
@@ -787,13 +789,12 @@ def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _checksum(*values: object) -> int:
-    """The CRC-32 of a row's values, as a signed number; of whatever type damage has made them."""
-    checksum = 0
-    for value in values:
-        text = value if isinstance(value, str) else repr(value)
-        checksum = zlib.crc32(value if isinstance(value, bytes) else text.encode(), checksum)
-    return checksum - (1 << 31)
+def _checksum(*values: Any) -> int:
+    """The CRC-32 of a row's values, signed; damage may have made them of any type SQLite has.
+
+    Texts are to be given as bytes: marshal writes an interned str in another way.
+    """
+    return zlib.crc32(marshal.dumps(values, 2)) - (1 << 31)
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
