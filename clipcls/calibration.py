@@ -267,7 +267,7 @@ class Calibration(Kept):
             least, row = min(self._error_bounds())
             raise CalibrationError(
                 f"an error of at most {error:g} cannot be promised from {self.images:,} images: "
-                f"the least with {CONFIDENCE:.0%} confidence is {least:.3f}, answering "
+                f"the least with {CONFIDENCE:.0%} confidence is {_rounded_up(least):g}, answering "
                 f"{row[1] / self.images:.0%}; allow more error, or calibrate with more images "
                 f"({images_needed(error):,} or more that are answered without a mistake)"
             )
@@ -281,8 +281,8 @@ class Calibration(Kept):
 
     def promises(self) -> str:
         """One line: the least `error` and `conformal` that these images allow."""
-        least = math.ceil(1000 * min(self._error_bounds())[0]) / 1000
-        sets = math.ceil(1000 / (self.images + 1)) / 1000
+        least = _rounded_up(min(self._error_bounds())[0])
+        sets = _rounded_up(1 / (self.images + 1))
         if least >= 1:
             line = "with these images no --error can be promised"
         else:
@@ -314,6 +314,11 @@ class Calibration(Kept):
     def _cut(self, row: tuple[float, int, int]) -> Cut:
         score, above, wrong = row
         return Cut(score, above / self.images, wrong / above if above else 0.0)
+
+
+def _rounded_up(share: float) -> float:
+    """To three digits, so that what a message names is accepted."""
+    return math.ceil(1000 * share) / 1000
 
 
 def images_needed(error: float) -> int:

@@ -182,7 +182,7 @@ def _entry(where: str, item: object) -> Entry:
 def read_labels(source: str | os.PathLike[str]) -> LabelSet:
     r"""Reads a label file, or the ready set of that name.
 
-    - `.txt` (or `.names`, or no suffix): one label per line. A line that begins with `#` is a
+    - `.txt` (or `.names`, `.labels`, or no suffix): one label per line. A line that begins with `#` is a
       comment; `#` elsewhere is part of the label; `\#` begins a label with `#`.
     - `.csv`: the first line names the columns: `label` and, optionally, `prompts`, `synonyms`
       (several in a cell separated by `|`) and `use_templates`. Comma, semicolon or tab between
@@ -195,8 +195,9 @@ def read_labels(source: str | os.PathLike[str]) -> LabelSet:
     `use_templates: no` leaves a label with its own prompts alone.
 
     Lists of other tools are read as what they are, with a warning that says so: YOLO's `data.yaml`,
-    COCO's categories, class indices (number -> name, name -> number), `id2label`, class names per
-    dataset, lists pasted from Python or JSON, numbered lists. Settings are refused.
+    COCO's and CVAT's categories, class indices (number -> name, name -> number), `id2label`, class
+    names per dataset, Lightroom's keywords (indented by tabs), tables, numbered lists, and lists
+    pasted from code or JSON. Settings and lists of image files are refused.
 
     In all of them `animal > dog > pug` is a label in a hierarchy, whose levels a comment line
     `# levels: kind > species > breed` can name in a text or YAML file.
