@@ -238,7 +238,7 @@ class Corrections:
             for path, labels in zip(known.paths, known.labels, strict=True):
                 if len(labels) > 1:
                     raise InputError(
-                        f"{self.path}: {path} has several labels; leave it one, or name another "
+                        f"{self.path}: {path} has several labels; keep one, or name another "
                         "file with -o"
                     )
                 found[self.place(path)] = labels[0]

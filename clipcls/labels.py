@@ -182,8 +182,8 @@ def _entry(where: str, item: object) -> Entry:
 def read_labels(source: str | os.PathLike[str]) -> LabelSet:
     r"""Reads a label file, or the ready set of that name.
 
-    - `.txt` (or `.names`, `.labels`, or no suffix): one label per line. A line that begins with `#` is a
-      comment; `#` elsewhere is part of the label; `\#` begins a label with `#`.
+    - `.txt` (or `.names`, `.labels`, or no suffix): one label per line. A line that begins with `#`
+      is a comment; `#` elsewhere is part of the label; `\#` begins a label with `#`.
     - `.csv`: the first line names the columns: `label` and, optionally, `prompts`, `synonyms`
       (several in a cell separated by `|`) and `use_templates`. Comma, semicolon or tab between
       cells (`.tsv` too).
