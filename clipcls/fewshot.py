@@ -193,7 +193,7 @@ class FewShotClassifier(ZeroShotClassifier):
             if len(classes) > 1:
                 names = ", ".join(repr(str(zero_shot.classes_[number])) for number in classes)
                 raise InputError(
-                    f"{data.source}: {path} has the labels {names}; to learn from it, leave it one"
+                    f"{data.source}: {path} has the labels {names}; to learn from it, keep one"
                 )
 
     def _learn(

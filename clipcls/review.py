@@ -146,7 +146,7 @@ class Review:
         several = next((r.path for r in results if len(r.labels) > 1), None)
         if several is not None:
             raise InputError(
-                f"{several} has several labels: only results with one label per image can be reviewed"
+                f"{several} has several labels: a review needs results with one label per image"
             )
         tops = [
             [(name, score) for name, score in result.top if name not in (UNKNOWN, NONE)]
