@@ -184,7 +184,7 @@ def test_ones_own_file_may_set_all(run, own: Path, folder: Path) -> None:
         ("labels = ['red', 'blue']", "takes one value, not a list; write label = [...]"),
         ("top = 1979-05-27", "top: takes text or a number, not 1979-05-27"),
         ("top = ", "is not TOML"),
-        ("top = '\xff'", "is not UTF-8"),
+        ("top = '\xff'", "is not TOML in UTF-8"),
     ],
 )
 def test_what_a_file_cannot_say_is_refused(run, own: Path, content: str, said: str) -> None:

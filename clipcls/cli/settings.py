@@ -95,8 +95,6 @@ def all_commands(
 class Environment:
     """Variables like CLIPCLS_MODEL and, for one command, CLIPCLS_CLASSIFY_TOP."""
 
-    place = "the environment"
-
     def __init__(self, groups: Collection[str]) -> None:
         self._groups = groups
 
@@ -104,8 +102,7 @@ class Environment:
         """The setting of a command's option: its own, else the one for all commands."""
         for scope in (path, ()):
             variable = self._variable(scope, long_name(option))
-            # As elsewhere an empty variable is none.
-            if variable and (text := os.environ.get(variable)):
+            if variable and (text := os.environ.get(variable)):  # an empty one counts as none
                 value = text.splitlines() if option.multiple else text
                 return Setting(scope, long_name(option), value, variable)
         return None
@@ -117,17 +114,14 @@ class Environment:
         if not odd:
             return
         known = {
-            variable.removeprefix(PREFIX)
+            str(self._variable(scope, name)).removeprefix(PREFIX)
             for path, other in all_commands(root)
             for name in options_of(other)
-            for variable in (self._variable(path, name), self._variable((), name))
-            if variable
+            for scope in (path, ())
         }
-        for variable in sorted(odd):
-            name = variable.removeprefix(PREFIX)
-            if name not in known:
-                hint = _hint(name.upper(), known, PREFIX)
-                logger.warning("%s: no option has this variable%s", variable, hint)
+        for name in sorted({variable.removeprefix(PREFIX) for variable in odd} - known):
+            hint = _hint(name.upper(), known, PREFIX)
+            logger.warning("%s%s: no option has this variable%s", PREFIX, name, hint)
 
     def _variable(self, scope: CommandPath, name: str) -> str | None:
         # CLIPCLS_SORT_INTO would be both `sort --into` and --sort-into of `classify`.
@@ -160,12 +154,10 @@ class File:
             raise SettingsError(
                 f"{path}: cannot be read ({error.strerror}); --no-config goes without"
             ) from error
-        except UnicodeDecodeError as error:
-            raise SettingsError(f"{path}: is not UTF-8; save it as UTF-8") from error
         except RecursionError as error:
             raise SettingsError(f"{path}: is nested too deeply") from error
         except ValueError as error:  # also of a number with thousands of digits
-            raise SettingsError(f"{path}: is not TOML: {error}") from error
+            raise SettingsError(f"{path}: is not TOML in UTF-8: {error}") from error
         self._values: dict[tuple[CommandPath, str], Any] = {}
         for scope, key, value in values:
             name = key.replace("_", "-")
@@ -330,14 +322,14 @@ def _excluded_by(names: Iterable[str]) -> set[str]:
 
 def _is_for_others(setting: Setting, option: click.Option, root: click.Group) -> bool:
     """Whether it is a choice that this command does not have, and another does: format=jsonl."""
-    kind = option.type
-    if not isinstance(kind, click.Choice) or setting.value in kind.choices:
-        return False
-    return any(
-        isinstance(other.type, click.Choice) and setting.value in other.type.choices
-        for _, command in all_commands(root)
-        if (other := options_of(command).get(setting.name))
-    )
+
+    def choices(option: click.Option | None) -> Collection[str]:
+        kind = option.type if option else None
+        return kind.choices if isinstance(kind, click.Choice) else ()
+
+    others = (options_of(command).get(setting.name) for _, command in all_commands(root))
+    is_unknown = choices(option) and setting.value not in choices(option)
+    return bool(is_unknown) and any(setting.value in choices(other) for other in others)
 
 
 def _convert(setting: Setting, option: click.Option, command: click.Command) -> None:
@@ -359,9 +351,7 @@ def apply(
 
     Args:
         context: of the program.
-        name: the command's.
-        command: the command.
-        arguments: what follows it on the command line.
+        name, command, arguments: the command, and what follows it on the command line.
 
     Raises:
         SettingsError: a file or a variable cannot be used.
@@ -385,9 +375,7 @@ def apply(
         return
     options = options_of(command)
     defaults: dict[str, Any] = {str(options[n].name): s.value for n, s in held.items()}
-    for word in reversed(path):
-        defaults = {word: defaults}
-    context.default_map = defaults
+    context.default_map = {path[0]: {path[1]: defaults} if path[1:] else defaults}
     console = context.obj
     if isinstance(console, Console):
         console.settings = {f"--{n}": (str(s.value), s.source) for n, s in held.items()}
