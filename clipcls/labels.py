@@ -6,7 +6,7 @@ What happens to doubtful lists, in every format:
   (blank lines of a text file and rows of empty csv cells are only spacing);
 - a label given again adds its prompts and synonyms to the first; if it brings none, it is dropped
   with a warning. Labels are compared after Unicode NFC and without outer white space;
-- labels that differ in upper and lower case only are kept, with a warning;
+- labels that differ in upper and lower case or underscores only are kept, with a warning;
 - a single label is kept, with a warning: the softmax over one label is 1 for every image;
 - the label `unknown` is kept, with a warning: it is also the answer below the least score;
 - `animal > dog > pug` is the label `pug` below `dog` below `animal` (see `hierarchy`). Only a `>`
@@ -52,6 +52,7 @@ __all__ = [
     "levels_of",
     "make_labels",
     "read_labels",
+    "spell_out",
     "text_line",
     "written",
 ]
@@ -61,6 +62,7 @@ log = logging.getLogger("clipcls")
 # A > between spaces divides the levels of a hierarchy; with a backslash before it, it does not.
 _ALONE = re.compile(r"(?<=\s)>(?=\s)")
 _LITERAL = re.compile(r"(?<=\s)\\*>(?=\s)")
+_UNDERSCORES = re.compile(r"(?<=[^\W_])_+(?=[^\W_])")
 # Labels that only another file explains.
 _CODES = {
     "WordNet ids": re.compile(r"n\d{8}"),
@@ -92,9 +94,9 @@ class Label:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What the templates are filled with: the name, then the synonyms."""
+        """What the templates are filled with: the name, then the synonyms, spelled out."""
         name = f"{self.name}, a type of {self.kind}" if self.kind else self.name
-        return (name, *self.synonyms)
+        return tuple(map(spell_out, (name, *self.synonyms)))
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -235,6 +237,18 @@ def levels_of(text: str) -> tuple[str, ...]:
     )
 
 
+def spell_out(name: str) -> str:
+    """A name as a text says it: underscores between letters or digits are spaces.
+
+    Class names in folders and class indexes have them; models were trained on captions.
+
+    Example:
+        >>> spell_out("golden_retriever"), spell_out("__init__")
+        ('golden retriever', '__init__')
+    """
+    return _UNDERSCORES.sub(" ", name)
+
+
 def text_line(path: Sequence[str]) -> str:
     r"""A label's path as a line of a text file; one that would be a comment begins with `\`."""
     line = " > ".join(map(written, path))
@@ -372,13 +386,11 @@ def _warn_of_likely_slips(
     """Nodes that differ in case only, and names that are above and below each other."""
     for depth in range(1, len(path) + 1):
         node = path[:depth]
-        first = folded.setdefault(tuple(map(str.casefold, node)), node)
+        first = folded.setdefault(tuple(spell_out(name).casefold() for name in node), node)
         if first != node:
-            log.warning(
-                "%s: %r and %r differ in case only",
-                where,
-                *(" > ".join(map(written, names)) for names in (first, node)),
-            )
+            one, other = (" > ".join(map(written, names)) for names in (first, node))
+            how = "case" if one.casefold() == other.casefold() else "case or underscores"
+            log.warning("%s: %r and %r differ in %s only", where, one, other, how)
             break
     for upper, lower in itertools.combinations(path, 2):
         if upper != lower and (upper, lower) not in above:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipcls.errors import PromptsError
-from clipcls.labels import LabelSet, read_labels
+from clipcls.labels import LabelSet, read_labels, spell_out
 from clipcls.ready import ReadySet, describe, find_set, ready_sets
 from clipcls.textfiles import clean, numbered, read_text
 
@@ -138,7 +138,7 @@ def _lines(path: str, text: str) -> list[tuple[int, str]]:
     found = None
     if lines and lines[0][1][0] in "[{":
         with contextlib.suppress(PromptsError):
-            found = parse_json(text, path, PromptsError)
+            found = parse_json(text, path, PromptsError) or None  # {} is a template
     what = "JSON"
     if isinstance(found, dict):
         if len(found) != 1:
@@ -203,7 +203,8 @@ def _build(name: str, lines: Iterable[tuple[str, str]]) -> PromptSet:
 def class_texts(labels: LabelSet, prompts: PromptSet) -> list[tuple[str, ...]]:
     """All texts of each class: templates x (name and synonyms), then the label's own prompts.
 
-    A label without `use_templates` has only the latter.
+    A label without `use_templates` has only the latter. Underscores in names are spaces in texts
+    (see `spell_out`).
 
     Returns:
         One tuple of texts a label, in the labels' order; no text twice in one class.
@@ -223,7 +224,7 @@ def class_texts(labels: LabelSet, prompts: PromptSet) -> list[tuple[str, ...]]:
                         for word in (label.words if label.use_templates else ())
                         for text in prompts.fill(word)
                     ),
-                    *(prompt.replace("{}", label.name) for prompt in label.prompts),
+                    *(prompt.replace("{}", spell_out(label.name)) for prompt in label.prompts),
                 ]
             )
         )

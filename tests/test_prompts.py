@@ -128,6 +128,33 @@ def test_a_file_wins_over_a_ready_set_and_a_folder_does_not(tmp_path, monkeypatc
     assert read_prompts("photo").templates == ("my {}",)
 
 
+def test_a_template_may_be_the_label_alone(tmp_path):
+    (tmp_path / "t.txt").write_text("{}\n")
+    assert read_prompts(tmp_path / "t.txt").templates == ("{}",)
+
+
+def test_texts_have_spaces_for_the_underscores_of_labels():
+    labels = make_labels(
+        {
+            "golden_retriever": {"prompts": ["my {}", "as_written"], "synonyms": ["golden_dog"]},
+            "__init__": None,
+            "_": None,
+        }
+    )
+    assert labels.names == ("golden_retriever", "__init__", "_")
+    assert class_texts(labels, PromptSet("p", ("a {}",))) == [
+        ("a golden retriever", "a golden dog", "my golden retriever", "as_written"),
+        ("a __init__",),
+        ("a _",),
+    ]
+    assert class_texts(
+        make_labels(["dog > big_dog", "cat > big_dog"]), PromptSet("p", ("{}",))
+    ) == [
+        ("big dog, a type of dog",),
+        ("big dog, a type of cat",),
+    ]
+
+
 def test_class_texts_fill_words_add_prompts_and_drop_doubles():
     labels = make_labels(
         {

@@ -13,10 +13,13 @@ import pytest
 from conftest import ColourEncoder
 
 from clipcls.classifier import ZeroShotClassifier
+from clipcls.cli.review import find_templates
 from clipcls.corrections import Corrections
 from clipcls.errors import InputError
 from clipcls.fewshot import FewShotClassifier
 from clipcls.labelled import read_labelled
+from clipcls.predictions import Provenance
+from clipcls.prompts import make_prompts
 from clipcls.relearning import Relearner
 from clipcls.results import Result, read_results
 from clipcls.review import NO_LABEL, Answer, Review, ReviewFiles
@@ -159,6 +162,21 @@ def test_none_of_these_is_unknown_and_no_label(tmp_path: Path, paint: Paint) -> 
         assert review.answers[0].margin == pytest.approx(0.1)
         assert review.add_label("unknown") == NO_LABEL
         assert review.add_label(" cafe\u0301 ") == review.labels.index("caf\u00e9")
+
+
+def test_templates_that_the_results_do_not_hold_are_not_asked_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def templates(prompts: str) -> str:
+        return find_templates(Provenance("mini", "0" * 12, "fp32", prompts))
+
+    assert templates("a {} | the {}") == "a {} | the {}"
+    assert templates("photo") == "photo"
+    assert not caplog.records
+    long = make_prompts([f"a photo of a {{}}, number {n}" for n in range(9)])
+    assert templates(long.name) == templates("gone.txt") == "photo"
+    assert "cannot be found here" in caplog.text
+    assert find_templates(None) == "photo"
 
 
 def test_clusters_and_new_answers_change_the_order(

@@ -126,6 +126,8 @@ def command(
             root=root,
         )
         opener = None
+        made_by = next((r.made_by for r in found if r.made_by), None)
+        templates = prompts or ("photo" if no_model else find_templates(made_by))
         if not no_model:
             context = click.get_current_context()
             if context.get_parameter_source("model") == ParameterSource.DEFAULT:
@@ -133,7 +135,7 @@ def command(
             opener = _opener(
                 found,
                 labels or review.labels[:],
-                prompts,
+                templates,
                 store_file,
                 no_store,
                 model_settings,
@@ -142,11 +144,9 @@ def command(
         def next_commands() -> list[str]:
             """File the images; then learn from the corrections, or look at the answers."""
             commands = [["sort", str(files.table), "--into", "sorted"]]
-            made_by = next((r.made_by for r in found if r.made_by), None)
             if no_model or made_by is None or len({*review.done().values()} - {NO_LABEL}) < 2:
                 commands.append(["report", str(files.table), "-o", str(files.page)])
             else:
-                templates = prompts or made_by.prompts
                 fit = ["fit", str(files.corrections), "-m", made_by.model]
                 fit += ["--labels", label_source] if label_source not in (None, "-") else []
                 for template in [templates] if isinstance(templates, str) else templates:
@@ -193,10 +193,29 @@ def command(
     return 0
 
 
+def find_templates(made_by: Provenance | None) -> str:
+    """The templates that made the results; `photo` where the results do not hold them."""
+    from clipcls.errors import PromptsError
+    from clipcls.prompts import make_prompts
+
+    if made_by is None:
+        return "photo"
+    try:
+        make_prompts(made_by.prompts)
+    except PromptsError:
+        logger.warning(
+            "the templates of the results (%s) cannot be found here, so learning uses `photo`; "
+            "give them with --prompts",
+            made_by.prompts,
+        )
+        return "photo"
+    return made_by.prompts
+
+
 def _opener(
     results: tuple[Result, ...],
     labels: LabelSet | list[str],
-    prompts: str | list[str] | None,
+    templates: str | list[str],
     store_file: Path | None,
     no_store: bool,
     settings: dict[str, Any],
@@ -216,7 +235,6 @@ def _opener(
             if list(known.names) != labels:
                 known = [Label(name) for name in labels]
         model = settings.pop("model") or (made_by.model if made_by else "auto")
-        templates = prompts or (made_by.prompts if made_by else "photo")
         classifier = ZeroShotClassifier(
             known, model, prompts=templates, store=store, **settings
         ).fit()
