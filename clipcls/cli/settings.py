@@ -44,6 +44,7 @@ _EXCLUSIVE = (
     *(("refine", other) for other in ("calibration", "rank", "coverage", "error", "conformal")),
 )
 _SUPERSEDES = (("output", "format"), ("model", "checkpoint"))
+_OFF = ("false", "0", "no", "off", "n", "f")
 
 CommandPath = tuple[str, ...]
 
@@ -53,19 +54,12 @@ class SettingsError(ClipclsError):
 
 
 class Setting(NamedTuple):
-    """A value for an option.
+    """A value for an option."""
 
-    Attributes:
-        scope: the command that it is for; () for all.
-        name: the option's long name, without dashes before it.
-        value: as written.
-        source: the variable or the file that holds it.
-    """
-
-    scope: CommandPath
-    name: str
-    value: Any
-    source: str
+    scope: CommandPath  # the command that it is for; () for all
+    name: str  # the option's long name, without dashes before it
+    value: Any  # as written
+    source: str  # the variable or the file that holds it
 
 
 def long_name(option: click.Parameter) -> str:
@@ -309,9 +303,6 @@ def resolve(
         taken |= found.keys()
         excluded |= _excluded_by(n for n, s in found.items() if str(s.value).lower() not in _OFF)
     return held
-
-
-_OFF = ("false", "0", "no", "off", "n", "f")
 
 
 def _excluded_by(names: Iterable[str]) -> set[str]:
