@@ -19,7 +19,7 @@ from PIL.Image import Image
 
 from clipcls.errors import ImageError, ModelError
 from clipcls.image_inputs import NamedImage, OnError, apply_on_error, name_images
-from clipcls.images import decode_image, missing_share, read_bytes
+from clipcls.images import FILES, PIXELS, decode_image, missing_share, read_bytes
 from clipcls.views import View
 
 if TYPE_CHECKING:
@@ -284,35 +284,37 @@ def _prepare(
     `decoding` is done when the first of them could be opened, and so the encoder is likely needed.
     """
 
-    def opened() -> None:
+    def reserve(size: int) -> None:
+        pixels.fill(size)
         with contextlib.suppress(InvalidStateError):  # another image was first
             decoding.set_result(None)
 
     name, source = image.name, image.source
     view = source if isinstance(source, View) else None
     try:
-        if isinstance(source, Image):
-            return _Pending(name, pixels=encoder.preprocess(source))
-        # Before reading: a later change is then noticed.
-        stat = _stat(name) if store and source is None else None
-        data = source if isinstance(source, bytes) else read_bytes(name)
-        key = content = hashlib.sha256(data).digest() if store or view else b""
-        if view:
-            key = view.key(content)
-        if store:
-            known = _Pending(name, None, None, key, stat, view is not None, source is None)
-            known.vector = store.get(known.space(encoder), key)
-            if _is_unit(known.vector):
-                return known
-        decoded = decode_image(data, name, least_side=encoder.least_side, opened=opened)
-        pixels = encoder.preprocess(view.of(decoded, content) if view else decoded)
-        if missing_share(decoded):
-            key = b""  # not stored: the next run has to warn again
+        with FILES.share() as file, PIXELS.share() as pixels:
+            if isinstance(source, Image):
+                return _Pending(name, pixels=encoder.preprocess(source))
+            # Before reading: a later change is then noticed.
+            stat = _stat(name) if store and source is None else None
+            data = source if isinstance(source, bytes) else read_bytes(name, reserve=file.fill)
+            key = content = hashlib.sha256(data).digest() if store or view else b""
+            if view:
+                key = view.key(content)
+            if store:
+                known = _Pending(name, None, None, key, stat, view is not None, source is None)
+                known.vector = store.get(known.space(encoder), key)
+                if _is_unit(known.vector):
+                    return known
+            decoded = decode_image(data, name, least_side=encoder.least_side, reserve=reserve)
+            ready = encoder.preprocess(view.of(decoded, content) if view else decoded)
+            if missing_share(decoded):
+                key = b""  # not stored: the next run has to warn again
     except ImageError as error:
         return error
     except MemoryError:
         return ImageError(name, "not enough memory to decode it")
-    return _Pending(name, None, pixels, key or None, stat, view is not None, source is None)
+    return _Pending(name, None, ready, key or None, stat, view is not None, source is None)
 
 
 def _stat(path: str) -> os.stat_result | None:

@@ -48,6 +48,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageChops
 
+from clipcls.budget import Budget
 from clipcls.errors import ImageError, install_command
 from clipcls.inputs import RAW_SUFFIXES, os_reason
 
@@ -68,11 +69,28 @@ __all__ = [
 
 logger = logging.getLogger("clipcls")
 
-MAX_BYTES = 1 << 30
-"""Largest file that is read, in bytes (1 GiB)."""
+MAX_BYTES = 1 << 29
+"""Largest file that is read, in bytes (512 MiB)."""
 
 MAX_PIXELS = 178_956_970
-"""Most pixels that are decoded, at the scale that is needed: Pillow's own default limit."""
+"""Most pixels of four bytes that all threads together decode at once, copies and what the decoding
+library needs included: Pillow's own default limit, 0.7 GB."""
+
+
+def _max_pixels() -> int:
+    """Twice `PIL.Image.MAX_IMAGE_PIXELS`, where Pillow refuses; `MAX_PIXELS` if that is unset."""
+    return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else MAX_PIXELS
+
+
+def _max_pixels_at_once() -> int:
+    return max(MAX_PIXELS, _max_pixels())
+
+
+PIXELS = Budget(_max_pixels_at_once)
+"""The pixels that all threads together decode at once."""
+
+FILES = Budget(lambda: 1 << 28)
+"""The bytes of image files that all threads together hold at once."""
 
 MAX_MISSING = 1 / 3
 """Largest share of its rows that a truncated image may miss. Of 20 photos, mini labelled 18 right
@@ -122,6 +140,14 @@ _ZEROS = bytes(64)
 _STANDS_OUT = 32  # of 255: by how much a pixel differs from its background, to be seen
 _LEAST_PREVIEW = 224  # pixels, of the shorter side of a raw file's preview
 
+_MAX_PARTS = 100_000  # strips or tiles of a TIFF; Pillow takes 10 microseconds for each
+
+# Bytes per pixel at the peak, in fours, measured on images of 24 megapixels: of an image's mode
+# with its conversion to RGB, and of what the library of a format needs besides.
+_COPIES = {"RGB": 1.0, "L": 1.3, "P": 1.3, "1": 1.3, "RGBA": 2.0, "RGBX": 2.0, "CMYK": 2.0}
+_COPIES |= {"I;16": 2.5, "I;16L": 2.5, "I;16B": 2.5, "I": 3.5, "F": 3.5}
+_LIBRARY_COPIES = {"WEBP": 3.0, "AVIF": 1.3, "HEIF": 1.0, "JPEG2000": 3.8, "DDS": 0.8}
+
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
 _UPRIGHT = {
@@ -157,11 +183,12 @@ def open_image(path: str) -> Image.Image:
     return decode_image(read_bytes(path), path)
 
 
-def read_bytes(path: str) -> bytes:
+def read_bytes(path: str, *, reserve: Callable[[int], None] = lambda size: None) -> bytes:
     """The bytes of one regular file.
 
     Args:
         path: the file. A pipe, socket or device is refused and not waited for.
+        reserve: called with the file's size in bytes before it is read; may wait for memory.
 
     Raises:
         ImageError: it cannot be read, is empty, or is larger than `MAX_BYTES`.
@@ -175,9 +202,9 @@ def read_bytes(path: str) -> bytes:
             info = os.fstat(file.fileno())  # again: it may have been replaced in between
             _refuse_unless_file(path, info)
             if info.st_size > MAX_BYTES:
-                raise ImageError(
-                    path, f"too large ({info.st_size / (1 << 30):.1f} GiB; the limit is 1 GiB)"
-                )
+                size = f"{info.st_size / (1 << 20):.0f} MiB"
+                raise ImageError(path, f"too large ({size}; the limit is {MAX_BYTES >> 20} MiB)")
+            reserve(info.st_size)
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ImageError(path, os_reason(error)) from error
@@ -188,7 +215,7 @@ def read_bytes(path: str) -> bytes:
     if not data:
         raise ImageError(path, "is empty")
     if len(data) > MAX_BYTES:  # still growing, or a file without a size as in /proc
-        raise ImageError(path, "too large (the limit is 1 GiB)")
+        raise ImageError(path, f"too large (the limit is {MAX_BYTES >> 20} MiB)")
     return data
 
 
@@ -205,21 +232,24 @@ def decode_image(
     *,
     max_pixels: int | None = None,
     least_side: int | None = None,
-    opened: Callable[[], None] = lambda: None,
+    reserve: Callable[[int], None] | None = None,
+    raw: bool = True,
 ) -> Image.Image:
     """Decode the bytes of one image file.
 
     Args:
         data: the whole file.
         path: its name, for messages; its suffix matters for TGA alone.
-        max_pixels: refuse images that would be decoded to more pixels than this, see
-            `_pixels_to_decode`. By default twice `PIL.Image.MAX_IMAGE_PIXELS`, where Pillow
-            refuses, or `MAX_PIXELS` if that is unset.
+        max_pixels: refuse images that are decoded to more pixels than this, see
+            `_pixels_to_decode`; by default twice `PIL.Image.MAX_IMAGE_PIXELS`. With what a format
+            and a mode need besides (copies, buffers of the library) it must also fit into `PIXELS`.
         least_side: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as neither side
             falls below this: libjpeg leaves the finer DCT coefficients out, which is much faster.
             `whole_of` then tells the size it would have had.
-        opened: called when the header has been read and the size accepted, before pixels are
-            decoded, which takes most of the time: from here on there likely is an image.
+        reserve: called with the pixels of four bytes that decoding takes, when the header has been
+            read and the size accepted; may wait for memory. By default they are taken from `PIXELS`
+            until the image is decoded.
+        raw: whether files that are named as a camera's raw files are handed to LibRaw.
 
     Returns:
         A decoded image of mode RGB, upright. A file that ends early is logged as a warning, and
@@ -229,16 +259,28 @@ def decode_image(
         ImageError: it is no image, is damaged, misses more than `MAX_MISSING`, or has too many
             pixels.
     """
+    if reserve is None:
+        with PIXELS.share() as share:
+            return decode_image(
+                data,
+                path,
+                max_pixels=max_pixels,
+                least_side=least_side,
+                reserve=share.fill,
+                raw=raw,
+            )
     if max_pixels is None:
-        max_pixels = 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else MAX_PIXELS
+        max_pixels = _max_pixels()
     data = bytes(data)
     if not data:
         raise ImageError(path, "is empty")
     try:
-        return _decode(data, path, max_pixels, least_side, opened)
+        if raw and path.lower().endswith(tuple(RAW_SUFFIXES)) and not data.startswith(b"\xff\xd8"):
+            return _decode_raw(data, path, max_pixels, least_side, reserve)
+        return _decode(data, path, max_pixels, least_side, reserve)
     except _TextTooLongError:
         # Pillow refuses texts over 1 MB (image generators store such); the pixels may be fine.
-        return _decode(_without_text(data), path, max_pixels, least_side, opened)
+        return _decode(_without_text(data), path, max_pixels, least_side, reserve)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -324,15 +366,19 @@ class _Reasons:
 
 
 def _decode(
-    data: bytes, path: str, max_pixels: int, least_side: int | None, opened: Callable[[], None]
+    data: bytes,
+    path: str,
+    max_pixels: int,
+    least_side: int | None,
+    reserve: Callable[[int], None],
 ) -> Image.Image:
-    if path.lower().endswith(tuple(RAW_SUFFIXES)) and not data.startswith(b"\xff\xd8"):
-        return _decode_raw(data, path, max_pixels, least_side, opened)
     kind, opener = _identify(data, path)
     with _Reasons(path, kind, data):
         warned = min(max_pixels, Image.MAX_IMAGE_PIXELS or max_pixels)
         for size in _inner_sizes(kind, data):
             _check_pixels(path, size, size[0] * size[1], warned)
+        if kind == "TIFF" and (parts := _tiff_parts(data)) > _MAX_PARTS:
+            raise ImageError(path, f"too many strips or tiles ({parts}; the limit is {_MAX_PARTS})")
 
         if kind == "JPEG" and data.endswith(bytes(16)):
             data = data.rstrip(b"\0")  # of unfinished downloads, which would be decoded
@@ -347,19 +393,27 @@ def _decode(
         image = reopen(data)
         whole, header_end = image.size, image.fp.tell() if image.fp else 0
         box = _draft(image, least_side)
-        in_memory = _pixels_to_decode(image, whole, data[:header_end])
-        _check_pixels(path, whole, in_memory, max_pixels)
+        low_bytes = _find_low_bytes(image)
+        decoded = _pixels_to_decode(image, whole, data[:header_end])
+        _check_pixels(path, whole, decoded, max_pixels)
+        in_memory = int(decoded * _copies(image, bool(low_bytes)))
+        effort = _effort_to_decode(image, whole, data)
+        if max(in_memory, effort) > _max_pixels_at_once():
+            what = "memory" if in_memory > effort else "time"
+            raise ImageError(
+                path, f"takes too much {what} to decode ({whole[0]} x {whole[1]} pixels, {kind})"
+            )
         if kind == "TIFF" and image.width * image.height > warned:
             # Pillow allocates these itself, with a warning on stderr.
             image.im = Image.new(image.mode, getattr(image, "_tile_size", image.size)).im
-        opened()
-        missing, low_bytes = 0.0, _find_low_bytes(image)
+        reserve(max(in_memory, effort))
+        missing = 0.0
         try:
             image.load()
         except OSError as error:
             if "truncated" not in str(error) or kind not in _ROW_BY_ROW:
                 raise
-            if 2 * in_memory > max_pixels:  # for it is decoded twice, and compared
+            if 2 * decoded > max_pixels:  # for it is decoded twice, and compared
                 raise
             first, image = reopen(data + _ZEROS), reopen(data + _END_OF_IMAGE)
             _draft(first, least_side)
@@ -388,8 +442,23 @@ def _draft(image: ImageFile, least_side: int | None) -> tuple[float, float, floa
     return None
 
 
+def _copies(image: ImageFile, low_bytes: bool) -> float:
+    """Peak memory of an image that is open, in multiples of four bytes per decoded pixel.
+
+    Args:
+        image: the image, not decoded yet.
+        low_bytes: whether it has 16 bits per colour.
+    """
+    copies = _COPIES.get(image.mode, 3.0) + _LIBRARY_COPIES.get(image.format or "", 0.0)
+    if "transparency" in image.info:
+        copies += 1
+    if "exif" in image.info or image.format == "TIFF":  # it may have to be turned
+        copies += 1
+    return copies + 4 if low_bytes else copies
+
+
 def _pixels_to_decode(image: ImageFile, whole: tuple[int, int], header: bytes) -> int:
-    """How many pixels, of four bytes each, are in memory while an image is decoded.
+    """How many pixels, of four bytes each, an image is decoded to.
 
     The only place that knows. `image` is open and has its reduced scale, if any; `whole` is its
     full size; `header` the file as far as it has been read. libjpeg keeps all coefficients of a
@@ -405,6 +474,39 @@ def _pixels_to_decode(image: ImageFile, whole: tuple[int, int], header: bytes) -
             samples = sum(h * v for _, h, v, _ in layers) / max(largest, 1)
             pixels += int(whole[0] * whole[1] * samples / 2)
     return pixels
+
+
+def _effort_to_decode(image: ImageFile, whole: tuple[int, int], data: bytes) -> int:
+    """How many pixels a usual image has that takes as long to decode; a minute for 1e9 or so.
+
+    libjpeg goes through all coefficients once per scan, and a few formats are decoded in Python.
+    """
+    pixels = whole[0] * whole[1]
+    if image.format in ("JPEG", "MPO"):
+        return pixels * data.count(_START_OF_SCAN) // 16 if "progressive" in image.info else 0
+    in_python = any(tile.codec_name in Image.DECODERS for tile in image.tile)
+    return 15 * pixels if in_python else 0
+
+
+def _tiff_parts(data: bytes) -> int:
+    """Number of strips or tiles of a TIFF's first image (TIFF 6.0, section 2), 0 if unreadable."""
+    order = "<" if data[:1] == b"I" else ">"
+    try:
+        if struct.unpack_from(order + "H", data, 2)[0] == 43:  # BigTIFF
+            (at,) = struct.unpack_from(order + "Q", data, 8)
+            (entries,) = struct.unpack_from(order + "Q", data, at)
+            start, step, entry = at + 8, 20, "HHQ"
+        else:
+            (at,) = struct.unpack_from(order + "I", data, 4)
+            (entries,) = struct.unpack_from(order + "H", data, at)
+            start, step, entry = at + 2, 12, "HHI"
+        found = (
+            struct.unpack_from(order + entry, data, start + step * number)
+            for number in range(min(entries, 65535))
+        )
+        return max((count for tag, _, count in found if tag in (273, 324)), default=0)
+    except struct.error:
+        return 0
 
 
 def _find_missing(path: str, first: ImageFile, second: ImageFile) -> float:
@@ -449,7 +551,11 @@ def _find_missing(path: str, first: ImageFile, second: ImageFile) -> float:
 
 
 def _decode_raw(
-    data: bytes, path: str, max_pixels: int, least_side: int | None, opened: Callable[[], None]
+    data: bytes,
+    path: str,
+    max_pixels: int,
+    least_side: int | None,
+    reserve: Callable[[int], None],
 ) -> Image.Image:
     try:
         import rawpy
@@ -466,10 +572,10 @@ def _decode_raw(
             with Image.open(io.BytesIO(preview.data)) as image:
                 size = image.size
             if min(size) >= least:
-                return _decode(preview.data, path, max_pixels, least_side, opened)
+                return _decode(preview.data, path, max_pixels, least_side, reserve)
         size = raw.sizes.width, raw.sizes.height
         _check_pixels(path, size, size[0] * size[1], max_pixels)
-        opened()
+        reserve(size[0] * size[1])
         return Image.fromarray(raw.postprocess(half_size=True, use_camera_wb=True))
 
 

@@ -29,7 +29,7 @@ from clipcls.batching import Batcher
 from clipcls.classifier import ZeroShotClassifier
 from clipcls.embedder import Embedded
 from clipcls.errors import ClipclsError, ImageError, LabelsError, ModelError, PromptsError
-from clipcls.images import decode_image
+from clipcls.images import PIXELS, decode_image
 from clipcls.labels import LabelSet, levels_of, make_labels
 from clipcls.predictions import NONE, UNKNOWN, Prediction
 from clipcls.prompts import NONE_TEXTS, PromptSet, class_texts, make_prompts, read_prompts
@@ -242,10 +242,16 @@ class Service:
 
     def _decode(self, name: str, data: bytes) -> NDArray[Any]:
         try:
-            image = decode_image(
-                data, name, max_pixels=self.limits.pixels, least_side=self._encoder.least_side
-            )
-            return self._encoder.preprocess(image)
+            with PIXELS.share() as share:
+                image = decode_image(
+                    data,
+                    name,
+                    max_pixels=self.limits.pixels,
+                    least_side=self._encoder.least_side,
+                    reserve=share.fill,
+                    raw=False,
+                )
+                return self._encoder.preprocess(image)
         except MemoryError as error:
             raise ImageError(name, "not enough memory to decode it") from error
 

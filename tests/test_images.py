@@ -1030,7 +1030,7 @@ def test_too_large_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "sparse.tif"
     with path.open("wb") as file:
         file.truncate((1 << 30) + 1)  # takes no space
-    assert file_reason(str(path)) == "too large (1.0 GiB; the limit is 1 GiB)"
+    assert file_reason(str(path)) == "too large (1024 MiB; the limit is 512 MiB)"
 
 
 # The program around us

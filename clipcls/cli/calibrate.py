@@ -17,6 +17,7 @@ from clipcls.cli.options import (
     label_options,
     labels_of,
     max_errors_option,
+    max_megapixels_option,
     model_options,
     multi_option,
     progress_options,
@@ -47,6 +48,7 @@ _REPEATED = (
 @max_errors_option
 @progress_options
 @model_options
+@max_megapixels_option
 @store_options
 @click.pass_obj
 def command(

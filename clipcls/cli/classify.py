@@ -27,6 +27,7 @@ from clipcls.cli.options import (
     label_options,
     labels_of,
     max_errors_option,
+    max_megapixels_option,
     model_options,
     multi_option,
     result_output_options,
@@ -113,6 +114,7 @@ if TYPE_CHECKING:
 @max_errors_option
 @filing_options
 @model_options
+@max_megapixels_option
 @store_options
 @click.pass_obj
 def command(

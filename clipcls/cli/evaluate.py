@@ -23,6 +23,7 @@ from clipcls.cli.options import (
     label_options,
     labels_of,
     max_errors_option,
+    max_megapixels_option,
     model_options,
     multi_option,
     store_of,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 )
 @max_errors_option
 @model_options
+@max_megapixels_option
 @store_options
 @click.pass_obj
 def command(

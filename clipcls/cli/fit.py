@@ -13,6 +13,7 @@ from clipcls.cli.console import Console, say_what_was_set_aside, watching
 from clipcls.cli.options import (
     NEW_FILE,
     max_errors_option,
+    max_megapixels_option,
     model_options,
     progress_options,
     prompts_option,
@@ -58,6 +59,7 @@ from clipcls.cli.refusals import refuse_over
 @max_errors_option
 @progress_options
 @model_options
+@max_megapixels_option
 @store_options
 @click.pass_obj
 def command(

@@ -52,6 +52,7 @@ __all__ = [
     "label_options",
     "labels_of",
     "max_errors_option",
+    "max_megapixels_option",
     "model_options",
     "multi_option",
     "output_options",
@@ -178,6 +179,25 @@ model_options = _together(
     click.option(
         "--workers", type=click.IntRange(1), help="Threads that decode images; default: by CPU."
     ),
+)
+
+
+def _allow_pixels(_: click.Context, __: click.Parameter, megapixels: int | None) -> None:
+    if megapixels is not None:
+        from PIL import Image  # its own setting, in a process of our own
+
+        Image.MAX_IMAGE_PIXELS = megapixels * 500_000  # refused above twice this
+
+
+max_megapixels_option = click.option(
+    "--max-megapixels",
+    type=click.IntRange(1),
+    metavar="N",
+    expose_value=False,
+    callback=_allow_pixels,
+    help="Refuse images that are decoded to more megapixels than this; default: 179. JPEGs are "
+    "decoded no larger than the model needs. Raise it together with the memory: all images that "
+    "are decoded at once take up to 4 MB per megapixel.",
 )
 
 

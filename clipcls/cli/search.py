@@ -20,6 +20,7 @@ from clipcls.cli.options import (
     images_of,
     input_options,
     max_errors_option,
+    max_megapixels_option,
     model_options,
     output_options,
     store_of,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 @output_options
 @max_errors_option
 @model_options
+@max_megapixels_option
 @store_options
 @click.pass_obj
 def command(

@@ -18,6 +18,7 @@ from clipcls.cli.options import (
     input_options,
     inputs_argument,
     max_errors_option,
+    max_megapixels_option,
     model_options,
     store_of,
     store_options,
@@ -48,6 +49,7 @@ from clipcls.cli.options import (
 @max_errors_option
 @input_options
 @model_options
+@max_megapixels_option
 @store_options
 @click.pass_obj
 def command(
