@@ -963,7 +963,7 @@ def test_json_takes_no_more_memory_than_its_body_and_its_images(encoder: ColourE
         results = post(server, body)["results"]
         peak = tracemalloc.get_traced_memory()[1] - before
         tracemalloc.stop()
-    assert [record["error"] for record in results] == ["not an image"] * 2
+    assert [record["error"].partition(":")[0] for record in results] == ["not an image"] * 2
     assert peak < 2.8 * len(body)  # with the copies of the client, which is in this process
 
 
