@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import faulthandler
 import importlib
 import io
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +19,7 @@ import click
 from clipcls import __version__
 from clipcls.cli.console import Console
 from clipcls.errors import ClipclsError, OutputClosedError, OutputError
+from clipcls.textfiles import printable
 
 __all__ = ["FILE_NAME", "PREFIX", "cli", "main", "own_file"]
 
@@ -134,10 +135,8 @@ def main() -> NoReturn:
     _open_streams()
     console = Console()
     console.attach(logging.getLogger("clipcls"))
-    # This is our own program here: remarks on odd files and bodies are not for users.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    for library in ("PIL", "python_multipart"):
-        logging.getLogger(library).addHandler(logging.NullHandler())
+    if not os.environ.get("CLIPCLS_DEBUG"):
+        _silence_libraries()
     status = _run(console)
     if os.environ.get("CLIPCLS_DEBUG"):  # a profiler may want to go on
         sys.exit(status)
@@ -165,7 +164,34 @@ def _open_streams() -> None:
         if sys.stdout.isatty():
             sys.stdout.reconfigure(errors="replace")
         else:
-            sys.stdout.reconfigure(encoding="utf-8")
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
+def _silence_libraries() -> None:
+    """Keep stderr for this program: what libraries remark on odd files is not for its users.
+
+    Python warnings become log records, and records that nobody handles are dropped. C libraries
+    such as libtiff and LibRaw print to file descriptor 2, most of them without a way to stop it, so
+    that descriptor leads nowhere from here on, and `sys.stderr` gets another one.
+    """
+    logging.captureWarnings(True)
+    logging.getLogger().addHandler(logging.NullHandler())
+    sys.unraisablehook = lambda _: None  # exceptions in destructors, which nobody can act on
+    for library in ("HF_HUB", "TRANSFORMERS"):  # whose loggers have handlers of their own
+        os.environ.setdefault(f"{library}_VERBOSITY", "critical")
+    if not isinstance(sys.stderr, io.TextIOWrapper):
+        return
+    with contextlib.suppress(OSError):
+        if sys.stderr.fileno() != 2:
+            return
+        own = open(  # noqa: SIM115
+            os.dup(2), "w", buffering=1, encoding=sys.stderr.encoding, errors=sys.stderr.errors
+        )
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        sys.stderr = own
+        if os.name != "nt":  # where it also reports exceptions that programs handle
+            faulthandler.enable(own)  # else a crash in a library would be without a word
 
 
 def _end_output() -> None:
@@ -185,7 +211,10 @@ def _run(console: Console) -> int:
     except click.exceptions.Exit as stop:
         return int(stop.exit_code)
     except click.UsageError as error:
-        error.show()
+        with io.StringIO() as text:
+            error.show(text)
+            shown = text.getvalue().replace(error.message, printable(error.message))
+        click.echo(shown, err=True, nl=False)
         if origin := console.origin(error.message):
             console.say(origin)
         return 2

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from clipcls.cli.completion import complete_files
-from clipcls.cli.console import Console
+from clipcls.cli.console import Console, show
 from clipcls.cli.options import NumberRange, bench_options, store_of, store_options
 
 
@@ -46,7 +46,7 @@ def command(
     from clipcls import bench, models
 
     source = models.resolve(model, checkpoint)
-    click.echo(f"{source.name} on {_machine()}")
+    show(f"{source.name} on {_machine()}")
     click.echo(f"{'STEP':<48}{'ms':>9}{'images/s':>11}{'PEAK':>7}")
     for row in bench.measure(
         source,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clipcls.cli.console import show
 from clipcls.cli.options import json_option
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ def command(context: click.Context, /, command_name: tuple[str, ...], as_json: b
     that of your own clipcls.toml, else the default. With COMMAND, shows all options of that
     command.
     """
-    import json
-
     from clipcls.cli import FILE_NAME, own_file
     from clipcls.cli.settings import (
         Setting,
@@ -54,6 +53,7 @@ def command(context: click.Context, /, command_name: tuple[str, ...], as_json: b
         options_of,
         resolve,
     )
+    from clipcls.writers.json import dump_line
 
     root = context.find_root()
     assert isinstance(root.command, click.Group)
@@ -98,14 +98,15 @@ def command(context: click.Context, /, command_name: tuple[str, ...], as_json: b
     places = [Path(FILE_NAME).absolute(), *filter(None, [own_file()])]
     files = {str(place): os.path.isfile(place) for place in places}
     if as_json:
-        click.echo(json.dumps({"files": files, "settings": rows}, ensure_ascii=False))
+        click.echo(dump_line({"files": files, "settings": rows}))
         return
     for place, exists in files.items():
-        click.echo(f"{place}{'' if exists else ': no such file'}")
+        show(f"{place}{'' if exists else ': no such file'}")
     click.echo()
     for row in rows:
         used_by = "" if "for" not in row else f"  for {', '.join(row['for']) or 'none: overridden'}"
-        click.echo(f"{row['option']} = {_shown(row['value'])}  from {row['from']}{used_by}")
+        value = "" if row["value"] is None else dump_line(row["value"])
+        show(f"{row['option']} = {value}  from {row['from']}{used_by}")
     if not rows:
         click.echo("nothing is set: all options have their defaults")
 
@@ -115,10 +116,3 @@ def _default(option: click.Option) -> Any:
     if isinstance(default, list | tuple):
         return list(default)
     return default if isinstance(default, str | int | float | bool) else None
-
-
-def _shown(value: Any) -> str:
-    import json
-
-    text = "" if value is None else json.dumps(value, ensure_ascii=False)
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -15,12 +15,13 @@ import click
 
 from clipcls.cli.progress import Pace, Progress, Style, Total
 from clipcls.predictions import UNKNOWN
+from clipcls.textfiles import printable
 
 if TYPE_CHECKING:
     from clipcls.errors import ImageError
     from clipcls.labelled import SetAside
 
-__all__ = ["Console", "MaxErrors", "say_what_was_set_aside", "watching"]
+__all__ = ["Console", "MaxErrors", "say_what_was_set_aside", "show", "watching"]
 
 _NEWS_EVERY = 60.0  # seconds
 _LONGEST_LINE = 2_000  # characters
@@ -82,7 +83,7 @@ class Console(logging.Handler):
         """
         if len(line) > _LONGEST_LINE:
             line = f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
-        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in f"clipcls: {line}")
+        text = printable(f"clipcls: {line}")
         if self._progress is None or self._progress.bar is None:
             click.echo(text, err=True)
         else:
@@ -152,6 +153,16 @@ class Console(logging.Handler):
         else:
             with bar.external_write_mode(sys.stdout):
                 yield
+
+
+def show(line: str) -> None:
+    """Print one line on stdout: exact to a file or pipe, without control characters to a terminal.
+
+    Args:
+        line: plain text; colours would be escaped.
+    """
+    # With colour click leaves a line as it is; else it would cut escape sequences out of names.
+    click.echo(printable(line) if sys.stdout.isatty() else line, color=True)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clipcls.cli.console import Console
+from clipcls.cli.console import Console, show
 
 if TYPE_CHECKING:
     from clipcls.errors import ImageError
@@ -35,12 +35,11 @@ def list_plan(
     """Says what `file_into` would do."""
     from clipcls.filing import Filing
     from clipcls.filing_plan import plan
-    from clipcls.writers.table import printable
 
     todo = plan(results, into, mode, root=root)
     for step in todo.steps:
         for source, target in zip(step.sources, step.targets, strict=True):
-            click.echo(f"{printable(short(source))} -> {printable(short(target))}")
+            show(f"{short(source)} -> {short(target)}")
     _name(console, todo.failed)
     done = Filing(mode, todo, len(todo.steps), todo.failed)
     if not console.quiet:

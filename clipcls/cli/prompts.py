@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from clipcls.cli.completion import complete_sets
+from clipcls.cli.console import show
 from clipcls.cli.options import json_option
 
 
@@ -20,12 +21,11 @@ def command(name: str | None, labels: bool, as_json: bool) -> None:
     A template set goes with `classify --prompts`, a label set with `classify --labels`. Print one
     to edit it: `clipcls prompts products > products.txt`.
     """
-    import json
-
     from clipcls.labels import read_labels
     from clipcls.prompts import list_label_sets, list_prompts, read_prompts
     from clipcls.ready import find_set, ready_sets
     from clipcls.textfiles import read_text
+    from clipcls.writers.json import dump_line
 
     found: object
     if name is None:
@@ -49,4 +49,8 @@ def command(name: str | None, labels: bool, as_json: bool) -> None:
         lines = [line for line in text.split("\n") if not line.startswith("#")]
     else:
         found = lines = list(read_prompts(name).templates)
-    click.echo(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(lines))
+    if as_json:
+        click.echo(dump_line(found))
+        return
+    for line in lines:
+        show(line)

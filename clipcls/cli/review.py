@@ -108,8 +108,8 @@ def command(
     from clipcls.results import read_results
     from clipcls.review import NO_LABEL, Review, ReviewFiles
     from clipcls.review_app import ReviewApp
+    from clipcls.textfiles import printable
     from clipcls.web import Guard, OneTimeLink, run
-    from clipcls.writers.table import printable
 
     found = read_results(results, root)
     labels = read_labels(label_source) if label_source else None

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from clipcls.cli.console import Console
+from clipcls.cli.console import Console, show
 from clipcls.cli.options import FILE, json_option
+from clipcls.textfiles import printable
 
 _file = click.option("--store", "path", type=FILE, help="The store; default: the usual one.")
 
@@ -37,8 +38,9 @@ def info(path: Path | None, as_json: bool) -> None:
             held = store.info()
     sizes = graph.kept() if path is None else []
     if as_json:
-        import json
         from dataclasses import asdict
+
+        from clipcls.writers.json import dump_line
 
         record: dict[str, Any] = {"path": str(place), "exists": held is not None}
         if held:
@@ -49,18 +51,18 @@ def info(path: Path | None, as_json: bool) -> None:
                 "models": len(sizes),
                 "size": sum(sizes),
             }
-        click.echo(json.dumps(record, ensure_ascii=False))
+        click.echo(dump_line(record))
         return
     if held is None:
-        click.echo(f"{place}: there is no store yet")
+        show(f"{place}: there is no store yet")
     else:
-        click.echo(f"{held.path}: {held.size / 1e6:,.1f} MB")
+        show(f"{held.path}: {held.size / 1e6:,.1f} MB")
         views = f"{held.views:,} views of images, " if held.views else ""
         click.echo(
             f"{held.images:,} images, {views}{held.texts:,} texts, {held.files:,} files known"
         )
     if sizes:
-        click.echo(f"{graph.default_folder()}: {sum(sizes) / 1e6:,.1f} MB")
+        show(f"{graph.default_folder()}: {sum(sizes) / 1e6:,.1f} MB")
         click.echo(f"{len(sizes):,} exported models")
 
 
@@ -83,13 +85,13 @@ def clear(console: Console, path: Path | None, yes: bool) -> int:
         models = f" and {len(sizes):,} exported models, {sum(sizes) / 1e6:,.1f} MB" if sizes else ""
         question = f"Delete {store}, {size / 1e6:,.1f} MB{models}?"
         try:
-            agreed = click.confirm(question, err=True)
+            agreed = click.confirm(printable(question), err=True)
         except click.Abort:
             agreed = False
         if not agreed:
             console.say("nothing was deleted")
             return 2
-    click.echo(f"{store}: {'deleted' if clear(store) else 'there was no store'}")
+    show(f"{store}: {'deleted' if clear(store) else 'there was no store'}")
     if path is None:
         graph.clear()
         clear(facts_path())
@@ -104,7 +106,7 @@ def prune(path: Path | None) -> None:
 
     path = path or default_path()
     if not path.exists():
-        click.echo(f"{path}: there is no store yet")
+        show(f"{path}: there is no store yet")
         return
     with Store(path) as store:
-        click.echo(f"{store.path}: {store.prune():,} images forgotten")
+        show(f"{store.path}: {store.prune():,} images forgotten")

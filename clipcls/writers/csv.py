@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from clipcls.tables import PROVENANCE, describe_provenance, flatten, usual_columns
-from clipcls.textfiles import escape_bytes, guard
+from clipcls.textfiles import escape_bytes, guard, printable
 
 __all__ = ["CsvWriter"]
 
@@ -17,7 +17,7 @@ class CsvWriter:
     r"""Writes a header and the rows of each record.
 
     A text that a spreadsheet would run as a formula is guarded (see `textfiles.guard`). Stray bytes
-    of a path that is not valid UTF-8 are written as \xNN.
+    of a path that is not valid UTF-8 are written as \xNN; on a terminal control characters too.
 
     Args:
         stream: a text file.
@@ -52,7 +52,13 @@ class CsvWriter:
         for row in flatten(record):
             if self._rows is None:
                 self._rows = self._begin(self._columns or usual_columns(row))
-            self._rows.writerow({key: _cell(value) for key, value in row.items()})
+            cells = {key: _cell(value) for key, value in row.items()}
+            if self._stream.isatty():
+                cells = {
+                    key: printable(value) if isinstance(value, str) else value
+                    for key, value in cells.items()
+                }
+            self._rows.writerow(cells)
         self._stream.flush()
 
     def finish(self) -> None:

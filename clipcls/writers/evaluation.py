@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
-from clipcls.writers.table import fit, printable
+from clipcls.textfiles import printable
+from clipcls.writers.table import fit
 
 __all__ = ["NAMES", "EvaluationTable", "MultiLabelTable", "number"]
 

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from clipcls.textfiles import is_control
+
 __all__ = ["JsonArrayWriter", "JsonWriter", "dump_line"]
 
 
@@ -53,10 +55,11 @@ def _field(value: object) -> str:
 
 
 def dump_line(value: object) -> str:
-    r"""A value as JSON in one line of valid UTF-8; stray bytes of paths are \udc80 to \udcff."""
+    r"""A value as JSON in one line of valid UTF-8, fit for a terminal.
+
+    Stray bytes of paths are \udc80 to \udcff, control and format characters escaped likewise.
+    """
     text = json.dumps(value, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        text = json.dumps(value)
-    return text
+    if text.isprintable():
+        return text
+    return "".join(json.dumps(c)[1:-1] if is_control(c) else c for c in text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from clipcls.writers.table import printable
+from clipcls.textfiles import printable
 
 __all__ = ["LabelFileWriter"]
 
@@ -29,7 +29,7 @@ class LabelFileWriter:
             self._stream.write(
                 f"# {_count(label['images'], 'image')}, such as {printable(label['example'])}"
                 f"{'; also: ' * bool(also)}{also}\n"
-                f"{label['line']}\n"
+                f"{printable(label['line']) if self._stream.isatty() else label['line']}\n"
             )
         self._stream.flush()
 

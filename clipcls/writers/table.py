@@ -11,8 +11,9 @@ from typing import Any, TextIO
 import click
 
 from clipcls.predictions import UNKNOWN
+from clipcls.textfiles import printable
 
-__all__ = ["TableWriter", "fit", "printable"]
+__all__ = ["TableWriter", "fit"]
 
 
 class TableWriter:
@@ -83,11 +84,6 @@ def _explained(record: Mapping[str, Any]) -> Iterator[str]:
             yield f"    nearest  {listed(explain['nearest'], 'path')}"
     if record.get("heatmap"):
         yield f"    heatmap  {printable(record['heatmap'])}"
-
-
-def printable(text: str) -> str:
-    """Control characters, which could drive a terminal, and stray bytes become ?."""
-    return "".join("?" if unicodedata.category(c) in ("Cc", "Cs", "Cf") else c for c in text)
 
 
 def fit(text: str, width: int) -> str:
