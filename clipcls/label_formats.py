@@ -289,7 +289,8 @@ def _without_groups(value: object, entries: list[Entry]) -> list[Entry]:
     """Without categories that are only the supercategory of others, as Roboflow writes them."""
     if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
         return entries
-    above = {item.get("supercategory") for item in value} - {None, ""}
+    groups = (item.get("supercategory") for item in value)
+    above = {name for name in groups if isinstance(name, str) and name}
     return [
         entry
         for entry, item in zip(entries, value, strict=True)

@@ -620,3 +620,8 @@ def test_python_objects_become_labels():
 def test_python_objects_that_cannot_be_used_are_refused(labels, words):
     with pytest.raises(LabelsError, match=words):
         make_labels(labels)
+
+
+def test_a_supercategory_that_is_no_text_groups_nothing(write):
+    content = '[{"name": "cat", "supercategory": ["a"]}, {"name": "dog", "supercategory": "cat"}]'
+    assert read_labels(write("l.json", content)).names == ("cat", "dog")
