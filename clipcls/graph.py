@@ -6,7 +6,8 @@ which alone takes seconds. What a graph takes is its tower's affair (`towers`).
 
 A graph is kept in a folder of its own, made in one step, as OpenVINO's IR (weights in float32)
 beside OpenVINO's own cache of what it compiled. The folder's name says what decides the vectors, so
-a graph is never stale.
+a graph is never stale. Its files are compared with their checksums before OpenVINO, which a damaged
+one can crash or give other vectors, reads them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import contextlib
 import functools
 import importlib.metadata
 import importlib.util
+import json
 import logging
 import os
 import shutil
@@ -22,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,8 +58,10 @@ logger = logging.getLogger(__name__)
 LEAST_COSINE = {"fp32": 0.99999, "bf16": 0.999, "fp16": 0.9999}
 _IR = "tower.xml"
 _PROBE = "probe.npy"
+_CHECKSUMS = "checksums.json"
 _REFUSED = "refused.txt"
 _ABANDONED_SECONDS = 86_400
+_UNFINISHED_SECONDS = 60
 
 
 class GraphError(Exception):
@@ -164,14 +169,15 @@ def load(
     """
     place = _place(key, folder)
     with contextlib.suppress(OSError):
-        raise GraphError((place / _REFUSED).read_text(encoding="utf-8"))  # unless there is none
-    try:
-        expected = np.load(place / _PROBE)
-    except (OSError, ValueError, EOFError):  # the last where it is empty
+        raise GraphError((place / _REFUSED).read_text(encoding="utf-8", errors="replace"))
+    if not (place / _CHECKSUMS).exists():
         shutil.rmtree(place, ignore_errors=True)  # not whole: what is exported can take its place
         return None
     try:
+        _check(place)
+        expected = np.load(place / _PROBE)
         graph = Graph(_compile(place / _IR, precision))
+        _note_compiled(place)
     except Exception as error:  # whatever OpenVINO's C++ raises at a damaged file
         _discard(place, repr(error))
         return None
@@ -188,8 +194,73 @@ def load(
 
 def _discard(place: Path, why: str) -> None:
     """Makes room for another export."""
+    logger.warning("the exported model %s is damaged, and made again", place)
     logger.debug("%s: %s", place, why)
     shutil.rmtree(place, ignore_errors=True)
+
+
+def _check(place: Path) -> None:
+    """Compares the files that OpenVINO will read with their checksums.
+
+    Raises:
+        ValueError: one is damaged.
+        OSError: one cannot be read.
+    """
+    checksums = _checksums(place)
+    compiled = {file.name for file in place.glob("*.blob")}
+    for name in compiled - checksums.keys():  # by a process that was killed, or is not done yet
+        with contextlib.suppress(OSError):
+            if time.time() - (place / name).stat().st_mtime > _UNFINISHED_SECONDS:
+                (place / name).unlink()
+    compiled &= checksums.keys()
+    # Of several hundred megabytes only those that will be read: OpenVINO's cache, or the IR.
+    names = {_PROBE, *compiled} if compiled else checksums
+    for name in names:
+        if _checksum(place / name) != checksums[name]:
+            raise ValueError(f"{name} is damaged")
+
+
+def _checksums(place: Path) -> dict[str, int]:
+    found = json.loads((place / _CHECKSUMS).read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or not found.keys() >= {_IR, _PROBE}:
+        raise ValueError(f"{_CHECKSUMS} is damaged")
+    return found
+
+
+def _note_compiled(place: Path) -> None:
+    """Adds what OpenVINO has compiled to the checksums, if the IR it was made from is whole."""
+    checksums = _checksums(place)
+    new = [file for file in place.glob("*.blob") if file.name not in checksums]
+    if not new:
+        return
+    for name, checksum in checksums.items():
+        if not name.endswith(".blob") and _checksum(place / name) != checksum:
+            raise ValueError(f"{name} is damaged")
+    with contextlib.suppress(OSError):  # such as a full disk: compiled again the next time
+        _write_checksums(place, checksums | {file.name: _checksum(file) for file in new})
+
+
+def _write_checksums(place: Path, checksums: dict[str, int]) -> None:
+    number, name = tempfile.mkstemp(dir=place, suffix=".part")
+    try:
+        with open(number, "w", encoding="utf-8") as file:
+            json.dump(checksums, file)
+        os.replace(name, place / _CHECKSUMS)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _checksum(path: Path) -> int:
+    """The CRC-32 of the sums of each 4 KiB, three times as fast as that of all bytes."""
+    checksum = 0
+    piece = bytearray(1 << 20)
+    words = np.frombuffer(piece, np.uint64).reshape(-1, 512)
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(piece):
+            sums = words[: size // 4096].sum(axis=1)
+            rest = memoryview(piece)[size - size % 4096 : size]
+            checksum = zlib.crc32(rest, zlib.crc32(sums.tobytes(), checksum))
+    return checksum
 
 
 def export(key: str, precision: str, tower: Exportable, folder: Path | None = None) -> Graph:
@@ -223,10 +294,12 @@ def export(key: str, precision: str, tower: Exportable, folder: Path | None = No
         raise _refused(place, f"OpenVINO's vectors differ from torch's (cosine {cosine:.6f})")
     try:
         _keep(graph, vectors[0][:1], place)
-        return Graph(_compile(place / _IR, precision))
+        kept = Graph(_compile(place / _IR, precision))
+        _note_compiled(place)
+        return kept
     except OSError as error:
         logger.warning("%s: cannot keep the exported model (%s)", place, error.strerror or error)
-    except RuntimeError as error:  # deleted in the meantime
+    except (RuntimeError, ValueError) as error:  # deleted or damaged in the meantime
         logger.debug("%s: %r", place, error)
     return compiled
 
@@ -271,6 +344,7 @@ def _keep(graph: Any, vector: NDArray[np.float32], place: Path) -> None:
     try:
         _openvino().save_model(graph, made / _IR, compress_to_fp16=False)
         np.save(made / _PROBE, vector)
+        _write_checksums(made, {file.name: _checksum(file) for file in made.iterdir()})
         for file in made.iterdir():  # whole on the disk before it is in its place
             with file.open("rb+") as opened:
                 os.fsync(opened.fileno())

@@ -163,6 +163,42 @@ def test_damaged_weights_that_load_are_noticed(encoder, folder: Path) -> None:
     np.testing.assert_allclose(again.encode_images(pixels(again)), row, atol=1e-5)
 
 
+@pytest.mark.parametrize("has_compiled", [True, False])
+def test_a_flipped_bit_is_noticed(
+    has_compiled: bool, encoder, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the embedding of one word: the vectors of texts without it are the same."""
+    row = encoder().encode_texts(["a cat"])
+    encoder().encode_texts(["a cat"])
+    (place,) = folder.iterdir()
+    for blob in place.glob("*.blob"):
+        if not has_compiled:
+            blob.unlink()
+    names = "*.blob" if has_compiled else "tower.bin"
+    (file,) = place.glob(names)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0x40
+    file.chmod(0o600)
+    file.write_bytes(data)
+    assert caplog.text == ""
+    np.testing.assert_allclose(encoder().encode_texts(["a cat"]), row, atol=1e-6)
+    assert caplog.text.count("is damaged") == 1
+    caplog.clear()
+    encoder().encode_texts(["a cat"])
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("name", ["checksums.json", "probe.npy", "tower.xml", "refused.txt"])
+def test_no_damaged_file_fails_a_run(name: str, encoder, folder: Path) -> None:
+    row = encoder().encode_texts(["a cat"])
+    (place,) = folder.iterdir()
+    for content in (b"\x93NUMPY\xff\xff", b"PK\3\4", b"[]", b'{"tower.xml": "\xff"}', b""):
+        (place / name).write_bytes(content)
+        for blob in place.glob("*.blob"):
+            blob.unlink()
+        np.testing.assert_allclose(encoder().encode_texts(["a cat"]), row, atol=1e-6)
+
+
 def test_several_threads_share_an_encoder(encoder) -> None:
     shared = encoder()
     texts = ["a cat", "a photo of a dog on a beach", "word " * 100]
