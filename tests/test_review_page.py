@@ -278,7 +278,7 @@ def test_two_reviews_of_one_file_are_refused(four: Path, serve: Callable[..., Se
     ("text", "message"),
     [
         ("", "neither JSON nor a csv"),
-        ("{]\n", "not a record"),
+        ("{]\n", "is not JSON"),
         ("a,b\n1,2\n", "neither JSON nor a csv"),
         ('{"path": "gone.png", "label": "cat"}\n', "--root"),
         ('{"path": "bad.png", "error": "truncated"}\n', "truncated"),

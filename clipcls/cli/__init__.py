@@ -137,10 +137,25 @@ def main() -> NoReturn:
     console.attach(logging.getLogger("clipcls"))
     if not os.environ.get("CLIPCLS_DEBUG"):
         _silence_libraries()
+    _return_large_blocks()
     status = _run(console)
     if os.environ.get("CLIPCLS_DEBUG"):  # a profiler may want to go on
         sys.exit(status)
     _leave(status)
+
+
+def _return_large_blocks() -> None:
+    """Have glibc give blocks of 4 MB and more back to the system as soon as they are freed.
+
+    It would learn to keep blocks of up to 32 MB, per thread: with eight threads that decode large
+    images the process held three times what is in use.
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(-3, 4 << 20)  # M_MMAP_THRESHOLD
 
 
 def _leave(status: int) -> NoReturn:
