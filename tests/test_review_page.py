@@ -63,9 +63,12 @@ class Served:
             text=True,
         )
         assert self.process.stderr is not None
-        line = self.process.stderr.readline()
-        found = re.search(r"(http://127\.0\.0\.1:\d+)/\?token=\S+", line)
-        assert found, line + self.process.stderr.read()
+        said, found = "", None
+        while not found:
+            line = self.process.stderr.readline()
+            assert line, said  # it has ended
+            said += line
+            found = re.search(r"(http://127\.0\.0\.1:\d+)/\?token=\S+", line)
         self.link, self.url = found[0], found[1]
 
     @contextlib.contextmanager
