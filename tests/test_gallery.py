@@ -190,7 +190,7 @@ def test_the_command(paint: Paint, tmp_path: Path) -> None:
     assert (done.returncode, "--root" in done.stderr) == (1, True)
     for arguments, message in [
         (["none.jsonl", "-o", "r.html"], "none.jsonl: cannot be read"),
-        (["r.html", "-o", "x.html"], "neither JSON nor a csv"),
+        (["r.html", "-o", "x.html"], "is a web page"),
         (["r.jsonl", "-o", "nowhere/r.html"], "there is no folder nowhere"),
         (["r.jsonl", "-o", "./r.jsonl"], "would be overwritten"),
     ]:

@@ -739,14 +739,14 @@ def test_rgb_profiles_are_not_applied() -> None:
 # Damage
 
 
-def test_it_is_told_when_an_image_was_opened_and_not_of_what_is_none() -> None:
+def test_memory_is_reserved_once_an_image_was_opened_and_for_none_that_is_no_image() -> None:
     told: list[str] = []
     png = saved(picture(), "PNG")
-    decode_image(png, opened=lambda: told.append("whole"))
-    reason(png[: len(png) * 2 // 3], opened=lambda: told.append("cut"))
-    reason(png[:20], opened=lambda: told.append("cut in its header"))
-    reason(b"text", opened=lambda: told.append("text"))
-    reason(png, max_pixels=10, opened=lambda: told.append("too large"))
+    decode_image(png, reserve=lambda _: told.append("whole"))
+    reason(png[: len(png) * 2 // 3], reserve=lambda _: told.append("cut"))
+    reason(png[:20], reserve=lambda _: told.append("cut in its header"))
+    reason(b"text", reserve=lambda _: told.append("text"))
+    reason(png, max_pixels=10, reserve=lambda _: told.append("too large"))
     assert told == ["whole", "cut"]
 
 
