@@ -557,6 +557,7 @@ def test_slow_uploads_hold_no_places(encoder: ColourEncoder) -> None:
 def test_a_stalled_upload_makes_way_for_others(
     encoder: ColourEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("clipcls.admission._GRACE", 0.1)
     # Room for three uploads that stall, and not for a fourth.
     with Server(encoder, limits=Limits(held=60_000)) as server, server.listening() as address:
         _, body = form([("a", "images", RED + bytes(20_000))])
@@ -568,7 +569,6 @@ def test_a_stalled_upload_makes_way_for_others(
             for connection, size in zip(stalled, sizes, strict=True):
                 connection.sendall(started(body[:size], length=len(body)))
             until(lambda: server.service.queue.held == sum(sizes))
-            monkeypatch.setattr("clipcls.admission._GRACE", 0.1)
             time.sleep(0.2)
             url = "http://{}:{}/classify".format(*address)
             answer = httpx.post(url, files={"images": RED + bytes(20_000)}, timeout=20)
