@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,20 @@ __all__ = [
     "StoreError",
     "UnknownModelError",
     "install_command",
+    "is_control",
     "not_fitted",
+    "printable",
 ]
 
 
 class ClipclsError(Exception):
-    """Base of every error that clipcls raises on purpose."""
+    """Base of every error that clipcls raises on purpose.
+
+    Its message is one line: control characters in what it quotes are escaped.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class InputError(ClipclsError):
@@ -141,6 +150,23 @@ class OutputError(ClipclsError):
 
 class OutputClosedError(OutputError):
     """The reader of a pipe went away; it has what it wanted."""
+
+
+def printable(text: str) -> str:
+    r"""Text with control and format characters, line ends and stray bytes as \x1b or \u202e.
+
+    Printed as they are they can drive a terminal, or show a text in another order. The joiners of
+    emoji and of Persian words stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(ascii(c)[1:-1] if is_control(c) else c for c in text)
+
+
+def is_control(character: str) -> bool:
+    """Whether a terminal may act on a character instead of showing it."""
+    is_joiner = character in "\u200c\u200d"
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and not is_joiner
 
 
 def install_command(extra: str) -> str:

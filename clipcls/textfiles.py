@@ -30,10 +30,8 @@ __all__ = [
     "escape_bytes",
     "find_on_disk",
     "guard",
-    "is_control",
     "numbered",
     "parse_number",
-    "printable",
     "read_table",
     "read_text",
     "unguard",
@@ -128,23 +126,6 @@ def decode(data: bytes, name: str, error: type[ClipclsError] = InputError) -> st
         ) from e
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text.lstrip("\ufeff").replace("\n\ufeff", "\n")
-
-
-def printable(text: str) -> str:
-    r"""Text with control and format characters, line ends and stray bytes as \x1b or \u202e.
-
-    Printed as they are they can drive a terminal, or show a text in another order. The joiners of
-    emoji and of Persian words stay.
-    """
-    if text.isprintable():
-        return text
-    return "".join(ascii(c)[1:-1] if is_control(c) else c for c in text)
-
-
-def is_control(character: str) -> bool:
-    """Whether a terminal may act on a character instead of showing it."""
-    is_joiner = character in "\u200c\u200d"
-    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and not is_joiner
 
 
 def encoding_of(start: bytes) -> str:

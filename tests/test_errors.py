@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from clipcls.errors import install_command
+from clipcls.errors import ImageError, LabelsError, install_command
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,3 +44,11 @@ def test_without_pip_it_is_uv_for_the_same_python(monkeypatch) -> None:
         importlib.util, "find_spec", lambda name: None if name == "pip" else find_spec(name)
     )
     assert install_command("heic").startswith(f"uv pip install --python {sys.executable} ")
+
+
+def test_a_message_is_one_line_whatever_it_quotes() -> None:
+    path = "a\x1b[2J\u2028\udcff.jpg"
+    error = ImageError(path, "not an\nimage\x0b")
+    assert str(error) == r"a\x1b[2J\u2028\udcff.jpg: not an\nimage\x0b"
+    assert error.path == path
+    assert str(LabelsError("\u200dnaïve 犬")) == "\u200dnaïve 犬"

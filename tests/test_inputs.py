@@ -195,7 +195,7 @@ def test_missing_input_is_an_item_not_the_end() -> None:
     assert isinstance(items[0], ImageError)
     assert (items[0].path, items[0].reason) == ("gone.jpg", "no such file")
     assert found("a.jpg/b.jpg") == ["a.jpg/b.jpg: no such file"]
-    assert found("nul\0byte.jpg") == ["nul\0byte.jpg: not a valid file name"]
+    assert found("nul\0byte.jpg") == [r"nul\x00byte.jpg: not a valid file name"]
     assert found("n" * 5000) == ["n" * 5000 + ": file name too long"]
 
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from clipcls import cli
-from clipcls.textfiles import printable
+from clipcls.errors import printable
 from clipcls.writers import FORMATS
 
 pty = pytest.importorskip("pty")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import click
 
 from clipcls.cli.progress import Pace, Progress, Style, Total
+from clipcls.errors import printable
 from clipcls.predictions import UNKNOWN
-from clipcls.textfiles import printable
 
 if TYPE_CHECKING:
     from clipcls.errors import ImageError

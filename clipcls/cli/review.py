@@ -104,11 +104,11 @@ def command(
       clipcls fit cat.corrections.csv --labels labels.txt -o cat.safetensors
     """
     from clipcls.corrections import Corrections
+    from clipcls.errors import printable
     from clipcls.labels import read_labels
     from clipcls.results import read_results
     from clipcls.review import NO_LABEL, Review, ReviewFiles
     from clipcls.review_app import ReviewApp
-    from clipcls.textfiles import printable
     from clipcls.web import Guard, OneTimeLink, run
 
     found = read_results(results, root)

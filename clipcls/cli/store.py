@@ -10,7 +10,7 @@ import click
 
 from clipcls.cli.console import Console, show
 from clipcls.cli.options import FILE, json_option
-from clipcls.textfiles import printable
+from clipcls.errors import printable
 
 _file = click.option("--store", "path", type=FILE, help="The store; default: the usual one.")
 

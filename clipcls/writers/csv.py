@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from clipcls.errors import printable
 from clipcls.tables import PROVENANCE, describe_provenance, flatten, usual_columns
-from clipcls.textfiles import escape_bytes, guard, printable
+from clipcls.textfiles import escape_bytes, guard
 
 __all__ = ["CsvWriter"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
-from clipcls.textfiles import printable
+from clipcls.errors import printable
 from clipcls.writers.table import fit
 
 __all__ = ["NAMES", "EvaluationTable", "MultiLabelTable", "number"]

@@ -10,8 +10,8 @@ from typing import Any, TextIO
 
 import click
 
+from clipcls.errors import printable
 from clipcls.predictions import UNKNOWN
-from clipcls.textfiles import printable
 
 __all__ = ["TableWriter", "fit"]
 
