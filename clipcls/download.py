@@ -247,7 +247,7 @@ class Download:
         folder = Path(hub_constants().HF_HUB_CACHE) / f"models--{self._repo.replace('/', '--')}"
         with contextlib.suppress(OSError):
             for part in folder.glob("blobs/*.incomplete"):
-                if time.time() - part.stat().st_mtime < _GROWING_SECONDS:
+                if abs(time.time() - part.stat().st_mtime) < _GROWING_SECONDS:
                     return True
         return False
 

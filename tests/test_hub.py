@@ -445,6 +445,23 @@ def test_another_process_that_downloads_is_waited_for(endpoint, tmp_path) -> Non
     assert path.read_bytes() == DATA
 
 
+def test_a_part_from_the_future_is_not_another_process(endpoint, tmp_path) -> None:
+    """A killed download and a clock that stepped backwards since leave one."""
+    folder = tmp_path / "hub" / "models--acme--tiny"
+    (folder / "blobs").mkdir(parents=True)
+    part = folder / "blobs" / f"{ETAG}.01234567.incomplete"
+    part.write_bytes(b"")
+    os.utime(part, (time.time() + 3600, time.time() + 3600))
+    lock = tmp_path / "hub" / ".locks" / folder.name / f"{ETAG}.lock"
+    lock.parent.mkdir(parents=True)
+    held = FileLock(lock, thread_local=False)
+    held.acquire()
+    threading.Timer(6 * STALL, held.release).start()
+    with pytest.raises(ModelUnavailableError):
+        hub.fetch("acme/tiny", "open_clip_model.safetensors", impatient=True)
+    assert held.is_locked
+
+
 def test_a_proxy_for_everything_is_used(server, use, monkeypatch) -> None:
     server.cdn = "http://cdn.invalid"
     monkeypatch.setenv("ALL_PROXY", server.url)
