@@ -241,7 +241,10 @@ class Corrections:
                         f"{self.path}: {path} has several labels; keep one, or name another "
                         "file with -o"
                     )
-                found[self.place(path)] = labels[0]
+                try:
+                    found[self.place(path)] = labels[0]
+                except InputError as error:
+                    raise InputError(f"{self.path}: {error}") from error
             for _, row in rows:
                 path = os.path.join(self.path.parent, row["path"])
                 self.best[self.place(path)] = row.get("best", "")

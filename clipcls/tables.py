@@ -18,6 +18,7 @@ from clipcls.errors import ImageError, InputError, install_command
 from clipcls.jsonfiles import read_json
 from clipcls.labels import written
 from clipcls.predictions import UNKNOWN, Provenance, error_record
+from clipcls.textfiles import escape_bytes
 
 if TYPE_CHECKING:
     import pandas
@@ -217,7 +218,14 @@ def to_dataframe(
     is_once = all(len(values) == 1 for values in once.values())
     order = [name for name in columns if name not in ("error", *PROVENANCE)]
     order += [*([] if is_once else made), *(["error"] if "error" in columns else [])]
-    frame = pandas.DataFrame({name: columns[name] for name in order})
+
+    def column(values: list[Any]) -> Any:
+        texts = (value for value in values if isinstance(value, str))
+        if escape_bytes(joined := "".join(texts)) == joined:
+            return values
+        return pandas.Series(values, dtype=object)  # pandas's own strings are UTF-8
+
+    frame = pandas.DataFrame({name: column(columns[name]) for name in order})
     if is_once:
         frame.attrs.update((name, values.pop()) for name, values in once.items())
     return frame

@@ -373,10 +373,11 @@ def read_table(
     if len(found := [cell for cell in header_row if cell.strip()]) == 1 and re.search(
         "[,;]", found[0]
     ):
-        first = "\n" * skipped + header_row[0]
-        return read_table(
-            "\n".join([first, *(row[0] for _, row in whole)]), name, error, exact=exact
-        )
+        first, rest = "\n" * skipped + header_row[0], list(whole)
+        unquoted = "\n".join([first, *(row[0] for _, row in rest)])
+        if skipped or len(unquoted) < len(text):
+            return read_table(unquoted, name, error, exact=exact)
+        whole = iter(rest)
     columns = tuple(canonical(cell).lower() for cell in header_row)
     return Table(where, columns, named(columns))
 

@@ -199,6 +199,13 @@ def test_a_header_alone_is_a_file_without_corrections(tmp_path: Path) -> None:
     assert file.read_text() == "path,label,best\na.jpg,cat,\n"
 
 
+def test_a_name_in_the_file_that_no_image_has_is_refused_with_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "corrections.csv"
+    file.write_text("path,label\na.jpg,cat\nb\0.jpg,dog\n")
+    with pytest.raises(InputError, match=r"corrections\.csv: .*b\\x00\.jpg"):
+        Corrections(file)
+
+
 def test_several_labels_of_an_image_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "corrections.csv"
     file.write_text("path,label\na.jpg,cat\na.jpg,dog\n")

@@ -270,8 +270,7 @@ def test_label_files_as_json(data: bytes, name: str) -> None:
 def test_template_files(data: bytes) -> None:
     found = refused(read_prompts, "t.txt", data)
     if found is not None:
-        lines = ["\\" + t if t.lstrip("\\").startswith("#") else t for t in found.templates]
-        (Path(HERE.name) / "again.txt").write_text("\n".join(lines))
+        (Path(HERE.name) / "again.txt").write_text(json.dumps(found.templates))
         assert read_prompts(Path(HERE.name) / "again.txt").templates == found.templates
 
 

@@ -286,6 +286,12 @@ def test_a_dataframe_has_the_columns_of_a_csv(tmp_path: Path) -> None:
     assert both["calibration"].isna().tolist() == [False, True]
 
 
+def test_a_dataframe_holds_names_that_are_not_utf_8() -> None:
+    pytest.importorskip("pandas", reason="needs pandas")
+    found = to_dataframe([BROKEN, ImageError("\udcff.jpg", "truncated")])
+    assert found["path"].tolist() == [BROKEN.path, "\udcff.jpg"]
+
+
 def test_without_pandas_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
     with pytest.raises(InputError, match=r"a DataFrame needs pandas: .* install "):

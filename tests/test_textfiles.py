@@ -114,6 +114,12 @@ def test_a_table_is_the_same_in_every_dialect(text: str) -> None:
     ]
 
 
+def test_a_header_with_quotes_inside_one_cell_is_taken_as_it_is() -> None:
+    table = read_table('x"a;b"\n1\n', "t.csv")
+    assert table.columns == ('x"a;b"',)
+    assert [row[table.columns[0]] for _, row in table.rows] == ["1"]
+
+
 def test_rows_are_named_by_the_line_where_they_begin() -> None:
     table = read_table('sep=,\na,b\n"1\n2",3\n\n4,5\n', "t.csv")
     assert table.where == "t.csv:2"
