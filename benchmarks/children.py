@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from clipcls import ZeroShotClassifier
-from clipcls.evaluation import embed_known
-from clipcls.labels import written
+from clipcls.evaluation.evaluate import embed_known
+from clipcls.labels.label_set import written
 
 
 def read_wordnet(folder: Path) -> tuple[dict[str, str], dict[str, str], dict[str, list[str]]]:

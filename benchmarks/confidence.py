@@ -13,11 +13,11 @@ import argparse
 import numpy as np
 
 from clipcls import ZeroShotClassifier
-from clipcls.calibration_fit import calibrate_vectors
-from clipcls.conformal import rank_scores, set_sizes
+from clipcls.calibration.conformal import rank_scores, set_sizes
 from clipcls.errors import CalibrationError
-from clipcls.evaluation import embed_known, outcomes_of, right_columns
-from clipcls.metrics import calibration_error
+from clipcls.evaluation.calibrate import calibrate_vectors
+from clipcls.evaluation.evaluate import embed_known, outcomes_of, right_columns
+from clipcls.metrics.single_label import calibration_error
 
 ERROR, ALPHA, SPLITS = 0.1, 0.1, 10
 

@@ -38,12 +38,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from clipcls import bench, cuda, encoder, models
-from clipcls.embedder import Embedded, embed_images
-from clipcls.encoder import OpenClipEncoder
-from clipcls.graph import least_cosine
-from clipcls.images import decode_image, read_bytes
-from clipcls.store import Store
+from clipcls.data.images import decode_image, read_bytes
+from clipcls.embeddings import benchmark
+from clipcls.embeddings.cache import Store
+from clipcls.embeddings.embed import Embedded, embed_images
+from clipcls.models import cuda, encoder, loading
+from clipcls.models.encoder import OpenClipEncoder
+from clipcls.models.openvino import least_cosine
 
 PHOTOS = sorted((Path(__file__).resolve().parent.parent / "examples/photos").glob("*.jpg"))
 Row = dict[str, Any]
@@ -90,11 +91,11 @@ def measured(work: Callable[[], object], device: str, seconds: float) -> float:
     raise AssertionError
 
 
-def sources(names: Sequence[str], folder: Path) -> Iterator[tuple[str, models.ModelSource]]:
+def sources(names: Sequence[str], folder: Path) -> Iterator[tuple[str, loading.ModelSource]]:
     """The models; ViTs with random weights, of ViT-L-14 the image tower alone."""
     for name in names:
         if name == "mini":
-            yield name, models.resolve(name)
+            yield name, loading.resolve(name)
             continue
         torch.manual_seed(0)
         text = {"text_cfg": {"layers": 1, "width": 8, "heads": 1}} if name == "ViT-L-14" else {}
@@ -105,7 +106,7 @@ def sources(names: Sequence[str], folder: Path) -> Iterator[tuple[str, models.Mo
             if not text or key.startswith(("visual.", "logit_"))
         }
         save_file(tensors, folder / f"{name}.safetensors")
-        yield name, models.resolve(name, folder / f"{name}.safetensors")
+        yield name, loading.resolve(name, folder / f"{name}.safetensors")
 
 
 def images_of(prepare: Callable[[Image.Image], Any], count: int) -> list[Any]:
@@ -114,11 +115,11 @@ def images_of(prepare: Callable[[Image.Image], Any], count: int) -> list[Any]:
     return list(itertools.islice(itertools.cycle(photos), count))
 
 
-def towers(source: models.ModelSource, device: str) -> Iterator[tuple[str, models.Model]]:
+def towers(source: loading.ModelSource, device: str) -> Iterator[tuple[str, loading.Model]]:
     """An image tower in each precision and memory format."""
     halves = cuda.half_precisions(device) if cuda.is_cuda(device) else ("bf16",)
     for precision in ("fp32", *halves):
-        model = models.load(source, device=device, precision=precision, tower="image")
+        model = loading.load(source, device=device, precision=precision, tower="image")
         last = dataclasses.replace(model, channels_last=True)
         first = dataclasses.replace(model, channels_last=False)
         model.network.visual.to(memory_format=torch.contiguous_format)
@@ -127,31 +128,31 @@ def towers(source: models.ModelSource, device: str) -> Iterator[tuple[str, model
         yield f"{precision}, channels last", last
         if precision == "fp32" and halves:
             # Built for float32 its norms are plain ones, which compute in what they are given.
-            pure = copy.deepcopy(model.network).to(models.dtype(halves[0]))
+            pure = copy.deepcopy(model.network).to(loading.dtype(halves[0]))
             yield (
                 f"pure {halves[0]}, channels last",
                 dataclasses.replace(last, network=pure, precision=halves[0]),
             )
 
 
-def on_device(model: models.Model, images: Sequence[Any]) -> torch.Tensor:
+def on_device(model: loading.Model, images: Sequence[Any]) -> torch.Tensor:
     """Pixels as the network takes them."""
     pixels = torch.from_numpy(np.stack(images)).to(model.device).permute(0, 3, 1, 2)
-    pixels = (pixels.float() / 127.5 - 1).to(models.dtype(model.precision))
+    pixels = (pixels.float() / 127.5 - 1).to(loading.dtype(model.precision))
     form = torch.channels_last if model.channels_last else torch.contiguous_format
     return pixels.contiguous(memory_format=form)
 
 
 def network(
-    table: Table, name: str, source: models.ModelSource, device: str, args: argparse.Namespace
+    table: Table, name: str, source: loading.ModelSource, device: str, args: argparse.Namespace
 ) -> None:
     """The image tower alone."""
-    cpu = models.load(source, tower="image")
+    cpu = loading.load(source, tower="image")
     photos = images_of(cpu.preprocess, len(PHOTOS))
     with torch.inference_mode():
         expected = cpu.encode_image(photos).numpy()
-    flops = bench._flops(source)
-    peak = functools.cache(lambda precision: bench.gemm_peak(precision, device, 0.1))
+    flops = benchmark._flops(source)
+    peak = functools.cache(lambda precision: benchmark.gemm_peak(precision, device, 0.1))
     for how, model in towers(source, device):
         with torch.inference_mode():
             cosine = least_cosine(model.encode_image(photos).float().cpu().numpy(), expected)
@@ -174,7 +175,7 @@ def network(
             table.add(name, "network", f"{how}, cudnn.benchmark", batch, taken)
 
 
-def inferred(model: models.Model, pixels: torch.Tensor) -> Callable[[], torch.Tensor]:
+def inferred(model: loading.Model, pixels: torch.Tensor) -> Callable[[], torch.Tensor]:
     """A forward pass, to be called."""
 
     def run() -> torch.Tensor:
@@ -185,7 +186,7 @@ def inferred(model: models.Model, pixels: torch.Tensor) -> Callable[[], torch.Te
     return run
 
 
-def plain(model: models.Model, images: Sequence[Any]) -> np.ndarray:
+def plain(model: loading.Model, images: Sequence[Any]) -> np.ndarray:
     """As clipcls did it before: nothing beside anything."""
     batch = torch.from_numpy(np.stack(images)).pin_memory().to(model.device, non_blocking=True)
     batch = batch.permute(0, 3, 1, 2).contiguous().float() / 255
@@ -193,17 +194,17 @@ def plain(model: models.Model, images: Sequence[Any]) -> np.ndarray:
         torch.tensor(values, device=model.device).view(3, 1, 1)
         for values in (model.preprocess.mean, model.preprocess.std)
     )
-    batch = ((batch - mean) / std).to(models.dtype(model.precision))
+    batch = ((batch - mean) / std).to(loading.dtype(model.precision))
     with torch.inference_mode():
         return encoder.unit_rows(model.network.encode_image(batch).float().cpu().numpy())
 
 
 def encode(
-    table: Table, name: str, source: models.ModelSource, device: str, args: argparse.Namespace
+    table: Table, name: str, source: loading.ModelSource, device: str, args: argparse.Namespace
 ) -> None:
     """From arrays to vectors, by pieces and by batch."""
     chosen = OpenClipEncoder(source, device=device, known=args.known).precision
-    model = models.load(source, device=device, precision=chosen, tower="image")
+    model = loading.load(source, device=device, precision=chosen, tower="image")
     images = images_of(model.preprocess, 4 * args.batch)
     if cuda.is_cuda(device):
         taken = measured(lambda: plain(model, images[: args.batch]), device, args.seconds)
@@ -227,12 +228,12 @@ def encode(
 
 
 def files(
-    table: Table, name: str, source: models.ModelSource, device: str, args: argparse.Namespace
+    table: Table, name: str, source: loading.ModelSource, device: str, args: argparse.Namespace
 ) -> None:
     """JPEGs to vectors, and their decoding alone, by threads."""
     with tempfile.TemporaryDirectory() as folder:
         large = Path(folder) / "large.jpg"
-        large.write_bytes(bench.sample_photo())
+        large.write_bytes(benchmark.sample_photo())
         # Without a store every file is decoded, however often it comes.
         small = list(itertools.islice(itertools.cycle(map(str, PHOTOS)), args.images))
         sets = {"small": small, "12 MP": [str(large)] * (args.images // 8)}
@@ -263,7 +264,7 @@ def decoded(made: OpenClipEncoder, path: str) -> np.ndarray:
 
 
 def texts(
-    table: Table, name: str, source: models.ModelSource, device: str, args: argparse.Namespace
+    table: Table, name: str, source: loading.ModelSource, device: str, args: argparse.Namespace
 ) -> None:
     """Labels in a template."""
     made = OpenClipEncoder(source, device=device, known=args.known)
@@ -280,13 +281,13 @@ def texts(
 
 
 def compiled(
-    table: Table, name: str, source: models.ModelSource, device: str, args: argparse.Namespace
+    table: Table, name: str, source: loading.ModelSource, device: str, args: argparse.Namespace
 ) -> None:
     """torch.compile, and what it costs."""
     precision = (cuda.half_precisions(device) or ("fp32",))[0] if cuda.is_cuda(device) else "fp32"
     batch = args.batch
     for mode in ("default", "reduce-overhead"):
-        model = models.load(source, device=device, precision=precision, tower="image")
+        model = loading.load(source, device=device, precision=precision, tower="image")
         pixels = on_device(model, images_of(model.preprocess, batch))
         visual = torch.compile(model.network.visual, mode=mode, dynamic=False)
 

@@ -28,11 +28,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from clipcls import models
-from clipcls.encoder import unit_rows
-from clipcls.heatmap import occlusion_masks
-from clipcls.images import open_image
-from clipcls.opening import open_encoder
+from clipcls.classification.occlusion import occlusion_masks
+from clipcls.data.images import open_image
+from clipcls.embeddings.opening import open_encoder
+from clipcls.models import loading
+from clipcls.models.encoder import unit_rows
 
 
 def log_odds(logits, number):
@@ -65,7 +65,7 @@ class Gradients:
     """Maps from one pass forward and one back through a convolutional trunk of timm."""
 
     def __init__(self, encoder) -> None:
-        self._network = models.load(encoder.source, tower="image").network
+        self._network = loading.load(encoder.source, tower="image").network
         self._preprocess = encoder._preprocess
         trunk = self._network.visual.trunk
         self._kept = {}
@@ -112,7 +112,7 @@ def mean_colour(pixels):
 
 
 def occlusions(encode, size, hide=mean_colour):
-    """Maps by hiding: `clipcls.heatmap` with size x size places."""
+    """Maps by hiding: `clipcls.classification.occlusion` with size x size places."""
 
     def maps(pixels, text, scale, numbers):
         masks = occlusion_masks(*pixels.shape[:2], size)

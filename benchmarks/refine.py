@@ -21,8 +21,8 @@ import numpy as np
 from scipy.sparse import csr_matrix, diags
 from scipy.special import log_softmax, softmax
 
-from clipcls.index import neighbours
-from clipcls.refinement import LEAST_IMAGES, objection, refine
+from clipcls.classification.transductive import LEAST_IMAGES, objection, refine
+from clipcls.embeddings.index import neighbours
 
 SIZES = (3, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
 
@@ -144,7 +144,7 @@ def transclip_normalised(batch: Batch):
 
 
 def together(batch: Batch):
-    """`clipcls.refinement.refine`, in use."""
+    """`clipcls.classification.transductive.refine`, in use."""
     answers = batch.logits().argmax(axis=1)
     if len(answers) >= LEAST_IMAGES and objection(answers, len(batch.text)):
         return batch.logits()
@@ -221,7 +221,7 @@ def cost(images: int, classes: int, dim: int) -> None:
 def make(path: str, labels: str, data: str, model: str) -> None:
     """Writes a file of vectors."""
     from clipcls import ZeroShotClassifier
-    from clipcls.evaluation import embed_known
+    from clipcls.evaluation.evaluate import embed_known
 
     classifier = ZeroShotClassifier(labels, model).fit()
     known = embed_known(classifier, data)

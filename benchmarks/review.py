@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from clipcls import LinearProbe
-from clipcls.acquisition import acquisition_order
+from clipcls.web.review.active_learning import acquisition_order
 
 BATCH = 20
 ORDERS = ("random", "margin", "review")

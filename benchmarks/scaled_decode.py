@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from clipcls import ImageError, ZeroShotClassifier
-from clipcls.images import decode_image, read_bytes
+from clipcls.data.images import decode_image, read_bytes
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ def fill(store: Path, root: Path) -> None:
     import numpy as np
 
     from clipcls import ZeroShotClassifier
-    from clipcls.store import Store
+    from clipcls.embeddings.cache import Store
 
     chance = np.random.default_rng(0)
     with Store(store) as kept:

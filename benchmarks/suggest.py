@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from clipcls import ZeroShotClassifier
-from clipcls.labelled import read_labelled
-from clipcls.suggestion import TEMPLATE, read_vocabulary, suggest_for_vectors
+from clipcls.classification.suggest import TEMPLATE, read_vocabulary, suggest_for_vectors
+from clipcls.data.dataset import read_labelled
 
 
 class WordNet:

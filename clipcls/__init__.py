@@ -39,45 +39,45 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from clipcls.calibration import Calibration
-    from clipcls.calibration_fit import calibrate
-    from clipcls.classifier import ZeroShotClassifier
-    from clipcls.comparison import compare, compare_multilabel
+    from clipcls.calibration.multilabel import MultiLabelCalibration, calibrate_multilabel
+    from clipcls.calibration.single_label import Calibration
+    from clipcls.classification.multilabel import MultiLabelClassifier
+    from clipcls.classification.suggest import suggest
+    from clipcls.classification.zero_shot import ZeroShotClassifier
+    from clipcls.embeddings.clip_embedder import ClipEmbedder
     from clipcls.errors import ClipclsError, ImageError
-    from clipcls.evaluation import Evaluation, evaluate
-    from clipcls.fewshot import FewShotClassifier
-    from clipcls.multicalibration import MultiLabelCalibration, calibrate_multilabel
-    from clipcls.multievaluation import MultiLabelEvaluation, evaluate_multilabel
-    from clipcls.multilabel import MultiLabelClassifier
+    from clipcls.evaluation.calibrate import calibrate
+    from clipcls.evaluation.compare import compare, compare_multilabel
+    from clipcls.evaluation.evaluate import Evaluation, evaluate
+    from clipcls.evaluation.multilabel import MultiLabelEvaluation, evaluate_multilabel
+    from clipcls.few_shot.classifier import FewShotClassifier
+    from clipcls.few_shot.linear_probe import LinearProbe
+    from clipcls.output.columns import to_dataframe
     from clipcls.predictions import Candidate, MultiLabelPrediction, Prediction
-    from clipcls.probe import LinearProbe
-    from clipcls.suggestion import suggest
-    from clipcls.tables import to_dataframe
-    from clipcls.transformer import ClipEmbedder
 
 _HOMES = {
-    "Calibration": "calibration",
+    "Calibration": "calibration.single_label",
     "Candidate": "predictions",
-    "ClipEmbedder": "transformer",
+    "ClipEmbedder": "embeddings.clip_embedder",
     "ClipclsError": "errors",
-    "Evaluation": "evaluation",
-    "FewShotClassifier": "fewshot",
+    "Evaluation": "evaluation.evaluate",
+    "FewShotClassifier": "few_shot.classifier",
     "ImageError": "errors",
-    "LinearProbe": "probe",
-    "MultiLabelCalibration": "multicalibration",
-    "MultiLabelClassifier": "multilabel",
-    "MultiLabelEvaluation": "multievaluation",
+    "LinearProbe": "few_shot.linear_probe",
+    "MultiLabelCalibration": "calibration.multilabel",
+    "MultiLabelClassifier": "classification.multilabel",
+    "MultiLabelEvaluation": "evaluation.multilabel",
     "MultiLabelPrediction": "predictions",
     "Prediction": "predictions",
-    "ZeroShotClassifier": "classifier",
-    "calibrate": "calibration_fit",
-    "calibrate_multilabel": "multicalibration",
-    "compare": "comparison",
-    "compare_multilabel": "comparison",
-    "evaluate": "evaluation",
-    "evaluate_multilabel": "multievaluation",
-    "suggest": "suggestion",
-    "to_dataframe": "tables",
+    "ZeroShotClassifier": "classification.zero_shot",
+    "calibrate": "evaluation.calibrate",
+    "calibrate_multilabel": "calibration.multilabel",
+    "compare": "evaluation.compare",
+    "compare_multilabel": "evaluation.compare",
+    "evaluate": "evaluation.evaluate",
+    "evaluate_multilabel": "evaluation.multilabel",
+    "suggest": "classification.suggest",
+    "to_dataframe": "output.columns",
 }
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from clipcls.errors import ImageError
 
 if TYPE_CHECKING:
-    from clipcls.explanation import Explanation
-    from clipcls.inputs import LeftOut
+    from clipcls.classification.explain import Explanation
+    from clipcls.data.paths import LeftOut
 
 __all__ = [
     "NONE",
@@ -92,7 +92,7 @@ class Prediction:
 
     Attributes:
         path: the image as the caller named it, or `images[3]` for one that has no name
-            (`clipcls.image_inputs`).
+            (`clipcls.data.inputs`).
         label: the best label, or `UNKNOWN` where it is less sure than was asked for.
         top: the best labels, best first; never empty.
         made_by: what made it.

@@ -11,7 +11,7 @@ from open_clip.model import CLIPTextCfg, _build_text_tower
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize, scaled_dot_product_attention
 
-from clipcls.graph import has_bf16
+from clipcls.models.openvino import has_bf16
 
 HERE = Path(__file__).parent
 CONFIG = CLIPTextCfg(

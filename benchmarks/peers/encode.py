@@ -22,7 +22,7 @@ SIDE = 256
 
 def by_clipcls(engine: str, checkpoint: Path, batch: int) -> Callable[[], object]:
     """One call encodes a batch with clipcls's encoder."""
-    from clipcls.opening import open_encoder
+    from clipcls.embeddings.opening import open_encoder
 
     encoder = open_encoder(
         "ViT-B-32-256", checkpoint=checkpoint, engine=engine, precision="fp32", batch_size=batch

@@ -18,7 +18,8 @@ import click
 
 from clipcls import __version__
 from clipcls.cli.console import Console
-from clipcls.errors import ClipclsError, OutputClosedError, OutputError, printable
+from clipcls.errors import ClipclsError, OutputClosedError, OutputError
+from clipcls.files.text import printable
 
 __all__ = ["FILE_NAME", "PREFIX", "cli", "main", "own_file"]
 

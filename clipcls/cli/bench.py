@@ -43,12 +43,13 @@ def command(
     in a large product of matrices. Without PHOTO a JPEG of 12 megapixels is made up. Keeps no
     embeddings.
     """
-    from clipcls import bench, models
+    from clipcls.embeddings import benchmark
+    from clipcls.models import loading
 
-    source = models.resolve(model, checkpoint)
+    source = loading.resolve(model, checkpoint)
     show(f"{source.name} on {_machine()}")
     click.echo(f"{'STEP':<48}{'ms':>9}{'images/s':>11}{'PEAK':>7}")
-    for row in bench.measure(
+    for row in benchmark.measure(
         source,
         photos,
         device=device,

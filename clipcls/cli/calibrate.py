@@ -28,8 +28,8 @@ from clipcls.cli.options import (
 from clipcls.cli.refusals import refuse_over, refuse_with_multi
 
 if TYPE_CHECKING:
-    from clipcls.calibration import Calibration
-    from clipcls.multicalibration import MultiLabelCalibration
+    from clipcls.calibration.multilabel import MultiLabelCalibration
+    from clipcls.calibration.single_label import Calibration
 
 
 # What a calibration belongs to.
@@ -85,10 +85,10 @@ def command(
     if multi:
         refuse_with_multi(none=none, rank=rank)
     refuse_over(output, data, label_source, prompts, classifier)
-    from clipcls.calibration_fit import calibrate
-    from clipcls.labelled import read_labelled
-    from clipcls.multicalibration import MultiLabelCalibration, calibrate_multilabel
-    from clipcls.multilabel import MultiLabelClassifier
+    from clipcls.calibration.multilabel import MultiLabelCalibration, calibrate_multilabel
+    from clipcls.classification.multilabel import MultiLabelClassifier
+    from clipcls.data.dataset import read_labelled
+    from clipcls.evaluation.calibrate import calibrate
 
     console.quiet = quiet
     labelled = read_labelled(data, unlabelled=multi)

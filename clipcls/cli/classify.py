@@ -194,23 +194,23 @@ def command(
         raise click.UsageError("--move and --link say how to sort: give --sort-into DIR")
     mode = mode_of(move, link)
     if xmp:
-        from clipcls.sidecar import need_lxml
+        from clipcls.organize.xmp_sidecar import need_lxml
 
         need_lxml()
+    from clipcls.classification.multilabel import MultiLabelClassifier
+    from clipcls.data.paths import LeftOut
     from clipcls.errors import ImageError
-    from clipcls.inputs import LeftOut
-    from clipcls.multilabel import MultiLabelClassifier
+    from clipcls.output import open_output
+    from clipcls.output.columns import EXPLAINED, PROVENANCE, result_columns
+    from clipcls.output.reader import Result, result_of, without_scores
     from clipcls.predictions import Report, error_record
-    from clipcls.results import Result, result_of, without_scores
-    from clipcls.tables import EXPLAINED, PROVENANCE, result_columns
-    from clipcls.writers import open_output
 
     console.quiet = quiet
     left_out = LeftOut()
     report = Report(left_out=left_out)
     form = form_of(output, form, RESULTS_FORMS)
     if form == "parquet":
-        from clipcls.writers.parquet import need_pyarrow
+        from clipcls.output.parquet import need_pyarrow
 
         need_pyarrow()
     extra = [

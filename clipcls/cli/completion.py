@@ -72,13 +72,13 @@ def _find_lists() -> list[str]:
 
 
 def _ready_sets(*kinds: Literal["labels", "templates"]) -> list[str]:
-    from clipcls.ready import ready_sets
+    from clipcls.labels.presets import ready_sets
 
     return [name for kind in kinds for name in ready_sets(kind)]
 
 
 def _model_names() -> Iterable[str]:
-    from clipcls.sources import model_names
+    from clipcls.models.registry import model_names
 
     return model_names()
 

@@ -53,7 +53,7 @@ def command(context: click.Context, /, command_name: tuple[str, ...], as_json: b
         options_of,
         resolve,
     )
-    from clipcls.writers.json import dump_line
+    from clipcls.output.json import dump_line
 
     root = context.find_root()
     assert isinstance(root.command, click.Group)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import click
 
 from clipcls.cli.progress import Pace, Progress, Style, Total
-from clipcls.errors import printable
+from clipcls.files.text import printable
 from clipcls.predictions import UNKNOWN
 
 if TYPE_CHECKING:
+    from clipcls.data.dataset import SetAside
     from clipcls.errors import ImageError
-    from clipcls.labelled import SetAside
 
 __all__ = ["Console", "MaxErrors", "say_what_was_set_aside", "show", "watching"]
 

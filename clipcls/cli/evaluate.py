@@ -32,8 +32,8 @@ from clipcls.cli.options import (
 from clipcls.cli.refusals import refuse_over, refuse_with_multi
 
 if TYPE_CHECKING:
-    from clipcls.classifier import ZeroShotClassifier
-    from clipcls.labelled import LabelledData
+    from clipcls.classification.zero_shot import ZeroShotClassifier
+    from clipcls.data.dataset import LabelledData
 
 
 @click.command("evaluate")
@@ -119,11 +119,11 @@ def command(
         refuse_over(file, data, label_source, prompts, classifier, calibration, *read)
     if output and page and output.absolute() == page.absolute():
         raise click.UsageError("-o and --report name the same file; give each its own")
-    from clipcls.evaluation import evaluate
-    from clipcls.labelled import read_labelled
-    from clipcls.metrics import ClassFigures
-    from clipcls.multimetrics import LabelFigures
-    from clipcls.writers import open_output
+    from clipcls.data.dataset import read_labelled
+    from clipcls.evaluation.evaluate import evaluate
+    from clipcls.metrics.multilabel import LabelFigures
+    from clipcls.metrics.single_label import ClassFigures
+    from clipcls.output import open_output
 
     console.quiet = quiet
     form = form_of(output, form, FIGURES, streamed="table")
@@ -165,7 +165,7 @@ def command(
     record = found.record()
     comparisons = []
     if variants:
-        from clipcls.comparison import compare
+        from clipcls.evaluation.compare import compare
 
         evaluated = {}
         for name, (what, value) in variants.items():
@@ -175,7 +175,7 @@ def command(
         comparisons = compare(found, evaluated)
         record["compare"] = [c.record() for c in comparisons]
     if page:
-        from clipcls.evaluation_page import page_record
+        from clipcls.evaluation.page import page_record
 
         with open_output(page, "evaluation page") as writer:
             writer.write(page_record(found, data, comparisons))
@@ -193,9 +193,9 @@ def _write_table(
     bom: bool,
 ) -> None:
     """A row per label; what is of all images together is said."""
-    from clipcls.tables import PROVENANCE
-    from clipcls.writers import open_output
-    from clipcls.writers.evaluation import NAMES, number
+    from clipcls.evaluation.tables import NAMES, number
+    from clipcls.output import open_output
+    from clipcls.output.columns import PROVENANCE
 
     made_by = {key: record[key] for key in PROVENANCE if key in record}
     with open_output(output, form, columns=columns, bom=bom, provenance=made_by) as writer:
@@ -223,9 +223,9 @@ def _multilabel(
     page: Path | None,
     write: Callable[[Mapping[str, Any]], None],
 ) -> int:
-    from clipcls.multievaluation import evaluate_multilabel
-    from clipcls.multilabel import MultiLabelClassifier
-    from clipcls.writers import open_output
+    from clipcls.classification.multilabel import MultiLabelClassifier
+    from clipcls.evaluation.multilabel import evaluate_multilabel
+    from clipcls.output import open_output
 
     def fitted(settings: dict[str, Any]) -> MultiLabelClassifier:
         alone = classifier_of(**{**settings, "calibration": None})
@@ -238,7 +238,7 @@ def _multilabel(
     record = found.record()
     comparisons = []
     if variants:
-        from clipcls.comparison import compare_multilabel
+        from clipcls.evaluation.compare import compare_multilabel
 
         evaluated = {}
         for name, (what, value) in variants.items():
@@ -248,7 +248,7 @@ def _multilabel(
         comparisons = compare_multilabel(found, evaluated)
         record["compare"] = [c.record() for c in comparisons]
     if page:
-        from clipcls.evaluation_page import multilabel_page_record
+        from clipcls.evaluation.page import multilabel_page_record
 
         with open_output(page, "multilabel page") as writer:
             writer.write(multilabel_page_record(found, labelled.source, comparisons))

@@ -14,8 +14,8 @@ from clipcls.cli.console import Console, show
 
 if TYPE_CHECKING:
     from clipcls.errors import ImageError
-    from clipcls.journal import Mode
-    from clipcls.results import Result
+    from clipcls.organize.journal import Mode
+    from clipcls.output.reader import Result
 
 __all__ = ["INTERRUPTED", "file_into", "list_plan", "mode_of", "short", "write_keywords"]
 
@@ -33,8 +33,8 @@ def list_plan(
     console: Console, into: Path, mode: Mode, root: Path, results: Sequence[Result]
 ) -> int:
     """Says what `file_into` would do."""
-    from clipcls.filing import Filing
-    from clipcls.filing_plan import plan
+    from clipcls.organize.execute import Filing
+    from clipcls.organize.plan import plan
 
     todo = plan(results, into, mode, root=root)
     for step in todo.steps:
@@ -51,7 +51,7 @@ def file_into(
     console: Console, into: Path, mode: Mode, root: Path, results: Sequence[Result]
 ) -> int:
     """Files images into a folder a label; returns the exit status."""
-    from clipcls.filing import file_results
+    from clipcls.organize.execute import file_results
 
     try:
         with console.progress(sum(not result.error for result in results)) as progress:
@@ -77,8 +77,8 @@ def write_keywords(
     remove: bool = False,
 ) -> int:
     """Writes labels into sidecars, or into the images; returns the exit status."""
-    from clipcls.embedded import embed_keywords
-    from clipcls.sidecar import write_sidecars
+    from clipcls.organize.xmp_embed import embed_keywords
+    from clipcls.organize.xmp_sidecar import write_sidecars
 
     try:
         with console.progress(sum(not result.error for result in results)) as progress:

@@ -89,9 +89,9 @@ def command(
       clipcls fit sorted-photos/ --check-labels -o classifier.safetensors > suspects.csv
     """
     refuse_over(output, data, label_source, prompts)
-    from clipcls.fewshot import FewShotClassifier
-    from clipcls.labelled import read_labelled
-    from clipcls.writers import open_output
+    from clipcls.data.dataset import read_labelled
+    from clipcls.few_shot.classifier import FewShotClassifier
+    from clipcls.output import open_output
 
     console.quiet = quiet
     labelled = read_labelled(data)

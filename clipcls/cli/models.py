@@ -18,7 +18,7 @@ def command(as_json: bool) -> None:
     from importlib.util import find_spec
 
     from clipcls.errors import install_command
-    from clipcls.models import list_models
+    from clipcls.models.loading import list_models
 
     if as_json:
         import json

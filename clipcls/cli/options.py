@@ -25,13 +25,13 @@ from clipcls.cli.console import Console, MaxErrors
 from clipcls.cli.refusals import refuse_beside_classifier
 
 if TYPE_CHECKING:
-    from clipcls.classifier import ZeroShotClassifier
+    from clipcls.classification.zero_shot import ZeroShotClassifier
     from clipcls.cli.progress import Total
-    from clipcls.encoder import Encoder
+    from clipcls.data.paths import LeftOut
+    from clipcls.embeddings.cache import Store
     from clipcls.errors import ImageError
-    from clipcls.inputs import LeftOut
-    from clipcls.labels import LabelsLike
-    from clipcls.store import Store
+    from clipcls.labels.label_set import LabelsLike
+    from clipcls.models.encoder import Encoder
 
 __all__ = [
     "NEW_FOLDER",
@@ -207,7 +207,7 @@ def join_prompts(
     """The value of `--prompts` as it is; of several, the templates of all."""
     if len(values) < 2:
         return values[0] if values else None
-    from clipcls.prompts import make_prompts
+    from clipcls.labels.prompts import make_prompts
 
     return [template for value in values for template in make_prompts(value).templates]
 
@@ -446,7 +446,7 @@ def form_of(
     if output is None:
         return streamed
     if found not in forms:
-        from clipcls.writers import is_stream
+        from clipcls.output import is_stream
 
         if is_stream(output):
             return streamed
@@ -483,7 +483,7 @@ def columns_of(
     if wanted is None:
         return [*columns]
     from clipcls.errors import InputError
-    from clipcls.tables import select_columns
+    from clipcls.output.columns import select_columns
 
     try:
         return select_columns(wanted, columns, more)
@@ -513,7 +513,7 @@ def labels_of(
             raise click.UsageError(
                 "stdin cannot be both the labels and the images: name a file for one of them"
             )
-        from clipcls.labels import read_labels
+        from clipcls.labels.label_set import read_labels
 
         return read_labels("-")
     for label in label_list:
@@ -553,13 +553,13 @@ def classifier_of(
             neither `none` nor `prompts` but its own.
     """
     if classifier is None:
-        from clipcls.classifier import ZeroShotClassifier
+        from clipcls.classification.zero_shot import ZeroShotClassifier
 
         assert labels is not None
         return ZeroShotClassifier(
             labels, model, prompts=prompts, none=none, rank=rank, **settings
         ).fit()
-    from clipcls.fewshot import FewShotClassifier
+    from clipcls.few_shot.classifier import FewShotClassifier
 
     return FewShotClassifier.load(
         classifier, None if model == "auto" else model, rank=rank, **settings
@@ -594,7 +594,7 @@ def images_of(
     Raises:
         InputError: there are none.
     """
-    from clipcls.inputs import find_images
+    from clipcls.data.paths import find_images
 
     images = find_images(inputs, stdin=sys.stdin.buffer, null=null, left_out=left_out)
     total = None if "-" in inputs else lambda: sum(1 for _ in find_images(inputs))
@@ -603,7 +603,7 @@ def images_of(
 
 def store_of(store_file: Path | None, no_store: bool) -> Store | None:
     """The store that `--store` and `--no-store` name."""
-    from clipcls.opening import open_store
+    from clipcls.embeddings.opening import open_store
 
     if store_file and no_store:
         raise click.UsageError("--store and --no-store exclude each other")

@@ -21,11 +21,11 @@ def command(name: str | None, labels: bool, as_json: bool) -> None:
     A template set goes with `classify --prompts`, a label set with `classify --labels`. Print one
     to edit it: `clipcls prompts products > products.txt`.
     """
-    from clipcls.labels import read_labels
-    from clipcls.prompts import list_label_sets, list_prompts, read_prompts
-    from clipcls.ready import find_set, ready_sets
-    from clipcls.textfiles import read_text
-    from clipcls.writers.json import dump_line
+    from clipcls.files.text import read_text
+    from clipcls.labels.label_set import read_labels
+    from clipcls.labels.presets import find_set, ready_sets
+    from clipcls.labels.prompts import list_label_sets, list_prompts, read_prompts
+    from clipcls.output.json import dump_line
 
     found: object
     if name is None:

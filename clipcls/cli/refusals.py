@@ -64,7 +64,7 @@ def refuse_inside(folder: Path, inputs: tuple[str, ...], *, mirrored: bool = Fal
                 f"{folder}: lies in {name}, where images are looked for; name another folder"
             )
         if mirrored:
-            from clipcls.heatmap import mirrored as mirrored_in
+            from clipcls.classification.occlusion import mirrored as mirrored_in
 
             there = Path(os.path.realpath(mirrored_in(folder, name)))
             if there == images or (searched and there.is_relative_to(images)):

@@ -15,7 +15,7 @@ from clipcls.cli.refusals import refuse_over
 if TYPE_CHECKING:
     from typing import TextIO
 
-    from clipcls.writers.gallery import GalleryWriter
+    from clipcls.output.gallery import GalleryWriter
 
 
 @click.command("report")
@@ -63,9 +63,9 @@ def command(
     """
     console.quiet = quiet
     refuse_over(output, results)
-    from clipcls.results import read_results
-    from clipcls.writers import open_output
-    from clipcls.writers.gallery import GalleryWriter
+    from clipcls.output import open_output
+    from clipcls.output.gallery import GalleryWriter
+    from clipcls.output.reader import read_results
 
     found = read_results(results, root)
     name = title or ("Results" if results == "-" else Path(results).name)

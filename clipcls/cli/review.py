@@ -24,10 +24,10 @@ from clipcls.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from clipcls.classifier import ZeroShotClassifier
-    from clipcls.labels import LabelSet, LabelsLike
+    from clipcls.classification.zero_shot import ZeroShotClassifier
+    from clipcls.labels.label_set import LabelSet, LabelsLike
+    from clipcls.output.reader import Result
     from clipcls.predictions import Provenance
-    from clipcls.results import Result
 
 logger = logging.getLogger(__name__)
 
@@ -103,13 +103,13 @@ def command(
       clipcls sort cat.reviewed.csv --into sorted/
       clipcls fit cat.corrections.csv --labels labels.txt -o cat.safetensors
     """
-    from clipcls.corrections import Corrections
-    from clipcls.errors import printable
-    from clipcls.labels import read_labels
-    from clipcls.results import read_results
-    from clipcls.review import NO_LABEL, Review, ReviewFiles
-    from clipcls.review_app import ReviewApp
-    from clipcls.web import Guard, OneTimeLink, run
+    from clipcls.files.text import printable
+    from clipcls.labels.label_set import read_labels
+    from clipcls.output.reader import read_results
+    from clipcls.web.local_server import Guard, OneTimeLink, run
+    from clipcls.web.review.annotations import Corrections
+    from clipcls.web.review.app import ReviewApp
+    from clipcls.web.review.session import NO_LABEL, Review, ReviewFiles
 
     found = read_results(results, root)
     labels = read_labels(label_source) if label_source else None
@@ -196,7 +196,7 @@ def command(
 def find_templates(made_by: Provenance | None) -> str:
     """The templates that made the results; `photo` where the results do not hold them."""
     from clipcls.errors import PromptsError
-    from clipcls.prompts import make_prompts
+    from clipcls.labels.prompts import make_prompts
 
     if made_by is None:
         return "photo"
@@ -225,8 +225,8 @@ def _opener(
     store = store_of(store_file, no_store) or False
 
     def opener() -> ZeroShotClassifier:
-        from clipcls.classifier import ZeroShotClassifier
-        from clipcls.labels import Label, make_labels
+        from clipcls.classification.zero_shot import ZeroShotClassifier
+        from clipcls.labels.label_set import Label, make_labels
 
         known: LabelsLike = labels
         if isinstance(labels, list):

@@ -28,7 +28,7 @@ from clipcls.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from clipcls.embedder import Embedded
+    from clipcls.embeddings.embed import Embedded
 
 
 @click.command("search")
@@ -85,13 +85,13 @@ def command(
                 f"searching the store for the text {arguments[0]!r}; to search in the folder of "
                 "that name, write a text before it"
             )
-    from clipcls.embedder import embed_images, embed_texts
+    from clipcls.data.paths import LeftOut
+    from clipcls.embeddings.embed import embed_images, embed_texts
+    from clipcls.embeddings.opening import open_encoder
+    from clipcls.embeddings.search import search_images, search_store
     from clipcls.errors import ImageError
-    from clipcls.inputs import LeftOut
-    from clipcls.opening import open_encoder
-    from clipcls.search import search_images, search_store
-    from clipcls.textfiles import canonical
-    from clipcls.writers import open_output
+    from clipcls.files.text import canonical
+    from clipcls.output import open_output
 
     console.quiet = quiet
     left_out = LeftOut()

@@ -92,7 +92,7 @@ def command(
         raise click.UsageError("--embed-xmp and --xmp exclude each other; run sort for each")
     if results is None or (into is None and not keywords):
         raise click.UsageError("what to sort, and where? clipcls sort RESULTS --into DIR")
-    from clipcls.results import read_results
+    from clipcls.output.reader import read_results
 
     mode = mode_of(move, link)
     found = read_results(results, root)
@@ -111,7 +111,7 @@ def command(
 
 
 def _undo(console: Console, journal: Path) -> int:
-    from clipcls.filing import undo
+    from clipcls.organize.execute import undo
 
     try:
         with console.progress() as progress:

@@ -10,7 +10,7 @@ import click
 
 from clipcls.cli.console import Console, show
 from clipcls.cli.options import FILE, json_option
-from clipcls.errors import printable
+from clipcls.files.text import printable
 
 _file = click.option("--store", "path", type=FILE, help="The store; default: the usual one.")
 
@@ -29,25 +29,25 @@ def command() -> None:
 @json_option
 def info(path: Path | None, as_json: bool) -> None:
     """Show where the store is and what it holds."""
-    from clipcls import graph
-    from clipcls.store import Store, default_path
+    from clipcls.embeddings.cache import Store, default_path
+    from clipcls.models import openvino
 
     place, held = path or default_path(), None
     if place.exists():
         with Store(path) as store:
             held = store.info()
-    sizes = graph.kept() if path is None else []
+    sizes = openvino.kept() if path is None else []
     if as_json:
         from dataclasses import asdict
 
-        from clipcls.writers.json import dump_line
+        from clipcls.output.json import dump_line
 
         record: dict[str, Any] = {"path": str(place), "exists": held is not None}
         if held:
             record |= {**asdict(held), "path": str(held.path)}
         if path is None:
             record["exported"] = {
-                "path": str(graph.default_folder()),
+                "path": str(openvino.default_folder()),
                 "models": len(sizes),
                 "size": sum(sizes),
             }
@@ -62,7 +62,7 @@ def info(path: Path | None, as_json: bool) -> None:
             f"{held.images:,} images, {views}{held.texts:,} texts, {held.files:,} files known"
         )
     if sizes:
-        show(f"{graph.default_folder()}: {sum(sizes) / 1e6:,.1f} MB")
+        show(f"{openvino.default_folder()}: {sum(sizes) / 1e6:,.1f} MB")
         click.echo(f"{len(sizes):,} exported models")
 
 
@@ -75,11 +75,11 @@ def clear(console: Console, path: Path | None, yes: bool) -> int:
 
     On a terminal asks first.
     """
-    from clipcls import graph
-    from clipcls.store import clear, default_path, facts_path
+    from clipcls.embeddings.cache import clear, default_path, facts_path
+    from clipcls.models import openvino
 
     store = path or default_path()
-    sizes = graph.kept() if path is None else []
+    sizes = openvino.kept() if path is None else []
     if not yes and sys.stdin.isatty() and (store.exists() or sizes):
         size = store.stat().st_size if store.exists() else 0
         models = f" and {len(sizes):,} exported models, {sum(sizes) / 1e6:,.1f} MB" if sizes else ""
@@ -93,7 +93,7 @@ def clear(console: Console, path: Path | None, yes: bool) -> int:
             return 2
     show(f"{store}: {'deleted' if clear(store) else 'there was no store'}")
     if path is None:
-        graph.clear()
+        openvino.clear()
         clear(facts_path())
     return 0
 
@@ -102,7 +102,7 @@ def clear(console: Console, path: Path | None, yes: bool) -> int:
 @_file
 def prune(path: Path | None) -> None:
     """Forget images whose files are gone or have changed."""
-    from clipcls.store import Store, default_path
+    from clipcls.embeddings.cache import Store, default_path
 
     path = path or default_path()
     if not path.exists():

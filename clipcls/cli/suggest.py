@@ -84,10 +84,15 @@ def command(
     form = form_of(output, form, SUGGESTIONS, streamed="labels")
     per_label = ("label", "images", "example", "merged")
     chosen = columns_of(form, per_label, wanted=columns, bom=bom)
-    from clipcls.classifier import ZeroShotClassifier
-    from clipcls.inputs import LeftOut
-    from clipcls.suggestion import TEMPLATE, VOCABULARY, read_vocabulary, suggest
-    from clipcls.writers import open_output
+    from clipcls.classification.suggest import (
+        TEMPLATE,
+        VOCABULARY,
+        read_vocabulary,
+        suggest,
+    )
+    from clipcls.classification.zero_shot import ZeroShotClassifier
+    from clipcls.data.paths import LeftOut
+    from clipcls.output import open_output
 
     console.quiet = quiet
     left_out = LeftOut()

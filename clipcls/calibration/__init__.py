@@ -1,0 +1,1 @@
+"""What a score means: temperatures, thresholds, sets with a promised coverage."""

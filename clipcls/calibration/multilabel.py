@@ -1,0 +1,259 @@
+"""From images whose labels are known to scores that are probabilities, and a threshold a label.
+
+- The probability of label j is the logistic function of `slope` x (log odds of its score) +
+  `offsets[j]`: Platt scaling (1999), one slope for all labels and an offset for each, which is held
+  to the labels' common one by a normal prior, so that few images of a label are not overrated.
+- A label's threshold is the geometric mean of two: the one with the best F1 to be expected over all
+  labels together, and the one over its own images (expected under the probabilities, as the plug-in
+  rule of Ye et al. 2012, arXiv 1206.4625). The first is best for micro F1 and misses rare labels,
+  the second is best for those; docs/multi-label.md has the figures.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcls.calibration.single_label import (
+    MULTI_FORMAT,
+    Kept,
+    check_images,
+    check_uncalibrated,
+    damaged,
+    read_record,
+    versions,
+)
+from clipcls.classification.multilabel import (
+    DEFAULT_THRESHOLD,
+    MultiLabelClassifier,
+    log_odds,
+    logistic,
+)
+from clipcls.data.dataset import LabelledLike, SetAside
+from clipcls.evaluation.evaluate import Watch, embed_known, right_columns
+from clipcls.metrics.multilabel import f1_scores
+
+__all__ = [
+    "MultiLabelCalibration",
+    "calibrate_multilabel",
+    "choose_thresholds",
+    "fit_probabilities",
+    "read_multilabel_calibration",
+]
+
+_FOLDS = 5
+_PRIOR = 1.0  # variance of the offsets around their mean
+_LEAST_SLOPE, _MOST_SLOPE = 1e-3, 20.0
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class MultiLabelCalibration(Kept):
+    """What was learned from images with several labels about a classifier's scores.
+
+    Attributes:
+        identity: the classifier it is for.
+        images: how many images it was made from.
+        slope: what log odds are multiplied by.
+        offsets: what is then added, one a label.
+        thresholds: the probability from which a label is given, one a label.
+        positives: how many of the images have each label.
+        note: why the slope is at its bound, or "".
+        figures: `nll` (mean over images and labels, in nats), `f1_macro` and `f1_micro`, each
+            `before` and `after`, by 5-fold cross-validation.
+        versions: of what made it.
+    """
+
+    form = MULTI_FORMAT
+
+    images: int
+    slope: float
+    offsets: tuple[float, ...]
+    thresholds: tuple[float, ...]
+    positives: tuple[int, ...]
+    note: str
+    figures: dict[str, dict[str, float]]
+    versions: dict[str, str]
+
+    def in_order(self, names: Sequence[str]) -> tuple[Floats, Floats]:
+        """Offsets and thresholds in the order of these labels, float64 (n_classes,) each."""
+        at = {name: number for number, (name, _) in enumerate(self.identity.labels)}
+        order = [at[name] for name in names]
+        return np.array(self.offsets)[order], np.array(self.thresholds)[order]
+
+
+def read_multilabel_calibration(path: str | os.PathLike[str]) -> MultiLabelCalibration:
+    """Reads a calibration's file.
+
+    Raises:
+        CalibrationError: it cannot be read, or is no calibration for several labels an image.
+    """
+    found = read_record(path, MultiLabelCalibration)
+    count = len(found.identity.labels)
+    if not len(found.offsets) == len(found.thresholds) == len(found.positives) == count:
+        raise damaged(path, "labels are missing")
+    if not _LEAST_SLOPE <= found.slope <= _MOST_SLOPE:
+        raise damaged(path, f"`slope` is not between {_LEAST_SLOPE:g} and {_MOST_SLOPE:g}")
+    return found
+
+
+def calibrate_multilabel(
+    classifier: MultiLabelClassifier, data: LabelledLike, *, watch: Watch | None = None
+) -> tuple[MultiLabelCalibration, SetAside]:
+    """Fits a `MultiLabelCalibration` for a fitted classifier that has none.
+
+    A label that an image is not said to have counts as one it does not have.
+
+    Args:
+        classifier: fitted, without a calibration.
+        data: a csv file, a folder with a folder per class, or pairs (see `make_labelled`); an
+            image may have no label.
+        watch: called after each image, with the `ImageError` if it could not be read.
+
+    Returns:
+        the calibration, and what of the data it does not rest on.
+
+    Raises:
+        InputError: there are fewer than 10 images that can be used.
+        CalibrationError: the classifier has a calibration already.
+    """
+    check_uncalibrated(classifier.calibration_)
+    known = embed_known(classifier.classifier, data, watch, several=True)
+    n = len(known.vectors)
+    check_images(n)
+    truth = right_columns(known.truth, len(classifier.classes_))
+    scores = classifier.scores(known.vectors)
+    odds = log_odds(np.log(scores))
+    slope, offsets = fit_probabilities(odds, truth)
+    probabilities = logistic(slope * odds + offsets)
+    held_out, given = np.empty_like(odds), np.empty_like(truth)
+    folds = np.random.default_rng(0).permutation(np.arange(n) % _FOLDS)
+    for fold in range(_FOLDS):
+        inside, outside = folds != fold, folds == fold
+        a, b = fit_probabilities(odds[inside], truth[inside])
+        limits = choose_thresholds(logistic(a * odds[inside] + b))
+        held_out[outside] = logistic(a * odds[outside] + b)
+        given[outside] = held_out[outside] >= limits
+    before, after = f1_scores(scores >= DEFAULT_THRESHOLD, truth), f1_scores(given, truth)
+    found = MultiLabelCalibration(
+        identity=classifier.identity_,
+        images=n,
+        slope=slope,
+        offsets=tuple(offsets.tolist()),
+        thresholds=tuple(choose_thresholds(probabilities).tolist()),
+        positives=tuple(truth.sum(axis=0).tolist()),
+        note="the scores say next to nothing of what is right" if slope <= _LEAST_SLOPE else "",
+        figures={
+            "nll": {"before": _loss(scores, truth), "after": _loss(held_out, truth)},
+            "f1_macro": {"before": before[0], "after": after[0]},
+            "f1_micro": {"before": before[1], "after": after[1]},
+        },
+        versions=versions(),
+    )
+    return found.keep_images(map(classifier.classifier.hash_image, known.paths)), known.set_aside
+
+
+def fit_probabilities(
+    odds: Floats, truth: NDArray[np.bool_], counted: NDArray[np.bool_] | None = None
+) -> tuple[float, Floats]:
+    """Slope and offsets of least negative log-likelihood plus half the squared offsets' distance.
+
+    The loss is convex; Newton's method with halved steps finds its minimum. The Hessian is an
+    arrow (each offset meets only the slope and the common offset), so a step costs no more than
+    looking at the scores.
+
+    Args:
+        odds: log odds of the scores, float64 (n, n_classes).
+        truth: which labels are right, bool (n, n_classes).
+        counted: which of these are known at all, bool (n, n_classes); None: all.
+
+    Returns:
+        the slope, between 0.001 and 20, and the offsets, float64 (n_classes,).
+    """
+    weight = np.ones_like(odds) if counted is None else counted.astype(float)
+    slope, offsets = _least_loss(odds, truth, weight, None)
+    if not _LEAST_SLOPE <= slope <= _MOST_SLOPE:
+        # The loss is convex: with the bound its minimum is on it.
+        nearest = float(np.clip(slope, _LEAST_SLOPE, _MOST_SLOPE))
+        slope, offsets = _least_loss(odds, truth, weight, nearest)
+    return slope, offsets
+
+
+def _least_loss(
+    odds: Floats, truth: NDArray[np.bool_], weight: Floats, fixed: float | None
+) -> tuple[float, Floats]:
+    """`fit_probabilities` without its bounds, or with a fixed slope."""
+    total, hits = weight.sum(), (weight * truth).sum()
+    rate = np.log((hits + 0.5) / (total - hits + 0.5))
+    slope, own = 1.0 if fixed is None else fixed, np.zeros(odds.shape[1])
+    common = float(rate - slope * (weight * odds).sum() / total)
+
+    def loss(slope: float, common: float, own: Floats) -> float:
+        u = slope * odds + common + own
+        terms = np.logaddexp(0, u) - truth * u
+        return float((weight * terms).sum() + (own**2).sum() / (2 * _PRIOR))
+
+    now = loss(slope, common, own)
+    for _ in range(100):
+        p = logistic(slope * odds + common + own)
+        error, curve = weight * (p - truth), weight * p * (1 - p)
+        curved = curve * odds
+        corner = np.array([[(curved * odds).sum(), curved.sum()], [curved.sum(), curve.sum()]])
+        sides = np.stack([curved.sum(axis=0), curve.sum(axis=0)])
+        diagonal = curve.sum(axis=0) + 1 / _PRIOR
+        gradient = np.array([(error * odds).sum(), error.sum()])
+        own_gradient = error.sum(axis=0) + own / _PRIOR
+        # The 2 x 2 system that is left when the offsets are eliminated (Schur's complement).
+        left = corner - (sides / diagonal) @ sides.T + 1e-9 * np.eye(2)
+        right = gradient - sides @ (own_gradient / diagonal)
+        if fixed is None:
+            head = np.linalg.solve(left, right)
+        else:
+            head = np.array([0, right[1] / left[1, 1]])
+        tail = (own_gradient - head @ sides) / diagonal
+        size = 1.0
+        while size > 1e-6:
+            trial = float(slope - size * head[0]), float(common - size * head[1]), own - size * tail
+            if (then := loss(*trial)) <= now:
+                break
+            size /= 2
+        else:
+            break
+        done = now - then <= 1e-10 * max(1.0, now)
+        (slope, common, own), now = trial, then
+        if done:
+            break
+    return slope, common + own
+
+
+def choose_thresholds(probabilities: Floats, counted: NDArray[np.bool_] | None = None) -> Floats:
+    """Each label's threshold: the geometric mean of that for all labels and that for its own.
+
+    Args:
+        probabilities: float64 (n, n_classes).
+        counted: as for `fit_probabilities`.
+
+    Returns:
+        float64 (n_classes,), above 0.
+    """
+    kept = np.ones(probabilities.shape, bool) if counted is None else counted
+    together = _best_expected(probabilities[kept])
+    own = [_best_expected(p[k]) for p, k in zip(probabilities.T, kept.T, strict=True)]
+    thresholds: Floats = np.sqrt(together * np.array(own))
+    return thresholds
+
+
+def _best_expected(probabilities: Floats) -> float:
+    """The probability above which answers have the best F1 to be expected."""
+    falling = np.sort(probabilities)[::-1]
+    hits = np.cumsum(falling)
+    return float(falling[np.argmax(2 * hits / (np.arange(1, len(falling) + 1) + hits[-1]))])
+
+
+def _loss(scores: Floats, truth: NDArray[np.bool_]) -> float:
+    return float(-np.log(np.maximum(np.where(truth, scores, 1 - scores), 1e-15)).mean())

@@ -1,0 +1,130 @@
+"""Why an image got its label: the texts that decided, the runner-up, the nearest stored images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcls.embeddings.embed import embed_texts, stored_images
+from clipcls.embeddings.index import FlatIndex
+
+if TYPE_CHECKING:
+    from clipcls.embeddings.cache import Store
+    from clipcls.models.encoder import Encoder
+    from clipcls.predictions import Candidate
+
+__all__ = ["Explainer", "Explanation"]
+
+_TEXTS = 5
+_NEAREST = 3
+# Sought for the nearest, as an image itself and files that are gone do not count.
+_SOUGHT = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What an answer rests on.
+
+    Attributes:
+        texts: the label's texts that are most similar to the image, with the cosine similarity,
+            best first, 5 at most; () where the answer is not made of texts.
+        runner_up: the second best label, or "" where there is one label only.
+        margin: the best label's score less the second's; 1 where there is no second.
+        nearest: the most similar images that were in the store before the run, with the cosine
+            similarity, best first, 3 at most; () without a store.
+    """
+
+    texts: tuple[tuple[str, float], ...]
+    runner_up: str
+    margin: float
+    nearest: tuple[tuple[str, float], ...]
+
+    def record(self) -> dict[str, Any]:
+        """As in a jsonl record."""
+        return {
+            "texts": [{"text": text, "similarity": round(s, 6)} for text, s in self.texts],
+            "runner_up": self.runner_up,
+            "margin": round(self.margin, 6),
+            "nearest": [{"path": path, "similarity": round(s, 6)} for path, s in self.nearest],
+        }
+
+
+class Explainer:
+    """Explains answers of one run.
+
+    The vectors of all images that are in the store are held in memory: 2 KB each at 512 dimensions,
+    twice.
+
+    Args:
+        encoder: what made the vectors.
+        store: where stored images and texts are looked up.
+    """
+
+    def __init__(self, encoder: Encoder, store: Store | None) -> None:
+        self._encoder = encoder
+        self._store = store
+        self._vectors: dict[str, NDArray[np.float32]] = {}
+        self._paths: list[str] = []
+        blocks = []
+        if store:
+            for paths, vectors in stored_images(encoder, store):
+                self._paths += paths
+                blocks.append(vectors)
+        self._index = None
+        if blocks:
+            rows = np.concatenate(blocks)
+            blocks.clear()  # before the index has a copy: twice in memory are enough
+            self._index = FlatIndex(rows)
+
+    def explain(
+        self,
+        path: str,
+        vector: NDArray[np.float32],
+        texts: Sequence[str],
+        best: Sequence[Candidate],
+    ) -> Explanation:
+        """Explains one answer.
+
+        Args:
+            path: the image, which is not its own neighbour; "" where it has none.
+            vector: its unit vector, float32 (dim,).
+            texts: the texts of the best label.
+            best: the best labels, best first; two tell of the margin.
+        """
+        return Explanation(
+            self._best_texts(vector, texts),
+            best[1].label if len(best) > 1 else "",
+            best[0].score - best[1].score if len(best) > 1 else 1.0,
+            self._nearest(path, vector),
+        )
+
+    def _best_texts(
+        self, vector: NDArray[np.float32], texts: Sequence[str]
+    ) -> tuple[tuple[str, float], ...]:
+        if new := [text for text in dict.fromkeys(texts) if text not in self._vectors]:
+            rows = embed_texts(self._encoder, new, self._store)
+            self._vectors.update(zip(new, rows, strict=True))
+        exact = vector.astype(np.float64)
+        found = [(text, float(self._vectors[text] @ exact)) for text in dict.fromkeys(texts)]
+        return tuple(sorted(found, key=lambda pair: -pair[1])[:_TEXTS])
+
+    def _nearest(self, path: str, vector: NDArray[np.float32]) -> tuple[tuple[str, float], ...]:
+        found: list[tuple[str, float]] = []
+        if self._index is None or self._store is None:
+            return ()
+        itself = {os.path.abspath(path), *self._store.copies(path)} if path else set()
+        similarities, rows = self._index.search(vector[np.newaxis], _SOUGHT)
+        for similarity, row in zip(similarities[0], rows[0], strict=True):
+            if self._paths[row] in itself:
+                continue
+            there = next(filter(os.path.exists, self._store.copies(self._paths[row])), None)
+            if there is not None:
+                found.append((there, float(similarity)))
+            if len(found) == _NEAREST:
+                break
+        return tuple(found)

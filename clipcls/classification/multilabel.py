@@ -1,0 +1,334 @@
+"""Several labels an image, each scored on its own.
+
+A softmax over the labels is wrong here: an image of none of them still gives away a score of 1,
+and with five labels it answers four too many. A sigmoid of the cosine is wrong as well: CLIP was
+not trained for it, and what is a high cosine differs from image to image. So each label is set
+against names that nobody asked for:
+
+1. An image's similarities are standardised by their mean and deviation over the names of a
+   background vocabulary (a z-score against a text bank; for label sets this is the test-time
+   distribution normalisation of arXiv 2302.11084 without its images), so that neither the model's
+   logit scale nor the image's own level counts.
+2. A label's score is its share in a softmax over itself, the other labels and the vocabulary,
+   which counts as 100 names (a background as in open-vocabulary recognition). With few labels the
+   vocabulary is what they must beat, with many similar ones they must beat each other.
+
+docs/multi-label.md has what was compared with what, and how the constants were chosen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcls.classification.decision import blocks
+from clipcls.classification.scores import log_sum_exp
+from clipcls.data.inputs import OnError, apply_on_error
+from clipcls.embeddings.embed import compute_rows, embed_texts
+from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError, not_fitted
+from clipcls.labels.label_set import read_labels
+from clipcls.predictions import Candidate, MultiLabelPrediction
+
+if TYPE_CHECKING:
+    from clipcls.calibration.multilabel import MultiLabelCalibration
+    from clipcls.calibration.single_label import Identity
+    from clipcls.classification.zero_shot import ZeroShotClassifier
+    from clipcls.data.inputs import Images
+
+__all__ = [
+    "DEFAULT_THRESHOLD",
+    "MultiLabelClassifier",
+    "background_texts",
+    "log_odds",
+    "log_shares",
+    "logistic",
+]
+
+DEFAULT_THRESHOLD = 0.08  # see docs/multi-label.md, Thresholds
+
+_BACKGROUND_SETS = ("imagenet", "scenes", "textures")
+_BACKGROUND_NAMES = 100  # as many as the vocabulary counts, whatever its size
+_DEVIATION = 1.5  # of the standardised similarities over the vocabulary, in logits
+_SCORES_A_BLOCK = 4_000_000
+
+
+class MultiLabelClassifier:
+    """Gives each image all labels that fit, be they none; follows scikit-learn's conventions.
+
+    Args:
+        classifier: what has the labels, prompts and model; one that is not fitted yet is fitted by
+            `fit`. It has no class `none of these`, no rank and no calibration.
+        calibration: a `MultiLabelCalibration`, or its file.
+
+    Attributes:
+        classes_: the labels, str (n_classes,).
+        thresholds_: the score from which a label is given, float64 (n_classes,).
+        background_: the vocabulary's unit vectors, float32 (n_names, dim).
+        calibration_: the `MultiLabelCalibration` in use, or None.
+        made_by_: the `Provenance` that its predictions carry.
+
+    >>> from clipcls import ZeroShotClassifier
+    >>> labels = ZeroShotClassifier(["cat", "dog"], model="mini", store=False)
+    >>> clf = MultiLabelClassifier(labels).fit()
+    >>> clf.predict(["examples/photos/chelsea.jpg"])
+    array([[ True, False]])
+    """
+
+    classes_: NDArray[np.str_]
+    thresholds_: NDArray[np.float64]
+
+    def __init__(
+        self,
+        classifier: ZeroShotClassifier,
+        *,
+        calibration: MultiLabelCalibration | str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.classifier = classifier
+        self.calibration = calibration
+
+    def fit(self, X: object = None, y: object = None) -> MultiLabelClassifier:
+        """Embeds the labels and the vocabulary; learns nothing from `X` and `y`.
+
+        Raises:
+            LabelsError: there is a class `none of these` or a rank, which have no place here.
+            CalibrationError: the calibration is for something else.
+            ClipclsError: the classifier was learnt from images.
+        """
+        vars(self).pop("thresholds_", None)  # until it is done, and if it fails, it is not fitted
+        if self.classifier.none:
+            raise LabelsError("the label `none of these` is for one label an image; leave it out")
+        if self.classifier.rank is not None:
+            raise LabelsError("a rank is for one label an image; leave it out")
+        if self.classifier.calibration is not None:
+            raise CalibrationError("give the calibration to the MultiLabelClassifier")
+        if not self.classifier.__sklearn_is_fitted__():
+            self.classifier.fit()
+        if self.classifier.identity_.classifier:
+            raise ClipclsError(
+                "a learnt classifier chooses one label an image, and its scores do not say whether "
+                "two are right: give labels alone, and calibrate them"
+            )
+        encoder = self.classifier.encoder_
+        texts = background_texts()
+        self.background_ = embed_texts(encoder, texts, self.classifier.store_)
+        self._background = self.background_.astype(np.float64)
+        self._weights = self.classifier.weights_.astype(np.float64)
+        self._texts = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:12]
+        self.classes_ = self.classifier.classes_
+        self.calibration_ = self._usable_calibration()
+        if self.calibration_ is None:
+            self.thresholds_ = np.full(len(self.classes_), DEFAULT_THRESHOLD)
+        else:
+            names = self.classes_.tolist()
+            self._offsets, self.thresholds_ = self.calibration_.in_order(names)
+        self.made_by_ = replace(
+            self.classifier.made_by_,
+            calibration=self.calibration_.digest if self.calibration_ else "",
+        )
+        return self
+
+    @property
+    def identity_(self) -> Identity:
+        """What a calibration of this classifier is made for."""
+        return replace(self.classifier.identity_, background=self._texts)
+
+    def _usable_calibration(self) -> MultiLabelCalibration | None:
+        if self.calibration is None:
+            return None
+        from clipcls.calibration.multilabel import (
+            MultiLabelCalibration,
+            read_multilabel_calibration,
+        )
+
+        if isinstance(self.calibration, str | os.PathLike):
+            found = read_multilabel_calibration(self.calibration)
+            found.check(self.identity_, os.fspath(self.calibration))
+            return found
+        if not isinstance(self.calibration, MultiLabelCalibration):
+            raise CalibrationError(
+                "the calibration is for one label an image, not for several; "
+                "make one by calibrate_multilabel"
+            )
+        self.calibration.check(self.identity_)
+        return self.calibration
+
+    # -- scikit-learn's methods: X is one image or many, or their vectors, as for
+    # `ZeroShotClassifier`. An array of one comes back for one image.
+
+    def predict_proba(
+        self, X: Images | NDArray[Any], *, on_error: OnError = "raise"
+    ) -> NDArray[np.float64]:
+        """Each label's score, float64 (n, n_classes), between 0 and 1; rows have no fixed sum.
+
+        With a calibration a score is the probability that the image has the label; without one
+        it is a share that says which labels fit best.
+
+        Arguments and errors are those of `ZeroShotClassifier.decision_function`.
+        """
+        self._check_fitted()
+        vectors = self.classifier.vectors(X, on_error=on_error)
+        return compute_rows(self.scores, vectors, np.nan)
+
+    def predict(
+        self, X: Images | NDArray[Any], *, on_error: OnError = "raise"
+    ) -> NDArray[np.bool_]:
+        """Which labels each image is given, bool (n, n_classes).
+
+        Arguments and errors are those of `ZeroShotClassifier.decision_function`; with
+        `on_error="yield"` an image that cannot be read is given no label.
+        """
+        return np.greater_equal(self.predict_proba(X, on_error=on_error), self.thresholds_)
+
+    # -- classifying files --------------------------------------------------------------------
+
+    def classify(
+        self,
+        images: Images,
+        *,
+        top: int | None = None,
+        min_score: float | None = None,
+        on_error: OnError = "yield",
+    ) -> Iterator[MultiLabelPrediction | ImageError]:
+        """Labels images one after the other, in their order, with bounded memory.
+
+        Args:
+            images: one image or many, any number (see `clipcls.data.inputs`); an `ImageError` is
+                handed through.
+            top: the most labels that an image is given; None: all that reach their threshold.
+            min_score: the score from which a label is given, in place of `thresholds_`.
+            on_error: as for `ZeroShotClassifier.classify`.
+
+        Yields:
+            a `MultiLabelPrediction` for each image, or the `ImageError` that says why there is
+            none. For one image it is an iterator of one.
+
+        Raises:
+            ImageError: with `on_error="raise"`, at its turn.
+            TypeError: `images` is neither an image nor an iterable of them.
+        """
+        self._check_fitted()
+        if top is not None and top < 1:
+            raise ValueError(f"top is {top}; the least is 1")
+        thresholds = (
+            self.thresholds_ if min_score is None else np.full(len(self.classes_), min_score)
+        )
+        embedded = blocks(self.classifier.embed(images))
+        results = (item for block in embedded for item in self._predictions(block, top, thresholds))
+        return apply_on_error(results, on_error)
+
+    def _predictions(
+        self, block: Sequence[Any], top: int | None, thresholds: NDArray[np.float64]
+    ) -> Iterator[MultiLabelPrediction | ImageError]:
+        vectors = [item.vector for item in block if not isinstance(item, ImageError)]
+        rows = self._rows(np.stack(vectors)) if vectors else iter(())
+        for item in block:
+            if isinstance(item, ImageError):
+                yield item
+                continue
+            similarities, scores = next(rows)
+            order = np.argsort(-scores, kind="stable")
+            given = order[scores[order] >= thresholds[order]][:top]
+            candidates = [
+                Candidate(str(self.classes_[k]), float(scores[k]), float(similarities[k]))
+                for k in (order[0], *given)
+            ]
+            yield MultiLabelPrediction(
+                item.path, tuple(candidates[1:]), candidates[0], self.made_by_
+            )
+
+    def scores(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+        """`predict_proba` of unit rows, float32 (n, dim) -> float64 (n, n_classes)."""
+        self._check_fitted()
+        found = np.empty((len(vectors), len(self.classes_)))
+        for number, (_, scores) in enumerate(self._rows(vectors)):
+            found[number] = scores
+        return found
+
+    def _rows(
+        self, vectors: NDArray[np.float32]
+    ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Similarities and scores of each image, float64 (n_classes,) each."""
+        step = max(1, _SCORES_A_BLOCK // (len(self.classes_) + len(self._background)))
+        for start in range(0, len(vectors), step):
+            rows = vectors[start : start + step].astype(np.float64)
+            similarities = rows @ self._weights.T
+            logs = log_shares(similarities, rows @ self._background.T)
+            if self.calibration_ is None:
+                scores = np.exp(logs)
+            else:
+                scores = logistic(self.calibration_.slope * log_odds(logs) + self._offsets)
+            yield from zip(similarities, scores, strict=True)
+
+    # -- what scikit-learn asks for -----------------------------------------------------------
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The parameters as given."""
+        return {"classifier": self.classifier, "calibration": self.calibration}
+
+    def set_params(self, **parameters: Any) -> MultiLabelClassifier:
+        """Changes parameters; `fit` again to use them."""
+        for name, value in parameters.items():
+            if name not in self.get_params():
+                raise ValueError(f"MultiLabelClassifier has no parameter {name!r}")
+            setattr(self, name, value)
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "thresholds_")
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
+        return f"MultiLabelClassifier({given})"
+
+    def _check_fitted(self) -> None:
+        if not self.__sklearn_is_fitted__():
+            raise not_fitted(self)
+
+
+def background_texts() -> list[str]:
+    """The vocabulary that labels are set against: things, scenes and textures, and no thing.
+
+    Texts of the ready label sets `imagenet`, `scenes` and `textures`, one a name, each once.
+    """
+    names = (name for ready in _BACKGROUND_SETS for name in read_labels(ready).names)
+    return list(dict.fromkeys(f"a photo of a {name}." for name in names))
+
+
+def log_shares(
+    similarities: NDArray[np.float64], background: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The log of each label's score.
+
+    Args:
+        similarities: cosine of images and labels, float64 (n, n_classes).
+        background: cosine of images and the vocabulary, float64 (n, n_names).
+
+    Returns:
+        float64 (n, n_classes), below 0.
+    """
+    mean = background.mean(axis=1, keepdims=True)
+    unit = _DEVIATION / np.maximum(background.std(axis=1, keepdims=True), 1e-9)
+    labels, others = unit * (similarities - mean), unit * (background - mean)
+    weight = np.log(_BACKGROUND_NAMES / background.shape[1])
+    total = np.logaddexp(log_sum_exp(labels), log_sum_exp(others) + weight)
+    shares: NDArray[np.float64] = np.minimum(labels - total, -1e-15)
+    return shares
+
+
+def log_odds(log_shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """log(p / (1 - p)) of log p."""
+    odds: NDArray[np.float64] = log_shares - np.log(-np.expm1(log_shares))
+    return odds
+
+
+def logistic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 / (1 + exp(-x)), exact for small ones too."""
+    found: NDArray[np.float64] = np.exp(-np.logaddexp(0, -x))
+    return found

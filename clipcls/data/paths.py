@@ -1,0 +1,532 @@
+"""From what the user named to the paths of images, in a stable order.
+
+Files, folders, glob patterns and a list on standard input; see `find_images`.
+"""
+
+# Paths stay as the user wrote them; pathlib would drop a leading ./
+
+from __future__ import annotations
+
+import codecs
+import errno
+import fnmatch
+import functools
+import glob
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import BinaryIO
+
+from clipcls.errors import ImageError, InputError, install_command
+from clipcls.files.text import (
+    canonical,
+    encoding_of,
+    find_on_disk,
+    why_missing,
+)
+
+__all__ = [
+    "RAW_SUFFIXES",
+    "SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "LeftOut",
+    "find_images",
+    "folders_and_images",
+    "os_reason",
+    "reads_raw",
+]
+
+log = logging.getLogger("clipcls")
+
+SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp"),
+        *(".tif", ".tiff", ".bmp", ".dib", ".heic", ".heif", ".hif", ".avif", ".avifs"),
+        *(".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".psd", ".ico", ".cur", ".dds", ".qoi"),
+        *(".pcx", ".sgi", ".rgb", ".rgba", ".bw", ".ras", ".tga", ".icb", ".vda", ".vst"),
+        *(".xbm", ".xpm", ".fits"),
+    )
+)
+"""Suffixes, lower case, of the files that are taken from a folder.
+
+A list of our own: asking Pillow would import all its plugins, and would leave HEIC photos out
+unnoticed where the plugin for them is missing.
+"""
+
+
+def _split(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+RAW_SUFFIXES = _split(
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .k25 .kdc .mef .mos .mrw .nef .nrw "
+    ".orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f"
+)
+"""Suffixes, lower case, of cameras' raw files; taken from a folder where rawpy is installed."""
+
+VIDEO_SUFFIXES = _split(
+    ".3gp .asf .avi .flv .insv .lrv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob "
+    ".webm .wmv"
+)
+"""Suffixes, lower case, of videos."""
+
+_KINDS = {
+    "raw file": RAW_SUFFIXES,
+    "video": VIDEO_SUFFIXES,
+    "document": _split(".doc .docx .djvu .epub .odp .ods .odt .pdf .ppt .pptx"),
+    "drawing": _split(
+        ".afdesign .afphoto .ai .cdr .dwg .dxf .emf .eps .kra .ps .psb .sketch .svg .svgz .wmf .xcf"
+    ),
+    "image file of another format": _split(
+        ".bpg .czi .dcm .dicom .dpx .exr .flif .hdr .heics .jpm .jxl .jxr .livp .ndpi .nii .svs "
+        ".wdp"
+    ),
+    # Not opened to see whether they are images: data, and backups and unfinished downloads.
+    "other file": _split(
+        ".7z .aae .bak .bat .bin .c .cfg .conf .crdownload .css .csv .db .dll .download .exe .flac "
+        ".gpx .gz .h5 .htm .html .ini .ipynb .jpeg_original .jpg_original .js .json .jsonl .lnk "
+        ".log .lrcat .m4a .mat .md .mp3 .npy .npz .old .onnx .orig .parquet .part .pickle .pkl "
+        ".pp3 .pt .pth .py .rar .rtf .safetensors .sh .sqlite .srt .tar .tfrecord .thm .tmp .toml "
+        ".tsv .txt .url .wav .xls .xlsx .xml .xmp .yaml .yml .zip"
+    ),
+}
+_KIND_OF = {suffix: kind for kind, suffixes in _KINDS.items() for suffix in suffixes}
+
+# Trash, snapshots and copies that systems keep, in lower case: Windows, macOS, Synology, QNAP,
+# Samba, ext4. Names with a leading dot (.Trash-1000, .thumbnails) are hidden anyway.
+_SYSTEM_FOLDERS = frozenset(
+    (
+        *("$recycle.bin", "system volume information", "lost+found", "found.000"),
+        *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder"),
+        *("#recycle", "#snapshot", "@eadir", "@tmp", "@recycle", "@recently-snapshot"),
+        *(
+            "@__thumb",
+            "@transcode",
+            "@synoresource",
+            "@sharebin",
+            "network recycle bin",
+            "_gsdata_",
+        ),
+    )
+)
+
+
+def _is_system_folder(name: str) -> bool:
+    # Of Windows XP; in lower case they may be a person's own.
+    return name.lower() in _SYSTEM_FOLDERS or name in ("RECYCLER", "RECYCLED")
+
+
+_SEPARATORS = re.compile("[" + re.escape(os.sep + (os.altsep or "")) + "]+")
+
+_CHUNK = 1 << 16
+_CONTROL = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")
+_BINARY = "standard input is binary data, not a list of paths; to classify one image, name its file"
+
+_REASONS = {
+    errno.ENOENT: "no such file",
+    errno.ENOTDIR: "no such file",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EISDIR: "is a directory",
+    errno.ELOOP: "symbolic links that lead in a circle",
+    errno.ENAMETOOLONG: "file name too long",
+    errno.ENXIO: "not a regular file",
+    errno.EIO: "read error (the disk may be failing)",
+}
+
+
+def os_reason(error: OSError) -> str:
+    """Why the system refused, in a few lower-case words without the path."""
+    return _REASONS.get(error.errno or 0) or (error.strerror or str(error) or "read error").lower()
+
+
+@lru_cache(1)
+def reads_raw() -> bool:
+    """Whether rawpy is installed, so that raw files are images."""
+    return find_spec("rawpy") is not None
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """Counts, by kind, what folders hold besides the images taken from them.
+
+    Attributes:
+        counts: of each kind ("raw file", "video", ...), how many files have which suffix. Folders
+            such as a trash, which are not searched, count under their names.
+    """
+
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, suffix: str) -> None:
+        """Counts one file or folder."""
+        self.counts.setdefault(kind, Counter())[suffix] += 1
+
+    @property
+    def may_be_images(self) -> bool:
+        """Whether a person may expect pictures among them: anything but data and system folders."""
+        return bool(self.counts.keys() - {"other file", "system folder"})
+
+    def __str__(self) -> str:
+        """As "2 raw files (.nef), 1 video (.mp4) left out", with what makes raw files readable."""
+        parts = []
+        order = [
+            *_KINDS,
+            "file not downloaded from iCloud",
+            "file without a suffix",
+            "system folder",
+        ]
+        for kind in sorted(self.counts, key=order.index):
+            suffixes = [name for name, _ in self.counts[kind].most_common() if name]
+            total = self.counts[kind].total()
+            if total > 1:
+                kind = kind.replace("file", "files") if "file" in kind else f"{kind}s"
+            more = ", ..." if len(suffixes) > 4 else ""
+            names = f" ({', '.join(suffixes[:4])}{more})" if suffixes else ""
+            parts.append(f"{total:,} {kind}{names}")
+        if not parts:
+            return ""
+        cure = f"; to read raw files: {install_command('raw')}" if "raw file" in self.counts else ""
+        return f"{', '.join(parts)} left out{cure}"
+
+
+def find_images(
+    inputs: Iterable[str | os.PathLike[str]],
+    *,
+    stdin: BinaryIO | None = None,
+    null: bool = False,
+    left_out: LeftOut | None = None,
+) -> Iterator[str | ImageError]:
+    r"""The images that the inputs name, one after the other, in the order of the inputs.
+
+    - A file is taken whatever its suffix.
+    - A folder is searched with all folders below it; in each, entries come sorted by name (by
+      code point, files and folders together). Files with a suffix in `SUFFIXES`, in any case, are
+      taken, with rawpy those in `RAW_SUFFIXES` too; so are files without a suffix, or with one
+      that is unknown (`photo.jpg?w=300`), whose first bytes are those of an image. Hidden files
+      and folders (a leading dot) and folders for trash and copies that systems make (`#recycle`,
+      `$RECYCLE.BIN`, `@eaDir`, `__MACOSX`) are not. Symbolic links are followed; a link that
+      leads back up is not, and no folder is entered through links twice.
+    - A pattern (`*`, `?`, `[...]`, `**` for any depth) stands for what it matches, as if a shell
+      had put it there: sorted, upper and lower case distinct except on Windows, no hidden files
+      unless it says so. With `**` it matches files only. Wherever a part of it is the name of an
+      existing file or folder, such as `[2024] Trip`, it stands for that alone.
+    - `-` reads paths of files and folders from `stdin` as they come: one per line, or ended by NUL
+      bytes with `null`. They are not patterns. Blank lines are skipped. Lines may be UTF-16, as
+      PowerShell writes them.
+
+    Paths come as the user named them: relative ones stay relative. One that does not exist stands
+    for the one that looks the same, which is said once (see `find_on_disk`). What is named twice
+    comes twice, as with other command-line tools, so that results match a list line by line. Memory
+    does not grow with the number of files, beyond the largest folder's names.
+
+    Args:
+        inputs: files, folders, patterns or `-`.
+        stdin: the binary stream that `-` stands for, such as `sys.stdin.buffer`.
+        null: names on `stdin` end with NUL bytes (`find -print0`) and not with newlines.
+        left_out: counts what folders hold besides, while they are searched.
+
+    Yields:
+        A path; or, for a named input or a folder that cannot be read, the `ImageError` (not
+        raised) to report in its place.
+
+    Raises:
+        InputError: nothing at all was found (after the last input), or `-` cannot be read or is no
+            list of paths.
+    """
+    names = [os.fspath(name) for name in inputs]
+    found = False
+    left_out = LeftOut() if left_out is None else left_out
+    for item in _expand(names, stdin, null, left_out):
+        found = True
+        yield item
+    if not found:
+        if not names:
+            raise InputError("no images: name files, folders or patterns, or - for a list on stdin")
+        where = ", ".join("the list on standard input" if n == "-" else n for n in names[:3])
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        besides = f": {left_out}" if left_out.counts else ""
+        raise InputError(f"no images in {where}{more}{besides}")
+
+
+def _expand(
+    inputs: Iterable[str], stdin: BinaryIO | None, null: bool, left_out: LeftOut
+) -> Iterator[str | ImageError]:
+    told = False
+    for name in inputs:
+        patterns = name != "-"
+        if patterns:
+            named = iter([name])
+        elif stdin is None:
+            raise InputError("there is no standard input to read paths from")
+        else:
+            named = _listed(stdin, null)
+        for path in named:
+            there = path if patterns and glob.has_magic(path) else find_on_disk(path)
+            if there != path and not told:
+                _say_spelling(path, there)
+                told = True
+            yield from _named(there, left_out, patterns=patterns)
+
+
+@functools.cache  # images may be counted before they are read
+def _say_spelling(path: str, there: str) -> None:
+    if canonical(path) == canonical(there):  # the two would look the same here
+        log.warning("%r is spelled with other Unicode characters on disk; it was found", path)
+    else:
+        log.warning("%r is not on this disk; %r is read, and others likewise", path, there)
+
+
+def _named(name: str, left_out: LeftOut, *, patterns: bool) -> Iterator[str | ImageError]:
+    try:
+        is_folder = os.path.isdir(name)
+        if not is_folder:
+            os.lstat(name)
+    except (OSError, ValueError) as error:
+        if patterns and glob.has_magic(name):
+            yield from _matches(name, left_out)
+        elif isinstance(error, OSError):
+            is_missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+            yield ImageError(name, why_missing(name) if is_missing else os_reason(error))
+        else:  # a NUL byte, or characters that the file system cannot encode
+            yield ImageError(name, "not a valid file name")
+        return
+    if is_folder:
+        yield from _walk(name, left_out)
+    else:
+        yield name
+
+
+def _walk(root: str, left_out: LeftOut) -> Iterator[str | ImageError]:
+    """Images below a folder. Iterative: the depth of folders is the user's, not Python's."""
+    linked: set[tuple[int, int]] = set()  # folders entered through a symbolic link
+    above: list[tuple[int, int]] = []  # folders from the root down to the current one
+    pending: list[Iterator[os.DirEntry[str]]] = []
+
+    def enter(path: str, is_link: bool) -> ImageError | None:
+        try:
+            info = os.stat(path)
+            key = (info.st_dev, info.st_ino)
+            if is_link and (key in linked or key in above):
+                return None
+            entries = _sorted_entries(path)
+        except OSError as error:
+            return ImageError(path, os_reason(error))
+        if is_link:
+            linked.add(key)
+        above.append(key)
+        pending.append(entries)
+        return None
+
+    error = enter(root, False)
+    if error:
+        yield error
+    while pending:
+        entry = next(pending[-1], None)
+        if entry is None:
+            pending.pop()
+            above.pop()
+        elif entry.name.startswith("."):
+            if entry.name.endswith(".icloud"):
+                left_out.add("file not downloaded from iCloud", "")
+        elif _is_folder(entry):
+            if _is_system_folder(entry.name):
+                left_out.add("system folder", entry.name)
+            elif error := enter(entry.path, entry.is_symlink()):
+                yield error
+        elif _is_image(entry, left_out):
+            yield entry.path
+
+
+def _sorted_entries(path: str) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(path) as entries:
+        return iter(sorted(entries, key=lambda entry: entry.name))
+
+
+def folders_and_images(path: str) -> tuple[list[str], list[str]]:
+    """Names of the folders and of the images directly in a folder, sorted, as `find_images` would
+    enter or take them.
+
+    Raises:
+        OSError: it cannot be listed.
+    """
+    entries = [entry for entry in _sorted_entries(path) if not entry.name.startswith(".")]
+    folders = [e.name for e in entries if _is_folder(e)]
+    images = [e.name for e in entries if not _is_folder(e) and _is_image(e, LeftOut())]
+    return [name for name in folders if not _is_system_folder(name)], images
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that cannot be followed; reading it will say why
+        return False
+
+
+def _is_image(entry: os.DirEntry[str], left_out: LeftOut) -> bool:
+    """Whether a file is taken from a folder; counts it where it is not."""
+    suffix = os.path.splitext(entry.name)[1].lower()
+    if suffix in SUFFIXES:
+        return True
+    kind = _KIND_OF.get(suffix)
+    if kind == "raw file" and reads_raw():
+        return True
+    if kind is None and not suffix.endswith("~") and _starts_as_image(entry):
+        return True
+    left_out.add(kind or ("other file" if suffix else "file without a suffix"), suffix)
+    return False
+
+
+def _starts_as_image(entry: os.DirEntry[str]) -> bool:
+    """Whether the first bytes are those of a common image format."""
+    try:
+        if not entry.is_file():  # to open a pipe or a device may wait or do something
+            return False
+        with open(entry.path, "rb", buffering=0) as file:
+            start = file.read(16)
+    except OSError:
+        return False
+    return (
+        start.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a"))
+        or start.startswith((b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  \r\n\x87\n"))
+        or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+        or (start[:2] == b"BM" and start[6:10] == bytes(4))
+        or start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
+    )
+
+
+def _matches(pattern: str, left_out: LeftOut) -> Iterator[str | ImageError]:
+    """What a pattern stands for. Not `glob.glob`: its `**` goes round in link loops, unsorted."""
+    drive, rest = os.path.splitdrive(pattern)
+    root = drive + rest[: len(rest) - len(rest.lstrip(os.sep + (os.altsep or "")))]
+    parts = [part for part in _SEPARATORS.split(rest) if part]
+    if parts[-1] == "**":
+        parts.append("*")
+    deep = "**" in parts
+    seen: set[str] = set()  # two `**` can reach one file in several ways
+    found = False
+    for path in _match(root, parts):
+        is_folder = os.path.isdir(path)
+        if (deep and is_folder) or path in seen:
+            continue
+        if parts.count("**") > 1:
+            seen.add(path)
+        found = True
+        if is_folder:
+            yield from _walk(path, left_out)
+        else:
+            yield path
+    if not found:
+        yield ImageError(pattern, "no file matches this pattern")
+
+
+def _match(folder: str, parts: list[str]) -> Iterator[str]:
+    part, rest = parts[0], parts[1:]
+    if part == "**":
+        for below in _folders(folder):
+            yield from _match(below, rest)
+    elif not glob.has_magic(part) or os.path.lexists(os.path.join(folder, part)):
+        path = os.path.join(folder, part)
+        if not rest and os.path.lexists(path):
+            yield path
+        elif rest and os.path.isdir(path):
+            yield from _match(path, rest)
+    else:
+        try:
+            entries = _sorted_entries(folder or os.curdir)
+        except OSError:
+            return  # as in a shell: what cannot be listed does not match
+        shown = [e for e in entries if part.startswith(".") or not e.name.startswith(".")]
+        literal = part.replace("[", "[[]")  # `[2024] T*` where a folder is called [2024] Trip
+        found = [e for e in shown if fnmatch.fnmatch(e.name, part)]
+        for entry in found or [e for e in shown if fnmatch.fnmatch(e.name, literal)]:
+            path = os.path.join(folder, entry.name)
+            if not rest:
+                yield path
+            elif _is_folder(entry):
+                yield from _match(path, rest)
+
+
+def _folders(folder: str) -> Iterator[str]:
+    """A folder and all below it, under the rules of `_walk`."""
+    linked: set[tuple[int, int]] = set()
+    pending = [(folder, frozenset[tuple[int, int]](), False)]
+    while pending:
+        path, above, is_link = pending.pop()
+        try:
+            info = os.stat(path or os.curdir)
+            key = (info.st_dev, info.st_ino)
+            if is_link and (key in linked or key in above):
+                continue
+            entries = list(_sorted_entries(path or os.curdir))
+        except OSError:
+            continue
+        if is_link:
+            linked.add(key)
+        yield path
+        above |= {key}
+        pending.extend(
+            (os.path.join(path, entry.name), above, entry.is_symlink())
+            for entry in reversed(entries)
+            if _is_folder(entry)
+            and not entry.name.startswith(".")
+            and not _is_system_folder(entry.name)
+        )
+
+
+def _listed(stdin: BinaryIO, null: bool) -> Iterator[str]:
+    """The names on standard input, each as soon as it is complete.
+
+    Raises:
+        InputError: it cannot be read, or is no such list.
+    """
+    end = b"\0" if null else b"\n"
+    for raw in _records(stdin, end):
+        if b"\0" in raw:
+            if any(map(os.path.lexists, filter(None, raw.split(b"\0")))):
+                raise InputError("the list on standard input is separated by NUL bytes: add -0")
+            raise InputError(_BINARY)
+        if not null and raw.endswith(b"\r") and not os.path.lexists(raw):
+            raw = raw[:-1]
+        if not raw.strip():
+            continue
+        yield os.fsdecode(raw)
+
+
+def _records(stdin: BinaryIO, end: bytes) -> Iterator[bytes]:
+    read = getattr(stdin, "read1", stdin.read)  # read1: what there is, without waiting for more
+    try:
+        start = chunk = read(_CHUNK)
+        while chunk and any(
+            bom.startswith(start) for bom in (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+        ):
+            start += (chunk := read(_CHUNK))
+        encoding = encoding_of(start)
+        decoder = None
+        if encoding != "utf-8-sig":
+            if end == b"\0":
+                raise InputError(
+                    "the list on standard input is UTF-16 text with one path per line: leave out -0"
+                )
+            decoder = codecs.getincrementaldecoder(encoding)()
+        else:
+            start = start.removeprefix(b"\xef\xbb\xbf")  # PowerShell and editors put it there
+            odd = [raw for raw in start.split(end) if _CONTROL.search(raw.replace(b"\0", b""))]
+            if odd and not any(map(os.path.lexists, (raw for raw in odd if b"\0" not in raw))):
+                raise InputError(_BINARY)
+        rest, chunk = b"", start
+        while chunk:
+            if decoder:
+                chunk = os.fsencode(decoder.decode(chunk))
+            *whole, rest = (rest + chunk).split(end)
+            yield from whole
+            chunk = read(_CHUNK)
+        if rest:
+            yield rest
+    except (OSError, ValueError) as error:
+        raise InputError(f"standard input cannot be read: {error}") from error

@@ -1,0 +1,78 @@
+"""An image -> a small upright JPEG, for pages that show it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+
+from clipcls.data.images import decode_image, read_bytes
+from clipcls.errors import ImageError
+
+__all__ = ["data_uri", "thumbnail", "thumbnails"]
+
+
+def thumbnail(path: str | os.PathLike[str], side: int, *, quality: int = 80) -> bytes:
+    """The bytes of a JPEG of an image: upright, RGB, without metadata.
+
+    Args:
+        path: the image file.
+        side: its longer side in pixels; a smaller image keeps its size.
+        quality: of the JPEG, 1 to 95.
+
+    Raises:
+        ImageError: the file cannot be read or is no image; `.reason` says why.
+    """
+    name = os.fspath(path)
+    try:
+        image = decode_image(read_bytes(name), name, least_side=2 * side)
+        image.thumbnail((side, side))
+        stream = io.BytesIO()
+        image.info.clear()  # Pillow would write a comment or a profile that it finds there
+        image.save(stream, "JPEG", quality=quality)
+    except MemoryError as error:
+        raise ImageError(name, "not enough memory to decode it") from error
+    return stream.getvalue()
+
+
+def thumbnails(
+    paths: Iterable[str], side: int, *, quality: int = 80, workers: int | None = None
+) -> Iterator[bytes | ImageError]:
+    """Thumbnails of images, in their order, made ahead in threads with bounded memory.
+
+    Args:
+        paths: of image files; read as they are needed.
+        side, quality: as for `thumbnail`.
+        workers: threads; None: one a CPU core, at most 8.
+
+    Yields:
+        the bytes of each image's JPEG, or the `ImageError` that says why there is none.
+    """
+
+    def make(path: str) -> bytes | ImageError:
+        try:
+            return thumbnail(path, side, quality=quality)
+        except ImageError as error:
+            return error
+
+    workers = workers or min(8, os.cpu_count() or 1)
+    names = iter(paths)
+    with ThreadPoolExecutor(workers, thread_name_prefix="clipcls-thumbnail") as pool:
+        queue: deque[Future[bytes | ImageError]] = deque()
+        try:
+            queue.extend(pool.submit(make, path) for path in islice(names, 4 * workers))
+            while queue:
+                done = queue.popleft().result()
+                queue.extend(pool.submit(make, path) for path in islice(names, 1))
+                yield done
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def data_uri(jpeg: bytes) -> str:
+    """A JPEG as the address of an image that a page carries itself."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

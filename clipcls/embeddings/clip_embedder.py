@@ -1,0 +1,113 @@
+"""Images -> vectors as a step of a scikit-learn pipeline."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from clipcls.data.inputs import OnError
+from clipcls.embeddings.cache import Store
+from clipcls.embeddings.embed import embed_array
+from clipcls.embeddings.opening import open_encoder, open_store
+from clipcls.errors import not_fitted
+from clipcls.models.encoder import Encoder, Engine, Precision
+
+if TYPE_CHECKING:
+    from clipcls.data.inputs import Images
+
+__all__ = ["ClipEmbedder"]
+
+
+class ClipEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Turns images into a model's unit vectors; there is nothing to learn.
+
+        make_pipeline(ClipEmbedder("base"), LogisticRegression()).fit(paths, labels)
+
+    Args:
+        model, checkpoint, device, precision, batch_size, engine, workers, store: as for
+            `ZeroShotClassifier`; with a store each image is embedded once, ever.
+
+    Attributes:
+        encoder_: the `Encoder` in use.
+        store_: the `Store` in use, or None.
+
+    >>> ClipEmbedder("mini", store=False).fit_transform(["examples/photos/chelsea.jpg"]).shape
+    (1, 896)
+    """
+
+    def __init__(
+        self,
+        model: str | Encoder = "auto",
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        device: str | None = None,
+        precision: Precision | Literal["auto"] = "auto",
+        batch_size: int | None = None,
+        engine: Engine = "auto",
+        workers: int | None = None,
+        store: bool | str | os.PathLike[str] | Store = True,
+    ) -> None:
+        self.model = model
+        self.checkpoint = checkpoint
+        self.device = device
+        self.precision = precision
+        self.batch_size = batch_size
+        self.engine = engine
+        self.workers = workers
+        self.store = store
+
+    def fit(self, X: object = None, y: object = None) -> ClipEmbedder:
+        """Finds the model; learns nothing.
+
+        Raises:
+            ModelError, StoreError: the parameter cannot be used.
+        """
+        self.store_ = open_store(self.store)
+        self.encoder_: Encoder = open_encoder(
+            self.model,
+            checkpoint=self.checkpoint,
+            device=self.device,
+            precision=self.precision,
+            batch_size=self.batch_size,
+            engine=self.engine,
+            store=self.store_,
+        )
+        return self
+
+    def transform(self, X: Images, *, on_error: OnError = "raise") -> NDArray[np.float32]:
+        """Vectors of one image or many (see `clipcls.data.inputs`).
+
+        Args:
+            X: the images.
+            on_error: as for `ZeroShotClassifier.decision_function`.
+
+        Returns:
+            float32 (n, dim), unit rows; one image has one row.
+
+        Raises:
+            ImageError: an image cannot be read.
+            TypeError: X is neither an image nor an iterable of them.
+            ValueError: no image could be embedded, which leaves `dim` unknown.
+        """
+        if not self.__sklearn_is_fitted__():
+            raise not_fitted(self)
+        vectors = embed_array(
+            self.encoder_, X, self.store_, workers=self.workers, on_error=on_error
+        )
+        if not vectors.size:
+            raise ValueError("X holds no images that can be read")
+        return vectors
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.requires_fit = True
+        return tags
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "encoder_")

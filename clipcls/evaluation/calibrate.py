@@ -1,0 +1,247 @@
+"""From labelled images to a `Calibration`: scores that mean what they say, and when to answer.
+
+- The temperature (Guo et al. 2017, arXiv 1706.04599) is the one of least negative log-likelihood.
+  For CLIP one temperature carries over to other labels and prompts of a model (LeVine et al. 2023,
+  arXiv 2303.12748) and few images suffice (Tu et al. 2024, arXiv 2402.07417); here it is bound to
+  the labels and prompts all the same, since thresholds and sets are.
+- Thresholds for `coverage` and `error`, and the scores of conformal sets, are taken from the
+  model's own softmax (temperature 1). That was not fitted to these images, so that what is
+  promised for new images like them holds exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcls.calibration.conformal import rank_scores
+from clipcls.calibration.single_label import (
+    HOTTEST,
+    Calibration,
+    check_images,
+    check_uncalibrated,
+    versions,
+)
+from clipcls.data.dataset import LabelledLike, SetAside
+from clipcls.evaluation.evaluate import (
+    Watch,
+    embed_known,
+    logit_blocks,
+    outcomes_of,
+    right_columns,
+)
+from clipcls.metrics.single_label import calibration_error
+
+if TYPE_CHECKING:
+    from clipcls.classification.zero_shot import ZeroShotClassifier
+
+__all__ = ["calibrate", "calibrate_vectors", "fit_temperatures"]
+
+_FOLDS = 5
+_ROWS = 2000  # of a table in the file
+_LOGITS_KEPT = 20_000_000
+
+Blocks: TypeAlias = Callable[[], Iterable[tuple[slice, NDArray[np.float64]]]]
+
+
+def calibrate(
+    classifier: ZeroShotClassifier, data: LabelledLike, *, watch: Watch | None = None
+) -> tuple[Calibration, SetAside]:
+    """Fits a `Calibration` for a fitted classifier that has none.
+
+    An image with several right labels counts as in `evaluate`; a prediction set is right if it
+    holds one of them.
+
+    Args:
+        classifier: fitted, without a calibration.
+        data: a folder with a folder per class, a csv file, or pairs (see `make_labelled`).
+        watch: called after each image, with the `ImageError` if it could not be read.
+
+    Returns:
+        the calibration, and what of the data it does not rest on.
+
+    Raises:
+        InputError: there are fewer than 10 images that can be used.
+        CalibrationError: the classifier has a calibration already.
+    """
+    check_uncalibrated(classifier.calibration_)
+    known = embed_known(classifier, data, watch)
+    found = calibrate_vectors(classifier, known.vectors, known.truth)
+    return found.keep_images(map(classifier.hash_image, known.paths)), known.set_aside
+
+
+def calibrate_vectors(
+    classifier: ZeroShotClassifier,
+    vectors: NDArray[np.float32],
+    truth: Sequence[tuple[int, ...]],
+) -> Calibration:
+    """`calibrate` from images' vectors.
+
+    Args:
+        classifier: fitted, without a calibration.
+        vectors: float32 (n, dim), unit rows.
+        truth: for each image the class numbers that are right, at least one.
+
+    Raises:
+        InputError: there are fewer than 10 images.
+    """
+    n = len(vectors)
+    check_images(n)
+    outcomes = outcomes_of(classifier, vectors, truth)
+    blocks = _remembered(classifier, vectors)
+    folds = np.random.default_rng(0).permutation(np.arange(n) % _FOLDS)
+    temperatures = fit_temperatures(blocks, outcomes.truth, folds)
+    temperature, held_out = float(temperatures[-1]), temperatures[folds]
+    note = ""
+    if outcomes.correct.all():
+        note = f"all {n:,} answers are right, which determines no temperature: it is left at 1"
+    elif math.isclose(temperature, HOTTEST, rel_tol=1e-5):
+        note = "the scores say next to nothing of what is right: the temperature is at its bound"
+    elif math.isclose(temperature, 1 / HOTTEST, rel_tol=1e-5):
+        note = "the scores are far too low: the temperature is at its bound"
+    after_loss, after_score = _at(blocks, outcomes.truth, outcomes.answer, held_out)
+    before_loss, before_score = _at(blocks, outcomes.truth, outcomes.answer, np.ones(n))
+    return Calibration(
+        identity=classifier.identity_,
+        images=n,
+        temperature=temperature,
+        note=note,
+        figures={
+            "nll": {"before": float(before_loss.mean()), "after": float(after_loss.mean())},
+            "ece": {
+                "before": calibration_error(before_score, outcomes.correct),
+                "after": calibration_error(after_score, outcomes.correct),
+            },
+        },
+        cuts=_cuts(before_score, outcomes.correct),
+        set_scores=_set_scores(blocks, truth),
+        versions=versions(),
+    )
+
+
+def fit_temperatures(
+    blocks: Blocks, truth: NDArray[np.int64], folds: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
+    """The temperature of least mean negative log-likelihood, of all images and without each fold.
+
+    With b = 1/T the loss, log sum exp(b z) - b z_right, is convex; its minimum is found by
+    Newton's method inside a bracket, until a step is below a millionth.
+
+    Args:
+        blocks: called for an iterator over (rows, logits float64 (rows, n_classes)).
+        truth: the right class of each image, int64 (n,).
+        folds: each image's fold, int64 (n,), from 0; None: no folds.
+
+    Returns:
+        float64 (folds + 1,): without fold 0, 1, ..., and last with all images. Within 1/20 and 20;
+        1 where the answers are all right, since then less is always better.
+    """
+    everything = np.ones((1, len(truth)), bool)
+    whole = _least_loss(blocks, truth, everything, 1.0)
+    if folds is None:
+        return 1 / whole
+    without = folds != np.arange(folds.max() + 1)[:, None]
+    return 1 / np.append(_least_loss(blocks, truth, without, float(whole[0])), whole)
+
+
+def _least_loss(
+    blocks: Blocks, truth: NDArray[np.int64], groups: NDArray[np.bool_], start: float
+) -> NDArray[np.float64]:
+    """b = 1/T of each group of images, bool (groups, n) -> float64 (groups,)."""
+    done = _all_right(blocks, truth, groups)
+    b = np.where(done, 1.0, start)
+    low, high = np.full(len(groups), 1 / HOTTEST), np.full(len(groups), HOTTEST)
+    open_ones = np.flatnonzero(~done)
+    while len(open_ones):
+        first, second = _slopes(blocks, truth, groups[open_ones], b[open_ones])
+        for k, slope, curve in zip(open_ones, first, second, strict=True):
+            low[k], high[k] = (b[k], high[k]) if slope < 0 else (low[k], b[k])
+            step = b[k] - slope / curve if curve > 0 else math.nan
+            before, b[k] = b[k], step if low[k] < step < high[k] else math.sqrt(low[k] * high[k])
+            if slope == 0 or abs(b[k] - before) <= 1e-6 * before:
+                done[k] = True
+        open_ones = np.flatnonzero(~done)
+    return b
+
+
+def _slopes(
+    blocks: Blocks, truth: NDArray[np.int64], groups: NDArray[np.bool_], b: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """First and second derivative of each group's loss at its own b, float64 (groups,) each."""
+    first, second = np.zeros(len(groups)), np.zeros(len(groups))
+    for rows, logits in blocks():
+        z = logits - logits.max(axis=1, keepdims=True)
+        right = z[np.arange(len(z)), truth[rows]]
+        for k, inside in enumerate(groups[:, rows]):
+            weights = np.exp(b[k] * z)
+            total = weights.sum(axis=1)
+            weights *= z
+            mean = weights.sum(axis=1) / total
+            square = np.einsum("ij,ij->i", weights, z) / total
+            first[k] += (mean - right)[inside].sum()
+            second[k] += (square - mean**2)[inside].sum()
+    return first, second
+
+
+def _all_right(
+    blocks: Blocks, truth: NDArray[np.int64], groups: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    wrong = np.empty(len(truth), bool)
+    for rows, logits in blocks():
+        wrong[rows] = logits.argmax(axis=1) != truth[rows]
+    return np.array([not (inside & wrong).any() for inside in groups])
+
+
+def _remembered(classifier: ZeroShotClassifier, vectors: NDArray[np.float32]) -> Blocks:
+    """The logits of all images, kept where they are few enough, else computed each time."""
+    if len(vectors) * len(classifier.classes_) > _LOGITS_KEPT:
+        return lambda: logit_blocks(classifier, vectors)
+    kept = list(logit_blocks(classifier, vectors))
+    return lambda: kept
+
+
+def _at(
+    blocks: Blocks,
+    truth: NDArray[np.int64],
+    answer: NDArray[np.int64],
+    temperatures: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Each image's loss and the score of its answer at its own temperature, float64 (n,) each."""
+    loss, score = np.empty(len(truth)), np.empty(len(truth))
+    for rows, logits in blocks():
+        z = logits / temperatures[rows, None]
+        z -= z.max(axis=1, keepdims=True)
+        total = np.log(np.exp(z).sum(axis=1))
+        at = np.arange(len(z))
+        loss[rows] = total - z[at, truth[rows]]
+        score[rows] = np.exp(z[at, answer[rows]] - total)
+    return loss, score
+
+
+def _cuts(
+    scores: NDArray[np.float64], correct: NDArray[np.bool_]
+) -> tuple[tuple[float, int, int], ...]:
+    """`Calibration.cuts` of best scores and whether the answers are right."""
+    order = np.argsort(-scores, kind="stable")
+    falling, wrong = scores[order], np.cumsum(~correct[order])
+    # One row an image at most: the images before it whose scores are truly above its own.
+    above = np.unique(np.searchsorted(-falling, -falling, side="left"))
+    kept = above[np.unique(np.linspace(0, len(above) - 1, _ROWS - 1).round().astype(int))]
+    rows = [(float(falling[k]), int(k), int(wrong[k - 1]) if k else 0) for k in kept]
+    return (*rows, (-1.0, len(scores), int(wrong[-1])))
+
+
+def _set_scores(blocks: Blocks, truth: Sequence[tuple[int, ...]]) -> tuple[tuple[int, float], ...]:
+    """`Calibration.set_scores`: the conformal score of each image's best right label, sorted."""
+    found = np.empty(len(truth))
+    for rows, logits in blocks():
+        order, scores = rank_scores(logits)
+        right = np.take_along_axis(right_columns(truth[rows], logits.shape[1]), order, 1)
+        found[rows] = scores[np.arange(len(scores)), right.argmax(axis=1)]
+    found.sort()
+    ranks = np.unique(np.ceil(np.linspace(0, 1, _ROWS + 1)[1:] * len(found)).astype(int))
+    return tuple((int(rank), float(found[rank - 1])) for rank in ranks)

@@ -1,0 +1,574 @@
+"""`FewShotClassifier`: labels in words and some labelled images in, a classifier to keep out."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcls.classification.zero_shot import ZeroShotClassifier
+from clipcls.data.augment import View
+from clipcls.data.inputs import NamedImage, name_images
+from clipcls.embeddings.cache import Store
+from clipcls.embeddings.embed import embed_images
+from clipcls.embeddings.index import FlatIndex
+from clipcls.embeddings.opening import open_encoder, open_store
+from clipcls.errors import ClassifierError, ClipclsError, ImageError, InputError, LabelsError
+from clipcls.few_shot.file import (
+    HASH_BYTES,
+    Learnt,
+    classifier_bytes,
+    read_classifier,
+    versions,
+)
+from clipcls.labels.label_set import (
+    Label,
+    LabelSet,
+    LabelsLike,
+    kinds_of,
+    make_labels,
+)
+from clipcls.labels.prompts import PromptSet, make_prompts
+from clipcls.models.encoder import Encoder, Engine, Precision
+from clipcls.predictions import NO_CLASS, UNKNOWN, Provenance
+
+if TYPE_CHECKING:
+    from clipcls.calibration.single_label import Calibration, Identity
+    from clipcls.data.dataset import LabelledData, SetAside
+    from clipcls.evaluation.evaluate import Known
+    from clipcls.few_shot.label_issues import Suspect
+    from clipcls.labels.taxonomy import Hierarchy, Level
+
+__all__ = ["FewShotClassifier"]
+
+logger = logging.getLogger(__name__)
+
+_SHARES = ("words", "mean_words", "regression", "discriminant", "logistic")
+
+_NONE = (UNKNOWN,)  # what a person says of an image that has none of the labels
+
+
+class FewShotClassifier(ZeroShotClassifier):
+    """Classifies images by labels in words and labelled images; method: `LinearProbe`.
+
+    Used like a `ZeroShotClassifier`. Scores are the softmax of learnt logits; a candidate's
+    similarity is the cosine between the image and its label's learnt coefficients.
+
+    Args:
+        labels: as for `ZeroShotClassifier`; None: the data's own labels.
+        model, prompts, checkpoint, device, precision, batch_size, engine, workers, store,
+            calibration: as for `ZeroShotClassifier`.
+        no_words: labels that are learnt from images alone, since their words (a code, a number)
+            say nothing. They need not be among `labels`.
+        augment: how many views (crop, flip, colour) of each image are learnt from beside it.
+        rank: the level of the labels' tree that it answers with, as for `ZeroShotClassifier`;
+            the labels are learnt in any case.
+
+    Attributes:
+        classes_: the labels, str (n_classes,), in the order given; with `rank` the names of that
+            level.
+        weights_: float32 (n_labels, dim), learnt coefficients of the logits.
+        intercept_: float64 (n_labels,).
+        learnt_: the `Learnt` that its file holds.
+        set_aside_: what of the data it does not rest on, after `fit`.
+        probe_: the `LinearProbe`, after `fit`.
+
+    >>> data = [("examples/photos/chelsea.jpg", "a"), ("examples/photos/garden.jpg", "b")]
+    >>> clf = FewShotClassifier(["cat", "garden"], model="mini", store=False)
+    >>> clf.fit([(path, label) for (path, _), label in zip(data, ["cat", "garden"])]).classes_
+    array(['cat', 'garden'], dtype='<U6')
+    """
+
+    def __init__(
+        self,
+        labels: LabelsLike | None = None,
+        model: str | Encoder = "auto",
+        *,
+        prompts: str | os.PathLike[str] | Iterable[str] | PromptSet = "photo",
+        no_words: Sequence[str] = (),
+        augment: int = 0,
+        checkpoint: str | os.PathLike[str] | None = None,
+        device: str | None = None,
+        precision: Precision | Literal["auto"] = "auto",
+        batch_size: int | None = None,
+        engine: Engine = "auto",
+        workers: int | None = None,
+        store: bool | str | os.PathLike[str] | Store = True,
+        calibration: Calibration | str | os.PathLike[str] | None = None,
+        rank: int | str | None = None,
+    ) -> None:
+        super().__init__(
+            labels if labels is not None else [],
+            model,
+            prompts=prompts,
+            checkpoint=checkpoint,
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            engine=engine,
+            workers=workers,
+            store=store,
+            calibration=calibration,
+            rank=rank,
+        )
+        self.labels = labels  # type: ignore[assignment]
+        self.no_words = no_words
+        self.augment = augment
+
+    # -- learning -----------------------------------------------------------------------------
+
+    def fit(
+        self,
+        X: Any = None,
+        y: Any = None,
+        *,
+        watch: Callable[[ImageError | None], None] | None = None,
+    ) -> FewShotClassifier:
+        """Learns from labelled images.
+
+        Args:
+            X: a folder with a folder per class, a csv file, or pairs (see `make_labelled`); with
+                `y` images, as `predict` takes them, or their vectors, float (n, dim).
+            y: the label of each of these, (n,).
+            watch: called after each image, with the `ImageError` if it could not be read.
+
+        Raises:
+            InputError: there are no images of two labels or more, an image has several labels, or
+                `y` has a label that is not asked for.
+            ImageError: with `y`, an image cannot be read; without, `set_aside_` names it.
+            LabelsError, PromptsError, ModelError, StoreError, CalibrationError: a parameter cannot
+                be used.
+        """
+        self._forget()
+        if X is None:
+            raise InputError("there is nothing to learn from: give labelled images")
+        if y is None:
+            from clipcls.data.dataset import make_labelled
+
+            data = make_labelled(X)
+            zero_shot = self._zero_shot(list(dict.fromkeys(_names_of(data))))
+            self._refuse_several(data, zero_shot)
+            from clipcls.evaluation.evaluate import embed_known
+
+            known: Known = embed_known(zero_shot, data, watch, alone=True)
+            self.set_aside_: SetAside | None = known.set_aside
+            codes = np.array([classes[0] for classes in known.truth], np.int64)
+            none = [p for p, labels in zip(data.paths, data.labels, strict=True) if labels == _NONE]
+            if data.folders or UNKNOWN in zero_shot.own_names_:
+                none = []
+            return self._learn(zero_shot, known.vectors, codes, known.paths, none)
+        from sklearn.utils.validation import column_or_1d
+
+        labels = [str(label) for label in column_or_1d(y, warn=True)]
+        zero_shot = self._zero_shot(list(dict.fromkeys(labels)))
+        paths: list[str] = []
+        if isinstance(X, np.ndarray) and X.dtype.kind == "f":
+            paths = [""] * len(X)
+        else:
+            X = _noting_paths(X, paths)
+        vectors = zero_shot.vectors(X)
+        if len(vectors) != len(labels):
+            raise ValueError(f"X has {len(vectors)} images and y {len(labels)} labels")
+        numbers = zero_shot.own_names_
+        if strange := [label for label in labels if label not in numbers]:
+            raise InputError(f"y: {strange[0]!r} is none of the labels")
+        self.set_aside_ = None
+        codes = np.array([numbers[label] for label in labels], np.int64)
+        return self._learn(zero_shot, vectors, codes, paths)
+
+    def _zero_shot(self, found: Sequence[str]) -> ZeroShotClassifier:
+        """The classifier by words alone, of `labels` or else of the labels found."""
+        labels = make_labels(self.labels if self.labels is not None else found)
+        own = [name for name in self.no_words if name not in labels.names]
+        labels = LabelSet(
+            (*labels, *(Label(name) for name in own)), labels.source, levels=labels.levels
+        )
+        if len(labels) < 2:
+            raise LabelsError(f"{labels.source}: one label is nothing to choose from")
+        settings = {
+            name: value
+            for name, value in self.get_params().items()
+            if name not in ("labels", "no_words", "augment", "calibration", "rank")
+        }
+        return ZeroShotClassifier(labels, **settings).fit()
+
+    def _refuse_several(self, data: LabelledData, zero_shot: ZeroShotClassifier) -> None:
+        alone = {name: (number,) for name, number in zero_shot.own_names_.items()}
+        matched = data.match(zero_shot.classes_.tolist(), alone)
+        for path, classes in zip(matched.paths, matched.truth, strict=True):
+            if len(classes) > 1:
+                names = ", ".join(repr(str(zero_shot.classes_[number])) for number in classes)
+                raise InputError(
+                    f"{data.source}: {path} has the labels {names}; to learn from it, keep one"
+                )
+
+    def _learn(
+        self,
+        zero_shot: ZeroShotClassifier,
+        vectors: NDArray[np.float32],
+        codes: NDArray[np.int64],
+        paths: Sequence[str],
+        none: Sequence[str] = (),
+    ) -> FewShotClassifier:
+        """Learns from vectors; images of `none` are remembered as having none of the labels."""
+        from clipcls.few_shot.linear_probe import LinearProbe
+        from clipcls.few_shot.stacking import ROWS_A_BLOCK
+
+        names = zero_shot.classes_
+        counts = np.bincount(codes, minlength=len(names))
+        if (counts > 0).sum() < 2:
+            raise InputError(
+                f"only the label {str(names[codes[0]])!r} has images: "
+                "there is nothing to learn without images of another"
+            )
+        self.encoder_, self.store_ = zero_shot.encoder_, zero_shot.store_
+        hashes = [self.hash_image(path) if path else b"" for path in paths]
+        self._warn_of_copies(hashes, paths, names[codes])
+        has_words = ~np.isin(names, list(self.no_words))
+        if (nothing := np.flatnonzero(~has_words & (counts == 0))).size:
+            raise InputError(
+                f"no_words: {str(names[nothing[0]])!r} has no images either: there is nothing to "
+                "learn it from"
+            )
+        text = np.where(has_words[:, None], zero_shot.weights_, np.nan)
+        rows, of, groups = self._with_views(vectors, paths, hashes)
+        self.probe_ = LinearProbe(
+            text, np.arange(len(names)), logit_scale=self.encoder_.logit_scale
+        ).fit(rows, codes[of], groups, np.arange(len(rows)) < len(vectors))
+        self._examples = (vectors, codes, tuple(paths))
+        blocks = (vectors[i : i + ROWS_A_BLOCK] for i in range(0, len(vectors), ROWS_A_BLOCK))
+        answers = np.concatenate([self.probe_.predict(block) for block in blocks])
+        prompts = make_prompts(self.prompts)
+        self.learnt_ = Learnt(
+            model=self.encoder_.name,
+            weights=self.encoder_.weights,
+            precision=self.encoder_.precision,
+            prompts=prompts.name,
+            templates=prompts.templates,
+            labels=tuple(
+                (str(name), int(count), bool(words))
+                for name, count, words in zip(names, counts, has_words, strict=True)
+            ),
+            augment=self.augment,
+            method={
+                "name": "words, ridge regression, linear discriminant and logistic regression",
+                "ridge": self.probe_.ridge_,
+                "penalty": self.probe_.penalty_,
+                "offset": self.probe_.offset_,
+                "nearness": self.probe_.nearness_,
+                "shares": dict(zip(_SHARES, self.probe_.shares_.tolist(), strict=True)),
+            },
+            cross_validation=_cross_validation(self.probe_),
+            outshouted=int((counts[answers] == 0).sum()),
+            versions=versions(),
+            paths=zero_shot.hierarchy_.levels[-1].paths if zero_shot.hierarchy_ else (),
+            levels=zero_shot.hierarchy_.level_names if zero_shot.hierarchy_ else (),
+        )
+        kept = {digest[:HASH_BYTES]: NO_CLASS for path in none if (digest := self.hash_image(path))}
+        kept |= {
+            digest[:HASH_BYTES]: code for digest, code in zip(hashes, codes, strict=True) if digest
+        }
+        self._use(
+            self.probe_.coef_.astype(np.float32),
+            self.probe_.intercept_,
+            np.frombuffer(b"".join(kept), np.uint8).reshape(len(kept), HASH_BYTES),
+            np.fromiter(kept.values(), np.int32, len(kept)),
+        )
+        return self
+
+    def _warn_of_copies(
+        self, hashes: Sequence[bytes], paths: Sequence[str], labels: NDArray[np.str_]
+    ) -> None:
+        first: dict[bytes, int] = {}
+        for number, digest in enumerate(hashes):
+            other = first.setdefault(digest, number) if digest else number
+            if labels[other] != labels[number]:
+                mine, its = str(labels[other]), str(labels[number])
+                logger.warning(
+                    "%s (%r) and %s (%r) are the same picture with two labels",
+                    paths[other],
+                    mine,
+                    paths[number],
+                    its,
+                )
+
+    def _with_views(
+        self, vectors: NDArray[np.float32], paths: Sequence[str], hashes: Sequence[bytes]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+        """Rows to learn from, the images first; of which image each is; and its fold group."""
+        of = np.arange(len(vectors))
+        # Copies of a picture must not be in two folds: the one would tell of the other. In batches
+        # of two sizes the vectors of one file may differ by rounding.
+        first: dict[bytes, int] = {}
+        same = of.copy()
+        for number, digest in enumerate(hashes):
+            if digest:
+                same[number] = first.setdefault(digest, number)
+        _, copies = np.unique(vectors[same], axis=0, return_inverse=True)
+        copies = copies.reshape(-1)
+        if not self.augment:
+            return vectors, of, copies
+        if not all(paths) or not paths:
+            raise InputError("augment needs image files, not vectors or images in memory")
+        rows, origins = [vectors], [of]
+        views = (View(path, n + 1) for path in paths for n in range(self.augment))
+        found = embed_images(self.encoder_, views, self.store_, workers=self.workers)
+        for number, item in enumerate(found):
+            if not isinstance(item, ImageError):  # the image itself could be read
+                rows.append(item.vector[None])
+                origins.append(np.array([number // self.augment]))
+        of = np.concatenate(origins)
+        return np.concatenate(rows), of, copies[of]
+
+    def suspects(self) -> list[Suspect]:
+        """Training images whose label is likely wrong, the likeliest first.
+
+        Raises:
+            ClipclsError: this classifier was not learnt just now, but read from a file.
+        """
+        if not hasattr(self, "_examples"):
+            raise ClipclsError("suspects are found among the images that fit() was given")
+        from clipcls.few_shot.label_issues import find_suspects
+
+        vectors, codes, paths = self._examples
+        names = [label for label, _, _ in self.learnt_.labels]
+        return find_suspects(self.probe_, vectors, codes, names, paths)
+
+    # -- its file -----------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes its file, which is whole or not there.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        from clipcls.output import write_bytes
+
+        self._check_fitted()
+        write_bytes(Path(path), self._bytes())
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        model: str | Encoder | None = None,
+        **settings: Any,
+    ) -> FewShotClassifier:
+        """Reads a classifier's file.
+
+        Fitted again, or cloned and fitted, it learns the same labels, in the same tree. Synonyms
+        and prompts of their own, which the file does not keep, are then missing.
+
+        Args:
+            path: the file.
+            model: None: the model named in the file.
+            settings: device, precision, store, rank, ... as for the class.
+
+        Raises:
+            ClassifierError: it cannot be read, is no classifier, or is for another model.
+            LabelsError: its labels' tree has no such level.
+            ModelError, StoreError, CalibrationError: a setting cannot be used.
+        """
+        name = os.fspath(path)
+        learnt, tensors = read_classifier(name)
+        self = cls(
+            _labels_of(learnt),
+            learnt.model if model is None else model,
+            prompts=PromptSet(learnt.prompts, learnt.templates),
+            no_words=[label for label, _, words in learnt.labels if not words],
+            augment=learnt.augment,
+            **settings,
+        )
+        self.store_ = open_store(self.store)
+        self.encoder_ = open_encoder(
+            self.model,
+            checkpoint=self.checkpoint,
+            device=self.device,
+            precision=self.precision,
+            batch_size=self.batch_size,
+            engine=self.engine,
+            store=self.store_,
+        )
+        if self.encoder_.weights != learnt.weights:
+            raise ClassifierError(
+                f"{name}: it is for the model {learnt.model} (weights {learnt.weights[:12]}), not "
+                f"for {self.encoder_.name} ({self.encoder_.weights[:12]}); fit anew"
+            )
+        self.learnt_ = learnt
+        self._use(*(tensors[key] for key in ("coef", "intercept", "learnt_from", "given")))
+        return self
+
+    def _use(
+        self,
+        coef: NDArray[np.float32],
+        intercept: NDArray[np.float64],
+        learnt_from: NDArray[np.uint8],
+        given: NDArray[np.int32],
+    ) -> None:
+        """Sets what answering needs."""
+        self.hierarchy_, self._level = self._tree()
+        names = [label for label, _, _ in self.learnt_.labels]
+        self.classes_ = np.array(names if self._level is None else self._level.names)
+        self.intercept_ = intercept
+        self._learnt_from, self._given = learnt_from, given
+        self._known = dict(zip(map(bytes, learnt_from), given.tolist(), strict=True))
+        # A last column for the intercept, which every image meets with a 1.
+        rows = np.column_stack([coef.astype(np.float64), intercept])
+        self._exact_weights = rows
+        lengths = np.linalg.norm(rows[:, :-1], axis=1)
+        self._lengths = np.where(lengths > 0, lengths, 1)
+        self.index_ = FlatIndex(rows.astype(np.float32))
+        file = classifier_bytes(self.learnt_, coef, intercept, learnt_from, given)
+        self.digest_ = hashlib.sha256(file).hexdigest()[:12]
+        self.calibration_ = self._usable_calibration()
+        self.temperature_ = self.calibration_.temperature if self.calibration_ else 1.0
+        self.made_by_ = Provenance(
+            self.encoder_.name,
+            self.encoder_.weights[:12],
+            self.encoder_.precision,
+            self.learnt_.prompts,
+            self.calibration_.digest if self.calibration_ else "",
+            self.digest_,
+        )
+        self.weights_ = coef
+
+    def _tree(self) -> tuple[Hierarchy | None, Level | None]:
+        """The labels' hierarchy, and the level that `rank` asks for."""
+        learnt = self.learnt_
+        if self.rank is None and not learnt.paths:
+            return None, None
+        from clipcls.labels.taxonomy import Hierarchy
+
+        hierarchy = Hierarchy(_paths_of(learnt), learnt.levels, "the classifier")
+        return hierarchy, None if self.rank is None else hierarchy.level(self.rank)
+
+    def _bytes(self) -> bytes:
+        return classifier_bytes(
+            self.learnt_, self.weights_, self.intercept_, self._learnt_from, self._given
+        )
+
+    @property
+    def identity_(self) -> Identity:
+        """What a calibration of this classifier is made for."""
+        from clipcls.calibration.single_label import Identity
+
+        learnt = self.learnt_
+        return Identity(
+            learnt.model,
+            learnt.weights,
+            learnt.precision,
+            learnt.prompts,
+            learnt.templates,
+            tuple((label, "") for label in self.classes_.tolist()),
+            classifier=self.digest_,
+        )
+
+    def texts_of(self, number: int, level: Level | None = None) -> list[str]:
+        """None: what was learnt is not made of texts."""
+        return []
+
+    def learnt_from(self, paths: Iterable[str]) -> int:
+        """How many of these image files it was learnt from, by their content."""
+        return sum(self.given_class(path) not in (None, NO_CLASS) for path in paths)
+
+    def given_class(self, path: str) -> int | None:
+        """The number in `classes_` of the label that a person gave this image file.
+
+        `NO_CLASS` if the person said that it has none of the labels; None if nobody said anything.
+        """
+        code = self._known.get(self.hash_image(path)[:HASH_BYTES])
+        if code in (None, NO_CLASS) or self._level is None:
+            return code
+        return int(self._level.node[code])
+
+    # -- answering: logits are linear in the image, with an intercept -------------------------
+
+    def _best_labels(self, vectors: NDArray[np.float32]) -> NDArray[np.str_]:
+        return self.classes_[self.match(vectors, 1)[2][:, 0]]
+
+    def match(
+        self, vectors: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        """The k best classes of each image vector, as `ZeroShotClassifier.match`."""
+        if self._level is not None:
+            return self._match_level(self._level, vectors, k, self.temperature_)
+        logits, rows = self.index_.search(_with_one(vectors), k)
+        # The index keeps the intercepts in float32; a score is of the file's own.
+        logits += (self.intercept_ - self.intercept_.astype(np.float32))[rows]
+        scores = np.exp(logits / self.temperature_ - self._log_total(vectors, self.temperature_))
+        similarities = (logits - self.intercept_[rows]) / self._lengths[rows]
+        return np.minimum(scores, 1.0), similarities, rows
+
+    def _logits(
+        self, vectors: NDArray[np.float32], weights: NDArray[np.float64], temperature: float
+    ) -> NDArray[np.float64]:
+        logits: NDArray[np.float64] = vectors.astype(np.float64) @ weights[:, :-1].T
+        logits += weights[:, -1]
+        if temperature != 1:
+            logits /= temperature
+        return logits
+
+    def _similarities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = (logits - self.intercept_) / self._lengths
+        return found
+
+    def _best_logits(
+        self, vectors: NDArray[np.float32], similarities: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        logits, rows = self.index_.search(_with_one(vectors), 1)
+        logits += (self.intercept_ - self.intercept_.astype(np.float32))[rows]
+        return logits[:, 0]
+
+
+def _noting_paths(images: Any, paths: list[str]) -> Iterator[NamedImage | ImageError]:
+    """Images as they come, their paths added to `paths`, "" for those that are no files."""
+    for image in name_images(images):
+        paths.append(image.name if isinstance(image, NamedImage) and image.source is None else "")
+        yield image
+
+
+def _with_one(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.column_stack([vectors, np.ones(len(vectors), np.float32)])
+
+
+def _labels_of(learnt: Learnt) -> LabelSet:
+    paths = _paths_of(learnt)
+    labels = zip(paths, kinds_of(paths), strict=True)
+    return LabelSet(
+        tuple(Label(path[-1], parents=path[:-1], kind=kind) for path, kind in labels),
+        "the classifier",
+        learnt.levels,
+    )
+
+
+def _paths_of(learnt: Learnt) -> tuple[tuple[str, ...], ...]:
+    """Each label's names from the root of the labels' tree."""
+    return learnt.paths or tuple((label,) for label, _, _ in learnt.labels)
+
+
+def _names_of(data: LabelledData) -> list[str]:
+    """The data's labels as words: `_` in the name of a folder stands for a space.
+
+    `unknown` is what `sort` and `review` call images that have none of the labels.
+    """
+    names = [label for labels in data.labels for label in labels if label != UNKNOWN]
+    return [name.replace("_", " ") for name in names] if data.folders else names
+
+
+def _cross_validation(probe: Any) -> dict[str, float]:
+    if not probe.cv_images_:
+        return {}
+    figures = {
+        "images": probe.cv_images_,
+        "accuracy": round(probe.cv_accuracy_, 6),
+        "nll": round(probe.cv_loss_, 6),
+    }
+    if np.isfinite(probe.cv_text_accuracy_):
+        figures["accuracy_of_words"] = round(probe.cv_text_accuracy_, 6)
+    return figures

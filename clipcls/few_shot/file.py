@@ -1,0 +1,178 @@
+"""What a learnt classifier is on the disk: its coefficients, and what they were learnt from.
+
+The file is safetensors: `coef` float32 (n_classes, dim), `intercept` float64 (n_classes,),
+`learnt_from` uint8 (n_images, 8), the first bytes of each image file's SHA-256, `given` int32
+(n_images,), the class that each of these was given, or `NO_CLASS`; and, as JSON in the metadata's
+field `clipcls`, what `Learnt` holds. Nothing in it is run when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcls.errors import ClassifierError
+from clipcls.files.jsonfiles import build, parse_json
+from clipcls.predictions import NO_CLASS
+
+__all__ = ["HASH_BYTES", "Learnt", "classifier_bytes", "read_classifier", "versions"]
+
+HASH_BYTES = 8  # that are kept of an image file's SHA-256
+
+_FORMAT = "clipcls classifier 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What a classifier was learnt from, and how well.
+
+    Attributes:
+        model: the model's name.
+        weights: SHA-256 of its weights, hex; with others the classifier is refused.
+        precision: what it computed in; not compared, since vectors are the same but for rounding.
+        prompts: the template set's name.
+        templates: the templates.
+        paths: each label's names from the root of the labels' tree; () where they have no levels.
+        levels: the names of the tree's levels, or ().
+        labels: each label, how many images it was learnt from, and whether from its words too.
+        augment: views of each image beside it.
+        method: the method, and the numbers it chose.
+        cross_validation: images, accuracy, negative log-likelihood and the accuracy of the words
+            alone, on images held out in turn, answered among the labels with images; empty where
+            no label has two images.
+        outshouted: how many of its images it answers with a label that has no image.
+        versions: of what made it.
+    """
+
+    model: str
+    weights: str
+    precision: str
+    prompts: str
+    templates: tuple[str, ...]
+    labels: tuple[tuple[str, int, bool], ...]
+    augment: int
+    method: dict[str, Any]
+    cross_validation: dict[str, float]
+    outshouted: int
+    versions: dict[str, str]
+    paths: tuple[tuple[str, ...], ...] = ()
+    levels: tuple[str, ...] = ()
+
+    def summary(self) -> str:
+        """One line: from how much it was learnt, and how good it is likely to be."""
+        images = sum(count for _, count, _ in self.labels)
+        line = f"learnt {len(self.labels):,} labels from {images:,} images"
+        figures = self.cross_validation
+        with_images = sum(count > 0 for _, count, _ in self.labels)
+        if not figures:
+            line += "; with one image per label nothing can be held out to measure it"
+        else:
+            line += f"; accuracy on images held out in turn {figures['accuracy']:.1%}"
+            if "accuracy_of_words" in figures:
+                line += f", of the words alone {figures['accuracy_of_words']:.1%}"
+            if with_images < len(self.labels):
+                line += f", among the {with_images:,} labels with images"
+        if with_images < len(self.labels):
+            line += f"; answered with a label without images: {self.outshouted:,} of these images"
+        return line
+
+
+def classifier_bytes(
+    learnt: Learnt,
+    coef: NDArray[np.float32],
+    intercept: NDArray[np.float64],
+    learnt_from: NDArray[np.uint8],
+    given: NDArray[np.int32],
+) -> bytes:
+    """What a classifier's file is to hold, as bytes; `read_classifier` reads it.
+
+    Args:
+        learnt: what it was learnt from.
+        coef: coefficients of the logits, float32 (n_classes, dim).
+        intercept: float64 (n_classes,).
+        learnt_from: the first bytes of each image file's SHA-256, uint8 (n_images, 8).
+        given: the class that each of these was given, int32 (n_images,).
+    """
+    from safetensors.numpy import save
+
+    return save(
+        {
+            "coef": np.ascontiguousarray(coef),
+            "intercept": np.ascontiguousarray(intercept),
+            "learnt_from": np.ascontiguousarray(learnt_from),
+            "given": np.ascontiguousarray(given),
+        },
+        {"clipcls": json.dumps({"format": _FORMAT, **asdict(learnt)})},
+    )
+
+
+def read_classifier(path: str | os.PathLike[str]) -> tuple[Learnt, dict[str, NDArray[Any]]]:
+    """What a classifier's file holds.
+
+    Returns:
+        the `Learnt`, and `coef` float32 (n_classes, dim), `intercept` float64 (n_classes,),
+        `learnt_from` uint8 (n_images, 8) and `given` int32 (n_images,).
+
+    Raises:
+        ClassifierError: it cannot be read, is no classifier, or is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    name = os.fspath(path)
+    try:
+        data = Path(name).read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ClassifierError(f"{name}: cannot be read: {reason}") from error
+    try:
+        tensors = load(data)
+        header = data[8 : 8 + int.from_bytes(data[:8], "little")].decode()
+        text = parse_json(header, name, ClassifierError)["__metadata__"]["clipcls"]
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        cut = "is cut off or damaged, or " if name.endswith(".safetensors") else ""
+        raise ClassifierError(f"{name}: {cut}is no classifier; make it by `clipcls fit`") from error
+    record = parse_json(text, name, ClassifierError)
+    if not isinstance(record, dict) or record.get("format") != _FORMAT:
+        raise ClassifierError(
+            f"{name}: is no classifier of this version of clipcls; make it by `clipcls fit`"
+        )
+    try:
+        learnt = build(Learnt, record)
+        keys = ("coef", "intercept", "learnt_from", "given")
+        coef, intercept, seen, given = (tensors[key] for key in keys)
+        if (
+            not (coef.dtype == np.float32 and coef.ndim == 2 and np.isfinite(coef).all())
+            or not (intercept.dtype == np.float64 and np.isfinite(intercept).all())
+            or not len(learnt.labels) == len(coef) == intercept.size >= 2
+            or len(learnt.paths) not in (0, len(coef))
+            or not all(learnt.paths)
+            or (learnt.cross_validation and "accuracy" not in learnt.cross_validation)
+            or not (given.dtype == np.int32 and given.shape == seen.shape[:1])
+            or not ((given >= NO_CLASS) & (given < len(coef))).all()
+            or not (seen.dtype == np.uint8 and seen.ndim == 2 and seen.shape[1] == HASH_BYTES)
+        ):
+            raise ValueError("its numbers do not fit each other")
+    except (KeyError, ValueError) as error:
+        raise ClassifierError(f"{name}: is a damaged classifier ({error}); fit anew") from error
+    return learnt, tensors
+
+
+def versions() -> dict[str, str]:
+    """Of what makes a classifier."""
+    import importlib.metadata
+
+    from clipcls import __version__
+
+    names = ("open_clip_torch", "scikit-learn")
+    return {
+        "clipcls": __version__,
+        "numpy": np.__version__,
+        **{name: importlib.metadata.version(name) for name in names},
+    }

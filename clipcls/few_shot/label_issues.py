@@ -1,0 +1,83 @@
+"""Labels that are likely wrong, by what a probe says of images that it was not learnt from.
+
+An image is a suspect where another label's held-out score is more than 0.5 above its own's. Where
+5 % of the labels were made wrong, that found as many of them or more, among fewer, than the
+thresholds of confident learning (Northcutt et al. 2021, arXiv 1911.00068), which cleanlab has:
+docs/few-shot.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from clipcls.few_shot.linear_probe import LinearProbe
+
+__all__ = ["Suspect", "find_suspects"]
+
+_MARGIN = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A labelled image, its label's cross-validated score, and the label that is likelier."""
+
+    path: str
+    label: str
+    score: float
+    likelier: str
+    likelier_score: float
+
+    def record(self) -> dict[str, Any]:
+        """As in csv."""
+        return {
+            "path": self.path,
+            "label": self.label,
+            "score": round(self.score, 6),
+            "likelier": self.likelier,
+            "likelier_score": round(self.likelier_score, 6),
+        }
+
+
+def find_suspects(
+    probe: LinearProbe,
+    vectors: NDArray[np.float32],
+    codes: NDArray[np.int64],
+    names: Sequence[str],
+    paths: Sequence[str],
+) -> list[Suspect]:
+    """The suspects among the images that a probe was learnt from, widest margin first.
+
+    Args:
+        probe: learnt from `vectors`, and from views of them after these rows, with class numbers
+            as labels.
+        vectors: float32 (n, dim).
+        codes: class numbers, int64 (n,).
+        names: the labels, (n_classes,).
+        paths: (n,).
+
+    Returns:
+        none where the probe has no folds, and none of a label all of whose images are in one fold
+        (one image, or copies of one): without it, the probe does not know that label's images.
+    """
+    found = []
+    for rows, scores in probe.cross_validated(vectors):
+        assert probe.folds_ is not None
+        outside = codes[probe.folds_[: len(codes)] != probe.folds_[rows[0]]]
+        known = np.isin(codes[rows], outside)
+        at = np.arange(len(rows))
+        likelier = scores.argmax(axis=1)
+        own, best = scores[at, codes[rows]], scores[at, likelier]
+        for k in np.flatnonzero((best - own > _MARGIN) & known):
+            row = rows[k]
+            found.append(
+                Suspect(
+                    paths[row], names[codes[row]], float(own[k]), names[likelier[k]], float(best[k])
+                )
+            )
+    return sorted(found, key=lambda s: (s.score - s.likelier_score, s.path))

@@ -1,0 +1,446 @@
+r"""From a label file, a ready set's name or a Python object to a `LabelSet`.
+
+What happens to doubtful lists, in every format:
+
+- blank label, control character in a label, no label at all: `LabelsError` with file and line
+  (blank lines of a text file and rows of empty csv cells are only spacing);
+- a label given again adds its prompts and synonyms to the first; if it brings none, it is dropped
+  with a warning. Labels are compared after Unicode NFC and without outer white space;
+- labels that differ in upper and lower case or underscores only are kept, with a warning;
+- a single label is kept, with a warning: the softmax over one label is 1 for every image;
+- the label `unknown` is kept, with a warning: it is also the answer below the least score;
+- `animal > dog > pug` is the label `pug` below `dog` below `animal` (see `hierarchy`). Only a `>`
+  with white space on both sides divides; `\>` there is a `>` that does not; one at an end is part
+  of a name, with a warning. A blank level is an error. The same name
+  may stand in several places; labels that share one are named by their whole paths and told apart
+  in texts as in `crane, a type of bird`. That a name is above another in one place and below it
+  in another is kept, with a warning.
+
+Warnings go through `logging.getLogger("clipcls")`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from clipcls.errors import LabelsError
+from clipcls.files.text import (
+    canonical,
+    clean,
+    decode,
+    describe_change,
+    read_text,
+)
+from clipcls.labels.parsers import (
+    Entry,
+    entries_of_file,
+    entries_of_mapping,
+    entry_of_item,
+    levels_comment,
+)
+from clipcls.labels.presets import find_set
+from clipcls.predictions import UNKNOWN
+
+__all__ = [
+    "Label",
+    "LabelSet",
+    "distinct_names",
+    "kinds_of",
+    "levels_of",
+    "make_labels",
+    "read_labels",
+    "spell_out",
+    "text_line",
+    "written",
+]
+
+log = logging.getLogger("clipcls")
+
+# A > between spaces divides the levels of a hierarchy; with a backslash before it, it does not.
+_ALONE = re.compile(r"(?<=\s)>(?=\s)")
+_LITERAL = re.compile(r"(?<=\s)\\*>(?=\s)")
+_UNDERSCORES = re.compile(r"(?<=[^\W_])_+(?=[^\W_])")
+# Labels that only another file explains.
+_CODES = {
+    "WordNet ids": re.compile(r"n\d{8}"),
+    "placeholders": re.compile(r"(?:label|class|cls|category)[_ -]?\d+", re.IGNORECASE),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One class.
+
+    Attributes:
+        name: what the answer says, and the first word for the templates.
+        prompts: whole texts of its own, beside the templates'. One `{}` in a prompt stands for
+            the name; other braces are themselves.
+        synonyms: further words for the templates.
+        parents: the names above it in a hierarchy, from the root; () where there is none.
+        kind: what texts say it is a type of, where another label has the same name; else "".
+        use_templates: whether templates are filled with its words; if not, `prompts` are all its
+            texts.
+    """
+
+    name: str
+    prompts: tuple[str, ...] = ()
+    synonyms: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
+    kind: str = ""
+    use_templates: bool = True
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What the templates are filled with: the name, then the synonyms, spelled out."""
+        name = f"{self.name}, a type of {self.kind}" if self.kind else self.name
+        return tuple(map(spell_out, (name, *self.synonyms)))
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The names from the root, its own the last."""
+        return (*self.parents, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSet:
+    """Labels in the order given, no two with the same path, at least one.
+
+    Attributes:
+        labels: the classes.
+        source: where they are from: a file's path, a ready set's name, or `labels`.
+        levels: the names of a hierarchy's levels, from the root; () where they have none.
+    """
+
+    labels: tuple[Label, ...]
+    source: str = "labels"
+    levels: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels' names, in order; those that share one are named by their paths."""
+        return distinct_names([label.path for label in self.labels])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[Label]:
+        return iter(self.labels)
+
+
+LabelsLike: TypeAlias = (
+    "str | os.PathLike[str] | LabelSet | Iterable[str | Label | Mapping[str, Any]] "
+    "| Mapping[str, Any]"
+)
+
+
+def make_labels(labels: LabelsLike) -> LabelSet:
+    """A `LabelSet` from whatever a Python caller has.
+
+    Args:
+        labels: a path or a ready set's name (see `read_labels`); labels as strings, `Label`s or
+            mappings with the keys `label`, `prompts`, `synonyms`; or a mapping from label to
+            None, a prompt, a list of prompts, or a mapping with `prompts` and `synonyms`.
+            A set is sorted, so that the order of the classes does not change from run to run.
+
+    Raises:
+        LabelsError: the labels cannot be used; the message says which and why.
+
+    Example:
+        >>> make_labels(["cat", "dog"]).names
+        ('cat', 'dog')
+        >>> make_labels({"cat": {"synonyms": ["kitten"]}, "dog": "my {}"}).labels[1].prompts
+        ('my {}',)
+        >>> make_labels(["animal > cat", "animal > dog"]).labels[1].path
+        ('animal', 'dog')
+    """
+    if isinstance(labels, LabelSet):
+        return labels
+    if isinstance(labels, str | os.PathLike):
+        return read_labels(labels)
+    if isinstance(labels, Mapping):
+        return _build(
+            "labels", entries_of_mapping((f"label {k!r}", k, v) for k, v in labels.items())
+        )
+    if isinstance(labels, bytes) or not isinstance(labels, Iterable):
+        raise LabelsError(f"labels: expected a list of labels, not {labels!r}")
+    if isinstance(labels, set | frozenset):
+        labels = sorted(labels, key=str)
+    items = enumerate(labels, 1)
+    return _build("labels", (_entry(f"label {number}", item) for number, item in items))
+
+
+def _entry(where: str, item: object) -> Entry:
+    """The entry of an item of a caller's list, which may be a `Label`."""
+    if isinstance(item, Label):
+        return Entry(
+            where, item.name, item.prompts, item.synonyms, item.parents, item.use_templates
+        )
+    return entry_of_item(where, item)
+
+
+def read_labels(source: str | os.PathLike[str]) -> LabelSet:
+    r"""Reads a label file, or the ready set of that name.
+
+    - `.txt` (or `.names`, `.labels`, or no suffix): one label per line. A line that begins with `#`
+      is a comment; `#` elsewhere is part of the label; `\#` begins a label with `#`.
+    - `.csv`: the first line names the columns: `label` and, optionally, `prompts`, `synonyms`
+      (several in a cell separated by `|`) and `use_templates`. Comma, semicolon or tab between
+      cells (`.tsv` too).
+    - `.json`, `.yaml`, `.yml`: a list of labels (or of mappings with `label`, `prompts`,
+      `synonyms`, `use_templates`), or a mapping from label to nothing, a prompt, a list of prompts,
+      or a mapping with the others of these keys. Numbers, `yes`, `no` and their like are taken as
+      written.
+
+    `use_templates: no` leaves a label with its own prompts alone.
+
+    Lists of other tools are read as what they are, with a warning that says so: YOLO's `data.yaml`,
+    COCO's and CVAT's categories, class indices (number -> name, name -> number), `id2label`, class
+    names per dataset, Lightroom's keywords (indented by tabs), tables, numbered lists, and lists
+    pasted from code or JSON. Settings and lists of image files are refused.
+
+    In all of them `animal > dog > pug` is a label in a hierarchy, whose levels a comment line
+    `# levels: kind > species > breed` can name in a text or YAML file.
+
+    Args:
+        source: a path or a ready set's name. A file that exists wins over a set of its name. `-` is
+            standard input.
+
+    Raises:
+        LabelsError: there is no such file or set, or it cannot be used; file and line are named.
+    """
+    if source == "-":
+        path, ready = Path("standard input"), False
+        text = decode(sys.stdin.buffer.read(), str(path), LabelsError)
+    else:
+        path, ready = find_set("labels", source)
+        text = read_text(path, LabelsError)
+    entries = entries_of_file(path, text)
+    name = os.fspath(source) if ready else str(path)
+    return _build(name, entries, levels_comment(path, text))
+
+
+def written(name: str) -> str:
+    r"""A name as it stands in a path: a `>` between white space is written `\>`."""
+    return _LITERAL.sub(r"\\\g<0>", name)
+
+
+def levels_of(text: str) -> tuple[str, ...]:
+    """The names that `written` and ` > ` made one text of."""
+    return tuple(
+        _LITERAL.sub(
+            lambda mark: mark[0].removeprefix("\\"), part.removeprefix(" ").removesuffix(" ")
+        )
+        for part in _ALONE.split(text)
+    )
+
+
+def spell_out(name: str) -> str:
+    """A name as a text says it: underscores between letters or digits are spaces.
+
+    Class names in folders and class indexes have them; models were trained on captions.
+
+    Example:
+        >>> spell_out("golden_retriever"), spell_out("__init__")
+        ('golden retriever', '__init__')
+    """
+    return _UNDERSCORES.sub(" ", name)
+
+
+def text_line(path: Sequence[str]) -> str:
+    r"""A label's path as a line of a text file; one that would be a comment begins with `\`."""
+    line = " > ".join(map(written, path))
+    return "\\" + line if line.lstrip("\\").startswith("#") else line
+
+
+def distinct_names(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """The last name of each path; where several have it, the path as it is written."""
+    names = [path[-1] for path in paths]
+    for _ in range(2):  # a path as it is written may be another label's name
+        count = Counter(names)
+        names = [
+            name if count[name] == 1 else " > ".join(map(written, path))
+            for name, path in zip(names, paths, strict=True)
+        ]
+    return tuple(names)
+
+
+def kinds_of(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """What each label is said to be a type of: what is above it, where another has its name."""
+    count = Counter(path[-1] for path in paths)
+    return tuple(path[-2] if count[path[-1]] > 1 and len(path) > 1 else "" for path in paths)
+
+
+def _build(source: str, entries: Iterable[Entry], levels: str = "") -> LabelSet:
+    """Cleans and merges the entries; the rules are in the module's docstring."""
+    found: dict[tuple[str, ...], tuple[dict[str, None], dict[str, None]]] = {}
+    folded: dict[tuple[str, ...], tuple[str, ...]] = {}
+    above: set[tuple[str, str]] = set()
+    changed: list[str] = []
+    alone: dict[tuple[str, ...], str] = {}  # labels without templates, and where they are
+    for entry in entries:
+        path = _path(entry)
+        prompts = _texts(entry.where, "prompt", entry.prompts)
+        synonyms = _texts(entry.where, "synonym", entry.synonyms)
+        for prompt in prompts:
+            if prompt.count("{}") > 1:
+                raise LabelsError(
+                    f"{entry.where}: the prompt {prompt!r} has {{}} more than once; use it once"
+                )
+        changed += _changes(entry)
+        if not _is_yes(entry.where, entry.use_templates):
+            alone[path] = entry.where
+        _warn_of_likely_slips(entry.where, path, folded, above)
+        if path in found and not prompts and not synonyms:
+            name = " > ".join(map(written, path))
+            log.warning("%s: the label %r appears twice; one is dropped", entry.where, name)
+        known = found.setdefault(path, ({}, {}))
+        known[0].update(dict.fromkeys(prompts))
+        known[1].update(dict.fromkeys(word for word in synonyms if word != path[-1]))
+    if not found:
+        raise LabelsError(
+            f"{source}: contains no labels; write at least two (a line that begins with # is a "
+            "comment, unless it is written \\#)"
+        )
+    if changed:
+        count = len(changed) - 1
+        more = f"; {count:,} more text{'s' * (count > 1)} likewise" if count else ""
+        log.warning("%s%s", changed[0], more)
+    for path, where in alone.items():
+        if not found[path][0]:
+            raise LabelsError(f"{where}: without templates {path[-1]!r} needs prompts of its own")
+    if len(found) == 1:
+        (path,) = found
+        log.warning(
+            "%s: %r is the only label; where one label an image is given, every image gets it",
+            source,
+            path[-1],
+        )
+    for what, pattern in _CODES.items():
+        if all(pattern.fullmatch(path[-1]) and not any(found[path]) for path in found):
+            log.warning(
+                "%s: the labels are %s, which mean nothing to a model; write their names",
+                *(source, what),
+            )
+    if any(UNKNOWN in path for path in found):
+        log.warning(
+            "%s: the label %r is also the answer for images below the least score", source, UNKNOWN
+        )
+    return LabelSet(
+        tuple(
+            Label(path[-1], tuple(texts), tuple(words), path[:-1], kind, path not in alone)
+            for (path, (texts, words)), kind in zip(
+                found.items(), kinds_of(list(found)), strict=True
+            )
+        ),
+        source,
+        _level_names(source, levels, max(map(len, found))),
+    )
+
+
+def _changes(entry: Entry) -> Iterator[str]:
+    """What is said of each text that is not read as it is written."""
+    for value in (entry.label, entry.prompts, entry.synonyms):
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(text, str) and (change := describe_change(text)):
+                yield f"{entry.where}: {text.strip()!r} is read as {canonical(text)!r} ({change})"
+
+
+def _is_yes(where: str, value: object) -> bool:
+    """What `use_templates` says; yes by default."""
+    said = "yes" if value is None else str(value).strip().lower()
+    if said in ("yes", "true", "1", "y"):
+        return True
+    if said in ("no", "false", "0", "n"):
+        return False
+    raise LabelsError(f"{where}: use_templates is yes or no, not {value!r}")
+
+
+def _path(entry: Entry) -> tuple[str, ...]:
+    """The names from the root to the label."""
+    if entry.parents is not None:
+        return tuple(_texts(entry.where, "label", (*entry.parents, entry.label)))
+    text = _text(entry.where, "label", entry.label)
+    parts = _ALONE.split(text)
+    if text.startswith("> ") or text.endswith(" >"):
+        log.warning("%s: the > at an end of %r is taken for part of a name", entry.where, text)
+    if not all(part.strip() for part in parts):
+        raise LabelsError(
+            f"{entry.where}: the label {entry.label!r} has a blank level beside a >; "
+            "write \\> for a > that is part of a name"
+        )
+    return tuple(
+        _LITERAL.sub(lambda mark: mark[0].removeprefix("\\"), _text(entry.where, "label", part))
+        for part in parts
+    )
+
+
+def _warn_of_likely_slips(
+    where: str,
+    path: tuple[str, ...],
+    folded: dict[tuple[str, ...], tuple[str, ...]],
+    above: set[tuple[str, str]],
+) -> None:
+    """Nodes that differ in case only, and names that are above and below each other."""
+    for depth in range(1, len(path) + 1):
+        node = path[:depth]
+        first = folded.setdefault(tuple(spell_out(name).casefold() for name in node), node)
+        if first != node:
+            one, other = (" > ".join(map(written, names)) for names in (first, node))
+            how = "case" if one.casefold() == other.casefold() else "case or underscores"
+            log.warning("%s: %r and %r differ in %s only", where, one, other, how)
+            break
+    for upper, lower in itertools.combinations(path, 2):
+        if upper != lower and (upper, lower) not in above:
+            above.add((upper, lower))
+            if (lower, upper) in above:
+                log.warning("%s: %r is above %r here and below it before", where, upper, lower)
+
+
+def _level_names(source: str, levels: str, depth: int) -> tuple[str, ...]:
+    """The names that a comment gives to the levels of a hierarchy."""
+    if not levels or depth == 1:
+        return ()
+    names = tuple(name.strip() for name in _ALONE.split(levels))
+    if len(names) != depth:
+        raise LabelsError(
+            f"{source}: the comment `levels:` names {len(names)} of {depth} levels; name all"
+        )
+    if len({name.casefold() for name in names} - {""}) < depth or any(map(str.isdecimal, names)):
+        raise LabelsError(
+            f"{source}: the comment `levels:` needs a different name for each level, no number"
+        )
+    return names
+
+
+def _texts(where: str, what: str, value: object) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, list | tuple):
+        return [_text(where, what, item) for item in value]
+    return [_text(where, what, value)]
+
+
+def _text(where: str, what: str, value: object) -> str:
+    if not isinstance(value, str):
+        shown = (
+            {True: "true", False: "false", None: "nothing"}.get(value)
+            if (value is None or isinstance(value, bool))
+            else repr(value)
+        )
+        raise LabelsError(f"{where}: a {what} must be a text, not {shown}; put it between quotes")
+    try:
+        text = clean(value)
+    except ValueError as e:
+        raise LabelsError(f"{where}: the {what} {value!r} {e}") from e
+    if not text:
+        raise LabelsError(f"{where}: the {what} is blank; write one or remove the entry")
+    return text

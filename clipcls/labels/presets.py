@@ -1,0 +1,82 @@
+"""The ready label and template sets in the folder `prompts/`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from clipcls.errors import LabelsError, PromptsError
+
+__all__ = [
+    "Kind",
+    "ReadySet",
+    "describe",
+    "find_set",
+    "ready_sets",
+]
+
+Kind = Literal["labels", "templates"]
+
+_ERRORS = {"labels": LabelsError, "templates": PromptsError}
+_NOUNS = {"labels": "label set", "templates": "template set"}
+_SUFFIXES = (".txt", ".yaml")  # those that can carry a description in a comment
+
+
+class ReadySet(NamedTuple):
+    """One line of the list of ready sets."""
+
+    name: str
+    size: int
+    description: str
+
+
+def folder(kind: Kind) -> Path:
+    """The folder of the ready sets: inside the wheel, else the checkout's own."""
+    package = Path(__file__).parents[1]
+    packaged = package / "_prompts" / kind
+    return packaged if packaged.is_dir() else package.parent / "prompts" / kind
+
+
+def ready_sets(kind: Kind) -> dict[str, Path]:
+    """Names and files of the ready sets, sorted by name."""
+    files = (path for path in folder(kind).glob("*") if path.suffix in _SUFFIXES)
+    return {path.stem: path for path in sorted(files, key=lambda path: path.stem)}
+
+
+def find_set(kind: Kind, source: str | os.PathLike[str]) -> tuple[Path, bool]:
+    """The file that `source` means, and whether it is a ready set.
+
+    A file that exists wins over a ready set of the same name; a folder of that name does not.
+
+    Raises:
+        LabelsError, PromptsError: there is neither such a file nor such a set.
+    """
+    error, noun = _ERRORS[kind], _NOUNS[kind]
+    name = os.fspath(source)
+    is_folder = os.path.isdir(name)
+    if os.path.exists(name) and not is_folder:
+        return Path(name), False
+    sets = {} if isinstance(source, os.PathLike) else ready_sets(kind)
+    if name in sets:
+        return sets[name], True
+    if is_folder:
+        raise error(f"{name}: is a folder; name a file or a ready {noun}")
+    if not sets or os.sep in name or Path(name).suffix:
+        raise error(f"{name}: no such file")
+    close = difflib.get_close_matches(name.lower(), sets, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    if kind == "labels" and "," in name:
+        hint = "write several labels as -l CAT -l DOG, or as a Python list, not joined by commas. "
+    if kind == "templates" and " " in name:
+        hint = "in a template, write {} where the label goes. "
+    if name in ready_sets(other := "labels" if kind == "templates" else "templates"):
+        hint = f"it is a {_NOUNS[other]}. "
+    raise error(f"no file and no ready {noun} {name!r}; {hint}Ready sets: {', '.join(sets)}")
+
+
+def describe(text: str) -> str:
+    """The first line's comment: a ready set's description."""
+    first = text.partition("\n")[0].strip()
+    return first.lstrip("#").strip() if first.startswith("#") else ""

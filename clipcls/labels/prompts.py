@@ -1,0 +1,257 @@
+"""Template sets, and the texts that they make of labels."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipcls.errors import PromptsError
+from clipcls.files.text import clean, numbered, read_text
+from clipcls.labels.label_set import LabelSet, read_labels, spell_out
+from clipcls.labels.presets import (
+    ReadySet,
+    describe,
+    find_set,
+    ready_sets,
+)
+
+__all__ = [
+    "NONE_TEXTS",
+    "PromptSet",
+    "class_texts",
+    "list_label_sets",
+    "list_prompts",
+    "make_prompts",
+    "read_prompts",
+]
+
+log = logging.getLogger("clipcls")
+
+NONE_TEXTS = (
+    "a photo.",
+    "an image.",
+    "a picture of something.",
+    "a photo of an object.",
+    "a photo of a thing.",
+    "a photo of a scene.",
+    "a photo of a place.",
+    "a photo of a person.",
+    "a photo of an animal.",
+    "a photo of a plant.",
+    "a photo of a texture.",
+    "a photo of a building.",
+    "a photo of a vehicle.",
+    "a photo of food.",
+    "a photo of a tool.",
+    "a photo of furniture.",
+    "a photo of clothing.",
+    "a photo of a landscape.",
+    "a photo of the background.",
+    "a blurry photo.",
+    "a drawing.",
+    "a document.",
+    "a screenshot.",
+    "a photo of nothing in particular.",
+    "a pattern.",
+)
+"""What an image may show that has none of the labels: the texts of the class `none of these`."""
+
+
+_LONGEST_NAME = 100  # characters, in every row of a csv
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSet:
+    """Templates in the order given, each with exactly one `{}`.
+
+    Attributes:
+        name: a ready set's name, a file's path as it was given, the templates separated by `|`, or
+            `custom` where these are many.
+        templates: the templates.
+    """
+
+    name: str
+    templates: tuple[str, ...]
+
+    def fill(self, word: str) -> list[str]:
+        """The templates with the word in them.
+
+        Example:
+            >>> PromptSet("two", ("a photo of a {}.", "a {} in a video game.")).fill("cat")
+            ['a photo of a cat.', 'a cat in a video game.']
+        """
+        return [template.replace("{}", word) for template in self.templates]
+
+
+def make_prompts(prompts: str | os.PathLike[str] | Iterable[str] | PromptSet) -> PromptSet:
+    """A `PromptSet` from whatever a Python caller has.
+
+    Args:
+        prompts: a template with `{}` in it, or several separated by `|`; a path or a ready set's
+            name (see `read_prompts`); or templates as strings.
+
+    Raises:
+        PromptsError: the templates cannot be used; the message says which and why.
+    """
+    if isinstance(prompts, PromptSet):
+        return prompts
+    if isinstance(prompts, str) and re.search(r"\{c?\}", prompts) and not os.path.exists(prompts):
+        prompts = prompts.split("|")
+    if isinstance(prompts, str | os.PathLike):
+        return read_prompts(prompts)
+    items = enumerate(prompts, 1)
+    templates = _build("custom", ((f"template {number}", item) for number, item in items)).templates
+    name = " | ".join(templates)
+    return PromptSet(name if len(name) <= _LONGEST_NAME else "custom", templates)
+
+
+def read_prompts(source: str | os.PathLike[str]) -> PromptSet:
+    r"""Reads a template file, or the ready set of that name.
+
+    One template per line with exactly one `{}` (or `{c}`, as CLIP_benchmark writes it) for the
+    label and no other braces; a line that begins with `#` is a comment (`\#` begins a template with
+    `#`). A template given twice counts once, with a warning through `logging`. CLIP_benchmark's
+    JSON (`{"dataset": [templates]}`) and lists pasted from Python, also open_clip's lambdas, are
+    read as such, with a warning that says so.
+
+    Args:
+        source: a path or a ready set's name. A file that exists wins over a set of its name.
+
+    Raises:
+        PromptsError: there is no such file or set, or it cannot be used; file and line are named.
+    """
+    path, ready = find_set("templates", source)
+    text = read_text(path, PromptsError)
+    name = os.fspath(source) if ready else str(path)
+    lines = list(numbered(text)) if ready else _lines(str(path), text)
+    return _build(name, [(f"{path}:{number}", line) for number, line in lines])
+
+
+_PASTED = re.compile(r"(?:lambda\s+\w+\s*:\s*)?[fru]?(['\"])(.*)\1\s*,?")
+
+
+def _lines(path: str, text: str) -> list[tuple[int, str]]:
+    """Line numbers and templates of a text file, of JSON, or of a list pasted from Python."""
+    from clipcls.files.jsonfiles import parse_json
+
+    lines = list(numbered(text))
+    found = None
+    if lines and lines[0][1][0] in "[{":
+        with contextlib.suppress(PromptsError):
+            found = parse_json(text, path, PromptsError) or None  # {} is a template
+    what = "JSON"
+    if isinstance(found, dict):
+        if len(found) != 1:
+            raise PromptsError(
+                f"{path}: has the templates of {len(found)} datasets ({', '.join(list(found)[:5])}"
+                "...); keep those of one"
+            )
+        ((dataset, found),) = found.items()
+        what = f"the templates of {dataset!r}"
+    if isinstance(found, list):
+        lines = [(number, item) for number, item in enumerate(found, 1)]
+    else:
+        inner = [
+            (number, line)
+            for number, line in lines
+            if not re.fullmatch(r"(?:\w+\s*=\s*)?[\[({]|[\])}],?", line)
+        ]
+        pasted = [(number, _PASTED.fullmatch(line)) for number, line in inner]
+        if inner and all(match for _, match in pasted):
+            lines = [(number, match[2]) for number, match in pasted if match]
+            what = "a list in code"
+        elif inner and all(re.match(r"[-*•]\s", line) for _, line in inner):
+            lines = [(number, line[1:].strip()) for number, line in inner]
+            what = "a list with bullets"
+        else:
+            return lines
+    log.warning("read %s as %s: %d templates", path, what, len(lines))
+    return lines
+
+
+def _build(name: str, lines: Iterable[tuple[str, str]]) -> PromptSet:
+    templates: dict[str, None] = {}
+    for where, line in lines:
+        if not isinstance(line, str):
+            raise PromptsError(f"{where}: must be a text, not {line!r}")
+        try:
+            template = clean(line)
+        except ValueError as e:
+            raise PromptsError(f"{where}: the template {line!r} {e}") from e
+        if "{}" not in template:
+            template = template.replace("{c}", "{}")
+        count = template.count("{}")
+        if count != 1:
+            raise PromptsError(
+                f"{where}: the template {template!r} has {{}} {count or 'no'} times; "
+                "write it exactly once, where the label goes"
+            )
+        if re.search("[{}]", template.replace("{}", "")):
+            raise PromptsError(
+                f"{where}: the template {template!r} has other braces than one {{}}; remove them"
+            )
+        if template in templates:
+            log.warning("%s: the template %r appears twice; one is dropped", where, template)
+        templates[template] = None
+    if not templates:
+        raise PromptsError(
+            f"{name}: there are no templates in it; write one a line, such as: a photo of a {{}}."
+        )
+    return PromptSet(name, tuple(templates))
+
+
+def class_texts(labels: LabelSet, prompts: PromptSet) -> list[tuple[str, ...]]:
+    """All texts of each class: templates x (name and synonyms), then the label's own prompts.
+
+    A label without `use_templates` has only the latter. Underscores in names are spaces in texts
+    (see `spell_out`).
+
+    Returns:
+        One tuple of texts a label, in the labels' order; no text twice in one class.
+
+    Example:
+        >>> from clipcls.labels import make_labels
+        >>> labels = make_labels({"cat": {"synonyms": "kitten"}, "dog": "my {} asleep"})
+        >>> class_texts(labels, PromptSet("one", ("a photo of a {}.",)))
+        [('a photo of a cat.', 'a photo of a kitten.'), ('a photo of a dog.', 'my dog asleep')]
+    """
+    return [
+        tuple(
+            dict.fromkeys(
+                [
+                    *(
+                        text
+                        for word in (label.words if label.use_templates else ())
+                        for text in prompts.fill(word)
+                    ),
+                    *(prompt.replace("{}", spell_out(label.name)) for prompt in label.prompts),
+                ]
+            )
+        )
+        for label in labels
+    ]
+
+
+def list_prompts() -> list[ReadySet]:
+    """The ready template sets: name, number of templates, description."""
+    return [
+        ReadySet(name, len(read_prompts(path).templates), _description(path))
+        for name, path in ready_sets("templates").items()
+    ]
+
+
+def list_label_sets() -> list[ReadySet]:
+    """The ready label sets: name, number of labels, description."""
+    return [
+        ReadySet(name, len(read_labels(path)), _description(path))
+        for name, path in ready_sets("labels").items()
+    ]
+
+
+def _description(path: Path) -> str:
+    return describe(path.read_text(encoding="utf-8"))

@@ -1,0 +1,115 @@
+"""Labels that form a tree, and the answers at each of its levels.
+
+The labels are classes and compete in one softmax; the score of a node is the sum of the scores of
+the classes at and below it. With labels below those that are asked for this is what CHiLS (Novack
+et al. 2023, arXiv 2302.02551) does, by summed scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcls.errors import LabelsError
+from clipcls.labels.label_set import distinct_names, written
+
+__all__ = ["Hierarchy", "Level"]
+
+
+class Level:
+    """The answers at one level: nodes, each with the classes at and below it.
+
+    A class that lies above the level is a node of its own, so that every class is in one node.
+
+    Args:
+        paths: each class's names from the root, itself the last; no two the same.
+        depth: how many names from the root make a node; 1 or more.
+
+    Attributes:
+        paths: each node's names from the root, in the order of the classes.
+        names: each node's own name; where several have it, the path as it is written.
+        node: the node of each class, int64 (n_classes,).
+    """
+
+    def __init__(self, paths: Sequence[tuple[str, ...]], depth: int) -> None:
+        numbers: dict[tuple[str, ...], int] = {}
+        node = [numbers.setdefault(path[:depth], len(numbers)) for path in paths]
+        self.paths = tuple(numbers)
+        self.names = distinct_names(self.paths)
+        self.node = np.array(node, np.int64)
+        self._by_node = np.argsort(self.node, kind="stable")
+        self._starts = np.searchsorted(self.node[self._by_node], np.arange(len(self.paths)))
+
+    def sums(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scores of classes, (n, n_classes) -> of nodes, (n, n_nodes)."""
+        return np.add.reduceat(scores[:, self._by_node], self._starts, axis=1)
+
+    def best(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The highest value of each node's classes, (n, n_classes) -> (n, n_nodes)."""
+        return np.maximum.reduceat(values[:, self._by_node], self._starts, axis=1)
+
+    def log_sums(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Logits of classes, (n, n_classes) -> log sum exp of each node's, (n, n_nodes)."""
+        highest = self.best(logits)
+        sums: NDArray[np.float64] = highest + np.log(
+            self.sums(np.exp(logits - highest[:, self.node]))
+        )
+        return sums
+
+
+class Hierarchy:
+    """The tree of some labels.
+
+    Args:
+        paths: each class's names from the root, itself the last; no two the same.
+        level_names: a name for each level, or none.
+        source: where the labels are from, for error messages.
+
+    Attributes:
+        levels: the answers at level 1 (the roots), 2, ...; the last are the classes themselves.
+        level_names: as given.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[tuple[str, ...]],
+        level_names: Sequence[str] = (),
+        source: str = "labels",
+    ) -> None:
+        self._paths = tuple(paths)
+        self._source = source
+        self.level_names = tuple(level_names)
+        self.levels = tuple(
+            Level(self._paths, depth) for depth in range(1, max(map(len, paths)) + 1)
+        )
+
+    def level(self, rank: int | str) -> Level:
+        """The level of a number, from 1, or of a name.
+
+        Raises:
+            LabelsError: there is no such level.
+        """
+        text = str(rank).strip()
+        names = [name.casefold() for name in self.level_names]
+        if text.casefold() in names:
+            return self.levels[names.index(text.casefold())]
+        if text.isdecimal() and 1 <= int(text) <= len(self.levels):
+            return self.levels[int(text) - 1]
+        numbers = f"1 to {len(self.levels)}" if len(self.levels) > 1 else "1 only"
+        named = f", by name {', '.join(self.level_names)}" if names else ""
+        raise LabelsError(f"{self._source}: has no level {text!r}; its levels are {numbers}{named}")
+
+    def meanings(self, level: Level) -> dict[str, tuple[int, ...]]:
+        """Every name and every path in the tree -> the numbers of `level`'s answers it means.
+
+        A node below the level means the answer that it is part of, one above it all that are part
+        of it; a name that several nodes have means the answers of all of them.
+        """
+        found: dict[str, dict[int, None]] = {}
+        for path, answer in zip(self._paths, level.node.tolist(), strict=True):
+            for depth in range(1, len(path) + 1):
+                for name in (path[depth - 1], " > ".join(map(written, path[:depth]))):
+                    found.setdefault(name, {})[answer] = None
+        return {name: tuple(answers) for name, answers in found.items()}

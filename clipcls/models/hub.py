@@ -1,0 +1,153 @@
+"""Files of the Hugging Face Hub: those on this machine, and downloads of the others.
+
+huggingface_hub does the work, with its cache (HF_HOME, HF_HUB_CACHE), endpoint (HF_ENDPOINT),
+proxies, certificates, token and retries. Two things are added: a file on this machine costs no
+request, and a download that makes no progress is given up in time (`download.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+from clipcls.errors import ModelUnavailableError, UnknownModelError
+from clipcls.models.download import Download, hub_constants
+
+__all__ = ["REMEMBERED_SECONDS", "STALL_SECONDS", "cached", "fetch"]
+
+# How long a download that nobody asked for by name may make no progress.
+STALL_SECONDS = 3.0
+
+# How long such a download is not tried again after it failed.
+REMEMBERED_SECONDS = 300.0
+
+
+def cached(repo: str, *names: str) -> Path | None:
+    """The first of these files of a repository that is on this machine; no network.
+
+    Reads the documented layout of the hub's cache itself: huggingface_hub's own look-up takes
+    0.1 s to import, a quarter of what a run with nothing new to compute may take.
+    """
+    folder = Path(hub_constants().HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    try:
+        snapshot = folder / "snapshots" / (folder / "refs" / "main").read_text().strip()
+        return next((path for name in names if (path := snapshot / name).is_file()), None)
+    except (OSError, ValueError):
+        return None
+
+
+def fetch(repo: str, *names: str, progress: bool = True, impatient: bool = False) -> Path | None:
+    """The first of these files that a repository has, downloaded if it is not on this machine.
+
+    Args:
+        repo: `organisation/name` of a model repository.
+        names: file names, the preferred one first.
+        progress: show a bar for a download where stderr is a terminal.
+        impatient: give up after `STALL_SECONDS` without progress, and do not try within
+            `REMEMBERED_SECONDS` of a failure; else wait as HF_HUB_ETAG_TIMEOUT and
+            HF_HUB_DOWNLOAD_TIMEOUT say.
+
+    Returns:
+        the file's path in the hub's cache, or None where the repository has none of them.
+
+    Raises:
+        UnknownModelError: no such repository exists.
+        ModelUnavailableError: the file is not on this machine and cannot be downloaded now.
+    """
+    if path := cached(repo, *names):
+        return path
+    constants = hub_constants()
+    from huggingface_hub import errors
+
+    missing = f"{repo}: {names[0]} is not on this machine and"
+    if constants.HF_HUB_OFFLINE:
+        raise ModelUnavailableError(
+            f"{missing} HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set; unset it once to "
+            f"download (looked in {constants.HF_HUB_CACHE})"
+        )
+    if not constants.ENDPOINT.startswith(("http://", "https://")):
+        raise ModelUnavailableError(
+            f"{missing} HF_ENDPOINT is no URL: {constants.ENDPOINT}; write https:// before it"
+        )
+    memory = _Memory(constants.ENDPOINT)
+    if impatient and (failure := memory.failure()):
+        raise ModelUnavailableError(f"{missing} {failure}")
+    path = None
+    for name in names:
+        download = Download(repo, name, progress, STALL_SECONDS if impatient else None)
+        try:
+            path = download.result()
+        except errors.GatedRepoError:
+            raise ModelUnavailableError(
+                f"{repo}: gated; accept its terms at {constants.ENDPOINT}/{repo}, then run "
+                "`hf auth login`"
+            ) from None
+        except errors.RepositoryNotFoundError:
+            raise UnknownModelError(
+                f"{repo}: no such repository at {constants.ENDPOINT} (a private one needs "
+                "`hf auth login`)"
+            ) from None
+        except errors.HFValidationError:
+            raise UnknownModelError(
+                f"{repo}: not a repository's name (organisation/name)"
+            ) from None
+        except errors.RemoteEntryNotFoundError:
+            continue
+        except Exception as error:  # the HTTP library, hence its errors, depends on the version
+            failure, cure = download.explain(error)
+            if failure is None:
+                raise ModelUnavailableError(f"{repo}: {names[0]} {cure}") from error
+            if impatient:
+                memory.note(failure)
+            raise ModelUnavailableError(f"{missing} {failure}; {cure}") from error
+        break
+    memory.note(None)
+    return path
+
+
+class _Memory:
+    """What failed a short while ago, in a small file of the cache folder.
+
+    It counts for one endpoint and the settings that decide how it is reached, so that a changed
+    setting is tried at once.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        from clipcls.embeddings.cache import cache_folder
+
+        settings = {
+            name: value
+            for name, value in os.environ.items()
+            if name.lower().endswith("_proxy") or name.startswith(("HF_", "SSL_"))
+        }
+        content = json.dumps([endpoint, settings], sort_keys=True)
+        self._key = hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()
+        self._file = cache_folder() / "hub.json"
+
+    def failure(self) -> str | None:
+        """What failed and when, as the end of a sentence; None: nothing lately."""
+        try:
+            key, when, reason = json.loads(self._file.read_text(encoding="utf-8"))
+            passed = time.time() - float(when)
+        except (OSError, ValueError, TypeError):
+            return None
+        if key != self._key or not 0 <= passed < REMEMBERED_SECONDS:
+            return None
+        return (
+            f"{passed:.0f} s ago {reason}; the next try is in {REMEMBERED_SECONDS - passed:.0f} s, "
+            "or at once if you name the model (as in --model base)"
+        )
+
+    def note(self, reason: str | None) -> None:
+        """Keep a failure, or (None) forget it; a file that cannot be written is no error."""
+        with contextlib.suppress(OSError):
+            if reason is None:
+                self._file.unlink(missing_ok=True)
+            else:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                content = json.dumps([self._key, time.time(), reason])
+                self._file.write_text(content, encoding="utf-8")

@@ -1,0 +1,208 @@
+"""One file renamed, copied or compared, so that nothing is overwritten and nothing is lost.
+
+A file gets its name by a call that fails where the name is taken, and a copy is made under a
+temporary name first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import filecmp
+import itertools
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from clipcls.data.paths import os_reason
+from clipcls.organize.journal import Mode, sync_folder
+
+__all__ = [
+    "RefusalError",
+    "check_inside",
+    "copy",
+    "is_inside",
+    "is_link_to",
+    "is_reserved",
+    "is_same_file",
+    "is_the_same",
+    "make_folder",
+    "move",
+    "place",
+    "reason_of",
+    "same_content",
+]
+
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_CHUNK = 1 << 20
+
+
+class RefusalError(OSError):
+    """A reason of our own, told as it is."""
+
+
+def reason_of(error: OSError) -> str:
+    """Why a file could not be handled, in a few words."""
+    return str(error) if isinstance(error, RefusalError) else os_reason(error)
+
+
+def check_inside(folder: Path, into: Path) -> None:
+    """Refuses a folder that a symbolic link takes out of `into`.
+
+    Whoever packed or shares `into` can have put links there that lead anywhere.
+
+    Raises:
+        RefusalError: it is outside.
+    """
+    if not is_inside(folder, into):
+        real = os.path.realpath(folder)
+        raise RefusalError(f"{folder} leads out of {into}, to {real}; replace the link by a folder")
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path is in a folder or below it, once all symbolic links are followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def place(file: Path, name: Path) -> None:
+    """Renames a file on its own file system, where nothing has the name.
+
+    Raises:
+        FileExistsError: something has it.
+        OSError: it cannot be done; with EXDEV the name is on another file system.
+    """
+    if os.name == "nt":
+        os.rename(file, name)  # which refuses there
+        return
+    try:
+        os.link(file, name)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        # FAT and some network drives: an empty file of our own keeps the name free of others.
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        try:
+            os.replace(file, name)
+        except OSError:
+            os.unlink(name)
+            raise
+        return
+    try:
+        os.unlink(file)
+    except OSError:
+        os.unlink(name)
+        raise
+
+
+def copy(source: Path, part: Path) -> None:
+    """Copies a file, its times and permissions under a new name, to the disk."""
+    with source.open("rb") as read:
+        before = os.fstat(read.fileno())
+        with part.open("xb") as write:
+            try:
+                shutil.copyfileobj(read, write, _CHUNK)
+                write.flush()
+                after = os.fstat(read.fileno())
+                if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+                    raise RefusalError("was changed while it was copied")
+                if write.tell() != after.st_size:
+                    raise RefusalError("could not be read whole")
+                os.fsync(write.fileno())
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    write.close()
+                part.unlink()
+                raise
+    with contextlib.suppress(OSError):
+        shutil.copystat(source, part)
+
+
+def move(source: Path, target: Path, part: Path) -> None:
+    """Moves a file, to another file system by a copy under the name `part`.
+
+    Raises:
+        FileExistsError: there is something at the target.
+        OSError: it cannot be done, and the source is where it was.
+    """
+    try:
+        place(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    else:
+        return
+    copy(source, part)
+    try:
+        if not same_content(source, part):
+            raise RefusalError("what was written is not what was read")
+        place(part, target)
+    except OSError:
+        part.unlink()
+        raise
+    sync_folder(target.parent)
+    try:
+        source.unlink()
+    except OSError:
+        target.unlink()
+        raise
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, and puts their names on the disk.
+
+    Otherwise a file that was moved there from another disk may be on neither after a power cut.
+    """
+    missing = itertools.takewhile(lambda f: not os.path.lexists(f), (folder, *folder.parents))
+    above = [made.parent for made in missing]
+    folder.mkdir(parents=True, exist_ok=True)
+    for parent in above:
+        sync_folder(parent)
+
+
+def is_the_same(mode: Mode, source: Path, target: Path) -> bool:
+    """Whether a copy or link is there already."""
+    if mode == "link":
+        return is_link_to(target, source)
+    return mode == "copy" and same_content(source, target)
+
+
+def is_reserved(name: Path, file: Path) -> bool:
+    """Whether a name is only held by the empty file that `place` puts there."""
+    try:
+        held = name.lstat()
+        return stat.S_ISREG(held.st_mode) and held.st_size == 0 < file.stat().st_size
+    except OSError:
+        return False
+
+
+def is_link_to(link: Path, file: Path) -> bool:
+    """Whether it is a symbolic link with this very text."""
+    try:
+        return os.readlink(link) == os.fspath(file)
+    except OSError:
+        return False
+
+
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether these are two hard links of one file, so that either may go.
+
+    One link that is reached on two ways, by a link to its folder, is not.
+    """
+    try:
+        first, second = one.lstat(), other.lstat()
+    except OSError:
+        return False
+    places = [(os.path.realpath(path.parent), path.name) for path in (one, other)]
+    return os.path.samestat(first, second) and first.st_nlink > 1 and places[0] != places[1]
+
+
+def same_content(one: Path, other: Path) -> bool:
+    """Whether two files hold the same bytes, and are not one; `other` is no symbolic link."""
+    try:
+        if not stat.S_ISREG(other.lstat().st_mode) or os.path.samestat(one.stat(), other.stat()):
+            return False
+        filecmp.clear_cache()
+        return filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return False

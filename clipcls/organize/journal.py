@@ -1,0 +1,456 @@
+"""The journal of a `clipcls sort`: what is about to be done to which file, line by line.
+
+A line is a JSON object: first the header, then
+
+    {"folder": "cat"}                               this folder is about to be made
+    {"folder": "b_w", "label": "b/w"}               so is this one, whose name is not its label
+    {"n": 1, "from": "/photos/a.jpg", "to": "cat/a.jpg", "size": ..., "mtime_ns": ...,
+     "ctime_ns": ...}
+    {"done": 1}                                     it is there, whole
+    {"failed": 1}                                   it was not done, and left nothing behind
+    {"undoing": 1}
+    {"undone": 1}
+    {"finished": true}
+
+`to` and `folder` are relative to the journal's folder, so that this can be renamed. Lines that
+announce something are on the disk (fsync) before it is done.
+
+Files are deleted and moved on a journal's word, and anybody can put one into a folder that they
+share or pack. So each line ends with a `mac`: HMAC-SHA256, under a secret in the user's state
+folder, of the line and the `mac` before it; the header holds a random `id`. A line that was made
+up, changed, added or moved does not verify, and nothing in such a journal is acted upon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import json
+import logging
+import os
+import secrets
+import stat
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from io import BufferedReader, FileIO
+from pathlib import Path
+from typing import Any, Literal
+
+from clipcls.data.paths import os_reason
+from clipcls.errors import ClipclsError, InputError, OutputError
+from clipcls.files.jsonfiles import parse_json
+
+__all__ = ["Entry", "Journal", "Mode", "journals_in", "read_folder_labels", "sync_folder"]
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["copy", "move", "link"]
+_PREFIX = "clipcls-sort-"
+_HEAD = b'{"clipcls sort": 1, '
+_MAC_DIGITS = 32
+_LONGEST = 16 << 20  # bytes of a line
+_KEY_BYTES = 32
+_FLAGS = sum(getattr(os, f"O_{name}", 0) for name in ("NOFOLLOW", "NONBLOCK", "CLOEXEC", "BINARY"))
+
+
+@dataclass(slots=True)
+class Entry:
+    """One file: announced, and what became of it.
+
+    Attributes:
+        n: its number in the journal, from 1.
+        source: where it was, absolute.
+        target: where it goes, absolute.
+        part: the temporary name of a copy, absolute.
+        size: of the source, bytes.
+        mtime_ns: of the source, nanoseconds.
+        ctime_ns: of the source, nanoseconds: a file put in its place can have all but this.
+        state: "announced", "done", "failed", "undoing" or "undone".
+    """
+
+    n: int
+    source: Path
+    target: Path
+    part: Path
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    state: str = "announced"
+
+
+@dataclass(slots=True)
+class Journal:
+    """A journal file, open to be added to, and what stands in it.
+
+    Attributes:
+        path: the file.
+        mode: what the run does with files.
+        entries: by number, in their order.
+        folders: those announced, absolute, in their order.
+        finished: whether the run came to its end.
+        unsigned: why no later process can verify it, and so neither resume nor undo it; else "".
+    """
+
+    path: Path
+    mode: Mode
+    entries: dict[int, Entry] = field(default_factory=dict)
+    folders: list[Path] = field(default_factory=list)
+    finished: bool = False
+    unsigned: str = ""
+    _signer: _Signer = field(default_factory=lambda: _Signer(secrets.token_bytes(_KEY_BYTES)))
+    _id: str = ""
+    _size: int = 0  # bytes that verified
+    _last: int = 0
+    _file: FileIO | None = None
+    _lock_file: FileIO | None = None
+
+    @classmethod
+    def create(cls, into: Path, mode: Mode) -> Journal:
+        """Makes a new one, on the disk and locked, in a folder that exists.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        number = 0
+        while True:
+            path = into / f"{_PREFIX}{stamp}{f'_{number}' if number else ''}.jsonl"
+            try:
+                file = path.open("xb", buffering=0)
+            except FileExistsError:
+                number += 1
+                continue
+            except OSError as error:
+                raise OutputError(f"{path}: cannot be written ({os_reason(error)})") from error
+            journal = cls(path, mode, _id=secrets.token_hex(16), _file=file)
+            try:
+                journal._signer = _Signer(_make_key())
+            except InputError as error:
+                journal.unsigned = str(error)
+            journal._lock()
+            journal._add([{"clipcls sort": 1, "mode": mode, "id": journal._id}], sync=True)
+            sync_folder(into)
+            return journal
+
+    @classmethod
+    def read(cls, path: Path) -> Journal:
+        """Reads one and verifies it; it is not open to be added to.
+
+        A last line that was cut off was never acted upon and is left out.
+
+        Raises:
+            InputError: it cannot be read, is no journal, or was not written by this user.
+        """
+        try:
+            with _open(path, os.O_RDONLY) as file:
+                return cls._read(path, file)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({os_reason(error)})") from error
+
+    @classmethod
+    def _read(cls, path: Path, file: FileIO) -> Journal:
+        journal = cls(path, "copy", finished=True)  # as nothing is left to do without a header
+        into = Path(os.path.abspath(path)).parent
+        stream = BufferedReader(FileIO(file.fileno(), closefd=False))
+        lines = iter(partial(stream.readline, _LONGEST), b"")
+        for number, line in enumerate(lines, 1):
+            if number == 1 and not _HEAD.startswith(line[: len(_HEAD)]):
+                raise InputError(f"{path}: is not a journal of `clipcls sort`")
+            if not line.endswith(b"\n") or b"\0" in line:
+                break
+            if number == 1:
+                journal._signer = _Signer(_read_key() or secrets.token_bytes(_KEY_BYTES))
+            if not journal._signer.verifies(line):
+                raise InputError(
+                    f"{path}: was not written by this user's clipcls on this machine"
+                    if number == 1
+                    else f"{path}:{number}: was changed since this user's clipcls wrote it"
+                )
+            try:
+                journal._take(into, json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{path}:{number}: is not a line of `clipcls sort`") from error
+            journal._size += len(line)
+        return journal
+
+    def open(self) -> None:
+        """Opens it to be added to.
+
+        Raises:
+            OutputError: it cannot be written, or another process is at it.
+        """
+        try:
+            self._file = _open(self.path, os.O_RDWR)
+            self._lock()
+            if self._read(self.path, self._file)._signer != self._signer:
+                raise OutputError(f"{self.path}: another `clipcls sort` is at it")
+            self._file.truncate(self._size)
+            self._file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
+
+    def close(self) -> None:
+        """Lets go of it."""
+        for file in (self._file, self._lock_file):
+            if file is not None:
+                file.close()
+        self._file = self._lock_file = None
+
+    def announce(
+        self,
+        entries: Iterable[Entry],
+        folders: Iterable[Path] = (),
+        labels: Mapping[Path, str] | None = None,
+    ) -> None:
+        """Writes down what is about to be done, to the disk.
+
+        Args:
+            entries: the files.
+            folders: the folders that will be made.
+            labels: folder -> its label, where that is not its name.
+        """
+        entries, folders = list(entries), list(folders)
+        lines: list[dict[str, Any]] = []
+        for path in folders:
+            label = (labels or {}).get(path)
+            own = {} if label is None else {"label": label}
+            lines.append({"folder": self._relative(path), **own})
+        for entry in entries:
+            lines.append(
+                {
+                    "n": entry.n,
+                    "from": os.fspath(entry.source),
+                    "to": self._relative(entry.target),
+                    "size": entry.size,
+                    "mtime_ns": entry.mtime_ns,
+                    "ctime_ns": entry.ctime_ns,
+                }
+            )
+            self.entries[entry.n] = entry
+        self.folders += folders
+        self._add(lines, sync=True)
+
+    def mark(self, entry: Entry, state: str) -> None:
+        """Writes down what became of an entry.
+
+        It is handed to the system, not to the disk: what the machine's power loses of it is found
+        out again from the files.
+        """
+        self._add([{state: entry.n}])
+        entry.state = state
+
+    def finish(self) -> None:
+        """Writes down that the run came to its end."""
+        self._add([{"finished": True}], sync=True)
+        self.finished = True
+
+    def entry(self, source: Path, target: Path, seen: os.stat_result) -> Entry:
+        """A new entry, not yet announced."""
+        self._last = n = self._last + 1
+        version = seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
+        return Entry(n, source, target, self._part(target, n), *version)
+
+    def _part(self, target: Path, n: int) -> Path:
+        return target.with_name(f".{_PREFIX}{self._id}-{n}.part")
+
+    def _take(self, into: Path, line: dict[str, Any]) -> None:
+        del line["mac"]
+        if "n" in line:
+            self._last = n = line["n"]
+            target = _below(into, line["to"])
+            version = line["size"], line["mtime_ns"], line["ctime_ns"]
+            part = self._part(target, n)
+            self.entries[n] = Entry(n, Path(line["from"]), target, part, *version)
+        elif "clipcls sort" in line:
+            self.mode, self._id, self.finished = line["mode"], line["id"], False
+        elif "folder" in line:
+            self.folders.append(_below(into, line["folder"]))
+        elif "finished" in line:
+            self.finished = True
+        else:
+            ((state, n),) = line.items()
+            self.entries[n].state = state
+
+    def _relative(self, path: Path) -> str:
+        return os.path.relpath(path, self.path.parent)
+
+    def _add(self, lines: list[dict[str, Any]], sync: bool = False) -> None:
+        assert self._file is not None
+        data = b"".join(self._signer.sign(json.dumps(line).encode()) for line in lines)
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+            if sync:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        assert self._file is not None
+        try:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError:  # a file system without locks: one run at a time there
+                if self.unsigned:
+                    return  # no other run will touch it
+                self._lock_file = FileIO(os.fspath(_key_path() or ""))
+                fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(f"{self.path}: another `clipcls sort` is at it") from error
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be locked ({os_reason(error)})") from error
+
+
+@dataclass(slots=True)
+class _Signer:
+    """Signs line after line, each together with all those before it."""
+
+    key: bytes
+    mac: bytes = b""
+
+    def sign(self, line: bytes) -> bytes:
+        """Ends a JSON object with its `mac` and a line break."""
+        self.mac = hmac.digest(self.key, self.mac + line, "sha256")
+        return b'%b, "mac": "%b"}\n' % (line[:-1], self.mac.hex()[:_MAC_DIGITS].encode())
+
+    def verifies(self, line: bytes) -> bool:
+        """Whether `sign` wrote this line after those that were verified before."""
+        unsigned = line[: -len(', "mac": ""}\n') - _MAC_DIGITS] + b"}"
+        return hmac.compare_digest(self.sign(unsigned), line)
+
+
+def journals_in(into: Path) -> list[Journal]:
+    """The journals in a folder that this user wrote, oldest first; warns of others."""
+    found, others = [], []
+    for path in _find_journals(into):
+        try:
+            found.append(Journal.read(path))
+        except InputError as error:
+            others.append(error)
+    if others:
+        more = f", like {len(others) - 1:,} more" if others[1:] else ""
+        logger.warning("%s; left alone%s", others[0], more)
+    return found
+
+
+def read_folder_labels(into: Path) -> dict[tuple[str, ...], str]:
+    """Folders below `into` that a run made -> their labels, where these are not their names.
+
+    Whoever gave the folder may have written them, as they named the others: labels are not acted
+    upon.
+    """
+    found = {}
+    for path in _find_journals(into):
+        with contextlib.suppress(OSError), _open(path, os.O_RDONLY) as file:
+            for line in BufferedReader(file):
+                if line.startswith(b'{"folder"'):
+                    with contextlib.suppress(ClipclsError, ValueError, KeyError, TypeError):
+                        made = parse_json(line.decode(), str(path))
+                        found[Path(made["folder"]).parts] = str(made["label"])
+    return found
+
+
+def _find_journals(into: Path) -> list[Path]:
+    found = sorted(into.glob(f"{_PREFIX}*.jsonl"))
+    return [path for path in found if path.is_symlink() or not path.is_dir()]
+
+
+def _open(path: Path, flags: int) -> FileIO:
+    """Opens a regular file, and neither follows a link nor waits for a pipe."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise OSError("not a regular file")
+    return FileIO(os.open(path, flags | _FLAGS), "r+" if flags & os.O_RDWR else "r")
+
+
+def _below(into: Path, name: str) -> Path:
+    """A name in a journal as a path.
+
+    Raises:
+        ValueError: it leads out of the journal's folder.
+    """
+    path = Path(name)
+    if path.anchor or ".." in path.parts:
+        raise ValueError(name)
+    return into / path
+
+
+def _key_path() -> Path | None:
+    """Where the secret is kept that signs this user's journals; None without a home folder."""
+    import platformdirs
+
+    try:
+        path = Path(platformdirs.user_state_dir("clipcls", appauthor=False)) / "journal.key"
+    except RuntimeError:  # newer versions of platformdirs; older ones give a relative path
+        return None
+    return path if path.is_absolute() else None
+
+
+def _read_key() -> bytes | None:
+    """The secret; None where none was made yet.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    path = _key_path()
+    try:
+        key = path.read_bytes() if path else None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({os_reason(error)})") from error
+    if key is not None and len(key) != _KEY_BYTES:
+        raise InputError(f"{path}: is damaged; delete it")
+    return key
+
+
+def _make_key() -> bytes:
+    """The secret, made where none exists: whole or not at all, and readable by this user alone.
+
+    Raises:
+        InputError: there is none, and none can be made.
+    """
+    path = _key_path()
+    if path is None:
+        raise InputError("this user has no home folder")
+    if (key := _read_key()) is None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, part = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+            with open(handle, "wb") as file:
+                file.write(secrets.token_bytes(_KEY_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(part, path)
+                os.unlink(part)
+            except FileExistsError:  # another run was quicker
+                os.unlink(part)
+            except OSError:  # a file system without hard links
+                os.rename(part, path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({os_reason(error)})") from error
+        sync_folder(path.parent)
+        key = _read_key()
+    if key is None:
+        raise InputError(f"{path}: is gone again")
+    return key
+
+
+def sync_folder(path: Path) -> None:
+    """Puts the names in a folder on the disk, where the system can."""
+    try:
+        folder = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    with contextlib.suppress(OSError):
+        os.fsync(folder)
+    os.close(folder)

@@ -1,0 +1,130 @@
+"""Labels as keywords in the XMP of the images themselves, by exiftool.
+
+exiftool writes a new file with all other metadata and the image data as they were; that file takes
+the image's place at once, with its times and permissions. PyExifTool runs one exiftool for all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from clipcls.data.paths import RAW_SUFFIXES
+from clipcls.errors import InputError, SidecarError, install_command
+from clipcls.organize.fileops import is_inside
+from clipcls.organize.journal import sync_folder
+from clipcls.organize.xmp_sidecar import (
+    Sidecars,
+    need_lxml,
+    update_each,
+    updated_packet,
+)
+from clipcls.output.reader import Result
+
+__all__ = ["embed_keywords"]
+
+
+def embed_keywords(
+    results: Sequence[Result],
+    *,
+    root: str | os.PathLike[str] = ".",
+    remove: bool = False,
+    watch: Callable[[int], None] = lambda failed: None,
+) -> Sidecars:
+    """Writes each image's labels into it; an image without a label loses those of before.
+
+    Args:
+        results: of `read_results`.
+        root: what the results' paths are relative to.
+        remove: take out what was written before, and write nothing.
+        watch: called after each image with the number that failed so far.
+
+    Raises:
+        InputError: lxml, PyExifTool or exiftool is missing, or none of the images is there.
+    """
+    need_lxml()
+    try:
+        import exiftool
+    except ImportError as error:
+        raise InputError(f"--embed-xmp needs PyExifTool: {install_command('xmp')}") from error
+    if not shutil.which("exiftool"):
+        raise InputError("--embed-xmp needs exiftool on the PATH: see https://exiftool.org")
+    common = ["-charset", "filename=utf8"] if os.name == "nt" else []
+    with (
+        tempfile.TemporaryDirectory(prefix="clipcls-xmp-") as folder,
+        exiftool.ExifTool(common_args=common) as tool,
+    ):
+        packet = Path(folder) / "packet.xmp"
+        if "%" in folder:
+            raise InputError(f"{folder}: exiftool takes no % there; set TMPDIR to another folder")
+
+        def update(image: Path, labels: tuple[tuple[str, ...], ...]) -> bool:
+            return _update(tool, image, () if remove else labels, packet)
+
+        return update_each(results, update, root=root, watch=watch, what="images")
+
+
+def _update(tool: Any, image: Path, labels: tuple[tuple[str, ...], ...], packet: Path) -> bool:
+    """Replaces one image by one whose XMP carries the labels; says whether it had to.
+
+    Raises:
+        OSError, SidecarError: it was not done, and the image is as it was.
+    """
+    file = Path(os.path.realpath(image))
+    if not is_inside(file, image.parent):
+        raise SidecarError(f"is a link out of its folder, to {file}; name that file")
+    if file.suffix.lower() in RAW_SUFFIXES:
+        raise SidecarError("is a raw file, which is left as the camera wrote it: use --xmp")
+    if any(c in os.fspath(file) for c in "\r\n"):
+        raise SidecarError("a line break in its path, which exiftool does not take from us")
+    seen = file.stat()
+    before = _run(tool, "-b", "-XMP", os.fsencode(file))
+    if b"HasExtendedXMP" in before:  # its second half would be lost
+        raise SidecarError("its XMP is in several parts, which are left alone: use --xmp")
+    after = updated_packet(before, labels, f"the XMP in {image.name}")
+    if after is None:
+        return False
+    change = b"-XMP="
+    if after:
+        packet.write_bytes(after)
+        change = b"-XMP<=" + os.fsencode(packet)
+    part = file.with_name(f".{file.stem}.{secrets.token_hex(4)}.part{file.suffix}")
+    left = part.with_name(f"{part.name}_exiftool_tmp")  # where exiftool is killed
+    try:
+        # A copy of our own, since exiftool expands % in a name given by -o, without an escape.
+        with file.open("rb") as read, part.open("xb") as write:
+            shutil.copyfileobj(read, write)
+        _run(tool, change, "-overwrite_original", os.fsencode(part))
+        with contextlib.suppress(OSError):
+            shutil.copystat(file, part)
+        with part.open("rb+") as written:
+            os.fsync(written.fileno())
+        if _version(file.stat()) != _version(seen):
+            raise SidecarError("was changed meanwhile; run it again")
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+        left.unlink(missing_ok=True)
+    sync_folder(file.parent)
+    return True
+
+
+def _version(seen: os.stat_result) -> tuple[int, int, int]:
+    return seen.st_size, seen.st_mtime_ns, seen.st_ino
+
+
+def _run(tool: Any, *arguments: str | bytes) -> bytes:
+    """What exiftool prints."""
+    printed: bytes = tool.execute(*arguments, raw_bytes=True)
+    if tool.last_status:
+        said = tool.last_stderr
+        text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+        reason = (text.strip().splitlines() or ["failed"])[0].removeprefix("Error: ")
+        raise SidecarError(f"exiftool: {reason.partition(' - ')[0]}")
+    return printed

@@ -1,0 +1,180 @@
+"""Results as one page to look at: counts, scores, and every image, the doubtful ones first.
+
+The page needs nothing else: it carries its style, its script, the records as JSON and a small JPEG
+of each image. Its policy lets it run that one script and load nothing but images of files.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.resources
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+from urllib.parse import quote
+
+from clipcls.data.thumbnails import thumbnails
+from clipcls.errors import ImageError
+from clipcls.labels.label_set import written
+from clipcls.output.reader import Result, result_of
+from clipcls.predictions import UNKNOWN, Provenance
+
+__all__ = ["SIDE", "GalleryWriter"]
+
+SIDE = 160
+"""Longer side of a thumbnail in pixels, unless asked otherwise."""
+
+_QUALITY = 70  # half the bytes of 90, and what is wrong with a label shows as well
+_TOGETHER = 64  # images whose thumbnails are made at once
+
+
+class GalleryWriter:
+    """Writes the page as the records come, with the thumbnails of 64 images in memory.
+
+    An image that cannot be read (any more) is shown as such.
+
+    Args:
+        stream: a text file; where it has a name, links to the images start from its folder.
+        title: the page's.
+        root: the folder that the records' paths are relative to.
+        side: the longer side of a thumbnail in pixels.
+
+    Attributes:
+        shown: how many images have a thumbnail.
+        gone: how many have none.
+    """
+
+    needs_end = False
+
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        title: str = "Results",
+        root: str | os.PathLike[str] = ".",
+        side: int = SIDE,
+    ) -> None:
+        self.shown = self.gone = 0
+        self._stream = stream
+        self._title = title
+        self._root = root
+        self._side = side
+        name = getattr(stream, "name", None)
+        file = name if isinstance(name, str) and os.path.isfile(name) else "here"
+        self._folder = os.path.dirname(os.path.abspath(file))
+        self._waiting: list[Result] = []
+        self._made_by: dict[Provenance, None] = {}
+        self._begun = False
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Adds one record; every 64th time they are handed to the system."""
+        self._waiting.append(result_of(record))
+        if len(self._waiting) == _TOGETHER:
+            self._write_waiting()
+
+    def finish(self) -> None:
+        """Writes what waits, and the end."""
+        self._write_waiting()
+        end = {"made_by": [_told(made_by) for made_by in self._made_by]}
+        self._stream.write(_data(end, 'id="end"') + "</body>\n</html>\n")
+        self._stream.flush()
+
+    def _write_waiting(self) -> None:
+        if not self._begun:
+            self._begun = True
+            self._stream.write(_beginning(self._title))
+        results, self._waiting = self._waiting, []
+        paths = [os.path.join(self._root, r.path) for r in results if not r.error]
+        pictures = thumbnails(paths, self._side, quality=_QUALITY)
+        records, images = [], []
+        for result in results:
+            if result.error:
+                records.append({"path": result.path, "error": result.error})
+                continue
+            picture = next(pictures)
+            records.append(self._record(result, picture))
+            coded = b"" if isinstance(picture, ImageError) else base64.b64encode(picture)
+            images.append(f'<script type="text/plain" class="image">{coded.decode()}</script>\n')
+            if result.made_by:
+                self._made_by[result.made_by] = None
+        self._stream.write(_data(records, 'class="records"'))
+        self._stream.writelines(images)
+        self._stream.flush()
+
+    def _record(self, result: Result, picture: bytes | ImageError) -> dict[str, Any]:
+        names = [" > ".join(map(written, label)) for label in result.labels] or [UNKNOWN]
+        record: dict[str, Any] = {
+            "path": result.path,
+            "labels": list(zip(names, result.scores, strict=True)),
+            "top": result.top,
+        }
+        if result.label_set is not None:
+            record["set"] = result.label_set
+        if result.by_person:
+            record["reviewed"] = True
+        if isinstance(picture, ImageError):
+            self.gone += 1
+            record["gone"] = picture.reason
+        else:
+            self.shown += 1
+            record["link"] = self._link(result.path)
+        return record
+
+    def _link(self, path: str) -> str:
+        """An image's address as seen from the page."""
+        file = os.path.abspath(os.path.join(self._root, path))
+        try:
+            relative = os.path.relpath(file, self._folder)
+        except ValueError:  # on another drive
+            return Path(file).as_uri()
+        # With ./ in front nothing before a colon is taken for a protocol.
+        return "./" + quote(os.fsencode(relative.replace(os.sep, "/")))
+
+
+def _beginning(title: str) -> str:
+    """All before the records."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    script, style = _file("gallery.js"), _file("gallery.css")
+    page = environment.from_string(_file("gallery.html")).render(
+        title=title,
+        script=Markup(script),
+        style=Markup(style),
+        script_hash=_hash(script),
+        style_hash=_hash(style),
+    )
+    return page.encode(errors="replace").decode() + "\n"  # stray bytes of a file's name
+
+
+def _file(name: str) -> str:
+    return (importlib.resources.files("clipcls.output") / name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    """As a Content-Security-Policy names a script that may run."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _data(value: object, attribute: str) -> str:
+    """JSON in an element that no text in it can end."""
+    text = json.dumps(value, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return f'<script type="application/json" {attribute}>{text}</script>\n'
+
+
+def _told(made_by: Provenance) -> str:
+    parts = [f"model {made_by.model} ({made_by.weights}, {made_by.precision})"]
+    parts.append(f"prompts {made_by.prompts}")
+    if made_by.calibration:
+        parts.append(f"calibration {made_by.calibration}")
+    if made_by.classifier:
+        parts.append(f"classifier {made_by.classifier}")
+    if made_by.refined:
+        parts.append("refined")
+    return ", ".join(parts)

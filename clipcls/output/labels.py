@@ -1,0 +1,38 @@
+"""Suggested labels as a text file to edit, which `classify --labels` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from clipcls.files.text import printable
+
+__all__ = ["LabelFileWriter"]
+
+
+class LabelFileWriter:
+    """Writes a line a label, with a comment above it: how many images, one of them, other names."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Writes the record of a `Suggestion`, handed to the system at once."""
+        labels = record["labels"]
+        self._stream.write(
+            f"# {_count(len(labels), 'label')} for {_count(record['images'], 'image')}, suggested "
+            f"by clipcls with {printable(record['model'])} ({record['weights']}).\n"
+            "# Edit it, then: clipcls classify --labels FILE\n"
+        )
+        for label in labels:
+            also = ", ".join(map(printable, label["merged"]))
+            self._stream.write(
+                f"# {_count(label['images'], 'image')}, such as {printable(label['example'])}"
+                f"{'; also: ' * bool(also)}{also}\n"
+                f"{printable(label['line']) if self._stream.isatty() else label['line']}\n"
+            )
+        self._stream.flush()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,103 @@
+"""A table for people: one line an image, columns in line, written as the results come."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TextIO
+
+import click
+
+from clipcls.files.text import printable
+from clipcls.predictions import UNKNOWN
+
+__all__ = ["TableWriter", "fit"]
+
+
+class TableWriter:
+    """Writes path, label, score and the runners-up; colours on a terminal, unless NO_COLOR.
+
+    Inputs that could not be read have no line here: they are named on stderr.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        terminal = stream.isatty()
+        columns = shutil.get_terminal_size().columns if terminal else 100
+        self._width = max(20, min(60, columns // 2))
+        self._colour = terminal and not os.environ.get("NO_COLOR")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Adds one line."""
+        if "error" in record:
+            return
+        path = fit(record["path"], self._width)
+        if "rank" in record:
+            line = f"{record['rank']:>4}  {path}  {record['similarity']:.3f}"
+        elif "labels" in record:
+            line = f"{path}  {self._labels(record)}"
+        else:
+            label = fit(record["label"], 20)
+            if record.get("lineage"):
+                label = fit(" > ".join(record["lineage"]), 30)
+            elif "lineage" in record:
+                label = fit(record["label"], 30)
+            if self._colour:
+                label = click.style(label, fg="yellow" if record["label"] == UNKNOWN else "green")
+            line = f"{path}  {label}  {record['score']:.2f}"
+            rest = record["top"] if record["label"] == UNKNOWN else record["top"][1:]
+            others = [f"{printable(c['label'])} {c['score']:.2f}" for c in rest]
+            line += f"  ({', '.join(others)})" if others else ""
+            if "set" in record:
+                line += f"  {{{', '.join(map(printable, record['set']))}}}"
+        self._stream.write("\n".join([line, *_explained(record)]) + "\n")
+        self._stream.flush()
+
+    def _labels(self, record: Mapping[str, Any]) -> str:
+        """The labels with their scores; where there are none, the best one in brackets."""
+
+        def shown(label: str, colour: str) -> str:
+            return click.style(label, fg=colour) if self._colour else label
+
+        if not record["labels"]:
+            best = record["best"]
+            return f"{shown(UNKNOWN, 'yellow')}  ({printable(best['label'])} {best['score']:.2f})"
+        return ", ".join(
+            f"{shown(printable(c['label']), 'green')} {c['score']:.2f}" for c in record["labels"]
+        )
+
+
+def _explained(record: Mapping[str, Any]) -> Iterator[str]:
+    """Lines below an answer: the texts, the runner-up, the nearest images, the heat map."""
+
+    def listed(entries: Sequence[Mapping[str, Any]], key: str) -> str:
+        return ", ".join(f"{printable(entry[key])} {entry['similarity']:.2f}" for entry in entries)
+
+    if explain := record.get("explain"):
+        if explain["texts"]:
+            yield f"    texts    {listed(explain['texts'], 'text')}"
+        if explain["runner_up"]:
+            yield f"    margin   {explain['margin']:.2f} above {printable(explain['runner_up'])}"
+        if explain["nearest"]:
+            yield f"    nearest  {listed(explain['nearest'], 'path')}"
+    if record.get("heatmap"):
+        yield f"    heatmap  {printable(record['heatmap'])}"
+
+
+def fit(text: str, width: int) -> str:
+    """Exactly `width` columns; what does not fit loses its beginning."""
+    text = printable(text)
+    if len(text) > 4 * width:  # so long that its beginning goes in any case
+        text = "…" + text[-3 * width :]
+    while _columns(text) > width:
+        text = "…" + text[2:]
+    return text + " " * (width - _columns(text))
+
+
+def _columns(text: str) -> int:
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )

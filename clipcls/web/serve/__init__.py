@@ -1,0 +1,1 @@
+"""`clipcls serve`: classification over HTTP."""

@@ -1,0 +1,455 @@
+"""Classifying for many at once: one model, labels by request, bounded queues.
+
+    bytes ─► decoding threads ─► Batcher: one thread for the model ─► matching threads ─► records
+    labels ─► texts ─► vectors that are known, else the model's thread, some texts at a time
+
+All methods are called from one event loop, which computes nothing itself. Images come as bytes and
+are kept nowhere: neither they nor their vectors nor the labels of requests reach the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import hashlib
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcls.classification.zero_shot import ZeroShotClassifier
+from clipcls.data.images import PIXELS, decode_image
+from clipcls.embeddings.embed import Embedded
+from clipcls.errors import ClipclsError, ImageError, LabelsError, ModelError, PromptsError
+from clipcls.labels.label_set import LabelSet, levels_of, make_labels
+from clipcls.labels.presets import ready_sets
+from clipcls.labels.prompts import (
+    NONE_TEXTS,
+    PromptSet,
+    class_texts,
+    make_prompts,
+    read_prompts,
+)
+from clipcls.predictions import NONE, UNKNOWN, Prediction
+from clipcls.web.serve.admission import Queue
+from clipcls.web.serve.batching import Batcher
+
+if TYPE_CHECKING:
+    from clipcls.models.encoder import Encoder
+
+__all__ = ["Figures", "Image", "Limits", "Question", "Service"]
+
+# Texts that the model's thread embeds between two batches of images.
+_TEXTS_A_CALL = 32
+
+# What is remembered of requests' labels: vectors of texts, and whole classifiers. A class is about
+# 8 kB there, a text as much as it is long; at 512 dimensions both together are below 150 MB.
+_TEXTS_KEPT = 20_000
+_WEIGHT_KEPT = 80_000
+_CLASS_WEIGHT = 8
+
+Result = TypeVar("Result")
+
+Image = tuple[str, "bytes | ImageError | Callable[[], Awaitable[bytes]]"]
+"""A name, and the file's bytes, what decodes them, or why they are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request may ask for, and how much may be asked at a time.
+
+    Attributes:
+        bytes: of a request's body.
+        pixels: that an image is decoded to; JPEGs are decoded no larger than the model needs.
+        images: in a request.
+        labels: in a request.
+        length: of a label, synonym, prompt or template, characters.
+        levels: of a label in a hierarchy.
+        texts: that a request's labels and templates make together.
+        seconds: that a request may take.
+        queue: images accepted and not answered yet, of all requests.
+        held: bytes of bodies held at a time, of all requests.
+    """
+
+    bytes: int = 64 << 20
+    pixels: int = 50_000_000
+    images: int = 32
+    labels: int = 1_000
+    length: int = 200
+    levels: int = 16
+    texts: int = 10_000
+    seconds: float = 30.0
+    queue: int = 64
+    held: int = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a request asks of its images.
+
+    Attributes:
+        labels: as for `make_labels`, but no name of a file or set; None: the server's.
+        prompts: a ready set's name or templates; None: the server's.
+        none: whether `none of these` is an answer; None: as the server's.
+        top, min_score, min_margin: as for `ZeroShotClassifier.classify`.
+    """
+
+    labels: Sequence[Any] | None = None
+    prompts: str | tuple[str, ...] | None = None
+    none: bool | None = None
+    top: int = 1
+    min_score: float = 0.0
+    min_margin: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A classifier of some labels, and what was to be said about these."""
+
+    classifier: ZeroShotClassifier
+    warnings: tuple[str, ...] = ()
+    weight: int = 0
+
+
+class Figures:
+    """What happens, for whoever wants to count it; called from any thread."""
+
+    def batch(self, size: int, seconds: float) -> None:
+        """The model answered so many images in so many seconds."""
+
+    def texts(self, known: int, new: int) -> None:
+        """A request's labels needed texts; so many had to be embedded."""
+
+    def image(self, outcome: str) -> None:
+        """An image was answered: "classified", "unknown" or "error"."""
+
+
+class Service:
+    """Answers questions about images.
+
+    Args:
+        classifier: fitted; its encoder answers all questions, its labels those that bring none.
+        limits: what may be asked.
+        max_batch: images a forward pass; None: the encoder's `batch_size`.
+        max_wait: how long an image may wait for others while the model is idle, seconds.
+        workers: threads that decode images; None: by the CPU.
+        figures: where to count.
+    """
+
+    def __init__(
+        self,
+        classifier: ZeroShotClassifier,
+        *,
+        limits: Limits | None = None,
+        max_batch: int | None = None,
+        max_wait: float = 0.002,
+        workers: int | None = None,
+        figures: Figures | None = None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.own = classifier
+        self.queue = Queue(self.limits.queue, self.limits.held)
+        self.figures = figures or Figures()
+        self._encoder = classifier.encoder_
+        # Read now: their files may change.
+        self._is_learnt = bool(classifier.made_by_.classifier)
+        self._own_labels = None if self._is_learnt else make_labels(classifier.labels)
+        self._own_prompts = make_prompts("photo" if self._is_learnt else classifier.prompts)
+        self._texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self._classifiers: OrderedDict[bytes, _Known] = OrderedDict()
+        self._weight = 0
+        self._decoders = ThreadPoolExecutor(
+            workers or min(8, os.cpu_count() or 1), "clipcls-decode"
+        )
+        self._matchers = ThreadPoolExecutor(2, "clipcls-match")
+        self._batcher = Batcher[NDArray[Any], NDArray[np.float32]](
+            self._encode,
+            max_batch=min(max_batch or self._encoder.batch_size, self._encoder.batch_size),
+            max_wait=max_wait,
+            watch=self._watch,
+        )
+        _Hearing.attach()
+
+    def warm(self) -> None:
+        """Loads all that the first request would have to wait for."""
+        from PIL import Image
+
+        pixels = self._encoder.preprocess(Image.new("RGB", (64, 64)))
+        self._batcher.submit(pixels).result()
+
+    def close(self) -> None:
+        """Finishes what was begun and ends the threads."""
+        self._decoders.shutdown(cancel_futures=True)
+        self._batcher.close()
+        self._matchers.shutdown(cancel_futures=True)
+
+    # -- images ---------------------------------------------------------------------------------
+
+    async def classify(
+        self,
+        images: Sequence[Image],
+        question: Question,
+    ) -> tuple[list[Prediction | ImageError], list[str]]:
+        """The answer for each image, in order, and warnings about the labels.
+
+        Args:
+            images: names and the files' bytes, what decodes them, or why they are missing.
+            question: what is asked.
+
+        Raises:
+            LabelsError, PromptsError: the labels or templates cannot be used.
+        """
+        known = await self._classifier(question)
+        tasks = [asyncio.ensure_future(self._embed(name, data)) for name, data in images]
+        try:
+            embedded = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        top = min(question.top, len(known.classifier.classes_))
+        results = await self._in(
+            self._matchers,
+            lambda: known.classifier.answer(
+                embedded,
+                top=top,
+                min_score=question.min_score,
+                min_margin=question.min_margin,
+            ),
+        )
+        for result in results:
+            if isinstance(result, ImageError):
+                self.figures.image("error")
+            else:
+                self.figures.image("unknown" if result.label == UNKNOWN else "classified")
+        return results, list(known.warnings)
+
+    async def _embed(
+        self, name: str, data: bytes | ImageError | Callable[[], Awaitable[bytes]]
+    ) -> Embedded | ImageError:
+        if isinstance(data, ImageError):
+            return data
+        try:
+            content = data if isinstance(data, bytes) else await data()
+            pixels = await self._in(self._decoders, self._decode, name, content)
+            del content, data  # the encoder's queue holds pixels alone
+            vector = await asyncio.wrap_future(self._batcher.submit(pixels))
+        except ImageError as error:
+            return error
+        if not np.isfinite(vector).all() or not vector.any():
+            return ImageError(name, "the model gave no finite vector; try --precision fp32")
+        return Embedded(name, vector)
+
+    def _decode(self, name: str, data: bytes) -> NDArray[Any]:
+        try:
+            with PIXELS.share() as share:
+                image = decode_image(
+                    data,
+                    name,
+                    max_pixels=self.limits.pixels,
+                    least_side=self._encoder.least_side,
+                    reserve=share.fill,
+                    raw=False,
+                )
+                return self._encoder.preprocess(image)
+        except MemoryError as error:
+            raise ImageError(name, "not enough memory to decode it") from error
+
+    def _encode(self, pixels: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
+        return list(self._encoder.encode_images(pixels))
+
+    def _watch(self, size: int, seconds: float) -> None:
+        self.queue.learn(size, seconds)
+        self.figures.batch(size, seconds)
+
+    @staticmethod
+    async def _in(pool: ThreadPoolExecutor, function: Callable[..., Result], *given: Any) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(pool, function, *given)
+
+    # -- labels ---------------------------------------------------------------------------------
+
+    async def _classifier(self, question: Question) -> _Known:
+        """The classifier of a question's labels, templates and `none`."""
+        if question.labels is None and question.prompts is None and question.none is None:
+            return _Known(self.own)
+        asked = repr((question.labels, question.prompts, question.none))
+        key = hashlib.sha256(asked.encode()).digest()
+        if found := self._classifiers.get(key):
+            self._classifiers.move_to_end(key)
+            return found
+        with _Hearing() as heard:
+            context = contextvars.copy_context()  # the thread's warnings are this request's
+            labels, prompts, texts = await self._in(
+                self._matchers, context.run, self._prepared, question
+            )
+            none = self.own.none if question.none is None else question.none
+            if none and any(NONE in (label.name, label.path[0]) for label in labels):
+                raise LabelsError(f"labels: {NONE!r} is a label already; leave one out")
+            vectors = await self._vectors([*texts, *(NONE_TEXTS if none else ())])
+        informed = _Informed(self._encoder, vectors)
+        classifier = ZeroShotClassifier(
+            labels,
+            cast("Encoder", informed),
+            prompts=prompts,
+            none=none,
+            rank=self.own.rank if question.labels is None else None,
+            store=False,
+        )
+        await self._in(self._matchers, classifier.fit)
+        informed.forget()
+        weight = _CLASS_WEIGHT * len(classifier.classes_) + len(texts)
+        known = _Known(classifier, tuple(dict.fromkeys(heard)), weight)
+        if key not in self._classifiers:  # another request may have been quicker
+            self._classifiers[key] = known
+            self._weight += weight
+        while self._weight > _WEIGHT_KEPT and len(self._classifiers) > 1:
+            _, oldest = self._classifiers.popitem(last=False)
+            self._weight -= oldest.weight
+        return known
+
+    def _prepared(self, question: Question) -> tuple[LabelSet, PromptSet, list[str]]:
+        """A question's labels, templates, and the texts that these make."""
+        labels = self._labels(question)
+        prompts = self._prompts(question.prompts)
+        return labels, prompts, self._texts_of(labels, prompts)
+
+    def _labels(self, question: Question) -> LabelSet:
+        if question.labels is None:
+            if self._own_labels is None:
+                raise LabelsError(
+                    "the server's classifier was learnt from images: prompts and none need labels"
+                )
+            return self._own_labels
+        if len(question.labels) > self.limits.labels:
+            raise LabelsError(
+                f"{len(question.labels):,} labels; the most are {self.limits.labels:,}"
+            )
+        for given in question.labels:  # before they are made: that costs the levels' third power
+            name = given.get("label") if isinstance(given, Mapping) else given
+            if isinstance(name, str) and len(levels_of(name)) > self.limits.levels:
+                raise LabelsError(
+                    f"{name[:20]!r}... has {len(levels_of(name)):,} levels; the most are "
+                    f"{self.limits.levels}"
+                )
+        labels = make_labels(question.labels)
+        for label in labels:
+            self._check_lengths(LabelsError, *label.path, *label.synonyms, *label.prompts)
+        return labels
+
+    def _prompts(self, prompts: str | tuple[str, ...] | None) -> PromptSet:
+        if prompts is None:
+            return self._own_prompts
+        if isinstance(prompts, str) and "{" in prompts:
+            prompts = (prompts,)
+        if not isinstance(prompts, str):
+            self._check_lengths(PromptsError, *prompts)
+            return make_prompts(prompts)
+        sets = ready_sets("templates")  # and no file of that name
+        if prompts not in sets:
+            raise PromptsError(
+                f"no ready template set {prompts[:50]!r}; they are {', '.join(sets)}"
+            )
+        return PromptSet(prompts, read_prompts(sets[prompts]).templates)
+
+    def _check_lengths(self, kind: type[ClipclsError], *texts: str) -> None:
+        for text in texts:
+            if len(text) > self.limits.length:
+                raise kind(
+                    f"{text[:20]!r}... has {len(text):,} characters; the most are "
+                    f"{self.limits.length:,}"
+                )
+
+    def _texts_of(self, labels: LabelSet, prompts: PromptSet) -> list[str]:
+        count = sum(len(la.words) * len(prompts.templates) + len(la.prompts) for la in labels)
+        if count > self.limits.texts:
+            raise LabelsError(
+                f"labels, synonyms and templates make {count:,} texts; the most are "
+                f"{self.limits.texts:,}"
+            )
+        return [text for texts in class_texts(labels, prompts) for text in texts]
+
+    async def _vectors(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """The texts' vectors; those not known are embedded between batches of images."""
+        found: dict[str, NDArray[np.float32]] = {}
+        new = 0
+        wanted = list(dict.fromkeys(texts))
+        while missing := [text for text in wanted if not self._is_known(text, found)]:
+            chunk = missing[:_TEXTS_A_CALL]
+            context = contextvars.copy_context()  # the thread's warnings are this request's
+            embed = partial(context.run, self._encoder.encode_texts, chunk)
+            rows = await asyncio.wrap_future(self._batcher.call(embed))
+            if not np.isfinite(rows).all():
+                raise ModelError("the model gave no finite vector for a text")
+            new += len(chunk)
+            found.update((text, row.copy()) for text, row in zip(chunk, rows, strict=True))
+            self._texts.update((text, found[text]) for text in chunk)
+        while len(self._texts) > _TEXTS_KEPT:
+            self._texts.popitem(last=False)
+        self.figures.texts(len(wanted) - new, new)
+        return found
+
+    def _is_known(self, text: str, found: dict[str, NDArray[np.float32]]) -> bool:
+        if text in found:
+            return True
+        if text not in self._texts:
+            return False
+        self._texts.move_to_end(text)
+        found[text] = self._texts[text]
+        return True
+
+
+class _Informed:
+    """An encoder as `fit` needs it, whose texts' vectors are known: it runs nothing."""
+
+    def __init__(self, encoder: Encoder, vectors: Mapping[str, NDArray[np.float32]]) -> None:
+        self._encoder = encoder
+        self._vectors = vectors
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.stack([self._vectors[text] for text in texts])
+
+    def forget(self) -> None:
+        """Lets go of the vectors."""
+        self._vectors = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+
+_heard: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("heard", default=None)
+
+
+class _Hearing(logging.Filter):
+    """What clipcls warns of while a request is prepared goes to who asked, and to no log."""
+
+    _LOGGERS = ("clipcls", "clipcls.models.encoder")
+
+    @classmethod
+    def attach(cls) -> None:
+        """Once for the process; without a request it lets everything pass."""
+        for name in cls._LOGGERS:
+            logger = logging.getLogger(name)
+            if not any(isinstance(known, cls) for known in logger.filters):
+                logger.addFilter(cls())
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keeps a record of a request."""
+        heard = _heard.get()
+        if heard is None or record.levelno < logging.WARNING:
+            return True
+        heard.append(record.getMessage())
+        return False
+
+    def __enter__(self) -> list[str]:
+        heard: list[str] = []
+        self._token = _heard.set(heard)
+        return heard
+
+    def __exit__(self, *_: object) -> None:
+        _heard.reset(self._token)

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import expit
+from sklearn.metrics import f1_score
+
+from clipcls import (
+    MultiLabelClassifier,
+    ZeroShotClassifier,
+    calibrate,
+    calibrate_multilabel,
+    evaluate_multilabel,
+)
+from clipcls.calibration.multilabel import (
+    choose_thresholds,
+    fit_probabilities,
+    read_multilabel_calibration,
+)
+from clipcls.classification.multilabel import log_odds
+from clipcls.errors import CalibrationError, InputError
+from helpers.encoders import NamesEncoder
+
+Paint = Callable[..., str]
+LABELS = ["red", "green", "blue"]
+
+
+def simulated(n: int, labels: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Log odds that are too large by 2 and off by an offset of each label's own, and the truth."""
+    rng = np.random.default_rng(seed)
+    real = rng.normal(-2, 2, size=(n, labels))
+    return 2 * real - rng.normal(0, 2, size=labels), rng.random((n, labels)) < expit(real)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_probabilities_are_scipys_optimum(masked: bool) -> None:
+    odds, truth = simulated(200, 6)
+    counted = np.random.default_rng(1).random(odds.shape) < 0.7 if masked else None
+    weight = np.ones_like(odds) if counted is None else counted
+
+    def loss(x: np.ndarray) -> float:
+        u = x[0] * odds + x[1] + x[2:]
+        return (weight * (np.logaddexp(0, u) - truth * u)).sum() + (x[2:] ** 2).sum() / 2
+
+    best = minimize(loss, np.zeros(8), method="BFGS", options={"gtol": 1e-7}).x
+    slope, offsets = fit_probabilities(odds, truth, counted)
+    assert slope == pytest.approx(best[0], rel=1e-4)
+    np.testing.assert_allclose(offsets, best[1] + best[2:], rtol=1e-3)
+    assert 0.3 < slope < 0.7
+
+
+@pytest.mark.parametrize(("sign", "bound"), [(-1, 1e-3), (60, 20)])
+def test_with_the_slope_at_its_bound_the_offsets_are_scipys_optimum(
+    sign: float, bound: float
+) -> None:
+    odds, truth = simulated(200, 6)
+    odds = odds / sign - 3
+
+    def loss(x: np.ndarray) -> float:
+        u = bound * odds + x[0] + x[1:]
+        return (np.logaddexp(0, u) - truth * u).sum() + (x[1:] ** 2).sum() / 2
+
+    best = minimize(loss, np.r_[3 * bound, np.zeros(6)], method="BFGS", options={"gtol": 1e-7}).x
+    slope, offsets = fit_probabilities(odds, truth)
+    assert slope == bound
+    np.testing.assert_allclose(offsets, best[0] + best[1:], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("odds", "truth"),
+    [
+        (np.zeros((20, 3)), np.zeros((20, 3), bool)),  # nothing is ever right
+        (np.where(np.eye(20, 3) > 0, 9.0, -9.0), np.eye(20, 3) > 0),  # a perfect split
+        (np.full((20, 3), -700.0), np.eye(20, 3) > 0),
+        (-simulated(50, 3)[0], simulated(50, 3)[1]),  # the wrong way round
+    ],
+)
+def test_odd_data_gives_finite_numbers(odds: np.ndarray, truth: np.ndarray) -> None:
+    slope, offsets = fit_probabilities(odds, truth)
+    assert 1e-3 <= slope <= 20
+    assert np.isfinite(offsets).all()
+    thresholds = choose_thresholds(expit(slope * odds + offsets))
+    assert (thresholds > 0).all()
+    assert (thresholds <= 1).all()
+
+
+def test_thresholds_are_those_of_brute_force() -> None:
+    probabilities = np.random.default_rng(3).random((40, 4)) ** 3
+
+    def best(p: np.ndarray) -> float:
+        expected = {t: 2 * p[p >= t].sum() / ((p >= t).sum() + p.sum()) for t in p}
+        return max(expected, key=expected.get)
+
+    together = best(probabilities.ravel())
+    expected = [np.sqrt(together * best(column)) for column in probabilities.T]
+    np.testing.assert_allclose(choose_thresholds(probabilities), expected)
+
+
+def test_offsets_and_thresholds_help_where_labels_differ() -> None:
+    odds, truth = simulated(2000, 8)
+    slope, offsets = fit_probabilities(odds[:1000], truth[:1000])
+    p = expit(slope * odds + offsets)
+    given = p[1000:] >= choose_thresholds(p[:1000])
+    plain = [f1_score(truth[1000:], odds[1000:] >= t, average="macro") for t in range(-9, 9)]
+    assert f1_score(truth[1000:], given, average="macro") > max(plain)
+    assert np.abs(p[1000:].mean(axis=0) - truth[1000:].mean(axis=0)).max() < 0.06
+
+
+def painted(paint: Paint) -> list[tuple[str, list[str]]]:
+    """Pictures of none, one or two of the colours; blue is always dim."""
+    rng = np.random.default_rng(4)
+    data = []
+    for number in range(60):
+        has = rng.random(3) < 0.4
+        colour = np.where(has, [200, 200, 60], 0) + rng.integers(5, 30, size=3)
+        path = paint(f"{number}.png", tuple(map(int, colour)))
+        data.append((path, [label for label, one in zip(LABELS, has, strict=True) if one]))
+    return data
+
+
+@pytest.fixture
+def base(names_encoder: NamesEncoder) -> ZeroShotClassifier:
+    return ZeroShotClassifier(LABELS, names_encoder, store=False).fit()
+
+
+def test_a_calibration_is_saved_and_applied(
+    base: ZeroShotClassifier, paint: Paint, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = painted(paint)
+    paths, truth = [p for p, _ in data], np.array([[c in row for c in LABELS] for _, row in data])
+    (tmp_path / "bad.png").write_text("no image")
+    plain = MultiLabelClassifier(base).fit()
+    made, aside = calibrate_multilabel(plain, [*data, (tmp_path / "bad.png", "red")])
+    assert [error.path for error in aside.unreadable] == [str(tmp_path / "bad.png")]
+    assert (made.images, made.positives) == (60, tuple(truth.sum(axis=0)))
+    made.save(tmp_path / "c.json")
+    assert read_multilabel_calibration(tmp_path / "c.json") == made
+    assert made.figures["nll"]["after"] < made.figures["nll"]["before"]
+
+    clf = MultiLabelClassifier(base, calibration=tmp_path / "c.json").fit()
+    evaluate_multilabel(clf, data, draws=2)
+    assert "the calibration was made from 60 of these 60 images" in caplog.text
+    odds = log_odds(np.log(plain.predict_proba(paths)))
+    np.testing.assert_allclose(clf.predict_proba(paths), expit(made.slope * odds + made.offsets))
+    np.testing.assert_array_equal(clf.thresholds_, made.thresholds)
+    given = clf.predict_proba(paths) >= made.thresholds
+    np.testing.assert_array_equal(clf.predict(paths), given)
+    first = next(iter(clf.classify(paths[:1])))
+    assert first.record()["calibration"] == made.digest
+    with pytest.raises(CalibrationError, match="calibrated already"):
+        calibrate_multilabel(clf, data)
+
+    turned = ZeroShotClassifier(LABELS[::-1], base.encoder_, store=False)
+    other = MultiLabelClassifier(turned, calibration=made).fit()
+    np.testing.assert_allclose(other.predict_proba(paths)[:, ::-1], clf.predict_proba(paths))
+    np.testing.assert_array_equal(other.thresholds_[::-1], clf.thresholds_)
+
+
+def test_what_is_for_something_else_is_refused_and_says_why(
+    base: ZeroShotClassifier, paint: Paint, tmp_path: Path
+) -> None:
+    data = painted(paint)
+    made, _ = calibrate_multilabel(MultiLabelClassifier(base).fit(), data)
+    made.save(tmp_path / "multi.json")
+    calibrate(base, [row for row in data if row[1]])[0].save(tmp_path / "single.json")
+
+    def refusal(calibration: object, labels=LABELS) -> str:
+        other = ZeroShotClassifier(labels, base.encoder_, store=False)
+        with pytest.raises(CalibrationError) as caught:
+            MultiLabelClassifier(other, calibration=calibration).fit()
+        return str(caught.value)
+
+    assert "without the label 'pink'" in refusal(made, [*LABELS, "pink"])
+    stale = replace(made, identity=replace(made.identity, background="0" * 12))
+    assert "another vocabulary" in refusal(stale)
+    assert "single.json: is for one label an image" in refusal(tmp_path / "single.json")
+    for calibration in (made, tmp_path / "multi.json"):
+        one = ZeroShotClassifier(LABELS, base.encoder_, store=False, calibration=calibration)
+        with pytest.raises(CalibrationError, match="for several labels an image"):
+            one.fit()
+
+    record = json.loads((tmp_path / "multi.json").read_text())
+    for damage in ({"offsets": [1.0]}, {"thresholds": "no"}, {"slope": -3}, {"slope": "1"}):
+        (tmp_path / "bad.json").write_text(json.dumps({**record, **damage}))
+        assert "damaged" in refusal(tmp_path / "bad.json")
+
+
+def test_too_few_images(base: ZeroShotClassifier, paint: Paint) -> None:
+    with pytest.raises(InputError, match="9 labelled images are too few"):
+        calibrate_multilabel(MultiLabelClassifier(base).fit(), painted(paint)[:9])

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.special import softmax
+
+from clipcls import Calibration, MultiLabelClassifier, ZeroShotClassifier
+from clipcls.classification.multilabel import (
+    DEFAULT_THRESHOLD,
+    background_texts,
+    log_odds,
+    log_shares,
+)
+from clipcls.embeddings.embed import embed_texts
+from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError
+from clipcls.few_shot.classifier import FewShotClassifier
+from helpers.encoders import NamesEncoder
+
+Paint = Callable[..., str]
+LABELS = ["red", "green", "blue"]
+
+
+def several(encoder: NamesEncoder, labels=LABELS, **settings) -> MultiLabelClassifier:
+    return MultiLabelClassifier(ZeroShotClassifier(labels, encoder, store=False), **settings).fit()
+
+
+def test_scores_are_the_documented_softmax(names_encoder: NamesEncoder) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.random((7, 32)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    clf = several(names_encoder)
+    names = embed_texts(names_encoder, background_texts()).astype(float)
+    for row, found in zip(vectors.astype(float), clf.predict_proba(vectors), strict=True):
+        # Each name of the vocabulary counts as 100/n names.
+        all_of_them = np.concatenate([clf.classifier.weights_ @ row, names @ row])
+        mean, deviation = (names @ row).mean(), (names @ row).std()
+        logits = 1.5 * (all_of_them - mean) / deviation
+        logits[3:] += np.log(100 / len(names))
+        np.testing.assert_allclose(found, softmax(logits)[:3], rtol=1e-6)
+
+
+def test_scores_know_neither_the_logit_scale_nor_a_shift_of_similarities() -> None:
+    rng = np.random.default_rng(1)
+    labels, names = rng.normal(size=(5, 4)), rng.normal(size=(5, 50))
+    expected = log_shares(labels, names)
+    np.testing.assert_allclose(log_shares(3 * labels - 1, 3 * names - 1), expected, atol=1e-12)
+    assert (expected < 0).all()
+    np.testing.assert_allclose(np.exp(log_odds(np.log([0.2, 0.5]))), [0.25, 1])
+
+
+def test_none_one_or_both_of_two_labels(names_encoder: NamesEncoder, paint: Paint) -> None:
+    clf = several(names_encoder, ["red", "blue"])
+    paths = [paint("r.png", "red"), paint("m.png", (200, 0, 200)), paint("g.png", "green")]
+    red, both, none = clf.classify(paths)
+    assert [c.label for c in red.labels] == ["red"]
+    assert {c.label for c in both.labels} == {"red", "blue"}
+    assert (none.labels, none.label) == ((), "unknown")
+    assert none.best.score < DEFAULT_THRESHOLD
+    np.testing.assert_array_equal(clf.predict(paths), [[1, 0], [1, 1], [0, 0]])
+    proba = clf.predict_proba(paths)
+    assert [c.score for c in both.labels] == sorted(proba[1], reverse=True)
+    assert none.score == proba[2].max()
+    single = list(several(names_encoder, ["red"]).classify(paths))
+    assert [p.label for p in single] == ["red", "red", "unknown"], "one label can be refused too"
+
+
+def test_top_and_min_score_are_per_label(names_encoder: NamesEncoder, paint: Paint) -> None:
+    clf = several(names_encoder)
+    paths = [paint("m.png", (200, 0, 180)), paint("w.png", (99, 99, 99))]
+    scores = clf.predict_proba(paths)
+    mixed, grey = clf.classify(paths, top=1)
+    assert [c.label for c in mixed.labels] == ["red"]
+    mixed, grey = clf.classify(paths, min_score=0)
+    assert [c.label for c in mixed.labels] == ["red", "blue", "green"]
+    assert len(grey.labels) == 3
+    between = (scores[0, 0] + scores[0, 2]) / 2
+    mixed, _ = clf.classify(paths, min_score=between)
+    assert [c.label for c in mixed.labels] == ["red"]
+    with pytest.raises(ValueError, match="top is 0"):
+        clf.classify(paths, top=0)
+
+
+def test_bad_images_keep_their_place(
+    names_encoder: NamesEncoder, paint: Paint, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.png").write_text("no image")
+    images = [paint("r.png", "red"), tmp_path / "bad.png", Image.new("RGB", (4, 4), "blue")]
+    first, bad, last = several(names_encoder).classify(images)
+    assert (first.label, last.label, last.path) == ("red", "blue", "images[2]")
+    assert isinstance(bad, ImageError)
+
+
+def test_many_labels_need_no_more_memory_and_change_nothing(
+    names_encoder: NamesEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = np.random.default_rng(2).random((30, 32)).astype(np.float32)
+    clf = several(names_encoder)
+    expected = clf.predict_proba(vectors)
+    monkeypatch.setattr("clipcls.classification.multilabel._SCORES_A_BLOCK", 4000)
+    np.testing.assert_array_equal(clf.predict_proba(vectors).round(12), expected.round(12))
+
+
+def test_parameters(names_encoder: NamesEncoder) -> None:
+    unfitted = MultiLabelClassifier(ZeroShotClassifier(LABELS, names_encoder, store=False))
+    with pytest.raises(ClipclsError, match="not fitted"):
+        unfitted.classify([])
+    assert set(unfitted.get_params()) == {"classifier", "calibration"}
+    with pytest.raises(ValueError, match="shoes"):
+        unfitted.set_params(shoes=1)
+    none = ZeroShotClassifier(LABELS, names_encoder, store=False, none=True)
+    with pytest.raises(LabelsError, match="none of these"):
+        MultiLabelClassifier(none).fit()
+    ranked = ZeroShotClassifier(["a > red", "b > blue"], names_encoder, store=False, rank=1)
+    with pytest.raises(LabelsError, match="rank"):
+        MultiLabelClassifier(ranked).fit()
+
+
+def test_a_learnt_classifier_is_refused(names_encoder: NamesEncoder, paint: Paint) -> None:
+    data = [(paint(f"{colour}.png", colour), colour) for colour in LABELS]
+    learnt = FewShotClassifier(LABELS, names_encoder, store=False).fit(data)
+    with pytest.raises(ClipclsError, match="learnt classifier"):
+        MultiLabelClassifier(learnt).fit()
+
+
+def test_calibrations_of_the_other_kind_are_refused(names_encoder: NamesEncoder) -> None:
+    base = ZeroShotClassifier(LABELS, names_encoder, store=False).fit()
+    one = Calibration(base.identity_, 10, 1.0, "", {}, ((-1.0, 10, 0),), ((10, 1.0),), {})
+    with pytest.raises(CalibrationError, match="for one label an image"):
+        MultiLabelClassifier(base, calibration=one).fit()
+    with pytest.raises(CalibrationError, match="give the calibration to"):
+        MultiLabelClassifier(
+            ZeroShotClassifier(LABELS, names_encoder, store=False, calibration=one)
+        ).fit()

@@ -1,0 +1,106 @@
+"""Threads that share a budget never hold more than its limit together, and none waits for ever."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from PIL import Image
+
+from clipcls.data.budget import Budget
+from clipcls.data.images import decode_image
+from clipcls.errors import ImageError
+
+
+def test_threads_together_stay_within_the_limit() -> None:
+    budget, lock, held, most = Budget(lambda: 10), threading.Lock(), 0, 0
+
+    def work(units: int) -> None:
+        nonlocal held, most
+        with budget.share() as share:
+            share.fill(units)
+            with lock:
+                held += units
+                most = max(most, held)
+            time.sleep(0.001)
+            with lock:
+                held -= units
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, [3, 4, 5, 6, 7, 1, 2, 9] * 10))
+    assert 7 <= most <= 10
+
+
+def test_a_demand_above_the_limit_is_met_alone_and_not_overtaken() -> None:
+    budget, order = Budget(lambda: 10), []
+    with budget.share() as first, ThreadPoolExecutor(2) as pool:
+        first.fill(1)
+
+        def ask(units: int) -> None:
+            with budget.share() as share:
+                share.fill(units)
+                order.append(units)
+
+        large = pool.submit(ask, 100)
+        while not budget._line:
+            time.sleep(0.001)
+        small = pool.submit(ask, 1)  # there is room, but the large demand was first
+        time.sleep(0.05)
+        assert order == []
+        first.empty()
+        large.result(5)
+        small.result(5)
+    assert order == [100, 1]
+
+
+def test_a_share_that_is_filled_again_holds_only_the_last() -> None:
+    budget = Budget(lambda: 10)
+    with budget.share() as one, budget.share() as other:
+        one.fill(10)
+        one.fill(2)
+        other.fill(8)  # would wait for ever otherwise
+
+
+def encoded(size: tuple[int, int], kind: str, mode: str = "RGB", **options) -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, size).save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (encoded((8000, 8000), "WEBP", lossless=True, method=0), "takes too much memory"),
+        (encoded((4000, 4000), "QOI"), "takes too much time"),
+    ],
+    ids=["webp", "decoded in Python"],
+)
+def test_what_takes_too_much_of_either_is_refused_by_its_header(data: bytes, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason):
+        decode_image(data, "bomb")
+
+
+def test_a_jpeg_of_hundreds_of_scans_is_refused() -> None:
+    data = encoded((6000, 4000), "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    assert decode_image(data, least_side=64).size[0] < 1000
+    with pytest.raises(ImageError, match="takes too much time"):
+        decode_image(data[:-2] + 200 * scan + data[-2:], least_side=64)
+
+
+def test_a_tiff_of_millions_of_strips_is_refused() -> None:
+    strips = 200_000
+    entries = [(256, 1), (257, strips), (258, 8), (259, 1), (262, 1), (277, 1), (278, 1)]
+    table = [(tag, 4, 1, value) for tag, value in entries]
+    table += [(273, 4, strips, 300), (279, 4, strips, 300 + 4 * strips)]
+    ifd = len(table).to_bytes(2, "little")
+    for tag, kind, count, value in sorted(table):
+        ifd += tag.to_bytes(2, "little") + kind.to_bytes(2, "little")
+        ifd += count.to_bytes(4, "little") + value.to_bytes(4, "little")
+    head = (b"II*\0" + (8).to_bytes(4, "little") + ifd).ljust(300, b"\0")
+    data = head + (8).to_bytes(4, "little") * strips + (1).to_bytes(4, "little") * strips
+    with pytest.raises(ImageError, match=r"too many strips or tiles \(200000"):
+        decode_image(data, "bomb.tif")

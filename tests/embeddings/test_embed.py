@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipcls.embeddings import embed
+from clipcls.embeddings.cache import Store
+from clipcls.embeddings.embed import Embedded, embed_images, embed_texts
+from clipcls.errors import ImageError, ModelError
+from helpers.encoders import ColourEncoder
+
+Paint = Callable[..., str]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "store.db") as store:
+        yield store
+
+
+def shade(n: int) -> tuple[int, int, int]:
+    return (255, n, 255 - n)
+
+
+def test_vectors_come_in_input_order_with_errors_in_place(
+    encoder: ColourEncoder, paint: Paint, tmp_path: Path
+) -> None:
+    paths = [paint(f"{n:02}.png", shade(n)) for n in range(30)]
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    inputs = [*paths[:7], str(tmp_path / "bad.png"), *paths[7:], ImageError("x", "was bad before")]
+    found = list(embed_images(encoder, inputs, workers=3))
+    assert [item.path for item in found] == [*inputs[:-1], "x"]
+    assert isinstance(found[7], ImageError)
+    expected = encoder.encode_images([encoder.preprocess(Image.open(paths[12]))])[0]
+    np.testing.assert_allclose(found[13].vector, expected, atol=1e-6)
+
+
+def test_a_second_run_encodes_nothing(encoder: ColourEncoder, paint: Paint, store: Store) -> None:
+    paths = [paint(f"{n}.png", shade(n)) for n in range(10)]
+    first = list(embed_images(encoder, paths, store))
+    encoder.encode_images = encoder.preprocess = None  # type: ignore[assignment]
+    second = list(embed_images(encoder, paths, store))
+    assert all(item.stored for item in second)
+    assert not any(item.stored for item in first)
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one.vector, other.vector)
+
+
+def test_the_image_tower_is_loaded_beside_decoding_and_for_nothing_else(
+    encoder: ColourEncoder,
+    paint: Paint,
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = paint("a.png", "red")
+    list(embed_images(encoder, [path], store))
+    shutil.copy(path, tmp_path / "copy.png")
+    bad = {"empty": b"", "text": b"<html>not found</html>", "cut": Path(path).read_bytes()[:20]}
+    for name, content in bad.items():
+        (tmp_path / f"{name}.png").write_bytes(content)
+    calls: list[str] = []
+    decode, encode = embed.decode_image, encoder.encode_images
+    is_loaded = threading.Event()
+
+    def load() -> None:
+        calls.append("load")
+        is_loaded.set()
+
+    def decode_beside(*args: Any, **settings: Any) -> Image.Image:
+        image = decode(*args, **settings)
+        assert is_loaded.wait(10)
+        return image
+
+    monkeypatch.setattr(encoder, "load_image_tower", load)
+    monkeypatch.setattr(embed, "decode_image", decode_beside)
+    monkeypatch.setattr(
+        encoder, "encode_images", lambda pixels: calls.append("encode") or encode(pixels)
+    )
+    known = [path, str(tmp_path / "copy.png")]
+    unreadable = [str(tmp_path / f"{name}.png") for name in bad]
+    found = list(embed_images(encoder, [*known, *unreadable], store))
+    assert [type(item) for item in found] == [Embedded] * 2 + [ImageError] * 3
+    assert calls == []
+    list(embed_images(encoder, [paint("b.png", "blue")], store))
+    assert calls == ["load", "encode"]
+
+
+def test_a_copy_is_known_by_its_content(
+    encoder: ColourEncoder, paint: Paint, store: Store, tmp_path: Path
+) -> None:
+    path = paint("a.png", "red")
+    list(embed_images(encoder, [path], store))
+    shutil.copy(path, tmp_path / "copy.png")
+    list(embed_images(encoder, [str(tmp_path / "copy.png")], store))
+    assert encoder.images == 1
+
+
+def test_a_changed_file_is_encoded_again(
+    encoder: ColourEncoder, paint: Paint, store: Store
+) -> None:
+    path = paint("a.png", "red")
+    (before,) = embed_images(encoder, [path], store)
+    paint("a.png", "blue")
+    os.utime(path, (1_700_000_009, 1_700_000_009))
+    (after,) = embed_images(encoder, [path], store)
+    assert before.vector[0] == after.vector[2] == 1
+
+
+def test_a_run_stopped_half_way_goes_on_where_it_was(
+    encoder: ColourEncoder, paint: Paint, store: Store
+) -> None:
+    paths = [paint(f"{n:02}.png", shade(n)) for n in range(40)]
+    stopped = embed_images(encoder, paths, store)
+    list(itertools.islice(stopped, 21))
+    stopped.close()
+    done = encoder.images
+    assert done < 40
+    list(embed_images(encoder, paths, store))
+    assert encoder.images == 40
+
+
+def test_look_ahead_is_bounded(encoder: ColourEncoder, paint: Paint) -> None:
+    path = paint("a.png", "red")
+    asked = 0
+
+    def endless() -> Iterator[str]:
+        nonlocal asked
+        while True:
+            asked += 1
+            yield path
+
+    assert len(list(itertools.islice(embed_images(encoder, endless(), workers=2), 100))) == 100
+    assert asked < 100 + 4 * encoder.batch_size
+
+
+def test_pil_images_need_no_path(encoder: ColourEncoder, store: Store) -> None:
+    (item,) = embed_images(encoder, [Image.new("RGBA", (4, 4), (255, 0, 0, 255))], store)
+    assert isinstance(item, Embedded)
+    assert item.path == "images[0]"
+    np.testing.assert_allclose(item.vector, [1, 0, 0])
+    assert store.info().images == 0
+
+
+def test_a_vector_that_is_not_finite_is_an_error_and_not_stored(
+    encoder: ColourEncoder, paint: Paint, store: Store
+) -> None:
+    black = paint("black.png", (0, 0, 0))  # its norm is 0: 0 / 0
+    with np.errstate(invalid="ignore"):
+        good, bad = embed_images(encoder, [paint("red.png", "red"), black], store)
+    assert isinstance(good, Embedded)
+    assert isinstance(bad, ImageError)
+    assert store.info().images == 1
+
+
+def test_each_text_is_encoded_once_ever(encoder: ColourEncoder, store: Store) -> None:
+    rows = embed_texts(encoder, ["red", "blue", "red"], store)
+    np.testing.assert_array_equal(rows, [[1, 0, 0], [0, 0, 1], [1, 0, 0]])
+    embed_texts(encoder, ["blue", "green"], store)
+    assert encoder.texts == ["red", "blue", "green"]
+
+
+def test_a_file_deleted_during_the_run(encoder: ColourEncoder, paint: Paint, store: Store) -> None:
+    paths = [paint(f"{n}.png", shade(n)) for n in range(3)]
+
+    def meanwhile() -> Iterator[str]:
+        for path in paths:
+            if path == paths[1]:
+                os.unlink(path)
+            yield path
+
+    first, gone, last = embed_images(encoder, meanwhile(), store)
+    assert isinstance(gone, ImageError)
+    assert gone.reason == "no such file"
+    assert isinstance(first, Embedded)
+    assert isinstance(last, Embedded)
+
+
+def test_a_damaged_vector_in_the_store_is_made_again(
+    encoder: ColourEncoder, paint: Paint, store: Store
+) -> None:
+    path = paint("a.png", "red")
+    list(embed_images(encoder, [path], store))
+    store._connection.execute("UPDATE embeddings SET vector = zeroblob(12)")
+    (item,) = embed_images(encoder, [path], store)
+    np.testing.assert_allclose(item.vector, [1, 0, 0])
+    (item,) = embed_images(encoder, [path], store)
+    assert item.stored
+
+
+def test_a_text_without_a_finite_vector_is_an_error_and_not_stored(
+    encoder: ColourEncoder, store: Store
+) -> None:
+    encoder.encode_texts = lambda texts: np.full((len(texts), 3), np.nan, np.float32)
+    with pytest.raises(ModelError, match="no finite vector"):
+        embed_texts(encoder, ["red"], store)
+    assert store.info().texts == 0
+
+
+def test_what_is_no_image(encoder: ColourEncoder) -> None:
+    with pytest.raises(TypeError, match="not float64"):
+        list(embed_images(encoder, [np.zeros((4, 4, 3))]))  # type: ignore[list-item]
+    (item,) = embed_images(encoder, [Image.new("RGB", (0, 0))])
+    assert isinstance(item, ImageError)
+
+
+def test_an_image_that_memory_does_not_suffice_for_stops_nothing(
+    encoder: ColourEncoder, paint: Paint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preprocess = encoder.preprocess
+
+    def short(image: Image.Image) -> np.ndarray:
+        if image.width > 100:
+            raise MemoryError
+        return preprocess(image)
+
+    monkeypatch.setattr(encoder, "preprocess", short)
+    large = Image.new("RGB", (200, 8), "red")
+    images = [large, large.resize((8, 8)), paint("a.png", "red", 200), paint("b.png", "red")]
+    found = list(embed_images(encoder, images))
+    assert [type(item) for item in found] == [ImageError, Embedded] * 2
+    assert found[0].reason == found[2].reason == "not enough memory to decode it"
+
+
+def test_a_truncated_image_warns_in_every_run(
+    encoder: ColourEncoder, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.jpg"
+    Image.effect_noise((64, 64), 80).convert("RGB").save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 8 // 10])
+    for _ in range(2):
+        (found,) = embed_images(encoder, [str(path)], store)
+        assert isinstance(found, Embedded)
+    assert [record.getMessage()[:30] for record in caplog.records] == 2 * [
+        f"{path}: truncated"[:30],
+    ]

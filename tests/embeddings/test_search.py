@@ -1,0 +1,90 @@
+"""The images nearest to a query, in a folder and in the store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clipcls.embeddings.cache import Store
+from clipcls.embeddings.embed import Embedded, embed_images, embed_texts
+from clipcls.embeddings.search import search_images, search_store
+from clipcls.models.encoder import unit_rows
+from helpers.encoders import ColourEncoder
+
+Paint = Callable[..., str]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "store.db") as store:
+        yield store
+
+
+def test_nearest_first_and_no_more_than_there_are(encoder: ColourEncoder, paint: Paint) -> None:
+    paths = [paint("blue.png", "blue"), paint("red.png", "red"), paint("yellow.png", "yellow")]
+    (query,) = embed_texts(encoder, ["red"])
+    hits = search_images(encoder, query, embed_images(encoder, paths), 2)
+    assert [(hit.rank, Path(hit.path).name) for hit in hits] == [(1, "red.png"), (2, "yellow.png")]
+    np.testing.assert_allclose([hit.similarity for hit in hits], [1, 0.5**0.5], rtol=1e-6)
+    assert len(search_images(encoder, query, embed_images(encoder, paths), 9)) == 3
+    assert search_images(encoder, query, iter(()), 9) == []
+
+
+def test_the_store_names_files_that_are_there(
+    encoder: ColourEncoder, paint: Paint, store: Store, tmp_path: Path
+) -> None:
+    names = ["a-copy.png", "red.png", "yellow.png", "blue.png"]
+    paths = [paint(n, n.partition(".")[0] if n[0] != "a" else "red") for n in names]
+    list(embed_images(encoder, paths, store))
+    (query,) = embed_texts(encoder, ["red"])
+
+    def found(k: int) -> list[str]:
+        return [Path(hit.path).name for hit in search_store(encoder, query, store, k)]
+
+    assert found(2) == ["a-copy.png", "yellow.png"]
+    os.unlink(tmp_path / "a-copy.png")
+    assert found(1) == ["red.png"]  # the same content under another name
+    os.unlink(tmp_path / "red.png")
+    assert found(1) == ["yellow.png"]
+    shutil.rmtree(tmp_path, ignore_errors=True)
+    assert found(3) == []
+
+
+@pytest.mark.parametrize(
+    "damage", [b"\0\0\0", b"\xff" * 12, b"\0\0\x80\x7f" * 3, b"\xff\xff\x7f\x7f" * 3]
+)
+def test_an_image_whose_vector_is_damaged_is_not_found(
+    encoder: ColourEncoder, paint: Paint, store: Store, damage: bytes
+) -> None:
+    paths = [paint(f"{name}.png", name) for name in ("red", "yellow", "blue")]
+    list(embed_images(encoder, paths, store))
+    store._connection.execute("UPDATE embeddings SET vector = ? WHERE id = 2", (damage,))
+    (query,) = embed_texts(encoder, ["red"])
+    found = search_store(encoder, query, store, 3)
+    assert [Path(hit.path).name for hit in found] == ["red.png", "blue.png"]
+    np.testing.assert_allclose([hit.similarity for hit in found], [1, 0], atol=1e-6)
+
+
+def test_memory_does_not_grow_with_the_vectors(encoder: ColourEncoder) -> None:
+    """Of 40,000 images, whose vectors are 82 MB; NumPy's memory is among what is counted."""
+    dim, count = 512, 40_000
+    chance = np.random.default_rng(0)
+
+    def images() -> Iterator[Embedded]:
+        for number in range(count):
+            yield Embedded(str(number), unit_rows(chance.standard_normal((1, dim)))[0])
+
+    query = unit_rows(np.ones((1, dim)))[0]
+    tracemalloc.start()
+    try:
+        assert len(search_images(encoder, query, images(), 5)) == 5
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 30e6

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax, softmax
+
+from clipcls import ZeroShotClassifier, evaluate
+from clipcls.errors import InputError
+from clipcls.evaluation.evaluate import outcomes_of
+from helpers.encoders import ColourEncoder
+
+Paint = Callable[..., str]
+LABELS = ["red", "green", "blue", "yellow"]
+
+
+@pytest.fixture
+def classifier(encoder: ColourEncoder) -> ZeroShotClassifier:
+    return ZeroShotClassifier(LABELS, encoder, store=False).fit()
+
+
+def test_a_small_folder(classifier: ZeroShotClassifier, paint: Paint, tmp_path: Path) -> None:
+    paint("d/red/a.png", "red")
+    paint("d/red/b.png", "red")
+    wrong = paint("d/red/c.png", "blue")
+    paint("d/Blue/a.png", "blue")
+    paint("d/pink/a.png", "red")
+    bad = tmp_path / "d/red/bad.png"
+    bad.write_text("no image")
+    seen = []
+    found = evaluate(classifier, tmp_path / "d", draws=50, watch=seen.append)
+    assert found.images == 4
+    assert found.figures["accuracy"].value == 3 / 4
+    assert found.figures["balanced_accuracy"].value == pytest.approx((2 / 3 + 1) / 2)
+    assert "top5" not in found.figures  # four labels
+    assert found.confused == (("red", "blue", 1),)
+    assert (wrong, "red", "blue") in {answer[:3] for answer in found.answers}
+    assert found.set_aside.no_labels == {"pink": 1}
+    assert found.set_aside.without_images == ("green", "yellow")
+    assert [error.path for error in found.set_aside.unreadable] == [str(bad)]
+    assert [e.path for e in seen if e] == [str(bad)]
+    assert len(seen) == 5
+    record = json.loads(json.dumps(found.record(), allow_nan=False))
+    assert record["per_class"][1] == {
+        **{"label": "green", "precision": None, "recall": None},
+        **{"f1": None, "support": 0, "answers": 0},
+    }
+    assert record["model"] == "colours"
+
+
+def test_images_of_none_of_the_labels_can_be_labelled_so(
+    encoder: ColourEncoder, paint: Paint
+) -> None:
+    classifier = ZeroShotClassifier(["red", "blue"], encoder, store=False, none=True).fit()
+    red, grey = paint("r.png", "red"), paint("g.png", (90, 90, 90))
+    found = evaluate(classifier, [(red, "red"), (grey, "None of these")], draws=2)
+    assert found.figures["accuracy"].value == 1
+    found = evaluate(classifier, [(red, "red")], draws=2)
+    assert found.set_aside.without_images == ("blue",)
+
+
+def test_several_right_labels(classifier: ZeroShotClassifier, paint: Paint) -> None:
+    data = [
+        (paint("a.png", "red"), ["blue", "red"]),  # right: counts for red
+        (paint("b.png", "green"), ["yellow", "blue"]),  # wrong: counts for yellow
+    ]
+    found = evaluate(classifier, data, draws=10)
+    assert (found.several, found.figures["accuracy"].value) == (2, 0.5)
+    assert found.confused == (("yellow", "green", 1),)
+    assert [c.support for c in found.classes] == [1, 0, 0, 1]
+    logits = classifier.decision_function([path for path, _ in data])
+    scores = softmax(logits, axis=1)
+    expected = -np.log([scores[0, 2] + scores[0, 0], scores[1, 3] + scores[1, 2]]).mean()
+    assert found.figures["nll"].value == pytest.approx(expected)
+
+
+def test_outcomes_are_those_of_the_whole_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipcls.evaluation.evaluate._IMAGES_A_BLOCK", 7)
+    encoder = ColourEncoder()
+    labels = ["red", "green", "blue", "yellow", "red green", "red blue", "green blue", "grey"]
+    classifier = ZeroShotClassifier(labels, encoder, store=False).fit()
+    rng = np.random.default_rng(0)
+    vectors = rng.random((50, 3)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    truth = rng.integers(8, size=50)
+    found = outcomes_of(classifier, vectors, [(int(t),) for t in truth])
+    scores = log_softmax(classifier.decision_function(vectors), axis=1)
+    np.testing.assert_array_equal(found.answer, scores.argmax(axis=1))
+    np.testing.assert_allclose(found.confidence, np.exp(scores.max(axis=1)), rtol=1e-6)
+    np.testing.assert_allclose(found.loss, -scores[np.arange(50), truth], rtol=1e-6)
+    ranks = (scores > scores[np.arange(50), truth][:, None]).sum(axis=1)
+    np.testing.assert_array_equal(found.top5, ranks < 5)
+    np.testing.assert_array_equal(found.truth, truth)
+
+
+def test_nothing_that_can_be_read(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.png: no such file"):
+        evaluate(classifier, [(tmp_path / "none.png", "red")])

@@ -1,0 +1,661 @@
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.server
+import json
+import logging
+import os
+import pickle
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from safetensors.torch import save_file
+
+from clipcls.errors import ModelError, ModelUnavailableError, UnknownModelError, install_command
+from clipcls.models import hub, loading, registry
+from clipcls.models.registry import ModelSource
+from helpers.checkpoints import CONFIGS, PREPROCESS, TEXT, VISION, write_model, write_text_tower
+
+ROOT = Path(__file__).parents[2]
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """Equal but for what another order of additions makes of it."""
+    assert ours.dtype == theirs.dtype
+    tolerance = 1e-5 if ours.dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
+
+
+def photo() -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 80, 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+def builtin(architecture: str, weights: Path) -> ModelSource:
+    """As resolve makes it, for architectures whose tokenizer cannot be downloaded here."""
+    config = registry._builtin_config(architecture)
+    gelu = config.get("quick_gelu", False)
+    return ModelSource("random", architecture, config, None, gelu, weights)
+
+
+# -- loading ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    # A CPU without bf16 takes minutes for EfficientNet's convolutions in it; siglip's tower is
+    # timm's too.
+    [(kind, p) for kind in CONFIGS for p in ("fp32", "bf16") if p == "fp32" or "timm" not in kind],
+)
+def test_whole_and_halves_are_open_clips_own_model(kind, precision, tmp_path) -> None:
+    directory = write_model(tmp_path / "model", CONFIGS[kind])
+    source = loading.resolve(f"local-dir:{directory}")
+    with loading.quiet():
+        # open_clip's mixed precision fails for these.
+        pure = "pure_" if kind in ("siglip", "coca") and precision == "bf16" else ""
+        theirs, _, transform = open_clip.create_model_and_transforms(
+            source.architecture, precision=pure + precision
+        )
+        tokenizer = open_clip.get_tokenizer(source.architecture)
+    theirs.eval()
+    pixels = transform(photo())[None]
+    tokens = tokenizer(["a photo of a cat", "a dog"])
+    with torch.inference_mode():
+        image = theirs.encode_image(pixels.to(loading.dtype(precision)), normalize=False)
+        text = theirs.encode_text(tokens, normalize=False)
+
+    for tower in (None, "image", "text"):
+        model = loading.load(source, precision=precision, tower=tower)
+        with torch.inference_mode():
+            if tower != "text":
+                close(model.encode_image(model.preprocess(photo())[None]), image)
+            if tower != "image":
+                assert torch.equal(model.tokenizer(["a photo of a cat", "a dog"]), tokens)
+                close(model.encode_text(tokens), text)
+        assert model.dim == image.shape[1]
+        assert source.context_length == tokens.shape[1]
+        assert model.logit_scale == pytest.approx(theirs.logit_scale.exp().item(), rel=2e-2)
+        assert (model.logit_bias is None) == (kind != "siglip")
+        if tower:
+            with pytest.raises(RuntimeError, match="not loaded"):
+                model.preprocess if tower == "text" else model.tokenizer("x")
+
+
+def test_a_tower_is_read_alone(tmp_path, monkeypatch) -> None:
+    source = loading.resolve(str(write_model(tmp_path / "model", CONFIGS["timm"])))
+    monkeypatch.setattr(open_clip, "load_checkpoint", None)
+    sizes = []
+    for tower in ("image", "text"):
+        network = loading.load(source, tower=tower).network
+        sizes.append(sum(p.numel() for p in network.parameters()))
+    assert 3_000_000 < sizes[0] < 6_000_000
+    assert 49408 * 16 < sizes[1] < 49408 * 16 + 50_000
+
+
+def test_scale_and_bias_stay_float32(tmp_path) -> None:
+    source = loading.resolve(str(write_model(tmp_path / "model", CONFIGS["timm"])))
+    full, half = (loading.load(source, precision=p).logit_scale for p in ("fp32", "bf16"))
+    assert full == half
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+@pytest.mark.parametrize("form", ["bin", "pth", "old text keys", "scalar scale", "trainer"])
+def test_forms_that_open_clip_converts(form, tower, tmp_path) -> None:
+    directory = write_model(tmp_path / "model", CONFIGS["timm"])
+    whole = loading.load(loading.resolve(str(directory)))
+    state = whole.network.state_dict()
+    (directory / "open_clip_model.safetensors").unlink()
+    if form == "old text keys":
+        state = {key.removeprefix("text."): value for key, value in state.items()}
+        save_file(state, directory / "open_clip_model.safetensors")
+    elif form == "scalar scale":
+        state["logit_scale"] = state["logit_scale"].reshape(1)
+        save_file(state, directory / "open_clip_model.safetensors")
+    elif form == "trainer":
+        state = {f"module.{key}": value for key, value in state.items()}
+        torch.save({"epoch": 3, "state_dict": state}, directory / "epoch_3.pth")
+    else:
+        torch.save(state, directory / f"open_clip_pytorch_model.{form}")
+    half = loading.load(loading.resolve(str(directory)), tower=tower)
+    pixels, tokens = whole.preprocess(photo())[None], whole.tokenizer(["a cat"])
+    with torch.inference_mode():
+        if tower == "image":
+            close(half.encode_image(pixels), whole.encode_image(pixels))
+        else:
+            close(half.encode_text(tokens), whole.encode_text(tokens))
+    assert half.logit_scale == whole.logit_scale
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["ViT-B-32", "coca_ViT-B-32", "ViT-B-16-SigLIP"])
+def test_built_in_architectures(architecture, tmp_path) -> None:
+    with loading.quiet():
+        theirs = open_clip.create_model(architecture, pretrained_text=False).eval()
+    file = tmp_path / "random.safetensors"
+    save_file(theirs.state_dict(), file)
+    siglip = "SigLIP" in architecture
+    source = builtin(architecture, file)
+    if siglip:  # any tokenizer will do: its own cannot be downloaded here
+        write_text_tower(tmp_path / "words")
+        source = dataclasses.replace(source, tokenizer=tmp_path / "words")
+    image, text = loading.load(source, tower="image"), loading.load(source, tower="text")
+    pixels = image.preprocess(photo())[None]
+    preprocess = image_transform_v2(PreprocessCfg(**image.preprocess_config), is_train=False)
+    tokens = torch.randint(1, 30_000, (2, source.context_length))
+    with torch.inference_mode():
+        theirs_image = theirs.encode_image(preprocess(photo())[None], normalize=False)
+        close(image.encode_image(pixels), theirs_image)
+        close(text.encode_text(tokens), theirs.encode_text(tokens, normalize=False))
+    assert image.preprocess_config["size"] == (224, 224)
+    assert image.preprocess_config["resize_mode"] == ("squash" if siglip else "shortest")
+    mean = 0.5 if siglip else open_clip.OPENAI_DATASET_MEAN[0]
+    assert image.preprocess_config["mean"][0] == mean
+    assert image.logit_bias == (-10 if siglip else None)
+    # The whole, too; last and alone, for memory.
+    del theirs, image, text
+    whole = loading.load(source)
+    assert whole.dim == source.config["embed_dim"]
+
+
+def test_quick_gelu_follows_the_weights(tmp_path, caplog) -> None:
+    file = tmp_path / "random.safetensors"
+    with loading.quiet():
+        theirs = open_clip.create_model("ViT-S-32-alt")
+    save_file(theirs.state_dict(), file)
+    source = builtin("ViT-S-32-alt", file)
+    quick = loading.load(dataclasses.replace(source, quick_gelu=True), tower="image").network
+    plain = loading.load(source, tower="image").network
+    kinds = [str(network.visual.transformer.resblocks[0].mlp) for network in (quick, plain)]
+    assert ["QuickGELU" in kind for kind in kinds] == [True, False]
+
+    assert registry._pretrained("ViT-B-32/openai").quick_gelu
+    assert registry._pretrained("ViT-B-32:metaclip_400m").quick_gelu
+    assert registry._pretrained("ViT-B-32-quickgelu/openai").quick_gelu
+    assert not registry._pretrained("ViT-B/32/laion2b_s34b_b79k").quick_gelu
+    # This architecture was trained with QuickGELU, and its tag does not repeat it.
+    assert registry._pretrained("roberta-ViT-B-32/laion2b_s12b_b32k").quick_gelu
+
+    assert loading.resolve("ViT-B-32", file).quick_gelu is False
+    assert "ViT-B-32-quickgelu" in caplog.text
+    caplog.clear()
+    assert loading.resolve("ViT-B-32-quickgelu", file).quick_gelu is True
+    assert loading.resolve("ViT-S-32", file).quick_gelu is False
+    assert caplog.text == ""
+
+
+def test_loading_is_silent_and_changes_nothing(tmp_path) -> None:
+    directory = write_model(tmp_path / "model", CONFIGS["clip"])
+    program = f"""
+import logging, sys, warnings
+before = list(warnings.filters)
+from clipcls import models
+import torch
+loaded = loading.load(loading.resolve({str(directory)!r}))
+root = logging.getLogger()
+assert root.handlers == [] and root.filters == [] and root.level == logging.WARNING
+assert [f for f in before if f not in warnings.filters] == []
+logging.getLogger("theirs").warning("heard")
+"""
+    done = run(program)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "heard\n")
+
+
+def test_a_programs_own_log_is_kept(tmp_path, caplog) -> None:
+    directory = write_model(tmp_path / "model", CONFIGS["clip"])
+    caplog.set_level(logging.DEBUG)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loading.load(loading.resolve(str(directory)))
+        logging.info("mine")
+    assert [r.getMessage() for r in caplog.records if r.name == "root"] == ["mine"]
+
+
+# -- what can be wrong with a model --------------------------------------------------------------
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("evil",)
+
+
+@pytest.mark.parametrize("tower", [None, "image"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("truncated", "cannot be loaded"),
+        ("empty", "cannot be loaded"),
+        ("code", "holds code"),
+        ("raw code", "not a file of weights"),
+        ("jit", "holds code"),
+        ("text", "cannot be loaded"),
+        ("other", "does not fit"),
+        ("nothing", "cannot be loaded"),
+    ],
+)
+def test_bad_checkpoints(damage, message, tower, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    directory = write_model(tmp_path / "model", CONFIGS["clip"])
+    good = directory / "open_clip_model.safetensors"
+    bad = directory / "open_clip_pytorch_model.bin"
+    if damage == "truncated":
+        good.write_bytes(good.read_bytes()[:-100])
+    elif damage == "empty":
+        good.write_bytes(b"")
+    elif damage == "other":
+        deeper = {"vision_cfg": {**VISION, "layers": 2}, "text_cfg": TEXT}
+        other = write_model(tmp_path / "other", deeper)
+        shutil.copy(other / good.name, good)
+    else:
+        good.unlink()
+        if damage == "code":
+            torch.save({"state_dict": Evil()}, bad)
+        elif damage == "raw code":
+            bad.write_bytes(pickle.dumps({"state_dict": Evil()}))
+        elif damage == "jit":
+            torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), bad)
+        elif damage == "text":
+            bad.write_text("<html>Not found</html>")
+        else:
+            torch.save({}, bad)
+    with pytest.raises(ModelError) as caught:
+        loading.load(loading.resolve(str(directory)), tower=tower)
+    text = str(caught.value)
+    assert message in text
+    assert str(directory) in text
+    assert "\n" not in text
+    assert not Path("evil").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "no open_clip_config.json"),
+        ("{", "is not JSON"),
+        ("[]", "needs a model_cfg"),
+        ('{"model_cfg": {"embed_dim": 4}}', "needs a model_cfg"),
+    ],
+)
+def test_bad_directories(config, message, tmp_path) -> None:
+    if config is not None:
+        (tmp_path / "open_clip_config.json").write_text(config)
+    with pytest.raises(ModelError, match=message):
+        loading.resolve(f"local-dir:{tmp_path}")
+
+
+def test_directory_without_weights(tmp_path) -> None:
+    directory = write_model(tmp_path / "model", CONFIGS["clip"])
+    (directory / "open_clip_model.safetensors").unlink()
+    with pytest.raises(ModelError, match="holds no weights"):
+        loading.resolve(str(directory))
+    with pytest.raises(ModelError, match="no such model directory"):
+        loading.resolve("local-dir:/nowhere")
+
+
+def test_no_transformers(tmp_path, monkeypatch) -> None:
+    source = loading.resolve(str(write_model(tmp_path / "model", CONFIGS["clip"])))
+    source = dataclasses.replace(source, tokenizer=tmp_path)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    loading.load(source, tower="image")
+    with pytest.raises(ModelError, match=re.escape(install_command("hf"))):
+        loading.load(source, tower="text")
+
+
+def test_out_of_memory(tmp_path) -> None:
+    source = loading.resolve(str(write_model(tmp_path / "model", CONFIGS["clip"])))
+    huge = {**source.config, "text_cfg": {**TEXT, "vocab_size": 1 << 50}}
+    with pytest.raises(ModelError, match="not enough memory"):
+        loading.load(dataclasses.replace(source, config=huge))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bsae", "did you mean base"),
+        ("ViT-B-33/openai", "did you mean ViT-B-32/openai"),
+        ("vit-b-32/OpenAI", "did you mean ViT-B-32/openai"),
+        ("openai/clip-vit-base-patch32", "write hf-hub:openai/clip-vit-base-patch32 "),
+        ("https://huggingface.co/imageomics/bioclip", "write hf-hub:imageomics/bioclip "),
+        (str(ROOT), "holds no open_clip_config.json"),
+        ("ViT-B-32/openia", "it has openai, laion400m_e31"),
+        ("ViT-B-32", "ViT-B-32/TAG"),
+        ("ViT-S-32-alt", "it has none"),
+        ("", "no such model"),
+        ("\0", "no such model"),
+        ("~nobody/here", "no such model"),
+    ],
+)
+def test_unknown_names(name, message) -> None:
+    with pytest.raises(UnknownModelError, match=message):
+        loading.resolve(name)
+
+
+def test_checkpoint_goes_with_an_architecture_only(tmp_path) -> None:
+    file = tmp_path / "x.pt"
+    with pytest.raises(ModelError, match="no such checkpoint"):
+        loading.resolve("ViT-B-32", file)
+    file.touch()
+    for name in ("mini", "base", "auto", "hf-hub:a/b", "ViT-B-32/openai"):
+        with pytest.raises(ModelError, match="has weights"):
+            loading.resolve(name, file)
+    directory = write_model(tmp_path / "model", CONFIGS["clip"])
+    assert loading.resolve(str(directory), file).weights == file
+
+
+# -- names and keys -------------------------------------------------------------------------------
+
+
+def test_aliases_are_what_open_clip_says() -> None:
+    for alias in registry._ALIASES.values():
+        ours = alias.pretrained
+        theirs = open_clip.get_pretrained_cfg(ours.architecture, ours.tag)
+        assert theirs["hf_hub"] == f"{ours.repo}/"
+        assert {key: theirs[key] for key in ours.preprocess} == ours.preprocess
+        config = open_clip.get_model_config(ours.architecture)
+        assert ours.quick_gelu == theirs.get("quick_gelu", config.get("quick_gelu", False))
+        assert (alias.extra == "hf") == ("hf_tokenizer_name" in config["text_cfg"])
+    # All that open_clip lists can be asked for.
+    for architecture, tag in open_clip.list_pretrained():
+        found = registry._pretrained(f"{architecture}/{tag}")
+        assert found.repo.count("/") == 1
+        assert all(found.files)
+
+
+def test_files_are_open_clips_choice(tmp_path) -> None:
+    from open_clip.factory import _find_checkpoint_in_dir
+
+    for names in (["b.bin", "a.pth"], ["model.pth", "z.safetensors"], ["b.safetensors", "a.bin"]):
+        directory = tmp_path / names[0]
+        directory.mkdir()
+        for name in names:
+            (directory / name).touch()
+        with loading.quiet():
+            theirs = _find_checkpoint_in_dir(directory)
+        assert str(registry._find_weights(directory)) == theirs
+
+
+def test_key(tmp_path) -> None:
+    directory = write_model(tmp_path / "model", CONFIGS["clip"])
+    source = loading.resolve(str(directory))
+    moved = loading.resolve(f"local-dir:{shutil.move(directory, tmp_path / 'moved')}")
+    assert source.key() == moved.key()
+    for change in (
+        {"preprocess": {**PREPROCESS, "resize_mode": "shortest"}},
+        {"config": {**source.config, "embed_dim": 17}},
+        {"quick_gelu": True},
+        {"tokenizer": moved.weights.parent},
+    ):
+        assert dataclasses.replace(source, **change).key() != source.key()
+
+
+def test_table() -> None:
+    rows = {row.alias: row for row in loading.list_models()}
+    assert {"fast", "base", "accurate", "multilingual"} <= rows.keys()
+    assert rows["base"].imagenet == 72.81
+    assert rows["base"].extra is None
+    assert rows["multilingual"].extra == "hf"
+    assert rows["accurate"].image_size == 224
+
+
+# -- the hub --------------------------------------------------------------------------------------
+
+
+class FakeHub:
+    """Serves a folder of repositories the way huggingface_hub asks for them."""
+
+    def __init__(self, repos: Path) -> None:
+        self.repos = repos
+        self.requests: list[str] = []
+        self.cut = 0  # so many downloads break off in the middle
+        hub = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                hub.requests.append(f"{self.command} {self.path}")
+                repo, _, file = self.path.strip("/").partition("/resolve/main/")
+                path = repos / repo / file
+                if not file:
+                    self.answer(200)
+                elif repo.startswith("gated/"):
+                    self.answer(403, {"X-Error-Code": "GatedRepo"})
+                elif not (repos / repo).is_dir():
+                    self.answer(401, {"X-Error-Code": "RepoNotFound"})
+                elif not path.is_file():
+                    self.answer(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": "c" * 40})
+                else:
+                    self.send(path.read_bytes(), f"{path.name}-{path.stat().st_size}")
+
+            do_GET = do_HEAD  # noqa: N815
+
+            def send(self, data: bytes, etag: str) -> None:
+                headers = {"X-Repo-Commit": "c" * 40, "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
+                start = 0
+                if wanted := self.headers.get("Range"):
+                    start = int(wanted.removeprefix("bytes=").split("-")[0])
+                    headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+                data = data[start:]
+                self.answer(206 if wanted else 200, {**headers, "Content-Length": str(len(data))})
+                if self.command == "GET":
+                    if hub.cut and len(data) > 10_000:
+                        hub.cut -= 1
+                        data = data[: len(data) // 2]
+                        self.close_connection = True
+                    with contextlib.suppress(OSError):
+                        self.wfile.write(data)
+
+            def answer(self, code: int, headers: dict[str, str] | None = None) -> None:
+                self.send_response(code)
+                for name, value in {"Content-Length": "0", **(headers or {})}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def fake_hub(tmp_path) -> Iterator[FakeHub]:
+    fake = FakeHub(tmp_path / "repos")
+    yield fake
+    fake.server.shutdown()
+    fake.server.server_close()
+
+
+def run(program: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program in an interpreter of its own: the hub's settings are read at import."""
+    clean = {k: v for k, v in os.environ.items() if k[:3] != "HF_" and "proxy" not in k.lower()}
+    env = {**clean, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **env}
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
+
+
+RESOLVE = """
+import logging, sys
+from clipcls.errors import ModelError
+from clipcls.models import list_models, resolve
+logging.basicConfig(format="%(levelname)s %(message)s")
+try:
+    source = resolve(sys.argv[1] if len(sys.argv) > 1 else NAME)
+    print(source.name, source.weights)
+except ModelError as error:
+    print(type(error).__name__, error)
+assert not {"torch", "open_clip", "transformers"} & sys.modules.keys()
+"""
+
+
+def resolve(name: str, **env: str) -> tuple[str, str]:
+    """What resolving a name prints (its model and file, or the error), and what it logs."""
+    done = run(RESOLVE.replace("NAME", repr(name)), **env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), done.stderr.strip()
+
+
+@pytest.fixture
+def mini(tmp_path, monkeypatch) -> Path:
+    return write_model(tmp_path / "mini", CONFIGS["clip"])
+
+
+def test_download_once(fake_hub, tmp_path) -> None:
+    write_model(fake_hub.repos / "acme" / "tiny", CONFIGS["clip"])
+    env = {"HF_ENDPOINT": fake_hub.url, "HF_HOME": str(tmp_path / "home")}
+    out, log = resolve("hf-hub:acme/tiny", **env)
+    assert out.startswith("hf-hub:acme/tiny ")
+    assert out.endswith("open_clip_model.safetensors")
+    assert log == ""
+    fake_hub.requests.clear()
+    assert resolve("hf-hub:acme/tiny", **env) == (out, "")
+    assert fake_hub.requests == []
+    assert resolve("hf-hub:acme/tiny", HF_HOME=env["HF_HOME"], HF_HUB_OFFLINE="1") == (out, "")
+
+
+def test_older_weights_where_there_are_no_safetensors(fake_hub, tmp_path) -> None:
+    write_model(fake_hub.repos / "acme" / "old", CONFIGS["clip"], "bin")
+    env = {"HF_ENDPOINT": fake_hub.url, "HF_HOME": str(tmp_path / "home")}
+    assert resolve("hf-hub:acme/old", **env)[0].endswith("open_clip_pytorch_model.bin")
+
+
+def test_broken_download_goes_on(fake_hub, tmp_path) -> None:
+    remote = write_model(fake_hub.repos / "acme" / "tiny", CONFIGS["clip"])
+    env = {"HF_ENDPOINT": fake_hub.url, "HF_HOME": str(tmp_path / "home")}
+    fake_hub.cut = 1000
+    out, _ = resolve("hf-hub:acme/tiny", **env)
+    assert out.startswith("ModelUnavailableError")
+    assert "run again" in out
+    assert not list((tmp_path / "home").rglob("*.safetensors"))
+    fake_hub.cut = 0
+    out, _ = resolve("hf-hub:acme/tiny", **env)
+    file = Path(out.split(" ", 1)[1])
+    assert file.read_bytes() == (remote / file.name).read_bytes()
+
+
+def test_alias_from_the_hub(fake_hub, tmp_path) -> None:
+    repo = fake_hub.repos / registry._ALIASES["base"].pretrained.repo
+    repo.mkdir(parents=True)
+    (repo / "open_clip_model.safetensors").write_bytes(b"weights")
+    env = {"HF_ENDPOINT": fake_hub.url, "HF_HOME": str(tmp_path / "home")}
+    for name in ("auto", "base", "ViT-B-32-256/datacomp_s34b_b86k"):
+        out, log = resolve(name, **env)
+        assert out.startswith("ViT-B-32-256/datacomp_s34b_b86k ")
+        assert log == ""
+    present = run(
+        "from clipcls.models import list_models\n"
+        "print([row.alias for row in list_models() if row.present and row.alias != 'mini'])",
+        **env,
+    )
+    assert present.stdout == "['base']\n"
+
+
+def test_repositories_that_cannot_be_had(fake_hub, tmp_path) -> None:
+    (fake_hub.repos / "acme" / "other").mkdir(parents=True)
+    env = {"HF_ENDPOINT": fake_hub.url, "HF_HOME": str(tmp_path / "home")}
+    for name, error, why in (
+        ("hf-hub:acme/none", "UnknownModelError", "no such repository"),
+        ("hf-hub:acme/other", "UnknownModelError", "not an OpenCLIP model"),
+        ("hf-hub:gated/model", "ModelUnavailableError", "hf auth login"),
+        ("hf-hub:not a name", "UnknownModelError", "not a repository's name"),
+        ("hf-hub:", "UnknownModelError", "not a repository's name"),
+    ):
+        out, log = resolve(name, **env)
+        assert out.startswith(error)
+        assert why in out
+        assert log == ""
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_offline(fake_hub, variable, tmp_path) -> None:
+    env = {"HF_ENDPOINT": fake_hub.url, "HF_HOME": str(tmp_path / "home"), variable: "1"}
+    out, _ = resolve("base", **env)
+    assert out.startswith("ModelUnavailableError")
+    assert "HF_HUB_OFFLINE" in out
+    assert fake_hub.requests == []
+
+
+@pytest.mark.skipif(not registry.MINI.is_dir(), reason="mini is not trained yet")
+def test_mini() -> None:
+    source = loading.resolve("mini")
+    assert source.name == "mini"
+    model = loading.load(source)
+    vector = model.encode_image(model.preprocess(photo())[None])
+    assert vector.shape == model.encode_text(model.tokenizer(["a cat"])).shape == (1, model.dim)
+    row = loading.list_models()[0]
+    assert (row.alias, row.present, row.imagenet) == ("mini", True, None)
+    count = sum(p.numel() for p in model.network.state_dict().values())
+    assert row.parameters == pytest.approx(count / 1e6)
+    assert row.megabytes <= 50
+
+
+def test_auto_falls_back_and_says_so(mini, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(registry, "MINI", mini)
+
+    def unavailable(repo: str, *names: str, progress: bool, impatient: bool = False) -> None:
+        raise ModelUnavailableError(f"{repo}: there is no hub")
+
+    monkeypatch.setattr(hub, "fetch", unavailable)
+    assert loading.resolve("auto").name == "mini"
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.name.startswith("clipcls")
+    assert "mini" in record.getMessage()
+    assert "there is no hub" in record.getMessage()
+    for name in ("base", "fast", "hf-hub:a/b", "ViT-B-32/openai"):
+        with pytest.raises(ModelUnavailableError):
+            loading.resolve(name)
+
+
+def test_hugging_face_text_tower_offline(fake_hub, tmp_path, monkeypatch) -> None:
+    text_files = tmp_path / "repos" / "acme" / "words"
+    write_text_tower(text_files)
+    text = {"hf_pooler_type": "mean_pooler", "hf_proj_type": "mlp", "context_length": 12}
+    # open_clip can make it with the path of the text tower's files, and names a repository after.
+    local = {"hf_model_name": str(text_files), "hf_tokenizer_name": str(text_files)}
+    remote = {"hf_model_name": "acme/words", "hf_tokenizer_name": "acme/words"}
+    directory = write_model(
+        fake_hub.repos / "acme" / "tiny", {"vision_cfg": VISION, "text_cfg": {**text, **local}}
+    )
+    with loading.quiet():
+        theirs = open_clip.create_model(f"local-dir:{directory}").eval()
+    config = directory / "open_clip_config.json"
+    content = json.loads(config.read_text())
+    content["model_cfg"]["text_cfg"] = {**text, **remote}
+    config.write_text(json.dumps(content))
+
+    env = {"HF_ENDPOINT": fake_hub.url, "HF_HOME": str(tmp_path / "home")}
+    out, _ = resolve("hf-hub:acme/tiny", **env)
+    assert out.startswith("hf-hub:acme/tiny ")
+
+    # From here on no connection is made.
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket.socket, "connect", None)
+    source = loading.resolve("hf-hub:acme/tiny")
+    assert len(source.key()) == 64
+    loading.load(source, precision="bf16").encode_text(torch.tensor([[0, 4, 5, 2, 1]]))
+    for tower in (None, "text"):
+        model = loading.load(source, tower=tower)
+        tokens = model.tokenizer(["a cat", "a dog"])
+        assert tokens[:, :5].tolist() == [[0, 4, 5, 2, 1], [0, 4, 6, 2, 1]]
+        assert tokens.shape == (2, 12)
+        with torch.inference_mode():
+            close(model.encode_text(tokens), theirs.encode_text(tokens))
+    image = loading.load(source, tower="image")
+    assert "hf" not in type(image.network.text).__name__.lower()

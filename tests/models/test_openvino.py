@@ -1,0 +1,449 @@
+"""OpenVINO's graphs give torch's vectors, are made once, and never cost an answer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipcls.embeddings import opening
+from clipcls.embeddings.cache import Store
+from clipcls.models import loading, openvino, towers
+from clipcls.models.encoder import OpenClipEncoder
+from helpers.checkpoints import CONFIGS, write_model
+
+if not openvino.is_supported():
+    pytest.skip("OpenVINO is not installed", allow_module_level=True)
+
+PHOTOS = sorted((Path(__file__).parents[2] / "examples/photos").glob("*.jpg"))[:5]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(openvino, "default_folder", lambda: tmp_path / "graphs")
+    return tmp_path / "graphs"
+
+
+@pytest.fixture
+def encoder(tmp_path: Path, folder: Path) -> Callable[..., OpenClipEncoder]:
+    def make(kind: str = "clip", **settings) -> OpenClipEncoder:
+        directory = tmp_path / kind
+        if not directory.exists():
+            write_model(directory, CONFIGS[kind])
+        settings.setdefault("precision", "fp32")
+        return OpenClipEncoder(loading.resolve(str(directory)), **settings)
+
+    return make
+
+
+def pixels(encoder: OpenClipEncoder) -> list[np.ndarray]:
+    return [encoder.preprocess(Image.open(path).convert("RGB")) for path in PHOTOS]
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_vectors_are_torchs(kind: str, encoder, caplog: pytest.LogCaptureFixture) -> None:
+    ours, theirs = encoder(kind, engine="openvino"), encoder(kind, engine="torch")
+    found = ours.encode_images(pixels(ours))
+    assert (found * theirs.encode_images(pixels(theirs))).sum(axis=1).min() > 0.99999
+    assert caplog.text == ""
+    # A vector does not depend on its batch.
+    for row, one in zip(found, pixels(ours), strict=True):
+        np.testing.assert_allclose(ours.encode_images([one])[0], row, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_vectors_of_texts_are_torchs(kind: str, encoder, caplog: pytest.LogCaptureFixture) -> None:
+    texts = ["a cat", "", "a photo of a dog on a beach, with a ball", "word " * 74]
+    ours, theirs = encoder(kind, engine="openvino"), encoder(kind, engine="torch")
+    found = ours.encode_texts(texts)
+    np.testing.assert_allclose(found, theirs.encode_texts(texts), atol=1e-5)
+    assert caplog.text == ""
+    sees_padding = kind in ("siglip", "coca")
+    assert len(openvino.kept()) == (0 if sees_padding else 1)
+    for text, row in zip(texts, found, strict=True):  # whatever stands beside it
+        np.testing.assert_allclose(ours.encode_texts([text])[0], row, atol=1e-5)
+    again = encoder(kind)
+    np.testing.assert_allclose(again.encode_texts(texts), found, atol=1e-6)
+    assert again.encode_texts([]).shape == (0, 16)
+
+
+@pytest.mark.skipif(not openvino.has_bf16(), reason="the CPU does not compute in bf16")
+def test_bf16(encoder) -> None:
+    ours, theirs = encoder(precision="bf16"), encoder(engine="torch")
+    cosines = (ours.encode_images(pixels(ours)) * theirs.encode_images(pixels(theirs))).sum(1)
+    assert cosines.min() > 0.999
+    texts = ["a cat", "a photo of a dog on a beach"]
+    assert (ours.encode_texts(texts) * theirs.encode_texts(texts)).sum(1).min() > 0.999
+
+
+@pytest.mark.skipif(not openvino.has_bf16(), reason="the CPU does not compute in bf16")
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_bf16_is_taken_where_it_changes_no_vector(
+    engine: str, encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store(tmp_path / "s.db") as store:
+
+        def precisions() -> list[str]:
+            settings = {"engine": engine, "known": store, "precision": "auto"}
+            transformer = encoder("clip", **settings)
+            # EfficientNet's cosine to float32 is 0.997 in bf16.
+            convolutions = OpenClipEncoder(loading.resolve("mini"), **settings)
+            return [transformer.precision, convolutions.precision]
+
+        assert precisions() == ["bf16", "fp32"]
+        monkeypatch.setattr(loading, "load", None)
+        assert precisions() == ["bf16", "fp32"]  # tried once
+
+
+def test_bf16_is_tried_again_where_memory_was_short(
+    encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino, "has_bf16", lambda: True)
+
+    def short(*_: object) -> None:
+        raise MemoryError
+
+    with Store(tmp_path / "s.db") as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(towers.ImageTower, "convert", short)
+            assert encoder(known=store, precision="auto").precision == "fp32"
+        monkeypatch.setattr(openvino, "export", lambda *_: object())
+        assert encoder(known=store, precision="auto").precision == "bf16"
+
+
+def test_the_precision_of_a_cpu_without_bf16(encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino, "has_bf16", lambda: False)
+    monkeypatch.setattr(loading, "load", None)
+    assert encoder(precision="auto").precision == "fp32"
+
+
+def test_a_graph_is_exported_once(encoder, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = encoder()
+    row = first.encode_images(pixels(first))
+    (place,) = folder.iterdir()
+    assert not place.name.endswith(".part")
+    monkeypatch.setattr(openvino, "export", None)
+    second = encoder()
+    np.testing.assert_allclose(second.encode_images(pixels(second)), row, atol=1e-6)
+
+
+def test_a_damaged_graph_is_made_again(encoder, folder: Path) -> None:
+    first = encoder()
+    row = first.encode_images(pixels(first))
+    (place,) = folder.iterdir()
+    for content in (b"damaged", b"", None):
+        for file in place.iterdir():
+            file.chmod(0o600)
+            file.unlink() if content is None else file.write_bytes(content)
+        again = encoder()
+        np.testing.assert_allclose(again.encode_images(pixels(again)), row, atol=1e-6)
+        assert (place / "probe.npy").exists()
+
+
+def test_damaged_weights_that_load_are_noticed(encoder, folder: Path) -> None:
+    first = encoder("timm")
+    row = first.encode_images(pixels(first))
+    (weights,) = folder.glob("*/tower.bin")
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 4 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 4)
+    weights.write_bytes(data)
+    for blob in folder.glob("*/*.blob"):
+        blob.unlink()
+    again = encoder("timm")
+    np.testing.assert_allclose(again.encode_images(pixels(again)), row, atol=1e-5)
+
+
+@pytest.mark.parametrize("has_compiled", [True, False])
+def test_a_flipped_bit_is_noticed(
+    has_compiled: bool, encoder, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the embedding of one word: the vectors of texts without it are the same."""
+    row = encoder().encode_texts(["a cat"])
+    encoder().encode_texts(["a cat"])
+    (place,) = folder.iterdir()
+    for blob in place.glob("*.blob"):
+        if not has_compiled:
+            blob.unlink()
+    names = "*.blob" if has_compiled else "tower.bin"
+    (file,) = place.glob(names)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0x40
+    file.chmod(0o600)
+    file.write_bytes(data)
+    assert caplog.text == ""
+    np.testing.assert_allclose(encoder().encode_texts(["a cat"]), row, atol=1e-6)
+    assert caplog.text.count("is damaged") == 1
+    caplog.clear()
+    encoder().encode_texts(["a cat"])
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("name", ["checksums.json", "probe.npy", "tower.xml", "refused.txt"])
+def test_no_damaged_file_fails_a_run(name: str, encoder, folder: Path) -> None:
+    row = encoder().encode_texts(["a cat"])
+    (place,) = folder.iterdir()
+    for content in (b"\x93NUMPY\xff\xff", b"PK\3\4", b"[]", b'{"tower.xml": "\xff"}', b""):
+        (place / name).write_bytes(content)
+        for blob in place.glob("*.blob"):
+            blob.unlink()
+        np.testing.assert_allclose(encoder().encode_texts(["a cat"]), row, atol=1e-6)
+
+
+def test_several_threads_share_an_encoder(encoder) -> None:
+    shared = encoder()
+    texts = ["a cat", "a photo of a dog on a beach", "word " * 100]
+    batch = pixels(shared)
+    images, words = shared.encode_images(batch), [shared.encode_texts([t])[0] for t in texts]
+
+    def work(number: int) -> None:
+        np.testing.assert_allclose(shared.encode_images(batch), images, atol=1e-5)
+        found = shared.encode_texts([texts[number % 3]])[0]
+        np.testing.assert_allclose(found, words[number % 3], atol=1e-5)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(40)))
+
+
+def test_a_text_longer_than_the_model_reads_is_told(
+    encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    fits, cut = "word " * 75, "word " * 76
+    encoder().encode_texts(["a cat", fits])
+    assert caplog.text == ""
+    encoder().encode_texts(["a cat", cut])
+    assert caplog.text.count("longer than 77 tokens") == 1
+
+
+def test_an_encoder_can_be_pickled(encoder) -> None:
+    first = encoder()
+    row = first.encode_images(pixels(first))
+    words = first.encode_texts(["a cat"])
+    copy = pickle.loads(pickle.dumps(first))
+    np.testing.assert_allclose(copy.encode_images(pixels(copy)), row, atol=1e-6)
+    np.testing.assert_allclose(copy.encode_texts(["a cat"]), words, atol=1e-6)
+
+
+def test_too_little_memory_is_not_remembered(
+    encoder, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(towers.ImageTower, "convert", fail)
+        found = encoder()
+        assert found.encode_images(pixels(found)).shape == (5, 16)
+    assert "memory" in caplog.text
+    again = encoder()
+    again.encode_images(pixels(again))
+    assert len(openvino.kept()) == 1
+
+
+def test_a_wrong_graph_is_refused_once_and_torch_answers(
+    encoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = encoder(engine="torch")
+    row = right.encode_images(pixels(right))
+    run = openvino.Graph.__call__
+    monkeypatch.setattr(openvino.Graph, "__call__", lambda self, batch: run(self, batch)[::-1])
+    for attempt in (1, 2):
+        wrong = encoder()
+        np.testing.assert_allclose(wrong.encode_images(pixels(wrong)), row, atol=1e-6)
+        assert caplog.text.count("runs on torch") == attempt
+        assert "differ" in caplog.text
+        monkeypatch.setattr(openvino, "export", None)  # the second time it is known
+
+
+@pytest.mark.parametrize("wrong", [0.0, np.nan])
+def test_a_text_graph_that_is_wrong_for_long_texts_is_refused(
+    wrong: float, encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["a cat", "a photo of a dog on a beach"]
+    rows = encoder(engine="torch").encode_texts(texts)
+    run = openvino.Graph.__call__
+    monkeypatch.setattr(
+        openvino.Graph,
+        "__call__",
+        lambda self, tokens: run(self, tokens) * (wrong if tokens.shape[1] > 20 else 1),
+    )
+    np.testing.assert_allclose(encoder().encode_texts(texts), rows, atol=1e-6)
+    assert openvino.kept() == []
+    monkeypatch.setattr(openvino, "export", None)  # it is known
+    np.testing.assert_allclose(encoder().encode_texts(texts), rows, atol=1e-6)
+
+
+def test_without_the_tokenizers_package_texts_run_on_torch(
+    encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    assert encoder().encode_texts(["a cat"]).shape == (1, 16)
+    assert openvino.kept() == []
+
+
+def test_a_damaged_text_graph_is_made_again(encoder, folder: Path) -> None:
+    row = encoder().encode_texts(["a cat"])
+    (place,) = folder.iterdir()
+    for file in place.iterdir():
+        file.chmod(0o600)
+        file.write_bytes(b"damaged")
+    np.testing.assert_allclose(encoder().encode_texts(["a cat"]), row, atol=1e-6)
+    assert len(openvino.kept()) == 1
+
+
+def test_a_tower_that_openvino_cannot_take(
+    encoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("first\nno such operation")
+
+    monkeypatch.setattr(towers.ImageTower, "convert", fail)
+    found = encoder()
+    assert found.encode_images(pixels(found)).shape == (5, 16)
+    assert "no such operation" in caplog.text
+
+
+def test_a_cache_that_cannot_be_written(
+    encoder, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.write_text("a file where the folder should be")
+    with caplog.at_level(logging.WARNING):
+        found = encoder()
+        assert found.encode_images(pixels(found)).shape == (5, 16)
+    assert "cannot keep the exported model" in caplog.text
+    monkeypatch.setattr(openvino, "export", None)  # for texts, torch is sooner
+    assert found.encode_texts(["a cat"]).shape == (1, 16)
+
+
+def test_a_graph_of_another_openvino_goes(encoder, folder: Path) -> None:
+    first = encoder()
+    first.encode_images(pixels(first))
+    (place,) = folder.iterdir()
+    old = place.with_name(place.name.partition("-")[0] + "-openvino-2000.1")
+    place.rename(old)
+    again = encoder()
+    again.encode_images(pixels(again))
+    assert list(folder.iterdir()) == [place]
+
+
+def test_the_next_process_needs_no_torch_and_tells_nobody(tmp_path: Path) -> None:
+    """OpenVINO would report each import to its makers."""
+    directory = write_model(tmp_path / "model", CONFIGS["timm"])
+    script = (
+        "import sys; from PIL import Image\n"
+        "from clipcls.embeddings.opening import open_encoder, Store\n"
+        "e = open_encoder(sys.argv[1], store=Store(sys.argv[2]))\n"
+        "e.encode_images([e.preprocess(Image.new('RGB', (9, 9)))])\n"
+        "e.encode_texts(['a cat'])\n"
+        "names = ('torch', 'open_clip', 'torchvision', 'openvino', 'openvino.tools.ovc')\n"
+        "names += ('openvino_telemetry',)\n"
+        "print(*(name for name in names if name in sys.modules))\n"
+        "import openvino; assert callable(openvino.convert_model)  # for whoever else wants it"
+    )
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", script, str(directory), str(tmp_path / "s.db")]
+    first, second = (
+        subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    )
+    assert first == "torch open_clip torchvision openvino openvino.tools.ovc\n"
+    assert second == "openvino\n"
+
+
+def test_a_folder_of_openvinos_name_is_not_openvino(tmp_path: Path) -> None:
+    packages = tmp_path / "packages"
+    (packages / "openvino").mkdir(parents=True)
+    for installed in Path(np.__file__).parent.parent.iterdir():
+        if not installed.name.startswith("openvino"):
+            (packages / installed.name).symlink_to(installed)
+    script = "from clipcls import graph; import openvino; print(openvino.is_supported())"
+    path = os.pathsep.join([str(packages), str(Path(openvino.__file__).parent.parent)])
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+def test_what_is_kept_is_said_and_cleared(encoder, folder: Path) -> None:
+    assert openvino.kept() == []
+    openvino.clear()
+    first = encoder()
+    first.encode_images(pixels(first))
+    (size,) = openvino.kept()
+    assert size > 10_000
+    openvino.clear()
+    assert not folder.exists()
+
+
+def test_what_cannot_be_asked_for(encoder) -> None:
+    with pytest.raises(loading.ModelError, match="fp16"):
+        encoder(engine="openvino", precision="fp16")
+
+
+def test_facts_are_kept_with_the_store(encoder, tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        first = encoder(known=store)
+        assert first.least_side == 64
+        again = encoder(known=store)
+        again._tower = None  # type: ignore[assignment,method-assign]
+        assert (again.least_side, again.logit_scale) == (64, first.logit_scale)
+
+
+def test_facts_are_kept_without_a_store_too(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = str(write_model(tmp_path / "model", CONFIGS["clip"]))
+    monkeypatch.setattr(opening, "facts_path", lambda: tmp_path / "models.sqlite3")
+    assert opening.open_encoder(model).least_side == 64
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "load", None)
+        again = opening.open_encoder(model)
+        assert again.least_side == 64
+        assert pickle.loads(pickle.dumps(again)).least_side == 64
+    # Where they cannot be kept it only takes longer.
+    monkeypatch.setattr(opening, "facts_path", lambda: tmp_path / "model")
+    assert opening.open_encoder(model).least_side == 64
+
+
+@pytest.mark.skipif(not shutil.which("setpriv") or os.geteuid() != 0, reason="becomes another user")
+def test_a_current_folder_that_may_not_be_entered_does_not_end_the_process(tmp_path: Path) -> None:
+    """OpenVINO's cache looks for a file there when it finds what it kept the first time."""
+    import openvino
+    from openvino import opset13
+
+    one = opset13.parameter([1, 2], np.float32)
+    model = openvino.Model([opset13.relu(one)], [one])
+    public = Path(tempfile.mkdtemp())
+    public.chmod(0o777)
+    tmp_path.chmod(0o700)
+    try:
+        openvino.save_model(model, public / "graph.xml")
+        code = (
+            "import pathlib; from clipcls import graph; path = pathlib.Path(r'{}')\n"
+            "for _ in range(2): openvino._compile(path, 'fp32')"
+        )
+        done = subprocess.run(
+            [
+                *("setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups"),
+                *(sys.executable, "-c", code.format(public / "graph.xml")),
+            ],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(openvino.__file__).parent.parent)},
+            capture_output=True,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+    finally:
+        shutil.rmtree(public)

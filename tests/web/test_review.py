@@ -1,0 +1,393 @@
+"""A review as a library, and what is learnt from it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clipcls.classification.zero_shot import ZeroShotClassifier
+from clipcls.cli.review import find_templates
+from clipcls.data.dataset import read_labelled
+from clipcls.embeddings.cache import Store
+from clipcls.errors import InputError
+from clipcls.few_shot.classifier import FewShotClassifier
+from clipcls.labels.prompts import make_prompts
+from clipcls.output import open_output
+from clipcls.output.reader import Result, read_results
+from clipcls.predictions import Provenance
+from clipcls.web.review.annotations import Corrections
+from clipcls.web.review.learner import Relearner
+from clipcls.web.review.session import (
+    NO_LABEL,
+    Answer,
+    Review,
+    ReviewFiles,
+)
+from helpers.encoders import ColourEncoder
+
+Paint = Callable[..., str]
+LABELS = ["red", "green", "blue"]
+
+
+def results(paths: list[str], encoder: ColourEncoder, tmp_path: Path, form: str = "jsonl") -> Path:
+    classifier = ZeroShotClassifier(LABELS, encoder, store=False).fit()
+    file = tmp_path / f"results.{form}"
+    with open_output(file, form) as writer:
+        for prediction in classifier.classify(paths, top=2):
+            writer.write(prediction.record())
+    return file
+
+
+@pytest.fixture
+def paths(paint: Paint) -> list[str]:
+    return [paint("red.png", "red"), paint("mixed.png", (130, 120, 0)), paint("blue.png", "blue")]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_the_doubtful_come_first(
+    paths: list[str], encoder: ColourEncoder, tmp_path: Path, form: str
+) -> None:
+    found = read_results(results(paths, encoder, tmp_path, form))
+    with Corrections(tmp_path / "c.csv") as corrections:
+        review = Review(found, corrections)
+        assert review.labels == ["blue", "green", "red"]
+        assert review.order[0] == 1
+        assert [review.name(review.answers[n].label) for n in range(3)] == ["red", "red", "blue"]
+        margin = review.answers[1].margin
+        top = found[1].top
+        assert margin == pytest.approx(top[0][1] - top[1][1])
+
+
+def test_a_file_under_two_names_is_labelled_once(
+    paths: list[str], encoder: ColourEncoder, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    again = str(tmp_path / "link" / Path(paths[0]).relative_to(tmp_path))
+    found = read_results(results([*paths, again], encoder, tmp_path))
+    assert len(found) == 4
+    with Corrections(tmp_path / "c.csv") as corrections:
+        review = Review(found, corrections)
+        assert sorted(review.order) == [0, 1, 2]
+        assert review.errors[3] == f"is the same file as {paths[0]}"
+        assert review.label({0: 1}) == [0]
+        assert review.done() == {0: 1}
+
+
+def test_labels_undo_and_a_second_start(
+    paths: list[str], encoder: ColourEncoder, tmp_path: Path
+) -> None:
+    found = read_results(results(paths, encoder, tmp_path))
+    with Corrections(tmp_path / "c.csv") as corrections:
+        review = Review(found, corrections, labels=LABELS)
+        assert review.label({0: 0, 2: 0}) == [0, 2]
+        review.label({1: NO_LABEL})
+        new = review.add_label("a new one")
+        review.label({2: new})
+        assert review.done() == {0: 0, 1: NO_LABEL, 2: 3}
+        assert review.undo() == [2]
+        assert review.undo() == [1]
+        assert review.redo() == [1]
+        assert review.done() == {0: 0, 1: NO_LABEL, 2: 0}
+        review.label({2: new})
+    with Corrections(tmp_path / "c.csv") as corrections:
+        again = Review(found, corrections, labels=LABELS)
+        assert again.labels == [*LABELS, "a new one"]
+        assert again.done() == {0: 0, 1: NO_LABEL, 2: 3}
+
+
+def test_an_image_or_label_that_is_not_there(
+    paths: list[str], encoder: ColourEncoder, tmp_path: Path
+) -> None:
+    found = read_results(results(paths, encoder, tmp_path))
+    with Corrections(tmp_path / "c.csv") as corrections:
+        review = Review(found, corrections)
+        for labels in ({3: 0}, {-1: 0}, {0: 9}, {0: 0, 1: -2}):
+            with pytest.raises(IndexError):
+                review.label(labels)
+        assert review.done() == {}
+
+
+def test_results_that_cannot_be_reviewed(tmp_path: Path, paint: Paint) -> None:
+    here = paint("a.png", "red")
+    cases = [
+        ([Result(here, (("cat",), ("dog",)), scores=(0.9, 0.8))], "several labels"),
+        ([Result("gone.png", (("cat",),))], "--root"),
+        ([Result(here, (("a|b",),))], "|"),
+        ([Result(here, (), error="truncated")], "truncated"),
+    ]
+    with Corrections(tmp_path / "c.csv") as corrections:
+        for found, message in cases:
+            with pytest.raises(InputError) as error:
+                Review(found, corrections)
+            assert message in str(error.value)
+
+
+def test_images_that_could_not_be_read_are_shown_and_not_asked_about(
+    tmp_path: Path, paint: Paint
+) -> None:
+    found = [
+        Result(paint("a.png", "red"), (("cat",),)),
+        Result("bad.png", (), error="truncated"),
+        Result("odd\udcff.png", (("cat",),)),
+    ]
+    with Corrections(tmp_path / "c.csv") as corrections:
+        review = Review(found, corrections)
+        assert review.order == [0]
+        assert review.errors[1] == "truncated"
+        assert "UTF-8" in review.errors[2]
+        with pytest.raises(InputError, match="truncated"):
+            review.label({0: 0, 1: 0})
+        assert review.done() == {}
+        json.loads(json.dumps(review.record()))
+
+
+def test_names_that_labels_share_are_told_apart_by_their_path(tmp_path: Path, paint: Paint) -> None:
+    found = [
+        Result(paint("a.png", "red"), (("animal", "bat"),), top=(("animal > bat", 0.9),)),
+        Result(paint("b.png", "red"), (("animal", "dog"),), top=(("dog", 0.9),)),
+    ]
+    with Corrections(tmp_path / "c.csv") as corrections:
+        review = Review(found, corrections)
+        assert [review.name(answer.label) for answer in review.answers] == ["animal > bat", "dog"]
+
+
+def test_none_of_these_is_unknown_and_no_label(tmp_path: Path, paint: Paint) -> None:
+    top = (("none of these", 0.5), ("cat", 0.4), ("dog", 0.1))
+    found = [Result(paint("a.png", "red"), (("none of these",),), scores=(0.5,), top=top)]
+    with Corrections(tmp_path / "c.csv") as corrections:
+        review = Review(found, corrections)
+        assert review.labels == ["cat", "dog"]
+        assert review.answers[0].label == NO_LABEL
+        assert review.answers[0].margin == pytest.approx(0.1)
+        assert review.add_label("unknown") == NO_LABEL
+        assert review.add_label(" cafe\u0301 ") == review.labels.index("caf\u00e9")
+
+
+def test_templates_that_the_results_do_not_hold_are_not_asked_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def templates(prompts: str) -> str:
+        return find_templates(Provenance("mini", "0" * 12, "fp32", prompts))
+
+    assert templates("a {} | the {}") == "a {} | the {}"
+    assert templates("photo") == "photo"
+    assert not caplog.records
+    long = make_prompts([f"a photo of a {{}}, number {n}" for n in range(9)])
+    assert templates(long.name) == templates("gone.txt") == "photo"
+    assert "cannot be found here" in caplog.text
+    assert find_templates(None) == "photo"
+
+
+def test_clusters_and_new_answers_change_the_order(
+    paths: list[str], encoder: ColourEncoder, tmp_path: Path
+) -> None:
+    found = read_results(results(paths, encoder, tmp_path))
+    with Corrections(tmp_path / "c.csv") as corrections:
+        review = Review(found, corrections)
+        review.use_relearnt([Answer(0, 0.6, 0.0), Answer(0, 0.9, 0.8), None])
+        assert review.order[0] == 0
+        assert review.now(2) is review.answers[2]
+        review.label({0: 0})
+        review.use_relearnt([Answer(0, 0.6, 0.0), Answer(0, 0.9, 0.8), None])
+        assert review.order[-1] == 0
+
+
+def test_known_images_are_not_encoded_again_and_fit_learns_the_same(
+    paint: Paint, encoder: ColourEncoder, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    paths = [
+        paint(f"{kind}-{n}.png", tuple(rng.integers(40, 90, 3) + 150 * (np.arange(3) == kind)))
+        for n in range(8)
+        for kind in range(3)
+    ]
+    store = Store(tmp_path / "store.sqlite3")
+    classifier = ZeroShotClassifier(LABELS, encoder, store=store).fit()
+    list(classifier.classify(paths))
+    encoded = encoder.images
+    relearner = Relearner(classifier, [*paths, "gone.png"])
+    relearner.embed()
+    assert relearner.seen.tolist() == [True] * 24 + [False]
+    # Somebody's own idea of them, and a label that was not there.
+    said = {n: ["green", "blue", "my own"][n % 3] for n in range(12)}
+    found = relearner.learn(said)
+    assert encoder.images == encoded
+    assert [top[0][0] for top in found.answers[:24]] == ["green", "blue", "my own"] * 8
+    assert found.answers[24] == ()
+    assert all(sum(score for _, score in top) <= 1 + 1e-9 for top in found.answers)
+    with Corrections(tmp_path / "corrections.csv") as corrections:
+        corrections.set({paths[n]: label for n, label in said.items()})
+        by_file = FewShotClassifier([*LABELS, "my own"], encoder, store=store).fit(corrections.path)
+    np.testing.assert_allclose(by_file.weights_, found.classifier.weights_, atol=1e-6)
+    assert found.record()["images"] == 12
+    assert found.record()["labels"] == 3
+
+
+def test_what_names_several_labels_of_a_hierarchy_is_no_new_label(
+    paint: Paint, encoder: ColourEncoder
+) -> None:
+    paths = [paint(f"{n}.png", colour) for n, colour in enumerate(["red", "green", "yellow"])]
+    labels = ["warm > red", "warm > yellow", "cold > green"]
+    relearner = Relearner(ZeroShotClassifier(labels, encoder, store=False).fit(), paths)
+    relearner.embed()
+    found = relearner.learn({0: "red", 1: "cold > green", 2: "warm"})
+    assert found.classifier.classes_.tolist() == ["red", "yellow", "green"]
+    assert found.record()["images"] == 2
+
+
+def test_one_label_is_nothing_to_learn_from(
+    paths: list[str], encoder: ColourEncoder, tmp_path: Path
+) -> None:
+    classifier = ZeroShotClassifier(LABELS, encoder, store=False).fit()
+    relearner = Relearner(classifier, paths)
+    relearner.embed()
+    with pytest.raises(InputError, match="only the label 'red'"):
+        relearner.learn({0: "red", 1: "red"})
+
+
+def test_images_marked_unknown_are_no_class_of_fit(
+    paths: list[str], encoder: ColourEncoder, tmp_path: Path
+) -> None:
+    with Corrections(tmp_path / "c.csv") as corrections:
+        corrections.set(dict(zip(paths, ["red", "unknown", "blue"], strict=True)))
+        learnt = FewShotClassifier(model=encoder, store=False).fit(corrections.path)
+    assert learnt.classes_.tolist() == ["red", "blue"]
+    assert learnt.set_aside_.no_labels == {"unknown": 1}
+
+
+def answered(paths: list[str], *labels: str) -> list[Result]:
+    return [Result(p, ((label,),), scores=(0.6,)) for p, label in zip(paths, labels, strict=True)]
+
+
+def test_corrections_of_another_list_are_refused_by_name(paths: list[str], tmp_path: Path) -> None:
+    animals = answered(paths, "cat", "dog", "other")
+    colours = answered(paths, "red", "other", "blue")
+    file = tmp_path / "c.csv"
+    with Corrections(file) as corrections:
+        review = Review(animals, corrections)
+        # Labels that a person added are no sign of another list.
+        review.label({n: review.add_label("fox") for n in range(3)})
+    with Corrections(file) as corrections:
+        assert set(Review(animals, corrections).done()) == {0, 1, 2}
+    text = file.read_text()
+    with Corrections(file) as corrections:
+        with pytest.raises(
+            InputError, match=r"c\.csv: holds labels of another list \('cat', 'dog'\)"
+        ):
+            Review(colours, corrections)
+        Review(colours, corrections, labels=["cat", "dog"])
+    assert file.read_text() == text
+
+
+def test_files_are_named_after_the_results(tmp_path: Path) -> None:
+    cat, colour = (ReviewFiles.of(str(tmp_path / name)) for name in ("cat.jsonl.gz", "colour.csv"))
+    assert cat.corrections == tmp_path / "cat.corrections.csv"
+    assert colour.corrections == tmp_path / "colour.corrections.csv"
+    assert cat.table == tmp_path / "cat.reviewed.csv"
+    other = ReviewFiles.of("cat.jsonl", tmp_path / "mine.csv")
+    assert (other.table, other.classifier) == (
+        tmp_path / "mine.reviewed.csv",
+        tmp_path / "mine.safetensors",
+    )
+    cat.refuse_foreign_table()
+    cat.table.write_text("name,phone\nAnn,123\n")
+    with pytest.raises(InputError, match=r"cat\.reviewed\.csv: .*another file"):
+        cat.refuse_foreign_table()
+    colour.table.symlink_to(tmp_path / "none yet")
+    os.mkfifo(other.table)
+    for files in (colour, other):
+        with pytest.raises(InputError, match=r"\.reviewed\.csv: .*another file"):
+            files.refuse_foreign_table()
+
+
+def table(review: Review, file: Path) -> dict[str, dict[str, str]]:
+    review.write_table(file)
+    with file.open(newline="") as stream:
+        return {os.path.basename(row["path"]): row for row in csv.DictReader(stream)}
+
+
+def test_the_reviewed_table_has_a_persons_labels_and_elsewhere_the_answers(
+    paths: list[str], encoder: ColourEncoder, tmp_path: Path
+) -> None:
+    found = list(read_results(results(paths, encoder, tmp_path)))
+    found.append(Result("bad.png", (), error="truncated"))
+    file = tmp_path / "r.reviewed.csv"
+    with Corrections(tmp_path / "c.csv") as corrections:
+        review = Review(found, corrections, labels=LABELS)
+        review.label({0: 1, 1: NO_LABEL})
+        rows = table(review, file)
+        # A classifier learnt later changes other answers, never what a person said.
+        review.use_relearnt([Answer(2, 0.9, 0.8), Answer(2, 0.9, 0.8), Answer(0, 0.7, 0.1), None])
+        learnt = table(review, tmp_path / "later.csv")
+    said = {name: (row["label"], row["labelled_by"], row["best"]) for name, row in rows.items()}
+    assert said == {
+        "red.png": ("green", "person", "red"),
+        "mixed.png": ("unknown", "person", "red"),
+        "blue.png": ("blue", "model", "blue"),
+        "bad.png": ("", "", ""),
+    }
+    assert [learnt[n]["label"] for n in ("red.png", "mixed.png", "blue.png")] == [
+        *("green", "unknown", "red")
+    ]
+    assert learnt["blue.png"]["labelled_by"] == "learnt"
+    # What reads it: results with these labels, and labelled images that a person labelled.
+    again = read_results(file)
+    assert [r.labels for r in again] == [(("green",),), (), (("blue",),), ()]
+    assert [r.by_person for r in again] == [True, True, False, False]
+    known = read_labelled(file)
+    assert (known.paths, known.labels) == ((paths[0], paths[1]), (("green",), ("unknown",)))
+    assert known.unreviewed == 2
+    # Reviewed once more, the first person's labels stay theirs.
+    with Corrections(tmp_path / "d.csv") as corrections:
+        review = Review(again, corrections, labels=LABELS)
+        review.label({2: 0})
+        rows = table(review, tmp_path / "again.csv")
+    assert [row["labelled_by"] for row in rows.values()] == ["person", "person", "person", ""]
+
+
+def test_the_reviewed_table_finds_its_images_from_its_own_folder(
+    paint: Paint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paint("photos/a.png", "red")
+    paint("photos/b.png", "red")
+    monkeypatch.chdir(tmp_path)
+    os.makedirs("out")
+    found = answered(["photos/a.png", "photos/b.png"], "cat", "dog")
+    for folder, expected in ((".", "photos/a.png"), ("out", str(tmp_path / "photos/a.png"))):
+        with Corrections(f"{folder}/c.csv") as corrections:
+            review = Review(found, corrections)
+            review.label({0: 1})
+            review.write_table(Path(folder, "t.csv"))
+        assert read_results(f"{folder}/t.csv")[0].path == expected
+        (path,) = read_labelled(f"{folder}/t.csv").paths
+        assert os.path.samefile(path, "photos/a.png")
+
+
+def test_a_label_of_a_hierarchy_keeps_its_place_in_the_reviewed_table(
+    paint: Paint, tmp_path: Path
+) -> None:
+    found = [
+        Result(paint("a.png", "red"), (("animal", "dog"),)),
+        Result(paint("b.png", "red"), (("animal", "cat"),)),
+        Result(paint("c.png", "red"), (("animal", "cat"),)),
+    ]
+    with Corrections(tmp_path / "c.csv") as corrections:
+        lineages = {"oak": ("plant", "oak")}
+        review = Review(found, corrections, labels=["oak"], lineages=lineages)
+        review.label({0: review.add_label("cat"), 1: review.add_label("oak")})
+        review.write_table(tmp_path / "t.csv")
+    labels = [result.labels for result in read_results(tmp_path / "t.csv")]
+    assert labels == [(("animal", "cat"),), (("plant", "oak"),), (("animal", "cat"),)]
+
+
+def test_a_table_that_nobody_reviewed_measures_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("path,label,labelled_by\na.png,cat,model\n")
+    with pytest.raises(InputError, match=r"t\.csv: no person gave any"):
+        read_labelled(file)
