@@ -10,16 +10,17 @@ install:
     python3 -m venv .venv
     {{ python }} -m pip install -q -e ".[dev]"
 
-# Run the tests; arguments go to pytest (just test tests/test_store.py -x).
+# Run the tests; arguments go to pytest (just test tests/embeddings -x).
 test *arguments:
     {{ python }} -m pytest {{ arguments }}
 
-# Check format, lint, spelling and types.
+# Check format, lint, spelling, types and the direction of imports.
 lint:
     .venv/bin/ruff format --check .
     .venv/bin/ruff check .
     .venv/bin/codespell
     .venv/bin/mypy
+    .venv/bin/lint-imports
 
 # Write the command line reference from --help.
 docs:

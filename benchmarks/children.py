@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from clipcls import ZeroShotClassifier
-from clipcls.evaluation.evaluate import embed_known
+from clipcls.classification.labelled import embed_known
 from clipcls.labels.label_set import written
 
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from clipcls import ZeroShotClassifier
 from clipcls.calibration.conformal import rank_scores, set_sizes
+from clipcls.classification.labelled import embed_known, right_columns
 from clipcls.errors import CalibrationError
 from clipcls.evaluation.calibrate import calibrate_vectors
-from clipcls.evaluation.evaluate import embed_known, outcomes_of, right_columns
+from clipcls.evaluation.evaluate import outcomes_of
 from clipcls.metrics.single_label import calibration_error
 
 ERROR, ALPHA, SPLITS = 0.1, 0.1, 10

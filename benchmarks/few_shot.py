@@ -274,7 +274,7 @@ def main() -> None:
             sets[path] = (file["vectors"], file["labels"], file["text"], float(file["scale"]))
     for path in args.data:
         from clipcls import ZeroShotClassifier
-        from clipcls.evaluation.evaluate import embed_known
+        from clipcls.classification.labelled import embed_known
 
         classifier = ZeroShotClassifier(args.labels, args.model).fit()
         known = embed_known(classifier, path)

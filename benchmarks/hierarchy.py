@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipcls import ZeroShotClassifier
-from clipcls.evaluation.evaluate import embed_known, right_columns
+from clipcls.classification.labelled import embed_known, right_columns
 
 LEAST_SCORES = (0.5, 0.8, 0.9)
 

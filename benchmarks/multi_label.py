@@ -29,17 +29,12 @@ from PIL import Image, ImageOps
 from sklearn.metrics import average_precision_score, f1_score
 
 from clipcls import MultiLabelClassifier, ZeroShotClassifier
-from clipcls.calibration.multilabel import choose_thresholds, fit_probabilities
-from clipcls.classification.multilabel import (
-    DEFAULT_THRESHOLD,
-    background_texts,
-    log_odds,
-    log_shares,
-    logistic,
-)
+from clipcls.calibration.multilabel import DEFAULT_THRESHOLD, choose_thresholds, fit_probabilities
+from clipcls.classification.multilabel import background_texts, log_shares
 from clipcls.data.dataset import read_labelled
 from clipcls.embeddings.embed import embed_texts
 from clipcls.labels.prompts import NONE_TEXTS
+from clipcls.numerics import log_odds, logistic
 
 SPLITS, COLLAGES, SIDE = 10, 1000, 320
 FEW = 120  # collages of few classes

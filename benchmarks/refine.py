@@ -221,7 +221,7 @@ def cost(images: int, classes: int, dim: int) -> None:
 def make(path: str, labels: str, data: str, model: str) -> None:
     """Writes a file of vectors."""
     from clipcls import ZeroShotClassifier
-    from clipcls.evaluation.evaluate import embed_known
+    from clipcls.classification.labelled import embed_known
 
     classifier = ZeroShotClassifier(labels, model).fit()
     known = embed_known(classifier, data)

@@ -39,14 +39,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from clipcls.calibration.multilabel import MultiLabelCalibration, calibrate_multilabel
+    from clipcls.calibration.multilabel import MultiLabelCalibration
     from clipcls.calibration.single_label import Calibration
     from clipcls.classification.multilabel import MultiLabelClassifier
     from clipcls.classification.suggest import suggest
     from clipcls.classification.zero_shot import ZeroShotClassifier
     from clipcls.embeddings.clip_embedder import ClipEmbedder
     from clipcls.errors import ClipclsError, ImageError
-    from clipcls.evaluation.calibrate import calibrate
+    from clipcls.evaluation.calibrate import calibrate, calibrate_multilabel
     from clipcls.evaluation.compare import compare, compare_multilabel
     from clipcls.evaluation.evaluate import Evaluation, evaluate
     from clipcls.evaluation.multilabel import MultiLabelEvaluation, evaluate_multilabel

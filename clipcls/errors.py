@@ -22,6 +22,7 @@ Each message is one line that names the file or value and says what to do about 
 
 from __future__ import annotations
 
+import errno
 import functools
 import sys
 import unicodedata
@@ -48,7 +49,7 @@ __all__ = [
     "install_command",
     "is_control",
     "not_fitted",
-    "printable",
+    "os_reason",
 ]
 
 
@@ -199,3 +200,21 @@ def install_command(extra: str) -> str:
     if importlib.util.find_spec("pip") is None:
         pip = f"uv pip install --python {python}"
     return " ".join([pip, *packages])
+
+
+_REASONS = {
+    errno.ENOENT: "no such file",
+    errno.ENOTDIR: "no such file",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EISDIR: "is a directory",
+    errno.ELOOP: "symbolic links that lead in a circle",
+    errno.ENAMETOOLONG: "file name too long",
+    errno.ENXIO: "not a regular file",
+    errno.EIO: "read error (the disk may be failing)",
+}
+
+
+def os_reason(error: OSError) -> str:
+    """Why the system refused, in a few lower-case words without the path."""
+    return _REASONS.get(error.errno or 0) or (error.strerror or str(error) or "read error").lower()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from clipcls.errors import ImageError
 
 if TYPE_CHECKING:
-    from clipcls.classification.explain import Explanation
     from clipcls.data.paths import LeftOut
 
 __all__ = [
@@ -18,6 +17,7 @@ __all__ = [
     "PERSON",
     "UNKNOWN",
     "Candidate",
+    "Explanation",
     "Hit",
     "MultiLabelPrediction",
     "Prediction",
@@ -229,3 +229,31 @@ class Report:
             parts.append(f"{self.skipped:,} could not be read")
         besides = f"; {self.left_out}" if self.left_out and self.left_out.counts else ""
         return f"{', '.join(parts)} in {seconds:.1f} s{f' ({rate})' if rate else ''}{besides}"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What an answer rests on.
+
+    Attributes:
+        texts: the label's texts that are most similar to the image, with the cosine similarity,
+            best first, 5 at most; () where the answer is not made of texts.
+        runner_up: the second best label, or "" where there is one label only.
+        margin: the best label's score less the second's; 1 where there is no second.
+        nearest: the most similar images that were in the store before the run, with the cosine
+            similarity, best first, 3 at most; () without a store.
+    """
+
+    texts: tuple[tuple[str, float], ...]
+    runner_up: str
+    margin: float
+    nearest: tuple[tuple[str, float], ...]
+
+    def record(self) -> dict[str, Any]:
+        """As in a jsonl record."""
+        return {
+            "texts": [{"text": text, "similarity": round(s, 6)} for text, s in self.texts],
+            "runner_up": self.runner_up,
+            "margin": round(self.margin, 6),
+            "nearest": [{"path": path, "similarity": round(s, 6)} for path, s in self.nearest],
+        }

@@ -18,36 +18,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.calibration.single_label import (
-    MULTI_FORMAT,
-    Kept,
-    check_images,
-    check_uncalibrated,
-    damaged,
-    read_record,
-    versions,
-)
-from clipcls.classification.multilabel import (
-    DEFAULT_THRESHOLD,
-    MultiLabelClassifier,
-    log_odds,
-    logistic,
-)
-from clipcls.data.dataset import LabelledLike, SetAside
-from clipcls.evaluation.evaluate import Watch, embed_known, right_columns
-from clipcls.metrics.multilabel import f1_scores
+from clipcls.calibration.single_label import MULTI_FORMAT, Kept, damaged, read_record
+from clipcls.numerics import logistic
 
 __all__ = [
+    "DEFAULT_THRESHOLD",
     "MultiLabelCalibration",
-    "calibrate_multilabel",
     "choose_thresholds",
     "fit_probabilities",
     "read_multilabel_calibration",
 ]
 
-_FOLDS = 5
 _PRIOR = 1.0  # variance of the offsets around their mean
-_LEAST_SLOPE, _MOST_SLOPE = 1e-3, 20.0
+LEAST_SLOPE, _MOST_SLOPE = 1e-3, 20.0
 
 Floats = NDArray[np.float64]
 
@@ -97,65 +80,9 @@ def read_multilabel_calibration(path: str | os.PathLike[str]) -> MultiLabelCalib
     count = len(found.identity.labels)
     if not len(found.offsets) == len(found.thresholds) == len(found.positives) == count:
         raise damaged(path, "labels are missing")
-    if not _LEAST_SLOPE <= found.slope <= _MOST_SLOPE:
-        raise damaged(path, f"`slope` is not between {_LEAST_SLOPE:g} and {_MOST_SLOPE:g}")
+    if not LEAST_SLOPE <= found.slope <= _MOST_SLOPE:
+        raise damaged(path, f"`slope` is not between {LEAST_SLOPE:g} and {_MOST_SLOPE:g}")
     return found
-
-
-def calibrate_multilabel(
-    classifier: MultiLabelClassifier, data: LabelledLike, *, watch: Watch | None = None
-) -> tuple[MultiLabelCalibration, SetAside]:
-    """Fits a `MultiLabelCalibration` for a fitted classifier that has none.
-
-    A label that an image is not said to have counts as one it does not have.
-
-    Args:
-        classifier: fitted, without a calibration.
-        data: a csv file, a folder with a folder per class, or pairs (see `make_labelled`); an
-            image may have no label.
-        watch: called after each image, with the `ImageError` if it could not be read.
-
-    Returns:
-        the calibration, and what of the data it does not rest on.
-
-    Raises:
-        InputError: there are fewer than 10 images that can be used.
-        CalibrationError: the classifier has a calibration already.
-    """
-    check_uncalibrated(classifier.calibration_)
-    known = embed_known(classifier.classifier, data, watch, several=True)
-    n = len(known.vectors)
-    check_images(n)
-    truth = right_columns(known.truth, len(classifier.classes_))
-    scores = classifier.scores(known.vectors)
-    odds = log_odds(np.log(scores))
-    slope, offsets = fit_probabilities(odds, truth)
-    probabilities = logistic(slope * odds + offsets)
-    held_out, given = np.empty_like(odds), np.empty_like(truth)
-    folds = np.random.default_rng(0).permutation(np.arange(n) % _FOLDS)
-    for fold in range(_FOLDS):
-        inside, outside = folds != fold, folds == fold
-        a, b = fit_probabilities(odds[inside], truth[inside])
-        limits = choose_thresholds(logistic(a * odds[inside] + b))
-        held_out[outside] = logistic(a * odds[outside] + b)
-        given[outside] = held_out[outside] >= limits
-    before, after = f1_scores(scores >= DEFAULT_THRESHOLD, truth), f1_scores(given, truth)
-    found = MultiLabelCalibration(
-        identity=classifier.identity_,
-        images=n,
-        slope=slope,
-        offsets=tuple(offsets.tolist()),
-        thresholds=tuple(choose_thresholds(probabilities).tolist()),
-        positives=tuple(truth.sum(axis=0).tolist()),
-        note="the scores say next to nothing of what is right" if slope <= _LEAST_SLOPE else "",
-        figures={
-            "nll": {"before": _loss(scores, truth), "after": _loss(held_out, truth)},
-            "f1_macro": {"before": before[0], "after": after[0]},
-            "f1_micro": {"before": before[1], "after": after[1]},
-        },
-        versions=versions(),
-    )
-    return found.keep_images(map(classifier.classifier.hash_image, known.paths)), known.set_aside
 
 
 def fit_probabilities(
@@ -177,9 +104,9 @@ def fit_probabilities(
     """
     weight = np.ones_like(odds) if counted is None else counted.astype(float)
     slope, offsets = _least_loss(odds, truth, weight, None)
-    if not _LEAST_SLOPE <= slope <= _MOST_SLOPE:
+    if not LEAST_SLOPE <= slope <= _MOST_SLOPE:
         # The loss is convex: with the bound its minimum is on it.
-        nearest = float(np.clip(slope, _LEAST_SLOPE, _MOST_SLOPE))
+        nearest = float(np.clip(slope, LEAST_SLOPE, _MOST_SLOPE))
         slope, offsets = _least_loss(odds, truth, weight, nearest)
     return slope, offsets
 
@@ -255,5 +182,4 @@ def _best_expected(probabilities: Floats) -> float:
     return float(falling[np.argmax(2 * hits / (np.arange(1, len(falling) + 1) + hits[-1]))])
 
 
-def _loss(scores: Floats, truth: NDArray[np.bool_]) -> float:
-    return float(-np.log(np.maximum(np.where(truth, scores, 1 - scores), 1e-15)).mean())
+DEFAULT_THRESHOLD = 0.08  # see docs/multi-label.md, Thresholds

@@ -4,54 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.embeddings.embed import embed_texts, stored_images
 from clipcls.embeddings.index import FlatIndex
+from clipcls.predictions import Explanation
 
 if TYPE_CHECKING:
     from clipcls.embeddings.cache import Store
     from clipcls.models.encoder import Encoder
     from clipcls.predictions import Candidate
 
-__all__ = ["Explainer", "Explanation"]
+__all__ = ["Explainer"]
 
 _TEXTS = 5
 _NEAREST = 3
 # Sought for the nearest, as an image itself and files that are gone do not count.
 _SOUGHT = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """What an answer rests on.
-
-    Attributes:
-        texts: the label's texts that are most similar to the image, with the cosine similarity,
-            best first, 5 at most; () where the answer is not made of texts.
-        runner_up: the second best label, or "" where there is one label only.
-        margin: the best label's score less the second's; 1 where there is no second.
-        nearest: the most similar images that were in the store before the run, with the cosine
-            similarity, best first, 3 at most; () without a store.
-    """
-
-    texts: tuple[tuple[str, float], ...]
-    runner_up: str
-    margin: float
-    nearest: tuple[tuple[str, float], ...]
-
-    def record(self) -> dict[str, Any]:
-        """As in a jsonl record."""
-        return {
-            "texts": [{"text": text, "similarity": round(s, 6)} for text, s in self.texts],
-            "runner_up": self.runner_up,
-            "margin": round(self.margin, 6),
-            "nearest": [{"path": path, "similarity": round(s, 6)} for path, s in self.nearest],
-        }
 
 
 class Explainer:

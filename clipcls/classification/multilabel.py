@@ -28,12 +28,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.calibration.multilabel import DEFAULT_THRESHOLD
 from clipcls.classification.decision import blocks
 from clipcls.classification.scores import log_sum_exp
 from clipcls.data.inputs import OnError, apply_on_error
 from clipcls.embeddings.embed import compute_rows, embed_texts
 from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError, not_fitted
 from clipcls.labels.label_set import read_labels
+from clipcls.numerics import log_odds, logistic
 from clipcls.predictions import Candidate, MultiLabelPrediction
 
 if TYPE_CHECKING:
@@ -43,15 +45,11 @@ if TYPE_CHECKING:
     from clipcls.data.inputs import Images
 
 __all__ = [
-    "DEFAULT_THRESHOLD",
     "MultiLabelClassifier",
     "background_texts",
-    "log_odds",
     "log_shares",
-    "logistic",
 ]
 
-DEFAULT_THRESHOLD = 0.08  # see docs/multi-label.md, Thresholds
 
 _BACKGROUND_SETS = ("imagenet", "scenes", "textures")
 _BACKGROUND_NAMES = 100  # as many as the vocabulary counts, whatever its size
@@ -320,15 +318,3 @@ def log_shares(
     total = np.logaddexp(log_sum_exp(labels), log_sum_exp(others) + weight)
     shares: NDArray[np.float64] = np.minimum(labels - total, -1e-15)
     return shares
-
-
-def log_odds(log_shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """log(p / (1 - p)) of log p."""
-    odds: NDArray[np.float64] = log_shares - np.log(-np.expm1(log_shares))
-    return odds
-
-
-def logistic(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1 / (1 + exp(-x)), exact for small ones too."""
-    found: NDArray[np.float64] = np.exp(-np.logaddexp(0, -x))
-    return found

@@ -27,10 +27,9 @@ from PIL import Image
 
 from clipcls.data.images import decode_image, read_bytes
 from clipcls.data.inputs import has_no_file, open_input
-from clipcls.data.paths import os_reason
-from clipcls.errors import ClipclsError, ImageError, LabelsError, OutputError
+from clipcls.errors import ClipclsError, ImageError, LabelsError, OutputError, os_reason
+from clipcls.files.folders import is_inside
 from clipcls.labels.label_set import written
-from clipcls.organize.fileops import is_inside
 from clipcls.predictions import Prediction
 
 if TYPE_CHECKING:

@@ -9,15 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from clipcls.classification.zero_shot import ZeroShotClassifier
     from clipcls.embeddings.index import FlatIndex
     from clipcls.labels.taxonomy import Hierarchy, Level
     from clipcls.models.encoder import Encoder
 
-__all__ = ["LinearScores", "log_sum_exp"]
+__all__ = ["LinearScores", "log_sum_exp", "logit_blocks"]
 
 # Classes in one block of the softmax's sum, and logits in one of images: both bound memory.
 _CLASSES_A_BLOCK = 16_384
 _LOGITS_A_BLOCK = 4_000_000
+_IMAGES_A_BLOCK = 1024
 
 
 class LinearScores:
@@ -213,3 +215,13 @@ def log_sum_exp(logits: NDArray[np.float64]) -> NDArray[np.float64]:
         np.exp(logits - highest).sum(axis=-1, keepdims=True)
     )
     return total
+
+
+def logit_blocks(
+    classifier: ZeroShotClassifier, vectors: NDArray[np.float32]
+) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Logits of many images without images x classes of memory: rows, float64 (rows, classes)."""
+    step = max(1, min(_IMAGES_A_BLOCK, _LOGITS_A_BLOCK // len(classifier.classes_)))
+    for start in range(0, len(vectors), step):
+        rows = slice(start, min(start + step, len(vectors)))
+        yield rows, classifier.logits(vectors[rows])

@@ -14,16 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.classification.scores import logit_blocks
 from clipcls.embeddings.clustering import cluster_vectors
 from clipcls.errors import ImageError, InputError
-from clipcls.evaluation.evaluate import logit_blocks
-from clipcls.labels.label_set import (
-    Label,
-    LabelSet,
-    make_labels,
-    read_labels,
-    text_line,
-)
+from clipcls.labels.label_set import Label, LabelSet, make_labels, read_labels, text_line
 
 if TYPE_CHECKING:
     from clipcls.classification.zero_shot import ZeroShotClassifier

@@ -26,34 +26,13 @@ from clipcls.classification.decision import (
 from clipcls.classification.scores import LinearScores, log_sum_exp
 from clipcls.data.inputs import OnError, apply_on_error
 from clipcls.embeddings.cache import Store
-from clipcls.embeddings.embed import (
-    Embedded,
-    compute_rows,
-    embed_array,
-    embed_images,
-    embed_texts,
-)
+from clipcls.embeddings.embed import Embedded, compute_rows, embed_array, embed_images, embed_texts
 from clipcls.embeddings.index import FlatIndex
 from clipcls.embeddings.opening import open_encoder, open_store
 from clipcls.errors import CalibrationError, ImageError, LabelsError, not_fitted
-from clipcls.labels.label_set import (
-    LabelSet,
-    LabelsLike,
-    make_labels,
-    written,
-)
-from clipcls.labels.prompts import (
-    NONE_TEXTS,
-    PromptSet,
-    class_texts,
-    make_prompts,
-)
-from clipcls.models.encoder import (
-    Encoder,
-    Engine,
-    Precision,
-    unit_rows,
-)
+from clipcls.labels.label_set import LabelSet, LabelsLike, make_labels, written
+from clipcls.labels.prompts import NONE_TEXTS, PromptSet, class_texts, make_prompts
+from clipcls.models.encoder import Encoder, Engine, Precision, unit_rows
 from clipcls.predictions import NONE, Prediction, Provenance
 
 if TYPE_CHECKING:
@@ -465,7 +444,7 @@ class ZeroShotClassifier(LinearScores):
 
     def hash_image(self, path: str) -> bytes:
         """The SHA-256 of an image file's content; b"" where the file cannot be read."""
-        from clipcls.embeddings.cache import hash_file
+        from clipcls.files.hashing import hash_file
 
         try:
             return bytes.fromhex((self.store_.file_hash if self.store_ else hash_file)(path))

@@ -85,10 +85,10 @@ def command(
     if multi:
         refuse_with_multi(none=none, rank=rank)
     refuse_over(output, data, label_source, prompts, classifier)
-    from clipcls.calibration.multilabel import MultiLabelCalibration, calibrate_multilabel
+    from clipcls.calibration.multilabel import MultiLabelCalibration
     from clipcls.classification.multilabel import MultiLabelClassifier
     from clipcls.data.dataset import read_labelled
-    from clipcls.evaluation.calibrate import calibrate
+    from clipcls.evaluation.calibrate import calibrate, calibrate_multilabel
 
     console.quiet = quiet
     labelled = read_labelled(data, unlabelled=multi)

@@ -46,13 +46,7 @@ def command(context: click.Context, /, command_name: tuple[str, ...], as_json: b
     command.
     """
     from clipcls.cli import FILE_NAME, own_file
-    from clipcls.cli.settings import (
-        Setting,
-        all_commands,
-        find_layers,
-        options_of,
-        resolve,
-    )
+    from clipcls.cli.settings import Setting, all_commands, find_layers, options_of, resolve
     from clipcls.output.json import dump_line
 
     root = context.find_root()

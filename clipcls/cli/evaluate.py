@@ -140,7 +140,9 @@ def command(
         if form in ("csv", "tsv"):
             _write_table(console, record, form, output, per_label, bom)
         else:
-            table = "multilabel" if multi else "evaluation"
+            from clipcls.evaluation.tables import EvaluationTable, MultiLabelTable
+
+            table = MultiLabelTable if multi else EvaluationTable
             with open_output(output, "document" if form == "json" else table) as writer:
                 writer.write(record)
         console.say_written(output)
@@ -175,9 +177,10 @@ def command(
         comparisons = compare(found, evaluated)
         record["compare"] = [c.record() for c in comparisons]
     if page:
+        from clipcls.evaluation.html import EvaluationPage
         from clipcls.evaluation.page import page_record
 
-        with open_output(page, "evaluation page") as writer:
+        with open_output(page, EvaluationPage) as writer:
             writer.write(page_record(found, data, comparisons))
         console.say_written(page, "open it in a browser")
     write(record)
@@ -248,9 +251,10 @@ def _multilabel(
         comparisons = compare_multilabel(found, evaluated)
         record["compare"] = [c.record() for c in comparisons]
     if page:
+        from clipcls.evaluation.html import MultiLabelPage
         from clipcls.evaluation.page import multilabel_page_record
 
-        with open_output(page, "multilabel page") as writer:
+        with open_output(page, MultiLabelPage) as writer:
             writer.write(multilabel_page_record(found, labelled.source, comparisons))
         console.say_written(page, "open it in a browser")
     write(record)

@@ -14,14 +14,7 @@ from click.core import ParameterSource
 
 from clipcls.cli.completion import complete_files, complete_label_sets, complete_template_sets
 from clipcls.cli.console import Console
-from clipcls.cli.options import (
-    FILE,
-    NEW_FILE,
-    join_prompts,
-    model_options,
-    store_of,
-    store_options,
-)
+from clipcls.cli.options import FILE, NEW_FILE, join_prompts, model_options, store_of, store_options
 
 if TYPE_CHECKING:
     from clipcls.classification.zero_shot import ZeroShotClassifier
@@ -106,10 +99,11 @@ def command(
     from clipcls.files.text import printable
     from clipcls.labels.label_set import read_labels
     from clipcls.output.reader import read_results
-    from clipcls.web.local_server import Guard, OneTimeLink, run
+    from clipcls.web.local_server import Guard, OneTimeLink
     from clipcls.web.review.annotations import Corrections
     from clipcls.web.review.app import ReviewApp
     from clipcls.web.review.session import NO_LABEL, Review, ReviewFiles
+    from clipcls.web.run import run
 
     found = read_results(results, root)
     labels = read_labels(label_source) if label_source else None

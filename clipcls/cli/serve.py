@@ -24,7 +24,7 @@ from clipcls.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from clipcls.web.serve.connections import Network
+    from clipcls.web.connections import Network
 
 _TOKEN_VARIABLE = "CLIPCLS_TOKEN"
 _MEGABYTE = 1 << 20
@@ -204,7 +204,8 @@ def command(
     labels = labels_of(label_source, label_list, classifier)
     token = _token(token_file)
     from clipcls.errors import InputError, install_command
-    from clipcls.web.local_server import is_loopback, run
+    from clipcls.web.local_server import is_loopback
+    from clipcls.web.run import run
 
     if not (token or insecure or is_loopback(host)):
         raise click.UsageError(
@@ -214,8 +215,8 @@ def command(
     if max_images > max_queue:
         raise click.UsageError("--max-images is more than --max-queue has room for")
     try:
+        from clipcls.web.connections import Bounds
         from clipcls.web.serve.app import Counts, make_app
-        from clipcls.web.serve.connections import Bounds
     except ImportError as error:
         raise InputError(
             f"serve needs {error.name or 'more packages'}: {install_command('serve')}"

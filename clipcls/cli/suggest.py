@@ -84,12 +84,7 @@ def command(
     form = form_of(output, form, SUGGESTIONS, streamed="labels")
     per_label = ("label", "images", "example", "merged")
     chosen = columns_of(form, per_label, wanted=columns, bom=bom)
-    from clipcls.classification.suggest import (
-        TEMPLATE,
-        VOCABULARY,
-        read_vocabulary,
-        suggest,
-    )
+    from clipcls.classification.suggest import TEMPLATE, VOCABULARY, read_vocabulary, suggest
     from clipcls.classification.zero_shot import ZeroShotClassifier
     from clipcls.data.paths import LeftOut
     from clipcls.output import open_output

@@ -21,23 +21,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from clipcls.data.paths import (
-    LeftOut,
-    find_images,
-    folders_and_images,
-    os_reason,
-)
-from clipcls.errors import ImageError, InputError
-from clipcls.files.text import (
-    canonical,
-    find_on_disk,
-    read_table,
-    read_text,
-    why_missing,
-)
+from clipcls.data.paths import LeftOut, find_images, folders_and_images
+from clipcls.data.sorted_folders import read_folder_labels
+from clipcls.errors import ImageError, InputError, os_reason
+from clipcls.files.text import canonical, find_on_disk, read_table, read_text, why_missing
 from clipcls.labels.folder_names import alike, folder_names
 from clipcls.labels.label_set import levels_of, written
-from clipcls.organize.journal import read_folder_labels
 from clipcls.predictions import PERSON
 
 log = logging.getLogger("clipcls")

@@ -49,8 +49,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageChops
 
 from clipcls.data.budget import Budget
-from clipcls.data.paths import RAW_SUFFIXES, os_reason
-from clipcls.errors import ImageError, install_command
+from clipcls.data.paths import RAW_SUFFIXES
+from clipcls.errors import ImageError, install_command, os_reason
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile

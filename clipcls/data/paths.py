@@ -22,13 +22,8 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import BinaryIO
 
-from clipcls.errors import ImageError, InputError, install_command
-from clipcls.files.text import (
-    canonical,
-    encoding_of,
-    find_on_disk,
-    why_missing,
-)
+from clipcls.errors import ImageError, InputError, install_command, os_reason
+from clipcls.files.text import canonical, encoding_of, find_on_disk, why_missing
 
 __all__ = [
     "RAW_SUFFIXES",
@@ -37,7 +32,6 @@ __all__ = [
     "LeftOut",
     "find_images",
     "folders_and_images",
-    "os_reason",
     "reads_raw",
 ]
 
@@ -127,23 +121,6 @@ _SEPARATORS = re.compile("[" + re.escape(os.sep + (os.altsep or "")) + "]+")
 _CHUNK = 1 << 16
 _CONTROL = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")
 _BINARY = "standard input is binary data, not a list of paths; to classify one image, name its file"
-
-_REASONS = {
-    errno.ENOENT: "no such file",
-    errno.ENOTDIR: "no such file",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "permission denied",
-    errno.EISDIR: "is a directory",
-    errno.ELOOP: "symbolic links that lead in a circle",
-    errno.ENAMETOOLONG: "file name too long",
-    errno.ENXIO: "not a regular file",
-    errno.EIO: "read error (the disk may be failing)",
-}
-
-
-def os_reason(error: OSError) -> str:
-    """Why the system refused, in a few lower-case words without the path."""
-    return _REASONS.get(error.errno or 0) or (error.strerror or str(error) or "read error").lower()
 
 
 @lru_cache(1)

@@ -20,12 +20,7 @@ from clipcls.embeddings.embed import embed_images
 from clipcls.embeddings.index import FlatIndex
 from clipcls.errors import ImageError
 from clipcls.models import cuda, loading, openvino
-from clipcls.models.encoder import (
-    Engine,
-    OpenClipEncoder,
-    Precision,
-    unit_rows,
-)
+from clipcls.models.encoder import Engine, OpenClipEncoder, Precision, unit_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,19 +12,13 @@ trouble (a full disk, a lock that does not end) is logged once and work goes on 
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import functools
-import hashlib
 import itertools
 import json
 import logging
 import marshal
 import os
-import shutil
 import sqlite3
-import stat
-import tempfile
 import threading
 import time
 import weakref
@@ -36,12 +30,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 
 from clipcls.errors import StoreError
+from clipcls.files.folders import cache_folder
+from clipcls.files.hashing import hash_file
 
-__all__ = ["Store", "StoreInfo", "cache_folder", "default_path", "facts_path"]
+__all__ = ["Store", "StoreInfo", "default_path", "facts_path"]
 
 logger = logging.getLogger(__name__)
 
@@ -99,37 +94,6 @@ _NO_DAMAGE = _BUSY | {
 }
 
 T = TypeVar("T")
-
-
-@functools.cache
-def cache_folder() -> Path:
-    """The user's cache directory for clipcls, which may not exist yet.
-
-    Without a home directory (an empty environment, a user without an account entry) it is a folder
-    among the temporary files that belongs to this user alone, and that is logged once.
-    """
-    with contextlib.suppress(RuntimeError):  # newer versions of platformdirs; older give a "~"
-        folder = Path(platformdirs.user_cache_dir("clipcls", appauthor=False))
-        if folder.is_absolute():
-            return folder
-    folder = _own_temporary_folder()
-    logger.warning(
-        "no home directory: caching in %s; set HOME or XDG_CACHE_HOME to choose the place", folder
-    )
-    return folder
-
-
-def _own_temporary_folder() -> Path:
-    """The same folder in each run, unless its name is taken by another user, or by a link."""
-    folder = Path(tempfile.gettempdir()) / f"clipcls-{os.getuid()}"
-    with contextlib.suppress(OSError):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o77:
-            return folder
-    folder = Path(tempfile.mkdtemp(prefix="clipcls-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
 
 
 def default_path() -> Path:
@@ -692,15 +656,6 @@ def _is_ours(path: Path) -> bool:
     with path.open("rb") as file:  # SQLite cannot read it, so nobody holds a lock on it
         begin = file.read(1 << 16)
     return _MARK.encode() in begin or begin[68:72] == _APPLICATION.to_bytes(4, "big")
-
-
-def hash_file(path: str) -> str:
-    """The SHA-256 of a file's content as hex, read in pieces."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _views_of_nothing(connection: sqlite3.Connection) -> list[tuple[int]]:

@@ -18,19 +18,8 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from clipcls.data.augment import View
-from clipcls.data.images import (
-    FILES,
-    PIXELS,
-    decode_image,
-    missing_share,
-    read_bytes,
-)
-from clipcls.data.inputs import (
-    NamedImage,
-    OnError,
-    apply_on_error,
-    name_images,
-)
+from clipcls.data.images import FILES, PIXELS, decode_image, missing_share, read_bytes
+from clipcls.data.inputs import NamedImage, OnError, apply_on_error, name_images
 from clipcls.errors import ImageError, ModelError
 
 if TYPE_CHECKING:

@@ -8,12 +8,7 @@ from typing import Literal
 
 from clipcls.embeddings.cache import Store, default_path, facts_path
 from clipcls.errors import StoreError
-from clipcls.models.encoder import (
-    Encoder,
-    Engine,
-    OpenClipEncoder,
-    Precision,
-)
+from clipcls.models.encoder import Encoder, Engine, OpenClipEncoder, Precision
 from clipcls.models.loading import resolve
 
 __all__ = ["open_encoder", "open_store"]

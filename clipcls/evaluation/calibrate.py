@@ -19,6 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.calibration.conformal import rank_scores
+from clipcls.calibration.multilabel import (
+    DEFAULT_THRESHOLD,
+    LEAST_SLOPE,
+    Floats,
+    MultiLabelCalibration,
+    choose_thresholds,
+    fit_probabilities,
+)
 from clipcls.calibration.single_label import (
     HOTTEST,
     Calibration,
@@ -26,20 +34,19 @@ from clipcls.calibration.single_label import (
     check_uncalibrated,
     versions,
 )
+from clipcls.classification.labelled import Watch, embed_known, right_columns
+from clipcls.classification.multilabel import MultiLabelClassifier
+from clipcls.classification.scores import logit_blocks
 from clipcls.data.dataset import LabelledLike, SetAside
-from clipcls.evaluation.evaluate import (
-    Watch,
-    embed_known,
-    logit_blocks,
-    outcomes_of,
-    right_columns,
-)
+from clipcls.evaluation.evaluate import outcomes_of
+from clipcls.metrics.multilabel import f1_scores
 from clipcls.metrics.single_label import calibration_error
+from clipcls.numerics import log_odds, logistic
 
 if TYPE_CHECKING:
     from clipcls.classification.zero_shot import ZeroShotClassifier
 
-__all__ = ["calibrate", "calibrate_vectors", "fit_temperatures"]
+__all__ = ["calibrate", "calibrate_multilabel", "calibrate_vectors", "fit_temperatures"]
 
 _FOLDS = 5
 _ROWS = 2000  # of a table in the file
@@ -245,3 +252,63 @@ def _set_scores(blocks: Blocks, truth: Sequence[tuple[int, ...]]) -> tuple[tuple
     found.sort()
     ranks = np.unique(np.ceil(np.linspace(0, 1, _ROWS + 1)[1:] * len(found)).astype(int))
     return tuple((int(rank), float(found[rank - 1])) for rank in ranks)
+
+
+def calibrate_multilabel(
+    classifier: MultiLabelClassifier, data: LabelledLike, *, watch: Watch | None = None
+) -> tuple[MultiLabelCalibration, SetAside]:
+    """Fits a `MultiLabelCalibration` for a fitted classifier that has none.
+
+    A label that an image is not said to have counts as one it does not have.
+
+    Args:
+        classifier: fitted, without a calibration.
+        data: a csv file, a folder with a folder per class, or pairs (see `make_labelled`); an
+            image may have no label.
+        watch: called after each image, with the `ImageError` if it could not be read.
+
+    Returns:
+        the calibration, and what of the data it does not rest on.
+
+    Raises:
+        InputError: there are fewer than 10 images that can be used.
+        CalibrationError: the classifier has a calibration already.
+    """
+    check_uncalibrated(classifier.calibration_)
+    known = embed_known(classifier.classifier, data, watch, several=True)
+    n = len(known.vectors)
+    check_images(n)
+    truth = right_columns(known.truth, len(classifier.classes_))
+    scores = classifier.scores(known.vectors)
+    odds = log_odds(np.log(scores))
+    slope, offsets = fit_probabilities(odds, truth)
+    probabilities = logistic(slope * odds + offsets)
+    held_out, given = np.empty_like(odds), np.empty_like(truth)
+    folds = np.random.default_rng(0).permutation(np.arange(n) % _FOLDS)
+    for fold in range(_FOLDS):
+        inside, outside = folds != fold, folds == fold
+        a, b = fit_probabilities(odds[inside], truth[inside])
+        limits = choose_thresholds(logistic(a * odds[inside] + b))
+        held_out[outside] = logistic(a * odds[outside] + b)
+        given[outside] = held_out[outside] >= limits
+    before, after = f1_scores(scores >= DEFAULT_THRESHOLD, truth), f1_scores(given, truth)
+    found = MultiLabelCalibration(
+        identity=classifier.identity_,
+        images=n,
+        slope=slope,
+        offsets=tuple(offsets.tolist()),
+        thresholds=tuple(choose_thresholds(probabilities).tolist()),
+        positives=tuple(truth.sum(axis=0).tolist()),
+        note="the scores say next to nothing of what is right" if slope <= LEAST_SLOPE else "",
+        figures={
+            "nll": {"before": _loss(scores, truth), "after": _loss(held_out, truth)},
+            "f1_macro": {"before": before[0], "after": after[0]},
+            "f1_micro": {"before": before[1], "after": after[1]},
+        },
+        versions=versions(),
+    )
+    return found.keep_images(map(classifier.classifier.hash_image, known.paths)), known.set_aside
+
+
+def _loss(scores: Floats, truth: NDArray[np.bool_]) -> float:
+    return float(-np.log(np.maximum(np.where(truth, scores, 1 - scores), 1e-15)).mean())

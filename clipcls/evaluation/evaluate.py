@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.data.dataset import LabelledLike, SetAside, make_labelled
-from clipcls.errors import ImageError, InputError
+from clipcls.classification.labelled import Known, Watch, embed_known, right_columns
+from clipcls.classification.scores import logit_blocks
+from clipcls.data.dataset import LabelledLike, SetAside
 from clipcls.metrics.single_label import (
     BINS,
     Bin,
@@ -29,47 +29,15 @@ from clipcls.metrics.single_label import (
 )
 
 if TYPE_CHECKING:
-    from clipcls.calibration.single_label import Kept
     from clipcls.classification.zero_shot import ZeroShotClassifier
     from clipcls.predictions import Provenance
 
 __all__ = [
     "Evaluation",
-    "Known",
-    "embed_known",
     "evaluate",
-    "logit_blocks",
     "outcomes_of",
-    "right_columns",
     "rounded",
 ]
-
-logger = logging.getLogger(__name__)
-
-Watch = Callable[["ImageError | None"], None]
-
-_IMAGES_A_BLOCK = 1024
-_LOGITS_A_BLOCK = 4_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """The vectors of images whose right classes are known.
-
-    Attributes:
-        paths: the images.
-        vectors: float32 (n, dim), unit rows.
-        truth: for each image the class numbers that are right, at least one, unless images without
-            a label were asked for.
-        set_aside: what of the data is not among them.
-        notes: why figures of these images are likely better than those of new ones.
-    """
-
-    paths: tuple[str, ...]
-    vectors: NDArray[np.float32]
-    truth: tuple[tuple[int, ...], ...]
-    set_aside: SetAside
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,91 +183,6 @@ def _accuracies(classifier: ZeroShotClassifier, known: Known) -> tuple[Interval,
     return tuple(map(share, hits))
 
 
-def embed_known(
-    classifier: ZeroShotClassifier,
-    data: LabelledLike,
-    watch: Watch | None = None,
-    *,
-    several: bool = False,
-    alone: bool = False,
-    calibration: Kept | None = None,
-) -> Known:
-    """The vectors of labelled images, by the classifier's store or model.
-
-    Warns of images that the classifier was learnt from or calibrated on: on them it looks better
-    than on new ones.
-
-    Args:
-        classifier: fitted.
-        data: see `make_labelled`.
-        watch: called after each image, with the `ImageError` if it could not be read.
-        several: whether an image is to be given all its labels, which may be none: so one that
-            has only labels nobody asked for counts as having none.
-        calibration: of the classifier, where that is not its own.
-        alone: whether a name above several labels is none of them, and not all of them; so it is
-            with `several`, since that one of a kind is right does not say that all are.
-
-    Raises:
-        InputError: there is no labelled image that can be used.
-    """
-    names = classifier.classes_.tolist()
-    meanings = every = classifier.meanings_
-    if several or alone:
-        meanings = {name: (number,) for name, number in classifier.own_names_.items()}
-    matched = make_labelled(data, unlabelled=several).match(
-        names, meanings, several=several, above=every if several else None
-    )
-    unreadable = list(matched.set_aside.unreadable)
-    if watch:
-        for error in unreadable:
-            watch(error)
-    paths, vectors, truth = [], [], []
-    for path, classes, item in zip(
-        matched.paths, matched.truth, classifier.embed(matched.paths), strict=True
-    ):
-        if isinstance(item, ImageError):
-            unreadable.append(item)
-        else:
-            paths.append(path)
-            vectors.append(item.vector)
-            truth.append(classes)
-        if watch:
-            watch(item if isinstance(item, ImageError) else None)
-    if not vectors:
-        raise InputError(f"no image could be read; the first: {unreadable[0]}")
-    calibration = calibration or classifier.calibration_
-    seen = {"the classifier was learnt": classifier.learnt_from(paths)}
-    if calibration:
-        known = sum(calibration.knows(classifier.hash_image(path)) for path in paths)
-        seen["the calibration was made"] = known
-    notes = tuple(
-        f"{what} from {count:,} of these {len(paths):,} images, so on new ones it is likely worse"
-        for what, count in seen.items()
-        if count
-    )
-    for note in notes:
-        logger.warning("%s; take others", note)
-    present = {number for classes in truth for number in classes}
-    if classifier.none:
-        present.add(len(names) - 1)  # nobody expects images of it
-    set_aside = replace(
-        matched.set_aside,
-        unreadable=tuple(unreadable),
-        without_images=tuple(name for n, name in enumerate(names) if n not in present),
-    )
-    return Known(tuple(paths), np.stack(vectors), tuple(truth), set_aside, notes)
-
-
-def logit_blocks(
-    classifier: ZeroShotClassifier, vectors: NDArray[np.float32]
-) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Logits of many images without images x classes of memory: rows, float64 (rows, classes)."""
-    step = max(1, min(_IMAGES_A_BLOCK, _LOGITS_A_BLOCK // len(classifier.classes_)))
-    for start in range(0, len(vectors), step):
-        rows = slice(start, min(start + step, len(vectors)))
-        yield rows, classifier.logits(vectors[rows])
-
-
 def outcomes_of(
     classifier: ZeroShotClassifier,
     vectors: NDArray[np.float32],
@@ -329,14 +212,6 @@ def outcomes_of(
         log_inside = best_inside + np.log(np.exp(inside - best_inside[:, None]).sum(axis=1))
         loss[rows] = np.maximum(total - log_inside, 0)
     return Outcomes(answer, np.where(hit, answer, first), np.minimum(confidence, 1), top5, loss)
-
-
-def right_columns(truth: Sequence[tuple[int, ...]], n_classes: int) -> NDArray[np.bool_]:
-    """Which classes are right for each image, bool (n, n_classes)."""
-    right = np.zeros((len(truth), n_classes), bool)
-    rows = np.repeat(np.arange(len(truth)), [len(classes) for classes in truth])
-    right[rows, [number for classes in truth for number in classes]] = True
-    return right
 
 
 def rounded(figures: dict[str, Any]) -> dict[str, Any]:

@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.classification.labelled import Watch, embed_known, right_columns
 from clipcls.data.dataset import LabelledLike, SetAside
-from clipcls.evaluation.evaluate import (
-    Watch,
-    embed_known,
-    right_columns,
-    rounded,
-)
+from clipcls.evaluation.evaluate import rounded
 from clipcls.metrics.multilabel import LabelFigures, label_figures, multilabel_figures
 from clipcls.metrics.single_label import Interval
 

@@ -20,28 +20,16 @@ from clipcls.embeddings.embed import embed_images
 from clipcls.embeddings.index import FlatIndex
 from clipcls.embeddings.opening import open_encoder, open_store
 from clipcls.errors import ClassifierError, ClipclsError, ImageError, InputError, LabelsError
-from clipcls.few_shot.file import (
-    HASH_BYTES,
-    Learnt,
-    classifier_bytes,
-    read_classifier,
-    versions,
-)
-from clipcls.labels.label_set import (
-    Label,
-    LabelSet,
-    LabelsLike,
-    kinds_of,
-    make_labels,
-)
+from clipcls.few_shot.file import HASH_BYTES, Learnt, classifier_bytes, read_classifier, versions
+from clipcls.labels.label_set import Label, LabelSet, LabelsLike, kinds_of, make_labels
 from clipcls.labels.prompts import PromptSet, make_prompts
 from clipcls.models.encoder import Encoder, Engine, Precision
 from clipcls.predictions import NO_CLASS, UNKNOWN, Provenance
 
 if TYPE_CHECKING:
     from clipcls.calibration.single_label import Calibration, Identity
+    from clipcls.classification.labelled import Known
     from clipcls.data.dataset import LabelledData, SetAside
-    from clipcls.evaluation.evaluate import Known
     from clipcls.few_shot.label_issues import Suspect
     from clipcls.labels.taxonomy import Hierarchy, Level
 
@@ -154,7 +142,7 @@ class FewShotClassifier(ZeroShotClassifier):
             data = make_labelled(X)
             zero_shot = self._zero_shot(list(dict.fromkeys(_names_of(data))))
             self._refuse_several(data, zero_shot)
-            from clipcls.evaluation.evaluate import embed_known
+            from clipcls.classification.labelled import embed_known
 
             known: Known = embed_known(zero_shot, data, watch, alone=True)
             self.set_aside_: SetAside | None = known.set_aside

@@ -25,7 +25,7 @@ __all__ = ["MANY_LOGITS", "logistic_regression", "softmax_and_losses"]
 # Images x classes from which on passes over the images come first, and single precision is enough.
 MANY_LOGITS = 2_000_000
 _STEPS, _STEPS_AFTER = 40, 8  # of L-BFGS: alone, and after passes
-_LEAST_SLOPE, _LEAST_GAIN = 1e-4, 1e-7  # where it stops
+LEAST_SLOPE, _LEAST_GAIN = 1e-4, 1e-7  # where it stops
 _PASSES, _PASSES_ON, _BATCH, _MOMENTUM = 6, 3, 256, 0.9  # from zeros, from a start
 _MOST = 0.1  # of a step: 1 is Newton's while all classes are as likely
 
@@ -82,7 +82,7 @@ def logistic_regression(
             method="L-BFGS-B",
             options={
                 "maxiter": _STEPS_AFTER if are_many else _STEPS,
-                "gtol": _LEAST_SLOPE * n / n_classes,
+                "gtol": LEAST_SLOPE * n / n_classes,
                 "ftol": _LEAST_GAIN,
             },
         ).x.reshape(free.shape)

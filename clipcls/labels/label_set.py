@@ -33,13 +33,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from clipcls.errors import LabelsError
-from clipcls.files.text import (
-    canonical,
-    clean,
-    decode,
-    describe_change,
-    read_text,
-)
+from clipcls.files.text import canonical, clean, decode, describe_change, read_text
 from clipcls.labels.parsers import (
     Entry,
     entries_of_file,

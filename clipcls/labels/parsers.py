@@ -16,13 +16,7 @@ from typing import TYPE_CHECKING, Any
 from clipcls.errors import LabelsError
 from clipcls.files.jsonfiles import check_depth
 from clipcls.files.text import numbered, read_table
-from clipcls.labels.formats import (
-    Entry,
-    Number,
-    recognise_list,
-    recognise_mapping,
-    say,
-)
+from clipcls.labels.formats import Entry, Number, recognise_list, recognise_mapping, say
 from clipcls.labels.pasted_lists import find_doubt, python_values, recognise_lines
 
 if TYPE_CHECKING:

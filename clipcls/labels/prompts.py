@@ -13,12 +13,7 @@ from pathlib import Path
 from clipcls.errors import PromptsError
 from clipcls.files.text import clean, numbered, read_text
 from clipcls.labels.label_set import LabelSet, read_labels, spell_out
-from clipcls.labels.presets import (
-    ReadySet,
-    describe,
-    find_set,
-    ready_sets,
-)
+from clipcls.labels.presets import ReadySet, describe, find_set, ready_sets
 
 __all__ = [
     "NONE_TEXTS",

@@ -47,7 +47,7 @@ def hub_constants() -> Any:
         for name in [name for name, value in os.environ.items() if name[:3] == "HF_" and not value]:
             del os.environ[name]  # HF_HOME= would be the current folder, HF_ENDPOINT= no URL
         if os.path.expanduser("~") == "~" and not {"HF_HOME", "XDG_CACHE_HOME"} & os.environ.keys():
-            from clipcls.embeddings.cache import cache_folder
+            from clipcls.files.folders import cache_folder
 
             os.environ["HF_HOME"] = str(cache_folder() / "huggingface")
     try:

@@ -17,14 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.embeddings import cache
 from clipcls.errors import ModelError
-from clipcls.models import (
-    cuda,
-    loading,
-    openvino,
-    towers,
-)
+from clipcls.files.hashing import hash_file
+from clipcls.models import cuda, loading, openvino, towers
 from clipcls.models.loading import Precision, Tower
 from clipcls.models.preprocess import Preprocess
 from clipcls.models.tokenizer import ClipTokenizer
@@ -50,6 +45,19 @@ _TEXTS_AN_IMAGE = 4
 # On CUDA a batch goes through in pieces: one is stacked and copied while others are computed. mini
 # in fp16, 256 at a time, on an H200, one run: 8,464 images/s in 1, 8,622 in 2, 4,845 in 4.
 _PIECES_ON_CUDA = 2
+
+
+class ModelFacts(Protocol):
+    """What is remembered of models from run to run (see `embeddings.cache`)."""
+
+    def file_hash(self, path: str) -> str:
+        """The SHA-256 of a file as hex."""
+
+    def facts(self, key: str) -> dict[str, Any] | None:
+        """What is known of a model, or None."""
+
+    def set_facts(self, key: str, facts: dict[str, Any]) -> None:
+        """Remembers what is known of a model."""
 
 
 class Encoder(Protocol):
@@ -143,7 +151,7 @@ class OpenClipEncoder:
         precision: Precision | Literal["auto"] = "auto",
         batch_size: int | None = None,
         engine: Engine = "auto",
-        known: cache.Store | None = None,
+        known: ModelFacts | None = None,
     ) -> None:
         for name, value, allowed in (
             ("precision", precision, ("auto", *get_args(Precision))),
@@ -158,7 +166,7 @@ class OpenClipEncoder:
         self.source = source
         self.engine = engine
         try:
-            self.weights = (known.file_hash if known else cache.hash_file)(str(source.weights))
+            self.weights = (known.file_hash if known else hash_file)(str(source.weights))
         except OSError as error:
             raise ModelError(f"{source.weights}: cannot be read ({error.strerror})") from error
         self._device = _checked_device(device)

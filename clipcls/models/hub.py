@@ -117,7 +117,7 @@ class _Memory:
     """
 
     def __init__(self, endpoint: str) -> None:
-        from clipcls.embeddings.cache import cache_folder
+        from clipcls.files.folders import cache_folder
 
         settings = {
             name: value

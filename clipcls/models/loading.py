@@ -17,13 +17,7 @@ from clipcls.errors import ModelError, install_command
 from clipcls.models import cuda
 from clipcls.models.padding import needed_lengths, shortened
 from clipcls.models.preprocess import Preprocess
-from clipcls.models.registry import (
-    ModelInfo,
-    ModelSource,
-    list_models,
-    quiet,
-    resolve,
-)
+from clipcls.models.registry import ModelInfo, ModelSource, list_models, quiet, resolve
 
 if TYPE_CHECKING:
     import torch

@@ -32,7 +32,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.embeddings.cache import cache_folder
+from clipcls.files.folders import cache_folder
 
 __all__ = [
     "Exportable",

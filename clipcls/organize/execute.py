@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipcls.data.paths import os_reason
-from clipcls.errors import ImageError, OutputError
+from clipcls.errors import ImageError, OutputError, os_reason
+from clipcls.files.folders import sync_folder
 from clipcls.organize.fileops import (
     RefusalError,
     check_inside,
@@ -30,13 +30,7 @@ from clipcls.organize.fileops import (
     reason_of,
     same_content,
 )
-from clipcls.organize.journal import (
-    Entry,
-    Journal,
-    Mode,
-    journals_in,
-    sync_folder,
-)
+from clipcls.organize.journal import Entry, Journal, Mode, journals_in
 from clipcls.organize.plan import Plan, Step, plan
 from clipcls.output.reader import Result
 

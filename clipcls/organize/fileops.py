@@ -15,14 +15,14 @@ import shutil
 import stat
 from pathlib import Path
 
-from clipcls.data.paths import os_reason
-from clipcls.organize.journal import Mode, sync_folder
+from clipcls.errors import os_reason
+from clipcls.files.folders import is_inside, sync_folder
+from clipcls.organize.journal import Mode
 
 __all__ = [
     "RefusalError",
     "check_inside",
     "copy",
-    "is_inside",
     "is_link_to",
     "is_reserved",
     "is_same_file",
@@ -58,11 +58,6 @@ def check_inside(folder: Path, into: Path) -> None:
     if not is_inside(folder, into):
         real = os.path.realpath(folder)
         raise RefusalError(f"{folder} leads out of {into}, to {real}; replace the link by a folder")
-
-
-def is_inside(path: Path, folder: Path) -> bool:
-    """Whether a path is in a folder or below it, once all symbolic links are followed."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def place(file: Path, name: Path) -> None:

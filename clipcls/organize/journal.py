@@ -23,13 +23,11 @@ up, changed, added or moved does not verify, and nothing in such a journal is ac
 
 from __future__ import annotations
 
-import contextlib
 import hmac
 import json
 import logging
 import os
 import secrets
-import stat
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
@@ -39,21 +37,19 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any, Literal
 
-from clipcls.data.paths import os_reason
-from clipcls.errors import ClipclsError, InputError, OutputError
-from clipcls.files.jsonfiles import parse_json
+from clipcls.data.sorted_folders import PREFIX, find_journals, open_regular
+from clipcls.errors import InputError, OutputError, os_reason
+from clipcls.files.folders import sync_folder
 
-__all__ = ["Entry", "Journal", "Mode", "journals_in", "read_folder_labels", "sync_folder"]
+__all__ = ["Entry", "Journal", "Mode", "journals_in"]
 
 logger = logging.getLogger(__name__)
 
 Mode = Literal["copy", "move", "link"]
-_PREFIX = "clipcls-sort-"
 _HEAD = b'{"clipcls sort": 1, '
 _MAC_DIGITS = 32
 _LONGEST = 16 << 20  # bytes of a line
 _KEY_BYTES = 32
-_FLAGS = sum(getattr(os, f"O_{name}", 0) for name in ("NOFOLLOW", "NONBLOCK", "CLOEXEC", "BINARY"))
 
 
 @dataclass(slots=True)
@@ -117,7 +113,7 @@ class Journal:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         number = 0
         while True:
-            path = into / f"{_PREFIX}{stamp}{f'_{number}' if number else ''}.jsonl"
+            path = into / f"{PREFIX}{stamp}{f'_{number}' if number else ''}.jsonl"
             try:
                 file = path.open("xb", buffering=0)
             except FileExistsError:
@@ -145,7 +141,7 @@ class Journal:
             InputError: it cannot be read, is no journal, or was not written by this user.
         """
         try:
-            with _open(path, os.O_RDONLY) as file:
+            with open_regular(path, os.O_RDONLY) as file:
                 return cls._read(path, file)
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({os_reason(error)})") from error
@@ -183,7 +179,7 @@ class Journal:
             OutputError: it cannot be written, or another process is at it.
         """
         try:
-            self._file = _open(self.path, os.O_RDWR)
+            self._file = open_regular(self.path, os.O_RDWR)
             self._lock()
             if self._read(self.path, self._file)._signer != self._signer:
                 raise OutputError(f"{self.path}: another `clipcls sort` is at it")
@@ -254,7 +250,7 @@ class Journal:
         return Entry(n, source, target, self._part(target, n), *version)
 
     def _part(self, target: Path, n: int) -> Path:
-        return target.with_name(f".{_PREFIX}{self._id}-{n}.part")
+        return target.with_name(f".{PREFIX}{self._id}-{n}.part")
 
     def _take(self, into: Path, line: dict[str, Any]) -> None:
         del line["mac"]
@@ -331,7 +327,7 @@ class _Signer:
 def journals_in(into: Path) -> list[Journal]:
     """The journals in a folder that this user wrote, oldest first; warns of others."""
     found, others = [], []
-    for path in _find_journals(into):
+    for path in find_journals(into):
         try:
             found.append(Journal.read(path))
         except InputError as error:
@@ -340,35 +336,6 @@ def journals_in(into: Path) -> list[Journal]:
         more = f", like {len(others) - 1:,} more" if others[1:] else ""
         logger.warning("%s; left alone%s", others[0], more)
     return found
-
-
-def read_folder_labels(into: Path) -> dict[tuple[str, ...], str]:
-    """Folders below `into` that a run made -> their labels, where these are not their names.
-
-    Whoever gave the folder may have written them, as they named the others: labels are not acted
-    upon.
-    """
-    found = {}
-    for path in _find_journals(into):
-        with contextlib.suppress(OSError), _open(path, os.O_RDONLY) as file:
-            for line in BufferedReader(file):
-                if line.startswith(b'{"folder"'):
-                    with contextlib.suppress(ClipclsError, ValueError, KeyError, TypeError):
-                        made = parse_json(line.decode(), str(path))
-                        found[Path(made["folder"]).parts] = str(made["label"])
-    return found
-
-
-def _find_journals(into: Path) -> list[Path]:
-    found = sorted(into.glob(f"{_PREFIX}*.jsonl"))
-    return [path for path in found if path.is_symlink() or not path.is_dir()]
-
-
-def _open(path: Path, flags: int) -> FileIO:
-    """Opens a regular file, and neither follows a link nor waits for a pipe."""
-    if not stat.S_ISREG(path.lstat().st_mode):
-        raise OSError("not a regular file")
-    return FileIO(os.open(path, flags | _FLAGS), "r+" if flags & os.O_RDWR else "r")
 
 
 def _below(into: Path, name: str) -> Path:
@@ -443,14 +410,3 @@ def _make_key() -> bytes:
     if key is None:
         raise InputError(f"{path}: is gone again")
     return key
-
-
-def sync_folder(path: Path) -> None:
-    """Puts the names in a folder on the disk, where the system can."""
-    try:
-        folder = os.open(path, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
-        return
-    with contextlib.suppress(OSError):
-        os.fsync(folder)
-    os.close(folder)

@@ -22,12 +22,7 @@ from clipcls.organize.fileops import (
     reason_of,
     same_content,
 )
-from clipcls.organize.journal import (
-    Entry,
-    Journal,
-    Mode,
-    journals_in,
-)
+from clipcls.organize.journal import Entry, Journal, Mode, journals_in
 from clipcls.organize.xmp_sidecar import SidecarNames
 from clipcls.output.reader import Result
 

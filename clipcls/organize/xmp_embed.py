@@ -17,14 +17,8 @@ from typing import Any
 
 from clipcls.data.paths import RAW_SUFFIXES
 from clipcls.errors import InputError, SidecarError, install_command
-from clipcls.organize.fileops import is_inside
-from clipcls.organize.journal import sync_folder
-from clipcls.organize.xmp_sidecar import (
-    Sidecars,
-    need_lxml,
-    update_each,
-    updated_packet,
-)
+from clipcls.files.folders import is_inside, sync_folder
+from clipcls.organize.xmp_sidecar import Sidecars, need_lxml, update_each, updated_packet
 from clipcls.output.reader import Result
 
 __all__ = ["embed_keywords"]

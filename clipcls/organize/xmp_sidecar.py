@@ -20,15 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from clipcls.data.paths import (
-    RAW_SUFFIXES,
-    SUFFIXES,
-    VIDEO_SUFFIXES,
-    os_reason,
-)
-from clipcls.errors import ImageError, InputError, SidecarError, install_command
+from clipcls.data.paths import RAW_SUFFIXES, SUFFIXES, VIDEO_SUFFIXES
+from clipcls.errors import ImageError, InputError, SidecarError, install_command, os_reason
+from clipcls.files.folders import is_inside
 from clipcls.labels.folder_names import alike
-from clipcls.organize.fileops import is_inside, place
+from clipcls.organize.fileops import place
 from clipcls.output.reader import Result
 from clipcls.predictions import NONE
 

@@ -27,8 +27,6 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO, TypeAlias, runtime_checkable
 
 from clipcls.errors import OutputClosedError, OutputError
-from clipcls.evaluation.html import EvaluationPage, MultiLabelPage
-from clipcls.evaluation.tables import EvaluationTable, MultiLabelTable
 from clipcls.files.partial import Part, part_of
 from clipcls.output.columns import metadata_path
 from clipcls.output.csv import CsvWriter
@@ -59,10 +57,6 @@ FORMATS: dict[str, MakeWriter] = {
     "jsonl": JsonlWriter,
     "json": JsonArrayWriter,
     "document": JsonWriter,
-    "evaluation": EvaluationTable,
-    "evaluation page": EvaluationPage,
-    "multilabel": MultiLabelTable,
-    "multilabel page": MultiLabelPage,
     "labels": LabelFileWriter,
     "parquet": ParquetWriter,
     "html": GalleryWriter,

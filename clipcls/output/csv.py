@@ -8,12 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from clipcls.files.text import escape_bytes, guard, printable
-from clipcls.output.columns import (
-    PROVENANCE,
-    describe_provenance,
-    flatten,
-    usual_columns,
-)
+from clipcls.output.columns import PROVENANCE, describe_provenance, flatten, usual_columns
 
 __all__ = ["CsvWriter"]
 

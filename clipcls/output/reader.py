@@ -15,17 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipcls.data.paths import os_reason
-from clipcls.errors import InputError, install_command
+from clipcls.errors import InputError, install_command, os_reason
 from clipcls.files.jsonfiles import parse_json
-from clipcls.files.text import (
-    clean,
-    decode,
-    find_on_disk,
-    parse_number,
-    read_table,
-    read_text,
-)
+from clipcls.files.text import clean, decode, find_on_disk, parse_number, read_table, read_text
 from clipcls.labels.label_set import levels_of
 from clipcls.output.columns import read_provenance
 from clipcls.predictions import PERSON, UNKNOWN, Provenance

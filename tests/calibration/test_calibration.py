@@ -17,6 +17,7 @@ from clipcls import Calibration, MultiLabelClassifier, ZeroShotClassifier, calib
 from clipcls.calibration.single_label import read_calibration
 from clipcls.errors import CalibrationError, InputError, LabelsError, NotFittedError
 from clipcls.evaluation.calibrate import _cuts, fit_temperatures
+from clipcls.evaluation.html import EvaluationPage
 from clipcls.evaluation.page import page_record
 from clipcls.output import open_output
 from helpers.conformal import simulated
@@ -303,7 +304,7 @@ def test_images_that_a_calibration_was_made_from_are_told(
     assert "the calibration was made from 11 of these 31 images" in caplog.text
     (note,) = found.record()["notes"]
     assert note.startswith("the calibration was made from 11 of these 31 images")
-    with open_output(tmp_path / "r.html", "evaluation page") as writer:
+    with open_output(tmp_path / "r.html", EvaluationPage) as writer:
         writer.write(page_record(found, "data"))
     assert "The calibration was made from 11 of these" in (tmp_path / "r.html").read_text("utf-8")
 

@@ -23,8 +23,8 @@ from clipcls.calibration.multilabel import (
     fit_probabilities,
     read_multilabel_calibration,
 )
-from clipcls.classification.multilabel import log_odds
 from clipcls.errors import CalibrationError, InputError
+from clipcls.numerics import log_odds
 from helpers.encoders import NamesEncoder
 
 Paint = Callable[..., str]

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from clipcls import Prediction, ZeroShotClassifier
-from clipcls.classification.explain import Explanation
 from clipcls.output.csv import CsvWriter
 from clipcls.output.table import TableWriter
+from clipcls.predictions import Explanation
 from helpers.encoders import ColourEncoder
 
 Paint = Callable[..., str]

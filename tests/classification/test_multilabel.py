@@ -9,15 +9,12 @@ from PIL import Image
 from scipy.special import softmax
 
 from clipcls import Calibration, MultiLabelClassifier, ZeroShotClassifier
-from clipcls.classification.multilabel import (
-    DEFAULT_THRESHOLD,
-    background_texts,
-    log_odds,
-    log_shares,
-)
+from clipcls.calibration.multilabel import DEFAULT_THRESHOLD
+from clipcls.classification.multilabel import background_texts, log_shares
 from clipcls.embeddings.embed import embed_texts
 from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError
 from clipcls.few_shot.classifier import FewShotClassifier
+from clipcls.numerics import log_odds
 from helpers.encoders import NamesEncoder
 
 Paint = Callable[..., str]

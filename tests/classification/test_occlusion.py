@@ -16,12 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from clipcls import ClipclsError, ImageError, Prediction, ZeroShotClassifier
-from clipcls.classification.occlusion import (
-    Heatmaps,
-    heat_of,
-    occlusion_masks,
-    overlay,
-)
+from clipcls.classification.occlusion import Heatmaps, heat_of, occlusion_masks, overlay
 from clipcls.errors import LabelsError, OutputError
 from clipcls.models.preprocess import Preprocess
 from helpers.encoders import ColourEncoder

@@ -11,19 +11,9 @@ import pytest
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from clipcls import (
-    ClipclsError,
-    ImageError,
-    Prediction,
-    ZeroShotClassifier,
-)
+from clipcls import ClipclsError, ImageError, Prediction, ZeroShotClassifier
 from clipcls.classification import transductive
-from clipcls.classification.transductive import (
-    FEWEST_LABELS,
-    LEAST_IMAGES,
-    objection,
-    refine,
-)
+from clipcls.classification.transductive import FEWEST_LABELS, LEAST_IMAGES, objection, refine
 from clipcls.embeddings.index import neighbours
 from clipcls.errors import CalibrationError
 from clipcls.models.encoder import unit_rows

@@ -18,15 +18,11 @@ import pytest
 
 from clipcls.cli.settings import own_file
 from clipcls.embeddings import cache as store_module
-from clipcls.embeddings.cache import (
-    Store,
-    cache_folder,
-    clear,
-    default_path,
-    hash_file,
-)
+from clipcls.embeddings.cache import Store, clear, default_path
 from clipcls.embeddings.embed import embed_array, embed_texts
 from clipcls.errors import StoreError
+from clipcls.files.folders import cache_folder
+from clipcls.files.hashing import hash_file
 from helpers.encoders import NamesEncoder
 
 

@@ -12,9 +12,11 @@ from sklearn.metrics import average_precision_score, f1_score
 from clipcls import MultiLabelClassifier, ZeroShotClassifier, evaluate, evaluate_multilabel
 from clipcls.data.dataset import make_labelled, read_labelled
 from clipcls.errors import InputError
+from clipcls.evaluation.html import MultiLabelPage
 from clipcls.evaluation.page import multilabel_page_record
+from clipcls.evaluation.tables import MultiLabelTable
 from clipcls.metrics.multilabel import label_figures, multilabel_figures
-from clipcls.output import FORMATS, open_output
+from clipcls.output import open_output
 from helpers.encoders import NamesEncoder
 
 Paint = Callable[..., str]
@@ -113,12 +115,12 @@ def test_a_csv_whose_images_have_several_labels_or_none(
     assert record["per_class"][0]["threshold"] == 0.08
 
     stream = io.StringIO()
-    FORMATS["multilabel"](stream).write(found.record())
+    MultiLabelTable(stream).write(found.record())
     text = stream.getvalue()
     assert "5 images; 2 of 3 labels occur" in text
     assert "mAP, mean over labels" in text
 
-    with open_output(tmp_path / "r.html", "multilabel page") as writer:
+    with open_output(tmp_path / "r.html", MultiLabelPage) as writer:
         writer.write(multilabel_page_record(found, "<my> data"))
     page = (tmp_path / "r.html").read_text("utf-8")
     assert "&lt;my&gt; data" in page

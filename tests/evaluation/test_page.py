@@ -19,6 +19,7 @@ from clipcls import (
     evaluate,
     evaluate_multilabel,
 )
+from clipcls.evaluation.html import EvaluationPage, MultiLabelPage
 from clipcls.evaluation.page import multilabel_page_record, page_record
 from clipcls.output import open_output
 from helpers.encoders import ColourEncoder, NamesEncoder
@@ -32,7 +33,7 @@ Paint = Callable[..., str]
 def page_of(encoder: ColourEncoder, data: list, labels: list[str], path: Path) -> str:
     classifier = ZeroShotClassifier(labels, encoder, store=False).fit()
     found = evaluate(classifier, data, draws=10)
-    with open_output(path, "evaluation page") as writer:
+    with open_output(path, EvaluationPage) as writer:
         writer.write(page_record(found, "<my> data"))
     return path.read_text("utf-8")
 
@@ -131,7 +132,7 @@ def test_a_comparison_and_the_images_that_changed_sides_are_on_the_page(
         ),
     )
     comparisons = compare(first, {"<i>prompts</i>=art": other})
-    with open_output(tmp_path / "with.html", "evaluation page") as writer:
+    with open_output(tmp_path / "with.html", EvaluationPage) as writer:
         writer.write(page_record(first, "data", comparisons))
     page = (tmp_path / "with.html").read_text("utf-8")
     compared = page[page.index("Compared") : page.index("<h2>Classes")]
@@ -141,7 +142,7 @@ def test_a_comparison_and_the_images_that_changed_sides_are_on_the_page(
     assert won < compared.index("won.png") < lost < compared.index("lost.png")
     assert not re.search("always|never", compared)
     assert compared.count("data:image/jpeg") == 2
-    with open_output(tmp_path / "without.html", "evaluation page") as writer:
+    with open_output(tmp_path / "without.html", EvaluationPage) as writer:
         writer.write(page_record(first, "data"))
     assert "Compared" not in (tmp_path / "without.html").read_text("utf-8")
 
@@ -156,7 +157,7 @@ def test_a_comparison_of_several_labels_is_on_the_page(
     right = replace(first, answers=replace(first.answers, given=truth))
     wrong = replace(first, answers=replace(first.answers, given=~truth))
     comparisons = compare_multilabel(right, {"calibration=c.json": wrong}, draws=2)
-    with open_output(tmp_path / "r.html", "multilabel page") as writer:
+    with open_output(tmp_path / "r.html", MultiLabelPage) as writer:
         writer.write(multilabel_page_record(right, "data", comparisons))
     page = (tmp_path / "r.html").read_text("utf-8")
     compared = page[page.index("Compared") : page.index("<h2>Labels")]

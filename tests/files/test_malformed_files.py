@@ -28,6 +28,7 @@ from clipcls.calibration.single_label import Calibration, Identity, read_calibra
 from clipcls.cli import cli
 from clipcls.cli.settings import File, options_of, resolve
 from clipcls.data.dataset import read_labelled
+from clipcls.data.sorted_folders import read_folder_labels
 from clipcls.errors import CalibrationError, ClipclsError, InputError
 from clipcls.few_shot.file import Learnt, classifier_bytes, read_classifier
 from clipcls.files.jsonfiles import parse_json
@@ -36,7 +37,7 @@ from clipcls.labels.label_set import LabelSet, read_labels, written
 from clipcls.labels.prompts import class_texts, make_prompts, read_prompts
 from clipcls.models.registry import MINI
 from clipcls.models.registry import resolve as resolve_model
-from clipcls.organize.journal import Journal, read_folder_labels
+from clipcls.organize.journal import Journal
 from clipcls.output import open_output
 from clipcls.output.columns import to_dataframe
 from clipcls.output.reader import read_results

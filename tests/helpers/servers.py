@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipcls import ZeroShotClassifier
+from clipcls.web.connections import BoundedServer, Bounds
 from clipcls.web.serve.app import Counts, make_app
-from clipcls.web.serve.connections import BoundedServer, Bounds
 from clipcls.web.serve.service import Limits, Service
 from helpers.encoders import ColourEncoder
 from helpers.loops import run_async

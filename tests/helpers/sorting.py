@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 
 from clipcls.labels.label_set import levels_of
-from clipcls.output.reader import (
-    Result,
-)
+from clipcls.output.reader import Result
 
 
 def put(folder: Path, files: dict[str, str]) -> Path:

@@ -13,13 +13,7 @@ from hypothesis import strategies as st
 
 from clipcls.errors import LabelsError
 from clipcls.files.text import canonical, guard
-from clipcls.labels.label_set import (
-    Label,
-    LabelSet,
-    make_labels,
-    read_labels,
-    written,
-)
+from clipcls.labels.label_set import Label, LabelSet, make_labels, read_labels, written
 from clipcls.labels.presets import ready_sets
 
 

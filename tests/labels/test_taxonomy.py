@@ -11,8 +11,8 @@ import pytest
 from scipy.special import logsumexp, softmax
 
 from clipcls import ZeroShotClassifier, calibrate, evaluate
+from clipcls.classification.labelled import embed_known
 from clipcls.errors import CalibrationError, LabelsError
-from clipcls.evaluation.evaluate import embed_known
 from clipcls.labels.label_set import Label, make_labels, read_labels
 from clipcls.labels.prompts import PromptSet, class_texts
 from clipcls.labels.taxonomy import Hierarchy, Level

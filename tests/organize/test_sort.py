@@ -23,12 +23,7 @@ from clipcls.organize.journal import Journal, Mode, journals_in
 from clipcls.organize.plan import plan
 from clipcls.output import open_output
 from clipcls.output.columns import result_columns
-from clipcls.output.reader import (
-    Result,
-    read_results,
-    result_of,
-    without_scores,
-)
+from clipcls.output.reader import Result, read_results, result_of, without_scores
 from clipcls.predictions import Provenance
 from helpers.cli import Run
 from helpers.sorting import put, results, sort

@@ -19,13 +19,7 @@ from clipcls.cli.console import Console
 from clipcls.cli.options import FIGURES, RESULTS_FORMS, columns_of, form_of
 from clipcls.errors import ImageError, InputError
 from clipcls.output import open_output
-from clipcls.output.columns import (
-    PROVENANCE,
-    flatten,
-    result_columns,
-    select_columns,
-    to_dataframe,
-)
+from clipcls.output.columns import PROVENANCE, flatten, result_columns, select_columns, to_dataframe
 from clipcls.output.reader import read_results
 from clipcls.predictions import (
     Candidate,

@@ -18,12 +18,7 @@ from hypothesis import strategies as st
 
 from clipcls.cli.options import form_of
 from clipcls.errors import ImageError, OutputError
-from clipcls.output import (
-    FORMATS,
-    EndedWriter,
-    open_output,
-    write_bytes,
-)
+from clipcls.output import FORMATS, EndedWriter, open_output, write_bytes
 from clipcls.output.reader import read_results
 from clipcls.predictions import (
     Candidate,

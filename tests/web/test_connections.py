@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from clipcls.web import local_server
+from clipcls.web.connections import BoundedServer, Bounds
 from clipcls.web.local_server import Receive, Scope, Send
-from clipcls.web.serve.connections import BoundedServer, Bounds
 
 ASK = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 BODY = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n"
@@ -47,7 +47,7 @@ class App:
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipcls.web.serve.connections._LINGER", 0.1)
+    monkeypatch.setattr("clipcls.web.connections._LINGER", 0.1)
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def drip(connection: socket.socket, text: bytes) -> None:
 
 
 def test_headers_have_a_time_limit(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipcls.web.serve.connections._HEADER_SECONDS", 0.3)
+    monkeypatch.setattr("clipcls.web.connections._HEADER_SECONDS", 0.3)
     with serving(app, Bounds()) as connect:
         for before in (b"", ASK):  # also those of a second request
             slow = connect(sent=before)
@@ -185,7 +185,7 @@ def test_connections_of_a_client_have_a_limit(app: App) -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"GET", BODY, BODY + bytes(5), ASK])
 def test_slow_connections_make_way(app: App, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    monkeypatch.setattr("clipcls.web.serve.admission._GRACE", 0.1)
+    monkeypatch.setattr("clipcls.web.admission._GRACE", 0.1)
     with serving(app, Bounds(per_client=3)) as connect:
         slow = [connect(sent=sent) for _ in range(3)]
         time.sleep(0.3)
@@ -201,7 +201,7 @@ def test_slow_connections_make_way(app: App, monkeypatch: pytest.MonkeyPatch, se
 
 
 def test_all_connections_have_a_limit(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipcls.web.serve.connections._TOTAL", 4)
+    monkeypatch.setattr("clipcls.web.connections._TOTAL", 4)
     with serving(app, Bounds(per_client=2)) as connect:
         for host in range(4):
             connect(f"127.0.0.{host + 1}", ASK.replace(b"/ ", b"/wait "))

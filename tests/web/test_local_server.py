@@ -16,6 +16,7 @@ import pytest
 from clipcls.errors import ServerError
 from clipcls.web import local_server
 from clipcls.web.local_server import Receive, Scope, Send
+from clipcls.web.run import run
 from helpers.loops import run_async
 
 HERE = "http://127.0.0.1:8000"
@@ -232,7 +233,8 @@ def test_one_time_link() -> None:
 
 PROGRAM = """
 import sys, asyncio
-from clipcls import web
+from clipcls.web import local_server
+from clipcls.web.run import run
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
@@ -245,7 +247,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"slow"})
 
-sys.exit(local_server.run(local_server.Guard(app), ready=lambda url: print(url, flush=True)))
+sys.exit(run(local_server.Guard(app), ready=lambda url: print(url, flush=True)))
 """
 
 
@@ -276,7 +278,7 @@ def test_a_port_in_use_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ServerError, match=f"127.0.0.1:{port}: cannot be listened on .* --port"):
-            local_server.run(app, ready=lambda url: None, port=port)
+            run(app, ready=lambda url: None, port=port)
 
 
 def test_pages() -> None:

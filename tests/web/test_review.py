@@ -23,12 +23,7 @@ from clipcls.output.reader import Result, read_results
 from clipcls.predictions import Provenance
 from clipcls.web.review.annotations import Corrections
 from clipcls.web.review.learner import Relearner
-from clipcls.web.review.session import (
-    NO_LABEL,
-    Answer,
-    Review,
-    ReviewFiles,
-)
+from clipcls.web.review.session import NO_LABEL, Answer, Review, ReviewFiles
 from helpers.encoders import ColourEncoder
 
 Paint = Callable[..., str]

@@ -30,7 +30,7 @@ from clipcls import FewShotClassifier
 from clipcls.cli import cli
 from clipcls.errors import ImageError, install_command
 from clipcls.predictions import error_record
-from clipcls.web.serve.admission import BusyError, Queue
+from clipcls.web.admission import BusyError, Queue
 from clipcls.web.serve.fetch import Fetcher
 from clipcls.web.serve.service import Limits
 from helpers.encoders import ColourEncoder
@@ -457,7 +457,7 @@ def test_slow_uploads_hold_no_places(encoder: ColourEncoder) -> None:
 def test_a_stalled_upload_makes_way_for_others(
     encoder: ColourEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipcls.web.serve.admission._GRACE", 0.1)
+    monkeypatch.setattr("clipcls.web.admission._GRACE", 0.1)
     # Room for three uploads that stall, and not for a fourth.
     with Server(encoder, limits=Limits(held=60_000)) as server, server.listening() as address:
         _, body = form([("a", "images", RED + bytes(20_000))])
@@ -607,7 +607,7 @@ PROGRAM = """
 import sys, threading, time
 sys.path.insert(0, sys.argv[1])
 from helpers.servers import Server, SlowEncoder
-from clipcls.web import local_server
+from clipcls.web.run import run
 
 encoder = SlowEncoder()
 
@@ -619,7 +619,7 @@ def release():
 
 threading.Thread(target=release, daemon=True).start()
 with Server(encoder) as server:
-    status = local_server.run(server.app, ready=lambda url: print(url, flush=True), grace=20)
+    status = run(server.app, ready=lambda url: print(url, flush=True), grace=20)
 print("closed", flush=True)
 sys.exit(status)
 """
@@ -982,10 +982,7 @@ def test_the_description_is_kept(encoder: ColourEncoder, mode: str) -> None:
     """Whatever fits /openapi.json, and whatever does not, has an answer that is described there."""
     schemathesis = pytest.importorskip("schemathesis")
     from hypothesis import HealthCheck, Phase, given, settings
-    from schemathesis.specs.openapi.checks import (
-        negative_data_rejection,
-        positive_data_acceptance,
-    )
+    from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
     fetcher = Fetcher(["example.org"], max_bytes=10_000, seconds=1)
     few = settings(

@@ -18,15 +18,9 @@ from io import FileIO
 from pathlib import Path
 
 from clipcls.data.dataset import read_labelled
-from clipcls.data.paths import os_reason
-from clipcls.errors import InputError, OutputError
-from clipcls.files.text import (
-    clean,
-    decode,
-    guard,
-    read_table,
-)
-from clipcls.organize.journal import sync_folder
+from clipcls.errors import InputError, OutputError, os_reason
+from clipcls.files.folders import sync_folder
+from clipcls.files.text import clean, decode, guard, read_table
 
 __all__ = ["Corrections"]
 

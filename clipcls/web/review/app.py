@@ -21,12 +21,7 @@ from typing import TYPE_CHECKING, Any
 from clipcls.data.thumbnails import thumbnail
 from clipcls.errors import ClipclsError, ImageError, InputError, install_command
 from clipcls.predictions import UNKNOWN
-from clipcls.web.review.session import (
-    NO_LABEL,
-    Answer,
-    Review,
-    ReviewFiles,
-)
+from clipcls.web.review.session import NO_LABEL, Answer, Review, ReviewFiles
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.classification.scores import logit_blocks
 from clipcls.embeddings.embed import embed_images
 from clipcls.errors import ImageError
-from clipcls.evaluation.evaluate import logit_blocks
 from clipcls.few_shot.classifier import FewShotClassifier
 from clipcls.labels.label_set import Label, LabelSet, make_labels
 

@@ -35,8 +35,8 @@ from clipcls.errors import ImageError, LabelsError, PromptsError
 from clipcls.files.text import numbered
 from clipcls.predictions import Prediction, error_record
 from clipcls.web import local_server
+from clipcls.web.admission import BusyError, Ticket
 from clipcls.web.local_server import Receive, Scope, Send
-from clipcls.web.serve.admission import BusyError, Ticket
 from clipcls.web.serve.fetch import Fetcher
 from clipcls.web.serve.schemas import (
     PROBLEMS,
@@ -49,13 +49,7 @@ from clipcls.web.serve.schemas import (
     problem_responses,
     request_body,
 )
-from clipcls.web.serve.service import (
-    Figures,
-    Image,
-    Limits,
-    Question,
-    Service,
-)
+from clipcls.web.serve.service import Figures, Image, Limits, Question, Service
 from clipcls.web.serve.uploads import (
     BodyError,
     Part,

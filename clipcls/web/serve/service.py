@@ -30,15 +30,9 @@ from clipcls.embeddings.embed import Embedded
 from clipcls.errors import ClipclsError, ImageError, LabelsError, ModelError, PromptsError
 from clipcls.labels.label_set import LabelSet, levels_of, make_labels
 from clipcls.labels.presets import ready_sets
-from clipcls.labels.prompts import (
-    NONE_TEXTS,
-    PromptSet,
-    class_texts,
-    make_prompts,
-    read_prompts,
-)
+from clipcls.labels.prompts import NONE_TEXTS, PromptSet, class_texts, make_prompts, read_prompts
 from clipcls.predictions import NONE, UNKNOWN, Prediction
-from clipcls.web.serve.admission import Queue
+from clipcls.web.admission import Queue
 from clipcls.web.serve.batching import Batcher
 
 if TYPE_CHECKING:

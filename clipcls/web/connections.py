@@ -25,8 +25,8 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from clipcls.web import local_server
+from clipcls.web.admission import Pace
 from clipcls.web.local_server import Receive, Scope, Send
-from clipcls.web.serve.admission import Pace
 
 __all__ = ["BoundedServer", "Bounds", "Network"]
 

@@ -1,0 +1,66 @@
+"""The user's folders, and what writing into a folder needs."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import logging
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+import platformdirs
+
+__all__ = ["cache_folder", "is_inside", "sync_folder"]
+
+logger = logging.getLogger(__name__)
+
+
+@functools.cache
+def cache_folder() -> Path:
+    """The user's cache directory for clipcls, which may not exist yet.
+
+    Without a home directory (an empty environment, a user without an account entry) it is a folder
+    among the temporary files that belongs to this user alone, and that is logged once.
+    """
+    with contextlib.suppress(RuntimeError):  # newer versions of platformdirs; older give a "~"
+        folder = Path(platformdirs.user_cache_dir("clipcls", appauthor=False))
+        if folder.is_absolute():
+            return folder
+    folder = _own_temporary_folder()
+    logger.warning(
+        "no home directory: caching in %s; set HOME or XDG_CACHE_HOME to choose the place", folder
+    )
+    return folder
+
+
+def _own_temporary_folder() -> Path:
+    """The same folder in each run, unless its name is taken by another user, or by a link."""
+    folder = Path(tempfile.gettempdir()) / f"clipcls-{os.getuid()}"
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o77:
+            return folder
+    folder = Path(tempfile.mkdtemp(prefix="clipcls-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def sync_folder(path: Path) -> None:
+    """Puts the names in a folder on the disk, where the system can."""
+    try:
+        folder = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    with contextlib.suppress(OSError):
+        os.fsync(folder)
+    os.close(folder)
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path is in a folder or below it, once all symbolic links are followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
