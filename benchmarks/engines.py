@@ -1,6 +1,6 @@
-"""Which engine encodes images fastest on this CPU?
+"""Which backend encodes images fastest on this CPU?
 
-    python benchmarks/engines.py [--repeats 3] [--isa SSE41]
+    python benchmarks/backends.py [--repeats 3] [--isa SSE41]
 
 OpenVINO and torch as clipcls runs them, and ONNX Runtime as rclip does, on the same weights of
 ViT-B-32-256 in float32, 1 and 32 images at a time, in turn, each in a process of its own. --isa
@@ -32,10 +32,10 @@ SECONDS = 8
 
 
 def measure(work: Work, isa: str | None, repeats: int, clipcls: Any) -> dict[str, Any]:
-    """Images a second, and how many times as long as OpenVINO an engine takes."""
+    """Images a second, and how many times as long as OpenVINO an backend takes."""
     onnx = work.rclip_data / "ViT-B-32-256-datacomp_s34b_b86k" / "visual.onnx"
     ours = clipcls.parent / "python"
-    engines = {
+    backends = {
         "openvino": (ours, require(work.checkpoint_256, "benchmarks/folder.py")),
         "torch": (ours, work.checkpoint_256),
         "onnxruntime": (work.python("rclip"), require(onnx, "benchmarks/folder.py")),
@@ -44,27 +44,27 @@ def measure(work: Work, isa: str | None, repeats: int, clipcls: Any) -> dict[str
     found: dict[tuple[str, int], list[float]] = {}
     for _ in range(repeats):
         for batch in (1, 32):
-            for engine, (python, model) in engines.items():
-                command = [python, PEERS / "encode.py", engine, model, str(batch), str(SECONDS)]
+            for backend, (python, model) in backends.items():
+                command = [python, PEERS / "encode.py", backend, model, str(batch), str(SECONDS)]
                 done = subprocess.run(
                     command, env=environment(work) | limits, capture_output=True, text=True
                 )
                 if done.returncode:
-                    die(f"{engine}: {(done.stderr.strip() or 'it said nothing').splitlines()[-1]}")
+                    die(f"{backend}: {(done.stderr.strip() or 'it said nothing').splitlines()[-1]}")
                 rate = json.loads(done.stdout.splitlines()[-1])["images_per_second"]
-                found.setdefault((engine, batch), []).append(rate)
-                say(f"  {engine}, {batch} at a time: {rate:.1f} images/s")
+                found.setdefault((backend, batch), []).append(rate)
+                say(f"  {backend}, {batch} at a time: {rate:.1f} images/s")
     rows = [
         {
-            "runner": f"{engine}, {batch} at a time",
+            "runner": f"{backend}, {batch} at a time",
             "images_per_second": spread(rates),
             "ratio": spread([a / b for a, b in zip(found["openvino", batch], rates, strict=True)]),
             "note": "",
         }
-        for (engine, batch), rates in found.items()
+        for (backend, batch), rates in found.items()
     ]
     return {
-        "question": "Images a second by engine, ViT-B-32-256, float32"
+        "question": "Images a second by backend, ViT-B-32-256, float32"
         + (f", at most {isa}" if isa else ""),
         "compared_with": "",
         "without": ["seconds", "peak memory"],
@@ -80,7 +80,7 @@ def main() -> None:
     arguments.add_argument("--isa", help="e.g. AVX2 or SSE41")
     args = arguments.parse_args()
     work = work_of(args)
-    name = f"engines-{args.isa.lower()}" if args.isa else "engines"
+    name = f"backends-{args.isa.lower()}" if args.isa else "backends"
     finish(work, name, measure(work, args.isa, args.repeats, args.clipcls), args)
 
 

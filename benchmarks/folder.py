@@ -61,7 +61,7 @@ def runners(work: Work, args: argparse.Namespace, folder: Path) -> list[Runner]:
         for entry in work.rclip_data.iterdir():
             (place / entry.name).symlink_to(entry)
 
-    store = work.path("scratch", "folder.sqlite")
+    cache = work.path("scratch", "folder.sqlite")
 
     bins = {name: work.python(name).parent for name in ("rclip", "clip_retrieval")}
     rclip = [bins["rclip"] / "rclip", "--filepath-only", QUERY]
@@ -80,8 +80,8 @@ def runners(work: Work, args: argparse.Namespace, folder: Path) -> list[Runner]:
         ),
         Runner(
             SEARCH,
-            lambda repeat: search(args, work, "ViT-B-32-256", QUERY, folder, store),
-            before=lambda repeat: forget(store),
+            lambda repeat: search(args, work, "ViT-B-32-256", QUERY, folder, cache),
+            before=lambda repeat: forget(cache),
         ),
         peer("open_clip loop", "open_clip", "open_clip_loop.py", work.checkpoint),
         peer("transformers pipeline", "transformers", "transformers_pipeline.py", work.hf_model),

@@ -40,7 +40,7 @@ from safetensors.torch import save_file
 
 from clipcls.data.images import decode_image, read_bytes
 from clipcls.embeddings import benchmark
-from clipcls.embeddings.cache import Store
+from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import Embedded, embed_images
 from clipcls.models import cuda, encoder, loading
 from clipcls.models.encoder import OpenClipEncoder
@@ -234,7 +234,7 @@ def files(
     with tempfile.TemporaryDirectory() as folder:
         large = Path(folder) / "large.jpg"
         large.write_bytes(benchmark.sample_photo())
-        # Without a store every file is decoded, however often it comes.
+        # Without a cache every file is decoded, however often it comes.
         small = list(itertools.islice(itertools.cycle(map(str, PHOTOS)), args.images))
         sets = {"small": small, "12 MP": [str(large)] * (args.images // 8)}
         made = OpenClipEncoder(source, device=device, known=args.known)
@@ -334,7 +334,7 @@ def main() -> None:
     table = Table(facts, args.json)
     parts = {part.__name__: part for part in (network, encode, files, texts, compiled)}
     with tempfile.TemporaryDirectory(prefix="clipcls-cuda-") as folder:
-        args.known = Store(Path(folder) / "models.sqlite3")
+        args.known = EmbeddingCache(Path(folder) / "models.sqlite3")
         made = list(sources(args.models.split(","), Path(folder)))
         for part in args.parts.split(","):
             for name, source in made:

@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--counts 1000,20000] [--models mini,ViT-B-32]
 
-Whole processes on small images, writing a new store.
+Whole processes on small images, writing a new cache.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def measure(work: Work, args: argparse.Namespace) -> dict[str, Any]:
         die(f"--models {args.models}: mini, ViT-B-32 or both with a comma")
     make_inputs.models(work)
     warm(work, args, models)
-    store = work.path("scratch", "memory.sqlite")
+    cache = work.path("scratch", "memory.sqlite")
     runs: list[Run] = []
     for model in models:
         for count in counts:
             folder = make_inputs.small(work, count)
-            forget(store)
+            forget(cache)
             name = f"clipcls {model}, {count:,} images"
-            command = classify(args, work, model, make_inputs.LABELS, folder, store)
+            command = classify(args, work, model, make_inputs.LABELS, folder, cache)
             try:
                 done = run(work, name, command)
             except RunError as error:
@@ -48,7 +48,7 @@ def measure(work: Work, args: argparse.Namespace) -> dict[str, Any]:
             done.images = count
             say(f"  {name}: {done.peak_rss_mb:,.0f} MB, {done.seconds:.1f} s")
             runs.append(done)
-    forget(store)
+    forget(cache)
     without = ["times as long"]
     return summary("Peak memory", runs[0].runner, runs, {}, without=without)
 

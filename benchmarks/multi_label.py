@@ -171,12 +171,12 @@ def read(name: str) -> tuple[Iterable[str | Image.Image], list[str], np.ndarray]
 
 def ways(classifier: ZeroShotClassifier) -> dict[str, Score]:
     """Name -> scores, (n, labels), of images' vectors (n, dim) for labels' vectors and names."""
-    encoder, store = classifier.encoder_, classifier.store_
+    encoder, cache = classifier.encoder_, classifier.cache_
     scale = encoder.logit_scale
-    generic = embed_texts(encoder, list(NONE_TEXTS), store).astype(float)
-    vocabulary = embed_texts(encoder, background_texts(), store).astype(float)
+    generic = embed_texts(encoder, list(NONE_TEXTS), cache).astype(float)
+    vocabulary = embed_texts(encoder, background_texts(), cache).astype(float)
     without = embed_texts(
-        encoder, [f"a photo without {name}." for name in classifier.classes_], store
+        encoder, [f"a photo without {name}." for name in classifier.classes_], cache
     ).astype(float)
     index = {tuple(row): k for k, row in enumerate(classifier.weights_.astype(float))}
 

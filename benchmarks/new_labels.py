@@ -2,7 +2,7 @@
 
     python benchmarks/new_labels.py [--images photos|small] [--photos 300] [--repeats 3]
 
-Whole processes. clipcls has the images' embeddings in its store and never saw the labels, which
+Whole processes. clipcls has the images' embeddings in its cache and never saw the labels, which
 are others in each run; the peers keep nothing and compute everything again.
 """
 
@@ -36,9 +36,9 @@ def measure(work: Work, args: argparse.Namespace, kind: str) -> dict[str, Any]:
     folder = getattr(make_inputs, kind)(work, count)
     make_inputs.models(work)
     make_inputs.read_once(folder)
-    store = work.path("scratch", "new-labels.sqlite")
-    forget(store)
-    warm(work, args, ["ViT-B-32"], store, folder)
+    cache = work.path("scratch", "new-labels.sqlite")
+    forget(cache)
+    warm(work, args, ["ViT-B-32"], cache, folder)
 
     def labels(repeat: int) -> Path:
         return make_inputs.other_labels(work, repeat)
@@ -53,7 +53,7 @@ def measure(work: Work, args: argparse.Namespace, kind: str) -> dict[str, Any]:
 
     runners = [
         Runner(
-            OURS, lambda repeat: classify(args, work, "ViT-B-32", labels(repeat), folder, store)
+            OURS, lambda repeat: classify(args, work, "ViT-B-32", labels(repeat), folder, cache)
         ),
         peer("open_clip loop", "open_clip", "open_clip_loop.py", work.checkpoint),
         peer("transformers pipeline", "transformers", "transformers_pipeline.py", work.hf_model),

@@ -38,10 +38,10 @@ def measure(work: Work, args: argparse.Namespace) -> dict[str, Any]:
     labels = make_inputs.LABELS
     make_inputs.models(work)
     folders = [_one(work, args.repeats + 1, number) for number in range(args.repeats + 1)]
-    store = work.path("scratch", "one.sqlite")
-    forget(store)
+    cache = work.path("scratch", "one.sqlite")
+    forget(cache)
     warm(work, args, ["ViT-B-32"])
-    warm(work, args, ["ViT-B-32"], store, folders[-1])
+    warm(work, args, ["ViT-B-32"], cache, folders[-1])
     empty = work.path("scratch", "empty-cache")
 
     def peer(name: str, venv: str, script: str, model: Path) -> Runner:
@@ -55,7 +55,7 @@ def measure(work: Work, args: argparse.Namespace) -> dict[str, Any]:
     runners = [
         Runner(
             OURS,
-            lambda repeat: classify(args, work, "ViT-B-32", labels, folders[repeat], store),
+            lambda repeat: classify(args, work, "ViT-B-32", labels, folders[repeat], cache),
         ),
         Runner(
             "clipcls, labels not known",

@@ -18,7 +18,7 @@ def classify(
     model: str,
     labels: Path,
     images: Path,
-    store: Path | None,
+    cache: Path | None,
 ) -> list[Any]:
     """The command line; `mini` is the bundled model, another name needs a checkpoint."""
     return [
@@ -27,13 +27,13 @@ def classify(
         *_model(args, work, model),
         *("--labels", labels),
         *("--format", "jsonl", "--output", work.path("scratch", "clipcls.jsonl")),
-        *(("--store", store) if store else ("--no-store",)),
+        *(("--cache", cache) if cache else ("--no-cache",)),
         images,
     ]
 
 
 def search(
-    args: argparse.Namespace, work: Work, model: str, text: str, images: Path, store: Path
+    args: argparse.Namespace, work: Work, model: str, text: str, images: Path, cache: Path
 ) -> list[Any]:
     """The command line of a search by text, which is what rclip does."""
     return [
@@ -41,7 +41,7 @@ def search(
         "search",
         *_model(args, work, model),
         *("--format", "jsonl", "--output", work.path("scratch", "found.jsonl")),
-        *("--store", store, text, images),
+        *("--cache", cache, text, images),
     ]
 
 
@@ -64,21 +64,21 @@ def warm(
     work: Work,
     args: argparse.Namespace,
     models: Iterable[str],
-    store: Path | None = None,
+    cache: Path | None = None,
     images: Path | None = None,
 ) -> None:
     """Runs clipcls once with each model, unmeasured: what it keeps of a model is made then."""
     images = images or make_inputs.small(work, 1)
     for model in models:
         say(f"  warming up clipcls with {model}")
-        command = classify(args, work, model, make_inputs.LABELS, images, store)
+        command = classify(args, work, model, make_inputs.LABELS, images, cache)
         try:
             run(work, "clipcls warm-up", command)
         except RunError as error:
             die(f"clipcls does not run: {error}")
 
 
-def forget(store: Path) -> None:
-    """Deletes a store."""
-    for path in store.parent.glob(f"{store.name}*"):
+def forget(cache: Path) -> None:
+    """Deletes a cache."""
+    for path in cache.parent.glob(f"{cache.name}*"):
         path.unlink()

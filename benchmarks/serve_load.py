@@ -299,7 +299,7 @@ def server(options: Sequence[str]) -> Iterator[tuple[str, int]]:
     labels = REPOSITORY / "examples/labels.txt"
     command = [sys.executable, "-m", "clipcls", "serve", "--labels", str(labels), "-m", "mini"]
     process = subprocess.Popen(
-        [*command, "--port", "0", "--no-store", *options], stderr=subprocess.PIPE, text=True
+        [*command, "--port", "0", "--no-cache", *options], stderr=subprocess.PIPE, text=True
     )
     try:
         assert process.stderr

@@ -1,8 +1,8 @@
-"""How long do labels take on many images that are in the store, and how much memory?
+"""How long do labels take on many images that are in the cache, and how much memory?
 
     python benchmarks/stored.py [--counts 10000,1000000] [--repeats 3]
 
-Whole processes with the bundled model, 100 labels whose texts are in the store too: what is
+Whole processes with the bundled model, 100 labels whose texts are in the cache too: what is
 measured is finding the images, reading their vectors, matching and writing the records. The images
 are links to a few files and have random vectors; nothing opens an image that has not changed.
 """
@@ -40,16 +40,16 @@ def images(work: Work, count: int) -> Path:
     return part.rename(root)
 
 
-def fill(store: Path, root: Path) -> None:
-    """Puts a random vector for each image into a new store, as if it had been encoded."""
+def fill(cache: Path, root: Path) -> None:
+    """Puts a random vector for each image into a new cache, as if it had been encoded."""
     import numpy as np
 
     from clipcls import ZeroShotClassifier
-    from clipcls.embeddings.cache import Store
+    from clipcls.embeddings.cache import EmbeddingCache
 
     chance = np.random.default_rng(0)
-    with Store(store) as kept:
-        encoder = ZeroShotClassifier(["thing"], "mini", store=kept).fit().encoder_
+    with EmbeddingCache(cache) as kept:
+        encoder = ZeroShotClassifier(["thing"], "mini", cache=kept).fit().encoder_
         dim = encoder.encode_texts(["thing"]).shape[1]
         for folder in sorted(root.iterdir()):
             paths = sorted(folder.iterdir())
@@ -72,19 +72,19 @@ def measure(work: Work, args: argparse.Namespace) -> dict[str, Any]:
     labels = make_inputs.labels(work, 100)
     runs: list[Run] = []
     for count in counts:
-        root, store = images(work, count), work.path("scratch", f"stored-{count}.sqlite")
-        if not store.exists():
+        root, cache = images(work, count), work.path("scratch", f"stored-{count}.sqlite")
+        if not cache.exists():
             say(f"storing {count:,} vectors")
             # In a process of its own: what this one holds would count as its children's memory.
-            filler = multiprocessing.get_context("spawn").Process(target=fill, args=(store, root))
+            filler = multiprocessing.get_context("spawn").Process(target=fill, args=(cache, root))
             filler.start()
             filler.join()
             if filler.exitcode:
-                forget(store)
-                die("the store could not be filled")
+                forget(cache)
+                die("the cache could not be filled")
         commands = {
-            "classify": classify(args, work, "mini", labels, root, store),
-            "search": search(args, work, "mini", "a photo of a cat", root, store),
+            "classify": classify(args, work, "mini", labels, root, cache),
+            "search": search(args, work, "mini", "a photo of a cat", root, cache),
         }
         for name, command in commands.items():
             title = f"{name}, {count:,} images"

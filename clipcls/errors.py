@@ -12,7 +12,7 @@ ClipclsError
 ├── NotFittedError        an estimator that is asked before `fit`
 ├── ImageError            one image that cannot be read
 ├── SidecarError          an XMP sidecar that is none, or changes under our hands
-├── StoreError            the embedding store cannot be used
+├── CacheError            the embedding cache cannot be used
 ├── ServerError           a web application cannot be served
 └── OutputError           results cannot be written
     └── OutputClosedError     the reader of a pipe went away
@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "CacheError",
     "CalibrationError",
     "ClassifierError",
     "ClipclsError",
@@ -44,7 +45,6 @@ __all__ = [
     "PromptsError",
     "ServerError",
     "SidecarError",
-    "StoreError",
     "UnknownModelError",
     "install_command",
     "is_control",
@@ -137,8 +137,8 @@ class SidecarError(ClipclsError):
     """An XMP sidecar is not XMP, or was changed while it was worked on."""
 
 
-class StoreError(ClipclsError):
-    """The embedding store cannot be used."""
+class CacheError(ClipclsError):
+    """The embedding cache cannot be used."""
 
 
 class ServerError(ClipclsError):

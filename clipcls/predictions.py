@@ -240,8 +240,8 @@ class Explanation:
             best first, 5 at most; () where the answer is not made of texts.
         runner_up: the second best label, or "" where there is one label only.
         margin: the best label's score less the second's; 1 where there is no second.
-        nearest: the most similar images that were in the store before the run, with the cosine
-            similarity, best first, 3 at most; () without a store.
+        nearest: the most similar images that were in the cache before the run, with the cosine
+            similarity, best first, 3 at most; () without a cache.
     """
 
     texts: tuple[tuple[str, float], ...]

@@ -1,4 +1,4 @@
-"""Encodes batches of one model by one engine for some seconds; prints images a second as JSON.
+"""Encodes batches of one model by one backend for some seconds; prints images a second as JSON.
 
     encode.py openvino|torch CHECKPOINT BATCH SECONDS      in clipcls's environment
     encode.py onnxruntime visual.onnx BATCH SECONDS        in rclip's
@@ -20,12 +20,12 @@ import numpy as np
 SIDE = 256
 
 
-def by_clipcls(engine: str, checkpoint: Path, batch: int) -> Callable[[], object]:
+def by_clipcls(backend: str, checkpoint: Path, batch: int) -> Callable[[], object]:
     """One call encodes a batch with clipcls's encoder."""
     from clipcls.embeddings.opening import open_encoder
 
     encoder = open_encoder(
-        "ViT-B-32-256", checkpoint=checkpoint, engine=engine, precision="fp32", batch_size=batch
+        "ViT-B-32-256", checkpoint=checkpoint, backend=backend, precision="fp32", batch_size=batch
     )
     pixels = list(np.random.default_rng(0).integers(0, 256, (batch, SIDE, SIDE, 3), np.uint8))
     return lambda: encoder.encode_images(pixels)
@@ -42,11 +42,11 @@ def by_onnxruntime(model: Path, batch: int) -> Callable[[], object]:
 
 def main() -> None:
     """The command."""
-    engine, model, batch, seconds = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-    if engine == "onnxruntime":
+    backend, model, batch, seconds = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    if backend == "onnxruntime":
         encode = by_onnxruntime(model, batch)
     else:
-        encode = by_clipcls(engine, model, batch)
+        encode = by_clipcls(backend, model, batch)
     end = time.perf_counter() + 5
     while time.perf_counter() < end:
         encode()

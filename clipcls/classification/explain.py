@@ -14,7 +14,7 @@ from clipcls.embeddings.index import FlatIndex
 from clipcls.predictions import Explanation
 
 if TYPE_CHECKING:
-    from clipcls.embeddings.cache import Store
+    from clipcls.embeddings.cache import EmbeddingCache
     from clipcls.models.encoder import Encoder
     from clipcls.predictions import Candidate
 
@@ -29,22 +29,22 @@ _SOUGHT = 32
 class Explainer:
     """Explains answers of one run.
 
-    The vectors of all images that are in the store are held in memory: 2 KB each at 512 dimensions,
+    The vectors of all images that are in the cache are held in memory: 2 KB each at 512 dimensions,
     twice.
 
     Args:
         encoder: what made the vectors.
-        store: where stored images and texts are looked up.
+        cache: where stored images and texts are looked up.
     """
 
-    def __init__(self, encoder: Encoder, store: Store | None) -> None:
+    def __init__(self, encoder: Encoder, cache: EmbeddingCache | None) -> None:
         self._encoder = encoder
-        self._store = store
+        self._cache = cache
         self._vectors: dict[str, NDArray[np.float32]] = {}
         self._paths: list[str] = []
         blocks = []
-        if store:
-            for paths, vectors in stored_images(encoder, store):
+        if cache:
+            for paths, vectors in stored_images(encoder, cache):
                 self._paths += paths
                 blocks.append(vectors)
         self._index = None
@@ -79,7 +79,7 @@ class Explainer:
         self, vector: NDArray[np.float32], texts: Sequence[str]
     ) -> tuple[tuple[str, float], ...]:
         if new := [text for text in dict.fromkeys(texts) if text not in self._vectors]:
-            rows = embed_texts(self._encoder, new, self._store)
+            rows = embed_texts(self._encoder, new, self._cache)
             self._vectors.update(zip(new, rows, strict=True))
         exact = vector.astype(np.float64)
         found = [(text, float(self._vectors[text] @ exact)) for text in dict.fromkeys(texts)]
@@ -87,14 +87,14 @@ class Explainer:
 
     def _nearest(self, path: str, vector: NDArray[np.float32]) -> tuple[tuple[str, float], ...]:
         found: list[tuple[str, float]] = []
-        if self._index is None or self._store is None:
+        if self._index is None or self._cache is None:
             return ()
-        itself = {os.path.abspath(path), *self._store.copies(path)} if path else set()
+        itself = {os.path.abspath(path), *self._cache.copies(path)} if path else set()
         similarities, rows = self._index.search(vector[np.newaxis], _SOUGHT)
         for similarity, row in zip(similarities[0], rows[0], strict=True):
             if self._paths[row] in itself:
                 continue
-            there = next(filter(os.path.exists, self._store.copies(self._paths[row])), None)
+            there = next(filter(os.path.exists, self._cache.copies(self._paths[row])), None)
             if there is not None:
                 found.append((there, float(similarity)))
             if len(found) == _NEAREST:

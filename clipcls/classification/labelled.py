@@ -53,7 +53,7 @@ def embed_known(
     alone: bool = False,
     calibration: Kept | None = None,
 ) -> Known:
-    """The vectors of labelled images, by the classifier's store or model.
+    """The vectors of labelled images, by the classifier's cache or model.
 
     Warns of images that the classifier was learnt from or calibrated on: on them it looks better
     than on new ones.

@@ -73,7 +73,7 @@ class MultiLabelClassifier:
         made_by_: the `Provenance` that its predictions carry.
 
     >>> from clipcls import ZeroShotClassifier
-    >>> labels = ZeroShotClassifier(["cat", "dog"], model="mini", store=False)
+    >>> labels = ZeroShotClassifier(["cat", "dog"], model="mini", cache=False)
     >>> clf = MultiLabelClassifier(labels).fit()
     >>> clf.predict(["examples/photos/chelsea.jpg"])
     array([[ True, False]])
@@ -115,7 +115,7 @@ class MultiLabelClassifier:
             )
         encoder = self.classifier.encoder_
         texts = background_texts()
-        self.background_ = embed_texts(encoder, texts, self.classifier.store_)
+        self.background_ = embed_texts(encoder, texts, self.classifier.cache_)
         self._background = self.background_.astype(np.float64)
         self._weights = self.classifier.weights_.astype(np.float64)
         self._texts = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:12]

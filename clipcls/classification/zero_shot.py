@@ -25,14 +25,14 @@ from clipcls.classification.decision import (
 )
 from clipcls.classification.scores import LinearScores, log_sum_exp
 from clipcls.data.inputs import OnError, apply_on_error
-from clipcls.embeddings.cache import Store
+from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import Embedded, compute_rows, embed_array, embed_images, embed_texts
 from clipcls.embeddings.index import FlatIndex
-from clipcls.embeddings.opening import open_encoder, open_store
+from clipcls.embeddings.opening import open_cache, open_encoder
 from clipcls.errors import CalibrationError, ImageError, LabelsError, not_fitted
 from clipcls.labels.label_set import LabelSet, LabelsLike, make_labels, written
 from clipcls.labels.prompts import NONE_TEXTS, PromptSet, class_texts, make_prompts
-from clipcls.models.encoder import Encoder, Engine, Precision, unit_rows
+from clipcls.models.encoder import BackendName, Encoder, Precision, unit_rows
 from clipcls.predictions import NONE, Prediction, Provenance
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ class ZeroShotClassifier(LinearScores):
         precision: what the model computes in: "fp32", "bf16" or "fp16"; "auto" is fp16 or bf16 on
             CUDA, bf16 on a CPU made for it, where the model's vectors stay the same, else fp32.
         batch_size: images encoded at a time; None: by the device.
-        engine: what runs the model on a CPU: "openvino", "torch" or "auto".
+        backend: what runs the model on a CPU: "openvino", "torch" or "auto".
         workers: threads that read and decode images; None: by the CPU.
-        store: where embeddings are kept: True for the user's cache directory, False for nowhere,
+        cache: where embeddings are kept: True for the user's cache directory, False for nowhere,
             or a file. What is known of the model itself is kept in any case.
         none: whether there is one more class, `none of these`, made of generic texts.
         calibration: a `Calibration`, or its file.
@@ -72,12 +72,12 @@ class ZeroShotClassifier(LinearScores):
         weights_: the labels' unit vectors, float32 (n_labels, dim).
         index_: `FlatIndex` over `weights_`.
         encoder_: the `Encoder` in use.
-        store_: the `Store` in use, or None.
+        cache_: the `EmbeddingCache` in use, or None.
         made_by_: the `Provenance` that its predictions carry.
         calibration_: the `Calibration` in use, or None.
         hierarchy_: the `Hierarchy` of the labels, or None where they have no levels.
 
-    >>> clf = ZeroShotClassifier(["cat", "garden"], model="mini", store=False).fit()
+    >>> clf = ZeroShotClassifier(["cat", "garden"], model="mini", cache=False).fit()
     >>> clf.predict("examples/photos/chelsea.jpg")
     array(['cat'], dtype='<U6')
     >>> clf.weights_.shape
@@ -94,9 +94,9 @@ class ZeroShotClassifier(LinearScores):
         device: str | None = None,
         precision: Precision | Literal["auto"] = "auto",
         batch_size: int | None = None,
-        engine: Engine = "auto",
+        backend: BackendName = "auto",
         workers: int | None = None,
-        store: bool | str | os.PathLike[str] | Store = True,
+        cache: bool | str | os.PathLike[str] | EmbeddingCache = True,
         none: bool = False,
         calibration: Calibration | str | os.PathLike[str] | None = None,
         rank: int | str | None = None,
@@ -108,9 +108,9 @@ class ZeroShotClassifier(LinearScores):
         self.device = device
         self.precision = precision
         self.batch_size = batch_size
-        self.engine = engine
+        self.backend = backend
         self.workers = workers
-        self.store = store
+        self.cache = cache
         self.none = none
         self.calibration = calibration
         self.rank = rank
@@ -119,21 +119,21 @@ class ZeroShotClassifier(LinearScores):
         """Embeds the labels; learns nothing from `X` and `y`, which are there for pipelines.
 
         Raises:
-            LabelsError, PromptsError, ModelError, StoreError, CalibrationError: the parameter
+            LabelsError, PromptsError, ModelError, CacheError, CalibrationError: the parameter
                 cannot be used.
         """
         self._forget()
         labels = make_labels(self.labels)
         prompts = make_prompts(self.prompts)
-        self.store_ = open_store(self.store)
+        self.cache_ = open_cache(self.cache)
         self.encoder_ = open_encoder(
             self.model,
             checkpoint=self.checkpoint,
             device=self.device,
             precision=self.precision,
             batch_size=self.batch_size,
-            engine=self.engine,
-            store=self.store_,
+            backend=self.backend,
+            cache=self.cache_,
         )
         names, texts = list(labels.names), class_texts(labels, prompts)
         if self.none:
@@ -146,7 +146,7 @@ class ZeroShotClassifier(LinearScores):
         self.classes_ = np.array(names if self._level is None else self._level.names)
         self.calibration_ = self._usable_calibration()
         self.temperature_ = self.calibration_.temperature if self.calibration_ else 1.0
-        weights = _class_weights(self.encoder_, texts, self.store_)
+        weights = _class_weights(self.encoder_, texts, self.cache_)
         self.index_ = FlatIndex(weights)
         self._exact_weights = weights.astype(np.float64)
         self.made_by_ = Provenance(
@@ -406,7 +406,7 @@ class ZeroShotClassifier(LinearScores):
     def _explainer(self) -> Explainer:
         from clipcls.classification.explain import Explainer
 
-        return Explainer(self.encoder_, self.store_)
+        return Explainer(self.encoder_, self.cache_)
 
     def texts_of(self, number: int, level: Level | None = None) -> list[str]:
         """The texts of a class, or of all labels below a node of a level of the hierarchy."""
@@ -439,7 +439,7 @@ class ZeroShotClassifier(LinearScores):
     ) -> Iterator[Embedded | ImageError]:
         """The unit vector of each image, as `embed_images` gives them; `on_error` as `classify`."""
         self._check_fitted()
-        embedded = embed_images(self.encoder_, images, self.store_, workers=self.workers)
+        embedded = embed_images(self.encoder_, images, self.cache_, workers=self.workers)
         return apply_on_error(embedded, on_error)
 
     def hash_image(self, path: str) -> bytes:
@@ -447,7 +447,7 @@ class ZeroShotClassifier(LinearScores):
         from clipcls.files.hashing import hash_file
 
         try:
-            return bytes.fromhex((self.store_.file_hash if self.store_ else hash_file)(path))
+            return bytes.fromhex((self.cache_.file_hash if self.cache_ else hash_file)(path))
         except OSError:
             return b""
 
@@ -520,14 +520,14 @@ class ZeroShotClassifier(LinearScores):
             vectors: NDArray[Any] = X
             return unit_rows(vectors)
         return embed_array(
-            self.encoder_, X, self.store_, workers=self.workers, on_error=on_error, dim=dim
+            self.encoder_, X, self.cache_, workers=self.workers, on_error=on_error, dim=dim
         )
 
 
 def _class_weights(
-    encoder: Encoder, texts: Sequence[Sequence[str]], store: Store | None
+    encoder: Encoder, texts: Sequence[Sequence[str]], cache: EmbeddingCache | None
 ) -> NDArray[np.float32]:
     """A unit vector a class, float32 (n_classes, dim): the mean of its texts', normalised."""
-    rows = embed_texts(encoder, [text for group in texts for text in group], store)
+    rows = embed_texts(encoder, [text for group in texts for text in group], cache)
     ends = np.cumsum([len(group) for group in texts])[:-1]
     return unit_rows(np.stack([part.mean(axis=0) for part in np.split(rows, ends)]))

@@ -36,7 +36,7 @@ _COMMANDS = (
     "serve",
     "models",
     "prompts",
-    "store",
+    "cache",
     "config",
     "completion",
     "bench",
@@ -119,7 +119,7 @@ def cli(no_config: bool) -> None:
       1    some images could not be read: each is reported, the rest are classified
       2    nothing was done: bad usage, labels, prompts or model, or no readable image
       3    the results could not be written; what was finished is in FILE.part
-      130  interrupted; with the store the same command goes on where it stopped
+      130  interrupted; with the cache the same command goes on where it stopped
       141  the reading end of the pipe was closed
 
     Every option can be set by a variable, CLIPCLS_MODEL=mini for every command and
@@ -159,7 +159,7 @@ def _return_large_blocks() -> None:
 
 
 def _leave(status: int) -> NoReturn:
-    """Ends the process, its streams flushed and what is to be done at exit done (stores close).
+    """Ends the process, its streams flushed and what is to be done at exit done (caches close).
 
     Unlike sys.exit it takes nothing apart: modules and a model's memory, 60 ms with ViT-B-32.
     """
@@ -234,7 +234,7 @@ def _run(console: Console) -> int:
             console.say(origin)
         return 2
     except (click.Abort, KeyboardInterrupt):
-        console.say("interrupted; with the store the same command goes on where it stopped")
+        console.say("interrupted; with the cache the same command goes on where it stopped")
         return 130
     except OutputClosedError:
         _end_output()  # the reader (`head`) has what it wanted

@@ -9,7 +9,7 @@ import click
 
 from clipcls.cli.completion import complete_files
 from clipcls.cli.console import Console, show
-from clipcls.cli.options import NumberRange, bench_options, store_of, store_options
+from clipcls.cli.options import NumberRange, bench_options, cache_of, cache_options
 
 
 @click.command("bench")
@@ -22,7 +22,7 @@ from clipcls.cli.options import NumberRange, bench_options, store_of, store_opti
     help="About how long each step is tried.",
 )
 @bench_options
-@store_options
+@cache_options
 @click.pass_obj
 def command(
     console: Console,
@@ -33,12 +33,12 @@ def command(
     checkpoint: Path | None,
     device: str | None,
     batch_size: int | None,
-    store_file: Path | None,
-    no_store: bool,
+    cache_file: Path | None,
+    no_cache: bool,
 ) -> int:
     """Measure where the time goes on this machine.
 
-    Times each step for one image, with the engines and precisions the machine offers: decoding,
+    Times each step for one image, with the backends and precisions the machine offers: decoding,
     resizing, encoding, matching, and all together. PEAK is the share of what the machine reaches
     in a large product of matrices. Without PHOTO a JPEG of 12 megapixels is made up. Keeps no
     embeddings.
@@ -54,7 +54,7 @@ def command(
         photos,
         device=device,
         batch_size=batch_size,
-        store=store_of(store_file, no_store),
+        cache=cache_of(cache_file, no_cache),
         seconds=seconds,
     ):
         share = "" if row.share is None else f"{row.share:.0%}"

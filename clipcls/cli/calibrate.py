@@ -12,6 +12,8 @@ from clipcls.cli.completion import complete_files
 from clipcls.cli.console import Console, say_what_was_set_aside, watching
 from clipcls.cli.options import (
     NEW_FILE,
+    cache_of,
+    cache_options,
     classifier_of,
     classifier_option,
     label_options,
@@ -22,8 +24,6 @@ from clipcls.cli.options import (
     multi_option,
     progress_options,
     repeat_options,
-    store_of,
-    store_options,
 )
 from clipcls.cli.refusals import refuse_over, refuse_with_multi
 
@@ -49,7 +49,7 @@ _REPEATED = (
 @progress_options
 @model_options
 @max_megapixels_option
-@store_options
+@cache_options
 @click.pass_obj
 def command(
     console: Console,
@@ -64,8 +64,8 @@ def command(
     multi: bool,
     output: Path,
     quiet: bool,
-    store_file: Path | None,
-    no_store: bool,
+    cache_file: Path | None,
+    no_cache: bool,
     **model_settings: Any,
 ) -> int:
     """Learn from labelled images what a score means.
@@ -96,7 +96,7 @@ def command(
         classifier,
         labels=labels,
         prompts=prompts,
-        store=store_of(store_file, no_store) or False,
+        cache=cache_of(cache_file, no_cache) or False,
         none=none,
         rank=rank,
         **model_settings,

@@ -15,6 +15,8 @@ from clipcls.cli.options import (
     NEW_FOLDER,
     RESULTS_FORMS,
     NumberRange,
+    cache_of,
+    cache_options,
     calibration_option,
     classifier_of,
     classifier_option,
@@ -31,8 +33,6 @@ from clipcls.cli.options import (
     model_options,
     multi_option,
     result_output_options,
-    store_of,
-    store_options,
 )
 from clipcls.cli.progress import format_rate
 from clipcls.cli.refusals import refuse_inside, refuse_over, refuse_with_multi, refuse_with_refine
@@ -99,7 +99,7 @@ if TYPE_CHECKING:
     "--explain",
     is_flag=True,
     help="Add what each answer rests on: the label's texts, the margin to the runner-up, and the "
-    "nearest images that were in the store.",
+    "nearest images that were in the cache.",
 )
 @click.option(
     "--heatmap",
@@ -115,7 +115,7 @@ if TYPE_CHECKING:
 @filing_options
 @model_options
 @max_megapixels_option
-@store_options
+@cache_options
 @click.pass_obj
 def command(
     console: Console,
@@ -148,8 +148,8 @@ def command(
     move: bool,
     link: bool,
     xmp: bool,
-    store_file: Path | None,
-    no_store: bool,
+    cache_file: Path | None,
+    no_cache: bool,
     **model_settings: Any,
 ) -> int:
     """Sort images into labels.
@@ -227,7 +227,7 @@ def command(
         classifier,
         labels=labels,
         prompts=prompts,
-        store=store_of(store_file, no_store) or False,
+        cache=cache_of(cache_file, no_cache) or False,
         none=none,
         rank=rank,
         calibration=None if multi else calibration,

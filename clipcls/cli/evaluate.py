@@ -14,6 +14,8 @@ from clipcls.cli.console import Console, say_what_was_set_aside, watching
 from clipcls.cli.options import (
     FIGURES,
     NEW_FILE,
+    cache_of,
+    cache_options,
     calibration_option,
     classifier_of,
     classifier_option,
@@ -26,8 +28,6 @@ from clipcls.cli.options import (
     max_megapixels_option,
     model_options,
     multi_option,
-    store_of,
-    store_options,
 )
 from clipcls.cli.refusals import refuse_over, refuse_with_multi
 
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 @max_errors_option
 @model_options
 @max_megapixels_option
-@store_options
+@cache_options
 @click.pass_obj
 def command(
     console: Console,
@@ -82,8 +82,8 @@ def command(
     quiet: bool,
     page: Path | None,
     others: tuple[str, ...],
-    store_file: Path | None,
-    no_store: bool,
+    cache_file: Path | None,
+    no_cache: bool,
     **model_settings: Any,
 ) -> int:
     """Measure answers and scores on images whose labels are known.
@@ -154,7 +154,7 @@ def command(
         "prompts": prompts,
         "none": none,
         "rank": rank,
-        "store": store_of(store_file, no_store) or False,
+        "cache": cache_of(cache_file, no_cache) or False,
         "calibration": calibration,
         **model_settings,
     }

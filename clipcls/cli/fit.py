@@ -12,13 +12,13 @@ from clipcls.cli.completion import complete_files, complete_label_sets
 from clipcls.cli.console import Console, say_what_was_set_aside, watching
 from clipcls.cli.options import (
     NEW_FILE,
+    cache_of,
+    cache_options,
     max_errors_option,
     max_megapixels_option,
     model_options,
     progress_options,
     prompts_option,
-    store_of,
-    store_options,
 )
 from clipcls.cli.refusals import refuse_over
 
@@ -60,7 +60,7 @@ from clipcls.cli.refusals import refuse_over
 @progress_options
 @model_options
 @max_megapixels_option
-@store_options
+@cache_options
 @click.pass_obj
 def command(
     console: Console,
@@ -73,8 +73,8 @@ def command(
     output: Path,
     check_labels: bool,
     quiet: bool,
-    store_file: Path | None,
-    no_store: bool,
+    cache_file: Path | None,
+    no_cache: bool,
     **model_settings: Any,
 ) -> int:
     """Learn a classifier from labelled images, few or many.
@@ -100,7 +100,7 @@ def command(
         prompts=prompts,
         no_words=no_words,
         augment=augment,
-        store=store_of(store_file, no_store) or False,
+        cache=cache_of(cache_file, no_cache) or False,
         **model_settings,
     )
     with watching(console, len(labelled)) as watch:

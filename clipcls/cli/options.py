@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from clipcls.classification.zero_shot import ZeroShotClassifier
     from clipcls.cli.progress import Total
     from clipcls.data.paths import LeftOut
-    from clipcls.embeddings.cache import Store
+    from clipcls.embeddings.cache import EmbeddingCache
     from clipcls.errors import ImageError
     from clipcls.labels.label_set import LabelsLike
     from clipcls.models.encoder import Encoder
@@ -37,6 +37,8 @@ __all__ = [
     "NEW_FOLDER",
     "NumberRange",
     "bench_options",
+    "cache_of",
+    "cache_options",
     "calibration_option",
     "classifier_of",
     "classifier_option",
@@ -60,8 +62,6 @@ __all__ = [
     "prompts_option",
     "repeat_options",
     "result_output_options",
-    "store_of",
-    "store_options",
     "suggestion_output_options",
 ]
 
@@ -169,7 +169,7 @@ model_options = _together(
         "where the model's vectors stay the same, else fp32.",
     ),
     click.option(
-        "--engine",
+        "--backend",
         type=click.Choice(["auto", "openvino", "torch"]),
         default="auto",
         show_default=True,
@@ -262,9 +262,9 @@ multi_option = click.option(
     "--multi", is_flag=True, help="Any number of labels per image, each scored on its own."
 )
 
-store_options = _together(
-    click.option("--store", "store_file", type=FILE, help="Keep embeddings in this file."),
-    click.option("--no-store", is_flag=True, help="Keep no embeddings and use none."),
+cache_options = _together(
+    click.option("--cache", "cache_file", type=FILE, help="Keep embeddings in this file."),
+    click.option("--no-cache", is_flag=True, help="Keep no embeddings and use none."),
 )
 
 inputs_argument = click.argument(
@@ -601,10 +601,10 @@ def images_of(
     return itertools.chain([next(images)], images), total
 
 
-def store_of(store_file: Path | None, no_store: bool) -> Store | None:
-    """The store that `--store` and `--no-store` name."""
-    from clipcls.embeddings.opening import open_store
+def cache_of(cache_file: Path | None, no_cache: bool) -> EmbeddingCache | None:
+    """The cache that `--cache` and `--no-cache` name."""
+    from clipcls.embeddings.opening import open_cache
 
-    if store_file and no_store:
-        raise click.UsageError("--store and --no-store exclude each other")
-    return open_store(store_file or not no_store)
+    if cache_file and no_cache:
+        raise click.UsageError("--cache and --no-cache exclude each other")
+    return open_cache(cache_file or not no_cache)

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from clipcls.cli.completion import complete_files, complete_label_sets, complete_template_sets
 from clipcls.cli.console import Console
-from clipcls.cli.options import FILE, NEW_FILE, join_prompts, model_options, store_of, store_options
+from clipcls.cli.options import FILE, NEW_FILE, cache_of, cache_options, join_prompts, model_options
 
 if TYPE_CHECKING:
     from clipcls.classification.zero_shot import ZeroShotClassifier
@@ -64,7 +64,7 @@ logger = logging.getLogger(__name__)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Default: one that is free.")
 @click.option("--no-browser", is_flag=True, help="Only print the link of the page.")
 @model_options
-@store_options
+@cache_options
 @click.pass_obj
 def command(
     console: Console,
@@ -77,8 +77,8 @@ def command(
     no_model: bool,
     port: int,
     no_browser: bool,
-    store_file: Path | None,
-    no_store: bool,
+    cache_file: Path | None,
+    no_cache: bool,
     **model_settings: Any,
 ) -> int:
     """Correct the results of `classify` on a page in your browser.
@@ -130,8 +130,8 @@ def command(
                 found,
                 labels or review.labels[:],
                 templates,
-                store_file,
-                no_store,
+                cache_file,
+                no_cache,
                 model_settings,
             )
 
@@ -210,13 +210,13 @@ def _opener(
     results: tuple[Result, ...],
     labels: LabelSet | list[str],
     templates: str | list[str],
-    store_file: Path | None,
-    no_store: bool,
+    cache_file: Path | None,
+    no_cache: bool,
     settings: dict[str, Any],
 ) -> Callable[[], ZeroShotClassifier]:
     """Opens the model that made the results, unless another is named."""
     made_by: Provenance | None = next((r.made_by for r in results if r.made_by), None)
-    store = store_of(store_file, no_store) or False
+    cache = cache_of(cache_file, no_cache) or False
 
     def opener() -> ZeroShotClassifier:
         from clipcls.classification.zero_shot import ZeroShotClassifier
@@ -230,7 +230,7 @@ def _opener(
                 known = [Label(name) for name in labels]
         model = settings.pop("model") or (made_by.model if made_by else "auto")
         classifier = ZeroShotClassifier(
-            known, model, prompts=templates, store=store, **settings
+            known, model, prompts=templates, cache=cache, **settings
         ).fit()
         if made_by and not classifier.encoder_.weights.startswith(made_by.weights):
             logger.warning(

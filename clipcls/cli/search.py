@@ -15,6 +15,8 @@ import click
 from clipcls.cli.completion import complete_files
 from clipcls.cli.console import Console, watching
 from clipcls.cli.options import (
+    cache_of,
+    cache_options,
     columns_of,
     form_of,
     images_of,
@@ -23,8 +25,6 @@ from clipcls.cli.options import (
     max_megapixels_option,
     model_options,
     output_options,
-    store_of,
-    store_options,
 )
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 @max_errors_option
 @model_options
 @max_megapixels_option
-@store_options
+@cache_options
 @click.pass_obj
 def command(
     console: Console,
@@ -61,14 +61,14 @@ def command(
     columns: str | None,
     bom: bool,
     quiet: bool,
-    store_file: Path | None,
-    no_store: bool,
+    cache_file: Path | None,
+    no_cache: bool,
     **model_settings: Any,
 ) -> int:
     """Find the images nearest to a text or to another image.
 
     With INPUT, searches these images (embedding those that are new); without, every image of
-    the store that this model has seen.
+    the cache that this model has seen.
 
     \b
     Examples:
@@ -82,13 +82,13 @@ def command(
         _refuse_path(arguments[0])
         if len(arguments) == 1 and os.path.isdir(arguments[0]):
             console.say(
-                f"searching the store for the text {arguments[0]!r}; to search in the folder of "
+                f"searching the cache for the text {arguments[0]!r}; to search in the folder of "
                 "that name, write a text before it"
             )
     from clipcls.data.paths import LeftOut
     from clipcls.embeddings.embed import embed_images, embed_texts
     from clipcls.embeddings.opening import open_encoder
-    from clipcls.embeddings.search import search_images, search_store
+    from clipcls.embeddings.search import search_cache, search_images
     from clipcls.errors import ImageError
     from clipcls.files.text import canonical
     from clipcls.output import open_output
@@ -103,13 +103,13 @@ def command(
     chosen = columns_of(form, usual, more, wanted=columns, bom=bom)
     with open_output(output, form, columns=chosen, bom=bom) as writer:
         images, total = images_of(inputs, null, left_out) if inputs else (iter(()), 0)
-        store = store_of(store_file, no_store)
-        encoder = open_encoder(**model_settings, store=store, progress=not quiet)
+        cache = cache_of(cache_file, no_cache)
+        encoder = open_encoder(**model_settings, cache=cache, progress=not quiet)
         if query_image is None:
             text = canonical(arguments[0].encode(errors="replace").decode())
-            query = embed_texts(encoder, [text], store)[0]
+            query = embed_texts(encoder, [text], cache)[0]
         else:
-            (found,) = embed_images(encoder, [query_image], store)
+            (found,) = embed_images(encoder, [query_image], cache)
             if isinstance(found, ImageError):
                 raise found
             query = found.vector
@@ -118,7 +118,7 @@ def command(
 
                 def readable() -> Iterator[Embedded]:
                     nonlocal read, skipped
-                    for item in embed_images(encoder, images, store, workers=workers):
+                    for item in embed_images(encoder, images, cache, workers=workers):
                         if isinstance(item, ImageError):
                             skipped += 1
                             watch(item)
@@ -128,14 +128,14 @@ def command(
                             watch(None)
 
                 hits = search_images(encoder, query, readable(), top)
-        elif store is None:
-            raise click.UsageError("name images to search: --no-store leaves no store to search")
+        elif cache is None:
+            raise click.UsageError("name images to search: --no-cache leaves no cache to search")
         else:
-            hits = search_store(encoder, query, store, top)
+            hits = search_cache(encoder, query, cache, top)
         for hit in hits:
             writer.write(hit.record())
     if not inputs and not hits:
-        console.say("the store holds no images of this model yet: name a folder to search")
+        console.say("the cache holds no images of this model yet: name a folder to search")
     elif inputs:
         unreadable = f", {skipped:,} could not be read" if skipped else ""
         console.say_done(f"{read:,} images searched{unreadable}", matters=skipped > 0)

@@ -13,14 +13,14 @@ from clipcls.cli.console import Console
 from clipcls.cli.options import (
     FILE,
     NumberRange,
+    cache_of,
+    cache_options,
     calibration_option,
     classifier_of,
     classifier_option,
     label_options,
     labels_of,
     model_options,
-    store_of,
-    store_options,
 )
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([\w.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?"
 )
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings.")
 @model_options
-@store_options
+@cache_options
 @click.pass_obj
 def command(
     console: Console,
@@ -183,8 +183,8 @@ def command(
     max_labels: int,
     timeout: float,
     quiet: bool,
-    store_file: Path | None,
-    no_store: bool,
+    cache_file: Path | None,
+    no_cache: bool,
     workers: int | None,
     **model_settings: Any,
 ) -> int:
@@ -240,7 +240,7 @@ def command(
         classifier,
         labels=labels,
         prompts=prompts,
-        store=store_of(store_file, no_store) or False,
+        cache=cache_of(cache_file, no_cache) or False,
         none=none,
         rank=rank,
         calibration=calibration,

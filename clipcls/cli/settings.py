@@ -25,7 +25,7 @@ _NOT_OPTIONS = frozenset(("CLIPCLS_TOKEN", "CLIPCLS_DEBUG", "CLIPCLS_NO_CONFIG")
 # serves nothing, and runs in plain view.
 _OF_A_FOLDER = frozenset(
     (
-        *("model", "device", "batch-size", "precision", "engine", "workers"),
+        *("model", "device", "batch-size", "precision", "backend", "workers"),
         *("labels", "label", "prompts", "none", "rank", "multi", "classifier", "calibration"),
         *("top", "min-score", "min-margin", "coverage", "error", "conformal", "refine", "explain"),
         *("clusters", "vocabulary", "augment", "no-words", "check-labels"),
@@ -37,7 +37,7 @@ _PATHS_OR_NAMES = frozenset(("labels", "prompts", "vocabulary", "model"))
 # Where one of a pair is given, the other is not taken from below: a classifier on the command line
 # stands against labels in a file.
 _EXCLUSIVE = (
-    *(("labels", "label"), ("coverage", "error"), ("store", "no-store"), ("move", "link")),
+    *(("labels", "label"), ("coverage", "error"), ("cache", "no-cache"), ("move", "link")),
     *(("classifier", other) for other in ("labels", "label", "prompts", "none", "multi", "refine")),
     *(("multi", other) for other in ("none", "rank", "min-margin", "coverage", "error")),
     *(("multi", other) for other in ("conformal", "explain", "heatmap", "refine")),

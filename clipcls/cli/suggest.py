@@ -12,6 +12,8 @@ from clipcls.cli.completion import complete_label_sets
 from clipcls.cli.console import Console, watching
 from clipcls.cli.options import (
     SUGGESTIONS,
+    cache_of,
+    cache_options,
     columns_of,
     form_of,
     images_of,
@@ -20,8 +22,6 @@ from clipcls.cli.options import (
     max_errors_option,
     max_megapixels_option,
     model_options,
-    store_of,
-    store_options,
     suggestion_output_options,
 )
 
@@ -50,7 +50,7 @@ from clipcls.cli.options import (
 @input_options
 @model_options
 @max_megapixels_option
-@store_options
+@cache_options
 @click.pass_obj
 def command(
     console: Console,
@@ -64,8 +64,8 @@ def command(
     bom: bool,
     quiet: bool,
     null: bool,
-    store_file: Path | None,
-    no_store: bool,
+    cache_file: Path | None,
+    no_cache: bool,
     **model_settings: Any,
 ) -> int:
     """Suggest labels for images that nobody has labelled.
@@ -95,7 +95,7 @@ def command(
     classifier = ZeroShotClassifier(
         read_vocabulary(sources or VOCABULARY),
         prompts=[TEMPLATE],
-        store=store_of(store_file, no_store) or False,
+        cache=cache_of(cache_file, no_cache) or False,
         **model_settings,
     ).fit()
     with watching(console, total) as watch:

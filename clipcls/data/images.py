@@ -279,7 +279,7 @@ def decode_image(
             return _decode_raw(data, path, max_pixels, least_side, reserve)
         return _decode(data, path, max_pixels, least_side, reserve)
     except _TextTooLongError:
-        # Pillow refuses texts over 1 MB (image generators store such); the pixels may be fine.
+        # Pillow refuses texts over 1 MB (image generators cache such); the pixels may be fine.
         return _decode(_without_text(data), path, max_pixels, least_side, reserve)
 
 

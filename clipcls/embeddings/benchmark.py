@@ -20,12 +20,12 @@ from clipcls.embeddings.embed import embed_images
 from clipcls.embeddings.index import FlatIndex
 from clipcls.errors import ImageError
 from clipcls.models import cuda, loading, openvino
-from clipcls.models.encoder import Engine, OpenClipEncoder, Precision, unit_rows
+from clipcls.models.encoder import BackendName, OpenClipEncoder, Precision, unit_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from clipcls.embeddings.cache import Store
+    from clipcls.embeddings.cache import EmbeddingCache
 
 __all__ = ["Measurement", "gemm_peak", "measure", "sample_photo"]
 
@@ -89,7 +89,7 @@ def measure(
     *,
     device: str | None = None,
     batch_size: int | None = None,
-    store: Store | None = None,
+    cache: EmbeddingCache | None = None,
     seconds: float = 1.0,
 ) -> Iterator[Measurement]:
     """Measures step after step; the first use of each, which is slower, does not count.
@@ -98,14 +98,14 @@ def measure(
         source: the model, from `loading.resolve`.
         photos: files to decode; none: `sample_photo`.
         device, batch_size: as for `OpenClipEncoder`.
-        store: only for what is known of the model; no embedding is kept.
+        cache: only for what is known of the model; no embedding is kept.
         seconds: about how long each step may take, once warm.
 
     Raises:
         ImageError: a photo cannot be read.
         ModelError: the model cannot be loaded.
     """
-    encoder = OpenClipEncoder(source, device=device, batch_size=batch_size, known=store)
+    encoder = OpenClipEncoder(source, device=device, batch_size=batch_size, known=cache)
     data = [read_bytes(path) for path in photos] or [sample_photo()]
     reduced = functools.partial(decode_image, least_side=encoder.least_side)
     images = [reduced(item, path) for item, path in zip(data, photos or [""], strict=True)]
@@ -114,7 +114,7 @@ def measure(
     yield _per_image("resize and crop", encoder.preprocess, images, seconds)
     batch = [encoder.preprocess(image) for image in images]
     batch = (batch * encoder.batch_size)[: encoder.batch_size]
-    yield from _encoding(source, batch, encoder.device, store, seconds)
+    yield from _encoding(source, batch, encoder.device, cache, seconds)
     yield _matching(len(encoder.encode_images(batch[:1])[0]), len(batch), seconds)
     yield _everything(encoder, data, seconds)
 
@@ -129,27 +129,27 @@ def _encoding(
     source: loading.ModelSource,
     batch: Sequence[NDArray[np.uint8]],
     device: str,
-    store: Store | None,
+    cache: EmbeddingCache | None,
     seconds: float,
 ) -> Iterator[Measurement]:
-    """Each engine and precision that the device has, one image at a time and many."""
+    """Each backend and precision that the device has, one image at a time and many."""
     flops = _flops(source)
-    for engine, precision in _ways(device):
+    for backend, precision in _ways(device):
         encoder = OpenClipEncoder(
             source,
             device=device,
             precision=precision,
             batch_size=len(batch),
-            engine=engine,
-            known=store,
+            backend=backend,
+            known=cache,
         )
-        if encoder.image_engine != engine:
+        if encoder.image_backend != backend:
             continue  # it has said why
         encode = encoder.encode_images
         peak = gemm_peak(precision, device, seconds)
         for count in sorted({1, len(batch)}):
             taken = _best(functools.partial(encode, batch[:count]), seconds) / count
-            step = f"encode, {engine} {precision}, {count} at a time"
+            step = f"encode, {backend} {precision}, {count} at a time"
             yield Measurement(step, taken, flops / taken / peak)
 
 
@@ -179,8 +179,8 @@ def _run(encoder: OpenClipEncoder, paths: Sequence[str]) -> None:
             raise item
 
 
-def _ways(device: str) -> Iterator[tuple[Engine, Precision]]:
-    """The engines and precisions that make sense on a device."""
+def _ways(device: str) -> Iterator[tuple[BackendName, Precision]]:
+    """The backends and precisions that make sense on a device."""
     if device != "cpu":
         yield "torch", "fp32"
         for half in cuda.half_precisions(device) if cuda.is_cuda(device) else ("fp16",):

@@ -5,9 +5,9 @@ architecture, preprocessing or tokenizer, precision) and has the SHA-256 of its 
 so that another model's vector can never come back. A file's path, size and mtime are only the
 quick way to its content's hash.
 
-The store is a cache: losing it costs time and never an answer. Each row carries a checksum; a row
-that fails it counts as missing. A damaged file is set aside, and a new one is started. Any other
-trouble (a full disk, a lock that does not end) is logged once and work goes on without the store.
+Losing the cache costs time and never an answer. Each row carries a checksum; a row that fails it
+counts as missing. A damaged file is set aside, and a new one is started. Any other
+trouble (a full disk, a lock that does not end) is logged once and work goes on without the cache.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.errors import StoreError
+from clipcls.errors import CacheError
 from clipcls.files.folders import cache_folder
 from clipcls.files.hashing import hash_file
 
-__all__ = ["Store", "StoreInfo", "default_path", "facts_path"]
+__all__ = ["CacheInfo", "EmbeddingCache", "default_path", "facts_path"]
 
 logger = logging.getLogger(__name__)
 
@@ -97,18 +97,18 @@ T = TypeVar("T")
 
 
 def default_path() -> Path:
-    """The store that is used where none is named: in the user's cache directory."""
+    """The cache that is used where none is named: in the user's cache directory."""
     return cache_folder() / "embeddings.sqlite3"
 
 
 def facts_path() -> Path:
-    """Where facts about models are kept: beside the default store."""
+    """Where facts about models are kept: beside the default cache."""
     return default_path().with_name("models.sqlite3")
 
 
 @dataclass(frozen=True, slots=True)
-class StoreInfo:
-    """What a store holds; sizes in bytes."""
+class CacheInfo:
+    """What a cache holds; sizes in bytes."""
 
     path: Path
     size: int
@@ -119,17 +119,17 @@ class StoreInfo:
     views: int = 0  # of images, that `fit --augment` learnt from
 
 
-class Store:
+class EmbeddingCache:
     """Embeddings by space and content; safe with several threads and processes, forked ones too.
 
     Args:
         path: the SQLite file, made with its folders where it is missing.
 
     Raises:
-        StoreError: the file cannot be opened (not writable, made by another version of clipcls,
-            or not a store at all). A damaged store is set aside under another name and a new one
+        CacheError: the file cannot be opened (not writable, made by another version of clipcls,
+            or not a cache at all). A damaged cache is set aside under another name and a new one
             started; but a file in a place of the user's choice that no longer shows that it is a
-            store is refused.
+            cache is refused.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
@@ -147,11 +147,11 @@ class Store:
             _refuse_foreign(self.path)
             self._connect()
         except (OSError, *_ERRORS) as error:
-            raise StoreError(
-                f"{self.path}: cannot open the store ({error}); "
-                "name another with --store FILE, or go without with --no-store"
+            raise CacheError(
+                f"{self.path}: cannot open the cache ({error}); "
+                "name another with --cache FILE, or go without with --no-cache"
             ) from error
-        _stores.add(self)
+        _caches.add(self)
 
     def _connect(self) -> None:
         """Opens the file, or a new one in place of a damaged one.
@@ -202,9 +202,9 @@ class Store:
             if _version(connection) != _checksum(*found):
                 raise _DamageError("damaged schema")
             if found != [*map(str.encode, _SCHEMA)]:
-                raise StoreError(
-                    f"{self.path}: another version of clipcls made this store; delete it with "
-                    "`clipcls store clear`, or name another with --store FILE"
+                raise CacheError(
+                    f"{self.path}: another version of clipcls made this cache; delete it with "
+                    "`clipcls cache clear`, or name another with --cache FILE"
                 )
         except BaseException:
             connection.close()
@@ -213,7 +213,7 @@ class Store:
         return connection
 
     def close(self) -> None:
-        """Closes the file; the store cannot be used afterwards."""
+        """Closes the file; the cache cannot be used afterwards."""
         with self._lock:
             self._usable = False
             self._connection.close()
@@ -228,7 +228,7 @@ class Store:
         self._at_end.detach()
         try:
             self._connect()
-        except (OSError, StoreError, *_ERRORS) as error:
+        except (OSError, CacheError, *_ERRORS) as error:
             self._give_up(error)
         else:
             self._is_shut = False
@@ -238,19 +238,19 @@ class Store:
         self._is_shut = True
         self._spaces.clear()  # until it is opened again it may be cleared, and have other numbers
 
-    def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
-        return Store, (self.path,)
+    def __reduce__(self) -> tuple[type[EmbeddingCache], tuple[Path]]:
+        return EmbeddingCache, (self.path,)
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> EmbeddingCache:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
     def _run(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
-        """The result of `work`, repeated in a new store if this one is found to be damaged.
+        """The result of `work`, repeated in a new cache if this one is found to be damaged.
 
-        Without a usable store the result is `otherwise`.
+        Without a usable cache the result is `otherwise`.
         """
         with self._lock:
             while self._is_open():
@@ -281,7 +281,7 @@ class Store:
         return self._run(transaction, otherwise)
 
     def _recover(self, error: Exception) -> None:
-        """Opens a new store if this one is damaged, or was replaced by another process."""
+        """Opens a new cache if this one is damaged, or was replaced by another process."""
         self._spaces.clear()
         self._close_connection()
         try:
@@ -314,7 +314,7 @@ class Store:
             with contextlib.suppress(FileNotFoundError):
                 part.rename(name)
         logger.warning(
-            "the store %s is damaged (%s): it is now %s, and a new one is started",
+            "the cache %s is damaged (%s): it is now %s, and a new one is started",
             *(self.path, _reason(error), aside.name),
         )
 
@@ -322,7 +322,7 @@ class Store:
         self._usable = False
         self._close_connection()
         logger.warning(
-            "the store %s failed (%s): going on without it; check its disk",
+            "the cache %s failed (%s): going on without it; check its disk",
             *(self.path, _reason(error)),
         )
 
@@ -336,7 +336,7 @@ class Store:
         if not is_whole and not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "the store %s has damaged entries: they are ignored, and made anew when needed",
+                "the cache %s has damaged entries: they are ignored, and made anew when needed",
                 self.path,
             )
         return is_whole
@@ -399,7 +399,7 @@ class Store:
         items: Iterable[tuple[bytes, NDArray[np.float32]]],
         files: Iterable[tuple[str, os.stat_result, bytes]] = (),
     ) -> None:
-        """Stores vectors and the files they were read from, in one transaction.
+        """Caches vectors and the files they were read from, in one transaction.
 
         Args:
             space: the space the vectors belong to.
@@ -518,8 +518,8 @@ class Store:
 
     # -- upkeep -------------------------------------------------------------------------------
 
-    def info(self) -> StoreInfo:
-        """Counts what the store holds."""
+    def info(self) -> CacheInfo:
+        """Counts what the cache holds."""
         kinds = dict(
             self._rows(
                 "SELECT substr(name, 1, instr(name, ' ') - 1) AS kind, count(*) "
@@ -529,7 +529,7 @@ class Store:
         ((files,),) = self._rows("SELECT count(*) FROM files") or [(0,)]
         ((models,),) = self._rows("SELECT count(*) FROM models") or [(0,)]
         size = sum(part.stat().st_size for part in _parts(self.path) if part.exists())
-        return StoreInfo(
+        return CacheInfo(
             self.path,
             size,
             kinds.get(b"text", 0),
@@ -573,17 +573,17 @@ class Store:
 # SQLite's locks are their process's, and a connection that two have damages the file, so none is
 # open during a fork
 # (https://sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_).
-_stores: weakref.WeakSet[Store] = weakref.WeakSet()
-_held: list[Store] = []
+_caches: weakref.WeakSet[EmbeddingCache] = weakref.WeakSet()
+_held: list[EmbeddingCache] = []
 _forking = threading.Lock()
 
 
 def _before_fork() -> None:
     _forking.acquire()
-    for store in list(_stores):
-        store._lock.acquire()
-        _held.append(store)
-        store._shut()
+    for cache in list(_caches):
+        cache._lock.acquire()
+        _held.append(cache)
+        cache._shut()
 
 
 def _after_fork() -> None:
@@ -599,15 +599,15 @@ if hasattr(os, "register_at_fork"):
 
 
 def clear(path: Path) -> bool:
-    """Deletes a store, damaged or not; False where there was none.
+    """Deletes a cache, damaged or not; False where there was none.
 
     Raises:
-        StoreError: it cannot be deleted, is not a store, or does not tell whether it is one.
+        CacheError: it cannot be deleted, is not a cache, or does not tell whether it is one.
     """
     try:
         _refuse_foreign(path)
     except _ERRORS as error:  # such as the lock of the program it belongs to
-        raise StoreError(f"{path}: cannot be deleted ({error})") from error
+        raise CacheError(f"{path}: cannot be deleted ({error})") from error
     present = path.exists()
     if not present and path not in (default_path(), facts_path()):
         return False  # what lies beside that name may be anybody's
@@ -615,7 +615,7 @@ def clear(path: Path) -> bool:
         try:
             part.unlink(missing_ok=True)
         except OSError as error:
-            raise StoreError(f"{part}: cannot be deleted ({error.strerror})") from error
+            raise CacheError(f"{part}: cannot be deleted ({error.strerror})") from error
     return present
 
 
@@ -623,15 +623,15 @@ def _refuse_foreign(path: Path) -> None:
     """Refuses a file of somebody else's; the usual place is always ours.
 
     Raises:
-        StoreError: it is.
+        CacheError: it is.
         sqlite3.OperationalError: it cannot be told.
     """
     if path in (default_path(), facts_path()) or not path.exists() or not path.stat().st_size:
         return
     if not _is_ours(path):
-        raise StoreError(
-            f"{path}: is not a store of clipcls, or too damaged to tell; "
-            "name another with --store FILE"
+        raise CacheError(
+            f"{path}: is not a cache of clipcls, or too damaged to tell; "
+            "name another with --cache FILE"
         )
 
 

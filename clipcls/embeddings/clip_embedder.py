@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from clipcls.data.inputs import OnError
-from clipcls.embeddings.cache import Store
+from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import embed_array
-from clipcls.embeddings.opening import open_encoder, open_store
+from clipcls.embeddings.opening import open_cache, open_encoder
 from clipcls.errors import not_fitted
-from clipcls.models.encoder import Encoder, Engine, Precision
+from clipcls.models.encoder import BackendName, Encoder, Precision
 
 if TYPE_CHECKING:
     from clipcls.data.inputs import Images
@@ -28,14 +28,14 @@ class ClipEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         make_pipeline(ClipEmbedder("base"), LogisticRegression()).fit(paths, labels)
 
     Args:
-        model, checkpoint, device, precision, batch_size, engine, workers, store: as for
-            `ZeroShotClassifier`; with a store each image is embedded once, ever.
+        model, checkpoint, device, precision, batch_size, backend, workers, cache: as for
+            `ZeroShotClassifier`; with a cache each image is embedded once, ever.
 
     Attributes:
         encoder_: the `Encoder` in use.
-        store_: the `Store` in use, or None.
+        cache_: the `EmbeddingCache` in use, or None.
 
-    >>> ClipEmbedder("mini", store=False).fit_transform(["examples/photos/chelsea.jpg"]).shape
+    >>> ClipEmbedder("mini", cache=False).fit_transform(["examples/photos/chelsea.jpg"]).shape
     (1, 896)
     """
 
@@ -47,34 +47,34 @@ class ClipEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         device: str | None = None,
         precision: Precision | Literal["auto"] = "auto",
         batch_size: int | None = None,
-        engine: Engine = "auto",
+        backend: BackendName = "auto",
         workers: int | None = None,
-        store: bool | str | os.PathLike[str] | Store = True,
+        cache: bool | str | os.PathLike[str] | EmbeddingCache = True,
     ) -> None:
         self.model = model
         self.checkpoint = checkpoint
         self.device = device
         self.precision = precision
         self.batch_size = batch_size
-        self.engine = engine
+        self.backend = backend
         self.workers = workers
-        self.store = store
+        self.cache = cache
 
     def fit(self, X: object = None, y: object = None) -> ClipEmbedder:
         """Finds the model; learns nothing.
 
         Raises:
-            ModelError, StoreError: the parameter cannot be used.
+            ModelError, CacheError: the parameter cannot be used.
         """
-        self.store_ = open_store(self.store)
+        self.cache_ = open_cache(self.cache)
         self.encoder_: Encoder = open_encoder(
             self.model,
             checkpoint=self.checkpoint,
             device=self.device,
             precision=self.precision,
             batch_size=self.batch_size,
-            engine=self.engine,
-            store=self.store_,
+            backend=self.backend,
+            cache=self.cache_,
         )
         return self
 
@@ -96,7 +96,7 @@ class ClipEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if not self.__sklearn_is_fitted__():
             raise not_fitted(self)
         vectors = embed_array(
-            self.encoder_, X, self.store_, workers=self.workers, on_error=on_error
+            self.encoder_, X, self.cache_, workers=self.workers, on_error=on_error
         )
         if not vectors.size:
             raise ValueError("X holds no images that can be read")

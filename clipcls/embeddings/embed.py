@@ -1,4 +1,4 @@
-"""Texts and image files -> vectors, from the store where they are known, else by the encoder."""
+"""Texts and image files -> vectors, from the cache where they are known, else by the encoder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from clipcls.errors import ImageError, ModelError
 
 if TYPE_CHECKING:
     from clipcls.data.inputs import Images
-    from clipcls.embeddings.cache import Store
+    from clipcls.embeddings.cache import EmbeddingCache
     from clipcls.models.encoder import Encoder
 
 __all__ = [
@@ -55,7 +55,7 @@ class Embedded:
     Attributes:
         path: the image's name.
         vector: the vector.
-        stored: whether it came out of the store.
+        stored: whether it came out of the cache.
         is_file: whether `path` is a file that was read here, not just a name that came with data.
     """
 
@@ -78,14 +78,14 @@ class _Pending:
     is_file: bool = False
 
     def space(self, encoder: Encoder) -> str:
-        """Where the store keeps its vector; views apart, since no file has their content."""
+        """Where the cache keeps its vector; views apart, since no file has their content."""
         return f"view, {encoder.image_space}" if self.is_view else encoder.image_space
 
 
 def embed_texts(
-    encoder: Encoder, texts: Sequence[str], store: Store | None = None
+    encoder: Encoder, texts: Sequence[str], cache: EmbeddingCache | None = None
 ) -> NDArray[np.float32]:
-    """Unit vectors of texts; each distinct text is encoded once, ever, where there is a store.
+    """Unit vectors of texts; each distinct text is encoded once, ever, where there is a cache.
 
     Returns:
         float32 (len(texts), dim), in the order of `texts`.
@@ -93,7 +93,7 @@ def embed_texts(
     keys = {text: hashlib.sha256(text.encode()).digest() for text in texts}
     vectors = {}
     for text, key in keys.items():
-        vector = store.get(encoder.text_space, key) if store else None
+        vector = cache.get(encoder.text_space, key) if cache else None
         if _is_unit(vector):
             vectors[text] = vector
     missing = [text for text in keys if text not in vectors]
@@ -105,8 +105,8 @@ def embed_texts(
         vectors.update(zip(chunk, rows, strict=True))
         if len(missing) > _TEXTS_A_TRANSACTION:
             logger.info("%d of %d prompts embedded", start + len(chunk), len(missing))
-        if store:
-            store.add(
+        if cache:
+            cache.add(
                 encoder.text_space,
                 [(keys[text], row) for text, row in zip(chunk, rows, strict=True)],
             )
@@ -116,13 +116,13 @@ def embed_texts(
 def embed_images(
     encoder: Encoder,
     images: Images | Iterable[View],
-    store: Store | None = None,
+    cache: EmbeddingCache | None = None,
     *,
     workers: int | None = None,
 ) -> Iterator[Embedded | ImageError]:
     """Unit vectors of images, in their order, reading ahead in threads with bounded memory.
 
-    Each batch is in the store before its first vector is yielded, so a run that is stopped goes
+    Each batch is in the cache before its first vector is yielded, so a run that is stopped goes
     on where it was. A file whose path, size and times are known is not opened; one whose content
     is known is not decoded; an image that comes decoded is not stored.
 
@@ -130,7 +130,7 @@ def embed_images(
         encoder: what turns pixels into vectors.
         images: one image or many (see `clipcls.data.inputs`), views of files, or errors that are
             handed through.
-        store: where vectors are kept.
+        cache: where vectors are kept.
         workers: decoding threads; None: one a CPU core, at most 8.
 
     Yields:
@@ -140,13 +140,13 @@ def embed_images(
         TypeError: at once where `images` is neither an image nor an iterable of them, and at its
             turn where one of them is none.
     """
-    return _embed(encoder, name_images(images), store, workers)
+    return _embed(encoder, name_images(images), cache, workers)
 
 
 def embed_array(
     encoder: Encoder,
     images: Images,
-    store: Store | None = None,
+    cache: EmbeddingCache | None = None,
     *,
     workers: int | None = None,
     on_error: OnError = "raise",
@@ -155,7 +155,7 @@ def embed_array(
     """Unit vectors of images as the rows of an array, float32 (n, dim).
 
     Args:
-        encoder, images, store, workers: as for `embed_images`.
+        encoder, images, cache, workers: as for `embed_images`.
         on_error: what becomes of an image that cannot be read; with "yield" its row is NaN.
         dim: the vectors' length, where no image has one.
 
@@ -163,7 +163,7 @@ def embed_array(
         ImageError: with `on_error="raise"`.
         TypeError: as `embed_images`.
     """
-    found = embed_images(encoder, images, store, workers=workers)
+    found = embed_images(encoder, images, cache, workers=workers)
     rows = [
         None if isinstance(item, ImageError) else item.vector
         for item in apply_on_error(found, on_error)
@@ -192,7 +192,7 @@ def compute_rows(
 def _embed(
     encoder: Encoder,
     images: Iterator[NamedImage | ImageError],
-    store: Store | None,
+    cache: EmbeddingCache | None,
     workers: int | None,
 ) -> Iterator[Embedded | ImageError]:
     workers = workers or min(8, os.cpu_count() or 1)
@@ -206,8 +206,8 @@ def _embed(
                 if isinstance(image, ImageError):
                     queue.append(image)
                 else:
-                    known = _known(image, encoder, store)
-                    queue.append(known or pool.submit(_prepare, image, encoder, store, decoding))
+                    known = _known(image, encoder, cache)
+                    queue.append(known or pool.submit(_prepare, image, encoder, cache, decoding))
                 # The encoder is asked only where it will be needed: asking may load torch.
                 while queue and (
                     not isinstance(queue[0], Future)
@@ -225,22 +225,22 @@ def _embed(
                 waiting += isinstance(item, _Pending) and item.vector is None
                 # Nothing that is done waits behind more than a batch of what is not.
                 if not waiting or waiting == encoder.batch_size or len(batch) == _LONGEST_BATCH:
-                    yield from _finish(batch, encoder, store)
+                    yield from _finish(batch, encoder, cache)
                     batch, waiting = [], 0
-            yield from _finish(batch, encoder, store)
+            yield from _finish(batch, encoder, cache)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 def stored_images(
-    encoder: Encoder, store: Store, block: int = 1_024
+    encoder: Encoder, cache: EmbeddingCache, block: int = 1_024
 ) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
-    """All images whose vectors by this encoder are in the store, a block at a time.
+    """All images whose vectors by this encoder are in the cache, a block at a time.
 
     Yields:
-        as `Store.images`, without vectors that are damaged.
+        as `EmbeddingCache.images`, without vectors that are damaged.
     """
-    for paths, vectors in store.images(encoder.image_space, block):
+    for paths, vectors in cache.images(encoder.image_space, block):
         with np.errstate(over="ignore", invalid="ignore"):
             norms = np.einsum("ij,ij->i", vectors, vectors)
         whole = np.abs(norms - 1) < _NORM_TOLERANCE
@@ -264,11 +264,11 @@ def _result(
     return item.result()
 
 
-def _known(image: NamedImage, encoder: Encoder, store: Store | None) -> _Pending | None:
+def _known(image: NamedImage, encoder: Encoder, cache: EmbeddingCache | None) -> _Pending | None:
     """A file that has not changed since it was stored needs no thread."""
-    if store and image.source is None:
+    if cache and image.source is None:
         try:
-            vector = store.get_file(encoder.image_space, image.name, os.stat(image.name))
+            vector = cache.get_file(encoder.image_space, image.name, os.stat(image.name))
         except (OSError, ValueError):
             return None  # reading it will say why
         if _is_unit(vector):
@@ -277,7 +277,7 @@ def _known(image: NamedImage, encoder: Encoder, store: Store | None) -> _Pending
 
 
 def _prepare(
-    image: NamedImage, encoder: Encoder, store: Store | None, decoding: Future[None]
+    image: NamedImage, encoder: Encoder, cache: EmbeddingCache | None, decoding: Future[None]
 ) -> _Pending | ImageError:
     """Runs in a thread: reads, hashes, decodes and preprocesses one image.
 
@@ -296,14 +296,14 @@ def _prepare(
             if isinstance(source, Image):
                 return _Pending(name, pixels=encoder.preprocess(source))
             # Before reading: a later change is then noticed.
-            stat = _stat(name) if store and source is None else None
+            stat = _stat(name) if cache and source is None else None
             data = source if isinstance(source, bytes) else read_bytes(name, reserve=file.fill)
-            key = content = hashlib.sha256(data).digest() if store or view else b""
+            key = content = hashlib.sha256(data).digest() if cache or view else b""
             if view:
                 key = view.key(content)
-            if store:
+            if cache:
                 known = _Pending(name, None, None, key, stat, view is not None, source is None)
-                known.vector = store.get(known.space(encoder), key)
+                known.vector = cache.get(known.space(encoder), key)
                 if _is_unit(known.vector):
                     return known
             decoded = decode_image(data, name, least_side=encoder.least_side, reserve=reserve)
@@ -325,9 +325,9 @@ def _stat(path: str) -> os.stat_result | None:
 
 
 def _finish(
-    batch: Sequence[_Pending | ImageError], encoder: Encoder, store: Store | None
+    batch: Sequence[_Pending | ImageError], encoder: Encoder, cache: EmbeddingCache | None
 ) -> Iterator[Embedded | ImageError]:
-    """Encodes what waits in a batch, stores it, and yields all of the batch in order."""
+    """Encodes what waits in a batch, caches it, and yields all of the batch in order."""
     images = [item for item in batch if isinstance(item, _Pending)]
     waiting = [item for item in images if item.pixels is not None]
     if waiting:
@@ -335,10 +335,10 @@ def _finish(
         for pending, row in zip(waiting, rows, strict=True):
             pending.vector, pending.pixels = row, None
     new = [item for item in images if item.content is not None and _is_unit(item.vector)]
-    if store and new:
+    if cache and new:
         for space in dict.fromkeys(item.space(encoder) for item in new):
             items = [item for item in new if item.space(encoder) == space]
-            store.add(
+            cache.add(
                 space,
                 [(i.content, i.vector) for i in items if i.content and i.vector is not None],
                 [(i.path, i.stat, i.content) for i in items if i.stat and i.content],
@@ -354,5 +354,5 @@ def _finish(
 
 
 def _is_unit(vector: NDArray[np.float32] | None) -> TypeGuard[NDArray[np.float32]]:
-    """Not so for what is not finite, not there, or damaged in the store."""
+    """Not so for what is not finite, not there, or damaged in the cache."""
     return vector is not None and abs(float(vector @ vector) - 1) < _NORM_TOLERANCE

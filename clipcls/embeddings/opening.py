@@ -1,4 +1,4 @@
-"""What a user named as the model and the store -> an `Encoder` and a `Store`."""
+"""What a user named as the model and the cache -> an `Encoder` and a `EmbeddingCache`."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import logging
 import os
 from typing import Literal
 
-from clipcls.embeddings.cache import Store, default_path, facts_path
-from clipcls.errors import StoreError
-from clipcls.models.encoder import Encoder, Engine, OpenClipEncoder, Precision
+from clipcls.embeddings.cache import EmbeddingCache, default_path, facts_path
+from clipcls.errors import CacheError
+from clipcls.models.encoder import BackendName, Encoder, OpenClipEncoder, Precision
 from clipcls.models.loading import resolve
 
-__all__ = ["open_encoder", "open_store"]
+__all__ = ["open_cache", "open_encoder"]
 
 logger = logging.getLogger(__name__)
 
 
-def open_store(store: bool | str | os.PathLike[str] | Store) -> Store | None:
-    """The store to use: True is the default one, False none.
+def open_cache(cache: bool | str | os.PathLike[str] | EmbeddingCache) -> EmbeddingCache | None:
+    """The cache to use: True is the default one, False none.
 
     Raises:
-        StoreError: a store that was asked for by name cannot be opened. Where the default one
+        CacheError: a cache that was asked for by name cannot be opened. Where the default one
             cannot, that is logged and work goes on without.
     """
-    if isinstance(store, Store):
-        return store
-    if not isinstance(store, bool):
-        return Store(store)
-    if not store:
+    if isinstance(cache, EmbeddingCache):
+        return cache
+    if not isinstance(cache, bool):
+        return EmbeddingCache(cache)
+    if not cache:
         return None
     try:
-        return Store(default_path())
-    except StoreError as error:
+        return EmbeddingCache(default_path())
+    except CacheError as error:
         logger.warning("%s; going on without it", error)
         return None
 
@@ -43,14 +43,14 @@ def open_encoder(
     device: str | None = None,
     precision: Precision | Literal["auto"] = "auto",
     batch_size: int | None = None,
-    engine: Engine = "auto",
-    store: Store | None = None,
+    backend: BackendName = "auto",
+    cache: EmbeddingCache | None = None,
     progress: bool = True,
 ) -> Encoder:
     """A model by its name, ready to be loaded when it is first needed; an `Encoder` as it is.
 
-    What is known of the model itself is kept in a file of its own, whatever the store: it takes
-    seconds to find out. The store is used where that file cannot be.
+    What is known of the model itself is kept in a file of its own, whatever the cache: it takes
+    seconds to find out. The cache is used where that file cannot be.
 
     Raises:
         ModelError: there is no such model, or its weights cannot be had.
@@ -62,13 +62,13 @@ def open_encoder(
         device=device,
         precision=precision,
         batch_size=batch_size,
-        engine=engine,
-        known=_open_facts() or store,
+        backend=backend,
+        known=_open_facts() or cache,
     )
 
 
-def _open_facts() -> Store | None:
+def _open_facts() -> EmbeddingCache | None:
     try:
-        return Store(facts_path())
-    except StoreError:
+        return EmbeddingCache(facts_path())
+    except CacheError:
         return None  # nothing that was asked for: it only takes longer

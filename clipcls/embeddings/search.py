@@ -1,4 +1,4 @@
-"""Image search: the images nearest to a query vector, in a folder or in the whole store."""
+"""Image search: the images nearest to a query vector, in a folder or in the whole cache."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.embeddings.cache import Store
+from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import Embedded, stored_images
 from clipcls.embeddings.index import search_blocks
 from clipcls.models.encoder import Encoder
 from clipcls.predictions import Hit
 
-__all__ = ["search_images", "search_store"]
+__all__ = ["search_cache", "search_images"]
 
 # As fast as larger ones: `FlatIndex` needs no FAISS for so few. Memory holds several blocks.
 _BLOCK = 1_024
@@ -44,13 +44,15 @@ def search_images(
     return _hits(encoder, query, blocks(), paths, k)
 
 
-def search_store(encoder: Encoder, query: NDArray[np.float32], store: Store, k: int) -> list[Hit]:
+def search_cache(
+    encoder: Encoder, query: NDArray[np.float32], cache: EmbeddingCache, k: int
+) -> list[Hit]:
     """The k stored images nearest to the query whose files are still there.
 
     Args:
         encoder: its image space is searched.
         query: unit vector, float32 (dim,).
-        store: the store.
+        cache: the cache.
         k: how many.
     """
     wanted = k
@@ -58,7 +60,7 @@ def search_store(encoder: Encoder, query: NDArray[np.float32], store: Store, k: 
         paths: list[str] = []
 
         def blocks(paths: list[str] = paths) -> Iterator[NDArray[np.float32]]:
-            for names, vectors in stored_images(encoder, store, _BLOCK):
+            for names, vectors in stored_images(encoder, cache, _BLOCK):
                 paths.extend(names)
                 yield vectors
 
@@ -66,7 +68,7 @@ def search_store(encoder: Encoder, query: NDArray[np.float32], store: Store, k: 
         present = [
             dataclasses.replace(hit, path=path)
             for hit in found
-            if (path := next(filter(os.path.exists, store.copies(hit.path)), None))
+            if (path := next(filter(os.path.exists, cache.copies(hit.path)), None))
         ]
         # Files that are gone are left out, and others take their place.
         if len(present) >= k or len(found) < wanted:

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.data.augment import View
 from clipcls.data.inputs import NamedImage, name_images
-from clipcls.embeddings.cache import Store
+from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import embed_images
 from clipcls.embeddings.index import FlatIndex
-from clipcls.embeddings.opening import open_encoder, open_store
+from clipcls.embeddings.opening import open_cache, open_encoder
 from clipcls.errors import ClassifierError, ClipclsError, ImageError, InputError, LabelsError
 from clipcls.few_shot.file import HASH_BYTES, Learnt, classifier_bytes, read_classifier, versions
 from clipcls.labels.label_set import Label, LabelSet, LabelsLike, kinds_of, make_labels
 from clipcls.labels.prompts import PromptSet, make_prompts
-from clipcls.models.encoder import Encoder, Engine, Precision
+from clipcls.models.encoder import BackendName, Encoder, Precision
 from clipcls.predictions import NO_CLASS, UNKNOWN, Provenance
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class FewShotClassifier(ZeroShotClassifier):
 
     Args:
         labels: as for `ZeroShotClassifier`; None: the data's own labels.
-        model, prompts, checkpoint, device, precision, batch_size, engine, workers, store,
+        model, prompts, checkpoint, device, precision, batch_size, backend, workers, cache,
             calibration: as for `ZeroShotClassifier`.
         no_words: labels that are learnt from images alone, since their words (a code, a number)
             say nothing. They need not be among `labels`.
@@ -68,7 +68,7 @@ class FewShotClassifier(ZeroShotClassifier):
         probe_: the `LinearProbe`, after `fit`.
 
     >>> data = [("examples/photos/chelsea.jpg", "a"), ("examples/photos/garden.jpg", "b")]
-    >>> clf = FewShotClassifier(["cat", "garden"], model="mini", store=False)
+    >>> clf = FewShotClassifier(["cat", "garden"], model="mini", cache=False)
     >>> clf.fit([(path, label) for (path, _), label in zip(data, ["cat", "garden"])]).classes_
     array(['cat', 'garden'], dtype='<U6')
     """
@@ -85,9 +85,9 @@ class FewShotClassifier(ZeroShotClassifier):
         device: str | None = None,
         precision: Precision | Literal["auto"] = "auto",
         batch_size: int | None = None,
-        engine: Engine = "auto",
+        backend: BackendName = "auto",
         workers: int | None = None,
-        store: bool | str | os.PathLike[str] | Store = True,
+        cache: bool | str | os.PathLike[str] | EmbeddingCache = True,
         calibration: Calibration | str | os.PathLike[str] | None = None,
         rank: int | str | None = None,
     ) -> None:
@@ -99,9 +99,9 @@ class FewShotClassifier(ZeroShotClassifier):
             device=device,
             precision=precision,
             batch_size=batch_size,
-            engine=engine,
+            backend=backend,
             workers=workers,
-            store=store,
+            cache=cache,
             calibration=calibration,
             rank=rank,
         )
@@ -130,7 +130,7 @@ class FewShotClassifier(ZeroShotClassifier):
             InputError: there are no images of two labels or more, an image has several labels, or
                 `y` has a label that is not asked for.
             ImageError: with `y`, an image cannot be read; without, `set_aside_` names it.
-            LabelsError, PromptsError, ModelError, StoreError, CalibrationError: a parameter cannot
+            LabelsError, PromptsError, ModelError, CacheError, CalibrationError: a parameter cannot
                 be used.
         """
         self._forget()
@@ -215,7 +215,7 @@ class FewShotClassifier(ZeroShotClassifier):
                 f"only the label {str(names[codes[0]])!r} has images: "
                 "there is nothing to learn without images of another"
             )
-        self.encoder_, self.store_ = zero_shot.encoder_, zero_shot.store_
+        self.encoder_, self.cache_ = zero_shot.encoder_, zero_shot.cache_
         hashes = [self.hash_image(path) if path else b"" for path in paths]
         self._warn_of_copies(hashes, paths, names[codes])
         has_words = ~np.isin(names, list(self.no_words))
@@ -306,7 +306,7 @@ class FewShotClassifier(ZeroShotClassifier):
             raise InputError("augment needs image files, not vectors or images in memory")
         rows, origins = [vectors], [of]
         views = (View(path, n + 1) for path in paths for n in range(self.augment))
-        found = embed_images(self.encoder_, views, self.store_, workers=self.workers)
+        found = embed_images(self.encoder_, views, self.cache_, workers=self.workers)
         for number, item in enumerate(found):
             if not isinstance(item, ImageError):  # the image itself could be read
                 rows.append(item.vector[None])
@@ -356,12 +356,12 @@ class FewShotClassifier(ZeroShotClassifier):
         Args:
             path: the file.
             model: None: the model named in the file.
-            settings: device, precision, store, rank, ... as for the class.
+            settings: device, precision, cache, rank, ... as for the class.
 
         Raises:
             ClassifierError: it cannot be read, is no classifier, or is for another model.
             LabelsError: its labels' tree has no such level.
-            ModelError, StoreError, CalibrationError: a setting cannot be used.
+            ModelError, CacheError, CalibrationError: a setting cannot be used.
         """
         name = os.fspath(path)
         learnt, tensors = read_classifier(name)
@@ -373,15 +373,15 @@ class FewShotClassifier(ZeroShotClassifier):
             augment=learnt.augment,
             **settings,
         )
-        self.store_ = open_store(self.store)
+        self.cache_ = open_cache(self.cache)
         self.encoder_ = open_encoder(
             self.model,
             checkpoint=self.checkpoint,
             device=self.device,
             precision=self.precision,
             batch_size=self.batch_size,
-            engine=self.engine,
-            store=self.store_,
+            backend=self.backend,
+            cache=self.cache_,
         )
         if self.encoder_.weights != learnt.weights:
             raise ClassifierError(

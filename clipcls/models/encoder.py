@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-__all__ = ["Encoder", "Engine", "OpenClipEncoder", "Precision", "unit_rows"]
+__all__ = ["BackendName", "Encoder", "OpenClipEncoder", "Precision", "unit_rows"]
 
 logger = logging.getLogger(__name__)
 
-Engine = Literal["auto", "openvino", "torch"]
+BackendName = Literal["auto", "openvino", "torch"]
 
 _DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mlu", "musa")
 
@@ -133,13 +133,13 @@ class OpenClipEncoder:
             0.999, in fp16 0.9999), else fp32.
         batch_size: images encoded at a time; None: 256 on a GPU, 32 on the CPU. Where the memory
             of a GPU does not suffice, fewer are.
-        engine: what runs the towers on a CPU: "openvino", "torch" or the former where it is
+        backend: what runs the towers on a CPU: "openvino", "torch" or the former where it is
             installed ("auto").
         known: where to find what is known of the model without loading it.
 
     Raises:
         ModelError: OpenVINO is asked for and not installed, or cannot compute in this precision;
-            the weights cannot be read; there is no such device, precision or engine; a batch would
+            the weights cannot be read; there is no such device, precision or backend; a batch would
             have no image.
     """
 
@@ -150,12 +150,12 @@ class OpenClipEncoder:
         device: str | None = None,
         precision: Precision | Literal["auto"] = "auto",
         batch_size: int | None = None,
-        engine: Engine = "auto",
+        backend: BackendName = "auto",
         known: ModelFacts | None = None,
     ) -> None:
         for name, value, allowed in (
             ("precision", precision, ("auto", *get_args(Precision))),
-            ("engine", engine, get_args(Engine)),
+            ("backend", backend, get_args(BackendName)),
         ):
             if value not in allowed:
                 raise ModelError(f"{name} {value!r}: there is none such; it is {_one_of(allowed)}")
@@ -164,7 +164,7 @@ class OpenClipEncoder:
         ):
             raise ModelError(f"batch_size {batch_size!r}: give a whole number from 1, or None")
         self.source = source
-        self.engine = engine
+        self.backend = backend
         try:
             self.weights = (known.file_hash if known else hash_file)(str(source.weights))
         except OSError as error:
@@ -177,15 +177,15 @@ class OpenClipEncoder:
         self._announced: set[Tower] = set()
         self._make_locks()
         self._precision: Precision | Literal["auto"] = precision
-        if engine == "openvino" and not self._can_be_graph():
+        if backend == "openvino" and not self._can_be_graph():
             raise ModelError(
                 f"openvino runs on a CPU, in fp32 or bf16, and only where it is installed (not on "
-                f"{self.device} in {precision}); leave --engine out"
+                f"{self.device} in {precision}); leave --backend out"
             )
 
     def _make_locks(self) -> None:
         self._loading = threading.RLock()  # decoding threads ask for the image tower together
-        self._running = threading.RLock()  # neither engine's towers run in two threads at once
+        self._running = threading.RLock()  # neither backend's towers run in two threads at once
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy needs to load the model itself."""
@@ -260,7 +260,7 @@ class OpenClipEncoder:
         return self._preprocess.least_side
 
     @property
-    def image_engine(self) -> Literal["openvino", "torch"]:
+    def image_backend(self) -> Literal["openvino", "torch"]:
         """What runs the image tower; it is prepared for that now."""
         return "torch" if self._image_graph is None else "openvino"
 
@@ -460,7 +460,7 @@ class OpenClipEncoder:
 
     def _can_be_graph(self) -> bool:
         return (
-            self.engine != "torch"
+            self.backend != "torch"
             and self._precision != "fp16"
             and self.device == "cpu"
             and openvino.is_supported()
@@ -475,10 +475,10 @@ class OpenClipEncoder:
         return "bf16" if has_bf16 and self._is_same_in("bf16") else "fp32"
 
     def _is_same_in(self, half: Literal["bf16", "fp16"]) -> bool:
-        """Whether images' vectors are those of float32, tried once a model and kind of engine."""
-        engine = "openvino" if self._can_be_graph() else "torch"
+        """Whether images' vectors are those of float32, tried once a model and kind of backend."""
+        backend = "openvino" if self._can_be_graph() else "torch"
         if cuda.is_cuda(self.device):
-            engine = "cuda"
+            backend = "cuda"
         key = _hash(
             json.dumps(
                 [
@@ -487,7 +487,7 @@ class OpenClipEncoder:
                     _PIXELS,
                     self.weights,
                     self.source.key(),
-                    engine,
+                    backend,
                 ]
             )
         )

@@ -369,7 +369,7 @@ def _refused(place: Path, reason: str) -> GraphError:
     with contextlib.suppress(OSError):
         place.mkdir(parents=True, exist_ok=True)
         (place / _REFUSED).write_text(reason, encoding="utf-8")
-    return GraphError(f"{reason}; `clipcls store clear` has it tried again")
+    return GraphError(f"{reason}; `clipcls cache clear` has it tried again")
 
 
 def _first_line(error: Exception) -> str:

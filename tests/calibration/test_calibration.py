@@ -76,7 +76,7 @@ def painted(paint: Paint, count: int = 40, wrong: int = 8) -> list[tuple[str, st
 
 @pytest.fixture
 def classifier(encoder: ColourEncoder) -> ZeroShotClassifier:
-    return ZeroShotClassifier(LABELS, encoder, store=False).fit()
+    return ZeroShotClassifier(LABELS, encoder, cache=False).fit()
 
 
 def test_a_calibration_is_saved_and_applied(
@@ -95,7 +95,7 @@ def test_a_calibration_is_saved_and_applied(
     assert read_calibration(tmp_path / "c.json") == made
 
     calibrated = ZeroShotClassifier(
-        LABELS, classifier.encoder_, store=False, calibration=tmp_path / "c.json"
+        LABELS, classifier.encoder_, cache=False, calibration=tmp_path / "c.json"
     ).fit()
     np.testing.assert_allclose(
         calibrated.predict_proba(paths), softmax(logits / made.temperature, axis=1), rtol=1e-9
@@ -134,7 +134,7 @@ def test_a_calibration_for_something_else_is_refused_and_says_why(
     def refusal(labels=LABELS, weights: str = "c0" * 32, **settings) -> str:
         encoder = ColourEncoder()
         encoder.weights = weights
-        other = ZeroShotClassifier(labels, encoder, store=False, calibration=made, **settings)
+        other = ZeroShotClassifier(labels, encoder, cache=False, calibration=made, **settings)
         with pytest.raises(CalibrationError) as caught:
             other.fit()
         return str(caught.value)
@@ -148,7 +148,7 @@ def test_a_calibration_for_something_else_is_refused_and_says_why(
         {"red": {"synonyms": "rose"}, "green": [], "blue": []}
     )
     # The order of the labels changes no score.
-    ZeroShotClassifier(LABELS[::-1], ColourEncoder(), store=False, calibration=made).fit()
+    ZeroShotClassifier(LABELS[::-1], ColourEncoder(), cache=False, calibration=made).fit()
 
 
 def test_a_classifier_whose_calibration_is_refused_is_not_fitted(
@@ -162,7 +162,7 @@ def test_a_classifier_whose_calibration_is_refused_is_not_fitted(
         classifier.fit()
     with pytest.raises(NotFittedError):
         classifier.predict(red)
-    several = MultiLabelClassifier(ZeroShotClassifier(LABELS, ColourEncoder(), store=False)).fit()
+    several = MultiLabelClassifier(ZeroShotClassifier(LABELS, ColourEncoder(), cache=False)).fit()
     with pytest.raises(CalibrationError):
         several.set_params(calibration=made).fit()
     with pytest.raises(NotFittedError):
@@ -294,7 +294,7 @@ def test_images_that_a_calibration_was_made_from_are_told(
     text = (tmp_path / "c.json").read_text()
     assert not any(Path(path).name in text for path, _ in data), "hashes, not names"
     calibrated = ZeroShotClassifier(
-        LABELS, classifier.encoder_, store=False, calibration=tmp_path / "c.json"
+        LABELS, classifier.encoder_, cache=False, calibration=tmp_path / "c.json"
     ).fit()
     evaluate(calibrated, data[20:], draws=2)
     assert not caplog.text
@@ -343,7 +343,7 @@ def test_thresholds_in_classify(classifier: ZeroShotClassifier, paint: Paint) ->
     paths = [path for path, _ in data]
     made, _ = calibrate(classifier, data)
     calibrated = ZeroShotClassifier(
-        LABELS, classifier.encoder_, store=False, calibration=made
+        LABELS, classifier.encoder_, cache=False, calibration=made
     ).fit()
 
     def answered(**settings) -> np.ndarray:
@@ -373,10 +373,10 @@ def test_thresholds_in_classify(classifier: ZeroShotClassifier, paint: Paint) ->
 
 
 def test_none_of_these_is_one_more_class(encoder: ColourEncoder, paint: Paint) -> None:
-    classifier = ZeroShotClassifier(["red", "blue"], encoder, store=False, none=True).fit()
+    classifier = ZeroShotClassifier(["red", "blue"], encoder, cache=False, none=True).fit()
     assert classifier.classes_.tolist() == ["red", "blue", "none of these"]
     # Texts that name no colour lie at grey.
     grey = paint("grey.png", (100, 110, 100))
     assert classifier.predict([paint("red.png", "red"), grey]).tolist() == ["red", "none of these"]
     with pytest.raises(LabelsError, match="is a label already"):
-        ZeroShotClassifier(["none of these", "x"], encoder, store=False, none=True).fit()
+        ZeroShotClassifier(["none of these", "x"], encoder, cache=False, none=True).fit()

@@ -126,7 +126,7 @@ def painted(paint: Paint) -> list[tuple[str, list[str]]]:
 
 @pytest.fixture
 def base(names_encoder: NamesEncoder) -> ZeroShotClassifier:
-    return ZeroShotClassifier(LABELS, names_encoder, store=False).fit()
+    return ZeroShotClassifier(LABELS, names_encoder, cache=False).fit()
 
 
 def test_a_calibration_is_saved_and_applied(
@@ -156,7 +156,7 @@ def test_a_calibration_is_saved_and_applied(
     with pytest.raises(CalibrationError, match="calibrated already"):
         calibrate_multilabel(clf, data)
 
-    turned = ZeroShotClassifier(LABELS[::-1], base.encoder_, store=False)
+    turned = ZeroShotClassifier(LABELS[::-1], base.encoder_, cache=False)
     other = MultiLabelClassifier(turned, calibration=made).fit()
     np.testing.assert_allclose(other.predict_proba(paths)[:, ::-1], clf.predict_proba(paths))
     np.testing.assert_array_equal(other.thresholds_[::-1], clf.thresholds_)
@@ -171,7 +171,7 @@ def test_what_is_for_something_else_is_refused_and_says_why(
     calibrate(base, [row for row in data if row[1]])[0].save(tmp_path / "single.json")
 
     def refusal(calibration: object, labels=LABELS) -> str:
-        other = ZeroShotClassifier(labels, base.encoder_, store=False)
+        other = ZeroShotClassifier(labels, base.encoder_, cache=False)
         with pytest.raises(CalibrationError) as caught:
             MultiLabelClassifier(other, calibration=calibration).fit()
         return str(caught.value)
@@ -181,7 +181,7 @@ def test_what_is_for_something_else_is_refused_and_says_why(
     assert "another vocabulary" in refusal(stale)
     assert "single.json: is for one label an image" in refusal(tmp_path / "single.json")
     for calibration in (made, tmp_path / "multi.json"):
-        one = ZeroShotClassifier(LABELS, base.encoder_, store=False, calibration=calibration)
+        one = ZeroShotClassifier(LABELS, base.encoder_, cache=False, calibration=calibration)
         with pytest.raises(CalibrationError, match="for several labels an image"):
             one.fit()
 

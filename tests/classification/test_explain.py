@@ -23,8 +23,8 @@ LABELS = {"red": {"synonyms": ["yellow"]}, "blue": {}}
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> str:
-    return str(tmp_path / "store.sqlite3")
+def cache(tmp_path: Path) -> str:
+    return str(tmp_path / "cache.sqlite3")
 
 
 def explained(
@@ -41,7 +41,7 @@ def test_the_labels_texts_come_with_their_similarity_best_first(
     encoder: ColourEncoder, paint: Paint
 ) -> None:
     orange = paint("orange.png", (255, 120, 0))
-    (found,) = explained(LABELS, encoder, [orange], store=False)
+    (found,) = explained(LABELS, encoder, [orange], cache=False)
     vector = np.array([255, 120, 0]) / np.hypot(255, 120)
     wanted = {
         "a photo of a yellow.": vector @ [1, 1, 0] / np.sqrt(2),
@@ -56,39 +56,39 @@ def test_the_margin_is_to_the_runner_up_whatever_is_shown(
     encoder: ColourEncoder, paint: Paint
 ) -> None:
     images = [paint("a.png", (200, 90, 30)), paint("b.png", (20, 90, 100))]
-    classifier = ZeroShotClassifier(["red", "green", "blue"], encoder, store=False).fit()
+    classifier = ZeroShotClassifier(["red", "green", "blue"], encoder, cache=False).fit()
     scores = np.sort(classifier.predict_proba(images), axis=1)
     for top in (1, 3):
-        found = explained(["red", "green", "blue"], encoder, images, store=False, top=top)
+        found = explained(["red", "green", "blue"], encoder, images, cache=False, top=top)
         assert [e.margin for e in found] == pytest.approx(scores[:, -1] - scores[:, -2])
     assert [e.runner_up for e in found] == ["green", "green"]
-    (alone,) = explained(["red"], encoder, images[:1], store=False)
+    (alone,) = explained(["red"], encoder, images[:1], cache=False)
     assert (alone.runner_up, alone.margin) == ("", 1.0)
 
 
 def test_an_unknown_answer_is_explained_too(encoder: ColourEncoder, paint: Paint) -> None:
     grey = paint("grey.png", (90, 80, 80))
-    (found,) = explained(["red", "green"], encoder, [grey], store=False, min_score=0.99)
+    (found,) = explained(["red", "green"], encoder, [grey], cache=False, min_score=0.99)
     assert found.texts[0][0] == "a photo of a red."
 
 
-def test_the_nearest_images_of_the_store_without_itself_and_what_is_gone(
-    encoder: ColourEncoder, paint: Paint, store: str
+def test_the_nearest_images_of_the_cache_without_itself_and_what_is_gone(
+    encoder: ColourEncoder, paint: Paint, cache: str
 ) -> None:
     colours = {"a": (200, 40, 0), "b": (200, 60, 0), "c": (200, 0, 90), "d": (0, 0, 200)}
     images = [paint(f"{name}.png", colour) for name, colour in colours.items()]
     gone = paint("gone.png", (200, 45, 0))
     copy = paint("copy.png", colours["a"])
     labels = ["red", "blue"]
-    assert explained(labels, encoder, [*images, gone], store=store)[0].nearest == ()
+    assert explained(labels, encoder, [*images, gone], cache=cache)[0].nearest == ()
     os.unlink(gone)
-    found = explained(labels, encoder, [images[0], copy], store=store)
+    found = explained(labels, encoder, [images[0], copy], cache=cache)
     rows = np.array(list(colours.values()), float)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     wanted = dict(zip(images[1:], rows[1:] @ rows[0], strict=True))
     assert [path for path, _ in found[0].nearest] == sorted(wanted, key=lambda p: -wanted[p])
     assert dict(found[0].nearest) == pytest.approx(wanted, abs=1e-5)
-    # One that was not in the store has the stored one with the same content as its nearest,
+    # One that was not in the cache has the stored one with the same content as its nearest,
     # unless that is itself.
     assert found[1].nearest[0][0] in (images[0], images[1])
 
@@ -98,18 +98,18 @@ def test_refined_answers_and_hierarchies_are_explained(
 ) -> None:
     shades = [(200, i, 40) for i in range(25)] + [(40, i, 200) for i in range(25)]
     images = [paint(f"{n:02}.png", colour) for n, colour in enumerate(shades)]
-    found = explained(["red", "blue"], encoder, images, store=False, refine=True)
+    found = explained(["red", "blue"], encoder, images, cache=False, refine=True)
     assert [e.runner_up for e in found] == ["blue"] * 25 + ["red"] * 25
     assert found[0].texts[0][0] == "a photo of a red."
     tree = ["warm > red", "warm > yellow", "cold > blue"]
-    (found_at,) = explained(tree, encoder, images[:1], store=False, rank=1)
+    (found_at,) = explained(tree, encoder, images[:1], cache=False, rank=1)
     assert {text for text, _ in found_at.texts} == {"a photo of a red.", "a photo of a yellow."}
     assert found_at.runner_up == "cold"
 
 
-def test_how_it_is_written(encoder: ColourEncoder, paint: Paint, store: str) -> None:
+def test_how_it_is_written(encoder: ColourEncoder, paint: Paint, cache: str) -> None:
     images = [paint("a.png", (200, 90, 30)), paint("b.png", (20, 90, 100))]
-    classifier = ZeroShotClassifier(["red", "green"], encoder, prompts=[PROMPT], store=store).fit()
+    classifier = ZeroShotClassifier(["red", "green"], encoder, prompts=[PROMPT], cache=cache).fit()
     list(classifier.classify(images))
     results = [r.record() for r in classifier.classify(images, explain=True)]
     assert set(results[0]["explain"]) == {"texts", "runner_up", "margin", "nearest"}

@@ -22,7 +22,7 @@ LABELS = ["red", "green", "blue"]
 
 
 def several(encoder: NamesEncoder, labels=LABELS, **settings) -> MultiLabelClassifier:
-    return MultiLabelClassifier(ZeroShotClassifier(labels, encoder, store=False), **settings).fit()
+    return MultiLabelClassifier(ZeroShotClassifier(labels, encoder, cache=False), **settings).fit()
 
 
 def test_scores_are_the_documented_softmax(names_encoder: NamesEncoder) -> None:
@@ -102,33 +102,33 @@ def test_many_labels_need_no_more_memory_and_change_nothing(
 
 
 def test_parameters(names_encoder: NamesEncoder) -> None:
-    unfitted = MultiLabelClassifier(ZeroShotClassifier(LABELS, names_encoder, store=False))
+    unfitted = MultiLabelClassifier(ZeroShotClassifier(LABELS, names_encoder, cache=False))
     with pytest.raises(ClipclsError, match="not fitted"):
         unfitted.classify([])
     assert set(unfitted.get_params()) == {"classifier", "calibration"}
     with pytest.raises(ValueError, match="shoes"):
         unfitted.set_params(shoes=1)
-    none = ZeroShotClassifier(LABELS, names_encoder, store=False, none=True)
+    none = ZeroShotClassifier(LABELS, names_encoder, cache=False, none=True)
     with pytest.raises(LabelsError, match="none of these"):
         MultiLabelClassifier(none).fit()
-    ranked = ZeroShotClassifier(["a > red", "b > blue"], names_encoder, store=False, rank=1)
+    ranked = ZeroShotClassifier(["a > red", "b > blue"], names_encoder, cache=False, rank=1)
     with pytest.raises(LabelsError, match="rank"):
         MultiLabelClassifier(ranked).fit()
 
 
 def test_a_learnt_classifier_is_refused(names_encoder: NamesEncoder, paint: Paint) -> None:
     data = [(paint(f"{colour}.png", colour), colour) for colour in LABELS]
-    learnt = FewShotClassifier(LABELS, names_encoder, store=False).fit(data)
+    learnt = FewShotClassifier(LABELS, names_encoder, cache=False).fit(data)
     with pytest.raises(ClipclsError, match="learnt classifier"):
         MultiLabelClassifier(learnt).fit()
 
 
 def test_calibrations_of_the_other_kind_are_refused(names_encoder: NamesEncoder) -> None:
-    base = ZeroShotClassifier(LABELS, names_encoder, store=False).fit()
+    base = ZeroShotClassifier(LABELS, names_encoder, cache=False).fit()
     one = Calibration(base.identity_, 10, 1.0, "", {}, ((-1.0, 10, 0),), ((10, 1.0),), {})
     with pytest.raises(CalibrationError, match="for one label an image"):
         MultiLabelClassifier(base, calibration=one).fit()
     with pytest.raises(CalibrationError, match="give the calibration to"):
         MultiLabelClassifier(
-            ZeroShotClassifier(LABELS, names_encoder, store=False, calibration=one)
+            ZeroShotClassifier(LABELS, names_encoder, cache=False, calibration=one)
         ).fit()

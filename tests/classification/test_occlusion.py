@@ -55,7 +55,7 @@ class CornerEncoder(ColourEncoder):
 
 
 def corner(labels: object = ("spot", "nothing"), **settings: object) -> ZeroShotClassifier:
-    classifier = ZeroShotClassifier(labels, CornerEncoder(), store=False, **settings)
+    classifier = ZeroShotClassifier(labels, CornerEncoder(), cache=False, **settings)
     return classifier.fit()
 
 
@@ -164,7 +164,7 @@ def test_the_part_that_is_seen(mode: str, target: tuple[int, int], size: tuple[i
 
 
 def test_other_encoders_are_refused_before_any_work(encoder: ColourEncoder, tmp_path: Path) -> None:
-    classifier = ZeroShotClassifier(["red", "green"], encoder, store=False).fit()
+    classifier = ZeroShotClassifier(["red", "green"], encoder, cache=False).fit()
     image = Image.new("RGB", (8, 8), "red")
     with pytest.raises(ClipclsError, match="OpenCLIP's models only"):
         classifier.heatmap(image)
@@ -225,7 +225,7 @@ def test_what_cannot_be_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     results = classifier.classify([path], heatmaps=tmp_path / "heat")
     (prediction,) = list(classifier.classify([path]))
     assert isinstance(prediction, Prediction)
-    path.unlink()  # classified out of the store, say, and then gone
+    path.unlink()  # classified out of the cache, say, and then gone
     (left,) = Heatmaps(classifier, tmp_path / "heat").drawn([prediction])
     assert left == prediction
     assert "no heat map (no such file)" in caplog.text
@@ -301,7 +301,7 @@ def collage(left: str, right: str) -> Image.Image:
 
 
 def test_the_bundled_model_finds_each_photo_of_a_collage() -> None:
-    classifier = ZeroShotClassifier(["cat", "cow"], "mini", store=False).fit()
+    classifier = ZeroShotClassifier(["cat", "cow"], "mini", cache=False).fit()
     image = collage("chelsea", "pasture")
     half = np.arange(300) < 150
     heat = classifier.heatmap(image, "cat")
@@ -346,7 +346,7 @@ def test_the_command_draws_and_names_each_picture(tmp_path: Path) -> None:
     pictures = {path: record["heatmap"] for path, record in records.items()}
     assert pictures == {f"in/{n}/cat.png": f"heat/in/{n}/cat.png.heat.jpg" for n in ("one", "two")}
     before = {p: (tmp_path / p).read_bytes() for p in pictures.values()}
-    again = run("--heatmap", "heat", "-f", "csv", "in/one", cwd=tmp_path)  # from the store
+    again = run("--heatmap", "heat", "-f", "csv", "in/one", cwd=tmp_path)  # from the cache
     assert again.returncode == 0, again.stderr
     header, row = again.stdout.splitlines()
     assert dict(zip(header.split(","), row.split(","), strict=True))["heatmap"] == (

@@ -20,7 +20,7 @@ def test_many_labels_in_blocks_give_scipys_softmax(
     encoder: ColourEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clipcls.classification.scores._CLASSES_A_BLOCK", 64)
-    classifier = ZeroShotClassifier(LABELS, encoder, store=False).fit()
+    classifier = ZeroShotClassifier(LABELS, encoder, cache=False).fit()
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((1000, 3)).astype(np.float32)
     classifier.weights_ = weights / np.linalg.norm(weights, axis=1, keepdims=True)
@@ -38,7 +38,7 @@ def test_many_labels_in_blocks_give_scipys_softmax(
 
 @pytest.mark.parametrize("ask", ["match", "predict", "raw_best"])
 def test_memory_does_not_grow_as_images_times_labels(encoder: ColourEncoder, ask: str) -> None:
-    classifier = ZeroShotClassifier(LABELS, encoder, store=False).fit()
+    classifier = ZeroShotClassifier(LABELS, encoder, cache=False).fit()
     weights = np.random.default_rng(0).standard_normal((1000, 3)).astype(np.float32)
     classifier.weights_ = weights / np.linalg.norm(weights, axis=1, keepdims=True)
     classifier.index_ = type(classifier.index_)(classifier.weights_)
@@ -63,7 +63,7 @@ def test_memory_does_not_grow_as_images_times_labels(encoder: ColourEncoder, ask
 
 
 def test_a_score_does_not_depend_on_its_batch(encoder: ColourEncoder) -> None:
-    classifier = ZeroShotClassifier(LABELS, encoder, store=False).fit()
+    classifier = ZeroShotClassifier(LABELS, encoder, cache=False).fit()
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((500, 256)).astype(np.float32)
     classifier.weights_ = weights / np.linalg.norm(weights, axis=1, keepdims=True)

@@ -159,7 +159,7 @@ def test_records_come_in_order_and_say_that_they_are_refined(
     (tmp_path / "bad.png").write_bytes(b"no image")
     given = [*photos[:7], str(tmp_path / "bad.png"), *photos[7:]]
     seen: list[ImageError | None] = []
-    classifier = ZeroShotClassifier(["red", "green", "blue"], encoder, store=False).fit()
+    classifier = ZeroShotClassifier(["red", "green", "blue"], encoder, cache=False).fit()
     results = classifier.classify(given, top=2, refine=True, watch=seen.append)
     assert seen == []
     first = next(results)
@@ -182,7 +182,7 @@ def test_records_come_in_order_and_say_that_they_are_refined(
 def test_min_score_and_min_margin_hold_for_refined_scores(
     encoder: ColourEncoder, photos: list[str]
 ) -> None:
-    classifier = ZeroShotClassifier(["red", "green", "blue"], encoder, store=False).fit()
+    classifier = ZeroShotClassifier(["red", "green", "blue"], encoder, cache=False).fit()
     plain = [r for r in classifier.classify(photos, refine=True) if isinstance(r, Prediction)]
     cut = float(np.median([r.score for r in plain]))
     asked = list(classifier.classify(photos, min_score=cut, refine=True))
@@ -199,9 +199,9 @@ def test_a_batch_that_it_does_not_help_is_answered_as_without_and_that_is_said(
     encoder: ColourEncoder, photos: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     names = ["red", "green", "blue"]
-    classifier = ZeroShotClassifier(names, encoder, store=False).fit()
+    classifier = ZeroShotClassifier(names, encoder, cache=False).fit()
     others = [f"nothing {number}" for number in range(27)]
-    many_labels = ZeroShotClassifier([*names, *others], encoder, store=False).fit()
+    many_labels = ZeroShotClassifier([*names, *others], encoder, cache=False).fit()
     one_label = [path for path in photos if "red" in path] * 3
     for batch, said in (
         (photos[: LEAST_IMAGES - 1], f"{LEAST_IMAGES} are the least"),
@@ -236,10 +236,10 @@ def test_few_labels_are_told_from_few_images(labels: int, occur: int, images: in
 
 def test_what_refining_is_not_for(encoder: ColourEncoder, photos: list[str]) -> None:
     tree = {"warm > red": [], "cold > green": [], "cold > blue": []}
-    classifier = ZeroShotClassifier(list(tree), encoder, store=False, rank=1).fit()
+    classifier = ZeroShotClassifier(list(tree), encoder, cache=False, rank=1).fit()
     with pytest.raises(ClipclsError, match="hierarchy"):
         classifier.classify(photos, refine=True)
-    classifier = ZeroShotClassifier(["red", "green"], encoder, store=False).fit()
+    classifier = ZeroShotClassifier(["red", "green"], encoder, cache=False).fit()
     classifier.calibration_ = object()  # type: ignore[assignment]
     with pytest.raises(CalibrationError, match="promises"):
         classifier.classify(photos, refine=True)

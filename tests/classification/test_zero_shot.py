@@ -23,7 +23,7 @@ LABELS = ["red", "green", "blue"]
 
 @pytest.fixture
 def classifier(encoder: ColourEncoder) -> ZeroShotClassifier:
-    return ZeroShotClassifier(LABELS, encoder, store=False).fit()
+    return ZeroShotClassifier(LABELS, encoder, cache=False).fit()
 
 
 def test_scores_are_the_softmax_over_all_labels(
@@ -58,7 +58,7 @@ def test_memory_does_not_grow_with_the_images(
         tracemalloc.stop()
         return most
 
-    for settings in ({"store": False}, {"store": str(tmp_path / "s.db")}):
+    for settings in ({"cache": False}, {"cache": str(tmp_path / "s.db")}):
         peak(100, **settings)  # what is imported and made once
         # How many images are under way varies with the threads; what grows, grows always.
         assert any(
@@ -78,7 +78,7 @@ def test_below_min_score_the_answer_is_unknown_and_keeps_its_ranking(
 
 def test_synonyms_and_own_prompts_belong_to_one_class(encoder: ColourEncoder) -> None:
     labels = {"warm": {"synonyms": ["red"], "prompts": ["something yellow"]}, "cold": "all blue"}
-    classifier = ZeroShotClassifier(labels, encoder, prompts=["a {}"], store=False).fit()
+    classifier = ZeroShotClassifier(labels, encoder, prompts=["a {}"], cache=False).fit()
     assert classifier.classes_.tolist() == ["warm", "cold"]
     ones, red, yellow = np.array([(1, 1, 1), (1, 0, 0), (1, 1, 0)]).astype(float)
     mean = (ones / 3**0.5 + red + yellow / 2**0.5) / 3
@@ -122,7 +122,7 @@ def test_an_answer_has_one_label_at_least(classifier: ZeroShotClassifier, paint:
 
 
 def test_scikit_learns_conventions(encoder: ColourEncoder) -> None:
-    classifier = ZeroShotClassifier(LABELS, encoder, prompts="none", store=False)
+    classifier = ZeroShotClassifier(LABELS, encoder, prompts="none", cache=False)
     assert set(classifier.get_params()) == set(inspect.signature(ZeroShotClassifier).parameters)
     copy = clone(classifier, safe=False).set_params(prompts="photo")
     assert (classifier.prompts, copy.prompts) == ("none", "photo")
@@ -144,10 +144,10 @@ def test_bad_input_in_python(classifier: ZeroShotClassifier, tmp_path: Path) -> 
     with pytest.raises(ValueError, match="not finite"):
         classifier.predict(np.full((1, 3), np.nan, np.float32))
     with pytest.raises(LabelsError):
-        ZeroShotClassifier([], classifier.encoder_, store=False).fit()
+        ZeroShotClassifier([], classifier.encoder_, cache=False).fit()
 
 
-def test_a_store_that_cannot_be_used_is_said_and_done_without(
+def test_a_cache_that_cannot_be_used_is_said_and_done_without(
     encoder: ColourEncoder,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -157,5 +157,5 @@ def test_a_store_that_cannot_be_used_is_said_and_done_without(
     monkeypatch.setattr(
         "clipcls.embeddings.opening.default_path", lambda: tmp_path / "file" / "s.db"
     )
-    assert ZeroShotClassifier(LABELS, encoder).fit().store_ is None
+    assert ZeroShotClassifier(LABELS, encoder).fit().cache_ is None
     assert "going on without it" in caplog.text

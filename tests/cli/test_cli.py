@@ -29,13 +29,13 @@ CHELSEA = str(PHOTOS / "chelsea.jpg")
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache_home")
 
 
 @pytest.fixture
-def clipcls(cache: Path):
-    """Runs `clipcls` with a store of its own, no hub and no terminal."""
+def clipcls(cache_home: Path):
+    """Runs `clipcls` with a cache of its own, no hub and no terminal."""
 
     def run(
         *arguments: str, stdin: bytes | None = None, env: dict[str, str] | None = None, **options
@@ -44,7 +44,12 @@ def clipcls(cache: Path):
             [sys.executable, "-m", "clipcls", *arguments],
             input=stdin if stdin is not None else b"",
             capture_output=True,
-            env={**os.environ, "XDG_CACHE_HOME": str(cache), "HF_HUB_OFFLINE": "1", **(env or {})},
+            env={
+                **os.environ,
+                "XDG_CACHE_HOME": str(cache_home),
+                "HF_HUB_OFFLINE": "1",
+                **(env or {}),
+            },
             **options,
         )
         out, err = done.stdout.decode(), done.stderr.decode()
@@ -79,7 +84,7 @@ def test_the_shipped_photos_get_their_labels(clipcls) -> None:
 
 def test_large_photos_decoded_at_a_smaller_scale_get_the_same_labels(tmp_path: Path) -> None:
     labels = str(EXAMPLES / "labels.txt")
-    classifier = ZeroShotClassifier(labels, "mini", store=False, precision="fp32").fit()
+    classifier = ZeroShotClassifier(labels, "mini", cache=False, precision="fp32").fit()
     paths, images = [], []
     for number, file in enumerate(sorted(PHOTOS.glob("*.jpg"))):
         image = Image.open(file).convert("RGB")
@@ -109,7 +114,7 @@ def test_a_second_run_loads_no_model(clipcls, tmp_path: Path) -> None:
     assert "encoder was called" in unseen.stderr
 
 
-def test_new_labels_on_known_photos_load_the_text_tower_only(clipcls, cache: Path) -> None:
+def test_new_labels_on_known_photos_load_the_text_tower_only(clipcls, cache_home: Path) -> None:
     clipcls("classify", "-m", "mini", "-l", "cat", "-l", "dog", CHELSEA)
     script = (
         "import sys\n"
@@ -122,7 +127,7 @@ def test_new_labels_on_known_photos_load_the_text_tower_only(clipcls, cache: Pat
         f"sys.argv = ['clipcls', 'classify', '-m', 'mini', '-l', 'lynx', {CHELSEA!r}]\n"
         "cli.main()"
     )
-    env = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    env = {**os.environ, "XDG_CACHE_HOME": str(cache_home)}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -456,7 +461,7 @@ def test_refined_answers(clipcls, tmp_path: Path) -> None:
     good = [row for row in rows if not row["error"]]
     assert all(row["refined"] == "True" and row["score_2"] for row in good)
     assert all(labels[Path(row["path"]).stem[:-2]] == row["label"] for row in good)
-    # The second run is of the store alone, and the same.
+    # The second run is of the cache alone, and the same.
     assert clipcls(*refine, *table).stdout == done.stdout
     few = clipcls(*refine, "-f", "jsonl", CHELSEA)
     assert few.returncode == 0
@@ -616,7 +621,7 @@ def test_a_result_file_that_cannot_be_written(clipcls, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_full_disk_is_one_line_and_exit_3(cache: Path, unbuffered: str) -> None:
+def test_a_full_disk_is_one_line_and_exit_3(cache_home: Path, unbuffered: str) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "clipcls", "classify", "-m", "mini", "-l", "cat", CHELSEA],
@@ -624,7 +629,7 @@ def test_a_full_disk_is_one_line_and_exit_3(cache: Path, unbuffered: str) -> Non
             stderr=subprocess.PIPE,
             env={
                 **os.environ,
-                "XDG_CACHE_HOME": str(cache),
+                "XDG_CACHE_HOME": str(cache_home),
                 "PYTHONUNBUFFERED": unbuffered,
             },
             text=True,
@@ -660,9 +665,9 @@ def many_photos(folder: Path, count: int) -> None:
 def test_a_run_stopped_in_the_middle_goes_on_where_it_was(tmp_path: Path, end: int) -> None:
     count = 1000 if end == signal.SIGKILL else 400
     many_photos(tmp_path / "photos", count)
-    out, store = tmp_path / "results.jsonl", tmp_path / "store.db"
+    out, cache = tmp_path / "results.jsonl", tmp_path / "cache.db"
     command = [sys.executable, "-m", "clipcls", "classify", "-m", "mini", "-l", "cat", "-l", "dog"]
-    command += ["-o", str(out), "--store", str(store), str(tmp_path / "photos")]
+    command += ["-o", str(out), "--cache", str(cache), str(tmp_path / "photos")]
     part = tmp_path / "results.jsonl.part"
     running = subprocess.Popen(
         command,
@@ -701,7 +706,7 @@ def test_a_run_stopped_in_the_middle_goes_on_where_it_was(tmp_path: Path, end: i
 
 
 def test_search_by_text_and_by_image(clipcls, tmp_path: Path) -> None:
-    common = ("search", "-m", "mini", "-f", "jsonl", "--store", str(tmp_path / "s.db"))
+    common = ("search", "-m", "mini", "-f", "jsonl", "--cache", str(tmp_path / "s.db"))
     done = clipcls(*common, "-k", "3", "a cat", str(PHOTOS))
     assert done.returncode == 0, done.stderr
     hits = records(done.stdout)
@@ -754,15 +759,15 @@ def test_several_labels(clipcls, tmp_path: Path) -> None:
     assert (done.returncode, "use it with --multi" in done.stderr) == (2, True)
 
 
-def test_store_and_lists(clipcls, tmp_path: Path) -> None:
-    store = str(tmp_path / "s.db")
-    assert "no store yet" in clipcls("store", "info", "--store", store).stdout
-    clipcls("classify", "-m", "mini", "-l", "cat", "--store", store, CHELSEA)
+def test_cache_and_lists(clipcls, tmp_path: Path) -> None:
+    cache = str(tmp_path / "s.db")
+    assert "no cache yet" in clipcls("cache", "info", "--cache", cache).stdout
+    clipcls("classify", "-m", "mini", "-l", "cat", "--cache", cache, CHELSEA)
     assert [path.name for path in tmp_path.iterdir()] == ["s.db"]  # it was closed
-    assert "1 images" in clipcls("store", "info", "--store", store).stdout
-    assert "0 images forgotten" in clipcls("store", "prune", "--store", store).stdout
-    assert "deleted" in clipcls("store", "clear", "--store", store).stdout
-    assert not Path(store).exists()
+    assert "1 images" in clipcls("cache", "info", "--cache", cache).stdout
+    assert "0 images forgotten" in clipcls("cache", "prune", "--cache", cache).stdout
+    assert "deleted" in clipcls("cache", "clear", "--cache", cache).stdout
+    assert not Path(cache).exists()
     assert "imagenet-7" in clipcls("prompts").stdout
     assert clipcls("prompts", "none").stdout == "{}\n"
     assert "mini" in clipcls("models").stdout
@@ -785,7 +790,7 @@ HEAVY += ("torch", "torchvision", "open_clip", "timm", "transformers", "sklearn"
         (("-l", "cat", "-l", "dog", "{new}"), {"numpy", "PIL", "openvino"}),
         (("-l", "cat", "-l", "{word}", CHELSEA), {"numpy", "PIL", "openvino"}),
         (
-            ("--store", "{store}", "-l", "cat", "-l", "dog", "{new}"),
+            ("--cache", "{cache}", "-l", "cat", "-l", "dog", "{new}"),
             {"numpy", "PIL", "openvino"},
         ),
         (("--multi", "-l", "cat", "-l", "dog", CHELSEA), {"numpy", "PIL"}),
@@ -815,14 +820,16 @@ HEAVY += ("torch", "torchvision", "open_clip", "timm", "transformers", "sklearn"
         "all known",
         "new photo",
         "new label",
-        "new store",
+        "new cache",
         "several labels",
         "calibrated",
         "fit's help",
         "learnt",
     ],
 )
-def test_what_each_path_imports(cache: Path, tmp_path: Path, clipcls, arguments, expected) -> None:
+def test_what_each_path_imports(
+    cache_home: Path, tmp_path: Path, clipcls, arguments, expected
+) -> None:
     if any(argument.startswith("-l") for argument in arguments):
         known = ("classify", "-m", "mini", "-l", "cat", "-l", "dog", CHELSEA)
         multi = ("--multi",) if "--multi" in arguments else ()
@@ -854,11 +861,11 @@ def test_what_each_path_imports(cache: Path, tmp_path: Path, clipcls, arguments,
         "main()"
     )
     names = {"new": new, "word": word, "calibration": calibration, "classifier": classifier}
-    names["store"] = tmp_path / "new.sqlite3"
+    names["cache"] = tmp_path / "new.sqlite3"
     command = [part.format(**names) for part in arguments]
     done = subprocess.run(
         [sys.executable, "-c", script, *command],
-        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        env={**os.environ, "XDG_CACHE_HOME": str(cache_home)},
         capture_output=True,
         text=True,
     )
@@ -866,23 +873,23 @@ def test_what_each_path_imports(cache: Path, tmp_path: Path, clipcls, arguments,
     assert set(found) == expected, done.stderr
 
 
-def shell(command: str, cache: Path, **options) -> subprocess.CompletedProcess[str]:
+def shell(command: str, cache_home: Path, **options) -> subprocess.CompletedProcess[str]:
     clipcls = f"{sys.executable} -m clipcls"
     return subprocess.run(
         ["bash", "-c", command.replace("CLIPCLS", clipcls)],
-        env={**os.environ, "XDG_CACHE_HOME": str(cache), "CHELSEA": CHELSEA},
+        env={**os.environ, "XDG_CACHE_HOME": str(cache_home), "CHELSEA": CHELSEA},
         capture_output=True,
         text=True,
         **options,
     )
 
 
-def test_closed_streams_and_readers_that_go(cache: Path) -> None:
+def test_closed_streams_and_readers_that_go(cache_home: Path) -> None:
     run = 'CLIPCLS classify -m mini -l cat -l dog -f jsonl "$CHELSEA" "$CHELSEA" "$CHELSEA"'
-    assert shell(f"{run} <&-", cache).stdout.count("cat") > 3
+    assert shell(f"{run} <&-", cache_home).stdout.count("cat") > 3
     for closed in (f"{run} >&-", f"{run} 2>&-"):
-        assert shell(closed, cache).returncode == 0
-    gone = shell(f"set -o pipefail; {run} | true", cache)
+        assert shell(closed, cache_home).returncode == 0
+    gone = shell(f"set -o pipefail; {run} | true", cache_home)
     assert gone.returncode in (0, 141)  # 0: all was written before the reader went
     assert gone.stderr == ""
 
@@ -892,7 +899,7 @@ def test_closed_streams_and_readers_that_go(cache: Path) -> None:
     [
         ["prompts", "imagenet"],
         ["models"],
-        ["store", "info"],
+        ["cache", "info"],
         ["sort", "r.jsonl", "--into", "out", "--dry-run"],
         ["sort", "--help"],
         ["--help"],
@@ -901,7 +908,7 @@ def test_closed_streams_and_readers_that_go(cache: Path) -> None:
     ids=" ".join,
 )
 def test_a_reader_that_has_gone_has_its_exit_status(
-    arguments: list[str], tmp_path: Path, cache: Path
+    arguments: list[str], tmp_path: Path, cache_home: Path
 ) -> None:
     shutil.copy(CHELSEA, tmp_path / "a.jpg")
     (tmp_path / "r.jsonl").write_text('{"path": "a.jpg", "label": "cat"}\n')
@@ -911,7 +918,7 @@ def test_a_reader_that_has_gone_has_its_exit_status(
         done = subprocess.run(
             [sys.executable, "-m", "clipcls", *arguments],
             cwd=tmp_path,
-            env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+            env={**os.environ, "XDG_CACHE_HOME": str(cache_home)},
             stdout=pipe,
             stderr=subprocess.PIPE,
         )

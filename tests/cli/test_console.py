@@ -129,7 +129,7 @@ def test_preparing_the_model_is_said_and_is_no_part_of_the_rate(
     logger = logging.getLogger("clipcls.test_preparing")
     console.attach(logger)
     with console.progress(1000) as step:
-        batches(step, clock, 4, seconds=0.4)  # from the store
+        batches(step, clock, 4, seconds=0.4)  # from the cache
         logger.info("preparing mini for images on this machine, once", extra={"is_preparing": True})
         assert "preparing mini" in capsys.readouterr().err
         batches(step, clock, 1, seconds=40)

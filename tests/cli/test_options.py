@@ -30,12 +30,12 @@ def test_max_errors_decides_when_unreadable_images_fail_a_run(
 ) -> None:
     paint("a.png", "red"), paint("b.png", "blue")
     (tmp_path / "c.png").write_text("no image")
-    found = run("classify", "--no-store", *LABELS, *options, str(tmp_path))
+    found = run("classify", "--no-cache", *LABELS, *options, str(tmp_path))
     assert found[0] == status
     assert [row["label"] for row in csv.DictReader(found[1].splitlines())] == ["red", "blue", ""]
     assert "skipped" in found[2]
     assert "2 classified, 1 could not be read" in found[2]
-    assert run("search", "--no-store", *options, "red", str(tmp_path))[0] == status
+    assert run("search", "--no-cache", *options, "red", str(tmp_path))[0] == status
 
 
 @pytest.mark.parametrize("amount", ["-1", "many", "101%", "1.5", "%"])
@@ -48,7 +48,7 @@ def test_max_errors_is_a_number_or_a_share(run, amount: str) -> None:
 @pytest.mark.parametrize("command", [("classify", *LABELS), ("search", "red")])
 def test_where_no_image_can_be_read_nothing_was_done(run, tmp_path: Path, command) -> None:
     (tmp_path / "a.png").write_text("no image")
-    found = run(*command, "--no-store", "--max-errors", "100%", str(tmp_path))
+    found = run(*command, "--no-cache", "--max-errors", "100%", str(tmp_path))
     assert found[0] == 2
 
 
@@ -56,10 +56,10 @@ def test_a_run_into_a_file_ends_with_a_line_and_one_into_a_pipe_without(
     run, paint: Callable[..., str], tmp_path: Path
 ) -> None:
     photo = paint("a.png", "red")
-    assert run("classify", "--no-store", *LABELS, photo)[2] == ""
+    assert run("classify", "--no-cache", *LABELS, photo)[2] == ""
     file = str(tmp_path / "r.csv")
-    assert "1 classified in" in run("classify", "--no-store", *LABELS, photo, "-o", file)[2]
-    assert run("classify", "--no-store", "-q", *LABELS, photo, "-o", file)[2] == ""
+    assert "1 classified in" in run("classify", "--no-cache", *LABELS, photo, "-o", file)[2]
+    assert run("classify", "--no-cache", "-q", *LABELS, photo, "-o", file)[2] == ""
 
 
 def test_search_takes_no_path_for_a_text(run, paint, tmp_path, monkeypatch) -> None:
@@ -78,12 +78,12 @@ def test_search_takes_no_path_for_a_text(run, paint, tmp_path, monkeypatch) -> N
         status, out, err = run("search", *arguments)
         assert (status, out) == (2, ""), arguments
         assert said in err
-    status, out, _ = run("search", "--no-store", "red", "photos/")
+    status, out, _ = run("search", "--no-cache", "red", "photos/")
     assert status == 0
     assert "photos/a.png" in out
-    assert run("search", "--no-store", "red/blue", "photos")[0] == 0
+    assert run("search", "--no-cache", "red/blue", "photos")[0] == 0
     status, _, err = run("search", "red")
-    assert "searching the store for the text 'red'" in err
+    assert "searching the cache for the text 'red'" in err
 
 
 def test_lists_as_json(run, paint: Callable[..., str], tmp_path: Path) -> None:
@@ -94,13 +94,13 @@ def test_lists_as_json(run, paint: Callable[..., str], tmp_path: Path) -> None:
     assert "photo" in {ready["name"] for ready in sets["template_sets"]}
     assert "coco80" in {ready["name"] for ready in sets["label_sets"]}
     assert json.loads(run("prompts", "none", "--json")[1]) == ["{}"]
-    store = str(tmp_path / "s.db")
-    missing = json.loads(run("store", "info", "--store", store, "--json")[1])
-    assert missing == {"path": store, "exists": False}
-    run("classify", *LABELS, "--store", store, paint("a.png", "red"))
-    held = json.loads(run("store", "info", "--store", store, "--json")[1])
-    assert (held["path"], held["exists"], held["images"]) == (store, True, 1)
-    assert "exported" in json.loads(run("store", "info", "--json")[1])
+    cache = str(tmp_path / "s.db")
+    missing = json.loads(run("cache", "info", "--cache", cache, "--json")[1])
+    assert missing == {"path": cache, "exists": False}
+    run("classify", *LABELS, "--cache", cache, paint("a.png", "red"))
+    held = json.loads(run("cache", "info", "--cache", cache, "--json")[1])
+    assert (held["path"], held["exists"], held["images"]) == (cache, True, 1)
+    assert "exported" in json.loads(run("cache", "info", "--json")[1])
 
 
 @pytest.mark.parametrize(
@@ -110,14 +110,14 @@ def test_lists_as_json(run, paint: Callable[..., str], tmp_path: Path) -> None:
 def test_clear_asks_on_a_terminal(
     run, paint, tmp_path: Path, monkeypatch, answer: str, options, status: int, is_left: bool
 ) -> None:
-    store = tmp_path / "s.db"
-    run("classify", *LABELS, "--store", str(store), paint("a.png", "red"))
+    cache = tmp_path / "s.db"
+    run("classify", *LABELS, "--cache", str(cache), paint("a.png", "red"))
     terminal = io.StringIO(answer)
     terminal.isatty = lambda: True  # type: ignore[method-assign]
     monkeypatch.setattr(sys, "stdin", terminal)
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: terminal.readline().strip())
-    found = run("store", "clear", "--store", str(store), *options)
-    assert (found[0], store.exists()) == (status, is_left)
+    found = run("cache", "clear", "--cache", str(cache), *options)
+    assert (found[0], cache.exists()) == (status, is_left)
     assert ("nothing was deleted" in found[2]) == is_left
 
 

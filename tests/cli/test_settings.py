@@ -117,7 +117,7 @@ def test_a_file_of_a_folder_is_named_when_it_is_used(run, of_folder: Path) -> No
         "move = true",
         "[classify]\nsort-into = 'x'",
         "[classify]\nxmp = true",
-        'store = "x.db"',
+        'cache = "x.db"',
         "yes = true",
         "quiet = true",
         "[serve]\ninsecure = true",
@@ -139,8 +139,8 @@ def test_a_file_of_a_folder_can_do_no_harm(run, of_folder: Path, content: str) -
     of_folder.write_text(content)
     command = content[1 : content.index("]")] if content[0] == "[" else "classify"
     if "yes" in content:
-        command = "store clear"
-    given = {"sort": ["r.jsonl"], "serve": [], "store clear": []}.get(command, ["photos"])
+        command = "cache clear"
+    given = {"sort": ["r.jsonl"], "serve": [], "cache clear": []}.get(command, ["photos"])
     status, out, err = run(*command.split(), *given)
     assert (status, out) == (2, "")
     assert str(of_folder) in err
@@ -173,7 +173,7 @@ def test_ones_own_file_may_set_all(run, own: Path, folder: Path) -> None:
         ("classify = 3", "classify: no option has this name, but a command; write its options be"),
         ("top = 1\n[tool.clipcls]\ntop = 1", "[tool.clipcls]: no command has this name"),
         ("min-score = 0.1\nmin_score = 0.2", "min-score: is set twice"),
-        ("[store]\nstore = 'x'", "[store] store: no option"),
+        ("[cache]\nstore = 'x'", "[cache] cache: no option"),
         ("top = 'many'", "top: 'many' is not a valid integer"),
         ("min-score = 2", "min-score: 2"),
         ("top = 2.5", "top: '2.5' is not a valid integer"),
@@ -190,7 +190,7 @@ def test_ones_own_file_may_set_all(run, own: Path, folder: Path) -> None:
 def test_what_a_file_cannot_say_is_refused(run, own: Path, content: str, said: str) -> None:
     own.write_bytes(content.encode("latin-1"))
     labels = () if "labels" in content else LABELS
-    command = ("store", "info") if "store" in content else ("classify", *labels, "photos")
+    command = ("cache", "info") if "cache" in content else ("classify", *labels, "photos")
     status, out, err = run(*command)
     assert (status, out) == (2, "")
     assert f"{own}: " in err
@@ -239,10 +239,10 @@ def test_columns_are_for_formats_that_have_them(run, own: Path) -> None:
 
 def test_options_that_are_called_like_a_command(run, own: Path, folder: Path, monkeypatch) -> None:
     monkeypatch.delenv("CLIPCLS_NO_STORE")
-    own.write_text('store = "s.db"\nprompts = "a {}"\n')
+    own.write_text('cache = "s.db"\nprompts = "a {}"\n')
     assert run("classify", *LABELS, "photos")[0] == 0
     assert (own.parent / "s.db").is_file()
-    assert "1 image" in run("store", "info")[1]
+    assert "1 image" in run("cache", "info")[1]
     assert "a photo of a {}." in run("prompts", "photo")[1]
     assert 'prompts = "a {}"' in run("config")[1] or 'prompts = ["a {}"]' in run("config")[1]
 
@@ -287,7 +287,7 @@ def test_config_tells_what_holds_and_why(run, own: Path, of_folder: Path, monkey
     assert found["model"] == ("mini", "CLIPCLS_MODEL")
     assert found["precision"] == ("auto", "default")
     assert "nonsense: no such command" in run("config", "nonsense")[2]
-    assert "choose store clear or store info" in run("config", "store")[2]
+    assert "choose cache clear or cache info" in run("config", "cache")[2]
     of_folder.write_text("[evaluate]\nfromat = 1\n")
     assert "did you mean format?" in run("config")[2]
 

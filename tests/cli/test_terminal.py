@@ -81,7 +81,7 @@ def test_names_reach_a_terminal_without_control_characters_and_a_pipe_exact(
     monkeypatch.chdir(tmp_path)
     for name in NAMES:
         paint(name, "red")
-    arguments = ("classify", *LABELS, "-q", "--no-store", "--format", form, *NAMES)
+    arguments = ("classify", *LABELS, "-q", "--no-cache", "--format", form, *NAMES)
     status, piped, _ = run(*arguments)
     assert status == 0
     with monkeypatch.context() as patch, terminal(patch, "stdout") as shown:
@@ -110,8 +110,8 @@ def test_listings_searches_suggestions_and_errors_show_no_control_characters(
     for name in NAMES:
         paint(f"{folder}/{name}", "red")
     (tmp_path / folder / "z\x1b[7m.png").write_bytes(b"no image")
-    store = ("--store", f"{folder}/s.db")
-    assert run("classify", *LABELS, *store, "-o", "r.jsonl", folder)[0] == 1
+    cache = ("--cache", f"{folder}/s.db")
+    assert run("classify", *LABELS, *cache, "-o", "r.jsonl", folder)[0] == 1
     listing = ("sort", "r.jsonl", "--into", "out\x1b[1m", "--dry-run")
     with monkeypatch.context() as patch:
         pipe = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
@@ -122,13 +122,13 @@ def test_listings_searches_suggestions_and_errors_show_no_control_characters(
             line = os.fsencode(f"{folder}/{name} -> out\x1b[1m/red/{name}\n")
             assert line in pipe.buffer.getvalue()  # type: ignore[attr-defined]
     for status, *arguments in [
-        (1, "classify", *LABELS, *store, "--progress", "bar", folder),
-        (1, "classify", *LABELS, *store, "--multi", folder),
+        (1, "classify", *LABELS, *cache, "--progress", "bar", folder),
+        (1, "classify", *LABELS, *cache, "--multi", folder),
         (None, *listing),
-        (1, "search", "red", *store, folder),
-        (1, "search", "red", *store, "--format", "csv", folder),
-        (None, "suggest", *store, folder),
-        (0, "store", "info", *store),
+        (1, "search", "red", *cache, folder),
+        (1, "search", "red", *cache, "--format", "csv", folder),
+        (None, "suggest", *cache, folder),
+        (0, "cache", "info", *cache),
         (2, "classify", *LABELS, "missing\x1b[31m.png"),
         (2, "classify", "--labels", "missing\x1b[31m.txt", folder),
         (2, "classify", *LABELS, "--top", "x\x1b[31m\ny", folder),
@@ -183,7 +183,7 @@ def damaged(folder: Path, count: int) -> None:
 def test_no_line_of_a_library_reaches_stderr(tmp_path: Path) -> None:
     damaged(tmp_path, 200)
     done = subprocess.run(
-        [sys.executable, "-m", "clipcls", "classify", "-q", "--no-store", *LABELS, tmp_path],
+        [sys.executable, "-m", "clipcls", "classify", "-q", "--no-cache", *LABELS, tmp_path],
         capture_output=True,
         text=True,
     )

@@ -215,7 +215,7 @@ def test_folders_of_a_hierarchy_are_still_its_labels(
     paint: Paint, tmp_path: Path, encoder: ColourEncoder
 ) -> None:
     labels = ["b/w > red?", "b/w > green:", "col. > blue*"]
-    classifier = ZeroShotClassifier(labels, encoder, store=False).fit()
+    classifier = ZeroShotClassifier(labels, encoder, cache=False).fit()
     paths = tuple(tuple(label.split(" > ")) for label in labels)
     sorted_into(tmp_path / "out", paint, paths)
     for step in (forget, shutil.rmtree):

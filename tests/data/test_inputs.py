@@ -22,7 +22,7 @@ from clipcls import (
     ZeroShotClassifier,
 )
 from clipcls.data.inputs import open_input
-from clipcls.embeddings.cache import Store
+from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import embed_images
 from helpers.encoders import ColourEncoder
 
@@ -32,7 +32,7 @@ LABELS = ["red", "green", "blue"]
 
 @pytest.fixture
 def classifier(encoder: ColourEncoder) -> ZeroShotClassifier:
-    return ZeroShotClassifier(LABELS, encoder, store=False).fit()
+    return ZeroShotClassifier(LABELS, encoder, cache=False).fit()
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_every_method_takes_one_image_of_every_kind(
 ) -> None:
     make = KINDS[kind]
     several = MultiLabelClassifier(classifier).fit()
-    learnt = FewShotClassifier(model=classifier.encoder_, store=False)
+    learnt = FewShotClassifier(model=classifier.encoder_, cache=False)
     learnt.fit(np.repeat(np.eye(3, dtype=np.float32), 2, axis=0), np.repeat(LABELS, 2))
     for one in (classifier, learnt):
         assert one.predict(make(green)).tolist() == ["green"]
@@ -85,7 +85,7 @@ def test_every_method_takes_one_image_of_every_kind(
     assert several.predict(make(green)).shape == (1, 3)
     (embedded,) = classifier.embed(make(green))
     np.testing.assert_array_equal(embedded.vector, [0, 1, 0])
-    embedder = ClipEmbedder(classifier.encoder_, store=False)
+    embedder = ClipEmbedder(classifier.encoder_, cache=False)
     np.testing.assert_array_equal(embedder.fit_transform(make(green)), [[0, 1, 0]])
 
 
@@ -153,7 +153,7 @@ def test_what_is_no_image_or_could_be_two_things_is_refused_with_the_cure(
     asks: list[Callable[[Any], Any]] = [
         classifier.predict,
         lambda X: list(classifier.classify(X)),
-        ClipEmbedder(classifier.encoder_, store=False).fit().transform,
+        ClipEmbedder(classifier.encoder_, cache=False).fit().transform,
         MultiLabelClassifier(classifier).fit().predict,
     ]
     for ask in asks:
@@ -201,7 +201,7 @@ def test_on_error_means_the_same_everywhere(
 ) -> None:
     images = [green, b"text", Image.new("RGB", (4, 4), "red")]
     several = MultiLabelClassifier(classifier).fit()
-    embedder = ClipEmbedder(classifier.encoder_, store=False).fit()
+    embedder = ClipEmbedder(classifier.encoder_, cache=False).fit()
     iterators: list[Callable[..., Iterator[Any]]] = [
         classifier.classify,
         classifier.embed,
@@ -294,17 +294,17 @@ def test_bytes_are_known_again_by_their_content(
     encoder: ColourEncoder, green: str, tmp_path: Path
 ) -> None:
     data = Path(green).read_bytes()
-    with Store(tmp_path / "s.db") as store:
-        (first,) = embed_images(encoder, data, store)
-        (again,) = embed_images(encoder, io.BytesIO(data), store)
-        (file,) = embed_images(encoder, green, store)
+    with EmbeddingCache(tmp_path / "s.db") as cache:
+        (first,) = embed_images(encoder, data, cache)
+        (again,) = embed_images(encoder, io.BytesIO(data), cache)
+        (file,) = embed_images(encoder, green, cache)
     assert (first.stored, again.stored, file.stored) == (False, True, True)
     assert encoder.images == 1
 
 
 def test_a_classifier_learns_from_images_in_memory(encoder: ColourEncoder) -> None:
     images = np.stack([array((255, 0, 0), 8, 8), array((0, 255, 0), 8, 8)] * 2)
-    learnt = FewShotClassifier(model=encoder, store=False).fit(images, ["warm", "cool"] * 2)
+    learnt = FewShotClassifier(model=encoder, cache=False).fit(images, ["warm", "cool"] * 2)
     assert learnt.predict(images[0]).tolist() == ["warm"]
 
 

@@ -52,7 +52,7 @@ def test_the_photo_is_a_whole_jpeg() -> None:
     assert (image.format, image.size) == ("JPEG", (200, 100))
 
 
-def test_an_engine_that_cannot_run_the_model_has_no_row(
+def test_an_backend_that_cannot_run_the_model_has_no_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:

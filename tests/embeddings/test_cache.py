@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from clipcls.cli.settings import own_file
-from clipcls.embeddings import cache as store_module
-from clipcls.embeddings.cache import Store, clear, default_path
+from clipcls.embeddings import cache as cache_module
+from clipcls.embeddings.cache import EmbeddingCache, clear, default_path
 from clipcls.embeddings.embed import embed_array, embed_texts
-from clipcls.errors import StoreError
+from clipcls.errors import CacheError
 from clipcls.files.folders import cache_folder
 from clipcls.files.hashing import hash_file
 from helpers.encoders import NamesEncoder
@@ -47,26 +47,26 @@ def old_file(path: Path, content: bytes = b"x") -> os.stat_result:
 
 
 def test_what_is_added_comes_back_after_a_restart(tmp_path: Path) -> None:
-    with Store(tmp_path / "s.db") as store:
-        store.add("image a", [(key(1), vector(0.6, 0.8))])
-    with Store(tmp_path / "s.db") as store:
-        np.testing.assert_array_equal(store.get("image a", key(1)), vector(0.6, 0.8))
+    with EmbeddingCache(tmp_path / "s.db") as cache:
+        cache.add("image a", [(key(1), vector(0.6, 0.8))])
+    with EmbeddingCache(tmp_path / "s.db") as cache:
+        np.testing.assert_array_equal(cache.get("image a", key(1)), vector(0.6, 0.8))
 
 
 def test_another_space_never_gives_its_vectors(tmp_path: Path) -> None:
-    with Store(tmp_path / "s.db") as store:
-        store.add("image a", [(key(1), vector(1))])
-        assert store.get("image b", key(1)) is None
+    with EmbeddingCache(tmp_path / "s.db") as cache:
+        cache.add("image a", [(key(1), vector(1))])
+        assert cache.get("image b", key(1)) is None
 
 
 def test_a_file_is_known_until_it_changes(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     stat = old_file(path)
-    with Store(tmp_path / "s.db") as store:
-        store.add("image a", [(key(1), vector(1, 0))], [(str(path), stat, key(1))])
-        assert store.get_file("image a", str(path), path.stat()) is not None
+    with EmbeddingCache(tmp_path / "s.db") as cache:
+        cache.add("image a", [(key(1), vector(1, 0))], [(str(path), stat, key(1))])
+        assert cache.get_file("image a", str(path), path.stat()) is not None
         os.utime(path, (1_700_000_001, 1_700_000_001))
-        assert store.get_file("image a", str(path), path.stat()) is None
+        assert cache.get_file("image a", str(path), path.stat()) is None
 
 
 def test_a_file_just_written_is_not_trusted_by_its_times(
@@ -75,10 +75,10 @@ def test_a_file_just_written_is_not_trusted_by_its_times(
     monkeypatch.setattr("clipcls.embeddings.cache._RACY_NS", 2_000_000_000)
     path = tmp_path / "a.jpg"
     old_file(path)
-    with Store(tmp_path / "s.db") as store:
-        store.add("image a", [(key(1), vector(1, 0))], [(str(path), path.stat(), key(1))])
-        assert store.get_file("image a", str(path), path.stat()) is None
-        assert store.get("image a", key(1)) is not None
+    with EmbeddingCache(tmp_path / "s.db") as cache:
+        cache.add("image a", [(key(1), vector(1, 0))], [(str(path), path.stat(), key(1))])
+        assert cache.get_file("image a", str(path), path.stat()) is None
+        assert cache.get("image a", key(1)) is not None
 
 
 def test_a_file_replaced_by_one_of_the_same_size_and_mtime_is_noticed(tmp_path: Path) -> None:
@@ -119,11 +119,11 @@ def test_a_clock_that_steps_backwards_gives_no_replaced_file_its_old_vector(
 def test_a_time_beyond_sqlites_integers(tmp_path: Path, year: int) -> None:
     nanoseconds = round((year - 1970) * 365.2425) * 86_400 * 10**9
     stat = types.SimpleNamespace(st_size=1, st_mtime_ns=nanoseconds, st_ctime_ns=0)
-    with Store(tmp_path / "s.db") as store:
-        store.add("image a", [(key(1), vector(1, 0))], [("a.jpg", stat, key(1))])
+    with EmbeddingCache(tmp_path / "s.db") as cache:
+        cache.add("image a", [(key(1), vector(1, 0))], [("a.jpg", stat, key(1))])
         # Another time may be kept as the same: only the content tells.
-        assert store.get_file("image a", "a.jpg", stat) is None
-        assert store.get("image a", key(1)) is not None
+        assert cache.get_file("image a", "a.jpg", stat) is None
+        assert cache.get("image a", key(1)) is not None
 
 
 def test_a_file_of_the_year_2300_is_found_by_its_content(tmp_path: Path) -> None:
@@ -134,10 +134,10 @@ def test_a_file_of_the_year_2300_is_found_by_its_content(tmp_path: Path) -> None
         os.utime(path, ns=(time_ns, time_ns))
     except OSError:
         pytest.skip("the file system has no such time")
-    with Store(tmp_path / "s.db") as store:
-        assert store.file_hash(path) == store.file_hash(path) == hash_file(str(path))
-        store.add("image a", [(key(1), vector(1))], [(str(path), path.stat(), key(1))])
-        assert store.prune() == 0
+    with EmbeddingCache(tmp_path / "s.db") as cache:
+        assert cache.file_hash(path) == cache.file_hash(path) == hash_file(str(path))
+        cache.add("image a", [(key(1), vector(1))], [(str(path), path.stat(), key(1))])
+        assert cache.prune() == 0
 
 
 def test_relative_and_absolute_names_are_the_same_file(
@@ -145,30 +145,30 @@ def test_relative_and_absolute_names_are_the_same_file(
 ) -> None:
     stat = old_file(tmp_path / "a.jpg")
     monkeypatch.chdir(tmp_path)
-    with Store(tmp_path / "s.db") as store:
-        store.add("image a", [(key(1), vector(1, 0))], [("a.jpg", stat, key(1))])
-        assert store.get_file("image a", str(tmp_path / "a.jpg"), stat) is not None
+    with EmbeddingCache(tmp_path / "s.db") as cache:
+        cache.add("image a", [(key(1), vector(1, 0))], [("a.jpg", stat, key(1))])
+        assert cache.get_file("image a", str(tmp_path / "a.jpg"), stat) is not None
 
 
 def test_file_hash_is_sha256_and_follows_changes(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     old_file(path, b"one")
-    with Store(tmp_path / "s.db") as store:
-        first = store.file_hash(path)
+    with EmbeddingCache(tmp_path / "s.db") as cache:
+        first = cache.file_hash(path)
         assert first == hash_file(str(path))
         old_file(path, b"three")
-        assert store.file_hash(path) == hash_file(str(path)) != first
+        assert cache.file_hash(path) == hash_file(str(path)) != first
 
 
 def test_images_come_in_blocks_once_a_content(tmp_path: Path) -> None:
-    with Store(tmp_path / "s.db") as store:
+    with EmbeddingCache(tmp_path / "s.db") as cache:
         for n in range(5):
             stat = old_file(tmp_path / f"{n}.jpg")
             twin = old_file(tmp_path / f"{n}-twin.jpg")
             files = [(str(tmp_path / f"{n}.jpg"), stat, key(n))]
             files += [(str(tmp_path / f"{n}-twin.jpg"), twin, key(n))]
-            store.add("image a", [(key(n), vector(n, 0))], files)
-        blocks = list(store.images("image a", block=2))
+            cache.add("image a", [(key(n), vector(n, 0))], files)
+        blocks = list(cache.images("image a", block=2))
     assert [len(paths) for paths, _ in blocks] == [2, 2, 1]
     assert [Path(p).name for paths, _ in blocks for p in paths] == [
         f"{n}-twin.jpg" for n in range(5)
@@ -183,28 +183,28 @@ def test_many_blocks_take_hardly_longer_than_one(tmp_path: Path) -> None:
         nonlocal steps
         steps += 1
 
-    with Store(tmp_path / "s.db") as store:
+    with EmbeddingCache(tmp_path / "s.db") as cache:
         stat = old_file(tmp_path / "a.jpg")
         for space in ("image a", "image b"):
             items = [(key(n * 7919 % 1000), vector(n, 0)) for n in range(1000)]
-            store.add(space, items, [(f"{n}.jpg", stat, key(n)) for n in range(1000)])
+            cache.add(space, items, [(f"{n}.jpg", stat, key(n)) for n in range(1000)])
         taken = []
         for block in (1000, 10):
-            store._connection.set_progress_handler(count, 10)
+            cache._connection.set_progress_handler(count, 10)
             steps = 0
-            assert sum(len(paths) for paths, _ in store.images("image b", block)) == 1000
+            assert sum(len(paths) for paths, _ in cache.images("image b", block)) == 1000
             taken.append(steps)
     assert taken[1] < 3 * taken[0]
 
 
 def test_images_are_those_that_are_not_damaged(tmp_path: Path) -> None:
-    with Store(tmp_path / "s.db") as store:
+    with EmbeddingCache(tmp_path / "s.db") as cache:
         for n in range(6):
             stat = old_file(tmp_path / f"{n}.jpg")
-            store.add("image a", [(key(n), vector(n, 0))], [(f"{n}.jpg", stat, key(n))])
-        store._connection.execute("UPDATE embeddings SET vector = x'0102' WHERE id = 1")
-        store._connection.execute("UPDATE embeddings SET vector = x'' WHERE id IN (3, 4)")
-        blocks = [(paths, rows[:, 0].tolist()) for paths, rows in store.images("image a", block=2)]
+            cache.add("image a", [(key(n), vector(n, 0))], [(f"{n}.jpg", stat, key(n))])
+        cache._connection.execute("UPDATE embeddings SET vector = x'0102' WHERE id = 1")
+        cache._connection.execute("UPDATE embeddings SET vector = x'' WHERE id IN (3, 4)")
+        blocks = [(paths, rows[:, 0].tolist()) for paths, rows in cache.images("image a", block=2)]
     assert [([Path(p).name for p in paths], rows) for paths, rows in blocks] == [
         (["1.jpg"], [1]),
         (["4.jpg", "5.jpg"], [4, 5]),
@@ -213,20 +213,20 @@ def test_images_are_those_that_are_not_damaged(tmp_path: Path) -> None:
 
 def test_info_and_prune(tmp_path: Path) -> None:
     here, gone = tmp_path / "here.jpg", tmp_path / "gone.jpg"
-    with Store(tmp_path / "s.db") as store:
+    with EmbeddingCache(tmp_path / "s.db") as cache:
         for n, path in enumerate((here, gone)):
-            store.add("image a", [(key(n), vector(1))], [(str(path), old_file(path), key(n))])
-        store.add("text a", [(key(9), vector(1))])
+            cache.add("image a", [(key(n), vector(1))], [(str(path), old_file(path), key(n))])
+        cache.add("text a", [(key(9), vector(1))])
         gone.unlink()
-        assert store.prune() == 1
-        info = store.info()
+        assert cache.prune() == 1
+        info = cache.info()
         assert (info.images, info.texts, info.files) == (1, 1, 1)
-        assert store.get("text a", key(9)) is not None
-        assert store.get("image a", key(0)) is not None
+        assert cache.get("text a", key(9)) is not None
+        assert cache.get("image a", key(0)) is not None
 
 
 @pytest.mark.parametrize("content", [b"this is no database " * 100, None])
-def test_a_damaged_store_is_set_aside(
+def test_a_damaged_cache_is_set_aside(
     tmp_path: Path,
     content: bytes | None,
     caplog: pytest.LogCaptureFixture,
@@ -234,73 +234,73 @@ def test_a_damaged_store_is_set_aside(
 ) -> None:
     path = tmp_path / "s.db"
     monkeypatch.setattr("clipcls.embeddings.cache.default_path", lambda: path)
-    with Store(path) as store:
-        store.add("image a", [(key(1), vector(1))])
+    with EmbeddingCache(path) as cache:
+        cache.add("image a", [(key(1), vector(1))])
     if content is None:  # a page in the middle of a real one
         data = bytearray(path.read_bytes())
         data[:100] = b"\0" * 100
         content = bytes(data)
     path.write_bytes(content)
-    with Store(path) as store:
-        store.add("image a", [(key(2), vector(1))])
-        assert store.get("image a", key(2)) is not None
+    with EmbeddingCache(path) as cache:
+        cache.add("image a", [(key(2), vector(1))])
+        assert cache.get("image a", key(2)) is not None
     assert (tmp_path / "s.db.damaged").read_bytes() == content
     assert "damaged" in caplog.text
 
 
-def test_damage_found_later_is_logged_once_and_the_store_is_started_anew(
+def test_damage_found_later_is_logged_once_and_the_cache_is_started_anew(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "s.db"
-    with Store(path) as store:
-        store.add("image a", [(key(n), vector(*range(300))) for n in range(200)])
+    with EmbeddingCache(path) as cache:
+        cache.add("image a", [(key(n), vector(*range(300))) for n in range(200)])
     data = bytearray(path.read_bytes())
     data[4096:] = b"\xff" * (len(data) - 4096)
     path.write_bytes(bytes(data))
-    with caplog.at_level(logging.WARNING), Store(path) as store:
+    with caplog.at_level(logging.WARNING), EmbeddingCache(path) as cache:
         for n in range(3):
-            assert store.get("image a", key(n)) is None
-            store.add("image a", [(key(n), vector(1))])
-            assert store.get("image a", key(n)) is not None
+            assert cache.get("image a", key(n)) is None
+            cache.add("image a", [(key(n), vector(1))])
+            assert cache.get("image a", key(n)) is not None
     assert [record.getMessage().count("is damaged") for record in caplog.records] == [1]
     assert clear(path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_store_of_another_version_is_left_alone(
+def test_a_cache_of_another_version_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "s.db"
     with monkeypatch.context() as patch:
-        statements = (*store_module._SCHEMA, "CREATE TABLE more (a)")
-        patch.setattr(store_module, "_SCHEMA", statements)
-        Store(path).close()
+        statements = (*cache_module._SCHEMA, "CREATE TABLE more (a)")
+        patch.setattr(cache_module, "_SCHEMA", statements)
+        EmbeddingCache(path).close()
     before = path.read_bytes()
-    with pytest.raises(StoreError, match="another version of clipcls"):
-        Store(path)
+    with pytest.raises(CacheError, match="another version of clipcls"):
+        EmbeddingCache(path)
     assert path.read_bytes() == before
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="--no-store"):
-        Store(tmp_path / "file" / "s.db")
+    with pytest.raises(CacheError, match="--no-cache"):
+        EmbeddingCache(tmp_path / "file" / "s.db")
 
 
 def test_a_full_disk_is_said_once_and_costs_no_answer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Store(tmp_path / "s.db") as store:
-        store._connection.execute("PRAGMA max_page_count=20")  # SQLite's own "disk is full"
+    with EmbeddingCache(tmp_path / "s.db") as cache:
+        cache._connection.execute("PRAGMA max_page_count=20")  # SQLite's own "disk is full"
         for n in range(100):
-            store.add("image a", [(key(n), vector(*range(300)))])
+            cache.add("image a", [(key(n), vector(*range(300)))])
     assert caplog.text.count("going on without it") == 1
 
 
 def _add_many(path: str, first: int) -> None:
-    with Store(path) as store:
+    with EmbeddingCache(path) as cache:
         for n in range(first, first + 100):
-            store.add("image a", [(key(n), vector(n, 0))])
+            cache.add("image a", [(key(n), vector(n, 0))])
 
 
 def test_several_processes_lose_nothing(tmp_path: Path) -> None:
@@ -311,21 +311,21 @@ def test_several_processes_lose_nothing(tmp_path: Path) -> None:
         worker.start()
     for worker in workers:
         worker.join()
-    with Store(path) as store:
-        assert all(store.get("image a", key(n)) is not None for n in range(400))
+    with EmbeddingCache(path) as cache:
+        assert all(cache.get("image a", key(n)) is not None for n in range(400))
 
 
 def test_kill_9_keeps_what_was_added(tmp_path: Path) -> None:
     script = (
-        "import os, sys, numpy as np; from clipcls.embeddings.cache import Store\n"
-        "store = Store(sys.argv[1])\n"
-        "for n in range(50): store.add('image a', [(n.to_bytes(32, 'big'), np.ones(2))])\n"
+        "import os, sys, numpy as np; from clipcls.embeddings.cache import EmbeddingCache\n"
+        "cache = EmbeddingCache(sys.argv[1])\n"
+        "for n in range(50): cache.add('image a', [(n.to_bytes(32, 'big'), np.ones(2))])\n"
         "os.kill(os.getpid(), 9)"
     )
     path = tmp_path / "s.db"
     assert subprocess.run([sys.executable, "-c", script, str(path)]).returncode == -9
-    with Store(path) as store:
-        assert all(store.get("image a", key(n)) is not None for n in range(50))
+    with EmbeddingCache(path) as cache:
+        assert all(cache.get("image a", key(n)) is not None for n in range(50))
 
 
 @pytest.mark.parametrize("interrupted", ["BEGIN IMMEDIATE", "COMMIT"])
@@ -350,65 +350,66 @@ def test_an_interruption_while_another_process_writes_leaves_no_transaction(
             return cursor
 
     monkeypatch.setattr("clipcls.embeddings.cache._BUSY_SECONDS", 0.1)
-    with Store(tmp_path / "s.db") as store:
-        connection = store._connection
-        monkeypatch.setattr(store, "_connection", Interrupted(connection))
+    with EmbeddingCache(tmp_path / "s.db") as cache:
+        connection = cache._connection
+        monkeypatch.setattr(cache, "_connection", Interrupted(connection))
         with pytest.raises(KeyboardInterrupt):
-            store.add("image a", [(key(1), vector(1, 0))])
-        monkeypatch.setattr(store, "_connection", connection)
-        with Store(tmp_path / "s.db") as other:
+            cache.add("image a", [(key(1), vector(1, 0))])
+        monkeypatch.setattr(cache, "_connection", connection)
+        with EmbeddingCache(tmp_path / "s.db") as other:
             other.add("image a", [(key(2), vector(1, 0))])
-        store.add("image a", [(key(3), vector(1, 0))])
-        assert [store.get("image a", key(n)) is None for n in (1, 2, 3)] == [True, False, False]
+        cache.add("image a", [(key(3), vector(1, 0))])
+        assert [cache.get("image a", key(n)) is None for n in (1, 2, 3)] == [True, False, False]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("closed", ["before", "after"])
 def test_a_forked_process_loses_nothing(tmp_path: Path, closed: str) -> None:
     script = (
-        "import os, sys, numpy as np; from clipcls.embeddings.cache import Store\n"
+        "import os, sys, numpy as np; from clipcls.embeddings.cache import EmbeddingCache\n"
         "def add(first):\n"
         "    for n in range(first, first + 50):\n"
-        "        store.add('image a', [(n.to_bytes(32, 'big'), np.ones(2))])\n"
-        "store = Store('s.db')\n"
+        "        cache.add('image a', [(n.to_bytes(32, 'big'), np.ones(2))])\n"
+        "cache = EmbeddingCache('s.db')\n"
         "add(0)\n"
         "os.chdir('/')\n"
         "waiting, go = os.pipe()\n"
         "child = os.fork()\n"
         "if not child:\n"
         "    os.read(waiting, 1)\n"
-        "    assert store.get('image a', bytes(32)) is not None\n"
+        "    assert cache.get('image a', bytes(32)) is not None\n"
         "    add(50)\n"
         "    os._exit(0)\n"
-        "if sys.argv[1] == 'before': store.close()\n"
+        "if sys.argv[1] == 'before': cache.close()\n"
         "os.write(go, b'x')\n"
-        "if sys.argv[1] == 'after': add(100); store.close()\n"
+        "if sys.argv[1] == 'after': add(100); cache.close()\n"
         "sys.exit(os.waitpid(child, 0)[1])"
     )
     path = tmp_path / "s.db"
     command = [sys.executable, "-c", script, closed]
     found = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
     assert found.stderr == b""
-    with Store(path) as store:
-        there = [store.get("image a", key(n)) is not None for n in range(150)]
+    with EmbeddingCache(path) as cache:
+        there = [cache.get("image a", key(n)) is not None for n in range(150)]
     assert all(there[:100])
     assert all(there[100:]) == (closed == "after")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_store_that_is_cleared_after_a_fork_has_no_other_models_vectors(tmp_path: Path) -> None:
+def test_a_cache_that_is_cleared_after_a_fork_has_no_other_models_vectors(tmp_path: Path) -> None:
     """The file is opened again, and in a new one another space has the old one's number."""
     script = (
-        "import os, pathlib, numpy as np; from clipcls.embeddings.cache import Store, clear\n"
-        "store = Store('s.db')\n"
-        "store.add('image a', [(bytes(32), np.ones(2))])\n"
+        "import os, pathlib, numpy as np\n"
+        "from clipcls.embeddings.cache import EmbeddingCache, clear\n"
+        "cache = EmbeddingCache('s.db')\n"
+        "cache.add('image a', [(bytes(32), np.ones(2))])\n"
         "if not os.fork(): os._exit(0)\n"
         "os.wait()\n"
         "clear(pathlib.Path('s.db'))\n"
-        "other = Store('s.db')\n"
+        "other = EmbeddingCache('s.db')\n"
         "other.add('image b', [(bytes(32), np.zeros(2))])\n"
-        "assert store.get('image a', bytes(32)) is None\n"
-        "store.add('image a', [(bytes(32), np.ones(2))])\n"
+        "assert cache.get('image a', bytes(32)) is None\n"
+        "cache.add('image a', [(bytes(32), np.ones(2))])\n"
         "assert not other.get('image b', bytes(32)).any()\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
@@ -422,8 +423,8 @@ def test_a_file_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
     connection.close()
     for path in (photo, database):
         before = path.read_bytes()
-        for use in (Store, clear):
-            with pytest.raises(StoreError, match="not a store of clipcls"):
+        for use in (EmbeddingCache, clear):
+            with pytest.raises(CacheError, match="not a cache of clipcls"):
                 use(path)
         assert path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["browser.db", "photo.jpg"]
@@ -434,19 +435,19 @@ def test_a_file_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
     [slice(0, 100), slice(68, 72), slice(100, 108), slice(18, 19), slice(60, 64), slice(96, 100)],
     ids=str,
 )
-def test_a_damaged_store_in_a_place_of_its_own_is_recognised(
+def test_a_damaged_cache_in_a_place_of_its_own_is_recognised(
     tmp_path: Path, damage: slice, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "s.db"
-    with Store(path) as store:
-        store.add("image a", [(key(n), np.ones(900, np.float32)) for n in range(9)])
+    with EmbeddingCache(path) as cache:
+        cache.add("image a", [(key(n), np.ones(900, np.float32)) for n in range(9)])
     data = bytearray(path.read_bytes())
     data[damage] = b"\x07" * (damage.stop - damage.start)
     path.write_bytes(data)
-    with Store(path) as store:
-        store.add("image a", [(key(1), np.ones(2))])
-    with Store(path) as store:
-        assert store.get("image a", key(1)) is not None
+    with EmbeddingCache(path) as cache:
+        cache.add("image a", [(key(1), np.ones(2))])
+    with EmbeddingCache(path) as cache:
+        assert cache.get("image a", key(1)) is not None
     assert caplog.text.count("a new one is started") <= 1
 
 
@@ -458,8 +459,8 @@ def test_a_file_that_its_owner_has_locked_is_left_alone(
     owner = sqlite3.connect(path, isolation_level=None)
     owner.execute("CREATE TABLE bookmarks (url)")
     owner.execute("BEGIN EXCLUSIVE")  # as browsers keep theirs
-    for use in (Store, clear):
-        with pytest.raises(StoreError, match=r"browser\.db: cannot .*locked"):
+    for use in (EmbeddingCache, clear):
+        with pytest.raises(CacheError, match=r"browser\.db: cannot .*locked"):
             use(path)
     owner.execute("COMMIT")
     assert owner.execute("SELECT count(*) FROM bookmarks").fetchone() == (0,)
@@ -468,47 +469,48 @@ def test_a_file_that_its_owner_has_locked_is_left_alone(
 
 
 def test_a_damaged_row_is_as_if_it_were_not_there(tmp_path: Path) -> None:
-    with Store(tmp_path / "s.db") as store:
-        store.add("image a", [(key(1), vector(1, 0))])
-        store.set_facts("m", {"a": 1})
-        store._connection.execute("UPDATE embeddings SET vector = x'0102'")
-        store._connection.execute("UPDATE models SET facts = '{'")
-        assert store.get("image a", key(1)) is None
-        assert store.facts("m") is None
+    with EmbeddingCache(tmp_path / "s.db") as cache:
+        cache.add("image a", [(key(1), vector(1, 0))])
+        cache.set_facts("m", {"a": 1})
+        cache._connection.execute("UPDATE embeddings SET vector = x'0102'")
+        cache._connection.execute("UPDATE models SET facts = '{'")
+        assert cache.get("image a", key(1)) is None
+        assert cache.facts("m") is None
 
 
 def test_a_space_that_was_undone_is_not_remembered(tmp_path: Path) -> None:
-    with Store(tmp_path / "s.db") as store, Store(tmp_path / "s.db") as other:
+    with EmbeddingCache(tmp_path / "s.db") as cache, EmbeddingCache(tmp_path / "s.db") as other:
 
         def interrupted():
             yield key(1), vector(1, 0)
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            store.add("image a", interrupted())
+            cache.add("image a", interrupted())
         other.add("image b", [(key(1), vector(0, 1))])
-        assert store.get("image a", key(1)) is None
+        assert cache.get("image a", key(1)) is None
 
 
-def test_a_store_can_be_pickled(tmp_path: Path) -> None:
-    with Store(tmp_path / "s.db") as store:
-        store.add("image a", [(key(1), vector(1, 0))])
-        with pickle.loads(pickle.dumps(store)) as copy:
+def test_a_cache_can_be_pickled(tmp_path: Path) -> None:
+    with EmbeddingCache(tmp_path / "s.db") as cache:
+        cache.add("image a", [(key(1), vector(1, 0))])
+        with pickle.loads(pickle.dumps(cache)) as copy:
             np.testing.assert_array_equal(copy.get("image a", key(1)), vector(1, 0))
 
 
-def test_a_store_opened_twice_is_not_taken_away_by_another_process(tmp_path: Path) -> None:
+def test_a_cache_opened_twice_is_not_taken_away_by_another_process(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
-    with Store(path) as first, Store(path):
+    with EmbeddingCache(path) as first, EmbeddingCache(path):
         script = (
-            "import sys; from clipcls.embeddings.cache import Store; Store(sys.argv[1]).close()"
+            "import sys; from clipcls.embeddings.cache import EmbeddingCache\n"
+            "EmbeddingCache(sys.argv[1]).close()"
         )
         subprocess.run([sys.executable, "-c", script, str(path)], check=True)
         # The other process was not the last to close, and may not act as if it were.
         assert path.with_name("s.db-wal").exists()
         first.add("image a", [(key(1), vector(1, 0))])
-    with Store(path) as store:
-        assert store.get("image a", key(1)) is not None
+    with EmbeddingCache(path) as cache:
+        assert cache.get("image a", key(1)) is not None
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="Windows knows the home directory itself")
@@ -540,7 +542,7 @@ def test_without_a_home_directory_it_caches_among_temporary_files(
         cache_folder.cache_clear()
 
 
-def test_a_store_whose_first_transaction_was_killed_is_recognised(tmp_path: Path) -> None:
+def test_a_cache_whose_first_transaction_was_killed_is_recognised(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     script = (
         "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
@@ -553,9 +555,9 @@ def test_a_store_whose_first_transaction_was_killed_is_recognised(tmp_path: Path
     )
     subprocess.run([sys.executable, "-c", script, str(path)], check=True)
     assert path.with_name("s.db-journal").exists()
-    with Store(path) as store:
-        store.add("image a", [(key(1), vector(1, 0))])
-        assert store.get("image a", key(1)) is not None
+    with EmbeddingCache(path) as cache:
+        cache.add("image a", [(key(1), vector(1, 0))])
+        assert cache.get("image a", key(1)) is not None
 
 
 def damage(data: bytes, chance: np.random.Generator) -> bytes:
@@ -594,40 +596,40 @@ def test_no_damage_changes_an_answer(
     texts = [f"text {n}" for n in range(12)]
     facts = {"logit_scale": 13.0, "preprocess": {"size": [260, 260]}}
 
-    def answers(store: Store | None) -> tuple[bytes, ...]:
-        rows = embed_array(encoder, images, store, workers=1)
-        return rows.tobytes(), embed_texts(encoder, texts, store).tobytes()
+    def answers(cache: EmbeddingCache | None) -> tuple[bytes, ...]:
+        rows = embed_array(encoder, images, cache, workers=1)
+        return rows.tobytes(), embed_texts(encoder, texts, cache).tobytes()
 
     expected = answers(None)
     by_path = dict(zip(images, np.frombuffer(expected[0], np.float32).reshape(12, -1), strict=True))
-    with Store(path) as store:
+    with EmbeddingCache(path) as cache:
         other = NamesEncoder()
         other.image_space = "image other"
         other.encode_images = lambda pixels: np.eye(32, dtype=np.float32)[: len(pixels)]
-        embed_array(other, images, store)
-        assert answers(store) == expected
-        store.set_facts("model", facts)
-        hashed = store.file_hash(images[0])
-        assert len(next(iter(store.images(encoder.image_space)))[0]) == 12
+        embed_array(other, images, cache)
+        assert answers(cache) == expected
+        cache.set_facts("model", facts)
+        hashed = cache.file_hash(images[0])
+        assert len(next(iter(cache.images(encoder.image_space)))[0]) == 12
     whole = path.read_bytes()
     for seed in range(500):
         path.write_bytes(damage(whole, np.random.default_rng(seed)))
-        with Store(path) as store:
-            assert store.facts("model") in (None, facts), seed
-            assert store.file_hash(images[0]) == hashed, seed
-            for paths, vectors in store.images(encoder.image_space, 7):
+        with EmbeddingCache(path) as cache:
+            assert cache.facts("model") in (None, facts), seed
+            assert cache.file_hash(images[0]) == hashed, seed
+            for paths, vectors in cache.images(encoder.image_space, 7):
                 for name, row in zip(paths, vectors, strict=True):
                     assert (row == by_path[name]).all(), seed
-            assert set(store.copies(images[0])) <= {images[0]}, seed
-            assert answers(store) == expected, seed
-            store.info()
-            store.prune()
-            assert store._usable, seed
-        with Store(path) as store:
-            assert answers(store) == expected, seed
+            assert set(cache.copies(images[0])) <= {images[0]}, seed
+            assert answers(cache) == expected, seed
+            cache.info()
+            cache.prune()
+            assert cache._usable, seed
+        with EmbeddingCache(path) as cache:
+            assert answers(cache) == expected, seed
 
 
-def test_without_a_store_nothing_beside_its_name_is_deleted(tmp_path: Path) -> None:
+def test_without_a_cache_nothing_beside_its_name_is_deleted(tmp_path: Path) -> None:
     names = {f"notes{suffix}" for suffix in ("-wal", "-shm", ".damaged")}
     for name in names:
         (tmp_path / name).write_text("mine")

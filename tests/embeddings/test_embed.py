@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from clipcls.embeddings import embed
-from clipcls.embeddings.cache import Store
+from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import Embedded, embed_images, embed_texts
 from clipcls.errors import ImageError, ModelError
 from helpers.encoders import ColourEncoder
@@ -22,9 +22,9 @@ Paint = Callable[..., str]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "store.db") as store:
-        yield store
+def cache(tmp_path: Path) -> Iterator[EmbeddingCache]:
+    with EmbeddingCache(tmp_path / "cache.db") as cache:
+        yield cache
 
 
 def shade(n: int) -> tuple[int, int, int]:
@@ -44,11 +44,13 @@ def test_vectors_come_in_input_order_with_errors_in_place(
     np.testing.assert_allclose(found[13].vector, expected, atol=1e-6)
 
 
-def test_a_second_run_encodes_nothing(encoder: ColourEncoder, paint: Paint, store: Store) -> None:
+def test_a_second_run_encodes_nothing(
+    encoder: ColourEncoder, paint: Paint, cache: EmbeddingCache
+) -> None:
     paths = [paint(f"{n}.png", shade(n)) for n in range(10)]
-    first = list(embed_images(encoder, paths, store))
+    first = list(embed_images(encoder, paths, cache))
     encoder.encode_images = encoder.preprocess = None  # type: ignore[assignment]
-    second = list(embed_images(encoder, paths, store))
+    second = list(embed_images(encoder, paths, cache))
     assert all(item.stored for item in second)
     assert not any(item.stored for item in first)
     for one, other in zip(first, second, strict=True):
@@ -58,12 +60,12 @@ def test_a_second_run_encodes_nothing(encoder: ColourEncoder, paint: Paint, stor
 def test_the_image_tower_is_loaded_beside_decoding_and_for_nothing_else(
     encoder: ColourEncoder,
     paint: Paint,
-    store: Store,
+    cache: EmbeddingCache,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = paint("a.png", "red")
-    list(embed_images(encoder, [path], store))
+    list(embed_images(encoder, [path], cache))
     shutil.copy(path, tmp_path / "copy.png")
     bad = {"empty": b"", "text": b"<html>not found</html>", "cut": Path(path).read_bytes()[:20]}
     for name, content in bad.items():
@@ -88,44 +90,44 @@ def test_the_image_tower_is_loaded_beside_decoding_and_for_nothing_else(
     )
     known = [path, str(tmp_path / "copy.png")]
     unreadable = [str(tmp_path / f"{name}.png") for name in bad]
-    found = list(embed_images(encoder, [*known, *unreadable], store))
+    found = list(embed_images(encoder, [*known, *unreadable], cache))
     assert [type(item) for item in found] == [Embedded] * 2 + [ImageError] * 3
     assert calls == []
-    list(embed_images(encoder, [paint("b.png", "blue")], store))
+    list(embed_images(encoder, [paint("b.png", "blue")], cache))
     assert calls == ["load", "encode"]
 
 
 def test_a_copy_is_known_by_its_content(
-    encoder: ColourEncoder, paint: Paint, store: Store, tmp_path: Path
+    encoder: ColourEncoder, paint: Paint, cache: EmbeddingCache, tmp_path: Path
 ) -> None:
     path = paint("a.png", "red")
-    list(embed_images(encoder, [path], store))
+    list(embed_images(encoder, [path], cache))
     shutil.copy(path, tmp_path / "copy.png")
-    list(embed_images(encoder, [str(tmp_path / "copy.png")], store))
+    list(embed_images(encoder, [str(tmp_path / "copy.png")], cache))
     assert encoder.images == 1
 
 
 def test_a_changed_file_is_encoded_again(
-    encoder: ColourEncoder, paint: Paint, store: Store
+    encoder: ColourEncoder, paint: Paint, cache: EmbeddingCache
 ) -> None:
     path = paint("a.png", "red")
-    (before,) = embed_images(encoder, [path], store)
+    (before,) = embed_images(encoder, [path], cache)
     paint("a.png", "blue")
     os.utime(path, (1_700_000_009, 1_700_000_009))
-    (after,) = embed_images(encoder, [path], store)
+    (after,) = embed_images(encoder, [path], cache)
     assert before.vector[0] == after.vector[2] == 1
 
 
 def test_a_run_stopped_half_way_goes_on_where_it_was(
-    encoder: ColourEncoder, paint: Paint, store: Store
+    encoder: ColourEncoder, paint: Paint, cache: EmbeddingCache
 ) -> None:
     paths = [paint(f"{n:02}.png", shade(n)) for n in range(40)]
-    stopped = embed_images(encoder, paths, store)
+    stopped = embed_images(encoder, paths, cache)
     list(itertools.islice(stopped, 21))
     stopped.close()
     done = encoder.images
     assert done < 40
-    list(embed_images(encoder, paths, store))
+    list(embed_images(encoder, paths, cache))
     assert encoder.images == 40
 
 
@@ -143,33 +145,35 @@ def test_look_ahead_is_bounded(encoder: ColourEncoder, paint: Paint) -> None:
     assert asked < 100 + 4 * encoder.batch_size
 
 
-def test_pil_images_need_no_path(encoder: ColourEncoder, store: Store) -> None:
-    (item,) = embed_images(encoder, [Image.new("RGBA", (4, 4), (255, 0, 0, 255))], store)
+def test_pil_images_need_no_path(encoder: ColourEncoder, cache: EmbeddingCache) -> None:
+    (item,) = embed_images(encoder, [Image.new("RGBA", (4, 4), (255, 0, 0, 255))], cache)
     assert isinstance(item, Embedded)
     assert item.path == "images[0]"
     np.testing.assert_allclose(item.vector, [1, 0, 0])
-    assert store.info().images == 0
+    assert cache.info().images == 0
 
 
 def test_a_vector_that_is_not_finite_is_an_error_and_not_stored(
-    encoder: ColourEncoder, paint: Paint, store: Store
+    encoder: ColourEncoder, paint: Paint, cache: EmbeddingCache
 ) -> None:
     black = paint("black.png", (0, 0, 0))  # its norm is 0: 0 / 0
     with np.errstate(invalid="ignore"):
-        good, bad = embed_images(encoder, [paint("red.png", "red"), black], store)
+        good, bad = embed_images(encoder, [paint("red.png", "red"), black], cache)
     assert isinstance(good, Embedded)
     assert isinstance(bad, ImageError)
-    assert store.info().images == 1
+    assert cache.info().images == 1
 
 
-def test_each_text_is_encoded_once_ever(encoder: ColourEncoder, store: Store) -> None:
-    rows = embed_texts(encoder, ["red", "blue", "red"], store)
+def test_each_text_is_encoded_once_ever(encoder: ColourEncoder, cache: EmbeddingCache) -> None:
+    rows = embed_texts(encoder, ["red", "blue", "red"], cache)
     np.testing.assert_array_equal(rows, [[1, 0, 0], [0, 0, 1], [1, 0, 0]])
-    embed_texts(encoder, ["blue", "green"], store)
+    embed_texts(encoder, ["blue", "green"], cache)
     assert encoder.texts == ["red", "blue", "green"]
 
 
-def test_a_file_deleted_during_the_run(encoder: ColourEncoder, paint: Paint, store: Store) -> None:
+def test_a_file_deleted_during_the_run(
+    encoder: ColourEncoder, paint: Paint, cache: EmbeddingCache
+) -> None:
     paths = [paint(f"{n}.png", shade(n)) for n in range(3)]
 
     def meanwhile() -> Iterator[str]:
@@ -178,32 +182,32 @@ def test_a_file_deleted_during_the_run(encoder: ColourEncoder, paint: Paint, sto
                 os.unlink(path)
             yield path
 
-    first, gone, last = embed_images(encoder, meanwhile(), store)
+    first, gone, last = embed_images(encoder, meanwhile(), cache)
     assert isinstance(gone, ImageError)
     assert gone.reason == "no such file"
     assert isinstance(first, Embedded)
     assert isinstance(last, Embedded)
 
 
-def test_a_damaged_vector_in_the_store_is_made_again(
-    encoder: ColourEncoder, paint: Paint, store: Store
+def test_a_damaged_vector_in_the_cache_is_made_again(
+    encoder: ColourEncoder, paint: Paint, cache: EmbeddingCache
 ) -> None:
     path = paint("a.png", "red")
-    list(embed_images(encoder, [path], store))
-    store._connection.execute("UPDATE embeddings SET vector = zeroblob(12)")
-    (item,) = embed_images(encoder, [path], store)
+    list(embed_images(encoder, [path], cache))
+    cache._connection.execute("UPDATE embeddings SET vector = zeroblob(12)")
+    (item,) = embed_images(encoder, [path], cache)
     np.testing.assert_allclose(item.vector, [1, 0, 0])
-    (item,) = embed_images(encoder, [path], store)
+    (item,) = embed_images(encoder, [path], cache)
     assert item.stored
 
 
 def test_a_text_without_a_finite_vector_is_an_error_and_not_stored(
-    encoder: ColourEncoder, store: Store
+    encoder: ColourEncoder, cache: EmbeddingCache
 ) -> None:
     encoder.encode_texts = lambda texts: np.full((len(texts), 3), np.nan, np.float32)
     with pytest.raises(ModelError, match="no finite vector"):
-        embed_texts(encoder, ["red"], store)
-    assert store.info().texts == 0
+        embed_texts(encoder, ["red"], cache)
+    assert cache.info().texts == 0
 
 
 def test_what_is_no_image(encoder: ColourEncoder) -> None:
@@ -232,13 +236,13 @@ def test_an_image_that_memory_does_not_suffice_for_stops_nothing(
 
 
 def test_a_truncated_image_warns_in_every_run(
-    encoder: ColourEncoder, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    encoder: ColourEncoder, cache: EmbeddingCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "a.jpg"
     Image.effect_noise((64, 64), 80).convert("RGB").save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 8 // 10])
     for _ in range(2):
-        (found,) = embed_images(encoder, [str(path)], store)
+        (found,) = embed_images(encoder, [str(path)], cache)
         assert isinstance(found, Embedded)
     assert [record.getMessage()[:30] for record in caplog.records] == 2 * [
         f"{path}: truncated"[:30],

@@ -96,9 +96,9 @@ class PlainEncoder(ColourEncoder):
 def estimators() -> list[Any]:
     encoder = PlainEncoder()
     return [
-        ZeroShotClassifier(["red", "green"], encoder, store=False),
-        FewShotClassifier(model=encoder, store=False),
-        ClipEmbedder(encoder, store=False),
+        ZeroShotClassifier(["red", "green"], encoder, cache=False),
+        FewShotClassifier(model=encoder, cache=False),
+        ClipEmbedder(encoder, cache=False),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The images nearest to a query, in a folder and in the store."""
+"""The images nearest to a query, in a folder and in the cache."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipcls.embeddings.cache import Store
+from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import Embedded, embed_images, embed_texts
-from clipcls.embeddings.search import search_images, search_store
+from clipcls.embeddings.search import search_cache, search_images
 from clipcls.models.encoder import unit_rows
 from helpers.encoders import ColourEncoder
 
@@ -21,9 +21,9 @@ Paint = Callable[..., str]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "store.db") as store:
-        yield store
+def cache(tmp_path: Path) -> Iterator[EmbeddingCache]:
+    with EmbeddingCache(tmp_path / "cache.db") as cache:
+        yield cache
 
 
 def test_nearest_first_and_no_more_than_there_are(encoder: ColourEncoder, paint: Paint) -> None:
@@ -36,16 +36,16 @@ def test_nearest_first_and_no_more_than_there_are(encoder: ColourEncoder, paint:
     assert search_images(encoder, query, iter(()), 9) == []
 
 
-def test_the_store_names_files_that_are_there(
-    encoder: ColourEncoder, paint: Paint, store: Store, tmp_path: Path
+def test_the_cache_names_files_that_are_there(
+    encoder: ColourEncoder, paint: Paint, cache: EmbeddingCache, tmp_path: Path
 ) -> None:
     names = ["a-copy.png", "red.png", "yellow.png", "blue.png"]
     paths = [paint(n, n.partition(".")[0] if n[0] != "a" else "red") for n in names]
-    list(embed_images(encoder, paths, store))
+    list(embed_images(encoder, paths, cache))
     (query,) = embed_texts(encoder, ["red"])
 
     def found(k: int) -> list[str]:
-        return [Path(hit.path).name for hit in search_store(encoder, query, store, k)]
+        return [Path(hit.path).name for hit in search_cache(encoder, query, cache, k)]
 
     assert found(2) == ["a-copy.png", "yellow.png"]
     os.unlink(tmp_path / "a-copy.png")
@@ -60,13 +60,13 @@ def test_the_store_names_files_that_are_there(
     "damage", [b"\0\0\0", b"\xff" * 12, b"\0\0\x80\x7f" * 3, b"\xff\xff\x7f\x7f" * 3]
 )
 def test_an_image_whose_vector_is_damaged_is_not_found(
-    encoder: ColourEncoder, paint: Paint, store: Store, damage: bytes
+    encoder: ColourEncoder, paint: Paint, cache: EmbeddingCache, damage: bytes
 ) -> None:
     paths = [paint(f"{name}.png", name) for name in ("red", "yellow", "blue")]
-    list(embed_images(encoder, paths, store))
-    store._connection.execute("UPDATE embeddings SET vector = ? WHERE id = 2", (damage,))
+    list(embed_images(encoder, paths, cache))
+    cache._connection.execute("UPDATE embeddings SET vector = ? WHERE id = 2", (damage,))
     (query,) = embed_texts(encoder, ["red"])
-    found = search_store(encoder, query, store, 3)
+    found = search_cache(encoder, query, cache, 3)
     assert [Path(hit.path).name for hit in found] == ["red.png", "blue.png"]
     np.testing.assert_allclose([hit.similarity for hit in found], [1, 0], atol=1e-6)
 

@@ -24,7 +24,7 @@ from helpers.encoders import ColourEncoder, NamesEncoder
 
 @pytest.fixture
 def first(encoder: ColourEncoder, paint):
-    classifier = ZeroShotClassifier(["red", "blue"], encoder, store=False).fit()
+    classifier = ZeroShotClassifier(["red", "blue"], encoder, cache=False).fit()
     return evaluate(classifier, [(paint("a.png", "red"), "red")], draws=2)
 
 
@@ -78,7 +78,7 @@ def test_the_same_twice_is_no_difference(first) -> None:
 
 @pytest.fixture
 def several(names_encoder: NamesEncoder, paint) -> MultiLabelEvaluation:
-    base = ZeroShotClassifier(["red", "blue"], names_encoder, store=False)
+    base = ZeroShotClassifier(["red", "blue"], names_encoder, cache=False)
     classifier = MultiLabelClassifier(base).fit()
     return evaluate_multilabel(classifier, [(paint("a.png", "red"), ["red"])], draws=2)
 

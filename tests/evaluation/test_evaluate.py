@@ -19,7 +19,7 @@ LABELS = ["red", "green", "blue", "yellow"]
 
 @pytest.fixture
 def classifier(encoder: ColourEncoder) -> ZeroShotClassifier:
-    return ZeroShotClassifier(LABELS, encoder, store=False).fit()
+    return ZeroShotClassifier(LABELS, encoder, cache=False).fit()
 
 
 def test_a_small_folder(classifier: ZeroShotClassifier, paint: Paint, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_small_folder(classifier: ZeroShotClassifier, paint: Paint, tmp_path: 
 def test_images_of_none_of_the_labels_can_be_labelled_so(
     encoder: ColourEncoder, paint: Paint
 ) -> None:
-    classifier = ZeroShotClassifier(["red", "blue"], encoder, store=False, none=True).fit()
+    classifier = ZeroShotClassifier(["red", "blue"], encoder, cache=False, none=True).fit()
     red, grey = paint("r.png", "red"), paint("g.png", (90, 90, 90))
     found = evaluate(classifier, [(red, "red"), (grey, "None of these")], draws=2)
     assert found.figures["accuracy"].value == 1
@@ -81,7 +81,7 @@ def test_outcomes_are_those_of_the_whole_softmax(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("clipcls.classification.scores._IMAGES_A_BLOCK", 7)
     encoder = ColourEncoder()
     labels = ["red", "green", "blue", "yellow", "red green", "red blue", "green blue", "grey"]
-    classifier = ZeroShotClassifier(labels, encoder, store=False).fit()
+    classifier = ZeroShotClassifier(labels, encoder, cache=False).fit()
     rng = np.random.default_rng(0)
     vectors = rng.random((50, 3)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

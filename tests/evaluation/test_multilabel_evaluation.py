@@ -80,7 +80,7 @@ def test_intervals_are_the_bootstraps_of_images(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def classifier(names_encoder: NamesEncoder) -> MultiLabelClassifier:
-    base = ZeroShotClassifier(["red", "green", "bicycle"], names_encoder, store=False)
+    base = ZeroShotClassifier(["red", "green", "bicycle"], names_encoder, cache=False)
     return MultiLabelClassifier(base).fit()
 
 

@@ -31,7 +31,7 @@ Paint = Callable[..., str]
 
 
 def page_of(encoder: ColourEncoder, data: list, labels: list[str], path: Path) -> str:
-    classifier = ZeroShotClassifier(labels, encoder, store=False).fit()
+    classifier = ZeroShotClassifier(labels, encoder, cache=False).fit()
     found = evaluate(classifier, data, draws=10)
     with open_output(path, EvaluationPage) as writer:
         writer.write(page_record(found, "<my> data"))
@@ -96,7 +96,7 @@ def test_the_matrix_counts_every_image(
     data = [(paint(f"{n}.png", colour), "red") for n, colour in enumerate(["red", "blue", "green"])]
     data += [(paint("y.png", "yellow"), "yellow"), (paint("b.png", "blue"), "blue")]
     labels = ["red", "green", "blue", "yellow"]
-    found = evaluate(ZeroShotClassifier(labels, encoder, store=False).fit(), data, draws=10)
+    found = evaluate(ZeroShotClassifier(labels, encoder, cache=False).fit(), data, draws=10)
     matrix = page_record(found, "x")["matrix"]
     assert matrix == {
         "labels": labels,
@@ -122,7 +122,7 @@ def test_a_comparison_and_the_images_that_changed_sides_are_on_the_page(
         (paint("lost.png", (200, 190, 0)), "red"),
         (paint("never.png", "yellow"), "blue"),
     ]
-    classifier = ZeroShotClassifier(["red", "blue"], encoder, store=False).fit()
+    classifier = ZeroShotClassifier(["red", "blue"], encoder, cache=False).fit()
     first = evaluate(classifier, data, draws=10)
     other = replace(
         first,
@@ -150,7 +150,7 @@ def test_a_comparison_and_the_images_that_changed_sides_are_on_the_page(
 def test_a_comparison_of_several_labels_is_on_the_page(
     names_encoder: NamesEncoder, paint: Paint, tmp_path: Path
 ) -> None:
-    base = ZeroShotClassifier(["red", "blue"], names_encoder, store=False)
+    base = ZeroShotClassifier(["red", "blue"], names_encoder, cache=False)
     data = [(paint("a.png", "red"), ["red"]), (paint("b.png", "blue"), ["blue"])]
     first = evaluate_multilabel(MultiLabelClassifier(base).fit(), data, draws=2)
     truth = first.answers.truth

@@ -22,7 +22,7 @@ from clipcls import (
     calibrate,
     evaluate,
 )
-from clipcls.embeddings.cache import Store
+from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import Embedded
 from clipcls.errors import (
     CalibrationError,
@@ -58,7 +58,7 @@ def painted(paint: Paint, count: int = 6, seed: int = 0, folder: str = "in") -> 
 
 @pytest.fixture
 def learnt(encoder: ColourEncoder, paint: Paint) -> FewShotClassifier:
-    classifier = FewShotClassifier(LABELS, encoder, store=False)
+    classifier = FewShotClassifier(LABELS, encoder, cache=False)
     return classifier.fit(list(painted(paint).items()))
 
 
@@ -67,7 +67,7 @@ def test_it_learns_what_words_do_not_say(
 ) -> None:
     others = painted(paint, 20, seed=1, folder="out")
     paths, labels = list(others), list(others.values())
-    by_words = ZeroShotClassifier(LABELS, encoder, store=False).fit()
+    by_words = ZeroShotClassifier(LABELS, encoder, cache=False).fit()
     assert learnt.score(paths, labels) > 0.95 > by_words.score(paths, labels) + 0.1
     figures = learnt.learnt_.cross_validation
     assert figures["images"] == 18
@@ -82,11 +82,11 @@ def test_a_learnt_classifier_answers_at_the_levels_of_its_labels_tree(
     encoder: ColourEncoder, paint: Paint, tmp_path: Path
 ) -> None:
     data = list(painted(paint).items())
-    flat = FewShotClassifier(LABELS, encoder, store=False).fit(data)
+    flat = FewShotClassifier(LABELS, encoder, cache=False).fit(data)
     file = tmp_path / "c.safetensors"
-    FewShotClassifier(TREE, encoder, store=False).fit(data).save(file)
-    labels = FewShotClassifier.load(file, encoder, store=False)
-    roots = FewShotClassifier.load(file, encoder, store=False, rank=1)
+    FewShotClassifier(TREE, encoder, cache=False).fit(data).save(file)
+    labels = FewShotClassifier.load(file, encoder, cache=False)
+    roots = FewShotClassifier.load(file, encoder, cache=False, rank=1)
     assert (labels.classes_.tolist(), roots.classes_.tolist()) == (LABELS, ["warm", "cold"])
     paths = list(painted(paint, 20, seed=1, folder="out"))
     scores = flat.predict_proba(paths)
@@ -110,12 +110,12 @@ def test_a_learnt_classifier_answers_at_the_levels_of_its_labels_tree(
     calibration, _ = calibrate(roots, truth)
     assert calibration.temperature == 1  # every answer is right
     with pytest.raises(CalibrationError):
-        FewShotClassifier.load(file, encoder, store=False, calibration=calibration)
+        FewShotClassifier.load(file, encoder, cache=False, calibration=calibration)
     with pytest.raises(LabelsError, match="the classifier: has no level '3'"):
-        FewShotClassifier.load(file, encoder, store=False, rank=3)
+        FewShotClassifier.load(file, encoder, cache=False, rank=3)
     flat.save(file)
     with pytest.raises(LabelsError, match="has no level '2'; its levels are 1 only"):
-        FewShotClassifier.load(file, encoder, store=False, rank=2)
+        FewShotClassifier.load(file, encoder, cache=False, rank=2)
 
 
 def test_what_is_read_from_a_file_and_fitted_again_keeps_its_tree(
@@ -124,9 +124,9 @@ def test_what_is_read_from_a_file_and_fitted_again_keeps_its_tree(
     data = list(painted(paint).items())
     tree = ["warm > red", "cold > green", "cold > blue", "warm > light", "cold > light"]
     data.append((paint("p.png", (255, 180, 200)), "pink"))
-    first = FewShotClassifier(tree, encoder, store=False, no_words=["pink"]).fit(data)
+    first = FewShotClassifier(tree, encoder, cache=False, no_words=["pink"]).fit(data)
     first.save(tmp_path / "c.safetensors")
-    read = FewShotClassifier.load(tmp_path / "c.safetensors", ColourEncoder(), store=False, rank=1)
+    read = FewShotClassifier.load(tmp_path / "c.safetensors", ColourEncoder(), cache=False, rank=1)
     again = clone(read).fit(data)
     assert again.classes_.tolist() == ["warm", "cold", "pink"]
     assert again.learnt_.paths == first.learnt_.paths
@@ -143,11 +143,11 @@ def test_two_labels_of_one_name_are_two(encoder: ColourEncoder, paint: Paint) ->
         (paint("s.png", (250, 5, 5)), "Red"),
         (paint("w.png", "red"), "warm"),
     ]
-    learnt = FewShotClassifier(labels, encoder, store=False).fit(data)
+    learnt = FewShotClassifier(labels, encoder, cache=False).fit(data)
     assert learnt.classes_.tolist() == ["warm > colour", "cold > colour", "red"]
     assert [count for _, count, _ in learnt.learnt_.labels] == [1, 1, 2]
     assert "among" not in learnt.learnt_.summary()
-    more = FewShotClassifier([*labels, "cold > black"], encoder, store=False).fit(data)
+    more = FewShotClassifier([*labels, "cold > black"], encoder, cache=False).fit(data)
     assert more.learnt_.summary().endswith(
         ", among the 3 labels with images; answered with a label without images: 0 of these images"
     )
@@ -185,7 +185,7 @@ def test_a_file_gives_the_same_answers(
 ) -> None:
     learnt.save(tmp_path / "c.safetensors")
     assert [p.name for p in tmp_path.glob("c.*")] == ["c.safetensors"]
-    found = FewShotClassifier.load(tmp_path / "c.safetensors", encoder, store=False)
+    found = FewShotClassifier.load(tmp_path / "c.safetensors", encoder, cache=False)
     paths = list(painted(paint, 4, seed=1))
     assert list(found.classify(paths, top=2)) == list(learnt.classify(paths, top=2))
     assert (found.learnt_, found.digest_) == (learnt.learnt_, learnt.digest_)
@@ -204,7 +204,7 @@ def test_a_file_for_another_model_is_refused_with_the_difference(
     other = ColourEncoder()
     other.name, other.weights = "shapes", "5a" * 32
     with pytest.raises(ClassifierError, match=r"c.safetensors: .* colours .*c0c0.* shapes .*5a5a"):
-        FewShotClassifier.load(tmp_path / "c.safetensors", other, store=False)
+        FewShotClassifier.load(tmp_path / "c.safetensors", other, cache=False)
 
 
 def test_files_that_are_no_classifier_are_refused(
@@ -219,7 +219,7 @@ def test_files_that_are_no_classifier_are_refused(
 
     def refused(match: str) -> None:
         with pytest.raises(ClassifierError, match=match):
-            FewShotClassifier.load(path, encoder, store=False)
+            FewShotClassifier.load(path, encoder, cache=False)
 
     for size in (0, 4, 200, len(whole) - 3):
         path.write_bytes(whole[:size])
@@ -243,7 +243,7 @@ def test_a_folder_names_its_own_labels(
 ) -> None:
     painted(paint)
     shutil.move(tmp_path / "in/red", tmp_path / "in/light_red")
-    learnt = FewShotClassifier(model=encoder, store=False).fit(tmp_path / "in")
+    learnt = FewShotClassifier(model=encoder, cache=False).fit(tmp_path / "in")
     assert learnt.classes_.tolist() == ["blue", "green", "light red"]
     assert any("light red" in text for text in encoder.texts)
 
@@ -254,7 +254,7 @@ def test_labels_of_pairs_are_kept_whatever_folders_are_near(
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)
     pairs = [(paint("r.png", "red"), "dark_red"), (paint("g.png", "green"), "green")]
-    learnt = FewShotClassifier(None, encoder, store=False).fit(pairs)
+    learnt = FewShotClassifier(None, encoder, cache=False).fit(pairs)
     assert learnt.classes_.tolist() == ["dark_red", "green"]
 
 
@@ -264,7 +264,7 @@ def test_labels_without_images_without_words_and_unknown_ones(
     data = painted(paint)
     white = [paint(f"in/white/{n}.png", (250 - n, 250, 250)) for n in range(6)]
     learnt = FewShotClassifier(
-        [*LABELS, "yellow"], encoder, store=False, no_words=["blue", "code-7"]
+        [*LABELS, "yellow"], encoder, cache=False, no_words=["blue", "code-7"]
     )
     strange = paint("in/black/1.png", (0, 0, 0))
     learnt.fit([*data.items(), *((path, "code-7") for path in white), (strange, "black")])
@@ -279,7 +279,7 @@ def test_what_cannot_be_learnt_from_is_refused(encoder: ColourEncoder, paint: Pa
     red, blue = paint("r.png", "red"), paint("b.png", "blue")
 
     def fit(data: list[tuple[str, str]], labels: list[str] = LABELS) -> FewShotClassifier:
-        return FewShotClassifier(labels, encoder, store=False).fit(data)
+        return FewShotClassifier(labels, encoder, cache=False).fit(data)
 
     with pytest.raises(InputError, match="only the label 'red' has images"):
         fit([(red, "red")])
@@ -288,23 +288,23 @@ def test_what_cannot_be_learnt_from_is_refused(encoder: ColourEncoder, paint: Pa
     with pytest.raises(InputError, match=r"r.png has the labels 'red', 'blue'"):
         fit([(red, ["red", "blue"]), (blue, "blue")])
     with pytest.raises(InputError, match="'code-7' has no images either"):
-        FewShotClassifier(LABELS, encoder, store=False, no_words=["code-7"]).fit(
+        FewShotClassifier(LABELS, encoder, cache=False, no_words=["code-7"]).fit(
             [(red, "red"), (blue, "blue")]
         )
     with pytest.raises(InputError, match="labelled images"):
-        FewShotClassifier(LABELS, encoder, store=False).fit()
+        FewShotClassifier(LABELS, encoder, cache=False).fit()
     with pytest.raises(InputError, match="'pink' is none of the labels"):
-        FewShotClassifier(LABELS, encoder, store=False).fit([red, blue], ["red", "pink"])
+        FewShotClassifier(LABELS, encoder, cache=False).fit([red, blue], ["red", "pink"])
     with pytest.raises(ClipclsError, match="not fitted"):
-        FewShotClassifier(LABELS, encoder, store=False).save("c.safetensors")
+        FewShotClassifier(LABELS, encoder, cache=False).save("c.safetensors")
 
 
 def test_one_image_a_label_is_enough(encoder: ColourEncoder, paint: Paint) -> None:
-    learnt = FewShotClassifier(LABELS, encoder, store=False).fit(list(painted(paint, 1).items()))
+    learnt = FewShotClassifier(LABELS, encoder, cache=False).fit(list(painted(paint, 1).items()))
     assert learnt.learnt_.cross_validation == {}
     assert "nothing can be held out" in learnt.learnt_.summary()
     others = painted(paint, 10, seed=1)
-    by_words = ZeroShotClassifier(LABELS, encoder, store=False).fit()
+    by_words = ZeroShotClassifier(LABELS, encoder, cache=False).fit()
     x, y = list(others), list(others.values())
     assert learnt.score(x, y) >= by_words.score(x, y)
 
@@ -315,7 +315,7 @@ def test_an_unreadable_image_is_set_aside(
     (tmp_path / "bad.png").write_text("no image")
     seen: list[ImageError | None] = []
     data = [*painted(paint).items(), (str(tmp_path / "bad.png"), "red")]
-    learnt = FewShotClassifier(LABELS, encoder, store=False).fit(data, watch=seen.append)
+    learnt = FewShotClassifier(LABELS, encoder, cache=False).fit(data, watch=seen.append)
     assert [e.path for e in learnt.set_aside_.unreadable] == [str(tmp_path / "bad.png")]
     assert len(seen) == 19
 
@@ -325,7 +325,7 @@ def test_vectors_and_labels_as_scikit_learn_gives_them(
 ) -> None:
     data = painted(paint)
     vectors = np.stack([item.vector for item in learnt.embed(list(data))])
-    other = clone(FewShotClassifier(LABELS, encoder, store=False))
+    other = clone(FewShotClassifier(LABELS, encoder, cache=False))
     other.fit(vectors, list(data.values()))
     np.testing.assert_allclose(other.weights_, learnt.weights_, atol=1e-4)
     assert other.get_params()["no_words"] == ()
@@ -341,14 +341,14 @@ def test_labels_that_are_numbers_are_scored_as_they_were_learnt(
     data = painted(paint)
     vectors = learnt.vectors(list(data))
     numbers = np.array([LABELS.index(label) for label in data.values()])
-    classifier = FewShotClassifier(None, learnt.encoder_, store=False)
+    classifier = FewShotClassifier(None, learnt.encoder_, cache=False)
     assert clone(classifier, safe=False).fit(vectors, numbers).score(vectors, numbers) == 1
     assert cross_val_score(classifier, vectors, numbers, cv=3).tolist() == [1, 1, 1]
 
 
 def test_an_iterator_over_paths_is_as_good_as_a_list(encoder: ColourEncoder, paint: Paint) -> None:
     data = painted(paint)
-    learnt = FewShotClassifier(LABELS, encoder, store=False)
+    learnt = FewShotClassifier(LABELS, encoder, cache=False)
     learnt.fit((path for path in data), list(data.values()))
     assert learnt.learnt_from(data) == len(data)
     with pytest.raises(InputError, match="only the label 'red' has images"):
@@ -357,10 +357,10 @@ def test_an_iterator_over_paths_is_as_good_as_a_list(encoder: ColourEncoder, pai
 
 def test_wrong_labels_of_vectors_are_found(encoder: ColourEncoder, paint: Paint) -> None:
     data = painted(paint, 12)
-    vectors = ZeroShotClassifier(LABELS, encoder, store=False).fit().vectors(list(data))
+    vectors = ZeroShotClassifier(LABELS, encoder, cache=False).fit().vectors(list(data))
     labels = list(data.values())
     labels[3] = "green"
-    (suspect,) = FewShotClassifier(LABELS, encoder, store=False).fit(vectors, labels).suspects()
+    (suspect,) = FewShotClassifier(LABELS, encoder, cache=False).fit(vectors, labels).suspects()
     assert (suspect.path, suspect.label, suspect.likelier) == ("", "green", "red")
 
 
@@ -385,7 +385,7 @@ def test_the_same_picture_with_two_labels_is_told_and_held_out_together(
     copy = paint("copy.png", "red")
     Path(copy).write_bytes(Path(first).read_bytes())
     caplog.set_level(logging.WARNING)
-    learnt = FewShotClassifier(LABELS, encoder, store=False).fit([*data.items(), (copy, "blue")])
+    learnt = FewShotClassifier(LABELS, encoder, cache=False).fit([*data.items(), (copy, "blue")])
     assert "the same picture with two labels" in caplog.text
     assert first in caplog.text
     folds = learnt.probe_.folds_
@@ -396,7 +396,7 @@ def test_copies_are_held_out_together_though_their_vectors_differ_by_rounding(
     paint: Paint,
 ) -> None:
     class Rounding(ColourEncoder):
-        """As engines do: what an image's vector is to the last digit depends on its batch."""
+        """As backends do: what an image's vector is to the last digit depends on its batch."""
 
         def encode_images(self, images):
             vectors = super().encode_images(images)
@@ -406,7 +406,7 @@ def test_copies_are_held_out_together_though_their_vectors_differ_by_rounding(
     copies = [(f"{path[:-4]}-{n}.png", label) for n, (path, label) in enumerate(data)]
     for (path, _), (copy, _) in zip(data, copies, strict=True):
         shutil.copy(path, copy)
-    learnt = FewShotClassifier(LABELS, Rounding(), store=False).fit(copies)
+    learnt = FewShotClassifier(LABELS, Rounding(), cache=False).fit(copies)
     vectors = learnt._examples[0]
     assert len(np.unique(vectors, axis=0)) == len(copies)
     np.testing.assert_array_equal(learnt.probe_.folds_[::2], learnt.probe_.folds_[1::2])
@@ -416,7 +416,7 @@ def test_views_are_embedded_once_and_stay_in_the_fold_of_their_image(
     encoder: ColourEncoder, paint: Paint, tmp_path: Path
 ) -> None:
     data = list(painted(paint).items())
-    settings = {"store": tmp_path / "store.sqlite3", "augment": 3}
+    settings = {"cache": tmp_path / "cache.sqlite3", "augment": 3}
     learnt = FewShotClassifier(LABELS, encoder, **settings).fit(data)
     assert encoder.images == 18 * 4
     assert learnt.learnt_.augment == 3
@@ -426,16 +426,16 @@ def test_views_are_embedded_once_and_stay_in_the_fold_of_their_image(
     assert encoder.images == 18 * 4
     np.testing.assert_array_equal(again.weights_, learnt.weights_)
     assert learnt.learnt_.cross_validation["images"] == 18
-    with Store(tmp_path / "store.sqlite3") as store:
-        assert (store.info().images, store.info().views) == (18, 54)
-        assert (store.prune(), store.info().views) == (0, 54)
-        assert all(len(paths) == 18 for paths, _ in store.images(encoder.image_space))
+    with EmbeddingCache(tmp_path / "cache.sqlite3") as cache:
+        assert (cache.info().images, cache.info().views) == (18, 54)
+        assert (cache.prune(), cache.info().views) == (0, 54)
+        assert all(len(paths) == 18 for paths, _ in cache.images(encoder.image_space))
         Path(data[0][0]).unlink()
-        assert (store.prune(), store.info().images, store.info().views) == (1, 17, 51)
+        assert (cache.prune(), cache.info().images, cache.info().views) == (1, 17, 51)
     FewShotClassifier(LABELS, encoder, **settings).fit(data[1:])
     assert encoder.images == 18 * 4
     paint(Path(data[0][0]).relative_to(tmp_path), MEANING[data[0][1]])
-    plain = FewShotClassifier(LABELS, encoder, store=False).fit(data)
+    plain = FewShotClassifier(LABELS, encoder, cache=False).fit(data)
     assert not np.array_equal(plain.weights_, learnt.weights_)
 
 
@@ -443,14 +443,14 @@ def test_wrong_labels_are_found(encoder: ColourEncoder, paint: Paint) -> None:
     data = painted(paint, 12)
     paths = list(data)
     wrong = {paths[3]: "green", paths[20]: "blue", paths[30]: "red"}
-    learnt = FewShotClassifier(LABELS, encoder, store=False).fit(list({**data, **wrong}.items()))
+    learnt = FewShotClassifier(LABELS, encoder, cache=False).fit(list({**data, **wrong}.items()))
     suspects = learnt.suspects()
     assert {s.path for s in suspects} == set(wrong)
     assert [s.likelier for s in suspects] == [data[s.path] for s in suspects]
     margins = [s.likelier_score - s.score for s in suspects]
     assert margins == sorted(margins, reverse=True)
     assert suspects[0].record()["label"] == wrong[suspects[0].path]
-    clean = FewShotClassifier(LABELS, encoder, store=False).fit(list(data.items()))
+    clean = FewShotClassifier(LABELS, encoder, cache=False).fit(list(data.items()))
     assert clean.suspects() == []
 
 
@@ -461,7 +461,7 @@ def test_copies_of_a_labels_only_picture_are_no_suspects(
     data = painted(paint, 12)
     picture = paint("in/grey/1.png", "blue")
     copy = shutil.copy(picture, f"{picture[:-5]}2.png")
-    learnt = FewShotClassifier(LABELS, encoder, store=False, no_words=["grey"])
+    learnt = FewShotClassifier(LABELS, encoder, cache=False, no_words=["grey"])
     learnt.fit([*data.items(), (picture, "grey"), (copy, "grey")])
     held_out = dict(zip([*data, picture, copy], learnt.probe_.folds_, strict=True))
     assert held_out[picture] == held_out[copy]
@@ -476,7 +476,7 @@ def test_a_calibration_is_for_its_classifier_alone(
     made, _ = calibrate(learnt, others)
     made.save(tmp_path / "cal.json")
     used = FewShotClassifier.load(
-        tmp_path / "c.safetensors", encoder, store=False, calibration=tmp_path / "cal.json"
+        tmp_path / "c.safetensors", encoder, cache=False, calibration=tmp_path / "cal.json"
     )
     assert used.temperature_ == made.temperature
     paths = [path for path, _ in others]
@@ -486,17 +486,17 @@ def test_a_calibration_is_for_its_classifier_alone(
     answered = [r.label != "unknown" for r in used.classify(paths, coverage=0.5)]
     np.testing.assert_array_equal(answered, raw > used.cut(coverage=0.5).score)
     with pytest.raises(CalibrationError, match=r"for the classifier .* not for zero-shot answers"):
-        ZeroShotClassifier(LABELS, encoder, store=False, calibration=made).fit()
-    more = FewShotClassifier(LABELS, encoder, store=False, calibration=made)
+        ZeroShotClassifier(LABELS, encoder, cache=False, calibration=made).fit()
+    more = FewShotClassifier(LABELS, encoder, cache=False, calibration=made)
     with pytest.raises(CalibrationError, match=f"not for the classifier (?!{learnt.digest_})"):
         more.fit(others)
     with pytest.raises(NotFittedError):
         more.predict(paths)
-    zero_shot = ZeroShotClassifier(LABELS, encoder, store=False).fit()
+    zero_shot = ZeroShotClassifier(LABELS, encoder, cache=False).fit()
     by_words, _ = calibrate(zero_shot, others)
     with pytest.raises(CalibrationError, match="zero-shot answers, not for the classifier"):
         FewShotClassifier.load(
-            tmp_path / "c.safetensors", encoder, store=False, calibration=by_words
+            tmp_path / "c.safetensors", encoder, cache=False, calibration=by_words
         )
 
 
@@ -508,7 +508,7 @@ def test_the_embedder_is_a_step_of_a_pipeline(
 
     data = painted(paint)
     paths, labels = list(data), list(data.values())
-    embedder = ClipEmbedder(encoder, store=False)
+    embedder = ClipEmbedder(encoder, cache=False)
     rows = embedder.fit_transform(paths)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
     assert rows.dtype == np.float32
@@ -528,9 +528,9 @@ def test_a_label_that_a_person_gave_is_not_overruled(
     data = painted(paint)
     odd = paint("odd.png", (231, 121, 21))  # red as all the others are
     said = {**data, odd: "blue"}
-    made = FewShotClassifier(TREE, encoder, store=False).fit(list(said.items()))
+    made = FewShotClassifier(TREE, encoder, cache=False).fit(list(said.items()))
     made.save(tmp_path / "c.safetensors")
-    classifier = FewShotClassifier.load(tmp_path / "c.safetensors", encoder, store=False)
+    classifier = FewShotClassifier.load(tmp_path / "c.safetensors", encoder, cache=False)
     assert classifier.predict([odd]) == "red"
     copy, new = tmp_path / "copy.png", paint("new.png", (229, 119, 19))
     shutil.copy(odd, copy)
@@ -552,7 +552,7 @@ def test_a_label_that_a_person_gave_is_not_overruled(
     assert {c.label: c.score for c in found.top} == pytest.approx(scores)
     result = result_of(found.record())
     assert (result.by_person, result.labels) == (True, (("cold", "blue"),))
-    roots = FewShotClassifier.load(tmp_path / "c.safetensors", encoder, store=False, rank=1)
+    roots = FewShotClassifier.load(tmp_path / "c.safetensors", encoder, cache=False, rank=1)
     (found,) = roots.classify([odd])
     assert (found.label, found.by_person) == ("cold", True)
     # What it is measured by is its own answer.
@@ -565,11 +565,11 @@ def test_an_image_that_a_person_gave_none_of_the_labels_stays_unknown(
     data = painted(paint)
     odd = paint("odd.png", (231, 121, 21))  # red as others are
     said = [*data.items(), (odd, "unknown")]
-    made = FewShotClassifier(TREE, encoder, store=False).fit(said)
+    made = FewShotClassifier(TREE, encoder, cache=False).fit(said)
     made.save(tmp_path / "c.safetensors")
     for rank in (None, 1):
         classifier = FewShotClassifier.load(
-            tmp_path / "c.safetensors", encoder, store=False, rank=rank
+            tmp_path / "c.safetensors", encoder, cache=False, rank=rank
         )
         found, other = classifier.classify([odd, paint("new.png", (229, 119, 19))])
         assert (found.label, found.lineage, found.by_person) == ("unknown", (), True)
@@ -583,7 +583,7 @@ def test_who_labelled_is_in_every_kind_of_results(
     form: str, encoder: ColourEncoder, paint: Paint, tmp_path: Path
 ) -> None:
     data = painted(paint, 2)
-    classifier = FewShotClassifier(LABELS, encoder, store=False).fit(list(data.items()))
+    classifier = FewShotClassifier(LABELS, encoder, cache=False).fit(list(data.items()))
     new = paint("new.png", (229, 119, 19))
     columns = result_columns(1, ["labelled_by"])
     with open_output(tmp_path / f"r.{form}", form, columns=columns) as writer:

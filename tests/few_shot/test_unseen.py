@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from sklearn.linear_model import LogisticRegression
 
 from clipcls import FewShotClassifier, LinearProbe, ZeroShotClassifier
-from clipcls.embeddings.cache import Store
+from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.few_shot.unseen import Trial, estimate_corrections
 from clipcls.web.review.learner import Relearner
 from helpers.problems import few
@@ -119,9 +119,9 @@ def test_a_persons_label_is_the_answer_also_where_most_labels_have_no_image(
     rows = list(csv.DictReader((EXAMPLES / "truth.csv").open()))
     paths = [str(EXAMPLES / row["path"]) for row in rows]
     truth = [row["label"] for row in rows]
-    store = Store(tmp_path / "store.sqlite")
+    cache = EmbeddingCache(tmp_path / "cache.sqlite")
     labels = EXAMPLES / "labels.txt"
-    fitted = FewShotClassifier(labels, "mini", store=store).fit(EXAMPLES / "truth.csv")
+    fitted = FewShotClassifier(labels, "mini", cache=cache).fit(EXAMPLES / "truth.csv")
     answers = fitted.predict(paths).tolist()
     assert answers == truth
     assert fitted.learnt_.outshouted == 0
@@ -130,11 +130,11 @@ def test_a_persons_label_is_the_answer_also_where_most_labels_have_no_image(
     mirrored = [ImageOps.mirror(Image.open(path).convert("RGB")) for path in paths]
     assert fitted.predict(mirrored).tolist() == truth
     # The same where a page's corrections are learnt from.
-    relearner = Relearner(ZeroShotClassifier(labels, "mini", store=store).fit(), paths)
+    relearner = Relearner(ZeroShotClassifier(labels, "mini", cache=cache).fit(), paths)
     relearner.embed()
     found = relearner.learn(dict(enumerate(truth)))
     assert [answer[0][0] for answer in found.answers] == answers
     file = tmp_path / "classifier.safetensors"
     fitted.save(file)
-    again = FewShotClassifier.load(file, fitted.encoder_, store=False)
+    again = FewShotClassifier.load(file, fitted.encoder_, cache=False)
     assert again.learnt_.outshouted == 0

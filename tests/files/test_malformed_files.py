@@ -548,7 +548,7 @@ workers = 2
 top = 3
 min-score = 0.5
 label = ["cat", "dog"]
-store = "x.db"
+cache = "x.db"
 """
 
 

@@ -42,7 +42,7 @@ class Server:
     ) -> None:
         self.encoder = encoder
         self.classifier = (
-            classifier or ZeroShotClassifier(LABELS, encoder, prompts=["{}"], store=False).fit()
+            classifier or ZeroShotClassifier(LABELS, encoder, prompts=["{}"], cache=False).fit()
         )
         counts = Counts()
         self.service = Service(

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from clipcls.embeddings.cache import Store
+from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import Embedded, embed_images
 from clipcls.errors import ModelError
 from clipcls.models import cuda, loading
@@ -90,7 +90,7 @@ def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("kind", "precision"), MODELS_IN)
 def test_vectors_are_the_cpus(kind: str, precision, encoder) -> None:
     ours = encoder(kind, device="cuda", precision=precision)
-    theirs = encoder(kind, device="cpu", precision="fp32", engine="torch")
+    theirs = encoder(kind, device="cpu", precision="fp32", backend="torch")
     images = photos(theirs)
     assert (
         cosines(ours.encode_images(images), theirs.encode_images(images)).min() > COSINE[precision]
@@ -100,7 +100,7 @@ def test_vectors_are_the_cpus(kind: str, precision, encoder) -> None:
 
 def classify(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "clipcls", "classify", "-m", "mini", "--no-store", *arguments],
+        [sys.executable, "-m", "clipcls", "classify", "-m", "mini", "--no-cache", *arguments],
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
@@ -126,7 +126,7 @@ def test_the_command_gives_the_cpus_labels() -> None:
 @needs_gpu
 def test_float32_is_float32(encoder) -> None:
     """Not TF32, torch's default for convolutions, whose vectors differ from other machines'."""
-    images = photos(cpu := encoder("mini", device="cpu", precision="fp32", engine="torch"))
+    images = photos(cpu := encoder("mini", device="cpu", precision="fp32", backend="torch"))
     ours = encoder("mini", device="cuda", precision="fp32")
     torch.set_float32_matmul_precision("high")  # TF32 in products too
     try:
@@ -152,7 +152,7 @@ def test_auto_refuses_half_precision_where_it_would_change_vectors(encoder, tmp_
                 tensor += 0.05 * torch.rand(tensor.shape, generator=generator)
     ours = encoder("siglip", device="cuda")
     assert ours.precision == "fp32"
-    theirs = encoder("siglip", device="cpu", precision="fp32", engine="torch")
+    theirs = encoder("siglip", device="cpu", precision="fp32", backend="torch")
     images = photos(theirs)
     assert cosines(ours.encode_images(images), theirs.encode_images(images)).min() > 0.99999
 
@@ -214,12 +214,12 @@ def test_the_best_precision_is_found_once(
     encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     halves = cuda.half_precisions("cuda")
-    with Store(tmp_path / "s.db") as store:
+    with EmbeddingCache(tmp_path / "s.db") as cache:
         kinds = ("mini", "clip")
-        found = [encoder(kind, device="cuda", known=store).precision for kind in kinds]
+        found = [encoder(kind, device="cuda", known=cache).precision for kind in kinds]
         assert found == ["fp16" if halves else "fp32"] * 2
         monkeypatch.setattr(loading, "load", None)
-        assert [encoder(kind, device="cuda", known=store).precision for kind in kinds] == found
+        assert [encoder(kind, device="cuda", known=cache).precision for kind in kinds] == found
 
 
 @needs_gpu
@@ -230,17 +230,17 @@ def test_a_model_that_leaves_the_range_of_fp16_runs_in_bf16(encoder, tmp_path: P
         tensors["visual.conv1.weight"] *= 1e6  # what follows is a norm: float32 does not mind
     ours = encoder("clip", device="cuda")
     assert ours.precision == "bf16"
-    theirs = encoder("clip", device="cpu", precision="fp32", engine="torch")
+    theirs = encoder("clip", device="cpu", precision="fp32", backend="torch")
     images = photos(ours)
     assert cosines(ours.encode_images(images), theirs.encode_images(images)).min() > 0.999
 
 
 @needs_gpu
 def test_vectors_of_each_precision_are_kept_apart(encoder, tmp_path: Path) -> None:
-    with Store(tmp_path / "s.db") as store:
+    with EmbeddingCache(tmp_path / "s.db") as cache:
         for precision in ("fp32", "fp16"):
             ours = encoder("clip", device="cuda", precision=precision)
-            found = [list(embed_images(ours, PHOTOS, store)) for _ in range(2)]
+            found = [list(embed_images(ours, PHOTOS, cache)) for _ in range(2)]
             for first, second in zip(*found, strict=True):
                 assert isinstance(first, Embedded)
                 assert isinstance(second, Embedded)

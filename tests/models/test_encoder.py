@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from clipcls import ZeroShotClassifier
-from clipcls.embeddings.cache import Store
+from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.opening import open_encoder
 from clipcls.errors import ModelError
 from clipcls.labels.prompts import read_prompts
@@ -69,7 +69,7 @@ def mini() -> tuple[dict, str]:
 def test_weights_and_scores_are_open_clips(which: str, request: pytest.FixtureRequest) -> None:
     ours, theirs = request.getfixturevalue(which)
     classifier = ZeroShotClassifier(
-        LABELS, **ours, prompts=TEMPLATES, precision="fp32", store=False
+        LABELS, **ours, prompts=TEMPLATES, precision="fp32", cache=False
     ).fit()
     network, _, transform = open_clip.create_model_and_transforms(
         theirs, pretrained=ours.get("checkpoint")
@@ -107,7 +107,7 @@ def test_where_memory_is_short_fewer_images_go_at_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The error is a GPU's, raised by hand here; tests/test_cuda.py has it for real."""
-    encoder = open_encoder("mini", engine="torch", precision="fp32")
+    encoder = open_encoder("mini", backend="torch", precision="fp32")
     pixels = [encoder.preprocess(Image.open(path).convert("RGB")) for path in PHOTOS]
     expected = encoder.encode_images(pixels)
     encode, fits = loading.Model.encode_image, 1
@@ -136,7 +136,7 @@ def test_no_such_device(device: str) -> None:
     ("settings", "said"),
     [
         ({"precision": "float32"}, "precision 'float32': .* auto, fp32, bf16 or fp16"),
-        ({"engine": "onnx"}, "engine 'onnx': .* auto, openvino or torch"),
+        ({"backend": "onnx"}, "backend 'onnx': .* auto, openvino or torch"),
         ({"batch_size": 0}, "batch_size 0: give a whole number from 1"),
         ({"batch_size": 2.5}, "batch_size 2.5: give a whole number from 1"),
     ],
@@ -150,8 +150,8 @@ def test_threads_that_ask_a_new_encoder_do_not_wait_for_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Up to Python 3.11 a cached_property has a lock of its own."""
-    with Store(tmp_path / "s.db") as store:
-        encoder = open_encoder("mini", precision="fp32", store=store)
+    with EmbeddingCache(tmp_path / "s.db") as cache:
+        encoder = open_encoder("mini", precision="fp32", cache=cache)
         sides: list[int] = []
         one = threading.Thread(target=lambda: encoder.text_space, daemon=True)
         other = threading.Thread(target=lambda: sides.append(encoder.least_side), daemon=True)
@@ -184,9 +184,9 @@ def test_precision_is_part_of_the_spaces() -> None:
 
 @pytest.mark.slow
 def test_what_a_model_says_of_itself_is_kept(tmp_path: Path) -> None:
-    with Store(tmp_path / "s.db") as store:
-        scale = open_encoder("mini", store=store).logit_scale
-        again = open_encoder("mini", store=store)
+    with EmbeddingCache(tmp_path / "s.db") as cache:
+        scale = open_encoder("mini", cache=cache).logit_scale
+        again = open_encoder("mini", cache=cache)
         again._tower = None  # type: ignore[assignment,method-assign]
         assert again.logit_scale == scale > 1
 

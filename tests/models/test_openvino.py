@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from clipcls.embeddings import opening
-from clipcls.embeddings.cache import Store
+from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.models import loading, openvino, towers
 from clipcls.models.encoder import OpenClipEncoder
 from helpers.checkpoints import CONFIGS, write_model
@@ -53,7 +53,7 @@ def pixels(encoder: OpenClipEncoder) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_vectors_are_torchs(kind: str, encoder, caplog: pytest.LogCaptureFixture) -> None:
-    ours, theirs = encoder(kind, engine="openvino"), encoder(kind, engine="torch")
+    ours, theirs = encoder(kind, backend="openvino"), encoder(kind, backend="torch")
     found = ours.encode_images(pixels(ours))
     assert (found * theirs.encode_images(pixels(theirs))).sum(axis=1).min() > 0.99999
     assert caplog.text == ""
@@ -65,7 +65,7 @@ def test_vectors_are_torchs(kind: str, encoder, caplog: pytest.LogCaptureFixture
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_vectors_of_texts_are_torchs(kind: str, encoder, caplog: pytest.LogCaptureFixture) -> None:
     texts = ["a cat", "", "a photo of a dog on a beach, with a ball", "word " * 74]
-    ours, theirs = encoder(kind, engine="openvino"), encoder(kind, engine="torch")
+    ours, theirs = encoder(kind, backend="openvino"), encoder(kind, backend="torch")
     found = ours.encode_texts(texts)
     np.testing.assert_allclose(found, theirs.encode_texts(texts), atol=1e-5)
     assert caplog.text == ""
@@ -80,7 +80,7 @@ def test_vectors_of_texts_are_torchs(kind: str, encoder, caplog: pytest.LogCaptu
 
 @pytest.mark.skipif(not openvino.has_bf16(), reason="the CPU does not compute in bf16")
 def test_bf16(encoder) -> None:
-    ours, theirs = encoder(precision="bf16"), encoder(engine="torch")
+    ours, theirs = encoder(precision="bf16"), encoder(backend="torch")
     cosines = (ours.encode_images(pixels(ours)) * theirs.encode_images(pixels(theirs))).sum(1)
     assert cosines.min() > 0.999
     texts = ["a cat", "a photo of a dog on a beach"]
@@ -88,14 +88,14 @@ def test_bf16(encoder) -> None:
 
 
 @pytest.mark.skipif(not openvino.has_bf16(), reason="the CPU does not compute in bf16")
-@pytest.mark.parametrize("engine", ["auto", "torch"])
+@pytest.mark.parametrize("backend", ["auto", "torch"])
 def test_bf16_is_taken_where_it_changes_no_vector(
-    engine: str, encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: str, encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Store(tmp_path / "s.db") as store:
+    with EmbeddingCache(tmp_path / "s.db") as cache:
 
         def precisions() -> list[str]:
-            settings = {"engine": engine, "known": store, "precision": "auto"}
+            settings = {"backend": backend, "known": cache, "precision": "auto"}
             transformer = encoder("clip", **settings)
             # EfficientNet's cosine to float32 is 0.997 in bf16.
             convolutions = OpenClipEncoder(loading.resolve("mini"), **settings)
@@ -114,12 +114,12 @@ def test_bf16_is_tried_again_where_memory_was_short(
     def short(*_: object) -> None:
         raise MemoryError
 
-    with Store(tmp_path / "s.db") as store:
+    with EmbeddingCache(tmp_path / "s.db") as cache:
         with monkeypatch.context() as patch:
             patch.setattr(towers.ImageTower, "convert", short)
-            assert encoder(known=store, precision="auto").precision == "fp32"
+            assert encoder(known=cache, precision="auto").precision == "fp32"
         monkeypatch.setattr(openvino, "export", lambda *_: object())
-        assert encoder(known=store, precision="auto").precision == "bf16"
+        assert encoder(known=cache, precision="auto").precision == "bf16"
 
 
 def test_the_precision_of_a_cpu_without_bf16(encoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +253,7 @@ def test_too_little_memory_is_not_remembered(
 def test_a_wrong_graph_is_refused_once_and_torch_answers(
     encoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    right = encoder(engine="torch")
+    right = encoder(backend="torch")
     row = right.encode_images(pixels(right))
     run = openvino.Graph.__call__
     monkeypatch.setattr(openvino.Graph, "__call__", lambda self, batch: run(self, batch)[::-1])
@@ -270,7 +270,7 @@ def test_a_text_graph_that_is_wrong_for_long_texts_is_refused(
     wrong: float, encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = ["a cat", "a photo of a dog on a beach"]
-    rows = encoder(engine="torch").encode_texts(texts)
+    rows = encoder(backend="torch").encode_texts(texts)
     run = openvino.Graph.__call__
     monkeypatch.setattr(
         openvino.Graph,
@@ -341,8 +341,8 @@ def test_the_next_process_needs_no_torch_and_tells_nobody(tmp_path: Path) -> Non
     directory = write_model(tmp_path / "model", CONFIGS["timm"])
     script = (
         "import sys; from PIL import Image\n"
-        "from clipcls.embeddings.opening import open_encoder, Store\n"
-        "e = open_encoder(sys.argv[1], store=Store(sys.argv[2]))\n"
+        "from clipcls.embeddings.opening import open_encoder, EmbeddingCache\n"
+        "e = open_encoder(sys.argv[1], cache=EmbeddingCache(sys.argv[2]))\n"
         "e.encode_images([e.preprocess(Image.new('RGB', (9, 9)))])\n"
         "e.encode_texts(['a cat'])\n"
         "names = ('torch', 'open_clip', 'torchvision', 'openvino', 'openvino.tools.ovc')\n"
@@ -390,19 +390,19 @@ def test_what_is_kept_is_said_and_cleared(encoder, folder: Path) -> None:
 
 def test_what_cannot_be_asked_for(encoder) -> None:
     with pytest.raises(loading.ModelError, match="fp16"):
-        encoder(engine="openvino", precision="fp16")
+        encoder(backend="openvino", precision="fp16")
 
 
-def test_facts_are_kept_with_the_store(encoder, tmp_path: Path) -> None:
-    with Store(tmp_path / "s.db") as store:
-        first = encoder(known=store)
+def test_facts_are_kept_with_the_cache(encoder, tmp_path: Path) -> None:
+    with EmbeddingCache(tmp_path / "s.db") as cache:
+        first = encoder(known=cache)
         assert first.least_side == 64
-        again = encoder(known=store)
+        again = encoder(known=cache)
         again._tower = None  # type: ignore[assignment,method-assign]
         assert (again.least_side, again.logit_scale) == (64, first.logit_scale)
 
 
-def test_facts_are_kept_without_a_store_too(
+def test_facts_are_kept_without_a_cache_too(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = str(write_model(tmp_path / "model", CONFIGS["clip"]))

@@ -320,7 +320,7 @@ def test_commands_write_tables(
     for colour in ("red", "green"):
         paint(f"photos/{colour}/{colour}.png", colour)
     monkeypatch.chdir(tmp_path)
-    labels = ("--no-store", "-l", "red", "-l", "green", "-l", "blue")
+    labels = ("--no-cache", "-l", "red", "-l", "green", "-l", "blue")
 
     said = invoke("evaluate", *labels, "photos", "-o", "e.tsv", "--columns", "label,precision,f1")
     assert Path("e.tsv").read_text().splitlines() == [
@@ -338,7 +338,7 @@ def test_commands_write_tables(
     invoke("classify", *labels, "photos", "-o", "r.csv.gz", "--columns", "+model", "--bom")
     text = gzip.decompress(Path("r.csv.gz").read_bytes()).decode()
     assert text.startswith("\ufeffpath,label,score,best,similarity,error,model\nphotos/green/")
-    invoke("search", "--no-store", "red", "photos", "-o", "hits.json")
+    invoke("search", "--no-cache", "red", "photos", "-o", "hits.json")
     assert json.loads(Path("hits.json").read_text())[0]["path"] == "photos/red/red.png"
 
     for columns in ("colour", "path,path"):  # before any image is looked at

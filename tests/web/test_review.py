@@ -14,7 +14,7 @@ import pytest
 from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.cli.review import find_templates
 from clipcls.data.dataset import read_labelled
-from clipcls.embeddings.cache import Store
+from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.errors import InputError
 from clipcls.few_shot.classifier import FewShotClassifier
 from clipcls.labels.prompts import make_prompts
@@ -31,7 +31,7 @@ LABELS = ["red", "green", "blue"]
 
 
 def results(paths: list[str], encoder: ColourEncoder, tmp_path: Path, form: str = "jsonl") -> Path:
-    classifier = ZeroShotClassifier(LABELS, encoder, store=False).fit()
+    classifier = ZeroShotClassifier(LABELS, encoder, cache=False).fit()
     file = tmp_path / f"results.{form}"
     with open_output(file, form) as writer:
         for prediction in classifier.classify(paths, top=2):
@@ -202,8 +202,8 @@ def test_known_images_are_not_encoded_again_and_fit_learns_the_same(
         for n in range(8)
         for kind in range(3)
     ]
-    store = Store(tmp_path / "store.sqlite3")
-    classifier = ZeroShotClassifier(LABELS, encoder, store=store).fit()
+    cache = EmbeddingCache(tmp_path / "cache.sqlite3")
+    classifier = ZeroShotClassifier(LABELS, encoder, cache=cache).fit()
     list(classifier.classify(paths))
     encoded = encoder.images
     relearner = Relearner(classifier, [*paths, "gone.png"])
@@ -218,7 +218,7 @@ def test_known_images_are_not_encoded_again_and_fit_learns_the_same(
     assert all(sum(score for _, score in top) <= 1 + 1e-9 for top in found.answers)
     with Corrections(tmp_path / "corrections.csv") as corrections:
         corrections.set({paths[n]: label for n, label in said.items()})
-        by_file = FewShotClassifier([*LABELS, "my own"], encoder, store=store).fit(corrections.path)
+        by_file = FewShotClassifier([*LABELS, "my own"], encoder, cache=cache).fit(corrections.path)
     np.testing.assert_allclose(by_file.weights_, found.classifier.weights_, atol=1e-6)
     assert found.record()["images"] == 12
     assert found.record()["labels"] == 3
@@ -229,7 +229,7 @@ def test_what_names_several_labels_of_a_hierarchy_is_no_new_label(
 ) -> None:
     paths = [paint(f"{n}.png", colour) for n, colour in enumerate(["red", "green", "yellow"])]
     labels = ["warm > red", "warm > yellow", "cold > green"]
-    relearner = Relearner(ZeroShotClassifier(labels, encoder, store=False).fit(), paths)
+    relearner = Relearner(ZeroShotClassifier(labels, encoder, cache=False).fit(), paths)
     relearner.embed()
     found = relearner.learn({0: "red", 1: "cold > green", 2: "warm"})
     assert found.classifier.classes_.tolist() == ["red", "yellow", "green"]
@@ -239,7 +239,7 @@ def test_what_names_several_labels_of_a_hierarchy_is_no_new_label(
 def test_one_label_is_nothing_to_learn_from(
     paths: list[str], encoder: ColourEncoder, tmp_path: Path
 ) -> None:
-    classifier = ZeroShotClassifier(LABELS, encoder, store=False).fit()
+    classifier = ZeroShotClassifier(LABELS, encoder, cache=False).fit()
     relearner = Relearner(classifier, paths)
     relearner.embed()
     with pytest.raises(InputError, match="only the label 'red'"):
@@ -251,7 +251,7 @@ def test_images_marked_unknown_are_no_class_of_fit(
 ) -> None:
     with Corrections(tmp_path / "c.csv") as corrections:
         corrections.set(dict(zip(paths, ["red", "unknown", "blue"], strict=True)))
-        learnt = FewShotClassifier(model=encoder, store=False).fit(corrections.path)
+        learnt = FewShotClassifier(model=encoder, cache=False).fit(corrections.path)
     assert learnt.classes_.tolist() == ["red", "blue"]
     assert learnt.set_aside_.no_labels == {"unknown": 1}
 

@@ -56,7 +56,7 @@ class Served:
 
     def __init__(self, *arguments: str, model: str = "") -> None:
         start = [sys.executable, "-c", SERVER] if model == "colours" else COMMAND
-        extra = {"": ["--no-model"], "colours": ["--no-store"], "mini": []}[model]
+        extra = {"": ["--no-model"], "colours": ["--no-cache"], "mini": []}[model]
         self.process = subprocess.Popen(
             [*start, "review", "--no-browser", *extra, *arguments],
             stderr=subprocess.PIPE,

@@ -127,7 +127,7 @@ def test_a_learnt_classifier(encoder: ColourEncoder, paint: Callable[..., str]) 
         for label, colour in colours.items()
         for n in range(4)
     ]
-    learnt = FewShotClassifier(list(colours), encoder, store=False).fit(data)
+    learnt = FewShotClassifier(list(colours), encoder, cache=False).fit(data)
     with Server(encoder, classifier=learnt) as server:
         (record,) = server.classify(("a", RED))["results"]
         assert (record["label"], record["classifier"]) == ("blue", learnt.digest_)
@@ -1104,7 +1104,7 @@ def test_the_command(tmp_path: Path) -> None:
     with subprocess.Popen(
         [
             *(sys.executable, "-m", "clipcls", "serve", "-m", "mini", "-l", "cat", "-l", "dog"),
-            *("--host", name, "--port", "0", "--no-store"),
+            *("--host", name, "--port", "0", "--no-cache"),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -1127,7 +1127,7 @@ def test_the_command(tmp_path: Path) -> None:
         answer = httpx.post(f"{url}/classify", content=b"nonsense", headers=headers | kind)
         assert answer.status_code == 400
         port = url.rpartition(":")[2]
-        settings = ("--host", name, "--insecure", "--no-store", "--port", port)
+        settings = ("--host", name, "--insecure", "--no-cache", "--port", port)
         taken = run("-m", "mini", "-l", "cat", "-l", "dog", *settings)
         assert taken.returncode == 2
         assert f"{name}:{port}: cannot be listened on" in taken.stderr

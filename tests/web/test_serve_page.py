@@ -169,7 +169,7 @@ def test_screenshot(browser: Browser) -> None:
 
     labels = str(PHOTOS.parent / "labels.txt")
     counts = Counts()
-    service = Service(ZeroShotClassifier(labels, "mini", store=False).fit(), figures=counts)
+    service = Service(ZeroShotClassifier(labels, "mini", cache=False).fit(), figures=counts)
     server = Server.__new__(Server)
     server.service, server.app = service, make_app(service, counts)
     with server, server.listening() as (host, port):

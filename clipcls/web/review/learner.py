@@ -1,6 +1,6 @@
 """Corrections of some images -> a classifier, and what it says of all of them.
 
-The vectors come out of the store where the images were classified with it; what is missing is
+The vectors come out of the cache where the images were classified with it; what is missing is
 encoded once.
 """
 
@@ -55,7 +55,7 @@ class Relearner:
     """Learns from corrections of images whose vectors are at hand.
 
     Args:
-        classifier: by words, fitted; its store is used, and its labels are learnt.
+        classifier: by words, fitted; its cache is used, and its labels are learnt.
         files: the images.
 
     Attributes:
@@ -79,7 +79,7 @@ class Relearner:
         found = embed_images(
             self._classifier.encoder_,
             self._files,
-            self._classifier.store_,
+            self._classifier.cache_,
             workers=self._classifier.workers,
         )
         for number, item in enumerate(found):
@@ -98,7 +98,7 @@ class Relearner:
 
         Raises:
             InputError: there are no images of two labels.
-            ImageError: an image is gone, and its vector in no store.
+            ImageError: an image is gone, and its vector in no cache.
         """
         old = self._classifier
         known = make_labels(old.labels)
@@ -113,7 +113,7 @@ class Relearner:
             old.encoder_,
             prompts=old.prompts,
             workers=old.workers,
-            store=old.store_ or False,
+            cache=old.cache_ or False,
         ).fit([(path, label) for path, label in zip(paths, labels.values(), strict=True)])
         answers: list[tuple[tuple[str, float], ...]] = [()] * len(self._files)
         rows = np.flatnonzero(self.seen)

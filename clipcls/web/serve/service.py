@@ -4,7 +4,7 @@
     labels ─► texts ─► vectors that are known, else the model's thread, some texts at a time
 
 All methods are called from one event loop, which computes nothing itself. Images come as bytes and
-are kept nowhere: neither they nor their vectors nor the labels of requests reach the store.
+are kept nowhere: neither they nor their vectors nor the labels of requests reach the cache.
 """
 
 from __future__ import annotations
@@ -293,7 +293,7 @@ class Service:
             prompts=prompts,
             none=none,
             rank=self.own.rank if question.labels is None else None,
-            store=False,
+            cache=False,
         )
         await self._in(self._matchers, classifier.fit)
         informed.forget()

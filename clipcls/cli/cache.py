@@ -1,4 +1,4 @@
-"""`clipcls store`."""
+"""`clipcls cache`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from clipcls.cli.console import Console, show
 from clipcls.cli.options import FILE, json_option
 from clipcls.files.text import printable
 
-_file = click.option("--store", "path", type=FILE, help="The store; default: the usual one.")
+_file = click.option("--cache", "path", type=FILE, help="The cache; default: the usual one.")
 
 
-@click.group("store")
+@click.group("cache")
 def command() -> None:
     """Manage stored embeddings and exported models.
 
@@ -28,14 +28,14 @@ def command() -> None:
 @_file
 @json_option
 def info(path: Path | None, as_json: bool) -> None:
-    """Show where the store is and what it holds."""
-    from clipcls.embeddings.cache import Store, default_path
+    """Show where the cache is and what it holds."""
+    from clipcls.embeddings.cache import EmbeddingCache, default_path
     from clipcls.models import openvino
 
     place, held = path or default_path(), None
     if place.exists():
-        with Store(path) as store:
-            held = store.info()
+        with EmbeddingCache(path) as cache:
+            held = cache.info()
     sizes = openvino.kept() if path is None else []
     if as_json:
         from dataclasses import asdict
@@ -54,7 +54,7 @@ def info(path: Path | None, as_json: bool) -> None:
         click.echo(dump_line(record))
         return
     if held is None:
-        show(f"{place}: there is no store yet")
+        show(f"{place}: there is no cache yet")
     else:
         show(f"{held.path}: {held.size / 1e6:,.1f} MB")
         views = f"{held.views:,} views of images, " if held.views else ""
@@ -71,19 +71,19 @@ def info(path: Path | None, as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def clear(console: Console, path: Path | None, yes: bool) -> int:
-    """Delete the store; without --store, exported models too.
+    """Delete the cache; without --cache, exported models too.
 
     On a terminal asks first.
     """
     from clipcls.embeddings.cache import clear, default_path, facts_path
     from clipcls.models import openvino
 
-    store = path or default_path()
+    cache = path or default_path()
     sizes = openvino.kept() if path is None else []
-    if not yes and sys.stdin.isatty() and (store.exists() or sizes):
-        size = store.stat().st_size if store.exists() else 0
+    if not yes and sys.stdin.isatty() and (cache.exists() or sizes):
+        size = cache.stat().st_size if cache.exists() else 0
         models = f" and {len(sizes):,} exported models, {sum(sizes) / 1e6:,.1f} MB" if sizes else ""
-        question = f"Delete {store}, {size / 1e6:,.1f} MB{models}?"
+        question = f"Delete {cache}, {size / 1e6:,.1f} MB{models}?"
         try:
             agreed = click.confirm(printable(question), err=True)
         except click.Abort:
@@ -91,7 +91,7 @@ def clear(console: Console, path: Path | None, yes: bool) -> int:
         if not agreed:
             console.say("nothing was deleted")
             return 2
-    show(f"{store}: {'deleted' if clear(store) else 'there was no store'}")
+    show(f"{cache}: {'deleted' if clear(cache) else 'there was no cache'}")
     if path is None:
         openvino.clear()
         clear(facts_path())
@@ -102,11 +102,11 @@ def clear(console: Console, path: Path | None, yes: bool) -> int:
 @_file
 def prune(path: Path | None) -> None:
     """Forget images whose files are gone or have changed."""
-    from clipcls.embeddings.cache import Store, default_path
+    from clipcls.embeddings.cache import EmbeddingCache, default_path
 
     path = path or default_path()
     if not path.exists():
-        show(f"{path}: there is no store yet")
+        show(f"{path}: there is no cache yet")
         return
-    with Store(path) as store:
-        show(f"{store.path}: {store.prune():,} images forgotten")
+    with EmbeddingCache(path) as cache:
+        show(f"{cache.path}: {cache.prune():,} images forgotten")
