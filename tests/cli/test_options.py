@@ -125,7 +125,7 @@ def test_commands_say_what_they_wrote_and_what_comes_next(
     run, paint: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CLIPCLS_NO_STORE", "1")
+    monkeypatch.setenv("CLIPCLS_NO_CACHE", "1")
     for number in range(6):
         for colour in ("red", "blue"):
             paint(f"sorted/{colour}/{number}.png", colour)

@@ -23,7 +23,7 @@ def folder(tmp_path: Path, paint: Callable[..., str], monkeypatch) -> Iterator[P
     (tmp_path / "own/clipcls").mkdir(parents=True)
     (tmp_path / "labels.txt").write_text("blue\nred\ngreen\n")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own"))
-    monkeypatch.setenv("CLIPCLS_NO_STORE", "1")
+    monkeypatch.setenv("CLIPCLS_NO_CACHE", "1")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -238,7 +238,7 @@ def test_columns_are_for_formats_that_have_them(run, own: Path) -> None:
 
 
 def test_options_that_are_called_like_a_command(run, own: Path, folder: Path, monkeypatch) -> None:
-    monkeypatch.delenv("CLIPCLS_NO_STORE")
+    monkeypatch.delenv("CLIPCLS_NO_CACHE")
     own.write_text('cache = "s.db"\nprompts = "a {}"\n')
     assert run("classify", *LABELS, "photos")[0] == 0
     assert (own.parent / "s.db").is_file()
