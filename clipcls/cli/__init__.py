@@ -18,8 +18,7 @@ import click
 
 from clipcls import __version__
 from clipcls.cli.console import Console
-from clipcls.errors import ClipclsError, OutputClosedError, OutputError
-from clipcls.files.text import printable
+from clipcls.errors import ClipclsError, OutputClosedError, OutputError, printable
 
 __all__ = ["FILE_NAME", "PREFIX", "cli", "main", "own_file"]
 

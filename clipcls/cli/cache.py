@@ -10,7 +10,7 @@ import click
 
 from clipcls.cli.console import Console, show
 from clipcls.cli.options import FILE, json_option
-from clipcls.files.text import printable
+from clipcls.errors import printable
 
 _file = click.option("--cache", "path", type=FILE, help="The cache; default: the usual one.")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import click
 
 from clipcls.cli.progress import Pace, Progress, Style, Total
-from clipcls.files.text import printable
+from clipcls.errors import printable
 from clipcls.predictions import UNKNOWN
 
 if TYPE_CHECKING:

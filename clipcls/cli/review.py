@@ -96,7 +96,7 @@ def command(
       clipcls sort cat.reviewed.csv --into sorted/
       clipcls fit cat.corrections.csv --labels labels.txt -o cat.safetensors
     """
-    from clipcls.files.text import printable
+    from clipcls.errors import printable
     from clipcls.labels.label_set import read_labels
     from clipcls.output.reader import read_results
     from clipcls.web.local_server import Guard, OneTimeLink

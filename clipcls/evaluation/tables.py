@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
-from clipcls.files.text import printable
+from clipcls.errors import printable
 from clipcls.output.table import fit
 
 __all__ = ["NAMES", "EvaluationTable", "MultiLabelTable", "number"]

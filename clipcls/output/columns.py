@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from clipcls.errors import ImageError, InputError, install_command
 from clipcls.files.jsonfiles import read_json
+from clipcls.files.text import escape_bytes
 from clipcls.labels.label_set import written
 from clipcls.predictions import UNKNOWN, Provenance, error_record
-from clipcls.textfiles import escape_bytes
 
 if TYPE_CHECKING:
     import pandas

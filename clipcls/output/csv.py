@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from clipcls.files.text import escape_bytes, guard, printable
+from clipcls.errors import printable
+from clipcls.files.text import escape_bytes, guard
 from clipcls.output.columns import PROVENANCE, describe_provenance, flatten, usual_columns
 
 __all__ = ["CsvWriter"]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from clipcls.files.text import is_control
+from clipcls.errors import is_control
 
 __all__ = ["JsonArrayWriter", "JsonWriter", "dump_line"]
 

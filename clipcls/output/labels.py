@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from clipcls.files.text import printable
+from clipcls.errors import printable
 
 __all__ = ["LabelFileWriter"]
 

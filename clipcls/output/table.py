@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import click
 
-from clipcls.files.text import printable
+from clipcls.errors import printable
 from clipcls.predictions import UNKNOWN
 
 __all__ = ["TableWriter", "fit"]

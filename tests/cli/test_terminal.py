@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from clipcls import cli
-from clipcls.files.text import printable
+from clipcls.errors import printable
 from clipcls.output import FORMATS
 
 pty = pytest.importorskip("pty")

@@ -84,35 +84,35 @@ def test_a_file_just_written_is_not_trusted_by_its_times(
 def test_a_file_replaced_by_one_of_the_same_size_and_mtime_is_noticed(tmp_path: Path) -> None:
     path, other = tmp_path / "a.jpg", tmp_path / "b.jpg"
     before = old_file(path, b"one")
-    with Store(tmp_path / "s.db") as store:
-        store.add("image a", [(key(1), vector(1, 0))], [(str(path), before, key(1))])
-        assert store.get_file("image a", str(path), path.stat()) is not None
+    with EmbeddingCache(tmp_path / "s.db") as cache:
+        cache.add("image a", [(key(1), vector(1, 0))], [(str(path), before, key(1))])
+        assert cache.get_file("image a", str(path), path.stat()) is not None
         while old_file(other, b"two").st_ctime_ns == before.st_ctime_ns:
             time.sleep(0.001)  # the clock's grain
         other.replace(path)
         assert (path.stat().st_size, path.stat().st_mtime_ns) == (3, before.st_mtime_ns)
-        assert store.get_file("image a", str(path), path.stat()) is None
+        assert cache.get_file("image a", str(path), path.stat()) is None
 
 
 def test_a_clock_that_steps_backwards_gives_no_replaced_file_its_old_vector(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipcls.store._RACY_NS", 2_000_000_000)
+    monkeypatch.setattr("clipcls.cache._RACY_NS", 2_000_000_000)
     path, later = tmp_path / "a.jpg", time.time_ns() + 86_400 * 10**9
     before = old_file(path, b"one")
-    with Store(tmp_path / "s.db") as store:
+    with EmbeddingCache(tmp_path / "s.db") as cache:
         with monkeypatch.context() as ahead:
             ahead.setattr(time, "time_ns", lambda: later)
-            store.add("image a", [(key(1), vector(1, 0))], [(str(path), before, key(1))])
-        assert store.get_file("image a", str(path), path.stat()) is not None
+            cache.add("image a", [(key(1), vector(1, 0))], [(str(path), before, key(1))])
+        assert cache.get_file("image a", str(path), path.stat()) is not None
         while old_file(path, b"two").st_ctime_ns == before.st_ctime_ns:
             time.sleep(0.001)
-        assert store.get_file("image a", str(path), path.stat()) is None
+        assert cache.get_file("image a", str(path), path.stat()) is None
         # Written while the clock was ahead: its times can come again, so they prove nothing.
         os.utime(path, ns=(later, later))
-        store.add("image a", [(key(2), vector(0, 1))], [(str(path), path.stat(), key(2))])
-        assert store.get_file("image a", str(path), path.stat()) is None
-        assert store.get("image a", key(2)) is not None
+        cache.add("image a", [(key(2), vector(0, 1))], [(str(path), path.stat(), key(2))])
+        assert cache.get_file("image a", str(path), path.stat()) is None
+        assert cache.get("image a", key(2)) is not None
 
 
 @pytest.mark.parametrize("year", [1601, 2300])  # NTFS's "no time", and a camera's clock gone wrong
