@@ -71,7 +71,7 @@ _HOMES = {
     "Prediction": "predictions",
     "ZeroShotClassifier": "classification.zero_shot",
     "calibrate": "evaluation.calibrate",
-    "calibrate_multilabel": "calibration.multilabel",
+    "calibrate_multilabel": "evaluation.calibrate",
     "compare": "evaluation.compare",
     "compare_multilabel": "evaluation.compare",
     "evaluate": "evaluation.evaluate",

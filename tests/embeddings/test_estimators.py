@@ -87,6 +87,9 @@ EXPECTED = {
 class PlainEncoder(ColourEncoder):
     """Keeps no record of what it was asked: a parameter must not change."""
 
+    def __repr__(self) -> str:  # in the names of tests: the same in each process
+        return "PlainEncoder()"
+
     def encode_texts(self, texts: Any) -> Any:
         found = super().encode_texts(texts)
         self.texts.clear()
