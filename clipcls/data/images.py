@@ -89,7 +89,9 @@ def _max_pixels_at_once() -> int:
 PIXELS = Budget(_max_pixels_at_once)
 """The pixels that all threads together decode at once."""
 
-FILES = Budget(lambda: 1 << 28)
+_MAX_BYTES_AT_ONCE = 1 << 28
+
+FILES = Budget(lambda: _MAX_BYTES_AT_ONCE)
 """The bytes of image files that all threads together hold at once."""
 
 MAX_MISSING = 1 / 3
@@ -146,7 +148,8 @@ _MAX_PARTS = 100_000  # strips or tiles of a TIFF; Pillow takes 10 microseconds 
 # with its conversion to RGB, and of what the library of a format needs besides.
 _COPIES = {"RGB": 1.0, "L": 1.3, "P": 1.3, "1": 1.3, "RGBA": 2.0, "RGBX": 2.0, "CMYK": 2.0}
 _COPIES |= {"I;16": 2.5, "I;16L": 2.5, "I;16B": 2.5, "I": 3.5, "F": 3.5}
-_LIBRARY_COPIES = {"WEBP": 3.0, "AVIF": 1.3, "HEIF": 1.0, "JPEG2000": 3.8, "DDS": 0.8}
+_TRANSPARENCY_COPIES = {"RGB": 2.1, "I;16": 2.6}
+_LIBRARY_COPIES = {"WEBP": 3.0, "AVIF": 1.3, "HEIF": 1.0, "JPEG2000": 3.8, "DDS": 0.8, "SGI": 0.6}
 
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
@@ -390,13 +393,17 @@ def _decode(
                 image.decodermaxblock = len(data)  # in one piece: by 64 KB takes a tenth longer
             return image
 
+        # Copies of the file that Pillow makes to open it, and what `FILES` let pass alone.
+        file_in_memory = 2 * len(data) if kind == "WEBP" else max(0, len(data) - _MAX_BYTES_AT_ONCE)
+        if file_in_memory:
+            reserve(file_in_memory // 4)
         image = reopen(data)
         whole, header_end = image.size, image.fp.tell() if image.fp else 0
         box = _draft(image, least_side)
         low_bytes = _find_low_bytes(image)
         decoded = _pixels_to_decode(image, whole, data[:header_end])
         _check_pixels(path, whole, decoded, max_pixels)
-        in_memory = int(decoded * _copies(image, bool(low_bytes)))
+        in_memory = int(decoded * _copies(image, bool(low_bytes))) + file_in_memory // 4
         effort = _effort_to_decode(image, whole, data)
         if max(in_memory, effort) > _max_pixels_at_once():
             what = "memory" if in_memory > effort else "time"
@@ -451,10 +458,10 @@ def _copies(image: ImageFile, low_bytes: bool) -> float:
     """
     copies = _COPIES.get(image.mode, 3.0) + _LIBRARY_COPIES.get(image.format or "", 0.0)
     if "transparency" in image.info:
-        copies += 1
+        copies += _TRANSPARENCY_COPIES.get(image.mode, 1.0)
     if "exif" in image.info or image.format == "TIFF":  # it may have to be turned
         copies += 1
-    return copies + 4 if low_bytes else copies
+    return copies + 5 if low_bytes else copies
 
 
 def _pixels_to_decode(image: ImageFile, whole: tuple[int, int], header: bytes) -> int:

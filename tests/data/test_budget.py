@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -81,6 +85,45 @@ def encoded(size: tuple[int, int], kind: str, mode: str = "RGB", **options) -> b
 def test_what_takes_too_much_of_either_is_refused_by_its_header(data: bytes, reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
         decode_image(data, "bomb")
+
+
+DECODE = """
+import sys
+from pathlib import Path
+from PIL import Image
+from clipcls.images import decode_image
+
+def kilobytes(name):
+    return int(Path("/proc/self/status").read_text().split(name)[1].split()[0])
+
+Image.init()
+import numpy
+data = Path(sys.argv[1]).read_bytes()
+before, reserved = kilobytes("VmRSS:"), [0]
+Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+decode_image(data, reserve=reserved.append)
+print((kilobytes("VmHWM:") - before) * 1024 - 4 * max(reserved))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+@pytest.mark.parametrize(
+    ("mode", "kind", "options"),
+    [
+        ("RGB", "PNG", {"transparency": (1, 2, 3), "compress_level": 1}),
+        ("I;16", "PNG", {"transparency": 7, "compress_level": 1}),
+        ("RGB", "SGI", {}),
+        ("RGB", "WEBP", {"lossless": True, "quality": 0, "method": 0}),  # of 24 MB
+    ],
+)
+def test_decoding_takes_no_more_than_it_reserves(
+    tmp_path: Path, mode: str, kind: str, options: dict
+) -> None:
+    pixels = np.random.default_rng(0).bytes(8_000_000 * (2 if mode == "I;16" else 3))
+    Image.frombytes(mode, (4000, 2000), pixels).save(tmp_path / "image", kind, **options)
+    command = [sys.executable, "-c", DECODE, tmp_path / "image"]
+    beyond = int(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert beyond < 8_000_000  # rounding and small things: a byte per pixel
 
 
 def test_a_jpeg_of_hundreds_of_scans_is_refused() -> None:
