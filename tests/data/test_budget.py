@@ -91,7 +91,7 @@ DECODE = """
 import sys
 from pathlib import Path
 from PIL import Image
-from clipcls.images import decode_image
+from clipcls.data.images import decode_image
 
 def kilobytes(name):
     return int(Path("/proc/self/status").read_text().split(name)[1].split()[0])
