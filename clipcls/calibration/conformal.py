@@ -7,7 +7,7 @@ softmax is the model's own, not fitted to the calibration's images, so the guara
 conformal prediction holds as it stands: for images drawn as the calibration's were, a set holds a
 right label with probability 1 - alpha at least. RAPS's penalty on long sets (Angelopoulos et al.
 2021, arXiv 2009.14193) made them smaller by a tenth at most where we measured it, if at all
-(docs/confidence.md).
+(research/confidence.md).
 """
 
 from __future__ import annotations

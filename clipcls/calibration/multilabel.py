@@ -6,7 +6,7 @@
 - A label's threshold is the geometric mean of two: the one with the best F1 to be expected over all
   labels together, and the one over its own images (expected under the probabilities, as the plug-in
   rule of Ye et al. 2012, arXiv 1206.4625). The first is best for micro F1 and misses rare labels,
-  the second is best for those; docs/multi-label.md has the figures.
+  the second is best for those; research/multi-label.md has the figures.
 """
 
 from __future__ import annotations
@@ -182,4 +182,4 @@ def _best_expected(probabilities: Floats) -> float:
     return float(falling[np.argmax(2 * hits / (np.arange(1, len(falling) + 1) + hits[-1]))])
 
 
-DEFAULT_THRESHOLD = 0.08  # see docs/multi-label.md, Thresholds
+DEFAULT_THRESHOLD = 0.08  # see research/multi-label.md, Thresholds

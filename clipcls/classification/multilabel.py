@@ -13,7 +13,7 @@ against names that nobody asked for:
    which counts as 100 names (a background as in open-vocabulary recognition). With few labels the
    vocabulary is what they must beat, with many similar ones they must beat each other.
 
-docs/multi-label.md has what was compared with what, and how the constants were chosen.
+research/multi-label.md has what was compared with what, and how the constants were chosen.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ overlap, and the heat of a pixel is the mean over the places that it is in, weig
 hide it, as in RISE (Petsiuk et al. 2018, arXiv 1806.07421) with places on a grid in place of random
 ones. So the map is measured and not derived from the inside of a network: it holds for every tower.
 
-docs/explain.md has what it was compared with, and what came out.
+research/heatmaps.md has what it was compared with, and what came out.
 """
 
 from __future__ import annotations

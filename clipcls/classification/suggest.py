@@ -1,7 +1,7 @@
 """Labels for images that nobody has labelled: cluster them, name the clusters, merge what is one.
 
 Clusters vote for names out of a vocabulary as in SCD (Han et al. 2023, arXiv 2304.02364), in one
-round: there a second gained nothing that could be measured (docs/suggest.md).
+round: there a second gained nothing that could be measured (research/suggest.md).
 """
 
 from __future__ import annotations

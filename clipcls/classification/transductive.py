@@ -6,7 +6,7 @@ normalisation, Zhou et al. 2023, arXiv 2302.11084). Images that look alike shoul
 label: neighbours in a k-nearest-neighbour graph agree (LaplacianShot, Ziko et al. 2020,
 arXiv 2006.15486; ZLaP, Stojnic et al. 2024, arXiv 2404.04072). And a class looks like the images
 that are taken for it: their means are prototypes (TransCLIP, Zanella et al. 2024,
-arXiv 2406.01837), to which the words stay an anchor. docs/refine.md has what was compared.
+arXiv 2406.01837), to which the words stay an anchor. research/refine.md has what was compared.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ __all__ = ["FEWEST_LABELS", "LEAST_IMAGES", "MOST_ALIKE", "Assignments", "object
 LEAST_IMAGES = 40
 MOST_ALIKE = 0.9
 # So too where the answers count as fewer labels than this share of what as many images of all
-# labels would have (docs/refine.md).
+# labels would have (research/refine.md).
 FEWEST_LABELS = 0.3
 
-# Chosen on development sets (benchmarks/refine.py): how much of the mean logit is taken away, the
+# Chosen on development sets (research/refine.py): how much of the mean logit is taken away, the
 # weights of the words, of the prototypes relative to them, and of the neighbours; neighbours an
 # image; rounds.
 _CENTRED = 0.5

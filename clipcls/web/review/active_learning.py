@@ -7,7 +7,7 @@
   as many of least margin are clustered by k-means, weighted by doubt, and the batch is the image
   nearest to each centre.
 
-docs/review.md has what was compared.
+research/review.md has what was compared.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What a calibration is good for: half of labelled images for it, the other half to see.
 
-    python benchmarks/confidence.py --labels labels.txt DATA [--model mini]
+    python research/confidence.py --labels labels.txt DATA [--model mini]
 
 DATA is as for `clipcls evaluate`. Ten random halves; what is printed is the mean over them.
-docs/confidence.md has results.
+research/confidence.md has results.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which heat map is faithful: deletion, insertion and pointing, several ways side by side.
 
-    python benchmarks/heatmaps.py NAME.npz... [--images 12] [--mosaics 6] [--model mini]
+    python research/heatmaps.py NAME.npz... [--images 12] [--mosaics 6] [--model mini]
 
 A file has the arrays paths (n,), labels (n,), vectors (n, dim), text (n_classes, dim) and scale. An
 image's map is of the log-odds of its answer among the file's classes. All maps are brought to 9 x 9
@@ -13,7 +13,7 @@ places first. Printed, mean over images and standard error of the difference to 
                    its classes (chance: 25)
     peak           share of the maps whose hottest point lies there
 
-docs/explain.md has results.
+research/heatmaps.md has results.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """How much of the right labels `clipcls suggest` finds, and what its list is worth.
 
-    python benchmarks/suggest.py DATA [--model mini]
+    python research/suggest.py DATA [--model mini]
 
 DATA is a folder with a folder per class. A suggested label is right for a class if the two are the
 same word or share one of their first three senses in WordNet (Debian's wordnet-base); `or above`
 also counts a label that is among the six nearest hypernyms of the class, or the other way round.
 Prints the share of classes that have a right label and, for the suggested list and for the whole
-vocabulary, the share of images that are answered rightly. docs/suggest.md has results.
+vocabulary, the share of images that are answered rightly. research/suggest.md has results.
 """
 
 from __future__ import annotations

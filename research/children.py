@@ -1,6 +1,6 @@
 """Whether children from WordNet help a flat list of labels (CHiLS, arXiv 2302.02551).
 
-    python benchmarks/children.py --labels labels.txt DATA [--model mini]
+    python research/children.py --labels labels.txt DATA [--model mini]
 
 DATA is as for `clipcls evaluate`. Children are the lowest hyponyms of a label's first sense, those
 of several labels left out. It needs WordNet's files (Debian's wordnet-base). Prints the accuracy of

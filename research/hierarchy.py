@@ -1,10 +1,10 @@
 """What a hierarchy of labels is good for, on labelled images.
 
-    python benchmarks/hierarchy.py --labels benchmarks/labels/caltech101.txt DATA [--model mini]
+    python research/hierarchy.py --labels research/labels/caltech101.txt DATA [--model mini]
 
 DATA is as for `clipcls evaluate`. Prints the accuracy at each level and, for least scores, how many
-images are answered, where in the tree, and how many of these answers are right. docs/hierarchy.md
-has results.
+images are answered, where in the tree, and how many of these answers are right.
+research/hierarchy.md has results.
 """
 
 from __future__ import annotations

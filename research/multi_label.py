@@ -1,6 +1,6 @@
-"""Ways to score several labels an image, and what a calibration adds: docs/multi-label.md.
+"""Ways to score several labels an image, and what a calibration adds: research/multi-label.md.
 
-    python benchmarks/multi_label.py SET... [--measure SET]... [--vectors FOLDER]
+    python research/multi_label.py SET... [--measure SET]... [--vectors FOLDER]
 
 A SET is one of
 

@@ -1,11 +1,11 @@
 """Which heat map is faithful for a vision transformer, where the evidence is known.
 
-    python benchmarks/heatmaps_vit.py [--steps 300] [--images 40]
+    python research/heatmaps_vit.py [--steps 300] [--images 40]
 
 No trained ViT of CLIP is at hand, so a small one (open_clip's VisionTransformer: 64 pixels, patches
 of 8, 4 blocks) is trained on boxes of six hues among grey boxes, on noise; the hue decides on the
-class. Maps are compared as in `heatmaps.py`; `inside` and `peak` are of the box. docs/explain.md
-has results.
+class. Maps are compared as in `heatmaps.py`; `inside` and `peak` are of the box.
+research/heatmaps.md has results.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How many labels by hand reach which accuracy, by the order of `clipcls review` and by others.
 
-    python benchmarks/review.py NAME.npz ... [--seeds 3] [--labels 200]
+    python research/review.py NAME.npz ... [--seeds 3] [--labels 200]
 
 Each file has the arrays vectors (n, dim), labels (n,), text (n_classes, dim) and scale, as
 benchmarks/few_shot.py takes them. For each seed the images are parted: two thirds, 1,000 at most,
@@ -10,7 +10,7 @@ are reviewed, the others, 600 at most, are asked about. 20 images at a time get 
 Printed are, as means over the seeds, the accuracy on the others and, of the reviewed images, the
 share that is right in the end: those labelled, and those that the classifier gets right. The last
 columns tell with how many labels an order is as good as a random one with all.
-docs/review.md has results.
+research/review.md has results.
 """
 
 from __future__ import annotations

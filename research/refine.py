@@ -1,13 +1,13 @@
 """What `classify --refine` is good for: beside other ways to use a batch without labels.
 
-    python benchmarks/refine.py NAME.npz...                  accuracy of each way, in per cent
-    python benchmarks/refine.py --hard NAME.npz...           few, unbalanced and lone classes
-    python benchmarks/refine.py --sizes NAME.npz...          gain by the number of images
-    python benchmarks/refine.py --cost 100000 --classes 100  time and memory, random vectors
-    python benchmarks/refine.py --make NAME.npz --labels labels.txt DATA [--model mini]
+    python research/refine.py NAME.npz...                  accuracy of each way, in per cent
+    python research/refine.py --hard NAME.npz...           few, unbalanced and lone classes
+    python research/refine.py --sizes NAME.npz...          gain by the number of images
+    python research/refine.py --cost 100000 --classes 100  time and memory, random vectors
+    python research/refine.py --make NAME.npz --labels labels.txt DATA [--model mini]
 
 A file has the arrays vectors (n, dim), labels (n,), text (n_classes, dim) and scale; --make writes
-one from labelled images, DATA as for `clipcls evaluate`. docs/refine.md has results.
+one from labelled images, DATA as for `clipcls evaluate`. research/refine.md has results.
 """
 
 from __future__ import annotations
