@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from clipcls.errors import ImageError
 
 if TYPE_CHECKING:
-    from clipcls.data.paths import LeftOut
+    from clipcls.data.file_kinds import LeftOut
 
 __all__ = [
     "NONE",

@@ -198,7 +198,7 @@ def command(
 
         need_lxml()
     from clipcls.classification.multilabel import MultiLabelClassifier
-    from clipcls.data.paths import LeftOut
+    from clipcls.data.file_kinds import LeftOut
     from clipcls.errors import ImageError
     from clipcls.output import open_output
     from clipcls.output.columns import EXPLAINED, PROVENANCE, result_columns

@@ -27,7 +27,7 @@ from clipcls.cli.refusals import refuse_beside_classifier
 if TYPE_CHECKING:
     from clipcls.classification.zero_shot import ZeroShotClassifier
     from clipcls.cli.progress import Total
-    from clipcls.data.paths import LeftOut
+    from clipcls.data.file_kinds import LeftOut
     from clipcls.embeddings.cache import EmbeddingCache
     from clipcls.errors import ImageError
     from clipcls.labels.label_set import LabelsLike

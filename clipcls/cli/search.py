@@ -85,7 +85,7 @@ def command(
                 f"searching the cache for the text {arguments[0]!r}; to search in the folder of "
                 "that name, write a text before it"
             )
-    from clipcls.data.paths import LeftOut
+    from clipcls.data.file_kinds import LeftOut
     from clipcls.embeddings.embed import embed_images, embed_texts
     from clipcls.embeddings.opening import open_encoder
     from clipcls.embeddings.search import search_cache, search_images

@@ -86,7 +86,7 @@ def command(
     chosen = columns_of(form, per_label, wanted=columns, bom=bom)
     from clipcls.classification.suggest import TEMPLATE, VOCABULARY, read_vocabulary, suggest
     from clipcls.classification.zero_shot import ZeroShotClassifier
-    from clipcls.data.paths import LeftOut
+    from clipcls.data.file_kinds import LeftOut
     from clipcls.output import open_output
 
     console.quiet = quiet

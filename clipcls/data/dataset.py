@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from clipcls.data.paths import LeftOut, find_images, folders_and_images
+from clipcls.data.file_kinds import LeftOut
+from clipcls.data.paths import find_images, folders_and_images
 from clipcls.data.sorted_folders import read_folder_labels
 from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.text import canonical, find_on_disk, read_table, read_text, why_missing

@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipcls.data.augment import View
-from clipcls.data.images import MAX_BYTES, decode_image, read_bytes, to_rgb
+from clipcls.data.images import MAX_BYTES, decode_image, read_bytes
+from clipcls.data.pixels import to_rgb
 from clipcls.errors import ImageError, os_reason
 
 __all__ = [

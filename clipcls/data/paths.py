@@ -7,7 +7,6 @@ Files, folders, glob patterns and a list on standard input; see `find_images`.
 
 from __future__ import annotations
 
-import codecs
 import errno
 import fnmatch
 import functools
@@ -15,161 +14,19 @@ import glob
 import logging
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import lru_cache
-from importlib.util import find_spec
 from typing import BinaryIO
 
-from clipcls.errors import ImageError, InputError, install_command, os_reason
-from clipcls.files.text import canonical, encoding_of, find_on_disk, why_missing
+from clipcls.data.file_kinds import KINDS, SUFFIXES, LeftOut, is_system_folder, reads_raw
+from clipcls.data.path_list import read_path_list
+from clipcls.errors import ImageError, InputError, os_reason
+from clipcls.files.text import canonical, find_on_disk, why_missing
 
-__all__ = [
-    "RAW_SUFFIXES",
-    "SUFFIXES",
-    "VIDEO_SUFFIXES",
-    "LeftOut",
-    "find_images",
-    "folders_and_images",
-    "reads_raw",
-]
+__all__ = ["find_images", "folders_and_images"]
 
 log = logging.getLogger("clipcls")
 
-SUFFIXES = frozenset(
-    (
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp"),
-        *(".tif", ".tiff", ".bmp", ".dib", ".heic", ".heif", ".hif", ".avif", ".avifs"),
-        *(".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
-        *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".psd", ".ico", ".cur", ".dds", ".qoi"),
-        *(".pcx", ".sgi", ".rgb", ".rgba", ".bw", ".ras", ".tga", ".icb", ".vda", ".vst"),
-        *(".xbm", ".xpm", ".fits"),
-    )
-)
-"""Suffixes, lower case, of the files that are taken from a folder.
-
-A list of our own: asking Pillow would import all its plugins, and would leave HEIC photos out
-unnoticed where the plugin for them is missing.
-"""
-
-
-def _split(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-RAW_SUFFIXES = _split(
-    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .k25 .kdc .mef .mos .mrw .nef .nrw "
-    ".orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f"
-)
-"""Suffixes, lower case, of cameras' raw files; taken from a folder where rawpy is installed."""
-
-VIDEO_SUFFIXES = _split(
-    ".3gp .asf .avi .flv .insv .lrv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob "
-    ".webm .wmv"
-)
-"""Suffixes, lower case, of videos."""
-
-_KINDS = {
-    "raw file": RAW_SUFFIXES,
-    "video": VIDEO_SUFFIXES,
-    "document": _split(".doc .docx .djvu .epub .odp .ods .odt .pdf .ppt .pptx"),
-    "drawing": _split(
-        ".afdesign .afphoto .ai .cdr .dwg .dxf .emf .eps .kra .ps .psb .sketch .svg .svgz .wmf .xcf"
-    ),
-    "image file of another format": _split(
-        ".bpg .czi .dcm .dicom .dpx .exr .flif .hdr .heics .jpm .jxl .jxr .livp .ndpi .nii .svs "
-        ".wdp"
-    ),
-    # Not opened to see whether they are images: data, and backups and unfinished downloads.
-    "other file": _split(
-        ".7z .aae .bak .bat .bin .c .cfg .conf .crdownload .css .csv .db .dll .download .exe .flac "
-        ".gpx .gz .h5 .htm .html .ini .ipynb .jpeg_original .jpg_original .js .json .jsonl .lnk "
-        ".log .lrcat .m4a .mat .md .mp3 .npy .npz .old .onnx .orig .parquet .part .pickle .pkl "
-        ".pp3 .pt .pth .py .rar .rtf .safetensors .sh .sqlite .srt .tar .tfrecord .thm .tmp .toml "
-        ".tsv .txt .url .wav .xls .xlsx .xml .xmp .yaml .yml .zip"
-    ),
-}
-_KIND_OF = {suffix: kind for kind, suffixes in _KINDS.items() for suffix in suffixes}
-
-# Trash, snapshots and copies that systems keep, in lower case: Windows, macOS, Synology, QNAP,
-# Samba, ext4. Names with a leading dot (.Trash-1000, .thumbnails) are hidden anyway.
-_SYSTEM_FOLDERS = frozenset(
-    (
-        *("$recycle.bin", "system volume information", "lost+found", "found.000"),
-        *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder"),
-        *("#recycle", "#snapshot", "@eadir", "@tmp", "@recycle", "@recently-snapshot"),
-        *(
-            "@__thumb",
-            "@transcode",
-            "@synoresource",
-            "@sharebin",
-            "network recycle bin",
-            "_gsdata_",
-        ),
-    )
-)
-
-
-def _is_system_folder(name: str) -> bool:
-    # Of Windows XP; in lower case they may be a person's own.
-    return name.lower() in _SYSTEM_FOLDERS or name in ("RECYCLER", "RECYCLED")
-
-
 _SEPARATORS = re.compile("[" + re.escape(os.sep + (os.altsep or "")) + "]+")
-
-_CHUNK = 1 << 16
-_CONTROL = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")
-_BINARY = "standard input is binary data, not a list of paths; to classify one image, name its file"
-
-
-@lru_cache(1)
-def reads_raw() -> bool:
-    """Whether rawpy is installed, so that raw files are images."""
-    return find_spec("rawpy") is not None
-
-
-@dataclass(slots=True)
-class LeftOut:
-    """Counts, by kind, what folders hold besides the images taken from them.
-
-    Attributes:
-        counts: of each kind ("raw file", "video", ...), how many files have which suffix. Folders
-            such as a trash, which are not searched, count under their names.
-    """
-
-    counts: dict[str, Counter[str]] = field(default_factory=dict)
-
-    def add(self, kind: str, suffix: str) -> None:
-        """Counts one file or folder."""
-        self.counts.setdefault(kind, Counter())[suffix] += 1
-
-    @property
-    def may_be_images(self) -> bool:
-        """Whether a person may expect pictures among them: anything but data and system folders."""
-        return bool(self.counts.keys() - {"other file", "system folder"})
-
-    def __str__(self) -> str:
-        """As "2 raw files (.nef), 1 video (.mp4) left out", with what makes raw files readable."""
-        parts = []
-        order = [
-            *_KINDS,
-            "file not downloaded from iCloud",
-            "file without a suffix",
-            "system folder",
-        ]
-        for kind in sorted(self.counts, key=order.index):
-            suffixes = [name for name, _ in self.counts[kind].most_common() if name]
-            total = self.counts[kind].total()
-            if total > 1:
-                kind = kind.replace("file", "files") if "file" in kind else f"{kind}s"
-            more = ", ..." if len(suffixes) > 4 else ""
-            names = f" ({', '.join(suffixes[:4])}{more})" if suffixes else ""
-            parts.append(f"{total:,} {kind}{names}")
-        if not parts:
-            return ""
-        cure = f"; to read raw files: {install_command('raw')}" if "raw file" in self.counts else ""
-        return f"{', '.join(parts)} left out{cure}"
 
 
 def find_images(
@@ -242,7 +99,7 @@ def _expand(
         elif stdin is None:
             raise InputError("there is no standard input to read paths from")
         else:
-            named = _listed(stdin, null)
+            named = read_path_list(stdin, null)
         for path in named:
             there = path if patterns and glob.has_magic(path) else find_on_disk(path)
             if there != path and not told:
@@ -280,44 +137,55 @@ def _named(name: str, left_out: LeftOut, *, patterns: bool) -> Iterator[str | Im
 
 
 def _walk(root: str, left_out: LeftOut) -> Iterator[str | ImageError]:
-    """Images below a folder. Iterative: the depth of folders is the user's, not Python's."""
+    """Images below a folder."""
+    for item in _search(root, left_out):
+        if isinstance(item, ImageError):
+            yield item
+        elif not isinstance(item, str) and _is_image(item, left_out):
+            yield item.path
+
+
+def _search(root: str, left_out: LeftOut) -> Iterator[str | os.DirEntry[str] | ImageError]:
+    """A folder and all below it: its path before what it holds, and the entries of its files.
+
+    Iterative: the depth of folders is the user's, not Python's.
+    """
     linked: set[tuple[int, int]] = set()  # folders entered through a symbolic link
     above: list[tuple[int, int]] = []  # folders from the root down to the current one
-    pending: list[Iterator[os.DirEntry[str]]] = []
+    pending: list[tuple[str, Iterator[os.DirEntry[str]]]] = []
 
-    def enter(path: str, is_link: bool) -> ImageError | None:
+    def enter(path: str, is_link: bool) -> Iterator[str | ImageError]:
         try:
-            info = os.stat(path)
+            info = os.stat(path or os.curdir)
             key = (info.st_dev, info.st_ino)
             if is_link and (key in linked or key in above):
-                return None
-            entries = _sorted_entries(path)
+                return
+            entries = _sorted_entries(path or os.curdir)
         except OSError as error:
-            return ImageError(path, os_reason(error))
+            yield ImageError(path, os_reason(error))
+            return
         if is_link:
             linked.add(key)
         above.append(key)
-        pending.append(entries)
-        return None
+        pending.append((path, entries))
+        yield path
 
-    error = enter(root, False)
-    if error:
-        yield error
+    yield from enter(root, False)
     while pending:
-        entry = next(pending[-1], None)
+        folder, entries = pending[-1]
+        entry = next(entries, None)
         if entry is None:
             pending.pop()
             above.pop()
         elif entry.name.startswith("."):
             if entry.name.endswith(".icloud"):
                 left_out.add("file not downloaded from iCloud", "")
-        elif _is_folder(entry):
-            if _is_system_folder(entry.name):
-                left_out.add("system folder", entry.name)
-            elif error := enter(entry.path, entry.is_symlink()):
-                yield error
-        elif _is_image(entry, left_out):
-            yield entry.path
+        elif not _is_folder(entry):
+            yield entry
+        elif is_system_folder(entry.name):
+            left_out.add("system folder", entry.name)
+        else:
+            yield from enter(os.path.join(folder, entry.name), entry.is_symlink())
 
 
 def _sorted_entries(path: str) -> Iterator[os.DirEntry[str]]:
@@ -335,7 +203,7 @@ def folders_and_images(path: str) -> tuple[list[str], list[str]]:
     entries = [entry for entry in _sorted_entries(path) if not entry.name.startswith(".")]
     folders = [e.name for e in entries if _is_folder(e)]
     images = [e.name for e in entries if not _is_folder(e) and _is_image(e, LeftOut())]
-    return [name for name in folders if not _is_system_folder(name)], images
+    return [name for name in folders if not is_system_folder(name)], images
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -350,7 +218,7 @@ def _is_image(entry: os.DirEntry[str], left_out: LeftOut) -> bool:
     suffix = os.path.splitext(entry.name)[1].lower()
     if suffix in SUFFIXES:
         return True
-    kind = _KIND_OF.get(suffix)
+    kind = KINDS.get(suffix)
     if kind == "raw file" and reads_raw():
         return True
     if kind is None and not suffix.endswith("~") and _starts_as_image(entry):
@@ -405,8 +273,9 @@ def _matches(pattern: str, left_out: LeftOut) -> Iterator[str | ImageError]:
 def _match(folder: str, parts: list[str]) -> Iterator[str]:
     part, rest = parts[0], parts[1:]
     if part == "**":
-        for below in _folders(folder):
-            yield from _match(below, rest)
+        for below in _search(folder, LeftOut()):
+            if isinstance(below, str):
+                yield from _match(below, rest)
     elif not glob.has_magic(part) or os.path.lexists(os.path.join(folder, part)):
         path = os.path.join(folder, part)
         if not rest and os.path.lexists(path):
@@ -427,83 +296,3 @@ def _match(folder: str, parts: list[str]) -> Iterator[str]:
                 yield path
             elif _is_folder(entry):
                 yield from _match(path, rest)
-
-
-def _folders(folder: str) -> Iterator[str]:
-    """A folder and all below it, under the rules of `_walk`."""
-    linked: set[tuple[int, int]] = set()
-    pending = [(folder, frozenset[tuple[int, int]](), False)]
-    while pending:
-        path, above, is_link = pending.pop()
-        try:
-            info = os.stat(path or os.curdir)
-            key = (info.st_dev, info.st_ino)
-            if is_link and (key in linked or key in above):
-                continue
-            entries = list(_sorted_entries(path or os.curdir))
-        except OSError:
-            continue
-        if is_link:
-            linked.add(key)
-        yield path
-        above |= {key}
-        pending.extend(
-            (os.path.join(path, entry.name), above, entry.is_symlink())
-            for entry in reversed(entries)
-            if _is_folder(entry)
-            and not entry.name.startswith(".")
-            and not _is_system_folder(entry.name)
-        )
-
-
-def _listed(stdin: BinaryIO, null: bool) -> Iterator[str]:
-    """The names on standard input, each as soon as it is complete.
-
-    Raises:
-        InputError: it cannot be read, or is no such list.
-    """
-    end = b"\0" if null else b"\n"
-    for raw in _records(stdin, end):
-        if b"\0" in raw:
-            if any(map(os.path.lexists, filter(None, raw.split(b"\0")))):
-                raise InputError("the list on standard input is separated by NUL bytes: add -0")
-            raise InputError(_BINARY)
-        if not null and raw.endswith(b"\r") and not os.path.lexists(raw):
-            raw = raw[:-1]
-        if not raw.strip():
-            continue
-        yield os.fsdecode(raw)
-
-
-def _records(stdin: BinaryIO, end: bytes) -> Iterator[bytes]:
-    read = getattr(stdin, "read1", stdin.read)  # read1: what there is, without waiting for more
-    try:
-        start = chunk = read(_CHUNK)
-        while chunk and any(
-            bom.startswith(start) for bom in (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
-        ):
-            start += (chunk := read(_CHUNK))
-        encoding = encoding_of(start)
-        decoder = None
-        if encoding != "utf-8-sig":
-            if end == b"\0":
-                raise InputError(
-                    "the list on standard input is UTF-16 text with one path per line: leave out -0"
-                )
-            decoder = codecs.getincrementaldecoder(encoding)()
-        else:
-            start = start.removeprefix(b"\xef\xbb\xbf")  # PowerShell and editors put it there
-            odd = [raw for raw in start.split(end) if _CONTROL.search(raw.replace(b"\0", b""))]
-            if odd and not any(map(os.path.lexists, (raw for raw in odd if b"\0" not in raw))):
-                raise InputError(_BINARY)
-        rest, chunk = b"", start
-        while chunk:
-            if decoder:
-                chunk = os.fsencode(decoder.decode(chunk))
-            *whole, rest = (rest + chunk).split(end)
-            yield from whole
-            chunk = read(_CHUNK)
-        if rest:
-            yield rest
-    except (OSError, ValueError) as error:
-        raise InputError(f"standard input cannot be read: {error}") from error

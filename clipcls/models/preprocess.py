@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipcls.data.images import whole_of
+from clipcls.data.images import find_whole
 
 __all__ = ["Preprocess"]
 
@@ -81,7 +81,7 @@ class Preprocess:
         One that was decoded at a reduced scale is fitted as it would be whole, to the same size.
         """
         if self.resize_mode == "squash":
-            fitted = self._resized(image, (self.width, self.height), whole_of(image)[1])
+            fitted = self._resized(image, (self.width, self.height), find_whole(image)[1])
         else:
             fitted = self._cropped(self._fitted(image))
         return np.asarray(fitted)
@@ -111,7 +111,7 @@ class Preprocess:
         if (width, height) != image.size:
             left, top = (image.width - width) // 2, (image.height - height) // 2
             image = image.crop((left, top, left + width, top + height))
-        whole, box = whole_of(image)
+        whole, box = find_whole(image)
         return self._resized(image, self._fitted_size(whole), box)
 
     def _without_ends(self, size: tuple[int, int]) -> tuple[int, int]:

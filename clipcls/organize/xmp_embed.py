@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipcls.data.paths import RAW_SUFFIXES
+from clipcls.data.file_kinds import RAW_SUFFIXES
 from clipcls.errors import InputError, SidecarError, install_command
 from clipcls.files.folders import is_inside, sync_folder
 from clipcls.organize.xmp_sidecar import Sidecars, need_lxml, update_each, updated_packet

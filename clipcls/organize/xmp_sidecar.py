@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from clipcls.data.paths import RAW_SUFFIXES, SUFFIXES, VIDEO_SUFFIXES
+from clipcls.data.file_kinds import RAW_SUFFIXES, SUFFIXES, VIDEO_SUFFIXES
 from clipcls.errors import ImageError, InputError, SidecarError, install_command, os_reason
 from clipcls.files.folders import is_inside
 from clipcls.labels.folder_names import alike

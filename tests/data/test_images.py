@@ -28,8 +28,8 @@ from clipcls.data.images import (
     missing_share,
     open_image,
     read_bytes,
-    to_rgb,
 )
+from clipcls.data.pixels import to_rgb
 from clipcls.errors import ImageError, install_command
 from helpers.pictures import LOSSLESS, LOSSY, can_write, every_file, exif, picture, png, saved, tiff
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipcls.data import images, paths
-from clipcls.data.paths import SUFFIXES, LeftOut, find_images
+from clipcls.data import image_formats, images, paths
+from clipcls.data.file_kinds import SUFFIXES, LeftOut
+from clipcls.data.paths import find_images
 from clipcls.errors import ImageError, InputError, install_command
 
 posix = pytest.mark.skipif(os.name == "nt", reason="a POSIX file system is needed")
@@ -483,7 +484,7 @@ def test_folder_that_vanishes_during_the_walk() -> None:
 
 def test_suffixes_are_those_of_the_formats_that_are_decoded() -> None:
     Image.init()
-    formats = {*images._COMMON, *images._OTHERS, "TGA"}
+    formats = {*image_formats._COMMON, *image_formats._OTHERS, "TGA"}
     of_pillow = {s for s, kind in Image.registered_extensions().items() if kind in formats}
     of_pillow -= {".fit"}  # mostly a sport watch's
     of_pillow |= {".avif", ".avifs"}  # Pillow 11.3 and newer

@@ -10,7 +10,7 @@ import pytest
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from clipcls.data.images import decode_image, whole_of
+from clipcls.data.images import decode_image, find_whole
 from clipcls.models.preprocess import Preprocess
 
 PHOTOS = sorted((Path(__file__).parents[2] / "examples/photos").glob("*.jpg"))
@@ -60,7 +60,7 @@ def test_a_photo_decoded_at_a_reduced_scale_is_fitted_as_it_is_whole(
     whole = decode_image(file.getvalue())
     assert max(reduced.size) == 276
     assert max(whole.size) == 1101
-    assert whole_of(reduced)[0] == whole_of(whole)[0] == whole.size
+    assert find_whole(reduced)[0] == find_whole(whole)[0] == whole.size
     difference = np.abs(ours(reduced).astype(int) - ours(whole))
     assert difference.mean() < bound
 
@@ -70,4 +70,4 @@ def test_what_is_cut_out_of_a_reduced_photo_is_taken_as_it_is() -> None:
     Image.open(PHOTOS[0]).convert("RGB").resize((1101, 521)).save(file, "JPEG")
     reduced = decode_image(file.getvalue(), least_side=128)
     part = reduced.crop((100, 20, 170, 120))
-    assert whole_of(part) == ((70, 100), (0, 0, 70, 100))
+    assert find_whole(part) == ((70, 100), (0, 0, 70, 100))

@@ -1,0 +1,139 @@
+"""Kinds of files by their suffixes: images, raw files, videos and what else folders hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.util import find_spec
+
+from clipcls.errors import install_command
+
+__all__ = [
+    "KINDS",
+    "RAW_SUFFIXES",
+    "SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "LeftOut",
+    "is_system_folder",
+    "reads_raw",
+]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+SUFFIXES = _words(
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .gif .webp .tif .tiff .bmp .dib .heic .heif .hif .avif "
+    ".avifs .jp2 .j2k .jpc .jpf .jpx .j2c .ppm .pgm .pbm .pnm .pfm .psd .ico .cur .dds .qoi .pcx "
+    ".sgi .rgb .rgba .bw .ras .tga .icb .vda .vst .xbm .xpm .fits"
+)
+"""Suffixes, lower case, of the files that are taken from a folder.
+
+A list of our own: asking Pillow would import all its plugins, and would leave HEIC photos out
+unnoticed where the plugin for them is missing.
+"""
+
+
+RAW_SUFFIXES = _words(
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .k25 .kdc .mef .mos .mrw .nef .nrw "
+    ".orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f"
+)
+"""Suffixes, lower case, of cameras' raw files; taken from a folder where rawpy is installed."""
+
+VIDEO_SUFFIXES = _words(
+    ".3gp .asf .avi .flv .insv .lrv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob "
+    ".webm .wmv"
+)
+"""Suffixes, lower case, of videos."""
+
+_SUFFIXES_BY_KIND = {
+    "raw file": RAW_SUFFIXES,
+    "video": VIDEO_SUFFIXES,
+    "document": _words(".doc .docx .djvu .epub .odp .ods .odt .pdf .ppt .pptx"),
+    "drawing": _words(
+        ".afdesign .afphoto .ai .cdr .dwg .dxf .emf .eps .kra .ps .psb .sketch .svg .svgz .wmf .xcf"
+    ),
+    "image file of another format": _words(
+        ".bpg .czi .dcm .dicom .dpx .exr .flif .hdr .heics .jpm .jxl .jxr .livp .ndpi .nii .svs "
+        ".wdp"
+    ),
+    # Not opened to see whether they are images: data, and backups and unfinished downloads.
+    "other file": _words(
+        ".7z .aae .bak .bat .bin .c .cfg .conf .crdownload .css .csv .db .dll .download .exe .flac "
+        ".gpx .gz .h5 .htm .html .ini .ipynb .jpeg_original .jpg_original .js .json .jsonl .lnk "
+        ".log .lrcat .m4a .mat .md .mp3 .npy .npz .old .onnx .orig .parquet .part .pickle .pkl "
+        ".pp3 .pt .pth .py .rar .rtf .safetensors .sh .sqlite .srt .tar .tfrecord .thm .tmp .toml "
+        ".tsv .txt .url .wav .xls .xlsx .xml .xmp .yaml .yml .zip"
+    ),
+}
+KINDS = {suffix: kind for kind, suffixes in _SUFFIXES_BY_KIND.items() for suffix in suffixes}
+"""What a file with another suffix is, such as `video`; "other file" where it is data."""
+
+# Trash, snapshots and copies that systems keep, in lower case: Windows, macOS, Synology, QNAP,
+# Samba, ext4. Names with a leading dot (.Trash-1000, .thumbnails) are hidden anyway.
+_SYSTEM_FOLDERS = frozenset(
+    (
+        *("$recycle.bin", "system volume information", "lost+found", "found.000"),
+        *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder"),
+        *("#recycle", "#snapshot", "@eadir", "@tmp", "@recycle", "@recently-snapshot"),
+        *("@__thumb", "@transcode", "@synoresource", "@sharebin", "network recycle bin"),
+        "_gsdata_",
+    )
+)
+
+
+def is_system_folder(name: str) -> bool:
+    """Whether a folder is a trash, snapshots or copies that a system keeps."""
+    # The last two are of Windows XP; in lower case they may be a person's own.
+    return name.lower() in _SYSTEM_FOLDERS or name in ("RECYCLER", "RECYCLED")
+
+
+@lru_cache(1)
+def reads_raw() -> bool:
+    """Whether rawpy is installed, so that raw files are images."""
+    return find_spec("rawpy") is not None
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """Counts, by kind, what folders hold besides the images taken from them.
+
+    Attributes:
+        counts: of each kind ("raw file", "video", ...), how many files have which suffix. Folders
+            such as a trash, which are not searched, count under their names.
+    """
+
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, suffix: str) -> None:
+        """Counts one file or folder."""
+        self.counts.setdefault(kind, Counter())[suffix] += 1
+
+    @property
+    def may_be_images(self) -> bool:
+        """Whether a person may expect pictures among them: anything but data and system folders."""
+        return bool(self.counts.keys() - {"other file", "system folder"})
+
+    def __str__(self) -> str:
+        """As "2 raw files (.nef), 1 video (.mp4) left out", with what makes raw files readable."""
+        parts = []
+        order = [
+            *_SUFFIXES_BY_KIND,
+            "file not downloaded from iCloud",
+            "file without a suffix",
+            "system folder",
+        ]
+        for kind in sorted(self.counts, key=order.index):
+            suffixes = [name for name, _ in self.counts[kind].most_common() if name]
+            total = self.counts[kind].total()
+            if total > 1:
+                kind = kind.replace("file", "files") if "file" in kind else f"{kind}s"
+            more = ", ..." if len(suffixes) > 4 else ""
+            names = f" ({', '.join(suffixes[:4])}{more})" if suffixes else ""
+            parts.append(f"{total:,} {kind}{names}")
+        if not parts:
+            return ""
+        cure = f"; to read raw files: {install_command('raw')}" if "raw file" in self.counts else ""
+        return f"{', '.join(parts)} left out{cure}"

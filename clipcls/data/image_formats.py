@@ -1,0 +1,291 @@
+"""Identify an image file's format, and what its header says before anything is decoded.
+
+In place of `Image.open`, which warns through the process-wide warning filters of the program that
+imports us (also with `formats=`), tries formats that start other programs, and says no more than
+"cannot identify image file".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import struct
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from PIL import Image
+
+from clipcls.errors import ImageError, install_command
+
+if TYPE_CHECKING:
+    from PIL.ImageFile import ImageFile
+
+__all__ = [
+    "START_OF_SCAN",
+    "Cost",
+    "TextTooLongError",
+    "check_header",
+    "check_pixels",
+    "decoding_cost",
+    "identify",
+    "image_errors",
+    "without_text",
+]
+
+logger = logging.getLogger("clipcls")
+
+START_OF_SCAN = b"\xff\xda"  # of JPEG
+
+# Raster formats only: nothing that starts another program (EPS), draws vectors (WMF) or needs a
+# handler (HDF5, GRIB), no formats without a magic number (TGA excepted, and only by its suffix),
+# and none that decode another file inside before its size can be checked (ICNS, BLP, DCX).
+_COMMON = ("JPEG", "PNG", "GIF", "BMP", "PPM")  # Image.preinit() registers these
+_OTHERS = (
+    *("WEBP", "TIFF", "AVIF", "JPEG2000", "PSD", "ICO", "CUR", "DIB", "DDS", "QOI", "PCX", "SGI"),
+    *("SUN", "XBM", "XPM", "FITS"),
+)
+_TGA_SUFFIXES = (".tga", ".icb", ".vda", ".vst")
+
+_HEIF_BRANDS = frozenset(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+)
+_AVIF_BRANDS = frozenset((b"avif", b"avis"))
+
+# What files named like images often are instead, by bytes near their beginning in lower case.
+_NOT_READ = {
+    b"<html": "not an image: a web page, as of a failed download",
+    b"<!doctype html": "not an image: a web page, as of a failed download",
+    b"version https://git-lfs": "not an image: a Git LFS pointer (run `git lfs pull`)",
+    b"%pdf": "PDF files are not read",
+    b"%!ps": "PostScript files are not read",
+    b"<svg": "SVG files are not read",
+    b"jxl \r\n\x87\n": "JPEG XL files are not read",
+    b"\0\0\0\0dicm": "DICOM files are not read",
+    b"\0\x05\x16\x07\0\x02": "not an image: a metadata file of macOS",
+    b"ftypmp4": "not an image: a video",
+    b"ftypisom": "not an image: a video",
+    b"ftypqt": "not an image: a video",
+}
+
+# Bytes per pixel at the peak, in fours, measured on images of 24 megapixels: of an image's mode
+# with its conversion to RGB, and of what the library of a format needs besides.
+_COPIES = {"RGB": 1.0, "L": 1.3, "P": 1.3, "1": 1.3, "RGBA": 2.0, "RGBX": 2.0, "CMYK": 2.0}
+_COPIES |= {"I;16": 2.5, "I;16L": 2.5, "I;16B": 2.5, "I": 3.5, "F": 3.5}
+_TRANSPARENCY_COPIES = {"RGB": 2.1, "I;16": 2.6}
+_LIBRARY_COPIES = {"WEBP": 3.0, "AVIF": 1.3, "HEIF": 1.0, "JPEG2000": 3.8, "DDS": 0.8, "SGI": 0.6}
+
+_MAX_PARTS = 100_000  # strips or tiles of a TIFF; Pillow takes 10 microseconds for each
+
+Opener = Callable[[io.BytesIO], "ImageFile"]
+
+
+class TextTooLongError(ImageError):
+    """A PNG's compressed text or profile is beyond Pillow's limits."""
+
+
+@contextlib.contextmanager
+def image_errors(path: str, kind: str, data: bytes = b"") -> Iterator[None]:
+    """Turn whatever a Pillow plugin raises into an `ImageError` with a short reason."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:
+        # Plugins parse untrusted bytes and let any exception out, struct.error and
+        # ZeroDivisionError among them.
+        logger.debug("%s: %s: %r", path, kind, error)
+        message = str(error).lower()
+        if isinstance(error, MemoryError):
+            reason = "not enough memory to decode it"
+        elif isinstance(error, Image.DecompressionBombError):
+            reason = "too many pixels"
+        elif kind == "PNG" and ("too large" in message or "too much memory" in message):
+            raise TextTooLongError(path, "holds too much text") from error
+        elif (
+            isinstance(error, EOFError)
+            or "truncated" in message
+            or (kind == "WEBP" and len(data) < 8 + int.from_bytes(data[4:8], "little"))
+        ):
+            reason = "truncated"
+        else:
+            reason = f"damaged or unsupported {kind} file"
+        raise ImageError(path, reason) from error
+
+
+def identify(data: bytes, path: str) -> tuple[str, Opener]:
+    """The format by its magic number, and the plugin that opens it.
+
+    Raises:
+        ImageError: it is no image, or of a format that is not read; the reason says which.
+    """
+    prefix = data[:16].ljust(16, b"\0")
+    brands = _brands(data)
+    Image.preinit()
+    for kinds in (_COMMON, _OTHERS):
+        if kinds is _OTHERS:
+            Image.init()
+            # Before the others: a usual TGA starts with the magic number of CUR.
+            if path.lower().endswith(_TGA_SUFFIXES):
+                return "TGA", lambda file: Image.OPEN["TGA"][0](file, "")
+        for kind in kinds:
+            if kind == "AVIF" and not brands & _AVIF_BRANDS:
+                continue  # Pillow's plugin would take any HEIF by its first brand
+            opener, accept = Image.OPEN.get(kind, (None, None))
+            accepted = accept and accept(prefix)
+            if isinstance(accepted, str):  # in place of yes or no: built without support for it
+                raise ImageError(path, f"{kind} needs another Pillow (pip install -U pillow)")
+            if opener and accepted:
+                return kind, lambda file, opener=opener: opener(file, "")
+    if brands & _AVIF_BRANDS and "AVIF" not in Image.OPEN:
+        raise ImageError(path, "AVIF needs a newer Pillow (pip install -U pillow)")
+    if brands & _HEIF_BRANDS:
+        return "HEIF", _heif_opener(path)
+    start = data[:1024].lower()
+    for magic, reason in _NOT_READ.items():
+        if magic in start:
+            raise ImageError(path, reason)
+    if data.count(0) == len(data):
+        raise ImageError(path, "not an image: all its bytes are zero")
+    raise ImageError(path, "not an image")
+
+
+def _brands(data: bytes) -> frozenset[bytes]:
+    """Major and compatible brands of an ISO media file (ISO/IEC 14496-12, `ftyp`)."""
+    if data[4:8] != b"ftyp":
+        return frozenset()
+    box = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
+    return frozenset(box[i : i + 4] for i in range(0, len(box), 4) if i != 4)
+
+
+def _heif_opener(path: str) -> Opener:
+    try:
+        # Used directly and not registered: registering would change what the host's Pillow opens.
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        reason = f"HEIC needs pillow-heif: {install_command('heic')}"
+        raise ImageError(path, reason) from error
+    return lambda file: HeifImageFile(file, "")
+
+
+def check_pixels(path: str, size: tuple[int, int], pixels: int, max_pixels: int) -> None:
+    """Refuse an image of this size that decodes to more than `max_pixels`."""
+    if pixels > max_pixels:
+        limit = f"{max_pixels // 10**6} million" if max_pixels >= 10**6 else f"{max_pixels}"
+        raise ImageError(path, f"too many pixels ({size[0]} x {size[1]}; the limit is {limit})")
+
+
+def check_header(kind: str, data: bytes, path: str, max_pixels: int) -> None:
+    """Refuse sizes inside a file that Pillow acts on, or warns about, before it tells any.
+
+    Raises:
+        ImageError: a frame or picture inside has too many pixels, or a TIFF too many parts.
+    """
+    # A file that is cut off is for the plugin to refuse.
+    with contextlib.suppress(IndexError, struct.error):
+        if kind == "TIFF" and (parts := _tiff_parts(data)) > _MAX_PARTS:
+            raise ImageError(path, f"too many strips or tiles ({parts}; the limit is {_MAX_PARTS})")
+        find_sizes = {"GIF": _gif_overhang, "ICO": _ico_images}.get(kind)
+        for size in find_sizes(data) if find_sizes else ():
+            check_pixels(path, size, size[0] * size[1], max_pixels)
+
+
+def _gif_overhang(data: bytes) -> Iterator[tuple[int, int]]:
+    """Size of a first frame that is larger than the screen (GIF89a, sections 17 to 26)."""
+    screen = struct.unpack_from("<2H", data, 6)
+    at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    while data[at : at + 1] not in (b",", b";", b""):
+        if data[at] == ord("!"):
+            at += 2
+            while data[at]:
+                at += 1 + data[at]
+        at += 1
+    x, y, width, height = struct.unpack_from("<4H", data, at + 1)
+    if x + width > screen[0] or y + height > screen[1]:
+        yield max(x + width, screen[0]), max(y + height, screen[1])
+
+
+def _ico_images(data: bytes) -> Iterator[tuple[int, int]]:
+    for i in range(int.from_bytes(data[4:6], "little")):
+        (at,) = struct.unpack_from("<I", data, 18 + 16 * i)
+        if data[at : at + 8] == b"\x89PNG\r\n\x1a\n":
+            yield struct.unpack_from(">II", data, at + 16)
+        elif data[at : at + 4] == b"\x28\0\0\0":  # BITMAPINFOHEADER
+            width, height = struct.unpack_from("<ii", data, at + 4)
+            yield abs(width), abs(height)
+
+
+def without_text(data: bytes) -> bytes:
+    """A PNG without its texts and colour profile (PNG 1.2, chapter 3)."""
+    kept, at = [data[:8]], 8
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def _tiff_parts(data: bytes) -> int:
+    """Number of strips or tiles of a TIFF's first image (TIFF 6.0, section 2)."""
+    order = "<" if data[:1] == b"I" else ">"
+    big = struct.unpack_from(order + "H", data, 2)[0] == 43  # BigTIFF
+    (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    (entries,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
+    start, step, entry = (at + 8, 20, "HHQ") if big else (at + 2, 12, "HHI")
+    found = [
+        struct.unpack_from(order + entry, data, start + step * number)
+        for number in range(min(entries, 65535))
+    ]
+    return max((count for tag, _, count in found if tag in (273, 324)), default=0)
+
+
+class Cost(NamedTuple):
+    """What it takes to decode an image, in pixels of four bytes.
+
+    Attributes:
+        pixels: that it is decoded to.
+        memory: at the peak, copies and buffers of the format's library included.
+        effort: of a usual image that takes as long; 1e9 take a minute or so.
+    """
+
+    pixels: int
+    memory: int
+    effort: int
+
+
+def decoding_cost(
+    image: ImageFile, whole: tuple[int, int], data: bytes, header: bytes, *, low_bytes: bool
+) -> Cost:
+    """The cost of an image that is open and not decoded yet.
+
+    libjpeg keeps all coefficients of a JPEG with several scans (a progressive one), two bytes
+    each, whatever the scale, and goes through all of them once per scan. A few formats are decoded
+    in Python.
+
+    Args:
+        image: at its reduced scale, if any.
+        whole: its full size.
+        data: the file.
+        header: the file as far as it has been read.
+        low_bytes: whether it has 16 bits per colour.
+    """
+    full, pixels, effort = whole[0] * whole[1], image.width * image.height, 0
+    layers: list[tuple[int, int, int, int]] = getattr(image, "layer", [])
+    if layers and image.size != whole:
+        # The first scan, whose header has been read, is the only one if it holds all layers.
+        start = START_OF_SCAN + struct.pack(">HB", 6 + 2 * len(layers), len(layers))
+        if "progressive" in image.info or not header[: -2 * len(layers) - 3].endswith(start):
+            largest = max(h for _, h, _, _ in layers) * max(v for _, _, v, _ in layers)
+            samples = sum(h * v for _, h, v, _ in layers) / max(largest, 1)
+            pixels += int(full * samples / 2)
+    if image.format in ("JPEG", "MPO"):
+        if "progressive" in image.info:
+            effort = full * data.count(START_OF_SCAN) // 16
+    elif any(tile.codec_name in Image.DECODERS for tile in image.tile):
+        effort = 15 * full
+    copies = _COPIES.get(image.mode, 3.0) + _LIBRARY_COPIES.get(image.format or "", 0.0)
+    if "transparency" in image.info:
+        copies += _TRANSPARENCY_COPIES.get(image.mode, 1.0)
+    copies += "exif" in image.info or image.format == "TIFF"  # it may have to be turned
+    return Cost(pixels, int(pixels * (copies + 5 * low_bytes)), effort)

@@ -1,0 +1,75 @@
+"""Read a list of paths from standard input, as `find`, a shell or PowerShell write it."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from clipcls.errors import InputError
+from clipcls.files.text import encoding_of
+
+__all__ = ["read_path_list"]
+
+_CHUNK = 1 << 16
+_CONTROL = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")
+_BINARY = "standard input is binary data, not a list of paths; to classify one image, name its file"
+
+
+def read_path_list(stdin: BinaryIO, null: bool) -> Iterator[str]:
+    """The names on standard input, each as soon as it is complete.
+
+    Args:
+        stdin: a binary stream.
+        null: whether names end with NUL bytes and not with newlines.
+
+    Raises:
+        InputError: it cannot be read, or is no such list.
+    """
+    end = b"\0" if null else b"\n"
+    for raw in _records(stdin, end):
+        if b"\0" in raw:
+            if any(map(os.path.lexists, filter(None, raw.split(b"\0")))):
+                raise InputError("the list on standard input is separated by NUL bytes: add -0")
+            raise InputError(_BINARY)
+        if not null and raw.endswith(b"\r") and not os.path.lexists(raw):
+            raw = raw[:-1]
+        if not raw.strip():
+            continue
+        yield os.fsdecode(raw)
+
+
+def _records(stdin: BinaryIO, end: bytes) -> Iterator[bytes]:
+    read = getattr(stdin, "read1", stdin.read)  # read1: what there is, without waiting for more
+    try:
+        start = chunk = read(_CHUNK)
+        while chunk and any(
+            bom.startswith(start) for bom in (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+        ):
+            start += (chunk := read(_CHUNK))
+        encoding = encoding_of(start)
+        decoder = None
+        if encoding != "utf-8-sig":
+            if end == b"\0":
+                raise InputError(
+                    "the list on standard input is UTF-16 text with one path per line: leave out -0"
+                )
+            decoder = codecs.getincrementaldecoder(encoding)()
+        else:
+            start = start.removeprefix(b"\xef\xbb\xbf")  # PowerShell and editors put it there
+            odd = [raw for raw in start.split(end) if _CONTROL.search(raw.replace(b"\0", b""))]
+            if odd and not any(map(os.path.lexists, (raw for raw in odd if b"\0" not in raw))):
+                raise InputError(_BINARY)
+        rest, chunk = b"", start
+        while chunk:
+            if decoder:
+                chunk = os.fsencode(decoder.decode(chunk))
+            *whole, rest = (rest + chunk).split(end)
+            yield from whole
+            chunk = read(_CHUNK)
+        if rest:
+            yield rest
+    except (OSError, ValueError) as error:
+        raise InputError(f"standard input cannot be read: {error}") from error

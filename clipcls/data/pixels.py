@@ -1,0 +1,295 @@
+"""Pixels of every kind -> an upright 8-bit RGB image.
+
+How pixels become 8-bit RGB:
+
+- Orientation: EXIF (or XMP) orientation is applied; what cannot be parsed is ignored.
+- Alpha, palette transparency and PNG's transparent colour: composited over white; over black where
+  less than 1 % of the visible pixels would stand out from white, and more do from black.
+- 16-bit grey: value / 257, rounded (Pillow's own conversion clips at 255); 12-bit TIFF: / 16.06.
+- 16 bits per colour (PNG, TIFF): the higher byte.
+- If either spans a quarter of its range or less, as sensors of 10 to 14 bits do, it is stretched.
+- 32-bit integers and floats have no agreed range: floats within 0..1 are scaled by 255, whole
+  numbers within 0..255 are taken as they are, integers within 0..65535 as 16-bit, anything else is
+  stretched.
+- Stretching maps the darkest value to 0 and the brightest to 255, without the 0.1 % at either end:
+  sensors have dead and hot pixels. One value at an end that lies farther from all others than these
+  span, as of burnt-in text or missing data, does not count where it has less than half the pixels.
+- CMYK with an ICC profile goes through the profile; without one, by the plain formula.
+- ICC profiles of RGB and grey images (Display P3, Adobe RGB) are not applied: CLIP models were
+  trained on images converted by `Image.convert("RGB")` alone, and so see what they saw then.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image, ImageChops
+
+from clipcls.data.image_formats import image_errors
+from clipcls.errors import ImageError
+
+if TYPE_CHECKING:
+    from PIL.ImageFile import ImageFile
+
+__all__ = [
+    "find_low_bytes",
+    "find_orientation",
+    "is_on_its_side",
+    "stretch_colour",
+    "to_rgb",
+    "turn_box",
+    "upright_rgb",
+]
+
+logger = logging.getLogger("clipcls")
+
+_STANDS_OUT = 32  # of 255: by how much a pixel differs from its background, to be seen
+
+_ORIENTATION = 0x0112
+_BITS_PER_SAMPLE = 258
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_LEFT_RIGHT = {2, 3, 6, 7}
+_TOP_BOTTOM = {3, 4, 7, 8}
+
+_WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+_ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An upright 8-bit RGB image of an image that is open already; the rules are above.
+
+    An animated image is taken at its current frame, which is the first one unless the caller
+    moved it. Converting the result again changes nothing.
+
+    Args:
+        image: of any mode. It is loaded if it was not, and not changed otherwise.
+
+    Returns:
+        An image of mode RGB: `image` itself where there is nothing to convert.
+
+    Raises:
+        ImageError: its pixels cannot be loaded or converted.
+    """
+    name = str(getattr(image, "filename", "")) or "<image>"
+    if 0 in image.size:
+        raise ImageError(name, "has no pixels")
+    with image_errors(name, image.format or "image"):
+        return upright_rgb(image)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """As `to_rgb`, with whatever errors Pillow raises."""
+    image.load()
+    turn = _UPRIGHT.get(find_orientation(image))
+    rgb = _flatten(image)
+    if turn is not None:
+        rgb = rgb.transpose(turn)
+    if rgb is not image:
+        rgb.info = {}  # the orientation is spent: a second conversion must not turn it again
+    return rgb
+
+
+def turn_box(
+    box: tuple[float, float, float, float], size: tuple[int, int], orientation: int
+) -> tuple[float, float, float, float]:
+    """Where a part of an image of this size lies once the image is upright."""
+    left, top, right, bottom = box
+    width, height = size
+    if is_on_its_side(orientation):
+        left, top, right, bottom = top, left, bottom, right
+        width, height = height, width
+    if orientation in _LEFT_RIGHT:
+        left, right = width - right, width - left
+    if orientation in _TOP_BOTTOM:
+        top, bottom = height - bottom, height - top
+    return left, top, right, bottom
+
+
+def is_on_its_side(orientation: int) -> bool:
+    """Whether an EXIF orientation swaps width and height."""
+    return 5 <= orientation <= 8
+
+
+def find_orientation(image: Image.Image) -> int:
+    """The EXIF orientation of a loaded image; 1, upright, where it has none that can be read.
+
+    Not before `load`: PNG keeps EXIF behind the pixels, and TIFF turns itself while loading.
+    """
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+        return value if isinstance(value, int) else 1
+    except Exception as error:  # EXIF is written by every kind of device; pixels matter more
+        logger.debug("EXIF ignored: %r", error)
+        return 1
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """8-bit RGB without alpha."""
+    if image.mode in _WIDE_MODES:
+        return _grey_to_8bit(image)
+    if image.mode == "CMYK":
+        return _cmyk_to_rgb(image)
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        return _over_background(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _over_background(image: Image.Image) -> Image.Image:
+    """Lays what is visible over white; over black where it would vanish on white."""
+    try:
+        if image.mode == "La":
+            image = image.convert("LA")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    except (ValueError, TypeError):  # a transparent colour that does not fit the mode
+        return image.convert("RGB")
+    background = Image.new("RGB", rgba.size, _choose_background(rgba))
+    background.paste(rgba, (0, 0), rgba)
+    return background
+
+
+def _choose_background(rgba: Image.Image) -> str:
+    """White; but black where what is visible would vanish on white and does less so on black."""
+    side = 512
+    sample = rgba.resize((min(side, rgba.width), min(side, rgba.height)), Image.Resampling.NEAREST)
+    shares = {}
+    for colour in ("white", "black"):
+        background = Image.new("RGB", sample.size, colour)
+        laid = background.copy()
+        laid.paste(sample, (0, 0), sample)
+        red, green, blue = ImageChops.difference(laid, background).split()
+        largest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+        counts = largest.histogram(sample.getchannel("A"))  # without wholly transparent pixels
+        shares[colour] = sum(counts[_STANDS_OUT:]) / max(1, sum(counts))
+    return "black" if shares["white"] < min(0.01, shares["black"]) else "white"
+
+
+def _grey_to_8bit(image: Image.Image) -> Image.Image:
+    import numpy as np
+
+    grey: np.ndarray[Any, Any] = np.asarray(image)
+    clear = image.info.get("transparency")
+    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))
+    full = 4095 if bits == (12,) else 65535
+    shown = grey if clear is None else grey[grey != clear]
+    eight = Image.fromarray(_rescale(grey, *_range(image.mode, shown, full)))
+    if clear is None:
+        return eight.convert("RGB")
+    alpha = Image.fromarray(np.where(grey == clear, 0, 255).astype(np.uint8))
+    return _over_background(Image.merge("LA", (eight, alpha)))
+
+
+def _range(mode: str, values: Any, full: int) -> tuple[float, float]:
+    """The values that become black and white; the rules are above."""
+    import numpy as np
+
+    finite = values[np.isfinite(values)] if mode == "F" else values
+    if not finite.size:
+        return 0, 0
+    low, high = float(finite.min()), float(finite.max())
+    if mode == "F" and low >= 0 and high <= 1:
+        return 0, 1
+    if mode in ("I", "F") and low >= 0 and high <= 255 and (finite == finite.round()).all():
+        return 0, 255
+    sample = finite.ravel()[:: 1 + finite.size // 1_000_000]
+    for value in (sample.min(), sample.max()):
+        others = sample[sample != value]
+        if 2 * others.size > sample.size:
+            first, last = float(others.min()), float(others.max())
+            if 0 < last - first < max(first - value, value - last):
+                sample = others
+    end = len(sample) // 1000
+    ordered = np.partition(sample, (end, len(sample) - 1 - end))
+    darkest, brightest = float(ordered[end]), float(ordered[-1 - end])
+    if darkest == brightest:
+        darkest, brightest = low, high
+    is_16_bit = mode not in ("I", "F") or (mode == "I" and low >= 0 and high <= full)
+    if is_16_bit and not 0 < brightest - darkest <= full / 4:
+        return 0, full
+    return darkest, brightest
+
+
+def find_low_bytes(image: ImageFile) -> list[Any]:
+    """The tiles that decode the lower bytes of an image of 16 bits per colour; [] for others.
+
+    Pillow has no mode for such images and decodes the higher bytes; with the other byte order, the
+    lower ones.
+    """
+    tiles = []
+    for tile in image.tile:
+        mode, *more = [tile.args] if isinstance(tile.args, str) else tile.args or [""]
+        if mode not in ("RGB;16B", "RGB;16L", "RGB;16N", "RGBA;16B", "RGBA;16L", "RGBA;16N"):
+            return []
+        is_little = mode[-1] == "L" or (mode[-1] == "N" and sys.byteorder == "little")
+        mode = mode[:-1] + ("B" if is_little else "L")
+        tiles.append(tile._replace(args=(mode, *more) if more else mode))
+    return tiles
+
+
+def stretch_colour(image: Image.Image, low: ImageFile, low_bytes: list[Any]) -> None:
+    """Stretches, in place, an image of 16 bits per colour that spans little of its range."""
+    import numpy as np
+
+    high = np.asarray(image)[..., :3]
+    if int(high.max()) - int(high.min()) > 64:  # spares most images the second decoding
+        return
+    low.tile = low_bytes
+    low.load()
+    colours = (high.astype(np.uint16) << 8) + np.asarray(low)[..., :3]
+    darkest, brightest = _range("RGB;16", colours, 65535)
+    if (darkest, brightest) != (0, 65535):
+        stretched = Image.fromarray(_rescale(colours, darkest, brightest))
+        if image.mode == "RGBA":
+            stretched.putalpha(image.getchannel("A"))
+        image.paste(stretched)
+
+
+def _rescale(values: Any, low: float, high: float) -> Any:
+    """low..high to 0..255, rounded; what is not finite becomes 0 (NaN, -inf) or 255 (inf)."""
+    import numpy as np
+
+    scale = 255 / (high - low) if high > low else 0.0
+    eight = np.empty(values.shape, np.uint8)
+    for row in range(0, len(values), 256):  # in strips: doubles would take eight times the image
+        with np.errstate(invalid="ignore"):
+            part = (values[row : row + 256].astype(np.float64) - low) * scale
+        part = np.nan_to_num(part, nan=0, posinf=255, neginf=0)
+        eight[row : row + 256] = np.clip(np.rint(part), 0, 255)
+    return eight
+
+
+def _cmyk_to_rgb(image: Image.Image) -> Image.Image:
+    # The plain formula knows no ink: process cyan comes out as (0, 255, 255) in place of about
+    # (0, 160, 220). Print files nearly always carry their profile.
+    profile = image.info.get("icc_profile")
+    if profile:
+        try:
+            from PIL import ImageCms
+
+            inks = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if inks.profile.xcolor_space.strip() == "CMYK":
+                rgb = ImageCms.profileToProfile(
+                    image,
+                    inks,
+                    ImageCms.createProfile("sRGB"),
+                    # As image editors do by default; "perceptual" tints LittleCMS's blacks.
+                    renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                    outputMode="RGB",
+                    flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+                )
+                if rgb is not None:
+                    return rgb
+        except Exception as error:  # a broken profile, or a Pillow without LittleCMS
+            logger.debug("ICC profile ignored: %r", error)
+    return image.convert("RGB")
