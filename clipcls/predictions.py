@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from clipcls.data.file_kinds import LeftOut
 
 __all__ = [
-    "NONE",
     "NO_CLASS",
     "PERSON",
+    "REJECT",
     "UNKNOWN",
     "Candidate",
     "Explanation",
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 UNKNOWN = "unknown"
-NONE = "none of these"
+REJECT = "none of these"
 PERSON = "person"
 """In the column `labelled_by` of a reviewed table: a person gave this label."""
 NO_CLASS = -1

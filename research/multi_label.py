@@ -33,7 +33,7 @@ from clipcls.calibration.multilabel import DEFAULT_THRESHOLD, choose_thresholds,
 from clipcls.classification.multilabel import background_texts, log_shares
 from clipcls.data.dataset import read_labelled
 from clipcls.embeddings.embed import embed_texts
-from clipcls.labels.prompts import NONE_TEXTS
+from clipcls.labels.prompts import REJECT_TEXTS
 from clipcls.numerics import log_odds, logistic
 
 SPLITS, COLLAGES, SIDE = 10, 1000, 320
@@ -173,7 +173,7 @@ def ways(classifier: ZeroShotClassifier) -> dict[str, Score]:
     """Name -> scores, (n, labels), of images' vectors (n, dim) for labels' vectors and names."""
     encoder, cache = classifier.encoder_, classifier.cache_
     scale = encoder.logit_scale
-    generic = embed_texts(encoder, list(NONE_TEXTS), cache).astype(float)
+    generic = embed_texts(encoder, list(REJECT_TEXTS), cache).astype(float)
     vocabulary = embed_texts(encoder, background_texts(), cache).astype(float)
     without = embed_texts(
         encoder, [f"a photo without {name}." for name in classifier.classes_], cache

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 __all__ = [
     "LEAST_IMAGES",
     "Calibration",
-    "Cut",
     "Identity",
     "Kept",
+    "Threshold",
     "read_calibration",
 ]
 
@@ -46,7 +46,7 @@ HOTTEST = 20.0  # bounds of the temperature: this, and one over it
 _FORMAT = "clipcls calibration 1"
 MULTI_FORMAT = "clipcls multi-label calibration 1"
 _HASH_BYTES, _HASHES = 6, 5000  # that are kept of an image file's SHA-256, and of how many images
-_COVERAGES = 20  # tried for `error`, equally spaced: fixed before any data is seen
+_COVERAGES = 20  # tried for `max_error`, equally spaced: fixed before any data is seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class Identity:
         return record
 
 
-class Cut(NamedTuple):
+class Threshold(NamedTuple):
     """Where answers begin: an image is answered if the model's own best score is above `score`.
 
     `coverage` and `risk` are the calibration images' share above it and the share wrong of these.
@@ -219,7 +219,7 @@ class Calibration(Kept):
         note: why the temperature is not simply the optimum, or "".
         figures: `nll` and `ece`, each `before` and `after`, by 5-fold cross-validation: no image
             is measured with a temperature that was fitted to it.
-        cuts: rows (score, above, wrong): of the images whose best score, by the model's own
+        thresholds: rows (score, above, wrong): of the images whose best score, by the model's own
             softmax, is above `score`, how many they are and how many are wrong; by falling score,
             at most 2,000, the last for all images.
         set_scores: rows (rank, score) of the sorted conformal scores; at most 2,000.
@@ -232,12 +232,12 @@ class Calibration(Kept):
     temperature: float
     note: str
     figures: dict[str, dict[str, float]]
-    cuts: tuple[tuple[float, int, int], ...]
+    thresholds: tuple[tuple[float, int, int], ...]
     set_scores: tuple[tuple[int, float], ...]
     versions: dict[str, str]
 
-    def for_coverage(self, coverage: float) -> Cut:
-        """The highest cut above which a new image lies with probability `coverage` at least.
+    def for_coverage(self, coverage: float) -> Threshold:
+        """The highest threshold above which a new image lies with probability `coverage` at least.
 
         Raises:
             CalibrationError: `coverage` is no share above 0.
@@ -245,10 +245,10 @@ class Calibration(Kept):
         if not 0 < coverage <= 1:
             raise CalibrationError(f"a coverage of {coverage:g}: give a share above 0, at most 1")
         above = math.ceil(coverage * (self.images + 1) - 1e-9) - 1
-        return self._cut(next(row for row in self.cuts if row[1] >= above))
+        return self._threshold(next(row for row in self.thresholds if row[1] >= above))
 
-    def for_error(self, error: float) -> Cut:
-        """The lowest cut above which at most a share `error` of new images is wrong.
+    def for_error(self, max_error: float) -> Threshold:
+        """The lowest threshold above which at most a share `max_error` of new images is wrong.
 
         That holds with a confidence of 95 %: of 20 fixed coverages those are taken whose exact
         binomial upper bound is low enough, each at 5 %/20, so that all 20 bounds hold together
@@ -256,42 +256,42 @@ class Calibration(Kept):
         and El-Yaniv 2017, arXiv 1705.08500).
 
         Raises:
-            CalibrationError: no coverage has so low a bound, or `error` is not between 0 and 1.
+            CalibrationError: no coverage has so low a bound, or `max_error` is not between 0 and 1.
         """
-        _check_share("an error", error)
+        _check_share("an error", max_error)
         best = None
         for bound, row in self._error_bounds():
-            if bound <= error:
+            if bound <= max_error:
                 best = row
         if best is None:
             least, row = min(self._error_bounds())
             raise CalibrationError(
-                f"an error of at most {error:g} cannot be promised from {self.images:,} images: "
-                f"the least with {CONFIDENCE:.0%} confidence is {_rounded_up(least):g}, answering "
-                f"{row[1] / self.images:.0%}; allow more error, or calibrate with more images "
-                f"({images_needed(error):,} or more that are answered without a mistake)"
+                f"an error of at most {max_error:g} cannot be promised from {self.images:,} "
+                f"images: the least with {CONFIDENCE:.0%} confidence is {_rounded_up(least):g}, "
+                f"answering {row[1] / self.images:.0%}; allow more error, or calibrate with more "
+                f"images ({images_needed(max_error):,} or more that are answered without a mistake)"
             )
-        return self._cut(best)
+        return self._threshold(best)
 
     def _error_bounds(self) -> Iterator[tuple[float, tuple[float, int, int]]]:
-        """What error each of the fixed coverages promises, and its row of `cuts`."""
+        """What error each of the fixed coverages promises, and its row of `thresholds`."""
         for step in range(1, _COVERAGES + 1):
-            row = next(row for row in self.cuts if row[1] * _COVERAGES >= step * self.images)
+            row = next(row for row in self.thresholds if row[1] * _COVERAGES >= step * self.images)
             yield binomial_bound(row[2], row[1], (1 - CONFIDENCE) / _COVERAGES), row
 
     def promises(self) -> str:
-        """One line: the least `error` and `conformal` that these images allow."""
+        """One line: the least `max_error` and `prediction_sets` that these images allow."""
         least = _rounded_up(min(self._error_bounds())[0])
         sets = _rounded_up(1 / (self.images + 1))
         if least >= 1:
-            line = "with these images no --error can be promised"
+            line = "with these images no --max-error can be promised"
         else:
-            line = f"with these images --error can be {least:g} or more"
-        line += f", --conformal {sets:g} or more"
+            line = f"with these images --max-error can be {least:g} or more"
+        line += f", --prediction-sets {sets:g} or more"
         if least > _USUAL_ERROR:
             line += (
-                f"; --error {_USUAL_ERROR:g} needs at least {images_needed(_USUAL_ERROR)} images "
-                "that are answered without a mistake"
+                f"; --max-error {_USUAL_ERROR:g} needs at least {images_needed(_USUAL_ERROR)} "
+                "images that are answered without a mistake"
             )
         return line
 
@@ -311,9 +311,9 @@ class Calibration(Kept):
             )
         return next(score for row_rank, score in self.set_scores if row_rank >= rank)
 
-    def _cut(self, row: tuple[float, int, int]) -> Cut:
+    def _threshold(self, row: tuple[float, int, int]) -> Threshold:
         score, above, wrong = row
-        return Cut(score, above / self.images, wrong / above if above else 0.0)
+        return Threshold(score, above / self.images, wrong / above if above else 0.0)
 
 
 def _rounded_up(share: float) -> float:
@@ -334,7 +334,7 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
         CalibrationError: it cannot be read, or is no calibration.
     """
     found = read_record(path, Calibration)
-    above, wrong = [row[1] for row in found.cuts], [row[2] for row in found.cuts]
+    above, wrong = [row[1] for row in found.thresholds], [row[2] for row in found.thresholds]
     ranks = [rank for rank, _ in found.set_scores]
     if not 0.99 / HOTTEST <= found.temperature <= 1.01 * HOTTEST:
         raise damaged(path, f"`temperature` is not between {1 / HOTTEST:g} and {HOTTEST:g}")

@@ -151,7 +151,7 @@ def predictions(
         scores, similarities, rows = classifier.match(
             vectors, max(shown, 2 if rule.min_margin else 1)
         )
-        within = _is_within_cut(classifier, vectors, similarities, rule)
+        within = _is_above_threshold(classifier, vectors, similarities, rule)
         sure = within & rule.accepts(scores)
         sets = _label_sets(classifier, vectors, rule)
         above = _answers_above(classifier, vectors, within & ~sure, shown, rule)
@@ -206,7 +206,7 @@ def _with_first(
     return [part[0][first] for part in found]
 
 
-def _is_within_cut(
+def _is_above_threshold(
     classifier: ZeroShotClassifier,
     vectors: NDArray[np.float32],
     similarities: NDArray[np.float64],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.data.dataset import LabelledLike, SetAside, make_labelled
+from clipcls.data.dataset import Excluded, LabelledLike, make_labelled
 from clipcls.errors import ImageError, InputError
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ class Known:
         vectors: float32 (n, dim), unit rows.
         truth: for each image the class numbers that are right, at least one, unless images without
             a label were asked for.
-        set_aside: what of the data is not among them.
+        excluded: what of the data is not among them.
         notes: why figures of these images are likely better than those of new ones.
     """
 
     paths: tuple[str, ...]
     vectors: NDArray[np.float32]
     truth: tuple[tuple[int, ...], ...]
-    set_aside: SetAside
+    excluded: Excluded
     notes: tuple[str, ...] = ()
 
 
@@ -78,7 +78,7 @@ def embed_known(
     matched = make_labelled(data, unlabelled=several).match(
         names, meanings, several=several, above=every if several else None
     )
-    unreadable = list(matched.set_aside.unreadable)
+    unreadable = list(matched.excluded.unreadable)
     if watch:
         for error in unreadable:
             watch(error)
@@ -109,14 +109,14 @@ def embed_known(
     for note in notes:
         logger.warning("%s; take others", note)
     present = {number for classes in truth for number in classes}
-    if classifier.none:
+    if classifier.reject:
         present.add(len(names) - 1)  # nobody expects images of it
-    set_aside = replace(
-        matched.set_aside,
+    excluded = replace(
+        matched.excluded,
         unreadable=tuple(unreadable),
         without_images=tuple(name for n, name in enumerate(names) if n not in present),
     )
-    return Known(tuple(paths), np.stack(vectors), tuple(truth), set_aside, notes)
+    return Known(tuple(paths), np.stack(vectors), tuple(truth), excluded, notes)
 
 
 def right_columns(truth: Sequence[tuple[int, ...]], n_classes: int) -> NDArray[np.bool_]:

@@ -62,7 +62,7 @@ class MultiLabelClassifier:
 
     Args:
         classifier: what has the labels, prompts and model; one that is not fitted yet is fitted by
-            `fit`. It has no class `none of these`, no rank and no calibration.
+            `fit`. It has no class `none of these`, no level and no calibration.
         calibration: a `MultiLabelCalibration`, or its file.
 
     Attributes:
@@ -95,15 +95,15 @@ class MultiLabelClassifier:
         """Embeds the labels and the vocabulary; learns nothing from `X` and `y`.
 
         Raises:
-            LabelsError: there is a class `none of these` or a rank, which have no place here.
+            LabelsError: there is a class `none of these` or a level, which have no place here.
             CalibrationError: the calibration is for something else.
             ClipclsError: the classifier was learnt from images.
         """
         vars(self).pop("thresholds_", None)  # until it is done, and if it fails, it is not fitted
-        if self.classifier.none:
+        if self.classifier.reject:
             raise LabelsError("the label `none of these` is for one label an image; leave it out")
-        if self.classifier.rank is not None:
-            raise LabelsError("a rank is for one label an image; leave it out")
+        if self.classifier.level is not None:
+            raise LabelsError("a level is for one label an image; leave it out")
         if self.classifier.calibration is not None:
             raise CalibrationError("give the calibration to the MultiLabelClassifier")
         if not self.classifier.__sklearn_is_fitted__():

@@ -25,7 +25,7 @@ _IMAGES_A_BLOCK = 1024
 class LinearScores:
     """The scores of a fitted classifier whose logits are linear in an image's unit vector.
 
-    A class is a label or, with a rank, a node of the labels' hierarchy, whose score is the sum of
+    A class is a label or, with a level, a node of the labels' hierarchy, whose score is the sum of
     its labels'. What a subclass sets when it is fitted:
 
     Attributes:
@@ -44,11 +44,11 @@ class LinearScores:
     temperature_: float
     hierarchy_: Hierarchy | None
     _exact_weights: NDArray[np.float64]  # what the logits are computed from
-    _level: Level | None  # that of the rank
+    _level: Level | None  # the one asked for
 
     @property
     def level_(self) -> Level | None:
-        """The level whose nodes are the classes: `rank`'s, else the lowest; None: there is none."""
+        """The level whose nodes are the classes: that asked for, else the lowest; None: no tree."""
         if self._level is None and self.hierarchy_ is not None:
             return self.hierarchy_.levels[-1]
         return self._level
@@ -125,7 +125,7 @@ class LinearScores:
     def _class_logits(
         self, vectors: NDArray[np.float32], temperature: float
     ) -> NDArray[np.float64]:
-        """Logits of the classes: of the labels, or of the nodes that `rank` asks for."""
+        """Logits of the classes: of the labels, or of the nodes that `level` asks for."""
         if self._level is None:
             return self._logits(vectors, self._exact_weights, temperature)
         step = self._images_a_block()

@@ -146,7 +146,7 @@ def suggest(
     All vectors are in memory at once: 2 KB an image at 512 dimensions, and about as much again.
 
     Args:
-        classifier: fitted with the vocabulary as its labels, without `none` and `rank`.
+        classifier: fitted with the vocabulary as its labels, without `reject` and `level`.
         images: as for `ZeroShotClassifier.classify`; an `ImageError` counts as one that cannot
             be read.
         clusters: how many clusters; None: `cluster_count`.
@@ -182,7 +182,7 @@ def suggest_for_vectors(
     """`suggest` from images' vectors.
 
     Args:
-        classifier: fitted with the vocabulary as its labels, without `none` and `rank`.
+        classifier: fitted with the vocabulary as its labels, without `reject` and `level`.
         vectors: float32 (n, dim), unit rows, at least one.
         paths: of the images.
         clusters: how many clusters; None: `cluster_count`.
@@ -192,7 +192,7 @@ def suggest_for_vectors(
     """
     vocabulary = make_labels(classifier.labels).labels
     if len(vocabulary) != len(classifier.classes_):
-        raise ValueError("the vocabulary's classifier must be fitted without none and rank")
+        raise ValueError("the vocabulary's classifier must be fitted without reject and level")
     cluster = cluster_vectors(vectors, clusters or cluster_count(len(vectors)))
     votes = np.concatenate(
         [logits.argmax(axis=1) for _, logits in logit_blocks(classifier, vectors)]

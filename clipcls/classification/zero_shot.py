@@ -31,12 +31,12 @@ from clipcls.embeddings.index import FlatIndex
 from clipcls.embeddings.opening import open_cache, open_encoder
 from clipcls.errors import CalibrationError, ImageError, LabelsError, not_fitted
 from clipcls.labels.label_set import LabelSet, LabelsLike, make_labels, written
-from clipcls.labels.prompts import NONE_TEXTS, PromptSet, class_texts, make_prompts
+from clipcls.labels.prompts import REJECT_TEXTS, PromptSet, class_texts, make_prompts
 from clipcls.models.encoder import BackendName, Encoder, Precision, unit_rows
-from clipcls.predictions import NONE, Prediction, Provenance
+from clipcls.predictions import REJECT, Prediction, Provenance
 
 if TYPE_CHECKING:
-    from clipcls.calibration.single_label import Calibration, Cut, Identity
+    from clipcls.calibration.single_label import Calibration, Identity, Threshold
     from clipcls.classification.explain import Explainer
     from clipcls.data.inputs import ImageInput, Images
     from clipcls.labels.taxonomy import Hierarchy, Level
@@ -61,14 +61,14 @@ class ZeroShotClassifier(LinearScores):
         workers: threads that read and decode images; None: by the CPU.
         cache: where embeddings are kept: True for the user's cache directory, False for nowhere,
             or a file. What is known of the model itself is kept in any case.
-        none: whether there is one more class, `none of these`, made of generic texts.
+        reject: whether there is one more class, `none of these`, made of generic texts.
         calibration: a `Calibration`, or its file.
-        rank: the level of a hierarchy of labels whose nodes are the classes: its number, 1 being
+        level: the level of a hierarchy of labels whose nodes are the classes: its number, 1 being
             the root, or its name; None: the labels are.
 
     Attributes:
-        classes_: the labels, str (n_classes,), in the order given; with `none` one more, the last;
-            with `rank` the names of that level.
+        classes_: the labels, str (n_classes,), in the order given; the last
+            with `reject` being `none of these`; with `level` the names of that level.
         weights_: the labels' unit vectors, float32 (n_labels, dim).
         index_: `FlatIndex` over `weights_`.
         encoder_: the `Encoder` in use.
@@ -97,9 +97,9 @@ class ZeroShotClassifier(LinearScores):
         backend: BackendName = "auto",
         workers: int | None = None,
         cache: bool | str | os.PathLike[str] | EmbeddingCache = True,
-        none: bool = False,
+        reject: bool = False,
         calibration: Calibration | str | os.PathLike[str] | None = None,
-        rank: int | str | None = None,
+        level: int | str | None = None,
     ) -> None:
         self.labels = labels
         self.model = model
@@ -111,9 +111,9 @@ class ZeroShotClassifier(LinearScores):
         self.backend = backend
         self.workers = workers
         self.cache = cache
-        self.none = none
+        self.reject = reject
         self.calibration = calibration
-        self.rank = rank
+        self.level = level
 
     def fit(self, X: object = None, y: object = None) -> ZeroShotClassifier:
         """Embeds the labels; learns nothing from `X` and `y`, which are there for pipelines.
@@ -136,11 +136,11 @@ class ZeroShotClassifier(LinearScores):
             cache=self.cache_,
         )
         names, texts = list(labels.names), class_texts(labels, prompts)
-        if self.none:
-            if NONE in names or any(label.path[0] == NONE for label in labels):
-                raise LabelsError(f"{labels.source}: {NONE!r} is a label already; leave one out")
-            names.append(NONE)
-            texts.append(NONE_TEXTS)
+        if self.reject:
+            if REJECT in names or any(label.path[0] == REJECT for label in labels):
+                raise LabelsError(f"{labels.source}: {REJECT!r} is a label already; leave one out")
+            names.append(REJECT)
+            texts.append(REJECT_TEXTS)
         self._texts, self._prompts = texts, prompts
         self.hierarchy_, self._level = self._levels_of(labels)
         self.classes_ = np.array(names if self._level is None else self._level.names)
@@ -173,14 +173,14 @@ class ZeroShotClassifier(LinearScores):
         return Identity.of(self.encoder_, self._prompts, self.classes_.tolist(), texts)
 
     def _levels_of(self, labels: LabelSet) -> tuple[Hierarchy | None, Level | None]:
-        """The labels' hierarchy, and the level that `rank` asks for."""
-        if self.rank is None and not any(label.parents for label in labels):
+        """The labels' hierarchy, and the level that `level` asks for."""
+        if self.level is None and not any(label.parents for label in labels):
             return None, None
         from clipcls.labels.taxonomy import Hierarchy
 
-        paths = [*(label.path for label in labels), *([(NONE,)] if self.none else [])]
+        paths = [*(label.path for label in labels), *([(REJECT,)] if self.reject else [])]
         hierarchy = Hierarchy(paths, labels.levels, labels.source)
-        return hierarchy, None if self.rank is None else hierarchy.level(self.rank)
+        return hierarchy, None if self.level is None else hierarchy.level(self.level)
 
     @property
     def meanings_(self) -> dict[str, tuple[int, ...]]:
@@ -291,8 +291,8 @@ class ZeroShotClassifier(LinearScores):
         min_score: float = 0.0,
         min_margin: float = 0.0,
         coverage: float | None = None,
-        error: float | None = None,
-        conformal: float | None = None,
+        max_error: float | None = None,
+        prediction_sets: float | None = None,
         refine: bool = False,
         explain: bool = False,
         heatmaps: str | os.PathLike[str] | None = None,
@@ -306,13 +306,13 @@ class ZeroShotClassifier(LinearScores):
                 handed through.
             top: how many labels each answer carries.
             min_score: an answer whose best score is below it is `unknown`. Labels in a hierarchy
-                without `rank` are answered at the deepest level where the best score, summed along
+                without `level` are answered at the deepest level where the best score, summed along
                 the tree, reaches it.
             min_margin: so is one whose best score is less than this above the second.
             coverage: answer only the surest images, at least this share of images like those of
                 the calibration; the others are `unknown`.
-            error: answer as many as can be with at most this share of the answers wrong.
-            conformal: give each prediction a `label_set` that holds no right label with this
+            max_error: answer as many as can be with at most this share of the answers wrong.
+            prediction_sets: give each prediction a `label_set` that holds no right label with this
                 probability at most.
             refine: let all images decide together, as `transductive.refine` does: nothing is
                 yielded until the last is embedded, and memory grows with the images. A batch that
@@ -331,8 +331,8 @@ class ZeroShotClassifier(LinearScores):
 
         Raises:
             TypeError: `images` is neither an image nor an iterable of them.
-            CalibrationError: `coverage`, `error` or `conformal` without a calibration, or with one
-                that cannot promise that much; `refine` with a calibration.
+            CalibrationError: `coverage`, `max_error` or `prediction_sets` without a calibration, or
+                with one that cannot promise that much; `refine` with a calibration.
             ClipclsError: `refine` with a hierarchy of labels or a learnt classifier; `heatmaps`
                 with an `Encoder` of one's own that has no `seen`.
             OutputError: a heat map cannot be written.
@@ -341,8 +341,10 @@ class ZeroShotClassifier(LinearScores):
         rule = Rule(
             min_score,
             min_margin,
-            None if coverage is None and error is None else self.cut(coverage, error).score,
-            None if conformal is None else self._calibrated().set_threshold(conformal),
+            None
+            if coverage is None and max_error is None
+            else self.threshold(coverage, max_error).score,
+            None if prediction_sets is None else self._calibrated().set_threshold(prediction_sets),
             self._explainer() if explain else None,
         )
         embedded = self.embed(images, on_error=on_error if refine else "yield")
@@ -416,22 +418,22 @@ class ZeroShotClassifier(LinearScores):
             text for label in np.flatnonzero(level.node == number) for text in self._texts[label]
         ]
 
-    def cut(self, coverage: float | None = None, error: float | None = None) -> Cut:
+    def threshold(self, coverage: float | None = None, max_error: float | None = None) -> Threshold:
         """Where `classify` begins to answer for a coverage or an error.
 
         Raises:
             CalibrationError: there is no calibration, or it cannot promise that much.
         """
-        if (coverage is None) == (error is None):
-            raise ValueError("give coverage or error: one of the two")
+        if (coverage is None) == (max_error is None):
+            raise ValueError("give coverage or max_error: one of the two")
         if coverage is not None:
             return self._calibrated().for_coverage(coverage)
-        assert error is not None
-        return self._calibrated().for_error(error)
+        assert max_error is not None
+        return self._calibrated().for_error(max_error)
 
     def _calibrated(self) -> Calibration:
         if self.calibration_ is None:
-            raise CalibrationError("coverage, error and conformal need a calibration")
+            raise CalibrationError("coverage, max_error and prediction_sets need a calibration")
         return self.calibration_
 
     def embed(

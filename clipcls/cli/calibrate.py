@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clipcls.cli.completion import complete_files
-from clipcls.cli.console import Console, say_what_was_set_aside, watching
+from clipcls.cli.console import Console, report_excluded, watching
 from clipcls.cli.options import (
     NEW_FILE,
     cache_of,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # What a calibration belongs to.
 _REPEATED = (
-    *("label_source", "label_list", "classifier", "prompts", "none", "rank", "multi"),
+    *("label_source", "label_list", "classifier", "prompts", "reject", "level", "multi"),
     *("model", "checkpoint"),
 )
 
@@ -58,8 +58,8 @@ def command(
     label_source: str | None,
     label_list: tuple[str, ...],
     prompts: str | list[str],
-    none: bool,
-    rank: str | None,
+    reject: bool,
+    level: str | None,
     classifier: Path | None,
     multi: bool,
     output: Path,
@@ -71,19 +71,19 @@ def command(
     """Learn from labelled images what a score means.
 
     The file holds a temperature, which makes scores probabilities, and what `classify` needs for
-    --coverage, --error and --conformal; with --multi what makes each label's score a probability,
-    and a threshold for each. It is for one model, its labels and prompts, and for images like
-    those in DATA, which is as for `clipcls evaluate`.
+    --coverage, --max-error and --prediction-sets; with --multi what makes each label's score a
+    probability, and a threshold for each. It is for one model, its labels and prompts,
+    and for images like those in DATA, which is as for `clipcls evaluate`.
 
     \b
     Examples:
       clipcls calibrate --labels labels.txt sorted-photos/ -o calibration.json
-      clipcls classify --labels labels.txt --calibration calibration.json --error 0.05 photos/
+      clipcls classify --labels labels.txt --calibration calibration.json --max-error 0.05 photos/
       clipcls calibrate --multi --labels labels.txt truth.csv -o calibration.json
     """
     labels = labels_of(label_source, label_list, classifier)
     if multi:
-        refuse_with_multi(none=none, rank=rank)
+        refuse_with_multi(reject=reject, level=level)
     refuse_over(output, data, label_source, prompts, classifier)
     from clipcls.calibration.multilabel import MultiLabelCalibration
     from clipcls.classification.multilabel import MultiLabelClassifier
@@ -97,20 +97,20 @@ def command(
         labels=labels,
         prompts=prompts,
         cache=cache_of(cache_file, no_cache) or False,
-        none=none,
-        rank=rank,
+        reject=reject,
+        level=level,
         **model_settings,
     )
     found: Calibration | MultiLabelCalibration
     with watching(console, len(labelled)) as watch:
         if multi:
             several = MultiLabelClassifier(fitted).fit()
-            found, aside = calibrate_multilabel(several, labelled, watch=watch)
+            found, excluded = calibrate_multilabel(several, labelled, watch=watch)
             summary = _multilabel_summary(found)
         else:
-            found, aside = calibrate(fitted, labelled, watch=watch)
+            found, excluded = calibrate(fitted, labelled, watch=watch)
             summary = _summary(found)
-    say_what_was_set_aside(console, aside)
+    report_excluded(console, excluded)
     found.save(output)
     if found.note:
         console.say(found.note)
@@ -120,7 +120,7 @@ def command(
             console.say(found.promises())
         words = ["clipcls", "classify", *repeat_options(*_REPEATED), "--calibration", str(output)]
         console.say_written(output, f"{shlex.join(words)} PHOTOS")
-    return console.status(len(aside.unreadable), found.images)
+    return console.status(len(excluded.unreadable), found.images)
 
 
 def _summary(found: Calibration) -> str:

@@ -76,17 +76,17 @@ if TYPE_CHECKING:
     help="Answer the surest images, a share of C; the others are `unknown`. Needs --calibration.",
 )
 @click.option(
-    "--error",
+    "--max-error",
     type=NumberRange(0, 1, min_open=True, max_open=True),
     metavar="E",
     help="Answer as many as can be while at most a share of E is wrong, with 95 % confidence. "
     "Needs --calibration.",
 )
 @click.option(
-    "--conformal",
+    "--prediction-sets",
     type=NumberRange(0, 1, min_open=True, max_open=True),
-    metavar="A",
-    help="Add the set of labels that holds a right one for all but a share of A of the images. "
+    metavar="ALPHA",
+    help="Add the set of labels that holds a right one for all but a share ALPHA of the images. "
     "Needs --calibration.",
 )
 @click.option(
@@ -124,8 +124,8 @@ def command(
     label_source: str | None,
     label_list: tuple[str, ...],
     prompts: str | list[str],
-    none: bool,
-    rank: str | None,
+    reject: bool,
+    level: str | None,
     classifier: Path | None,
     multi: bool,
     top: int | None,
@@ -133,8 +133,8 @@ def command(
     min_margin: float,
     calibration: Path | None,
     coverage: float | None,
-    error: float | None,
-    conformal: float | None,
+    max_error: float | None,
+    prediction_sets: float | None,
     refine: bool,
     explain: bool,
     heatmaps: Path | None,
@@ -169,12 +169,12 @@ def command(
     labels = labels_of(label_source, label_list, classifier)
     if multi:
         refuse_with_multi(
-            none=none,
-            rank=rank,
+            reject=reject,
+            level=level,
             min_margin=min_margin,
             coverage=coverage is not None,
-            error=error is not None,
-            conformal=conformal is not None,
+            max_error=max_error is not None,
+            prediction_sets=prediction_sets is not None,
             explain=explain,
             heatmap=heatmaps is not None,
         )
@@ -183,13 +183,17 @@ def command(
     if sort_into:
         refuse_inside(sort_into, inputs)
     refuse_over(output, label_source, prompts, classifier, calibration, *inputs)
-    for name, value in (("coverage", coverage), ("error", error), ("conformal", conformal)):
+    for name, value in (
+        ("coverage", coverage),
+        ("max-error", max_error),
+        ("prediction-sets", prediction_sets),
+    ):
         if value is not None and calibration is None:
             raise click.UsageError(f"--{name} needs --calibration FILE, from `clipcls calibrate`")
-    if coverage is not None and error is not None:
-        raise click.UsageError("--coverage and --error exclude each other")
+    if coverage is not None and max_error is not None:
+        raise click.UsageError("--coverage and --max-error exclude each other")
     if refine:
-        refuse_with_refine(multi=multi, classifier=classifier, calibration=calibration, rank=rank)
+        refuse_with_refine(multi=multi, classifier=classifier, calibration=calibration, level=level)
     if (move or link) and sort_into is None:
         raise click.UsageError("--move and --link say how to sort: give --sort-into DIR")
     mode = mode_of(move, link)
@@ -214,7 +218,7 @@ def command(
 
         need_pyarrow()
     extra = [
-        *(["set"] if conformal is not None else []),
+        *(["set"] if prediction_sets is not None else []),
         *(EXPLAINED if explain else []),
         *(["heatmap"] if heatmaps else []),
         *(["labelled_by"] if classifier else []),
@@ -228,8 +232,8 @@ def command(
         labels=labels,
         prompts=prompts,
         cache=cache_of(cache_file, no_cache) or False,
-        none=none,
-        rank=rank,
+        reject=reject,
+        level=level,
         calibration=None if multi else calibration,
         **model_settings,
     )
@@ -248,18 +252,18 @@ def command(
                 min_score=min_score or 0.0,
                 min_margin=min_margin,
                 coverage=coverage,
-                error=error,
-                conformal=conformal,
+                max_error=max_error,
+                prediction_sets=prediction_sets,
                 refine=refine,
                 explain=explain,
                 heatmaps=heatmaps,
                 watch=watch if refine else None,
             )
-        if not quiet and (coverage is not None or error is not None):
-            cut = fitted.cut(coverage, error)
+        if not quiet and (coverage is not None or max_error is not None):
+            threshold = fitted.threshold(coverage, max_error)
             console.say(
-                f"of the calibration's images {cut.coverage:.1%} would be answered, "
-                f"{cut.risk:.1%} of these wrong"
+                f"of the calibration's images {threshold.coverage:.1%} would be answered, "
+                f"{threshold.risk:.1%} of these wrong"
             )
         made_for = several.calibration_ if multi else fitted.calibration_
         seen = 0  # images that the calibration was made from

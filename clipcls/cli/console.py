@@ -18,10 +18,10 @@ from clipcls.errors import printable
 from clipcls.predictions import UNKNOWN
 
 if TYPE_CHECKING:
-    from clipcls.data.dataset import SetAside
+    from clipcls.data.dataset import Excluded
     from clipcls.errors import ImageError
 
-__all__ = ["Console", "MaxErrors", "say_what_was_set_aside", "show", "watching"]
+__all__ = ["Console", "MaxErrors", "report_excluded", "show", "watching"]
 
 _NEWS_EVERY = 60.0  # seconds
 _LONGEST_LINE = 2_000  # characters
@@ -184,29 +184,29 @@ def watching(
         yield watch
 
 
-def say_what_was_set_aside(console: Console, aside: SetAside) -> None:
+def report_excluded(console: Console, excluded: Excluded) -> None:
     """Says which labelled images are in no figure, and which labels have no images."""
-    several = aside.as_none is not None
+    several = excluded.as_none is not None
     how = "images with it" if several else "not counted: images with it"
-    for label, count in aside.no_labels.items():
+    for label, count in excluded.no_labels.items():
         if label == UNKNOWN and not several:
             console.say(f"not counted: images with none of the labels ({UNKNOWN}), {count:,}")
             continue
         console.say(f"{label!r} is none of the labels; {how}, {count:,}")
-    if aside.as_none:
+    if excluded.as_none:
         console.say(
-            f"counted as having none of the labels: images without another, {aside.as_none:,}"
+            f"counted as having none of the labels: images without another, {excluded.as_none:,}"
         )
-    if several and aside.left_out:
+    if several and excluded.left_out:
         console.say(
-            f"not counted: images of a kind of which it is not said which, {aside.left_out:,}"
+            f"not counted: images of a kind of which it is not said which, {excluded.left_out:,}"
         )
-    if aside.beside:
-        console.say(f"not counted: images beside the class folders, {aside.beside:,}")
-    if aside.unreviewed:
-        console.say(f"not counted: labels that no person gave, {aside.unreviewed:,}")
-    if aside.without_images:
-        names = ", ".join(aside.without_images[:10])
-        rest = len(aside.without_images) - 10
+    if excluded.beside:
+        console.say(f"not counted: images beside the class folders, {excluded.beside:,}")
+    if excluded.unreviewed:
+        console.say(f"not counted: labels that no person gave, {excluded.unreviewed:,}")
+    if excluded.without_images:
+        names = ", ".join(excluded.without_images[:10])
+        rest = len(excluded.without_images) - 10
         more = f" and {rest:,} more" if rest > 0 else ""
         console.say(f"labels without an image: {names}{more}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clipcls.cli.completion import complete_files
-from clipcls.cli.console import Console, say_what_was_set_aside, watching
+from clipcls.cli.console import Console, report_excluded, watching
 from clipcls.cli.options import (
     FIGURES,
     NEW_FILE,
@@ -70,8 +70,8 @@ def command(
     label_source: str | None,
     label_list: tuple[str, ...],
     prompts: str | list[str],
-    none: bool,
-    rank: str | None,
+    reject: bool,
+    level: str | None,
     classifier: Path | None,
     multi: bool,
     calibration: Path | None,
@@ -106,7 +106,7 @@ def command(
     """
     labels = labels_of(label_source, label_list, classifier)
     if multi:
-        refuse_with_multi(none=none, rank=rank)
+        refuse_with_multi(reject=reject, level=level)
     variants = {other: _variant(other) for other in others}
     if multi and any(what == "classifier" for what, _ in variants.values()):
         raise click.UsageError(
@@ -152,8 +152,8 @@ def command(
         "classifier": classifier,
         "labels": labels,
         "prompts": prompts,
-        "none": none,
-        "rank": rank,
+        "reject": reject,
+        "level": level,
         "cache": cache_of(cache_file, no_cache) or False,
         "calibration": calibration,
         **model_settings,
@@ -163,7 +163,7 @@ def command(
     fitted = classifier_of(**settings)
     with watching(console, len(labelled)) as watch:
         found = evaluate(fitted, labelled, watch=watch)
-    say_what_was_set_aside(console, found.set_aside)
+    report_excluded(console, found.excluded)
     record = found.record()
     comparisons = []
     if variants:
@@ -184,7 +184,7 @@ def command(
             writer.write(page_record(found, data, comparisons))
         console.say_written(page, "open it in a browser")
     write(record)
-    return console.status(len(found.set_aside.unreadable), found.images)
+    return console.status(len(found.excluded.unreadable), found.images)
 
 
 def _write_table(
@@ -237,7 +237,7 @@ def _multilabel(
     first = fitted(settings)
     with watching(console, len(labelled)) as watch:
         found = evaluate_multilabel(first, labelled, watch=watch)
-    say_what_was_set_aside(console, found.set_aside)
+    report_excluded(console, found.excluded)
     record = found.record()
     comparisons = []
     if variants:
@@ -258,7 +258,7 @@ def _multilabel(
             writer.write(multilabel_page_record(found, labelled.source, comparisons))
         console.say_written(page, "open it in a browser")
     write(record)
-    return console.status(len(found.set_aside.unreadable), found.images)
+    return console.status(len(found.excluded.unreadable), found.images)
 
 
 _VARIANTS = ("model", "prompts", "labels", "classifier", "calibration")

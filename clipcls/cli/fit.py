@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from clipcls.cli.completion import complete_files, complete_label_sets
-from clipcls.cli.console import Console, say_what_was_set_aside, watching
+from clipcls.cli.console import Console, report_excluded, watching
 from clipcls.cli.options import (
     NEW_FILE,
     cache_of,
@@ -105,9 +105,9 @@ def command(
     )
     with watching(console, len(labelled)) as watch:
         classifier.fit(labelled, watch=watch)
-    aside = classifier.set_aside_
-    assert aside is not None
-    say_what_was_set_aside(console, aside)
+    excluded = classifier.excluded_
+    assert excluded is not None
+    report_excluded(console, excluded)
     classifier.save(output)
     if not quiet:
         console.say(classifier.learnt_.summary())
@@ -121,4 +121,4 @@ def command(
         if not quiet:
             console.say(f"labels that are likely wrong: {len(suspects):,}")
     read = sum(images for _, images, _ in classifier.learnt_.labels)
-    return console.status(len(aside.unreadable), read)
+    return console.status(len(excluded.unreadable), read)

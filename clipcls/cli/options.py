@@ -236,12 +236,12 @@ label_options = _together(
     click.option("-l", "--label", "label_list", multiple=True, metavar="LABEL", help="One label."),
     prompts_option,
     click.option(
-        "--none",
+        "--reject",
         is_flag=True,
         help="One more answer, `none of these`, for images nearer to generic texts.",
     ),
     click.option(
-        "--rank",
+        "--level",
         metavar="LEVEL",
         help="Of labels like `animal > dog > pug`, answer with level 1 (the root), 2, ..., or the "
         "level of that name.",
@@ -538,8 +538,8 @@ def classifier_of(
     classifier: Path | None,
     *,
     labels: LabelsLike | None,
-    none: bool,
-    rank: str | None,
+    reject: bool,
+    level: str | None,
     prompts: str | list[str],
     model: str | Encoder,
     **settings: Any,
@@ -549,20 +549,20 @@ def classifier_of(
     Args:
         classifier: the file of a learnt one.
         labels: as `labels_of` gives them.
-        none, rank, prompts, model, settings: as for `ZeroShotClassifier`; a learnt one has
-            neither `none` nor `prompts` but its own.
+        reject, level, prompts, model, settings: as for `ZeroShotClassifier`; a learnt one has
+            neither `reject` nor `prompts` but its own.
     """
     if classifier is None:
         from clipcls.classification.zero_shot import ZeroShotClassifier
 
         assert labels is not None
         return ZeroShotClassifier(
-            labels, model, prompts=prompts, none=none, rank=rank, **settings
+            labels, model, prompts=prompts, reject=reject, level=level, **settings
         ).fit()
     from clipcls.few_shot.classifier import FewShotClassifier
 
     return FewShotClassifier.load(
-        classifier, None if model == "auto" else model, rank=rank, **settings
+        classifier, None if model == "auto" else model, level=level, **settings
     )
 
 

@@ -22,7 +22,7 @@ _NOT_BESIDE_A_CLASSIFIER = {
     "label_source": "--labels",
     "label_list": "-l",
     "prompts": "--prompts",
-    "none": "--none",
+    "reject": "--reject",
     "multi": "--multi",
 }
 
@@ -130,11 +130,11 @@ def refuse_with_refine(**given: object) -> None:
         click.UsageError: one of them was given.
     """
     why = {
-        "calibration": "what it promises (--error, --coverage, --conformal) would not hold for "
-        "refined scores",
+        "calibration": "what it promises (--max-error, --coverage, --prediction-sets) would not "
+        "hold for refined scores",
         "classifier": "its answers are not refined",
         "multi": "answers are refined for one label an image",
-        "rank": "answers are not refined where labels have a hierarchy",
+        "level": "answers are not refined where labels have a hierarchy",
     }
     for name, value in given.items():
         if value:

@@ -26,8 +26,17 @@ _NOT_OPTIONS = frozenset(("CLIPCLS_TOKEN", "CLIPCLS_DEBUG", "CLIPCLS_NO_CONFIG")
 _OF_A_FOLDER = frozenset(
     (
         *("model", "device", "batch-size", "precision", "backend", "workers"),
-        *("labels", "label", "prompts", "none", "rank", "multi", "classifier", "calibration"),
-        *("top", "min-score", "min-margin", "coverage", "error", "conformal", "refine", "explain"),
+        *("labels", "label", "prompts", "reject", "level", "multi", "classifier", "calibration"),
+        *(
+            "top",
+            "min-score",
+            "min-margin",
+            "coverage",
+            "max-error",
+            "prediction-sets",
+            "refine",
+            "explain",
+        ),
         *("clusters", "vocabulary", "augment", "no-words", "check-labels"),
         *("format", "columns", "bom", "progress", "max-errors"),
     )
@@ -37,11 +46,17 @@ _PATHS_OR_NAMES = frozenset(("labels", "prompts", "vocabulary", "model"))
 # Where one of a pair is given, the other is not taken from below: a classifier on the command line
 # stands against labels in a file.
 _EXCLUSIVE = (
-    *(("labels", "label"), ("coverage", "error"), ("cache", "no-cache"), ("move", "link")),
-    *(("classifier", other) for other in ("labels", "label", "prompts", "none", "multi", "refine")),
-    *(("multi", other) for other in ("none", "rank", "min-margin", "coverage", "error")),
-    *(("multi", other) for other in ("conformal", "explain", "heatmap", "refine")),
-    *(("refine", other) for other in ("calibration", "rank", "coverage", "error", "conformal")),
+    *(("labels", "label"), ("coverage", "max-error"), ("cache", "no-cache"), ("move", "link")),
+    *(
+        ("classifier", other)
+        for other in ("labels", "label", "prompts", "reject", "multi", "refine")
+    ),
+    *(("multi", other) for other in ("reject", "level", "min-margin", "coverage", "max-error")),
+    *(("multi", other) for other in ("prediction-sets", "explain", "heatmap", "refine")),
+    *(
+        ("refine", other)
+        for other in ("calibration", "level", "coverage", "max-error", "prediction-sets")
+    ),
 )
 _SUPERSEDES = (("output", "format"), ("model", "checkpoint"))
 _OFF = ("false", "0", "no", "off", "n", "f")

@@ -2,7 +2,7 @@
 
 A label of the data is the classifier's label of the same spelling, else the one that differs from
 it only in case, in `_` or `-` for a space, or in white space. What is no label of the classifier
-is set aside and counted, never taken for an error of the classifier.
+is set excluded and counted, never taken for an error of the classifier.
 
 A folder that `clipcls sort` named differently, as not every system takes the label for a name
 (`b/w`), still has that label: by the journal beside it, else by how `sort` makes names of labels.
@@ -33,10 +33,10 @@ from clipcls.predictions import PERSON
 log = logging.getLogger("clipcls")
 
 __all__ = [
+    "Excluded",
     "LabelledData",
     "LabelledLike",
     "Matched",
-    "SetAside",
     "make_labelled",
     "read_labelled",
 ]
@@ -134,7 +134,7 @@ class LabelledData:
                 f"{', '.join(repr(str(name)) for name in names[:3])}"
                 f"{', ...' if len(names) > 3 else ''}"
             )
-        aside = SetAside(
+        excluded = Excluded(
             dict(sorted(strangers.items())),
             left_out,
             self.beside,
@@ -142,7 +142,7 @@ class LabelledData:
             as_none=as_none if several else None,
             unreviewed=self.unreviewed,
         )
-        return Matched(tuple(paths), tuple(truth), aside)
+        return Matched(tuple(paths), tuple(truth), excluded)
 
     def _deepest(self, find: _Finder, label_of: _FolderLabels) -> list[tuple[str, ...]]:
         """Each image's label by the folders it lies in: the deepest that names one.
@@ -224,7 +224,7 @@ class _Finder:
 
 
 @dataclass(frozen=True, slots=True)
-class SetAside:
+class Excluded:
     """What of labelled data is in no figure.
 
     Attributes:
@@ -268,12 +268,12 @@ class Matched:
         paths: the images.
         truth: for each image the class numbers that are right, in the order given; at least one,
             unless the image has none of them and is to be given all it has.
-        set_aside: the rest.
+        excluded: the rest.
     """
 
     paths: tuple[str, ...]
     truth: tuple[tuple[int, ...], ...]
-    set_aside: SetAside
+    excluded: Excluded
 
 
 LabelledLike: TypeAlias = (

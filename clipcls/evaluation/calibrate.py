@@ -4,7 +4,7 @@
   For CLIP one temperature carries over to other labels and prompts of a model (LeVine et al. 2023,
   arXiv 2303.12748) and few images suffice (Tu et al. 2024, arXiv 2402.07417); here it is bound to
   the labels and prompts all the same, since thresholds and sets are.
-- Thresholds for `coverage` and `error`, and the scores of conformal sets, are taken from the
+- Thresholds for `coverage` and `max_error`, and the scores of conformal sets, are taken from the
   model's own softmax (temperature 1). That was not fitted to these images, so that what is
   promised for new images like them holds exactly.
 """
@@ -37,7 +37,7 @@ from clipcls.calibration.single_label import (
 from clipcls.classification.labelled import Watch, embed_known, right_columns
 from clipcls.classification.multilabel import MultiLabelClassifier
 from clipcls.classification.scores import logit_blocks
-from clipcls.data.dataset import LabelledLike, SetAside
+from clipcls.data.dataset import Excluded, LabelledLike
 from clipcls.evaluation.evaluate import outcomes_of
 from clipcls.metrics.multilabel import f1_scores
 from clipcls.metrics.single_label import calibration_error
@@ -57,7 +57,7 @@ Blocks: TypeAlias = Callable[[], Iterable[tuple[slice, NDArray[np.float64]]]]
 
 def calibrate(
     classifier: ZeroShotClassifier, data: LabelledLike, *, watch: Watch | None = None
-) -> tuple[Calibration, SetAside]:
+) -> tuple[Calibration, Excluded]:
     """Fits a `Calibration` for a fitted classifier that has none.
 
     An image with several right labels counts as in `evaluate`; a prediction set is right if it
@@ -78,7 +78,7 @@ def calibrate(
     check_uncalibrated(classifier.calibration_)
     known = embed_known(classifier, data, watch)
     found = calibrate_vectors(classifier, known.vectors, known.truth)
-    return found.keep_images(map(classifier.hash_image, known.paths)), known.set_aside
+    return found.keep_images(map(classifier.hash_image, known.paths)), known.excluded
 
 
 def calibrate_vectors(
@@ -124,7 +124,7 @@ def calibrate_vectors(
                 "after": calibration_error(after_score, outcomes.correct),
             },
         },
-        cuts=_cuts(before_score, outcomes.correct),
+        thresholds=_thresholds(before_score, outcomes.correct),
         set_scores=_set_scores(blocks, truth),
         versions=versions(),
     )
@@ -229,10 +229,10 @@ def _at(
     return loss, score
 
 
-def _cuts(
+def _thresholds(
     scores: NDArray[np.float64], correct: NDArray[np.bool_]
 ) -> tuple[tuple[float, int, int], ...]:
-    """`Calibration.cuts` of best scores and whether the answers are right."""
+    """`Calibration.thresholds` of best scores and whether the answers are right."""
     order = np.argsort(-scores, kind="stable")
     falling, wrong = scores[order], np.cumsum(~correct[order])
     # One row an image at most: the images before it whose scores are truly above its own.
@@ -256,7 +256,7 @@ def _set_scores(blocks: Blocks, truth: Sequence[tuple[int, ...]]) -> tuple[tuple
 
 def calibrate_multilabel(
     classifier: MultiLabelClassifier, data: LabelledLike, *, watch: Watch | None = None
-) -> tuple[MultiLabelCalibration, SetAside]:
+) -> tuple[MultiLabelCalibration, Excluded]:
     """Fits a `MultiLabelCalibration` for a fitted classifier that has none.
 
     A label that an image is not said to have counts as one it does not have.
@@ -307,7 +307,7 @@ def calibrate_multilabel(
         },
         versions=versions(),
     )
-    return found.keep_images(map(classifier.classifier.hash_image, known.paths)), known.set_aside
+    return found.keep_images(map(classifier.classifier.hash_image, known.paths)), known.excluded
 
 
 def _loss(scores: Floats, truth: NDArray[np.bool_]) -> float:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clipcls.classification.labelled import Known, Watch, embed_known, right_columns
 from clipcls.classification.scores import logit_blocks
-from clipcls.data.dataset import LabelledLike, SetAside
+from clipcls.data.dataset import Excluded, LabelledLike
 from clipcls.metrics.single_label import (
     BINS,
     Bin,
@@ -53,7 +53,7 @@ class Evaluation:
         confused: (right label, wrong answer, images), the most frequent first.
         reliability: the reliability curve, over bins of equal mass.
         risk_coverage: the risk-coverage curve.
-        set_aside: what no figure counts, and labels that no mean over classes counts.
+        excluded: what no figure counts, and labels that no mean over classes counts.
         made_by: the model and prompts.
         answers: path, right label, answer and score of each image.
         levels: where the labels have a hierarchy, the share of right answers at each of its
@@ -70,7 +70,7 @@ class Evaluation:
     confused: tuple[tuple[str, str, int], ...]
     reliability: tuple[Bin, ...]
     risk_coverage: tuple[RiskPoint, ...]
-    set_aside: SetAside
+    excluded: Excluded
     made_by: Provenance
     answers: tuple[tuple[str, str, str, float], ...]
     levels: tuple[Interval, ...] = ()
@@ -99,7 +99,7 @@ class Evaluation:
                 "curve": [rounded(asdict(b)) for b in self.reliability],
             },
             "risk_coverage": [rounded(asdict(point)) for point in self.risk_coverage],
-            **self.set_aside.record(),
+            **self.excluded.record(),
             **self.made_by.record(),
         }
 
@@ -152,7 +152,7 @@ def evaluate(
         ),
         reliability=tuple(reliability(outcomes.confidence, outcomes.correct)),
         risk_coverage=tuple(risk_coverage(outcomes.confidence, outcomes.correct)),
-        set_aside=known.set_aside,
+        excluded=known.excluded,
         made_by=classifier.made_by_,
         answers=tuple(
             (path, labels[right], labels[answer], float(score))
@@ -170,7 +170,7 @@ def _accuracies(classifier: ZeroShotClassifier, known: Known) -> tuple[Interval,
     """The accuracy at each level of the labels' hierarchy, for a classifier whose classes are its
     labels; () for others.
     """
-    if classifier.hierarchy_ is None or classifier.rank is not None:
+    if classifier.hierarchy_ is None or classifier.level is not None:
         return ()
     levels = classifier.hierarchy_.levels
     hits = np.empty((len(levels), len(known.vectors)), bool)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.classification.labelled import Watch, embed_known, right_columns
-from clipcls.data.dataset import LabelledLike, SetAside
+from clipcls.data.dataset import Excluded, LabelledLike
 from clipcls.evaluation.evaluate import rounded
 from clipcls.metrics.multilabel import LabelFigures, label_figures, multilabel_figures
 from clipcls.metrics.single_label import Interval
@@ -54,7 +54,7 @@ class MultiLabelEvaluation:
         classes: each label's figures, in the order of `labels`.
         wrong: path, label and score of the labels wrongly given with the highest scores.
         missed: the same of the right labels with the lowest scores that were not given.
-        set_aside: what no figure counts, and labels that no mean over labels counts.
+        excluded: what no figure counts, and labels that no mean over labels counts.
         made_by: the model and prompts.
         answers: what the figures were made of; not in the record.
         notes: why these figures are likely better than those of new images.
@@ -70,7 +70,7 @@ class MultiLabelEvaluation:
     classes: tuple[LabelFigures, ...]
     wrong: tuple[tuple[str, str, float], ...]
     missed: tuple[tuple[str, str, float], ...]
-    set_aside: SetAside
+    excluded: Excluded
     made_by: Provenance
     answers: MultiLabelAnswers = field(compare=False, repr=False)
     notes: tuple[str, ...] = ()
@@ -92,7 +92,7 @@ class MultiLabelEvaluation:
                     self.labels, self.thresholds, self.classes, strict=True
                 )
             ],
-            **self.set_aside.record(),
+            **self.excluded.record(),
             **self.made_by.record(),
         }
 
@@ -147,7 +147,7 @@ def evaluate_multilabel(
         classes=tuple(label_figures(scores, given, truth)),
         wrong=telling(given & ~truth, -scores),
         missed=telling(truth & ~given, scores),
-        set_aside=known.set_aside,
+        excluded=known.excluded,
         made_by=classifier.made_by_,
         answers=MultiLabelAnswers(known.paths, scores, given, truth),
         notes=known.notes,

@@ -29,7 +29,7 @@ from clipcls.predictions import NO_CLASS, UNKNOWN, Provenance
 if TYPE_CHECKING:
     from clipcls.calibration.single_label import Calibration, Identity
     from clipcls.classification.labelled import Known
-    from clipcls.data.dataset import LabelledData, SetAside
+    from clipcls.data.dataset import Excluded, LabelledData
     from clipcls.few_shot.label_issues import Suspect
     from clipcls.labels.taxonomy import Hierarchy, Level
 
@@ -55,16 +55,16 @@ class FewShotClassifier(ZeroShotClassifier):
         no_words: labels that are learnt from images alone, since their words (a code, a number)
             say nothing. They need not be among `labels`.
         augment: how many views (crop, flip, colour) of each image are learnt from beside it.
-        rank: the level of the labels' tree that it answers with, as for `ZeroShotClassifier`;
+        level: the level of the labels' tree that it answers with, as for `ZeroShotClassifier`;
             the labels are learnt in any case.
 
     Attributes:
-        classes_: the labels, str (n_classes,), in the order given; with `rank` the names of that
+        classes_: the labels, str (n_classes,), in the order given; with `level` the names of that
             level.
         weights_: float32 (n_labels, dim), learnt coefficients of the logits.
         intercept_: float64 (n_labels,).
         learnt_: the `Learnt` that its file holds.
-        set_aside_: what of the data it does not rest on, after `fit`.
+        excluded_: what of the data it does not rest on, after `fit`.
         probe_: the `LinearProbe`, after `fit`.
 
     >>> data = [("examples/photos/chelsea.jpg", "a"), ("examples/photos/garden.jpg", "b")]
@@ -89,7 +89,7 @@ class FewShotClassifier(ZeroShotClassifier):
         workers: int | None = None,
         cache: bool | str | os.PathLike[str] | EmbeddingCache = True,
         calibration: Calibration | str | os.PathLike[str] | None = None,
-        rank: int | str | None = None,
+        level: int | str | None = None,
     ) -> None:
         super().__init__(
             labels if labels is not None else [],
@@ -103,7 +103,7 @@ class FewShotClassifier(ZeroShotClassifier):
             workers=workers,
             cache=cache,
             calibration=calibration,
-            rank=rank,
+            level=level,
         )
         self.labels = labels  # type: ignore[assignment]
         self.no_words = no_words
@@ -129,7 +129,7 @@ class FewShotClassifier(ZeroShotClassifier):
         Raises:
             InputError: there are no images of two labels or more, an image has several labels, or
                 `y` has a label that is not asked for.
-            ImageError: with `y`, an image cannot be read; without, `set_aside_` names it.
+            ImageError: with `y`, an image cannot be read; without, `excluded_` names it.
             LabelsError, PromptsError, ModelError, CacheError, CalibrationError: a parameter cannot
                 be used.
         """
@@ -145,7 +145,7 @@ class FewShotClassifier(ZeroShotClassifier):
             from clipcls.classification.labelled import embed_known
 
             known: Known = embed_known(zero_shot, data, watch, alone=True)
-            self.set_aside_: SetAside | None = known.set_aside
+            self.excluded_: Excluded | None = known.excluded
             codes = np.array([classes[0] for classes in known.truth], np.int64)
             none = [p for p, labels in zip(data.paths, data.labels, strict=True) if labels == _NONE]
             if data.folders or UNKNOWN in zero_shot.own_names_:
@@ -166,7 +166,7 @@ class FewShotClassifier(ZeroShotClassifier):
         numbers = zero_shot.own_names_
         if strange := [label for label in labels if label not in numbers]:
             raise InputError(f"y: {strange[0]!r} is none of the labels")
-        self.set_aside_ = None
+        self.excluded_ = None
         codes = np.array([numbers[label] for label in labels], np.int64)
         return self._learn(zero_shot, vectors, codes, paths)
 
@@ -182,7 +182,7 @@ class FewShotClassifier(ZeroShotClassifier):
         settings = {
             name: value
             for name, value in self.get_params().items()
-            if name not in ("labels", "no_words", "augment", "calibration", "rank")
+            if name not in ("labels", "no_words", "augment", "calibration", "level")
         }
         return ZeroShotClassifier(labels, **settings).fit()
 
@@ -356,7 +356,7 @@ class FewShotClassifier(ZeroShotClassifier):
         Args:
             path: the file.
             model: None: the model named in the file.
-            settings: device, precision, cache, rank, ... as for the class.
+            settings: device, precision, cache, level, ... as for the class.
 
         Raises:
             ClassifierError: it cannot be read, is no classifier, or is for another model.
@@ -427,14 +427,14 @@ class FewShotClassifier(ZeroShotClassifier):
         self.weights_ = coef
 
     def _tree(self) -> tuple[Hierarchy | None, Level | None]:
-        """The labels' hierarchy, and the level that `rank` asks for."""
+        """The labels' hierarchy, and the level that `level` asks for."""
         learnt = self.learnt_
-        if self.rank is None and not learnt.paths:
+        if self.level is None and not learnt.paths:
             return None, None
         from clipcls.labels.taxonomy import Hierarchy
 
         hierarchy = Hierarchy(_paths_of(learnt), learnt.levels, "the classifier")
-        return hierarchy, None if self.rank is None else hierarchy.level(self.rank)
+        return hierarchy, None if self.level is None else hierarchy.level(self.level)
 
     def _bytes(self) -> bytes:
         return classifier_bytes(

@@ -16,7 +16,7 @@ from clipcls.labels.label_set import LabelSet, read_labels, spell_out
 from clipcls.labels.presets import ReadySet, describe, find_set, ready_sets
 
 __all__ = [
-    "NONE_TEXTS",
+    "REJECT_TEXTS",
     "PromptSet",
     "class_texts",
     "list_label_sets",
@@ -27,7 +27,7 @@ __all__ = [
 
 log = logging.getLogger("clipcls")
 
-NONE_TEXTS = (
+REJECT_TEXTS = (
     "a photo.",
     "an image.",
     "a picture of something.",

@@ -26,7 +26,7 @@ from clipcls.files.folders import is_inside
 from clipcls.labels.folder_names import alike
 from clipcls.organize.fileops import place
 from clipcls.output.reader import Result
-from clipcls.predictions import NONE
+from clipcls.predictions import REJECT
 
 __all__ = [
     "SidecarNames",
@@ -307,7 +307,7 @@ def updated_packet(before: bytes, labels: Iterable[Sequence[str]], name: str) ->
     from lxml import etree
 
     names = [
-        tuple(_writable(name) for name in label) for label in labels if tuple(label) != (NONE,)
+        tuple(_writable(name) for name in label) for label in labels if tuple(label) != (REJECT,)
     ]
     if not before and not names:
         return None

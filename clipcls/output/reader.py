@@ -38,7 +38,7 @@ class Result:
             without a number in the file.
         top: the best labels with their scores, answer or not, best first, as far as they are in
             the file.
-        label_set: the labels of `--conformal`, best first, or None.
+        label_set: the labels of `--prediction-sets`, best first, or None.
         made_by: what made the answer, or None where the file does not say.
         by_person: whether a person gave the label, in `clipcls review`.
     """

@@ -16,7 +16,7 @@ from scipy.special import log_softmax, softmax
 from clipcls import Calibration, MultiLabelClassifier, ZeroShotClassifier, calibrate, evaluate
 from clipcls.calibration.single_label import read_calibration
 from clipcls.errors import CalibrationError, InputError, LabelsError, NotFittedError
-from clipcls.evaluation.calibrate import _cuts, fit_temperatures
+from clipcls.evaluation.calibrate import _thresholds, fit_temperatures
 from clipcls.evaluation.html import EvaluationPage
 from clipcls.evaluation.page import page_record
 from clipcls.output import open_output
@@ -85,8 +85,8 @@ def test_a_calibration_is_saved_and_applied(
     data = painted(paint)
     paths = [path for path, _ in data]
     (tmp_path / "bad.png").write_text("no image")
-    made, aside = calibrate(classifier, [*data, (tmp_path / "bad.png", "red")])
-    assert [error.path for error in aside.unreadable] == [str(tmp_path / "bad.png")]
+    made, excluded = calibrate(classifier, [*data, (tmp_path / "bad.png", "red")])
+    assert [error.path for error in excluded.unreadable] == [str(tmp_path / "bad.png")]
     logits = classifier.decision_function(paths)
     truth = np.array([LABELS.index(label) for _, label in data])
     assert made.temperature == pytest.approx(least_loss(logits, truth), rel=1e-5)
@@ -142,7 +142,7 @@ def test_a_calibration_for_something_else_is_refused_and_says_why(
     assert "the model colours (weights c0c0c0c0c0c0), not for" in refusal(weights="d1" * 32)
     assert "made without the label 'pink'" in refusal([*LABELS, "pink"])
     assert "made with the label 'blue'" in refusal(["red", "green"])
-    assert "made without the label 'none of these'" in refusal(none=True)
+    assert "made without the label 'none of these'" in refusal(reject=True)
     assert "for the prompts photo, not for art" in refusal(prompts="art")
     assert "'red' had other synonyms" in refusal(
         {"red": {"synonyms": "rose"}, "green": [], "blue": []}
@@ -178,7 +178,12 @@ def test_files_that_are_no_calibration(tmp_path: Path, classifier, paint: Paint)
         with pytest.raises(CalibrationError, match=r"is no(t JSON| calibration)"):
             read_calibration(file)
     record = calibrate(classifier, painted(paint))[0].record()
-    for key, value in (("temperature", "nan"), ("temperature", 0), ("cuts", [1]), ("labels", None)):
+    for key, value in (
+        ("temperature", "nan"),
+        ("temperature", 0),
+        ("thresholds", [1]),
+        ("labels", None),
+    ):
         file.write_text(json.dumps({**record, key: value}))
         with pytest.raises(CalibrationError, match="damaged"):
             read_calibration(file)
@@ -187,12 +192,12 @@ def test_files_that_are_no_calibration(tmp_path: Path, classifier, paint: Paint)
 @pytest.mark.parametrize(
     "change",
     [
-        lambda record: {"cuts": []},
-        lambda record: {"cuts": record["cuts"][:-1]},
+        lambda record: {"thresholds": []},
+        lambda record: {"thresholds": record["thresholds"][:-1]},
         lambda record: {"set_scores": []},
         lambda record: {"set_scores": record["set_scores"][:-1]},
         lambda record: {"images": record["images"] + 1},
-        lambda record: {"images": 0, "cuts": [[-1, 0, 0]], "set_scores": [[0, 0]]},
+        lambda record: {"images": 0, "thresholds": [[-1, 0, 0]], "set_scores": [[0, 0]]},
     ],
 )
 def test_a_calibration_whose_tables_are_cut_off_is_damaged(
@@ -200,7 +205,7 @@ def test_a_calibration_whose_tables_are_cut_off_is_damaged(
 ) -> None:
     made, _ = calibrate(classifier, painted(paint))
     made.save(tmp_path / "c.json")
-    assert read_calibration(tmp_path / "c.json").cuts == made.cuts
+    assert read_calibration(tmp_path / "c.json").thresholds == made.thresholds
     record = json.loads((tmp_path / "c.json").read_text())
     (tmp_path / "c.json").write_text(json.dumps(record | change(record)))
     with pytest.raises(CalibrationError, match="damaged"):
@@ -215,7 +220,7 @@ def test_too_few_images(classifier: ZeroShotClassifier, paint: Paint) -> None:
 
 
 def cuts_of(scores: np.ndarray, correct: np.ndarray, like: Calibration) -> Calibration:
-    return replace(like, images=len(scores), cuts=_cuts(scores, correct))
+    return replace(like, images=len(scores), thresholds=_thresholds(scores, correct))
 
 
 @pytest.fixture
@@ -224,7 +229,7 @@ def any_calibration(classifier: ZeroShotClassifier, paint: Paint) -> Calibration
 
 
 def test_coverage_and_error_hold_for_new_images(any_calibration: Calibration) -> None:
-    """A score that is the chance of being right, so that the true error above a cut is known."""
+    """A score that is the chance of being right, so that the true error is known."""
     rng = np.random.default_rng(4)
     covered, broken, reached = [], 0, 0
     for _ in range(400):
@@ -234,12 +239,12 @@ def test_coverage_and_error_hold_for_new_images(any_calibration: Calibration) ->
         new = rng.uniform(0.5, 1, size=500) ** 0.2
         covered.append((new > made.for_coverage(0.8).score).mean())
         try:
-            cut = made.for_error(0.06)
+            threshold = made.for_error(0.06)
         except CalibrationError:
             continue
         reached += 1
         fine = np.linspace(0.5, 1, 10_001) ** 0.2
-        broken += (1 - fine[fine > cut.score]).mean() > 0.06
+        broken += (1 - fine[fine > threshold.score]).mean() > 0.06
     assert 0.8 - 0.005 < np.mean(covered) < 0.81
     assert reached > 200
     assert broken <= 0.05 * 400
@@ -264,13 +269,13 @@ def test_what_it_can_promise_is_what_it_grants(any_calibration: Calibration) -> 
         scores, correct = rng.random(images), rng.random(images) < chance
         made = cuts_of(scores, correct, any_calibration)
         line = made.promises()
-        (least,) = map(float, re.findall(r"--error can be (\S+) or more", line))
+        (least,) = map(float, re.findall(r"--max-error can be (\S+) or more", line))
         made.for_error(least)
         with pytest.raises(CalibrationError):
             made.for_error(least - 0.001)
-        (sets,) = map(float, re.findall(r"--conformal (\S+) or more", line))
+        (sets,) = map(float, re.findall(r"--prediction-sets (\S+) or more", line))
         assert sets == pytest.approx(1 / (images + 1), abs=0.001)
-        assert ("--error 0.05 needs at least 117 images" in line) == (least > 0.05)
+        assert ("--max-error 0.05 needs at least 117 images" in line) == (least > 0.05)
     for error, need in ((0.05, 117), (0.01, 597)):
         few, enough = (
             cuts_of(np.arange(n) / n, np.ones(n, bool), any_calibration) for n in (need - 1, need)
@@ -281,7 +286,7 @@ def test_what_it_can_promise_is_what_it_grants(any_calibration: Calibration) -> 
     with pytest.raises(CalibrationError, match="cannot be promised"):
         any_calibration.for_error(5e-324)
     nothing = cuts_of(np.arange(10) / 10, np.zeros(10, bool), any_calibration)
-    assert nothing.promises().startswith("with these images no --error can be promised")
+    assert nothing.promises().startswith("with these images no --max-error can be promised")
 
 
 def test_images_that_a_calibration_was_made_from_are_told(
@@ -332,8 +337,8 @@ def test_tables_of_many_images_are_short_and_on_the_safe_side(any_calibration: C
     rng = np.random.default_rng(5)
     scores, correct = rng.random(10_000), rng.random(10_000) < 0.9
     made = cuts_of(scores, correct, any_calibration)
-    assert len(made.cuts) <= 2000
-    for score, above, wrong in made.cuts:
+    assert len(made.thresholds) <= 2000
+    for score, above, wrong in made.thresholds:
         assert (above, wrong) == ((scores > score).sum(), (~correct[scores > score]).sum())
     assert 0.7 <= made.for_coverage(0.7).coverage < 0.701
 
@@ -355,28 +360,28 @@ def test_thresholds_in_classify(classifier: ZeroShotClassifier, paint: Paint) ->
     np.testing.assert_array_equal(
         answered(min_margin=margin), scores[:, -1] - scores[:, -2] >= margin
     )
-    for settings in ({"coverage": 0.6}, {"error": 0.2}):
-        cut = calibrated.cut(**settings)
-        assert answered(**settings).mean() == pytest.approx(cut.coverage, abs=0.011)
+    for settings in ({"coverage": 0.6}, {"max_error": 0.2}):
+        threshold = calibrated.threshold(**settings)
+        assert answered(**settings).mean() == pytest.approx(threshold.coverage, abs=0.011)
     assert answered(coverage=0.6).mean() >= 0.59
     assert not answered(coverage=0.6, min_score=0.99).any()
 
     truth = [label for _, label in data]
-    found = list(calibrated.classify(paths, conformal=0.1))
+    found = list(calibrated.classify(paths, prediction_sets=0.1))
     assert np.mean([label in p.label_set for p, label in zip(found, truth, strict=True)]) >= 0.9
     assert all(p.label == p.label_set[0] for p in found)
     assert found[0].record()["set"] == list(found[0].label_set)
     assert "set" not in next(iter(calibrated.classify(paths[:1]))).record()
-    for settings in ({"coverage": 0.9}, {"error": 0.1}, {"conformal": 0.1}):
+    for settings in ({"coverage": 0.9}, {"max_error": 0.1}, {"prediction_sets": 0.1}):
         with pytest.raises(CalibrationError, match="need a calibration"):
             classifier.classify(paths, **settings)
 
 
 def test_none_of_these_is_one_more_class(encoder: ColourEncoder, paint: Paint) -> None:
-    classifier = ZeroShotClassifier(["red", "blue"], encoder, cache=False, none=True).fit()
+    classifier = ZeroShotClassifier(["red", "blue"], encoder, cache=False, reject=True).fit()
     assert classifier.classes_.tolist() == ["red", "blue", "none of these"]
     # Texts that name no colour lie at grey.
     grey = paint("grey.png", (100, 110, 100))
     assert classifier.predict([paint("red.png", "red"), grey]).tolist() == ["red", "none of these"]
     with pytest.raises(LabelsError, match="is a label already"):
-        ZeroShotClassifier(["none of these", "x"], encoder, cache=False, none=True).fit()
+        ZeroShotClassifier(["none of these", "x"], encoder, cache=False, reject=True).fit()

@@ -136,8 +136,8 @@ def test_a_calibration_is_saved_and_applied(
     paths, truth = [p for p, _ in data], np.array([[c in row for c in LABELS] for _, row in data])
     (tmp_path / "bad.png").write_text("no image")
     plain = MultiLabelClassifier(base).fit()
-    made, aside = calibrate_multilabel(plain, [*data, (tmp_path / "bad.png", "red")])
-    assert [error.path for error in aside.unreadable] == [str(tmp_path / "bad.png")]
+    made, excluded = calibrate_multilabel(plain, [*data, (tmp_path / "bad.png", "red")])
+    assert [error.path for error in excluded.unreadable] == [str(tmp_path / "bad.png")]
     assert (made.images, made.positives) == (60, tuple(truth.sum(axis=0)))
     made.save(tmp_path / "c.json")
     assert read_multilabel_calibration(tmp_path / "c.json") == made

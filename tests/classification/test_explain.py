@@ -102,7 +102,7 @@ def test_refined_answers_and_hierarchies_are_explained(
     assert [e.runner_up for e in found] == ["blue"] * 25 + ["red"] * 25
     assert found[0].texts[0][0] == "a photo of a red."
     tree = ["warm > red", "warm > yellow", "cold > blue"]
-    (found_at,) = explained(tree, encoder, images[:1], cache=False, rank=1)
+    (found_at,) = explained(tree, encoder, images[:1], cache=False, level=1)
     assert {text for text, _ in found_at.texts} == {"a photo of a red.", "a photo of a yellow."}
     assert found_at.runner_up == "cold"
 

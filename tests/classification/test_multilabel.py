@@ -108,11 +108,11 @@ def test_parameters(names_encoder: NamesEncoder) -> None:
     assert set(unfitted.get_params()) == {"classifier", "calibration"}
     with pytest.raises(ValueError, match="shoes"):
         unfitted.set_params(shoes=1)
-    none = ZeroShotClassifier(LABELS, names_encoder, cache=False, none=True)
+    none = ZeroShotClassifier(LABELS, names_encoder, cache=False, reject=True)
     with pytest.raises(LabelsError, match="none of these"):
         MultiLabelClassifier(none).fit()
-    ranked = ZeroShotClassifier(["a > red", "b > blue"], names_encoder, cache=False, rank=1)
-    with pytest.raises(LabelsError, match="rank"):
+    ranked = ZeroShotClassifier(["a > red", "b > blue"], names_encoder, cache=False, level=1)
+    with pytest.raises(LabelsError, match="level"):
         MultiLabelClassifier(ranked).fit()
 
 

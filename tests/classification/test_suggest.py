@@ -156,6 +156,6 @@ def test_the_default_vocabulary_is_made_of_ready_sets() -> None:
 
 
 def test_a_vocabulary_with_a_class_that_is_no_name_is_refused(encoder: ColourEncoder) -> None:
-    classifier = ZeroShotClassifier(make_labels(WORDS), encoder, cache=False, none=True).fit()
-    with pytest.raises(ValueError, match="without none and rank"):
+    classifier = ZeroShotClassifier(make_labels(WORDS), encoder, cache=False, reject=True).fit()
+    with pytest.raises(ValueError, match="without reject and level"):
         suggest(classifier, [Image.new("RGB", (8, 8), "red")])

@@ -236,7 +236,7 @@ def test_few_labels_are_told_from_few_images(labels: int, occur: int, images: in
 
 def test_what_refining_is_not_for(encoder: ColourEncoder, photos: list[str]) -> None:
     tree = {"warm > red": [], "cold > green": [], "cold > blue": []}
-    classifier = ZeroShotClassifier(list(tree), encoder, cache=False, rank=1).fit()
+    classifier = ZeroShotClassifier(list(tree), encoder, cache=False, level=1).fit()
     with pytest.raises(ClipclsError, match="hierarchy"):
         classifier.classify(photos, refine=True)
     classifier = ZeroShotClassifier(["red", "green"], encoder, cache=False).fit()

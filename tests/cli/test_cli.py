@@ -200,12 +200,18 @@ def test_images_that_people_have_and_what_is_left_out_of_a_folder(clipcls, tmp_p
         (("evaluate", "-l", "a", "-m", "mini", str(EXAMPLES / "truth.csv")), "'a'"),
         (("evaluate", "-l", "a", "--compare", "shoes=4", str(PHOTOS)), "write model=NAME"),
         (("classify", "-l", "a", "--coverage", "0.9", CHELSEA), "--coverage needs --calibration"),
-        (("classify", "-l", "a", "--error", "0.1", CHELSEA), "--error needs --calibration"),
-        (("classify", "-l", "a", "--conformal", "0.1", CHELSEA), "--conformal needs --calibration"),
+        (("classify", "-l", "a", "--max-error", "0.1", CHELSEA), "--max-error needs --calibration"),
+        (
+            ("classify", "-l", "a", "--prediction-sets", "0.1", CHELSEA),
+            "--prediction-sets needs --calibration",
+        ),
         (("classify", "-l", "a", "-m", "mini", "--calibration", "none.json", CHELSEA), "none.json"),
         (("calibrate", "-l", "a", str(PHOTOS)), "--output"),
-        (("classify", "--multi", "-l", "a", "--none", CHELSEA), "--none is for one label"),
-        (("classify", "--multi", "-l", "a", "--error", "0.1", CHELSEA), "--error is for one label"),
+        (("classify", "--multi", "-l", "a", "--reject", CHELSEA), "--reject is for one label"),
+        (
+            ("classify", "--multi", "-l", "a", "--max-error", "0.1", CHELSEA),
+            "--max-error is for one label",
+        ),
         (("classify", "--multi", "-l", "a", "--min-margin", "0.1", CHELSEA), "--min-margin is for"),
         (
             ("evaluate", "--multi", "-l", "a", "--compare", "classifier=b", "t.csv"),
@@ -216,7 +222,10 @@ def test_images_that_people_have_and_what_is_left_out_of_a_folder(clipcls, tmp_p
         (("fit", "-m", "mini", "-o", "c", str(PHOTOS)), "make one per class"),
         (("fit", "-m", "mini", "-o", "c", "no-such-folder"), "no-such-folder"),
         (("classify", "--classifier", "c", "-l", "a", CHELSEA), "-l and --classifier exclude"),
-        (("classify", "--classifier", "c", "--none", CHELSEA), "--none and --classifier exclude"),
+        (
+            ("classify", "--classifier", "c", "--reject", CHELSEA),
+            "--reject and --classifier exclude",
+        ),
         (("calibrate", "--classifier", "c", "--multi", "-o", "d", "t.csv"), "--multi and --class"),
         (("classify", "--classifier", "no-such-file", CHELSEA), "no-such-file: cannot be read"),
         (("classify", "--classifier", CHELSEA, CHELSEA), "is no classifier"),
@@ -320,9 +329,9 @@ def test_calibrate_and_what_it_is_good_for(clipcls, tmp_path: Path) -> None:
     done = clipcls("calibrate", *labels, str(EXAMPLES / "truth.csv"), "-o", str(file))
     assert done.returncode == 0, done.stderr
     assert "from 20 images; calibration error" in done.stderr
-    promise = re.search(r"with these images --error can be (0\.\d+) or more", done.stderr)
+    promise = re.search(r"with these images --max-error can be (0\.\d+) or more", done.stderr)
     assert promise
-    assert "--error 0.05 needs at least 117 images" in done.stderr
+    assert "--max-error 0.05 needs at least 117 images" in done.stderr
     common = ("classify", *labels, "--calibration", str(file), "-f", "jsonl", str(PHOTOS))
     plain = records(clipcls(*common).stdout)
     temperature = json.loads(file.read_text())["temperature"]
@@ -334,22 +343,23 @@ def test_calibrate_and_what_it_is_good_for(clipcls, tmp_path: Path) -> None:
     assert 8 <= sum(r["label"] != "unknown" for r in records(half.stdout)) <= 12
     assert "of the calibration's images" in half.stderr
     truth = {r["path"]: r["label"] for r in csv.DictReader((EXAMPLES / "truth.csv").open())}
-    sets = records(clipcls(*common, "--conformal", "0.2").stdout)
+    sets = records(clipcls(*common, "--prediction-sets", "0.2").stdout)
     hits = [truth[f"photos/{Path(r['path']).name}"] in r["set"] for r in sets]
     assert sum(hits) >= 16
     flat = clipcls(
-        *(*common[:-3], "--conformal", "0.2", "-f", "csv", "--columns", "+calibration"), str(PHOTOS)
+        *(*common[:-3], "--prediction-sets", "0.2", "-f", "csv", "--columns", "+calibration"),
+        str(PHOTOS),
     ).stdout
     row = next(csv.DictReader(flat.splitlines()))
     assert row["set"].split("|") == sets[0]["set"]
     assert row["calibration"] == sets[0]["calibration"]
 
     for wrong, said in (
-        (("--error", "0.05"), "0.05 cannot be promised from 20 images"),
-        (("--conformal", "0.01"), "need 99 calibration images"),
+        (("--max-error", "0.05"), "0.05 cannot be promised from 20 images"),
+        (("--prediction-sets", "0.01"), "need 99 calibration images"),
         (("--prompts", "art"), "for the prompts photo, not for art"),
-        (("--none",), "without the label 'none of these'"),
-        (("--coverage", "0.5", "--error", "0.5"), "exclude each other"),
+        (("--reject",), "without the label 'none of these'"),
+        (("--coverage", "0.5", "--max-error", "0.5"), "exclude each other"),
     ):
         refused = clipcls(*common, *wrong)
         assert (refused.returncode, refused.stdout) == (2, ""), refused.stderr
@@ -414,7 +424,7 @@ def test_fit_and_what_it_is_good_for(clipcls, kinds: Path, tmp_path: Path) -> No
     again = clipcls("evaluate", *common[1:], "-f", "json", str(kinds))
     assert json.loads(again.stdout)["figures"]["accuracy"]["value"] == 1
     assert "learnt from 12 of these 12 images" in again.stderr
-    done = clipcls(*common, "--rank", "2", CHELSEA)
+    done = clipcls(*common, "--level", "2", CHELSEA)
     assert (done.returncode, "its levels are 1 only" in done.stderr) == (2, True)
     labels = tmp_path / "labels.txt"
     labels.write_text("kind a\nkind b\nkind c\n")
@@ -556,7 +566,7 @@ def test_answers_are_filed_at_once(clipcls, tmp_path: Path) -> None:
 
 
 def test_none_of_these(clipcls) -> None:
-    labels = ("-m", "mini", "-l", "cat", "-l", "dog", "--none", "-f", "jsonl")
+    labels = ("-m", "mini", "-l", "cat", "-l", "dog", "--reject", "-f", "jsonl")
     cat, pagoda = records(
         clipcls("classify", *labels, CHELSEA, str(PHOTOS / "summer-palace.jpg")).stdout
     )
@@ -571,14 +581,14 @@ def test_a_hierarchy_of_labels(clipcls, tmp_path: Path) -> None:
     )
     common = ("classify", "-m", "mini", "--labels", str(labels), "-f", "jsonl", CHELSEA)
     dog = str(PHOTOS / "on-guard.jpg")
-    cat, kind = records(clipcls(*common, "--rank", "kind", dog).stdout)
+    cat, kind = records(clipcls(*common, "--level", "kind", dog).stdout)
     assert (cat["label"], cat["lineage"]) == ("cat", ["animal", "cat"])
     assert (kind["label"], kind["lineage"]) == ("dog", ["animal", "dog"])
     unsure = records(clipcls(*common, "--min-score", "0.6", dog).stdout)[1]
     assert unsure["lineage"] == ["animal", "dog"]
     rows = list(csv.DictReader(clipcls(*common[:-2], "csv", CHELSEA).stdout.splitlines()))
     assert rows[0]["lineage"] == "animal > cat"
-    refused = clipcls(*common, "--rank", "family")
+    refused = clipcls(*common, "--level", "family")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "has no level 'family'; its levels are 1 to 3, by name kingdom, kind" in refused.stderr
 

@@ -31,8 +31,8 @@ def test_folders_are_classes_and_what_is_none_is_told(paint: Paint, tmp_path: Pa
     found = data.match(["Sky blue", "dark red", "yellow"])
     assert found.paths == (red, deep, blue)
     assert found.truth == ((1,), (1,), (0,))
-    assert found.set_aside.no_labels == {"other": 1, "void": 0}
-    assert (found.set_aside.left_out, found.set_aside.beside) == (1, 1)
+    assert found.excluded.no_labels == {"other": 1, "void": 0}
+    assert (found.excluded.left_out, found.excluded.beside) == (1, 1)
 
 
 def test_in_nested_folders_the_deepest_that_names_a_label_decides(
@@ -45,7 +45,7 @@ def test_in_nested_folders_the_deepest_that_names_a_label_decides(
     data = read_labelled(tmp_path / "data")
     found = data.match(["pug", "dog", "cat"])
     assert dict(zip(found.paths, found.truth, strict=True)) == {pug: (0,), dog: (1,), split: (2,)}
-    assert found.set_aside.no_labels == {"animal": 1}
+    assert found.excluded.no_labels == {"animal": 1}
     assert other not in found.paths
     # As before where folders further down are no labels.
     assert data.match(["animal", "train"]).truth == ((0,), (0,), (0,), (1,))
@@ -79,13 +79,13 @@ def test_of_several_labels_an_image_foreign_ones_say_that_it_has_none() -> None:
     above = {"animal": (0, 1), "pug": (0,), "dog": (1,), "ball": (2,)}
     found = data.match(["pug", "dog", "ball"], several=True, above=above)
     assert (found.paths, found.truth) == (("a", "b", "c", "e"), ((1,), (), (), (0,)))
-    aside = found.set_aside
-    assert aside.no_labels == {"animal": 3, "fox": 2}
+    excluded = found.excluded
+    assert excluded.no_labels == {"animal": 3, "fox": 2}
     # That an image shows an animal leaves open whether it is a dog.
-    assert (aside.as_none, aside.left_out) == (1, 2)
+    assert (excluded.as_none, excluded.left_out) == (1, 2)
     alone = data.match(["pug", "dog", "ball"])
-    assert (alone.paths, alone.set_aside.left_out) == (("a", "c", "e", "f"), 2)
-    assert (alone.set_aside.as_none, "as_none" in alone.set_aside.record()) == (None, False)
+    assert (alone.paths, alone.excluded.left_out) == (("a", "c", "e", "f"), 2)
+    assert (alone.excluded.as_none, "as_none" in alone.excluded.record()) == (None, False)
 
 
 def test_csv_with_several_labels_in_a_cell_or_in_rows(tmp_path: Path) -> None:
@@ -99,8 +99,8 @@ def test_csv_with_several_labels_in_a_cell_or_in_rows(tmp_path: Path) -> None:
     assert data.labels == (("cat", "dog", "fox"), ("dog",), ("owl",))
     found = data.match(["fox", "dog"])
     assert found.truth == ((1, 0), (1,))
-    assert found.set_aside.no_labels == {"cat": 1, "owl": 1}
-    assert found.set_aside.left_out == 1
+    assert found.excluded.no_labels == {"cat": 1, "owl": 1}
+    assert found.excluded.left_out == 1
 
 
 def test_an_exact_name_wins_and_a_doubtful_one_is_an_error() -> None:
@@ -151,9 +151,9 @@ def test_a_folder_that_cannot_be_searched_is_told(paint: Paint, tmp_path: Path) 
     paint("data/red/a.png", "red")
     (tmp_path / "data/red/locked").mkdir(mode=0)
     found = read_labelled(tmp_path / "data").match(["red"])
-    if not found.set_aside.unreadable:
+    if not found.excluded.unreadable:
         pytest.skip("this user may read everything")
-    assert isinstance(found.set_aside.unreadable[0], ImageError)
+    assert isinstance(found.excluded.unreadable[0], ImageError)
 
 
 # What `clipcls sort` makes
@@ -192,7 +192,7 @@ def test_folders_of_awkward_labels_are_still_their_labels(
     found = read_labelled(tmp_path / "out").match(AWKWARD)
     assert found.truth == tuple((int(Path(p).stem),) for p in found.paths)
     assert len(found.paths) == len(AWKWARD)
-    assert found.set_aside.no_labels == {}
+    assert found.excluded.no_labels == {}
 
 
 def test_folders_of_labels_that_would_be_one_are_told_apart(paint: Paint, tmp_path: Path) -> None:

@@ -38,9 +38,9 @@ def test_a_small_folder(classifier: ZeroShotClassifier, paint: Paint, tmp_path: 
     assert "top5" not in found.figures  # four labels
     assert found.confused == (("red", "blue", 1),)
     assert (wrong, "red", "blue") in {answer[:3] for answer in found.answers}
-    assert found.set_aside.no_labels == {"pink": 1}
-    assert found.set_aside.without_images == ("green", "yellow")
-    assert [error.path for error in found.set_aside.unreadable] == [str(bad)]
+    assert found.excluded.no_labels == {"pink": 1}
+    assert found.excluded.without_images == ("green", "yellow")
+    assert [error.path for error in found.excluded.unreadable] == [str(bad)]
     assert [e.path for e in seen if e] == [str(bad)]
     assert len(seen) == 5
     record = json.loads(json.dumps(found.record(), allow_nan=False))
@@ -54,12 +54,12 @@ def test_a_small_folder(classifier: ZeroShotClassifier, paint: Paint, tmp_path: 
 def test_images_of_none_of_the_labels_can_be_labelled_so(
     encoder: ColourEncoder, paint: Paint
 ) -> None:
-    classifier = ZeroShotClassifier(["red", "blue"], encoder, cache=False, none=True).fit()
+    classifier = ZeroShotClassifier(["red", "blue"], encoder, cache=False, reject=True).fit()
     red, grey = paint("r.png", "red"), paint("g.png", (90, 90, 90))
     found = evaluate(classifier, [(red, "red"), (grey, "None of these")], draws=2)
     assert found.figures["accuracy"].value == 1
     found = evaluate(classifier, [(red, "red")], draws=2)
-    assert found.set_aside.without_images == ("blue",)
+    assert found.excluded.without_images == ("blue",)
 
 
 def test_several_right_labels(classifier: ZeroShotClassifier, paint: Paint) -> None:

@@ -105,9 +105,9 @@ def test_a_csv_whose_images_have_several_labels_or_none(
         ("p.png", "red"),
     }
     assert [(Path(path).name, label) for path, label, _ in found.missed] == [("g.png", "red")]
-    assert found.set_aside.no_labels == {"pink": 1}
-    assert (found.set_aside.as_none, found.set_aside.left_out) == (1, 0)
-    assert found.set_aside.without_images == ("bicycle",)
+    assert found.excluded.no_labels == {"pink": 1}
+    assert (found.excluded.as_none, found.excluded.left_out) == (1, 0)
+    assert found.excluded.without_images == ("bicycle",)
     record = json.loads(json.dumps(found.record(), allow_nan=False))
     assert record["labels_an_image"] == {"right": 0.8, "given": 1}
     assert record["as_none"] == 1

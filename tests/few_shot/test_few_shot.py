@@ -86,7 +86,7 @@ def test_a_learnt_classifier_answers_at_the_levels_of_its_labels_tree(
     file = tmp_path / "c.safetensors"
     FewShotClassifier(TREE, encoder, cache=False).fit(data).save(file)
     labels = FewShotClassifier.load(file, encoder, cache=False)
-    roots = FewShotClassifier.load(file, encoder, cache=False, rank=1)
+    roots = FewShotClassifier.load(file, encoder, cache=False, level=1)
     assert (labels.classes_.tolist(), roots.classes_.tolist()) == (LABELS, ["warm", "cold"])
     paths = list(painted(paint, 20, seed=1, folder="out"))
     scores = flat.predict_proba(paths)
@@ -112,10 +112,10 @@ def test_a_learnt_classifier_answers_at_the_levels_of_its_labels_tree(
     with pytest.raises(CalibrationError):
         FewShotClassifier.load(file, encoder, cache=False, calibration=calibration)
     with pytest.raises(LabelsError, match="the classifier: has no level '3'"):
-        FewShotClassifier.load(file, encoder, cache=False, rank=3)
+        FewShotClassifier.load(file, encoder, cache=False, level=3)
     flat.save(file)
     with pytest.raises(LabelsError, match="has no level '2'; its levels are 1 only"):
-        FewShotClassifier.load(file, encoder, cache=False, rank=2)
+        FewShotClassifier.load(file, encoder, cache=False, level=2)
 
 
 def test_what_is_read_from_a_file_and_fitted_again_keeps_its_tree(
@@ -126,7 +126,7 @@ def test_what_is_read_from_a_file_and_fitted_again_keeps_its_tree(
     data.append((paint("p.png", (255, 180, 200)), "pink"))
     first = FewShotClassifier(tree, encoder, cache=False, no_words=["pink"]).fit(data)
     first.save(tmp_path / "c.safetensors")
-    read = FewShotClassifier.load(tmp_path / "c.safetensors", ColourEncoder(), cache=False, rank=1)
+    read = FewShotClassifier.load(tmp_path / "c.safetensors", ColourEncoder(), cache=False, level=1)
     again = clone(read).fit(data)
     assert again.classes_.tolist() == ["warm", "cold", "pink"]
     assert again.learnt_.paths == first.learnt_.paths
@@ -151,7 +151,7 @@ def test_two_labels_of_one_name_are_two(encoder: ColourEncoder, paint: Paint) ->
     assert more.learnt_.summary().endswith(
         ", among the 3 labels with images; answered with a label without images: 0 of these images"
     )
-    assert learnt.set_aside_.no_labels == {"warm": 1}
+    assert learnt.excluded_.no_labels == {"warm": 1}
     paths, names = [path for path, _ in data[:3]], [name for _, name in data[:3]]
     assert learnt.predict(paths).tolist() == ["warm > colour", "cold > colour", "red"]
     assert learnt.fit(paths, names).classes_.tolist() == ["warm > colour", "cold > colour", "red"]
@@ -270,8 +270,8 @@ def test_labels_without_images_without_words_and_unknown_ones(
     learnt.fit([*data.items(), *((path, "code-7") for path in white), (strange, "black")])
     assert learnt.classes_.tolist() == [*LABELS, "yellow", "code-7"]
     assert [words for _, _, words in learnt.learnt_.labels] == [True, True, False, True, False]
-    assert learnt.set_aside_.without_images == ("yellow",)
-    assert learnt.set_aside_.no_labels == {"black": 1}
+    assert learnt.excluded_.without_images == ("yellow",)
+    assert learnt.excluded_.no_labels == {"black": 1}
     assert learnt.predict(white[:1]).tolist() == ["code-7"]
 
 
@@ -316,7 +316,7 @@ def test_an_unreadable_image_is_set_aside(
     seen: list[ImageError | None] = []
     data = [*painted(paint).items(), (str(tmp_path / "bad.png"), "red")]
     learnt = FewShotClassifier(LABELS, encoder, cache=False).fit(data, watch=seen.append)
-    assert [e.path for e in learnt.set_aside_.unreadable] == [str(tmp_path / "bad.png")]
+    assert [e.path for e in learnt.excluded_.unreadable] == [str(tmp_path / "bad.png")]
     assert len(seen) == 19
 
 
@@ -480,11 +480,11 @@ def test_a_calibration_is_for_its_classifier_alone(
     )
     assert used.temperature_ == made.temperature
     paths = [path for path, _ in others]
-    sets = [r.label_set for r in used.classify(paths, conformal=0.2)]
+    sets = [r.label_set for r in used.classify(paths, prediction_sets=0.2)]
     assert np.mean([y in s for s, (_, y) in zip(sets, others, strict=True)]) >= 0.8
     raw = learnt.predict_proba(paths).max(axis=1)
     answered = [r.label != "unknown" for r in used.classify(paths, coverage=0.5)]
-    np.testing.assert_array_equal(answered, raw > used.cut(coverage=0.5).score)
+    np.testing.assert_array_equal(answered, raw > used.threshold(coverage=0.5).score)
     with pytest.raises(CalibrationError, match=r"for the classifier .* not for zero-shot answers"):
         ZeroShotClassifier(LABELS, encoder, cache=False, calibration=made).fit()
     more = FewShotClassifier(LABELS, encoder, cache=False, calibration=made)
@@ -552,7 +552,7 @@ def test_a_label_that_a_person_gave_is_not_overruled(
     assert {c.label: c.score for c in found.top} == pytest.approx(scores)
     result = result_of(found.record())
     assert (result.by_person, result.labels) == (True, (("cold", "blue"),))
-    roots = FewShotClassifier.load(tmp_path / "c.safetensors", encoder, cache=False, rank=1)
+    roots = FewShotClassifier.load(tmp_path / "c.safetensors", encoder, cache=False, level=1)
     (found,) = roots.classify([odd])
     assert (found.label, found.by_person) == ("cold", True)
     # What it is measured by is its own answer.
@@ -567,13 +567,13 @@ def test_an_image_that_a_person_gave_none_of_the_labels_stays_unknown(
     said = [*data.items(), (odd, "unknown")]
     made = FewShotClassifier(TREE, encoder, cache=False).fit(said)
     made.save(tmp_path / "c.safetensors")
-    for rank in (None, 1):
+    for level in (None, 1):
         classifier = FewShotClassifier.load(
-            tmp_path / "c.safetensors", encoder, cache=False, rank=rank
+            tmp_path / "c.safetensors", encoder, cache=False, level=level
         )
         found, other = classifier.classify([odd, paint("new.png", (229, 119, 19))])
         assert (found.label, found.lineage, found.by_person) == ("unknown", (), True)
-        assert other.label == ("warm" if rank else "red")
+        assert other.label == ("warm" if level else "red")
         assert not other.by_person
         assert classifier.learnt_from([odd]) == 0
 

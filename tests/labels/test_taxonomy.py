@@ -160,7 +160,7 @@ def test_names_in_data_mean_what_is_below_or_around_them() -> None:
 def test_at_a_rank_scores_are_sums(encoder: ColourEncoder, paint: Paint) -> None:
     path = paint("a.png", ORANGE)
     leaves = ZeroShotClassifier(TREE, encoder, cache=False).fit()
-    roots = ZeroShotClassifier(TREE, encoder, cache=False, rank=1).fit()
+    roots = ZeroShotClassifier(TREE, encoder, cache=False, level=1).fit()
     assert roots.classes_.tolist() == ["warm", "cold"]
     expected = leaves.predict_proba([path]).reshape(2, 2).sum(axis=1)
     np.testing.assert_allclose(roots.predict_proba([path])[0], expected)
@@ -180,9 +180,9 @@ def test_at_a_rank_scores_are_sums(encoder: ColourEncoder, paint: Paint) -> None
 
 def test_a_label_above_the_rank_answers_for_itself(encoder: ColourEncoder, paint: Paint) -> None:
     labels = ["warm", "warm > red", "warm > yellow", "blue"]
-    second = ZeroShotClassifier(labels, encoder, cache=False, rank=2).fit()
+    second = ZeroShotClassifier(labels, encoder, cache=False, level=2).fit()
     assert second.classes_.tolist() == ["warm", "red", "yellow", "blue"]
-    first = ZeroShotClassifier(labels, encoder, cache=False, rank="1").fit()
+    first = ZeroShotClassifier(labels, encoder, cache=False, level="1").fit()
     np.testing.assert_allclose(
         first.predict_proba([paint("a.png", ORANGE)])[0, 0],
         second.predict_proba([paint("a.png", ORANGE)])[0, :3].sum(),
@@ -236,12 +236,12 @@ def test_flat_labels_are_as_ever(encoder: ColourEncoder, paint: Paint) -> None:
     (result,) = flat.classify([paint("g.png", GREY)], min_score=0.9)
     assert result.label == "unknown"
     assert "lineage" not in result.record()
-    ranked = ZeroShotClassifier(["red", "blue"], encoder, cache=False, rank=1).fit()
-    assert ranked.predict([paint("r.png", "red")]).tolist() == ["red"]
+    levelled = ZeroShotClassifier(["red", "blue"], encoder, cache=False, level=1).fit()
+    assert levelled.predict([paint("r.png", "red")]).tolist() == ["red"]
 
 
 def test_none_of_these_is_a_root(encoder: ColourEncoder, paint: Paint) -> None:
-    classifier = ZeroShotClassifier(TREE, encoder, cache=False, none=True, rank=1).fit()
+    classifier = ZeroShotClassifier(TREE, encoder, cache=False, reject=True, level=1).fit()
     assert classifier.classes_.tolist() == ["warm", "cold", "none of these"]
     assert classifier.predict([paint("g.png", GREY)]).tolist() == ["none of these"]
 
@@ -249,7 +249,7 @@ def test_none_of_these_is_a_root(encoder: ColourEncoder, paint: Paint) -> None:
 def test_none_of_these_cannot_be_a_root_twice(encoder: ColourEncoder) -> None:
     labels = ["none of these > red", "blue"]
     with pytest.raises(LabelsError, match="leave one out"):
-        ZeroShotClassifier(labels, encoder, cache=False, none=True).fit()
+        ZeroShotClassifier(labels, encoder, cache=False, reject=True).fit()
 
 
 # Measuring
@@ -270,7 +270,7 @@ def test_evaluate_tells_the_accuracy_of_each_level(
     record = found.record()["levels"]
     assert [(level["level"], level["name"]) for level in record] == [(1, ""), (2, ""), (3, "")]
     assert record[2]["low"] == found.record()["figures"]["accuracy"]["low"]
-    roots = ZeroShotClassifier(TREE, classifier.encoder_, cache=False, rank=1).fit()
+    roots = ZeroShotClassifier(TREE, classifier.encoder_, cache=False, level=1).fit()
     at_root = evaluate(roots, data, draws=10)
     assert at_root.figures["accuracy"].value == 3 / 4
     assert at_root.levels == ()
@@ -286,11 +286,11 @@ def test_where_a_label_means_itself_alone_a_path_does_too(
     ]
     known = embed_known(classifier, data, several=True)
     assert known.truth == ((0, 1), (3,))
-    assert known.set_aside.no_labels == {"cold": 1}
+    assert known.excluded.no_labels == {"cold": 1}
     data = [*data, (paint("3.png", "blue"), ["cold"]), (paint("4.png", "blue"), ["pink"])]
     known = embed_known(classifier, data, several=True)
     assert known.truth == ((0, 1), (3,), ())
-    assert (known.set_aside.as_none, known.set_aside.left_out) == (1, 1)
+    assert (known.excluded.as_none, known.excluded.left_out) == (1, 1)
 
 
 def test_calibrations_are_for_one_rank(
@@ -301,25 +301,27 @@ def test_calibrations_are_for_one_rank(
         (paint(f"{n}.png", tuple(map(int, rng.integers(256, size=3)))), ("warm", "cold")[n % 2])
         for n in range(40)
     ]
-    roots = ZeroShotClassifier(TREE, encoder, cache=False, rank=1).fit()
+    roots = ZeroShotClassifier(TREE, encoder, cache=False, level=1).fit()
     calibration, _ = calibrate(roots, data)
     moved = ["warm > fire > red", "warm > green", "cold > yellow", "cold > blue"]
-    for rank, labels in ((None, TREE), (2, TREE), (1, moved)):
-        other = ZeroShotClassifier(labels, encoder, cache=False, rank=rank, calibration=calibration)
+    for level, labels in ((None, TREE), (2, TREE), (1, moved)):
+        other = ZeroShotClassifier(
+            labels, encoder, cache=False, level=level, calibration=calibration
+        )
         with pytest.raises(CalibrationError):
             other.fit()
     calibrated = ZeroShotClassifier(
-        TREE, encoder, cache=False, rank=1, calibration=calibration
+        TREE, encoder, cache=False, level=1, calibration=calibration
     ).fit()
     path = paint("o.png", ORANGE)
     expected = softmax(roots.decision_function([path])[0] / calibration.temperature)
-    (result,) = calibrated.classify([path], top=2, coverage=0.99, conformal=0.1)
+    (result,) = calibrated.classify([path], top=2, coverage=0.99, prediction_sets=0.1)
     np.testing.assert_allclose([c.score for c in result.top], expected, rtol=1e-6)
     assert set(result.label_set or ()) <= {"warm", "cold"}
     paths = [path for path, _ in data]
     answered = [r.label != "unknown" for r in calibrated.classify(paths, coverage=0.5)]
     raw = roots.predict_proba(paths).max(axis=1)
-    np.testing.assert_array_equal(answered, raw > calibrated.cut(coverage=0.5).score)
+    np.testing.assert_array_equal(answered, raw > calibrated.threshold(coverage=0.5).score)
     assert 10 < sum(answered) < 30
 
 

@@ -253,7 +253,7 @@ def test_images_marked_unknown_are_no_class_of_fit(
         corrections.set(dict(zip(paths, ["red", "unknown", "blue"], strict=True)))
         learnt = FewShotClassifier(model=encoder, cache=False).fit(corrections.path)
     assert learnt.classes_.tolist() == ["red", "blue"]
-    assert learnt.set_aside_.no_labels == {"unknown": 1}
+    assert learnt.excluded_.no_labels == {"unknown": 1}
 
 
 def answered(paths: list[str], *labels: str) -> list[Result]:

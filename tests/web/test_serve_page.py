@@ -92,7 +92,7 @@ def test_by_keyboard_alone(page: Page) -> None:
     for _ in range(7):
         page.keyboard.press("Tab")
         seen.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
-    assert seen[:6] == ["labels", "top", "none", "BUTTON", "files", "BODY"]
+    assert seen[:6] == ["labels", "top", "reject", "BUTTON", "files", "BODY"]
     page.focus("#labels")
     page.keyboard.press("Shift+Tab")
     page.focus("#files")

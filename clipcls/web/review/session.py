@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from clipcls.embeddings.clustering import cluster_vectors
 from clipcls.errors import InputError
 from clipcls.labels.label_set import written
-from clipcls.predictions import NONE, UNKNOWN
+from clipcls.predictions import REJECT, UNKNOWN
 from clipcls.web.review.active_learning import acquisition_order
 from clipcls.web.review.annotations import Corrections, check_label
 
@@ -149,7 +149,7 @@ class Review:
                 f"{several} has several labels: a review needs results with one label per image"
             )
         tops = [
-            [(name, score) for name, score in result.top if name not in (UNKNOWN, NONE)]
+            [(name, score) for name, score in result.top if name not in (UNKNOWN, REJECT)]
             for result in results
         ]
         known = {*labels, *(name for top in tops for name, _ in top)}
@@ -445,7 +445,7 @@ def _clusters(images: int) -> int:
 
 def _name(result: Result, known: set[str]) -> str:
     """The answer's name: its path where names are shared, else that of the label alone."""
-    if not result.labels or result.labels == ((NONE,),):
+    if not result.labels or result.labels == ((REJECT,),):
         return UNKNOWN
     (lineage,) = result.labels
     path = " > ".join(map(written, lineage))

@@ -54,7 +54,7 @@ class Options(BaseModel):
     prompts: str | list[str] | None = Field(
         None, description="The name of a ready template set, or templates with {} for the label."
     )
-    none: bool | None = Field(None, description="One more answer, `none of these`.")
+    reject: bool | None = Field(None, description="One more answer, `none of these`.")
     top: int = Field(1, ge=1, le=_MOST_TOP, description="Labels an image.")
     min_score: float = Field(
         0.0, ge=0, le=1, allow_inf_nan=False, description="Below it the answer is `unknown`."
@@ -74,7 +74,7 @@ class Options(BaseModel):
             for item in self.labels
         ]
         prompts = tuple(self.prompts) if isinstance(self.prompts, list) else self.prompts
-        return Question(labels, prompts, self.none, self.top, self.min_score, self.min_margin)
+        return Question(labels, prompts, self.reject, self.top, self.min_score, self.min_margin)
 
 
 class ClassifyRequest(Options):
@@ -199,7 +199,7 @@ def request_body(limits: Limits) -> dict[str, Any]:
         "items": line,
         "description": "The name of a ready template set, or templates with {}, a line each.",
     }
-    fields["none"] = {"type": "boolean"}
+    fields["reject"] = {"type": "boolean"}
     fields["images"] = {
         "type": "array",
         "items": {"type": "string", "format": "binary"},

@@ -30,8 +30,8 @@ from clipcls.embeddings.embed import Embedded
 from clipcls.errors import ClipclsError, ImageError, LabelsError, ModelError, PromptsError
 from clipcls.labels.label_set import LabelSet, levels_of, make_labels
 from clipcls.labels.presets import ready_sets
-from clipcls.labels.prompts import NONE_TEXTS, PromptSet, class_texts, make_prompts, read_prompts
-from clipcls.predictions import NONE, UNKNOWN, Prediction
+from clipcls.labels.prompts import REJECT_TEXTS, PromptSet, class_texts, make_prompts, read_prompts
+from clipcls.predictions import REJECT, UNKNOWN, Prediction
 from clipcls.web.admission import Queue
 from clipcls.web.serve.batching import Batcher
 
@@ -91,13 +91,13 @@ class Question:
     Attributes:
         labels: as for `make_labels`, but no name of a file or set; None: the server's.
         prompts: a ready set's name or templates; None: the server's.
-        none: whether `none of these` is an answer; None: as the server's.
+        reject: whether `none of these` is an answer; None: as the server's.
         top, min_score, min_margin: as for `ZeroShotClassifier.classify`.
     """
 
     labels: Sequence[Any] | None = None
     prompts: str | tuple[str, ...] | None = None
-    none: bool | None = None
+    reject: bool | None = None
     top: int = 1
     min_score: float = 0.0
     min_margin: float = 0.0
@@ -269,10 +269,10 @@ class Service:
     # -- labels ---------------------------------------------------------------------------------
 
     async def _classifier(self, question: Question) -> _Known:
-        """The classifier of a question's labels, templates and `none`."""
-        if question.labels is None and question.prompts is None and question.none is None:
+        """The classifier of a question's labels, templates and `reject`."""
+        if question.labels is None and question.prompts is None and question.reject is None:
             return _Known(self.own)
-        asked = repr((question.labels, question.prompts, question.none))
+        asked = repr((question.labels, question.prompts, question.reject))
         key = hashlib.sha256(asked.encode()).digest()
         if found := self._classifiers.get(key):
             self._classifiers.move_to_end(key)
@@ -282,17 +282,17 @@ class Service:
             labels, prompts, texts = await self._in(
                 self._matchers, context.run, self._prepared, question
             )
-            none = self.own.none if question.none is None else question.none
-            if none and any(NONE in (label.name, label.path[0]) for label in labels):
-                raise LabelsError(f"labels: {NONE!r} is a label already; leave one out")
-            vectors = await self._vectors([*texts, *(NONE_TEXTS if none else ())])
+            reject = self.own.reject if question.reject is None else question.reject
+            if reject and any(REJECT in (label.name, label.path[0]) for label in labels):
+                raise LabelsError(f"labels: {REJECT!r} is a label already; leave one out")
+            vectors = await self._vectors([*texts, *(REJECT_TEXTS if reject else ())])
         informed = _Informed(self._encoder, vectors)
         classifier = ZeroShotClassifier(
             labels,
             cast("Encoder", informed),
             prompts=prompts,
-            none=none,
-            rank=self.own.rank if question.labels is None else None,
+            reject=reject,
+            level=self.own.level if question.labels is None else None,
             cache=False,
         )
         await self._in(self._matchers, classifier.fit)
