@@ -36,6 +36,11 @@ class Budget:
         finally:
             share.empty()
 
+    @property
+    def taken(self) -> int:
+        """The units that all threads hold."""
+        return self._taken
+
     def _take(self, units: int) -> None:
         place = object()
         with self._changed:

@@ -82,13 +82,13 @@ def _max_pixels_at_once() -> int:
     return max(MAX_PIXELS, _max_pixels())
 
 
-PIXELS = Budget(_max_pixels_at_once)
-"""The pixels that all threads together decode at once."""
-
 _MAX_BYTES_AT_ONCE = 1 << 28
 
 FILES = Budget(lambda: _MAX_BYTES_AT_ONCE)
 """The bytes of image files that all threads together hold at once."""
+
+PIXELS = Budget(lambda: _max_pixels_at_once() - FILES.taken // 4)
+"""The pixels of four bytes that all threads together decode at once, beside the files they hold."""
 
 MAX_MISSING = 1 / 3
 """Largest share of its rows that a truncated image may miss. Of 20 photos, mini labelled 18 right

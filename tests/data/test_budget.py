@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from clipcls.data.budget import Budget
-from clipcls.data.images import decode_image
+from clipcls.data.images import FILES, MAX_PIXELS, PIXELS, decode_image
 from clipcls.errors import ImageError
 
 
@@ -66,6 +66,18 @@ def test_a_share_that_is_filled_again_holds_only_the_last() -> None:
         one.fill(10)
         one.fill(2)
         other.fill(8)  # would wait for ever otherwise
+
+
+def test_files_that_are_held_leave_less_for_pixels() -> None:
+    with FILES.share() as file, PIXELS.share() as one, PIXELS.share() as other:
+        file.fill(1 << 27)
+        one.fill(MAX_PIXELS // 2)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(other.fill, MAX_PIXELS // 2)
+            time.sleep(0.1)
+            assert not waiting.done()
+            one.empty()
+            waiting.result(10)
 
 
 def encoded(size: tuple[int, int], kind: str, mode: str = "RGB", **options) -> bytes:
