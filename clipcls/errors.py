@@ -132,6 +132,10 @@ class ImageError(ClipclsError):
         self.path = path
         self.reason = reason
 
+    def without_frames(self) -> ImageError:
+        """A copy that may be kept: a raised error holds its frames, and so the file and pixels."""
+        return ImageError(self.path, self.reason)
+
 
 class SidecarError(ClipclsError):
     """An XMP sidecar is not XMP, or was changed while it was worked on."""

@@ -57,7 +57,7 @@ def thumbnails(
         try:
             return thumbnail(path, side, quality=quality)
         except ImageError as error:
-            return error
+            return error.without_frames()
 
     workers = workers or min(8, os.cpu_count() or 1)
     names = iter(paths)

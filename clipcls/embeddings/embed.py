@@ -311,7 +311,7 @@ def _prepare(
             if missing_share(decoded):
                 key = b""  # not stored: the next run has to warn again
     except ImageError as error:
-        return error
+        return error.without_frames()
     except MemoryError:
         return ImageError(name, "not enough memory to decode it")
     return _Pending(name, None, ready, key or None, stat, view is not None, source is None)

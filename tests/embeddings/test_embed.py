@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,20 @@ def test_look_ahead_is_bounded(encoder: ColourEncoder, paint: Paint) -> None:
 
     assert len(list(itertools.islice(embed_images(encoder, endless(), workers=2), 100))) == 100
     assert asked < 100 + 4 * encoder.batch_size
+
+
+def test_errors_hold_no_files(encoder: ColourEncoder, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{n}.jpg" for n in range(8)]
+    for path in paths:
+        path.write_bytes(bytes(range(256)) * 8_000)
+    tracemalloc.start()
+    try:
+        found = list(embed_images(encoder, [str(path) for path in paths]))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [type(item) for item in found] == [ImageError] * 8
+    assert held < 2_000_000  # of 16 MB
 
 
 def test_pil_images_need_no_path(encoder: ColourEncoder, cache: EmbeddingCache) -> None:

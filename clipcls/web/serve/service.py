@@ -235,7 +235,7 @@ class Service:
             del content, data  # the encoder's queue holds pixels alone
             vector = await asyncio.wrap_future(self._batcher.submit(pixels))
         except ImageError as error:
-            return error
+            return error.without_frames()
         if not np.isfinite(vector).all() or not vector.any():
             return ImageError(name, "the model gave no finite vector; try --precision fp32")
         return Embedded(name, vector)
