@@ -18,7 +18,7 @@ import numpy as np
 
 from clipcls import ZeroShotClassifier
 from clipcls.classification.labelled import embed_known
-from clipcls.labels.label_set import written
+from clipcls.labels.names import join_levels
 
 
 def read_wordnet(folder: Path) -> tuple[dict[str, str], dict[str, str], dict[str, list[str]]]:
@@ -70,10 +70,10 @@ if __name__ == "__main__":
     wordnet = read_wordnet(arguments.wordnet)
     found = {name: children(name, wordnet, arguments.most) for name in names}
     count = Counter(child for group in found.values() for child in group)
-    tree = [written(name) for name in names]
+    tree = [join_levels([name]) for name in names]
     for name, group in found.items():
         kept = [child for child in group if count[child] == 1 and child not in names]
-        tree += [f"{written(name)} > {written(child)}" for child in kept]
+        tree += [join_levels([name, child]) for child in kept]
     deep = ZeroShotClassifier(tree, **{**settings, "model": flat.encoder_}).fit()
     node = deep.hierarchy_.levels[0].node
     has_children = np.bincount(node) > 1

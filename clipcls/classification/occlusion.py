@@ -29,7 +29,7 @@ from clipcls.data.images import decode_image, read_bytes
 from clipcls.data.inputs import has_no_file, open_input
 from clipcls.errors import ClipclsError, ImageError, LabelsError, OutputError, os_reason
 from clipcls.files.folders import is_inside
-from clipcls.labels.label_set import written
+from clipcls.labels.names import join_levels
 from clipcls.predictions import Prediction
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class Heatmaps:
         encoder: Any = self._classifier.encoder_
         label = prediction.top[0].label
         if prediction.lineage:
-            label = " > ".join(map(written, prediction.lineage))
+            label = join_levels(prediction.lineage)
         data = read_bytes(prediction.path)
         image = decode_image(data, prediction.path, least_side=encoder.least_side)
         heat = heat_of(self._classifier, image, _numbers(self._classifier, label))

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from clipcls.classification.scores import logit_blocks
 from clipcls.embeddings.clustering import cluster_vectors
 from clipcls.errors import ImageError, InputError
-from clipcls.labels.label_set import Label, LabelSet, make_labels, read_labels, text_line
+from clipcls.labels.label_set import Label, LabelSet, make_labels, read_labels
+from clipcls.labels.names import make_line
 
 if TYPE_CHECKING:
     from clipcls.classification.zero_shot import ZeroShotClassifier
@@ -208,7 +209,7 @@ def suggest_for_vectors(
         found.append(
             SuggestedLabel(
                 str(classifier.classes_[names[name]]),
-                text_line(vocabulary[names[name]].path),
+                make_line(vocabulary[names[name]].path),
                 int(counts[name]),
                 paths[inside[logits[inside, name].argmax()]],
                 tuple(str(classifier.classes_[names[other]]) for other in merged.get(name, ())),

@@ -30,7 +30,8 @@ from clipcls.embeddings.embed import Embedded, compute_rows, embed_array, embed_
 from clipcls.embeddings.index import FlatIndex
 from clipcls.embeddings.opening import open_cache, open_encoder
 from clipcls.errors import CalibrationError, ImageError, LabelsError, not_fitted
-from clipcls.labels.label_set import LabelSet, LabelsLike, make_labels, written
+from clipcls.labels.label_set import LabelSet, LabelsLike, make_labels
+from clipcls.labels.names import join_levels
 from clipcls.labels.prompts import REJECT_TEXTS, PromptSet, class_texts, make_prompts
 from clipcls.models.encoder import BackendName, Encoder, Precision, unit_rows
 from clipcls.predictions import REJECT, Prediction, Provenance
@@ -199,7 +200,7 @@ class ZeroShotClassifier(LinearScores):
         names: list[str] = self.classes_.tolist()
         found = {name: number for number, name in enumerate(names)}
         if (level := self.level_) is not None:
-            paths = (" > ".join(map(written, path)) for path in level.paths)
+            paths = (join_levels(path) for path in level.paths)
             found = {path: number for number, path in enumerate(paths)} | found
         return found
 

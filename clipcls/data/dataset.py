@@ -27,7 +27,7 @@ from clipcls.data.sorted_folders import read_folder_labels
 from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.text import canonical, find_on_disk, read_table, read_text, why_missing
 from clipcls.labels.folder_names import alike, folder_names
-from clipcls.labels.label_set import levels_of, written
+from clipcls.labels.names import join_levels, split_levels
 from clipcls.predictions import PERSON
 
 log = logging.getLogger("clipcls")
@@ -168,7 +168,7 @@ class _FolderLabels:
     def __init__(self, data: LabelledData, meanings: Mapping[str, tuple[int, ...]]) -> None:
         self._source = data.source
         there = {alike(name) for chain in data.folders for name in chain} | set(data.empty)
-        labels = dict.fromkeys(name for text in meanings for name in (text, *levels_of(text)))
+        labels = dict.fromkeys(name for text in meanings for name in (text, *split_levels(text)))
         self._exact = set(map(canonical, labels))
         self._made: dict[str, list[str]] = {}
         for label in labels:
@@ -453,7 +453,7 @@ def _merged(
 
 
 def _path(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else " > ".join(map(written, names))
+    return names[0] if len(names) == 1 else join_levels(names)
 
 
 def _loosely(label: str) -> str:

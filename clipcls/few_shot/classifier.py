@@ -21,7 +21,8 @@ from clipcls.embeddings.index import FlatIndex
 from clipcls.embeddings.opening import open_cache, open_encoder
 from clipcls.errors import ClassifierError, ClipclsError, ImageError, InputError, LabelsError
 from clipcls.few_shot.file import HASH_BYTES, Learnt, classifier_bytes, read_classifier, versions
-from clipcls.labels.label_set import Label, LabelSet, LabelsLike, kinds_of, make_labels
+from clipcls.labels.label_set import Label, LabelSet, LabelsLike, make_labels
+from clipcls.labels.names import find_kinds
 from clipcls.labels.prompts import PromptSet, make_prompts
 from clipcls.models.encoder import BackendName, Encoder, Precision
 from clipcls.predictions import NO_CLASS, UNKNOWN, Provenance
@@ -527,7 +528,7 @@ def _with_one(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _labels_of(learnt: Learnt) -> LabelSet:
     paths = _paths_of(learnt)
-    labels = zip(paths, kinds_of(paths), strict=True)
+    labels = zip(paths, find_kinds(paths), strict=True)
     return LabelSet(
         tuple(Label(path[-1], parents=path[:-1], kind=kind) for path, kind in labels),
         "the classifier",

@@ -26,14 +26,21 @@ import logging
 import os
 import re
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from clipcls.errors import LabelsError
 from clipcls.files.text import canonical, clean, decode, describe_change, read_text
+from clipcls.labels.names import (
+    find_kinds,
+    join_levels,
+    make_distinct,
+    spell_out,
+    split_unescaped,
+    unescape,
+)
 from clipcls.labels.parsers import (
     Entry,
     entries_of_file,
@@ -47,22 +54,12 @@ from clipcls.predictions import UNKNOWN
 __all__ = [
     "Label",
     "LabelSet",
-    "distinct_names",
-    "kinds_of",
-    "levels_of",
     "make_labels",
     "read_labels",
-    "spell_out",
-    "text_line",
-    "written",
 ]
 
 log = logging.getLogger("clipcls")
 
-# A > between spaces divides the levels of a hierarchy; with a backslash before it, it does not.
-_ALONE = re.compile(r"(?<=\s)>(?=\s)")
-_LITERAL = re.compile(r"(?<=\s)\\*>(?=\s)")
-_UNDERSCORES = re.compile(r"(?<=[^\W_])_+(?=[^\W_])")
 # Labels that only another file explains.
 _CODES = {
     "WordNet ids": re.compile(r"n\d{8}"),
@@ -121,7 +118,7 @@ class LabelSet:
     @property
     def names(self) -> tuple[str, ...]:
         """The labels' names, in order; those that share one are named by their paths."""
-        return distinct_names([label.path for label in self.labels])
+        return make_distinct([label.path for label in self.labels])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -222,57 +219,6 @@ def read_labels(source: str | os.PathLike[str]) -> LabelSet:
     return _build(name, entries, levels_comment(path, text))
 
 
-def written(name: str) -> str:
-    r"""A name as it stands in a path: a `>` between white space is written `\>`."""
-    return _LITERAL.sub(r"\\\g<0>", name)
-
-
-def levels_of(text: str) -> tuple[str, ...]:
-    """The names that `written` and ` > ` made one text of."""
-    return tuple(
-        _LITERAL.sub(
-            lambda mark: mark[0].removeprefix("\\"), part.removeprefix(" ").removesuffix(" ")
-        )
-        for part in _ALONE.split(text)
-    )
-
-
-def spell_out(name: str) -> str:
-    """A name as a text says it: underscores between letters or digits are spaces.
-
-    Class names in folders and class indexes have them; models were trained on captions.
-
-    Example:
-        >>> spell_out("golden_retriever"), spell_out("__init__")
-        ('golden retriever', '__init__')
-    """
-    return _UNDERSCORES.sub(" ", name)
-
-
-def text_line(path: Sequence[str]) -> str:
-    r"""A label's path as a line of a text file; one that would be a comment begins with `\`."""
-    line = " > ".join(map(written, path))
-    return "\\" + line if line.lstrip("\\").startswith("#") else line
-
-
-def distinct_names(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """The last name of each path; where several have it, the path as it is written."""
-    names = [path[-1] for path in paths]
-    for _ in range(2):  # a path as it is written may be another label's name
-        count = Counter(names)
-        names = [
-            name if count[name] == 1 else " > ".join(map(written, path))
-            for name, path in zip(names, paths, strict=True)
-        ]
-    return tuple(names)
-
-
-def kinds_of(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """What each label is said to be a type of: what is above it, where another has its name."""
-    count = Counter(path[-1] for path in paths)
-    return tuple(path[-2] if count[path[-1]] > 1 and len(path) > 1 else "" for path in paths)
-
-
 def _build(source: str, entries: Iterable[Entry], levels: str = "") -> LabelSet:
     """Cleans and merges the entries; the rules are in the module's docstring."""
     found: dict[tuple[str, ...], tuple[dict[str, None], dict[str, None]]] = {}
@@ -294,7 +240,7 @@ def _build(source: str, entries: Iterable[Entry], levels: str = "") -> LabelSet:
             alone[path] = entry.where
         _warn_of_likely_slips(entry.where, path, folded, above)
         if path in found and not prompts and not synonyms:
-            name = " > ".join(map(written, path))
+            name = join_levels(path)
             log.warning("%s: the label %r appears twice; one is dropped", entry.where, name)
         known = found.setdefault(path, ({}, {}))
         known[0].update(dict.fromkeys(prompts))
@@ -332,7 +278,7 @@ def _build(source: str, entries: Iterable[Entry], levels: str = "") -> LabelSet:
         tuple(
             Label(path[-1], tuple(texts), tuple(words), path[:-1], kind, path not in alone)
             for (path, (texts, words)), kind in zip(
-                found.items(), kinds_of(list(found)), strict=True
+                found.items(), find_kinds(list(found)), strict=True
             )
         ),
         source,
@@ -363,7 +309,7 @@ def _path(entry: Entry) -> tuple[str, ...]:
     if entry.parents is not None:
         return tuple(_texts(entry.where, "label", (*entry.parents, entry.label)))
     text = _text(entry.where, "label", entry.label)
-    parts = _ALONE.split(text)
+    parts = split_unescaped(text)
     if text.startswith("> ") or text.endswith(" >"):
         log.warning("%s: the > at an end of %r is taken for part of a name", entry.where, text)
     if not all(part.strip() for part in parts):
@@ -371,10 +317,7 @@ def _path(entry: Entry) -> tuple[str, ...]:
             f"{entry.where}: the label {entry.label!r} has a blank level beside a >; "
             "write \\> for a > that is part of a name"
         )
-    return tuple(
-        _LITERAL.sub(lambda mark: mark[0].removeprefix("\\"), _text(entry.where, "label", part))
-        for part in parts
-    )
+    return tuple(unescape(_text(entry.where, "label", part)) for part in parts)
 
 
 def _warn_of_likely_slips(
@@ -388,7 +331,7 @@ def _warn_of_likely_slips(
         node = path[:depth]
         first = folded.setdefault(tuple(spell_out(name).casefold() for name in node), node)
         if first != node:
-            one, other = (" > ".join(map(written, names)) for names in (first, node))
+            one, other = (join_levels(names) for names in (first, node))
             how = "case" if one.casefold() == other.casefold() else "case or underscores"
             log.warning("%s: %r and %r differ in %s only", where, one, other, how)
             break
@@ -403,7 +346,7 @@ def _level_names(source: str, levels: str, depth: int) -> tuple[str, ...]:
     """The names that a comment gives to the levels of a hierarchy."""
     if not levels or depth == 1:
         return ()
-    names = tuple(name.strip() for name in _ALONE.split(levels))
+    names = tuple(name.strip() for name in split_unescaped(levels))
     if len(names) != depth:
         raise LabelsError(
             f"{source}: the comment `levels:` names {len(names)} of {depth} levels; name all"

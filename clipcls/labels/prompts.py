@@ -12,7 +12,8 @@ from pathlib import Path
 
 from clipcls.errors import PromptsError
 from clipcls.files.text import clean, numbered, read_text
-from clipcls.labels.label_set import LabelSet, read_labels, spell_out
+from clipcls.labels.label_set import LabelSet, read_labels
+from clipcls.labels.names import spell_out
 from clipcls.labels.presets import ReadySet, describe, find_set, ready_sets
 
 __all__ = [

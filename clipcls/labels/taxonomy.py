@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.errors import LabelsError
-from clipcls.labels.label_set import distinct_names, written
+from clipcls.labels.names import join_levels, make_distinct
 
 __all__ = ["Hierarchy", "Level"]
 
@@ -37,7 +37,7 @@ class Level:
         numbers: dict[tuple[str, ...], int] = {}
         node = [numbers.setdefault(path[:depth], len(numbers)) for path in paths]
         self.paths = tuple(numbers)
-        self.names = distinct_names(self.paths)
+        self.names = make_distinct(self.paths)
         self.node = np.array(node, np.int64)
         self._by_node = np.argsort(self.node, kind="stable")
         self._starts = np.searchsorted(self.node[self._by_node], np.arange(len(self.paths)))
@@ -110,6 +110,6 @@ class Hierarchy:
         found: dict[str, dict[int, None]] = {}
         for path, answer in zip(self._paths, level.node.tolist(), strict=True):
             for depth in range(1, len(path) + 1):
-                for name in (path[depth - 1], " > ".join(map(written, path[:depth]))):
+                for name in (path[depth - 1], join_levels(path[:depth])):
                     found.setdefault(name, {})[answer] = None
         return {name: tuple(answers) for name, answers in found.items()}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from clipcls.errors import ImageError, InputError, install_command
 from clipcls.files.jsonfiles import read_json
 from clipcls.files.text import escape_bytes
-from clipcls.labels.label_set import written
+from clipcls.labels.names import join_levels
 from clipcls.predictions import UNKNOWN, Provenance, error_record
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def to_dataframe(
 
 
 def _joined(lineage: Sequence[str]) -> str:
-    return " > ".join(map(written, lineage))
+    return join_levels(lineage)
 
 
 def _explanation(explain: Mapping[str, Any]) -> dict[str, Any]:

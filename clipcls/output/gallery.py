@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from clipcls.data.thumbnails import thumbnails
 from clipcls.errors import ImageError
-from clipcls.labels.label_set import written
+from clipcls.labels.names import join_levels
 from clipcls.output.reader import Result, result_of
 from clipcls.predictions import UNKNOWN, Provenance
 
@@ -105,7 +105,7 @@ class GalleryWriter:
         self._stream.flush()
 
     def _record(self, result: Result, picture: bytes | ImageError) -> dict[str, Any]:
-        names = [" > ".join(map(written, label)) for label in result.labels] or [UNKNOWN]
+        names = [join_levels(label) for label in result.labels] or [UNKNOWN]
         record: dict[str, Any] = {
             "path": result.path,
             "labels": list(zip(names, result.scores, strict=True)),

@@ -18,7 +18,7 @@ from typing import Any
 from clipcls.errors import InputError, install_command, os_reason
 from clipcls.files.jsonfiles import parse_json
 from clipcls.files.text import clean, decode, find_on_disk, parse_number, read_table, read_text
-from clipcls.labels.label_set import levels_of
+from clipcls.labels.names import split_levels
 from clipcls.output.columns import read_provenance
 from clipcls.predictions import PERSON, UNKNOWN, Provenance
 
@@ -230,7 +230,7 @@ def result_of(record: Mapping[str, Any], where: str = "record") -> Result:
         return Result(path, (), error)
     lineage = record.get("lineage")
     if isinstance(lineage, str):
-        lineage = levels_of(lineage)
+        lineage = split_levels(lineage)
     if record.get("labels") is not None:
         answers = _entries(record["labels"], "labels", where)
         labels = [

@@ -33,7 +33,8 @@ from clipcls.errors import CalibrationError, ClipclsError, InputError
 from clipcls.few_shot.file import Learnt, classifier_bytes, read_classifier
 from clipcls.files.jsonfiles import parse_json
 from clipcls.labels.folder_names import folders_of
-from clipcls.labels.label_set import LabelSet, read_labels, written
+from clipcls.labels.label_set import LabelSet, read_labels
+from clipcls.labels.names import join_levels
 from clipcls.labels.prompts import class_texts, make_prompts, read_prompts
 from clipcls.models.registry import MINI
 from clipcls.models.registry import resolve as resolve_model
@@ -231,7 +232,7 @@ def check_labels(name: str, data: bytes) -> None:
         assert all(text.encode() for text in texts)
     again = [
         {
-            "label": " > ".join(map(written, label.path)),
+            "label": join_levels(label.path),
             "prompts": label.prompts,
             "synonyms": label.synonyms,
             "use_templates": label.use_templates,

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from clipcls.labels.label_set import levels_of
+from clipcls.labels.names import split_levels
 from clipcls.output.reader import Result
 
 
@@ -22,7 +22,7 @@ def put(folder: Path, files: dict[str, str]) -> Path:
 def results(*rows: tuple[str, str]) -> list[Result]:
     """("a.jpg", "cat") or ("a.jpg", "cat|dog") or ("a.jpg", "animal > dog"); "" is unknown."""
     return [
-        Result(path, tuple(levels_of(label) for label in labels.split("|") if label))
+        Result(path, tuple(split_levels(label) for label in labels.split("|") if label))
         for path, labels in rows
     ]
 

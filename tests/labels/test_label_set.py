@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from clipcls.errors import LabelsError
 from clipcls.files.text import canonical, guard
-from clipcls.labels.label_set import Label, LabelSet, make_labels, read_labels, written
+from clipcls.labels.label_set import Label, LabelSet, make_labels, read_labels
+from clipcls.labels.names import join_levels
 from clipcls.labels.presets import ready_sets
 
 
@@ -120,7 +121,7 @@ NAMES = st.lists(
 @example([r"\#", r"\\#", "#", "\\", ">", "a >", "> a", "a > b", r"a \> b", r"a \\> > b"])
 def test_any_labels_written_to_a_file_read_back(tmp_path_factory, names):
     folder = tmp_path_factory.getbasetemp()
-    expected, names = tuple(names), [written(name) for name in names]
+    expected, names = tuple(names), [join_levels([name]) for name in names]
     (folder / "l.json").write_text(json.dumps(names), encoding="utf-8")
     (folder / "m.json").write_text(json.dumps(dict.fromkeys(names)), encoding="utf-8")
     (folder / "l.yaml").write_text(yaml.safe_dump(names), encoding="utf-8")

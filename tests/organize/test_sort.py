@@ -16,7 +16,7 @@ import pytest
 from clipcls.cli.filing import short
 from clipcls.errors import InputError, OutputError
 from clipcls.labels.folder_names import folders_of, safe_name
-from clipcls.labels.label_set import levels_of, written
+from clipcls.labels.names import join_levels, split_levels
 from clipcls.organize import execute, fileops
 from clipcls.organize.execute import file_results, undo
 from clipcls.organize.journal import Journal, Mode, journals_in
@@ -940,7 +940,7 @@ def test_results_are_read_as_they_were_written(tmp_path: Path, form: str) -> Non
 
 def test_levels_are_what_was_written() -> None:
     for path in [("a",), ("a", "b"), ("a > b", "c"), (r"a \> b", ">"), ("a>b", "c")]:
-        assert levels_of(" > ".join(map(written, path))) == path
+        assert split_levels(join_levels(path)) == path
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from clipcls.embeddings.clustering import cluster_vectors
 from clipcls.errors import InputError
-from clipcls.labels.label_set import written
+from clipcls.labels.names import join_levels
 from clipcls.predictions import REJECT, UNKNOWN
 from clipcls.web.review.active_learning import acquisition_order
 from clipcls.web.review.annotations import Corrections, check_label
@@ -448,7 +448,7 @@ def _name(result: Result, known: set[str]) -> str:
     if not result.labels or result.labels == ((REJECT,),):
         return UNKNOWN
     (lineage,) = result.labels
-    path = " > ".join(map(written, lineage))
+    path = join_levels(lineage)
     return path if path in known else lineage[-1]
 
 

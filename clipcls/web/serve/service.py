@@ -28,7 +28,8 @@ from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.data.images import PIXELS, decode_image
 from clipcls.embeddings.embed import Embedded
 from clipcls.errors import ClipclsError, ImageError, LabelsError, ModelError, PromptsError
-from clipcls.labels.label_set import LabelSet, levels_of, make_labels
+from clipcls.labels.label_set import LabelSet, make_labels
+from clipcls.labels.names import split_levels
 from clipcls.labels.presets import ready_sets
 from clipcls.labels.prompts import REJECT_TEXTS, PromptSet, class_texts, make_prompts, read_prompts
 from clipcls.predictions import REJECT, UNKNOWN, Prediction
@@ -326,9 +327,9 @@ class Service:
             )
         for given in question.labels:  # before they are made: that costs the levels' third power
             name = given.get("label") if isinstance(given, Mapping) else given
-            if isinstance(name, str) and len(levels_of(name)) > self.limits.levels:
+            if isinstance(name, str) and len(split_levels(name)) > self.limits.levels:
                 raise LabelsError(
-                    f"{name[:20]!r}... has {len(levels_of(name)):,} levels; the most are "
+                    f"{name[:20]!r}... has {len(split_levels(name)):,} levels; the most are "
                     f"{self.limits.levels}"
                 )
         labels = make_labels(question.labels)
