@@ -43,6 +43,7 @@ from clipcls.embeddings import benchmark
 from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import Embedded, embed_images
 from clipcls.models import cuda, encoder, loading
+from clipcls.models.backend import Backend
 from clipcls.models.encoder import OpenClipEncoder
 from clipcls.models.openvino import least_cosine
 
@@ -203,7 +204,7 @@ def encode(
     table: Table, name: str, source: loading.ModelSource, device: str, args: argparse.Namespace
 ) -> None:
     """From arrays to vectors, by pieces and by batch."""
-    chosen = OpenClipEncoder(source, device=device, known=args.known).precision
+    chosen = OpenClipEncoder(source, Backend(device=device), known=args.known).precision
     model = loading.load(source, device=device, precision=chosen, tower="image")
     images = images_of(model.preprocess, 4 * args.batch)
     if cuda.is_cuda(device):
@@ -218,7 +219,7 @@ def encode(
         (1, 1),
     ):
         encoder._PIECES_ON_CUDA = pieces
-        made = OpenClipEncoder(source, device=device, precision=chosen, batch_size=batch)
+        made = OpenClipEncoder(source, Backend(device=device, precision=chosen, batch_size=batch))
         made._towers["image"] = model
         count = batch if batch == 1 else 4 * args.batch
         run = functools.partial(made.encode_images, images[:count])
@@ -237,7 +238,7 @@ def files(
         # Without a cache every file is decoded, however often it comes.
         small = list(itertools.islice(itertools.cycle(map(str, PHOTOS)), args.images))
         sets = {"small": small, "12 MP": [str(large)] * (args.images // 8)}
-        made = OpenClipEncoder(source, device=device, known=args.known)
+        made = OpenClipEncoder(source, Backend(device=device), known=args.known)
         made.encode_images(images_of(made.preprocess, args.batch))
         for workers in args.workers:
             for kind, paths in sets.items():
@@ -245,7 +246,7 @@ def files(
                     paths = paths[: len(paths) // 4]
                 how = f"{kind}, {workers} threads"
                 started = time.perf_counter()
-                found = list(embed_images(made, paths, workers=workers))
+                found = list(embed_images(made, paths, backend=Backend(workers=workers)))
                 taken = time.perf_counter() - started
                 assert all(isinstance(item, Embedded) for item in found)
                 table.add(name, "files", f"{how}, {made.precision}", len(paths), taken)
@@ -267,7 +268,7 @@ def texts(
     table: Table, name: str, source: loading.ModelSource, device: str, args: argparse.Namespace
 ) -> None:
     """Labels in a template."""
-    made = OpenClipEncoder(source, device=device, known=args.known)
+    made = OpenClipEncoder(source, Backend(device=device), known=args.known)
     labels = [f"a photo of a thing number {number}." for number in range(4 * args.images)]
     made.encode_texts(labels[: args.batch])
     tokenizer = made._tower("text").tokenizer if cuda.is_cuda(device) else made._tokenizer

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "Backend",
     "Calibration",
     "Candidate",
     "ClipEmbedder",
@@ -52,10 +53,12 @@ if TYPE_CHECKING:
     from clipcls.evaluation.multilabel import MultiLabelEvaluation, evaluate_multilabel
     from clipcls.few_shot.classifier import FewShotClassifier
     from clipcls.few_shot.linear_probe import LinearProbe
+    from clipcls.models.backend import Backend
     from clipcls.output.columns import to_dataframe
     from clipcls.predictions import Candidate, MultiLabelPrediction, Prediction
 
 _HOMES = {
+    "Backend": "models.backend",
     "Calibration": "calibration.single_label",
     "Candidate": "predictions",
     "ClipEmbedder": "embeddings.clip_embedder",

@@ -32,6 +32,7 @@ from clipcls.classification.occlusion import occlusion_masks
 from clipcls.data.images import open_image
 from clipcls.embeddings.opening import open_encoder
 from clipcls.models import loading
+from clipcls.models.backend import Backend
 from clipcls.models.encoder import unit_rows
 
 
@@ -230,7 +231,7 @@ class Test:
 
 def photos(files: Sequence[str], model: str, images: int, mosaics: int, keep: Path | None) -> None:
     """The comparison on photos."""
-    encoder = open_encoder(model, precision="fp32")
+    encoder = open_encoder(model, backend=Backend(precision="fp32"))
 
     def encode(views):
         return encoder.encode_images(list(views))

@@ -34,6 +34,7 @@ from clipcls.classification.multilabel import background_texts, log_shares
 from clipcls.data.dataset import read_labelled
 from clipcls.embeddings.embed import embed_texts
 from clipcls.labels.prompts import REJECT_TEXTS
+from clipcls.models.backend import Backend
 from clipcls.numerics import log_odds, logistic
 
 SPLITS, COLLAGES, SIDE = 10, 1000, 320
@@ -434,7 +435,7 @@ def main() -> None:
     for name in [*arguments.sets, *arguments.measure]:
         images, labels, truth = read(name)
         classifier = ZeroShotClassifier(
-            labels, model=arguments.model, precision=arguments.precision
+            labels, model=arguments.model, backend=Backend(precision=arguments.precision)
         ).fit()
         kept = arguments.vectors and arguments.vectors / f"{re.sub(r'[^a-z0-9]+', '-', name)}.npy"
         if kept and kept.exists():

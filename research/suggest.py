@@ -20,6 +20,7 @@ import numpy as np
 from clipcls import ZeroShotClassifier
 from clipcls.classification.suggest import TEMPLATE, read_vocabulary, suggest_for_vectors
 from clipcls.data.dataset import read_labelled
+from clipcls.models.backend import Backend
 
 
 class WordNet:
@@ -111,7 +112,10 @@ if __name__ == "__main__":
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
     arguments = parser.parse_args()
     classifier = ZeroShotClassifier(
-        read_vocabulary(), arguments.model, prompts=[TEMPLATE], precision=arguments.precision
+        read_vocabulary(),
+        arguments.model,
+        prompts=[TEMPLATE],
+        backend=Backend(precision=arguments.precision),
     ).fit()
     data = read_labelled(arguments.data)
     names = list(dict.fromkeys(label for labels in data.labels for label in labels))

@@ -23,9 +23,12 @@ SIDE = 256
 def by_clipcls(backend: str, checkpoint: Path, batch: int) -> Callable[[], object]:
     """One call encodes a batch with clipcls's encoder."""
     from clipcls.embeddings.opening import open_encoder
+    from clipcls.models.backend import Backend
 
     encoder = open_encoder(
-        "ViT-B-32-256", checkpoint=checkpoint, backend=backend, precision="fp32", batch_size=batch
+        "ViT-B-32-256",
+        checkpoint=checkpoint,
+        backend=Backend(backend, precision="fp32", batch_size=batch),
     )
     pixels = list(np.random.default_rng(0).integers(0, 256, (batch, SIDE, SIDE, 3), np.uint8))
     return lambda: encoder.encode_images(pixels)

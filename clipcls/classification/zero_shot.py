@@ -11,7 +11,7 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,8 @@ from clipcls.errors import CalibrationError, ImageError, LabelsError, not_fitted
 from clipcls.labels.label_set import LabelSet, LabelsLike, make_labels
 from clipcls.labels.names import join_levels
 from clipcls.labels.prompts import REJECT_TEXTS, PromptSet, class_texts, make_prompts
-from clipcls.models.encoder import BackendName, Encoder, Precision, unit_rows
+from clipcls.models.backend import Backend
+from clipcls.models.encoder import Encoder, unit_rows
 from clipcls.predictions import REJECT, Prediction, Provenance
 
 if TYPE_CHECKING:
@@ -54,12 +55,8 @@ class ZeroShotClassifier(LinearScores):
         model: a model's name as in `clipcls models`, or an `Encoder`.
         prompts: a template set's name, a file of templates or a list of them.
         checkpoint: a file with weights for `model`, where that is an architecture's name.
-        device: a torch device; None takes the best there is.
-        precision: what the model computes in: "fp32", "bf16" or "fp16"; "auto" is fp16 or bf16 on
-            CUDA, bf16 on a CPU made for it, where the model's vectors stay the same, else fp32.
-        batch_size: images encoded at a time; None: by the device.
-        backend: what runs the model on a CPU: "openvino", "torch" or "auto".
-        workers: threads that read and decode images; None: by the CPU.
+        backend: how the model runs: device, precision, batch size, ...; None: `Backend()`, which
+            takes the best of this machine.
         cache: where embeddings are kept: True for the user's cache directory, False for nowhere,
             or a file. What is known of the model itself is kept in any case.
         reject: whether there is one more class, `none of these`, made of generic texts.
@@ -92,11 +89,7 @@ class ZeroShotClassifier(LinearScores):
         *,
         prompts: str | os.PathLike[str] | Iterable[str] | PromptSet = "photo",
         checkpoint: str | os.PathLike[str] | None = None,
-        device: str | None = None,
-        precision: Precision | Literal["auto"] = "auto",
-        batch_size: int | None = None,
-        backend: BackendName = "auto",
-        workers: int | None = None,
+        backend: Backend | None = None,
         cache: bool | str | os.PathLike[str] | EmbeddingCache = True,
         reject: bool = False,
         calibration: Calibration | str | os.PathLike[str] | None = None,
@@ -106,11 +99,7 @@ class ZeroShotClassifier(LinearScores):
         self.model = model
         self.prompts = prompts
         self.checkpoint = checkpoint
-        self.device = device
-        self.precision = precision
-        self.batch_size = batch_size
         self.backend = backend
-        self.workers = workers
         self.cache = cache
         self.reject = reject
         self.calibration = calibration
@@ -130,9 +119,6 @@ class ZeroShotClassifier(LinearScores):
         self.encoder_ = open_encoder(
             self.model,
             checkpoint=self.checkpoint,
-            device=self.device,
-            precision=self.precision,
-            batch_size=self.batch_size,
             backend=self.backend,
             cache=self.cache_,
         )
@@ -442,7 +428,7 @@ class ZeroShotClassifier(LinearScores):
     ) -> Iterator[Embedded | ImageError]:
         """The unit vector of each image, as `embed_images` gives them; `on_error` as `classify`."""
         self._check_fitted()
-        embedded = embed_images(self.encoder_, images, self.cache_, workers=self.workers)
+        embedded = embed_images(self.encoder_, images, self.cache_, backend=self.backend)
         return apply_on_error(embedded, on_error)
 
     def hash_image(self, path: str) -> bytes:
@@ -523,7 +509,7 @@ class ZeroShotClassifier(LinearScores):
             vectors: NDArray[Any] = X
             return unit_rows(vectors)
         return embed_array(
-            self.encoder_, X, self.cache_, workers=self.workers, on_error=on_error, dim=dim
+            self.encoder_, X, self.cache_, backend=self.backend, on_error=on_error, dim=dim
         )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from clipcls.cli.completion import complete_files
 from clipcls.cli.console import Console, show
 from clipcls.cli.options import NumberRange, bench_options, cache_of, cache_options
+
+if TYPE_CHECKING:
+    from clipcls.models.backend import Backend
 
 
 @click.command("bench")
@@ -31,8 +34,7 @@ def command(
     seconds: float,
     model: str,
     checkpoint: Path | None,
-    device: str | None,
-    batch_size: int | None,
+    backend: Backend,
     cache_file: Path | None,
     no_cache: bool,
 ) -> int:
@@ -52,8 +54,7 @@ def command(
     for row in benchmark.measure(
         source,
         photos,
-        device=device,
-        batch_size=batch_size,
+        backend=backend,
         cache=cache_of(cache_file, no_cache),
         seconds=seconds,
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import os
@@ -10,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 from click.core import ParameterSource
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from clipcls.embeddings.cache import EmbeddingCache
     from clipcls.errors import ImageError
     from clipcls.labels.label_set import LabelsLike
+    from clipcls.models.backend import BackendName
     from clipcls.models.encoder import Encoder
 
 __all__ = [
@@ -156,7 +158,22 @@ _MODEL = (
     ),
 )
 
-bench_options = _together(*_MODEL)
+
+def _gather_backend(command: Command) -> Command:
+    """Hands a command its options of the same names as one `Backend`."""
+
+    @functools.wraps(command)
+    def gathered(*args: Any, backend: BackendName = "auto", **options: Any) -> Any:
+        from clipcls.models.backend import Backend
+
+        names = Backend.__dataclass_fields__.keys() & options.keys()
+        settings = {name: options.pop(name) for name in names}
+        return command(*args, backend=Backend(backend, **settings), **options)
+
+    return cast("Command", gathered)
+
+
+bench_options = _together(*_MODEL, _gather_backend)
 
 model_options = _together(
     *_MODEL,
@@ -179,6 +196,7 @@ model_options = _together(
     click.option(
         "--workers", type=click.IntRange(1), help="Threads that decode images; default: by CPU."
     ),
+    _gather_backend,
 )
 
 

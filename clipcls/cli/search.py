@@ -94,9 +94,8 @@ def command(
     from clipcls.output import open_output
 
     console.quiet = quiet
-    left_out = LeftOut()
+    left_out, backend = LeftOut(), model_settings["backend"]
     inputs = arguments if query_image else arguments[1:]
-    workers = model_settings.pop("workers")
     read = skipped = 0
     form = form_of(output, form)
     usual, more = ("rank", "path", "similarity"), ("model", "weights", "precision")
@@ -118,7 +117,7 @@ def command(
 
                 def readable() -> Iterator[Embedded]:
                     nonlocal read, skipped
-                    for item in embed_images(encoder, images, cache, workers=workers):
+                    for item in embed_images(encoder, images, cache, backend=backend):
                         if isinstance(item, ImageError):
                             skipped += 1
                             watch(item)

@@ -185,7 +185,6 @@ def command(
     quiet: bool,
     cache_file: Path | None,
     no_cache: bool,
-    workers: int | None,
     **model_settings: Any,
 ) -> int:
     """Classify images over HTTP, with a page to try it on.
@@ -252,7 +251,6 @@ def command(
         limits=limits,
         max_batch=max_batch,
         max_wait=max_wait / 1000,
-        workers=workers,
         figures=counts,
     )
 

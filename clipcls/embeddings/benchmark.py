@@ -20,7 +20,8 @@ from clipcls.embeddings.embed import embed_images
 from clipcls.embeddings.index import FlatIndex
 from clipcls.errors import ImageError
 from clipcls.models import cuda, loading, openvino
-from clipcls.models.encoder import BackendName, OpenClipEncoder, Precision, unit_rows
+from clipcls.models.backend import Backend, BackendName, Precision
+from clipcls.models.encoder import OpenClipEncoder, unit_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,8 +88,7 @@ def measure(
     source: loading.ModelSource,
     photos: Sequence[str] = (),
     *,
-    device: str | None = None,
-    batch_size: int | None = None,
+    backend: Backend | None = None,
     cache: EmbeddingCache | None = None,
     seconds: float = 1.0,
 ) -> Iterator[Measurement]:
@@ -97,7 +97,7 @@ def measure(
     Args:
         source: the model, from `loading.resolve`.
         photos: files to decode; none: `sample_photo`.
-        device, batch_size: as for `OpenClipEncoder`.
+        backend: its device and batch size are measured, with each name and precision.
         cache: only for what is known of the model; no embedding is kept.
         seconds: about how long each step may take, once warm.
 
@@ -105,7 +105,7 @@ def measure(
         ImageError: a photo cannot be read.
         ModelError: the model cannot be loaded.
     """
-    encoder = OpenClipEncoder(source, device=device, batch_size=batch_size, known=cache)
+    encoder = OpenClipEncoder(source, backend, known=cache)
     data = [read_bytes(path) for path in photos] or [sample_photo()]
     reduced = functools.partial(decode_image, least_side=encoder.least_side)
     images = [reduced(item, path) for item, path in zip(data, photos or [""], strict=True)]
@@ -134,22 +134,17 @@ def _encoding(
 ) -> Iterator[Measurement]:
     """Each backend and precision that the device has, one image at a time and many."""
     flops = _flops(source)
-    for backend, precision in _ways(device):
+    for name, precision in _ways(device):
         encoder = OpenClipEncoder(
-            source,
-            device=device,
-            precision=precision,
-            batch_size=len(batch),
-            backend=backend,
-            known=cache,
+            source, Backend(name, device, precision, batch_size=len(batch)), known=cache
         )
-        if encoder.image_backend != backend:
+        if encoder.image_backend != name:
             continue  # it has said why
         encode = encoder.encode_images
         peak = gemm_peak(precision, device, seconds)
         for count in sorted({1, len(batch)}):
             taken = _best(functools.partial(encode, batch[:count]), seconds) / count
-            step = f"encode, {backend} {precision}, {count} at a time"
+            step = f"encode, {name} {precision}, {count} at a time"
             yield Measurement(step, taken, flops / taken / peak)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,8 @@ from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import embed_array
 from clipcls.embeddings.opening import open_cache, open_encoder
 from clipcls.errors import not_fitted
-from clipcls.models.encoder import BackendName, Encoder, Precision
+from clipcls.models.backend import Backend
+from clipcls.models.encoder import Encoder
 
 if TYPE_CHECKING:
     from clipcls.data.inputs import Images
@@ -28,8 +29,8 @@ class ClipEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         make_pipeline(ClipEmbedder("base"), LogisticRegression()).fit(paths, labels)
 
     Args:
-        model, checkpoint, device, precision, batch_size, backend, workers, cache: as for
-            `ZeroShotClassifier`; with a cache each image is embedded once, ever.
+        model, checkpoint, backend, cache: as for `ZeroShotClassifier`; with a cache each image is
+            embedded once, ever.
 
     Attributes:
         encoder_: the `Encoder` in use.
@@ -44,20 +45,12 @@ class ClipEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         model: str | Encoder = "auto",
         *,
         checkpoint: str | os.PathLike[str] | None = None,
-        device: str | None = None,
-        precision: Precision | Literal["auto"] = "auto",
-        batch_size: int | None = None,
-        backend: BackendName = "auto",
-        workers: int | None = None,
+        backend: Backend | None = None,
         cache: bool | str | os.PathLike[str] | EmbeddingCache = True,
     ) -> None:
         self.model = model
         self.checkpoint = checkpoint
-        self.device = device
-        self.precision = precision
-        self.batch_size = batch_size
         self.backend = backend
-        self.workers = workers
         self.cache = cache
 
     def fit(self, X: object = None, y: object = None) -> ClipEmbedder:
@@ -70,9 +63,6 @@ class ClipEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.encoder_: Encoder = open_encoder(
             self.model,
             checkpoint=self.checkpoint,
-            device=self.device,
-            precision=self.precision,
-            batch_size=self.batch_size,
             backend=self.backend,
             cache=self.cache_,
         )
@@ -96,7 +86,7 @@ class ClipEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if not self.__sklearn_is_fitted__():
             raise not_fitted(self)
         vectors = embed_array(
-            self.encoder_, X, self.cache_, workers=self.workers, on_error=on_error
+            self.encoder_, X, self.cache_, backend=self.backend, on_error=on_error
         )
         if not vectors.size:
             raise ValueError("X holds no images that can be read")

@@ -21,6 +21,7 @@ from clipcls.data.augment import View
 from clipcls.data.images import FILES, PIXELS, decode_image, missing_share, read_bytes
 from clipcls.data.inputs import NamedImage, OnError, apply_on_error, name_images
 from clipcls.errors import ImageError, ModelError
+from clipcls.models.backend import Backend
 
 if TYPE_CHECKING:
     from clipcls.data.inputs import Images
@@ -118,7 +119,7 @@ def embed_images(
     images: Images | Iterable[View],
     cache: EmbeddingCache | None = None,
     *,
-    workers: int | None = None,
+    backend: Backend | None = None,
 ) -> Iterator[Embedded | ImageError]:
     """Unit vectors of images, in their order, reading ahead in threads with bounded memory.
 
@@ -131,7 +132,7 @@ def embed_images(
         images: one image or many (see `clipcls.data.inputs`), views of files, or errors that are
             handed through.
         cache: where vectors are kept.
-        workers: decoding threads; None: one a CPU core, at most 8.
+        backend: how many threads decode images; None: `Backend()`.
 
     Yields:
         an `Embedded` for each image, or the `ImageError` that says why there is none.
@@ -140,7 +141,7 @@ def embed_images(
         TypeError: at once where `images` is neither an image nor an iterable of them, and at its
             turn where one of them is none.
     """
-    return _embed(encoder, name_images(images), cache, workers)
+    return _embed(encoder, name_images(images), cache, (backend or Backend()).threads)
 
 
 def embed_array(
@@ -148,14 +149,14 @@ def embed_array(
     images: Images,
     cache: EmbeddingCache | None = None,
     *,
-    workers: int | None = None,
+    backend: Backend | None = None,
     on_error: OnError = "raise",
     dim: int = 0,
 ) -> NDArray[np.float32]:
     """Unit vectors of images as the rows of an array, float32 (n, dim).
 
     Args:
-        encoder, images, cache, workers: as for `embed_images`.
+        encoder, images, cache, backend: as for `embed_images`.
         on_error: what becomes of an image that cannot be read; with "yield" its row is NaN.
         dim: the vectors' length, where no image has one.
 
@@ -163,7 +164,7 @@ def embed_array(
         ImageError: with `on_error="raise"`.
         TypeError: as `embed_images`.
     """
-    found = embed_images(encoder, images, cache, workers=workers)
+    found = embed_images(encoder, images, cache, backend=backend)
     rows = [
         None if isinstance(item, ImageError) else item.vector
         for item in apply_on_error(found, on_error)
@@ -193,12 +194,11 @@ def _embed(
     encoder: Encoder,
     images: Iterator[NamedImage | ImageError],
     cache: EmbeddingCache | None,
-    workers: int | None,
+    threads: int,
 ) -> Iterator[Embedded | ImageError]:
-    workers = workers or min(8, os.cpu_count() or 1)
     queue: deque[Future[_Pending | ImageError] | _Pending | ImageError] = deque()
     decoding: Future[None] = Future()  # done when the first image that opens is decoded
-    with ThreadPoolExecutor(workers, thread_name_prefix="clipcls-decode") as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="clipcls-decode") as pool:
 
         def ahead() -> Iterator[_Pending | ImageError]:
             """The images in order; the queue holds what is being read ahead of them."""
@@ -211,7 +211,7 @@ def _embed(
                 # The encoder is asked only where it will be needed: asking may load torch.
                 while queue and (
                     not isinstance(queue[0], Future)
-                    or len(queue) > 2 * encoder.batch_size + workers
+                    or len(queue) > 2 * encoder.batch_size + threads
                 ):
                     yield _result(queue.popleft(), encoder, decoding)
             while queue:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Literal
 
 from clipcls.embeddings.cache import EmbeddingCache, default_path, facts_path
 from clipcls.errors import CacheError
-from clipcls.models.encoder import BackendName, Encoder, OpenClipEncoder, Precision
+from clipcls.models.backend import Backend
+from clipcls.models.encoder import Encoder, OpenClipEncoder
 from clipcls.models.loading import resolve
 
 __all__ = ["open_cache", "open_encoder"]
@@ -40,10 +40,7 @@ def open_encoder(
     model: str | Encoder,
     *,
     checkpoint: str | os.PathLike[str] | None = None,
-    device: str | None = None,
-    precision: Precision | Literal["auto"] = "auto",
-    batch_size: int | None = None,
-    backend: BackendName = "auto",
+    backend: Backend | None = None,
     cache: EmbeddingCache | None = None,
     progress: bool = True,
 ) -> Encoder:
@@ -59,9 +56,6 @@ def open_encoder(
         return model
     return OpenClipEncoder(
         resolve(model, checkpoint, progress=progress),
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
         backend=backend,
         known=_open_facts() or cache,
     )

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,8 @@ from clipcls.few_shot.file import HASH_BYTES, Learnt, classifier_bytes, read_cla
 from clipcls.labels.label_set import Label, LabelSet, LabelsLike, make_labels
 from clipcls.labels.names import find_kinds
 from clipcls.labels.prompts import PromptSet, make_prompts
-from clipcls.models.encoder import BackendName, Encoder, Precision
+from clipcls.models.backend import Backend
+from clipcls.models.encoder import Encoder
 from clipcls.predictions import NO_CLASS, UNKNOWN, Provenance
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ class FewShotClassifier(ZeroShotClassifier):
 
     Args:
         labels: as for `ZeroShotClassifier`; None: the data's own labels.
-        model, prompts, checkpoint, device, precision, batch_size, backend, workers, cache,
-            calibration: as for `ZeroShotClassifier`.
+        model, prompts, checkpoint, backend, cache, calibration: as for `ZeroShotClassifier`.
         no_words: labels that are learnt from images alone, since their words (a code, a number)
             say nothing. They need not be among `labels`.
         augment: how many views (crop, flip, colour) of each image are learnt from beside it.
@@ -83,11 +83,7 @@ class FewShotClassifier(ZeroShotClassifier):
         no_words: Sequence[str] = (),
         augment: int = 0,
         checkpoint: str | os.PathLike[str] | None = None,
-        device: str | None = None,
-        precision: Precision | Literal["auto"] = "auto",
-        batch_size: int | None = None,
-        backend: BackendName = "auto",
-        workers: int | None = None,
+        backend: Backend | None = None,
         cache: bool | str | os.PathLike[str] | EmbeddingCache = True,
         calibration: Calibration | str | os.PathLike[str] | None = None,
         level: int | str | None = None,
@@ -97,11 +93,7 @@ class FewShotClassifier(ZeroShotClassifier):
             model,
             prompts=prompts,
             checkpoint=checkpoint,
-            device=device,
-            precision=precision,
-            batch_size=batch_size,
             backend=backend,
-            workers=workers,
             cache=cache,
             calibration=calibration,
             level=level,
@@ -307,7 +299,7 @@ class FewShotClassifier(ZeroShotClassifier):
             raise InputError("augment needs image files, not vectors or images in memory")
         rows, origins = [vectors], [of]
         views = (View(path, n + 1) for path in paths for n in range(self.augment))
-        found = embed_images(self.encoder_, views, self.cache_, workers=self.workers)
+        found = embed_images(self.encoder_, views, self.cache_, backend=self.backend)
         for number, item in enumerate(found):
             if not isinstance(item, ImageError):  # the image itself could be read
                 rows.append(item.vector[None])
@@ -357,7 +349,7 @@ class FewShotClassifier(ZeroShotClassifier):
         Args:
             path: the file.
             model: None: the model named in the file.
-            settings: device, precision, cache, level, ... as for the class.
+            settings: backend, cache, level, ... as for the class.
 
         Raises:
             ClassifierError: it cannot be read, is no classifier, or is for another model.
@@ -378,9 +370,6 @@ class FewShotClassifier(ZeroShotClassifier):
         self.encoder_ = open_encoder(
             self.model,
             checkpoint=self.checkpoint,
-            device=self.device,
-            precision=self.precision,
-            batch_size=self.batch_size,
             backend=self.backend,
             cache=self.cache_,
         )

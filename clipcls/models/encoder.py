@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from clipcls.errors import ModelError
 from clipcls.files.hashing import hash_file
 from clipcls.models import cuda, loading, openvino, towers
-from clipcls.models.loading import Precision, Tower
+from clipcls.models.backend import Backend, Precision
+from clipcls.models.loading import Tower
 from clipcls.models.preprocess import Preprocess
 from clipcls.models.tokenizer import ClipTokenizer
 
@@ -28,13 +29,9 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-__all__ = ["BackendName", "Encoder", "OpenClipEncoder", "Precision", "unit_rows"]
+__all__ = ["Encoder", "OpenClipEncoder", "unit_rows"]
 
 logger = logging.getLogger(__name__)
-
-BackendName = Literal["auto", "openvino", "torch"]
-
-_DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mlu", "musa")
 
 # Counts the ways in which a file becomes pixels: part of every image's key.
 _PIXELS = "pixels 2"
@@ -125,62 +122,41 @@ class OpenClipEncoder:
 
     Args:
         source: the model, from `loading.resolve`.
-        device: a torch device, e.g. "cuda" or "cpu"; None takes CUDA where there is one, then
-            Apple's GPU, then the CPU.
-        precision: what the towers compute in; results are float32 always. "auto" is fp16 on CUDA
-            (or bf16, where a model leaves fp16's range), bf16 on a CPU, if that has it in hardware
-            and this model's vectors stay the same in it (tried once, with images: cosine at least
-            0.999, in fp16 0.9999), else fp32.
-        batch_size: images encoded at a time; None: 256 on a GPU, 32 on the CPU. Where the memory
-            of a GPU does not suffice, fewer are.
-        backend: what runs the towers on a CPU: "openvino", "torch" or the former where it is
-            installed ("auto").
+        backend: how it runs; None: `Backend()`.
         known: where to find what is known of the model without loading it.
 
     Raises:
         ModelError: OpenVINO is asked for and not installed, or cannot compute in this precision;
-            the weights cannot be read; there is no such device, precision or backend; a batch would
-            have no image.
+            the weights cannot be read.
     """
 
     def __init__(
         self,
         source: loading.ModelSource,
+        backend: Backend | None = None,
         *,
-        device: str | None = None,
-        precision: Precision | Literal["auto"] = "auto",
-        batch_size: int | None = None,
-        backend: BackendName = "auto",
         known: ModelFacts | None = None,
     ) -> None:
-        for name, value, allowed in (
-            ("precision", precision, ("auto", *get_args(Precision))),
-            ("backend", backend, get_args(BackendName)),
-        ):
-            if value not in allowed:
-                raise ModelError(f"{name} {value!r}: there is none such; it is {_one_of(allowed)}")
-        if batch_size is not None and (
-            not isinstance(batch_size, int | np.integer) or batch_size < 1
-        ):
-            raise ModelError(f"batch_size {batch_size!r}: give a whole number from 1, or None")
+        backend = backend or Backend()
         self.source = source
-        self.backend = backend
+        self._backend = backend.name
         try:
             self.weights = (known.file_hash if known else hash_file)(str(source.weights))
         except OSError as error:
             raise ModelError(f"{source.weights}: cannot be read ({error.strerror})") from error
-        self._device = _checked_device(device)
-        self._batch_size = batch_size
+        kind = (backend.device or "").partition(":")[0]
+        self._device = "cpu" if kind == "cpu" else backend.device
+        self._batch_size = backend.batch_size
         self._known = known
         self._towers: dict[Tower, loading.Model] = {}
         self._fitting: dict[Tower, int] = {}  # how many at once fit a device's memory, if not all
         self._announced: set[Tower] = set()
         self._make_locks()
-        self._precision: Precision | Literal["auto"] = precision
-        if backend == "openvino" and not self._can_be_graph():
+        self._precision: Precision | Literal["auto"] = backend.precision
+        if backend.name == "openvino" and not self._can_be_graph():
             raise ModelError(
                 f"openvino runs on a CPU, in fp32 or bf16, and only where it is installed (not on "
-                f"{self.device} in {precision}); leave --backend out"
+                f"{self.device} in {backend.precision}); leave --backend out"
             )
 
     def _make_locks(self) -> None:
@@ -460,7 +436,7 @@ class OpenClipEncoder:
 
     def _can_be_graph(self) -> bool:
         return (
-            self.backend != "torch"
+            self._backend != "torch"
             and self._precision != "fp16"
             and self.device == "cpu"
             and openvino.is_supported()
@@ -571,22 +547,8 @@ class OpenClipEncoder:
             return self._facts[name]
 
 
-def _one_of(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
-
-
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _checked_device(device: str | None) -> str | None:
-    """The device as torch spells it; whether it is there shows when it is used."""
-    if device is None:
-        return None
-    kind, colon, number = device.partition(":")
-    if kind not in _DEVICES or (colon and not number.isdecimal()):
-        raise ModelError(f"{device}: no such device; try cpu, cuda, cuda:1 or mps")
-    return "cpu" if kind == "cpu" else device
 
 
 def _may_have_gpu() -> bool:

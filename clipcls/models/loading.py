@@ -15,6 +15,7 @@ import numpy as np
 
 from clipcls.errors import ModelError, install_command
 from clipcls.models import cuda
+from clipcls.models.backend import Precision
 from clipcls.models.padding import needed_lengths, shortened
 from clipcls.models.preprocess import Preprocess
 from clipcls.models.registry import ModelInfo, ModelSource, list_models, quiet, resolve
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "ModelInfo", "ModelSource", "dtype", "list_models", "load", "resolve"]
 
-Precision = Literal["fp32", "bf16", "fp16"]
 Tower = Literal["image", "text"]
 
 # create_model insists on both towers; the one that is not wanted is the smallest there can be.

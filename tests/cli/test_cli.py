@@ -19,6 +19,7 @@ from PIL import Image
 from clipcls import ZeroShotClassifier
 from clipcls.errors import install_command
 from clipcls.models import openvino
+from clipcls.models.backend import Backend
 from clipcls.output.reader import read_results
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +85,9 @@ def test_the_shipped_photos_get_their_labels(clipcls) -> None:
 
 def test_large_photos_decoded_at_a_smaller_scale_get_the_same_labels(tmp_path: Path) -> None:
     labels = str(EXAMPLES / "labels.txt")
-    classifier = ZeroShotClassifier(labels, "mini", cache=False, precision="fp32").fit()
+    classifier = ZeroShotClassifier(
+        labels, "mini", cache=False, backend=Backend(precision="fp32")
+    ).fit()
     paths, images = [], []
     for number, file in enumerate(sorted(PHOTOS.glob("*.jpg"))):
         image = Image.open(file).convert("RGB")

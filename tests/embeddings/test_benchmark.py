@@ -9,6 +9,7 @@ from PIL import Image
 from clipcls.embeddings import benchmark
 from clipcls.errors import ImageError
 from clipcls.models import loading, openvino
+from clipcls.models.backend import Backend
 from helpers.checkpoints import CONFIGS, write_model
 
 
@@ -17,7 +18,9 @@ def test_each_step_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     source = loading.resolve(str(write_model(tmp_path / "model", CONFIGS["clip"])))
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(benchmark.sample_photo(200, 150))
-    rows = list(benchmark.measure(source, [str(photo)], batch_size=2, seconds=0.001))
+    rows = list(
+        benchmark.measure(source, [str(photo)], backend=Backend(batch_size=2), seconds=0.001)
+    )
     assert all(row.seconds > 0 for row in rows)
     steps = [row.step for row in rows]
     for word in (
@@ -61,6 +64,8 @@ def test_an_backend_that_cannot_run_the_model_has_no_row(
     monkeypatch.setattr(openvino, "default_folder", lambda: tmp_path / "graphs")
     monkeypatch.setattr(openvino, "export", refuse)
     source = loading.resolve(str(write_model(tmp_path / "model", CONFIGS["clip"])))
-    steps = [row.step for row in benchmark.measure(source, batch_size=2, seconds=0.001)]
+    steps = [
+        row.step for row in benchmark.measure(source, backend=Backend(batch_size=2), seconds=0.001)
+    ]
     assert any("encode, torch" in step for step in steps)
     assert not any("openvino" in step for step in steps)

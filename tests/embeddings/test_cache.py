@@ -23,6 +23,7 @@ from clipcls.embeddings.embed import embed_array, embed_texts
 from clipcls.errors import CacheError
 from clipcls.files.folders import cache_folder
 from clipcls.files.hashing import hash_file
+from clipcls.models.backend import Backend
 from helpers.encoders import NamesEncoder
 
 
@@ -597,7 +598,7 @@ def test_no_damage_changes_an_answer(
     facts = {"logit_scale": 13.0, "preprocess": {"size": [260, 260]}}
 
     def answers(cache: EmbeddingCache | None) -> tuple[bytes, ...]:
-        rows = embed_array(encoder, images, cache, workers=1)
+        rows = embed_array(encoder, images, cache, backend=Backend(workers=1))
         return rows.tobytes(), embed_texts(encoder, texts, cache).tobytes()
 
     expected = answers(None)

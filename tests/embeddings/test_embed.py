@@ -17,6 +17,7 @@ from clipcls.embeddings import embed
 from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import Embedded, embed_images, embed_texts
 from clipcls.errors import ImageError, ModelError
+from clipcls.models.backend import Backend
 from helpers.encoders import ColourEncoder
 
 Paint = Callable[..., str]
@@ -38,7 +39,7 @@ def test_vectors_come_in_input_order_with_errors_in_place(
     paths = [paint(f"{n:02}.png", shade(n)) for n in range(30)]
     (tmp_path / "bad.png").write_bytes(b"no image")
     inputs = [*paths[:7], str(tmp_path / "bad.png"), *paths[7:], ImageError("x", "was bad before")]
-    found = list(embed_images(encoder, inputs, workers=3))
+    found = list(embed_images(encoder, inputs, backend=Backend(workers=3)))
     assert [item.path for item in found] == [*inputs[:-1], "x"]
     assert isinstance(found[7], ImageError)
     expected = encoder.encode_images([encoder.preprocess(Image.open(paths[12]))])[0]
@@ -142,7 +143,8 @@ def test_look_ahead_is_bounded(encoder: ColourEncoder, paint: Paint) -> None:
             asked += 1
             yield path
 
-    assert len(list(itertools.islice(embed_images(encoder, endless(), workers=2), 100))) == 100
+    found = embed_images(encoder, endless(), backend=Backend(workers=2))
+    assert len(list(itertools.islice(found, 100))) == 100
     assert asked < 100 + 4 * encoder.batch_size
 
 

@@ -50,7 +50,6 @@ class Server:
             limits=limits,
             max_batch=max_batch,
             max_wait=max_wait,
-            workers=2,
             figures=counts,
         )
         self.app = make_app(self.service, counts, **options)

@@ -30,6 +30,7 @@ from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import Embedded, embed_images
 from clipcls.errors import ModelError
 from clipcls.models import cuda, loading
+from clipcls.models.backend import Backend
 from clipcls.models.encoder import OpenClipEncoder, unit_rows
 from helpers.checkpoints import CONFIGS, write_model
 
@@ -54,12 +55,12 @@ MODELS_IN = [
 
 @pytest.fixture
 def encoder(tmp_path: Path) -> Callable[..., OpenClipEncoder]:
-    def make(kind: str, **settings) -> OpenClipEncoder:
+    def make(kind: str, known=None, **settings) -> OpenClipEncoder:
         directory = tmp_path / kind
         if kind != "mini" and not directory.exists():
             write_model(directory, CONFIGS[kind])
         source = loading.resolve("mini" if kind == "mini" else str(directory))
-        return OpenClipEncoder(source, **settings)
+        return OpenClipEncoder(source, Backend(**settings), known=known)
 
     return make
 
@@ -90,7 +91,7 @@ def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("kind", "precision"), MODELS_IN)
 def test_vectors_are_the_cpus(kind: str, precision, encoder) -> None:
     ours = encoder(kind, device="cuda", precision=precision)
-    theirs = encoder(kind, device="cpu", precision="fp32", backend="torch")
+    theirs = encoder(kind, device="cpu", precision="fp32", name="torch")
     images = photos(theirs)
     assert (
         cosines(ours.encode_images(images), theirs.encode_images(images)).min() > COSINE[precision]
@@ -126,7 +127,7 @@ def test_the_command_gives_the_cpus_labels() -> None:
 @needs_gpu
 def test_float32_is_float32(encoder) -> None:
     """Not TF32, torch's default for convolutions, whose vectors differ from other machines'."""
-    images = photos(cpu := encoder("mini", device="cpu", precision="fp32", backend="torch"))
+    images = photos(cpu := encoder("mini", device="cpu", precision="fp32", name="torch"))
     ours = encoder("mini", device="cuda", precision="fp32")
     torch.set_float32_matmul_precision("high")  # TF32 in products too
     try:
@@ -152,7 +153,7 @@ def test_auto_refuses_half_precision_where_it_would_change_vectors(encoder, tmp_
                 tensor += 0.05 * torch.rand(tensor.shape, generator=generator)
     ours = encoder("siglip", device="cuda")
     assert ours.precision == "fp32"
-    theirs = encoder("siglip", device="cpu", precision="fp32", backend="torch")
+    theirs = encoder("siglip", device="cpu", precision="fp32", name="torch")
     images = photos(theirs)
     assert cosines(ours.encode_images(images), theirs.encode_images(images)).min() > 0.99999
 
@@ -230,7 +231,7 @@ def test_a_model_that_leaves_the_range_of_fp16_runs_in_bf16(encoder, tmp_path: P
         tensors["visual.conv1.weight"] *= 1e6  # what follows is a norm: float32 does not mind
     ours = encoder("clip", device="cuda")
     assert ours.precision == "bf16"
-    theirs = encoder("clip", device="cpu", precision="fp32", backend="torch")
+    theirs = encoder("clip", device="cpu", precision="fp32", name="torch")
     images = photos(ours)
     assert cosines(ours.encode_images(images), theirs.encode_images(images)).min() > 0.999
 

@@ -20,6 +20,7 @@ from clipcls.embeddings.opening import open_encoder
 from clipcls.errors import ModelError
 from clipcls.labels.prompts import read_prompts
 from clipcls.models import loading
+from clipcls.models.backend import Backend
 from clipcls.models.encoder import OpenClipEncoder, unit_rows
 
 LABELS = ["cat", "dog", "a much longer label of many words", "hot dog"]
@@ -69,7 +70,7 @@ def mini() -> tuple[dict, str]:
 def test_weights_and_scores_are_open_clips(which: str, request: pytest.FixtureRequest) -> None:
     ours, theirs = request.getfixturevalue(which)
     classifier = ZeroShotClassifier(
-        LABELS, **ours, prompts=TEMPLATES, precision="fp32", cache=False
+        LABELS, **ours, prompts=TEMPLATES, backend=Backend(precision="fp32"), cache=False
     ).fit()
     network, _, transform = open_clip.create_model_and_transforms(
         theirs, pretrained=ours.get("checkpoint")
@@ -107,7 +108,7 @@ def test_where_memory_is_short_fewer_images_go_at_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The error is a GPU's, raised by hand here; tests/test_cuda.py has it for real."""
-    encoder = open_encoder("mini", backend="torch", precision="fp32")
+    encoder = open_encoder("mini", backend=Backend("torch", precision="fp32"))
     pixels = [encoder.preprocess(Image.open(path).convert("RGB")) for path in PHOTOS]
     expected = encoder.encode_images(pixels)
     encode, fits = loading.Model.encode_image, 1
@@ -129,21 +130,22 @@ def test_where_memory_is_short_fewer_images_go_at_once(
 @pytest.mark.parametrize("device", ["cuda:", "cuda:x", "gpu", ""])
 def test_no_such_device(device: str) -> None:
     with pytest.raises(ModelError, match="no such device"):
-        open_encoder("mini", device=device)
+        Backend(device=device)
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"precision": "float32"}, "precision 'float32': .* auto, fp32, bf16 or fp16"),
-        ({"backend": "onnx"}, "backend 'onnx': .* auto, openvino or torch"),
+        ({"name": "onnx"}, "backend 'onnx': .* auto, openvino or torch"),
         ({"batch_size": 0}, "batch_size 0: give a whole number from 1"),
+        ({"workers": 0}, "workers 0: give a whole number from 1"),
         ({"batch_size": 2.5}, "batch_size 2.5: give a whole number from 1"),
     ],
 )
 def test_settings_that_are_none(settings: dict, said: str) -> None:
     with pytest.raises(ModelError, match=said):
-        open_encoder("mini", **settings)
+        Backend(**settings)
 
 
 def test_threads_that_ask_a_new_encoder_do_not_wait_for_each_other(
@@ -151,7 +153,7 @@ def test_threads_that_ask_a_new_encoder_do_not_wait_for_each_other(
 ) -> None:
     """Up to Python 3.11 a cached_property has a lock of its own."""
     with EmbeddingCache(tmp_path / "s.db") as cache:
-        encoder = open_encoder("mini", precision="fp32", cache=cache)
+        encoder = open_encoder("mini", backend=Backend(precision="fp32"), cache=cache)
         sides: list[int] = []
         one = threading.Thread(target=lambda: encoder.text_space, daemon=True)
         other = threading.Thread(target=lambda: sides.append(encoder.least_side), daemon=True)
@@ -176,7 +178,7 @@ def test_nothing_to_encode() -> None:
 
 
 def test_precision_is_part_of_the_spaces() -> None:
-    one, other = open_encoder("mini"), open_encoder("mini", precision="bf16")
+    one, other = open_encoder("mini"), open_encoder("mini", backend=Backend(precision="bf16"))
     assert one.weights == other.weights
     assert one.text_space != other.text_space
     assert one.image_space != other.image_space

@@ -20,6 +20,7 @@ from PIL import Image
 from clipcls.embeddings import opening
 from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.models import loading, openvino, towers
+from clipcls.models.backend import Backend
 from clipcls.models.encoder import OpenClipEncoder
 from helpers.checkpoints import CONFIGS, write_model
 
@@ -37,12 +38,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def encoder(tmp_path: Path, folder: Path) -> Callable[..., OpenClipEncoder]:
-    def make(kind: str = "clip", **settings) -> OpenClipEncoder:
+    def make(kind: str = "clip", known=None, **settings) -> OpenClipEncoder:
         directory = tmp_path / kind
         if not directory.exists():
             write_model(directory, CONFIGS[kind])
         settings.setdefault("precision", "fp32")
-        return OpenClipEncoder(loading.resolve(str(directory)), **settings)
+        return OpenClipEncoder(loading.resolve(str(directory)), Backend(**settings), known=known)
 
     return make
 
@@ -53,7 +54,7 @@ def pixels(encoder: OpenClipEncoder) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_vectors_are_torchs(kind: str, encoder, caplog: pytest.LogCaptureFixture) -> None:
-    ours, theirs = encoder(kind, backend="openvino"), encoder(kind, backend="torch")
+    ours, theirs = encoder(kind, name="openvino"), encoder(kind, name="torch")
     found = ours.encode_images(pixels(ours))
     assert (found * theirs.encode_images(pixels(theirs))).sum(axis=1).min() > 0.99999
     assert caplog.text == ""
@@ -65,7 +66,7 @@ def test_vectors_are_torchs(kind: str, encoder, caplog: pytest.LogCaptureFixture
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_vectors_of_texts_are_torchs(kind: str, encoder, caplog: pytest.LogCaptureFixture) -> None:
     texts = ["a cat", "", "a photo of a dog on a beach, with a ball", "word " * 74]
-    ours, theirs = encoder(kind, backend="openvino"), encoder(kind, backend="torch")
+    ours, theirs = encoder(kind, name="openvino"), encoder(kind, name="torch")
     found = ours.encode_texts(texts)
     np.testing.assert_allclose(found, theirs.encode_texts(texts), atol=1e-5)
     assert caplog.text == ""
@@ -80,7 +81,7 @@ def test_vectors_of_texts_are_torchs(kind: str, encoder, caplog: pytest.LogCaptu
 
 @pytest.mark.skipif(not openvino.has_bf16(), reason="the CPU does not compute in bf16")
 def test_bf16(encoder) -> None:
-    ours, theirs = encoder(precision="bf16"), encoder(backend="torch")
+    ours, theirs = encoder(precision="bf16"), encoder(name="torch")
     cosines = (ours.encode_images(pixels(ours)) * theirs.encode_images(pixels(theirs))).sum(1)
     assert cosines.min() > 0.999
     texts = ["a cat", "a photo of a dog on a beach"]
@@ -88,17 +89,19 @@ def test_bf16(encoder) -> None:
 
 
 @pytest.mark.skipif(not openvino.has_bf16(), reason="the CPU does not compute in bf16")
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("name", ["auto", "torch"])
 def test_bf16_is_taken_where_it_changes_no_vector(
-    backend: str, encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with EmbeddingCache(tmp_path / "s.db") as cache:
 
         def precisions() -> list[str]:
-            settings = {"backend": backend, "known": cache, "precision": "auto"}
-            transformer = encoder("clip", **settings)
+            settings = {"name": name, "precision": "auto"}
+            transformer = encoder("clip", cache, **settings)
             # EfficientNet's cosine to float32 is 0.997 in bf16.
-            convolutions = OpenClipEncoder(loading.resolve("mini"), **settings)
+            convolutions = OpenClipEncoder(
+                loading.resolve("mini"), Backend(**settings), known=cache
+            )
             return [transformer.precision, convolutions.precision]
 
         assert precisions() == ["bf16", "fp32"]
@@ -253,7 +256,7 @@ def test_too_little_memory_is_not_remembered(
 def test_a_wrong_graph_is_refused_once_and_torch_answers(
     encoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    right = encoder(backend="torch")
+    right = encoder(name="torch")
     row = right.encode_images(pixels(right))
     run = openvino.Graph.__call__
     monkeypatch.setattr(openvino.Graph, "__call__", lambda self, batch: run(self, batch)[::-1])
@@ -270,7 +273,7 @@ def test_a_text_graph_that_is_wrong_for_long_texts_is_refused(
     wrong: float, encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = ["a cat", "a photo of a dog on a beach"]
-    rows = encoder(backend="torch").encode_texts(texts)
+    rows = encoder(name="torch").encode_texts(texts)
     run = openvino.Graph.__call__
     monkeypatch.setattr(
         openvino.Graph,
@@ -366,7 +369,7 @@ def test_a_folder_of_openvinos_name_is_not_openvino(tmp_path: Path) -> None:
     for installed in Path(np.__file__).parent.parent.iterdir():
         if not installed.name.startswith("openvino"):
             (packages / installed.name).symlink_to(installed)
-    script = "from clipcls import graph; import openvino; print(openvino.is_supported())"
+    script = "from clipcls.models import openvino; print(openvino.is_supported())"
     path = os.pathsep.join([str(packages), str(Path(openvino.__file__).parent.parent)])
     done = subprocess.run(
         [sys.executable, "-S", "-c", script],
@@ -390,7 +393,7 @@ def test_what_is_kept_is_said_and_cleared(encoder, folder: Path) -> None:
 
 def test_what_cannot_be_asked_for(encoder) -> None:
     with pytest.raises(loading.ModelError, match="fp16"):
-        encoder(backend="openvino", precision="fp16")
+        encoder(name="openvino", precision="fp16")
 
 
 def test_facts_are_kept_with_the_cache(encoder, tmp_path: Path) -> None:
@@ -432,7 +435,7 @@ def test_a_current_folder_that_may_not_be_entered_does_not_end_the_process(tmp_p
     try:
         openvino.save_model(model, public / "graph.xml")
         code = (
-            "import pathlib; from clipcls import graph; path = pathlib.Path(r'{}')\n"
+            "import pathlib; from clipcls.models import openvino; path = pathlib.Path(r'{}')\n"
             "for _ in range(2): openvino._compile(path, 'fp32')"
         )
         done = subprocess.run(

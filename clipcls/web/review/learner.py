@@ -80,7 +80,7 @@ class Relearner:
             self._classifier.encoder_,
             self._files,
             self._classifier.cache_,
-            workers=self._classifier.workers,
+            backend=self._classifier.backend,
         )
         for number, item in enumerate(found):
             if not isinstance(item, ImageError):
@@ -112,7 +112,7 @@ class Relearner:
             LabelSet((*known.labels, *new), known.source, levels=known.levels),
             old.encoder_,
             prompts=old.prompts,
-            workers=old.workers,
+            backend=old.backend,
             cache=old.cache_ or False,
         ).fit([(path, label) for path, label in zip(paths, labels.values(), strict=True)])
         answers: list[tuple[tuple[str, float], ...]] = [()] * len(self._files)

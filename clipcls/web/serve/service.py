@@ -13,7 +13,6 @@ import asyncio
 import contextvars
 import hashlib
 import logging
-import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from clipcls.labels.label_set import LabelSet, make_labels
 from clipcls.labels.names import split_levels
 from clipcls.labels.presets import ready_sets
 from clipcls.labels.prompts import REJECT_TEXTS, PromptSet, class_texts, make_prompts, read_prompts
+from clipcls.models.backend import Backend
 from clipcls.predictions import REJECT, UNKNOWN, Prediction
 from clipcls.web.admission import Queue
 from clipcls.web.serve.batching import Batcher
@@ -134,7 +134,6 @@ class Service:
         limits: what may be asked.
         max_batch: images a forward pass; None: the encoder's `batch_size`.
         max_wait: how long an image may wait for others while the model is idle, seconds.
-        workers: threads that decode images; None: by the CPU.
         figures: where to count.
     """
 
@@ -145,7 +144,6 @@ class Service:
         limits: Limits | None = None,
         max_batch: int | None = None,
         max_wait: float = 0.002,
-        workers: int | None = None,
         figures: Figures | None = None,
     ) -> None:
         self.limits = limits or Limits()
@@ -160,9 +158,8 @@ class Service:
         self._texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
         self._classifiers: OrderedDict[bytes, _Known] = OrderedDict()
         self._weight = 0
-        self._decoders = ThreadPoolExecutor(
-            workers or min(8, os.cpu_count() or 1), "clipcls-decode"
-        )
+        threads = (classifier.backend or Backend()).threads
+        self._decoders = ThreadPoolExecutor(threads, "clipcls-decode")
         self._matchers = ThreadPoolExecutor(2, "clipcls-match")
         self._batcher = Batcher[NDArray[Any], NDArray[np.float32]](
             self._encode,
