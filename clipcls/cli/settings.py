@@ -348,6 +348,9 @@ def _convert(setting: Setting, option: click.Option, command: click.Command) -> 
         option.type_cast_value(click.Context(command), value)
     except click.BadParameter as error:
         raise SettingsError(f"{setting.source}: {setting.name}: {error.message}") from error
+    except OSError as error:  # at a path that is too long, or of a folder that may not be searched
+        reason = (error.strerror or str(error)).lower()
+        raise SettingsError(f"{setting.source}: {setting.name}: {reason}") from error
 
 
 def apply(

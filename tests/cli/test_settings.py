@@ -183,6 +183,7 @@ def test_ones_own_file_may_set_all(run, own: Path, folder: Path) -> None:
         ("top = [1, 2]", "top: takes one value, not a list"),
         ("labels = ['red', 'blue']", "takes one value, not a list; write label = [...]"),
         ("top = 1979-05-27", "top: takes text or a number, not 1979-05-27"),
+        (f"heatmap = '{'x' * 5000}'", "heatmap: file name too long"),
         ("top = ", "is not TOML"),
         ("top = '\xff'", "is not TOML in UTF-8"),
     ],
