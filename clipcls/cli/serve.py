@@ -215,13 +215,15 @@ def command(
         raise click.UsageError("--max-images is more than --max-queue has room for")
     try:
         from clipcls.web.connections import Bounds
-        from clipcls.web.serve.app import Counts, make_app
+        from clipcls.web.serve.app import make_app
+        from clipcls.web.serve.metrics import Counts
     except ImportError as error:
         raise InputError(
             f"serve needs {error.name or 'more packages'}: {install_command('serve')}"
         ) from error
     from clipcls.web.serve.fetch import Fetcher
-    from clipcls.web.serve.service import Limits, Service
+    from clipcls.web.serve.questions import Limits
+    from clipcls.web.serve.service import Service
 
     console.quiet = quiet
     max_bytes = max_megabytes * _MEGABYTE

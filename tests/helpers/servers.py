@@ -15,8 +15,10 @@ from PIL import Image
 
 from clipcls import ZeroShotClassifier
 from clipcls.web.connections import BoundedServer, Bounds
-from clipcls.web.serve.app import Counts, make_app
-from clipcls.web.serve.service import Limits, Service
+from clipcls.web.serve.app import make_app
+from clipcls.web.serve.metrics import Counts
+from clipcls.web.serve.questions import Limits
+from clipcls.web.serve.service import Service
 from helpers.encoders import ColourEncoder
 from helpers.loops import run_async
 from helpers.pictures import saved

@@ -32,7 +32,7 @@ from clipcls.errors import ImageError, install_command
 from clipcls.predictions import error_record
 from clipcls.web.admission import BusyError, Queue
 from clipcls.web.serve.fetch import Fetcher
-from clipcls.web.serve.service import Limits
+from clipcls.web.serve.questions import Limits
 from helpers.encoders import ColourEncoder
 from helpers.loops import run_async
 from helpers.pictures import every_file, picture, png, saved

@@ -164,7 +164,8 @@ def test_a_token_is_asked_for(browser: Browser, encoder: ColourEncoder) -> None:
 @pytest.mark.skipif("CLIPCLS_SCREENSHOTS" not in os.environ, reason="makes the docs' pictures")
 def test_screenshot(browser: Browser) -> None:
     from clipcls import ZeroShotClassifier
-    from clipcls.web.serve.app import Counts, make_app
+    from clipcls.web.serve.app import make_app
+    from clipcls.web.serve.metrics import Counts
     from clipcls.web.serve.service import Service
 
     labels = str(PHOTOS.parent / "labels.txt")

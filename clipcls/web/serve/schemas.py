@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field
 
 from clipcls.web import local_server
-from clipcls.web.serve.service import Limits, Question
+from clipcls.web.serve.questions import Limits, Question
 
 __all__ = [
     "PROBLEMS",

@@ -26,20 +26,19 @@ from numpy.typing import NDArray
 from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.data.images import PIXELS, decode_image
 from clipcls.embeddings.embed import Embedded
-from clipcls.errors import ClipclsError, ImageError, LabelsError, ModelError, PromptsError
-from clipcls.labels.label_set import LabelSet, make_labels
-from clipcls.labels.names import split_levels
-from clipcls.labels.presets import ready_sets
-from clipcls.labels.prompts import REJECT_TEXTS, PromptSet, class_texts, make_prompts, read_prompts
+from clipcls.errors import ImageError, LabelsError, ModelError
+from clipcls.labels.label_set import make_labels
+from clipcls.labels.prompts import REJECT_TEXTS, make_prompts
 from clipcls.models.backend import Backend
 from clipcls.predictions import REJECT, UNKNOWN, Prediction
 from clipcls.web.admission import Queue
 from clipcls.web.serve.batching import Batcher
+from clipcls.web.serve.questions import Limits, Question, prepare_question
 
 if TYPE_CHECKING:
     from clipcls.models.encoder import Encoder
 
-__all__ = ["Figures", "Image", "Limits", "Question", "Service"]
+__all__ = ["Figures", "Image", "Service"]
 
 # Texts that the model's thread embeds between two batches of images.
 _TEXTS_A_CALL = 32
@@ -54,54 +53,6 @@ Result = TypeVar("Result")
 
 Image = tuple[str, "bytes | ImageError | Callable[[], Awaitable[bytes]]"]
 """A name, and the file's bytes, what decodes them, or why they are missing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a request may ask for, and how much may be asked at a time.
-
-    Attributes:
-        bytes: of a request's body.
-        pixels: that an image is decoded to; JPEGs are decoded no larger than the model needs.
-        images: in a request.
-        labels: in a request.
-        length: of a label, synonym, prompt or template, characters.
-        levels: of a label in a hierarchy.
-        texts: that a request's labels and templates make together.
-        seconds: that a request may take.
-        queue: images accepted and not answered yet, of all requests.
-        held: bytes of bodies held at a time, of all requests.
-    """
-
-    bytes: int = 64 << 20
-    pixels: int = 50_000_000
-    images: int = 32
-    labels: int = 1_000
-    length: int = 200
-    levels: int = 16
-    texts: int = 10_000
-    seconds: float = 30.0
-    queue: int = 64
-    held: int = 256 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What a request asks of its images.
-
-    Attributes:
-        labels: as for `make_labels`, but no name of a file or set; None: the server's.
-        prompts: a ready set's name or templates; None: the server's.
-        reject: whether `none of these` is an answer; None: as the server's.
-        top, min_score, min_margin: as for `ZeroShotClassifier.classify`.
-    """
-
-    labels: Sequence[Any] | None = None
-    prompts: str | tuple[str, ...] | None = None
-    reject: bool | None = None
-    top: int = 1
-    min_score: float = 0.0
-    min_margin: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +229,13 @@ class Service:
         with _Hearing() as heard:
             context = contextvars.copy_context()  # the thread's warnings are this request's
             labels, prompts, texts = await self._in(
-                self._matchers, context.run, self._prepared, question
+                self._matchers,
+                context.run,
+                prepare_question,
+                question,
+                self.limits,
+                self._own_labels,
+                self._own_prompts,
             )
             reject = self.own.reject if question.reject is None else question.reject
             if reject and any(REJECT in (label.name, label.path[0]) for label in labels):
@@ -304,67 +261,6 @@ class Service:
             _, oldest = self._classifiers.popitem(last=False)
             self._weight -= oldest.weight
         return known
-
-    def _prepared(self, question: Question) -> tuple[LabelSet, PromptSet, list[str]]:
-        """A question's labels, templates, and the texts that these make."""
-        labels = self._labels(question)
-        prompts = self._prompts(question.prompts)
-        return labels, prompts, self._texts_of(labels, prompts)
-
-    def _labels(self, question: Question) -> LabelSet:
-        if question.labels is None:
-            if self._own_labels is None:
-                raise LabelsError(
-                    "the server's classifier was learnt from images: prompts and none need labels"
-                )
-            return self._own_labels
-        if len(question.labels) > self.limits.labels:
-            raise LabelsError(
-                f"{len(question.labels):,} labels; the most are {self.limits.labels:,}"
-            )
-        for given in question.labels:  # before they are made: that costs the levels' third power
-            name = given.get("label") if isinstance(given, Mapping) else given
-            if isinstance(name, str) and len(split_levels(name)) > self.limits.levels:
-                raise LabelsError(
-                    f"{name[:20]!r}... has {len(split_levels(name)):,} levels; the most are "
-                    f"{self.limits.levels}"
-                )
-        labels = make_labels(question.labels)
-        for label in labels:
-            self._check_lengths(LabelsError, *label.path, *label.synonyms, *label.prompts)
-        return labels
-
-    def _prompts(self, prompts: str | tuple[str, ...] | None) -> PromptSet:
-        if prompts is None:
-            return self._own_prompts
-        if isinstance(prompts, str) and "{" in prompts:
-            prompts = (prompts,)
-        if not isinstance(prompts, str):
-            self._check_lengths(PromptsError, *prompts)
-            return make_prompts(prompts)
-        sets = ready_sets("templates")  # and no file of that name
-        if prompts not in sets:
-            raise PromptsError(
-                f"no ready template set {prompts[:50]!r}; they are {', '.join(sets)}"
-            )
-        return PromptSet(prompts, read_prompts(sets[prompts]).templates)
-
-    def _check_lengths(self, kind: type[ClipclsError], *texts: str) -> None:
-        for text in texts:
-            if len(text) > self.limits.length:
-                raise kind(
-                    f"{text[:20]!r}... has {len(text):,} characters; the most are "
-                    f"{self.limits.length:,}"
-                )
-
-    def _texts_of(self, labels: LabelSet, prompts: PromptSet) -> list[str]:
-        count = sum(len(la.words) * len(prompts.templates) + len(la.prompts) for la in labels)
-        if count > self.limits.texts:
-            raise LabelsError(
-                f"labels, synonyms and templates make {count:,} texts; the most are "
-                f"{self.limits.texts:,}"
-            )
-        return [text for texts in class_texts(labels, prompts) for text in texts]
 
     async def _vectors(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """The texts' vectors; those not known are embedded between batches of images."""

@@ -11,7 +11,7 @@ import binascii
 import json
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from clipcls.errors import ImageError
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-__all__ = ["BodyError", "Part", "decode_base64", "parse_json", "read_body", "read_form"]
+__all__ = ["Part", "RefusedError", "decode_base64", "parse_json", "read_body", "read_form"]
 
 _FILES = "images"
 
@@ -40,13 +40,12 @@ _LINE_BREAK = re.compile(
 _DATA_URL = re.compile(rb"data:[^,]{0,200},", re.IGNORECASE)
 
 
-class BodyError(Exception):
-    """A body that is not taken; `status` is the answer's."""
+class RefusedError(Exception):
+    """A request that is answered with an error: its status, detail and headers."""
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
-        self.status = status
-        self.detail = detail
+        self.status, self.detail, self.headers = status, detail, dict(headers or {})
 
 
 @dataclass(slots=True)
@@ -82,12 +81,12 @@ async def read_body(
         took: called with the bytes of each chunk before it is kept; may refuse by raising.
 
     Raises:
-        BodyError: it is larger.
+        RefusedError: it is larger.
     """
     found = bytearray()
     async for chunk in chunks:
         if len(found) + len(chunk) > max_bytes:
-            raise BodyError(413, f"the body is larger than {max_bytes:,} bytes")
+            raise RefusedError(413, f"the body is larger than {max_bytes:,} bytes")
         took(len(chunk))
         found += chunk
     return found
@@ -107,7 +106,7 @@ def parse_json(body: bytearray, max_text: int) -> tuple[Any, dict[str, memoryvie
         long string, as bytes within `body`.
 
     Raises:
-        BodyError: it is not JSON, or holds too much text.
+        RefusedError: it is not JSON, or holds too much text.
     """
     if b"\\n" in body:
         body = bytearray(_LINE_BREAK.sub(b"", body))
@@ -120,7 +119,7 @@ def parse_json(body: bytearray, max_text: int) -> tuple[Any, dict[str, memoryvie
         reason = f" ({error.msg})" if isinstance(error, json.JSONDecodeError) else ""
         if isinstance(error, UnicodeDecodeError):
             reason = " in UTF-8"
-        raise BodyError(400, f"the body is not JSON{reason}") from error
+        raise RefusedError(400, f"the body is not JSON{reason}") from error
 
 
 def _take_out(body: bytearray, max_text: int) -> tuple[bytearray, dict[str, memoryview]]:
@@ -153,7 +152,7 @@ def _take_out(body: bytearray, max_text: int) -> tuple[bytearray, dict[str, memo
         if quote < at:
             quote = body.find(b'"', at)
     if len(text) + len(body) - done > max_text:
-        raise BodyError(413, f"the JSON holds more than {max_text:,} bytes besides its images")
+        raise RefusedError(413, f"the JSON holds more than {max_text:,} bytes besides its images")
     text += view[done:]
     return text, long
 
@@ -199,11 +198,11 @@ async def read_form(
         took: called with the bytes of each chunk before it is kept; may refuse by raising.
 
     Raises:
-        BodyError: a limit is passed, or it is no such form.
+        RefusedError: a limit is passed, or it is no such form.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not boundary:
-        raise BodyError(400, "the Content-Type names no boundary")
+        raise RefusedError(400, "the Content-Type names no boundary")
     form = _Form(max_images, max_text, max_fields)
     size = 0
     try:
@@ -211,14 +210,14 @@ async def read_form(
         async for chunk in chunks:
             size += len(chunk)
             if size > max_bytes:
-                raise BodyError(413, f"the body is larger than {max_bytes:,} bytes")
+                raise RefusedError(413, f"the body is larger than {max_bytes:,} bytes")
             took(len(chunk))
             parser.write(chunk)
         parser.finalize()
     except FormParserError as error:
-        raise BodyError(400, f"the body is no multipart form: {error}") from error
+        raise RefusedError(400, f"the body is no multipart form: {error}") from error
     if not form.is_whole:
-        raise BodyError(400, "the body ends before its last boundary")
+        raise RefusedError(400, "the body ends before its last boundary")
     return form.parts
 
 
@@ -262,23 +261,25 @@ class _Form:
         reading = self._reading
         kind, options = parse_options_header(reading.headers.get(b"content-disposition", b""))
         if kind != b"form-data" or b"name" not in options:
-            raise BodyError(400, "a part of the form has no name")
+            raise RefusedError(400, "a part of the form has no name")
         reading.name = options[b"name"].decode("utf-8", "replace")
         reading.filename = options.get(b"filename", b"").decode("utf-8", "replace")
         if reading.name == _FILES:
             self._images += 1
             if self._images > self._max_images:
-                raise BodyError(413, f"more than {self._max_images} images in a request")
+                raise RefusedError(413, f"more than {self._max_images} images in a request")
         else:
             self._fields += 1
             if self._fields > self._max_fields:
-                raise BodyError(413, f"more than {self._max_fields} fields in a request")
+                raise RefusedError(413, f"more than {self._max_fields} fields in a request")
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._reading.name != _FILES:
             self._text += end - start
             if self._text > self._max_text:
-                raise BodyError(413, f"the form's fields hold more than {self._max_text:,} bytes")
+                raise RefusedError(
+                    413, f"the form's fields hold more than {self._max_text:,} bytes"
+                )
         self._reading.content += memoryview(data)[start:end]
 
     def _end(self) -> None:
