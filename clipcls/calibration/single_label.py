@@ -371,11 +371,13 @@ def read_record(path: str | os.PathLike[str], kind: type[KeptT]) -> KeptT:
             raise damaged(path, str(error)) from error
     if found == _FORMAT:
         raise CalibrationError(
-            f"{name}: is for one label an image, not for --multi; "
-            "make one by `clipcls calibrate --multi`"
+            f"{name}: is for one label per image; make one for several by "
+            "`clipcls calibrate --multi-label`"
         )
     if found == MULTI_FORMAT:
-        raise CalibrationError(f"{name}: is for several labels an image; use it with --multi")
+        raise CalibrationError(
+            f"{name}: is for several labels per image; use it with `clipcls tag`"
+        )
     raise CalibrationError(
         f"{name}: is no calibration of this version of clipcls; make it by `clipcls calibrate`"
     )

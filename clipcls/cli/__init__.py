@@ -24,6 +24,7 @@ __all__ = ["FILE_NAME", "PREFIX", "cli", "main", "own_file"]
 
 _COMMANDS = (
     "classify",
+    "tag",
     "evaluate",
     "calibrate",
     "report",

@@ -21,11 +21,11 @@ from clipcls.cli.options import (
     max_errors_option,
     max_megapixels_option,
     model_options,
-    multi_option,
+    multi_label_option,
     progress_options,
     repeat_options,
 )
-from clipcls.cli.refusals import refuse_over, refuse_with_multi
+from clipcls.cli.refusals import refuse_over, refuse_with_multi_label
 
 if TYPE_CHECKING:
     from clipcls.calibration.multilabel import MultiLabelCalibration
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # What a calibration belongs to.
 _REPEATED = (
-    *("label_source", "label_list", "classifier", "prompts", "reject", "level", "multi"),
+    *("label_source", "label_list", "classifier", "prompts", "reject", "level"),
     *("model", "checkpoint"),
 )
 
@@ -43,7 +43,7 @@ _REPEATED = (
 @click.argument("data", metavar="DATA", shell_complete=complete_files)
 @label_options
 @classifier_option
-@multi_option
+@multi_label_option
 @click.option("-o", "--output", type=NEW_FILE, required=True, help="The calibration's file (JSON).")
 @max_errors_option
 @progress_options
@@ -61,7 +61,7 @@ def command(
     reject: bool,
     level: str | None,
     classifier: Path | None,
-    multi: bool,
+    multi_label: bool,
     output: Path,
     quiet: bool,
     cache_file: Path | None,
@@ -71,19 +71,19 @@ def command(
     """Learn from labelled images what a score means.
 
     The file holds a temperature, which makes scores probabilities, and what `classify` needs for
-    --coverage, --max-error and --prediction-sets; with --multi what makes each label's score a
-    probability, and a threshold for each. It is for one model, its labels and prompts,
-    and for images like those in DATA, which is as for `clipcls evaluate`.
+    --coverage, --max-error and --prediction-sets. With --multi-label it is for `tag`: it makes
+    each label's score a probability, and holds a threshold for each. It is for one model, its
+    labels and prompts, and for images like those in DATA, which is as for `clipcls evaluate`.
 
     \b
     Examples:
       clipcls calibrate --labels labels.txt sorted-photos/ -o calibration.json
       clipcls classify --labels labels.txt --calibration calibration.json --max-error 0.05 photos/
-      clipcls calibrate --multi --labels labels.txt truth.csv -o calibration.json
+      clipcls calibrate --multi-label --labels labels.txt truth.csv -o calibration.json
     """
     labels = labels_of(label_source, label_list, classifier)
-    if multi:
-        refuse_with_multi(reject=reject, level=level)
+    if multi_label:
+        refuse_with_multi_label(reject=reject, level=level)
     refuse_over(output, data, label_source, prompts, classifier)
     from clipcls.calibration.multilabel import MultiLabelCalibration
     from clipcls.classification.multilabel import MultiLabelClassifier
@@ -91,7 +91,7 @@ def command(
     from clipcls.evaluation.calibrate import calibrate, calibrate_multilabel
 
     console.quiet = quiet
-    labelled = read_labelled(data, unlabelled=multi)
+    labelled = read_labelled(data, unlabelled=multi_label)
     fitted = classifier_of(
         classifier,
         labels=labels,
@@ -103,7 +103,7 @@ def command(
     )
     found: Calibration | MultiLabelCalibration
     with watching(console, len(labelled)) as watch:
-        if multi:
+        if multi_label:
             several = MultiLabelClassifier(fitted).fit()
             found, excluded = calibrate_multilabel(several, labelled, watch=watch)
             summary = _multilabel_summary(found)
@@ -118,7 +118,8 @@ def command(
         console.say(f"{summary} (cross-validated)")
         if not isinstance(found, MultiLabelCalibration):
             console.say(found.promises())
-        words = ["clipcls", "classify", *repeat_options(*_REPEATED), "--calibration", str(output)]
+        command = "tag" if multi_label else "classify"
+        words = ["clipcls", command, *repeat_options(*_REPEATED), "--calibration", str(output)]
         console.say_written(output, f"{shlex.join(words)} PHOTOS")
     return console.status(len(excluded.unreadable), found.images)
 

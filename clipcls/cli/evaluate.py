@@ -27,9 +27,9 @@ from clipcls.cli.options import (
     max_errors_option,
     max_megapixels_option,
     model_options,
-    multi_option,
+    multi_label_option,
 )
-from clipcls.cli.refusals import refuse_over, refuse_with_multi
+from clipcls.cli.refusals import refuse_over, refuse_with_multi_label
 
 if TYPE_CHECKING:
     from clipcls.classification.zero_shot import ZeroShotClassifier
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 @click.argument("data", metavar="DATA", shell_complete=complete_files)
 @label_options
 @classifier_option
-@multi_option
+@multi_label_option
 @calibration_option
 @figure_output_options
 @click.option(
-    "--report",
+    "--html",
     "page",
     type=NEW_FILE,
     help="Write a page (HTML) with figures, confusions, telling images and the comparison to this "
@@ -73,7 +73,7 @@ def command(
     reject: bool,
     level: str | None,
     classifier: Path | None,
-    multi: bool,
+    multi_label: bool,
     calibration: Path | None,
     form: str | None,
     output: Path | None,
@@ -91,8 +91,8 @@ def command(
     DATA is a folder with a folder per class, named like its label (case, _ and - do not matter;
     of folders inside each other the deepest that names a label decides), or a csv file with the
     columns path (relative to the file) and label. Several labels of an image, in rows or separated
-    by |, are several right answers; with --multi they are the labels it should be given, and a
-    blank one says that it has none of them. Of the reviewed table of `clipcls review` only the
+    by |, are several right answers; with --multi-label they are the labels it should be given, and
+    a blank one says that it has none of them. Of the reviewed table of `clipcls review` only the
     labels that a person gave count.
 
     \b
@@ -101,16 +101,16 @@ def command(
       clipcls evaluate --labels labels.txt -o figures.json truth.csv
       clipcls evaluate --labels labels.txt -o per-label.csv truth.csv
       clipcls evaluate --labels labels.txt --compare prompts=imagenet sorted-photos/
-      clipcls evaluate --multi --labels labels.txt truth.csv
-      clipcls evaluate --multi --labels labels.txt --compare calibration=c.json truth.csv
+      clipcls evaluate --multi-label --labels labels.txt truth.csv
+      clipcls evaluate --multi-label --labels labels.txt --compare calibration=c.json truth.csv
     """
     labels = labels_of(label_source, label_list, classifier)
-    if multi:
-        refuse_with_multi(reject=reject, level=level)
+    if multi_label:
+        refuse_with_multi_label(reject=reject, level=level)
     variants = {other: _variant(other) for other in others}
-    if multi and any(what == "classifier" for what, _ in variants.values()):
+    if multi_label and any(what == "classifier" for what, _ in variants.values()):
         raise click.UsageError(
-            "--compare classifier= is for one label an image: leave it out with --multi"
+            "--compare classifier= is for one label per image, not for --multi-label"
         )
     if labels is None and any(what in ("model", "prompts") for what, _ in variants.values()):
         raise click.UsageError("--compare model= and prompts= need --labels, not --classifier")
@@ -118,7 +118,7 @@ def command(
         read = [value for _, value in variants.values()]
         refuse_over(file, data, label_source, prompts, classifier, calibration, *read)
     if output and page and output.absolute() == page.absolute():
-        raise click.UsageError("-o and --report name the same file; give each its own")
+        raise click.UsageError("-o and --html name the same file; give each its own")
     from clipcls.data.dataset import read_labelled
     from clipcls.evaluation.evaluate import evaluate
     from clipcls.metrics.multilabel import LabelFigures
@@ -127,13 +127,13 @@ def command(
 
     console.quiet = quiet
     form = form_of(output, form, FIGURES, streamed="table")
-    per_label = ["label", *(("threshold",) if multi else ())]
-    per_label += [field.name for field in fields(LabelFigures if multi else ClassFigures)]
+    per_label = ["label", *(("threshold",) if multi_label else ())]
+    per_label += [field.name for field in fields(LabelFigures if multi_label else ClassFigures)]
     per_label = columns_of(form, per_label, wanted=columns, bom=bom)
     if variants and form in ("csv", "tsv") and page is None:
         raise click.UsageError(
             f"a {form} has the figures per label and no comparison: with --compare write json, a "
-            "table or, by --report, a page"
+            "table or, by --html, a page"
         )
 
     def write(record: Mapping[str, Any]) -> None:
@@ -142,12 +142,12 @@ def command(
         else:
             from clipcls.evaluation.tables import EvaluationTable, MultiLabelTable
 
-            table = MultiLabelTable if multi else EvaluationTable
+            table = MultiLabelTable if multi_label else EvaluationTable
             with open_output(output, "document" if form == "json" else table) as writer:
                 writer.write(record)
         console.say_written(output)
 
-    labelled = read_labelled(data, unlabelled=multi)
+    labelled = read_labelled(data, unlabelled=multi_label)
     settings = {
         "classifier": classifier,
         "labels": labels,
@@ -158,7 +158,7 @@ def command(
         "calibration": calibration,
         **model_settings,
     }
-    if multi:
+    if multi_label:
         return _multilabel(console, settings, variants, labelled, page, write)
     fitted = classifier_of(**settings)
     with watching(console, len(labelled)) as watch:

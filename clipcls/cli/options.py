@@ -58,13 +58,14 @@ __all__ = [
     "max_errors_option",
     "max_megapixels_option",
     "model_options",
-    "multi_option",
+    "multi_label_option",
     "output_options",
     "progress_options",
     "prompts_option",
     "repeat_options",
     "result_output_options",
     "suggestion_output_options",
+    "text_options",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -242,7 +243,7 @@ prompts_option = click.option(
     "templates; may be repeated.",
 )
 
-label_options = _together(
+_TEXTS = (
     click.option(
         "--labels",
         "label_source",
@@ -253,6 +254,12 @@ label_options = _together(
     ),
     click.option("-l", "--label", "label_list", multiple=True, metavar="LABEL", help="One label."),
     prompts_option,
+)
+
+text_options = _together(*_TEXTS)
+
+label_options = _together(
+    *_TEXTS,
     click.option(
         "--reject",
         is_flag=True,
@@ -276,8 +283,10 @@ classifier_option = click.option(
     help="Use a classifier learnt by `clipcls fit` instead of labels and prompts.",
 )
 
-multi_option = click.option(
-    "--multi", is_flag=True, help="Any number of labels per image, each scored on its own."
+multi_label_option = click.option(
+    "--multi-label",
+    is_flag=True,
+    help="For `clipcls tag`: any number of labels per image, each scored on its own.",
 )
 
 cache_options = _together(

@@ -14,7 +14,7 @@ __all__ = [
     "refuse_beside_classifier",
     "refuse_inside",
     "refuse_over",
-    "refuse_with_multi",
+    "refuse_with_multi_label",
     "refuse_with_refine",
 ]
 
@@ -23,7 +23,7 @@ _NOT_BESIDE_A_CLASSIFIER = {
     "label_list": "-l",
     "prompts": "--prompts",
     "reject": "--reject",
-    "multi": "--multi",
+    "multi_label": "--multi-label",
 }
 
 
@@ -37,10 +37,10 @@ def refuse_beside_classifier() -> None:
     for name, option in _NOT_BESIDE_A_CLASSIFIER.items():
         if context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT):
             why = "a classifier has its own labels"
-            if name == "multi":
+            if name == "multi_label":
                 why = (
-                    "a classifier was learnt to choose one label an image; what several "
-                    "labels mean is learnt by `clipcls calibrate --multi`"
+                    "a classifier was learnt to choose one label per image; what several "
+                    "labels mean is learnt by `clipcls calibrate --multi-label`"
                 )
             raise click.UsageError(f"{option} and --classifier exclude each other: {why}")
 
@@ -111,16 +111,15 @@ def refuse_over(output: Path | None, *files: str | os.PathLike[str] | list[str] 
             )
 
 
-def refuse_with_multi(**given: object) -> None:
-    """Options that ask for something of one label an image.
+def refuse_with_multi_label(**given: object) -> None:
+    """Options that only apply to one label per image.
 
     Raises:
         click.UsageError: one of them was given.
     """
     for name, value in given.items():
         if value:
-            option = "--" + name.replace("_", "-")
-            raise click.UsageError(f"{option} is for one label an image: leave it out with --multi")
+            raise click.UsageError(f"--{name} is for one label per image, not for --multi-label")
 
 
 def refuse_with_refine(**given: object) -> None:
@@ -133,7 +132,6 @@ def refuse_with_refine(**given: object) -> None:
         "calibration": "what it promises (--max-error, --coverage, --prediction-sets) would not "
         "hold for refined scores",
         "classifier": "its answers are not refined",
-        "multi": "answers are refined for one label an image",
         "level": "answers are not refined where labels have a hierarchy",
     }
     for name, value in given.items():

@@ -26,7 +26,7 @@ _NOT_OPTIONS = frozenset(("CLIPCLS_TOKEN", "CLIPCLS_DEBUG", "CLIPCLS_NO_CONFIG")
 _OF_A_FOLDER = frozenset(
     (
         *("model", "device", "batch-size", "precision", "backend", "workers"),
-        *("labels", "label", "prompts", "reject", "level", "multi", "classifier", "calibration"),
+        *("labels", "label", "prompts", "reject", "level", "classifier", "calibration"),
         *(
             "top",
             "min-score",
@@ -37,7 +37,7 @@ _OF_A_FOLDER = frozenset(
             "refine",
             "explain",
         ),
-        *("clusters", "vocabulary", "augment", "no-words", "check-labels"),
+        *("multi-label", "clusters", "vocabulary", "augment", "no-words", "check-labels"),
         *("format", "columns", "bom", "progress", "max-errors"),
     )
 )
@@ -47,12 +47,8 @@ _PATHS_OR_NAMES = frozenset(("labels", "prompts", "vocabulary", "model"))
 # stands against labels in a file.
 _EXCLUSIVE = (
     *(("labels", "label"), ("coverage", "max-error"), ("cache", "no-cache"), ("move", "link")),
-    *(
-        ("classifier", other)
-        for other in ("labels", "label", "prompts", "reject", "multi", "refine")
-    ),
-    *(("multi", other) for other in ("reject", "level", "min-margin", "coverage", "max-error")),
-    *(("multi", other) for other in ("prediction-sets", "explain", "heatmap", "refine")),
+    *(("classifier", other) for other in ("labels", "label", "prompts", "reject", "refine")),
+    *(("multi-label", other) for other in ("reject", "level", "classifier")),
     *(
         ("refine", other)
         for other in ("calibration", "level", "coverage", "max-error", "prediction-sets")

@@ -179,7 +179,7 @@ def test_what_is_for_something_else_is_refused_and_says_why(
     assert "without the label 'pink'" in refusal(made, [*LABELS, "pink"])
     stale = replace(made, identity=replace(made.identity, background="0" * 12))
     assert "another vocabulary" in refusal(stale)
-    assert "single.json: is for one label an image" in refusal(tmp_path / "single.json")
+    assert "single.json: is for one label per image" in refusal(tmp_path / "single.json")
     for calibration in (made, tmp_path / "multi.json"):
         one = ZeroShotClassifier(LABELS, base.encoder_, cache=False, calibration=calibration)
         with pytest.raises(CalibrationError, match="for several labels an image"):

@@ -368,7 +368,6 @@ def test_the_command_draws_and_names_each_picture(tmp_path: Path) -> None:
         (["--heatmap", "in/..", "in/a.png"], "would lie among the images of in"),
         (["--heatmap", ".", "in/*.png"], "would lie among the images of in"),
         (["--heatmap", "in/a.png", "in/a.png"], "is not a folder"),
-        (["--heatmap", "heat", "--multi", "in"], "leave it out with --multi"),
     ],
 )
 def test_what_the_command_refuses(tmp_path: Path, arguments: list[str], reason: str) -> None:

@@ -210,14 +210,16 @@ def test_images_that_people_have_and_what_is_left_out_of_a_folder(clipcls, tmp_p
         ),
         (("classify", "-l", "a", "-m", "mini", "--calibration", "none.json", CHELSEA), "none.json"),
         (("calibrate", "-l", "a", str(PHOTOS)), "--output"),
-        (("classify", "--multi", "-l", "a", "--reject", CHELSEA), "--reject is for one label"),
         (
-            ("classify", "--multi", "-l", "a", "--max-error", "0.1", CHELSEA),
-            "--max-error is for one label",
+            ("evaluate", "--multi-label", "-l", "a", "--reject", "t.csv"),
+            "--reject is for one label",
         ),
-        (("classify", "--multi", "-l", "a", "--min-margin", "0.1", CHELSEA), "--min-margin is for"),
         (
-            ("evaluate", "--multi", "-l", "a", "--compare", "classifier=b", "t.csv"),
+            ("calibrate", "--multi-label", "-l", "a", "--level", "1", "-o", "c", "t"),
+            "--level is for",
+        ),
+        (
+            ("evaluate", "--multi-label", "-l", "a", "--compare", "classifier=b", "t.csv"),
             "is for one label",
         ),
         (("fit", str(PHOTOS)), "--output"),
@@ -229,12 +231,14 @@ def test_images_that_people_have_and_what_is_left_out_of_a_folder(clipcls, tmp_p
             ("classify", "--classifier", "c", "--reject", CHELSEA),
             "--reject and --classifier exclude",
         ),
-        (("calibrate", "--classifier", "c", "--multi", "-o", "d", "t.csv"), "--multi and --class"),
+        (
+            ("calibrate", "--classifier", "c", "--multi-label", "-o", "d", "t.csv"),
+            "--multi-label and --class",
+        ),
         (("classify", "--classifier", "no-such-file", CHELSEA), "no-such-file: cannot be read"),
         (("classify", "--classifier", CHELSEA, CHELSEA), "is no classifier"),
         (("evaluate", "--classifier", "c", "--compare", "model=b", "t.csv"), "need --labels"),
         (("classify", "-l", "a", "--refine", "--calibration", "c", CHELSEA), "would not hold"),
-        (("classify", "-l", "a", "--refine", "--multi", CHELSEA), "--multi and --refine exclude"),
         (("classify", "--classifier", "c", "--refine", CHELSEA), "--classifier and --refine"),
         (("search",), "what to search for"),
         (("nonsense",), "nonsense"),
@@ -312,7 +316,7 @@ def test_evaluate_a_folder_and_a_csv(clipcls, sorted_photos: Path, tmp_path: Pat
     assert found["model"] == "mini"
 
     page = tmp_path / "report.html"
-    table = clipcls(*common, "--report", str(page), str(EXAMPLES / "truth.csv"))
+    table = clipcls(*common, "--html", str(page), str(EXAMPLES / "truth.csv"))
     assert table.returncode == 0
     assert page.read_text().count("<img ") == 20
 
@@ -389,7 +393,7 @@ def kinds(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "command", [("fit", "-o"), ("calibrate", "-o"), ("evaluate", "--report"), ("evaluate", "-o")]
+    "command", [("fit", "-o"), ("calibrate", "-o"), ("evaluate", "--html"), ("evaluate", "-o")]
 )
 def test_where_results_cannot_go_is_said_before_the_work(
     clipcls, tmp_path: Path, command: tuple[str, str]
@@ -508,7 +512,7 @@ def test_no_result_is_written_over_what_is_read(clipcls, tmp_path: Path) -> None
         ["classify", "-l", "cat", "-l", "dog", "a.jpg", "-f", "csv", "-o", "./a.jpg"],
         ["classify", "--labels", "labels.txt", "a.jpg", "-o", "labels.txt"],
         ["evaluate", "--labels", "labels.txt", "truth.csv", "-o", "truth.csv"],
-        ["evaluate", "--labels", "labels.txt", "truth.csv", "--report", "truth.csv"],
+        ["evaluate", "--labels", "labels.txt", "truth.csv", "--html", "truth.csv"],
         ["fit", "--labels", "labels.txt", "truth.csv", "-o", "labels.txt"],
         [
             *("calibrate", "--classifier", "classifier.safetensors", "truth.csv"),
@@ -517,7 +521,7 @@ def test_no_result_is_written_over_what_is_read(clipcls, tmp_path: Path) -> None
     ]:
         done = clipcls(*arguments, cwd=tmp_path)
         assert (done.returncode, "would be overwritten" in done.stderr) == (2, True), arguments
-    same = ("-o", "new.html", "--report", "new.html")
+    same = ("-o", "new.html", "--html", "new.html")
     done = clipcls("evaluate", "--labels", "labels.txt", "truth.csv", *same, cwd=tmp_path)
     assert (done.returncode, "name the same file" in done.stderr) == (2, True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -732,13 +736,13 @@ def test_search_by_text_and_by_image(clipcls, tmp_path: Path) -> None:
 
 def test_several_labels(clipcls, tmp_path: Path) -> None:
     common = ("-m", "mini", "--labels", str(EXAMPLES / "labels.txt"))
-    done = clipcls("classify", "--multi", *common, "-f", "jsonl", str(PHOTOS))
+    done = clipcls("tag", *common, "-f", "jsonl", str(PHOTOS))
     assert done.returncode == 0, done.stderr
     found = {Path(r["path"]).name: [c["label"] for c in r["labels"]] for r in records(done.stdout)}
     assert len(found) == 20
     assert "cat" in found["chelsea.jpg"]
     assert found["on-guard.jpg"] == []  # no label reaches the default threshold
-    done = clipcls("classify", "--multi", *common, "-k", "2", "--min-score", "0", CHELSEA)
+    done = clipcls("tag", *common, "-k", "2", "--min-score", "0", CHELSEA)
     rows = list(csv.DictReader(done.stdout.splitlines()))
     assert (rows[0]["label"], len(rows)) == ("cat", 2)
 
@@ -746,21 +750,21 @@ def test_several_labels(clipcls, tmp_path: Path) -> None:
     rows = [f"{photo},{'|'.join(found[photo.name])}" for photo in PHOTOS.glob("*")]
     truth.write_text("\n".join(["path,label", *rows]))
     figures, page, file = (str(tmp_path / name) for name in ("f.json", "p.html", "c.json"))
-    done = clipcls("evaluate", "--multi", *common, "-o", figures, "--report", page, str(truth))
+    done = clipcls("evaluate", "--multi-label", *common, "-o", figures, "--html", page, str(truth))
     assert done.returncode == 0, done.stderr
     measured = json.loads(Path(figures).read_text())["figures"]
     assert measured["f1_micro"]["value"] == measured["map_macro"]["value"] == 1
     assert "each scored on its own" in Path(page).read_text("utf-8")
 
-    done = clipcls("calibrate", "--multi", *common, str(truth), "-o", file)
+    done = clipcls("calibrate", "--multi-label", *common, str(truth), "-o", file)
     assert done.returncode == 0, done.stderr
     assert "thresholds from 20 images" in done.stderr
-    done = clipcls("evaluate", "--multi", *common, "--calibration", file, str(truth))
+    done = clipcls("evaluate", "--multi-label", *common, "--calibration", file, str(truth))
     assert "mAP, mean over labels" in done.stdout
     beside = ("--compare", f"calibration={file}", "--compare", "model=mini")
-    done = clipcls("evaluate", "--multi", *common, *beside, str(truth))
+    done = clipcls("evaluate", "--multi-label", *common, *beside, str(truth))
     assert f"COMPARED: calibration={file}, on 20 images, 36 labels\n" in done.stdout
-    done = clipcls("evaluate", "--multi", *common, *beside, "-f", "json", str(truth))
+    done = clipcls("evaluate", "--multi-label", *common, *beside, "-f", "json", str(truth))
     calibrated, same = json.loads(done.stdout)["compare"]
     assert same["figures"]["f1_micro"]["difference"] == {"value": 0, "low": 0, "high": 0}
     assert same["figures"]["map_micro"]["p"] == 1
@@ -769,7 +773,7 @@ def test_several_labels(clipcls, tmp_path: Path) -> None:
     one = calibrated["figures"]["f1_micro"]
     assert one["value"] - one["difference"]["value"] == pytest.approx(after, abs=1e-5)
     done = clipcls("classify", *common, "--calibration", file, CHELSEA)
-    assert (done.returncode, "use it with --multi" in done.stderr) == (2, True)
+    assert (done.returncode, "use it with `clipcls tag`" in done.stderr) == (2, True)
 
 
 def test_cache_and_lists(clipcls, tmp_path: Path) -> None:
@@ -806,7 +810,7 @@ HEAVY += ("torch", "torchvision", "open_clip", "timm", "transformers", "sklearn"
             ("--cache", "{cache}", "-l", "cat", "-l", "dog", "{new}"),
             {"numpy", "PIL", "openvino"},
         ),
-        (("--multi", "-l", "cat", "-l", "dog", CHELSEA), {"numpy", "PIL"}),
+        (("tag", "-l", "cat", "-l", "dog", CHELSEA), {"numpy", "PIL"}),
         (
             (
                 "-l",
@@ -844,10 +848,10 @@ def test_what_each_path_imports(
     cache_home: Path, tmp_path: Path, clipcls, arguments, expected
 ) -> None:
     if any(argument.startswith("-l") for argument in arguments):
-        known = ("classify", "-m", "mini", "-l", "cat", "-l", "dog", CHELSEA)
-        multi = ("--multi",) if "--multi" in arguments else ()
-        assert clipcls(*known, *multi).returncode == 0
-        arguments = ("classify", "-m", "mini", *arguments)
+        command, options = ("tag", arguments[1:]) if "tag" in arguments else ("classify", arguments)
+        known = ("-m", "mini", "-l", "cat", "-l", "dog", CHELSEA)
+        assert clipcls(command, *known).returncode == 0
+        arguments = (command, "-m", "mini", *options)
     if not openvino.is_supported() and "openvino" in expected:
         pytest.skip("without OpenVINO what is new needs torch")
     new = tmp_path / "new.jpg"

@@ -141,11 +141,19 @@ def test_commands_say_what_they_wrote_and_what_comes_next(
         ),
         (("report", "my r.jsonl", "-o", "p.html"), "wrote p.html; next: open it in a browser"),
         (("evaluate", *LABELS, "sorted", "-o", "f.json"), "wrote f.json\n"),
-        (("evaluate", *LABELS, "sorted", "--report", "e.html"), "wrote e.html; next: open it"),
+        (("evaluate", *LABELS, "sorted", "--html", "e.html"), "wrote e.html; next: open it"),
         (
             ("calibrate", *LABELS, "--prompts", "none", "sorted", "-o", "c.json"),
             "wrote c.json; next: clipcls classify -l red -l blue --prompts none "
             "--calibration c.json PHOTOS",
+        ),
+        (
+            ("calibrate", "--multi-label", *LABELS, "sorted", "-o", "m.json"),
+            "wrote m.json; next: clipcls tag -l red -l blue --calibration m.json PHOTOS",
+        ),
+        (
+            ("tag", *LABELS, "sorted", "--calibration", "m.json", "-o", "t.csv"),
+            "wrote t.csv; next: clipcls sort t.csv --into sorted\n",
         ),
         (
             ("fit", "sorted", "-o", "c.safetensors"),

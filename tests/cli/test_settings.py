@@ -80,14 +80,15 @@ def test_every_option_has_a_variable_of_its_own() -> None:
 
 def test_a_value_by_variable_is_a_switch_a_list_or_a_text(run, folder: Path, monkeypatch) -> None:
     monkeypatch.setenv("CLIPCLS_LABEL", "red\nhot blue\n")
-    monkeypatch.setenv("CLIPCLS_MULTI", "yes")
+    monkeypatch.setenv("CLIPCLS_EXPLAIN", "yes")
     monkeypatch.setenv("CLIPCLS_MIN_SCORE", "0")
     monkeypatch.setenv("CLIPCLS_FORMAT", "jsonl")
     status, out, err = run("classify", "photos")
     assert status == 0, err
-    assert {c["label"] for c in json.loads(out)["labels"]} == {"red", "hot blue"}
-    monkeypatch.setenv("CLIPCLS_MULTI", "0")
-    assert "top" in json.loads(run("classify", "photos")[1])
+    explained = json.loads(out)
+    assert {explained["label"], explained["explain"]["runner_up"]} == {"red", "hot blue"}
+    monkeypatch.setenv("CLIPCLS_EXPLAIN", "0")
+    assert "explain" not in json.loads(run("classify", "photos")[1])
 
 
 def test_paths_are_relative_to_their_file(run, own: Path, folder: Path) -> None:
@@ -179,7 +180,7 @@ def test_ones_own_file_may_set_all(run, own: Path, folder: Path) -> None:
         ("top = 2.5", "top: '2.5' is not a valid integer"),
         (f"top = {'[' * 5000}", "nested too deeply"),
         ("min-score = true", "min-score: takes text or a number, not true"),
-        ("multi = 'maybe'", "multi: takes true or false, not 'maybe'"),
+        ("explain = 'maybe'", "explain: takes true or false, not 'maybe'"),
         ("top = [1, 2]", "top: takes one value, not a list"),
         ("labels = ['red', 'blue']", "takes one value, not a list; write label = [...]"),
         ("top = 1979-05-27", "top: takes text or a number, not 1979-05-27"),
@@ -213,8 +214,8 @@ def test_what_is_given_takes_the_place_of_what_excludes_it(
     assert run("--no-config", "classify", *LABELS, "photos")[0] == 0
     assert "--coverage needs --calibration" in (err := run("classify", *LABELS, "photos")[2])
     assert f"--coverage is from {own}" in err
-    assert run("classify", "--multi", *LABELS, "photos")[0] == 0
-    assert run("classify", "--multi", *LABELS, "photos", "-o", "r.jsonl")[0] == 0
+    assert run("tag", *LABELS, "photos")[0] == 0
+    assert run("tag", *LABELS, "photos", "-o", "r.jsonl")[0] == 0
     assert json.loads((folder / "r.jsonl").read_text())["labels"]
     monkeypatch.setenv("CLIPCLS_CLASSIFIER", "c.safetensors")
     own.write_text('labels = "nowhere.txt"\nprompts = "aerial"\n')

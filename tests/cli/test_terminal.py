@@ -123,7 +123,7 @@ def test_listings_searches_suggestions_and_errors_show_no_control_characters(
             assert line in pipe.buffer.getvalue()  # type: ignore[attr-defined]
     for status, *arguments in [
         (1, "classify", *LABELS, *cache, "--progress", "bar", folder),
-        (1, "classify", *LABELS, *cache, "--multi", folder),
+        (1, "tag", *LABELS, *cache, folder),
         (None, *listing),
         (1, "search", "red", *cache, folder),
         (1, "search", "red", *cache, "--format", "csv", folder),

@@ -1,0 +1,164 @@
+"""A run of `classify` or `tag`: options checked first, a record per image, then filing."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from clipcls.cli.console import Console
+from clipcls.cli.filing import file_into, mode_of, write_keywords
+from clipcls.cli.options import RESULTS_FORMS, columns_of, form_of, images_of
+from clipcls.cli.progress import format_rate
+from clipcls.cli.refusals import refuse_inside
+
+if TYPE_CHECKING:
+    from clipcls.calibration.single_label import Kept
+    from clipcls.cli.progress import Total
+    from clipcls.errors import ImageError
+    from clipcls.organize.journal import Mode
+    from clipcls.output.reader import Result
+    from clipcls.predictions import MultiLabelPrediction, Prediction, Report
+
+__all__ = ["Run"]
+
+
+@dataclass
+class Run:
+    """Where a run's images come from and its records go, as the options say.
+
+    Raises:
+        click.UsageError: the options contradict each other.
+        ClipclsError: a package that they need is missing.
+    """
+
+    console: Console
+    inputs: tuple[str, ...]
+    null: bool
+    form: str | None
+    output: Path | None
+    columns: str | None
+    bom: bool
+    sort_into: Path | None
+    move: bool
+    link: bool
+    xmp: bool
+    report: Report = field(init=False)
+    _to_file: list[Result] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.sort_into:
+            refuse_inside(self.sort_into, self.inputs)
+        elif self.move or self.link:
+            raise click.UsageError("--move and --link say how to sort: give --sort-into DIR")
+        self._mode: Mode = mode_of(self.move, self.link)
+        self._form = form_of(self.output, self.form, RESULTS_FORMS)
+        if self.xmp:
+            from clipcls.organize.xmp_sidecar import need_lxml
+
+            need_lxml()
+        if self._form == "parquet":
+            from clipcls.output.parquet import need_pyarrow
+
+            need_pyarrow()
+        from clipcls.data.file_kinds import LeftOut
+        from clipcls.predictions import Report
+
+        self.report = Report(left_out=LeftOut())
+
+    def select_columns(self, usual: Sequence[str], every: Sequence[str] = ()) -> list[str]:
+        """The columns of a csv or tsv, refused if `--columns` names others than these.
+
+        Args:
+            usual: the columns without `--columns`.
+            every: further columns that can be asked for; those of provenance always can.
+        """
+        from clipcls.output.columns import PROVENANCE
+
+        more = [*every, *PROVENANCE]
+        return columns_of(self._form, usual, more, wanted=self.columns, bom=self.bom)
+
+    def find_images(self) -> tuple[Iterator[str | ImageError], Total]:
+        """The images and their number, as `images_of` gives them."""
+        return images_of(self.inputs, self.null, self.report.left_out)
+
+    def write(
+        self,
+        results: Iterable[Prediction | MultiLabelPrediction | ImageError],
+        columns: Sequence[str],
+        *,
+        calibration: Kept | None,
+        hash_image: Callable[[str], bytes],
+        watch: Callable[[ImageError | None], None] | None,
+    ) -> None:
+        """Write one record per result.
+
+        Args:
+            results: in the order of the images.
+            columns: those of a csv or tsv.
+            calibration: what the scores rest on; a warning says if it was made from these images.
+            hash_image: the SHA-256 of an image's file.
+            watch: called after each result; None where the images were reported before.
+        """
+        from clipcls.errors import ImageError
+        from clipcls.output import open_output
+        from clipcls.output.reader import result_of, without_scores
+        from clipcls.predictions import error_record
+
+        known = 0
+        with open_output(self.output, self._form, columns=columns, bom=self.bom) as writer:
+            for result in results:
+                self.report.count(result)
+                failure = None
+                if isinstance(result, ImageError):
+                    failure, record = result, error_record(result)
+                else:
+                    record = result.record()
+                    known += bool(calibration and calibration.knows(hash_image(result.path)))
+                    if self.sort_into or self.xmp:
+                        self._to_file.append(without_scores(result_of(record)))
+                with self.console.results(self.output):
+                    writer.write(record)
+                if watch:
+                    watch(failure)
+        if known:
+            self.console.say(
+                f"warning: the calibration was made from {known:,} of these images; what it "
+                "promises holds for other images like them"
+            )
+
+    def finish(self, *, reviewable: bool) -> int:
+        """Say what was done and what to do next, file the images; returns the exit status.
+
+        Args:
+            reviewable: whether `clipcls review` takes the results.
+        """
+        console, report, output = self.console, self.report, self.output
+        rate = console.pace.rate if console.pace else None
+        left_out = report.left_out
+        console.say_done(
+            report.summary(format_rate(rate) if rate else ""),
+            matters=report.skipped > 0
+            or output is not None
+            or (left_out is not None and left_out.may_be_images),
+        )
+        if self._form == "html":
+            console.say_written(output, "open it in a browser")
+        elif self._form in ("table", "json") or self.sort_into or self.xmp:
+            console.say_written(output)
+        elif output is not None:
+            file = shlex.quote(str(output))
+            review = [f"clipcls review {file}"] if reviewable else []
+            console.say_written(output, *review, f"clipcls sort {file} --into sorted")
+        # Only now: a run that stops earlier has moved nothing that the next one would have to find.
+        status = console.status(report.skipped, report.classified)
+        if self.xmp:
+            status = max(status, write_keywords(console, Path("."), self._to_file))
+        if self.sort_into and status != 130:
+            filed = file_into(console, self.sort_into, self._mode, Path("."), self._to_file)
+            status = max(status, filed)
+        return status
