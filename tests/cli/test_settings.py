@@ -174,7 +174,7 @@ def test_ones_own_file_may_set_all(run, own: Path, folder: Path) -> None:
         ("classify = 3", "classify: no option has this name, but a command; write its options be"),
         ("top = 1\n[tool.clipcls]\ntop = 1", "[tool.clipcls]: no command has this name"),
         ("min-score = 0.1\nmin_score = 0.2", "min-score: is set twice"),
-        ("[cache]\nstore = 'x'", "[cache] cache: no option"),
+        ("[cache]\nstore = 'x'", "[cache] store: no option"),
         ("top = 'many'", "top: 'many' is not a valid integer"),
         ("min-score = 2", "min-score: 2"),
         ("top = 2.5", "top: '2.5' is not a valid integer"),
