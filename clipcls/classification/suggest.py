@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from clipcls.classification.scores import logit_blocks
 from clipcls.embeddings.clustering import cluster_vectors
 from clipcls.errors import ImageError, InputError
-from clipcls.labels.label_set import Label, LabelSet, make_labels, read_labels
+from clipcls.labels.label_set import Label, LabelSet, log_warnings, make_labels, read_labels
 from clipcls.labels.names import make_line
 
 if TYPE_CHECKING:
@@ -121,9 +121,13 @@ def read_vocabulary(sources: Sequence[str] = VOCABULARY) -> LabelSet:
     """
     found: dict[tuple[str, ...], Label] = {}
     for source in sources:
-        for label in read_labels(source):
+        labels = read_labels(source)
+        log_warnings(labels)
+        for label in labels:
             found.setdefault(tuple(map(str.casefold, label.path)), label)
-    return LabelSet(make_labels(found.values()).labels, " + ".join(sources))
+    merged = make_labels(found.values())
+    log_warnings(merged)
+    return LabelSet(merged.labels, " + ".join(sources))
 
 
 def cluster_count(images: int) -> int:

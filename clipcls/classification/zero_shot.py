@@ -30,7 +30,7 @@ from clipcls.embeddings.embed import Embedded, compute_rows, embed_array, embed_
 from clipcls.embeddings.index import FlatIndex
 from clipcls.embeddings.opening import open_cache, open_encoder
 from clipcls.errors import CalibrationError, ImageError, LabelsError, not_fitted
-from clipcls.labels.label_set import LabelSet, LabelsLike, make_labels
+from clipcls.labels.label_set import LabelSet, LabelsLike, log_warnings, make_labels
 from clipcls.labels.names import join_levels
 from clipcls.labels.prompts import REJECT_TEXTS, PromptSet, class_texts, make_prompts
 from clipcls.models.backend import Backend
@@ -115,6 +115,8 @@ class ZeroShotClassifier(LinearScores):
         self._forget()
         labels = make_labels(self.labels)
         prompts = make_prompts(self.prompts)
+        log_warnings(labels, self.labels)
+        log_warnings(prompts, self.prompts)
         self.cache_ = open_cache(self.cache)
         self.encoder_ = open_encoder(
             self.model,

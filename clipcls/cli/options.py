@@ -226,9 +226,13 @@ def join_prompts(
     """The value of `--prompts` as it is; of several, the templates of all."""
     if len(values) < 2:
         return values[0] if values else None
+    from clipcls.labels.label_set import log_warnings
     from clipcls.labels.prompts import make_prompts
 
-    return [template for value in values for template in make_prompts(value).templates]
+    sets = [make_prompts(value) for value in values]
+    for made in sets:
+        log_warnings(made)
+    return [template for made in sets for template in made.templates]
 
 
 prompts_option = click.option(
@@ -540,9 +544,11 @@ def labels_of(
             raise click.UsageError(
                 "stdin cannot be both the labels and the images: name a file for one of them"
             )
-        from clipcls.labels.label_set import read_labels
+        from clipcls.labels.label_set import log_warnings, read_labels
 
-        return read_labels("-")
+        labels = read_labels("-")
+        log_warnings(labels)
+        return labels
     for label in label_list:
         if re.search(r"\.(?:txt|csv|tsv|json|ya?ml|names)$", label, re.IGNORECASE):
             raise click.UsageError(

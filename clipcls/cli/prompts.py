@@ -22,7 +22,7 @@ def command(name: str | None, labels: bool, as_json: bool) -> None:
     to edit it: `clipcls prompts products > products.txt`.
     """
     from clipcls.files.text import read_text
-    from clipcls.labels.label_set import read_labels
+    from clipcls.labels.label_set import log_warnings, read_labels
     from clipcls.labels.presets import find_set, ready_sets
     from clipcls.labels.prompts import list_label_sets, list_prompts, read_prompts
     from clipcls.output.json import dump_line
@@ -39,16 +39,20 @@ def command(name: str | None, labels: bool, as_json: bool) -> None:
             lines.append(f"{title}:")
             lines += [f"  {ready.name:<14}{ready.size:>5}  {ready.description}" for ready in sets]
     elif labels or (name in ready_sets("labels") and name not in ready_sets("templates")):
+        label_set = read_labels(name)
+        log_warnings(label_set)
         found = [
             {"label": label.name, "prompts": label.prompts, "synonyms": label.synonyms}
             if label.prompts or label.synonyms
             else label.name
-            for label in read_labels(name)
+            for label in label_set
         ]
         text = read_text(find_set("labels", name)[0]).strip()
         lines = [line for line in text.split("\n") if not line.startswith("#")]
     else:
-        found = lines = list(read_prompts(name).templates)
+        prompts = read_prompts(name)
+        log_warnings(prompts)
+        found = lines = list(prompts.templates)
     if as_json:
         click.echo(dump_line(found))
         return

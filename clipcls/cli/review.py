@@ -97,7 +97,7 @@ def command(
       clipcls fit cat.corrections.csv --labels labels.txt -o cat.safetensors
     """
     from clipcls.errors import printable
-    from clipcls.labels.label_set import read_labels
+    from clipcls.labels.label_set import log_warnings, read_labels
     from clipcls.output.reader import read_results
     from clipcls.web.local_server import Guard, OneTimeLink
     from clipcls.web.review.annotations import Corrections
@@ -107,6 +107,8 @@ def command(
 
     found = read_results(results, root)
     labels = read_labels(label_source) if label_source else None
+    if labels:
+        log_warnings(labels)
     files = ReviewFiles.of("results" if results == "-" else results, output)
     files.refuse_foreign_table()
     with Corrections(files.corrections) as corrections:

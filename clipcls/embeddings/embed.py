@@ -101,6 +101,8 @@ def embed_texts(
     for start in range(0, len(missing), _TEXTS_A_TRANSACTION):
         chunk = missing[start : start + _TEXTS_A_TRANSACTION]
         rows = encoder.encode_texts(chunk)
+        for warning in encoder.describe_cut(chunk):
+            logger.warning("%s", warning)
         if not np.isfinite(rows).all():
             raise ModelError(f"{encoder.name}: no finite vector for a text; try --precision fp32")
         vectors.update(zip(chunk, rows, strict=True))

@@ -21,7 +21,7 @@ from clipcls.embeddings.index import FlatIndex
 from clipcls.embeddings.opening import open_cache, open_encoder
 from clipcls.errors import ClassifierError, ClipclsError, ImageError, InputError, LabelsError
 from clipcls.few_shot.file import HASH_BYTES, Learnt, classifier_bytes, read_classifier, versions
-from clipcls.labels.label_set import Label, LabelSet, LabelsLike, make_labels
+from clipcls.labels.label_set import Label, LabelSet, LabelsLike, log_warnings, make_labels
 from clipcls.labels.names import find_kinds
 from clipcls.labels.prompts import PromptSet, make_prompts
 from clipcls.models.backend import Backend
@@ -166,6 +166,7 @@ class FewShotClassifier(ZeroShotClassifier):
     def _zero_shot(self, found: Sequence[str]) -> ZeroShotClassifier:
         """The classifier by words alone, of `labels` or else of the labels found."""
         labels = make_labels(self.labels if self.labels is not None else found)
+        log_warnings(labels, self.labels)
         own = [name for name in self.no_words if name not in labels.names]
         labels = LabelSet(
             (*labels, *(Label(name) for name in own)), labels.source, levels=labels.levels

@@ -21,7 +21,7 @@ from typing import Any, NoReturn, TypeVar
 from clipcls.errors import ClipclsError, InputError
 from clipcls.files.text import read_text
 
-__all__ = ["build", "check_depth", "parse_json", "read_json"]
+__all__ = ["build", "check_depth", "parse_json", "read_json", "unique_keys"]
 
 _DEEPEST = 50  # what clipcls reads has 5 levels at most
 _LARGEST_INTEGER = 2**63  # what NumPy, SQLite and Parquet hold
@@ -61,7 +61,7 @@ def parse_json(
     try:
         found = json.loads(
             text,
-            object_pairs_hook=_unique,
+            object_pairs_hook=unique_keys,
             parse_int=_integer,
             parse_float=_finite,
             parse_constant=_refuse_constant,
@@ -94,7 +94,12 @@ def check_depth(text: str, name: str, error: type[ClipclsError] = InputError) ->
             raise error(f"{name}: is nested too deeply (more than {_DEEPEST} levels)")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The mapping of these pairs, as an `object_pairs_hook` of `json`.
+
+    Raises:
+        ValueError: a key appears twice.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

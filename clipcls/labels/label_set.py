@@ -1,6 +1,6 @@
 r"""From a label file, a ready set's name or a Python object to a `LabelSet`.
 
-What happens to doubtful lists, in every format:
+What happens to doubtful lists, in every format (a warning is one of `LabelSet.warnings`):
 
 - blank label, control character in a label, no label at all: `LabelsError` with file and line
   (blank lines of a text file and rows of empty csv cells are only spacing);
@@ -9,14 +9,12 @@ What happens to doubtful lists, in every format:
 - labels that differ in upper and lower case or underscores only are kept, with a warning;
 - a single label is kept, with a warning: the softmax over one label is 1 for every image;
 - the label `unknown` is kept, with a warning: it is also the answer below the least score;
-- `animal > dog > pug` is the label `pug` below `dog` below `animal` (see `hierarchy`). Only a `>`
+- `animal > dog > pug` is the label `pug` below `dog` below `animal` (see `taxonomy`). Only a `>`
   with white space on both sides divides; `\>` there is a `>` that does not; one at an end is part
   of a name, with a warning. A blank level is an error. The same name
   may stand in several places; labels that share one are named by their whole paths and told apart
   in texts as in `crane, a type of bird`. That a name is above another in one place and below it
   in another is kept, with a warning.
-
-Warnings go through `logging.getLogger("clipcls")`.
 """
 
 from __future__ import annotations
@@ -27,12 +25,14 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from clipcls.errors import LabelsError
 from clipcls.files.text import canonical, clean, decode, describe_change, read_text
+from clipcls.labels.entries import Entry, Item, Parsed, make_entry
+from clipcls.labels.formats import parse_items
 from clipcls.labels.names import (
     find_kinds,
     join_levels,
@@ -41,22 +41,14 @@ from clipcls.labels.names import (
     split_unescaped,
     unescape,
 )
-from clipcls.labels.parsers import (
-    Entry,
-    entries_of_file,
-    entries_of_mapping,
-    entry_of_item,
-    levels_comment,
-)
+from clipcls.labels.parsers import find_level_names, parse_labels
 from clipcls.labels.presets import find_set
 from clipcls.predictions import UNKNOWN
 
-__all__ = [
-    "Label",
-    "LabelSet",
-    "make_labels",
-    "read_labels",
-]
+if TYPE_CHECKING:
+    from clipcls.labels.prompts import PromptSet
+
+__all__ = ["Label", "LabelSet", "LabelsLike", "log_warnings", "make_labels", "read_labels"]
 
 log = logging.getLogger("clipcls")
 
@@ -109,11 +101,14 @@ class LabelSet:
         labels: the classes.
         source: where they are from: a file's path, a ready set's name, or `labels`.
         levels: the names of a hierarchy's levels, from the root; () where they have none.
+        warnings: what is doubtful about the labels and how they were read, one line each. Whoever
+            makes the set tells the user (see `log_warnings`); classifiers take it as it is.
     """
 
     labels: tuple[Label, ...]
     source: str = "labels"
     levels: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -158,24 +153,26 @@ def make_labels(labels: LabelsLike) -> LabelSet:
     if isinstance(labels, str | os.PathLike):
         return read_labels(labels)
     if isinstance(labels, Mapping):
-        return _build(
-            "labels", entries_of_mapping((f"label {k!r}", k, v) for k, v in labels.items())
-        )
+        pairs = [Item(f"label {key!r}", key, value) for key, value in labels.items()]
+        return _build("labels", parse_items("labels", pairs))
     if isinstance(labels, bytes) or not isinstance(labels, Iterable):
         raise LabelsError(f"labels: expected a list of labels, not {labels!r}")
     if isinstance(labels, set | frozenset):
         labels = sorted(labels, key=str)
-    items = enumerate(labels, 1)
-    return _build("labels", (_entry(f"label {number}", item) for number, item in items))
+    entries = [
+        Entry(f"label {n}", x.name, x.prompts, x.synonyms, x.parents, x.use_templates)
+        if isinstance(x, Label)
+        else make_entry(Item(f"label {n}", None, x))
+        for n, x in enumerate(labels, 1)
+    ]
+    return _build("labels", Parsed(entries))
 
 
-def _entry(where: str, item: object) -> Entry:
-    """The entry of an item of a caller's list, which may be a `Label`."""
-    if isinstance(item, Label):
-        return Entry(
-            where, item.name, item.prompts, item.synonyms, item.parents, item.use_templates
-        )
-    return entry_of_item(where, item)
+def log_warnings(made: LabelSet | PromptSet, given: object = None) -> None:
+    """Log what is doubtful about labels or templates, unless they were `given` as they are."""
+    if made is not given:
+        for warning in made.warnings:
+            log.warning("%s", warning)
 
 
 def read_labels(source: str | os.PathLike[str]) -> LabelSet:
@@ -214,34 +211,34 @@ def read_labels(source: str | os.PathLike[str]) -> LabelSet:
     else:
         path, ready = find_set("labels", source)
         text = read_text(path, LabelsError)
-    entries = entries_of_file(path, text)
     name = os.fspath(source) if ready else str(path)
-    return _build(name, entries, levels_comment(path, text))
+    return _build(name, parse_labels(path, text), find_level_names(path, text))
 
 
-def _build(source: str, entries: Iterable[Entry], levels: str = "") -> LabelSet:
+def _build(source: str, parsed: Parsed, levels: str = "") -> LabelSet:
     """Cleans and merges the entries; the rules are in the module's docstring."""
+    warnings = parsed.warnings
     found: dict[tuple[str, ...], tuple[dict[str, None], dict[str, None]]] = {}
     folded: dict[tuple[str, ...], tuple[str, ...]] = {}
     above: set[tuple[str, str]] = set()
     changed: list[str] = []
     alone: dict[tuple[str, ...], str] = {}  # labels without templates, and where they are
-    for entry in entries:
-        path = _path(entry)
-        prompts = _texts(entry.where, "prompt", entry.prompts)
-        synonyms = _texts(entry.where, "synonym", entry.synonyms)
+    for entry in parsed.entries:
+        path = _clean_path(entry, warnings)
+        prompts = _clean_texts(entry.where, "prompt", entry.prompts)
+        synonyms = _clean_texts(entry.where, "synonym", entry.synonyms)
         for prompt in prompts:
             if prompt.count("{}") > 1:
                 raise LabelsError(
                     f"{entry.where}: the prompt {prompt!r} has {{}} more than once; use it once"
                 )
-        changed += _changes(entry)
+        changed += _describe_changes(entry)
         if not _is_yes(entry.where, entry.use_templates):
             alone[path] = entry.where
-        _warn_of_likely_slips(entry.where, path, folded, above)
+        warnings += _describe_slips(entry.where, path, folded, above)
         if path in found and not prompts and not synonyms:
             name = join_levels(path)
-            log.warning("%s: the label %r appears twice; one is dropped", entry.where, name)
+            warnings.append(f"{entry.where}: the label {name!r} appears twice; one is dropped")
         known = found.setdefault(path, ({}, {}))
         known[0].update(dict.fromkeys(prompts))
         known[1].update(dict.fromkeys(word for word in synonyms if word != path[-1]))
@@ -253,40 +250,39 @@ def _build(source: str, entries: Iterable[Entry], levels: str = "") -> LabelSet:
     if changed:
         count = len(changed) - 1
         more = f"; {count:,} more text{'s' * (count > 1)} likewise" if count else ""
-        log.warning("%s%s", changed[0], more)
+        warnings.append(changed[0] + more)
     for path, where in alone.items():
         if not found[path][0]:
             raise LabelsError(f"{where}: without templates {path[-1]!r} needs prompts of its own")
-    if len(found) == 1:
-        (path,) = found
-        log.warning(
-            "%s: %r is the only label; where one label an image is given, every image gets it",
-            source,
-            path[-1],
+    labels = tuple(
+        Label(path[-1], tuple(prompts), tuple(words), path[:-1], kind, path not in alone)
+        for (path, (prompts, words)), kind in zip(
+            found.items(), find_kinds(list(found)), strict=True
+        )
+    )
+    level_names = _level_names(source, levels, max(map(len, found)))
+    warnings += _describe_doubts(source, labels)
+    return LabelSet(labels, source, level_names, tuple(warnings))
+
+
+def _describe_doubts(source: str, labels: tuple[Label, ...]) -> Iterator[str]:
+    """What is doubtful about the whole list."""
+    if len(labels) == 1:
+        yield (
+            f"{source}: {labels[0].name!r} is the only label; where one label an image is given, "
+            "every image gets it"
         )
     for what, pattern in _CODES.items():
-        if all(pattern.fullmatch(path[-1]) and not any(found[path]) for path in found):
-            log.warning(
-                "%s: the labels are %s, which mean nothing to a model; write their names",
-                *(source, what),
-            )
-    if any(UNKNOWN in path for path in found):
-        log.warning(
-            "%s: the label %r is also the answer for images below the least score", source, UNKNOWN
+        if not any(la.prompts or la.synonyms or not pattern.fullmatch(la.name) for la in labels):
+            cure = "which mean nothing to a model; write their names"
+            yield f"{source}: the labels are {what}, {cure}"
+    if any(UNKNOWN in label.path for label in labels):
+        yield (
+            f"{source}: the label {UNKNOWN!r} is also the answer for images below the least score"
         )
-    return LabelSet(
-        tuple(
-            Label(path[-1], tuple(texts), tuple(words), path[:-1], kind, path not in alone)
-            for (path, (texts, words)), kind in zip(
-                found.items(), find_kinds(list(found)), strict=True
-            )
-        ),
-        source,
-        _level_names(source, levels, max(map(len, found))),
-    )
 
 
-def _changes(entry: Entry) -> Iterator[str]:
+def _describe_changes(entry: Entry) -> Iterator[str]:
     """What is said of each text that is not read as it is written."""
     for value in (entry.label, entry.prompts, entry.synonyms):
         for text in value if isinstance(value, list | tuple) else [value]:
@@ -304,42 +300,42 @@ def _is_yes(where: str, value: object) -> bool:
     raise LabelsError(f"{where}: use_templates is yes or no, not {value!r}")
 
 
-def _path(entry: Entry) -> tuple[str, ...]:
+def _clean_path(entry: Entry, warnings: list[str]) -> tuple[str, ...]:
     """The names from the root to the label."""
     if entry.parents is not None:
-        return tuple(_texts(entry.where, "label", (*entry.parents, entry.label)))
-    text = _text(entry.where, "label", entry.label)
+        return tuple(_clean_texts(entry.where, "label", (*entry.parents, entry.label)))
+    text = _clean_text(entry.where, "label", entry.label)
     parts = split_unescaped(text)
     if text.startswith("> ") or text.endswith(" >"):
-        log.warning("%s: the > at an end of %r is taken for part of a name", entry.where, text)
+        warnings.append(f"{entry.where}: the > at an end of {text!r} is taken for part of a name")
     if not all(part.strip() for part in parts):
         raise LabelsError(
             f"{entry.where}: the label {entry.label!r} has a blank level beside a >; "
             "write \\> for a > that is part of a name"
         )
-    return tuple(unescape(_text(entry.where, "label", part)) for part in parts)
+    return tuple(unescape(_clean_text(entry.where, "label", part)) for part in parts)
 
 
-def _warn_of_likely_slips(
+def _describe_slips(
     where: str,
     path: tuple[str, ...],
     folded: dict[tuple[str, ...], tuple[str, ...]],
     above: set[tuple[str, str]],
-) -> None:
+) -> Iterator[str]:
     """Nodes that differ in case only, and names that are above and below each other."""
     for depth in range(1, len(path) + 1):
         node = path[:depth]
         first = folded.setdefault(tuple(spell_out(name).casefold() for name in node), node)
         if first != node:
-            one, other = (join_levels(names) for names in (first, node))
+            one, other = join_levels(first), join_levels(node)
             how = "case" if one.casefold() == other.casefold() else "case or underscores"
-            log.warning("%s: %r and %r differ in %s only", where, one, other, how)
+            yield f"{where}: {one!r} and {other!r} differ in {how} only"
             break
     for upper, lower in itertools.combinations(path, 2):
         if upper != lower and (upper, lower) not in above:
             above.add((upper, lower))
             if (lower, upper) in above:
-                log.warning("%s: %r is above %r here and below it before", where, upper, lower)
+                yield f"{where}: {upper!r} is above {lower!r} here and below it before"
 
 
 def _level_names(source: str, levels: str, depth: int) -> tuple[str, ...]:
@@ -358,15 +354,15 @@ def _level_names(source: str, levels: str, depth: int) -> tuple[str, ...]:
     return names
 
 
-def _texts(where: str, what: str, value: object) -> list[str]:
+def _clean_texts(where: str, what: str, value: object) -> list[str]:
     if value is None:
         return []
     if isinstance(value, list | tuple):
-        return [_text(where, what, item) for item in value]
-    return [_text(where, what, value)]
+        return [_clean_text(where, what, item) for item in value]
+    return [_clean_text(where, what, value)]
 
 
-def _text(where: str, what: str, value: object) -> str:
+def _clean_text(where: str, what: str, value: object) -> str:
     if not isinstance(value, str):
         shown = (
             {True: "true", False: "false", None: "nothing"}.get(value)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from clipcls.errors import PromptsError
@@ -25,8 +24,6 @@ __all__ = [
     "make_prompts",
     "read_prompts",
 ]
-
-log = logging.getLogger("clipcls")
 
 REJECT_TEXTS = (
     "a photo.",
@@ -69,10 +66,12 @@ class PromptSet:
         name: a ready set's name, a file's path as it was given, the templates separated by `|`, or
             `custom` where these are many.
         templates: the templates.
+        warnings: what is doubtful about the way they were read, one line each (see `log_warnings`).
     """
 
     name: str
     templates: tuple[str, ...]
+    warnings: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def fill(self, word: str) -> list[str]:
         """The templates with the word in them.
@@ -100,10 +99,11 @@ def make_prompts(prompts: str | os.PathLike[str] | Iterable[str] | PromptSet) ->
         prompts = prompts.split("|")
     if isinstance(prompts, str | os.PathLike):
         return read_prompts(prompts)
-    items = enumerate(prompts, 1)
-    templates = _build("custom", ((f"template {number}", item) for number, item in items)).templates
-    name = " | ".join(templates)
-    return PromptSet(name if len(name) <= _LONGEST_NAME else "custom", templates)
+    made = _build(
+        "custom", ((f"template {number}", item) for number, item in enumerate(prompts, 1))
+    )
+    name = " | ".join(made.templates)
+    return replace(made, name=name) if len(name) <= _LONGEST_NAME else made
 
 
 def read_prompts(source: str | os.PathLike[str]) -> PromptSet:
@@ -111,7 +111,7 @@ def read_prompts(source: str | os.PathLike[str]) -> PromptSet:
 
     One template per line with exactly one `{}` (or `{c}`, as CLIP_benchmark writes it) for the
     label and no other braces; a line that begins with `#` is a comment (`\#` begins a template with
-    `#`). A template given twice counts once, with a warning through `logging`. CLIP_benchmark's
+    `#`). A template given twice counts once, with a warning. CLIP_benchmark's
     JSON (`{"dataset": [templates]}`) and lists pasted from Python, also open_clip's lambdas, are
     read as such, with a warning that says so.
 
@@ -124,15 +124,16 @@ def read_prompts(source: str | os.PathLike[str]) -> PromptSet:
     path, ready = find_set("templates", source)
     text = read_text(path, PromptsError)
     name = os.fspath(source) if ready else str(path)
-    lines = list(numbered(text)) if ready else _lines(str(path), text)
-    return _build(name, [(f"{path}:{number}", line) for number, line in lines])
+    lines, what = (list(numbered(text)), "") if ready else _parse_templates(str(path), text)
+    warnings = [f"read {path} as {what}: {len(lines)} templates"] if what else []
+    return _build(name, [(f"{path}:{number}", line) for number, line in lines], warnings)
 
 
 _PASTED = re.compile(r"(?:lambda\s+\w+\s*:\s*)?[fru]?(['\"])(.*)\1\s*,?")
 
 
-def _lines(path: str, text: str) -> list[tuple[int, str]]:
-    """Line numbers and templates of a text file, of JSON, or of a list pasted from Python."""
+def _parse_templates(path: str, text: str) -> tuple[list[tuple[int, str]], str]:
+    """Line numbers and templates of a text file, of JSON or of a pasted list, and which it is."""
     from clipcls.files.jsonfiles import parse_json
 
     lines = list(numbered(text))
@@ -165,13 +166,13 @@ def _lines(path: str, text: str) -> list[tuple[int, str]]:
             lines = [(number, line[1:].strip()) for number, line in inner]
             what = "a list with bullets"
         else:
-            return lines
-    log.warning("read %s as %s: %d templates", path, what, len(lines))
-    return lines
+            what = ""
+    return lines, what
 
 
-def _build(name: str, lines: Iterable[tuple[str, str]]) -> PromptSet:
+def _build(name: str, lines: Iterable[tuple[str, str]], warnings: Iterable[str] = ()) -> PromptSet:
     templates: dict[str, None] = {}
+    warnings = list(warnings)
     for where, line in lines:
         if not isinstance(line, str):
             raise PromptsError(f"{where}: must be a text, not {line!r}")
@@ -192,13 +193,13 @@ def _build(name: str, lines: Iterable[tuple[str, str]]) -> PromptSet:
                 f"{where}: the template {template!r} has other braces than one {{}}; remove them"
             )
         if template in templates:
-            log.warning("%s: the template %r appears twice; one is dropped", where, template)
+            warnings.append(f"{where}: the template {template!r} appears twice; one is dropped")
         templates[template] = None
     if not templates:
         raise PromptsError(
             f"{name}: there are no templates in it; write one a line, such as: a photo of a {{}}."
         )
-    return PromptSet(name, tuple(templates))
+    return PromptSet(name, tuple(templates), tuple(warnings))
 
 
 def class_texts(labels: LabelSet, prompts: PromptSet) -> list[tuple[str, ...]]:

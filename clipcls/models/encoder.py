@@ -112,6 +112,10 @@ class Encoder(Protocol):
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts -> unit rows: float32 (n, dim)."""
 
+    def describe_cut(self, texts: Sequence[str]) -> list[str]:
+        """A warning per text that is longer than the model reads; by default none."""
+        return []
+
 
 class OpenClipEncoder:
     """An OpenCLIP model; each tower is loaded on its first use and not before.
@@ -295,7 +299,6 @@ class OpenClipEncoder:
             if run is None:
                 return unit_rows(self._encode_texts_by_torch(texts))
             tokens = self._tokenizer(texts)
-            self._tell_of_cut(texts, tokens[:, -1].tolist(), self._tokenizer.encode)
             lengths = tokens.argmax(axis=1) + 1  # the end of text has the highest number
             # Short texts first: a batch takes as long as its longest one.
             order = lengths.argsort(kind="stable")
@@ -309,7 +312,6 @@ class OpenClipEncoder:
 
         tower = self._tower("text")
         tokens = tower.tokenizer(list(texts))
-        self._tell_of_cut(texts, tokens[:, -1].tolist(), getattr(tower.tokenizer, "encode", None))
         order = tower.needed_lengths(tokens).argsort(stable=True)
         rows = np.empty((len(texts), tower.dim), np.float32)
         batch = _TEXTS_AN_IMAGE * self.batch_size
@@ -349,19 +351,23 @@ class OpenClipEncoder:
             logger.warning(message, self.name, self.device, wanted, tower, step)
         return rows
 
-    def _tell_of_cut(
-        self,
-        texts: Sequence[str],
-        last: Sequence[int],
-        encode: Callable[[str], Sequence[int]] | None,
-    ) -> None:
-        """Warns of texts whose last token is taken because there were more."""
+    def describe_cut(self, texts: Sequence[str]) -> list[str]:
+        """A warning per text that is longer than the model reads."""
         length = self.source.context_length
-        for text, token in zip(texts, last, strict=True):
-            if token and encode and len(encode(text)) + 2 > length:  # with start and end
-                logger.warning(
-                    "%.40s...: longer than %d tokens, the rest is not seen", text, length
-                )
+        # With start and end; no token is shorter than a byte.
+        long = [text for text in texts if len(text.encode()) + 2 > length]
+        if not long:
+            return []
+        with self._running:
+            tokenizer = (
+                self._tower("text").tokenizer if self._text_graph is None else self._tokenizer
+            )
+        encode = getattr(tokenizer, "encode", str)
+        return [
+            f"{text[:40]}...: longer than {length} tokens, the rest is not seen"
+            for text in long
+            if len(encode(text)) + 2 > length
+        ]
 
     @functools.cached_property
     def _preprocess(self) -> Preprocess:

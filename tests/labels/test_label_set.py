@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import re
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.errors import LabelsError
 from clipcls.files.text import canonical, guard
 from clipcls.labels.label_set import Label, LabelSet, make_labels, read_labels
@@ -56,15 +56,13 @@ FORMS = {
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
-def test_formats_encodings_and_newlines_give_the_same_labels(
-    write, name, encoding, newline, caplog
-):
+def test_formats_encodings_and_newlines_give_the_same_labels(write, name, encoding, newline):
     path = write(name, FORMS[name].replace("\n", newline).encode(encoding))
     labels = read_labels(path)
     assert labels.names == ("cat", "hot dog", "C#", "route #66", "#1 fan")
     assert labels.source == str(path)
     assert len(labels) == len(list(labels)) == 5
-    assert not caplog.records
+    assert not labels.warnings
 
 
 RICH = {
@@ -84,12 +82,12 @@ RICH = {
 
 
 @pytest.mark.parametrize("name", RICH)
-def test_prompts_and_synonyms_belong_to_their_label_in_every_format(write, name, caplog):
+def test_prompts_and_synonyms_belong_to_their_label_in_every_format(write, name):
     labels = read_labels(write(name, RICH[name]))
     cat = Label("cat", ("a cat, asleep", "my {}"), ("kitten", "tom cat", "pussy"))
     assert labels.labels == (cat, Label("dog", (), ("puppy",)))
     assert cat.words == ("cat", "kitten", "tom cat", "pussy")
-    assert not caplog.records
+    assert not labels.warnings
 
 
 @pytest.mark.parametrize(
@@ -138,25 +136,35 @@ def test_any_labels_written_to_a_file_read_back(tmp_path_factory, names):
 # Doubtful lists: warnings
 
 
-def test_a_label_given_twice_is_dropped_with_its_line(write, caplog):
+def test_a_label_given_twice_is_dropped_with_its_line(write):
     path = write("l.txt", "café\ndog\n cafe\u0301 \n")  # composed, then decomposed
-    assert read_labels(path).names == ("café", "dog")
-    assert [r.getMessage() for r in caplog.records] == [
+    labels = read_labels(path)
+    assert labels.names == ("café", "dog")
+    assert labels.warnings == (
         f"{path}:3: the label 'café' appears twice; one is dropped",
         f"{path}:3: 'cafe\u0301' is read as 'café' (decomposed letters)",
-    ]
-    assert caplog.records[0].name == "clipcls"
+    )
 
 
-def test_texts_that_look_like_others_are_those_and_it_is_said_once(write, caplog):
+def test_warnings_are_logged_by_whoever_made_the_labels(encoder, caplog):
+    """The server makes a request's labels and returns the warnings: they are not logged again."""
+    labels = make_labels(["red"])
+    assert len(labels.warnings) == 1
+    assert ZeroShotClassifier(labels, encoder, cache=False).fit().classes_.tolist() == ["red"]
+    assert not caplog.records
+    ZeroShotClassifier(["red"], encoder, cache=False).fit()
+    assert [(r.name, r.getMessage()) for r in caplog.records] == [("clipcls", *labels.warnings)]
+
+
+def test_texts_that_look_like_others_are_those_and_it_is_said_once(write):
     path = write(
         "l.csv", "\ufefflabel,synonyms\n\ufeffcat\ufeff,kit\u200bten\nhot\u00a0dog\u202f,\n"
     )
     labels = read_labels(path)
     assert labels.labels == (Label("cat", (), ("kitten",)), Label("hot dog"))
-    assert [r.getMessage() for r in caplog.records] == [
-        f"{path}:2: 'cat\\ufeff' is read as 'cat' (byte order mark); 2 more texts likewise"
-    ]
+    assert labels.warnings == (
+        f"{path}:2: 'cat\\ufeff' is read as 'cat' (byte order mark); 2 more texts likewise",
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,16 +176,17 @@ def test_texts_that_look_like_others_are_those_and_it_is_said_once(write, caplog
         ("cat\nunknown\n", ("cat", "unknown"), "also the answer for images below the least score"),
     ],
 )
-def test_doubtful_labels_are_kept_with_a_warning(write, caplog, content, names, words):
-    assert read_labels(write("l.txt", content)).names == names
-    (record,) = caplog.records
-    assert record.levelno == logging.WARNING
-    assert words in record.getMessage()
+def test_doubtful_labels_are_kept_with_a_warning(write, content, names, words):
+    labels = read_labels(write("l.txt", content))
+    assert labels.names == names
+    (warning,) = labels.warnings
+    assert words in warning
 
 
-def test_columns_that_mean_nothing_are_named(write, caplog):
-    assert read_labels(write("l.csv", "label,promt\ncat,x\ndog,y\n")).names == ("cat", "dog")
-    assert "l.csv:1: columns that are not used: 'promt'" in caplog.text
+def test_columns_that_mean_nothing_are_named(write):
+    labels = read_labels(write("l.csv", "label,promt\ncat,x\ndog,y\n"))
+    assert labels.names == ("cat", "dog")
+    assert "l.csv:1: columns that are not used: 'promt'" in labels.warnings[0]
 
 
 # Lists of other tools, and lists pasted from elsewhere
@@ -277,16 +286,17 @@ def test_columns_that_mean_nothing_are_named(write, caplog):
         ("l.yaml", "classes:\n  cat: a cat\n  cow:\n  dog:\n", "a mapping under 'classes'"),
     ],
 )  # fmt: skip
-def test_lists_of_other_tools_are_what_they_are_and_it_is_said(write, caplog, name, content, what):
+def test_lists_of_other_tools_are_what_they_are_and_it_is_said(write, name, content, what):
     path = write(name, content)
-    assert read_labels(path).names == ("cat", "cow", "dog")
-    said = [r.getMessage() for r in caplog.records if r.getMessage().startswith("read ")]
+    labels = read_labels(path)
+    assert labels.names == ("cat", "cow", "dog")
+    said = [warning for warning in labels.warnings if warning.startswith("read ")]
     assert bool(said) == bool(what)
     for line in said:
         assert line.startswith(f"read {path} as ")
         assert what in line
         assert line.endswith(": 3 labels: cat, cow, dog")
-    assert len(caplog.records) == len(said) + (name == "roboflow.json")
+    assert len(labels.warnings) == len(said) + (name == "roboflow.json")
 
 
 @pytest.mark.parametrize(
@@ -313,10 +323,11 @@ def test_lists_of_other_tools_are_what_they_are_and_it_is_said(write, caplog, na
         ("l.yaml", "- train\n- names\n- nc"),
     ],
 )
-def test_labels_with_commas_digits_and_quotes_are_not_broken(write, caplog, name, content):
+def test_labels_with_commas_digits_and_quotes_are_not_broken(write, name, content):
     lines = [line.removeprefix("- ") for line in content.split("\n")]
-    assert read_labels(write(name, content)).names == tuple(lines)
-    assert not caplog.records
+    labels = read_labels(write(name, content))
+    assert labels.names == tuple(lines)
+    assert not labels.warnings
 
 
 @pytest.mark.parametrize(
@@ -333,9 +344,9 @@ def test_labels_with_commas_digits_and_quotes_are_not_broken(write, caplog, name
         ("l.csv", "id,class_name\n0,cat\n1,dog", "are read from the column 'class_name'"),
     ],
 )
-def test_what_may_not_be_meant_as_a_label_is_said(write, caplog, name, content, words):
-    read_labels(write(name, content))
-    assert any(words in record.getMessage() for record in caplog.records), caplog.text
+def test_what_may_not_be_meant_as_a_label_is_said(write, name, content, words):
+    warnings = read_labels(write(name, content)).warnings
+    assert any(words in warning for warning in warnings), warnings
 
 
 @pytest.mark.parametrize(
@@ -413,14 +424,14 @@ def test_what_may_not_be_labels_is_refused_with_the_cure(write, name, content, l
          '"use_templates": false}, "cat"]'),
     ],
 )  # fmt: skip
-def test_a_label_can_have_prompts_of_its_own_alone(write, name, content, caplog):
+def test_a_label_can_have_prompts_of_its_own_alone(write, name, content):
     from clipcls.labels.prompts import class_texts, make_prompts
 
     labels = read_labels(write(name, content))
     texts = class_texts(labels, make_prompts(["a camera trap photo of a {}."]))
     assert texts == [("a forest, nothing else", "trees"), ("a camera trap photo of a cat.",)]
     assert make_labels(labels.labels).labels == labels.labels
-    assert not caplog.records
+    assert not labels.warnings
 
 
 def test_a_cell_that_ends_with_a_bar_holds_one_text(write):
@@ -428,9 +439,10 @@ def test_a_cell_that_ends_with_a_bar_holds_one_text(write):
     assert labels.labels[0].synonyms == ("Tinca, a fish",)
 
 
-def test_a_class_index_of_torchvision_is_read_as_it_comes(caplog):
-    assert make_labels({"dog": 1, "cat": 0}).names == ("cat", "dog")
-    assert "read labels as a mapping between numbers and names" in caplog.text
+def test_a_class_index_of_torchvision_is_read_as_it_comes():
+    labels = make_labels({"dog": 1, "cat": 0})
+    assert labels.names == ("cat", "dog")
+    assert "read labels as a mapping between numbers and names" in labels.warnings[0]
 
 
 def test_labels_on_standard_input(monkeypatch):
@@ -449,10 +461,11 @@ def test_labels_on_standard_input(monkeypatch):
         ("n02123045\nn02403003", "l.txt: the labels are WordNet ids"),
     ],
 )
-def test_lines_that_may_not_be_meant_so_are_kept_and_named(write, caplog, content, words):
-    assert read_labels(write("l.txt", content)).names == tuple(content.split("\n"))
-    (record,) = caplog.records
-    assert words in record.getMessage()
+def test_lines_that_may_not_be_meant_so_are_kept_and_named(write, content, words):
+    labels = read_labels(write("l.txt", content))
+    assert labels.names == tuple(content.split("\n"))
+    (warning,) = labels.warnings
+    assert words in warning
 
 
 # Doubtful lists: errors
@@ -558,11 +571,11 @@ def test_a_file_wins_over_a_ready_set_and_a_folder_does_not(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("name", ready_sets("labels"))
-def test_ready_sets_load_without_a_warning(name, caplog):
+def test_ready_sets_load_without_a_warning(name):
     labels = read_labels(name)
     assert labels.source == name
     assert len(labels) >= 5
-    assert not caplog.records
+    assert not labels.warnings
 
 
 def test_ready_sets_are_whole():

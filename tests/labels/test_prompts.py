@@ -21,15 +21,15 @@ from clipcls.labels.prompts import (
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_file_of_templates(tmp_path, caplog):
+def test_a_file_of_templates(tmp_path):
     path = tmp_path / "own.txt"
     path.write_bytes(b"\xef\xbb\xbf# mine\r\na {} here\r\n\r\n\\#{}\r\na {} here\r\n")
     prompts = read_prompts(path)
     assert prompts == PromptSet(str(path), ("a {} here", "#{}"))
     assert prompts.fill("{0} cat") == ["a {0} cat here", "#{0} cat"]
-    assert [r.getMessage() for r in caplog.records] == [
-        f"{path}:5: the template 'a {{}} here' appears twice; one is dropped"
-    ]
+    assert prompts.warnings == (
+        f"{path}:5: the template 'a {{}} here' appears twice; one is dropped",
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,11 +90,12 @@ def test_python_lists_of_templates():
         ("t.yaml", "- a photo of a {}.\n- art of the {}.\n", "bullets"),
     ],
 )
-def test_templates_of_other_tools(tmp_path, caplog, name, content, what):
+def test_templates_of_other_tools(tmp_path, name, content, what):
     path = tmp_path / name
     path.write_text(content)
-    assert read_prompts(path).templates == ("a photo of a {}.", "art of the {}.")
-    assert [what in r.getMessage() for r in caplog.records] == [True] * bool(what)
+    prompts = read_prompts(path)
+    assert prompts.templates == ("a photo of a {}.", "art of the {}.")
+    assert [what in warning for warning in prompts.warnings] == [True] * bool(what)
 
 
 def test_templates_of_several_datasets_are_refused_with_their_names(tmp_path):
@@ -170,11 +171,11 @@ def test_class_texts_fill_words_add_prompts_and_drop_doubles():
 
 
 @pytest.mark.parametrize("name", presets.ready_sets("templates"))
-def test_ready_sets_load_without_a_warning(name, caplog):
+def test_ready_sets_load_without_a_warning(name):
     prompts = read_prompts(name)
     assert prompts.name == name
     assert prompts.templates
-    assert not caplog.records
+    assert not prompts.warnings
 
 
 def test_lists_of_ready_sets_have_names_sizes_and_descriptions():

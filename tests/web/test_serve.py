@@ -76,6 +76,20 @@ def test_labels_of_a_request_and_what_they_cost(server: Server) -> None:
     assert again == answer  # the warning too
 
 
+def test_warnings_go_to_who_asked_and_to_no_log(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.encoder.describe_cut = lambda texts: [f"{text}: is cut" for text in texts]  # type: ignore
+    answer = server.classify(("a", GREEN), labels=["red", "red"], prompts="my {}")
+    assert [warning.partition(":")[2] for warning in answer["warnings"]] == [
+        " the label 'red' appears twice; one is dropped",
+        " 'red' is the only label; where one label an image is given, every image gets it",
+        " is cut",
+    ]
+    assert server.classify(("a", GREEN), prompts="your {}")["warnings"][0] == "your red: is cut"
+    assert not [record for record in caplog.records if record.name.startswith("clipcls")]
+
+
 def test_many_labels_are_embedded_between_batches(encoder: ColourEncoder) -> None:
     calls: list[int] = []
     embed = encoder.encode_texts

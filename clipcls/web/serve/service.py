@@ -10,13 +10,11 @@ are kept nowhere: neither they nor their vectors nor the labels of requests reac
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import hashlib
-import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -104,8 +102,12 @@ class Service:
         self._encoder = classifier.encoder_
         # Read now: their files may change.
         self._is_learnt = bool(classifier.made_by_.classifier)
-        self._own_labels = None if self._is_learnt else make_labels(classifier.labels)
-        self._own_prompts = make_prompts("photo" if self._is_learnt else classifier.prompts)
+        # Their warnings are the server's, not those of requests.
+        self._own_labels = (
+            None if self._is_learnt else replace(make_labels(classifier.labels), warnings=())
+        )
+        own_prompts = make_prompts("photo" if self._is_learnt else classifier.prompts)
+        self._own_prompts = replace(own_prompts, warnings=())
         self._texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
         self._classifiers: OrderedDict[bytes, _Known] = OrderedDict()
         self._weight = 0
@@ -118,7 +120,6 @@ class Service:
             max_wait=max_wait,
             watch=self._watch,
         )
-        _Hearing.attach()
 
     def warm(self) -> None:
         """Loads all that the first request would have to wait for."""
@@ -226,21 +227,19 @@ class Service:
         if found := self._classifiers.get(key):
             self._classifiers.move_to_end(key)
             return found
-        with _Hearing() as heard:
-            context = contextvars.copy_context()  # the thread's warnings are this request's
-            labels, prompts, texts = await self._in(
-                self._matchers,
-                context.run,
-                prepare_question,
-                question,
-                self.limits,
-                self._own_labels,
-                self._own_prompts,
-            )
-            reject = self.own.reject if question.reject is None else question.reject
-            if reject and any(REJECT in (label.name, label.path[0]) for label in labels):
-                raise LabelsError(f"labels: {REJECT!r} is a label already; leave one out")
-            vectors = await self._vectors([*texts, *(REJECT_TEXTS if reject else ())])
+        labels, prompts, texts = await self._in(
+            self._matchers,
+            prepare_question,
+            question,
+            self.limits,
+            self._own_labels,
+            self._own_prompts,
+        )
+        reject = self.own.reject if question.reject is None else question.reject
+        if reject and any(REJECT in (label.name, label.path[0]) for label in labels):
+            raise LabelsError(f"labels: {REJECT!r} is a label already; leave one out")
+        vectors = await self._vectors([*texts, *(REJECT_TEXTS if reject else ())])
+        cut = await self._in(self._matchers, self._encoder.describe_cut, texts)
         informed = _Informed(self._encoder, vectors)
         classifier = ZeroShotClassifier(
             labels,
@@ -253,7 +252,8 @@ class Service:
         await self._in(self._matchers, classifier.fit)
         informed.forget()
         weight = _CLASS_WEIGHT * len(classifier.classes_) + len(texts)
-        known = _Known(classifier, tuple(dict.fromkeys(heard)), weight)
+        warnings = dict.fromkeys([*labels.warnings, *prompts.warnings, *cut])
+        known = _Known(classifier, tuple(warnings), weight)
         if key not in self._classifiers:  # another request may have been quicker
             self._classifiers[key] = known
             self._weight += weight
@@ -269,8 +269,7 @@ class Service:
         wanted = list(dict.fromkeys(texts))
         while missing := [text for text in wanted if not self._is_known(text, found)]:
             chunk = missing[:_TEXTS_A_CALL]
-            context = contextvars.copy_context()  # the thread's warnings are this request's
-            embed = partial(context.run, self._encoder.encode_texts, chunk)
+            embed = partial(self._encoder.encode_texts, chunk)
             rows = await asyncio.wrap_future(self._batcher.call(embed))
             if not np.isfinite(rows).all():
                 raise ModelError("the model gave no finite vector for a text")
@@ -302,42 +301,13 @@ class _Informed:
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return np.stack([self._vectors[text] for text in texts])
 
+    def describe_cut(self, texts: Sequence[str]) -> list[str]:
+        """Nothing: the request has these warnings."""
+        return []
+
     def forget(self) -> None:
         """Lets go of the vectors."""
         self._vectors = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._encoder, name)
-
-
-_heard: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("heard", default=None)
-
-
-class _Hearing(logging.Filter):
-    """What clipcls warns of while a request is prepared goes to who asked, and to no log."""
-
-    _LOGGERS = ("clipcls", "clipcls.models.encoder")
-
-    @classmethod
-    def attach(cls) -> None:
-        """Once for the process; without a request it lets everything pass."""
-        for name in cls._LOGGERS:
-            logger = logging.getLogger(name)
-            if not any(isinstance(known, cls) for known in logger.filters):
-                logger.addFilter(cls())
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Keeps a record of a request."""
-        heard = _heard.get()
-        if heard is None or record.levelno < logging.WARNING:
-            return True
-        heard.append(record.getMessage())
-        return False
-
-    def __enter__(self) -> list[str]:
-        heard: list[str] = []
-        self._token = _heard.set(heard)
-        return heard
-
-    def __exit__(self, *_: object) -> None:
-        _heard.reset(self._token)

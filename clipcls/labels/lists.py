@@ -1,16 +1,11 @@
-"""Recognise lists that were pasted from elsewhere into a text file: numbered, quoted, Python."""
+"""Take off what tools and people put around the lines of a list: numbers, bullets, quotes."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
-from clipcls.errors import LabelsError
-from clipcls.files.text import canonical
-from clipcls.labels.formats import Number
-
-__all__ = ["find_doubt", "python_values", "recognise_lines"]
+__all__ = ["find_doubt", "strip_lines"]
 
 _NUMBER_FIRST = re.compile(
     r"[(\[]?(?P<number>\d{1,6})(?:\s*(?:->|=>|→|[:.)\]=|-])\s*|\s*[,;]\s*|\s+)(?P<name>\S.*)"
@@ -35,7 +30,7 @@ _HEADERS = ("label", "labels", "class", "classes", "class_name", "class name", "
 _QUOTES = (("'", "'"), ('"', '"'), ("“", "”"), ("‘", "’"), ("„", "“"), ("«", "»"))
 
 
-def recognise_lines(lines: Sequence[tuple[int, str]]) -> tuple[str, list[tuple[int, str]]]:
+def strip_lines(lines: Sequence[tuple[int, str]]) -> tuple[str, list[tuple[int, str]]]:
     """What a tool or a person put around the labels ("" for nothing), and lines without it.
 
     A comma at the end, a bullet, a number, an ImageNet id or quotes go where all lines have them;
@@ -152,81 +147,3 @@ def _divided(line: str) -> list[str] | None:
         if len(parts) > 1:
             return parts
     return None
-
-
-def python_values(text: str, name: str) -> list[tuple[int, Any, Any]] | None:
-    """The items of a list, tuple, set or dict that was pasted from Python.
-
-    An assignment (`CLASSES = [...]`), a call around it (`np.array([...])`) and what other
-    languages put in front (`const labels = [...];`) are skipped, and the brackets may be missing.
-
-    Returns:
-        (line, key, value) per item, the key of a list's item being None; the strings, lists and
-        dicts of the values are Python's, numbers are `Number`. None if the text is no such literal.
-
-    Raises:
-        LabelsError: a comma is missing, so that Python would join two labels.
-    """
-    import ast
-
-    text = "\n" * (len(text) - len(text.lstrip("\n"))) + canonical(text)
-    prefix = re.match(r"(?:\s*#.*\n)*\s*[A-Za-z_][\w.]*\s*(?::[^=\n]+)?=\s*", text)
-    if prefix:
-        text = "\n" * prefix[0].count("\n") + text[prefix.end() :]
-    straight = text.translate(str.maketrans("“”„‘’", '"""\'\''))
-    inner = re.sub(r"\A[^\"'\n]*?(?=[\[({]\s*[\"'])", "", straight)
-    for source in dict.fromkeys(
-        (text, f"[{text}\n]", f"{{{text}\n}}", straight, f"[{straight}\n]", inner)
-    ):
-        try:
-            node: Any = ast.parse(source.rstrip("; \n"), mode="eval").body
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            continue
-        while isinstance(node, ast.Call) and node.args:
-            node = node.args[0]
-        if not isinstance(node, ast.List | ast.Tuple | ast.Set | ast.Dict):
-            continue
-        try:
-            if isinstance(node, ast.Dict):
-                pairs = zip(node.keys, node.values, strict=True)
-                found = [(item.lineno, _value(key), _value(item)) for key, item in pairs]
-            else:
-                found = [(item.lineno, None, _value(item)) for item in node.elts]
-        except (ValueError, RecursionError):
-            continue
-        _refuse_joined(source, name)
-        return found
-    return None
-
-
-def _value(node: Any) -> Any:
-    import ast
-
-    if isinstance(node, ast.List | ast.Tuple | ast.Set):
-        return [_value(item) for item in node.elts]
-    if isinstance(node, ast.Dict):
-        return {_value(key): _value(item) for key, item in zip(node.keys, node.values, strict=True)}
-    if isinstance(node, ast.Constant) and (
-        node.value is None or isinstance(node.value, str | bool)
-    ):
-        return node.value
-    if isinstance(node, ast.Constant | ast.UnaryOp):
-        return Number(ast.unparse(node))
-    raise ValueError("not a literal")
-
-
-def _refuse_joined(source: str, name: str) -> None:
-    """Two strings without a comma between them, which Python joins to one."""
-    import io
-    import tokenize
-
-    last = None
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.STRING:
-            if last is not None:
-                raise LabelsError(
-                    f"{name}:{token.start[0]}: a comma is missing between {last} and {token.string}"
-                )
-            last = token.string
-        elif token.type not in (tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT):
-            last = None

@@ -1,0 +1,132 @@
+"""The `Entry`: one label as it is written in a file or a Python value, unchecked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from clipcls.errors import LabelsError
+
+__all__ = ["FIELDS", "Entry", "Item", "Number", "Parsed", "make_entry", "split_cell"]
+
+FIELDS = {"label": "label", "prompt": "prompts", "synonym": "synonyms"} | {
+    name: name for name in ("prompts", "synonyms", "use_templates")
+}
+"""The keys and columns of a label file, in lower case, and the fields of an `Entry` they are."""
+
+
+class Number(str):
+    """A number as it was written, not between quotes."""
+
+    __slots__ = ()
+
+
+class Item(NamedTuple):
+    """An item of a list, whose key is None, or a pair of a mapping.
+
+    Attributes:
+        where: what an error message begins with: `file:line`, or as in `label 3`.
+        key: of a mapping.
+        value: strings, lists, mappings, None, bools and `Number`s.
+    """
+
+    where: str
+    key: object
+    value: object
+
+
+@dataclass(slots=True)
+class Entry:
+    """One label as it was written; what is not a text is still in it as it came.
+
+    Attributes:
+        where: what an error message begins with: `file:line`, or as in `label 3`.
+        label: the name; without `parents` it may be a path, as in `animal > dog`.
+        prompts, synonyms: a text, a list of them, or None.
+        parents: the names above it, from the root; None: those in `label`.
+        use_templates: whether templates make texts of it, as written; None: they do.
+    """
+
+    where: str
+    label: object
+    prompts: object = None
+    synonyms: object = None
+    parents: tuple[str, ...] | None = None
+    use_templates: object = None
+
+
+@dataclass(slots=True)
+class Parsed:
+    """The labels of one file or Python value.
+
+    Attributes:
+        entries: in the order written.
+        warnings: what is doubtful about the way they were read, one line each.
+    """
+
+    entries: list[Entry]
+    warnings: list[str] = field(default_factory=list)
+
+    def read_as(self, source: str, what: str) -> Parsed:
+        """The same, with a warning that says as which kind of list the source was read."""
+        if what:
+            names = [str(entry.label) for entry in self.entries]
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            noun = "label" if len(names) == 1 else "labels"
+            self.warnings.insert(0, f"read {source} as {what}: {len(names)} {noun}: {shown}")
+        return self
+
+
+def make_entry(item: Item) -> Entry:
+    """The entry of an item of a list: a label or a mapping with one; or of a pair label: prompts.
+
+    Raises:
+        LabelsError: the mapping has no label or two, or a key that is not known.
+    """
+    where, key, value = item
+    if not isinstance(value, Mapping):
+        return Entry(where, value) if key is None else Entry(where, key, value)
+    fields = _fields(where, value)
+    if key is None and "label" not in fields:
+        raise LabelsError(
+            f"{where}: an entry of a list needs the key `label`; "
+            "for `label: prompt` pairs use a mapping instead of a list"
+        )
+    if key is not None and "label" in fields:
+        raise LabelsError(f"{where}: `label` is given by the key already; leave one out")
+    return Entry(where, **(fields if key is None else {"label": key, **fields}))
+
+
+def _fields(where: str, item: Mapping[Any, Any]) -> dict[str, Any]:
+    fields = {}
+    for key, value in item.items():
+        name = FIELDS.get(str(key).strip().lower())
+        if name is None or name in fields:
+            what = "appears twice" if name else "is not known"
+            known = "label, prompts, synonyms, use_templates"
+            raise LabelsError(f"{where}: the key {key!r} {what}; use {known}")
+        if name == "synonyms" and isinstance(value, str):
+            value = split_cell(where, name, value)
+        fields[name] = value
+    return fields
+
+
+def split_cell(where: str, what: str, cell: str, label: str = "") -> Sequence[str]:
+    """The texts of a cell, divided by `|`.
+
+    Raises:
+        LabelsError: it seems to be divided by commas or semicolons. Prompts have commas of their
+            own: theirs divide where each part mentions the label.
+    """
+    if "|" not in cell:
+        for mark in ",;":
+            parts = [part.strip() for part in cell.split(mark) if part.strip()]
+            if len(parts) > 1 and (
+                what == "synonyms" or all("{}" in part or label in part for part in parts)
+            ):
+                raise LabelsError(
+                    f"{where}: {cell!r}: {len(parts)} {what}, or one with a {mark} in it? "
+                    f"Write {' | '.join(parts)!r} for {len(parts)}, or {cell + '|'!r} for one"
+                )
+    return [part for part in cell.split("|") if part.strip()]
