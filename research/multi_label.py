@@ -31,7 +31,7 @@ from sklearn.metrics import average_precision_score, f1_score
 from clipcls import MultiLabelClassifier, ZeroShotClassifier
 from clipcls.calibration.multilabel import DEFAULT_THRESHOLD, choose_thresholds, fit_probabilities
 from clipcls.classification.multilabel import background_texts, log_shares
-from clipcls.data.dataset import read_labelled
+from clipcls.data.dataset import read_dataset
 from clipcls.embeddings.embed import embed_texts
 from clipcls.labels.prompts import REJECT_TEXTS
 from clipcls.models.backend import Backend
@@ -116,7 +116,7 @@ def collages(
 
     Of `few` classes at random, where that is not 0.
     """
-    data = read_labelled(root)
+    data = read_dataset(root)
     images: dict[str, list[str]] = {}
     for path, (folder,) in zip(data.paths, data.labels, strict=True):
         if not names or folder in names:

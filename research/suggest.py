@@ -19,7 +19,7 @@ import numpy as np
 
 from clipcls import ZeroShotClassifier
 from clipcls.classification.suggest import TEMPLATE, read_vocabulary, suggest_for_vectors
-from clipcls.data.dataset import read_labelled
+from clipcls.data.dataset import read_dataset
 from clipcls.models.backend import Backend
 
 
@@ -117,7 +117,7 @@ if __name__ == "__main__":
         prompts=[TEMPLATE],
         backend=Backend(precision=arguments.precision),
     ).fit()
-    data = read_labelled(arguments.data)
+    data = read_dataset(arguments.data)
     names = list(dict.fromkeys(label for labels in data.labels for label in labels))
     embedded = list(zip(classifier.embed(data.paths), data.labels, strict=True))
     kept = [(item.vector, labels[0]) for item, labels in embedded if hasattr(item, "vector")]

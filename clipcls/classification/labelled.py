@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.data.dataset import Excluded, LabelledLike, make_labelled
+from clipcls.data.dataset import DatasetLike, make_dataset
+from clipcls.data.matching import Excluded, match_labels
 from clipcls.errors import ImageError, InputError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Known:
 
 def embed_known(
     classifier: ZeroShotClassifier,
-    data: LabelledLike,
+    data: DatasetLike,
     watch: Watch | None = None,
     *,
     several: bool = False,
@@ -60,7 +61,7 @@ def embed_known(
 
     Args:
         classifier: fitted.
-        data: see `make_labelled`.
+        data: see `make_dataset`.
         watch: called after each image, with the `ImageError` if it could not be read.
         several: whether an image is to be given all its labels, which may be none: so one that
             has only labels nobody asked for counts as having none.
@@ -75,8 +76,12 @@ def embed_known(
     meanings = every = classifier.meanings_
     if several or alone:
         meanings = {name: (number,) for name, number in classifier.own_names_.items()}
-    matched = make_labelled(data, unlabelled=several).match(
-        names, meanings, several=several, above=every if several else None
+    matched = match_labels(
+        make_dataset(data, unlabelled=several),
+        names,
+        meanings,
+        several=several,
+        above=every if several else None,
     )
     unreadable = list(matched.excluded.unreadable)
     if watch:

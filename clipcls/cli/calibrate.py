@@ -87,11 +87,11 @@ def command(
     refuse_over(output, data, label_source, prompts, classifier)
     from clipcls.calibration.multilabel import MultiLabelCalibration
     from clipcls.classification.multilabel import MultiLabelClassifier
-    from clipcls.data.dataset import read_labelled
+    from clipcls.data.dataset import read_dataset
     from clipcls.evaluation.calibrate import calibrate, calibrate_multilabel
 
     console.quiet = quiet
-    labelled = read_labelled(data, unlabelled=multi_label)
+    labelled = read_dataset(data, unlabelled=multi_label)
     fitted = classifier_of(
         classifier,
         labels=labels,

@@ -18,7 +18,7 @@ from clipcls.errors import printable
 from clipcls.predictions import UNKNOWN
 
 if TYPE_CHECKING:
-    from clipcls.data.dataset import Excluded
+    from clipcls.data.matching import Excluded
     from clipcls.errors import ImageError
 
 __all__ = ["Console", "MaxErrors", "report_excluded", "show", "watching"]

@@ -33,7 +33,7 @@ from clipcls.cli.refusals import refuse_over, refuse_with_multi_label
 
 if TYPE_CHECKING:
     from clipcls.classification.zero_shot import ZeroShotClassifier
-    from clipcls.data.dataset import LabelledData
+    from clipcls.data.dataset import Dataset
 
 
 @click.command("evaluate")
@@ -119,7 +119,7 @@ def command(
         refuse_over(file, data, label_source, prompts, classifier, calibration, *read)
     if output and page and output.absolute() == page.absolute():
         raise click.UsageError("-o and --html name the same file; give each its own")
-    from clipcls.data.dataset import read_labelled
+    from clipcls.data.dataset import read_dataset
     from clipcls.evaluation.evaluate import evaluate
     from clipcls.metrics.multilabel import LabelFigures
     from clipcls.metrics.single_label import ClassFigures
@@ -147,7 +147,7 @@ def command(
                 writer.write(record)
         console.say_written(output)
 
-    labelled = read_labelled(data, unlabelled=multi_label)
+    labelled = read_dataset(data, unlabelled=multi_label)
     settings = {
         "classifier": classifier,
         "labels": labels,
@@ -222,7 +222,7 @@ def _multilabel(
     console: Console,
     settings: dict[str, Any],
     variants: dict[str, tuple[str, str]],
-    labelled: LabelledData,
+    labelled: Dataset,
     page: Path | None,
     write: Callable[[Mapping[str, Any]], None],
 ) -> int:

@@ -89,12 +89,12 @@ def command(
       clipcls fit sorted-photos/ --check-labels -o classifier.safetensors > suspects.csv
     """
     refuse_over(output, data, label_source, prompts)
-    from clipcls.data.dataset import read_labelled
+    from clipcls.data.dataset import read_dataset
     from clipcls.few_shot.classifier import FewShotClassifier
     from clipcls.output import open_output
 
     console.quiet = quiet
-    labelled = read_labelled(data)
+    labelled = read_dataset(data)
     classifier = FewShotClassifier(
         label_source,
         prompts=prompts,

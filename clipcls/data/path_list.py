@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from clipcls.errors import InputError
-from clipcls.files.text import encoding_of
+from clipcls.files.text import detect_encoding
 
 __all__ = ["read_path_list"]
 
@@ -49,7 +49,7 @@ def _records(stdin: BinaryIO, end: bytes) -> Iterator[bytes]:
             bom.startswith(start) for bom in (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
         ):
             start += (chunk := read(_CHUNK))
-        encoding = encoding_of(start)
+        encoding = detect_encoding(start)
         decoder = None
         if encoding != "utf-8-sig":
             if end == b"\0":

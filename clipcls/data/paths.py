@@ -20,7 +20,8 @@ from typing import BinaryIO
 from clipcls.data.file_kinds import KINDS, SUFFIXES, LeftOut, is_system_folder, reads_raw
 from clipcls.data.path_list import read_path_list
 from clipcls.errors import ImageError, InputError, os_reason
-from clipcls.files.text import canonical, find_on_disk, why_missing
+from clipcls.files.on_disk import explain_missing, find_on_disk
+from clipcls.files.text import canonical
 
 __all__ = ["find_images", "folders_and_images"]
 
@@ -126,7 +127,7 @@ def _named(name: str, left_out: LeftOut, *, patterns: bool) -> Iterator[str | Im
             yield from _matches(name, left_out)
         elif isinstance(error, OSError):
             is_missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
-            yield ImageError(name, why_missing(name) if is_missing else os_reason(error))
+            yield ImageError(name, explain_missing(name) if is_missing else os_reason(error))
         else:  # a NUL byte, or characters that the file system cannot encode
             yield ImageError(name, "not a valid file name")
         return

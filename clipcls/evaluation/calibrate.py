@@ -37,7 +37,8 @@ from clipcls.calibration.single_label import (
 from clipcls.classification.labelled import Watch, embed_known, right_columns
 from clipcls.classification.multilabel import MultiLabelClassifier
 from clipcls.classification.scores import logit_blocks
-from clipcls.data.dataset import Excluded, LabelledLike
+from clipcls.data.dataset import DatasetLike
+from clipcls.data.matching import Excluded
 from clipcls.evaluation.evaluate import outcomes_of
 from clipcls.metrics.multilabel import f1_scores
 from clipcls.metrics.single_label import calibration_error
@@ -56,7 +57,7 @@ Blocks: TypeAlias = Callable[[], Iterable[tuple[slice, NDArray[np.float64]]]]
 
 
 def calibrate(
-    classifier: ZeroShotClassifier, data: LabelledLike, *, watch: Watch | None = None
+    classifier: ZeroShotClassifier, data: DatasetLike, *, watch: Watch | None = None
 ) -> tuple[Calibration, Excluded]:
     """Fits a `Calibration` for a fitted classifier that has none.
 
@@ -65,7 +66,7 @@ def calibrate(
 
     Args:
         classifier: fitted, without a calibration.
-        data: a folder with a folder per class, a csv file, or pairs (see `make_labelled`).
+        data: a folder with a folder per class, a csv file, or pairs (see `make_dataset`).
         watch: called after each image, with the `ImageError` if it could not be read.
 
     Returns:
@@ -255,7 +256,7 @@ def _set_scores(blocks: Blocks, truth: Sequence[tuple[int, ...]]) -> tuple[tuple
 
 
 def calibrate_multilabel(
-    classifier: MultiLabelClassifier, data: LabelledLike, *, watch: Watch | None = None
+    classifier: MultiLabelClassifier, data: DatasetLike, *, watch: Watch | None = None
 ) -> tuple[MultiLabelCalibration, Excluded]:
     """Fits a `MultiLabelCalibration` for a fitted classifier that has none.
 
@@ -263,7 +264,7 @@ def calibrate_multilabel(
 
     Args:
         classifier: fitted, without a calibration.
-        data: a csv file, a folder with a folder per class, or pairs (see `make_labelled`); an
+        data: a csv file, a folder with a folder per class, or pairs (see `make_dataset`); an
             image may have no label.
         watch: called after each image, with the `ImageError` if it could not be read.
 

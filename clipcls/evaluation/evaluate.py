@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from clipcls.classification.labelled import Known, Watch, embed_known, right_columns
 from clipcls.classification.scores import logit_blocks
-from clipcls.data.dataset import Excluded, LabelledLike
+from clipcls.data.dataset import DatasetLike
+from clipcls.data.matching import Excluded
 from clipcls.metrics.single_label import (
     BINS,
     Bin,
@@ -117,7 +118,7 @@ class Evaluation:
 
 def evaluate(
     classifier: ZeroShotClassifier,
-    data: LabelledLike,
+    data: DatasetLike,
     *,
     draws: int = 1000,
     watch: Watch | None = None,
@@ -130,7 +131,7 @@ def evaluate(
 
     Args:
         classifier: a fitted `ZeroShotClassifier`.
-        data: a folder with a folder per class, a csv file, or pairs (see `make_labelled`).
+        data: a folder with a folder per class, a csv file, or pairs (see `make_dataset`).
         draws: how many bootstrap draws the intervals are made of.
         watch: called after each image, with the `ImageError` if it could not be read.
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.classification.labelled import Watch, embed_known, right_columns
-from clipcls.data.dataset import Excluded, LabelledLike
+from clipcls.data.dataset import DatasetLike
+from clipcls.data.matching import Excluded
 from clipcls.evaluation.evaluate import rounded
 from clipcls.metrics.multilabel import LabelFigures, label_figures, multilabel_figures
 from clipcls.metrics.single_label import Interval
@@ -99,7 +100,7 @@ class MultiLabelEvaluation:
 
 def evaluate_multilabel(
     classifier: MultiLabelClassifier,
-    data: LabelledLike,
+    data: DatasetLike,
     *,
     draws: int = 1000,
     watch: Watch | None = None,
@@ -110,7 +111,7 @@ def evaluate_multilabel(
 
     Args:
         classifier: fitted.
-        data: a csv file, a folder with a folder per class, or pairs (see `make_labelled`); an
+        data: a csv file, a folder with a folder per class, or pairs (see `make_dataset`); an
             image may have no label.
         draws: how many bootstrap draws the intervals are made of.
         watch: called after each image, with the `ImageError` if it could not be read.

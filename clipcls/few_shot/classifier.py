@@ -31,7 +31,8 @@ from clipcls.predictions import NO_CLASS, UNKNOWN, Provenance
 if TYPE_CHECKING:
     from clipcls.calibration.single_label import Calibration, Identity
     from clipcls.classification.labelled import Known
-    from clipcls.data.dataset import Excluded, LabelledData
+    from clipcls.data.dataset import Dataset
+    from clipcls.data.matching import Excluded
     from clipcls.few_shot.label_issues import Suspect
     from clipcls.labels.taxonomy import Hierarchy, Level
 
@@ -114,7 +115,7 @@ class FewShotClassifier(ZeroShotClassifier):
         """Learns from labelled images.
 
         Args:
-            X: a folder with a folder per class, a csv file, or pairs (see `make_labelled`); with
+            X: a folder with a folder per class, a csv file, or pairs (see `make_dataset`); with
                 `y` images, as `predict` takes them, or their vectors, float (n, dim).
             y: the label of each of these, (n,).
             watch: called after each image, with the `ImageError` if it could not be read.
@@ -130,9 +131,9 @@ class FewShotClassifier(ZeroShotClassifier):
         if X is None:
             raise InputError("there is nothing to learn from: give labelled images")
         if y is None:
-            from clipcls.data.dataset import make_labelled
+            from clipcls.data.dataset import make_dataset
 
-            data = make_labelled(X)
+            data = make_dataset(X)
             zero_shot = self._zero_shot(list(dict.fromkeys(_names_of(data))))
             self._refuse_several(data, zero_shot)
             from clipcls.classification.labelled import embed_known
@@ -180,9 +181,11 @@ class FewShotClassifier(ZeroShotClassifier):
         }
         return ZeroShotClassifier(labels, **settings).fit()
 
-    def _refuse_several(self, data: LabelledData, zero_shot: ZeroShotClassifier) -> None:
+    def _refuse_several(self, data: Dataset, zero_shot: ZeroShotClassifier) -> None:
+        from clipcls.data.matching import match_labels
+
         alone = {name: (number,) for name, number in zero_shot.own_names_.items()}
-        matched = data.match(zero_shot.classes_.tolist(), alone)
+        matched = match_labels(data, zero_shot.classes_.tolist(), alone)
         for path, classes in zip(matched.paths, matched.truth, strict=True):
             if len(classes) > 1:
                 names = ", ".join(repr(str(zero_shot.classes_[number])) for number in classes)
@@ -531,7 +534,7 @@ def _paths_of(learnt: Learnt) -> tuple[tuple[str, ...], ...]:
     return learnt.paths or tuple((label,) for label, _, _ in learnt.labels)
 
 
-def _names_of(data: LabelledData) -> list[str]:
+def _names_of(data: Dataset) -> list[str]:
     """The data's labels as words: `_` in the name of a folder stands for a space.
 
     `unknown` is what `sort` and `review` call images that have none of the labels.

@@ -3,14 +3,11 @@
 The one place that turns bytes into text (`decode`, `read_text`), text into lines (`numbered`) or
 rows (`read_table`), and texts that look the same into one (`canonical`, `clean`). A cell or line
 comes back as written; the caller applies `canonical` where it is a label or a number, but not where
-it is a path: `Screenshot at 10.00\\u202fAM.png` is a real file name (see `find_on_disk`).
+it is a path: `Screenshot at 10.00\\u202fAM.png` is a real file name (see `files.on_disk`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import os
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -26,16 +23,14 @@ __all__ = [
     "clean",
     "decode",
     "describe_change",
-    "encoding_of",
+    "detect_encoding",
     "escape_bytes",
-    "find_on_disk",
     "guard",
     "numbered",
     "parse_number",
     "read_table",
     "read_text",
     "unguard",
-    "why_missing",
 ]
 
 # Text files that are not the text a person means, by their first bytes in lower case.
@@ -87,7 +82,7 @@ def read_text(path: Path, error: type[ClipclsError] = InputError) -> str:
 
 
 def decode(data: bytes, name: str, error: type[ClipclsError] = InputError) -> str:
-    r"""Decode UTF-8 with or without a byte order mark, and UTF-16 or UTF-32 (see `encoding_of`).
+    r"""Decode UTF-8 with or without a byte order mark, UTF-16 or UTF-32 (see `detect_encoding`).
 
     Decompress gzip first. Newlines become `\n`, and byte order marks at the beginning of lines are
     dropped: files that were joined have them inside.
@@ -113,7 +108,7 @@ def decode(data: bytes, name: str, error: type[ClipclsError] = InputError) -> st
     for start, reason in _OTHER_FILES.items():
         if data.lstrip(b"\xef\xbb\xbf \r\n\t")[: len(start)].lower() == start:
             raise error(f"{name}: {reason}")
-    encoding = encoding_of(data)
+    encoding = detect_encoding(data)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as e:
@@ -128,7 +123,7 @@ def decode(data: bytes, name: str, error: type[ClipclsError] = InputError) -> st
     return text.lstrip("\ufeff").replace("\n\ufeff", "\n")
 
 
-def encoding_of(start: bytes) -> str:
+def detect_encoding(start: bytes) -> str:
     """The codec for data that begins with `start`: by its byte order mark, else UTF-8.
 
     Without a mark it is UTF-16 where at least 30 % of the 16-bit units have a zero byte, always on
@@ -149,74 +144,6 @@ def encoding_of(start: bytes) -> str:
             if plain and not re.search(r"[\0-\x08\x0e-\x1f]", text):
                 return codec
     return "utf-8-sig"
-
-
-def find_on_disk(path: str) -> str:
-    """The path as the disk spells it, if it means something that exists, else as it was given.
-
-    A path that exists is returned as it is. Otherwise it may be the one name that looks the same
-    (see `canonical`), between quotes or a `file://` URL, as file managers copy paths, or have
-    Windows' backslashes for separators.
-    """
-    spellings = [path, canonical(path)]
-    if quoted := re.fullmatch(r"""(["'])(.+)\1""", spellings[1]):
-        spellings.append(quoted[2])
-    elif re.match(r"file://(?:localhost)?/", spellings[1], re.IGNORECASE):
-        from urllib.parse import unquote, urlsplit
-
-        spellings.append(unquote(urlsplit(spellings[1]).path))
-    for spelling in dict.fromkeys((*spellings, *(s.replace("\\", "/") for s in spellings))):
-        try:
-            found = _find(spelling)
-        except (OSError, ValueError):
-            continue
-        if found is not None:
-            return found
-    return path
-
-
-def why_missing(path: str) -> str:
-    """Why the path leads to no file, with the likely cause: `no such file; ...`."""
-    hint = ""
-    name = os.path.basename(path)
-    if re.match(r"https?://", path, re.IGNORECASE):
-        hint = "a URL is not read; download it first"
-    elif "\n" in path:
-        hint = "its lines end with newlines: leave out -0"
-    elif any("\udc80" <= character <= "\udcff" for character in path):
-        hint = "the name is not valid UTF-8: save the list as UTF-8"
-    elif os.sep == "/" and re.search(r"(?:\A|/)(?:[A-Za-z]:[\\/]|\\\\)", path):
-        hint = "it begins with a drive of Windows"
-    else:
-        with contextlib.suppress(OSError, ValueError):
-            folder = os.path.abspath(os.path.dirname(path) or os.curdir)
-            listed = _names(folder, os.stat(folder).st_mtime_ns)
-            cased = [n for names in listed.values() for n in names if n.lower() == name.lower()]
-            hint = f"the disk has {cased[0]!r}" if cased else ""
-    return f"no such file; {hint}" if hint else "no such file"
-
-
-def _find(path: str) -> str | None:
-    if os.path.lexists(path):
-        return path
-    folder, name = os.path.split(path.rstrip(os.sep))
-    if not name:
-        return None
-    above = _find(folder) if folder else ""
-    if above is None:
-        return None
-    listed = os.path.abspath(above)
-    names = _names(listed, os.stat(listed).st_mtime_ns).get(canonical(name), ())
-    return os.path.join(above, names[0]) if len(names) == 1 else None
-
-
-@functools.lru_cache(maxsize=8)
-def _names(folder: str, _changed: int) -> dict[str, list[str]]:
-    """What is in the folder, by `canonical`."""
-    found: dict[str, list[str]] = {}
-    for name in os.listdir(folder):
-        found.setdefault(canonical(name), []).append(name)
-    return found
 
 
 def numbered(text: str) -> Iterator[tuple[int, str]]:

@@ -17,7 +17,8 @@ from typing import Any
 
 from clipcls.errors import InputError, install_command, os_reason
 from clipcls.files.jsonfiles import parse_json
-from clipcls.files.text import clean, decode, find_on_disk, parse_number, read_table, read_text
+from clipcls.files.on_disk import find_on_disk
+from clipcls.files.text import clean, decode, parse_number, read_table, read_text
 from clipcls.labels.names import split_levels
 from clipcls.output.columns import read_provenance
 from clipcls.predictions import PERSON, UNKNOWN, Provenance

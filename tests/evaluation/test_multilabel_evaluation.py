@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score
 
 from clipcls import MultiLabelClassifier, ZeroShotClassifier, evaluate, evaluate_multilabel
-from clipcls.data.dataset import make_labelled, read_labelled
+from clipcls.data.dataset import make_dataset, read_dataset
 from clipcls.errors import InputError
 from clipcls.evaluation.html import MultiLabelPage
 from clipcls.evaluation.page import multilabel_page_record
@@ -136,12 +136,12 @@ def test_no_label_is_an_error_where_one_is_asked_for(
     with pytest.raises(InputError, match=r"w\.png has no label"):
         evaluate(classifier.classifier, data)
     with pytest.raises(InputError, match="an image has no label"):
-        evaluate(classifier.classifier, make_labelled(data, unlabelled=True))
+        evaluate(classifier.classifier, make_dataset(data, unlabelled=True))
     with pytest.raises(InputError, match="no image has a label"):
         evaluate_multilabel(classifier, data[1:])
     (tmp_path / "t.csv").write_text("path,label\nr.png,\n")
     with pytest.raises(InputError, match=r"t\.csv:2: the label is blank"):
-        read_labelled(tmp_path / "t.csv")
+        read_dataset(tmp_path / "t.csv")
     (tmp_path / "t.csv").write_text("path,label\n,\n,red\n")
     with pytest.raises(InputError, match=r"t\.csv:3: the path is blank"):
-        read_labelled(tmp_path / "t.csv", unlabelled=True)
+        read_dataset(tmp_path / "t.csv", unlabelled=True)

@@ -27,7 +27,8 @@ from clipcls.calibration.multilabel import MultiLabelCalibration, read_multilabe
 from clipcls.calibration.single_label import Calibration, Identity, read_calibration
 from clipcls.cli import cli
 from clipcls.cli.settings import File, options_of, resolve
-from clipcls.data.dataset import read_labelled
+from clipcls.data.dataset import read_dataset
+from clipcls.data.matching import match_labels
 from clipcls.data.sorted_folders import read_folder_labels
 from clipcls.errors import CalibrationError, ClipclsError, InputError
 from clipcls.few_shot.file import Learnt, classifier_bytes, read_classifier
@@ -286,13 +287,13 @@ TRUTH = (
 @given(mutated_bytes(*TRUTH), st.booleans(), st.sampled_from(["t.csv", "t.tsv", "t.csv.gz"]))
 def test_truth_files(data: bytes, unlabelled: bool, name: str) -> None:
     found = refused(
-        lambda path: read_labelled(path, unlabelled=unlabelled),
+        lambda path: read_dataset(path, unlabelled=unlabelled),
         name,
         gzip.compress(data) if name.endswith("gz") else data,
     )
     if found is not None:
         with contextlib.suppress(InputError):
-            found.match(["cat", "dog", "b > c"])
+            match_labels(found, ["cat", "dog", "b > c"])
 
 
 @fuzz

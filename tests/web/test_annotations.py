@@ -11,14 +11,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from clipcls.data.dataset import read_labelled
+from clipcls.data.dataset import read_dataset
 from clipcls.errors import InputError, OutputError
 from clipcls.web.review.annotations import Corrections
 
 
 def truth(path: Path) -> dict[str, str]:
     """The file as `fit`, `evaluate` and `calibrate` read it."""
-    data = read_labelled(path)
+    data = read_dataset(path)
     return {os.path.realpath(p): label for p, (label,) in zip(data.paths, data.labels, strict=True)}
 
 
@@ -115,7 +115,7 @@ def test_paths_lead_to_the_images_from_wherever_the_file_is(tmp_path: Path) -> N
     file = tmp_path / "link/corrections.csv"
     with Corrections(file) as corrections:
         corrections.set({str(photos / "a.jpg"): "cat"})
-    (path,) = read_labelled(file).paths
+    (path,) = read_dataset(file).paths
     assert Path(path).read_bytes() == b"a"
 
 

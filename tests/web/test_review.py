@@ -13,7 +13,7 @@ import pytest
 
 from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.cli.review import find_templates
-from clipcls.data.dataset import read_labelled
+from clipcls.data.dataset import read_dataset
 from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.errors import InputError
 from clipcls.few_shot.classifier import FewShotClassifier
@@ -335,7 +335,7 @@ def test_the_reviewed_table_has_a_persons_labels_and_elsewhere_the_answers(
     again = read_results(file)
     assert [r.labels for r in again] == [(("green",),), (), (("blue",),), ()]
     assert [r.by_person for r in again] == [True, True, False, False]
-    known = read_labelled(file)
+    known = read_dataset(file)
     assert (known.paths, known.labels) == ((paths[0], paths[1]), (("green",), ("unknown",)))
     assert known.unreviewed == 2
     # Reviewed once more, the first person's labels stay theirs.
@@ -360,7 +360,7 @@ def test_the_reviewed_table_finds_its_images_from_its_own_folder(
             review.label({0: 1})
             review.write_table(Path(folder, "t.csv"))
         assert read_results(f"{folder}/t.csv")[0].path == expected
-        (path,) = read_labelled(f"{folder}/t.csv").paths
+        (path,) = read_dataset(f"{folder}/t.csv").paths
         assert os.path.samefile(path, "photos/a.png")
 
 
@@ -385,4 +385,4 @@ def test_a_table_that_nobody_reviewed_measures_nothing(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text("path,label,labelled_by\na.png,cat,model\n")
     with pytest.raises(InputError, match=r"t\.csv: no person gave any"):
-        read_labelled(file)
+        read_dataset(file)

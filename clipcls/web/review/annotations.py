@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from io import FileIO
 from pathlib import Path
 
-from clipcls.data.dataset import read_labelled
+from clipcls.data.dataset import read_dataset
 from clipcls.errors import InputError, OutputError, os_reason
 from clipcls.files.folders import sync_folder
 from clipcls.files.text import clean, decode, guard, read_table
@@ -233,7 +233,7 @@ class Corrections:
     def _read_rows(self, text: str) -> dict[str, str]:
         found: dict[str, str] = {}
         if rows := list(read_table(text, str(self.path)).rows):
-            known = read_labelled(self.path, exact=True)
+            known = read_dataset(self.path, exact=True)
             for path, labels in zip(known.paths, known.labels, strict=True):
                 if len(labels) > 1:
                     raise InputError(

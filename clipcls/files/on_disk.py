@@ -1,0 +1,80 @@
+"""Paths as lists and tables spell them -> as the disk spells them, or why they lead to no file."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+
+from clipcls.files.text import canonical
+
+__all__ = ["explain_missing", "find_on_disk"]
+
+
+def find_on_disk(path: str) -> str:
+    """The path as the disk spells it, if it means something that exists, else as it was given.
+
+    A path that exists is returned as it is. Otherwise it may be the one name that looks the same
+    (see `canonical`), between quotes or a `file://` URL, as file managers copy paths, or have
+    Windows' backslashes for separators.
+    """
+    spellings = [path, canonical(path)]
+    if quoted := re.fullmatch(r"""(["'])(.+)\1""", spellings[1]):
+        spellings.append(quoted[2])
+    elif re.match(r"file://(?:localhost)?/", spellings[1], re.IGNORECASE):
+        from urllib.parse import unquote, urlsplit
+
+        spellings.append(unquote(urlsplit(spellings[1]).path))
+    for spelling in dict.fromkeys((*spellings, *(s.replace("\\", "/") for s in spellings))):
+        try:
+            found = _find(spelling)
+        except (OSError, ValueError):
+            continue
+        if found is not None:
+            return found
+    return path
+
+
+def explain_missing(path: str) -> str:
+    """Why the path leads to no file, with the likely cause: `no such file; ...`."""
+    hint = ""
+    name = os.path.basename(path)
+    if re.match(r"https?://", path, re.IGNORECASE):
+        hint = "a URL is not read; download it first"
+    elif "\n" in path:
+        hint = "its lines end with newlines: leave out -0"
+    elif any("\udc80" <= character <= "\udcff" for character in path):
+        hint = "the name is not valid UTF-8: save the list as UTF-8"
+    elif os.sep == "/" and re.search(r"(?:\A|/)(?:[A-Za-z]:[\\/]|\\\\)", path):
+        hint = "it begins with a drive of Windows"
+    else:
+        with contextlib.suppress(OSError, ValueError):
+            folder = os.path.abspath(os.path.dirname(path) or os.curdir)
+            listed = _names(folder, os.stat(folder).st_mtime_ns)
+            cased = [n for names in listed.values() for n in names if n.lower() == name.lower()]
+            hint = f"the disk has {cased[0]!r}" if cased else ""
+    return f"no such file; {hint}" if hint else "no such file"
+
+
+def _find(path: str) -> str | None:
+    if os.path.lexists(path):
+        return path
+    folder, name = os.path.split(path.rstrip(os.sep))
+    if not name:
+        return None
+    above = _find(folder) if folder else ""
+    if above is None:
+        return None
+    listed = os.path.abspath(above)
+    names = _names(listed, os.stat(listed).st_mtime_ns).get(canonical(name), ())
+    return os.path.join(above, names[0]) if len(names) == 1 else None
+
+
+@functools.lru_cache(maxsize=8)
+def _names(folder: str, _changed: int) -> dict[str, list[str]]:
+    """What is in the folder, by `canonical`."""
+    found: dict[str, list[str]] = {}
+    for name in os.listdir(folder):
+        found.setdefault(canonical(name), []).append(name)
+    return found
