@@ -14,6 +14,10 @@ install:
 test *arguments:
     {{ python }} -m pytest {{ arguments }}
 
+# Run all tests, also those that take long.
+test-all *arguments:
+    {{ python }} -m pytest -n auto -m '' {{ arguments }}
+
 # Check format, lint, spelling, types and the direction of imports.
 lint:
     .venv/bin/ruff format --check .

@@ -21,8 +21,11 @@ from helpers.encoders import COLOURS, ColourEncoder, NamesEncoder
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-CACHE = tempfile.mkdtemp(prefix="clipcls-tests-")
-atexit.register(shutil.rmtree, CACHE, ignore_errors=True)  # exported graphs are large
+if "PYTEST_XDIST_WORKER" in os.environ:
+    CACHE = os.environ["XDG_CACHE_HOME"]  # one for all workers: a model is prepared once
+else:
+    CACHE = tempfile.mkdtemp(prefix="clipcls-tests-")
+    atexit.register(shutil.rmtree, CACHE, ignore_errors=True)  # exported graphs are large
 os.environ["XDG_CACHE_HOME"] = CACHE  # not the user's own
 os.environ["XDG_CONFIG_HOME"] = CACHE
 os.environ["XDG_STATE_HOME"] = CACHE
