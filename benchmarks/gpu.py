@@ -40,11 +40,11 @@ from safetensors.torch import save_file
 
 from clipcls.data.images import decode_image, read_bytes
 from clipcls.embeddings import benchmark
-from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import Embedded, embed_images
 from clipcls.models import cuda, encoder, loading
 from clipcls.models.backend import Backend
 from clipcls.models.encoder import OpenClipEncoder
+from clipcls.models.facts import ModelFacts
 from clipcls.models.openvino import least_cosine
 
 PHOTOS = sorted((Path(__file__).resolve().parent.parent / "examples/photos").glob("*.jpg"))
@@ -204,7 +204,7 @@ def encode(
     table: Table, name: str, source: loading.ModelSource, device: str, args: argparse.Namespace
 ) -> None:
     """From arrays to vectors, by pieces and by batch."""
-    chosen = OpenClipEncoder(source, Backend(device=device), known=args.known).precision
+    chosen = OpenClipEncoder(source, Backend(device=device), facts=args.facts).precision
     model = loading.load(source, device=device, precision=chosen, tower="image")
     images = images_of(model.preprocess, 4 * args.batch)
     if cuda.is_cuda(device):
@@ -238,7 +238,7 @@ def files(
         # Without a cache every file is decoded, however often it comes.
         small = list(itertools.islice(itertools.cycle(map(str, PHOTOS)), args.images))
         sets = {"small": small, "12 MP": [str(large)] * (args.images // 8)}
-        made = OpenClipEncoder(source, Backend(device=device), known=args.known)
+        made = OpenClipEncoder(source, Backend(device=device), facts=args.facts)
         made.encode_images(images_of(made.preprocess, args.batch))
         for workers in args.workers:
             for kind, paths in sets.items():
@@ -268,7 +268,7 @@ def texts(
     table: Table, name: str, source: loading.ModelSource, device: str, args: argparse.Namespace
 ) -> None:
     """Labels in a template."""
-    made = OpenClipEncoder(source, Backend(device=device), known=args.known)
+    made = OpenClipEncoder(source, Backend(device=device), facts=args.facts)
     labels = [f"a photo of a thing number {number}." for number in range(4 * args.images)]
     made.encode_texts(labels[: args.batch])
     tokenizer = made._tower("text").tokenizer if cuda.is_cuda(device) else made._tokenizer
@@ -335,7 +335,7 @@ def main() -> None:
     table = Table(facts, args.json)
     parts = {part.__name__: part for part in (network, encode, files, texts, compiled)}
     with tempfile.TemporaryDirectory(prefix="clipcls-cuda-") as folder:
-        args.known = EmbeddingCache(Path(folder) / "models.sqlite3")
+        args.facts = ModelFacts(Path(folder))
         made = list(sources(args.models.split(","), Path(folder)))
         for part in args.parts.split(","):
             for name, source in made:

@@ -30,10 +30,9 @@ from PIL import Image, ImageFilter
 
 from clipcls.classification.occlusion import occlusion_masks
 from clipcls.data.images import open_image
-from clipcls.embeddings.opening import open_encoder
 from clipcls.models import loading
 from clipcls.models.backend import Backend
-from clipcls.models.encoder import unit_rows
+from clipcls.models.encoder import open_encoder, unit_rows
 
 
 def log_odds(logits, number):

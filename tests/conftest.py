@@ -88,7 +88,7 @@ def run(
     for module in (
         "clipcls.classification.zero_shot",
         "clipcls.few_shot.classifier",
-        "clipcls.embeddings.opening",
+        "clipcls.models.encoder",
     ):
         monkeypatch.setattr(f"{module}.open_encoder", lambda *args, **settings: encoder)
 

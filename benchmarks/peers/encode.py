@@ -22,8 +22,8 @@ SIDE = 256
 
 def by_clipcls(backend: str, checkpoint: Path, batch: int) -> Callable[[], object]:
     """One call encodes a batch with clipcls's encoder."""
-    from clipcls.embeddings.opening import open_encoder
     from clipcls.models.backend import Backend
+    from clipcls.models.encoder import open_encoder
 
     encoder = open_encoder(
         "ViT-B-32-256",

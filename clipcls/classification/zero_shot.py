@@ -25,16 +25,15 @@ from clipcls.classification.decision import (
 )
 from clipcls.classification.scores import LinearScores, log_sum_exp
 from clipcls.data.inputs import OnError, apply_on_error
-from clipcls.embeddings.cache import EmbeddingCache
+from clipcls.embeddings.cache import EmbeddingCache, open_cache
 from clipcls.embeddings.embed import Embedded, compute_rows, embed_array, embed_images, embed_texts
 from clipcls.embeddings.index import FlatIndex
-from clipcls.embeddings.opening import open_cache, open_encoder
 from clipcls.errors import CalibrationError, ImageError, LabelsError, not_fitted
 from clipcls.labels.label_set import LabelSet, LabelsLike, log_warnings, make_labels
 from clipcls.labels.names import join_levels
 from clipcls.labels.prompts import REJECT_TEXTS, PromptSet, class_texts, make_prompts
 from clipcls.models.backend import Backend
-from clipcls.models.encoder import Encoder, unit_rows
+from clipcls.models.encoder import Encoder, open_encoder, unit_rows
 from clipcls.predictions import REJECT, Prediction, Provenance
 
 if TYPE_CHECKING:
@@ -118,12 +117,7 @@ class ZeroShotClassifier(LinearScores):
         log_warnings(labels, self.labels)
         log_warnings(prompts, self.prompts)
         self.cache_ = open_cache(self.cache)
-        self.encoder_ = open_encoder(
-            self.model,
-            checkpoint=self.checkpoint,
-            backend=self.backend,
-            cache=self.cache_,
-        )
+        self.encoder_ = open_encoder(self.model, self.checkpoint, self.backend)
         names, texts = list(labels.names), class_texts(labels, prompts)
         if self.reject:
             if REJECT in names or any(label.path[0] == REJECT for label in labels):

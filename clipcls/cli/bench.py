@@ -9,7 +9,7 @@ import click
 
 from clipcls.cli.completion import complete_files
 from clipcls.cli.console import Console, show
-from clipcls.cli.options import NumberRange, bench_options, cache_of, cache_options
+from clipcls.cli.options import NumberRange, bench_options
 
 if TYPE_CHECKING:
     from clipcls.models.backend import Backend
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     help="About how long each step is tried.",
 )
 @bench_options
-@cache_options
 @click.pass_obj
 def command(
     console: Console,
@@ -35,8 +34,6 @@ def command(
     model: str,
     checkpoint: Path | None,
     backend: Backend,
-    cache_file: Path | None,
-    no_cache: bool,
 ) -> int:
     """Measure where the time goes on this machine.
 
@@ -55,7 +52,6 @@ def command(
         source,
         photos,
         backend=backend,
-        cache=cache_of(cache_file, no_cache),
         seconds=seconds,
     ):
         share = "" if row.share is None else f"{row.share:.0%}"

@@ -75,8 +75,9 @@ def clear(console: Console, path: Path | None, yes: bool) -> int:
 
     On a terminal asks first.
     """
-    from clipcls.embeddings.cache import clear, default_path, facts_path
+    from clipcls.embeddings.cache import clear, default_path
     from clipcls.models import openvino
+    from clipcls.models.facts import ModelFacts
 
     cache = path or default_path()
     sizes = openvino.kept() if path is None else []
@@ -94,7 +95,7 @@ def clear(console: Console, path: Path | None, yes: bool) -> int:
     show(f"{cache}: {'deleted' if clear(cache) else 'there was no cache'}")
     if path is None:
         openvino.clear()
-        clear(facts_path())
+        ModelFacts().clear()
     return 0
 
 

@@ -636,7 +636,7 @@ def images_of(
 
 def cache_of(cache_file: Path | None, no_cache: bool) -> EmbeddingCache | None:
     """The cache that `--cache` and `--no-cache` name."""
-    from clipcls.embeddings.opening import open_cache
+    from clipcls.embeddings.cache import open_cache
 
     if cache_file and no_cache:
         raise click.UsageError("--cache and --no-cache exclude each other")

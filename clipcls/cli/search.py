@@ -87,10 +87,10 @@ def command(
             )
     from clipcls.data.file_kinds import LeftOut
     from clipcls.embeddings.embed import embed_images, embed_texts
-    from clipcls.embeddings.opening import open_encoder
     from clipcls.embeddings.search import search_cache, search_images
     from clipcls.errors import ImageError
     from clipcls.files.text import canonical
+    from clipcls.models.encoder import open_encoder
     from clipcls.output import open_output
 
     console.quiet = quiet
@@ -103,7 +103,7 @@ def command(
     with open_output(output, form, columns=chosen, bom=bom) as writer:
         images, total = images_of(inputs, null, left_out) if inputs else (iter(()), 0)
         cache = cache_of(cache_file, no_cache)
-        encoder = open_encoder(**model_settings, cache=cache, progress=not quiet)
+        encoder = open_encoder(**model_settings, progress=not quiet)
         if query_image is None:
             text = canonical(arguments[0].encode(errors="replace").decode())
             query = embed_texts(encoder, [text], cache)[0]

@@ -26,7 +26,6 @@ from clipcls.models.encoder import OpenClipEncoder, unit_rows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from clipcls.embeddings.cache import EmbeddingCache
 
 __all__ = ["Measurement", "gemm_peak", "measure", "sample_photo"]
 
@@ -89,7 +88,6 @@ def measure(
     photos: Sequence[str] = (),
     *,
     backend: Backend | None = None,
-    cache: EmbeddingCache | None = None,
     seconds: float = 1.0,
 ) -> Iterator[Measurement]:
     """Measures step after step; the first use of each, which is slower, does not count.
@@ -98,14 +96,13 @@ def measure(
         source: the model, from `loading.resolve`.
         photos: files to decode; none: `sample_photo`.
         backend: its device and batch size are measured, with each name and precision.
-        cache: only for what is known of the model; no embedding is kept.
         seconds: about how long each step may take, once warm.
 
     Raises:
         ImageError: a photo cannot be read.
         ModelError: the model cannot be loaded.
     """
-    encoder = OpenClipEncoder(source, backend, known=cache)
+    encoder = OpenClipEncoder(source, backend)
     data = [read_bytes(path) for path in photos] or [sample_photo()]
     reduced = functools.partial(decode_image, least_side=encoder.least_side)
     images = [reduced(item, path) for item, path in zip(data, photos or [""], strict=True)]
@@ -114,7 +111,7 @@ def measure(
     yield _per_image("resize and crop", encoder.preprocess, images, seconds)
     batch = [encoder.preprocess(image) for image in images]
     batch = (batch * encoder.batch_size)[: encoder.batch_size]
-    yield from _encoding(source, batch, encoder.device, cache, seconds)
+    yield from _encoding(source, batch, encoder.device, seconds)
     yield _matching(len(encoder.encode_images(batch[:1])[0]), len(batch), seconds)
     yield _everything(encoder, data, seconds)
 
@@ -129,15 +126,12 @@ def _encoding(
     source: loading.ModelSource,
     batch: Sequence[NDArray[np.uint8]],
     device: str,
-    cache: EmbeddingCache | None,
     seconds: float,
 ) -> Iterator[Measurement]:
     """Each backend and precision that the device has, one image at a time and many."""
     flops = _flops(source)
     for name, precision in _ways(device):
-        encoder = OpenClipEncoder(
-            source, Backend(name, device, precision, batch_size=len(batch)), known=cache
-        )
+        encoder = OpenClipEncoder(source, Backend(name, device, precision, batch_size=len(batch)))
         if encoder.image_backend != name:
             continue  # it has said why
         encode = encoder.encode_images

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
 import marshal
 import os
@@ -34,9 +33,9 @@ from numpy.typing import NDArray
 
 from clipcls.errors import CacheError
 from clipcls.files.folders import cache_folder
-from clipcls.files.hashing import hash_file
+from clipcls.files.hashing import hash_file, is_settled
 
-__all__ = ["CacheInfo", "EmbeddingCache", "default_path", "facts_path"]
+__all__ = ["CacheInfo", "EmbeddingCache", "clear", "default_path", "open_cache"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +43,6 @@ logger = logging.getLogger(__name__)
 _APPLICATION = int.from_bytes(b"clip", "big")
 # As SQLite keeps them, in this order.
 _SCHEMA = (
-    "CREATE TABLE models (key TEXT PRIMARY KEY, facts TEXT NOT NULL, checksum INTEGER NOT NULL)",
     "CREATE TABLE spaces (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
     """CREATE TABLE embeddings (
     id INTEGER PRIMARY KEY,
@@ -64,11 +62,7 @@ _SCHEMA = (
 ) WITHOUT ROWID""",
     "CREATE INDEX files_content ON files (content)",
 )
-_MARK = _SCHEMA[2]  # which other program's file would have it?
-
-# A file changed twice within the clock's grain can keep its mtime: what is this young is hashed
-# again next time (git calls such an entry racy).
-_RACY_NS = 2_000_000_000
+_MARK = _SCHEMA[1]  # which other program's file would have it?
 
 # What SQLite's integers hold of nanoseconds since 1970: the years 1677 to 2262. Some systems have
 # 1601 for "no time".
@@ -101,11 +95,6 @@ def default_path() -> Path:
     return cache_folder() / "embeddings.sqlite3"
 
 
-def facts_path() -> Path:
-    """Where facts about models are kept: beside the default cache."""
-    return default_path().with_name("models.sqlite3")
-
-
 @dataclass(frozen=True, slots=True)
 class CacheInfo:
     """What a cache holds; sizes in bytes."""
@@ -115,7 +104,6 @@ class CacheInfo:
     texts: int
     images: int
     files: int
-    models: int
     views: int = 0  # of images, that `fit --augment` learnt from
 
 
@@ -479,8 +467,6 @@ class EmbeddingCache:
         )
         return [os.fsdecode(row[0]) for row in rows if self._is_whole(row[-1], *row[:-1])]
 
-    # -- files and models ---------------------------------------------------------------------
-
     def file_hash(self, path: str | os.PathLike[str]) -> str:
         """The SHA-256 of a file as hex; a file that has not changed is not read again.
 
@@ -496,26 +482,6 @@ class EmbeddingCache:
         self._write(lambda connection: _insert_files(connection, [file]), None)
         return content
 
-    def facts(self, key: str) -> dict[str, Any] | None:
-        """What was noted of a model when it was last loaded, or None."""
-        for facts, checksum in self._rows(
-            "SELECT facts, checksum FROM models WHERE key = ?", (key,)
-        ):
-            if self._is_whole(checksum, key.encode(), facts):
-                return dict(json.loads(facts))
-        return None  # noted again when the model is loaded
-
-    def set_facts(self, key: str, facts: dict[str, Any]) -> None:
-        """Notes what a loaded model says of itself (JSON), so that it need not be loaded to ask."""
-        text = json.dumps(facts)
-        self._write(
-            lambda connection: connection.execute(
-                "INSERT OR REPLACE INTO models VALUES (?, ?, ?)",
-                (key, text, _checksum(key.encode(), text.encode())),
-            ),
-            None,
-        )
-
     # -- upkeep -------------------------------------------------------------------------------
 
     def info(self) -> CacheInfo:
@@ -527,7 +493,6 @@ class EmbeddingCache:
             )
         )
         ((files,),) = self._rows("SELECT count(*) FROM files") or [(0,)]
-        ((models,),) = self._rows("SELECT count(*) FROM models") or [(0,)]
         size = sum(part.stat().st_size for part in _parts(self.path) if part.exists())
         return CacheInfo(
             self.path,
@@ -535,7 +500,6 @@ class EmbeddingCache:
             kinds.get(b"text", 0),
             kinds.get(b"image", 0),
             files,
-            models,
             kinds.get(b"view,", 0),
         )
 
@@ -568,6 +532,26 @@ class EmbeddingCache:
         self._rows("VACUUM")
         self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
         return removed
+
+
+def open_cache(cache: bool | str | os.PathLike[str] | EmbeddingCache) -> EmbeddingCache | None:
+    """The cache to use: True is the default one, False none.
+
+    Raises:
+        CacheError: a cache that was asked for by name cannot be opened. Where the default one
+            cannot, that is logged and work goes on without.
+    """
+    if isinstance(cache, EmbeddingCache):
+        return cache
+    if not isinstance(cache, bool):
+        return EmbeddingCache(cache)
+    if not cache:
+        return None
+    try:
+        return EmbeddingCache(default_path())
+    except CacheError as error:
+        logger.warning("%s; going on without it", error)
+        return None
 
 
 # SQLite's locks are their process's, and a connection that two have damages the file, so none is
@@ -609,7 +593,7 @@ def clear(path: Path) -> bool:
     except _ERRORS as error:  # such as the lock of the program it belongs to
         raise CacheError(f"{path}: cannot be deleted ({error})") from error
     present = path.exists()
-    if not present and path not in (default_path(), facts_path()):
+    if not present and path != default_path():
         return False  # what lies beside that name may be anybody's
     for part in (*_parts(path), *_parts(_damaged(path))):
         try:
@@ -626,7 +610,7 @@ def _refuse_foreign(path: Path) -> None:
         CacheError: it is.
         sqlite3.OperationalError: it cannot be told.
     """
-    if path in (default_path(), facts_path()) or not path.exists() or not path.stat().st_size:
+    if path == default_path() or not path.exists() or not path.stat().st_size:
         return
     if not _is_ours(path):
         raise CacheError(
@@ -684,13 +668,12 @@ def _views_of_nothing(connection: sqlite3.Connection) -> list[tuple[int]]:
 def _insert_files(
     connection: sqlite3.Connection, files: Iterable[tuple[str, os.stat_result, bytes]]
 ) -> None:
-    youngest = time.time_ns() - _RACY_NS
     rows = []
     for path, status, content in files:
         size, *times = _stamp(status)
         # What is young, or of a time that cannot be kept, has a size that no file has: found by
         # content, never by stat.
-        if not all(_TIMES[0] < time_ns < youngest for time_ns in times):
+        if not is_settled(status) or min(times) <= _TIMES[0]:
             size = -1
         row = (_path_key(path), size, *times, content)
         rows.append((*row, _checksum(*row)))

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from clipcls.data.inputs import OnError
-from clipcls.embeddings.cache import EmbeddingCache
+from clipcls.embeddings.cache import EmbeddingCache, open_cache
 from clipcls.embeddings.embed import embed_array
-from clipcls.embeddings.opening import open_cache, open_encoder
 from clipcls.errors import not_fitted
 from clipcls.models.backend import Backend
-from clipcls.models.encoder import Encoder
+from clipcls.models.encoder import Encoder, open_encoder
 
 if TYPE_CHECKING:
     from clipcls.data.inputs import Images
@@ -60,12 +59,7 @@ class ClipEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             ModelError, CacheError: the parameter cannot be used.
         """
         self.cache_ = open_cache(self.cache)
-        self.encoder_: Encoder = open_encoder(
-            self.model,
-            checkpoint=self.checkpoint,
-            backend=self.backend,
-            cache=self.cache_,
-        )
+        self.encoder_: Encoder = open_encoder(self.model, self.checkpoint, self.backend)
         return self
 
     def transform(self, X: Images, *, on_error: OnError = "raise") -> NDArray[np.float32]:

@@ -15,17 +15,16 @@ from numpy.typing import NDArray
 from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.data.augment import View
 from clipcls.data.inputs import NamedImage, name_images
-from clipcls.embeddings.cache import EmbeddingCache
+from clipcls.embeddings.cache import EmbeddingCache, open_cache
 from clipcls.embeddings.embed import embed_images
 from clipcls.embeddings.index import FlatIndex
-from clipcls.embeddings.opening import open_cache, open_encoder
 from clipcls.errors import ClassifierError, ClipclsError, ImageError, InputError, LabelsError
 from clipcls.few_shot.file import HASH_BYTES, Learnt, classifier_bytes, read_classifier, versions
 from clipcls.labels.label_set import Label, LabelSet, LabelsLike, log_warnings, make_labels
 from clipcls.labels.names import find_kinds
 from clipcls.labels.prompts import PromptSet, make_prompts
 from clipcls.models.backend import Backend
-from clipcls.models.encoder import Encoder
+from clipcls.models.encoder import Encoder, open_encoder
 from clipcls.predictions import NO_CLASS, UNKNOWN, Provenance
 
 if TYPE_CHECKING:
@@ -371,12 +370,7 @@ class FewShotClassifier(ZeroShotClassifier):
             **settings,
         )
         self.cache_ = open_cache(self.cache)
-        self.encoder_ = open_encoder(
-            self.model,
-            checkpoint=self.checkpoint,
-            backend=self.backend,
-            cache=self.cache_,
-        )
+        self.encoder_ = open_encoder(self.model, self.checkpoint, self.backend)
         if self.encoder_.weights != learnt.weights:
             raise ClassifierError(
                 f"{name}: it is for the model {learnt.model} (weights {learnt.weights[:12]}), not "

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.errors import ModelError
-from clipcls.files.hashing import hash_file
 from clipcls.models import cuda, loading, openvino, towers
 from clipcls.models.backend import Backend, Precision
+from clipcls.models.facts import ModelFacts
 from clipcls.models.loading import Tower
 from clipcls.models.preprocess import Preprocess
 from clipcls.models.tokenizer import ClipTokenizer
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-__all__ = ["Encoder", "OpenClipEncoder", "unit_rows"]
+__all__ = ["Encoder", "OpenClipEncoder", "open_encoder", "unit_rows"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,19 +42,6 @@ _TEXTS_AN_IMAGE = 4
 # On CUDA a batch goes through in pieces: one is stacked and copied while others are computed. mini
 # in fp16, 256 at a time, on an H200, one run: 8,464 images/s in 1, 8,622 in 2, 4,845 in 4.
 _PIECES_ON_CUDA = 2
-
-
-class ModelFacts(Protocol):
-    """What is remembered of models from run to run (see `embeddings.cache`)."""
-
-    def file_hash(self, path: str) -> str:
-        """The SHA-256 of a file as hex."""
-
-    def facts(self, key: str) -> dict[str, Any] | None:
-        """What is known of a model, or None."""
-
-    def set_facts(self, key: str, facts: dict[str, Any]) -> None:
-        """Remembers what is known of a model."""
 
 
 class Encoder(Protocol):
@@ -117,6 +104,27 @@ class Encoder(Protocol):
         return []
 
 
+def open_encoder(
+    model: str | Encoder,
+    checkpoint: str | os.PathLike[str] | None = None,
+    backend: Backend | None = None,
+    *,
+    progress: bool = True,
+) -> Encoder:
+    """A model by its name, ready to be loaded when it is first needed; an `Encoder` as it is.
+
+    Args:
+        model, checkpoint, progress: as for `registry.resolve`.
+        backend: how it runs.
+
+    Raises:
+        ModelError: there is no such model, or its weights cannot be had.
+    """
+    if not isinstance(model, str):
+        return model
+    return OpenClipEncoder(loading.resolve(model, checkpoint, progress=progress), backend)
+
+
 class OpenClipEncoder:
     """An OpenCLIP model; each tower is loaded on its first use and not before.
 
@@ -127,7 +135,7 @@ class OpenClipEncoder:
     Args:
         source: the model, from `loading.resolve`.
         backend: how it runs; None: `Backend()`.
-        known: where to find what is known of the model without loading it.
+        facts: what is known of models without loading them; None: `ModelFacts()`.
 
     Raises:
         ModelError: OpenVINO is asked for and not installed, or cannot compute in this precision;
@@ -139,19 +147,19 @@ class OpenClipEncoder:
         source: loading.ModelSource,
         backend: Backend | None = None,
         *,
-        known: ModelFacts | None = None,
+        facts: ModelFacts | None = None,
     ) -> None:
         backend = backend or Backend()
         self.source = source
+        self._facts = facts or ModelFacts()
         self._backend = backend.name
         try:
-            self.weights = (known.file_hash if known else hash_file)(str(source.weights))
+            self.weights = self._facts.file_hash(source.weights)
         except OSError as error:
             raise ModelError(f"{source.weights}: cannot be read ({error.strerror})") from error
         kind = (backend.device or "").partition(":")[0]
         self._device = "cpu" if kind == "cpu" else backend.device
         self._batch_size = backend.batch_size
-        self._known = known
         self._towers: dict[Tower, loading.Model] = {}
         self._fitting: dict[Tower, int] = {}  # how many at once fit a device's memory, if not all
         self._announced: set[Tower] = set()
@@ -172,9 +180,8 @@ class OpenClipEncoder:
         left_out = {"_towers", "_loading", "_running", "_image_graph", "_text_graph", "_tokenizer"}
         if self._precision != "auto":
             with self._loading:
-                _ = self._facts  # looked up while there is where to
-        kept = {name: value for name, value in vars(self).items() if name not in left_out}
-        return kept | {"_known": None}  # its file may not be where the copy goes
+                _ = self._settings  # looked up while there is where to
+        return {name: value for name, value in vars(self).items() if name not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _towers={})
@@ -227,12 +234,12 @@ class OpenClipEncoder:
     @property
     def logit_scale(self) -> float:
         """What cosine similarities are multiplied with before the softmax."""
-        return float(self._fact("logit_scale"))
+        return float(self._setting("logit_scale"))
 
     @property
     def logit_bias(self) -> float:
         """What is then added (SigLIP), or 0."""
-        return float(self._fact("logit_bias") or 0.0)
+        return float(self._setting("logit_bias") or 0.0)
 
     @property
     def least_side(self) -> int:
@@ -371,7 +378,7 @@ class OpenClipEncoder:
 
     @functools.cached_property
     def _preprocess(self) -> Preprocess:
-        return Preprocess.from_config(self._fact("preprocess"))
+        return Preprocess.from_config(self._setting("preprocess"))
 
     @functools.cached_property
     def _tokenizer(self) -> ClipTokenizer:
@@ -473,10 +480,10 @@ class OpenClipEncoder:
                 ]
             )
         )
-        found = self._known.facts(key) if self._known else None
+        found = self._facts.get(key)
         is_same = found["is_same"] if found else self._try_in(half)
-        if self._known and not found and is_same is not None:
-            self._known.set_facts(key, {"is_same": is_same})
+        if not found and is_same is not None:
+            self._facts.set(key, {"is_same": is_same})
         return bool(is_same)
 
     def _try_in(self, half: Literal["bf16", "fp16"]) -> bool | None:
@@ -520,8 +527,9 @@ class OpenClipEncoder:
         return self._identity_in(self.precision)
 
     @functools.cached_property
-    def _facts(self) -> dict[str, Any] | None:
-        return self._known.facts(self._identity) if self._known else None
+    def _settings(self) -> dict[str, Any] | None:
+        """What the image tower says of itself, where that is known."""
+        return self._facts.get(self._identity)
 
     def _tower(self, tower: Tower) -> loading.Model:
         with self._loading:
@@ -531,26 +539,25 @@ class OpenClipEncoder:
                     self.source, device=self.device, precision=precision, tower=tower
                 )
                 self._towers[tower] = model
-            if tower == "image" and self._facts is None:
+            if tower == "image" and self._settings is None:
                 self._note(self._towers[tower], precision)
             return self._towers[tower]
 
     def _note(self, model: loading.Model, precision: Precision) -> None:
         """Keeps what an image tower says of itself, so that it need not be loaded to ask."""
-        self._facts = {
+        self._settings = {
             "logit_scale": model.logit_scale,
             "logit_bias": model.logit_bias,
             "preprocess": model.preprocess_config,
         }
-        if self._known:
-            self._known.set_facts(self._identity_in(precision), self._facts)
+        self._facts.set(self._identity_in(precision), self._settings)
 
-    def _fact(self, name: str) -> Any:
+    def _setting(self, name: str) -> Any:
         with self._loading:
-            if self._facts is None:
+            if self._settings is None:
                 self._tower("image")
-            assert self._facts is not None
-            return self._facts[name]
+            assert self._settings is not None
+            return self._settings[name]
 
 
 def _hash(text: str) -> str:

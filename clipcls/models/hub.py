@@ -7,8 +7,6 @@ request, and a download that makes no progress is given up in time (`download.py
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import os
 import time
@@ -16,6 +14,7 @@ from pathlib import Path
 
 from clipcls.errors import ModelUnavailableError, UnknownModelError
 from clipcls.models.download import Download, hub_constants
+from clipcls.models.facts import ModelFacts
 
 __all__ = ["REMEMBERED_SECONDS", "STALL_SECONDS", "cached", "fetch"]
 
@@ -73,8 +72,8 @@ def fetch(repo: str, *names: str, progress: bool = True, impatient: bool = False
         raise ModelUnavailableError(
             f"{missing} HF_ENDPOINT is no URL: {constants.ENDPOINT}; write https:// before it"
         )
-    memory = _Memory(constants.ENDPOINT)
-    if impatient and (failure := memory.failure()):
+    failures = _Failures(constants.ENDPOINT)
+    if impatient and (failure := failures.failure()):
         raise ModelUnavailableError(f"{missing} {failure}")
     path = None
     for name in names:
@@ -102,52 +101,45 @@ def fetch(repo: str, *names: str, progress: bool = True, impatient: bool = False
             if failure is None:
                 raise ModelUnavailableError(f"{repo}: {names[0]} {cure}") from error
             if impatient:
-                memory.note(failure)
+                failures.note(failure)
             raise ModelUnavailableError(f"{missing} {failure}; {cure}") from error
         break
-    memory.note(None)
+    failures.forget()
     return path
 
 
-class _Memory:
-    """What failed a short while ago, in a small file of the cache folder.
+class _Failures:
+    """What failed a short while ago.
 
     It counts for one endpoint and the settings that decide how it is reached, so that a changed
     setting is tried at once.
     """
 
     def __init__(self, endpoint: str) -> None:
-        from clipcls.files.folders import cache_folder
-
         settings = {
             name: value
             for name, value in os.environ.items()
             if name.lower().endswith("_proxy") or name.startswith(("HF_", "SSL_"))
         }
-        content = json.dumps([endpoint, settings], sort_keys=True)
-        self._key = hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()
-        self._file = cache_folder() / "hub.json"
+        self._key = f"hub {json.dumps([endpoint, settings], sort_keys=True)}"
+        self._facts = ModelFacts()
 
     def failure(self) -> str | None:
         """What failed and when, as the end of a sentence; None: nothing lately."""
-        try:
-            key, when, reason = json.loads(self._file.read_text(encoding="utf-8"))
-            passed = time.time() - float(when)
-        except (OSError, ValueError, TypeError):
-            return None
-        if key != self._key or not 0 <= passed < REMEMBERED_SECONDS:
+        known = self._facts.get(self._key)
+        passed = time.time() - known["time"] if known else -1
+        if known is None or not 0 <= passed < REMEMBERED_SECONDS:
             return None
         return (
-            f"{passed:.0f} s ago {reason}; the next try is in {REMEMBERED_SECONDS - passed:.0f} s, "
-            "or at once if you name the model (as in --model base)"
+            f"{passed:.0f} s ago {known['reason']}; the next try is in "
+            f"{REMEMBERED_SECONDS - passed:.0f} s, or at once if you name the model (as in --model "
+            "base)"
         )
 
-    def note(self, reason: str | None) -> None:
-        """Keep a failure, or (None) forget it; a file that cannot be written is no error."""
-        with contextlib.suppress(OSError):
-            if reason is None:
-                self._file.unlink(missing_ok=True)
-            else:
-                self._file.parent.mkdir(parents=True, exist_ok=True)
-                content = json.dumps([self._key, time.time(), reason])
-                self._file.write_text(content, encoding="utf-8")
+    def note(self, reason: str) -> None:
+        """Remembers a failure."""
+        self._facts.set(self._key, {"time": time.time(), "reason": reason})
+
+    def forget(self) -> None:
+        """Forgets it."""
+        self._facts.delete(self._key)

@@ -32,6 +32,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.files.atomic import temporary_path
 from clipcls.files.folders import cache_folder
 
 __all__ = [
@@ -241,13 +242,9 @@ def _note_compiled(place: Path) -> None:
 
 
 def _write_checksums(place: Path, checksums: dict[str, int]) -> None:
-    number, name = tempfile.mkstemp(dir=place, suffix=".part")
-    try:
-        with open(number, "w", encoding="utf-8") as file:
-            json.dump(checksums, file)
-        os.replace(name, place / _CHECKSUMS)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with temporary_path(place / _CHECKSUMS) as part:
+        part.write_text(json.dumps(checksums), encoding="utf-8")
+        part.replace(place / _CHECKSUMS)
 
 
 def _checksum(path: Path) -> int:

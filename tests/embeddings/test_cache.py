@@ -38,7 +38,7 @@ def key(n: int) -> bytes:
 @pytest.fixture(autouse=True)
 def trust_new_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test cannot set a file's ctime back."""
-    monkeypatch.setattr("clipcls.embeddings.cache._RACY_NS", 0)
+    monkeypatch.setattr("clipcls.files.hashing.RACY_NS", 0)
 
 
 def old_file(path: Path, content: bytes = b"x") -> os.stat_result:
@@ -73,7 +73,7 @@ def test_a_file_is_known_until_it_changes(tmp_path: Path) -> None:
 def test_a_file_just_written_is_not_trusted_by_its_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipcls.embeddings.cache._RACY_NS", 2_000_000_000)
+    monkeypatch.setattr("clipcls.files.hashing.RACY_NS", 2_000_000_000)
     path = tmp_path / "a.jpg"
     old_file(path)
     with EmbeddingCache(tmp_path / "s.db") as cache:
@@ -98,7 +98,7 @@ def test_a_file_replaced_by_one_of_the_same_size_and_mtime_is_noticed(tmp_path: 
 def test_a_clock_that_steps_backwards_gives_no_replaced_file_its_old_vector(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipcls.cache._RACY_NS", 2_000_000_000)
+    monkeypatch.setattr("clipcls.files.hashing.RACY_NS", 2_000_000_000)
     path, later = tmp_path / "a.jpg", time.time_ns() + 86_400 * 10**9
     before = old_file(path, b"one")
     with EmbeddingCache(tmp_path / "s.db") as cache:
@@ -472,11 +472,8 @@ def test_a_file_that_its_owner_has_locked_is_left_alone(
 def test_a_damaged_row_is_as_if_it_were_not_there(tmp_path: Path) -> None:
     with EmbeddingCache(tmp_path / "s.db") as cache:
         cache.add("image a", [(key(1), vector(1, 0))])
-        cache.set_facts("m", {"a": 1})
         cache._connection.execute("UPDATE embeddings SET vector = x'0102'")
-        cache._connection.execute("UPDATE models SET facts = '{'")
         assert cache.get("image a", key(1)) is None
-        assert cache.facts("m") is None
 
 
 def test_a_space_that_was_undone_is_not_remembered(tmp_path: Path) -> None:
@@ -591,11 +588,10 @@ def test_no_damage_changes_an_answer(
 ) -> None:
     path = tmp_path / "s.db"
     monkeypatch.setattr("clipcls.embeddings.cache.default_path", lambda: path)
-    monkeypatch.setattr("clipcls.embeddings.cache._RACY_NS", 0)
+    monkeypatch.setattr("clipcls.files.hashing.RACY_NS", 0)
     encoder = NamesEncoder()
     images = [paint(f"{n}.png", (20 * n, 255 - 20 * n, 3 * n)) for n in range(12)]
     texts = [f"text {n}" for n in range(12)]
-    facts = {"logit_scale": 13.0, "preprocess": {"size": [260, 260]}}
 
     def answers(cache: EmbeddingCache | None) -> tuple[bytes, ...]:
         rows = embed_array(encoder, images, cache, backend=Backend(workers=1))
@@ -609,14 +605,12 @@ def test_no_damage_changes_an_answer(
         other.encode_images = lambda pixels: np.eye(32, dtype=np.float32)[: len(pixels)]
         embed_array(other, images, cache)
         assert answers(cache) == expected
-        cache.set_facts("model", facts)
         hashed = cache.file_hash(images[0])
         assert len(next(iter(cache.images(encoder.image_space)))[0]) == 12
     whole = path.read_bytes()
     for seed in range(500):
         path.write_bytes(damage(whole, np.random.default_rng(seed)))
         with EmbeddingCache(path) as cache:
-            assert cache.facts("model") in (None, facts), seed
             assert cache.file_hash(images[0]) == hashed, seed
             for paths, vectors in cache.images(encoder.image_space, 7):
                 for name, row in zip(paths, vectors, strict=True):

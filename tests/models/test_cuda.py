@@ -17,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from clipcls.errors import ModelError
 from clipcls.models import cuda, loading
 from clipcls.models.backend import Backend
 from clipcls.models.encoder import OpenClipEncoder, unit_rows
+from clipcls.models.facts import ModelFacts
 from helpers.checkpoints import CONFIGS, write_model
 
 ROOT = Path(__file__).parents[2]
@@ -55,12 +57,13 @@ MODELS_IN = [
 
 @pytest.fixture
 def encoder(tmp_path: Path) -> Callable[..., OpenClipEncoder]:
-    def make(kind: str, known=None, **settings) -> OpenClipEncoder:
+    def make(kind: str, facts=None, **settings) -> OpenClipEncoder:
         directory = tmp_path / kind
         if kind != "mini" and not directory.exists():
             write_model(directory, CONFIGS[kind])
         source = loading.resolve("mini" if kind == "mini" else str(directory))
-        return OpenClipEncoder(source, Backend(**settings), known=known)
+        facts = facts or ModelFacts(Path(tempfile.mkdtemp(dir=tmp_path)))
+        return OpenClipEncoder(source, Backend(**settings), facts=facts)
 
     return make
 
@@ -215,12 +218,12 @@ def test_the_best_precision_is_found_once(
     encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     halves = cuda.half_precisions("cuda")
-    with EmbeddingCache(tmp_path / "s.db") as cache:
-        kinds = ("mini", "clip")
-        found = [encoder(kind, device="cuda", known=cache).precision for kind in kinds]
-        assert found == ["fp16" if halves else "fp32"] * 2
-        monkeypatch.setattr(loading, "load", None)
-        assert [encoder(kind, device="cuda", known=cache).precision for kind in kinds] == found
+    facts = ModelFacts(tmp_path / "facts")
+    kinds = ("mini", "clip")
+    found = [encoder(kind, device="cuda", facts=facts).precision for kind in kinds]
+    assert found == ["fp16" if halves else "fp32"] * 2
+    monkeypatch.setattr(loading, "load", None)
+    assert [encoder(kind, device="cuda", facts=facts).precision for kind in kinds] == found
 
 
 @needs_gpu

@@ -15,13 +15,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from clipcls import ZeroShotClassifier
-from clipcls.embeddings.cache import EmbeddingCache
-from clipcls.embeddings.opening import open_encoder
 from clipcls.errors import ModelError
 from clipcls.labels.prompts import read_prompts
 from clipcls.models import loading
 from clipcls.models.backend import Backend
-from clipcls.models.encoder import OpenClipEncoder, unit_rows
+from clipcls.models.encoder import OpenClipEncoder, open_encoder, unit_rows
+from clipcls.models.facts import ModelFacts
+from clipcls.models.loading import resolve
 
 LABELS = ["cat", "dog", "a much longer label of many words", "hot dog"]
 TEMPLATES = list(read_prompts("photo").templates)
@@ -152,24 +152,24 @@ def test_threads_that_ask_a_new_encoder_do_not_wait_for_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Up to Python 3.11 a cached_property has a lock of its own."""
-    with EmbeddingCache(tmp_path / "s.db") as cache:
-        encoder = open_encoder("mini", backend=Backend(precision="fp32"), cache=cache)
-        sides: list[int] = []
-        one = threading.Thread(target=lambda: encoder.text_space, daemon=True)
-        other = threading.Thread(target=lambda: sides.append(encoder.least_side), daemon=True)
+    facts = ModelFacts(tmp_path / "facts")
+    encoder = OpenClipEncoder(resolve("mini"), Backend(precision="fp32"), facts=facts)
+    sides: list[int] = []
+    one = threading.Thread(target=lambda: encoder.text_space, daemon=True)
+    other = threading.Thread(target=lambda: sides.append(encoder.least_side), daemon=True)
 
-        def precision(encoder: OpenClipEncoder) -> str:
-            if threading.current_thread() is one:
-                other.start()
-                other.join(0.5)  # as far as it gets
-            with encoder._loading:
-                return "fp32"
+    def precision(encoder: OpenClipEncoder) -> str:
+        if threading.current_thread() is one:
+            other.start()
+            other.join(0.5)  # as far as it gets
+        with encoder._loading:
+            return "fp32"
 
-        monkeypatch.setattr(OpenClipEncoder, "precision", property(precision))
-        one.start()
-        one.join(60)
-        other.join(60)
-        assert sides
+    monkeypatch.setattr(OpenClipEncoder, "precision", property(precision))
+    one.start()
+    one.join(60)
+    other.join(60)
+    assert sides
 
 
 def test_nothing_to_encode() -> None:
@@ -182,15 +182,6 @@ def test_precision_is_part_of_the_spaces() -> None:
     assert one.weights == other.weights
     assert one.text_space != other.text_space
     assert one.image_space != other.image_space
-
-
-@pytest.mark.slow
-def test_what_a_model_says_of_itself_is_kept(tmp_path: Path) -> None:
-    with EmbeddingCache(tmp_path / "s.db") as cache:
-        scale = open_encoder("mini", cache=cache).logit_scale
-        again = open_encoder("mini", cache=cache)
-        again._tower = None  # type: ignore[assignment,method-assign]
-        assert again.logit_scale == scale > 1
 
 
 def test_unit_rows_keeps_zeros() -> None:

@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 import pytest
 from filelock import FileLock
 
-from clipcls.embeddings import cache
 from clipcls.errors import ModelUnavailableError
+from clipcls.files import folders
 from clipcls.models import download, hub, registry
 
 ROOT = Path(__file__).parents[2]
@@ -119,7 +119,7 @@ def use(monkeypatch, tmp_path) -> Iterator[Callable[[str], None]]:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "agents"), raising=False)
     monkeypatch.setattr("huggingface_hub.utils._detect_agent._registry", None, raising=False)
-    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(folders, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(hub, "STALL_SECONDS", STALL)
 
     def set_endpoint(url: str) -> None:
@@ -403,7 +403,7 @@ def test_a_cache_that_cannot_be_written_is_not_the_hubs_fault(endpoint, tmp_path
     message = failure()
     assert "cannot be stored" in message
     assert "HF_HOME" in message
-    assert not (tmp_path / "cache" / "hub.json").exists()
+    assert not [*(tmp_path / "cache").rglob("*.json")]
 
 
 # -- what moves -----------------------------------------------------------------------------------
@@ -572,16 +572,18 @@ def test_a_success_forgets_the_failure(endpoint, tmp_path) -> None:
     failure()
     endpoint.stages.clear()
     assert fetch(impatient=False) is not None
-    assert not (tmp_path / "cache" / "hub.json").exists()
+    assert not [*(tmp_path / "cache").rglob("*.json")]
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"\xff", b"[]", b"1", b'{"a": 1}', b'["a", "b", "c"]', b'["a", 1e999, null]']
 )
 def test_a_damaged_memory_is_ignored(endpoint, tmp_path, content) -> None:
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "hub.json").write_bytes(content)
     endpoint.stages["metadata"] = lambda handler: handler.answer(403)
+    failure()
+    (file,) = (tmp_path / "cache").rglob("*.json")
+    file.write_bytes(content)
+    endpoint.requests.clear()
     failure()
     assert endpoint.requests
     endpoint.requests.clear()

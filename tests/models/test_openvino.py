@@ -17,12 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipcls.embeddings import opening
-from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import embed_texts
 from clipcls.models import loading, openvino, towers
 from clipcls.models.backend import Backend
 from clipcls.models.encoder import OpenClipEncoder
+from clipcls.models.facts import ModelFacts
 from helpers.checkpoints import CONFIGS, write_model
 
 if not openvino.is_supported():
@@ -39,12 +38,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def encoder(tmp_path: Path, folder: Path) -> Callable[..., OpenClipEncoder]:
-    def make(kind: str = "clip", known=None, **settings) -> OpenClipEncoder:
+    def make(kind: str = "clip", facts=None, **settings) -> OpenClipEncoder:
         directory = tmp_path / kind
         if not directory.exists():
             write_model(directory, CONFIGS[kind])
         settings.setdefault("precision", "fp32")
-        return OpenClipEncoder(loading.resolve(str(directory)), Backend(**settings), known=known)
+        return OpenClipEncoder(
+            loading.resolve(str(directory)),
+            Backend(**settings),
+            facts=facts or ModelFacts(Path(tempfile.mkdtemp(dir=tmp_path))),
+        )
 
     return make
 
@@ -94,20 +97,18 @@ def test_bf16(encoder) -> None:
 def test_bf16_is_taken_where_it_changes_no_vector(
     name: str, encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with EmbeddingCache(tmp_path / "s.db") as cache:
+    facts = ModelFacts(tmp_path / "facts")
 
-        def precisions() -> list[str]:
-            settings = {"name": name, "precision": "auto"}
-            transformer = encoder("clip", cache, **settings)
-            # EfficientNet's cosine to float32 is 0.997 in bf16.
-            convolutions = OpenClipEncoder(
-                loading.resolve("mini"), Backend(**settings), known=cache
-            )
-            return [transformer.precision, convolutions.precision]
+    def precisions() -> list[str]:
+        settings = {"name": name, "precision": "auto"}
+        transformer = encoder("clip", facts, **settings)
+        # EfficientNet's cosine to float32 is 0.997 in bf16.
+        convolutions = OpenClipEncoder(loading.resolve("mini"), Backend(**settings), facts=facts)
+        return [transformer.precision, convolutions.precision]
 
-        assert precisions() == ["bf16", "fp32"]
-        monkeypatch.setattr(loading, "load", None)
-        assert precisions() == ["bf16", "fp32"]  # tried once
+    assert precisions() == ["bf16", "fp32"]
+    monkeypatch.setattr(loading, "load", None)
+    assert precisions() == ["bf16", "fp32"]  # tried once
 
 
 def test_bf16_is_tried_again_where_memory_was_short(
@@ -118,12 +119,12 @@ def test_bf16_is_tried_again_where_memory_was_short(
     def short(*_: object) -> None:
         raise MemoryError
 
-    with EmbeddingCache(tmp_path / "s.db") as cache:
-        with monkeypatch.context() as patch:
-            patch.setattr(towers.ImageTower, "convert", short)
-            assert encoder(known=cache, precision="auto").precision == "fp32"
-        monkeypatch.setattr(openvino, "export", lambda *_: object())
-        assert encoder(known=cache, precision="auto").precision == "bf16"
+    facts = ModelFacts(tmp_path / "facts")
+    with monkeypatch.context() as patch:
+        patch.setattr(towers.ImageTower, "convert", short)
+        assert encoder(facts=facts, precision="auto").precision == "fp32"
+    monkeypatch.setattr(openvino, "export", lambda *_: object())
+    assert encoder(facts=facts, precision="auto").precision == "bf16"
 
 
 def test_the_precision_of_a_cpu_without_bf16(encoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,8 +347,8 @@ def test_the_next_process_needs_no_torch_and_tells_nobody(tmp_path: Path) -> Non
     directory = write_model(tmp_path / "model", CONFIGS["timm"])
     script = (
         "import sys; from PIL import Image\n"
-        "from clipcls.embeddings.opening import open_encoder, EmbeddingCache\n"
-        "e = open_encoder(sys.argv[1], cache=EmbeddingCache(sys.argv[2]))\n"
+        "from clipcls.models.encoder import open_encoder\n"
+        "e = open_encoder(sys.argv[1])\n"
         "e.encode_images([e.preprocess(Image.new('RGB', (9, 9)))])\n"
         "e.encode_texts(['a cat'])\n"
         "names = ('torch', 'open_clip', 'torchvision', 'openvino', 'openvino.tools.ovc')\n"
@@ -356,7 +357,7 @@ def test_the_next_process_needs_no_torch_and_tells_nobody(tmp_path: Path) -> Non
         "import openvino; assert callable(openvino.convert_model)  # for whoever else wants it"
     )
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    command = [sys.executable, "-c", script, str(directory), str(tmp_path / "s.db")]
+    command = [sys.executable, "-c", script, str(directory)]
     first, second = (
         subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
         for _ in range(2)
@@ -398,29 +399,20 @@ def test_what_cannot_be_asked_for(encoder) -> None:
         encoder(name="openvino", precision="fp16")
 
 
-def test_facts_are_kept_with_the_cache(encoder, tmp_path: Path) -> None:
-    with EmbeddingCache(tmp_path / "s.db") as cache:
-        first = encoder(known=cache)
-        assert first.least_side == 64
-        again = encoder(known=cache)
-        again._tower = None  # type: ignore[assignment,method-assign]
-        assert (again.least_side, again.logit_scale) == (64, first.logit_scale)
-
-
-def test_facts_are_kept_without_a_cache_too(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_a_model_says_of_itself_is_kept(
+    encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = str(write_model(tmp_path / "model", CONFIGS["clip"]))
-    monkeypatch.setattr(opening, "facts_path", lambda: tmp_path / "models.sqlite3")
-    assert opening.open_encoder(model).least_side == 64
+    facts = ModelFacts(tmp_path / "facts")
+    first = encoder(facts=facts)
+    assert first.least_side == 64
     with monkeypatch.context() as patch:
         patch.setattr(loading, "load", None)
-        again = opening.open_encoder(model)
-        assert again.least_side == 64
+        again = encoder(facts=facts)
+        assert (again.least_side, again.logit_scale) == (64, first.logit_scale)
         assert pickle.loads(pickle.dumps(again)).least_side == 64
-    # Where they cannot be kept it only takes longer.
-    monkeypatch.setattr(opening, "facts_path", lambda: tmp_path / "model")
-    assert opening.open_encoder(model).least_side == 64
+    # Where it cannot be kept it only takes longer.
+    (tmp_path / "file").write_text("")
+    assert encoder(facts=ModelFacts(tmp_path / "file" / "facts")).least_side == 64
 
 
 @pytest.mark.skipif(not shutil.which("setpriv") or os.geteuid() != 0, reason="becomes another user")

@@ -313,7 +313,7 @@ def invoke(*arguments: str) -> str:
 def test_commands_write_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paint: Callable[..., str]
 ) -> None:
-    monkeypatch.setattr("clipcls.embeddings.opening.open_encoder", lambda *_, **__: ColourEncoder())
+    monkeypatch.setattr("clipcls.models.encoder.open_encoder", lambda *_, **__: ColourEncoder())
     monkeypatch.setattr(
         "clipcls.classification.zero_shot.open_encoder", lambda *_, **__: ColourEncoder()
     )

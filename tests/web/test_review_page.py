@@ -42,9 +42,9 @@ SERVER = f"""
 import sys
 sys.path.insert(0, {str(TESTS)!r})
 from helpers.encoders import NamesEncoder
-import clipcls.embeddings.opening
+import clipcls.models.encoder
 encoder = NamesEncoder()
-clipcls.embeddings.opening.open_encoder = lambda *args, **kwargs: encoder
+clipcls.models.encoder.open_encoder = lambda *args, **kwargs: encoder
 from clipcls.cli import main
 sys.argv[0] = "clipcls"
 main()

@@ -1,0 +1,53 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from clipcls.errors import OutputError
+
+__all__ = ["temporary_path", "write_bytes", "write_new"]
+
+
+@contextlib.contextmanager
+def temporary_path(path: Path) -> Iterator[Path]:
+    """A free name next to a file, with its suffix, for its next content.
+
+    What still has the name at the end is removed.
+    """
+    part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Writes a file that does not exist yet, to the disk.
+
+    Raises:
+        OSError: it exists, or cannot be written.
+    """
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file, or replaces it, whole or not at all; a link is followed.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    place = Path(os.path.realpath(path))
+    try:
+        with temporary_path(place) as part:
+            write_new(part, data)
+            part.replace(place)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
