@@ -121,12 +121,12 @@ def test_new_labels_on_known_photos_load_the_text_tower_only(clipcls, cache_home
     clipcls("classify", "-m", "mini", "-l", "cat", "-l", "dog", CHELSEA)
     script = (
         "import sys\n"
-        "from clipcls import models, cli\n"
-        "load = models.load\n"
+        "from clipcls import cli; from clipcls.models import loading\n"
+        "load = loading.load\n"
         "def only_text(*args, tower=None, **kwargs):\n"
         "    assert tower == 'text', tower\n"
         "    return load(*args, tower=tower, **kwargs)\n"
-        "models.load = only_text\n"
+        "loading.load = only_text\n"
         f"sys.argv = ['clipcls', 'classify', '-m', 'mini', '-l', 'lynx', {CHELSEA!r}]\n"
         "cli.main()"
     )
@@ -706,7 +706,7 @@ def test_a_run_stopped_in_the_middle_goes_on_where_it_was(tmp_path: Path, end: i
         assert "results.jsonl.part" in said
         assert "Traceback" not in said
     script = (
-        "import sys, atexit; from clipcls import cli, encoder\n"
+        "import sys, atexit; from clipcls import cli; from clipcls.models import encoder\n"
         "encode, done = encoder.OpenClipEncoder.encode_images, []\n"
         "def count(self, pixels): done.append(len(pixels)); return encode(self, pixels)\n"
         "encoder.OpenClipEncoder.encode_images = count\n"

@@ -383,7 +383,7 @@ def test_the_proxy_is_named_where_one_is_set(use, monkeypatch) -> None:
 
 def test_empty_and_odd_variables(tmp_path) -> None:
     program = (
-        "from clipcls import download, errors\n"
+        "from clipcls import errors; from clipcls.models import download\n"
         "try: print(download.hub_constants().HF_HUB_CACHE)\n"
         "except errors.ModelError as error: print(error)"
     )
@@ -613,7 +613,7 @@ def test_auto_falls_back_with_one_warning(endpoint, caplog) -> None:
 def test_the_process_ends_while_a_download_hangs(server, tmp_path) -> None:
     server.stages["body"] = begin_and_hang
     program = (
-        "import sys, time; from clipcls import hub; from clipcls.errors import ModelError\n"
+        "import sys, time; from clipcls.models import hub; from clipcls.errors import ModelError\n"
         "hub.STALL_SECONDS = 0.8\n"
         "try: hub.fetch('a/b', 'open_clip_model.safetensors', impatient=True)\n"
         "except ModelError: print(time.time())"

@@ -203,7 +203,7 @@ def test_loading_is_silent_and_changes_nothing(tmp_path) -> None:
     program = f"""
 import logging, sys, warnings
 before = list(warnings.filters)
-from clipcls import models
+from clipcls.models import loading
 import torch
 loaded = loading.load(loading.resolve({str(directory)!r}))
 root = logging.getLogger()
