@@ -26,7 +26,6 @@ __all__ = [
     "MultiLabelCalibration",
     "MultiLabelClassifier",
     "MultiLabelEvaluation",
-    "MultiLabelPrediction",
     "Prediction",
     "ZeroShotClassifier",
     "calibrate",
@@ -54,8 +53,8 @@ if TYPE_CHECKING:
     from clipcls.few_shot.classifier import FewShotClassifier
     from clipcls.few_shot.linear_probe import LinearProbe
     from clipcls.models.backend import Backend
-    from clipcls.output.columns import to_dataframe
-    from clipcls.predictions import Candidate, MultiLabelPrediction, Prediction
+    from clipcls.output.dataframe import to_dataframe
+    from clipcls.predictions import Candidate, Prediction
 
 _HOMES = {
     "Backend": "models.backend",
@@ -70,7 +69,6 @@ _HOMES = {
     "MultiLabelCalibration": "calibration.multilabel",
     "MultiLabelClassifier": "classification.multilabel",
     "MultiLabelEvaluation": "evaluation.multilabel",
-    "MultiLabelPrediction": "predictions",
     "Prediction": "predictions",
     "ZeroShotClassifier": "classification.zero_shot",
     "calibrate": "evaluation.calibrate",
@@ -80,7 +78,7 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "evaluate_multilabel": "evaluation.multilabel",
     "suggest": "classification.suggest",
-    "to_dataframe": "output.columns",
+    "to_dataframe": "output.dataframe",
 }
 
 

@@ -132,6 +132,10 @@ class ImageError(ClipclsError):
         self.path = path
         self.reason = reason
 
+    def to_dict(self) -> dict[str, Any]:
+        """Its record, as jsonl holds it."""
+        return {"path": self.path, "error": self.reason}
+
     def without_frames(self) -> ImageError:
         """A copy that may be kept: a raised error holds its frames, and so the file and pixels."""
         return ImageError(self.path, self.reason)

@@ -197,7 +197,7 @@ class Kept:
         Raises:
             OutputError: it cannot be written.
         """
-        from clipcls.output import open_output
+        from clipcls.output.writing import open_output
 
         with open_output(Path(path), "document") as writer:
             writer.write(self.record())

@@ -178,9 +178,9 @@ def predictions(
         label = candidates[0].label if is_sure else UNKNOWN
         if given is not None and is_sure and label_set is not None:
             label_set = tuple(dict.fromkeys((label, *label_set)))
-        lineage = None
+        lineages = None
         if level is not None:
-            lineage = level.paths[best[2][0]] if is_sure else ()
+            lineages = (level.paths[best[2][0]],) if is_sure else ()
         explanation = None
         if rule.explainer:
             texts = classifier.texts_of(int(best[2][0]), level)
@@ -191,7 +191,7 @@ def predictions(
             candidates[:top],
             classifier.made_by_,
             label_set,
-            lineage,
+            lineages,
             explanation,
             by_person=given is not None,
         )

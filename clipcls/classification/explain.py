@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from clipcls.embeddings.embed import embed_texts, stored_images
 from clipcls.embeddings.index import FlatIndex
-from clipcls.predictions import Explanation
+from clipcls.predictions import Explanation, SimilarImage, SimilarText
 
 if TYPE_CHECKING:
     from clipcls.embeddings.cache import EmbeddingCache
@@ -77,16 +77,18 @@ class Explainer:
 
     def _best_texts(
         self, vector: NDArray[np.float32], texts: Sequence[str]
-    ) -> tuple[tuple[str, float], ...]:
+    ) -> tuple[SimilarText, ...]:
         if new := [text for text in dict.fromkeys(texts) if text not in self._vectors]:
             rows = embed_texts(self._encoder, new, self._cache)
             self._vectors.update(zip(new, rows, strict=True))
         exact = vector.astype(np.float64)
-        found = [(text, float(self._vectors[text] @ exact)) for text in dict.fromkeys(texts)]
-        return tuple(sorted(found, key=lambda pair: -pair[1])[:_TEXTS])
+        found = [
+            SimilarText(text, float(self._vectors[text] @ exact)) for text in dict.fromkeys(texts)
+        ]
+        return tuple(sorted(found, key=lambda near: -near.similarity)[:_TEXTS])
 
-    def _nearest(self, path: str, vector: NDArray[np.float32]) -> tuple[tuple[str, float], ...]:
-        found: list[tuple[str, float]] = []
+    def _nearest(self, path: str, vector: NDArray[np.float32]) -> tuple[SimilarImage, ...]:
+        found: list[SimilarImage] = []
         if self._index is None or self._cache is None:
             return ()
         itself = {os.path.abspath(path), *self._cache.copies(path)} if path else set()
@@ -96,7 +98,7 @@ class Explainer:
                 continue
             there = next(filter(os.path.exists, self._cache.copies(self._paths[row])), None)
             if there is not None:
-                found.append((there, float(similarity)))
+                found.append(SimilarImage(there, float(similarity)))
             if len(found) == _NEAREST:
                 break
         return tuple(found)

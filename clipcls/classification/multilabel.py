@@ -36,7 +36,7 @@ from clipcls.embeddings.embed import compute_rows, embed_texts
 from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError, not_fitted
 from clipcls.labels.label_set import read_labels
 from clipcls.numerics import log_odds, logistic
-from clipcls.predictions import Candidate, MultiLabelPrediction
+from clipcls.predictions import UNKNOWN, Candidate, Prediction
 
 if TYPE_CHECKING:
     from clipcls.calibration.multilabel import MultiLabelCalibration
@@ -193,7 +193,7 @@ class MultiLabelClassifier:
         top: int | None = None,
         min_score: float | None = None,
         on_error: OnError = "yield",
-    ) -> Iterator[MultiLabelPrediction | ImageError]:
+    ) -> Iterator[Prediction | ImageError]:
         """Labels images one after the other, in their order, with bounded memory.
 
         Args:
@@ -204,7 +204,7 @@ class MultiLabelClassifier:
             on_error: as for `ZeroShotClassifier.classify`.
 
         Yields:
-            a `MultiLabelPrediction` for each image, or the `ImageError` that says why there is
+            a `Prediction` with `labels` for each image, or the `ImageError` that says why there is
             none. For one image it is an iterator of one.
 
         Raises:
@@ -223,7 +223,7 @@ class MultiLabelClassifier:
 
     def _predictions(
         self, block: Sequence[Any], top: int | None, thresholds: NDArray[np.float64]
-    ) -> Iterator[MultiLabelPrediction | ImageError]:
+    ) -> Iterator[Prediction | ImageError]:
         vectors = [item.vector for item in block if not isinstance(item, ImageError)]
         rows = self._rows(np.stack(vectors)) if vectors else iter(())
         for item in block:
@@ -233,13 +233,12 @@ class MultiLabelClassifier:
             similarities, scores = next(rows)
             order = np.argsort(-scores, kind="stable")
             given = order[scores[order] >= thresholds[order]][:top]
-            candidates = [
+            best, *labels = (
                 Candidate(str(self.classes_[k]), float(scores[k]), float(similarities[k]))
                 for k in (order[0], *given)
-            ]
-            yield MultiLabelPrediction(
-                item.path, tuple(candidates[1:]), candidates[0], self.made_by_
             )
+            label = labels[0].label if labels else UNKNOWN
+            yield Prediction(item.path, label, (best,), self.made_by_, labels=tuple(labels))
 
     def scores(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
         """`predict_proba` of unit rows, float32 (n, dim) -> float64 (n, n_classes)."""

@@ -107,7 +107,7 @@ class Suggestion:
                 }
                 for label in self.labels
             ],
-            **self.made_by.record(),
+            **self.made_by.to_dict(),
         }
 
 

@@ -123,7 +123,7 @@ def command(
     from clipcls.evaluation.evaluate import evaluate
     from clipcls.metrics.multilabel import LabelFigures
     from clipcls.metrics.single_label import ClassFigures
-    from clipcls.output import open_output
+    from clipcls.output.writing import open_output
 
     console.quiet = quiet
     form = form_of(output, form, FIGURES, streamed="table")
@@ -197,8 +197,8 @@ def _write_table(
 ) -> None:
     """A row per label; what is of all images together is said."""
     from clipcls.evaluation.tables import NAMES, number
-    from clipcls.output import open_output
-    from clipcls.output.columns import PROVENANCE
+    from clipcls.output.writing import open_output
+    from clipcls.predictions import PROVENANCE
 
     made_by = {key: record[key] for key in PROVENANCE if key in record}
     with open_output(output, form, columns=columns, bom=bom, provenance=made_by) as writer:
@@ -228,7 +228,7 @@ def _multilabel(
 ) -> int:
     from clipcls.classification.multilabel import MultiLabelClassifier
     from clipcls.evaluation.multilabel import evaluate_multilabel
-    from clipcls.output import open_output
+    from clipcls.output.writing import open_output
 
     def fitted(settings: dict[str, Any]) -> MultiLabelClassifier:
         alone = classifier_of(**{**settings, "calibration": None})

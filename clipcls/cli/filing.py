@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING
 import click
 
 from clipcls.cli.console import Console, show
+from clipcls.errors import ImageError
+from clipcls.predictions import Prediction, Result
 
 if TYPE_CHECKING:
-    from clipcls.errors import ImageError
     from clipcls.organize.journal import Mode
-    from clipcls.output.reader import Result
 
-__all__ = ["INTERRUPTED", "file_into", "list_plan", "mode_of", "short", "write_keywords"]
+__all__ = [
+    "INTERRUPTED",
+    "file_into",
+    "list_plan",
+    "mode_of",
+    "short",
+    "without_scores",
+    "write_keywords",
+]
 
 INTERRUPTED = "interrupted; the same command again goes on where it stopped"
 
@@ -27,6 +35,13 @@ def mode_of(move: bool, link: bool) -> Mode:
     if move and link:
         raise click.UsageError("--move and --link exclude each other")
     return "move" if move else "link" if link else "copy"
+
+
+def without_scores(result: Result) -> Result:
+    """What filing and keywords need of a result, a fraction of its memory."""
+    if isinstance(result, ImageError):
+        return result
+    return Prediction(result.path, result.label, (), None, lineages=result.label_paths)
 
 
 def list_plan(
@@ -54,7 +69,7 @@ def file_into(
     from clipcls.organize.execute import file_results
 
     try:
-        with console.progress(sum(not result.error for result in results)) as progress:
+        with console.progress(_count(results)) as progress:
             done = file_results(results, into, mode, root=root, watch=progress)
     except KeyboardInterrupt:
         console.say(INTERRUPTED)
@@ -81,7 +96,7 @@ def write_keywords(
     from clipcls.organize.xmp_sidecar import write_sidecars
 
     try:
-        with console.progress(sum(not result.error for result in results)) as progress:
+        with console.progress(_count(results)) as progress:
             if embed:
                 done = embed_keywords(results, root=root, remove=remove, watch=progress)
             else:
@@ -96,6 +111,11 @@ def write_keywords(
     if not console.quiet:
         console.say(done.summary())
     return done.exit_code
+
+
+def _count(results: Sequence[Result]) -> int:
+    """How many images could be read."""
+    return sum(isinstance(result, Prediction) for result in results)
 
 
 def _name(console: Console, failed: list[ImageError]) -> None:

@@ -91,7 +91,7 @@ def command(
     refuse_over(output, data, label_source, prompts)
     from clipcls.data.dataset import read_dataset
     from clipcls.few_shot.classifier import FewShotClassifier
-    from clipcls.output import open_output
+    from clipcls.output.writing import open_output
 
     console.quiet = quiet
     labelled = read_dataset(data)

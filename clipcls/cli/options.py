@@ -477,7 +477,7 @@ def form_of(
     if output is None:
         return streamed
     if found not in forms:
-        from clipcls.output import is_stream
+        from clipcls.output.writing import is_stream
 
         if is_stream(output):
             return streamed

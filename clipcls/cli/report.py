@@ -63,9 +63,9 @@ def command(
     """
     console.quiet = quiet
     refuse_over(output, results)
-    from clipcls.output import open_output
     from clipcls.output.gallery import GalleryWriter
     from clipcls.output.reader import read_results
+    from clipcls.output.writing import open_output
 
     found = read_results(results, root)
     name = title or ("Results" if results == "-" else Path(results).name)
@@ -77,7 +77,7 @@ def command(
 
     with open_output(output, page) as writer, console.progress(len(found)) as progress:
         for result in found:
-            writer.write(result.record())
+            writer.write(result)
             progress(pages[0].gone)
     shown, gone = pages[0].shown, pages[0].gone
     if gone and not shown:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,11 @@ from click.core import ParameterSource
 from clipcls.cli.completion import complete_files, complete_label_sets, complete_template_sets
 from clipcls.cli.console import Console
 from clipcls.cli.options import FILE, NEW_FILE, cache_of, cache_options, join_prompts, model_options
+from clipcls.predictions import Prediction, Result
 
 if TYPE_CHECKING:
     from clipcls.classification.zero_shot import ZeroShotClassifier
     from clipcls.labels.label_set import LabelSet, LabelsLike
-    from clipcls.output.reader import Result
     from clipcls.predictions import Provenance
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ def command(
             root=root,
         )
         opener = None
-        made_by = next((r.made_by for r in found if r.made_by), None)
+        made_by = find_provenance(found)
         templates = prompts or ("photo" if no_model else find_templates(made_by))
         if not no_model:
             context = click.get_current_context()
@@ -189,6 +189,11 @@ def command(
     return 0
 
 
+def find_provenance(results: Iterable[Result]) -> Provenance | None:
+    """What made the results: the first of them that says so."""
+    return next((r.provenance for r in results if isinstance(r, Prediction) and r.provenance), None)
+
+
 def find_templates(made_by: Provenance | None) -> str:
     """The templates that made the results; `photo` where the results do not hold them."""
     from clipcls.errors import PromptsError
@@ -217,7 +222,7 @@ def _opener(
     settings: dict[str, Any],
 ) -> Callable[[], ZeroShotClassifier]:
     """Opens the model that made the results, unless another is named."""
-    made_by: Provenance | None = next((r.made_by for r in results if r.made_by), None)
+    made_by = find_provenance(results)
     cache = cache_of(cache_file, no_cache) or False
 
     def opener() -> ZeroShotClassifier:

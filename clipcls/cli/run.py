@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,20 +12,50 @@ from typing import TYPE_CHECKING
 import click
 
 from clipcls.cli.console import Console
-from clipcls.cli.filing import file_into, mode_of, write_keywords
+from clipcls.cli.filing import file_into, mode_of, without_scores, write_keywords
 from clipcls.cli.options import RESULTS_FORMS, columns_of, form_of, images_of
 from clipcls.cli.progress import format_rate
 from clipcls.cli.refusals import refuse_inside
+from clipcls.errors import ImageError
+from clipcls.predictions import PROVENANCE, UNKNOWN, Result
 
 if TYPE_CHECKING:
     from clipcls.calibration.single_label import Kept
     from clipcls.cli.progress import Total
-    from clipcls.errors import ImageError
+    from clipcls.data.file_kinds import LeftOut
     from clipcls.organize.journal import Mode
-    from clipcls.output.reader import Result
-    from clipcls.predictions import MultiLabelPrediction, Prediction, Report
 
-__all__ = ["Run"]
+__all__ = ["Report", "Run"]
+
+
+@dataclass(slots=True)
+class Report:
+    """Counts what became of the images of a run, and sums it up."""
+
+    excluded: LeftOut
+    classified: int = 0
+    unknown: int = 0
+    skipped: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def count(self, result: Result) -> None:
+        """Takes one result into account."""
+        if isinstance(result, ImageError):
+            self.skipped += 1
+        else:
+            self.classified += 1
+            self.unknown += result.label == UNKNOWN
+
+    def summary(self, rate: str = "") -> str:
+        """One line: how many images, what became of them, how long it took and how fast."""
+        seconds = time.monotonic() - self.started
+        parts = [f"{self.classified:,} classified"]
+        if self.unknown:
+            parts[0] += f" ({self.unknown:,} as {UNKNOWN})"
+        if self.skipped:
+            parts.append(f"{self.skipped:,} could not be read")
+        besides = f"; {self.excluded}" if self.excluded.counts else ""
+        return f"{', '.join(parts)} in {seconds:.1f} s{f' ({rate})' if rate else ''}{besides}"
 
 
 @dataclass
@@ -64,11 +95,10 @@ class Run:
         if self._form == "parquet":
             from clipcls.output.parquet import need_pyarrow
 
-            need_pyarrow()
+            need_pyarrow("--format parquet")
         from clipcls.data.file_kinds import LeftOut
-        from clipcls.predictions import Report
 
-        self.report = Report(left_out=LeftOut())
+        self.report = Report(LeftOut())
 
     def select_columns(self, usual: Sequence[str], every: Sequence[str] = ()) -> list[str]:
         """The columns of a csv or tsv, refused if `--columns` names others than these.
@@ -77,18 +107,16 @@ class Run:
             usual: the columns without `--columns`.
             every: further columns that can be asked for; those of provenance always can.
         """
-        from clipcls.output.columns import PROVENANCE
-
         more = [*every, *PROVENANCE]
         return columns_of(self._form, usual, more, wanted=self.columns, bom=self.bom)
 
     def find_images(self) -> tuple[Iterator[str | ImageError], Total]:
         """The images and their number, as `images_of` gives them."""
-        return images_of(self.inputs, self.null, self.report.left_out)
+        return images_of(self.inputs, self.null, self.report.excluded)
 
     def write(
         self,
-        results: Iterable[Prediction | MultiLabelPrediction | ImageError],
+        results: Iterable[Result],
         columns: Sequence[str],
         *,
         calibration: Kept | None,
@@ -104,25 +132,19 @@ class Run:
             hash_image: the SHA-256 of an image's file.
             watch: called after each result; None where the images were reported before.
         """
-        from clipcls.errors import ImageError
-        from clipcls.output import open_output
-        from clipcls.output.reader import result_of, without_scores
-        from clipcls.predictions import error_record
+        from clipcls.output.writing import open_output
 
         known = 0
         with open_output(self.output, self._form, columns=columns, bom=self.bom) as writer:
             for result in results:
                 self.report.count(result)
-                failure = None
-                if isinstance(result, ImageError):
-                    failure, record = result, error_record(result)
-                else:
-                    record = result.record()
+                failure = result if isinstance(result, ImageError) else None
+                if not failure:
                     known += bool(calibration and calibration.knows(hash_image(result.path)))
                     if self.sort_into or self.xmp:
-                        self._to_file.append(without_scores(result_of(record)))
+                        self._to_file.append(without_scores(result))
                 with self.console.results(self.output):
-                    writer.write(record)
+                    writer.write(result)
                 if watch:
                     watch(failure)
         if known:
@@ -139,12 +161,9 @@ class Run:
         """
         console, report, output = self.console, self.report, self.output
         rate = console.pace.rate if console.pace else None
-        left_out = report.left_out
         console.say_done(
             report.summary(format_rate(rate) if rate else ""),
-            matters=report.skipped > 0
-            or output is not None
-            or (left_out is not None and left_out.may_be_images),
+            matters=report.skipped > 0 or output is not None or report.excluded.may_be_images,
         )
         if self._form == "html":
             console.say_written(output, "open it in a browser")

@@ -91,7 +91,7 @@ def command(
     from clipcls.errors import ImageError
     from clipcls.files.text import canonical
     from clipcls.models.encoder import open_encoder
-    from clipcls.output import open_output
+    from clipcls.output.writing import open_output
 
     console.quiet = quiet
     left_out, backend = LeftOut(), model_settings["backend"]
@@ -132,7 +132,7 @@ def command(
         else:
             hits = search_cache(encoder, query, cache, top)
         for hit in hits:
-            writer.write(hit.record())
+            writer.write(hit)
     if not inputs and not hits:
         console.say("the cache holds no images of this model yet: name a folder to search")
     elif inputs:

@@ -87,7 +87,7 @@ def command(
     from clipcls.classification.suggest import TEMPLATE, VOCABULARY, read_vocabulary, suggest
     from clipcls.classification.zero_shot import ZeroShotClassifier
     from clipcls.data.file_kinds import LeftOut
-    from clipcls.output import open_output
+    from clipcls.output.writing import open_output
 
     console.quiet = quiet
     left_out = LeftOut()
@@ -102,7 +102,7 @@ def command(
         found = suggest(classifier, images, clusters=clusters, watch=watch)
     record = found.record()
     target = "document" if form == "json" else form
-    made_by = found.made_by.record()
+    made_by = found.made_by.to_dict()
     with open_output(output, target, columns=chosen, bom=bom, provenance=made_by) as writer:
         for row in record["labels"] if form in ("csv", "tsv") else [record]:
             writer.write(row)

@@ -101,7 +101,7 @@ class Evaluation:
             },
             "risk_coverage": [rounded(asdict(point)) for point in self.risk_coverage],
             **self.excluded.record(),
-            **self.made_by.record(),
+            **self.made_by.to_dict(),
         }
 
     def _level_record(self) -> dict[str, Any]:

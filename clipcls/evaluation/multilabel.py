@@ -94,7 +94,7 @@ class MultiLabelEvaluation:
                 )
             ],
             **self.excluded.record(),
-            **self.made_by.record(),
+            **self.made_by.to_dict(),
         }
 
 

@@ -332,7 +332,7 @@ class FewShotClassifier(ZeroShotClassifier):
         Raises:
             OutputError: it cannot be written.
         """
-        from clipcls.output import write_bytes
+        from clipcls.files.atomic import write_bytes
 
         self._check_fitted()
         write_bytes(Path(path), self._bytes())

@@ -8,10 +8,12 @@ import os
 from pathlib import Path
 from typing import IO, Any, TextIO
 
-__all__ = ["Part", "part_of"]
+from clipcls.files.lock import lock_descriptor
+
+__all__ = ["Part", "part_path"]
 
 
-def part_of(path: Path) -> Path:
+def part_path(path: Path) -> Path:
     """The name a result file has until it is whole."""
     return path.with_name(path.name + ".part")
 
@@ -109,18 +111,14 @@ class _Lock:
 
     def __init__(self, file: IO[Any]) -> None:
         self._number: int | None = None
-        try:
-            import fcntl
-        except ImportError:  # Windows, where nobody takes away a file that is open
+        if os.name == "nt":  # where nobody takes away a file that is open
             return
         self._number = os.dup(file.fileno())
         try:
-            fcntl.flock(self._number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_descriptor(self._number)
         except BlockingIOError as error:
             self.release()
             raise _busy() from error
-        except OSError:
-            return  # a file system without locks
 
     def is_on(self, path: Path) -> bool:
         """Whether the file has that name."""

@@ -32,7 +32,7 @@ from clipcls.organize.fileops import (
 )
 from clipcls.organize.journal import Entry, Journal, Mode, journals_in
 from clipcls.organize.plan import Plan, Step, plan
-from clipcls.output.reader import Result
+from clipcls.predictions import Result
 
 __all__ = ["Filing", "Undoing", "file_results", "undo"]
 

@@ -23,6 +23,7 @@ up, changed, added or moved does not verify, and nothing in such a journal is ac
 
 from __future__ import annotations
 
+import errno
 import hmac
 import json
 import logging
@@ -40,6 +41,7 @@ from typing import Any, Literal
 from clipcls.data.sorted_folders import PREFIX, find_journals, open_regular
 from clipcls.errors import InputError, OutputError, os_reason
 from clipcls.files.folders import sync_folder
+from clipcls.files.lock import lock_descriptor
 
 __all__ = ["Entry", "Journal", "Mode", "journals_in"]
 
@@ -285,21 +287,15 @@ class Journal:
             raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
 
     def _lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            return
         assert self._file is not None
         try:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise
-            except OSError:  # a file system without locks: one run at a time there
-                if self.unsigned:
-                    return  # no other run will touch it
-                self._lock_file = FileIO(os.fspath(_key_path() or ""))
-                fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_locked = lock_descriptor(self._file.fileno())
+            if is_locked or os.name == "nt" or self.unsigned:  # which no other run will touch
+                return
+            # A file system without locks: one run at a time there.
+            self._lock_file = FileIO(os.fspath(_key_path() or ""))
+            if not lock_descriptor(self._lock_file.fileno()):
+                raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
         except BlockingIOError as error:
             raise OutputError(f"{self.path}: another `clipcls sort` is at it") from error
         except OSError as error:

@@ -24,7 +24,7 @@ from clipcls.organize.fileops import (
 )
 from clipcls.organize.journal import Entry, Journal, Mode, journals_in
 from clipcls.organize.xmp_sidecar import SidecarNames
-from clipcls.output.reader import Result
+from clipcls.predictions import Prediction, Result
 
 __all__ = ["Plan", "Step", "plan"]
 
@@ -121,19 +121,18 @@ class _Planner:
         self.result = Plan()
 
     def plan(self, results: Sequence[Result]) -> Plan:
-        folders = folders_of(label for r in results for label in r.labels or ((),))
+        predictions = [result for result in results if isinstance(result, Prediction)]
+        self.result.unread = len(results) - len(predictions)
+        folders = folders_of(label for p in predictions for label in p.label_paths or ((),))
         for label, names in folders.items():
             for depth, name in enumerate(names):
                 self.taken[self.into.joinpath(*names[:depth])].add(alike(name))
                 if label and label[depth] != name:
                     self.result.labels[self.into.joinpath(*names[: depth + 1])] = label[depth]
         missing = 0
-        for result in results:
-            if result.error:
-                self.result.unread += 1
-                continue
+        for result in predictions:
             source = Path(os.path.abspath(self.root / result.path))
-            labels = result.labels or ((),)
+            labels = result.label_paths or ((),)
             if self.mode == "move" and len(labels) > 1:
                 self.result.best_only += 1
                 labels = labels[:1]
@@ -147,7 +146,7 @@ class _Planner:
                 self.result.failed.append(ImageError(result.path, "no such file"))
             except OSError as error:
                 self.result.failed.append(ImageError(result.path, reason_of(error)))
-        if missing and missing == len(results) - self.result.unread:
+        if missing and missing == len(predictions):
             raise InputError(
                 f"{self.result.failed[0].path}: no such file, nor any other of the results; their "
                 "paths are relative to where `classify` ran: give that folder with --root"

@@ -19,7 +19,7 @@ from clipcls.data.file_kinds import RAW_SUFFIXES
 from clipcls.errors import InputError, SidecarError, install_command
 from clipcls.files.folders import is_inside, sync_folder
 from clipcls.organize.xmp_sidecar import Sidecars, need_lxml, update_each, updated_packet
-from clipcls.output.reader import Result
+from clipcls.predictions import Result
 
 __all__ = ["embed_keywords"]
 

@@ -25,8 +25,7 @@ from clipcls.errors import ImageError, InputError, SidecarError, install_command
 from clipcls.files.folders import is_inside
 from clipcls.labels.folder_names import alike
 from clipcls.organize.fileops import place
-from clipcls.output.reader import Result
-from clipcls.predictions import REJECT
+from clipcls.predictions import REJECT, Prediction, Result
 
 __all__ = [
     "SidecarNames",
@@ -156,7 +155,11 @@ def update_each(
         InputError: none of the images is there.
     """
     done = Sidecars(what)
-    images = [(r, Path(os.path.abspath(Path(root) / r.path))) for r in results if not r.error]
+    images = [
+        (result, Path(os.path.abspath(Path(root) / result.path)))
+        for result in results
+        if isinstance(result, Prediction)
+    ]
     done.unread = len(results) - len(images)
     if images and not any(image.is_file() for _, image in images):
         raise InputError(
@@ -167,7 +170,7 @@ def update_each(
         try:
             if not image.is_file():
                 raise SidecarError("no such file")
-            changed = update(image, result.labels)
+            changed = update(image, result.label_paths)
         except SidecarError as error:
             done.failed.append(ImageError(result.path, str(error)))
         except OSError as error:

@@ -1,24 +1,33 @@
-"""Comma- or tab-separated values: a record's rows, as `tables.flatten` makes them."""
+"""Comma- or tab-separated values, and their sidecar, which says what made them.
+
+The sidecar, `FILE-metadata.json`, is where the W3C's "CSV on the Web" looks for it.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from clipcls.errors import printable
-from clipcls.files.text import escape_bytes, guard
-from clipcls.output.columns import PROVENANCE, describe_provenance, flatten, usual_columns
+from clipcls.errors import InputError, printable
+from clipcls.files.jsonfiles import read_json
+from clipcls.files.text import escape_bytes, guard, read_table
+from clipcls.output.columns import flatten, usual_columns
+from clipcls.predictions import PROVENANCE, to_record
 
-__all__ = ["CsvWriter"]
+__all__ = ["CsvWriter", "metadata_path", "read_csv"]
 
 
 class CsvWriter:
-    r"""Writes a header and the rows of each record.
+    r"""Writes a header and the rows of each record (see `columns.flatten`).
 
-    A text that a spreadsheet would run as a formula is guarded (see `textfiles.guard`). Stray bytes
-    of a path that is not valid UTF-8 are written as \xNN; on a terminal control characters too.
+    A text that a spreadsheet would run as a formula is guarded (see `files.text.guard`). Stray
+    bytes of a path that is not valid UTF-8 are written as \xNN; on a terminal control characters
+    too.
 
     Args:
         stream: a text file.
@@ -46,20 +55,15 @@ class CsvWriter:
         self._bom = bom
         self._rows: csv.DictWriter[str] | None = None
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, item: Any) -> None:
         """Adds its row or rows, handed to the system at once."""
+        record = to_record(item)
         if not self.provenance:
             self.provenance = {key: record[key] for key in PROVENANCE if key in record}
         for row in flatten(record):
             if self._rows is None:
                 self._rows = self._begin(self._columns or usual_columns(row))
-            cells = {key: _cell(value) for key, value in row.items()}
-            if self._stream.isatty():
-                cells = {
-                    key: printable(value) if isinstance(value, str) else value
-                    for key, value in cells.items()
-                }
-            self._rows.writerow(cells)
+            self._rows.writerow({key: self._cell(value) for key, value in row.items()})
         self._stream.flush()
 
     def finish(self) -> None:
@@ -68,10 +72,16 @@ class CsvWriter:
             self._begin(self._columns)
 
     def describe(self, file: Path) -> bytes:
-        """What the sidecar of the file says; b"" where there is nothing to say."""
+        """The content of the file's sidecar; b"" where there is nothing to say."""
         if not self.provenance:
             return b""
-        return describe_provenance(file, self.provenance, self._delimiter)
+        content = {
+            "@context": "http://www.w3.org/ns/csvw",
+            "url": file.name,
+            "dialect": {"delimiter": self._delimiter},
+            "notes": [self.provenance],
+        }
+        return f"{json.dumps(content, indent=1)}\n".encode()
 
     def _begin(self, columns: Sequence[str]) -> csv.DictWriter[str]:
         if self._bom:
@@ -87,10 +97,49 @@ class CsvWriter:
         rows.writeheader()
         return rows
 
+    def _cell(self, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        # Python's writer would leave \r bare: half a row.
+        value = guard(escape_bytes(value).replace("\r", "\\r"))
+        return printable(value) if self._stream.isatty() else value
 
-def _cell(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    value = escape_bytes(value)
-    value = value.replace("\r", "\\r")  # Python's writer would leave it bare: half a row
-    return guard(value)
+
+def metadata_path(file: str | os.PathLike[str]) -> Path:
+    """The sidecar of a csv or tsv file; of a link, that of its target."""
+    return Path(f"{os.path.realpath(file)}-metadata.json")
+
+
+def read_csv(text: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of results, each with where it stands, for messages.
+
+    A csv may have been through a spreadsheet (see `files.text.read_table`). A row without a label
+    is an image that could not be read.
+
+    Raises:
+        InputError: from the iterator: it is no csv, or one of something else.
+    """
+    table = read_table(text, name, exact=True)
+    if not {"path", "label"} <= set(table.columns):
+        raise InputError(
+            f"{name}: is neither JSON nor a csv with the columns path and label; make it with "
+            "`clipcls classify -f jsonl`"
+        )
+    provenance = {} if name == "stdin" else _read_provenance(name)
+    for where, cells in table.rows:
+        row = {key: value for key, value in cells.items() if value and not _is_missing(key, value)}
+        yield where, {**provenance, **row} if "label" in row else {"error": "has no label", **row}
+
+
+def _read_provenance(file: str) -> dict[str, Any]:
+    """What made a csv or tsv file, by its sidecar; {} where there is none."""
+    try:
+        (notes,) = read_json(metadata_path(file))["notes"]
+        return {key: notes[key] for key in PROVENANCE if key in notes}
+    except (InputError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _is_missing(column: str, cell: str) -> bool:
+    """Whether the cell is R's or a spreadsheet's way to say that it is blank."""
+    return cell in ("NA", "#N/A") and bool(re.match("error$|similarity|score", column))

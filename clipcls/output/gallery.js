@@ -30,7 +30,7 @@ document.addEventListener("DOMContentLoaded", () => {
       else items.push({ ...record, image: items.length });
     }
   }
-  const end = cut ? { made_by: [] } : JSON.parse($("end").textContent);
+  const end = cut ? { provenance: [] } : JSON.parse($("end").textContent);
   const entries = [];
   for (const item of items) {
     const texts = [item.path, ...item.labels.map((l) => l[0]), ...(item.set || []), item.gone || ""];
@@ -383,7 +383,7 @@ document.addEventListener("DOMContentLoaded", () => {
   if (failures.length) parts.push(`${number(failures.length)} could not be read`);
   const gone = items.filter((item) => item.gone).length;
   if (gone) parts.push(`${number(gone)} without a picture`);
-  const made = end.made_by.length ? `; ${end.made_by.join("; ")}` : "";
+  const made = end.provenance.length ? `; ${end.provenance.join("; ")}` : "";
   const broken = cut ? ". The page was cut off: the run that made it did not come to its end" : "";
   $("summary").textContent = `${parts.join(", ")}${made}${broken}.`;
   if (failures.length) {

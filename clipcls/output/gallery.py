@@ -10,8 +10,8 @@ import base64
 import hashlib
 import importlib.resources
 import json
+import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote
@@ -19,8 +19,7 @@ from urllib.parse import quote
 from clipcls.data.thumbnails import thumbnails
 from clipcls.errors import ImageError
 from clipcls.labels.names import join_levels
-from clipcls.output.reader import Result, result_of
-from clipcls.predictions import UNKNOWN, Provenance
+from clipcls.predictions import UNKNOWN, Prediction, Provenance, Result
 
 __all__ = ["SIDE", "GalleryWriter"]
 
@@ -66,19 +65,19 @@ class GalleryWriter:
         file = name if isinstance(name, str) and os.path.isfile(name) else "here"
         self._folder = os.path.dirname(os.path.abspath(file))
         self._waiting: list[Result] = []
-        self._made_by: dict[Provenance, None] = {}
+        self._provenance: dict[Provenance, None] = {}
         self._begun = False
 
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Adds one record; every 64th time they are handed to the system."""
-        self._waiting.append(result_of(record))
+    def write(self, result: Result) -> None:
+        """Adds one result; every 64th time they are handed to the system."""
+        self._waiting.append(result)
         if len(self._waiting) == _TOGETHER:
             self._write_waiting()
 
     def finish(self) -> None:
         """Writes what waits, and the end."""
         self._write_waiting()
-        end = {"made_by": [_told(made_by) for made_by in self._made_by]}
+        end = {"provenance": [_describe(provenance) for provenance in self._provenance]}
         self._stream.write(_data(end, 'id="end"') + "</body>\n</html>\n")
         self._stream.flush()
 
@@ -87,29 +86,36 @@ class GalleryWriter:
             self._begun = True
             self._stream.write(_beginning(self._title))
         results, self._waiting = self._waiting, []
-        paths = [os.path.join(self._root, r.path) for r in results if not r.error]
+        paths = [os.path.join(self._root, r.path) for r in results if isinstance(r, Prediction)]
         pictures = thumbnails(paths, self._side, quality=_QUALITY)
-        records, images = [], []
+        records: list[dict[str, Any]] = []
+        coded: list[bytes] = []
         for result in results:
-            if result.error:
-                records.append({"path": result.path, "error": result.error})
+            if isinstance(result, ImageError):
+                records.append(result.to_dict())
                 continue
             picture = next(pictures)
             records.append(self._record(result, picture))
-            coded = b"" if isinstance(picture, ImageError) else base64.b64encode(picture)
-            images.append(f'<script type="text/plain" class="image">{coded.decode()}</script>\n')
-            if result.made_by:
-                self._made_by[result.made_by] = None
+            coded.append(b"" if isinstance(picture, ImageError) else base64.b64encode(picture))
+            if result.provenance:
+                self._provenance[result.provenance] = None
         self._stream.write(_data(records, 'class="records"'))
-        self._stream.writelines(images)
+        self._stream.writelines(
+            f'<script type="text/plain" class="image">{code.decode()}</script>\n' for code in coded
+        )
         self._stream.flush()
 
-    def _record(self, result: Result, picture: bytes | ImageError) -> dict[str, Any]:
-        names = [join_levels(label) for label in result.labels] or [UNKNOWN]
+    def _record(self, result: Prediction, picture: bytes | ImageError) -> dict[str, Any]:
+        names = [join_levels(path) for path in result.label_paths] or [UNKNOWN]
+        scores = [candidate.score for candidate in result.given] or [result.score]
+        known = [c for c in result.top if c.label != UNKNOWN and not math.isnan(c.score)]
         record: dict[str, Any] = {
             "path": result.path,
-            "labels": list(zip(names, result.scores, strict=True)),
-            "top": result.top,
+            "labels": [
+                (name, None if math.isnan(score) else round(score, 6))
+                for name, score in zip(names, scores, strict=True)
+            ],
+            "top": [(candidate.label, round(candidate.score, 6)) for candidate in known],
         }
         if result.label_set is not None:
             record["set"] = result.label_set
@@ -168,13 +174,8 @@ def _data(value: object, attribute: str) -> str:
     return f'<script type="application/json" {attribute}>{text}</script>\n'
 
 
-def _told(made_by: Provenance) -> str:
-    parts = [f"model {made_by.model} ({made_by.weights}, {made_by.precision})"]
-    parts.append(f"prompts {made_by.prompts}")
-    if made_by.calibration:
-        parts.append(f"calibration {made_by.calibration}")
-    if made_by.classifier:
-        parts.append(f"classifier {made_by.classifier}")
-    if made_by.refined:
-        parts.append("refined")
-    return ", ".join(parts)
+def _describe(made: Provenance) -> str:
+    parts = [f"model {made.model} ({made.weights}, {made.precision})", f"prompts {made.prompts}"]
+    parts += [f"calibration {made.calibration}"] if made.calibration else []
+    parts += [f"classifier {made.classifier}"] if made.classifier else []
+    return ", ".join([*parts, *(["refined"] if made.refined else [])])

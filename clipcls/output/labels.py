@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, TextIO
 
 from clipcls.errors import printable
+from clipcls.predictions import to_record
 
 __all__ = ["LabelFileWriter"]
 
 
 class LabelFileWriter:
-    """Writes a line a label, with a comment above it: how many images, one of them, other names."""
+    """Writes a line per label, with a comment above it: images, an example, other names."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, item: Any) -> None:
         """Writes the record of a `Suggestion`, handed to the system at once."""
+        record = to_record(item)
         labels = record["labels"]
         self._stream.write(
             f"# {_count(len(labels), 'label')} for {_count(record['images'], 'image')}, suggested "

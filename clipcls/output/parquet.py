@@ -1,25 +1,32 @@
-"""Parquet, for pandas, DuckDB and their like: the same records with types, a row an image."""
+"""Parquet, for pandas, DuckDB and their like: the same records with types, one row per image."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TextIO
+import dataclasses
+import io
+from collections.abc import Iterator, Mapping
+from typing import Any, TextIO, get_args, get_type_hints
 
 from clipcls.errors import InputError, install_command
 from clipcls.files.text import escape_bytes
-from clipcls.predictions import UNKNOWN
+from clipcls.predictions import COLUMNS, PROVENANCE, UNKNOWN, to_record
 
-__all__ = ["ParquetWriter", "need_pyarrow"]
+__all__ = ["MAGIC", "ParquetWriter", "need_pyarrow", "read_parquet"]
+
+MAGIC = b"PAR1"
+"""How a file begins."""
 
 _ROWS = 4096  # in a row group
+_REPEATED = ("label", "labelled_by", *PROVENANCE)  # the same text in many rows
 
 
 class ParquetWriter:
-    """Writes every kind of results of `classify` in one schema, so that files can be read as one.
+    r"""Writes every kind of results of `classify` in one schema, so that files can be read as one.
 
-    `label`, `score` and `similarity` are the answer's. Of several labels an image they are the best
-    one's, and `labels` holds all. A row group is written when 4,096 rows have gathered; the file is
-    whole only with its end. Stray bytes of a path that is not valid UTF-8 are written as \\xNN.
+    `label`, `score` and `similarity` are the answer's. Of several labels per image they are the
+    best one's, and `labels` holds all. A row group is written when 4,096 rows have gathered; the
+    file is whole only with its end. Stray bytes of a path that is not valid UTF-8 are written as
+    \xNN.
 
     Raises:
         InputError: pyarrow is missing.
@@ -28,15 +35,15 @@ class ParquetWriter:
     needs_end = True
 
     def __init__(self, stream: TextIO) -> None:
-        need_pyarrow()
+        need_pyarrow("--format parquet")
         self._stream = stream
         self._schema = _schema()
         self._file: Any = None
         self._rows: list[dict[str, Any]] = []
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, item: Any) -> None:
         """Adds a row."""
-        self._rows.append(_row(record))
+        self._rows.append(_row(to_record(item)))
         if len(self._rows) == _ROWS:
             self._write_group()
 
@@ -56,60 +63,60 @@ class ParquetWriter:
         self._file.write_table(pyarrow.Table.from_pylist(rows, self._schema))
 
 
-def need_pyarrow() -> None:
+def need_pyarrow(what: str) -> None:
     """Says before the work whether it can be done.
 
     Raises:
-        InputError: pyarrow is missing.
+        InputError: pyarrow is missing; the message begins with `what` needs it.
     """
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
-        raise InputError(f"--format parquet needs pyarrow: {install_command('parquet')}") from error
+        raise InputError(f"{what} needs pyarrow: {install_command('parquet')}") from error
+
+
+def read_parquet(source: str | io.BytesIO, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The records of a file, each with where it stands, for messages.
+
+    Raises:
+        InputError: from the iterator: pyarrow is missing, or the file is cut off or damaged.
+    """
+    need_pyarrow(f"{name}: parquet")
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(source) as file:
+            rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield f"{name}, row {number}", {k: v for k, v in row.items() if v is not None}
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{name}: is not a whole parquet file ({reason})") from error
 
 
 def _schema() -> Any:
     import pyarrow as pa
 
-    text, number = pa.string(), pa.float64()
-    name = pa.dictionary(pa.int32(), text)
-    candidate = pa.struct([("label", text), ("score", number), ("similarity", number)])
-    alike = [("similarity", number)]
-    explain = pa.struct(
-        [
-            ("texts", pa.list_(pa.struct([("text", text), *alike]))),
-            ("runner_up", text),
-            ("margin", number),
-            ("nearest", pa.list_(pa.struct([("path", text), *alike]))),
-        ]
-    )
-    return pa.schema(
-        [
-            pa.field("path", text, nullable=False),
-            ("label", name),
-            ("score", number),
-            ("similarity", number),
-            ("top", pa.list_(candidate)),
-            ("labels", pa.list_(candidate)),
-            ("best", candidate),
-            ("lineage", pa.list_(text)),
-            ("set", pa.list_(text)),
-            ("explain", explain),
-            ("heatmap", text),
-            ("labelled_by", name),
-            *((key, name) for key in ("model", "weights", "precision", "prompts")),
-            *((key, name) for key in ("calibration", "classifier")),
-            ("refined", pa.bool_()),
-            ("error", text),
-        ]
-    )
+    def typed(kind: Any) -> Any:
+        if arguments := get_args(kind):
+            return pa.list_(typed(arguments[0]))
+        if dataclasses.is_dataclass(kind) or hasattr(kind, "_fields"):
+            return pa.struct([(name, typed(hint)) for name, hint in get_type_hints(kind).items()])
+        return {str: pa.string(), float: pa.float64(), bool: pa.bool_()}[kind]
+
+    def column(name: str) -> Any:
+        kind = typed(COLUMNS[name])
+        is_name = name in _REPEATED and COLUMNS[name] is str
+        return pa.dictionary(pa.int32(), kind) if is_name else kind
+
+    return pa.schema([pa.field(name, column(name), nullable=name != "path") for name in COLUMNS])
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     row = dict(_valid(record))
     if "labels" in row:
-        best = row["labels"][0] if row["labels"] else {**row["best"], "label": UNKNOWN}
-        row |= best
+        row |= row["labels"][0] if row["labels"] else {**row["best"], "label": UNKNOWN}
     elif "top" in row:
         row["similarity"] = row["top"][0]["similarity"]
     return row

@@ -1,4 +1,4 @@
-"""A table for people: one line an image, columns in line, written as the results come."""
+"""A table for people: one line per image, columns in line, written as the results come."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import click
 
 from clipcls.errors import printable
-from clipcls.predictions import UNKNOWN
+from clipcls.predictions import UNKNOWN, to_record
 
 __all__ = ["TableWriter", "fit"]
 
@@ -29,8 +29,9 @@ class TableWriter:
         self._width = max(20, min(60, columns // 2))
         self._colour = terminal and not os.environ.get("NO_COLOR")
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, item: Any) -> None:
         """Adds one line."""
+        record = to_record(item)
         if "error" in record:
             return
         path = fit(record["path"], self._width)

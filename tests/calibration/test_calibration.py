@@ -19,7 +19,7 @@ from clipcls.errors import CalibrationError, InputError, LabelsError, NotFittedE
 from clipcls.evaluation.calibrate import _thresholds, fit_temperatures
 from clipcls.evaluation.html import EvaluationPage
 from clipcls.evaluation.page import page_record
-from clipcls.output import open_output
+from clipcls.output.writing import open_output
 from helpers.conformal import simulated
 from helpers.encoders import ColourEncoder
 
@@ -102,8 +102,8 @@ def test_a_calibration_is_saved_and_applied(
     )
     (first,) = calibrated.classify(paths[:1])
     assert first.score == pytest.approx(softmax(logits[0] / made.temperature).max())
-    assert first.record()["calibration"] == made.digest
-    assert "calibration" not in next(iter(classifier.classify(paths[:1]))).record()
+    assert first.to_dict()["calibration"] == made.digest
+    assert "calibration" not in next(iter(classifier.classify(paths[:1]))).to_dict()
     with pytest.raises(CalibrationError, match="calibrated already"):
         calibrate(calibrated, data)
 
@@ -370,8 +370,8 @@ def test_thresholds_in_classify(classifier: ZeroShotClassifier, paint: Paint) ->
     found = list(calibrated.classify(paths, prediction_sets=0.1))
     assert np.mean([label in p.label_set for p, label in zip(found, truth, strict=True)]) >= 0.9
     assert all(p.label == p.label_set[0] for p in found)
-    assert found[0].record()["set"] == list(found[0].label_set)
-    assert "set" not in next(iter(calibrated.classify(paths[:1]))).record()
+    assert found[0].to_dict()["set"] == list(found[0].label_set)
+    assert "set" not in next(iter(calibrated.classify(paths[:1]))).to_dict()
     for settings in ({"coverage": 0.9}, {"max_error": 0.1}, {"prediction_sets": 0.1}):
         with pytest.raises(CalibrationError, match="need a calibration"):
             classifier.classify(paths, **settings)

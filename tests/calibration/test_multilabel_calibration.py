@@ -152,7 +152,7 @@ def test_a_calibration_is_saved_and_applied(
     given = clf.predict_proba(paths) >= made.thresholds
     np.testing.assert_array_equal(clf.predict(paths), given)
     first = next(iter(clf.classify(paths[:1])))
-    assert first.record()["calibration"] == made.digest
+    assert first.to_dict()["calibration"] == made.digest
     with pytest.raises(CalibrationError, match="calibrated already"):
         calibrate_multilabel(clf, data)
 

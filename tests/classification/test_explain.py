@@ -111,7 +111,7 @@ def test_how_it_is_written(encoder: ColourEncoder, paint: Paint, cache: str) -> 
     images = [paint("a.png", (200, 90, 30)), paint("b.png", (20, 90, 100))]
     classifier = ZeroShotClassifier(["red", "green"], encoder, prompts=[PROMPT], cache=cache).fit()
     list(classifier.classify(images))
-    results = [r.record() for r in classifier.classify(images, explain=True)]
+    results = [r.to_dict() for r in classifier.classify(images, explain=True)]
     assert set(results[0]["explain"]) == {"texts", "runner_up", "margin", "nearest"}
     stream = io.StringIO()
     writer = CsvWriter(stream)

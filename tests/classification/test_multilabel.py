@@ -56,7 +56,7 @@ def test_none_one_or_both_of_two_labels(names_encoder: NamesEncoder, paint: Pain
     assert [c.label for c in red.labels] == ["red"]
     assert {c.label for c in both.labels} == {"red", "blue"}
     assert (none.labels, none.label) == ((), "unknown")
-    assert none.best.score < DEFAULT_THRESHOLD
+    assert none.score < DEFAULT_THRESHOLD
     np.testing.assert_array_equal(clf.predict(paths), [[1, 0], [1, 1], [0, 0]])
     proba = clf.predict_proba(paths)
     assert [c.score for c in both.labels] == sorted(proba[1], reverse=True)

@@ -17,7 +17,7 @@ from clipcls.classification.suggest import (
 )
 from clipcls.errors import InputError
 from clipcls.labels.label_set import make_labels, read_labels
-from clipcls.output import open_output
+from clipcls.output.writing import open_output
 from helpers.encoders import ColourEncoder
 
 Paint = Callable[..., str]

@@ -169,7 +169,7 @@ def test_records_come_in_order_and_say_that_they_are_refined(
     assert isinstance(found[7], ImageError)
     assert seen[7] is found[7]
     answers = [r for r in found if isinstance(r, Prediction)]
-    assert all(r.record()["refined"] is True for r in answers)
+    assert all(r.to_dict()["refined"] is True for r in answers)
     assert all(r.label == Path(r.path).name[:-6] for r in answers)
     vectors = classifier.vectors([r.path for r in answers])
     for answer, vector in zip(answers, vectors, strict=True):
@@ -212,9 +212,9 @@ def test_a_batch_that_it_does_not_help_is_answered_as_without_and_that_is_said(
         caplog.clear()
         used = many_labels if batch is photos else classifier
         with caplog.at_level(logging.WARNING, "clipcls"):
-            found = [r.record() for r in used.classify(batch, refine=True)]
+            found = [r.to_dict() for r in used.classify(batch, refine=True)]
         if used is classifier:  # of equal labels, as the others are, any may come first
-            assert found == [r.record() for r in used.classify(batch)]
+            assert found == [r.to_dict() for r in used.classify(batch)]
         assert "refined" not in found[0]
         assert said in caplog.text
     assert list(classifier.classify([], refine=True)) == []

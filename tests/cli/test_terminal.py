@@ -19,7 +19,7 @@ from PIL import Image
 
 from clipcls import cli
 from clipcls.errors import printable
-from clipcls.output import FORMATS
+from clipcls.output.writing import FORMATS
 
 pty = pytest.importorskip("pty")
 

@@ -4,7 +4,6 @@ import gzip
 import shutil
 import unicodedata
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,8 @@ from clipcls.data.dataset import make_dataset, read_dataset
 from clipcls.data.matching import match_labels
 from clipcls.errors import ImageError, InputError
 from clipcls.organize.execute import file_results
-from clipcls.output.reader import Result
 from helpers.encoders import ColourEncoder
+from helpers.predictions import predicted
 
 Paint = Callable[..., str]
 
@@ -171,8 +170,8 @@ def forget(target: Path) -> None:
 
 def sorted_into(target: Path, paint: Paint, labels: tuple[tuple[str, ...], ...]) -> list[str]:
     """One image per label, filed by `clipcls sort`; the images' names are the labels' numbers."""
-    results = [Result(paint(f"from/{n}.png", "red"), label) for n, label in enumerate(labels)]
-    filed = file_results([replace(r, labels=(r.labels,)) for r in results], target)
+    results = [predicted(paint(f"from/{n}.png", "red"), label) for n, label in enumerate(labels)]
+    filed = file_results(results, target)
     assert filed.filed == len(labels)
     return [r.path for r in results]
 

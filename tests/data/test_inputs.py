@@ -80,7 +80,7 @@ def test_every_method_takes_one_image_of_every_kind(
         assert one.predict_proba(make(green)).argmax(axis=1).tolist() == [1]
         assert one.decision_function(make(green)).shape == (1, 3)
         assert [result.label for result in one.classify(make(green))] == ["green"]
-    assert [result.best.label for result in several.classify(make(green))] == ["green"]
+    assert [result.top[0].label for result in several.classify(make(green))] == ["green"]
     assert several.predict_proba(make(green)).argmax(axis=1).tolist() == [1]
     assert several.predict(make(green)).shape == (1, 3)
     (embedded,) = classifier.embed(make(green))

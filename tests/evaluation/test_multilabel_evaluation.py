@@ -16,7 +16,7 @@ from clipcls.evaluation.html import MultiLabelPage
 from clipcls.evaluation.page import multilabel_page_record
 from clipcls.evaluation.tables import MultiLabelTable
 from clipcls.metrics.multilabel import label_figures, multilabel_figures
-from clipcls.output import open_output
+from clipcls.output.writing import open_output
 from helpers.encoders import NamesEncoder
 
 Paint = Callable[..., str]

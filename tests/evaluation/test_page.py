@@ -21,7 +21,7 @@ from clipcls import (
 )
 from clipcls.evaluation.html import EvaluationPage, MultiLabelPage
 from clipcls.evaluation.page import multilabel_page_record, page_record
-from clipcls.output import open_output
+from clipcls.output.writing import open_output
 from helpers.encoders import ColourEncoder, NamesEncoder
 
 if TYPE_CHECKING:

@@ -34,9 +34,10 @@ from clipcls.errors import (
     NotFittedError,
     OutputError,
 )
-from clipcls.output import open_output
 from clipcls.output.columns import result_columns
-from clipcls.output.reader import read_results, result_of
+from clipcls.output.reader import read_results
+from clipcls.output.writing import open_output
+from clipcls.predictions import Prediction
 from helpers.encoders import ColourEncoder
 
 Paint = Callable[..., str]
@@ -173,7 +174,7 @@ def test_scores_are_the_softmax_of_the_probes_logits(
         row = learnt.weights_[order[0]]
         cosine = row @ vector / np.linalg.norm(row)
         assert result.top[0].similarity == pytest.approx(cosine, abs=1e-5)
-        assert result.record()["classifier"] == learnt.digest_
+        assert result.to_dict()["classifier"] == learnt.digest_
     sure = [r.label for r in learnt.classify(paths, min_score=0.9, min_margin=0.85)]
     top = np.sort(expected, axis=1)
     unsure = (top[:, -1] < 0.9) | (top[:, -1] - top[:, -2] < 0.85)
@@ -541,7 +542,7 @@ def test_a_label_that_a_person_gave_is_not_overruled(
             assert found.top[0].label == "blue"
             assert len(found.top) == settings.get("top", 1)
         assert not other.by_person
-        assert "labelled_by" not in other.record()
+        assert "labelled_by" not in other.to_dict()
     # A name that comes with data (with an upload, say) is no file to look at.
     (vector,) = classifier.vectors([odd])
     (found,) = classifier.answer([Embedded(odd, vector)])
@@ -550,8 +551,8 @@ def test_a_label_that_a_person_gave_is_not_overruled(
     (found,) = classifier.classify([odd], top=3)
     scores = dict(zip(classifier.classes_, classifier.predict_proba([odd])[0], strict=True))
     assert {c.label: c.score for c in found.top} == pytest.approx(scores)
-    result = result_of(found.record())
-    assert (result.by_person, result.labels) == (True, (("cold", "blue"),))
+    result = Prediction.from_dict(found.to_dict())
+    assert (result.by_person, result.label_paths) == (True, (("cold", "blue"),))
     roots = FewShotClassifier.load(tmp_path / "c.safetensors", encoder, cache=False, level=1)
     (found,) = roots.classify([odd])
     assert (found.label, found.by_person) == ("cold", True)
@@ -588,6 +589,6 @@ def test_who_labelled_is_in_every_kind_of_results(
     columns = result_columns(1, ["labelled_by"])
     with open_output(tmp_path / f"r.{form}", form, columns=columns) as writer:
         for found in classifier.classify([new, *data]):
-            writer.write(found.record())
+            writer.write(found.to_dict())
     results = read_results(tmp_path / f"r.{form}")
     assert [result.by_person for result in results] == [False] + [True] * len(data)

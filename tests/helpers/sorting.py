@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from clipcls.labels.names import split_levels
-from clipcls.output.reader import Result
+from clipcls.predictions import Prediction
+from helpers.predictions import predicted
 
 
 def put(folder: Path, files: dict[str, str]) -> Path:
@@ -19,10 +20,10 @@ def put(folder: Path, files: dict[str, str]) -> Path:
     return folder
 
 
-def results(*rows: tuple[str, str]) -> list[Result]:
+def results(*rows: tuple[str, str]) -> list[Prediction]:
     """("a.jpg", "cat") or ("a.jpg", "cat|dog") or ("a.jpg", "animal > dog"); "" is unknown."""
     return [
-        Result(path, tuple(split_levels(label) for label in labels.split("|") if label))
+        predicted(path, *(split_levels(label) for label in labels.split("|") if label))
         for path, labels in rows
     ]
 

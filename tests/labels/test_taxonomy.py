@@ -175,7 +175,7 @@ def test_at_a_rank_scores_are_sums(encoder: ColourEncoder, paint: Paint) -> None
     assert [part.shape for part in roots.match(roots.vectors([path]), 1)] == 3 * [(1, 1)]
     assert roots.score([path], ["warm"]) == 1
     (unsure,) = roots.classify([paint("g.png", GREY)], min_score=0.9)
-    assert (unsure.label, unsure.lineage, unsure.record()["lineage"]) == ("unknown", (), [])
+    assert (unsure.label, unsure.lineage, unsure.to_dict()["lineage"]) == ("unknown", (), [])
 
 
 def test_a_label_above_the_rank_answers_for_itself(encoder: ColourEncoder, paint: Paint) -> None:
@@ -215,7 +215,7 @@ def test_the_level_between_is_tried_too(encoder: ColourEncoder, paint: Paint) ->
     labels = ["x > warm > red", "x > warm > yellow", "x > green", "cold > blue"]
     classifier = ZeroShotClassifier(labels, encoder, cache=False).fit()
     (result,) = classifier.classify([paint("a.png", ORANGE)], min_score=0.7)
-    assert result.record()["lineage"] == ["x", "warm"]
+    assert result.to_dict()["lineage"] == ["x", "warm"]
 
 
 def test_answers_do_not_depend_on_blocks(
@@ -223,9 +223,9 @@ def test_answers_do_not_depend_on_blocks(
 ) -> None:
     rng = np.random.default_rng(0)
     paths = [paint(f"{n}.png", tuple(map(int, rng.integers(256, size=3)))) for n in range(20)]
-    whole = [r.record() for r in classifier.classify(paths, min_score=0.6)]
+    whole = [r.to_dict() for r in classifier.classify(paths, min_score=0.6)]
     monkeypatch.setattr("clipcls.classification.scores._LOGITS_A_BLOCK", 12)
-    assert [r.record() for r in classifier.classify(paths, min_score=0.6)] == whole
+    assert [r.to_dict() for r in classifier.classify(paths, min_score=0.6)] == whole
     labels = {record["label"] for record in whole}
     assert labels & {"warm", "cold"}
     assert labels & {"red", "yellow", "green", "blue"}
@@ -235,7 +235,7 @@ def test_flat_labels_are_as_ever(encoder: ColourEncoder, paint: Paint) -> None:
     flat = ZeroShotClassifier(["red", "blue"], encoder, cache=False).fit()
     (result,) = flat.classify([paint("g.png", GREY)], min_score=0.9)
     assert result.label == "unknown"
-    assert "lineage" not in result.record()
+    assert "lineage" not in result.to_dict()
     levelled = ZeroShotClassifier(["red", "blue"], encoder, cache=False, level=1).fit()
     assert levelled.predict([paint("r.png", "red")]).tolist() == ["red"]
 
@@ -334,11 +334,11 @@ def test_lineages_in_csv_and_on_a_terminal(classifier: ZeroShotClassifier, paint
     stream = io.StringIO()
     writer = CsvWriter(stream)
     for result in (deep, unsure):
-        writer.write(result.record())
+        writer.write(result.to_dict())
     rows = list(csv.DictReader(io.StringIO(stream.getvalue())))
     assert [row["lineage"] for row in rows] == ["warm > fire > red", ""]
     assert [row["label"] for row in rows] == ["red", "unknown"]
     stream = io.StringIO()
-    TableWriter(stream).write({**deep.record(), "path": "a"})
+    TableWriter(stream).write({**deep.to_dict(), "path": "a"})
     assert "warm > fire > red" in stream.getvalue()
-    assert json.loads(json.dumps(deep.record()))["lineage"] == ["warm", "fire", "red"]
+    assert json.loads(json.dumps(deep.to_dict()))["lineage"] == ["warm", "fire", "red"]

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 import ntpath
 import os
 import resource
 import signal
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
 import pytest
 
-from clipcls.cli.filing import short
-from clipcls.errors import InputError, OutputError
+from clipcls.cli.filing import short, without_scores
+from clipcls.errors import ImageError, InputError, OutputError
 from clipcls.labels.folder_names import folders_of, safe_name
 from clipcls.labels.names import join_levels, split_levels
 from clipcls.organize import execute, fileops
 from clipcls.organize.execute import file_results, undo
 from clipcls.organize.journal import Journal, Mode, journals_in
 from clipcls.organize.plan import plan
-from clipcls.output import open_output
 from clipcls.output.columns import result_columns
-from clipcls.output.reader import Result, read_results, result_of, without_scores
-from clipcls.predictions import Provenance
+from clipcls.output.reader import read_results
+from clipcls.output.writing import open_output
+from clipcls.predictions import Candidate, Prediction, Provenance
 from helpers.cli import Run
+from helpers.predictions import predicted
 from helpers.sorting import put, results, sort
 
 Tree = dict[str, bytes]
@@ -311,7 +314,7 @@ def test_images_that_cannot_be_filed_are_named_and_the_rest_is_done(
     (photos / "link.jpg").symlink_to("b.jpg")
     put(tmp_path / "out", {"bird": "a file, not a folder"})
     rows = results(("link.jpg", "cat"), ("sub", "cat"), ("", "cat"), ("c.png", "bird"))
-    rows += [Result("bad.jpg", (), "truncated"), *results(("a.jpg", "cat"))]
+    rows += [ImageError("bad.jpg", "truncated"), *results(("a.jpg", "cat"))]
     done = file_results(rows, tmp_path / "out", "move", root=photos)
     assert {e.path: e.reason for e in done.failed} == {
         "link.jpg": "is a link, which is not moved; name its file",
@@ -823,7 +826,7 @@ def test_where_files_cannot_be_locked_there_is_one_run_at_a_time(
     real = fcntl.flock
 
     def flock(file, operation):
-        if not str(file.name).endswith("journal.key"):  # journals go by their number
+        if not os.readlink(f"/proc/self/fd/{file}").endswith("journal.key"):
             raise OSError(37, "No locks available")
         real(file, operation)
 
@@ -892,8 +895,8 @@ def as_written(path: Path, form: str, records: list[dict], extra: tuple[str, ...
 
 @pytest.mark.parametrize("form", ["jsonl", "json", "csv", "tsv", "parquet"])
 def test_results_are_read_as_they_were_written(tmp_path: Path, form: str) -> None:
-    made_by = Provenance("m", "w", "fp32", "photo", refined=True)
-    made = made_by.record()
+    provenance = Provenance("m", "w", "fp32", "photo", refined=True)
+    made = provenance.to_dict()
     top = [
         {"label": "-d", "score": 0.5, "similarity": 0.1},
         {"label": "x", "score": 0.25, "similarity": 0.0},
@@ -906,36 +909,33 @@ def test_results_are_read_as_they_were_written(tmp_path: Path, form: str) -> Non
         {"path": "bad.jpg", "error": "truncated"},
     ]
     extra = ("lineage", "set")
-    both = (("-d", 0.5), ("x", 0.25))
-    rest = {"scores": (0.5,), "label_set": ("-d", "x"), "made_by": made_by}
-    assert read_results(as_written(tmp_path / "r", form, rows, extra)) == (
-        Result("=a.jpg", (tuple(lineage),), top=both, **rest),
-        Result('b, "c".jpg', (), top=both, **rest),
-        Result("bad.jpg", (), "truncated"),
-    )
+    both = Candidate("-d", 0.5, 0.1), Candidate("x", 0.25, 0.0)
+    unread, *found = reversed(read_results(as_written(tmp_path / "r", form, rows, extra)))
+    assert unread.to_dict() == rows[2]
+    assert [replace(answer, lineages=answer.label_paths) for answer in found] == [
+        Prediction('b, "c".jpg', "unknown", both, provenance, ("-d", "x"), ()),
+        Prediction("=a.jpg", "-d", both, provenance, ("-d", "x"), (tuple(lineage),)),
+    ]
+    is_table = form in ("csv", "tsv")  # where a blank cell may mean that there is no such thing
+    if not is_table:
+        assert [answer.to_dict() for answer in found] == [rows[1], rows[0]]
     several = [{**one, "label": label} for label, one in zip(("cat", "+dog"), top, strict=True)]
     rows = [
         {"path": "a.jpg", "labels": several, "best": several[0], **made},
         {"path": "b.jpg", "labels": [], "best": several[0], **made},
     ]
-    rest = {"made_by": made_by}
-    found = read_results(as_written(tmp_path / "m", form, rows))
-    assert found == (
-        Result(
-            "a.jpg",
-            (("cat",), ("+dog",)),
-            scores=(0.5, 0.25),
-            top=(("cat", 0.5), ("+dog", 0.25)),
-            **rest,
-        ),
-        Result("b.jpg", (), scores=(0.5,), top=(("cat", 0.5),), **rest),
-    )
-    assert [r.score for r in found] == [0.5, 0.5]
-    bare = Result("x", (("a",), ("b",)))
-    assert [label["score"] for label in bare.record()["labels"]] == [None, None]
-    mixed = Result("x", (("a", "b"), ("c",)), scores=(1.0, None), top=(("b", 1.0),))
-    for result in (*found, *read_results(tmp_path / "r"), mixed):
-        assert result_of(result.record()) == result
+    two, none = read_results(as_written(tmp_path / "m", form, rows))
+    assert two.given == (Candidate("cat", 0.5, 0.1), Candidate("+dog", 0.25, 0.0))
+    assert (two.label, two.score, two.provenance) == ("cat", 0.5, provenance)
+    assert (none.label, none.given, none.score) == ("unknown", (), 0.5)
+    if not is_table:
+        assert [two.to_dict(), none.to_dict()] == rows
+    top = (("a", math.nan),)
+    bare = predicted("x", ("a",), ("b",), top=top)
+    assert bare.to_dict()["labels"] == [{"label": "a"}, {"label": "b"}]
+    for answer in (two, none, *found, bare, predicted("x", ("a", "b"), ("c",), top=top)):
+        again = Prediction.from_dict(json.loads(json.dumps(answer.to_dict())))
+        assert again.to_dict() == answer.to_dict()
 
 
 def test_levels_are_what_was_written() -> None:
@@ -1038,12 +1038,14 @@ def test_bad_usage_is_one_line_and_nothing_is_done(photos: Path) -> None:
 def test_a_long_run_keeps_no_scores_for_filing() -> None:
     answers = [{"label": "dog", "lineage": ["animal", "dog"], "score": 0.9}, {"label": "cat"}]
     best = {"label": "cat", "score": 0.1, "similarity": 0.2}
-    for record in (
-        {"path": "a.jpg", "labels": answers, "top": [best]},
-        {"path": "a.jpg", "labels": [], "best": best},
-        {"path": "a.jpg", "error": "truncated"},
-    ):
-        kept, whole = without_scores(result_of(record)), result_of(record)
-        assert (kept.path, kept.labels, kept.error) == (whole.path, whole.labels, whole.error)
-        assert (set(kept.scores), kept.top, kept.made_by) == ({None}, (), None)
-        assert len(kept.scores) == len(whole.scores)
+    for labels in (answers, []):
+        whole = Prediction.from_dict({"path": "a.jpg", "labels": labels, "best": best})
+        kept = without_scores(whole)
+        assert (kept.path, kept.label, kept.label_paths) == (
+            whole.path,
+            whole.label,
+            whole.label_paths,
+        )
+        assert (kept.top, kept.labels, kept.provenance) == ((), None, None)
+    error = ImageError("a.jpg", "truncated")
+    assert without_scores(error) is error

@@ -22,7 +22,8 @@ if not shutil.which("exiftool"):
 
 from clipcls.errors import InputError, install_command
 from clipcls.organize.xmp_embed import embed_keywords
-from clipcls.output.reader import Result
+from clipcls.predictions import Prediction
+from helpers.predictions import predicted
 
 OLD = 1_600_000_000_123_456_789
 
@@ -52,8 +53,8 @@ def keywords(path: Path) -> tuple[object, object]:
     return found.get("XMP-dc:Subject"), found.get("XMP-lr:HierarchicalSubject")
 
 
-def result(path: Path, *labels: tuple[str, ...]) -> Result:
-    return Result(str(path), labels)
+def result(path: Path, *labels: tuple[str, ...]) -> Prediction:
+    return predicted(str(path), *labels)
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "tif"])

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from clipcls.errors import InputError, SidecarError
+from clipcls.errors import ImageError, InputError, SidecarError
 from clipcls.organize.execute import file_results
 from clipcls.organize.xmp_sidecar import update_sidecar, write_sidecars
-from clipcls.output.reader import Result
 from helpers.sorting import put, results, sort
 
 pytest.importorskip("lxml")
@@ -231,7 +230,7 @@ def test_a_run_over_results(tmp_path: Path) -> None:
         },
     )
     rows = results(("a.jpg", "cat"), ("b.jpg", "cat"), ("b.png", "dog"), ("c.jpg", ""))
-    rows += [*results(("x.jpg", "cat"), ("d.jpg", "cat")), Result("e.jpg", (), "truncated")]
+    rows += [*results(("x.jpg", "cat"), ("d.jpg", "cat")), ImageError("e.jpg", "truncated")]
     done = write_sidecars(rows, root=photos)
     assert {e.path: e.reason for e in done.failed} == {
         "x.jpg": "no such file",

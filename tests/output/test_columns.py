@@ -18,16 +18,16 @@ from clipcls.cli import cli
 from clipcls.cli.console import Console
 from clipcls.cli.options import FIGURES, RESULTS_FORMS, columns_of, form_of
 from clipcls.errors import ImageError, InputError
-from clipcls.output import open_output
-from clipcls.output.columns import PROVENANCE, flatten, result_columns, select_columns, to_dataframe
+from clipcls.output.columns import flatten, result_columns, select_columns
+from clipcls.output.dataframe import to_dataframe
 from clipcls.output.reader import read_results
+from clipcls.output.writing import open_output
 from clipcls.predictions import (
+    PROVENANCE,
     Candidate,
     Hit,
-    MultiLabelPrediction,
     Prediction,
     Provenance,
-    error_record,
 )
 from helpers.encoders import ColourEncoder
 
@@ -36,14 +36,14 @@ TOP = (Candidate("cat", 0.93, 0.31), Candidate("dog", 0.05, 0.22))
 SURE = Prediction("a.jpg", "cat", TOP, MADE_BY)
 UNSURE = Prediction("b.jpg", "unknown", TOP, MADE_BY)
 BROKEN = ImageError("c.jpg", "truncated")
-BOTH = MultiLabelPrediction("d.jpg", TOP, TOP[0], MADE_BY)
-NONE = MultiLabelPrediction("e.jpg", (), TOP[1], MADE_BY)
+BOTH = Prediction("d.jpg", "cat", TOP[:1], MADE_BY, labels=TOP)
+NONE = Prediction("e.jpg", "unknown", TOP[1:], MADE_BY, labels=())
 
 
 def write(path: Path, form: str, results: tuple, **settings: object) -> Path:
     with open_output(path, form, **settings) as writer:
         for result in results:
-            writer.write(error_record(result) if result is BROKEN else result.record())
+            writer.write(result.to_dict())
     return path
 
 
@@ -64,8 +64,8 @@ def test_the_best_label_is_kept_where_the_answer_is_unknown(tmp_path: Path) -> N
         ("unknown", "cat"),
         ("", ""),
     ]
-    assert read_results(path)[1].top == (("cat", 0.93), ("dog", 0.05))
-    assert [row["best"] for row in flatten(NONE.record())] == ["dog"]
+    assert read_results(path)[1].top == TOP
+    assert [row["best"] for row in flatten(NONE.to_dict())] == ["dog"]
 
 
 @pytest.mark.parametrize(("form", "delimiter"), [("csv", ","), ("tsv", "\t")])
@@ -73,23 +73,23 @@ def test_what_every_row_would_repeat_stands_once_beside_the_table(
     tmp_path: Path, form: str, delimiter: str
 ) -> None:
     path = write(tmp_path / f"r.{form}", form, (BROKEN, SURE, UNSURE))
-    assert not set(MADE_BY.record()) & set(rows_of(path, delimiter)[0])
+    assert not set(MADE_BY.to_dict()) & set(rows_of(path, delimiter)[0])
     metadata = json.loads((tmp_path / f"r.{form}-metadata.json").read_text())
     assert (metadata["url"], metadata["dialect"]) == (f"r.{form}", {"delimiter": delimiter})
-    assert metadata["notes"] == [MADE_BY.record()]
-    assert [r.made_by for r in read_results(path)] == [None, MADE_BY, MADE_BY]
+    assert metadata["notes"] == [MADE_BY.to_dict()]
+    assert [r.provenance for r in read_results(path)[1:]] == [MADE_BY, MADE_BY]
     # A link's sidecar is its file's; without one the results are read all the same.
     (tmp_path / "link").symlink_to(path)
-    assert read_results(tmp_path / "link")[1].made_by == MADE_BY
+    assert read_results(tmp_path / "link")[1].provenance == MADE_BY
     (tmp_path / f"r.{form}-metadata.json").write_text("[]")
-    assert read_results(path)[1].made_by is None
+    assert read_results(path)[1].provenance is None
 
 
 def test_results_are_kept_where_the_sidecar_cannot_be(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write(tmp_path / f"{'x' * 240}.csv", "csv", (SURE,))
-    assert read_results(path)[0].labels == (("cat",),)
+    assert read_results(path)[0].label == "cat"
     assert "the results are whole, but do not say what made them" in caplog.text
     assert os.listdir(tmp_path) == [path.name]
 
@@ -120,7 +120,7 @@ def test_chosen_columns_are_written_in_their_order(tmp_path: Path) -> None:
     path = write(tmp_path / "r.csv", "csv", (SURE, BROKEN), columns=["label", "model", "path"])
     assert path.read_text() == "label,model,path\ncat,mini,a.jpg\n,,c.jpg\n"
     # A row without a label, nor the error that says why, is an image that has no answer.
-    assert [r.error for r in read_results(path)] == ["", "has no label"]
+    assert [str(r) for r in read_results(path)[1:]] == ["c.jpg: has no label"]
 
 
 def test_a_byte_order_mark_for_excel(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_byte_order_mark_for_excel(tmp_path: Path) -> None:
         path = write(tmp_path / f"r.{form}", form, (SURE, UNSURE), bom=True)
         assert path.read_bytes().startswith(b"\xef\xbb\xbfpath")
         assert path.read_bytes().count(b"\xef\xbb\xbf") == 1
-        assert read_results(path)[0].labels == (("cat",),)
+        assert read_results(path)[0].label == "cat"
 
 
 def test_a_table_without_rows_has_its_columns(tmp_path: Path) -> None:
@@ -149,11 +149,11 @@ def test_results_come_back_out_of_every_format(tmp_path: Path, name: str, compre
         assert path.read_bytes().startswith(b"\x1f\x8b") == bool(compressed)
         found = read_results(path)
         assert [r.path for r in found] == [r.path for r in results]
-        assert [r.labels for r in found][1:] == [(), ()]
-        assert found[0].labels == ((("cat",), ("dog",)) if results[0] is BOTH else (("cat",),))
-        assert [r.score for r in found] == [0.93, results[1].score, None]
-        assert [r.error for r in found] == ["", "", "truncated"]
-        assert found[0].made_by == found[1].made_by == MADE_BY
+        assert found[0].label_paths == ((("cat",), ("dog",)) if results[0] is BOTH else (("cat",),))
+        assert found[1].label_paths == ()
+        assert [r.score for r in found[:2]] == [0.93, results[1].score]
+        assert found[2].reason == "truncated"
+        assert found[0].provenance == found[1].provenance == MADE_BY
 
 
 def test_suffixes(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_suffixes(tmp_path: Path) -> None:
 def test_compressed_results_are_on_the_disk_at_once(tmp_path: Path, form: str) -> None:
     path = tmp_path / f"r.{form}.gz"
     with contextlib.suppress(KeyboardInterrupt), open_output(path, form) as writer:
-        writer.write(SURE.record())
+        writer.write(SURE.to_dict())
         part = (tmp_path / f"r.{form}.gz.part").read_bytes()
         held = gzip.GzipFile(fileobj=io.BytesIO(part)).read1()
         assert b"a.jpg" in held
@@ -228,17 +228,14 @@ def test_results_that_went_through_a_spreadsheet(
         csv.writer(file, delimiter=delimiter).writerows([*rows, [""] * len(rows[0])])
     found = read_results(saved)
     assert [r.path for r in found] == list(names)
-    assert {(r.labels, r.score) for r in found} == {((("+cat",),), 0.93)}
+    assert {(r.label, r.score) for r in found} == {("+cat", 0.93)}
 
 
 def test_percentages_and_missing_values_of_spreadsheets_and_r(tmp_path: Path) -> None:
     saved = tmp_path / "r.csv"
     saved.write_text("path;label;score;error\na.jpg;cat;93 %;NA\nb.jpg;NA;0,5;#N/A\n")
     found = read_results(saved)
-    assert [(r.labels, r.score, r.error) for r in found] == [
-        ((("cat",),), 0.93, ""),
-        ((("NA",),), 0.5, ""),
-    ]
+    assert [(r.label, r.score) for r in found] == [("cat", 0.93), ("NA", 0.5)]
     saved.write_text("path,label,score\na.jpg,cat,1. May\n")
     with pytest.raises(InputError, match=r"r\.csv:2: the score '1\. May' is not a number"):
         read_results(saved)
@@ -267,7 +264,7 @@ def test_a_dataframe_has_the_columns_of_a_csv(tmp_path: Path) -> None:
         read = pandas.read_csv(write(tmp_path / "r.csv", "csv", results))
         pandas.testing.assert_frame_equal(found, read, check_dtype=False)
         assert str(found["score"].dtype) == "float64"
-        assert found.attrs == MADE_BY.record()
+        assert found.attrs == MADE_BY.to_dict()
         again = to_dataframe(read_results(tmp_path / "r.csv"))
         kept = ["path", "label", "score", "best", "error"]
         pandas.testing.assert_frame_equal(again[kept], found[kept])

@@ -17,13 +17,13 @@ import pytest
 from PIL import Image
 
 from clipcls.errors import ImageError
-from clipcls.output import gallery, open_output
+from clipcls.output import gallery
+from clipcls.output.writing import open_output
 from clipcls.predictions import (
     Candidate,
-    MultiLabelPrediction,
     Prediction,
     Provenance,
-    error_record,
+    Result,
 )
 
 if TYPE_CHECKING:
@@ -35,16 +35,16 @@ MADE_BY = Provenance("mini", "0123456789ab", "fp32", "photo")
 EVIL = '</script><img src=x onerror="document.title=1"><b>&amp;'
 
 
-def answer(path: str, label: str, score: float, **more) -> dict:
+def answer(path: str, label: str, score: float, **more) -> Prediction:
     best = "cat" if label == "unknown" else label
     top = (Candidate(best, score, 0.3), Candidate("tree", (1 - score) / 2, 0.1))
-    return Prediction(path, label, top, MADE_BY, **more).record()
+    return Prediction(path, label, top, MADE_BY, **more)
 
 
-def page_of(path: Path, *records: dict) -> Path:
+def page_of(path: Path, *results: Result) -> Path:
     with open_output(path, "html") as writer:
-        for record in records:
-            writer.write(record)
+        for result in results:
+            writer.write(result)
     return path
 
 
@@ -112,8 +112,8 @@ def test_the_file_is_whole_and_inert(paint: Paint, tmp_path: Path) -> None:
         tmp_path / "r.html",
         answer(paint("a.png", "red", size=300), EVIL, 0.9, label_set=("cat", EVIL)),
         answer(str(tmp_path / "gone.png"), "cat", 0.5),
-        error_record(ImageError(EVIL, "truncated")),
-        MultiLabelPrediction("b.png", (), Candidate("cat", 0.1, 0.2), MADE_BY).record(),
+        ImageError(EVIL, "truncated"),
+        Prediction("b.png", "unknown", (Candidate("cat", 0.1, 0.2),), MADE_BY, labels=()),
     )
     text = page.read_text()
     assert EVIL not in text
@@ -146,8 +146,8 @@ def test_levels_and_labels_of_old_files(paint: Paint, tmp_path: Path) -> None:
     name = paint("a.png", "red")
     page = page_of(
         tmp_path / "r.html",
-        answer(name, "pug", 0.9, lineage=("animal", "a > b", "pug")),
-        {"path": name, "label": "cat"},
+        answer(name, "pug", 0.9, lineages=(("animal", "a > b", "pug"),)),
+        Prediction(name, "cat", (), None),
     )
     levels, scoreless = data(page)
     assert levels["labels"] == [["animal > a \\> b > pug", 0.9]]
@@ -181,7 +181,7 @@ def test_the_command(paint: Paint, tmp_path: Path) -> None:
     paint("photos/a.png", "red")
     rows = [answer("a.png", "cat", 0.5), answer("gone.png", "cat", 0.4)]
     results = tmp_path / "r.jsonl"
-    results.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results.write_text("".join(json.dumps(row.to_dict()) + "\n" for row in rows))
     done = report("r.jsonl", "-o", "r.html", "--root", "photos", "--title", "A day", cwd=tmp_path)
     assert done.returncode == 0
     assert done.stderr.startswith("clipcls: 2 images, 1 without a picture, 0.0 MB")
@@ -209,14 +209,15 @@ def small(paint: Paint, tmp_path: Path) -> Path:
     rows = [answer(p, "cat" if n < 5 else "dog", (n * 3 % 8) / 10) for n, p in enumerate(made)]
     rows.append(answer(paint("photos/none.png", "red"), "unknown", 0.15))
     rows.append(
-        MultiLabelPrediction(
+        Prediction(
             paint("photos/both.png", "red"),
-            (Candidate("dog", 0.95, 0.3), Candidate("cat", 0.05, 0.2)),
-            Candidate("dog", 0.95, 0.3),
+            "dog",
+            (Candidate("dog", 0.95, 0.3),),
             MADE_BY,
-        ).record()
+            labels=(Candidate("dog", 0.95, 0.3), Candidate("cat", 0.05, 0.2)),
+        )
     )
-    rows.append(error_record(ImageError("bad.png", "truncated")))
+    rows.append(ImageError("bad.png", "truncated"))
     return page_of(tmp_path / "r.html", *rows)
 
 
@@ -374,7 +375,7 @@ def test_ten_thousand_images_open_and_scroll(opened: Opener, paint: Paint, tmp_p
     assert len(paths(page)) < 100
     page.focus(".tile[tabindex='0']")
     page.keyboard.press("End")
-    last = max((row["score"], row["path"]) for row in rows if row["label"] == "label 6")[1]
+    last = max((row.score, row.path) for row in rows if row.label == "label 6")[1]
     assert focused(page) == last
     assert page.evaluate("document.activeElement.getBoundingClientRect().bottom <= innerHeight"), (
         "what has the focus is seen"

@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 
 from clipcls.errors import ImageError, InputError, OutputError, install_command
-from clipcls.output import open_output, parquet
+from clipcls.output import parquet
 from clipcls.output.reader import read_results
+from clipcls.output.writing import open_output
 from clipcls.predictions import (
     Candidate,
-    MultiLabelPrediction,
     Prediction,
     Provenance,
-    error_record,
+    as_record,
 )
 
 pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
@@ -43,14 +43,14 @@ def written(path: Path, *records: dict) -> Path:
 def test_rows_have_types_and_both_kinds_of_results_one_schema(tmp_path: Path) -> None:
     one = written(
         tmp_path / "one.parquet",
-        Prediction("a.jpg", "cat", TOP, MADE_BY, label_set=("cat", "dog")).record(),
-        error_record(ImageError("b.jpg", "truncated")),
-        Prediction(os.fsdecode(b"caf\xe9.jpg"), "unknown", TOP, MADE_BY).record(),
+        Prediction("a.jpg", "cat", TOP, MADE_BY, label_set=("cat", "dog")).to_dict(),
+        ImageError("b.jpg", "truncated").to_dict(),
+        Prediction(os.fsdecode(b"caf\xe9.jpg"), "unknown", TOP, MADE_BY).to_dict(),
     )
     several = written(
         tmp_path / "several.parquet",
-        MultiLabelPrediction("c.jpg", TOP, TOP[0], MADE_BY).record(),
-        MultiLabelPrediction("d.jpg", (), TOP[1], MADE_BY).record(),
+        Prediction("c.jpg", "cat", TOP[:1], MADE_BY, labels=TOP).to_dict(),
+        Prediction("d.jpg", "unknown", TOP[1:], MADE_BY, labels=()).to_dict(),
     )
     schema = read_table(one).schema
     assert str(schema.field("label").type) == "dictionary<values=string, indices=int32, ordered=0>"
@@ -62,7 +62,7 @@ def test_rows_have_types_and_both_kinds_of_results_one_schema(tmp_path: Path) ->
         for row in pyarrow.concat_tables([read_table(one), read_table(several)]).to_pylist()
     )
     made = {"model": "mini", "weights": "0123456789ab", "precision": "fp32", "prompts": "photo"}
-    top = [c.record() for c in TOP]
+    top = [as_record(c) for c in TOP]
     assert first == {"path": "a.jpg", **top[0], "top": top, "set": ["cat", "dog"], **made}
     assert bad == {"path": "b.jpg", "error": "truncated"}
     assert unknown == {"path": "caf\\xe9.jpg", **top[0], "label": "unknown", "top": top, **made}
@@ -76,7 +76,7 @@ def test_row_groups_are_written_as_the_run_goes(
 ) -> None:
     monkeypatch.setattr(parquet, "_ROWS", 10)
     path = tmp_path / "r.parquet"
-    record = Prediction("a.jpg", "cat", TOP, MADE_BY).record()
+    record = Prediction("a.jpg", "cat", TOP, MADE_BY).to_dict()
     with open_output(path, "parquet") as writer:
         for _ in range(25):
             writer.write(record)
@@ -87,7 +87,7 @@ def test_row_groups_are_written_as_the_run_goes(
 
 
 def test_what_an_interrupted_run_leaves_can_be_read(tmp_path: Path) -> None:
-    record = Prediction("a.jpg", "cat", TOP, MADE_BY).record()
+    record = Prediction("a.jpg", "cat", TOP, MADE_BY).to_dict()
     with (
         contextlib.suppress(KeyboardInterrupt),
         open_output(tmp_path / "r", "parquet") as writer,
@@ -102,11 +102,7 @@ def test_what_an_interrupted_run_leaves_can_be_read(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert os.listdir(tmp_path) == ["r.part"]
     (left,) = read_results(tmp_path / "r.part")
-    assert (left.path, left.labels, left.top) == (
-        "a.jpg",
-        (("cat",),),
-        (("cat", 0.93), ("dog", 0.05)),
-    )
+    assert (left.path, left.label, left.top) == ("a.jpg", "cat", TOP)
 
 
 @contextlib.contextmanager
@@ -126,7 +122,7 @@ def test_a_full_disk_leaves_no_file_that_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
     monkeypatch.setattr(parquet, "_ROWS", rows)
-    many = [Prediction(f"{n}.jpg", "cat", TOP, MADE_BY).record() for n in range(9_000)]
+    many = [Prediction(f"{n}.jpg", "cat", TOP, MADE_BY).to_dict() for n in range(9_000)]
     with (
         files_limited_to(20_000),
         pytest.raises(OutputError, match=r"r: cannot be written \(.*\); nothing was kept$"),
@@ -145,7 +141,7 @@ def test_what_a_full_disk_leaves_can_be_read_or_nothing_was_kept(tmp_path: Path,
         pytest.skip("cannot mount a disk")
     chance = random.Random(0)
     names = [f"{chance.getrandbits(128)}.jpg" for _ in range(6_000)]
-    records = [Prediction(name, "cat", TOP, MADE_BY).record() for name in names]
+    records = [Prediction(name, "cat", TOP, MADE_BY) for name in names]
     try:
         path = disk / f"r.{form}"
         with (
@@ -168,7 +164,7 @@ def test_what_a_full_disk_leaves_can_be_read_or_nothing_was_kept(tmp_path: Path,
 
 
 def test_a_file_that_was_cut_off_is_named(tmp_path: Path) -> None:
-    path = written(tmp_path / "r", Prediction("a.jpg", "cat", TOP, MADE_BY).record())
+    path = written(tmp_path / "r", Prediction("a.jpg", "cat", TOP, MADE_BY).to_dict())
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match=r"r: is not a whole parquet file") as caught:
         read_results(path)
@@ -176,7 +172,7 @@ def test_a_file_that_was_cut_off_is_named(tmp_path: Path) -> None:
 
 
 def test_without_pyarrow_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = written(tmp_path / "r", Prediction("a.jpg", "cat", TOP, MADE_BY).record())
+    path = written(tmp_path / "r", Prediction("a.jpg", "cat", TOP, MADE_BY).to_dict())
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InputError, match=re.escape(install_command("parquet"))):
         read_results(path)
@@ -191,14 +187,14 @@ def test_without_pyarrow_it_is_one_line(tmp_path: Path, monkeypatch: pytest.Monk
 def test_it_goes_through_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     reader = subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE)
-    written(tmp_path / "pipe", Prediction("a.jpg", "cat", TOP, MADE_BY).record())
+    written(tmp_path / "pipe", Prediction("a.jpg", "cat", TOP, MADE_BY).to_dict())
     assert read_table(io.BytesIO(reader.communicate()[0])).num_rows == 1
 
 
 def test_it_is_read_from_stdin(tmp_path: Path) -> None:
-    path = written(tmp_path / "r", Prediction("a.jpg", "cat", TOP, MADE_BY).record())
-    script = "from clipcls.output.reader import read_results; print(read_results('-')[0].labels)"
+    path = written(tmp_path / "r", Prediction("a.jpg", "cat", TOP, MADE_BY).to_dict())
+    script = "from clipcls.output.reader import read_results; print(read_results('-')[0].label)"
     done = subprocess.run(
         [sys.executable, "-c", script], stdin=path.open("rb"), capture_output=True, text=True
     )
-    assert done.stdout == "(('cat',),)\n", done.stderr
+    assert done.stdout == "cat\n", done.stderr

@@ -17,16 +17,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clipcls.cli.options import form_of
+from clipcls.cli.run import Report
+from clipcls.data.file_kinds import LeftOut
 from clipcls.errors import ImageError, OutputError
-from clipcls.output import FORMATS, EndedWriter, open_output, write_bytes
+from clipcls.files.atomic import write_bytes
 from clipcls.output.reader import read_results
+from clipcls.output.writing import FORMATS, EndedWriter, open_output
 from clipcls.predictions import (
     Candidate,
-    MultiLabelPrediction,
     Prediction,
     Provenance,
-    Report,
-    error_record,
+    as_record,
 )
 
 MADE_BY = Provenance("mini", "0123456789ab", "fp32", "photo")
@@ -34,7 +35,7 @@ TOP = (Candidate("cat", 0.93, 0.31), Candidate("dog", 0.05, 0.22))
 
 
 def record(path: str = "a.jpg", label: str = "cat") -> dict:
-    return Prediction(path, label, TOP, MADE_BY).record()
+    return Prediction(path, label, TOP, MADE_BY).to_dict()
 
 
 def written(form: str, *records: dict, **settings: object) -> str:
@@ -48,7 +49,7 @@ def written(form: str, *records: dict, **settings: object) -> str:
 
 
 def test_jsonl_is_the_documented_record() -> None:
-    lines = written("jsonl", record(), error_record(ImageError("b.jpg", "truncated"))).splitlines()
+    lines = written("jsonl", record(), ImageError("b.jpg", "truncated").to_dict()).splitlines()
     assert json.loads(lines[0]) == {
         "path": "a.jpg",
         "label": "cat",
@@ -66,7 +67,7 @@ def test_jsonl_is_the_documented_record() -> None:
 
 
 def test_csv_carries_the_same_flat() -> None:
-    text = written("csv", record(), error_record(ImageError("b.jpg", "truncated")))
+    text = written("csv", record(), ImageError("b.jpg", "truncated").to_dict())
     first, second = csv.DictReader(io.StringIO(text))
     assert (first["label"], first["score"], first["similarity"]) == ("cat", "0.93", "0.31")
     assert (first["label_2"], first["score_2"], first["similarity_2"]) == ("dog", "0.05", "0.22")
@@ -74,15 +75,15 @@ def test_csv_carries_the_same_flat() -> None:
 
 
 def test_several_labels_are_a_list_and_in_csv_rows() -> None:
-    both = MultiLabelPrediction("a.jpg", TOP, TOP[0], MADE_BY)
-    none = MultiLabelPrediction("b.jpg", (), TOP[1], MADE_BY)
-    records = both.record(), none.record(), error_record(ImageError("c.jpg", "truncated"))
+    both = Prediction("a.jpg", "cat", TOP[:1], MADE_BY, labels=TOP)
+    none = Prediction("b.jpg", "unknown", TOP[1:], MADE_BY, labels=())
+    records = both.to_dict(), none.to_dict(), ImageError("c.jpg", "truncated").to_dict()
     first, second, _ = (json.loads(line) for line in written("jsonl", *records).splitlines())
     assert first == {
         "path": "a.jpg",
-        "labels": [candidate.record() for candidate in TOP],
-        "best": TOP[0].record(),
-        **MADE_BY.record(),
+        "labels": [as_record(candidate) for candidate in TOP],
+        "best": as_record(TOP[0]),
+        **MADE_BY.to_dict(),
     }
     assert (second["labels"], second["best"]["label"]) == ([], "dog")
     rows = list(csv.DictReader(io.StringIO(written("csv", *records))))
@@ -96,7 +97,7 @@ def test_several_labels_are_a_list_and_in_csv_rows() -> None:
     lines = written("table", *records).splitlines()
     assert lines[0].endswith("  cat 0.93, dog 0.05")
     assert lines[1].endswith("  unknown  (dog 0.05)")
-    report = Report()
+    report = Report(LeftOut())
     for result in (both, none):
         report.count(result)
     assert (report.classified, report.unknown) == (2, 1)
@@ -142,7 +143,7 @@ def test_a_path_that_is_not_utf8_survives_json_and_is_readable_in_csv() -> None:
 
 
 def test_table_has_a_line_an_image_and_no_terminal_codes_from_file_names() -> None:
-    text = written("table", record("a\x1b[31m.jpg"), error_record(ImageError("b.jpg", "truncated")))
+    text = written("table", record("a\x1b[31m.jpg"), ImageError("b.jpg", "truncated").to_dict())
     (line,) = text.splitlines()
     assert "\x1b" not in text
     assert "cat" in line
@@ -192,7 +193,7 @@ def test_pipes_without_a_name(tmp_path: Path) -> None:
 
 
 def test_report_counts_and_decides_the_exit_status() -> None:
-    report = Report()
+    report = Report(LeftOut())
     report.count(Prediction("a", "cat", TOP, MADE_BY))
 
     report.count(Prediction("b", "unknown", TOP, MADE_BY))

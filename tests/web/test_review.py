@@ -15,16 +15,17 @@ from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.cli.review import find_templates
 from clipcls.data.dataset import read_dataset
 from clipcls.embeddings.cache import EmbeddingCache
-from clipcls.errors import InputError
+from clipcls.errors import ImageError, InputError
 from clipcls.few_shot.classifier import FewShotClassifier
 from clipcls.labels.prompts import make_prompts
-from clipcls.output import open_output
-from clipcls.output.reader import Result, read_results
-from clipcls.predictions import Provenance
+from clipcls.output.reader import read_results
+from clipcls.output.writing import open_output
+from clipcls.predictions import Prediction, Provenance
 from clipcls.web.review.annotations import Corrections
 from clipcls.web.review.learner import Relearner
 from clipcls.web.review.session import NO_LABEL, Answer, Review, ReviewFiles
 from helpers.encoders import ColourEncoder
+from helpers.predictions import predicted
 
 Paint = Callable[..., str]
 LABELS = ["red", "green", "blue"]
@@ -35,7 +36,7 @@ def results(paths: list[str], encoder: ColourEncoder, tmp_path: Path, form: str 
     file = tmp_path / f"results.{form}"
     with open_output(file, form) as writer:
         for prediction in classifier.classify(paths, top=2):
-            writer.write(prediction.record())
+            writer.write(prediction)
     return file
 
 
@@ -56,7 +57,7 @@ def test_the_doubtful_come_first(
         assert [review.name(review.answers[n].label) for n in range(3)] == ["red", "red", "blue"]
         margin = review.answers[1].margin
         top = found[1].top
-        assert margin == pytest.approx(top[0][1] - top[1][1])
+        assert margin == pytest.approx(top[0].score - top[1].score)
 
 
 def test_a_file_under_two_names_is_labelled_once(
@@ -111,10 +112,10 @@ def test_an_image_or_label_that_is_not_there(
 def test_results_that_cannot_be_reviewed(tmp_path: Path, paint: Paint) -> None:
     here = paint("a.png", "red")
     cases = [
-        ([Result(here, (("cat",), ("dog",)), scores=(0.9, 0.8))], "several labels"),
-        ([Result("gone.png", (("cat",),))], "--root"),
-        ([Result(here, (("a|b",),))], "|"),
-        ([Result(here, (), error="truncated")], "truncated"),
+        ([predicted(here, ("cat",), ("dog",))], "several labels"),
+        ([predicted("gone.png", ("cat",))], "--root"),
+        ([predicted(here, ("a|b",))], "|"),
+        ([ImageError(here, "truncated")], "truncated"),
     ]
     with Corrections(tmp_path / "c.csv") as corrections:
         for found, message in cases:
@@ -127,9 +128,9 @@ def test_images_that_could_not_be_read_are_shown_and_not_asked_about(
     tmp_path: Path, paint: Paint
 ) -> None:
     found = [
-        Result(paint("a.png", "red"), (("cat",),)),
-        Result("bad.png", (), error="truncated"),
-        Result("odd\udcff.png", (("cat",),)),
+        predicted(paint("a.png", "red"), ("cat",)),
+        ImageError("bad.png", "truncated"),
+        predicted("odd\udcff.png", ("cat",)),
     ]
     with Corrections(tmp_path / "c.csv") as corrections:
         review = Review(found, corrections)
@@ -144,8 +145,8 @@ def test_images_that_could_not_be_read_are_shown_and_not_asked_about(
 
 def test_names_that_labels_share_are_told_apart_by_their_path(tmp_path: Path, paint: Paint) -> None:
     found = [
-        Result(paint("a.png", "red"), (("animal", "bat"),), top=(("animal > bat", 0.9),)),
-        Result(paint("b.png", "red"), (("animal", "dog"),), top=(("dog", 0.9),)),
+        predicted(paint("a.png", "red"), ("animal", "bat"), top=(("animal > bat", 0.9),)),
+        predicted(paint("b.png", "red"), ("animal", "dog"), top=(("dog", 0.9),)),
     ]
     with Corrections(tmp_path / "c.csv") as corrections:
         review = Review(found, corrections)
@@ -154,7 +155,7 @@ def test_names_that_labels_share_are_told_apart_by_their_path(tmp_path: Path, pa
 
 def test_none_of_these_is_unknown_and_no_label(tmp_path: Path, paint: Paint) -> None:
     top = (("none of these", 0.5), ("cat", 0.4), ("dog", 0.1))
-    found = [Result(paint("a.png", "red"), (("none of these",),), scores=(0.5,), top=top)]
+    found = [predicted(paint("a.png", "red"), ("none of these",), top=top)]
     with Corrections(tmp_path / "c.csv") as corrections:
         review = Review(found, corrections)
         assert review.labels == ["cat", "dog"]
@@ -256,8 +257,10 @@ def test_images_marked_unknown_are_no_class_of_fit(
     assert learnt.excluded_.no_labels == {"unknown": 1}
 
 
-def answered(paths: list[str], *labels: str) -> list[Result]:
-    return [Result(p, ((label,),), scores=(0.6,)) for p, label in zip(paths, labels, strict=True)]
+def answered(paths: list[str], *labels: str) -> list[Prediction]:
+    return [
+        predicted(p, (label,), top=((label, 0.6),)) for p, label in zip(paths, labels, strict=True)
+    ]
 
 
 def test_corrections_of_another_list_are_refused_by_name(paths: list[str], tmp_path: Path) -> None:
@@ -311,7 +314,7 @@ def test_the_reviewed_table_has_a_persons_labels_and_elsewhere_the_answers(
     paths: list[str], encoder: ColourEncoder, tmp_path: Path
 ) -> None:
     found = list(read_results(results(paths, encoder, tmp_path)))
-    found.append(Result("bad.png", (), error="truncated"))
+    found.append(ImageError("bad.png", "truncated"))
     file = tmp_path / "r.reviewed.csv"
     with Corrections(tmp_path / "c.csv") as corrections:
         review = Review(found, corrections, labels=LABELS)
@@ -333,8 +336,9 @@ def test_the_reviewed_table_has_a_persons_labels_and_elsewhere_the_answers(
     assert learnt["blue.png"]["labelled_by"] == "learnt"
     # What reads it: results with these labels, and labelled images that a person labelled.
     again = read_results(file)
-    assert [r.labels for r in again] == [(("green",),), (), (("blue",),), ()]
-    assert [r.by_person for r in again] == [True, True, False, False]
+    assert [r.label for r in again[:3]] == ["green", "unknown", "blue"]
+    assert [r.by_person for r in again[:3]] == [True, True, False]
+    assert isinstance(again[3], ImageError)
     known = read_dataset(file)
     assert (known.paths, known.labels) == ((paths[0], paths[1]), (("green",), ("unknown",)))
     assert known.unreviewed == 2
@@ -368,16 +372,16 @@ def test_a_label_of_a_hierarchy_keeps_its_place_in_the_reviewed_table(
     paint: Paint, tmp_path: Path
 ) -> None:
     found = [
-        Result(paint("a.png", "red"), (("animal", "dog"),)),
-        Result(paint("b.png", "red"), (("animal", "cat"),)),
-        Result(paint("c.png", "red"), (("animal", "cat"),)),
+        predicted(paint("a.png", "red"), ("animal", "dog")),
+        predicted(paint("b.png", "red"), ("animal", "cat")),
+        predicted(paint("c.png", "red"), ("animal", "cat")),
     ]
     with Corrections(tmp_path / "c.csv") as corrections:
         lineages = {"oak": ("plant", "oak")}
         review = Review(found, corrections, labels=["oak"], lineages=lineages)
         review.label({0: review.add_label("cat"), 1: review.add_label("oak")})
         review.write_table(tmp_path / "t.csv")
-    labels = [result.labels for result in read_results(tmp_path / "t.csv")]
+    labels = [result.label_paths for result in read_results(tmp_path / "t.csv")]
     assert labels == [(("animal", "cat"),), (("plant", "oak"),), (("animal", "cat"),)]
 
 

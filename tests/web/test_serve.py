@@ -28,8 +28,7 @@ from PIL import Image
 
 from clipcls import FewShotClassifier
 from clipcls.cli import cli
-from clipcls.errors import ImageError, install_command
-from clipcls.predictions import error_record
+from clipcls.errors import install_command
 from clipcls.web.admission import BusyError, Queue
 from clipcls.web.serve.fetch import Fetcher
 from clipcls.web.serve.questions import Limits
@@ -51,10 +50,7 @@ def server(encoder: ColourEncoder) -> Iterator[Server]:
 def test_records_are_those_of_classify(server: Server, paint: Callable[..., str]) -> None:
     paths = [paint("a.png", "red"), paint("b.png", "blue"), paint("c.png", "yellow")]
     Path(paths[1]).write_text("text")
-    expected = [
-        error_record(item) if isinstance(item, ImageError) else item.record()
-        for item in server.classifier.classify(paths, top=2)
-    ]
+    expected = [item.to_dict() for item in server.classifier.classify(paths, top=2)]
     images = [(path, Path(path).read_bytes()) for path in paths]
     answer = server.classify(*images, top=2)
     assert answer == {"results": expected, "warnings": []}

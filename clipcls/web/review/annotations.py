@@ -20,6 +20,7 @@ from pathlib import Path
 from clipcls.data.dataset import read_dataset
 from clipcls.errors import InputError, OutputError, os_reason
 from clipcls.files.folders import sync_folder
+from clipcls.files.lock import lock_descriptor
 from clipcls.files.text import clean, decode, guard, read_table
 
 __all__ = ["Corrections"]
@@ -170,7 +171,7 @@ class Corrections:
             except OSError as error:
                 raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
             try:
-                _lock(file)
+                lock_descriptor(file.fileno())
                 # A review that has just ended may have put another file in its place.
                 if os.path.samestat(os.fstat(file.fileno()), os.stat(self.path)):
                     return file
@@ -301,7 +302,7 @@ class Corrections:
         try:
             file = FileIO(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666), "r+")
             try:
-                _lock(file)  # before it has the name: nobody gets in between
+                lock_descriptor(file.fileno())  # before it has the name: nobody gets in between
                 _write(file, data)
                 os.fsync(file.fileno())
                 if os.name == "nt":  # which replaces no file that is open
@@ -380,21 +381,3 @@ def _whole_rows(data: bytes) -> bytes:
 def _write(file: FileIO, data: bytes) -> None:
     while data:
         data = data[file.write(data) :]
-
-
-def _lock(file: FileIO) -> None:
-    """Keeps other processes out, until this one closes the file or ends.
-
-    Raises:
-        BlockingIOError: another process has it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        return  # a file system without locks

@@ -14,20 +14,17 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.embeddings.clustering import cluster_vectors
-from clipcls.errors import InputError
+from clipcls.errors import ImageError, InputError
 from clipcls.labels.names import join_levels
-from clipcls.predictions import REJECT, UNKNOWN
+from clipcls.predictions import REJECT, UNKNOWN, Prediction, Result
 from clipcls.web.review.active_learning import acquisition_order
 from clipcls.web.review.annotations import Corrections, check_label
-
-if TYPE_CHECKING:
-    from clipcls.output.reader import Result
 
 __all__ = ["NO_LABEL", "Answer", "Review", "ReviewFiles"]
 
@@ -143,35 +140,44 @@ class Review:
     ) -> None:
         self._lock = threading.RLock()
         self.corrections = corrections
-        several = next((r.path for r in results if len(r.labels) > 1), None)
+        found = [
+            Prediction(r.path, UNKNOWN, (), None) if isinstance(r, ImageError) else r
+            for r in results
+        ]
+        several = next((r.path for r in found if len(r.given) > 1), None)
         if several is not None:
             raise InputError(
                 f"{several} has several labels: a review needs results with one label per image"
             )
         tops = [
-            [(name, score) for name, score in result.top if name not in (UNKNOWN, REJECT)]
-            for result in results
+            [
+                (candidate.label, candidate.score)
+                for candidate in result.top
+                if candidate.label not in (UNKNOWN, REJECT) and not math.isnan(candidate.score)
+            ]
+            for result in found
         ]
         known = {*labels, *(name for top in tops for name, _ in top)}
-        answers = [_name(result, known) for result in results]
+        answers = [_name(result, known) for result in found]
         seen = sorted({name for name in (*answers, *known) if name != UNKNOWN})
         self.labels: list[str] = list(dict.fromkeys((*labels, *seen)))
-        self._results = tuple(results)
+        self._results = tuple(found)
+        self._unread = {r.path: r.reason for r in results if isinstance(r, ImageError)}
         self._lineages = {
             name: lineage
-            for name, result in zip(answers, results, strict=True)
-            for lineage in result.labels
+            for name, result in zip(answers, found, strict=True)
+            for lineage in result.label_paths
         } | dict(lineages or {})
         self._numbers = {name: number for number, name in enumerate(self.labels)}
         self._numbers[UNKNOWN] = NO_LABEL
         for name in self.labels:
             check_label(name)
         self._root = root
-        self.paths = [result.path for result in results]
-        self.files = [os.path.join(root, result.path) for result in results]
+        self.paths = [result.path for result in found]
+        self.files = [os.path.join(root, path) for path in self.paths]
         self.answers = [
             _answer(self._numbers, answer, top, result)
-            for answer, top, result in zip(answers, tops, results, strict=True)
+            for answer, top, result in zip(answers, tops, found, strict=True)
         ]
         self.relearnt: list[Answer | None] | None = None
         self._places: list[str] = []
@@ -179,7 +185,7 @@ class Review:
         self._first: dict[int, int] = {}
         self.errors: list[str] = []
         for number, (result, file) in enumerate(zip(results, self.files, strict=True)):
-            place, error = "", result.error
+            place, error = "", result.reason if isinstance(result, ImageError) else ""
             if not error:
                 try:
                     place = corrections.place(file)
@@ -289,8 +295,8 @@ class Review:
         has_levels = any(len(lineage) > 1 for lineage in self._lineages.values())
         for number, result in enumerate(self._results):
             answer, image = answers[number], self._first.get(number, number)
-            lineage = result.labels[0] if result.labels else (UNKNOWN,)
-            label, score, by = lineage[-1], result.score, "model"
+            lineage = result.label_paths[0] if result.given else (UNKNOWN,)
+            label, score, by = lineage[-1], _known(result.score), "model"
             if image in done or (answer is not self.answers[number] and not result.by_person):
                 number_of = done.get(image, answer.label)
                 label, score, by = self.name(number_of), answer.score, "learnt"
@@ -299,7 +305,8 @@ class Review:
                     score, by = None, "person"
             elif result.by_person:
                 by = "person"
-            if result.error:
+            error = self._unread.get(result.path, "")
+            if error:
                 label, by, lineage = "", "", ()
             yield {
                 "path": result.path if is_here else os.path.abspath(self.files[number]),
@@ -308,7 +315,7 @@ class Review:
                 "labelled_by": by,
                 "best": "" if answer.best == NO_LABEL else self.name(answer.best),
                 **({"lineage": list(lineage)} if has_levels else {}),
-                "error": result.error,
+                "error": error,
             }
 
     def write_table(self, path: Path) -> None:
@@ -317,7 +324,7 @@ class Review:
         Raises:
             OutputError: it cannot be written.
         """
-        from clipcls.output import open_output
+        from clipcls.output.writing import open_output
 
         with open_output(path, "csv") as writer:
             for record in self.reviewed(path.absolute().parent):
@@ -443,11 +450,11 @@ def _clusters(images: int) -> int:
     return min(math.ceil(math.sqrt(images)), 200)
 
 
-def _name(result: Result, known: set[str]) -> str:
+def _name(result: Prediction, known: set[str]) -> str:
     """The answer's name: its path where names are shared, else that of the label alone."""
-    if not result.labels or result.labels == ((REJECT,),):
+    if result.label_paths in ((), ((REJECT,),)):
         return UNKNOWN
-    (lineage,) = result.labels
+    (lineage,) = result.label_paths
     path = join_levels(lineage)
     return path if path in known else lineage[-1]
 
@@ -456,10 +463,10 @@ def _answer(
     numbers: Mapping[str, int],
     answer: str,
     top: Sequence[tuple[str, float]],
-    result: Result,
+    result: Prediction,
 ) -> Answer:
     rows = tuple((numbers[name], value) for name, value in top[:_TOP])
-    score, margin = result.score, None
+    score, margin = _known(result.score), None
     # A csv does not name the best label of an image whose answer is `unknown`.
     scores = [value for _, value in top]
     if score is not None and scores[:1] != [score]:
@@ -472,9 +479,13 @@ def _answer(
     if result.by_person:
         margin = 1.0  # not in doubt
     guess = None
-    if not result.labels:
+    if not result.given:
         guess = rows[0][0] if rows and rows[0][1] == score else NO_LABEL
     return Answer(numbers[answer], score, margin, rows, guess)
+
+
+def _known(score: float) -> float | None:
+    return None if math.isnan(score) else score
 
 
 def _row(answer: Answer) -> list[Any]:

@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 
 from clipcls import __version__
 from clipcls.errors import ImageError, LabelsError, PromptsError
-from clipcls.predictions import Prediction, error_record
+from clipcls.predictions import Prediction
 from clipcls.web import local_server
 from clipcls.web.admission import BusyError, Ticket
 from clipcls.web.serve.fetch import Fetcher
@@ -128,7 +128,7 @@ def make_app(
         return JSONResponse(
             {
                 "labels": own.classes_.tolist(),
-                **own.made_by_.record(),
+                **own.made_by_.to_dict(),
                 "urls": fetcher is not None,
                 "limits": {name: getattr(limits, name) for name in names},
             }
@@ -184,7 +184,7 @@ def _problem(status: int, detail: str, headers: Mapping[str, str] | None = None)
 
 
 def _record(item: Prediction | ImageError) -> dict[str, Any]:
-    return error_record(item) if isinstance(item, ImageError) else item.record()
+    return item.to_dict()
 
 
 """An image as a body holds it: a file, a URL, or what decodes its base64."""

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from clipcls.predictions import COLUMNS
 from clipcls.web import local_server
 from clipcls.web.serve.questions import Limits, Question
 
@@ -87,29 +88,19 @@ class ClassifyRequest(Options):
     )
 
 
-class CandidateRecord(BaseModel):
-    """One label as an answer."""
+_PATH = "The image's file name as it came, its URL, or `images[0]` by its position."
+_REQUIRED = ("label", "score", "top", "model", "weights", "precision", "prompts")
+_FIELDS: dict[str, Any] = {
+    "path": (str, Field(description=_PATH)),
+    **{name: (COLUMNS[name], ...) for name in _REQUIRED},
+}
 
-    label: str
-    score: float
-    similarity: float
-
-
-class PredictionRecord(BaseModel):
-    """The answer for one image, as in the jsonl of `clipcls classify`."""
-
-    model_config = ConfigDict(extra="allow")
-
-    path: str = Field(
-        description="The image's file name as it came, its URL, or `images[0]` by its position."
-    )
-    label: str
-    score: float
-    top: list[CandidateRecord]
-    model: str
-    weights: str
-    precision: str
-    prompts: str
+PredictionRecord: type[BaseModel] = create_model(
+    "PredictionRecord",
+    __config__=ConfigDict(extra="allow"),
+    __doc__="The answer for one image, as in the jsonl of `clipcls classify`.",
+    **_FIELDS,
+)
 
 
 class ErrorRecord(BaseModel):
@@ -122,7 +113,7 @@ class ErrorRecord(BaseModel):
 class Answer(BaseModel):
     """A record for each image, in order."""
 
-    results: list[PredictionRecord | ErrorRecord]
+    results: list[PredictionRecord | ErrorRecord]  # type: ignore[valid-type]
     warnings: list[str] = Field(description="What is doubtful about the labels.")
 
 
