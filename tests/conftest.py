@@ -78,19 +78,10 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], encoder: ColourEncoder
-) -> Run:
-    """Runs `clipcls` in this process, with the fake encoder: exit status, stdout, stderr."""
+def run_real(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs `clipcls` in this process: exit status, stdout, stderr."""
     from clipcls import cli
     from clipcls.cli.console import Console
-
-    for module in (
-        "clipcls.classification.zero_shot",
-        "clipcls.few_shot.classifier",
-        "clipcls.models.encoder",
-    ):
-        monkeypatch.setattr(f"{module}.open_encoder", lambda *args, **settings: encoder)
 
     def invoke(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["clipcls", *arguments])
@@ -106,3 +97,15 @@ def run(
         return status, *capsys.readouterr()
 
     return invoke
+
+
+@pytest.fixture
+def run(run_real: Run, monkeypatch: pytest.MonkeyPatch, encoder: ColourEncoder) -> Run:
+    """The same with the fake encoder."""
+    for module in (
+        "clipcls.classification.zero_shot",
+        "clipcls.few_shot.classifier",
+        "clipcls.models.encoder",
+    ):
+        monkeypatch.setattr(f"{module}.open_encoder", lambda *args, **settings: encoder)
+    return run_real

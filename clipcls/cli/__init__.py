@@ -11,7 +11,6 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -20,7 +19,7 @@ from clipcls import __version__
 from clipcls.cli.console import Console
 from clipcls.errors import ClipclsError, OutputClosedError, OutputError, printable
 
-__all__ = ["FILE_NAME", "PREFIX", "cli", "main", "own_file"]
+__all__ = ["cli", "main"]
 
 _COMMANDS = (
     "classify",
@@ -43,29 +42,6 @@ _COMMANDS = (
 )
 
 
-FILE_NAME = "clipcls.toml"
-PREFIX = "CLIPCLS_"
-
-
-def own_file() -> Path | None:
-    """The user's own file, in their configuration folder; None where they have no home."""
-    import platformdirs
-
-    try:
-        path = Path(platformdirs.user_config_dir("clipcls", appauthor=False)) / FILE_NAME
-    except RuntimeError:  # newer versions of platformdirs; older ones give a relative path
-        return None
-    return path if path.is_absolute() else None
-
-
-def _has_settings() -> bool:
-    """Whether a variable or a file may set options: else what reads them is not imported."""
-    if os.path.lexists(FILE_NAME) or any(name.startswith(PREFIX) for name in os.environ):
-        return True
-    own = own_file()
-    return own is not None and os.path.lexists(own)  # False where it may not be looked at
-
-
 @contextlib.contextmanager
 def _reader_gone() -> Iterator[None]:
     """Names a pipe without a reader before click takes it for its own, and exits with 1."""
@@ -85,17 +61,6 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         with _reader_gone():
             return super().invoke(ctx)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name, command, rest = super().resolve_command(ctx, args)
-        is_run = not ctx.resilient_parsing and not {"-h", "--help"} & set(rest)
-        if name and command and is_run and _has_settings():
-            from clipcls.cli.settings import apply
-
-            apply(ctx, name, command, rest)
-        return name, command, rest
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from clipcls.cli import groups
 from clipcls.cli.completion import complete_files
 from clipcls.cli.console import Console, show
-from clipcls.cli.options import NumberRange, bench_options
-
-if TYPE_CHECKING:
-    from clipcls.models.backend import Backend
+from clipcls.cli.options import ModelChoice
+from clipcls.cli.param_types import NumberRange
 
 
-@click.command("bench")
+@groups.command("bench", model=ModelChoice)
 @click.argument("photos", nargs=-1, metavar="[PHOTO...]", shell_complete=complete_files)
 @click.option(
     "--seconds",
@@ -24,17 +23,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="About how long each step is tried.",
 )
-@bench_options
-@click.pass_obj
-def command(
-    console: Console,
-    /,
-    photos: tuple[str, ...],
-    seconds: float,
-    model: str,
-    checkpoint: Path | None,
-    backend: Backend,
-) -> int:
+def command(_console: Console, photos: tuple[str, ...], seconds: float, model: ModelChoice) -> int:
     """Measure where the time goes on this machine.
 
     Times each step for one image, with the backends and precisions the machine offers: decoding,
@@ -45,13 +34,13 @@ def command(
     from clipcls.embeddings import benchmark
     from clipcls.models import loading
 
-    source = loading.resolve(model, checkpoint)
+    source = loading.resolve(model.model, model.checkpoint)
     show(f"{source.name} on {_machine()}")
     click.echo(f"{'STEP':<48}{'ms':>9}{'images/s':>11}{'PEAK':>7}")
     for row in benchmark.measure(
         source,
         photos,
-        backend=backend,
+        backend=model.make_backend(),
         seconds=seconds,
     ):
         share = "" if row.share is None else f"{row.share:.0%}"

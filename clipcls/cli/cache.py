@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 
+from clipcls.cli import groups
 from clipcls.cli.console import Console, show
-from clipcls.cli.options import FILE, json_option
+from clipcls.cli.options import json_option
+from clipcls.cli.param_types import FILE
 from clipcls.errors import printable
 
 _file = click.option("--cache", "path", type=FILE, help="The cache; default: the usual one.")
@@ -24,10 +26,10 @@ def command() -> None:
     """
 
 
-@command.command("info")
+@groups.command("info")
 @_file
 @json_option
-def info(path: Path | None, as_json: bool) -> None:
+def _info(_console: Console, path: Path | None, as_json: bool) -> int:
     """Show where the cache is and what it holds."""
     from clipcls.embeddings.cache import EmbeddingCache, default_path
     from clipcls.models import openvino
@@ -52,7 +54,7 @@ def info(path: Path | None, as_json: bool) -> None:
                 "size": sum(sizes),
             }
         click.echo(dump_line(record))
-        return
+        return 0
     if held is None:
         show(f"{place}: there is no cache yet")
     else:
@@ -64,13 +66,13 @@ def info(path: Path | None, as_json: bool) -> None:
     if sizes:
         show(f"{openvino.default_folder()}: {sum(sizes) / 1e6:,.1f} MB")
         click.echo(f"{len(sizes):,} exported models")
+    return 0
 
 
-@command.command("clear")
+@groups.command("clear")
 @_file
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.pass_obj
-def clear(console: Console, path: Path | None, yes: bool) -> int:
+def _clear(console: Console, path: Path | None, yes: bool) -> int:
     """Delete the cache; without --cache, exported models too.
 
     On a terminal asks first.
@@ -99,15 +101,20 @@ def clear(console: Console, path: Path | None, yes: bool) -> int:
     return 0
 
 
-@command.command("prune")
+@groups.command("prune")
 @_file
-def prune(path: Path | None) -> None:
+def _prune(_console: Console, path: Path | None) -> int:
     """Forget images whose files are gone or have changed."""
     from clipcls.embeddings.cache import EmbeddingCache, default_path
 
     path = path or default_path()
     if not path.exists():
         show(f"{path}: there is no cache yet")
-        return
+        return 0
     with EmbeddingCache(path) as cache:
         show(f"{cache.path}: {cache.prune():,} images forgotten")
+    return 0
+
+
+for _subcommand in (_info, _clear, _prune):
+    command.add_command(_subcommand)

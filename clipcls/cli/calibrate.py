@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from clipcls.cli.completion import complete_files
+from clipcls.cli import groups
 from clipcls.cli.console import Console, report_excluded, watching
-from clipcls.cli.options import (
-    NEW_FILE,
-    cache_of,
-    cache_options,
-    classifier_of,
-    classifier_option,
-    label_options,
-    labels_of,
-    max_errors_option,
-    max_megapixels_option,
-    model_options,
-    multi_label_option,
-    progress_options,
-    repeat_options,
-)
-from clipcls.cli.refusals import refuse_over, refuse_with_multi_label
+from clipcls.cli.constraints import refuse_over
+from clipcls.cli.label_settings import LabelSettings, multi_label_option
+from clipcls.cli.options import ModelSettings, data_argument, repeat_options, run_options
+from clipcls.cli.param_types import NEW_FILE
 
 if TYPE_CHECKING:
     from clipcls.calibration.multilabel import MultiLabelCalibration
@@ -34,39 +22,23 @@ if TYPE_CHECKING:
 
 # What a calibration belongs to.
 _REPEATED = (
-    *("label_source", "label_list", "classifier", "prompts", "reject", "level"),
+    *("labels", "label", "classifier", "prompts", "reject", "level"),
     *("model", "checkpoint"),
 )
 
 
-@click.command("calibrate")
-@click.argument("data", metavar="DATA", shell_complete=complete_files)
-@label_options
-@classifier_option
+@groups.command("calibrate", labels=LabelSettings, model=ModelSettings)
+@data_argument
 @multi_label_option
 @click.option("-o", "--output", type=NEW_FILE, required=True, help="The calibration's file (JSON).")
-@max_errors_option
-@progress_options
-@model_options
-@max_megapixels_option
-@cache_options
-@click.pass_obj
+@run_options
 def command(
     console: Console,
-    /,
     data: str,
-    label_source: str | None,
-    label_list: tuple[str, ...],
-    prompts: str | list[str],
-    reject: bool,
-    level: str | None,
-    classifier: Path | None,
     multi_label: bool,
     output: Path,
-    quiet: bool,
-    cache_file: Path | None,
-    no_cache: bool,
-    **model_settings: Any,
+    labels: LabelSettings,
+    model: ModelSettings,
 ) -> int:
     """Learn from labelled images what a score means.
 
@@ -81,26 +53,15 @@ def command(
       clipcls classify --labels labels.txt --calibration calibration.json --max-error 0.05 photos/
       clipcls calibrate --multi-label --labels labels.txt truth.csv -o calibration.json
     """
-    labels = labels_of(label_source, label_list, classifier)
-    if multi_label:
-        refuse_with_multi_label(reject=reject, level=level)
-    refuse_over(output, data, label_source, prompts, classifier)
+    names = labels.read_unless_learnt()
+    refuse_over(output, data, labels.labels, labels.prompts, labels.classifier)
     from clipcls.calibration.multilabel import MultiLabelCalibration
     from clipcls.classification.multilabel import MultiLabelClassifier
     from clipcls.data.dataset import read_dataset
     from clipcls.evaluation.calibrate import calibrate, calibrate_multilabel
 
-    console.quiet = quiet
     labelled = read_dataset(data, unlabelled=multi_label)
-    fitted = classifier_of(
-        classifier,
-        labels=labels,
-        prompts=prompts,
-        cache=cache_of(cache_file, no_cache) or False,
-        reject=reject,
-        level=level,
-        **model_settings,
-    )
+    fitted = labels.open_classifier(names, model.arguments())
     found: Calibration | MultiLabelCalibration
     with watching(console, len(labelled)) as watch:
         if multi_label:
@@ -114,13 +75,12 @@ def command(
     found.save(output)
     if found.note:
         console.say(found.note)
-    if not quiet:
-        console.say(f"{summary} (cross-validated)")
-        if not isinstance(found, MultiLabelCalibration):
-            console.say(found.promises())
-        command = "tag" if multi_label else "classify"
-        words = ["clipcls", command, *repeat_options(*_REPEATED), "--calibration", str(output)]
-        console.say_written(output, f"{shlex.join(words)} PHOTOS")
+    console.remark(f"{summary} (cross-validated)")
+    if not isinstance(found, MultiLabelCalibration):
+        console.remark(found.promises())
+    command = "tag" if multi_label else "classify"
+    words = ["clipcls", command, *repeat_options(*_REPEATED), "--calibration", str(output)]
+    console.say_written(output, f"{shlex.join(words)} PHOTOS")
     return console.status(len(excluded.unreadable), found.images)
 
 

@@ -2,143 +2,125 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
+from clipcls.cli import groups
 from clipcls.cli.console import Console, watching
-from clipcls.cli.options import (
-    NEW_FOLDER,
-    NumberRange,
-    cache_of,
-    cache_options,
-    calibration_option,
-    classifier_of,
-    classifier_option,
-    filing_options,
-    input_options,
-    inputs_argument,
-    label_options,
-    labels_of,
-    max_errors_option,
-    max_megapixels_option,
-    model_options,
-    result_output_options,
-)
-from clipcls.cli.refusals import refuse_inside, refuse_over, refuse_with_refine
+from clipcls.cli.constraints import refuse_inside, refuse_over
+from clipcls.cli.filing import FilingSettings
+from clipcls.cli.groups import option
+from clipcls.cli.label_settings import LabelSettings, calibration_option
+from clipcls.cli.options import ModelSettings, inputs_argument, null_option, run_options
+from clipcls.cli.outputs import ResultsOutput
+from clipcls.cli.param_types import NEW_FOLDER, NumberRange
 from clipcls.cli.run import Run
 
+if TYPE_CHECKING:
+    from clipcls.classification.zero_shot import ZeroShotClassifier
 
-@click.command("classify")
+
+@dataclass(frozen=True)
+class _Answers(groups.Settings):
+    section = "Answers"
+
+    top: int = option(
+        *("-k", "--top"),
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Labels per image.",
+    )
+    refine: bool = option(
+        is_flag=True,
+        help="Let all images decide together: better answers from some 40 images on. Records come "
+        "when the last image is embedded.",
+    )
+    explain: bool = option(
+        is_flag=True,
+        help="Add what each answer rests on: the label's texts, the margin to the runner-up, and "
+        "the nearest images that were in the cache.",
+    )
+    heatmap: Path | None = option(
+        type=NEW_FOLDER,
+        metavar="DIR",
+        help="Draw into DIR where in each image its answer lies, by 50 passes of the model per "
+        "image.",
+    )
+
+
+@dataclass(frozen=True)
+class _Doubt(groups.Settings):
+    section = "Doubt"
+
+    min_score: float = option(
+        type=NumberRange(0, 1),
+        metavar="P",
+        default=0.0,
+        help="Answer `unknown` below this score, or in a hierarchy the node above that reaches it.",
+    )
+    min_margin: float = option(
+        type=NumberRange(0, 1),
+        default=0.0,
+        metavar="M",
+        help="Answer `unknown` when the best score leads the second by less than M.",
+    )
+    calibration: Path | None = calibration_option()
+    coverage: float | None = option(
+        type=NumberRange(0, 1, min_open=True),
+        metavar="C",
+        help="Answer the surest images, a share of C; the others are `unknown`. Needs "
+        "--calibration.",
+    )
+    max_error: float | None = option(
+        type=NumberRange(0, 1, min_open=True, max_open=True),
+        metavar="E",
+        help="Answer as many images as possible while at most a share of E is wrong, with 95 % "
+        "confidence. Needs --calibration.",
+    )
+    prediction_sets: float | None = option(
+        type=NumberRange(0, 1, min_open=True, max_open=True),
+        metavar="ALPHA",
+        help="Add the set of labels that holds a right one for all but a share ALPHA of the "
+        "images. Needs --calibration.",
+    )
+
+    def announce(self, console: Console, fitted: ZeroShotClassifier) -> None:
+        """Say what `--coverage` or `--max-error` means for images like the calibration's."""
+        if self.coverage is not None or self.max_error is not None:
+            threshold = fitted.threshold(self.coverage, self.max_error)
+            console.remark(
+                f"of the calibration's images {threshold.coverage:.1%} would be answered, "
+                f"{threshold.risk:.1%} of these wrong"
+            )
+
+
+@groups.command(
+    "classify",
+    labels=LabelSettings,
+    answers=_Answers,
+    doubt=_Doubt,
+    output=ResultsOutput,
+    filing=FilingSettings,
+    model=ModelSettings,
+)
 @inputs_argument
-@label_options
-@classifier_option
-@click.option(
-    "-k",
-    "--top",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Labels per image.",
-)
-@click.option(
-    "--min-score",
-    type=NumberRange(0, 1),
-    metavar="P",
-    default=0.0,
-    help="Below this score the answer is `unknown`, or in a hierarchy the node above that reaches "
-    "it.",
-)
-@click.option(
-    "--min-margin",
-    type=NumberRange(0, 1),
-    default=0.0,
-    metavar="M",
-    help="So is one whose score is less than M above the second.",
-)
-@calibration_option
-@click.option(
-    "--coverage",
-    type=NumberRange(0, 1, min_open=True),
-    metavar="C",
-    help="Answer the surest images, a share of C; the others are `unknown`. Needs --calibration.",
-)
-@click.option(
-    "--max-error",
-    type=NumberRange(0, 1, min_open=True, max_open=True),
-    metavar="E",
-    help="Answer as many as can be while at most a share of E is wrong, with 95 % confidence. "
-    "Needs --calibration.",
-)
-@click.option(
-    "--prediction-sets",
-    type=NumberRange(0, 1, min_open=True, max_open=True),
-    metavar="ALPHA",
-    help="Add the set of labels that holds a right one for all but a share ALPHA of the images. "
-    "Needs --calibration.",
-)
-@click.option(
-    "--refine",
-    is_flag=True,
-    help="Let all images together decide, without labels: better answers for some 40 images and "
-    "more. Records come when the last image is embedded.",
-)
-@click.option(
-    "--explain",
-    is_flag=True,
-    help="Add what each answer rests on: the label's texts, the margin to the runner-up, and the "
-    "nearest images that were in the cache.",
-)
-@click.option(
-    "--heatmap",
-    "heatmaps",
-    type=NEW_FOLDER,
-    metavar="DIR",
-    help="Draw into DIR where in each image its answer lies. Takes 50 passes of the model an "
-    "image, also of images seen before.",
-)
-@input_options
-@result_output_options
-@max_errors_option
-@filing_options
-@model_options
-@max_megapixels_option
-@cache_options
-@click.pass_obj
+@null_option
+@run_options
 def command(
     console: Console,
-    /,
     inputs: tuple[str, ...],
-    label_source: str | None,
-    label_list: tuple[str, ...],
-    prompts: str | list[str],
-    reject: bool,
-    level: str | None,
-    classifier: Path | None,
-    top: int,
-    min_score: float,
-    min_margin: float,
-    calibration: Path | None,
-    coverage: float | None,
-    max_error: float | None,
-    prediction_sets: float | None,
-    refine: bool,
-    explain: bool,
-    heatmaps: Path | None,
     null: bool,
-    form: str | None,
-    output: Path | None,
-    columns: str | None,
-    bom: bool,
-    quiet: bool,
-    sort_into: Path | None,
-    move: bool,
-    link: bool,
-    xmp: bool,
-    cache_file: Path | None,
-    no_cache: bool,
-    **model_settings: Any,
+    labels: LabelSettings,
+    answers: _Answers,
+    doubt: _Doubt,
+    output: ResultsOutput,
+    filing: FilingSettings,
+    model: ModelSettings,
 ) -> int:
     """Sort images into labels.
 
@@ -153,73 +135,49 @@ def command(
       clipcls classify --classifier classifier.safetensors photos/
       clipcls classify --labels labels.txt --sort-into sorted/ --move photos/
     """
-    labels = labels_of(label_source, label_list, classifier)
-    if heatmaps:
-        refuse_inside(heatmaps, inputs, mirrored=True)
-    refuse_over(output, label_source, prompts, classifier, calibration, *inputs)
-    for name, value in (
-        ("coverage", coverage),
-        ("max-error", max_error),
-        ("prediction-sets", prediction_sets),
-    ):
-        if value is not None and calibration is None:
-            raise click.UsageError(f"--{name} needs --calibration FILE, from `clipcls calibrate`")
-    if coverage is not None and max_error is not None:
-        raise click.UsageError("--coverage and --max-error exclude each other")
-    if refine:
-        refuse_with_refine(classifier=classifier, calibration=calibration, level=level)
-    run = Run(console, inputs, null, form, output, columns, bom, sort_into, move, link, xmp)
+    names = labels.read_unless_learnt()
+    if answers.heatmap:
+        refuse_inside(answers.heatmap, inputs, mirrored=True)
+    refuse_over(
+        output.file, labels.labels, labels.prompts, labels.classifier, doubt.calibration, *inputs
+    )
+    run = Run(console, inputs, null, output, filing)
     from clipcls.output.columns import EXPLAINED, result_columns
 
-    console.quiet = quiet
     extra = [
-        *(["set"] if prediction_sets is not None else []),
-        *(EXPLAINED if explain else []),
-        *(["heatmap"] if heatmaps else []),
-        *(["labelled_by"] if classifier else []),
+        *(["set"] if doubt.prediction_sets is not None else []),
+        *(EXPLAINED if answers.explain else []),
+        *(["heatmap"] if answers.heatmap else []),
+        *(["labelled_by"] if labels.classifier else []),
     ]
-    every = result_columns(top, ["lineage", *extra])
+    every = result_columns(answers.top, ["lineage", *extra])
     run.select_columns((), every)  # refuses before the work
     images, total = run.find_images()
-    fitted = classifier_of(
-        classifier,
-        labels=labels,
-        prompts=prompts,
-        cache=cache_of(cache_file, no_cache) or False,
-        reject=reject,
-        level=level,
-        calibration=calibration,
-        **model_settings,
-    )
-    shown = min(top, len(fitted.classes_))
-    usual = result_columns(shown, ["lineage", *extra] if fitted.hierarchy_ else extra)
+    fitted = labels.open_classifier(names, model.arguments(), doubt.calibration)
+    top = min(answers.top, len(fitted.classes_))
+    usual = result_columns(top, ["lineage", *extra] if fitted.hierarchy_ else extra)
     with watching(console, total) as watch:
         results = fitted.classify(
             images,
-            top=shown,
-            min_score=min_score,
-            min_margin=min_margin,
-            coverage=coverage,
-            max_error=max_error,
-            prediction_sets=prediction_sets,
-            refine=refine,
-            explain=explain,
-            heatmaps=heatmaps,
-            watch=watch if refine else None,
+            top=top,
+            min_score=doubt.min_score,
+            min_margin=doubt.min_margin,
+            coverage=doubt.coverage,
+            max_error=doubt.max_error,
+            prediction_sets=doubt.prediction_sets,
+            refine=answers.refine,
+            explain=answers.explain,
+            heatmaps=answers.heatmap,
+            watch=watch if answers.refine else None,
         )
-        if not quiet and (coverage is not None or max_error is not None):
-            threshold = fitted.threshold(coverage, max_error)
-            console.say(
-                f"of the calibration's images {threshold.coverage:.1%} would be answered, "
-                f"{threshold.risk:.1%} of these wrong"
-            )
+        doubt.announce(console, fitted)
         run.write(
             results,
             run.select_columns(usual, every),
             calibration=fitted.calibration_,
             hash_image=fitted.hash_image,
-            watch=None if refine else watch,  # with refine, embedding reports the images
+            watch=None if answers.refine else watch,  # refining reports images as it embeds them
         )
-    if heatmaps and not quiet:
-        console.say(f"wrote heat maps into {heatmaps}")
+    if answers.heatmap:
+        console.remark(f"wrote heat maps into {answers.heatmap}")
     return run.finish(reviewable=True)

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import click
 
+from clipcls.cli import groups
+from clipcls.cli.console import Console
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
@@ -26,9 +29,9 @@ __all__ = [
 Completer: TypeAlias = "Callable[[click.Context, click.Parameter, str], list[CompletionItem]]"
 
 
-@click.command("completion")
+@groups.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def command(shell: str) -> None:
+def command(_console: Console, shell: str) -> int:
     """Print a shell script that completes commands and options.
 
     \b
@@ -43,6 +46,7 @@ def command(shell: str) -> None:
     kind = get_completion_class(shell)
     assert kind is not None
     click.echo(kind(root.command, {}, "clipcls", "_CLIPCLS_COMPLETE").source())
+    return 0
 
 
 def _make_completer(names: Callable[[], Iterable[str]], *, or_files: bool = False) -> Completer:

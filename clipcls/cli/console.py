@@ -89,6 +89,11 @@ class Console(logging.Handler):
         else:
             self._progress.bar.write(text, file=sys.stderr)
 
+    def remark(self, line: str) -> None:
+        """Say what `--quiet` leaves out."""
+        if not self.quiet:
+            self.say(line)
+
     def say_done(self, summary: str, *, matters: bool) -> None:
         """Say what a run did, if someone reads along: on a terminal, or where lines went before.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from clipcls.cli.console import Console, show
+from clipcls.cli.groups import Settings, option
 from clipcls.errors import ImageError
 from clipcls.predictions import Prediction, Result
 
@@ -19,21 +21,51 @@ if TYPE_CHECKING:
 
 __all__ = [
     "INTERRUPTED",
+    "FilingSettings",
+    "choose_mode",
     "file_into",
     "list_plan",
-    "mode_of",
     "short",
     "without_scores",
     "write_keywords",
+    "xmp_option",
 ]
 
 INTERRUPTED = "interrupted; the same command again goes on where it stopped"
 
 
-def mode_of(move: bool, link: bool) -> Mode:
+def xmp_option() -> Any:
+    """`--xmp`, a field of a group."""
+    return option(
+        is_flag=True,
+        help="Write the labels as keywords into XMP sidecars: photo.xmp, or photo.jpg.xmp where "
+        "another file, such as a raw one, has the name photo.",
+    )
+
+
+@dataclass(frozen=True)
+class FilingSettings(Settings):
+    """What happens to the images themselves after a run."""
+
+    section = "Filing"
+
+    sort_into: Path | None = option(
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        help="Then copy the images into DIR, one folder per label, as `clipcls sort` does.",
+    )
+    move: bool = option(is_flag=True, help="Move the images instead of copying them.")
+    link: bool = option(is_flag=True, help="Make symbolic links instead of copying.")
+    xmp: bool = xmp_option()
+
+    @property
+    def mode(self) -> Mode:
+        """What `--move` and `--link` ask for."""
+        return choose_mode(self.move, self.link)
+
+
+def choose_mode(move: bool, link: bool) -> Mode:
     """What `--move` and `--link` ask for."""
-    if move and link:
-        raise click.UsageError("--move and --link exclude each other")
     return "move" if move else "link" if link else "copy"
 
 
@@ -57,8 +89,7 @@ def list_plan(
             show(f"{short(source)} -> {short(target)}")
     _name(console, todo.failed)
     done = Filing(mode, todo, len(todo.steps), todo.failed)
-    if not console.quiet:
-        console.say(f"dry run, nothing was done: {done.summary()}")
+    console.remark(f"dry run, nothing was done: {done.summary()}")
     return done.exit_code
 
 
@@ -75,10 +106,9 @@ def file_into(
         console.say(INTERRUPTED)
         return 130
     _name(console, done.failed)
-    if not console.quiet:
-        console.say(done.summary())
-        if done.journal:
-            console.say(f"to take it back: clipcls sort --undo {shlex.quote(short(done.journal))}")
+    console.remark(done.summary())
+    if done.journal:
+        console.remark(f"to take it back: clipcls sort --undo {shlex.quote(short(done.journal))}")
     return done.exit_code
 
 
@@ -108,19 +138,18 @@ def write_keywords(
         return 130
     for error in done.failed:
         console.say(f"no keywords: {error}")
-    if not console.quiet:
-        console.say(done.summary())
+    console.remark(done.summary())
     return done.exit_code
-
-
-def _count(results: Sequence[Result]) -> int:
-    """How many images could be read."""
-    return sum(isinstance(result, Prediction) for result in results)
 
 
 def _name(console: Console, failed: list[ImageError]) -> None:
     for error in failed:
         console.say(f"not filed: {error}")
+
+
+def _count(results: Sequence[Result]) -> int:
+    """How many images could be read."""
+    return sum(isinstance(result, Prediction) for result in results)
 
 
 def short(path: Path) -> str:

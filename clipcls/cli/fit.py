@@ -3,51 +3,42 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
-from clipcls.cli.completion import complete_files, complete_label_sets
+from clipcls.cli import groups
 from clipcls.cli.console import Console, report_excluded, watching
-from clipcls.cli.options import (
-    NEW_FILE,
-    cache_of,
-    cache_options,
-    max_errors_option,
-    max_megapixels_option,
-    model_options,
-    progress_options,
-    prompts_option,
-)
-from clipcls.cli.refusals import refuse_over
+from clipcls.cli.constraints import refuse_over
+from clipcls.cli.label_settings import labels_option, prompts_option
+from clipcls.cli.options import ModelSettings, data_argument, run_options
+from clipcls.cli.param_types import NEW_FILE
 
 
-@click.command("fit")
-@click.argument("data", metavar="DATA", shell_complete=complete_files)
-@click.option(
-    "--labels",
-    "label_source",
-    metavar="FILE|NAME",
-    shell_complete=complete_label_sets,
-    help="A label file or ready set; default: the labels of DATA.",
-)
-@prompts_option
-@click.option(
-    "--no-words",
-    multiple=True,
-    metavar="LABEL",
-    help="A label whose words say nothing (a code, a number): learn it from images alone; may be "
-    "repeated.",
-)
-@click.option(
-    "--augment",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Learn from N views (crop, flip, colour) of each image too.",
-)
+@dataclass(frozen=True)
+class _Learning(groups.Settings):
+    section = "Learning"
+
+    labels: str | None = labels_option("A label file or ready set; default: the labels of DATA.")
+    prompts: str | list[str] = prompts_option()
+    no_words: tuple[str, ...] = groups.option(
+        multiple=True,
+        metavar="LABEL",
+        help="A label whose words say nothing (a code, a number): learn it from images alone; may "
+        "be repeated.",
+    )
+    augment: int = groups.option(
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Learn from N views (crop, flip, colour) of each image too.",
+    )
+
+
+@groups.command("fit", learning=_Learning, model=ModelSettings)
+@data_argument
 @click.option(
     "-o", "--output", type=NEW_FILE, required=True, help="The classifier's file (safetensors)."
 )
@@ -56,31 +47,19 @@ from clipcls.cli.refusals import refuse_over
     is_flag=True,
     help="List images whose label is likely wrong (csv), the likeliest first.",
 )
-@max_errors_option
-@progress_options
-@model_options
-@max_megapixels_option
-@cache_options
-@click.pass_obj
+@run_options
 def command(
     console: Console,
-    /,
     data: str,
-    label_source: str | None,
-    prompts: str | list[str],
-    no_words: tuple[str, ...],
-    augment: int,
     output: Path,
     check_labels: bool,
-    quiet: bool,
-    cache_file: Path | None,
-    no_cache: bool,
-    **model_settings: Any,
+    learning: _Learning,
+    model: ModelSettings,
 ) -> int:
     """Learn a classifier from labelled images, few or many.
 
-    It starts from the labels' words and moves to the images as far as these bear it out. DATA is
-    as for `clipcls evaluate`; one image a label is enough.
+    It starts from the label text and shifts towards your images as far as the data supports it.
+    DATA is as for `clipcls evaluate`; one image per label is enough.
 
     \b
     Examples:
@@ -88,20 +67,18 @@ def command(
       clipcls classify --classifier classifier.safetensors photos/
       clipcls fit sorted-photos/ --check-labels -o classifier.safetensors > suspects.csv
     """
-    refuse_over(output, data, label_source, prompts)
+    refuse_over(output, data, learning.labels, learning.prompts)
     from clipcls.data.dataset import read_dataset
     from clipcls.few_shot.classifier import FewShotClassifier
     from clipcls.output.writing import open_output
 
-    console.quiet = quiet
     labelled = read_dataset(data)
     classifier = FewShotClassifier(
-        label_source,
-        prompts=prompts,
-        no_words=no_words,
-        augment=augment,
-        cache=cache_of(cache_file, no_cache) or False,
-        **model_settings,
+        learning.labels,
+        prompts=learning.prompts,
+        no_words=learning.no_words,
+        augment=learning.augment,
+        **model.arguments(),
     )
     with watching(console, len(labelled)) as watch:
         classifier.fit(labelled, watch=watch)
@@ -109,16 +86,14 @@ def command(
     assert excluded is not None
     report_excluded(console, excluded)
     classifier.save(output)
-    if not quiet:
-        console.say(classifier.learnt_.summary())
-        file = shlex.quote(str(output))
-        console.say_written(output, f"clipcls classify --classifier {file} PHOTOS")
+    console.remark(classifier.learnt_.summary())
+    file = shlex.quote(str(output))
+    console.say_written(output, f"clipcls classify --classifier {file} PHOTOS")
     if check_labels:
         suspects = classifier.suspects()
         with open_output(None, "csv") as writer:
             for suspect in suspects:
                 writer.write(suspect.record())
-        if not quiet:
-            console.say(f"labels that are likely wrong: {len(suspects):,}")
+        console.remark(f"labels that are likely wrong: {len(suspects):,}")
     read = sum(images for _, images, _ in classifier.learnt_.labels)
     return console.status(len(excluded.unreadable), read)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import click
 
+from clipcls.cli import groups
+from clipcls.cli.console import Console
 from clipcls.cli.options import json_option
 
 
-@click.command("models")
+@groups.command("models")
 @json_option
-def command(as_json: bool) -> None:
+def command(_console: Console, as_json: bool) -> int:
     """List the models that have a short name.
 
     ImageNet is the published zero-shot top-1 in %, as open_clip's results table has it. Any other
@@ -21,11 +23,12 @@ def command(as_json: bool) -> None:
     from clipcls.models.loading import list_models
 
     if as_json:
-        import json
         from dataclasses import asdict
 
-        click.echo(json.dumps([asdict(model) for model in list_models()], ensure_ascii=False))
-        return
+        from clipcls.output.json import dump_line
+
+        click.echo(dump_line([asdict(model) for model in list_models()]))
+        return 0
     rows = [("NAME", "MODEL", "LICENCE", "PARAMETERS", "SIZE", "IMAGENET", "PIXELS", "HERE")]
     for model in list_models():
         rows.append(
@@ -48,3 +51,4 @@ def command(as_json: bool) -> None:
         for model in list_models():
             if model.extra:
                 click.echo(f"{model.alias} needs {install_command(model.extra)}", err=True)
+    return 0

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import click
 
+from clipcls.cli import groups
 from clipcls.cli.completion import complete_sets
-from clipcls.cli.console import show
+from clipcls.cli.console import Console, show
 from clipcls.cli.options import json_option
 
 
-@click.command("prompts")
+@groups.command("prompts")
 @click.argument("name", required=False, shell_complete=complete_sets)
-@click.option(
-    "--label-set", "labels", is_flag=True, help="Print the label set, where both have this name."
-)
+@click.option("--label-set", is_flag=True, help="Print the label set, where both have this name.")
 @json_option
-def command(name: str | None, labels: bool, as_json: bool) -> None:
+def command(_console: Console, name: str | None, label_set: bool, as_json: bool) -> int:
     """List the template sets and label sets, or print the set NAME.
 
     A template set goes with `classify --prompts`, a label set with `classify --labels`. Print one
@@ -38,14 +37,14 @@ def command(name: str | None, labels: bool, as_json: bool) -> None:
         for title, sets in (("template sets", templates), ("label sets", label_sets)):
             lines.append(f"{title}:")
             lines += [f"  {ready.name:<14}{ready.size:>5}  {ready.description}" for ready in sets]
-    elif labels or (name in ready_sets("labels") and name not in ready_sets("templates")):
-        label_set = read_labels(name)
-        log_warnings(label_set)
+    elif label_set or (name in ready_sets("labels") and name not in ready_sets("templates")):
+        found_set = read_labels(name)
+        log_warnings(found_set)
         found = [
             {"label": label.name, "prompts": label.prompts, "synonyms": label.synonyms}
             if label.prompts or label.synonyms
             else label.name
-            for label in label_set
+            for label in found_set
         ]
         text = read_text(find_set("labels", name)[0]).strip()
         lines = [line for line in text.split("\n") if not line.startswith("#")]
@@ -55,6 +54,7 @@ def command(name: str | None, labels: bool, as_json: bool) -> None:
         found = lines = list(prompts.templates)
     if as_json:
         click.echo(dump_line(found))
-        return
-    for line in lines:
-        show(line)
+    else:
+        for line in lines:
+            show(line)
+    return 0

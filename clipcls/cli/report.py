@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clipcls.cli.completion import complete_files
+from clipcls.cli import groups
 from clipcls.cli.console import Console
-from clipcls.cli.options import FILE, NEW_FILE, progress_options
-from clipcls.cli.refusals import refuse_over
+from clipcls.cli.constraints import refuse_over
+from clipcls.cli.options import progress_options, results_argument, root_option
+from clipcls.cli.param_types import NEW_FILE
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -18,16 +19,10 @@ if TYPE_CHECKING:
     from clipcls.output.gallery import GalleryWriter
 
 
-@click.command("report")
-@click.argument("results", metavar="RESULTS", shell_complete=complete_files)
+@groups.command("report")
+@results_argument
 @click.option("-o", "--output", type=NEW_FILE, required=True, help="Write the page to this file.")
-@click.option(
-    "--root",
-    type=FILE,
-    default=".",
-    metavar="DIR",
-    help="The folder that `classify` ran in; default: this one.",
-)
+@root_option
 @click.option(
     "--side",
     type=click.IntRange(16, 1024),
@@ -38,16 +33,13 @@ if TYPE_CHECKING:
 )
 @click.option("--title", help="The page's; default: the name of RESULTS.")
 @progress_options
-@click.pass_obj
 def command(
     console: Console,
-    /,
     results: str,
     output: Path,
     root: Path,
     side: int,
     title: str | None,
-    quiet: bool,
 ) -> int:
     """Make a page of the answers of `classify` to look through.
 
@@ -61,7 +53,6 @@ def command(
       clipcls report results.jsonl -o report.html
       clipcls classify --labels labels.txt photos/ -o report.html
     """
-    console.quiet = quiet
     refuse_over(output, results)
     from clipcls.output.gallery import GalleryWriter
     from clipcls.output.reader import read_results
@@ -86,9 +77,8 @@ def command(
             "that folder with --root"
         )
         return 1
-    if not quiet:
-        size = output.stat().st_size / 1e6
-        absent = f", {gone:,} without a picture" if gone else ""
-        console.say(f"{shown + gone:,} images{absent}, {size:,.1f} MB")
-        console.say_written(output, "open it in a browser")
+    size = output.stat().st_size / 1e6
+    absent = f", {gone:,} without a picture" if gone else ""
+    console.remark(f"{shown + gone:,} images{absent}, {size:,.1f} MB")
+    console.say_written(output, "open it in a browser")
     return 0

@@ -6,27 +6,57 @@ import logging
 import shlex
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
-from clipcls.cli.completion import complete_files, complete_label_sets, complete_template_sets
+from clipcls.cli import groups
 from clipcls.cli.console import Console
-from clipcls.cli.options import FILE, NEW_FILE, cache_of, cache_options, join_prompts, model_options
+from clipcls.cli.groups import option
+from clipcls.cli.label_settings import labels_option, prompts_option
+from clipcls.cli.options import ModelSettings, results_argument, root_option
+from clipcls.cli.param_types import NEW_FILE
 from clipcls.predictions import Prediction, Result
 
 if TYPE_CHECKING:
     from clipcls.classification.zero_shot import ZeroShotClassifier
-    from clipcls.labels.label_set import LabelSet, LabelsLike
+    from clipcls.labels.label_set import LabelSet
     from clipcls.predictions import Provenance
+    from clipcls.web.review.app import ReviewApp
+    from clipcls.web.review.session import Review, ReviewFiles
 
 logger = logging.getLogger(__name__)
 
 
-@click.command("review")
-@click.argument("results", metavar="RESULTS", shell_complete=complete_files)
+@dataclass(frozen=True)
+class _Learning(groups.Settings):
+    section = "Labels and learning"
+
+    labels: str | None = labels_option(
+        "The labels, as for `classify`; default: those that occur in RESULTS."
+    )
+    prompts: str | list[str] | None = prompts_option(
+        None, "Templates to learn with, as for `classify`; default: those of RESULTS."
+    )
+    no_model: bool = option(
+        is_flag=True, help="Order by the scores of RESULTS alone, and learn nothing."
+    )
+
+
+@dataclass(frozen=True)
+class _Page(groups.Settings):
+    section = "Page"
+
+    port: int = option(
+        type=click.IntRange(0, 65535), default=0, metavar="N", help="Default: one that is free."
+    )
+    no_browser: bool = option(is_flag=True, help="Only print the link of the page.")
+
+
+@groups.command("review", learning=_Learning, page=_Page, model=ModelSettings)
+@results_argument
 @click.option(
     "-o",
     "--output",
@@ -34,52 +64,15 @@ logger = logging.getLogger(__name__)
     help="The file of corrections (csv), new or to go on with; default: cat.corrections.csv for "
     "cat.jsonl, in the same folder.",
 )
-@click.option(
-    "--labels",
-    "label_source",
-    metavar="FILE|NAME",
-    shell_complete=complete_label_sets,
-    help="The labels, as for `classify`; default: those that occur in RESULTS.",
-)
-@click.option(
-    "--prompts",
-    multiple=True,
-    metavar="TEMPLATE|NAME|FILE",
-    shell_complete=complete_template_sets,
-    callback=join_prompts,
-    help="Templates to learn with, as for `classify`; default: those of RESULTS.",
-)
-@click.option(
-    "--root",
-    type=FILE,
-    default=".",
-    metavar="DIR",
-    help="The folder that `classify` ran in; default: this one.",
-)
-@click.option(
-    "--no-model",
-    is_flag=True,
-    help="Order by the scores of RESULTS alone, and learn nothing.",
-)
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Default: one that is free.")
-@click.option("--no-browser", is_flag=True, help="Only print the link of the page.")
-@model_options
-@cache_options
-@click.pass_obj
+@root_option
 def command(
     console: Console,
-    /,
     results: str,
     output: Path | None,
-    label_source: str | None,
-    prompts: str | list[str] | None,
     root: Path,
-    no_model: bool,
-    port: int,
-    no_browser: bool,
-    cache_file: Path | None,
-    no_cache: bool,
-    **model_settings: Any,
+    learning: _Learning,
+    page: _Page,
+    model: ModelSettings,
 ) -> int:
     """Correct the results of `classify` on a page in your browser.
 
@@ -99,60 +92,43 @@ def command(
     from clipcls.errors import printable
     from clipcls.labels.label_set import log_warnings, read_labels
     from clipcls.output.reader import read_results
-    from clipcls.web.local_server import Guard, OneTimeLink
     from clipcls.web.review.annotations import Corrections
     from clipcls.web.review.app import ReviewApp
-    from clipcls.web.review.session import NO_LABEL, Review, ReviewFiles
-    from clipcls.web.run import run
+    from clipcls.web.review.session import Review, ReviewFiles
 
     found = read_results(results, root)
-    labels = read_labels(label_source) if label_source else None
+    labels = read_labels(learning.labels) if learning.labels else None
     if labels:
         log_warnings(labels)
     files = ReviewFiles.of("results" if results == "-" else results, output)
     files.refuse_foreign_table()
+    made_by = find_provenance(found)
+    templates = learning.prompts or ("photo" if learning.no_model else find_templates(made_by))
     with Corrections(files.corrections) as corrections:
         review = Review(
             found,
             corrections,
             labels=labels.names if labels else (),
-            lineages={n: label.path for n, label in zip(labels.names, labels, strict=True)}
+            lineages={name: label.path for name, label in zip(labels.names, labels, strict=True)}
             if labels
             else None,
             root=root,
         )
-        opener = None
-        made_by = find_provenance(found)
-        templates = prompts or ("photo" if no_model else find_templates(made_by))
-        if not no_model:
-            context = click.get_current_context()
-            if context.get_parameter_source("model") == ParameterSource.DEFAULT:
-                model_settings["model"] = None
-            opener = _opener(
-                found,
-                labels or review.labels[:],
-                templates,
-                cache_file,
-                no_cache,
-                model_settings,
-            )
 
         def next_commands() -> list[str]:
             """File the images; then learn from the corrections, or look at the answers."""
             commands = [["sort", str(files.table), "--into", "sorted"]]
-            if no_model or made_by is None or len({*review.done().values()} - {NO_LABEL}) < 2:
+            if learning.no_model or made_by is None or not _can_learn(review):
                 commands.append(["report", str(files.table), "-o", str(files.page)])
             else:
-                fit = ["fit", str(files.corrections), "-m", made_by.model]
-                fit += ["--labels", label_source] if label_source not in (None, "-") else []
-                for template in [templates] if isinstance(templates, str) else templates:
-                    fit += ["--prompts", template] if template != "photo" else []
-                given = {review.name(n) for n in review.done().values() if n != NO_LABEL}
-                for name in sorted(given - {*labels.names}) if labels else []:
-                    fit += ["--no-words", name]  # a label that the person added
-                commands.append([*fit, "-o", str(files.classifier)])
-            return [shlex.join(["clipcls", *command]) for command in commands]
+                commands.append(
+                    _fit_command(review, files, made_by.model, templates, learning.labels, labels)
+                )
+            return [shlex.join(["clipcls", *words]) for words in commands]
 
+        opener = None
+        if not learning.no_model:
+            opener = _make_opener(labels or review.labels[:], templates, made_by, model)
         app = ReviewApp(
             review,
             files,
@@ -160,25 +136,7 @@ def command(
             next_commands=next_commands,
             title="stdin" if results == "-" else Path(results).name,
         )
-        access = OneTimeLink()
-
-        def ready(url: str) -> None:
-            link = access.link(url)
-            console.say(f"{link} (once, in one browser; Ctrl-C ends)")
-            app.start()
-            if not no_browser:  # in a thread: one in the terminal would hold the server up
-                threading.Thread(target=show, args=(link,), daemon=True).start()
-
-        def show(link: str) -> None:
-            import webbrowser
-
-            if not webbrowser.open(link):
-                console.say("no browser could be opened: follow the link")
-
-        try:
-            run(Guard(app.asgi(), access=access), ready=ready, port=port)
-        finally:
-            app.stop()
+        _run(console, app, page)
         done = len(review.done())
         console.say(f"{files.corrections}: {done:,} of {len(review.order):,} images have a label")
         if done:
@@ -187,6 +145,59 @@ def command(
             for line in next_commands():
                 click.echo(printable(f"  {line}"), err=True)  # to be copied: no prefix
     return 0
+
+
+def _run(console: Console, app: ReviewApp, page: _Page) -> None:
+    """Serve the page until it says that the review is finished, or Ctrl-C."""
+    from clipcls.web.local_server import Guard, OneTimeLink
+    from clipcls.web.run import run
+
+    access = OneTimeLink()
+
+    def ready(url: str) -> None:
+        link = access.link(url)
+        console.say(f"{link} (once, in one browser; Ctrl-C ends)")
+        app.start()
+        if not page.no_browser:  # in a thread: one in the terminal would hold the server up
+            threading.Thread(target=show, args=(link,), daemon=True).start()
+
+    def show(link: str) -> None:
+        import webbrowser
+
+        if not webbrowser.open(link):
+            console.say("no browser could be opened: follow the link")
+
+    try:
+        run(Guard(app.asgi(), access=access), ready=ready, port=page.port)
+    finally:
+        app.stop()
+
+
+def _can_learn(review: Review) -> bool:
+    from clipcls.web.review.session import NO_LABEL
+
+    return len({*review.done().values()} - {NO_LABEL}) > 1
+
+
+def _fit_command(
+    review: Review,
+    files: ReviewFiles,
+    model: str,
+    templates: str | list[str],
+    source: str | None,
+    labels: LabelSet | None,
+) -> list[str]:
+    """What learns from the corrections as the page does."""
+    from clipcls.web.review.session import NO_LABEL
+
+    words = ["fit", str(files.corrections), "-m", model]
+    words += ["--labels", source] if source not in (None, "-") else []
+    for template in [templates] if isinstance(templates, str) else templates:
+        words += ["--prompts", template] if template != "photo" else []
+    given = {review.name(n) for n in review.done().values() if n != NO_LABEL}
+    for name in sorted(given - {*labels.names}) if labels else []:
+        words += ["--no-words", name]  # a label that the person added
+    return [*words, "-o", str(files.classifier)]
 
 
 def find_provenance(results: Iterable[Result]) -> Provenance | None:
@@ -213,35 +224,31 @@ def find_templates(made_by: Provenance | None) -> str:
     return made_by.prompts
 
 
-def _opener(
-    results: tuple[Result, ...],
+def _make_opener(
     labels: LabelSet | list[str],
     templates: str | list[str],
-    cache_file: Path | None,
-    no_cache: bool,
-    settings: dict[str, Any],
+    made_by: Provenance | None,
+    settings: ModelSettings,
 ) -> Callable[[], ZeroShotClassifier]:
     """Opens the model that made the results, unless another is named."""
-    made_by = find_provenance(results)
-    cache = cache_of(cache_file, no_cache) or False
+    arguments = settings.arguments()
+    if made_by and arguments["model"] == "auto":
+        arguments["model"] = made_by.model
 
     def opener() -> ZeroShotClassifier:
         from clipcls.classification.zero_shot import ZeroShotClassifier
         from clipcls.labels.label_set import Label, make_labels
 
-        known: LabelsLike = labels
-        if isinstance(labels, list):
-            known = make_labels(labels)
-            # Where the results hold one of two cranes, `bird > crane` would come back as `crane`.
-            if list(known.names) != labels:
-                known = [Label(name) for name in labels]
-        model = settings.pop("model") or (made_by.model if made_by else "auto")
-        classifier = ZeroShotClassifier(
-            known, model, prompts=templates, cache=cache, **settings
-        ).fit()
+        known = make_labels(labels)
+        # Where the results hold one of two cranes, `bird > crane` would come back as `crane`.
+        if isinstance(labels, list) and list(known.names) != labels:
+            known = make_labels([Label(name) for name in labels])
+        classifier = ZeroShotClassifier(known, prompts=templates, **arguments).fit()
         if made_by and not classifier.encoder_.weights.startswith(made_by.weights):
             logger.warning(
-                "the results are of another model (weights %s) than %s", made_by.weights, model
+                "the results are of another model (weights %s) than %s",
+                made_by.weights,
+                arguments["model"],
             )
         return classifier
 

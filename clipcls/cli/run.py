@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from clipcls.cli.console import Console
-from clipcls.cli.filing import file_into, mode_of, without_scores, write_keywords
-from clipcls.cli.options import RESULTS_FORMS, columns_of, form_of, images_of
+from clipcls.cli.constraints import refuse_inside
+from clipcls.cli.filing import FilingSettings, file_into, without_scores, write_keywords
+from clipcls.cli.options import find_images
+from clipcls.cli.outputs import ResultsOutput
 from clipcls.cli.progress import format_rate
-from clipcls.cli.refusals import refuse_inside
 from clipcls.errors import ImageError
 from clipcls.predictions import PROVENANCE, UNKNOWN, Result
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from clipcls.calibration.single_label import Kept
     from clipcls.cli.progress import Total
     from clipcls.data.file_kinds import LeftOut
-    from clipcls.organize.journal import Mode
 
 __all__ = ["Report", "Run"]
 
@@ -70,25 +68,16 @@ class Run:
     console: Console
     inputs: tuple[str, ...]
     null: bool
-    form: str | None
-    output: Path | None
-    columns: str | None
-    bom: bool
-    sort_into: Path | None
-    move: bool
-    link: bool
-    xmp: bool
+    output: ResultsOutput
+    filing: FilingSettings
     report: Report = field(init=False)
     _to_file: list[Result] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.sort_into:
-            refuse_inside(self.sort_into, self.inputs)
-        elif self.move or self.link:
-            raise click.UsageError("--move and --link say how to sort: give --sort-into DIR")
-        self._mode: Mode = mode_of(self.move, self.link)
-        self._form = form_of(self.output, self.form, RESULTS_FORMS)
-        if self.xmp:
+        if self.filing.sort_into:
+            refuse_inside(self.filing.sort_into, self.inputs)
+        self._form = self.output.choose_format()
+        if self.filing.xmp:
             from clipcls.organize.xmp_sidecar import need_lxml
 
             need_lxml()
@@ -107,12 +96,11 @@ class Run:
             usual: the columns without `--columns`.
             every: further columns that can be asked for; those of provenance always can.
         """
-        more = [*every, *PROVENANCE]
-        return columns_of(self._form, usual, more, wanted=self.columns, bom=self.bom)
+        return self.output.choose_columns(self._form, usual, [*every, *PROVENANCE])
 
     def find_images(self) -> tuple[Iterator[str | ImageError], Total]:
-        """The images and their number, as `images_of` gives them."""
-        return images_of(self.inputs, self.null, self.report.excluded)
+        """The images and their number, as `find_images` gives them."""
+        return find_images(self.inputs, self.null, self.report.excluded)
 
     def write(
         self,
@@ -132,18 +120,16 @@ class Run:
             hash_image: the SHA-256 of an image's file.
             watch: called after each result; None where the images were reported before.
         """
-        from clipcls.output.writing import open_output
-
         known = 0
-        with open_output(self.output, self._form, columns=columns, bom=self.bom) as writer:
+        with self.output.open(self._form, columns) as writer:
             for result in results:
                 self.report.count(result)
                 failure = result if isinstance(result, ImageError) else None
                 if not failure:
                     known += bool(calibration and calibration.knows(hash_image(result.path)))
-                    if self.sort_into or self.xmp:
-                        self._to_file.append(without_scores(result))
-                with self.console.results(self.output):
+                if self.filing.sort_into or self.filing.xmp:
+                    self._to_file.append(without_scores(result))
+                with self.console.results(self.output.file):
                     writer.write(result)
                 if watch:
                     watch(failure)
@@ -159,7 +145,7 @@ class Run:
         Args:
             reviewable: whether `clipcls review` takes the results.
         """
-        console, report, output = self.console, self.report, self.output
+        console, report, output = self.console, self.report, self.output.file
         rate = console.pace.rate if console.pace else None
         console.say_done(
             report.summary(format_rate(rate) if rate else ""),
@@ -167,7 +153,7 @@ class Run:
         )
         if self._form == "html":
             console.say_written(output, "open it in a browser")
-        elif self._form in ("table", "json") or self.sort_into or self.xmp:
+        elif self._form in ("table", "json") or self.filing.sort_into or self.filing.xmp:
             console.say_written(output)
         elif output is not None:
             file = shlex.quote(str(output))
@@ -175,9 +161,11 @@ class Run:
             console.say_written(output, *review, f"clipcls sort {file} --into sorted")
         # Only now: a run that stops earlier has moved nothing that the next one would have to find.
         status = console.status(report.skipped, report.classified)
-        if self.xmp:
+        if self.filing.xmp:
             status = max(status, write_keywords(console, Path("."), self._to_file))
-        if self.sort_into and status != 130:
-            filed = file_into(console, self.sort_into, self._mode, Path("."), self._to_file)
+        if self.filing.sort_into and status != 130:
+            filed = file_into(
+                console, self.filing.sort_into, self.filing.mode, Path("."), self._to_file
+            )
             status = max(status, filed)
         return status

@@ -8,62 +8,42 @@ import sys
 from collections.abc import Iterator
 from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from clipcls.cli import groups
 from clipcls.cli.completion import complete_files
 from clipcls.cli.console import Console, watching
-from clipcls.cli.options import (
-    cache_of,
-    cache_options,
-    columns_of,
-    form_of,
-    images_of,
-    input_options,
-    max_errors_option,
-    max_megapixels_option,
-    model_options,
-    output_options,
-)
+from clipcls.cli.options import ModelSettings, find_images, null_option, run_options
+from clipcls.cli.outputs import OutputSettings
+from clipcls.cli.param_types import FILE
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from clipcls.embeddings.cache import EmbeddingCache
     from clipcls.embeddings.embed import Embedded
+    from clipcls.models.encoder import Encoder
 
 
-@click.command("search")
+@groups.command("search", output=OutputSettings, model=ModelSettings)
 @click.argument("arguments", nargs=-1, metavar="[TEXT] [INPUT...]", shell_complete=complete_files)
-@click.option(
-    "--image",
-    "query_image",
-    type=click.Path(path_type=Path),
-    help="Search by this image instead of TEXT.",
-)
+@click.option("--image", type=FILE, metavar="FILE", help="Search by this image instead of TEXT.")
 @click.option(
     "-k", "--top", type=click.IntRange(1), default=10, show_default=True, help="Images to find."
 )
-@input_options
-@output_options
-@max_errors_option
-@model_options
-@max_megapixels_option
-@cache_options
-@click.pass_obj
+@null_option
+@run_options
 def command(
     console: Console,
-    /,
     arguments: tuple[str, ...],
-    query_image: Path | None,
+    image: Path | None,
     top: int,
     null: bool,
-    form: str | None,
-    output: Path | None,
-    columns: str | None,
-    bom: bool,
-    quiet: bool,
-    cache_file: Path | None,
-    no_cache: bool,
-    **model_settings: Any,
+    output: OutputSettings,
+    model: ModelSettings,
 ) -> int:
     """Find the images nearest to a text or to another image.
 
@@ -76,48 +56,33 @@ def command(
       clipcls search --image query.jpg photos/
       clipcls search "a red car"
     """
-    if query_image is None and not arguments:
-        raise click.UsageError("say what to search for: a text, or --image FILE")
-    if query_image is None:
-        _refuse_path(arguments[0])
-        if len(arguments) == 1 and os.path.isdir(arguments[0]):
-            console.say(
-                f"searching the cache for the text {arguments[0]!r}; to search in the folder of "
-                "that name, write a text before it"
-            )
+    if image is None:
+        _check_text(console, arguments)
+    inputs = arguments if image else arguments[1:]
     from clipcls.data.file_kinds import LeftOut
-    from clipcls.embeddings.embed import embed_images, embed_texts
+    from clipcls.embeddings.embed import embed_images
     from clipcls.embeddings.search import search_cache, search_images
     from clipcls.errors import ImageError
-    from clipcls.files.text import canonical
     from clipcls.models.encoder import open_encoder
-    from clipcls.output.writing import open_output
 
-    console.quiet = quiet
-    left_out, backend = LeftOut(), model_settings["backend"]
-    inputs = arguments if query_image else arguments[1:]
+    left_out = LeftOut()
     read = skipped = 0
-    form = form_of(output, form)
-    usual, more = ("rank", "path", "similarity"), ("model", "weights", "precision")
-    chosen = columns_of(form, usual, more, wanted=columns, bom=bom)
-    with open_output(output, form, columns=chosen, bom=bom) as writer:
-        images, total = images_of(inputs, null, left_out) if inputs else (iter(()), 0)
-        cache = cache_of(cache_file, no_cache)
-        encoder = open_encoder(**model_settings, progress=not quiet)
-        if query_image is None:
-            text = canonical(arguments[0].encode(errors="replace").decode())
-            query = embed_texts(encoder, [text], cache)[0]
-        else:
-            (found,) = embed_images(encoder, [query_image], cache)
-            if isinstance(found, ImageError):
-                raise found
-            query = found.vector
+    form = output.choose_format()
+    columns = output.choose_columns(
+        form, ("rank", "path", "similarity"), ("model", "weights", "precision")
+    )
+    with output.open(form, columns) as writer:
+        images, total = find_images(inputs, null, left_out) if inputs else (iter(()), 0)
+        settings = model.arguments()
+        cache = settings.pop("cache") or None
+        encoder = open_encoder(**settings, progress=not console.quiet)
+        query = _embed_query(encoder, image or arguments[0], cache)
         if inputs:
             with watching(console, total) as watch:
 
                 def readable() -> Iterator[Embedded]:
                     nonlocal read, skipped
-                    for item in embed_images(encoder, images, cache, backend=backend):
+                    for item in embed_images(encoder, images, cache, backend=settings["backend"]):
                         if isinstance(item, ImageError):
                             skipped += 1
                             watch(item)
@@ -138,25 +103,52 @@ def command(
     elif inputs:
         unreadable = f", {skipped:,} could not be read" if skipped else ""
         console.say_done(f"{read:,} images searched{unreadable}", matters=skipped > 0)
-    if left_out.may_be_images and not quiet:
-        console.say(str(left_out))
-    console.say_written(output)
+    if left_out.may_be_images:
+        console.remark(str(left_out))
+    console.say_written(output.file)
     sys.stdout.flush()
     return console.status(skipped, read)
 
 
-def _refuse_path(text: str) -> None:
-    """A path where the text to search for should be.
+def _embed_query(
+    encoder: Encoder, query: str | Path, cache: EmbeddingCache | None
+) -> NDArray[np.float32]:
+    from clipcls.embeddings.embed import embed_images, embed_texts
+    from clipcls.errors import ImageError
+    from clipcls.files.text import canonical
+
+    if isinstance(query, str):
+        text = canonical(query.encode(errors="replace").decode())
+        found: NDArray[np.float32]
+        (found,) = embed_texts(encoder, [text], cache)
+        return found
+    (image,) = embed_images(encoder, [query], cache)
+    if isinstance(image, ImageError):
+        raise image
+    return image.vector
+
+
+def _check_text(console: Console, arguments: tuple[str, ...]) -> None:
+    """Refuse a path where the text to search for should be; say where it is one of both.
 
     Raises:
-        click.UsageError: it is one, or it is blank.
+        click.UsageError: the text is a path, blank or missing.
     """
+    if not arguments:
+        raise click.UsageError("say what to search for: a text, or --image FILE")
+    text = arguments[0]
     if not text.strip():
         raise click.UsageError("the text to search for is empty; write what the images show")
     is_path = text in ("-", os.curdir, os.pardir) or text.endswith((os.sep, os.altsep or os.sep))
     is_file = os.path.isfile(text)
     if not (is_path or is_file or (os.path.dirname(text) and (os.path.exists(text) or glob(text)))):
-        return  # also the bare name of a folder: `search cat` among folders named like labels
+        # Also the bare name of a folder: `search cat` among folders named like labels.
+        if len(arguments) == 1 and os.path.isdir(text):
+            console.say(
+                f"searching the cache for the text {text!r}; to search in the folder of that name, "
+                "write a text before it"
+            )
+        return
     by_image = f"; to search by this image: --image {shlex.quote(text)}" if is_file else ""
     raise click.UsageError(
         f"{text}: is a path, not a text; write first what to search for, as in "

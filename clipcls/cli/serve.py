@@ -2,286 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from clipcls.cli import groups
 from clipcls.cli.console import Console
-from clipcls.cli.options import (
-    FILE,
-    NumberRange,
-    cache_of,
-    cache_options,
-    calibration_option,
-    classifier_of,
-    classifier_option,
-    label_options,
-    labels_of,
-    model_options,
-)
+from clipcls.cli.groups import option
+from clipcls.cli.label_settings import LabelSettings, calibration_option
+from clipcls.cli.options import ModelSettings, quiet_option
+from clipcls.cli.param_types import FILE, NumberRange
 
 if TYPE_CHECKING:
     from clipcls.web.connections import Network
+    from clipcls.web.serve.questions import Limits
 
 _TOKEN_VARIABLE = "CLIPCLS_TOKEN"
 _MEGABYTE = 1 << 20
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([\w.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?", re.ASCII)
 
 
-@click.command("serve")
-@label_options
-@classifier_option
-@calibration_option
-@click.option(
-    "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen."
-)
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8000,
-    show_default=True,
-    help="The port; 0 takes a free one.",
-)
-@click.option(
-    "--token-file",
-    type=FILE,
-    help=f"Ask for the bearer token in this file; or in the variable {_TOKEN_VARIABLE}.",
-)
-@click.option(
-    "--insecure",
-    is_flag=True,
-    help="Listen beyond this machine without a token: whoever reaches the port may use it.",
-)
-@click.option(
-    "--allow-host",
-    "hosts",
-    multiple=True,
-    metavar="NAME",
-    callback=lambda _, __, names: [_checked_host(name) for name in names],
-    help="A name that requests may call this server by, besides localhost.",
-)
-@click.option(
-    "--allow-origin",
-    "origins",
-    multiple=True,
-    metavar="ORIGIN",
-    callback=lambda _, __, names: [_checked_origin(name) for name in names],
-    help="Let scripts of another web site ask (CORS), such as https://app.example.",
-)
-@click.option(
-    "--allow-url",
-    "url_hosts",
-    multiple=True,
-    metavar="HOST",
-    help="Take images by URL from HOST, HOST:PORT or *.DOMAIN; never from private addresses.",
-)
-@click.option(
-    "--trust-proxy",
-    "proxies",
-    multiple=True,
-    metavar="ADDRESS",
-    callback=lambda _, __, names: tuple(_checked_network(name) for name in names),
-    help="Tell clients apart by the X-Forwarded-For of a proxy at this address or network.",
-)
-@click.option(
-    "--max-connections",
-    type=click.IntRange(1),
-    default=128,
-    show_default=True,
-    help="Connections per client; behind --trust-proxy, requests at a time.",
-)
-@click.option(
-    "--max-batch",
-    type=click.IntRange(1),
-    default=8,
-    show_default=True,
-    help="Images a forward pass, from all requests together.",
-)
-@click.option(
-    "--max-wait",
-    type=NumberRange(0, 1000),
-    default=2.0,
-    show_default=True,
-    metavar="MS",
-    help="How long an image may wait for others while the model is idle.",
-)
-@click.option(
-    "--max-queue",
-    type=click.IntRange(1),
-    default=64,
-    show_default=True,
-    help="Images accepted and not answered; what comes beyond is answered with 503.",
-)
-@click.option(
-    "--max-images",
-    type=click.IntRange(1),
-    default=32,
-    show_default=True,
-    help="Images in a request.",
-)
-@click.option(
-    "--max-megabytes",
-    type=click.IntRange(1, 4096),
-    default=64,
-    show_default=True,
-    help="Size of a request.",
-)
-@click.option(
-    "--max-megapixels",
-    type=click.IntRange(1, 178),
-    default=50,
-    show_default=True,
-    help="Size of a decoded image; JPEGs are decoded no larger than the model needs.",
-)
-@click.option(
-    "--max-labels",
-    type=click.IntRange(1),
-    default=1000,
-    show_default=True,
-    help="Labels in a request.",
-)
-@click.option(
-    "--timeout",
-    type=NumberRange(0, 3600, min_open=True),
-    default=30.0,
-    show_default=True,
-    metavar="S",
-    help="How long a request may take, its upload included.",
-)
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings.")
-@model_options
-@cache_options
-@click.pass_obj
-def command(
-    console: Console,
-    /,
-    label_source: str | None,
-    label_list: tuple[str, ...],
-    prompts: str | list[str],
-    reject: bool,
-    level: str | None,
-    classifier: Path | None,
-    calibration: Path | None,
-    host: str,
-    port: int,
-    token_file: Path | None,
-    insecure: bool,
-    hosts: list[str],
-    origins: list[str],
-    url_hosts: tuple[str, ...],
-    proxies: tuple[Network, ...],
-    max_connections: int,
-    max_batch: int,
-    max_wait: float,
-    max_queue: int,
-    max_images: int,
-    max_megabytes: int,
-    max_megapixels: int,
-    max_labels: int,
-    timeout: float,
-    quiet: bool,
-    cache_file: Path | None,
-    no_cache: bool,
-    **model_settings: Any,
-) -> int:
-    """Classify images over HTTP, with a page to try it on.
-
-    POST images to /classify as a multipart form, or base64 as JSON; the records are those of
-    `classify`. Labels, prompts and other settings may come with each request. /openapi.json
-    describes it all. Uploads are kept in memory and written nowhere. Needs the extra `serve`.
-
-    \b
-    Examples:
-      clipcls serve --labels labels.txt
-      curl -F images=@cat.jpg -F images=@dog.jpg localhost:8000/classify
-      curl -F images=@cat.jpg -F labels=cat -F labels=dog -F top=2 localhost:8000/classify
-      CLIPCLS_TOKEN=... clipcls serve --labels labels.txt --host 0.0.0.0
-    """
-    labels = labels_of(label_source, label_list, classifier)
-    token = _token(token_file)
-    from clipcls.errors import InputError, install_command
-    from clipcls.web.local_server import is_loopback
-    from clipcls.web.run import run
-
-    if not (token or insecure or is_loopback(host)):
-        raise click.UsageError(
-            f"--host {host} lets other machines ask: give a token (--token-file, or "
-            f"{_TOKEN_VARIABLE}), or say --insecure"
-        )
-    if max_images > max_queue:
-        raise click.UsageError("--max-images is more than --max-queue has room for")
-    try:
-        from clipcls.web.connections import Bounds
-        from clipcls.web.serve.app import make_app
-        from clipcls.web.serve.metrics import Counts
-    except ImportError as error:
-        raise InputError(
-            f"serve needs {error.name or 'more packages'}: {install_command('serve')}"
-        ) from error
-    from clipcls.web.serve.fetch import Fetcher
-    from clipcls.web.serve.questions import Limits
-    from clipcls.web.serve.service import Service
-
-    console.quiet = quiet
-    max_bytes = max_megabytes * _MEGABYTE
-    limits = Limits(
-        bytes=max_bytes,
-        pixels=max_megapixels * 1_000_000,
-        images=max_images,
-        labels=max_labels,
-        texts=10 * max_labels,
-        seconds=timeout,
-        queue=max_queue,
-        held=4 * max_bytes,
-    )
-    fitted = classifier_of(
-        classifier,
-        labels=labels,
-        prompts=prompts,
-        cache=cache_of(cache_file, no_cache) or False,
-        reject=reject,
-        level=level,
-        calibration=calibration,
-        **model_settings,
-    )
-    counts = Counts()
-    service = Service(
-        fitted,
-        limits=limits,
-        max_batch=max_batch,
-        max_wait=max_wait / 1000,
-        figures=counts,
-    )
-
-    def ready(url: str) -> None:
-        if not quiet:
-            console.say(f"{fitted.made_by_.model} answers at {url} (Ctrl-C stops it)")
-
-    try:
-        service.warm()
-        # Half: a host that does not answer costs its image, not the request.
-        fetcher = (
-            Fetcher(url_hosts, max_bytes=max_bytes, seconds=timeout / 2) if url_hosts else None
-        )
-        app = make_app(
-            service,
-            counts,
-            fetcher=fetcher,
-            token=token,
-            hosts=(*hosts, host),
-            any_address=not is_loopback(host),
-            origins=origins,
-        )
-        bounds = Bounds(per_client=max_connections, seconds=timeout, proxies=proxies)
-        return run(app, ready=ready, host=host, port=port, grace=timeout + 1, bounds=bounds)
-    finally:
-        service.close()
-
-
-def _checked_host(name: str) -> str:
+def _check_host(name: str) -> str:
     if not re.fullmatch(r"[\w.-]+|[0-9a-fA-F:.]+", name, re.ASCII):
         raise click.BadParameter(
             f"{name!r} is not a name alone; leave out scheme, port and path (app.example)"
@@ -289,7 +35,7 @@ def _checked_host(name: str) -> str:
     return name
 
 
-def _checked_network(name: str) -> Network:
+def _parse_network(name: str) -> Network:
     import ipaddress
 
     try:
@@ -300,7 +46,7 @@ def _checked_network(name: str) -> Network:
         ) from error
 
 
-def _checked_origin(name: str) -> str:
+def _parse_origin(name: str) -> str:
     if name in ("*", "null"):
         raise click.BadParameter(
             f"{name!r} would let every web site ask; name each (https://app.example)"
@@ -315,20 +61,218 @@ def _checked_origin(name: str) -> str:
     return origin
 
 
-def _token(file: Path | None) -> str | None:
-    """The bearer token: not an option, which every user of the machine could read."""
-    if file is None:
+def _each(parse: Callable[[str], Any]) -> Any:
+    return lambda _context, _param, values: tuple(map(parse, values))
+
+
+@dataclass(frozen=True)
+class _Access(groups.Settings):
+    section = "Who may ask"
+
+    host: str = option(
+        default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen."
+    )
+    port: int = option(
+        type=click.IntRange(0, 65535),
+        default=8000,
+        show_default=True,
+        metavar="N",
+        help="The port; 0 takes a free one.",
+    )
+    token_file: Path | None = option(
+        type=FILE,
+        metavar="FILE",
+        help=f"Ask for the bearer token in this file; or in the variable {_TOKEN_VARIABLE}.",
+    )
+    insecure: bool = option(
+        is_flag=True, help="Listen beyond this machine without a token: anyone may use it."
+    )
+    allow_host: tuple[str, ...] = option(
+        multiple=True,
+        metavar="NAME",
+        callback=_each(_check_host),
+        help="A name that requests may call this server by, besides localhost.",
+    )
+    allow_origin: tuple[str, ...] = option(
+        multiple=True,
+        metavar="ORIGIN",
+        callback=_each(_parse_origin),
+        help="Let scripts of another web site ask (CORS), such as https://app.example.",
+    )
+    allow_url: tuple[str, ...] = option(
+        multiple=True,
+        metavar="HOST",
+        help="Take images by URL from HOST, HOST:PORT or *.DOMAIN; never from private addresses.",
+    )
+    trust_proxy: tuple[Network, ...] = option(
+        multiple=True,
+        metavar="ADDRESS",
+        callback=_each(_parse_network),
+        help="Tell clients apart by the X-Forwarded-For of a proxy at this address or network.",
+    )
+
+    def read_token(self) -> str | None:
+        """The bearer token: not an option, which every user of the machine could read.
+
+        Raises:
+            click.UsageError: it is none, or missing where other machines may ask.
+        """
+        from clipcls.web.local_server import is_loopback
+
         token, where = os.environ.get(_TOKEN_VARIABLE), _TOKEN_VARIABLE
+        if self.token_file is not None:
+            token, where = "", str(self.token_file)
+            with contextlib.suppress(UnicodeDecodeError):
+                token = self.token_file.read_text().strip()
         if token is None:
-            return None
-    else:
-        try:
-            token, where = file.read_text().strip(), str(file)
-        except UnicodeDecodeError:
-            token, where = "", str(file)
-    if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
-        raise click.UsageError(
-            f"{where}: a token has 16 characters or more of ASCII and no spaces; "
-            'make one by python -c "import secrets; print(secrets.token_urlsafe(32))"'
+            if self.insecure or is_loopback(self.host):
+                return None
+            raise click.UsageError(
+                f"--host {self.host} lets other machines ask: give a token (--token-file, or "
+                f"{_TOKEN_VARIABLE}), or say --insecure"
+            )
+        if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
+            raise click.UsageError(
+                f"{where}: a token has 16 characters or more of ASCII and no spaces; "
+                'make one by python -c "import secrets; print(secrets.token_urlsafe(32))"'
+            )
+        return token
+
+
+def _limit(default: float, help: str, *, most: int | None = None) -> Any:
+    kind = click.IntRange(1, most)
+    return option(type=kind, default=default, show_default=True, metavar="N", help=help)
+
+
+@dataclass(frozen=True)
+class _Load(groups.Settings):
+    section = "Limits"
+
+    max_images: int = _limit(32, "Images per request.")
+    max_megabytes: int = _limit(64, "Size of a request.", most=4096)
+    max_megapixels: int = _limit(
+        50, "Size of a decoded image; JPEGs decode no larger than the model needs.", most=178
+    )
+    max_labels: int = _limit(1000, "Labels per request.")
+    max_queue: int = _limit(64, "Images accepted and not answered; more are refused with 503.")
+    max_connections: int = _limit(
+        128, "Connections per client; behind --trust-proxy, requests at a time."
+    )
+    timeout: float = option(
+        type=NumberRange(0, 3600, min_open=True),
+        default=30.0,
+        show_default=True,
+        metavar="S",
+        help="How long a request may take, its upload included.",
+    )
+    max_batch: int = _limit(8, "Images per forward pass, from all requests together.")
+    max_wait: float = option(
+        type=NumberRange(0, 1000),
+        default=2.0,
+        show_default=True,
+        metavar="MS",
+        help="How long an image may wait for others while the model is idle.",
+    )
+
+    @property
+    def max_bytes(self) -> int:
+        return self.max_megabytes * _MEGABYTE
+
+    def limits(self) -> Limits:
+        """What one request may ask for, and all together."""
+        from clipcls.web.serve.questions import Limits
+
+        return Limits(
+            bytes=self.max_bytes,
+            pixels=self.max_megapixels * 1_000_000,
+            images=self.max_images,
+            labels=self.max_labels,
+            texts=10 * self.max_labels,
+            seconds=self.timeout,
+            queue=self.max_queue,
+            held=4 * self.max_bytes,
         )
-    return token
+
+
+@dataclass(frozen=True)
+class _Labels(LabelSettings):
+    calibration: Path | None = calibration_option()
+
+
+@groups.command("serve", labels=_Labels, access=_Access, load=_Load, model=ModelSettings)
+@quiet_option
+def command(
+    console: Console, labels: _Labels, access: _Access, load: _Load, model: ModelSettings
+) -> int:
+    """Classify images over HTTP, with a page to try it on.
+
+    POST images to /classify as a multipart form, or base64 as JSON; the records are those of
+    `classify`. Labels, prompts and other settings may come with each request. /openapi.json
+    describes it all. Uploads are kept in memory and written nowhere. Needs the extra `serve`.
+
+    \b
+    Examples:
+      clipcls serve --labels labels.txt
+      curl -F images=@cat.jpg -F images=@dog.jpg localhost:8000/classify
+      curl -F images=@cat.jpg -F labels=cat -F labels=dog -F top=2 localhost:8000/classify
+      CLIPCLS_TOKEN=... clipcls serve --labels labels.txt --host 0.0.0.0
+    """
+    names = labels.read_unless_learnt()
+    token = access.read_token()
+    if load.max_images > load.max_queue:
+        raise click.UsageError("--max-images is more than --max-queue has room for")
+    try:
+        from clipcls.web.connections import Bounds
+        from clipcls.web.serve.app import make_app
+        from clipcls.web.serve.metrics import Counts
+    except ImportError as error:
+        from clipcls.errors import InputError, install_command
+
+        raise InputError(
+            f"serve needs {error.name or 'more packages'}: {install_command('serve')}"
+        ) from error
+    from clipcls.web.local_server import is_loopback
+    from clipcls.web.run import run
+    from clipcls.web.serve.fetch import Fetcher
+    from clipcls.web.serve.service import Service
+
+    fitted = labels.open_classifier(names, model.arguments(), labels.calibration)
+    counts = Counts()
+    service = Service(
+        fitted,
+        limits=load.limits(),
+        max_batch=load.max_batch,
+        max_wait=load.max_wait / 1000,
+        figures=counts,
+    )
+    fetcher = None
+    if access.allow_url:
+        # Half: a host that does not answer costs its image, not the request.
+        fetcher = Fetcher(access.allow_url, max_bytes=load.max_bytes, seconds=load.timeout / 2)
+
+    def ready(url: str) -> None:
+        console.remark(f"{fitted.made_by_.model} answers at {url} (Ctrl-C stops it)")
+
+    try:
+        service.warm()
+        app = make_app(
+            service,
+            counts,
+            fetcher=fetcher,
+            token=token,
+            hosts=(*access.allow_host, access.host),
+            any_address=not is_loopback(access.host),
+            origins=access.allow_origin,
+        )
+        return run(
+            app,
+            ready=ready,
+            host=access.host,
+            port=access.port,
+            grace=load.timeout + 1,
+            bounds=Bounds(
+                per_client=load.max_connections, seconds=load.timeout, proxies=access.trust_proxy
+            ),
+        )
+    finally:
+        service.close()

@@ -5,20 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
-from clipcls.cli import FILE_NAME, PREFIX, own_file
 from clipcls.cli.console import Console
+from clipcls.cli.constraints import EXCLUSIVE, long_name
 from clipcls.errors import ClipclsError
 
-__all__ = ["Layer", "Setting", "SettingsError", "apply", "find_layers", "resolve"]
+__all__ = ["FILE_NAME", "Layer", "Setting", "SettingsError", "apply", "find_layers", "resolve"]
 
 logger = logging.getLogger(__name__)
 
+FILE_NAME = "clipcls.toml"
+_PREFIX = "CLIPCLS_"
 _NOT_OPTIONS = frozenset(("CLIPCLS_TOKEN", "CLIPCLS_DEBUG", "CLIPCLS_NO_CONFIG"))
 
 # A folder may come from anyone. What its file sets shapes answers; it writes, moves, deletes and
@@ -27,34 +30,20 @@ _OF_A_FOLDER = frozenset(
     (
         *("model", "device", "batch-size", "precision", "backend", "workers"),
         *("labels", "label", "prompts", "reject", "level", "classifier", "calibration"),
-        *(
-            "top",
-            "min-score",
-            "min-margin",
-            "coverage",
-            "max-error",
-            "prediction-sets",
-            "refine",
-            "explain",
-        ),
-        *("multi-label", "clusters", "vocabulary", "augment", "no-words", "check-labels"),
+        *("top", "min-score", "min-margin", "coverage", "max-error", "prediction-sets", "refine"),
+        *("explain", "multi-label"),
+        *("clusters", "vocabulary", "augment", "no-words", "check-labels"),
         *("format", "columns", "bom", "progress", "max-errors"),
     )
 )
 _PATHS_OR_NAMES = frozenset(("labels", "prompts", "vocabulary", "model"))
-
-# Where one of a pair is given, the other is not taken from below: a classifier on the command line
-# stands against labels in a file.
-_EXCLUSIVE = (
-    *(("labels", "label"), ("coverage", "max-error"), ("cache", "no-cache"), ("move", "link")),
-    *(("classifier", other) for other in ("labels", "label", "prompts", "reject", "refine")),
-    *(("multi-label", other) for other in ("reject", "level", "classifier")),
-    *(
-        ("refine", other)
-        for other in ("calibration", "level", "coverage", "max-error", "prediction-sets")
-    ),
+# Where the first is given, the second is not taken from a weaker place.
+_SUPERSEDES = (
+    ("output", "format"),
+    ("model", "checkpoint"),
+    *((one, other) for one, other, _ in EXCLUSIVE),
+    *((other, one) for one, other, _ in EXCLUSIVE),
 )
-_SUPERSEDES = (("output", "format"), ("model", "checkpoint"))
 _OFF = ("false", "0", "no", "off", "n", "f")
 
 CommandPath = tuple[str, ...]
@@ -73,9 +62,15 @@ class Setting(NamedTuple):
     source: str  # the variable or the file that holds it
 
 
-def long_name(option: click.Parameter) -> str:
-    """`min-score` for `--min-score`."""
-    return next((text[2:] for text in option.opts if text.startswith("--")), "")
+def own_file() -> Path | None:
+    """The user's own file, in their configuration folder; None where they have no home."""
+    import platformdirs
+
+    try:
+        path = Path(platformdirs.user_config_dir("clipcls", appauthor=False)) / FILE_NAME
+    except RuntimeError:  # newer versions of platformdirs; older ones give a relative path
+        return None
+    return path if path.is_absolute() else None
 
 
 def options_of(command: click.Command) -> dict[str, click.Option]:
@@ -97,45 +92,62 @@ def all_commands(
             yield (*path, name), command
 
 
-class Environment:
+class Layer(ABC):
+    """One place where settings come from."""
+
+    def find(self, path: CommandPath, option: click.Option) -> Setting | None:
+        """The setting of a command's option: its own, else the one for all commands."""
+        for scope in (path, ()):
+            if setting := self._find(scope, option):
+                return setting
+        return None
+
+    @abstractmethod
+    def check(self, root: click.Group, path: CommandPath, command: click.Command) -> None:
+        """Warn of or refuse what sets nothing, for a command that is about to run."""
+
+    @abstractmethod
+    def _find(self, scope: CommandPath, option: click.Option) -> Setting | None:
+        """The setting of exactly this scope."""
+
+
+class Environment(Layer):
     """Variables like CLIPCLS_MODEL and, for one command, CLIPCLS_CLASSIFY_TOP."""
 
     def __init__(self, groups: Collection[str]) -> None:
         self._groups = groups
 
-    def find(self, path: CommandPath, option: click.Option) -> Setting | None:
-        """The setting of a command's option: its own, else the one for all commands."""
-        for scope in (path, ()):
-            variable = self._variable(scope, long_name(option))
-            if variable and (text := os.environ.get(variable)):  # an empty one counts as none
-                value = text.splitlines() if option.multiple else text
-                return Setting(scope, long_name(option), value, variable)
-        return None
+    def _find(self, scope: CommandPath, option: click.Option) -> Setting | None:
+        variable = self._variable(scope, long_name(option))
+        if not (variable and (text := os.environ.get(variable))):  # an empty one counts as none
+            return None
+        value = text.splitlines() if option.multiple else text
+        return Setting(scope, long_name(option), value, variable)
 
     def check(self, root: click.Group, path: CommandPath, command: click.Command) -> None:
         """Warn of variables that set nothing."""
-        own = {self._variable(scope, name) for scope in (path, ()) for name in options_of(command)}
-        odd = {v for v in os.environ if v.startswith(PREFIX)} - own - _NOT_OPTIONS
+        odd = {v for v in os.environ if v.startswith(_PREFIX)} - _NOT_OPTIONS
+        odd -= {self._variable(scope, name) for scope in (path, ()) for name in options_of(command)}
         if not odd:
             return
         known = {
-            str(self._variable(scope, name)).removeprefix(PREFIX)
+            str(self._variable(scope, name))
             for path, other in all_commands(root)
             for name in options_of(other)
             for scope in (path, ())
         }
-        for name in sorted({variable.removeprefix(PREFIX) for variable in odd} - known):
-            hint = _hint(name.upper(), known, PREFIX)
-            logger.warning("%s%s: no option has this variable%s", PREFIX, name, hint)
+        for name in sorted(odd - known):
+            hint = _hint(name.upper(), known, _PREFIX)
+            logger.warning("%s: no option has this variable%s", name, hint)
 
     def _variable(self, scope: CommandPath, name: str) -> str | None:
         # CLIPCLS_SORT_INTO would be both `sort --into` and --sort-into of `classify`.
         if not scope and name.split("-")[0] in self._groups and "-" in name:
             return None
-        return PREFIX + "_".join((*scope, name)).upper().replace("-", "_")
+        return _PREFIX + "_".join((*scope, name)).upper().replace("-", "_")
 
 
-class File:
+class File(Layer):
     """One `clipcls.toml`.
 
     Args:
@@ -153,8 +165,7 @@ class File:
         import tomllib
 
         try:
-            content = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-            values = list(_flatten(content))
+            values = list(_flatten(tomllib.loads(path.read_bytes().decode("utf-8-sig"))))
         except OSError as error:
             raise SettingsError(
                 f"{path}: cannot be read ({error.strerror}); --no-config goes without"
@@ -170,18 +181,16 @@ class File:
                 raise SettingsError(f"{path}: {name}: is set twice, with - and with _")
             self._values[scope, name] = value
 
-    def find(self, path: CommandPath, option: click.Option) -> Setting | None:
-        """The setting of a command's option: its own, else the one for all commands."""
+    def _find(self, scope: CommandPath, option: click.Option) -> Setting | None:
         name = long_name(option)
-        for scope in (path, ()):
-            if (scope, name) in self._values:
-                value = self._checked(name, option, self._values[scope, name])
-                return Setting(scope, name, value, self.place)
-        return None
+        if (scope, name) not in self._values:
+            return None
+        value = self._checked(name, option, self._values[scope, name])
+        return Setting(scope, name, value, self.place)
 
     def check(self, root: click.Group, path: CommandPath, command: click.Command) -> None:
         """Refuse names that no option has, and what the file of a folder must not set."""
-        own, commands = set(options_of(command)), root.list_commands(click.Context(root))
+        commands = root.list_commands(click.Context(root))
         for scope, name in self._values:
             where = f"{self.place}: " + (f"[{'.'.join(scope)}] " if scope else "")
             if scope and scope[0] not in commands:
@@ -189,8 +198,8 @@ class File:
                 raise SettingsError(f"{where[:-1]}: no command has this name{hint}")
             if scope and scope[: len(path)] != path[: len(scope)]:
                 continue  # for another command, which will check it
-            known = own
-            if not scope and name not in own:
+            known = set(options_of(command))
+            if not scope and name not in known:
                 known = {option for _, other in all_commands(root) for option in options_of(other)}
             if scope not in (path, ()) or name not in known:
                 hint = _hint(name, known)
@@ -252,10 +261,6 @@ def _flatten(
             yield scope, key, value
 
 
-Layer = Environment | File
-"""One place where settings come from: `find` looks a command's option up, `check` what is odd."""
-
-
 def find_layers(root: click.Group, *, files: bool = True) -> list[Layer]:
     """Where settings come from on this machine and in this folder, the strongest first.
 
@@ -263,17 +268,14 @@ def find_layers(root: click.Group, *, files: bool = True) -> list[Layer]:
         SettingsError: a file cannot be used.
     """
     layers: list[Layer] = [Environment(root.list_commands(click.Context(root)))]
-    if not files:
-        return layers
     found: list[Path] = []
-    for path in filter(None, (own_file(), Path(FILE_NAME))):
+    for path in filter(None, (own_file(), Path(FILE_NAME)) if files else ()):
         if os.path.isfile(path):
             if not any(path.samefile(other) for other in found):
                 found.append(path)
         elif os.path.lexists(path):  # never opened: a pipe would be waited for
             logger.warning("%s: is not a file; ignored", path)
-    layers += [File(path, is_own=path == own_file()) for path in reversed(found)]
-    return layers
+    return layers + [File(path, is_own=path == own_file()) for path in reversed(found)]
 
 
 def resolve(
@@ -299,27 +301,24 @@ def resolve(
         SettingsError: a value is none that its option takes.
     """
     options = options_of(command)
-    taken, excluded = set(given), _excluded_by(given)
+    settled = _settled_by(given)
     held: dict[str, Setting] = {}
     for layer in layers:
         found = {}
-        for name, option in options.items():
-            if name in taken or name in excluded:
-                continue
-            setting = layer.find(path, option)
-            if setting and (setting.scope or not _is_for_others(setting, option, root)):
-                _convert(setting, option, command)
+        for name in options.keys() - settled:
+            setting = layer.find(path, options[name])
+            if setting and (setting.scope or not _is_for_others(setting, options[name], root)):
+                _convert(setting, options[name], command)
                 found[name] = setting
         held |= found
-        taken |= found.keys()
-        excluded |= _excluded_by(n for n, s in found.items() if str(s.value).lower() not in _OFF)
-    return held
+        off = {name for name, setting in found.items() if str(setting.value).lower() in _OFF}
+        settled |= off | _settled_by(found.keys() - off)
+    return {name: held[name] for name in options if name in held}
 
 
-def _excluded_by(names: Iterable[str]) -> set[str]:
-    pairs = (*_EXCLUSIVE, *((b, a) for a, b in _EXCLUSIVE), *_SUPERSEDES)
-    names = set(names)
-    return {other for name, other in pairs if name in names}
+def _settled_by(names: Iterable[str]) -> set[str]:
+    """Options whose values a weaker place cannot set, where these are given."""
+    return {*names, *(other for name, other in _SUPERSEDES if name in set(names))}
 
 
 def _is_for_others(setting: Setting, option: click.Option, root: click.Group) -> bool:
@@ -349,38 +348,26 @@ def _convert(setting: Setting, option: click.Option, command: click.Command) -> 
         raise SettingsError(f"{setting.source}: {setting.name}: {reason}") from error
 
 
-def apply(
-    context: click.Context, name: str, command: click.Command, arguments: Sequence[str]
-) -> None:
+def apply(context: click.Context, arguments: Sequence[str]) -> None:
     """Make settings the defaults of a command that is about to run, and say if a folder's are used.
 
     Args:
-        context: of the program.
-        name, command, arguments: the command, and what follows it on the command line.
+        context: of the command.
+        arguments: what follows the command's name.
 
     Raises:
         SettingsError: a file or a variable cannot be used.
     """
-    root = context.command
+    command, program = context.command, context.find_root()
+    root, path = program.command, tuple(context.command_path.split()[1:])
     assert isinstance(root, click.Group)
-    path: CommandPath = (name,)
-    rest = list(arguments)
-    if isinstance(command, click.Group):
-        word = next((word for word in rest if not word.startswith("-")), "")
-        below = command.get_command(click.Context(command), word)
-        if below is None:
-            return
-        path, rest, command = (name, word), rest[rest.index(word) + 1 :], below
-    layers = find_layers(root, files=not context.params.get("no_config"))
+    layers = find_layers(root, files=not program.params.get("no_config"))
     for layer in layers:
         layer.check(root, path, command)
-    given = _given(context, command, rest)
+    given = _given(context, arguments)
     held = resolve(layers, root, path, command, given)
-    if not held:
-        return
     options = options_of(command)
-    defaults: dict[str, Any] = {str(options[n].name): s.value for n, s in held.items()}
-    context.default_map = {path[0]: {path[1]: defaults} if path[1:] else defaults}
+    context.default_map = {str(options[n].name): s.value for n, s in held.items()}
     console = context.obj
     if isinstance(console, Console):
         console.settings = {f"--{n}": (str(s.value), s.source) for n, s in held.items()}
@@ -393,11 +380,10 @@ def apply(
             )
 
 
-def _given(program: click.Context, command: click.Command, arguments: list[str]) -> set[str]:
+def _given(context: click.Context, arguments: Sequence[str]) -> set[str]:
     """Long names of the options among the arguments."""
-    context = click.Context(command, parent=program)
     try:
-        _, _, order = command.make_parser(context).parse_args(arguments)
+        _, _, order = context.command.make_parser(context).parse_args([*arguments])
     except click.UsageError:
         return set()  # the command itself will say
     return {long_name(param) for param in order if isinstance(param, click.Option)}
@@ -406,5 +392,6 @@ def _given(program: click.Context, command: click.Command, arguments: list[str])
 def _hint(name: str, known: Iterable[str], prefix: str = "") -> str:
     import difflib
 
-    close = difflib.get_close_matches(name, list(known), n=1)
+    names = [word.removeprefix(prefix) for word in known]
+    close = difflib.get_close_matches(name.removeprefix(prefix), names, n=1)
     return f"; did you mean {prefix}{close[0]}?" if close else ""

@@ -2,74 +2,63 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
+from clipcls.cli import groups
 from clipcls.cli.console import Console, watching
-from clipcls.cli.options import (
-    NumberRange,
-    cache_of,
-    cache_options,
-    calibration_option,
-    classifier_of,
-    filing_options,
-    input_options,
-    inputs_argument,
-    labels_of,
-    max_errors_option,
-    max_megapixels_option,
-    model_options,
-    result_output_options,
-    text_options,
-)
-from clipcls.cli.refusals import refuse_over
+from clipcls.cli.constraints import refuse_over
+from clipcls.cli.filing import FilingSettings
+from clipcls.cli.groups import option
+from clipcls.cli.label_settings import TextSettings, calibration_option
+from clipcls.cli.options import ModelSettings, inputs_argument, null_option, run_options
+from clipcls.cli.outputs import ResultsOutput
+from clipcls.cli.param_types import NumberRange
 from clipcls.cli.run import Run
 
 
-@click.command("tag")
-@inputs_argument
-@text_options
-@click.option("-k", "--top", type=click.IntRange(1), help="Labels per image at most; default: all.")
-@click.option(
-    "--min-score",
-    type=NumberRange(0, 1),
-    metavar="P",
-    help="Give a label from this score on; default: its threshold in the calibration, else 0.08.",
+@dataclass(frozen=True)
+class _Answers(groups.Settings):
+    section = "Answers"
+
+    top: int | None = option(
+        "-k",
+        "--top",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Labels per image at most; default: all.",
+    )
+    min_score: float | None = option(
+        type=NumberRange(0, 1),
+        metavar="P",
+        help="Give a label from this score on; default: its threshold in the calibration, else "
+        "0.08.",
+    )
+    calibration: Path | None = calibration_option()
+
+
+@groups.command(
+    "tag",
+    labels=TextSettings,
+    answers=_Answers,
+    output=ResultsOutput,
+    filing=FilingSettings,
+    model=ModelSettings,
 )
-@calibration_option
-@input_options
-@result_output_options
-@max_errors_option
-@filing_options
-@model_options
-@max_megapixels_option
-@cache_options
-@click.pass_obj
+@inputs_argument
+@null_option
+@run_options
 def command(
     console: Console,
-    /,
     inputs: tuple[str, ...],
-    label_source: str | None,
-    label_list: tuple[str, ...],
-    prompts: str | list[str],
-    top: int | None,
-    min_score: float | None,
-    calibration: Path | None,
     null: bool,
-    form: str | None,
-    output: Path | None,
-    columns: str | None,
-    bom: bool,
-    quiet: bool,
-    sort_into: Path | None,
-    move: bool,
-    link: bool,
-    xmp: bool,
-    cache_file: Path | None,
-    no_cache: bool,
-    **model_settings: Any,
+    labels: TextSettings,
+    answers: _Answers,
+    output: ResultsOutput,
+    filing: FilingSettings,
+    model: ModelSettings,
 ) -> int:
     """Give images all labels that fit, or none.
 
@@ -82,30 +71,21 @@ def command(
       clipcls tag --labels labels.txt --xmp photos/
       clipcls tag --labels labels.txt --calibration calibration.json photos/ -o tags.jsonl
     """
-    labels = labels_of(label_source, label_list)
-    refuse_over(output, label_source, prompts, calibration, *inputs)
-    run = Run(console, inputs, null, form, output, columns, bom, sort_into, move, link, xmp)
+    names = labels.read()
+    refuse_over(output.file, labels.labels, labels.prompts, answers.calibration, *inputs)
+    run = Run(console, inputs, null, output, filing)
     from clipcls.classification.multilabel import MultiLabelClassifier
+    from clipcls.classification.zero_shot import ZeroShotClassifier
     from clipcls.output.columns import result_columns
 
-    console.quiet = quiet
-    chosen = run.select_columns(result_columns())
+    columns = run.select_columns(result_columns())
     images, total = run.find_images()
-    cache = cache_of(cache_file, no_cache) or False
-    texts = classifier_of(
-        None,
-        labels=labels,
-        prompts=prompts,
-        reject=False,
-        level=None,
-        cache=cache,
-        **model_settings,
-    )
-    fitted = MultiLabelClassifier(texts, calibration=calibration).fit()
+    texts = ZeroShotClassifier(names, prompts=labels.prompts, **model.arguments()).fit()
+    fitted = MultiLabelClassifier(texts, calibration=answers.calibration).fit()
     with watching(console, total) as watch:
         run.write(
-            fitted.classify(images, top=top, min_score=min_score),
-            chosen,
+            fitted.classify(images, top=answers.top, min_score=answers.min_score),
+            columns,
             calibration=fitted.calibration_,
             hash_image=texts.hash_image,
             watch=watch,

@@ -48,8 +48,11 @@ def test_max_errors_is_a_number_or_a_share(run, amount: str) -> None:
 @pytest.mark.parametrize("command", [("classify", *LABELS), ("search", "red")])
 def test_where_no_image_can_be_read_nothing_was_done(run, tmp_path: Path, command) -> None:
     (tmp_path / "a.png").write_text("no image")
-    found = run(*command, "--no-cache", "--max-errors", "100%", str(tmp_path))
-    assert found[0] == 2
+    for images, reason in (("", "not an image"), ("*.jpg", "no file matches this pattern")):
+        options = ("--no-cache", "--max-errors", "100%")
+        status, _, err = run(*command, *options, str(tmp_path / images))
+        assert status == 2
+        assert reason in err
 
 
 def test_a_run_into_a_file_ends_with_a_line_and_one_into_a_pipe_without(

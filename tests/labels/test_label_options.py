@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
-from clipcls.cli import cli
+from clipcls.cli import cli, groups
 from clipcls.cli.console import Console
-from clipcls.cli.options import label_options, labels_of
+from clipcls.cli.label_settings import TextSettings
 from clipcls.labels.label_set import make_labels
 from clipcls.labels.prompts import make_prompts
 
 
-@click.command()
+@groups.command("show", labels=TextSettings)
 @click.argument("inputs", nargs=-1)
-@label_options
-def show(label_source: str | None, label_list: tuple[str, ...], prompts: Any, **_: Any) -> None:
-    labels = labels_of(label_source, label_list)
-    assert labels is not None
-    click.echo("; ".join(make_labels(labels).names))
-    click.echo("; ".join(make_prompts(prompts).templates))
+def show(_console: Console, inputs: tuple[str, ...], labels: TextSettings) -> int:
+    click.echo("; ".join(make_labels(labels.read()).names))
+    click.echo("; ".join(make_prompts(labels.prompts).templates))
+    return 0
 
 
 def run(*arguments: str, stdin: bytes = b"") -> Result:
-    return CliRunner().invoke(show, arguments, input=stdin)
+    root = click.Group(commands=[show])
+    return CliRunner().invoke(root, ["show", *arguments], input=stdin)
 
 
 def test_labels_come_from_stdin() -> None:

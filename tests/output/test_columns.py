@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from clipcls.cli import cli
 from clipcls.cli.console import Console
-from clipcls.cli.options import FIGURES, RESULTS_FORMS, columns_of, form_of
+from clipcls.cli.outputs import FiguresOutput, OutputSettings, ResultsOutput, SuggestionsOutput
 from clipcls.errors import ImageError, InputError
 from clipcls.output.columns import flatten, result_columns, select_columns
 from clipcls.output.dataframe import to_dataframe
@@ -111,9 +111,9 @@ def test_columns_are_chosen_or_added() -> None:
     ]:
         with pytest.raises(InputError, match=said.replace("+", r"\+")):
             select_columns(wanted, usual, PROVENANCE)
-    for options, said in [({"wanted": "path"}, "--columns is for csv"), ({"bom": True}, "--bom")]:
+    for options, said in [({"columns": "path"}, "--columns is for csv"), ({"bom": True}, "--bom")]:
         with pytest.raises(click.UsageError, match=said):
-            columns_of("jsonl", usual, **options)
+            OutputSettings(**options).choose_columns("jsonl", usual)
 
 
 def test_chosen_columns_are_written_in_their_order(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_table_without_rows_has_its_columns(tmp_path: Path) -> None:
 def test_results_come_back_out_of_every_format(tmp_path: Path, name: str, compressed: str) -> None:
     path = tmp_path / (name + compressed)
     for results in ((SURE, UNSURE, BROKEN), (BOTH, NONE, BROKEN)):
-        write(path, form_of(path, None), results)
+        write(path, OutputSettings(file=path).choose_format(), results)
         assert path.read_bytes().startswith(b"\x1f\x8b") == bool(compressed)
         found = read_results(path)
         assert [r.path for r in found] == [r.path for r in results]
@@ -157,20 +157,22 @@ def test_results_come_back_out_of_every_format(tmp_path: Path, name: str, compre
 
 
 def test_suffixes(tmp_path: Path) -> None:
-    assert form_of(Path("r.tab"), None) == "tsv"
-    assert form_of(Path("R.CSV.GZ"), None) == "csv"
-    assert form_of(Path("r.gz"), "jsonl") == "jsonl"
-    assert form_of(Path("r.parquet"), None, RESULTS_FORMS) == "parquet"
-    assert form_of(None, None, FIGURES, streamed="table") == "table"
+    assert OutputSettings(file=Path("r.tab")).choose_format() == "tsv"
+    assert OutputSettings(file=Path("R.CSV.GZ")).choose_format() == "csv"
+    assert OutputSettings(file=Path("r.gz"), form="jsonl").choose_format() == "jsonl"
+    assert ResultsOutput(file=Path("r.parquet")).choose_format() == "parquet"
+    assert FiguresOutput().choose_format() == "table"
+    assert SuggestionsOutput(file=Path("labels")).choose_format() == "labels"
+    assert SuggestionsOutput(file=Path("labels.txt")).choose_format() == "labels"
     for name, said in [
         ("r.xlsx", "names no format: use .txt, .csv, .tsv, .tab, .json"),
         ("r.gz", "names no format"),
-        ("r.parquet.gz", "parquet is not written compressed: leave out .gz"),
+        ("r.parquet.gz", "parquet is not written compressed: omit .gz"),
     ]:
         with pytest.raises(click.UsageError, match=said):
-            form_of(Path(name), None, RESULTS_FORMS)
+            ResultsOutput(file=Path(name)).choose_format()
     with pytest.raises(click.UsageError, match=r"use \.txt, \.csv, \.tsv, \.tab, \.json or"):
-        form_of(Path("page.html"), None, FIGURES, streamed="table")
+        FiguresOutput(file=Path("page.html")).choose_format()
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "jsonl"])

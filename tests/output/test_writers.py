@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from clipcls.cli.options import form_of
+from clipcls.cli.outputs import OutputSettings
 from clipcls.cli.run import Report
 from clipcls.data.file_kinds import LeftOut
 from clipcls.errors import ImageError, OutputError
@@ -185,7 +185,9 @@ def test_pipes_without_a_name(tmp_path: Path) -> None:
             writer.write({"a": 1})
         kept.close()
         assert pipe.read() == b'{"a": 1}\n'
-        assert form_of(Path(f"/dev/fd/{reader}"), None) == "csv"  # as without -o
+        assert (
+            OutputSettings(file=Path(f"/dev/fd/{reader}")).choose_format() == "csv"
+        )  # as without -o
     (tmp_path / "in.jsonl").write_text('{"path": "a.jpg", "label": "cat"}\n')
     command = [sys.executable, "-m", "clipcls", "report", "in.jsonl", "-o", "/dev/stdout"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -1,0 +1,106 @@
+"""Commands whose options come in groups: a heading in `--help`, a settings object in the code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import click
+
+from clipcls.cli import constraints
+
+__all__ = ["Option", "Settings", "command", "option"]
+
+
+class Option(click.Option):
+    """An option that `--help` lists below the heading of its section."""
+
+    def __init__(self, *args: Any, section: str, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.section = section
+
+
+def option(*names: str, section: str = "", **attributes: Any) -> Any:
+    """A field of a `Settings` class, set by an option.
+
+    Args:
+        names: the option's names; default: the field's.
+        section: its heading, where that is not the class's.
+        attributes: as for `click.option`.
+    """
+    unset = False if attributes.get("is_flag") else () if attributes.get("multiple") else None
+    default = attributes.get("default", unset)
+    return field(default=default, metadata={"names": names, "section": section, "of": attributes})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The values of a group of options; subclasses are frozen dataclasses."""
+
+    section: ClassVar[str] = "Options"
+
+    @classmethod
+    def options(cls) -> list[Option]:
+        """The options that set the fields."""
+        found = []
+        for each in fields(cls):
+            names = each.metadata["names"] or ["--" + each.name.replace("_", "-")]
+            section = each.metadata["section"] or cls.section
+            found.append(Option([each.name, *names], section=section, **each.metadata["of"]))
+        return found
+
+
+class _Command(click.Command):
+    def __init__(self, groups: Mapping[str, type[Settings]], *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self._groups = groups
+        shared = [param for param in self.params if isinstance(param, Option)]
+        own = [param for param in self.params if not isinstance(param, Option)]
+        self.params = [*own, *(o for group in groups.values() for o in group.options()), *shared]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        is_run = not ctx.resilient_parsing and not {"-h", "--help"} & set(args)
+        if is_run:
+            from clipcls.cli import settings
+
+            settings.apply(ctx, args)
+        rest = super().parse_args(ctx, args)
+        if is_run:
+            constraints.check(ctx)
+        return rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        values = dict(ctx.params)
+        settings = {
+            name: group(**{each.name: values.pop(each.name) for each in fields(group)})
+            for name, group in self._groups.items()
+        }
+        assert self.callback is not None
+        return ctx.invoke(self.callback, ctx.obj, **values, **settings)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        title = "Options"
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record and not isinstance(param, click.Argument):
+                if "--help" not in param.opts:  # which comes last, in any section
+                    title = getattr(param, "section", "Options")
+                sections.setdefault(title, []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def command(name: str, **groups: type[Settings]) -> Callable[[Callable[..., int]], click.Command]:
+    """Make a function the command `name`.
+
+    It is called with the `Console`, then by keyword with one settings object per group and with
+    the values of its own `click.argument` and `click.option`.
+    """
+
+    def decorate(function: Callable[..., int]) -> click.Command:
+        return click.command(name, cls=_Command, groups=groups)(function)
+
+    return decorate
