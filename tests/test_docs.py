@@ -48,6 +48,14 @@ def test_every_command_has_help_and_stands_in_the_reference(path: tuple[str, ...
     assert re.search(r"\n\n  \w.*\.", result.output), "a command says what it does"
 
 
+def test_the_list_of_commands_has_the_summary_of_each() -> None:
+    listed = CliRunner().invoke(cli, ["--help"], prog_name="clipcls", terminal_width=200).output
+    for name in cli.list_commands(click.Context(cli)):
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        assert f"  {name:<10}  {command.get_short_help_str(200)}\n" in listed
+
+
 def test_the_readme_names_only_options_that_exist() -> None:
     known = set(re.findall(r"--[a-z-]+", reference()))
     used = set(re.findall(r"clipcls \w+[^\n`]*", (ROOT / "README.md").read_text()))

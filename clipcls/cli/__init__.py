@@ -21,25 +21,26 @@ from clipcls.errors import ClipclsError, OutputClosedError, OutputError, printab
 
 __all__ = ["cli", "main"]
 
-_COMMANDS = (
-    "classify",
-    "tag",
-    "evaluate",
-    "calibrate",
-    "report",
-    "review",
-    "sort",
-    "fit",
-    "suggest",
-    "search",
-    "serve",
-    "models",
-    "prompts",
-    "cache",
-    "config",
-    "completion",
-    "bench",
-)
+# With their summaries, so that `clipcls --help` imports none of them.
+_COMMANDS = {
+    "classify": "Sort images into labels.",
+    "tag": "Give images all labels that fit, or none.",
+    "evaluate": "Measure answers and scores on images whose labels are known.",
+    "calibrate": "Learn from labelled images what a score means.",
+    "report": "Make a page of the answers of `classify` to look through.",
+    "review": "Correct the results of `classify` on a page in your browser.",
+    "sort": "File images into one folder per label, or write keywords.",
+    "fit": "Learn a classifier from labelled images, few or many.",
+    "suggest": "Suggest labels for images that nobody has labelled.",
+    "search": "Find the images nearest to a text or to another image.",
+    "serve": "Classify images over HTTP, with a page to try it on.",
+    "models": "List the models that have a short name.",
+    "prompts": "List the template sets and label sets, or print the set NAME.",
+    "cache": "Manage stored embeddings and exported models.",
+    "config": "Show which settings hold, and where they come from.",
+    "completion": "Print a shell script that completes commands and options.",
+    "bench": "Measure where the time goes on this machine.",
+}
 
 
 @contextlib.contextmanager
@@ -52,7 +53,7 @@ def _reader_gone() -> Iterator[None]:
 
 
 class _Commands(click.Group):
-    """Imports a command's module only when it is run or its help is shown."""
+    """Imports a command's module only when it is run or its own help is shown."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         with _reader_gone():  # --help and --version print here
@@ -64,6 +65,10 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
