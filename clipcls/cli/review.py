@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from clipcls.labels.label_set import LabelSet
     from clipcls.predictions import Provenance
     from clipcls.web.review.app import ReviewApp
-    from clipcls.web.review.session import Review, ReviewFiles
+    from clipcls.web.review.files import ReviewFiles
+    from clipcls.web.review.session import Review
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,8 @@ def command(
     from clipcls.output.reader import read_results
     from clipcls.web.review.annotations import Corrections
     from clipcls.web.review.app import ReviewApp
-    from clipcls.web.review.session import Review, ReviewFiles
+    from clipcls.web.review.files import ReviewFiles
+    from clipcls.web.review.session import Review
 
     found = read_results(results, root)
     labels = read_labels(learning.labels) if learning.labels else None
@@ -174,7 +176,7 @@ def _run(console: Console, app: ReviewApp, page: _Page) -> None:
 
 
 def _can_learn(review: Review) -> bool:
-    from clipcls.web.review.session import NO_LABEL
+    from clipcls.web.review.answers import NO_LABEL
 
     return len({*review.done().values()} - {NO_LABEL}) > 1
 
@@ -188,7 +190,7 @@ def _fit_command(
     labels: LabelSet | None,
 ) -> list[str]:
     """What learns from the corrections as the page does."""
-    from clipcls.web.review.session import NO_LABEL
+    from clipcls.web.review.answers import NO_LABEL
 
     words = ["fit", str(files.corrections), "-m", model]
     words += ["--labels", source] if source not in (None, "-") else []

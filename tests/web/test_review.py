@@ -22,8 +22,10 @@ from clipcls.output.reader import read_results
 from clipcls.output.writing import open_output
 from clipcls.predictions import Prediction, Provenance
 from clipcls.web.review.annotations import Corrections
+from clipcls.web.review.answers import NO_LABEL, Answer
+from clipcls.web.review.files import ReviewFiles
 from clipcls.web.review.learner import Relearner
-from clipcls.web.review.session import NO_LABEL, Answer, Review, ReviewFiles
+from clipcls.web.review.session import Review
 from helpers.encoders import ColourEncoder
 from helpers.predictions import predicted
 

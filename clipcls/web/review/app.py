@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 from clipcls.data.thumbnails import thumbnail
 from clipcls.errors import ClipclsError, ImageError, InputError, install_command
 from clipcls.predictions import UNKNOWN
-from clipcls.web.review.session import NO_LABEL, Answer, Review, ReviewFiles
+from clipcls.web.review.answers import NO_LABEL, Answer
+from clipcls.web.review.files import ReviewFiles
+from clipcls.web.review.session import Review
 
 if TYPE_CHECKING:
     from starlette.requests import Request

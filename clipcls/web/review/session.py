@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 import threading
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,87 +19,12 @@ from numpy.typing import NDArray
 
 from clipcls.embeddings.clustering import cluster_vectors
 from clipcls.errors import ImageError, InputError
-from clipcls.labels.names import join_levels
 from clipcls.predictions import REJECT, UNKNOWN, Prediction, Result
 from clipcls.web.review.active_learning import acquisition_order
 from clipcls.web.review.annotations import Corrections, check_label
+from clipcls.web.review.answers import NO_LABEL, Answer, make_answer, name_answer, score_or_none
 
-__all__ = ["NO_LABEL", "Answer", "Review", "ReviewFiles"]
-
-NO_LABEL = -1
-_TOP = 5
-
-
-@dataclass(frozen=True, slots=True)
-class ReviewFiles:
-    """The files of one review, next to each other and named after its results.
-
-    Attributes:
-        corrections: what the person said, kept at once.
-        table: the reviewed table, written at the end.
-        classifier: where a classifier learnt on the page is saved.
-        page: for a report of the table.
-    """
-
-    corrections: Path
-    table: Path
-    classifier: Path
-    page: Path
-
-    @classmethod
-    def of(cls, results: str, output: Path | None = None) -> ReviewFiles:
-        """For the file of results; `output` is another file of corrections."""
-        stem = Path(results.removesuffix(".gz")).stem
-        corrections = output or Path(results).with_name(f"{stem}.corrections.csv")
-        base = corrections.stem.removesuffix(".corrections")
-        ends = (".reviewed.csv", ".safetensors", ".reviewed.html")
-        return cls(corrections, *(corrections.with_name(base + end) for end in ends))
-
-    def refuse_foreign_table(self) -> None:
-        """Refuses to write the table over another file.
-
-        Raises:
-            InputError: `table` exists and is not one.
-        """
-        try:
-            # Nobody named it: a link could lead anywhere, and a pipe would be waited for.
-            if stat.S_ISREG(self.table.lstat().st_mode):
-                with self.table.open("rb") as file:
-                    if b"labelled_by" in file.readline(1000):
-                        return
-        except FileNotFoundError:
-            return
-        except OSError:
-            pass
-        raise InputError(
-            f"{self.table}: the review would write its table here, but this is another file; "
-            "rename it, or name another file of corrections with -o"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a classifier says of an image.
-
-    Attributes:
-        label: the label's number, `NO_LABEL` for `unknown` and `none of these`.
-        score: of the best label, or None.
-        margin: the best score less the second's, or None where that is not known.
-        top: numbers and scores of the best labels, best first.
-        guess: for `unknown` the best label's number, `NO_LABEL` where the results do not name it;
-            None for every other answer.
-    """
-
-    label: int
-    score: float | None
-    margin: float | None
-    top: tuple[tuple[int, float], ...] = ()
-    guess: int | None = None
-
-    @property
-    def best(self) -> int:
-        """The best label's number, sure enough or not; `NO_LABEL` where there is none."""
-        return self.label if self.guess is None else self.guess
+__all__ = ["Review"]
 
 
 class Review:
@@ -158,7 +81,7 @@ class Review:
             for result in found
         ]
         known = {*labels, *(name for top in tops for name, _ in top)}
-        answers = [_name(result, known) for result in found]
+        answers = [name_answer(result, known) for result in found]
         seen = sorted({name for name in (*answers, *known) if name != UNKNOWN})
         self.labels: list[str] = list(dict.fromkeys((*labels, *seen)))
         self._results = tuple(found)
@@ -176,7 +99,7 @@ class Review:
         self.paths = [result.path for result in found]
         self.files = [os.path.join(root, path) for path in self.paths]
         self.answers = [
-            _answer(self._numbers, answer, top, result)
+            make_answer(self._numbers, answer, top, result)
             for answer, top, result in zip(answers, tops, found, strict=True)
         ]
         self.relearnt: list[Answer | None] | None = None
@@ -296,7 +219,7 @@ class Review:
         for number, result in enumerate(self._results):
             answer, image = answers[number], self._first.get(number, number)
             lineage = result.label_paths[0] if result.given else (UNKNOWN,)
-            label, score, by = lineage[-1], _known(result.score), "model"
+            label, score, by = lineage[-1], score_or_none(result.score), "model"
             if image in done or (answer is not self.answers[number] and not result.by_person):
                 number_of = done.get(image, answer.label)
                 label, score, by = self.name(number_of), answer.score, "learnt"
@@ -377,7 +300,7 @@ class Review:
         with self._lock:
             return {
                 "images": [
-                    [path, error, _row(answer)]
+                    [path, error, answer.to_row()]
                     for path, error, answer in zip(
                         self.paths, self.errors, self.answers, strict=True
                     )
@@ -396,7 +319,7 @@ class Review:
                 "order": self.order,
                 "clusters": self.clusters,
                 "now": self.relearnt
-                and [None if answer is None else _row(answer) for answer in self.relearnt],
+                and [None if answer is None else answer.to_row() for answer in self.relearnt],
             }
 
     def change_record(self, images: Sequence[int]) -> dict[str, Any]:
@@ -448,51 +371,3 @@ class Review:
 def _clusters(images: int) -> int:
     """How many clusters, for images to get a label together: the square root, 200 at most."""
     return min(math.ceil(math.sqrt(images)), 200)
-
-
-def _name(result: Prediction, known: set[str]) -> str:
-    """The answer's name: its path where names are shared, else that of the label alone."""
-    if result.label_paths in ((), ((REJECT,),)):
-        return UNKNOWN
-    (lineage,) = result.label_paths
-    path = join_levels(lineage)
-    return path if path in known else lineage[-1]
-
-
-def _answer(
-    numbers: Mapping[str, int],
-    answer: str,
-    top: Sequence[tuple[str, float]],
-    result: Prediction,
-) -> Answer:
-    rows = tuple((numbers[name], value) for name, value in top[:_TOP])
-    score, margin = _known(result.score), None
-    # A csv does not name the best label of an image whose answer is `unknown`.
-    scores = [value for _, value in top]
-    if score is not None and scores[:1] != [score]:
-        scores = [score, *scores]
-    if len(scores) > 1:
-        margin = max(0.0, scores[0] - scores[1])
-    elif score is not None:
-        # The second's score is not in the file: it has at most what the best leaves.
-        margin = max(0.0, 2 * score - 1)
-    if result.by_person:
-        margin = 1.0  # not in doubt
-    guess = None
-    if not result.given:
-        guess = rows[0][0] if rows and rows[0][1] == score else NO_LABEL
-    return Answer(numbers[answer], score, margin, rows, guess)
-
-
-def _known(score: float) -> float | None:
-    return None if math.isnan(score) else score
-
-
-def _row(answer: Answer) -> list[Any]:
-    return [
-        answer.label,
-        answer.score,
-        answer.margin,
-        [[label, round(score, 4)] for label, score in answer.top],
-        answer.guess,
-    ]

@@ -1,0 +1,93 @@
+"""One result -> what a classifier says of an image, as a review keeps it and its page shows it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from clipcls.labels.names import join_levels
+from clipcls.predictions import REJECT, UNKNOWN, Prediction
+
+__all__ = ["NO_LABEL", "Answer", "make_answer", "name_answer", "score_or_none"]
+
+NO_LABEL = -1
+_TOP = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a classifier says of an image.
+
+    Attributes:
+        label: the label's number, `NO_LABEL` for `unknown` and `none of these`.
+        score: of the best label, or None.
+        margin: the best score less the second's, or None where that is not known.
+        top: numbers and scores of the best labels, best first.
+        guess: for `unknown` the best label's number, `NO_LABEL` where the results do not name it;
+            None for every other answer.
+    """
+
+    label: int
+    score: float | None
+    margin: float | None
+    top: tuple[tuple[int, float], ...] = ()
+    guess: int | None = None
+
+    @property
+    def best(self) -> int:
+        """The best label's number, sure enough or not; `NO_LABEL` where there is none."""
+        return self.label if self.guess is None else self.guess
+
+    def to_row(self) -> list[Any]:
+        """As the page takes it."""
+        top = [[label, round(score, 4)] for label, score in self.top]
+        return [self.label, self.score, self.margin, top, self.guess]
+
+
+def name_answer(result: Prediction, known: set[str]) -> str:
+    """The answer's name: its path where names are shared, else that of the label alone."""
+    if result.label_paths in ((), ((REJECT,),)):
+        return UNKNOWN
+    (lineage,) = result.label_paths
+    path = join_levels(lineage)
+    return path if path in known else lineage[-1]
+
+
+def make_answer(
+    numbers: Mapping[str, int],
+    answer: str,
+    top: Sequence[tuple[str, float]],
+    result: Prediction,
+) -> Answer:
+    """What a result says of its image.
+
+    Args:
+        numbers: name of a label -> its number.
+        answer: the result's answer, as `name_answer` names it.
+        top: names and scores of its best labels, best first.
+        result: the result.
+    """
+    rows = tuple((numbers[name], value) for name, value in top[:_TOP])
+    score, margin = score_or_none(result.score), None
+    # A csv does not name the best label of an image whose answer is `unknown`.
+    scores = [value for _, value in top]
+    if score is not None and scores[:1] != [score]:
+        scores = [score, *scores]
+    if len(scores) > 1:
+        margin = max(0.0, scores[0] - scores[1])
+    elif score is not None:
+        # The second's score is not in the file: it has at most what the best leaves.
+        margin = max(0.0, 2 * score - 1)
+    if result.by_person:
+        margin = 1.0  # not in doubt
+    guess = None
+    if not result.given:
+        guess = rows[0][0] if rows and rows[0][1] == score else NO_LABEL
+    return Answer(numbers[answer], score, margin, rows, guess)
+
+
+def score_or_none(score: float) -> float | None:
+    """A result's score, or None where it has none."""
+    return None if math.isnan(score) else score
