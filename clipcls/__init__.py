@@ -29,11 +29,8 @@ __all__ = [
     "Prediction",
     "ZeroShotClassifier",
     "calibrate",
-    "calibrate_multilabel",
     "compare",
-    "compare_multilabel",
     "evaluate",
-    "evaluate_multilabel",
     "suggest",
     "to_dataframe",
 ]
@@ -46,10 +43,9 @@ if TYPE_CHECKING:
     from clipcls.classification.zero_shot import ZeroShotClassifier
     from clipcls.embeddings.clip_embedder import ClipEmbedder
     from clipcls.errors import ClipclsError, ImageError
-    from clipcls.evaluation.calibrate import calibrate, calibrate_multilabel
-    from clipcls.evaluation.compare import compare, compare_multilabel
-    from clipcls.evaluation.evaluate import Evaluation, evaluate
-    from clipcls.evaluation.multilabel import MultiLabelEvaluation, evaluate_multilabel
+    from clipcls.evaluation.calibrate import calibrate
+    from clipcls.evaluation.compare import compare
+    from clipcls.evaluation.evaluate import Evaluation, MultiLabelEvaluation, evaluate
     from clipcls.few_shot.classifier import FewShotClassifier
     from clipcls.few_shot.linear_probe import LinearProbe
     from clipcls.models.backend import Backend
@@ -68,15 +64,12 @@ _HOMES = {
     "LinearProbe": "few_shot.linear_probe",
     "MultiLabelCalibration": "calibration.multilabel",
     "MultiLabelClassifier": "classification.multilabel",
-    "MultiLabelEvaluation": "evaluation.multilabel",
+    "MultiLabelEvaluation": "evaluation.evaluate",
     "Prediction": "predictions",
     "ZeroShotClassifier": "classification.zero_shot",
     "calibrate": "evaluation.calibrate",
-    "calibrate_multilabel": "evaluation.calibrate",
     "compare": "evaluation.compare",
-    "compare_multilabel": "evaluation.compare",
     "evaluate": "evaluation.evaluate",
-    "evaluate_multilabel": "evaluation.multilabel",
     "suggest": "classification.suggest",
     "to_dataframe": "output.dataframe",
 }

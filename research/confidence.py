@@ -17,7 +17,7 @@ from clipcls.calibration.conformal import rank_scores, set_sizes
 from clipcls.classification.labelled import embed_known, right_columns
 from clipcls.errors import CalibrationError
 from clipcls.evaluation.calibrate import calibrate_vectors
-from clipcls.evaluation.evaluate import outcomes_of
+from clipcls.evaluation.evaluate import compute_outcomes
 from clipcls.metrics.single_label import calibration_error
 
 ERROR, ALPHA, SPLITS = 0.1, 0.1, 10
@@ -31,9 +31,9 @@ def halves(classifier: ZeroShotClassifier, vectors, truth, settings: dict) -> di
         half, rest = order[: len(order) // 2], order[len(order) // 2 :]
         fitted = calibrate_vectors(classifier, vectors[half], [truth[i] for i in half])
         known = [truth[i] for i in rest]
-        before = outcomes_of(classifier, vectors[rest], known)
+        before = compute_outcomes(classifier, vectors[rest], known)
         calibrated = ZeroShotClassifier(**settings, calibration=fitted).fit()
-        after = outcomes_of(calibrated, vectors[rest], known)
+        after = compute_outcomes(calibrated, vectors[rest], known)
         try:
             answered = before.confidence > fitted.for_error(ERROR).score
             wrong = (~before.correct[answered]).mean()

@@ -11,14 +11,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.calibration.single_label import MULTI_FORMAT, Kept, damaged, read_record
+from clipcls.calibration.base import BaseCalibration
 from clipcls.numerics import logistic
 
 __all__ = [
@@ -26,7 +25,6 @@ __all__ = [
     "MultiLabelCalibration",
     "choose_thresholds",
     "fit_probabilities",
-    "read_multilabel_calibration",
 ]
 
 _PRIOR = 1.0  # variance of the offsets around their mean
@@ -36,32 +34,25 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class MultiLabelCalibration(Kept):
+class MultiLabelCalibration(BaseCalibration):
     """What was learned from images with several labels about a classifier's scores.
 
     Attributes:
-        identity: the classifier it is for.
-        images: how many images it was made from.
         slope: what log odds are multiplied by.
-        offsets: what is then added, one a label.
-        thresholds: the probability from which a label is given, one a label.
+        offsets: what is then added, one per label.
+        thresholds: the probability from which a label is given, one per label.
         positives: how many of the images have each label.
-        note: why the slope is at its bound, or "".
-        figures: `nll` (mean over images and labels, in nats), `f1_macro` and `f1_micro`, each
-            `before` and `after`, by 5-fold cross-validation.
-        versions: of what made it.
+        identity, images, note, metrics, versions, made_from: see `BaseCalibration`; the metrics
+            are `nll` (mean over images and labels, in nats), `f1_macro` and `f1_micro`.
     """
 
-    form = MULTI_FORMAT
+    form = "clipcls multi-label calibration 1"
+    purpose = "several labels per image; use it with `clipcls tag`"
 
-    images: int
     slope: float
     offsets: tuple[float, ...]
     thresholds: tuple[float, ...]
     positives: tuple[int, ...]
-    note: str
-    figures: dict[str, dict[str, float]]
-    versions: dict[str, str]
 
     def in_order(self, names: Sequence[str]) -> tuple[Floats, Floats]:
         """Offsets and thresholds in the order of these labels, float64 (n_classes,) each."""
@@ -69,20 +60,24 @@ class MultiLabelCalibration(Kept):
         order = [at[name] for name in names]
         return np.array(self.offsets)[order], np.array(self.thresholds)[order]
 
+    def summary(self) -> str:
+        """One line: the number of thresholds, and the metrics before and after."""
+        macro, micro, nll = (self.metrics[name] for name in ("f1_macro", "f1_micro", "nll"))
+        return (
+            f"{len(self.thresholds):,} thresholds from {self.images:,} images; F1 over labels "
+            f"{macro['before']:.1%} before, {macro['after']:.1%} after; all together "
+            f"{micro['before']:.1%} before, {micro['after']:.1%} after; negative log-likelihood "
+            f"{nll['before']:.3f} before, {nll['after']:.3f} after"
+        )
 
-def read_multilabel_calibration(path: str | os.PathLike[str]) -> MultiLabelCalibration:
-    """Reads a calibration's file.
-
-    Raises:
-        CalibrationError: it cannot be read, or is no calibration for several labels an image.
-    """
-    found = read_record(path, MultiLabelCalibration)
-    count = len(found.identity.labels)
-    if not len(found.offsets) == len(found.thresholds) == len(found.positives) == count:
-        raise damaged(path, "labels are missing")
-    if not LEAST_SLOPE <= found.slope <= _MOST_SLOPE:
-        raise damaged(path, f"`slope` is not between {LEAST_SLOPE:g} and {_MOST_SLOPE:g}")
-    return found
+    def find_damage(self) -> str:
+        """What is wrong with numbers that come from a file, or ""."""
+        count = len(self.identity.labels)
+        if not len(self.offsets) == len(self.thresholds) == len(self.positives) == count:
+            return "labels are missing"
+        if not LEAST_SLOPE <= self.slope <= _MOST_SLOPE:
+            return f"`slope` is not between {LEAST_SLOPE:g} and {_MOST_SLOPE:g}"
+        return ""
 
 
 def fit_probabilities(

@@ -15,7 +15,7 @@ from clipcls.data.matching import Excluded, match_labels
 from clipcls.errors import ImageError, InputError
 
 if TYPE_CHECKING:
-    from clipcls.calibration.single_label import Kept
+    from clipcls.calibration.base import BaseCalibration
     from clipcls.classification.zero_shot import ZeroShotClassifier
 
 __all__ = ["Known", "Watch", "embed_known", "right_columns"]
@@ -52,7 +52,7 @@ def embed_known(
     *,
     several: bool = False,
     alone: bool = False,
-    calibration: Kept | None = None,
+    calibration: BaseCalibration | None = None,
 ) -> Known:
     """The vectors of labelled images, by the classifier's cache or model.
 

@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.calibration.multilabel import DEFAULT_THRESHOLD
+from clipcls.calibration.file import load_calibration
+from clipcls.calibration.multilabel import DEFAULT_THRESHOLD, MultiLabelCalibration
 from clipcls.classification.decision import blocks
 from clipcls.classification.scores import log_sum_exp
 from clipcls.data.inputs import OnError, apply_on_error
@@ -39,10 +40,10 @@ from clipcls.numerics import log_odds, logistic
 from clipcls.predictions import UNKNOWN, Candidate, Prediction
 
 if TYPE_CHECKING:
-    from clipcls.calibration.multilabel import MultiLabelCalibration
-    from clipcls.calibration.single_label import Identity
+    from clipcls.calibration.base import Identity
     from clipcls.classification.zero_shot import ZeroShotClassifier
     from clipcls.data.inputs import Images
+    from clipcls.models.encoder import Encoder
 
 __all__ = [
     "MultiLabelClassifier",
@@ -120,7 +121,9 @@ class MultiLabelClassifier:
         self._weights = self.classifier.weights_.astype(np.float64)
         self._texts = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:12]
         self.classes_ = self.classifier.classes_
-        self.calibration_ = self._usable_calibration()
+        self.calibration_ = load_calibration(
+            self.calibration, MultiLabelCalibration, self.identity_
+        )
         if self.calibration_ is None:
             self.thresholds_ = np.full(len(self.classes_), DEFAULT_THRESHOLD)
         else:
@@ -133,29 +136,14 @@ class MultiLabelClassifier:
         return self
 
     @property
+    def encoder_(self) -> Encoder:
+        """The model."""
+        return self.classifier.encoder_
+
+    @property
     def identity_(self) -> Identity:
         """What a calibration of this classifier is made for."""
         return replace(self.classifier.identity_, background=self._texts)
-
-    def _usable_calibration(self) -> MultiLabelCalibration | None:
-        if self.calibration is None:
-            return None
-        from clipcls.calibration.multilabel import (
-            MultiLabelCalibration,
-            read_multilabel_calibration,
-        )
-
-        if isinstance(self.calibration, str | os.PathLike):
-            found = read_multilabel_calibration(self.calibration)
-            found.check(self.identity_, os.fspath(self.calibration))
-            return found
-        if not isinstance(self.calibration, MultiLabelCalibration):
-            raise CalibrationError(
-                "the calibration is for one label an image, not for several; "
-                "make one by calibrate_multilabel"
-            )
-        self.calibration.check(self.identity_)
-        return self.calibration
 
     # -- scikit-learn's methods: X is one image or many, or their vectors, as for
     # `ZeroShotClassifier`. An array of one comes back for one image.

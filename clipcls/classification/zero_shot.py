@@ -37,7 +37,8 @@ from clipcls.models.encoder import Encoder, open_encoder, unit_rows
 from clipcls.predictions import REJECT, Prediction, Provenance
 
 if TYPE_CHECKING:
-    from clipcls.calibration.single_label import Calibration, Identity, Threshold
+    from clipcls.calibration.base import Identity
+    from clipcls.calibration.single_label import Calibration, Threshold
     from clipcls.classification.explain import Explainer
     from clipcls.data.inputs import ImageInput, Images
     from clipcls.labels.taxonomy import Hierarchy, Level
@@ -145,7 +146,7 @@ class ZeroShotClassifier(LinearScores):
     @property
     def identity_(self) -> Identity:
         """What a calibration of this classifier is made for."""
-        from clipcls.calibration.single_label import Identity
+        from clipcls.calibration.base import Identity
 
         texts: Sequence[Sequence[str]] = self._texts
         if (level := self._level) is not None:
@@ -189,16 +190,10 @@ class ZeroShotClassifier(LinearScores):
     def _usable_calibration(self) -> Calibration | None:
         if self.calibration is None:
             return None
-        from clipcls.calibration.single_label import Calibration, read_calibration
+        from clipcls.calibration.file import load_calibration
+        from clipcls.calibration.single_label import Calibration
 
-        if isinstance(self.calibration, Calibration):
-            self.calibration.check(self.identity_)
-            return self.calibration
-        if not isinstance(self.calibration, str | os.PathLike):
-            raise CalibrationError("the calibration is for several labels an image, not for one")
-        found = read_calibration(self.calibration)
-        found.check(self.identity_, os.fspath(self.calibration))
-        return found
+        return load_calibration(self.calibration, Calibration, self.identity_)
 
     # -- scikit-learn's methods: X is one image or many (`clipcls.data.inputs`), or their vectors,
     # float (n, dim). An array of one comes back for one image.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
@@ -14,11 +14,6 @@ from clipcls.cli.constraints import refuse_over
 from clipcls.cli.label_settings import LabelSettings, multi_label_option
 from clipcls.cli.options import ModelSettings, data_argument, repeat_options, run_options
 from clipcls.cli.param_types import NEW_FILE
-
-if TYPE_CHECKING:
-    from clipcls.calibration.multilabel import MultiLabelCalibration
-    from clipcls.calibration.single_label import Calibration
-
 
 # What a calibration belongs to.
 _REPEATED = (
@@ -55,48 +50,28 @@ def command(
     """
     names = labels.read_unless_learnt()
     refuse_over(output, data, labels.labels, labels.prompts, labels.classifier)
-    from clipcls.calibration.multilabel import MultiLabelCalibration
-    from clipcls.classification.multilabel import MultiLabelClassifier
     from clipcls.data.dataset import read_dataset
-    from clipcls.evaluation.calibrate import calibrate, calibrate_multilabel
+    from clipcls.evaluation.calibrate import calibrate
 
     labelled = read_dataset(data, unlabelled=multi_label)
-    fitted = labels.open_classifier(names, model.arguments())
-    found: Calibration | MultiLabelCalibration
+    open_classifier = labels.open_multi_label if multi_label else labels.open_classifier
+    fitted: Any = open_classifier(names, model.arguments())
     with watching(console, len(labelled)) as watch:
-        if multi_label:
-            several = MultiLabelClassifier(fitted).fit()
-            found, excluded = calibrate_multilabel(several, labelled, watch=watch)
-            summary = _multilabel_summary(found)
-        else:
-            found, excluded = calibrate(fitted, labelled, watch=watch)
-            summary = _summary(found)
+        found, excluded = calibrate(fitted, labelled, watch=watch)
     report_excluded(console, excluded)
     found.save(output)
     if found.note:
         console.say(found.note)
-    console.remark(f"{summary} (cross-validated)")
-    if not isinstance(found, MultiLabelCalibration):
-        console.remark(found.promises())
+    if found.worsens_loss:
+        before, after = (f"{found.metrics['nll'][when]:.3f}" for when in ("before", "after"))
+        console.say(
+            f"warning: on held-out images the calibrated scores have a log loss of {after}, the "
+            f"model's own {before}; calibrate with more images than these {found.images:,}"
+        )
+    console.remark(f"{found.summary()} (cross-validated)")
+    if promises := found.promises():
+        console.remark(promises)
     command = "tag" if multi_label else "classify"
     words = ["clipcls", command, *repeat_options(*_REPEATED), "--calibration", str(output)]
     console.say_written(output, f"{shlex.join(words)} PHOTOS")
     return console.status(len(excluded.unreadable), found.images)
-
-
-def _summary(found: Calibration) -> str:
-    ece, nll = found.figures["ece"], found.figures["nll"]
-    return (
-        f"temperature {found.temperature:.3f} from {found.images:,} images; calibration error "
-        f"{ece['before']:.1%} before, {ece['after']:.1%} after; negative log-likelihood "
-        f"{nll['before']:.3f} before, {nll['after']:.3f} after"
-    )
-
-
-def _multilabel_summary(found: MultiLabelCalibration) -> str:
-    macro, micro = found.figures["f1_macro"], found.figures["f1_micro"]
-    return (
-        f"{len(found.thresholds):,} thresholds from {found.images:,} images; F1 over labels "
-        f"{macro['before']:.1%} before, {macro['after']:.1%} after; all together "
-        f"{micro['before']:.1%} before, {micro['after']:.1%} after"
-    )

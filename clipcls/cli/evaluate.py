@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,15 @@ from clipcls.cli.constraints import refuse_over
 from clipcls.cli.groups import option
 from clipcls.cli.label_settings import LabelSettings, calibration_option, multi_label_option
 from clipcls.cli.options import ModelSettings, data_argument, run_options
-from clipcls.cli.outputs import FiguresOutput
+from clipcls.cli.outputs import MetricsOutput
 from clipcls.cli.param_types import NEW_FILE
 
 if TYPE_CHECKING:
     from clipcls.classification.multilabel import MultiLabelClassifier
     from clipcls.classification.zero_shot import ZeroShotClassifier
+    from clipcls.data.dataset import Dataset
+    from clipcls.evaluation.compare import Comparison
+    from clipcls.evaluation.evaluate import BaseEvaluation
     from clipcls.labels.label_set import LabelsLike
 
 _VARIANTS = ("model", "prompts", "labels", "classifier", "calibration")
@@ -30,15 +33,41 @@ _VARIANTS = ("model", "prompts", "labels", "classifier", "calibration")
 class _Labels(LabelSettings):
     calibration: Path | None = calibration_option()
 
+    def open_kind(
+        self, names: LabelsLike | None, model: Mapping[str, Any], multi_label: bool
+    ) -> ZeroShotClassifier | MultiLabelClassifier:
+        """The classifier of one label or several per image, fitted; see `open_classifier`."""
+        if multi_label:
+            return self.open_multi_label(names, model, self.calibration)
+        return self.open_classifier(names, model, self.calibration)
+
+    def change(self, what: str, value: str) -> _Labels:
+        """The same with one option another, and without what belongs to this classifier."""
+        changes: dict[str, Any] = {"calibration": None}
+        if what != "calibration":
+            changes["classifier"] = None
+        if what != "model":
+            changes[what] = value
+        return replace(self, **changes)
+
 
 @dataclass(frozen=True)
-class _Output(FiguresOutput):
+class _Output(MetricsOutput):
     html: Path | None = option(
         type=NEW_FILE,
         metavar="FILE",
-        help="Write a page with figures, confusions, telling images and the comparison to this "
+        help="Write a page with metrics, confusions, telling images and the comparison to this "
         "file.",
     )
+
+    def choose_form(self, multi_label: bool) -> tuple[str, list[str]]:
+        """The format, and the columns of one row per label."""
+        from clipcls.metrics.multilabel import LabelMetrics
+        from clipcls.metrics.single_label import ClassMetrics
+
+        form, kind = self.choose_format(), LabelMetrics if multi_label else ClassMetrics
+        columns = ["label", *(["threshold"] if multi_label else []), *kind.__dataclass_fields__]
+        return form, self.choose_columns(form, columns)
 
 
 def _parse_variants(
@@ -90,7 +119,7 @@ def command(
     \b
     Examples:
       clipcls evaluate --labels labels.txt sorted-photos/
-      clipcls evaluate --labels labels.txt -o figures.json truth.csv
+      clipcls evaluate --labels labels.txt -o metrics.json truth.csv
       clipcls evaluate --labels labels.txt -o per-label.csv truth.csv
       clipcls evaluate --labels labels.txt --compare prompts=imagenet sorted-photos/
       clipcls evaluate --multi-label --labels labels.txt truth.csv
@@ -104,44 +133,32 @@ def command(
     if output.file and output.html and output.file.absolute() == output.html.absolute():
         raise click.UsageError("-o and --html name the same file; give each its own")
     from clipcls.data.dataset import read_dataset
-    from clipcls.metrics.multilabel import LabelFigures
-    from clipcls.metrics.single_label import ClassFigures
-    from clipcls.output.writing import open_output
+    from clipcls.evaluation.compare import compare
 
-    form = output.choose_format()
-    columns = ["label", *(("threshold",) if multi_label else ())]
-    columns += [field.name for field in fields(LabelFigures if multi_label else ClassFigures)]
-    columns = output.choose_columns(form, columns)
+    form, columns = output.choose_form(multi_label)
     if variants and form in ("csv", "tsv") and output.html is None:
         raise click.UsageError(
-            f"a {form} has the figures per label and no comparison: with --compare write json, a "
+            f"a {form} has the metrics per label and no comparison: with --compare write json, a "
             "table or, by --html, a page"
         )
     labelled = read_dataset(data, unlabelled=multi_label)
-    kind = _kind(multi_label)
-    chosen = _Chosen(labels, names, model.arguments(), multi_label)
-    fitted, classifier = chosen.open_classifier()
-    with watching(console, len(labelled)) as watch:
-        found = kind.evaluate(fitted, labelled, watch=watch)
+    chosen = model.arguments()
+    classifier = labels.open_kind(names, chosen, multi_label)
+    found = _evaluate(console, classifier, labelled)
     report_excluded(console, found.excluded)
-    record, comparisons, evaluated = found.record(), [], {}
+    evaluated = {}
     for name, (what, value) in variants.items():
-        other, _ = chosen.change(classifier, what, value).open_classifier()
-        with watching(console, len(labelled), again=True) as watch:
-            evaluated[name] = kind.evaluate(other, labelled, watch=watch)
-    if variants:
-        comparisons = kind.compare(found, evaluated)
-        record["compare"] = [comparison.record() for comparison in comparisons]
+        texts = value if what == "labels" else names
+        chosen["model"] = value if what == "model" else classifier.encoder_  # not loaded twice
+        other = labels.change(what, value).open_kind(texts, chosen, multi_label)
+        evaluated[name] = _evaluate(console, other, labelled, again=True)
+    comparisons = compare(found, evaluated)
     if output.html:
-        with open_output(output.html, kind.page) as writer:
-            writer.write(kind.page_record(found, data, comparisons))
-        console.say_written(output.html, "open it in a browser")
-    if form in ("csv", "tsv"):
-        _write_per_label(console, record, form, output, columns)
-    else:
-        with open_output(output.file, "document" if form == "json" else kind.table) as writer:
-            writer.write(record)
-    console.say_written(output.file)
+        _write_page(console, output.html, found, data, comparisons)
+    record = found.record()
+    if comparisons:
+        record["compare"] = [comparison.record() for comparison in comparisons]
+    _write(console, record, form, output, columns)
     return console.status(len(found.excluded.unreadable), found.images)
 
 
@@ -157,88 +174,48 @@ def _check_variants(
         raise click.UsageError("--compare model= and prompts= need --labels, not --classifier")
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """The options that describe one classifier."""
+def _evaluate(
+    console: Console, classifier: Any, labelled: Dataset, *, again: bool = False
+) -> BaseEvaluation:
+    from clipcls.evaluation.evaluate import evaluate
 
-    labels: _Labels
-    names: LabelsLike | None
-    model: Mapping[str, Any]
-    multi_label: bool
-
-    def open_classifier(
-        self,
-    ) -> tuple[ZeroShotClassifier | MultiLabelClassifier, ZeroShotClassifier]:
-        """The classifier, and the one whose texts and model it uses, perhaps itself."""
-        calibration = self.labels.calibration
-        if not self.multi_label:
-            fitted = self.labels.open_classifier(self.names, self.model, calibration)
-            return fitted, fitted
-        from clipcls.classification.multilabel import MultiLabelClassifier
-
-        fitted = self.labels.open_classifier(self.names, self.model)
-        return MultiLabelClassifier(fitted, calibration=calibration).fit(), fitted
-
-    def change(self, first: ZeroShotClassifier, what: str, value: str) -> _Chosen:
-        """The same with one option another, and the model not loaded twice."""
-        model = {**self.model, "model": value if what == "model" else first.encoder_}
-        # A calibration belongs to the classifier that it was made for.
-        changes: dict[str, Any] = {"calibration": None}
-        if what != "calibration":
-            changes["classifier"] = None
-        if what != "model":
-            changes[what] = value
-        labels = replace(self.labels, **changes)
-        return replace(
-            self, labels=labels, names=value if what == "labels" else self.names, model=model
-        )
+    with watching(console, len(labelled), again=again) as watch:
+        found: BaseEvaluation = evaluate(classifier, labelled, watch=watch)
+    return found
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """What evaluates, compares and shows one kind of classifier."""
-
-    evaluate: Callable[..., Any]
-    compare: Callable[..., list[Any]]
-    table: Callable[..., Any]
-    page: Callable[..., Any]
-    page_record: Callable[..., dict[str, Any]]
-
-
-def _kind(multi_label: bool) -> _Kind:
-    from clipcls.evaluation import compare, evaluate, html, multilabel, page, tables
-
-    if multi_label:
-        return _Kind(
-            multilabel.evaluate_multilabel,
-            compare.compare_multilabel,
-            tables.MultiLabelTable,
-            html.MultiLabelPage,
-            page.multilabel_page_record,
-        )
-    return _Kind(
-        evaluate.evaluate,
-        compare.compare,
-        tables.EvaluationTable,
-        html.EvaluationPage,
-        page.page_record,
-    )
-
-
-def _write_per_label(
+def _write_page(
     console: Console,
-    record: Mapping[str, Any],
-    form: str,
-    output: FiguresOutput,
-    columns: Sequence[str],
+    file: Path,
+    found: BaseEvaluation,
+    source: str,
+    comparisons: Sequence[Comparison],
 ) -> None:
-    """Write one row per label; say what is of all images together."""
-    from clipcls.evaluation.tables import NAMES, number
+    from clipcls.evaluation.page import EvaluationPage, page_record
+    from clipcls.output.writing import open_output
+
+    with open_output(file, EvaluationPage) as writer:
+        writer.write(page_record(found, source, comparisons))
+    console.say_written(file, "open it in a browser")
+
+
+def _write(
+    console: Console, record: Mapping[str, Any], form: str, output: _Output, columns: Sequence[str]
+) -> None:
+    """Write the record; in a csv or tsv one row per label, and the rest is said."""
+    from clipcls.evaluation.tables import NAMES, EvaluationTable, format_metric
+    from clipcls.output.writing import open_output
     from clipcls.predictions import PROVENANCE
 
-    made_by = {key: record[key] for key in PROVENANCE if key in record}
-    with output.open(form, columns, made_by) as writer:
-        for row in record["per_class"]:
-            writer.write(row)
-    figures = (f"{NAMES[n]} {number(n, f['value'])}" for n, f in record["figures"].items())
-    console.remark(f"{record['images']:,} images: {', '.join(figures)}")
+    if form in ("csv", "tsv"):
+        made_by = {key: record[key] for key in PROVENANCE if key in record}
+        with output.open(form, columns, made_by) as writer:
+            for row in record["per_class"]:
+                writer.write(row)
+        metrics = record["metrics"].items()
+        said = (f"{NAMES[name]} {format_metric(name, one['value'])}" for name, one in metrics)
+        console.remark(f"{record['images']:,} images: {', '.join(said)}")
+    else:
+        with open_output(output.file, "document" if form == "json" else EvaluationTable) as writer:
+            writer.write(record)
+    console.say_written(output.file)

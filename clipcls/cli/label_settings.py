@@ -16,6 +16,7 @@ from clipcls.cli.groups import Settings, option
 from clipcls.cli.param_types import FILE
 
 if TYPE_CHECKING:
+    from clipcls.classification.multilabel import MultiLabelClassifier
     from clipcls.classification.zero_shot import ZeroShotClassifier
     from clipcls.labels.label_set import LabelsLike
 
@@ -166,6 +167,18 @@ class LabelSettings(TextSettings):
         if settings["model"] == "auto":
             settings["model"] = None  # its own
         return FewShotClassifier.load(self.classifier, **settings)
+
+    def open_multi_label(
+        self,
+        labels: LabelsLike | None,
+        model: Mapping[str, Any],
+        calibration: str | Path | None = None,
+    ) -> MultiLabelClassifier:
+        """The same for several labels per image."""
+        from clipcls.classification.multilabel import MultiLabelClassifier
+
+        base = self.open_classifier(labels, model)
+        return MultiLabelClassifier(base, calibration=calibration).fit()
 
 
 def _check_label(label: str, *, is_only: bool) -> None:

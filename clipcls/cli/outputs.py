@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from clipcls.output.writing import Writer
 
 __all__ = [
-    "FiguresOutput",
+    "MetricsOutput",
     "OutputSettings",
     "ResultsOutput",
     "SuggestionsOutput",
@@ -27,7 +27,7 @@ __all__ = [
 
 _LISTS = ("table", "csv", "tsv", "json", "jsonl")
 _RESULTS = (*_LISTS, "html", "parquet")
-_FIGURES = ("table", "csv", "tsv", "json")
+_METRICS = ("table", "csv", "tsv", "json")
 _SUGGESTIONS = ("labels", "csv", "tsv", "json")
 
 _SUFFIXES = {
@@ -161,15 +161,15 @@ class ResultsOutput(OutputSettings):
 
 
 @dataclass(frozen=True)
-class FiguresOutput(OutputSettings):
-    """The same for the figures of an evaluation."""
+class MetricsOutput(OutputSettings):
+    """The same for the metrics of an evaluation."""
 
-    forms = _FIGURES
+    forms = _METRICS
     streamed = "table"
 
-    form: str | None = _format_option(_FIGURES, "table")
+    form: str | None = _format_option(_METRICS, "table")
     file: Path | None = _file_option(NEW_RESULTS)
-    columns: str | None = _columns_option("label and its figures")
+    columns: str | None = _columns_option("label and its metrics")
 
 
 @dataclass(frozen=True)

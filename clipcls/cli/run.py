@@ -19,7 +19,7 @@ from clipcls.errors import ImageError
 from clipcls.predictions import PROVENANCE, UNKNOWN, Result
 
 if TYPE_CHECKING:
-    from clipcls.calibration.single_label import Kept
+    from clipcls.calibration.base import BaseCalibration
     from clipcls.cli.progress import Total
     from clipcls.data.file_kinds import LeftOut
 
@@ -107,7 +107,7 @@ class Run:
         results: Iterable[Result],
         columns: Sequence[str],
         *,
-        calibration: Kept | None,
+        calibration: BaseCalibration | None,
         hash_image: Callable[[str], bytes],
         watch: Callable[[ImageError | None], None] | None,
     ) -> None:

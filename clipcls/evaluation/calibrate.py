@@ -13,33 +13,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.calibration.base import check_images, check_uncalibrated, collect_versions
 from clipcls.calibration.conformal import rank_scores
 from clipcls.calibration.multilabel import (
     DEFAULT_THRESHOLD,
     LEAST_SLOPE,
-    Floats,
     MultiLabelCalibration,
     choose_thresholds,
     fit_probabilities,
 )
-from clipcls.calibration.single_label import (
-    HOTTEST,
-    Calibration,
-    check_images,
-    check_uncalibrated,
-    versions,
-)
+from clipcls.calibration.single_label import HOTTEST, Calibration
 from clipcls.classification.labelled import Watch, embed_known, right_columns
 from clipcls.classification.multilabel import MultiLabelClassifier
 from clipcls.classification.scores import logit_blocks
 from clipcls.data.dataset import DatasetLike
 from clipcls.data.matching import Excluded
-from clipcls.evaluation.evaluate import outcomes_of
+from clipcls.evaluation.evaluate import compute_outcomes
+from clipcls.metrics.intervals import Flags, Floats
 from clipcls.metrics.multilabel import f1_scores
 from clipcls.metrics.single_label import calibration_error
 from clipcls.numerics import log_odds, logistic
@@ -47,26 +42,43 @@ from clipcls.numerics import log_odds, logistic
 if TYPE_CHECKING:
     from clipcls.classification.zero_shot import ZeroShotClassifier
 
-__all__ = ["calibrate", "calibrate_multilabel", "calibrate_vectors", "fit_temperatures"]
+__all__ = ["calibrate", "calibrate_vectors", "fit_temperatures"]
 
 _FOLDS = 5
 _ROWS = 2000  # of a table in the file
 _LOGITS_KEPT = 20_000_000
 
-Blocks: TypeAlias = Callable[[], Iterable[tuple[slice, NDArray[np.float64]]]]
+Blocks: TypeAlias = Callable[[], Iterable[tuple[slice, Floats]]]
+
+
+@overload
+def calibrate(
+    classifier: ZeroShotClassifier, data: DatasetLike, *, watch: Watch | None = ...
+) -> tuple[Calibration, Excluded]: ...
+
+
+@overload
+def calibrate(
+    classifier: MultiLabelClassifier, data: DatasetLike, *, watch: Watch | None = ...
+) -> tuple[MultiLabelCalibration, Excluded]: ...
 
 
 def calibrate(
-    classifier: ZeroShotClassifier, data: DatasetLike, *, watch: Watch | None = None
-) -> tuple[Calibration, Excluded]:
-    """Fits a `Calibration` for a fitted classifier that has none.
+    classifier: ZeroShotClassifier | MultiLabelClassifier,
+    data: DatasetLike,
+    *,
+    watch: Watch | None = None,
+) -> tuple[Calibration | MultiLabelCalibration, Excluded]:
+    """Fits a calibration for a fitted classifier that has none.
 
-    An image with several right labels counts as in `evaluate`; a prediction set is right if it
-    holds one of them.
+    With one label per image, an image with several right labels counts as in `evaluate`; a
+    prediction set is right if it holds one of them. With several labels per image, a label that an
+    image is not said to have counts as one it does not have.
 
     Args:
         classifier: fitted, without a calibration.
-        data: a folder with a folder per class, a csv file, or pairs (see `make_dataset`).
+        data: a folder with a folder per class, a csv file, or pairs (see `make_dataset`); for
+            several labels per image an image may have no label.
         watch: called after each image, with the `ImageError` if it could not be read.
 
     Returns:
@@ -77,9 +89,17 @@ def calibrate(
         CalibrationError: the classifier has a calibration already.
     """
     check_uncalibrated(classifier.calibration_)
-    known = embed_known(classifier, data, watch)
-    found = calibrate_vectors(classifier, known.vectors, known.truth)
-    return found.keep_images(map(classifier.hash_image, known.paths)), known.excluded
+    found: Calibration | MultiLabelCalibration
+    if isinstance(classifier, MultiLabelClassifier):
+        base = classifier.classifier
+        known = embed_known(base, data, watch, several=True)
+        truth = right_columns(known.truth, len(classifier.classes_))
+        found = _calibrate_labels(classifier, classifier.scores(known.vectors), truth)
+    else:
+        base = classifier
+        known = embed_known(base, data, watch)
+        found = calibrate_vectors(base, known.vectors, known.truth)
+    return found.keep_images(map(base.hash_image, known.paths)), known.excluded
 
 
 def calibrate_vectors(
@@ -99,9 +119,9 @@ def calibrate_vectors(
     """
     n = len(vectors)
     check_images(n)
-    outcomes = outcomes_of(classifier, vectors, truth)
+    outcomes = compute_outcomes(classifier, vectors, truth)
     blocks = _remembered(classifier, vectors)
-    folds = np.random.default_rng(0).permutation(np.arange(n) % _FOLDS)
+    folds = _draw_folds(n)
     temperatures = fit_temperatures(blocks, outcomes.truth, folds)
     temperature, held_out = float(temperatures[-1]), temperatures[folds]
     note = ""
@@ -118,7 +138,7 @@ def calibrate_vectors(
         images=n,
         temperature=temperature,
         note=note,
-        figures={
+        metrics={
             "nll": {"before": float(before_loss.mean()), "after": float(after_loss.mean())},
             "ece": {
                 "before": calibration_error(before_score, outcomes.correct),
@@ -127,13 +147,13 @@ def calibrate_vectors(
         },
         thresholds=_thresholds(before_score, outcomes.correct),
         set_scores=_set_scores(blocks, truth),
-        versions=versions(),
+        versions=collect_versions(),
     )
 
 
 def fit_temperatures(
     blocks: Blocks, truth: NDArray[np.int64], folds: NDArray[np.int64] | None = None
-) -> NDArray[np.float64]:
+) -> Floats:
     """The temperature of least mean negative log-likelihood, of all images and without each fold.
 
     With b = 1/T the loss, log sum exp(b z) - b z_right, is convex; its minimum is found by
@@ -156,9 +176,7 @@ def fit_temperatures(
     return 1 / np.append(_least_loss(blocks, truth, without, float(whole[0])), whole)
 
 
-def _least_loss(
-    blocks: Blocks, truth: NDArray[np.int64], groups: NDArray[np.bool_], start: float
-) -> NDArray[np.float64]:
+def _least_loss(blocks: Blocks, truth: NDArray[np.int64], groups: Flags, start: float) -> Floats:
     """b = 1/T of each group of images, bool (groups, n) -> float64 (groups,)."""
     done = _all_right(blocks, truth, groups)
     b = np.where(done, 1.0, start)
@@ -177,8 +195,8 @@ def _least_loss(
 
 
 def _slopes(
-    blocks: Blocks, truth: NDArray[np.int64], groups: NDArray[np.bool_], b: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    blocks: Blocks, truth: NDArray[np.int64], groups: Flags, b: Floats
+) -> tuple[Floats, Floats]:
     """First and second derivative of each group's loss at its own b, float64 (groups,) each."""
     first, second = np.zeros(len(groups)), np.zeros(len(groups))
     for rows, logits in blocks():
@@ -195,9 +213,7 @@ def _slopes(
     return first, second
 
 
-def _all_right(
-    blocks: Blocks, truth: NDArray[np.int64], groups: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
+def _all_right(blocks: Blocks, truth: NDArray[np.int64], groups: Flags) -> Flags:
     wrong = np.empty(len(truth), bool)
     for rows, logits in blocks():
         wrong[rows] = logits.argmax(axis=1) != truth[rows]
@@ -216,8 +232,8 @@ def _at(
     blocks: Blocks,
     truth: NDArray[np.int64],
     answer: NDArray[np.int64],
-    temperatures: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    temperatures: Floats,
+) -> tuple[Floats, Floats]:
     """Each image's loss and the score of its answer at its own temperature, float64 (n,) each."""
     loss, score = np.empty(len(truth)), np.empty(len(truth))
     for rows, logits in blocks():
@@ -230,9 +246,7 @@ def _at(
     return loss, score
 
 
-def _thresholds(
-    scores: NDArray[np.float64], correct: NDArray[np.bool_]
-) -> tuple[tuple[float, int, int], ...]:
+def _thresholds(scores: Floats, correct: Flags) -> tuple[tuple[float, int, int], ...]:
     """`Calibration.thresholds` of best scores and whether the answers are right."""
     order = np.argsort(-scores, kind="stable")
     falling, wrong = scores[order], np.cumsum(~correct[order])
@@ -255,37 +269,16 @@ def _set_scores(blocks: Blocks, truth: Sequence[tuple[int, ...]]) -> tuple[tuple
     return tuple((int(rank), float(found[rank - 1])) for rank in ranks)
 
 
-def calibrate_multilabel(
-    classifier: MultiLabelClassifier, data: DatasetLike, *, watch: Watch | None = None
-) -> tuple[MultiLabelCalibration, Excluded]:
-    """Fits a `MultiLabelCalibration` for a fitted classifier that has none.
-
-    A label that an image is not said to have counts as one it does not have.
-
-    Args:
-        classifier: fitted, without a calibration.
-        data: a csv file, a folder with a folder per class, or pairs (see `make_dataset`); an
-            image may have no label.
-        watch: called after each image, with the `ImageError` if it could not be read.
-
-    Returns:
-        the calibration, and what of the data it does not rest on.
-
-    Raises:
-        InputError: there are fewer than 10 images that can be used.
-        CalibrationError: the classifier has a calibration already.
-    """
-    check_uncalibrated(classifier.calibration_)
-    known = embed_known(classifier.classifier, data, watch, several=True)
-    n = len(known.vectors)
+def _calibrate_labels(
+    classifier: MultiLabelClassifier, scores: Floats, truth: Flags
+) -> MultiLabelCalibration:
+    """From the scores and right labels of images, (n, n_classes) each."""
+    n = len(scores)
     check_images(n)
-    truth = right_columns(known.truth, len(classifier.classes_))
-    scores = classifier.scores(known.vectors)
     odds = log_odds(np.log(scores))
     slope, offsets = fit_probabilities(odds, truth)
-    probabilities = logistic(slope * odds + offsets)
     held_out, given = np.empty_like(odds), np.empty_like(truth)
-    folds = np.random.default_rng(0).permutation(np.arange(n) % _FOLDS)
+    folds = _draw_folds(n)
     for fold in range(_FOLDS):
         inside, outside = folds != fold, folds == fold
         a, b = fit_probabilities(odds[inside], truth[inside])
@@ -293,23 +286,28 @@ def calibrate_multilabel(
         held_out[outside] = logistic(a * odds[outside] + b)
         given[outside] = held_out[outside] >= limits
     before, after = f1_scores(scores >= DEFAULT_THRESHOLD, truth), f1_scores(given, truth)
-    found = MultiLabelCalibration(
+    thresholds = choose_thresholds(logistic(slope * odds + offsets))
+    return MultiLabelCalibration(
         identity=classifier.identity_,
         images=n,
         slope=slope,
         offsets=tuple(offsets.tolist()),
-        thresholds=tuple(choose_thresholds(probabilities).tolist()),
+        thresholds=tuple(thresholds.tolist()),
         positives=tuple(truth.sum(axis=0).tolist()),
         note="the scores say next to nothing of what is right" if slope <= LEAST_SLOPE else "",
-        figures={
+        metrics={
             "nll": {"before": _loss(scores, truth), "after": _loss(held_out, truth)},
             "f1_macro": {"before": before[0], "after": after[0]},
             "f1_micro": {"before": before[1], "after": after[1]},
         },
-        versions=versions(),
+        versions=collect_versions(),
     )
-    return found.keep_images(map(classifier.classifier.hash_image, known.paths)), known.excluded
 
 
-def _loss(scores: Floats, truth: NDArray[np.bool_]) -> float:
+def _loss(scores: Floats, truth: Flags) -> float:
     return float(-np.log(np.maximum(np.where(truth, scores, 1 - scores), 1e-15)).mean())
+
+
+def _draw_folds(n: int) -> NDArray[np.int64]:
+    """The fold of each image, int64 (n,)."""
+    return np.random.default_rng(0).permutation(np.arange(n) % _FOLDS)

@@ -4,31 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import compress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clipcls.errors import InputError
-from clipcls.evaluation.evaluate import rounded
-from clipcls.metrics.multilabel import NAMES, figures_by_count, multilabel_draws
-from clipcls.metrics.single_label import Interval
+from clipcls.evaluation.evaluate import BaseEvaluation, round_metrics
+from clipcls.metrics.intervals import Counts, Floats, Interval, adjust_p, draw_bootstrap
+from clipcls.metrics.multilabel import MultiLabelOutcomes
+from clipcls.metrics.single_label import Outcomes
 
-if TYPE_CHECKING:
-    from clipcls.evaluation.evaluate import Evaluation
-    from clipcls.evaluation.multilabel import MultiLabelEvaluation
+__all__ = ["Change", "Comparison", "Difference", "compare"]
 
-__all__ = [
-    "Change",
-    "Comparison",
-    "Difference",
-    "MultiLabelComparison",
-    "compare",
-    "compare_multilabel",
-]
-
-_DRAWS = 10_000
+EvaluationT = TypeVar("EvaluationT", bound=BaseEvaluation)
 
 
 class Change(NamedTuple):
@@ -41,81 +29,40 @@ class Change(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """One evaluation beside the first, over the images that both could read.
-
-    Attributes:
-        name: what was compared.
-        images: how many images.
-        accuracy: its accuracy on them.
-        difference: its accuracy less the first's, with a paired 95 % bootstrap interval.
-        gained: images that it has right and the first wrong, its surest answers first.
-        lost: images that it has wrong and the first right, its surest answers first.
-        p: the chance of so uneven a split of these where both are equally good (McNemar's exact
-            test), by Holm's method for all comparisons that were made.
-        ece: its expected calibration error on all of its images.
-    """
-
-    name: str
-    images: int
-    accuracy: float
-    difference: Interval
-    gained: tuple[Change, ...]
-    lost: tuple[Change, ...]
-    p: float
-    ece: float
-
-    def record(self) -> dict[str, Any]:
-        """As in JSON."""
-        return {
-            "name": self.name,
-            "images": self.images,
-            "accuracy": round(self.accuracy, 6),
-            "difference": {
-                "value": round(self.difference.value, 6),
-                "low": round(self.difference.low, 6),
-                "high": round(self.difference.high, 6),
-            },
-            "better": len(self.gained),
-            "worse": len(self.lost),
-            "p": float(f"{self.p:.3g}"),
-            "ece": round(self.ece, 6),
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class Difference:
-    """A figure beside the first evaluation's.
+    """A metric beside the first evaluation's.
 
     Attributes:
-        value: the figure.
+        value: the metric.
         difference: that less the first's, with a paired 95 % bootstrap interval.
-        p: the share of draws on the other side of no difference, twice, by Holm's method for all
-            figures of all comparisons that were made.
+        p: the chance of such a difference where both are equally good, by Holm's method for all
+            metrics of all comparisons that were made; of the accuracy by McNemar's exact test, else
+            twice the share of draws on the other side of no difference. None for the calibration
+            error, which is not tested.
     """
 
     value: float
     difference: Interval
-    p: float
+    p: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class MultiLabelComparison:
-    """One evaluation of several labels an image beside the first, over what both have.
+class Comparison:
+    """One evaluation beside the first, over the images, and for several labels the labels, of both.
 
     Attributes:
         name: what was compared.
         images: how many images both could read.
-        labels: how many labels both have.
-        figures: name, as in `multimetrics.NAMES` -> figure.
-        gained: images whose labels it gives without a mistake and the first does not.
-        lost: images whose labels the first gives without a mistake and it does not.
+        labels: how many labels both have; None with one label per image.
+        metrics: name, as in `outcomes.compared` -> its value and difference.
+        gained: images that it has right and the first has not, its surest answers first.
+        lost: images that the first has right and it has not, its surest answers first.
     """
 
     name: str
     images: int
-    labels: int
-    figures: dict[str, Difference]
+    labels: int | None
+    metrics: dict[str, Difference]
     gained: tuple[Change, ...] = ()
     lost: tuple[Change, ...] = ()
 
@@ -124,77 +71,29 @@ class MultiLabelComparison:
         return {
             "name": self.name,
             "images": self.images,
-            "labels": self.labels,
-            "figures": {
+            **({} if self.labels is None else {"labels": self.labels}),
+            "metrics": {
                 name: {
                     "value": round(found.value, 6),
-                    "difference": rounded(asdict(found.difference)),
-                    "p": float(f"{found.p:.3g}"),
+                    "difference": round_metrics(asdict(found.difference)),
+                    "p": None if found.p is None else float(f"{found.p:.3g}"),
                 }
-                for name, found in self.figures.items()
+                for name, found in self.metrics.items()
             },
+            "better": len(self.gained),
+            "worse": len(self.lost),
         }
 
 
-def compare(first: Evaluation, others: Mapping[str, Evaluation]) -> list[Comparison]:
-    """Sets evaluations beside the first one, image by image.
+def compare(
+    first: EvaluationT, others: Mapping[str, EvaluationT], *, draws: int = 1000
+) -> list[Comparison]:
+    """Sets evaluations of the same kind beside the first one, image by image.
 
-    Args:
-        first: what the others are compared with.
-        others: name -> evaluation of the same data.
-
-    Raises:
-        InputError: an evaluation has no image in common with the first.
-    """
-    from scipy.stats import binomtest
-
-    firsts = {path: (truth, answer) for path, truth, answer, _ in first.answers}
-    found: list[Comparison] = []
-    for name, other in others.items():
-        both = sorted((a for a in other.answers if a[0] in firsts), key=lambda a: -a[3])
-        if not both:
-            raise InputError(f"{name}: no image was evaluated both times")
-        gained, lost = [], []
-        for path, truth, answer, _ in both:
-            right, before = firsts[path]
-            if truth == answer and right != before:
-                gained.append(Change(path, truth, before, answer))
-            elif truth != answer and right == before:
-                lost.append(Change(path, right, before, answer))
-        n, better, worse = len(both), len(gained), len(lost)
-        p = binomtest(better, better + worse).pvalue if better + worse else 1.0
-        # Resampling images is drawing how many of them are better, worse and the same.
-        draws = np.random.default_rng(0).multinomial(
-            n, [better / n, worse / n, 1 - (better + worse) / n], size=_DRAWS
-        )
-        low, high = np.quantile((draws[:, 0] - draws[:, 1]) / n, [0.025, 0.975])
-        found.append(
-            Comparison(
-                name,
-                n,
-                sum(truth == answer for _, truth, answer, _ in both) / n,
-                Interval((better - worse) / n, float(low), float(high)),
-                tuple(gained),
-                tuple(lost),
-                float(p),
-                other.figures["ece"].value,
-            )
-        )
-    return [
-        replace(comparison, p=p)
-        for comparison, p in zip(found, _holm([c.p for c in found]), strict=True)
-    ]
-
-
-def compare_multilabel(
-    first: MultiLabelEvaluation, others: Mapping[str, MultiLabelEvaluation], *, draws: int = 1000
-) -> list[MultiLabelComparison]:
-    """Sets evaluations of several labels an image beside the first one.
-
-    Images are drawn with replacement (Efron 1979), the same ones for both, and the figures of both
-    are made anew each time; the differences are moved by the bootstrap's estimate of their bias,
-    as the intervals of `multilabel_figures` are. An interval without 0 has a p below 0.05 before
-    Holm's method. Where the labels are not the same, those that both have are compared, by name.
+    Images are drawn with replacement (Efron 1979), the same ones for both, and the metrics of both
+    are computed anew each time; the differences are moved by the bootstrap's estimate of their
+    bias. With several labels per image an interval without 0 has a p below 0.05 before Holm's
+    method; where the labels are not the same, those that both have are compared, by name.
 
     Args:
         first: what the others are compared with.
@@ -205,76 +104,89 @@ def compare_multilabel(
     Raises:
         InputError: an evaluation has no image or no label in common with the first.
     """
-    found = [_differences(name, first, other, draws) for name, other in others.items()]
-    adjusted = iter(_holm([d.p for comparison in found for d in comparison.figures.values()]))
+    found = [_compare_pair(name, first, other, draws) for name, other in others.items()]
+    tested = [d.p for one in found for d in one.metrics.values() if d.p is not None]
+    adjusted = iter(adjust_p(tested))
     return [
         replace(
-            comparison,
-            figures={k: replace(d, p=next(adjusted)) for k, d in comparison.figures.items()},
+            one,
+            metrics={
+                name: d if d.p is None else replace(d, p=next(adjusted))
+                for name, d in one.metrics.items()
+            },
         )
-        for comparison in found
+        for one in found
     ]
 
 
-def _differences(
-    name: str, first: MultiLabelEvaluation, other: MultiLabelEvaluation, draws: int
-) -> MultiLabelComparison:
-    """The comparison with p values as if it were the only one of a single figure."""
-    sides = []
-    columns = [_shared(e.labels, f.labels) for e, f in ((first, other), (other, first))]
-    rows = [_shared(e.answers.paths, f.answers.paths) for e, f in ((first, other), (other, first))]
-    for what, shared in (("image", rows), ("label", columns)):
-        if not shared[0].size:
-            raise InputError(f"{name}: no {what} was evaluated both times")
-    for evaluation, some, labels in zip((first, other), rows, columns, strict=True):
-        answers, at = evaluation.answers, np.ix_(some, labels)
-        sides.append((answers.scores[at], answers.given[at], answers.truth[at]))
-    ours, theirs = (figures_by_count(*side) for side in sides)
-    n = len(rows[0])
-    once = np.ones(n, np.int64)
-    values = theirs(once)
-    differences = values - ours(once)
-    rng = np.random.default_rng(0)
-    drawn = []
-    for _ in range(multilabel_draws(sides[0][2], draws)):
-        times = np.bincount(rng.integers(n, size=n), minlength=n)
-        drawn.append(theirs(times) - ours(times))
-    moved = np.array(drawn)
-    moved -= moved.mean(axis=0) - differences
-    low, high = np.quantile(moved, [0.025, 0.975], axis=0)
-    beyond = np.minimum((moved <= 0).sum(axis=0), (moved >= 0).sum(axis=0))
-    p = np.minimum(2 * (beyond + 1) / (len(moved) + 1), 1)
-    right = [(given == truth).all(axis=1) for _, given, truth in sides]
-    names = [first.labels[column] for column in columns[0]]
+def _compare_pair(
+    name: str, first: BaseEvaluation, other: BaseEvaluation, draws: int
+) -> Comparison:
+    """The comparison with p values as if it were the only one of a single metric."""
+    rows = _find_shared(name, "image", first.paths, other.paths)
+    columns = None
+    if isinstance(first.outcomes, MultiLabelOutcomes):
+        columns = _find_shared(name, "label", first.labels, other.labels)
+    ours, our_labels = _take(first, rows[0], columns and columns[0])
+    theirs, their_labels = _take(other, rows[1], columns and columns[1])
+    measure, measure_first, once = theirs.measurer(), ours.measurer(), np.ones(len(ours), np.int64)
 
-    def change(at: int) -> Change:
-        each = (sides[0][2][at], sides[0][1][at], sides[1][1][at])
-        texts = (", ".join(compress(names, which)) or "none" for which in each)
-        return Change(first.answers.paths[rows[0][at]], *texts)
+    def difference(times: Counts) -> Floats:
+        return measure(times) - measure_first(times)
 
-    return MultiLabelComparison(
+    drawn = draw_bootstrap(difference, len(ours), ours.limit_draws(draws))
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    beyond = np.minimum((drawn <= 0).sum(axis=0), (drawn >= 0).sum(axis=0))
+    p: list[float | None] = [*np.minimum(2 * (beyond + 1) / (len(drawn) + 1), 1).tolist()]
+    gained, lost = theirs.correct & ~ours.correct, ours.correct & ~theirs.correct
+    if columns is None:
+        p = [_test_mcnemar(int(gained.sum()), int(lost.sum())), *[None] * len(p)]
+    found = zip(ours.names, measure(once), difference(once), low, high, p, strict=False)
+
+    def change(at: int, right: str) -> Change:
+        before, after = ours.describe(at, our_labels)[1], theirs.describe(at, their_labels)[1]
+        return Change(first.paths[rows[0][at]], right, before, after)
+
+    surest = np.argsort(-theirs.confidence, kind="stable").tolist()
+    return Comparison(
         name,
-        n,
-        len(columns[0]),
+        len(ours),
+        None if columns is None else len(our_labels),
         {
-            figure: Difference(float(v), Interval(float(d), float(a), float(b)), float(q))
-            for figure, v, d, a, b, q in zip(NAMES, values, differences, low, high, p, strict=True)
+            metric: Difference(float(v), Interval(float(d), float(a), float(b)), q)
+            for metric, v, d, a, b, q in found
+            if metric in ours.compared
         },
-        tuple(map(change, np.flatnonzero(~right[0] & right[1]).tolist())),
-        tuple(map(change, np.flatnonzero(right[0] & ~right[1]).tolist())),
+        tuple(change(at, theirs.describe(at, their_labels)[0]) for at in surest if gained[at]),
+        tuple(change(at, ours.describe(at, our_labels)[0]) for at in surest if lost[at]),
     )
 
 
-def _shared(mine: Sequence[str], theirs: Sequence[str]) -> NDArray[np.int64]:
-    """The numbers of mine that are also theirs, ordered by name."""
-    at = {name: number for number, name in enumerate(mine)}
-    return np.array([at[name] for name in sorted(at.keys() & set(theirs))], np.int64)
+def _take(
+    evaluation: BaseEvaluation, rows: Counts, columns: Counts | None
+) -> tuple[Outcomes | MultiLabelOutcomes, tuple[str, ...]]:
+    """The outcomes of some images and labels, and the names of these labels."""
+    outcomes = evaluation.outcomes
+    if isinstance(outcomes, Outcomes):
+        return outcomes.take(rows), evaluation.labels
+    assert columns is not None
+    return outcomes.take(rows, columns), tuple(evaluation.labels[column] for column in columns)
 
 
-def _holm(p: Sequence[float]) -> list[float]:
-    """P values for all comparisons together (Holm 1979)."""
-    adjusted, least = [1.0] * len(p), 0.0
-    for rank, number in enumerate(sorted(range(len(p)), key=lambda k: p[k])):
-        least = max(least, min(1.0, p[number] * (len(p) - rank)))
-        adjusted[number] = least
-    return adjusted
+def _find_shared(
+    name: str, what: str, first: Sequence[str], other: Sequence[str]
+) -> tuple[Counts, Counts]:
+    """The places of what both have, ordered by name, in each of them."""
+    places = [{one: place for place, one in enumerate(names)} for names in (first, other)]
+    shared = sorted(places[0].keys() & places[1].keys())
+    if not shared:
+        raise InputError(f"{name}: no {what} was evaluated both times")
+    ours, theirs = (np.array([at[one] for one in shared], np.int64) for at in places)
+    return ours, theirs
+
+
+def _test_mcnemar(gained: int, lost: int) -> float:
+    """The chance of so uneven a split where both are equally good: McNemar's exact test."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0

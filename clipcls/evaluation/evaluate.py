@@ -1,166 +1,261 @@
-"""A classifier and labelled images -> `Evaluation`: how good its answers and its scores are."""
+"""A classifier and labelled images -> an evaluation: how good its answers and its scores are."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.classification.labelled import Known, Watch, embed_known, right_columns
+from clipcls.classification.multilabel import MultiLabelClassifier
 from clipcls.classification.scores import logit_blocks
 from clipcls.data.dataset import DatasetLike
 from clipcls.data.matching import Excluded
-from clipcls.metrics.single_label import (
-    BINS,
-    Bin,
-    ClassFigures,
-    Interval,
-    Outcomes,
-    RiskPoint,
-    class_figures,
-    confused_pairs,
-    figures,
-    reliability,
-    risk_coverage,
-    share,
-)
+from clipcls.metrics.intervals import Flags, Floats, Interval, measure_share
+from clipcls.metrics.multilabel import LabelMetrics, MultiLabelOutcomes
+from clipcls.metrics.single_label import BINS, ClassMetrics, Outcomes
 
 if TYPE_CHECKING:
     from clipcls.classification.zero_shot import ZeroShotClassifier
     from clipcls.predictions import Provenance
 
 __all__ = [
+    "BaseEvaluation",
     "Evaluation",
+    "MultiLabelEvaluation",
+    "compute_outcomes",
     "evaluate",
-    "outcomes_of",
-    "rounded",
+    "round_metrics",
 ]
 
+_TELLING = 24
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """How good a classifier is on labelled images.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseEvaluation:
+    """How good a classifier is on labelled images: what one label and several have in common.
 
     Attributes:
-        images: how many images the figures are of.
-        several: how many of them have several right labels.
-        figures: name -> figure with its 95 % interval, as in `metrics.figures`.
+        paths: the images that the metrics are of.
+        outcomes: what was answered for each of them, beside what is right; not in the record.
+        metrics: name -> metric with its 95 % interval; the names are explained in `outcomes.names`.
         labels: the classifier's labels.
-        classes: each label's figures, in the order of `labels`.
-        confused: (right label, wrong answer, images), the most frequent first.
-        reliability: the reliability curve, over bins of equal mass.
-        risk_coverage: the risk-coverage curve.
-        excluded: what no figure counts, and labels that no mean over classes counts.
+        classes: each label's metrics, in the order of `labels`.
+        excluded: what no metric counts, and labels that no mean over classes counts.
         made_by: the model and prompts.
-        answers: path, right label, answer and score of each image.
+        notes: why these metrics are likely better than those of new images.
+    """
+
+    paths: tuple[str, ...]
+    outcomes: Outcomes | MultiLabelOutcomes = field(compare=False, repr=False)
+    metrics: dict[str, Interval]
+    labels: tuple[str, ...]
+    classes: tuple[ClassMetrics | LabelMetrics, ...]
+    excluded: Excluded
+    made_by: Provenance
+    notes: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> int:
+        """How many images the metrics are of."""
+        return len(self.paths)
+
+    def record(self) -> dict[str, Any]:
+        """As in JSON; what is not defined (the precision of what was never given) is null."""
+        return {
+            "images": self.images,
+            "metrics": {name: round_metrics(asdict(one)) for name, one in self.metrics.items()},
+            "interval": 0.95,
+            **({"notes": list(self.notes)} if self.notes else {}),
+            "per_class": [
+                {"label": label, **one, **round_metrics(asdict(metrics))}
+                for label, one, metrics in zip(
+                    self.labels, self._label_details(), self.classes, strict=True
+                )
+            ],
+            **self._details(),
+            **self.excluded.record(),
+            **self.made_by.to_dict(),
+        }
+
+    def _details(self) -> dict[str, Any]:
+        """What the record says of this kind of evaluation alone."""
+        raise NotImplementedError
+
+    def _label_details(self) -> Sequence[dict[str, Any]]:
+        """The same of each label."""
+        return [{}] * len(self.labels)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation(BaseEvaluation):
+    """How good a classifier with one label per image is on labelled images.
+
+    Attributes:
+        several: how many of the images have several right labels.
         levels: where the labels have a hierarchy, the share of right answers at each of its
             levels, from the root; the last is the accuracy.
         level_names: their names, or ().
-        notes: why these figures are likely better than those of new images.
     """
 
-    images: int
-    several: int
-    figures: dict[str, Interval]
-    labels: tuple[str, ...]
-    classes: tuple[ClassFigures, ...]
-    confused: tuple[tuple[str, str, int], ...]
-    reliability: tuple[Bin, ...]
-    risk_coverage: tuple[RiskPoint, ...]
-    excluded: Excluded
-    made_by: Provenance
-    answers: tuple[tuple[str, str, str, float], ...]
+    outcomes: Outcomes = field(compare=False, repr=False)
+    classes: tuple[ClassMetrics, ...]
+    several: int = 0
     levels: tuple[Interval, ...] = ()
     level_names: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
 
-    def record(self) -> dict[str, Any]:
-        """As in JSON; what is not defined (the precision of what was never answered) is null."""
+    @property
+    def confused(self) -> tuple[tuple[str, str, int], ...]:
+        """(Right label, wrong answer, images), the most frequent first."""
+        return tuple(
+            (self.labels[right], self.labels[wrong], count)
+            for right, wrong, count in self.outcomes.confused_pairs()
+        )
+
+    def _details(self) -> dict[str, Any]:
+        names = self.level_names or ("",) * len(self.levels)
+        levels = [
+            {"level": number, "name": name, **round_metrics(asdict(share))}
+            for number, (name, share) in enumerate(zip(names, self.levels, strict=True), 1)
+        ]
         return {
-            "images": self.images,
             "with_several_labels": self.several,
-            "figures": {name: rounded(asdict(figure)) for name, figure in self.figures.items()},
-            "interval": 0.95,
-            **({"notes": list(self.notes)} if self.notes else {}),
-            **self._level_record(),
-            "per_class": [
-                {"label": label, **rounded(asdict(figure))}
-                for label, figure in zip(self.labels, self.classes, strict=True)
-            ],
+            **({"levels": levels} if levels else {}),
             "confused": [
                 {"label": label, "answer": answer, "images": count}
                 for label, answer, count in self.confused
             ],
             "reliability": {
                 "bins": f"{BINS} of equal mass",
-                "curve": [rounded(asdict(b)) for b in self.reliability],
+                "curve": [round_metrics(asdict(b)) for b in self.outcomes.reliability()],
             },
-            "risk_coverage": [rounded(asdict(point)) for point in self.risk_coverage],
-            **self.excluded.record(),
-            **self.made_by.to_dict(),
+            "risk_coverage": [round_metrics(asdict(p)) for p in self.outcomes.risk_coverage()],
         }
 
-    def _level_record(self) -> dict[str, Any]:
-        if not self.levels:
-            return {}
-        names = self.level_names or ("",) * len(self.levels)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MultiLabelEvaluation(BaseEvaluation):
+    """How good a classifier with several labels per image is on labelled images.
+
+    Attributes:
+        thresholds: the score from which each label is given.
+    """
+
+    outcomes: MultiLabelOutcomes = field(compare=False, repr=False)
+    classes: tuple[LabelMetrics, ...]
+    thresholds: tuple[float, ...]
+
+    @property
+    def wrong(self) -> tuple[tuple[str, str, float], ...]:
+        """Path, label and score of the labels wrongly given with the highest scores."""
+        return self._telling(self.outcomes.given & ~self.outcomes.truth, -self.outcomes.scores)
+
+    @property
+    def missed(self) -> tuple[tuple[str, str, float], ...]:
+        """The same of the right labels with the lowest scores that were not given."""
+        return self._telling(self.outcomes.truth & ~self.outcomes.given, self.outcomes.scores)
+
+    def _telling(self, which: Flags, keys: Floats) -> tuple[tuple[str, str, float], ...]:
+        rows, columns = np.nonzero(which)
+        best = np.argsort(keys[rows, columns], kind="stable")[:_TELLING]
+        return tuple(
+            (self.paths[row], self.labels[column], float(self.outcomes.scores[row, column]))
+            for row, column in zip(rows[best], columns[best], strict=True)
+        )
+
+    def _details(self) -> dict[str, Any]:
+        right, given = (
+            float(which.sum(axis=1).mean()) for which in (self.outcomes.truth, self.outcomes.given)
+        )
         return {
-            "levels": [
-                {"level": number, "name": name, **rounded(asdict(figure))}
-                for number, (name, figure) in enumerate(zip(names, self.levels, strict=True), 1)
-            ]
+            "labels_per_image": round_metrics({"right": right, "given": given}),
+            "unknown": int((~self.outcomes.given.any(axis=1)).sum()),
         }
 
+    def _label_details(self) -> Sequence[dict[str, Any]]:
+        return [{"threshold": round(threshold, 6)} for threshold in self.thresholds]
 
+
+@overload
 def evaluate(
     classifier: ZeroShotClassifier,
     data: DatasetLike,
     *,
+    draws: int = ...,
+    watch: Watch | None = ...,
+) -> Evaluation: ...
+
+
+@overload
+def evaluate(
+    classifier: MultiLabelClassifier,
+    data: DatasetLike,
+    *,
+    draws: int = ...,
+    watch: Watch | None = ...,
+) -> MultiLabelEvaluation: ...
+
+
+def evaluate(
+    classifier: ZeroShotClassifier | MultiLabelClassifier,
+    data: DatasetLike,
+    *,
     draws: int = 1000,
     watch: Watch | None = None,
-) -> Evaluation:
+) -> Evaluation | MultiLabelEvaluation:
     """Measures a fitted classifier on labelled images.
 
-    An image with several right labels is right if the answer is one of them; in the figures of
-    single classes it then counts for that one, and else for its first. Its loss is that of the
-    sum of the scores of its labels.
+    With one label per image, an image with several right labels is right if the answer is one of
+    them; in the metrics of single classes it then counts for that one, and else for its first. Its
+    loss is that of the sum of the scores of its labels. With several labels per image, a label that
+    an image is not said to have counts as one it does not have.
 
     Args:
-        classifier: a fitted `ZeroShotClassifier`.
-        data: a folder with a folder per class, a csv file, or pairs (see `make_dataset`).
-        draws: how many bootstrap draws the intervals are made of.
+        classifier: fitted.
+        data: a folder with a folder per class, a csv file, or pairs (see `make_dataset`); for
+            several labels per image an image may have no label.
+        draws: how many bootstrap draws the intervals are made of; fewer, but at least 200, where
+            they would take more than seconds.
         watch: called after each image, with the `ImageError` if it could not be read.
 
     Raises:
         InputError: there is no labelled image that can be used.
     """
-    known = embed_known(classifier, data, watch)
-    outcomes = outcomes_of(classifier, known.vectors, known.truth)
     labels = tuple(str(label) for label in classifier.classes_)
+    if isinstance(classifier, MultiLabelClassifier):
+        calibration = classifier.calibration_
+        known = embed_known(
+            classifier.classifier, data, watch, several=True, calibration=calibration
+        )
+        scores = classifier.scores(known.vectors)
+        given = np.greater_equal(scores, classifier.thresholds_)
+        found = MultiLabelOutcomes(scores, given, right_columns(known.truth, len(labels)))
+        return MultiLabelEvaluation(
+            paths=known.paths,
+            outcomes=found,
+            metrics=found.metrics(draws),
+            labels=labels,
+            classes=found.class_metrics(),
+            thresholds=tuple(classifier.thresholds_.tolist()),
+            excluded=known.excluded,
+            made_by=classifier.made_by_,
+            notes=known.notes,
+        )
+    known = embed_known(classifier, data, watch)
+    outcomes = compute_outcomes(classifier, known.vectors, known.truth)
     return Evaluation(
-        images=len(outcomes),
-        several=sum(len(classes) > 1 for classes in known.truth),
-        figures=figures(outcomes, len(labels), draws),
+        paths=known.paths,
+        outcomes=outcomes,
+        metrics=outcomes.metrics(draws),
         labels=labels,
-        classes=tuple(class_figures(outcomes, len(labels))),
-        confused=tuple(
-            (labels[right], labels[wrong], count)
-            for right, wrong, count in confused_pairs(outcomes, len(labels))
-        ),
-        reliability=tuple(reliability(outcomes.confidence, outcomes.correct)),
-        risk_coverage=tuple(risk_coverage(outcomes.confidence, outcomes.correct)),
+        classes=outcomes.class_metrics(),
+        several=sum(len(classes) > 1 for classes in known.truth),
         excluded=known.excluded,
         made_by=classifier.made_by_,
-        answers=tuple(
-            (path, labels[right], labels[answer], float(score))
-            for path, right, answer, score in zip(
-                known.paths, outcomes.truth, outcomes.answer, outcomes.confidence, strict=True
-            )
-        ),
         levels=_accuracies(classifier, known),
         level_names=classifier.hierarchy_.level_names if classifier.hierarchy_ else (),
         notes=known.notes,
@@ -181,10 +276,10 @@ def _accuracies(classifier: ZeroShotClassifier, known: Known) -> tuple[Interval,
         for number, level in enumerate(levels):
             answers = level.sums(scores).argmax(axis=1)
             hits[number, rows] = level.best(right)[np.arange(len(answers)), answers] > 0
-    return tuple(map(share, hits))
+    return tuple(map(measure_share, hits))
 
 
-def outcomes_of(
+def compute_outcomes(
     classifier: ZeroShotClassifier,
     vectors: NDArray[np.float32],
     truth: Sequence[tuple[int, ...]],
@@ -212,15 +307,17 @@ def outcomes_of(
         top5[rows] = (logits > best_inside[:, None]).sum(axis=1) < 5
         log_inside = best_inside + np.log(np.exp(inside - best_inside[:, None]).sum(axis=1))
         loss[rows] = np.maximum(total - log_inside, 0)
-    return Outcomes(answer, np.where(hit, answer, first), np.minimum(confidence, 1), top5, loss)
+    right_class = np.where(hit, answer, first)
+    confidence = np.minimum(confidence, 1)
+    return Outcomes(answer, right_class, confidence, top5, loss, len(classifier.classes_))
 
 
-def rounded(figures: dict[str, Any]) -> dict[str, Any]:
-    """Figures as in JSON: six decimals, null for nan."""
+def round_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Metrics as in JSON: six decimals, null for nan."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, float):
             return None if math.isnan(value) else round(value, 6)
         return value
 
-    return {name: plain(value) for name, value in figures.items()}
+    return {name: plain(value) for name, value in metrics.items()}

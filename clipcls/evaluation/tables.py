@@ -1,4 +1,4 @@
-"""An evaluation for people: the figures, the weakest classes, what is taken for what, curves."""
+"""An evaluation for people: the metrics, the weakest classes, what is taken for what, curves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TextIO
 from clipcls.errors import printable
 from clipcls.output.table import fit
 
-__all__ = ["NAMES", "EvaluationTable", "MultiLabelTable", "number"]
+__all__ = ["NAMES", "EvaluationTable", "format_metric", "format_percent"]
 
 NAMES = {
     "accuracy": "accuracy",
@@ -28,9 +28,19 @@ _PLAIN = ("nll", "aurc")  # not shares of images
 _CLASSES = 20
 _PAIRS = 10
 
+_COLUMNS = {
+    "average_precision": "AP",
+    "precision": "PRECISION",
+    "recall": "RECALL",
+    "f1": "F1",
+    "threshold": "THRESHOLD",
+    "support": "IMAGES",
+    "answers": "GIVEN",
+}
+
 
 class EvaluationTable:
-    """Writes an `Evaluation`'s record as text; the json holds every class, pair and point."""
+    """Writes an evaluation's record as text; the json holds every class, pair and point."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -44,127 +54,107 @@ class EvaluationTable:
 
 def _lines(record: Mapping[str, Any]) -> Iterator[str]:
     shown = [c for c in record["per_class"] if c["support"]]
-    several = record["with_several_labels"]
-    yield (
-        f"{_count(record['images'], 'image')} of {_count(len(shown), 'class', 'classes')}"
-        f"{f', {several:,} with several labels' if several else ''}"
-        f"; {_count(len(record['per_class']), 'label')}"
-    )
+    yield from _heading(record, len(shown))
     yield (
         f"model {printable(record['model'])} ({record['weights']}, {record['precision']}), "
         f"prompts {printable(record['prompts'])}"
     )
     yield ""
     yield f"{'':<34}{'':>8}   95 % interval"
-    for name, figure in record["figures"].items():
-        one, low, high = (number(name, figure[key]) for key in ("value", "low", "high"))
-        yield f"{NAMES[name]:<34}{one:>8}   {low:>7} to {high:>7}"
-
+    for name, one in record["metrics"].items():
+        yield _interval(NAMES[name], *(format_metric(name, one[k]) for k in _ENDS))
     for level in record.get("levels", ()):
         name = f"right at level {level['level']}"
         if level["name"]:
             name += f" ({printable(level['name'])})"
-        one, low, high = (_percent(level[key]) for key in ("value", "low", "high"))
-        yield f"{fit(name, 34)}{one:>8}   {low:>7} to {high:>7}"
-
-    if record.get("compare"):
-        yield ""
-        yield f"{'COMPARED':<34}{'RIGHT':>8}{'MORE':>10}   95 % interval{'p':>10}{'ECE':>9}"
+        yield _interval(name, *(format_percent(level[k]) for k in _ENDS))
     for other in record.get("compare", ()):
-        more, low, high = (100 * other["difference"][key] for key in ("value", "low", "high"))
-        yield (
-            f"{fit(other['name'], 34)}{_percent(other['accuracy']):>8}{more:>+10.1f}   "
-            f"{f'{low:+.1f} to {high:+.1f}':<13}{other['p']:>10.2g}{_percent(other['ece']):>9}"
-        )
-
+        yield from _comparison(other)
     yield ""
-    shown.sort(key=lambda c: (c["f1"], -c["support"]))
-    first = f"LABEL ({_CLASSES} of lowest F1)" if len(shown) > _CLASSES else "LABEL"
-    yield f"{first:<34}{'PRECISION':>10}{'RECALL':>10}{'F1':>10}{'IMAGES':>10}"
-    for c in shown[:_CLASSES]:
-        cells = [_percent(c[key]) for key in ("precision", "recall", "f1")]
+    yield from _classes(shown)
+    if "confused" in record:
+        yield from _answers(record)
+
+
+_ENDS = ("value", "low", "high")
+
+
+def _heading(record: Mapping[str, Any], shown: int) -> Iterator[str]:
+    images, labels = _count(record["images"], "image"), _count(len(record["per_class"]), "label")
+    if "labels_per_image" in record:
+        mean = record["labels_per_image"]
+        yield f"{images}; {shown:,} of {labels} occur"
         yield (
-            fit(c["label"], 34) + "".join(f"{cell:>10}" for cell in cells) + f"{c['support']:>10,}"
+            f"labels per image: {mean['right']:.2f}; given: {mean['given']:.2f}; "
+            f"{_count(record['unknown'], 'image')} given none"
+        )
+        return
+    several = record["with_several_labels"]
+    extra = f", {several:,} with several labels" if several else ""
+    yield f"{images} of {_count(shown, 'class', 'classes')}{extra}; {labels}"
+
+
+def _interval(name: str, value: str, low: str, high: str) -> str:
+    return f"{fit(name, 34)}{value:>8}   {low:>7} to {high:>7}"
+
+
+def _comparison(other: Mapping[str, Any]) -> Iterator[str]:
+    yield ""
+    labels = f", {_count(other['labels'], 'label')}" if "labels" in other else ""
+    images = _count(other["images"], "image")
+    yield f"COMPARED: {printable(other['name'])}, on {images}{labels}"
+    yield f"{'':<34}{'':>8}{'MORE':>10}   {'95 % interval':<16}{'p':>8}"
+    for name, one in other["metrics"].items():
+        more, low, high = (100 * one["difference"][key] for key in _ENDS)
+        p = "-" if one["p"] is None else f"{one['p']:.2g}"
+        yield (
+            f"{NAMES[name]:<34}{format_percent(one['value']):>8}{more:>+10.1f}   "
+            f"{f'{low:+.1f} to {high:+.1f}':<16}{p:>8}"
         )
 
+
+def _classes(shown: list[dict[str, Any]]) -> Iterator[str]:
+    several = any("threshold" in c for c in shown)
+    keys = [*_COLUMNS] if several else ["precision", "recall", "f1", "support"]
+    by, width = ("average_precision", 28) if several else ("f1", 34)
+    first = f"LABEL ({_CLASSES} of lowest {_COLUMNS[by]})" if len(shown) > _CLASSES else "LABEL"
+    yield f"{first:<{width}}" + "".join(f"{_COLUMNS[key]:>10}" for key in keys)
+    for c in sorted(shown, key=lambda c: (c[by], -c["support"]))[:_CLASSES]:
+        yield fit(c["label"], width) + "".join(f"{format_cell(key, c[key]):>10}" for key in keys)
+
+
+def _answers(record: Mapping[str, Any]) -> Iterator[str]:
+    """What only one label per image has: confusions and curves of the scores."""
     if record["confused"]:
         yield ""
         yield f"{'RIGHT LABEL':<34}{'ANSWERED':<34}{'IMAGES':>10}"
         for pair in record["confused"][:_PAIRS]:
             yield fit(pair["label"], 34) + fit(pair["answer"], 34) + f"{pair['images']:>10,}"
-
     yield ""
     yield f"{'RELIABILITY: MEAN SCORE':<34}{'RIGHT':>10}{'IMAGES':>10}"
     for b in record["reliability"]["curve"]:
-        yield f"{b['confidence']:<34.3f}{_percent(b['accuracy']):>10}{b['images']:>10,}"
-
+        yield f"{b['confidence']:<34.3f}{format_percent(b['accuracy']):>10}{b['images']:>10,}"
     yield ""
     yield f"{'ANSWERING THE SURE ONES: SHARE':<34}{'WRONG':>10}{'MIN SCORE':>12}"
     for point in record["risk_coverage"]:
-        share, wrong = _percent(point["coverage"]), _percent(point["risk"])
+        share, wrong = format_percent(point["coverage"]), format_percent(point["risk"])
         yield f"{share:<34}{wrong:>10}{point['score']:>12.3f}"
 
 
-class MultiLabelTable(EvaluationTable):
-    """Writes a `MultiLabelEvaluation`'s record as text; the json holds every label."""
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Writes it, handed to the system at once."""
-        for line in _multilabel_lines(record):
-            self._stream.write(line.rstrip() + "\n")
-        self._stream.flush()
+def format_metric(name: str, value: float) -> str:
+    """A metric of an evaluation as people read it."""
+    return f"{value:.3f}" if name in _PLAIN else format_percent(value)
 
 
-def _multilabel_lines(record: Mapping[str, Any]) -> Iterator[str]:
-    shown = [c for c in record["per_class"] if c["support"]]
-    mean = record["labels_an_image"]
-    yield (
-        f"{_count(record['images'], 'image')}; {len(shown):,} of "
-        f"{_count(len(record['per_class']), 'label')} occur"
-    )
-    yield (
-        f"labels an image: {mean['right']:.2f}; given: {mean['given']:.2f}; "
-        f"{_count(record['unknown'], 'image')} given none"
-    )
-    yield (
-        f"model {printable(record['model'])} ({record['weights']}, {record['precision']}), "
-        f"prompts {printable(record['prompts'])}"
-    )
-    yield ""
-    yield f"{'':<34}{'':>8}   95 % interval"
-    for name, figure in record["figures"].items():
-        one, low, high = (_percent(figure[key]) for key in ("value", "low", "high"))
-        yield f"{NAMES[name]:<34}{one:>8}   {low:>7} to {high:>7}"
-
-    for other in record.get("compare", ()):
-        yield ""
-        over = f"{_count(other['images'], 'image')}, {_count(other['labels'], 'label')}"
-        yield f"COMPARED: {printable(other['name'])}, on {over}"
-        yield f"{'':<34}{'':>8}{'MORE':>10}   {'95 % interval':<16}{'p':>8}"
-        for name, one in other["figures"].items():
-            more, low, high = (100 * one["difference"][key] for key in ("value", "low", "high"))
-            yield (
-                f"{NAMES[name]:<34}{_percent(one['value']):>8}{more:>+10.1f}   "
-                f"{f'{low:+.1f} to {high:+.1f}':<16}{one['p']:>8.2g}"
-            )
-
-    yield ""
-    shown.sort(key=lambda c: (c["average_precision"], -c["support"]))
-    first = f"LABEL ({_CLASSES} of lowest AP)" if len(shown) > _CLASSES else "LABEL"
-    heads = ("AP", "PRECISION", "RECALL", "F1", "THRESHOLD", "IMAGES", "GIVEN")
-    yield f"{first:<28}" + "".join(f"{head:>10}" for head in heads)
-    for c in shown[:_CLASSES]:
-        cells = [_percent(c[key]) for key in ("average_precision", "precision", "recall", "f1")]
-        cells += [f"{c['threshold']:.3f}", f"{c['support']:,}", f"{c['answers']:,}"]
-        yield fit(c["label"], 28) + "".join(f"{cell:>10}" for cell in cells)
+def format_cell(key: str, value: float | None) -> str:
+    """A number of one class as people read it: counts, thresholds, else shares."""
+    if key in ("support", "answers"):
+        return f"{value:,}"
+    return f"{value:.3f}" if key == "threshold" else format_percent(value)
 
 
-def number(name: str, value: float) -> str:
-    """A figure of an evaluation as people read it."""
-    return f"{value:.3f}" if name in _PLAIN else _percent(value)
-
-
-def _percent(value: float | None) -> str:
+def format_percent(value: float | None) -> str:
+    """A share as people read it; - where it is not defined."""
     return "-" if value is None else f"{100 * value:.1f} %"
 
 

@@ -28,7 +28,8 @@ from clipcls.models.encoder import Encoder, open_encoder
 from clipcls.predictions import NO_CLASS, UNKNOWN, Provenance
 
 if TYPE_CHECKING:
-    from clipcls.calibration.single_label import Calibration, Identity
+    from clipcls.calibration.base import Identity
+    from clipcls.calibration.single_label import Calibration
     from clipcls.classification.labelled import Known
     from clipcls.data.dataset import Dataset
     from clipcls.data.matching import Excluded
@@ -432,7 +433,7 @@ class FewShotClassifier(ZeroShotClassifier):
     @property
     def identity_(self) -> Identity:
         """What a calibration of this classifier is made for."""
-        from clipcls.calibration.single_label import Identity
+        from clipcls.calibration.base import Identity
 
         learnt = self.learnt_
         return Identity(

@@ -1,39 +1,29 @@
-"""How good several labels an image are: the numbers, from arrays alone.
-
-`scores` is float64 (n, n_classes), `truth` and `given` bool (n, n_classes): which labels each image
-has, and which it was given.
-"""
+"""How good several labels per image are: the numbers, from arrays alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from itertools import compress
 
 import numpy as np
-from numpy.typing import NDArray
 
-from clipcls.metrics.single_label import Interval, bootstrap
+from clipcls.metrics.intervals import (
+    Counts,
+    Flags,
+    Floats,
+    Interval,
+    Measure,
+    measure_with_intervals,
+)
 
-__all__ = [
-    "NAMES",
-    "LabelFigures",
-    "f1_scores",
-    "figures_by_count",
-    "label_figures",
-    "multilabel_draws",
-    "multilabel_figures",
-]
+__all__ = ["LabelMetrics", "MultiLabelOutcomes", "f1_scores"]
 
-NAMES = ("map_macro", "map_micro", "f1_macro", "f1_micro")
 _MOST_PAIRS = 400_000_000
-
-Floats: TypeAlias = NDArray[np.float64]
-Flags: TypeAlias = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class LabelFigures:
+class LabelMetrics:
     """One label: how well its scores rank images, and how right it is where it is given.
 
     `average_precision` and `recall` are nan where no image has the label, `precision` where it is
@@ -48,86 +38,110 @@ class LabelFigures:
     answers: int
 
 
-def label_figures(scores: Floats, given: Flags, truth: Flags) -> list[LabelFigures]:
-    """Each label's figures."""
-    from sklearn.metrics import average_precision_score, precision_recall_fscore_support
+@dataclass(frozen=True, slots=True, eq=False)
+class MultiLabelOutcomes:
+    """Every image and label: the score, whether it was given, whether it is right.
 
-    # One column more, since scikit-learn takes a single one for two classes.
-    nothing = np.zeros((len(truth), 1), bool)
-    precision, recall, f1, support = precision_recall_fscore_support(
-        np.hstack([truth, nothing]),
-        np.hstack([given, nothing]),
-        average=None,
-        zero_division=np.nan,
-    )
-    answers = given.sum(axis=0)
-    return [
-        LabelFigures(
-            float(average_precision_score(truth[:, k], scores[:, k])) if support[k] else np.nan,
-            float(precision[k]),
-            float(recall[k]),
-            float(f1[k]),
-            int(support[k]),
-            int(answers[k]),
+    Attributes:
+        scores: float64 (n, n_classes).
+        given: which labels each image was given, bool (n, n_classes).
+        truth: which labels each image has, bool (n, n_classes).
+    """
+
+    scores: Floats
+    given: Flags
+    truth: Flags
+
+    names = compared = ("map_macro", "map_micro", "f1_macro", "f1_micro")
+    """`map_macro` is the mean over labels of the average precision (as scikit-learn's, without
+    interpolation), `map_micro` that of all pairs of an image and a label in one ranking; the macro
+    means are over the labels that images have."""
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    @property
+    def correct(self) -> Flags:
+        """Whether an image is given its labels without a mistake, bool (n,)."""
+        return np.asarray(np.equal(self.given, self.truth).all(axis=1))
+
+    @property
+    def confidence(self) -> Floats:
+        """The highest score of each image, float64 (n,)."""
+        return np.asarray(self.scores.max(axis=1))
+
+    def take(self, rows: Counts, columns: Counts) -> MultiLabelOutcomes:
+        """The outcomes of some of the images and labels."""
+        at = np.ix_(rows, columns)
+        return MultiLabelOutcomes(self.scores[at], self.given[at], self.truth[at])
+
+    def describe(self, row: int, labels: tuple[str, ...]) -> tuple[str, str]:
+        """The right labels of an image and those it was given, as text."""
+        right, given = (
+            ", ".join(compress(labels, which[row])) or "none" for which in (self.truth, self.given)
         )
-        for k in range(truth.shape[1])
-    ]
+        return right, given
+
+    def limit_draws(self, draws: int) -> int:
+        """As many bootstrap draws as take seconds: `draws`, or fewer, but at least 200."""
+        return min(draws, max(200, _MOST_PAIRS // self.truth.size))
+
+    def metrics(self, draws: int = 1000) -> dict[str, Interval]:
+        """The metrics named in `names`, each with its 95 % bootstrap interval."""
+        found = measure_with_intervals(self.measurer(), len(self), self.limit_draws(draws))
+        return {
+            name: Interval(one.value, one.low, min(one.high, 1.0))
+            for name, one in zip(self.names, found, strict=True)
+        }
+
+    def class_metrics(self) -> tuple[LabelMetrics, ...]:
+        """Each label's metrics, by scikit-learn."""
+        from sklearn.metrics import average_precision_score, precision_recall_fscore_support
+
+        # One column more, since scikit-learn takes a single one for two classes.
+        nothing = np.zeros((len(self), 1), bool)
+        precision, recall, f1, support = precision_recall_fscore_support(
+            np.hstack([self.truth, nothing]),
+            np.hstack([self.given, nothing]),
+            average=None,
+            zero_division=np.nan,
+        )
+        return tuple(
+            LabelMetrics(
+                float(average_precision_score(truth, self.scores[:, k])) if support[k] else np.nan,
+                float(precision[k]),
+                float(recall[k]),
+                float(f1[k]),
+                int(support[k]),
+                int(self.given[:, k].sum()),
+            )
+            for k, truth in enumerate(self.truth.T)
+        )
+
+    def measurer(self) -> Measure:
+        """The metrics named in `names` of images that count several times or not at all."""
+        f1 = _f1_measurer(self.given, self.truth)
+        ranked = _average_precision(self.scores, self.truth)
+        pooled = _average_precision(self.scores.reshape(-1, 1), self.truth.reshape(-1, 1))
+        n_classes = self.truth.shape[1]
+
+        def measure(times: Counts) -> Floats:
+            weights = times.astype(float)
+            each = ranked(weights)
+            return np.array(
+                [
+                    np.nanmean(each) if not np.isnan(each).all() else 0.0,
+                    np.nan_to_num(pooled(np.repeat(weights, n_classes))[0]),
+                    *f1(weights),
+                ]
+            )
+
+        return measure
 
 
 def f1_scores(given: Flags, truth: Flags) -> tuple[float, float]:
     """F1, macro (over the labels that images have) and micro; 0 where there is nothing."""
-    measure = _f1_measurer(given, truth)
-    macro, micro = measure(np.ones(len(truth)))
-    return float(macro), float(micro)
-
-
-def multilabel_figures(
-    scores: Floats, given: Flags, truth: Flags, draws: int = 1000
-) -> dict[str, Interval]:
-    """The figures of a whole evaluation, each with its 95 % bootstrap interval.
-
-    Returns:
-        `map_macro`, the mean over labels of the average precision (as scikit-learn's, without
-        interpolation), and `map_micro`, that of all pairs of an image and a label in one ranking;
-        `f1_macro` and `f1_micro` of the labels that were given. The means are over the labels that
-        images have.
-    """
-    n = len(truth)
-    measure = figures_by_count(scores, given, truth)
-    values = measure(np.ones(n, np.int64))
-    low, high = bootstrap(measure, n, multilabel_draws(truth, draws))
-    return {
-        name: Interval(float(v), float(a), float(min(b, 1.0)))
-        for name, v, a, b in zip(NAMES, values, low, high, strict=True)
-    }
-
-
-def multilabel_draws(truth: Flags, draws: int) -> int:
-    """How many bootstrap draws take seconds: `draws`, or fewer, but at least 200."""
-    return min(draws, max(200, _MOST_PAIRS // truth.size))
-
-
-def figures_by_count(
-    scores: Floats, given: Flags, truth: Flags
-) -> Callable[[NDArray[np.int64]], Floats]:
-    """The figures named in `NAMES`, of images that count as often as is said, int64 (n,)."""
-    f1 = _f1_measurer(given, truth)
-    ranked = _average_precision(scores, truth)
-    pooled = _average_precision(scores.reshape(-1, 1), truth.reshape(-1, 1))
-    n_classes = truth.shape[1]
-
-    def measure(times: NDArray[np.int64]) -> Floats:
-        weights = times.astype(float)
-        each = ranked(weights)
-        return np.array(
-            [
-                np.nanmean(each) if not np.isnan(each).all() else 0.0,
-                np.nan_to_num(pooled(np.repeat(weights, n_classes))[0]),
-                *f1(weights),
-            ]
-        )
-
-    return measure
+    return _f1_measurer(given, truth)(np.ones(len(truth)))
 
 
 def _f1_measurer(given: Flags, truth: Flags) -> Callable[[Floats], tuple[float, float]]:

@@ -14,11 +14,10 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from clipcls import Calibration, MultiLabelClassifier, ZeroShotClassifier, calibrate, evaluate
-from clipcls.calibration.single_label import read_calibration
+from clipcls.calibration.file import read_calibration
 from clipcls.errors import CalibrationError, InputError, LabelsError, NotFittedError
 from clipcls.evaluation.calibrate import _thresholds, fit_temperatures
-from clipcls.evaluation.html import EvaluationPage
-from clipcls.evaluation.page import page_record
+from clipcls.evaluation.page import EvaluationPage, page_record
 from clipcls.output.writing import open_output
 from helpers.conformal import simulated
 from helpers.encoders import ColourEncoder
@@ -121,9 +120,9 @@ def test_figures_are_of_images_the_temperature_was_not_fitted_to(
         t = least_loss(logits[folds != k], truth[folds != k])
         scores = log_softmax(logits[folds == k] / t, axis=1)
         losses[folds == k] = -scores[np.arange(len(scores)), truth[folds == k]]
-    assert made.figures["nll"]["after"] == pytest.approx(losses.mean(), rel=1e-5)
+    assert made.metrics["nll"]["after"] == pytest.approx(losses.mean(), rel=1e-5)
     own = log_softmax(logits, axis=1)[np.arange(40), truth]
-    assert made.figures["nll"]["before"] == pytest.approx(-own.mean())
+    assert made.metrics["nll"]["before"] == pytest.approx(-own.mean())
 
 
 def test_a_calibration_for_something_else_is_refused_and_says_why(

@@ -15,13 +15,12 @@ from clipcls import (
     MultiLabelClassifier,
     ZeroShotClassifier,
     calibrate,
-    calibrate_multilabel,
-    evaluate_multilabel,
+    evaluate,
 )
+from clipcls.calibration.file import read_calibration
 from clipcls.calibration.multilabel import (
     choose_thresholds,
     fit_probabilities,
-    read_multilabel_calibration,
 )
 from clipcls.errors import CalibrationError, InputError
 from clipcls.numerics import log_odds
@@ -136,15 +135,15 @@ def test_a_calibration_is_saved_and_applied(
     paths, truth = [p for p, _ in data], np.array([[c in row for c in LABELS] for _, row in data])
     (tmp_path / "bad.png").write_text("no image")
     plain = MultiLabelClassifier(base).fit()
-    made, excluded = calibrate_multilabel(plain, [*data, (tmp_path / "bad.png", "red")])
+    made, excluded = calibrate(plain, [*data, (tmp_path / "bad.png", "red")])
     assert [error.path for error in excluded.unreadable] == [str(tmp_path / "bad.png")]
     assert (made.images, made.positives) == (60, tuple(truth.sum(axis=0)))
     made.save(tmp_path / "c.json")
-    assert read_multilabel_calibration(tmp_path / "c.json") == made
-    assert made.figures["nll"]["after"] < made.figures["nll"]["before"]
+    assert read_calibration(tmp_path / "c.json") == made
+    assert made.metrics["nll"]["after"] < made.metrics["nll"]["before"]
 
     clf = MultiLabelClassifier(base, calibration=tmp_path / "c.json").fit()
-    evaluate_multilabel(clf, data, draws=2)
+    evaluate(clf, data, draws=2)
     assert "the calibration was made from 60 of these 60 images" in caplog.text
     odds = log_odds(np.log(plain.predict_proba(paths)))
     np.testing.assert_allclose(clf.predict_proba(paths), expit(made.slope * odds + made.offsets))
@@ -154,7 +153,7 @@ def test_a_calibration_is_saved_and_applied(
     first = next(iter(clf.classify(paths[:1])))
     assert first.to_dict()["calibration"] == made.digest
     with pytest.raises(CalibrationError, match="calibrated already"):
-        calibrate_multilabel(clf, data)
+        calibrate(clf, data)
 
     turned = ZeroShotClassifier(LABELS[::-1], base.encoder_, cache=False)
     other = MultiLabelClassifier(turned, calibration=made).fit()
@@ -166,7 +165,7 @@ def test_what_is_for_something_else_is_refused_and_says_why(
     base: ZeroShotClassifier, paint: Paint, tmp_path: Path
 ) -> None:
     data = painted(paint)
-    made, _ = calibrate_multilabel(MultiLabelClassifier(base).fit(), data)
+    made, _ = calibrate(MultiLabelClassifier(base).fit(), data)
     made.save(tmp_path / "multi.json")
     calibrate(base, [row for row in data if row[1]])[0].save(tmp_path / "single.json")
 
@@ -182,7 +181,7 @@ def test_what_is_for_something_else_is_refused_and_says_why(
     assert "single.json: is for one label per image" in refusal(tmp_path / "single.json")
     for calibration in (made, tmp_path / "multi.json"):
         one = ZeroShotClassifier(LABELS, base.encoder_, cache=False, calibration=calibration)
-        with pytest.raises(CalibrationError, match="for several labels an image"):
+        with pytest.raises(CalibrationError, match="for several labels per image"):
             one.fit()
 
     record = json.loads((tmp_path / "multi.json").read_text())
@@ -193,4 +192,4 @@ def test_what_is_for_something_else_is_refused_and_says_why(
 
 def test_too_few_images(base: ZeroShotClassifier, paint: Paint) -> None:
     with pytest.raises(InputError, match="9 labelled images are too few"):
-        calibrate_multilabel(MultiLabelClassifier(base).fit(), painted(paint)[:9])
+        calibrate(MultiLabelClassifier(base).fit(), painted(paint)[:9])

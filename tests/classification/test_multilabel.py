@@ -125,8 +125,17 @@ def test_a_learnt_classifier_is_refused(names_encoder: NamesEncoder, paint: Pain
 
 def test_calibrations_of_the_other_kind_are_refused(names_encoder: NamesEncoder) -> None:
     base = ZeroShotClassifier(LABELS, names_encoder, cache=False).fit()
-    one = Calibration(base.identity_, 10, 1.0, "", {}, ((-1.0, 10, 0),), ((10, 1.0),), {})
-    with pytest.raises(CalibrationError, match="for one label an image"):
+    one = Calibration(
+        base.identity_,
+        images=10,
+        note="",
+        metrics={},
+        versions={},
+        temperature=1.0,
+        thresholds=((-1.0, 10, 0),),
+        set_scores=((10, 1.0),),
+    )
+    with pytest.raises(CalibrationError, match="for one label per image"):
         MultiLabelClassifier(base, calibration=one).fit()
     with pytest.raises(CalibrationError, match="give the calibration to"):
         MultiLabelClassifier(

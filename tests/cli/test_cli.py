@@ -306,7 +306,7 @@ def test_evaluate_a_folder_and_a_csv(clipcls, sorted_photos: Path, tmp_path: Pat
     assert "labels without an image: dog" in done.stderr
     found = json.loads((tmp_path / "f.json").read_text())
     assert found["images"] == 6
-    assert found["figures"]["accuracy"]["value"] == pytest.approx(5 / 6, abs=1e-6)
+    assert found["metrics"]["accuracy"]["value"] == pytest.approx(5 / 6, abs=1e-6)
     assert found["confused"] == [{"label": "rocket", "answer": "football", "images": 1}]
     assert found["no_labels"] == {"zebra": 1}
     assert [e["error"] for e in found["unreadable"]] == ["not an image"]
@@ -323,7 +323,8 @@ def test_evaluate_a_folder_and_a_csv(clipcls, sorted_photos: Path, tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr
     _, same = json.loads(done.stdout)["compare"]
-    assert (same["accuracy"], same["better"], same["worse"], same["p"]) == (0.9, 0, 0, 1)
+    accuracy = same["metrics"]["accuracy"]
+    assert (accuracy["value"], same["better"], same["worse"], accuracy["p"]) == (0.9, 0, 0, 1)
     assert re.search(r"^accuracy +90\.0 % +68\.3 % to +98\.8 %$", table.stdout, re.M)
 
 
@@ -426,7 +427,7 @@ def test_fit_and_what_it_is_good_for(clipcls, kinds: Path, tmp_path: Path) -> No
     assert [r["best"] for r in rows] == [r["label"] for r in found]
 
     again = clipcls("evaluate", *common[1:], "-f", "json", str(kinds))
-    assert json.loads(again.stdout)["figures"]["accuracy"]["value"] == 1
+    assert json.loads(again.stdout)["metrics"]["accuracy"]["value"] == 1
     assert "learnt from 12 of these 12 images" in again.stderr
     done = clipcls(*common, "--level", "2", CHELSEA)
     assert (done.returncode, "its levels are 1 only" in done.stderr) == (2, True)
@@ -749,7 +750,7 @@ def test_several_labels(clipcls, tmp_path: Path) -> None:
     figures, page, file = (str(tmp_path / name) for name in ("f.json", "p.html", "c.json"))
     done = clipcls("evaluate", "--multi-label", *common, "-o", figures, "--html", page, str(truth))
     assert done.returncode == 0, done.stderr
-    measured = json.loads(Path(figures).read_text())["figures"]
+    measured = json.loads(Path(figures).read_text())["metrics"]
     assert measured["f1_micro"]["value"] == measured["map_macro"]["value"] == 1
     assert "each scored on its own" in Path(page).read_text("utf-8")
 
@@ -763,11 +764,11 @@ def test_several_labels(clipcls, tmp_path: Path) -> None:
     assert f"COMPARED: calibration={file}, on 20 images, 36 labels\n" in done.stdout
     done = clipcls("evaluate", "--multi-label", *common, *beside, "-f", "json", str(truth))
     calibrated, same = json.loads(done.stdout)["compare"]
-    assert same["figures"]["f1_micro"]["difference"] == {"value": 0, "low": 0, "high": 0}
-    assert same["figures"]["map_micro"]["p"] == 1
+    assert same["metrics"]["f1_micro"]["difference"] == {"value": 0, "low": 0, "high": 0}
+    assert same["metrics"]["map_micro"]["p"] == 1
     assert (calibrated["images"], calibrated["labels"]) == (20, 36)
-    after = json.loads(done.stdout)["figures"]["f1_micro"]["value"]
-    one = calibrated["figures"]["f1_micro"]
+    after = json.loads(done.stdout)["metrics"]["f1_micro"]["value"]
+    one = calibrated["metrics"]["f1_micro"]
     assert one["value"] - one["difference"]["value"] == pytest.approx(after, abs=1e-5)
     done = clipcls("classify", *common, "--calibration", file, CHELSEA)
     assert (done.returncode, "use it with `clipcls tag`" in done.stderr) == (2, True)

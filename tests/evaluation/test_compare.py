@@ -12,13 +12,11 @@ from clipcls import (
     MultiLabelEvaluation,
     ZeroShotClassifier,
     compare,
-    compare_multilabel,
     evaluate,
-    evaluate_multilabel,
 )
 from clipcls.errors import InputError
-from clipcls.evaluation.multilabel import MultiLabelAnswers
-from clipcls.metrics.multilabel import NAMES
+from clipcls.metrics.multilabel import MultiLabelOutcomes
+from clipcls.metrics.single_label import Outcomes
 from helpers.encoders import ColourEncoder, NamesEncoder
 
 
@@ -30,8 +28,11 @@ def first(encoder: ColourEncoder, paint):
 
 def answering(first, right: np.ndarray, start: int = 0):
     """The evaluation as if it were of these many images, right where it is said."""
-    answers = [(str(n), "red", "red" if hit else "blue", 0.9) for n, hit in enumerate(right, start)]
-    return replace(first, answers=tuple(answers))
+    n = len(right)
+    paths = tuple(map(str, range(start, start + n)))
+    truth, scores = np.zeros(n, int), np.full(n, 0.9)
+    outcomes = Outcomes(np.where(right, 0, 1), truth, scores, np.ones(n, bool), np.ones(n), 2)
+    return replace(first, paths=paths, outcomes=outcomes)
 
 
 def test_differences_are_scipys(first) -> None:
@@ -43,14 +44,15 @@ def test_differences_are_scipys(first) -> None:
     assert (len(found.gained), len(found.lost), found.images) == (better, worse, 400)
     assert {change.path for change in found.gained} == set(map(str, np.flatnonzero(theirs & ~ours)))
     assert found.lost[0][1:] == ("red", "red", "blue")
-    assert found.accuracy == theirs.mean()
-    assert found.difference.value == pytest.approx(theirs.mean() - ours.mean())
-    assert found.p == pytest.approx(binomtest(better, better + worse).pvalue)
+    accuracy = found.metrics["accuracy"]
+    assert accuracy.value == pytest.approx(theirs.mean())
+    assert accuracy.difference.value == pytest.approx(theirs.mean() - ours.mean())
+    assert accuracy.p == pytest.approx(binomtest(better, better + worse).pvalue)
     expected = bootstrap(
         (theirs.astype(float) - ours,), np.mean, n_resamples=5000, method="percentile", rng=1
     ).confidence_interval
-    assert found.difference.low == pytest.approx(expected.low, abs=0.005)
-    assert found.difference.high == pytest.approx(expected.high, abs=0.005)
+    assert accuracy.difference.low == pytest.approx(expected.low, abs=0.005)
+    assert accuracy.difference.high == pytest.approx(expected.high, abs=0.005)
 
 
 def test_only_images_of_both_and_p_values_for_all_comparisons(first) -> None:
@@ -60,8 +62,13 @@ def test_only_images_of_both_and_p_values_for_all_comparisons(first) -> None:
         name: answering(first, base | (rng.random(300) < share))
         for name, share in (("a", 0.02), ("b", 0.05), ("c", 0.2))
     }
-    alone = {name: compare(answering(first, base), {name: o})[0].p for name, o in others.items()}
-    together = {c.name: c.p for c in compare(answering(first, base), others)}
+
+    def p_values(others: dict) -> dict[str, float]:
+        found = compare(answering(first, base), others, draws=2)
+        return {one.name: one.metrics["accuracy"].p for one in found}
+
+    alone = {name: p_values({name: other})[name] for name, other in others.items()}
+    together = p_values(others)
     ordered = sorted(alone, key=alone.get)
     holm = np.maximum.accumulate([alone[n] * (3 - i) for i, n in enumerate(ordered)])
     assert [together[n] for n in ordered] == pytest.approx(np.minimum(holm, 1).tolist())
@@ -73,14 +80,17 @@ def test_only_images_of_both_and_p_values_for_all_comparisons(first) -> None:
 
 def test_the_same_twice_is_no_difference(first) -> None:
     (same,) = compare(first, {"again": first})
-    assert (same.p, same.difference.low, same.difference.high) == (1, 0, 0)
+    accuracy, ece = same.metrics["accuracy"], same.metrics["ece"]
+    assert (accuracy.p, accuracy.difference.low, accuracy.difference.high) == (1, 0, 0)
+    assert (ece.p, ece.difference.value) == (None, 0)
+    assert same.record()["metrics"]["ece"]["p"] is None
 
 
 @pytest.fixture
 def several(names_encoder: NamesEncoder, paint) -> MultiLabelEvaluation:
     base = ZeroShotClassifier(["red", "blue"], names_encoder, cache=False)
     classifier = MultiLabelClassifier(base).fit()
-    return evaluate_multilabel(classifier, [(paint("a.png", "red"), ["red"])], draws=2)
+    return evaluate(classifier, [(paint("a.png", "red"), ["red"])], draws=2)
 
 
 def scored(
@@ -89,9 +99,8 @@ def scored(
     """The evaluation as if it were of these scores, given from 0.5 on."""
     paths = tuple(str(number) for number in range(start, start + len(scores)))
     labels = tuple(f"label {number}" for number in range(truth.shape[1]))
-    return replace(
-        several, labels=labels, answers=MultiLabelAnswers(paths, scores, scores >= 0.5, truth)
-    )
+    outcomes = MultiLabelOutcomes(scores, scores >= 0.5, truth)
+    return replace(several, labels=labels, paths=paths, outcomes=outcomes)
 
 
 def scores_of(truth: np.ndarray, quality: float, seed: int) -> np.ndarray:
@@ -114,14 +123,16 @@ def brute_force(scores: np.ndarray, truth: np.ndarray, rows: np.ndarray) -> list
 def test_differences_of_several_labels_are_those_of_images_drawn_in_pairs(several) -> None:
     truth = np.random.default_rng(0).random((150, 3)) < 0.4
     ours, theirs = scores_of(truth, 1.0, 1), scores_of(truth, 1.8, 2)
-    (found,) = compare_multilabel(
-        scored(several, ours, truth), {"b": scored(several, theirs, truth)}
+    (found,) = compare(scored(several, ours, truth), {"b": scored(several, theirs, truth)})
+    assert (found.images, found.labels, list(found.metrics)) == (
+        150,
+        3,
+        list(MultiLabelOutcomes.names),
     )
-    assert (found.images, found.labels, list(found.figures)) == (150, 3, list(NAMES))
     every = np.arange(150)
     before, after = (np.array(brute_force(s, truth, every)) for s in (ours, theirs))
-    assert [d.value for d in found.figures.values()] == pytest.approx(after)
-    assert [d.difference.value for d in found.figures.values()] == pytest.approx(after - before)
+    assert [d.value for d in found.metrics.values()] == pytest.approx(after)
+    assert [d.difference.value for d in found.metrics.values()] == pytest.approx(after - before)
     rng, drawn = np.random.default_rng(9), []
     for _ in range(400):
         rows = rng.integers(150, size=150)
@@ -131,8 +142,8 @@ def test_differences_of_several_labels_are_those_of_images_drawn_in_pairs(severa
     beyond = (np.array(drawn) - bias <= 0).mean(axis=0)
     raw = np.sort(2 * np.minimum(beyond, 1 - beyond))
     holm = np.minimum(np.maximum.accumulate(raw * [4, 3, 2, 1]), 1)
-    assert sorted(d.p for d in found.figures.values()) == pytest.approx(holm, abs=0.06)
-    for k, one in enumerate(found.figures.values()):
+    assert sorted(d.p for d in found.metrics.values()) == pytest.approx(holm, abs=0.06)
+    for k, one in enumerate(found.metrics.values()):
         assert one.difference.low == pytest.approx(low[k] - bias[k], abs=0.015)
         assert one.difference.high == pytest.approx(high[k] - bias[k], abs=0.015)
 
@@ -141,10 +152,8 @@ def test_pairing_finds_what_two_intervals_do_not(several) -> None:
     truth = np.random.default_rng(0).random((200, 3)) < 0.4
     ours = scores_of(truth, 1.2, 1)
     theirs = np.where(truth, np.minimum(ours + 0.02, 1), ours)
-    (found,) = compare_multilabel(
-        scored(several, ours, truth), {"b": scored(several, theirs, truth)}
-    )
-    one = found.figures["map_macro"]
+    (found,) = compare(scored(several, ours, truth), {"b": scored(several, theirs, truth)})
+    one = found.metrics["map_macro"]
     assert one.p < 0.05
     # Unpaired the difference would be lost: the figure alone is uncertain by more than that.
     alone = [
@@ -163,8 +172,8 @@ def test_chance_is_not_taken_for_progress(several) -> None:
             name: scored(several, scores_of(truth, 1.0, 1000 * k + seed), truth)
             for k, name in enumerate("ab", 1)
         }
-        found = compare_multilabel(first, others, draws=200)
-        called += any(d.p < 0.05 for c in found for d in c.figures.values())
+        found = compare(first, others, draws=200)
+        called += any(d.p < 0.05 for c in found for d in c.metrics.values())
     assert called <= 2  # 0.5 is expected at most
 
 
@@ -172,7 +181,7 @@ def test_what_both_have_is_compared_in_whatever_order_it_comes(several) -> None:
     truth = np.random.default_rng(0).random((60, 3)) < 0.5
     scores = scores_of(truth, 1.0, 1)
     first = scored(several, scores, truth)
-    (none,) = compare_multilabel(first, {"none": scored(several, 0 * scores, truth)})
+    (none,) = compare(first, {"none": scored(several, 0 * scores, truth)})
     right = ((scores >= 0.5) == truth).all(axis=1)
     lost = np.flatnonzero(right & truth.any(axis=1))
     assert [change.path for change in none.lost] == sorted(map(str, lost))
@@ -182,20 +191,20 @@ def test_what_both_have_is_compared_in_whatever_order_it_comes(several) -> None:
     turned = replace(
         first,
         labels=first.labels[::-1],
-        answers=MultiLabelAnswers(
-            first.answers.paths[::-1],
-            *(array[::-1, ::-1] for array in (scores, scores >= 0.5, truth)),
+        paths=first.paths[::-1],
+        outcomes=MultiLabelOutcomes(
+            *(array[::-1, ::-1] for array in (scores, scores >= 0.5, truth))
         ),
     )
-    (same,) = compare_multilabel(first, {"turned": turned})
-    assert all(d.difference.value == 0 and d.p == 1 for d in same.figures.values())
+    (same,) = compare(first, {"turned": turned})
+    assert all(d.difference.value == 0 and d.p == 1 for d in same.metrics.values())
     fewer = replace(first, labels=("label 0", "x", "label 2"))
     later = scored(several, scores, truth, start=40)
-    part, after = compare_multilabel(first, {"fewer": fewer, "later": later})
+    part, after = compare(first, {"fewer": fewer, "later": later})
     assert ((part.labels, part.images), (after.labels, after.images)) == ((2, 60), (3, 20))
     for nothing, what in (
         (replace(first, labels=("x", "y", "z")), "label"),
         (scored(several, scores, truth, start=500), "image"),
     ):
         with pytest.raises(InputError, match=f"other: no {what} was evaluated both times"):
-            compare_multilabel(first, {"other": nothing})
+            compare(first, {"other": nothing})

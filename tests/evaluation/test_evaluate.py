@@ -10,7 +10,7 @@ from scipy.special import log_softmax, softmax
 
 from clipcls import ZeroShotClassifier, evaluate
 from clipcls.errors import InputError
-from clipcls.evaluation.evaluate import outcomes_of
+from clipcls.evaluation.evaluate import compute_outcomes
 from helpers.encoders import ColourEncoder
 
 Paint = Callable[..., str]
@@ -33,11 +33,11 @@ def test_a_small_folder(classifier: ZeroShotClassifier, paint: Paint, tmp_path: 
     seen = []
     found = evaluate(classifier, tmp_path / "d", draws=50, watch=seen.append)
     assert found.images == 4
-    assert found.figures["accuracy"].value == 3 / 4
-    assert found.figures["balanced_accuracy"].value == pytest.approx((2 / 3 + 1) / 2)
-    assert "top5" not in found.figures  # four labels
+    assert found.metrics["accuracy"].value == 3 / 4
+    assert found.metrics["balanced_accuracy"].value == pytest.approx((2 / 3 + 1) / 2)
+    assert "top5" not in found.metrics  # four labels
     assert found.confused == (("red", "blue", 1),)
-    assert (wrong, "red", "blue") in {answer[:3] for answer in found.answers}
+    assert found.outcomes.describe(found.paths.index(wrong), found.labels) == ("red", "blue")
     assert found.excluded.no_labels == {"pink": 1}
     assert found.excluded.without_images == ("green", "yellow")
     assert [error.path for error in found.excluded.unreadable] == [str(bad)]
@@ -57,7 +57,7 @@ def test_images_of_none_of_the_labels_can_be_labelled_so(
     classifier = ZeroShotClassifier(["red", "blue"], encoder, cache=False, reject=True).fit()
     red, grey = paint("r.png", "red"), paint("g.png", (90, 90, 90))
     found = evaluate(classifier, [(red, "red"), (grey, "None of these")], draws=2)
-    assert found.figures["accuracy"].value == 1
+    assert found.metrics["accuracy"].value == 1
     found = evaluate(classifier, [(red, "red")], draws=2)
     assert found.excluded.without_images == ("blue",)
 
@@ -68,13 +68,13 @@ def test_several_right_labels(classifier: ZeroShotClassifier, paint: Paint) -> N
         (paint("b.png", "green"), ["yellow", "blue"]),  # wrong: counts for yellow
     ]
     found = evaluate(classifier, data, draws=10)
-    assert (found.several, found.figures["accuracy"].value) == (2, 0.5)
+    assert (found.several, found.metrics["accuracy"].value) == (2, 0.5)
     assert found.confused == (("yellow", "green", 1),)
     assert [c.support for c in found.classes] == [1, 0, 0, 1]
     logits = classifier.decision_function([path for path, _ in data])
     scores = softmax(logits, axis=1)
     expected = -np.log([scores[0, 2] + scores[0, 0], scores[1, 3] + scores[1, 2]]).mean()
-    assert found.figures["nll"].value == pytest.approx(expected)
+    assert found.metrics["nll"].value == pytest.approx(expected)
 
 
 def test_outcomes_are_those_of_the_whole_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_outcomes_are_those_of_the_whole_softmax(monkeypatch: pytest.MonkeyPatch
     vectors = rng.random((50, 3)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     truth = rng.integers(8, size=50)
-    found = outcomes_of(classifier, vectors, [(int(t),) for t in truth])
+    found = compute_outcomes(classifier, vectors, [(int(t),) for t in truth])
     scores = log_softmax(classifier.decision_function(vectors), axis=1)
     np.testing.assert_array_equal(found.answer, scores.argmax(axis=1))
     np.testing.assert_allclose(found.confidence, np.exp(scores.max(axis=1)), rtol=1e-6)

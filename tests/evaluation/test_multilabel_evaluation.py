@@ -9,31 +9,31 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score
 
-from clipcls import MultiLabelClassifier, ZeroShotClassifier, evaluate, evaluate_multilabel
+from clipcls import MultiLabelClassifier, ZeroShotClassifier, evaluate
 from clipcls.data.dataset import make_dataset, read_dataset
 from clipcls.errors import InputError
-from clipcls.evaluation.html import MultiLabelPage
-from clipcls.evaluation.page import multilabel_page_record
-from clipcls.evaluation.tables import MultiLabelTable
-from clipcls.metrics.multilabel import label_figures, multilabel_figures
+from clipcls.evaluation.page import EvaluationPage, page_record
+from clipcls.evaluation.tables import EvaluationTable
+from clipcls.metrics.multilabel import MultiLabelOutcomes
 from clipcls.output.writing import open_output
 from helpers.encoders import NamesEncoder
 
 Paint = Callable[..., str]
 
 
-def simulated(n: int = 60, labels: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def simulated(n: int = 60, labels: int = 5) -> MultiLabelOutcomes:
     """Scores with ties, what is given, and the truth; the last label is never right."""
     rng = np.random.default_rng(0)
     truth = rng.random((n, labels)) < 0.3
     truth[:, -1] = False
     scores = (rng.random((n, labels)) + 0.3 * truth).round(1)
-    return scores, scores > 0.7, truth
+    return MultiLabelOutcomes(scores, scores > 0.7, truth)
 
 
-def test_figures_are_scikit_learns() -> None:
-    scores, given, truth = simulated()
-    found = multilabel_figures(scores, given, truth, draws=20)
+def test_metrics_are_scikit_learns() -> None:
+    outcomes = simulated()
+    scores, given, truth = outcomes.scores, outcomes.given, outcomes.truth
+    found = outcomes.metrics(draws=20)
     expected = {
         "map_macro": average_precision_score(truth[:, :-1], scores[:, :-1], average="macro"),
         "map_micro": average_precision_score(truth, scores, average="micro"),
@@ -42,40 +42,31 @@ def test_figures_are_scikit_learns() -> None:
     }
     assert {k: v.value for k, v in found.items()} == pytest.approx(expected)
     assert all(0 <= v.low <= v.value <= v.high <= 1 for v in found.values())
-    last = label_figures(scores, given, truth)[-1]
+    last = outcomes.class_metrics()[-1]
     assert np.isnan([last.average_precision, last.recall]).all()
     assert (last.support, last.answers) == (0, given[:, -1].sum())
 
 
-def test_the_figures_of_a_label_do_not_depend_on_the_others() -> None:
-    scores, given, truth = simulated()
-    first = label_figures(scores, given, truth)[:1]
-    assert label_figures(scores[:, :1], given[:, :1], truth[:, :1]) == first
+def test_the_metrics_of_a_label_do_not_depend_on_the_others() -> None:
+    outcomes = simulated()
+    alone = outcomes.take(np.arange(len(outcomes)), np.array([0]))
+    assert alone.class_metrics() == outcomes.class_metrics()[:1]
 
 
-def test_intervals_are_the_bootstraps_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, given, truth = simulated()
-    seen = []
-
-    def bootstrap(measure, n, draws):
-        for seed in range(5):
-            rows = np.random.default_rng(seed).integers(n, size=n)
-            values = measure(np.bincount(rows, minlength=n))
-            s, g, t = scores[rows], given[rows], truth[rows]
-            has = t.any(axis=0)
-            expected = [
-                average_precision_score(t[:, has], s[:, has], average="macro"),
-                average_precision_score(t, s, average="micro"),
-                f1_score(t[:, has], g[:, has], average="macro"),
-                f1_score(t, g, average="micro"),
-            ]
-            np.testing.assert_allclose(values, expected)
-            seen.append(seed)
-        return np.zeros(4), np.ones(4)
-
-    monkeypatch.setattr("clipcls.metrics.multilabel.bootstrap", bootstrap)
-    multilabel_figures(scores, given, truth)
-    assert len(seen) == 5
+def test_metrics_of_drawn_images_are_scikit_learns() -> None:
+    outcomes = simulated()
+    measure, n = outcomes.measurer(), len(outcomes)
+    for seed in range(5):
+        rows = np.random.default_rng(seed).integers(n, size=n)
+        s, g, t = outcomes.scores[rows], outcomes.given[rows], outcomes.truth[rows]
+        has = t.any(axis=0)
+        expected = [
+            average_precision_score(t[:, has], s[:, has], average="macro"),
+            average_precision_score(t, s, average="micro"),
+            f1_score(t[:, has], g[:, has], average="macro"),
+            f1_score(t, g, average="micro"),
+        ]
+        np.testing.assert_allclose(measure(np.bincount(rows, minlength=n)), expected)
 
 
 @pytest.fixture
@@ -93,9 +84,9 @@ def test_a_csv_whose_images_have_several_labels_or_none(
     (tmp_path / "bad.png").write_text("no image")
     rows = ["r.png,red", "y.png,red|green", "b.png,", "g.png,red", "p.png,pink", "bad.png,red"]
     (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows]))
-    found = evaluate_multilabel(classifier, tmp_path / "t.csv", draws=20)
+    found = evaluate(classifier, tmp_path / "t.csv", draws=20)
     # p.png has a label that is not asked for, so none of those that are.
-    assert (found.images, found.right, found.given, found.unknown) == (5, 4, 5, 1)
+    assert (found.images, found.outcomes.truth.sum(), found.outcomes.given.sum()) == (5, 4, 5)
     red, green, bicycle = found.classes
     assert (red.precision, red.recall, red.support) == (pytest.approx(2 / 3),) * 2 + (3,)
     assert (green.average_precision, green.precision, green.answers) == (0.5, 0.5, 2)
@@ -109,19 +100,20 @@ def test_a_csv_whose_images_have_several_labels_or_none(
     assert (found.excluded.as_none, found.excluded.left_out) == (1, 0)
     assert found.excluded.without_images == ("bicycle",)
     record = json.loads(json.dumps(found.record(), allow_nan=False))
-    assert record["labels_an_image"] == {"right": 0.8, "given": 1}
+    assert record["labels_per_image"] == {"right": 0.8, "given": 1}
+    assert record["unknown"] == 1
     assert record["as_none"] == 1
     assert record["per_class"][2]["average_precision"] is None
     assert record["per_class"][0]["threshold"] == 0.08
 
     stream = io.StringIO()
-    MultiLabelTable(stream).write(found.record())
+    EvaluationTable(stream).write(found.record())
     text = stream.getvalue()
     assert "5 images; 2 of 3 labels occur" in text
     assert "mAP, mean over labels" in text
 
-    with open_output(tmp_path / "r.html", MultiLabelPage) as writer:
-        writer.write(multilabel_page_record(found, "<my> data"))
+    with open_output(tmp_path / "r.html", EvaluationPage) as writer:
+        writer.write(page_record(found, "<my> data"))
     page = (tmp_path / "r.html").read_text("utf-8")
     assert "&lt;my&gt; data" in page
     assert page.count("data:image/jpeg") == 3
@@ -138,7 +130,7 @@ def test_no_label_is_an_error_where_one_is_asked_for(
     with pytest.raises(InputError, match="an image has no label"):
         evaluate(classifier.classifier, make_dataset(data, unlabelled=True))
     with pytest.raises(InputError, match="no image has a label"):
-        evaluate_multilabel(classifier, data[1:])
+        evaluate(classifier, data[1:])
     (tmp_path / "t.csv").write_text("path,label\nr.png,\n")
     with pytest.raises(InputError, match=r"t\.csv:2: the label is blank"):
         read_dataset(tmp_path / "t.csv")

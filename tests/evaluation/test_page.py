@@ -9,18 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
 from clipcls import (
     MultiLabelClassifier,
     ZeroShotClassifier,
     compare,
-    compare_multilabel,
     evaluate,
-    evaluate_multilabel,
 )
-from clipcls.evaluation.html import EvaluationPage, MultiLabelPage
-from clipcls.evaluation.page import multilabel_page_record, page_record
+from clipcls.evaluation.page import EvaluationPage, page_record
 from clipcls.output.writing import open_output
 from helpers.encoders import ColourEncoder, NamesEncoder
 
@@ -124,20 +122,17 @@ def test_a_comparison_and_the_images_that_changed_sides_are_on_the_page(
     ]
     classifier = ZeroShotClassifier(["red", "blue"], encoder, cache=False).fit()
     first = evaluate(classifier, data, draws=10)
-    other = replace(
-        first,
-        answers=tuple(
-            (path, right, {"won": "blue", "lost": "blue"}.get(Path(path).stem, answer), score)
-            for path, right, answer, score in first.answers
-        ),
-    )
+    blue = [Path(path).stem in ("won", "lost") for path in first.paths]
+    answer = np.where(blue, 1, first.outcomes.answer)
+    other = replace(first, outcomes=replace(first.outcomes, answer=answer))
     comparisons = compare(first, {"<i>prompts</i>=art": other})
     with open_output(tmp_path / "with.html", EvaluationPage) as writer:
         writer.write(page_record(first, "data", comparisons))
     page = (tmp_path / "with.html").read_text("utf-8")
     compared = page[page.index("Compared") : page.index("<h2>Classes")]
     assert "<i>" not in compared
-    assert "<td>&lt;i&gt;prompts&lt;/i&gt;=art</td><td>50.0\N{NBSP}%</td><td>+0.0</td>" in compared
+    assert "&lt;i&gt;prompts&lt;/i&gt;=art, on 4 images<" in compared
+    assert "<td>accuracy</td><td>50.0\N{NBSP}%</td><td>+0.0</td>" in compared
     won, lost = compared.index("1 image right here"), compared.index("1 image wrong here")
     assert won < compared.index("won.png") < lost < compared.index("lost.png")
     assert not re.search("always|never", compared)
@@ -152,13 +147,13 @@ def test_a_comparison_of_several_labels_is_on_the_page(
 ) -> None:
     base = ZeroShotClassifier(["red", "blue"], names_encoder, cache=False)
     data = [(paint("a.png", "red"), ["red"]), (paint("b.png", "blue"), ["blue"])]
-    first = evaluate_multilabel(MultiLabelClassifier(base).fit(), data, draws=2)
-    truth = first.answers.truth
-    right = replace(first, answers=replace(first.answers, given=truth))
-    wrong = replace(first, answers=replace(first.answers, given=~truth))
-    comparisons = compare_multilabel(right, {"calibration=c.json": wrong}, draws=2)
-    with open_output(tmp_path / "r.html", MultiLabelPage) as writer:
-        writer.write(multilabel_page_record(right, "data", comparisons))
+    first = evaluate(MultiLabelClassifier(base).fit(), data, draws=2)
+    truth = first.outcomes.truth
+    right = replace(first, outcomes=replace(first.outcomes, given=truth))
+    wrong = replace(first, outcomes=replace(first.outcomes, given=~truth))
+    comparisons = compare(right, {"calibration=c.json": wrong}, draws=2)
+    with open_output(tmp_path / "r.html", EvaluationPage) as writer:
+        writer.write(page_record(right, "data", comparisons))
     page = (tmp_path / "r.html").read_text("utf-8")
     compared = page[page.index("Compared") : page.index("<h2>Labels")]
     assert "calibration=c.json, on 2 images and 2 labels" in compared

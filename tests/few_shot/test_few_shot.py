@@ -107,7 +107,7 @@ def test_a_learnt_classifier_answers_at_the_levels_of_its_labels_tree(
     assert found.top[0].similarity == pytest.approx(deep.top[0].similarity)
     # At a level the tree tells what is right, and a calibration is for one level.
     truth = [(path, "cold" if "red" not in Path(path).parent.name else "warm") for path in paths]
-    assert evaluate(roots, truth, draws=2).figures["accuracy"].value == 1
+    assert evaluate(roots, truth, draws=2).metrics["accuracy"].value == 1
     calibration, _ = calibrate(roots, truth)
     assert calibration.temperature == 1  # every answer is right
     with pytest.raises(CalibrationError):
@@ -557,7 +557,7 @@ def test_a_label_that_a_person_gave_is_not_overruled(
     (found,) = roots.classify([odd])
     assert (found.label, found.by_person) == ("cold", True)
     # What it is measured by is its own answer.
-    assert evaluate(classifier, [(odd, "blue")], draws=2).figures["accuracy"].value == 0
+    assert evaluate(classifier, [(odd, "blue")], draws=2).metrics["accuracy"].value == 0
 
 
 def test_an_image_that_a_person_gave_none_of_the_labels_stays_unknown(

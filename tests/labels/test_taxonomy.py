@@ -265,14 +265,14 @@ def test_evaluate_tells_the_accuracy_of_each_level(
         (paint("4.png", "yellow"), "Warm"),
     ]
     found = evaluate(classifier, data, draws=10)
-    assert found.figures["accuracy"].value == 2 / 4
+    assert found.metrics["accuracy"].value == 2 / 4
     assert [level.value for level in found.levels] == [3 / 4, 2 / 4, 2 / 4]
     record = found.record()["levels"]
     assert [(level["level"], level["name"]) for level in record] == [(1, ""), (2, ""), (3, "")]
-    assert record[2]["low"] == found.record()["figures"]["accuracy"]["low"]
+    assert record[2]["low"] == found.record()["metrics"]["accuracy"]["low"]
     roots = ZeroShotClassifier(TREE, classifier.encoder_, cache=False, level=1).fit()
     at_root = evaluate(roots, data, draws=10)
-    assert at_root.figures["accuracy"].value == 3 / 4
+    assert at_root.metrics["accuracy"].value == 3 / 4
     assert at_root.levels == ()
     assert at_root.several == 0
 

@@ -5,8 +5,7 @@ import pytest
 from scipy.stats import binomtest, bootstrap
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
 
-from clipcls.metrics import single_label
-from clipcls.metrics.single_label import Outcomes
+from clipcls.metrics.single_label import Outcomes, calibration_error
 
 
 def outcomes(n: int = 500, classes: int = 7, seed: int = 0) -> Outcomes:
@@ -21,12 +20,20 @@ def outcomes(n: int = 500, classes: int = 7, seed: int = 0) -> Outcomes:
         scores.max(axis=1),
         (best[:, :5] == truth[:, None]).any(axis=1),
         -np.log(scores[np.arange(n), truth]),
+        classes,
     )
 
 
-def test_figures_are_scikit_learns() -> None:
+def answers(confidence: np.ndarray, correct: np.ndarray) -> Outcomes:
+    """Answers of class 0 with these scores."""
+    n = len(confidence)
+    truth = np.where(correct, 0, 1)
+    return Outcomes(np.zeros(n, int), truth, confidence, np.ones(n, bool), np.ones(n), 2)
+
+
+def test_metrics_are_scikit_learns() -> None:
     found = outcomes()
-    values = {name: f.value for name, f in single_label.figures(found, 7, draws=10).items()}
+    values = {name: f.value for name, f in found.metrics(draws=10).items()}
     assert values["accuracy"] == pytest.approx(accuracy_score(found.truth, found.answer))
     assert values["balanced_accuracy"] == pytest.approx(
         balanced_accuracy_score(found.truth, found.answer)
@@ -35,28 +42,26 @@ def test_figures_are_scikit_learns() -> None:
     assert values["top5"] == found.top5.mean()
     scores = np.column_stack([1 - np.exp(-found.loss), np.exp(-found.loss)])
     assert values["nll"] == pytest.approx(log_loss(np.ones(500), scores, labels=[0, 1]))
-    assert values["ece"] == pytest.approx(
-        single_label.calibration_error(found.confidence, found.correct)
-    )
-    assert values["aurc"] == pytest.approx(single_label.aurc(found.confidence, found.correct))
+    assert values["ece"] == pytest.approx(calibration_error(found.confidence, found.correct))
 
 
 def test_calibration_error_and_risk_coverage_by_hand() -> None:
     rng = np.random.default_rng(1)
     confidence, correct = rng.random(150), rng.random(150) < 0.7
+    found = answers(confidence, correct)
     falling = sorted(range(150), key=lambda i: -confidence[i])
     gaps = []
     for start in range(0, 150, 10):
         part = falling[start : start + 10]
         gaps.append(abs(np.mean(correct[part]) - np.mean(confidence[part])))
-    assert single_label.calibration_error(confidence, correct) == pytest.approx(np.mean(gaps))
+    assert calibration_error(confidence, correct) == pytest.approx(np.mean(gaps))
     risks = [1 - np.mean(correct[falling[:k]]) for k in range(1, 151)]
-    assert single_label.aurc(confidence, correct) == pytest.approx(np.mean(risks))
-    for point in single_label.risk_coverage(confidence, correct):
+    assert found.metrics(draws=1)["aurc"].value == pytest.approx(np.mean(risks))
+    for point in found.risk_coverage():
         accepted = confidence >= point.score
         assert point.coverage == pytest.approx(accepted.mean())
         assert point.risk == pytest.approx(1 - correct[accepted].mean())
-    assert single_label.risk_coverage(confidence, correct)[-1].coverage == 1
+    assert found.risk_coverage()[-1].coverage == 1
 
 
 def test_images_of_equal_score_count_as_in_the_mean_over_their_orders() -> None:
@@ -65,12 +70,13 @@ def test_images_of_equal_score_count_as_in_the_mean_over_their_orders() -> None:
     orders = [(0, 0, 1), (0, 1, 1), (1, 1, 1)]
     expected = np.mean([np.mean([0, a / 2, b / 3, c / 4]) for a, b, c in orders])
     for correct in ([True, False, True, True], [True, True, True, False]):
-        assert single_label.aurc(confidence, np.array(correct)) == pytest.approx(expected)
+        found = answers(confidence, np.array(correct)).metrics(draws=1)
+        assert found["aurc"].value == pytest.approx(expected)
 
 
 def test_bootstrap_intervals_are_scipys() -> None:
     found = outcomes(400)
-    ours = single_label.figures(found, 7, draws=2000)
+    ours = found.metrics(draws=2000)
     theirs = bootstrap(
         (found.loss,), np.mean, n_resamples=2000, method="percentile", rng=1
     ).confidence_interval
@@ -79,7 +85,7 @@ def test_bootstrap_intervals_are_scipys() -> None:
     assert ours["nll"].high == pytest.approx(theirs.high, abs=0.1 * width)
     exact = binomtest(int(found.correct.sum()), 400).proportion_ci(0.95, method="exact")
     assert (ours["accuracy"].low, ours["accuracy"].high) == pytest.approx((exact.low, exact.high))
-    assert ours == single_label.figures(found, 7, draws=2000)  # seeded
+    assert ours == found.metrics(draws=2000)  # seeded
 
 
 def test_a_drawn_images_copies_count_as_in_the_data_with_copies() -> None:
@@ -87,20 +93,21 @@ def test_a_drawn_images_copies_count_as_in_the_data_with_copies() -> None:
     times = np.random.default_rng(2).integers(3, size=40)
     rows = np.repeat(np.arange(40), times)
     copied = Outcomes(
-        *(getattr(found, name)[rows] for name in ("answer", "truth", "confidence", "top5", "loss"))
+        *(getattr(found, name)[rows] for name in ("answer", "truth", "confidence", "top5", "loss")),
+        7,
     )
-    ours = dict(zip(single_label._NAMES, single_label._measurer(found, 7)(times), strict=True))
+    ours = dict(zip(found.names, found.measurer()(times), strict=True))
     for name in ("accuracy", "top5", "balanced_accuracy", "macro_f1", "nll", "aurc"):
-        expected = single_label.figures(copied, 7, draws=2)[name].value
+        expected = copied.metrics(draws=2)[name].value
         assert ours[name] == pytest.approx(expected, rel=1e-3 if name == "aurc" else 1e-9), name
 
 
 def test_intervals_cover_the_truth_about_95_times_in_100() -> None:
-    truth = single_label.figures(outcomes(20_000, seed=99), 7, draws=2)
+    truth = outcomes(20_000, seed=99).metrics(draws=2)
     hits = dict.fromkeys(truth, 0)
     for seed in range(100):
-        for name, figure in single_label.figures(outcomes(300, seed=seed), 7, draws=200).items():
-            hits[name] += figure.low <= truth[name].value <= figure.high
+        for name, metric in outcomes(300, seed=seed).metrics(draws=200).items():
+            hits[name] += metric.low <= truth[name].value <= metric.high
     hits.pop("ece")  # with 300 images its bins hold 20: it is biased, as every ECE is
     assert min(hits.values()) >= 87, hits
 
@@ -108,17 +115,17 @@ def test_intervals_cover_the_truth_about_95_times_in_100() -> None:
 def test_classes_and_confusions() -> None:
     answer = np.array([0, 0, 1, 1, 1])
     truth = np.array([0, 1, 1, 0, 0])
-    found = Outcomes(answer, truth, np.full(5, 0.5), np.ones(5, bool), np.ones(5))
-    first, second, third = single_label.class_figures(found, 3)
+    found = Outcomes(answer, truth, np.full(5, 0.5), np.ones(5, bool), np.ones(5), 3)
+    first, second, third = found.class_metrics()
     assert (first.precision, first.recall, first.support, first.answers) == (1 / 2, 1 / 3, 3, 2)
     assert (second.f1, second.support) == (pytest.approx(0.4), 2)
     assert third.support == third.answers == 0
     assert np.isnan(third.precision)
     assert np.isnan(third.recall)
-    assert single_label.confused_pairs(found, 3) == [(0, 1, 2), (1, 0, 1)]
+    assert found.confused_pairs() == [(0, 1, 2), (1, 0, 1)]
 
 
-def test_one_image_has_figures() -> None:
-    one = single_label.figures(outcomes(1), 7, draws=5)
+def test_one_image_has_metrics() -> None:
+    one = outcomes(1).metrics(draws=5)
     assert one["accuracy"].low == 0 or one["accuracy"].high == 1
     assert all(np.isfinite([f.low, f.value, f.high]).all() for f in one.values())
