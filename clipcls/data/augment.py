@@ -35,7 +35,7 @@ class View:
         """What the cache knows the view by: SHA-256 of the recipe and the image's content hash."""
         return hashlib.sha256(f"{_RECIPE} {self.number} ".encode() + content).digest()
 
-    def of(self, image: Image.Image, content: bytes) -> Image.Image:
+    def render(self, image: Image.Image, content: bytes) -> Image.Image:
         """The view of an RGB image whose content has this hash."""
         dice = random.Random(self.key(content))
         area = dice.uniform(_LEAST_AREA, 1)

@@ -309,7 +309,7 @@ def _prepare(
                 if _is_unit(known.vector):
                     return known
             decoded = decode_image(data, name, least_side=encoder.least_side, reserve=reserve)
-            ready = encoder.preprocess(view.of(decoded, content) if view else decoded)
+            ready = encoder.preprocess(view.render(decoded, content) if view else decoded)
             if missing_share(decoded):
                 key = b""  # not stored: the next run has to warn again
     except ImageError as error:

@@ -1,7 +1,7 @@
 """Decode the text files that users have, and read csv tables as spreadsheets write them.
 
-The one place that turns bytes into text (`decode`, `read_text`), text into lines (`numbered`) or
-rows (`read_table`), and texts that look the same into one (`canonical`, `clean`). A cell or line
+The one place that turns bytes into text (`decode`, `read_text`), text into lines (`number_lines`)
+or rows (`read_table`), and texts that look the same into one (`canonical`, `clean`). A cell or line
 comes back as written; the caller applies `canonical` where it is a label or a number, but not where
 it is a path: `Screenshot at 10.00\\u202fAM.png` is a real file name (see `files.on_disk`).
 """
@@ -26,7 +26,7 @@ __all__ = [
     "detect_encoding",
     "escape_bytes",
     "guard",
-    "numbered",
+    "number_lines",
     "parse_number",
     "read_table",
     "read_text",
@@ -146,7 +146,7 @@ def detect_encoding(start: bytes) -> str:
     return "utf-8-sig"
 
 
-def numbered(text: str) -> Iterator[tuple[int, str]]:
+def number_lines(text: str) -> Iterator[tuple[int, str]]:
     r"""Line numbers (from 1) and stripped lines, without blank lines and `#` comments.
 
     Only a line that begins with `#` is a comment, so that `C#` and `route #66` are whole; a line

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from clipcls.errors import LabelsError
-from clipcls.files.text import numbered, read_table
+from clipcls.files.text import number_lines, read_table
 from clipcls.labels.entries import FIELDS, Entry, Parsed, split_cell
 from clipcls.labels.formats import parse_items
 from clipcls.labels.lists import find_doubt, strip_lines
@@ -66,7 +66,7 @@ def find_level_names(path: Path, text: str) -> str:
 
 def _parse_text(path: str, text: str) -> Parsed:
     """One label per line, or what was pasted or saved under a name without a suffix."""
-    lines = list(numbered(text))
+    lines = list(number_lines(text))
     first = lines[0][1] if lines else ""
     cells = [cell.strip(' "').lower() for cell in re.split("[,;\t]", first)]
     if any(map(_RULE.fullmatch, text.split("\n"))) and "|" in first:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Iterable
@@ -10,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from clipcls.errors import PromptsError
-from clipcls.files.text import clean, numbered, read_text
+from clipcls.files.text import clean, number_lines, read_text
 from clipcls.labels.label_set import LabelSet, read_labels
 from clipcls.labels.names import spell_out
 from clipcls.labels.presets import ReadySet, describe, find_set, ready_sets
+from clipcls.labels.structured import read_python
 
 __all__ = [
     "REJECT_TEXTS",
@@ -26,31 +26,17 @@ __all__ = [
 ]
 
 REJECT_TEXTS = (
-    "a photo.",
-    "an image.",
-    "a picture of something.",
-    "a photo of an object.",
-    "a photo of a thing.",
-    "a photo of a scene.",
-    "a photo of a place.",
-    "a photo of a person.",
-    "a photo of an animal.",
-    "a photo of a plant.",
-    "a photo of a texture.",
-    "a photo of a building.",
-    "a photo of a vehicle.",
-    "a photo of food.",
-    "a photo of a tool.",
-    "a photo of furniture.",
-    "a photo of clothing.",
-    "a photo of a landscape.",
-    "a photo of the background.",
-    "a blurry photo.",
-    "a drawing.",
-    "a document.",
-    "a screenshot.",
-    "a photo of nothing in particular.",
-    "a pattern.",
+    *("a photo.", "an image.", "a picture of something."),
+    *(
+        f"a photo of {what}."
+        for what in (
+            *("an object", "a thing", "a scene", "a place", "a person", "an animal", "a plant"),
+            *("a texture", "a building", "a vehicle", "food", "a tool", "furniture", "clothing"),
+            *("a landscape", "the background"),
+        )
+    ),
+    *("a blurry photo.", "a drawing.", "a document.", "a screenshot."),
+    *("a photo of nothing in particular.", "a pattern."),
 )
 """What an image may show that has none of the labels: the texts of the class `none of these`."""
 
@@ -124,53 +110,46 @@ def read_prompts(source: str | os.PathLike[str]) -> PromptSet:
     path, ready = find_set("templates", source)
     text = read_text(path, PromptsError)
     name = os.fspath(source) if ready else str(path)
-    lines, what = (list(numbered(text)), "") if ready else _parse_templates(str(path), text)
-    warnings = [f"read {path} as {what}: {len(lines)} templates"] if what else []
-    return _build(name, [(f"{path}:{number}", line) for number, line in lines], warnings)
+    if ready:
+        return _build(name, [(f"{path}:{number}", line) for number, line in number_lines(text)])
+    templates, what = _parse_templates(str(path), text)
+    warnings = [f"read {path} as {what}: {len(templates)} templates"] if what else []
+    return _build(name, templates, warnings)
 
 
-_PASTED = re.compile(r"(?:lambda\s+\w+\s*:\s*)?[fru]?(['\"])(.*)\1\s*,?")
+# Before a template in code: open_clip's lambdas, and f-strings.
+_PREFIX = re.compile(r"(?:\blambda\s+\w+\s*:\s*)?(?:\b[fru])?(?=['\"])")
+_BULLET = re.compile(r"[-*•]\s+(.*)")
 
 
-def _parse_templates(path: str, text: str) -> tuple[list[tuple[int, str]], str]:
-    """Line numbers and templates of a text file, of JSON or of a pasted list, and which it is."""
-    from clipcls.files.jsonfiles import parse_json
-
-    lines = list(numbered(text))
-    found = None
-    if lines and lines[0][1][0] in "[{":
-        with contextlib.suppress(PromptsError):
-            found = parse_json(text, path, PromptsError) or None  # {} is a template
-    what = "JSON"
-    if isinstance(found, dict):
-        if len(found) != 1:
-            raise PromptsError(
-                f"{path}: has the templates of {len(found)} datasets ({', '.join(list(found)[:5])}"
-                "...); keep those of one"
-            )
-        ((dataset, found),) = found.items()
-        what = f"the templates of {dataset!r}"
-    if isinstance(found, list):
-        lines = [(number, item) for number, item in enumerate(found, 1)]
-    else:
-        inner = [
-            (number, line)
-            for number, line in lines
-            if not re.fullmatch(r"(?:\w+\s*=\s*)?[\[({]|[\])}],?", line)
-        ]
-        pasted = [(number, _PASTED.fullmatch(line)) for number, line in inner]
-        if inner and all(match for _, match in pasted):
-            lines = [(number, match[2]) for number, match in pasted if match]
-            what = "a list in code"
-        elif inner and all(re.match(r"[-*•]\s", line) for _, line in inner):
-            lines = [(number, line[1:].strip()) for number, line in inner]
-            what = "a list with bullets"
-        else:
-            what = ""
-    return lines, what
+def _parse_templates(path: str, text: str) -> tuple[list[tuple[str, object]], str]:
+    """Templates and where they stand, and as what they were read where it is no plain list."""
+    items = read_python(path, _PREFIX.sub("", text), PromptsError)
+    if items and any(isinstance(item.value, str | list) for item in items):  # not {} or {{}}
+        what = "JSON" if path.lower().endswith(".json") else "a list in code"
+        if items[0].key is not None:
+            if len(items) > 1:
+                names = ", ".join(str(item.key) for item in items[:5])
+                raise PromptsError(
+                    f"{path}: has the templates of {len(items)} datasets ({names}...); keep those "
+                    "of one"
+                )
+            where, dataset, templates = items[0]
+            what = f"the templates of {dataset!r}"
+            found = templates if isinstance(templates, list) else [templates]
+            return [(where, template) for template in found], what
+        return [(item.where, item.value) for item in items], what
+    lines = [(f"{path}:{number}", line) for number, line in number_lines(text)]
+    bullets = [_BULLET.fullmatch(line) for _, line in lines]
+    if lines and all(bullets):
+        pairs = zip(lines, bullets, strict=True)
+        return [(where, match[1]) for (where, _), match in pairs if match], "a list with bullets"
+    return list(lines), ""
 
 
-def _build(name: str, lines: Iterable[tuple[str, str]], warnings: Iterable[str] = ()) -> PromptSet:
+def _build(
+    name: str, lines: Iterable[tuple[str, object]], warnings: Iterable[str] = ()
+) -> PromptSet:
     templates: dict[str, None] = {}
     warnings = list(warnings)
     for where, line in lines:
@@ -212,7 +191,7 @@ def class_texts(labels: LabelSet, prompts: PromptSet) -> list[tuple[str, ...]]:
         One tuple of texts a label, in the labels' order; no text twice in one class.
 
     Example:
-        >>> from clipcls.labels import make_labels
+        >>> from clipcls.labels.label_set import make_labels
         >>> labels = make_labels({"cat": {"synonyms": "kitten"}, "dog": "my {} asleep"})
         >>> class_texts(labels, PromptSet("one", ("a photo of a {}.",)))
         [('a photo of a cat.', 'a photo of a kitten.'), ('a photo of a dog.', 'my dog asleep')]

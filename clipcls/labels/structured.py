@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from clipcls.errors import LabelsError
+from clipcls.errors import ClipclsError, LabelsError
 from clipcls.files.jsonfiles import check_depth, unique_keys
 from clipcls.files.text import canonical
 from clipcls.labels.entries import Item, Number
@@ -136,7 +136,7 @@ def read_yaml(path: str, text: str) -> list[Item]:
     raise LabelsError(f"{where(top)}: must be a list of labels, or a mapping from label to texts")
 
 
-def read_python(path: str, text: str) -> list[Item] | None:
+def read_python(path: str, text: str, error: type[ClipclsError] = LabelsError) -> list[Item] | None:
     """The items of a list, tuple, set or dict that was pasted from Python.
 
     An assignment (`CLASSES = [...]`), a call around it (`np.array([...])`) and what other
@@ -146,7 +146,7 @@ def read_python(path: str, text: str) -> list[Item] | None:
         None if the text is no such literal.
 
     Raises:
-        LabelsError: a comma is missing, so that Python would join two labels.
+        error: a comma is missing, so that Python would join two texts.
     """
     import ast
 
@@ -172,7 +172,7 @@ def read_python(path: str, text: str) -> list[Item] | None:
                 continue
         except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
             continue
-        _refuse_joined(source, path)
+        _refuse_joined(source, path, error)
         return [Item(f"{path}:{line}", key, value) for line, key, value in found]
     return None
 
@@ -193,7 +193,7 @@ def _value(node: Any) -> Any:
     raise ValueError("not a literal")
 
 
-def _refuse_joined(source: str, name: str) -> None:
+def _refuse_joined(source: str, path: str, error: type[ClipclsError]) -> None:
     """Two strings without a comma between them, which Python joins to one."""
     import io
     import tokenize
@@ -202,8 +202,8 @@ def _refuse_joined(source: str, name: str) -> None:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.STRING:
             if last is not None:
-                raise LabelsError(
-                    f"{name}:{token.start[0]}: a comma is missing between {last} and {token.string}"
+                raise error(
+                    f"{path}:{token.start[0]}: a comma is missing between {last} and {token.string}"
                 )
             last = token.string
         elif token.type not in (tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT):

@@ -14,7 +14,7 @@ from clipcls.files.text import (
     decode,
     describe_change,
     guard,
-    numbered,
+    number_lines,
     parse_number,
     read_table,
     read_text,
@@ -84,7 +84,7 @@ def test_the_canonical_spelling_is_its_own(text: str) -> None:
 
 
 def test_comments_and_blank_lines_of_a_list() -> None:
-    assert list(numbered("# c\n\n a \n\\#b\nc#\n")) == [(3, "a"), (4, "#b"), (5, "c#")]
+    assert list(number_lines("# c\n\n a \n\\#b\nc#\n")) == [(3, "a"), (4, "#b"), (5, "c#")]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from clipcls.errors import ImageError
-from clipcls.files.text import numbered
+from clipcls.files.text import number_lines
 from clipcls.web.admission import Ticket
 from clipcls.web.serve.fetch import Fetcher
 from clipcls.web.serve.questions import Limits, Question
@@ -165,7 +165,7 @@ def _form_options(parts: Sequence[Part]) -> Options:
             raise RefusedError(422, f"{part.name[:50]!r} is not UTF-8 text") from error
         if part.name in ("labels", "prompts"):
             text = text.replace("\r\n", "\n")
-            given.setdefault(part.name, []).extend(line for _, line in numbered(text))
+            given.setdefault(part.name, []).extend(line for _, line in number_lines(text))
         elif part.name in given:
             raise RefusedError(422, f"{part.name[:50]!r} is there twice")
         else:
