@@ -116,7 +116,7 @@ class Identity:
             return "labels were set against another vocabulary"
         return ""
 
-    def record(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As in a calibration's file."""
         record = asdict(self)
         for name in ("background", "classifier"):
@@ -170,11 +170,11 @@ class BaseCalibration:
         if difference := self.identity.difference(identity):
             raise CalibrationError(f"{source}: {difference}; calibrate anew")
 
-    def record(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As in its file."""
         record = {**asdict(self), "made_from": ",".join(self.made_from)}
         del record["identity"]
-        return {"format": self.form, **self.identity.record(), **record}
+        return {"format": self.form, **self.identity.to_dict(), **record}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes its file, which is whole or not there.
@@ -185,12 +185,12 @@ class BaseCalibration:
         from clipcls.output.writing import open_output
 
         with open_output(Path(path), "document") as writer:
-            writer.write(self.record())
+            writer.write(self.to_dict())
 
     @property
     def digest(self) -> str:
         """First 12 hex of a SHA-256 of all of it; records of predictions carry it."""
-        return hashlib.sha256(json.dumps(self.record()).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(self.to_dict()).encode()).hexdigest()[:12]
 
     @property
     def worsens_loss(self) -> bool:

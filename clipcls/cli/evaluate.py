@@ -155,9 +155,9 @@ def command(
     comparisons = compare(found, evaluated)
     if output.html:
         _write_page(console, output.html, found, data, comparisons)
-    record = found.record()
+    record = found.to_dict()
     if comparisons:
-        record["compare"] = [comparison.record() for comparison in comparisons]
+        record["compare"] = [comparison.to_dict() for comparison in comparisons]
     _write(console, record, form, output, columns)
     return console.status(len(found.excluded.unreadable), found.images)
 

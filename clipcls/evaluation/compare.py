@@ -66,7 +66,7 @@ class Comparison:
     gained: tuple[Change, ...] = ()
     lost: tuple[Change, ...] = ()
 
-    def record(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As in JSON."""
         return {
             "name": self.name,

@@ -64,7 +64,7 @@ class BaseEvaluation:
         """How many images the metrics are of."""
         return len(self.paths)
 
-    def record(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As in JSON; what is not defined (the precision of what was never given) is null."""
         return {
             "images": self.images,

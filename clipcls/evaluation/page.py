@@ -9,23 +9,13 @@ from clipcls.data.thumbnails import data_uri, thumbnail
 from clipcls.errors import ImageError
 from clipcls.evaluation.compare import Change, Comparison
 from clipcls.evaluation.evaluate import BaseEvaluation, Evaluation, MultiLabelEvaluation
-from clipcls.evaluation.tables import NAMES, format_cell, format_metric
+from clipcls.evaluation.tables import NAMES, format_cell, format_metric, rank_classes
 
 __all__ = ["EvaluationPage", "page_record"]
 
 _SHOWN = 24
 _SIDE = 160  # of a thumbnail, pixels
 _CLASSES = 30  # in the confusion matrix
-
-_COLUMNS = {
-    "average precision": "average_precision",
-    "precision": "precision",
-    "recall": "recall",
-    "F1": "f1",
-    "threshold": "threshold",
-    "images": "support",
-    "answers": "answers",
-}
 
 
 class EvaluationPage:
@@ -45,20 +35,17 @@ class EvaluationPage:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        several = "labels_per_image" in record
+        columns, classes = rank_classes(record)
         environment.filters["percent"] = lambda x: _keep_together("accuracy", x)
         environment.filters["points"] = lambda x: f"{100 * x:+.1f}"
         page = environment.get_template("evaluation.html").render(
             record,
-            several=several,
+            several="labels_per_image" in record,
             names=NAMES,
             number=lambda name, value: format_metric(name, value).replace(" ", "\N{NBSP}"),
             cell=_keep_together,
-            columns=[
-                (heading, key)
-                for heading, key in _COLUMNS.items()
-                if several or key not in ("average_precision", "threshold")
-            ],
+            columns=columns,
+            classes=classes,
         )
         # Stray bytes of a path that is not valid UTF-8.
         self._stream.write(page.encode(errors="replace").decode())
@@ -87,12 +74,12 @@ def page_record(
         and the points of the curves.
     """
     return {
-        **evaluation.record(),
+        **evaluation.to_dict(),
         "source": source,
         "examples": _examples(evaluation),
         "compare": [
             {
-                **comparison.record(),
+                **comparison.to_dict(),
                 "sides": [
                     _changed("right here, wrong in the first", comparison.gained),
                     _changed("wrong here, right in the first", comparison.lost),

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 from clipcls.errors import printable
 from clipcls.output.table import fit
 
-__all__ = ["NAMES", "EvaluationTable", "format_metric", "format_percent"]
+__all__ = ["NAMES", "EvaluationTable", "format_cell", "format_metric", "rank_classes"]
 
 NAMES = {
     "accuracy": "accuracy",
@@ -30,13 +30,14 @@ _PAIRS = 10
 
 _COLUMNS = {
     "average_precision": "AP",
-    "precision": "PRECISION",
-    "recall": "RECALL",
+    "precision": "precision",
+    "recall": "recall",
     "f1": "F1",
-    "threshold": "THRESHOLD",
-    "support": "IMAGES",
-    "answers": "GIVEN",
+    "threshold": "threshold",
+    "support": "images",
+    "answers": "given",
 }
+"""The metrics of a class in its record, and their headings."""
 
 
 class EvaluationTable:
@@ -53,8 +54,7 @@ class EvaluationTable:
 
 
 def _lines(record: Mapping[str, Any]) -> Iterator[str]:
-    shown = [c for c in record["per_class"] if c["support"]]
-    yield from _heading(record, len(shown))
+    yield from _heading(record)
     yield (
         f"model {printable(record['model'])} ({record['weights']}, {record['precision']}), "
         f"prompts {printable(record['prompts'])}"
@@ -67,11 +67,11 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
         name = f"right at level {level['level']}"
         if level["name"]:
             name += f" ({printable(level['name'])})"
-        yield _interval(name, *(format_percent(level[k]) for k in _ENDS))
+        yield _interval(name, *(_percent(level[k]) for k in _ENDS))
     for other in record.get("compare", ()):
         yield from _comparison(other)
     yield ""
-    yield from _classes(shown)
+    yield from _classes(record)
     if "confused" in record:
         yield from _answers(record)
 
@@ -79,7 +79,8 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
 _ENDS = ("value", "low", "high")
 
 
-def _heading(record: Mapping[str, Any], shown: int) -> Iterator[str]:
+def _heading(record: Mapping[str, Any]) -> Iterator[str]:
+    shown = sum(c["support"] > 0 for c in record["per_class"])
     images, labels = _count(record["images"], "image"), _count(len(record["per_class"]), "label")
     if "labels_per_image" in record:
         mean = record["labels_per_image"]
@@ -108,19 +109,29 @@ def _comparison(other: Mapping[str, Any]) -> Iterator[str]:
         more, low, high = (100 * one["difference"][key] for key in _ENDS)
         p = "-" if one["p"] is None else f"{one['p']:.2g}"
         yield (
-            f"{NAMES[name]:<34}{format_percent(one['value']):>8}{more:>+10.1f}   "
+            f"{NAMES[name]:<34}{_percent(one['value']):>8}{more:>+10.1f}   "
             f"{f'{low:+.1f} to {high:+.1f}':<16}{p:>8}"
         )
 
 
-def _classes(shown: list[dict[str, Any]]) -> Iterator[str]:
-    several = any("threshold" in c for c in shown)
-    keys = [*_COLUMNS] if several else ["precision", "recall", "f1", "support"]
-    by, width = ("average_precision", 28) if several else ("f1", 34)
-    first = f"LABEL ({_CLASSES} of lowest {_COLUMNS[by]})" if len(shown) > _CLASSES else "LABEL"
-    yield f"{first:<{width}}" + "".join(f"{_COLUMNS[key]:>10}" for key in keys)
-    for c in sorted(shown, key=lambda c: (c[by], -c["support"]))[:_CLASSES]:
-        yield fit(c["label"], width) + "".join(f"{format_cell(key, c[key]):>10}" for key in keys)
+def rank_classes(record: Mapping[str, Any]) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """The columns of a table of classes, key -> heading, and the classes that images have.
+
+    The classes come worst first: by average precision where each label has its own threshold, else
+    by F1.
+    """
+    shown = [c for c in record["per_class"] if c["support"]]
+    columns = {key: head for key, head in _COLUMNS.items() if key in record["per_class"][0]}
+    by = "average_precision" if "average_precision" in columns else "f1"
+    return columns, sorted(shown, key=lambda c: (c[by], -c["support"]))
+
+
+def _classes(record: Mapping[str, Any]) -> Iterator[str]:
+    columns, shown = rank_classes(record)
+    first = f"LABEL ({_CLASSES} weakest)" if len(shown) > _CLASSES else "LABEL"
+    yield f"{first:<28}" + "".join(f"{heading.upper():>10}" for heading in columns.values())
+    for c in shown[:_CLASSES]:
+        yield fit(c["label"], 28) + "".join(f"{format_cell(k, c[k]):>10}" for k in columns)
 
 
 def _answers(record: Mapping[str, Any]) -> Iterator[str]:
@@ -133,28 +144,27 @@ def _answers(record: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield f"{'RELIABILITY: MEAN SCORE':<34}{'RIGHT':>10}{'IMAGES':>10}"
     for b in record["reliability"]["curve"]:
-        yield f"{b['confidence']:<34.3f}{format_percent(b['accuracy']):>10}{b['images']:>10,}"
+        yield f"{b['confidence']:<34.3f}{_percent(b['accuracy']):>10}{b['images']:>10,}"
     yield ""
     yield f"{'ANSWERING THE SURE ONES: SHARE':<34}{'WRONG':>10}{'MIN SCORE':>12}"
     for point in record["risk_coverage"]:
-        share, wrong = format_percent(point["coverage"]), format_percent(point["risk"])
+        share, wrong = _percent(point["coverage"]), _percent(point["risk"])
         yield f"{share:<34}{wrong:>10}{point['score']:>12.3f}"
 
 
 def format_metric(name: str, value: float) -> str:
     """A metric of an evaluation as people read it."""
-    return f"{value:.3f}" if name in _PLAIN else format_percent(value)
+    return f"{value:.3f}" if name in _PLAIN else _percent(value)
 
 
 def format_cell(key: str, value: float | None) -> str:
     """A number of one class as people read it: counts, thresholds, else shares."""
     if key in ("support", "answers"):
         return f"{value:,}"
-    return f"{value:.3f}" if key == "threshold" else format_percent(value)
+    return f"{value:.3f}" if key == "threshold" else _percent(value)
 
 
-def format_percent(value: float | None) -> str:
-    """A share as people read it; - where it is not defined."""
+def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 

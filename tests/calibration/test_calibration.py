@@ -176,7 +176,7 @@ def test_files_that_are_no_calibration(tmp_path: Path, classifier, paint: Paint)
         file.write_text(text)
         with pytest.raises(CalibrationError, match=r"is no(t JSON| calibration)"):
             read_calibration(file)
-    record = calibrate(classifier, painted(paint))[0].record()
+    record = calibrate(classifier, painted(paint))[0].to_dict()
     for key, value in (
         ("temperature", "nan"),
         ("temperature", 0),
@@ -306,7 +306,7 @@ def test_images_that_a_calibration_was_made_from_are_told(
     shutil.copy(data[0][0], copy)
     found = evaluate(calibrated, [(copy, data[0][1]), *data[10:]], draws=2)
     assert "the calibration was made from 11 of these 31 images" in caplog.text
-    (note,) = found.record()["notes"]
+    (note,) = found.to_dict()["notes"]
     assert note.startswith("the calibration was made from 11 of these 31 images")
     with open_output(tmp_path / "r.html", EvaluationPage) as writer:
         writer.write(page_record(found, "data"))

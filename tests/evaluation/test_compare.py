@@ -83,7 +83,7 @@ def test_the_same_twice_is_no_difference(first) -> None:
     accuracy, ece = same.metrics["accuracy"], same.metrics["ece"]
     assert (accuracy.p, accuracy.difference.low, accuracy.difference.high) == (1, 0, 0)
     assert (ece.p, ece.difference.value) == (None, 0)
-    assert same.record()["metrics"]["ece"]["p"] is None
+    assert same.to_dict()["metrics"]["ece"]["p"] is None
 
 
 @pytest.fixture

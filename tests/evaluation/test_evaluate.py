@@ -43,7 +43,7 @@ def test_a_small_folder(classifier: ZeroShotClassifier, paint: Paint, tmp_path: 
     assert [error.path for error in found.excluded.unreadable] == [str(bad)]
     assert [e.path for e in seen if e] == [str(bad)]
     assert len(seen) == 5
-    record = json.loads(json.dumps(found.record(), allow_nan=False))
+    record = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert record["per_class"][1] == {
         **{"label": "green", "precision": None, "recall": None},
         **{"f1": None, "support": 0, "answers": 0},

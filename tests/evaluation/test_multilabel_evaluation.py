@@ -99,7 +99,7 @@ def test_a_csv_whose_images_have_several_labels_or_none(
     assert found.excluded.no_labels == {"pink": 1}
     assert (found.excluded.as_none, found.excluded.left_out) == (1, 0)
     assert found.excluded.without_images == ("bicycle",)
-    record = json.loads(json.dumps(found.record(), allow_nan=False))
+    record = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert record["labels_per_image"] == {"right": 0.8, "given": 1}
     assert record["unknown"] == 1
     assert record["as_none"] == 1
@@ -107,7 +107,7 @@ def test_a_csv_whose_images_have_several_labels_or_none(
     assert record["per_class"][0]["threshold"] == 0.08
 
     stream = io.StringIO()
-    EvaluationTable(stream).write(found.record())
+    EvaluationTable(stream).write(found.to_dict())
     text = stream.getvalue()
     assert "5 images; 2 of 3 labels occur" in text
     assert "mAP, mean over labels" in text

@@ -453,7 +453,7 @@ def as_json(value: Any) -> Any:
 
 
 @fuzz
-@given(mutated_json(as_json(SINGLE.record()), as_json(SEVERAL.record())))
+@given(mutated_json(as_json(SINGLE.to_dict()), as_json(SEVERAL.to_dict())))
 def test_calibrations(data: bytes) -> None:
     again = Path(HERE.name) / "again.json"
     found = refused(read_calibration, "c.json", data)

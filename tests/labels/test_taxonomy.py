@@ -267,9 +267,9 @@ def test_evaluate_tells_the_accuracy_of_each_level(
     found = evaluate(classifier, data, draws=10)
     assert found.metrics["accuracy"].value == 2 / 4
     assert [level.value for level in found.levels] == [3 / 4, 2 / 4, 2 / 4]
-    record = found.record()["levels"]
+    record = found.to_dict()["levels"]
     assert [(level["level"], level["name"]) for level in record] == [(1, ""), (2, ""), (3, "")]
-    assert record[2]["low"] == found.record()["metrics"]["accuracy"]["low"]
+    assert record[2]["low"] == found.to_dict()["metrics"]["accuracy"]["low"]
     roots = ZeroShotClassifier(TREE, classifier.encoder_, cache=False, level=1).fit()
     at_root = evaluate(roots, data, draws=10)
     assert at_root.metrics["accuracy"].value == 3 / 4
