@@ -46,6 +46,7 @@ __all__ = [
     "ServerError",
     "SidecarError",
     "UnknownModelError",
+    "counted",
     "install_command",
     "is_control",
     "not_fitted",
@@ -170,6 +171,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(ascii(c)[1:-1] if is_control(c) else c for c in text)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 image`, `1,234 images`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def is_control(character: str) -> bool:

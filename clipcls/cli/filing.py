@@ -31,7 +31,7 @@ __all__ = [
     "xmp_option",
 ]
 
-INTERRUPTED = "interrupted; the same command again goes on where it stopped"
+INTERRUPTED = "interrupted; the same command resumes where it stopped"
 
 
 def xmp_option() -> Any:
@@ -108,7 +108,7 @@ def file_into(
     _name(console, done.failed)
     console.remark(done.summary())
     if done.journal:
-        console.remark(f"to take it back: clipcls sort --undo {shlex.quote(short(done.journal))}")
+        console.remark(f"to undo it: clipcls sort --undo {shlex.quote(short(done.journal))}")
     return done.exit_code
 
 

@@ -12,6 +12,7 @@ from clipcls.cli.console import Console
 from clipcls.cli.constraints import refuse_over
 from clipcls.cli.options import progress_options, results_argument, root_option
 from clipcls.cli.param_types import NEW_FILE
+from clipcls.errors import counted
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -73,12 +74,12 @@ def command(
     shown, gone = pages[0].shown, pages[0].gone
     if gone and not shown:
         console.say(
-            "none of the images is there; their paths are relative to where `classify` ran: give "
+            "none of the images exists; their paths are relative to where `classify` ran: give "
             "that folder with --root"
         )
         return 1
     size = output.stat().st_size / 1e6
     absent = f", {gone:,} without a picture" if gone else ""
-    console.remark(f"{shown + gone:,} images{absent}, {size:,.1f} MB")
+    console.remark(f"{counted(shown + gone, 'image')}{absent}, {size:,.1f} MB")
     console.say_written(output, "open it in a browser")
     return 0

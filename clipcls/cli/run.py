@@ -78,7 +78,7 @@ class Run:
             refuse_inside(self.filing.sort_into, self.inputs)
         self._form = self.output.choose_format()
         if self.filing.xmp:
-            from clipcls.organize.xmp_sidecar import need_lxml
+            from clipcls.organize.xmp_packet import need_lxml
 
             need_lxml()
         if self._form == "parquet":

@@ -21,6 +21,7 @@ from clipcls.cli.filing import (
 from clipcls.cli.groups import option
 from clipcls.cli.options import progress_options, root_option
 from clipcls.cli.param_types import FILE
+from clipcls.errors import counted
 
 
 @dataclass(frozen=True)
@@ -113,5 +114,5 @@ def _undo(console: Console, journal: Path) -> int:
     for file in done.kept:
         console.say(f"kept {file}")
     kept = f"; {len(done.kept):,} kept" if done.kept else ""
-    console.remark(f"{done.undone:,} files taken back{kept}")
+    console.remark(f"{counted(done.undone, 'file')} restored{kept}")
     return done.exit_code

@@ -14,12 +14,9 @@ __all__ = ["temporary_path", "write_bytes", "write_new"]
 
 
 @contextlib.contextmanager
-def temporary_path(path: Path) -> Iterator[Path]:
-    """A free name next to a file, with its suffix, for its next content.
-
-    What still has the name at the end is removed.
-    """
-    part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+def temporary_path(path: Path, suffix: str = "") -> Iterator[Path]:
+    """A free, hidden name next to a file for its next content; a file left there is removed."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part{suffix}")
     try:
         yield part
     finally:

@@ -70,7 +70,7 @@ class Filing:
         done = {"copy": "copied", "move": "moved", "link": "linked"}[self.mode]
         parts = [f"{self.filed:,} {done}"]
         if self.plan.already:
-            parts.append(f"{self.plan.already:,} there already")
+            parts.append(f"{self.plan.already:,} already there")
         if self.plan.best_only:
             parts.append(f"{self.plan.best_only:,} with several labels moved to the best only")
         if self.plan.unread:
@@ -238,7 +238,7 @@ def _file(journal: Journal, plan: Plan) -> Iterator[tuple[Step, str | None]]:
                 if error.errno in _NO_MORE_OF_IT:
                     raise OutputError(
                         f"{step.folder}: cannot be written ({os_reason(error)}); once it can, the "
-                        "same command again goes on"
+                        "same command resumes"
                     ) from error
                 yield step, reason_of(error)
             else:
@@ -368,13 +368,13 @@ def _undo(journal: Journal, entry: Entry) -> str:
         if not os.path.lexists(target):
             return ""
         if not same_content(source, target):
-            return "the original is gone or differs from this copy"
+            return "the original is missing or differs from this copy"
         target.unlink()
         return ""
     part = source.with_name(entry.part.name)
     part.unlink(missing_ok=True)
     if not os.path.lexists(target):
-        return "" if os.path.lexists(source) else "is not there any more"
+        return "" if os.path.lexists(source) else "no longer exists"
     if os.path.lexists(source):
         if entry.state == "undoing" and is_reserved(source, target):
             source.unlink()
@@ -383,7 +383,7 @@ def _undo(journal: Journal, entry: Entry) -> str:
             target.unlink()
             return ""
         else:
-            return f"there is another file at {source}"
+            return f"another file exists at {source}"
     journal.mark(entry, "undoing")
     make_folder(source.parent)
     move(target, source, part)

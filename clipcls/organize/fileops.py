@@ -100,7 +100,7 @@ def copy(source: Path, part: Path) -> None:
                 write.flush()
                 after = os.fstat(read.fileno())
                 if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-                    raise RefusalError("was changed while it was copied")
+                    raise RefusalError("changed while it was being copied")
                 if write.tell() != after.st_size:
                     raise RefusalError("could not be read whole")
                 os.fsync(write.fileno())

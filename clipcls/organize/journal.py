@@ -24,12 +24,10 @@ up, changed, added or moved does not verify, and nothing in such a journal is ac
 from __future__ import annotations
 
 import errno
-import hmac
 import json
 import logging
 import os
 import secrets
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -42,6 +40,7 @@ from clipcls.data.sorted_folders import PREFIX, find_journals, open_regular
 from clipcls.errors import InputError, OutputError, os_reason
 from clipcls.files.folders import sync_folder
 from clipcls.files.lock import lock_descriptor
+from clipcls.organize.signing import Signer, key_path, make_key, new_key, read_key
 
 __all__ = ["Entry", "Journal", "Mode", "journals_in"]
 
@@ -49,9 +48,7 @@ logger = logging.getLogger(__name__)
 
 Mode = Literal["copy", "move", "link"]
 _HEAD = b'{"clipcls sort": 1, '
-_MAC_DIGITS = 32
 _LONGEST = 16 << 20  # bytes of a line
-_KEY_BYTES = 32
 
 
 @dataclass(slots=True)
@@ -98,7 +95,7 @@ class Journal:
     folders: list[Path] = field(default_factory=list)
     finished: bool = False
     unsigned: str = ""
-    _signer: _Signer = field(default_factory=lambda: _Signer(secrets.token_bytes(_KEY_BYTES)))
+    _signer: Signer = field(default_factory=lambda: Signer(new_key()))
     _id: str = ""
     _size: int = 0  # bytes that verified
     _last: int = 0
@@ -125,7 +122,7 @@ class Journal:
                 raise OutputError(f"{path}: cannot be written ({os_reason(error)})") from error
             journal = cls(path, mode, _id=secrets.token_hex(16), _file=file)
             try:
-                journal._signer = _Signer(_make_key())
+                journal._signer = Signer(make_key())
             except InputError as error:
                 journal.unsigned = str(error)
             journal._lock()
@@ -160,7 +157,7 @@ class Journal:
             if not line.endswith(b"\n") or b"\0" in line:
                 break
             if number == 1:
-                journal._signer = _Signer(_read_key() or secrets.token_bytes(_KEY_BYTES))
+                journal._signer = Signer(read_key() or new_key())
             if not journal._signer.verifies(line):
                 raise InputError(
                     f"{path}: was not written by this user's clipcls on this machine"
@@ -184,7 +181,7 @@ class Journal:
             self._file = open_regular(self.path, os.O_RDWR)
             self._lock()
             if self._read(self.path, self._file)._signer != self._signer:
-                raise OutputError(f"{self.path}: another `clipcls sort` is at it")
+                raise OutputError(f"{self.path}: another `clipcls sort` is using it")
             self._file.truncate(self._size)
             self._file.seek(0, os.SEEK_END)
         except OSError as error:
@@ -293,31 +290,13 @@ class Journal:
             if is_locked or os.name == "nt" or self.unsigned:  # which no other run will touch
                 return
             # A file system without locks: one run at a time there.
-            self._lock_file = FileIO(os.fspath(_key_path() or ""))
+            self._lock_file = FileIO(os.fspath(key_path() or ""))
             if not lock_descriptor(self._lock_file.fileno()):
                 raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
         except BlockingIOError as error:
-            raise OutputError(f"{self.path}: another `clipcls sort` is at it") from error
+            raise OutputError(f"{self.path}: another `clipcls sort` is using it") from error
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be locked ({os_reason(error)})") from error
-
-
-@dataclass(slots=True)
-class _Signer:
-    """Signs line after line, each together with all those before it."""
-
-    key: bytes
-    mac: bytes = b""
-
-    def sign(self, line: bytes) -> bytes:
-        """Ends a JSON object with its `mac` and a line break."""
-        self.mac = hmac.digest(self.key, self.mac + line, "sha256")
-        return b'%b, "mac": "%b"}\n' % (line[:-1], self.mac.hex()[:_MAC_DIGITS].encode())
-
-    def verifies(self, line: bytes) -> bool:
-        """Whether `sign` wrote this line after those that were verified before."""
-        unsigned = line[: -len(', "mac": ""}\n') - _MAC_DIGITS] + b"}"
-        return hmac.compare_digest(self.sign(unsigned), line)
 
 
 def journals_in(into: Path) -> list[Journal]:
@@ -344,65 +323,3 @@ def _below(into: Path, name: str) -> Path:
     if path.anchor or ".." in path.parts:
         raise ValueError(name)
     return into / path
-
-
-def _key_path() -> Path | None:
-    """Where the secret is kept that signs this user's journals; None without a home folder."""
-    import platformdirs
-
-    try:
-        path = Path(platformdirs.user_state_dir("clipcls", appauthor=False)) / "journal.key"
-    except RuntimeError:  # newer versions of platformdirs; older ones give a relative path
-        return None
-    return path if path.is_absolute() else None
-
-
-def _read_key() -> bytes | None:
-    """The secret; None where none was made yet.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    path = _key_path()
-    try:
-        key = path.read_bytes() if path else None
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({os_reason(error)})") from error
-    if key is not None and len(key) != _KEY_BYTES:
-        raise InputError(f"{path}: is damaged; delete it")
-    return key
-
-
-def _make_key() -> bytes:
-    """The secret, made where none exists: whole or not at all, and readable by this user alone.
-
-    Raises:
-        InputError: there is none, and none can be made.
-    """
-    path = _key_path()
-    if path is None:
-        raise InputError("this user has no home folder")
-    if (key := _read_key()) is None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, part = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-            with open(handle, "wb") as file:
-                file.write(secrets.token_bytes(_KEY_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
-            try:
-                os.link(part, path)
-                os.unlink(part)
-            except FileExistsError:  # another run was quicker
-                os.unlink(part)
-            except OSError:  # a file system without hard links
-                os.rename(part, path)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({os_reason(error)})") from error
-        sync_folder(path.parent)
-        key = _read_key()
-    if key is None:
-        raise InputError(f"{path}: is gone again")
-    return key

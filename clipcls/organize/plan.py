@@ -225,9 +225,9 @@ class _Planner:
             if is_kept:
                 other = journal
         if other is not None:
-            how = "was moved there" if other.mode == "move" else f"is there as a {other.mode}"
+            how = "moved there" if other.mode == "move" else f"there as a {other.mode}"
             raise RefusalError(
-                f"{how} already: take that run back first (clipcls sort --undo "
+                f"is already {how}: undo that run first (clipcls sort --undo "
                 f"{shlex.quote(os.fspath(other.path))})"
             )
         return False

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,8 +16,10 @@ from typing import Any
 
 from clipcls.data.file_kinds import RAW_SUFFIXES
 from clipcls.errors import InputError, SidecarError, install_command
+from clipcls.files.atomic import temporary_path
 from clipcls.files.folders import is_inside, sync_folder
-from clipcls.organize.xmp_sidecar import Sidecars, need_lxml, update_each, updated_packet
+from clipcls.organize.keywords import KeywordReport, Labels, update_each
+from clipcls.organize.xmp_packet import need_lxml, update_packet
 from clipcls.predictions import Result
 
 __all__ = ["embed_keywords"]
@@ -30,7 +31,7 @@ def embed_keywords(
     root: str | os.PathLike[str] = ".",
     remove: bool = False,
     watch: Callable[[int], None] = lambda failed: None,
-) -> Sidecars:
+) -> KeywordReport:
     """Writes each image's labels into it; an image without a label loses those of before.
 
     Args:
@@ -58,13 +59,13 @@ def embed_keywords(
         if "%" in folder:
             raise InputError(f"{folder}: exiftool takes no % there; set TMPDIR to another folder")
 
-        def update(image: Path, labels: tuple[tuple[str, ...], ...]) -> bool:
+        def update(image: Path, labels: Labels) -> bool:
             return _update(tool, image, () if remove else labels, packet)
 
-        return update_each(results, update, root=root, watch=watch, what="images")
+        return update_each(results, update, root=root, watch=watch, what="image")
 
 
-def _update(tool: Any, image: Path, labels: tuple[tuple[str, ...], ...], packet: Path) -> bool:
+def _update(tool: Any, image: Path, labels: Labels, packet: Path) -> bool:
     """Replaces one image by one whose XMP carries the labels; says whether it had to.
 
     Raises:
@@ -81,30 +82,30 @@ def _update(tool: Any, image: Path, labels: tuple[tuple[str, ...], ...], packet:
     before = _run(tool, "-b", "-XMP", os.fsencode(file))
     if b"HasExtendedXMP" in before:  # its second half would be lost
         raise SidecarError("its XMP is in several parts, which are left alone: use --xmp")
-    after = updated_packet(before, labels, f"the XMP in {image.name}")
+    after = update_packet(before, labels, f"the XMP in {image.name}")
     if after is None:
         return False
     change = b"-XMP="
     if after:
         packet.write_bytes(after)
         change = b"-XMP<=" + os.fsencode(packet)
-    part = file.with_name(f".{file.stem}.{secrets.token_hex(4)}.part{file.suffix}")
-    left = part.with_name(f"{part.name}_exiftool_tmp")  # where exiftool is killed
-    try:
+    with temporary_path(file, file.suffix) as part:
         # A copy of our own, since exiftool expands % in a name given by -o, without an escape.
         with file.open("rb") as read, part.open("xb") as write:
             shutil.copyfileobj(read, write)
-        _run(tool, change, "-overwrite_original", os.fsencode(part))
+        try:
+            _run(tool, change, "-overwrite_original", os.fsencode(part))
+        finally:
+            part.with_name(f"{part.name}_exiftool_tmp").unlink(
+                missing_ok=True
+            )  # where it is killed
         with contextlib.suppress(OSError):
             shutil.copystat(file, part)
         with part.open("rb+") as written:
             os.fsync(written.fileno())
         if _version(file.stat()) != _version(seen):
-            raise SidecarError("was changed meanwhile; run it again")
+            raise SidecarError("was changed in the meantime; run it again")
         os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
-        left.unlink(missing_ok=True)
     sync_folder(file.parent)
     return True
 

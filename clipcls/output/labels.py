@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TextIO
 
-from clipcls.errors import printable
+from clipcls.errors import counted, printable
 from clipcls.predictions import to_record
 
 __all__ = ["LabelFileWriter"]
@@ -21,19 +21,15 @@ class LabelFileWriter:
         record = to_record(item)
         labels = record["labels"]
         self._stream.write(
-            f"# {_count(len(labels), 'label')} for {_count(record['images'], 'image')}, suggested "
-            f"by clipcls with {printable(record['model'])} ({record['weights']}).\n"
+            f"# {counted(len(labels), 'label')} for {counted(record['images'], 'image')}, "
+            f"suggested by clipcls with {printable(record['model'])} ({record['weights']}).\n"
             "# Edit it, then: clipcls classify --labels FILE\n"
         )
         for label in labels:
             also = ", ".join(map(printable, label["merged"]))
             self._stream.write(
-                f"# {_count(label['images'], 'image')}, such as {printable(label['example'])}"
+                f"# {counted(label['images'], 'image')}, such as {printable(label['example'])}"
                 f"{'; also: ' * bool(also)}{also}\n"
                 f"{printable(label['line']) if self._stream.isatty() else label['line']}\n"
             )
         self._stream.flush()
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -109,7 +109,7 @@ def test_what_is_there_in_another_way_is_not_taken_for_done(
     filed = tree(out)
     again = file_results(results(("a.jpg", "cat|dog"), ("b.jpg", "dog")), out, then, root=photos)
     assert [str(e) for e in again.failed] == [
-        f"a.jpg: is there as a {first} already: take that run back first (clipcls sort --undo "
+        f"a.jpg: is already there as a {first}: undo that run first (clipcls sort --undo "
         f"{earlier.journal})"
     ]
     assert (again.plan.already, again.filed, again.exit_code) == (0, 1, 1)
@@ -246,7 +246,7 @@ def test_undo_keeps_what_would_be_lost(photos: Path, tmp_path: Path) -> None:
     done = file_results(results(("c.png", "cat")), tmp_path / "two", "move", root=photos)
     put(photos, {"c.png": "a new one"})
     assert done.journal is not None
-    assert "there is another file at" in undo(done.journal).kept[0].reason
+    assert "another file exists at" in undo(done.journal).kept[0].reason
     assert (photos / "c.png").read_text() == "a new one"
     assert (tmp_path / "two/cat/c.png").read_text() == "c"
 
@@ -874,7 +874,7 @@ def test_a_full_disk_ends_the_run_and_it_goes_on_later(
         real(file)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OutputError, match=r"no space left.*goes on"):
+    with pytest.raises(OutputError, match=r"no space left.*resumes"):
         file_results(FOUR, tmp_path / "out", root=photos)
     monkeypatch.undo()
     assert 0 < len(tree(tmp_path / "out")) < len(FILED)
@@ -982,10 +982,10 @@ def test_the_command(photos: Path) -> None:
     assert done.stderr == "clipcls: dry run, nothing was done: 2 copied\n"
     done = sort("-", "--into", "out", "--move", cwd=photos, stdin="\n".join(lines))
     assert done.returncode == 0
-    assert done.stderr.startswith("clipcls: 2 moved\nclipcls: to take it back: clipcls sort --undo")
+    assert done.stderr.startswith("clipcls: 2 moved\nclipcls: to undo it: clipcls sort --undo")
     journal = done.stderr.split()[-1]
     done = sort("--undo", journal, cwd=photos)
-    assert done.stderr == "clipcls: 3 files taken back\n"
+    assert done.stderr == "clipcls: 3 files restored\n"
     (photos / "r.jsonl").unlink()
     assert tree(photos) == before
 

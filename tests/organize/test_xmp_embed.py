@@ -62,7 +62,7 @@ def test_only_keywords_change(tmp_path: Path, kind: str) -> None:
     path = picture(tmp_path / f"a.{kind}")
     pixels, before = np.asarray(Image.open(path)), told(path)
     done = embed_keywords([result(path, ("animal", "dög"), ("<b>",))])
-    assert (done.written, done.failed, done.summary()) == (1, [], "1 images written")
+    assert (done.written, done.failed, done.summary()) == (1, [], "1 image written")
     assert keywords(path) == (["animal", "dög", "<b>"], ["animal|dög", "<b>"])
     assert (np.asarray(Image.open(path)) == pixels).all()
     after = {key: value for key, value in told(path).items() if not key.startswith("XMP")}
@@ -198,9 +198,9 @@ def test_the_command(tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_text('{"path": "a.jpg", "label": "cat"}\n')
     sort = [sys.executable, "-m", "clipcls", "sort", "r.jsonl", "--embed-xmp"]
     for more, status, message in [
-        ([], 0, "clipcls: 1 images written\n"),
-        ([], 0, "clipcls: 0 images written; 1 images needed no change\n"),
-        (["--xmp-remove"], 0, "clipcls: 1 images written\n"),
+        ([], 0, "clipcls: 1 image written\n"),
+        ([], 0, "clipcls: 0 images written; 1 image needed no change\n"),
+        (["--xmp-remove"], 0, "clipcls: 1 image written\n"),
         (["--xmp"], 2, "exclude each other"),
         (["--into", "out"], 2, "keywords are written"),
     ]:

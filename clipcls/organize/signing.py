@@ -1,0 +1,103 @@
+"""Signatures of journals' lines: HMAC-SHA256 under a secret of this user on this machine."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipcls.errors import InputError, os_reason
+from clipcls.files.folders import sync_folder
+
+__all__ = ["Signer", "key_path", "make_key", "new_key", "read_key"]
+
+_MAC_DIGITS = 32
+_KEY_BYTES = 32
+
+
+@dataclass(slots=True)
+class Signer:
+    """Signs line after line, each together with all those before it."""
+
+    key: bytes
+    mac: bytes = b""
+
+    def sign(self, line: bytes) -> bytes:
+        """Ends a JSON object with its `mac` and a line break."""
+        self.mac = hmac.digest(self.key, self.mac + line, "sha256")
+        return b'%b, "mac": "%b"}\n' % (line[:-1], self.mac.hex()[:_MAC_DIGITS].encode())
+
+    def verifies(self, line: bytes) -> bool:
+        """Whether `sign` wrote this line after those that were verified before."""
+        unsigned = line[: -len(', "mac": ""}\n') - _MAC_DIGITS] + b"}"
+        return hmac.compare_digest(self.sign(unsigned), line)
+
+
+def new_key() -> bytes:
+    """A secret that nobody has."""
+    return secrets.token_bytes(_KEY_BYTES)
+
+
+def key_path() -> Path | None:
+    """Where the secret is kept that signs this user's journals; None without a home folder."""
+    import platformdirs
+
+    try:
+        path = Path(platformdirs.user_state_dir("clipcls", appauthor=False)) / "journal.key"
+    except RuntimeError:  # newer versions of platformdirs; older ones give a relative path
+        return None
+    return path if path.is_absolute() else None
+
+
+def read_key() -> bytes | None:
+    """The secret; None where none was made yet.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    path = key_path()
+    try:
+        key = path.read_bytes() if path else None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({os_reason(error)})") from error
+    if key is not None and len(key) != _KEY_BYTES:
+        raise InputError(f"{path}: is damaged; delete it")
+    return key
+
+
+def make_key() -> bytes:
+    """The secret, made where none exists: whole or not at all, and readable by this user alone.
+
+    Raises:
+        InputError: there is none, and none can be made.
+    """
+    path = key_path()
+    if path is None:
+        raise InputError("this user has no home folder")
+    if (key := read_key()) is None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, part = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+            with open(handle, "wb") as file:
+                file.write(new_key())
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(part, path)
+                os.unlink(part)
+            except FileExistsError:  # another run was quicker
+                os.unlink(part)
+            except OSError:  # a file system without hard links
+                os.rename(part, path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({os_reason(error)})") from error
+        sync_folder(path.parent)
+        key = read_key()
+    if key is None:
+        raise InputError(f"{path}: disappeared")
+    return key

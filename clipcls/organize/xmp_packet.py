@@ -1,0 +1,217 @@
+"""Labels as keywords in an XMP packet, next to what other programs keep there.
+
+Keywords go into `dc:subject` (every level of a hierarchy for itself) and `lr:hierarchicalSubject`
+(`animal|dog|pug`), as Lightroom writes them; into `digiKam:TagsList` too where a packet has it,
+since digiKam then reads nothing else. What was added is remembered in properties of our own
+namespace, so that the next run replaces it, and nobody else's keyword is ever removed.
+
+XMP: ISO 16684-1; Adobe, XMP Specification Part 1 (2012), 7.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from clipcls.errors import InputError, SidecarError, install_command
+from clipcls.labels.folder_names import alike
+from clipcls.predictions import REJECT
+
+__all__ = ["need_lxml", "update_packet"]
+
+_RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+_NAMESPACES = {
+    "dc": "http://purl.org/dc/elements/1.1/",
+    "lr": "http://ns.adobe.com/lightroom/1.0/",
+    "digiKam": "http://www.digikam.org/ns/1.0/",
+    "clipcls": "urn:clipcls:keywords:1.0/",
+}
+_EMPTY = (
+    b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/">\n'
+    b' <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">\n'
+    b'  <rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/"'
+    b' xmlns:lr="http://ns.adobe.com/lightroom/1.0/"'
+    b' xmlns:clipcls="urn:clipcls:keywords:1.0/">\n'
+    b"  </rdf:Description>\n"
+    b" </rdf:RDF>\n"
+    b"</x:xmpmeta>\n"
+    b'<?xpacket end="w"?>'
+)
+
+
+def need_lxml() -> None:
+    """Says before the work whether it can be done.
+
+    Raises:
+        InputError: lxml is missing.
+    """
+    try:
+        import lxml.etree  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"XMP sidecars need lxml: {install_command('xmp')}") from error
+
+
+def update_packet(before: bytes, labels: Iterable[Sequence[str]], name: str) -> bytes | None:
+    """An XMP packet that carries these labels, and none that an earlier call added.
+
+    Args:
+        before: the packet as it is; b"" for none.
+        labels: each as the names from the root of the hierarchy to the label.
+        name: of its file, for messages.
+
+    Returns:
+        the new packet; b"" where nothing is left in it; None where nothing has to change.
+
+    Raises:
+        SidecarError: it is no XMP.
+    """
+    from lxml import etree
+
+    names = [
+        tuple(_writable(name) for name in label) for label in labels if tuple(label) != (REJECT,)
+    ]
+    if not before and not names:
+        return None
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
+    try:
+        tree = etree.ElementTree(etree.fromstring(before or _EMPTY, parser))
+    except etree.XMLSyntaxError as error:
+        raise SidecarError(f"{name}: is not XML ({error.msg})") from error
+    rdf = tree.getroot()
+    if rdf.tag != f"{{{_RDF}}}RDF":
+        rdf = rdf.find(f"{{{_RDF}}}RDF")
+    if rdf is None or tree.docinfo.doctype:
+        raise SidecarError(f"{name}: is not XMP")
+
+    packet = _Packet(rdf)
+    flat = list(dict.fromkeys(name for label in names for name in label))
+    own = packet.replace("dc:subject", "Bag", "clipcls:subject", flat)
+    paths = ["|".join(name.replace("|", "_") for name in label) for label in names]
+    others = packet.items("lr:hierarchicalSubject", without="clipcls:hierarchicalSubject")
+    # A program that finds these reads no dc:subject: others' keywords have to be in it too, and to
+    # stay once somebody else's are.
+    words = [word.replace("|", "_") for word in own]
+    copied = set(map(alike, packet.items("clipcls:hierarchicalSubject")))
+    if names and not others:
+        paths = [*words, *paths]
+    elif others:
+        paths = [*(word for word in words if alike(word) in copied), *paths]
+    packet.replace("lr:hierarchicalSubject", "Bag", "clipcls:hierarchicalSubject", paths)
+    if packet.find("digiKam:TagsList") is not None:
+        tags = ["/".join(name.replace("/", "_") for name in label) for label in names]
+        packet.replace("digiKam:TagsList", "Seq", "clipcls:tagsList", tags)
+    if not packet.changed:
+        return None
+    if packet.is_empty():
+        return b""
+    declared = before.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<?xml ")
+    root = tree.getroot()
+    nodes = [*reversed([*root.itersiblings(preceding=True)]), root, *root.itersiblings()]
+    lines = [etree.tostring(node, encoding="utf-8", with_tail=False) for node in nodes]
+    if declared:
+        lines.insert(0, b'<?xml version="1.0" encoding="UTF-8"?>')
+    return b"\n".join(lines) + b"\n"
+
+
+class _Packet:
+    """The properties of an rdf:RDF; names are written as `prefix:name`."""
+
+    def __init__(self, rdf: Any) -> None:
+        self.nodes = rdf.findall(f"{{{_RDF}}}Description")
+        if not self.nodes:
+            from lxml import etree
+
+            self.nodes = [etree.SubElement(rdf, f"{{{_RDF}}}Description")]
+            self.nodes[0].set(f"{{{_RDF}}}about", "")
+        self.changed = False
+
+    def find(self, name: str) -> Any:
+        """The property's element, or None; a plain value is made a list of one."""
+        tag = _tag(name)
+        for node in self.nodes:
+            if (found := node.find(tag)) is not None:
+                return found
+            if (value := node.attrib.get(tag)) is not None:
+                del node.attrib[tag]
+                return self._make(name, "Bag", [value])
+        return None
+
+    def items(self, name: str, without: str = "") -> list[str]:
+        """The values of a list, but those that another list holds."""
+        left_out = set(map(alike, self.items(without))) if without else set()
+        found = self.find(name)
+        if found is None:
+            return []
+        texts = [item.text or "" for item in found.iter(f"{{{_RDF}}}li")]
+        if not texts and not len(found) and (found.text or "").strip():
+            texts = [found.text.strip()]
+        return [text for text in texts if alike(text) not in left_out]
+
+    def replace(self, name: str, kind: str, mine: str, wanted: Sequence[str]) -> list[str]:
+        """Puts our values in the place of those that `mine` remembers; returns the others'."""
+        before, own = self.items(name), self.items(mine)
+        others = self.items(name, without=mine)
+        known = set(map(alike, others))
+        added = []
+        for value in wanted:
+            if alike(value) not in known:
+                known.add(alike(value))
+                added.append(value)
+        if set(before) != {*others, *added}:
+            self._set(name, kind, [*others, *added])
+        if set(own) != set(added):
+            self._set(mine, "Bag", added)
+        return others
+
+    def is_empty(self) -> bool:
+        """Whether no property is left."""
+        about = f"{{{_RDF}}}about"
+        return all(not len(node) and set(node.attrib) <= {about} for node in self.nodes)
+
+    def _set(self, name: str, kind: str, values: Sequence[str]) -> None:
+        self.changed = True
+        found = self.find(name)
+        if found is not None and len(found):
+            kind = found[0].tag.rpartition("}")[2] if isinstance(found[0].tag, str) else kind
+        if found is None:
+            if values:
+                self._make(name, kind, values)
+            return
+        parent, position, tail = found.getparent(), found.getparent().index(found), found.tail
+        parent.remove(found)
+        if values:
+            made = self._make(name, kind, values)
+            made.tail = tail
+            parent.insert(position, made)
+
+    def _make(self, name: str, kind: str, values: Sequence[str]) -> Any:
+        from lxml import etree
+
+        prefix = name.partition(":")[0]
+        node = self.nodes[0]
+        made = etree.SubElement(node, _tag(name), nsmap={prefix: _NAMESPACES[prefix]})
+        array = etree.SubElement(made, f"{{{_RDF}}}{kind}")
+        for value in values:
+            etree.SubElement(array, f"{{{_RDF}}}li").text = value
+        etree.indent(made, " ", level=3)
+        if (previous := made.getprevious()) is None:
+            node.text = "\n   "
+        else:
+            previous.tail = "\n   "
+        made.tail = "\n  "
+        return made
+
+
+def _tag(name: str) -> str:
+    prefix, _, local = name.partition(":")
+    return f"{{{_NAMESPACES[prefix]}}}{local}"
+
+
+def _writable(name: str) -> str:
+    """What XML cannot hold becomes _."""
+    text = unicodedata.normalize("NFC", name)
+    return "".join(
+        "_" if unicodedata.category(c) in ("Cc", "Cs") or c in "\ufffe\uffff" else c for c in text
+    )
