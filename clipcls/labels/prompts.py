@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from clipcls.files.text import clean, number_lines, read_text
 from clipcls.labels.label_set import LabelSet, read_labels
 from clipcls.labels.names import spell_out
 from clipcls.labels.presets import ReadySet, describe, find_set, ready_sets
-from clipcls.labels.structured import read_python
+from clipcls.labels.structured import read_json, read_python
 
 __all__ = [
     "REJECT_TEXTS",
@@ -124,9 +125,13 @@ _BULLET = re.compile(r"[-*•]\s+(.*)")
 
 def _parse_templates(path: str, text: str) -> tuple[list[tuple[str, object]], str]:
     """Templates and where they stand, and as what they were read where it is no plain list."""
-    items = read_python(path, _PREFIX.sub("", text), PromptsError)
+    what, items = "JSON", None
+    if text.lstrip()[:1] in ("[", "{"):
+        with contextlib.suppress(ValueError):
+            items = read_json(path, text, PromptsError)
+    if not items:
+        what, items = "a list in code", read_python(path, _PREFIX.sub("", text), PromptsError)
     if items and any(isinstance(item.value, str | list) for item in items):  # not {} or {{}}
-        what = "JSON" if path.lower().endswith(".json") else "a list in code"
         if items[0].key is not None:
             if len(items) > 1:
                 names = ", ".join(str(item.key) for item in items[:5])

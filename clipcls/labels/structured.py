@@ -23,12 +23,12 @@ _NUMBER = re.compile(r"[-+]?\d[\d_]*(?:\.\d*)?(?:[eE][-+]?\d+)?")
 _SPACE = re.compile(r"[\s,:]*")
 
 
-def read_json(path: str, text: str) -> list[Item]:
+def read_json(path: str, text: str, error: type[ClipclsError] = LabelsError) -> list[Item]:
     """The items of a JSON list or mapping. A key may come twice at the top, as labels may.
 
     Raises:
         json.JSONDecodeError: it is not JSON.
-        LabelsError: it is neither list nor mapping, or one that no label file has.
+        error: it is neither list nor mapping, or one that no label file has.
     """
     import json
 
@@ -44,10 +44,10 @@ def read_json(path: str, text: str) -> list[Item]:
             try:
                 value, at = decoder.raw_decode(text, at)
             except ValueError as e:
-                raise LabelsError(f"{where}: {e}") from e
+                raise error(f"{where}: {e}") from e
             yield where, value
 
-    check_depth(text, path, LabelsError)
+    check_depth(text, path, error)
     if not text.strip():
         return []
     # Only for its errors, with line and column; then value by value, to know the line of each.
@@ -59,7 +59,7 @@ def read_json(path: str, text: str) -> list[Item]:
         return [
             Item(where, key, value) for (where, key), (_, value) in zip(walk, walk, strict=True)
         ]
-    raise LabelsError(f"{path}: must be a list of labels, or a mapping from label to texts")
+    raise error(f"{path}: must be a list of labels, or a mapping from label to texts")
 
 
 def read_yaml(path: str, text: str) -> list[Item]:

@@ -98,6 +98,12 @@ def test_templates_of_other_tools(tmp_path, name, content, what):
     assert [what in warning for warning in prompts.warnings] == [True] * bool(what)
 
 
+def test_json_escapes_in_a_text_file_are_characters(tmp_path):
+    path = tmp_path / "t.txt"
+    path.write_text('["\\ud83d\\udc31 {}", "a {}"]')
+    assert read_prompts(path).templates == ("\U0001f431 {}", "a {}")
+
+
 def test_templates_of_several_datasets_are_refused_with_their_names(tmp_path):
     path = tmp_path / "en.json"
     path.write_text('{"cifar10": ["a {c}"], "imagenet1k": ["the {c}"]}')
