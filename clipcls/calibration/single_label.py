@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from clipcls.calibration.base import BaseCalibration
 from clipcls.calibration.conformal import threshold_rank
+from clipcls.calibration.temperature import HOTTEST
 from clipcls.errors import CalibrationError
 from clipcls.metrics.intervals import binomial_bound
 
-__all__ = ["HOTTEST", "Calibration", "Threshold", "images_needed"]
+__all__ = ["Calibration", "Threshold", "images_needed"]
 
 CONFIDENCE = 0.95
-HOTTEST = 20.0  # bounds of the temperature: this, and one over it
 
 _USUAL_ERROR = 0.05  # what people ask for first
 _COVERAGES = 20  # tried for `error`, equally spaced: fixed before any data is seen

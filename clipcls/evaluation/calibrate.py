@@ -12,8 +12,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeAlias, overload
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,13 @@ from clipcls.calibration.multilabel import (
     choose_thresholds,
     fit_probabilities,
 )
-from clipcls.calibration.single_label import HOTTEST, Calibration
+from clipcls.calibration.single_label import Calibration
+from clipcls.calibration.temperature import (
+    HOTTEST,
+    Blocks,
+    apply_temperatures,
+    fit_temperatures,
+)
 from clipcls.classification.labelled import Watch, embed_known, right_columns
 from clipcls.classification.multilabel import MultiLabelClassifier
 from clipcls.classification.scores import logit_blocks
@@ -42,13 +48,11 @@ from clipcls.numerics import log_odds, logistic
 if TYPE_CHECKING:
     from clipcls.classification.zero_shot import ZeroShotClassifier
 
-__all__ = ["calibrate", "calibrate_vectors", "fit_temperatures"]
+__all__ = ["calibrate", "calibrate_vectors"]
 
 _FOLDS = 5
 _ROWS = 2000  # of a table in the file
 _LOGITS_KEPT = 20_000_000
-
-Blocks: TypeAlias = Callable[[], Iterable[tuple[slice, Floats]]]
 
 
 @overload
@@ -122,7 +126,7 @@ def calibrate_vectors(
     outcomes = compute_outcomes(classifier, vectors, truth)
     blocks = _remembered(classifier, vectors)
     folds = _draw_folds(n)
-    temperatures = fit_temperatures(blocks, outcomes.truth, folds)
+    temperatures = fit_temperatures(blocks, outcomes.truth, outcomes.correct, folds)
     temperature, held_out = float(temperatures[-1]), temperatures[folds]
     note = ""
     if outcomes.correct.all():
@@ -131,8 +135,10 @@ def calibrate_vectors(
         note = "the scores say next to nothing of what is right: the temperature is at its bound"
     elif math.isclose(temperature, 1 / HOTTEST, rel_tol=1e-5):
         note = "the scores are far too low: the temperature is at its bound"
-    after_loss, after_score = _at(blocks, outcomes.truth, outcomes.answer, held_out)
-    before_loss, before_score = _at(blocks, outcomes.truth, outcomes.answer, np.ones(n))
+    after_loss, after_score = apply_temperatures(blocks, outcomes.truth, outcomes.answer, held_out)
+    before_loss, before_score = apply_temperatures(
+        blocks, outcomes.truth, outcomes.answer, np.ones(n)
+    )
     return Calibration(
         identity=classifier.identity_,
         images=n,
@@ -151,99 +157,12 @@ def calibrate_vectors(
     )
 
 
-def fit_temperatures(
-    blocks: Blocks, truth: NDArray[np.int64], folds: NDArray[np.int64] | None = None
-) -> Floats:
-    """The temperature of least mean negative log-likelihood, of all images and without each fold.
-
-    With b = 1/T the loss, log sum exp(b z) - b z_right, is convex; its minimum is found by
-    Newton's method inside a bracket, until a step is below a millionth.
-
-    Args:
-        blocks: called for an iterator over (rows, logits float64 (rows, n_classes)).
-        truth: the right class of each image, int64 (n,).
-        folds: each image's fold, int64 (n,), from 0; None: no folds.
-
-    Returns:
-        float64 (folds + 1,): without fold 0, 1, ..., and last with all images. Within 1/20 and 20;
-        1 where the answers are all right, since then less is always better.
-    """
-    everything = np.ones((1, len(truth)), bool)
-    whole = _least_loss(blocks, truth, everything, 1.0)
-    if folds is None:
-        return 1 / whole
-    without = folds != np.arange(folds.max() + 1)[:, None]
-    return 1 / np.append(_least_loss(blocks, truth, without, float(whole[0])), whole)
-
-
-def _least_loss(blocks: Blocks, truth: NDArray[np.int64], groups: Flags, start: float) -> Floats:
-    """b = 1/T of each group of images, bool (groups, n) -> float64 (groups,)."""
-    done = _all_right(blocks, truth, groups)
-    b = np.where(done, 1.0, start)
-    low, high = np.full(len(groups), 1 / HOTTEST), np.full(len(groups), HOTTEST)
-    open_ones = np.flatnonzero(~done)
-    while len(open_ones):
-        first, second = _slopes(blocks, truth, groups[open_ones], b[open_ones])
-        for k, slope, curve in zip(open_ones, first, second, strict=True):
-            low[k], high[k] = (b[k], high[k]) if slope < 0 else (low[k], b[k])
-            step = b[k] - slope / curve if curve > 0 else math.nan
-            before, b[k] = b[k], step if low[k] < step < high[k] else math.sqrt(low[k] * high[k])
-            if slope == 0 or abs(b[k] - before) <= 1e-6 * before:
-                done[k] = True
-        open_ones = np.flatnonzero(~done)
-    return b
-
-
-def _slopes(
-    blocks: Blocks, truth: NDArray[np.int64], groups: Flags, b: Floats
-) -> tuple[Floats, Floats]:
-    """First and second derivative of each group's loss at its own b, float64 (groups,) each."""
-    first, second = np.zeros(len(groups)), np.zeros(len(groups))
-    for rows, logits in blocks():
-        z = logits - logits.max(axis=1, keepdims=True)
-        right = z[np.arange(len(z)), truth[rows]]
-        for k, inside in enumerate(groups[:, rows]):
-            weights = np.exp(b[k] * z)
-            total = weights.sum(axis=1)
-            weights *= z
-            mean = weights.sum(axis=1) / total
-            square = np.einsum("ij,ij->i", weights, z) / total
-            first[k] += (mean - right)[inside].sum()
-            second[k] += (square - mean**2)[inside].sum()
-    return first, second
-
-
-def _all_right(blocks: Blocks, truth: NDArray[np.int64], groups: Flags) -> Flags:
-    wrong = np.empty(len(truth), bool)
-    for rows, logits in blocks():
-        wrong[rows] = logits.argmax(axis=1) != truth[rows]
-    return np.array([not (inside & wrong).any() for inside in groups])
-
-
 def _remembered(classifier: ZeroShotClassifier, vectors: NDArray[np.float32]) -> Blocks:
     """The logits of all images, kept where they are few enough, else computed each time."""
     if len(vectors) * len(classifier.classes_) > _LOGITS_KEPT:
         return lambda: logit_blocks(classifier, vectors)
     kept = list(logit_blocks(classifier, vectors))
     return lambda: kept
-
-
-def _at(
-    blocks: Blocks,
-    truth: NDArray[np.int64],
-    answer: NDArray[np.int64],
-    temperatures: Floats,
-) -> tuple[Floats, Floats]:
-    """Each image's loss and the score of its answer at its own temperature, float64 (n,) each."""
-    loss, score = np.empty(len(truth)), np.empty(len(truth))
-    for rows, logits in blocks():
-        z = logits / temperatures[rows, None]
-        z -= z.max(axis=1, keepdims=True)
-        total = np.log(np.exp(z).sum(axis=1))
-        at = np.arange(len(z))
-        loss[rows] = total - z[at, truth[rows]]
-        score[rows] = np.exp(z[at, answer[rows]] - total)
-    return loss, score
 
 
 def _thresholds(scores: Floats, correct: Flags) -> tuple[tuple[float, int, int], ...]:

@@ -15,8 +15,9 @@ from scipy.special import log_softmax, softmax
 
 from clipcls import Calibration, MultiLabelClassifier, ZeroShotClassifier, calibrate, evaluate
 from clipcls.calibration.file import read_calibration
+from clipcls.calibration.temperature import fit_temperatures
 from clipcls.errors import CalibrationError, InputError, LabelsError, NotFittedError
-from clipcls.evaluation.calibrate import _thresholds, fit_temperatures
+from clipcls.evaluation.calibrate import _thresholds
 from clipcls.evaluation.page import EvaluationPage, page_record
 from clipcls.output.writing import open_output
 from helpers.conformal import simulated
@@ -31,6 +32,10 @@ def blocks_of(logits: np.ndarray, size: int = 100):
     return lambda: ((slice(s, s + size), logits[s : s + size]) for s in starts)
 
 
+def fit(logits: np.ndarray, truth: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    return fit_temperatures(blocks_of(logits), truth, logits.argmax(axis=1) == truth, folds)
+
+
 def least_loss(logits: np.ndarray, truth: np.ndarray) -> float:
     def loss(log_t: float) -> float:
         scores = log_softmax(logits / np.exp(log_t), axis=1)
@@ -43,7 +48,7 @@ def test_temperatures_are_scipys_optimum() -> None:
     rng = np.random.default_rng(0)
     logits, truth = simulated(700, 9, rng)
     folds = rng.permutation(np.arange(700) % 5)
-    found = fit_temperatures(blocks_of(logits), truth, folds)
+    found = fit(logits, truth, folds)
     expected = [least_loss(logits[folds != k], truth[folds != k]) for k in range(5)]
     np.testing.assert_allclose(found, [*expected, least_loss(logits, truth)], rtol=1e-5)
     assert found[-1] > 2  # these logits are several times too large
@@ -52,13 +57,13 @@ def test_temperatures_are_scipys_optimum() -> None:
 @pytest.mark.parametrize("scale", [1e-3, 0.1, 30, 1000])
 def test_temperatures_far_from_one_are_found_or_bounded(scale: float) -> None:
     logits, truth = simulated(300, 5, np.random.default_rng(2))
-    (found,) = fit_temperatures(blocks_of(scale * logits), truth)
+    _, found = fit(scale * logits, truth, np.zeros(300, int))
     assert found == pytest.approx(np.clip(scale * least_loss(logits, truth), 1 / 20, 20), rel=1e-5)
 
 
 def test_all_right_leaves_the_temperature_at_one() -> None:
     logits = np.eye(4)[[0, 1, 2, 3] * 5]
-    assert fit_temperatures(blocks_of(logits), logits.argmax(axis=1)).tolist() == [1]
+    assert fit(logits, logits.argmax(axis=1), np.arange(20) % 2).tolist() == [1, 1, 1]
 
 
 def painted(paint: Paint, count: int = 40, wrong: int = 8) -> list[tuple[str, str]]:
