@@ -46,7 +46,7 @@ __all__ = [
     "ServerError",
     "SidecarError",
     "UnknownModelError",
-    "counted",
+    "format_count",
     "install_command",
     "is_control",
     "not_fitted",
@@ -173,7 +173,7 @@ def printable(text: str) -> str:
     return "".join(ascii(c)[1:-1] if is_control(c) else c for c in text)
 
 
-def counted(number: int, noun: str) -> str:
+def format_count(number: int, noun: str) -> str:
     """A number with its noun: `1 image`, `1,234 images`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 

@@ -62,7 +62,7 @@ class Provenance:
         prompts: the template set's name.
         calibration: first 12 hex of the calibration's SHA-256, or "".
         classifier: first 12 hex of the SHA-256 of the learnt classifier's file, or "".
-        refined: whether the other images of the batch had a say.
+        refined: whether the other images of the batch influenced it.
     """
 
     model: str
@@ -104,8 +104,8 @@ class Explanation:
     Attributes:
         texts: the label's texts that are most similar to the image, best first, 5 at most; ()
             where the answer is not made of texts.
-        runner_up: the second best label, or "" where there is one label only.
-        margin: the best label's score less the second's; 1 where there is no second.
+        runner_up: the second best label, or "" with a single label.
+        margin: the best label's score less the second's; 1 without a second.
         nearest: the most similar images that were in the cache before the run, best first, 3 at
             most; () without a cache.
     """

@@ -49,7 +49,9 @@ def _reader_gone() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError as error:
-        raise OutputClosedError("standard output: its reader went away") from error
+        raise OutputClosedError(
+            "standard output: the reading end of the pipe was closed"
+        ) from error
 
 
 class _Commands(click.Group):

@@ -25,7 +25,7 @@ __all__ = [
     "choose_mode",
     "file_into",
     "list_plan",
-    "short",
+    "shorten_path",
     "without_scores",
     "write_keywords",
     "xmp_option",
@@ -81,12 +81,12 @@ def list_plan(
 ) -> int:
     """Says what `file_into` would do."""
     from clipcls.organize.execute import Filing
-    from clipcls.organize.plan import plan
+    from clipcls.organize.plan import make_plan
 
-    todo = plan(results, into, mode, root=root)
+    todo = make_plan(results, into, mode, root=root)
     for step in todo.steps:
         for source, target in zip(step.sources, step.targets, strict=True):
-            show(f"{short(source)} -> {short(target)}")
+            show(f"{shorten_path(source)} -> {shorten_path(target)}")
     _name(console, todo.failed)
     done = Filing(mode, todo, len(todo.steps), todo.failed)
     console.remark(f"dry run, nothing was done: {done.summary()}")
@@ -96,7 +96,7 @@ def list_plan(
 def file_into(
     console: Console, into: Path, mode: Mode, root: Path, results: Sequence[Result]
 ) -> int:
-    """Files images into a folder a label; returns the exit status."""
+    """Files images into one folder per label; returns the exit status."""
     from clipcls.organize.execute import file_results
 
     try:
@@ -108,7 +108,7 @@ def file_into(
     _name(console, done.failed)
     console.remark(done.summary())
     if done.journal:
-        console.remark(f"to undo it: clipcls sort --undo {shlex.quote(short(done.journal))}")
+        console.remark(f"to undo it: clipcls sort --undo {shlex.quote(shorten_path(done.journal))}")
     return done.exit_code
 
 
@@ -152,7 +152,7 @@ def _count(results: Sequence[Result]) -> int:
     return sum(isinstance(result, Prediction) for result in results)
 
 
-def short(path: Path) -> str:
+def shorten_path(path: Path) -> str:
     """A path from here where it is below, as the user would name it."""
     try:
         text = os.path.relpath(path)

@@ -12,7 +12,7 @@ from clipcls.cli.console import Console
 from clipcls.cli.constraints import refuse_over
 from clipcls.cli.options import progress_options, results_argument, root_option
 from clipcls.cli.param_types import NEW_FILE
-from clipcls.errors import counted
+from clipcls.errors import format_count
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -80,6 +80,6 @@ def command(
         return 1
     size = output.stat().st_size / 1e6
     absent = f", {gone:,} without a picture" if gone else ""
-    console.remark(f"{counted(shown + gone, 'image')}{absent}, {size:,.1f} MB")
+    console.remark(f"{format_count(shown + gone, 'image')}{absent}, {size:,.1f} MB")
     console.say_written(output, "open it in a browser")
     return 0

@@ -21,7 +21,7 @@ from clipcls.cli.filing import (
 from clipcls.cli.groups import option
 from clipcls.cli.options import progress_options, root_option
 from clipcls.cli.param_types import FILE
-from clipcls.errors import counted
+from clipcls.errors import format_count
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,7 @@ class _Folders(groups.Settings):
     move: bool = option(is_flag=True, help="Move the images; default: copy them.")
     link: bool = option(is_flag=True, help="Make symbolic links to the images.")
     dry_run: bool = option(is_flag=True, help="Only list what would go where.")
-    undo: Path | None = option(
-        type=FILE, metavar="JOURNAL", help="Take back what this journal tells of."
-    )
+    undo: Path | None = option(type=FILE, metavar="JOURNAL", help="Undo the run of this journal.")
 
 
 @dataclass(frozen=True)
@@ -67,8 +65,8 @@ def command(
     """File images into one folder per label, or write keywords.
 
     Nothing is overwritten: a name that is taken becomes `photo (2).jpg`. RESULTS is csv, tsv, json,
-    jsonl or parquet, or the reviewed table of `clipcls review`; - is stdin. The same command again
-    goes on where one was interrupted.
+    jsonl or parquet, or the reviewed table of `clipcls review`; - is stdin. The same command
+    resumes an interrupted run.
 
     \b
     Examples:
@@ -114,5 +112,5 @@ def _undo(console: Console, journal: Path) -> int:
     for file in done.kept:
         console.say(f"kept {file}")
     kept = f"; {len(done.kept):,} kept" if done.kept else ""
-    console.remark(f"{counted(done.undone, 'file')} restored{kept}")
+    console.remark(f"{format_count(done.undone, 'file')} restored{kept}")
     return done.exit_code

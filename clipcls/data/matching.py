@@ -21,7 +21,7 @@ from typing import Any
 from clipcls.data.dataset import Dataset
 from clipcls.errors import ImageError, InputError
 from clipcls.files.text import canonical
-from clipcls.labels.folder_names import alike, folder_names
+from clipcls.labels.folder_names import folder_names, normalize_name
 from clipcls.labels.names import join_levels, split_levels
 
 __all__ = ["Excluded", "MatchedDataset", "match_labels"]
@@ -179,16 +179,16 @@ class _FolderLabels:
 
     def __init__(self, data: Dataset, meanings: Mapping[str, tuple[int, ...]]) -> None:
         self._source = data.source
-        there = {alike(name) for chain in data.folders for name in chain} | set(data.empty)
+        there = {normalize_name(name) for chain in data.folders for name in chain} | set(data.empty)
         labels = dict.fromkeys(name for text in meanings for name in (text, *split_levels(text)))
         self._exact = set(map(canonical, labels))
         self._made: dict[str, list[str]] = {}
         for label in labels:
             plain, marked = folder_names(label)
-            names = {alike(marked)}
+            names = {normalize_name(marked)}
             # A plain name beside a marked one is another label's.
-            if plain != label and alike(marked) not in there:
-                names.add(alike(plain))
+            if plain != label and normalize_name(marked) not in there:
+                names.add(normalize_name(plain))
             for name in names:
                 self._made.setdefault(name, []).append(label)
 
@@ -200,7 +200,7 @@ class _FolderLabels:
         """
         if canonical(folder) in self._exact:
             return folder
-        labels = self._made.get(alike(folder), [])
+        labels = self._made.get(normalize_name(folder), [])
         if len(labels) > 1 and strict:
             names = " or ".join(f"{folder_names(label)[1]!r} for {label!r}" for label in labels)
             raise InputError(

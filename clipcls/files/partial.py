@@ -22,7 +22,7 @@ class Part:
     """A new file for one run alone; what an earlier run left under its name is set aside.
 
     It is locked until `release`. Without locks (some file systems) a later run takes it away, and
-    this one is told at its end.
+    this one fails at its end.
 
     Attributes:
         path: its name.
@@ -54,7 +54,7 @@ class Part:
     def rename(self, path: Path) -> None:
         """Gives the file, closed, its final name."""
         if not self._lock.is_on(self.path):
-            raise FileNotFoundError(None, f"{self.path.name} was taken away meanwhile")
+            raise FileNotFoundError(None, f"{self.path.name} was removed in the meantime")
         self.path.replace(path)
 
     def remove(self) -> None:
@@ -157,7 +157,7 @@ def _set_aside(part: Path) -> list[Path]:
 
 
 def _begin(path: Path) -> bytes:
-    """Enough of a file to tell its format."""
+    """Enough of a file to recognise its format."""
     try:
         with path.open("rb") as file:
             return file.read(4)

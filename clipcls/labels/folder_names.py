@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from clipcls.predictions import UNKNOWN
 
-__all__ = ["alike", "folder_names", "folders_of", "safe_name"]
+__all__ = ["assign_folders", "folder_names", "normalize_name", "safe_name"]
 
 _LONGEST = 100  # bytes: eCryptfs takes 143, most others 255, and Windows 260 for a whole path
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*]')
@@ -19,7 +19,7 @@ _RESERVED = re.compile(
 )
 
 
-def alike(name: str) -> str:
+def normalize_name(name: str) -> str:
     """The same for names that some file system takes for one: case and composition of letters."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
@@ -46,14 +46,14 @@ def safe_name(name: str) -> str:
     return safe or "_"
 
 
-def folders_of(labels: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[str, ...]]:
+def assign_folders(labels: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[str, ...]]:
     """Each label's folder, as the names below the target; () is `unknown`.
 
     Labels whose folders would be one on some system (`Polish`, `polish`) get different ones: the
     first by code point that needs no change keeps its name, the others are marked with 8 hex of
     their SHA-256. So the folders depend on which labels there are, not on their order.
 
-    >>> folders_of([("a/b",), ("a_b", "c")])
+    >>> assign_folders([("a/b",), ("a_b", "c")])
     {('a/b',): ('a_b~c14cddc0',), ('a_b', 'c'): ('a_b', 'c')}
     """
     wanted = list(dict.fromkeys(labels))
@@ -64,15 +64,15 @@ def folders_of(labels: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], tuple
     for node in nodes:
         above = made[node[:-1]]
         name = safe_name(node[-1])
-        if (*map(alike, above), alike(name)) in taken:
+        if (*map(normalize_name, above), normalize_name(name)) in taken:
             name = _marked(name, node[-1])
         made[node] = (*above, name)
-        taken.add((*map(alike, above), alike(name)))
+        taken.add((*map(normalize_name, above), normalize_name(name)))
     return {label: made[label] if label else (UNKNOWN,) for label in wanted}
 
 
 def folder_names(label: str) -> tuple[str, str]:
-    """The two names that `folders_of` can give a label's folder: the plain one, the marked one.
+    """The two names that `assign_folders` can give a label's folder: the plain one, the marked one.
 
     >>> folder_names("a/b")
     ('a_b', 'a_b~c14cddc0')

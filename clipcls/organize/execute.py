@@ -1,7 +1,7 @@
-"""Results -> images copied, moved or linked into a folder a label, with a journal to undo it.
+"""Results -> images copied, moved or linked into one folder per label, with a journal to undo it.
 
 Nothing is ever overwritten. Each step can be interrupted anywhere: what the journal announced and
-did not confirm is looked up in the files, and finished or taken back.
+did not confirm is looked up in the files, and finished or undone.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from clipcls.organize.fileops import (
     RefusalError,
     check_inside,
     copy,
+    describe_error,
     is_link_to,
+    is_placed,
     is_reserved,
     is_same_file,
-    is_the_same,
     make_folder,
     move,
     place,
-    reason_of,
     same_content,
 )
-from clipcls.organize.journal import Entry, Journal, Mode, journals_in
-from clipcls.organize.plan import Plan, Step, plan
+from clipcls.organize.journal import Entry, Journal, Mode, read_journals
+from clipcls.organize.plan import Plan, Step, make_plan
 from clipcls.predictions import Result
 
 __all__ = ["Filing", "Undoing", "file_results", "undo"]
@@ -106,29 +106,30 @@ def file_results(
     root: str | os.PathLike[str] = ".",
     watch: Callable[[int], None] = lambda failed: None,
 ) -> Filing:
-    """Files images by their labels; the same call again goes on where one was interrupted.
+    """Files images by their labels; the same call resumes an interrupted one.
 
     Args:
         results: of `read_results`.
-        into: the folder that gets a folder a label; made where it is missing.
+        into: the folder that gets one folder per label; created if missing.
         mode: copy, move, or link (symbolic, to the absolute path).
         root: what the results' paths are relative to.
         watch: called after each image with the number that failed so far.
 
     Raises:
-        InputError: none of the images is there.
+        InputError: none of the images exists.
         OutputError: `into` cannot be written, or is full.
     """
     target = Path(os.path.abspath(into))
-    journals = journals_in(target)
-    plan(results, target, mode, root=root, journals=journals)  # refuses before anything is made
+    journals = read_journals(target)
+    # Before anything is made: it may refuse.
+    make_plan(results, target, mode, root=root, journals=journals)
     try:
         make_folder(target)
     except OSError as error:
         raise OutputError(f"{into}: cannot be made a folder ({os_reason(error)})") from error
     journal = _resume(journals, mode)
     try:
-        todo = plan(results, target, mode, root=root, journals=journals)
+        todo = make_plan(results, target, mode, root=root, journals=journals)
         done = Filing(mode, todo, failed=list(todo.failed))
         if todo.steps and journal is None:
             journal = Journal.create(target, mode)
@@ -177,7 +178,7 @@ def undo(
                     continue
                 why = _undo(log, entry)
             except OSError as error:
-                why = reason_of(error)
+                why = describe_error(error)
             if why:
                 done.kept.append(ImageError(os.fspath(entry.target), why))
             else:
@@ -195,7 +196,7 @@ def undo(
 
 
 def _resume(journals: Iterable[Journal], mode: Mode) -> Journal | None:
-    """Settles what earlier runs left open; returns the last one's journal, to be gone on with."""
+    """Settles what earlier runs left open; returns the last one's journal, to be resumed."""
     current = None
     for journal in journals:
         loose = [e for e in journal.entries.values() if e.state in ("announced", "undoing")]
@@ -240,7 +241,7 @@ def _file(journal: Journal, plan: Plan) -> Iterator[tuple[Step, str | None]]:
                         f"{step.folder}: cannot be written ({os_reason(error)}); once it can, the "
                         "same command resumes"
                     ) from error
-                yield step, reason_of(error)
+                yield step, describe_error(error)
             else:
                 yield step, None
 
@@ -250,7 +251,7 @@ def _entries(journal: Journal, step: Step) -> list[Entry]:
     return [
         journal.entry(source, target, source.stat())
         for source, target in pairs
-        if not is_the_same(journal.mode, source, target)
+        if not is_placed(journal.mode, source, target)
     ]
 
 
@@ -267,7 +268,7 @@ def _missing_folders(journal: Journal, steps: Iterable[Step]) -> list[Path]:
 
 
 def _do_step(journal: Journal, step: Step, todo: list[Entry]) -> None:
-    """The sidecars first, so that an image that is there has them; all of them or none.
+    """The sidecars first, so that a filed image has them; all of them or none.
 
     A name that was taken since the plan was made is numbered on.
     """
@@ -311,7 +312,7 @@ def _do(mode: Mode, entry: Entry) -> None:
     """Copies, moves or links one file.
 
     Raises:
-        FileExistsError: there is something at the target.
+        FileExistsError: the target exists.
         OSError: it was not done, and nothing is left of it.
     """
     if mode == "link":

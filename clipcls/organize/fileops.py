@@ -23,14 +23,14 @@ __all__ = [
     "RefusalError",
     "check_inside",
     "copy",
+    "describe_error",
     "is_link_to",
+    "is_placed",
     "is_reserved",
     "is_same_file",
-    "is_the_same",
     "make_folder",
     "move",
     "place",
-    "reason_of",
     "same_content",
 ]
 
@@ -39,10 +39,10 @@ _CHUNK = 1 << 20
 
 
 class RefusalError(OSError):
-    """A reason of our own, told as it is."""
+    """A reason of our own, shown as it is."""
 
 
-def reason_of(error: OSError) -> str:
+def describe_error(error: OSError) -> str:
     """Why a file could not be handled, in a few words."""
     return str(error) if isinstance(error, RefusalError) else os_reason(error)
 
@@ -117,7 +117,7 @@ def move(source: Path, target: Path, part: Path) -> None:
     """Moves a file, to another file system by a copy under the name `part`.
 
     Raises:
-        FileExistsError: there is something at the target.
+        FileExistsError: the target exists.
         OSError: it cannot be done, and the source is where it was.
     """
     try:
@@ -155,8 +155,8 @@ def make_folder(folder: Path) -> None:
         sync_folder(parent)
 
 
-def is_the_same(mode: Mode, source: Path, target: Path) -> bool:
-    """Whether a copy or link is there already."""
+def is_placed(mode: Mode, source: Path, target: Path) -> bool:
+    """Whether the copy or link already exists."""
     if mode == "link":
         return is_link_to(target, source)
     return mode == "copy" and same_content(source, target)

@@ -6,7 +6,7 @@ A line is a JSON object: first the header, then
     {"folder": "b_w", "label": "b/w"}               so is this one, whose name is not its label
     {"n": 1, "from": "/photos/a.jpg", "to": "cat/a.jpg", "size": ..., "mtime_ns": ...,
      "ctime_ns": ...}
-    {"done": 1}                                     it is there, whole
+    {"done": 1}                                     it exists, whole
     {"failed": 1}                                   it was not done, and left nothing behind
     {"undoing": 1}
     {"undone": 1}
@@ -42,7 +42,7 @@ from clipcls.files.folders import sync_folder
 from clipcls.files.lock import lock_descriptor
 from clipcls.organize.signing import Signer, key_path, make_key, new_key, read_key
 
-__all__ = ["Entry", "Journal", "Mode", "journals_in"]
+__all__ = ["Entry", "Journal", "Mode", "read_journals"]
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ class Journal:
         """Opens it to be added to.
 
         Raises:
-            OutputError: it cannot be written, or another process is at it.
+            OutputError: it cannot be written, or another process is using it.
         """
         try:
             self._file = open_regular(self.path, os.O_RDWR)
@@ -299,7 +299,7 @@ class Journal:
             raise OutputError(f"{self.path}: cannot be locked ({os_reason(error)})") from error
 
 
-def journals_in(into: Path) -> list[Journal]:
+def read_journals(into: Path) -> list[Journal]:
     """The journals in a folder that this user wrote, oldest first; warns of others."""
     found, others = [], []
     for path in find_journals(into):

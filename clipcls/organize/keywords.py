@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from clipcls.errors import ImageError, InputError, SidecarError, counted, os_reason
+from clipcls.errors import ImageError, InputError, SidecarError, format_count, os_reason
 from clipcls.predictions import Prediction, Result
 
 __all__ = ["KeywordReport", "Labels", "update_each"]
@@ -42,9 +42,9 @@ class KeywordReport:
 
     def summary(self) -> str:
         """One line."""
-        parts = [f"{counted(self.written, self.what)} written"]
+        parts = [f"{format_count(self.written, self.what)} written"]
         if self.unchanged:
-            parts.append(f"{counted(self.unchanged, 'image')} needed no change")
+            parts.append(f"{format_count(self.unchanged, 'image')} needed no change")
         if self.unread:
             parts.append(f"{self.unread:,} left alone that `classify` could not read")
         if self.failed:
@@ -70,7 +70,7 @@ def update_each(
         what: what is written.
 
     Raises:
-        InputError: none of the images is there.
+        InputError: none of the images exists.
     """
     done = KeywordReport(what)
     images = [

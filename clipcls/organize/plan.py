@@ -13,20 +13,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipcls.errors import ImageError, InputError
-from clipcls.labels.folder_names import alike, folders_of
+from clipcls.labels.folder_names import assign_folders, normalize_name
 from clipcls.organize.fileops import (
     RefusalError,
     check_inside,
+    describe_error,
     is_link_to,
-    is_the_same,
-    reason_of,
+    is_placed,
     same_content,
 )
-from clipcls.organize.journal import Entry, Journal, Mode, journals_in
+from clipcls.organize.journal import Entry, Journal, Mode, read_journals
 from clipcls.organize.xmp_sidecar import SidecarNames
 from clipcls.predictions import Prediction, Result
 
-__all__ = ["Plan", "Step", "plan"]
+__all__ = ["Plan", "Step", "make_plan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +63,10 @@ class Plan:
 
     Attributes:
         steps: in the order of the results.
-        already: how many images are in their folder already.
+        already: how many images are already in their folder.
         unread: how many images `classify` could not read; they are left alone.
         best_only: how many images have several labels and are moved to the best one's folder.
-        failed: images that are not there or cannot be filed.
+        failed: images that are missing or cannot be filed.
         labels: folder -> its label, where that is not its name.
     """
 
@@ -78,7 +78,7 @@ class Plan:
     labels: dict[Path, str] = field(default_factory=dict)
 
 
-def plan(
+def make_plan(
     results: Sequence[Result],
     into: str | os.PathLike[str],
     mode: Mode = "copy",
@@ -90,17 +90,17 @@ def plan(
 
     Args:
         results: of `read_results`.
-        into: the folder that gets a folder a label.
+        into: the folder that gets one folder per label.
         mode: copy, move, or link (symbolic, to the absolute path).
         root: what the results' paths are relative to.
         journals: those in `into`; None to read them.
 
     Raises:
-        InputError: none of the images is there.
+        InputError: none of the images exists.
     """
     target = Path(os.path.abspath(into))
     if journals is None:
-        journals = journals_in(target)
+        journals = read_journals(target)
     return _Planner(target, mode, Path(root), journals).plan(results)
 
 
@@ -123,10 +123,10 @@ class _Planner:
     def plan(self, results: Sequence[Result]) -> Plan:
         predictions = [result for result in results if isinstance(result, Prediction)]
         self.result.unread = len(results) - len(predictions)
-        folders = folders_of(label for p in predictions for label in p.label_paths or ((),))
+        folders = assign_folders(label for p in predictions for label in p.label_paths or ((),))
         for label, names in folders.items():
             for depth, name in enumerate(names):
-                self.taken[self.into.joinpath(*names[:depth])].add(alike(name))
+                self.taken[self.into.joinpath(*names[:depth])].add(normalize_name(name))
                 if label and label[depth] != name:
                     self.result.labels[self.into.joinpath(*names[: depth + 1])] = label[depth]
         missing = 0
@@ -145,7 +145,7 @@ class _Planner:
                 missing += 1
                 self.result.failed.append(ImageError(result.path, "no such file"))
             except OSError as error:
-                self.result.failed.append(ImageError(result.path, reason_of(error)))
+                self.result.failed.append(ImageError(result.path, describe_error(error)))
         if missing and missing == len(predictions):
             raise InputError(
                 f"{self.result.failed[0].path}: no such file, nor any other of the results; their "
@@ -182,12 +182,12 @@ class _Planner:
                 continue
             for number in itertools.count(1):
                 step = Step(path, (source, *self._sidecars(source)), folder, number)
-                names = [alike(target.name) for target in step.targets]
+                names = [normalize_name(target.name) for target in step.targets]
                 if self.taken[folder].intersection(names):
                     continue
                 there = [os.path.lexists(target) for target in step.targets]
                 if any(there) and not all(
-                    is_the_same(self.mode, source, target)
+                    is_placed(self.mode, source, target)
                     for source, target, is_there in zip(
                         step.sources, step.targets, there, strict=True
                     )
@@ -202,7 +202,7 @@ class _Planner:
                 break
 
     def _is_there(self, source: Path, seen: os.stat_result, folder: Path) -> bool:
-        """Whether the image is in this folder already, as this run would put it there.
+        """Whether the image is already in this folder, as this run would put it there.
 
         Raises:
             RefusalError: an earlier run put it there in another way.

@@ -74,7 +74,7 @@ def make_key() -> bytes:
     """The secret, made where none exists: whole or not at all, and readable by this user alone.
 
     Raises:
-        InputError: there is none, and none can be made.
+        InputError: none exists, and none can be made.
     """
     path = key_path()
     if path is None:

@@ -32,7 +32,7 @@ def embed_keywords(
     remove: bool = False,
     watch: Callable[[int], None] = lambda failed: None,
 ) -> KeywordReport:
-    """Writes each image's labels into it; an image without a label loses those of before.
+    """Writes each image's labels into it; an image without labels loses its earlier ones.
 
     Args:
         results: of `read_results`.
@@ -41,7 +41,7 @@ def embed_keywords(
         watch: called after each image with the number that failed so far.
 
     Raises:
-        InputError: lxml, PyExifTool or exiftool is missing, or none of the images is there.
+        InputError: lxml, PyExifTool or exiftool is missing, or none of the images exists.
     """
     need_lxml()
     try:

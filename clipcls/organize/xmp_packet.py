@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from clipcls.errors import InputError, SidecarError, install_command
-from clipcls.labels.folder_names import alike
+from clipcls.labels.folder_names import normalize_name
 from clipcls.predictions import REJECT
 
 __all__ = ["need_lxml", "update_packet"]
@@ -93,11 +93,11 @@ def update_packet(before: bytes, labels: Iterable[Sequence[str]], name: str) -> 
     # A program that finds these reads no dc:subject: others' keywords have to be in it too, and to
     # stay once somebody else's are.
     words = [word.replace("|", "_") for word in own]
-    copied = set(map(alike, packet.items("clipcls:hierarchicalSubject")))
+    copied = set(map(normalize_name, packet.items("clipcls:hierarchicalSubject")))
     if names and not others:
         paths = [*words, *paths]
     elif others:
-        paths = [*(word for word in words if alike(word) in copied), *paths]
+        paths = [*(word for word in words if normalize_name(word) in copied), *paths]
     packet.replace("lr:hierarchicalSubject", "Bag", "clipcls:hierarchicalSubject", paths)
     if packet.find("digiKam:TagsList") is not None:
         tags = ["/".join(name.replace("/", "_") for name in label) for label in names]
@@ -140,24 +140,24 @@ class _Packet:
 
     def items(self, name: str, without: str = "") -> list[str]:
         """The values of a list, but those that another list holds."""
-        left_out = set(map(alike, self.items(without))) if without else set()
+        left_out = set(map(normalize_name, self.items(without))) if without else set()
         found = self.find(name)
         if found is None:
             return []
         texts = [item.text or "" for item in found.iter(f"{{{_RDF}}}li")]
         if not texts and not len(found) and (found.text or "").strip():
             texts = [found.text.strip()]
-        return [text for text in texts if alike(text) not in left_out]
+        return [text for text in texts if normalize_name(text) not in left_out]
 
     def replace(self, name: str, kind: str, mine: str, wanted: Sequence[str]) -> list[str]:
         """Puts our values in the place of those that `mine` remembers; returns the others'."""
         before, own = self.items(name), self.items(mine)
         others = self.items(name, without=mine)
-        known = set(map(alike, others))
+        known = set(map(normalize_name, others))
         added = []
         for value in wanted:
-            if alike(value) not in known:
-                known.add(alike(value))
+            if normalize_name(value) not in known:
+                known.add(normalize_name(value))
                 added.append(value)
         if set(before) != {*others, *added}:
             self._set(name, kind, [*others, *added])

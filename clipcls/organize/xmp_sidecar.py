@@ -12,7 +12,7 @@ from clipcls.data.file_kinds import RAW_SUFFIXES, SUFFIXES, VIDEO_SUFFIXES
 from clipcls.errors import SidecarError, os_reason
 from clipcls.files.atomic import temporary_path, write_new
 from clipcls.files.folders import is_inside
-from clipcls.labels.folder_names import alike
+from clipcls.labels.folder_names import normalize_name
 from clipcls.organize.fileops import place
 from clipcls.organize.keywords import KeywordReport, Labels, update_each
 from clipcls.organize.xmp_packet import need_lxml, update_packet
@@ -32,7 +32,7 @@ def write_sidecars(
     remove: bool = False,
     watch: Callable[[int], None] = lambda failed: None,
 ) -> KeywordReport:
-    """Writes each image's labels into its sidecar; an image without a label loses those of before.
+    """Writes each image's labels into its sidecar; an image without labels loses its earlier ones.
 
     Args:
         results: of `read_results`.
@@ -43,7 +43,7 @@ def write_sidecars(
         watch: called after each image with the number that failed so far.
 
     Raises:
-        InputError: lxml is missing, or none of the images is there.
+        InputError: lxml is missing, or none of the images exists.
     """
     need_lxml()
 
@@ -84,14 +84,14 @@ class SidecarNames:
 
     def _owns_short(self, image: Path) -> bool:
         folder = self._list(image.parent)
-        names = folder.by_stem[alike(image.stem)]
+        names = folder.by_stem[normalize_name(image.stem)]
         owners = [n for n in names if Path(n).suffix.lower() in RAW_SUFFIXES] or names
         return set(owners) <= {image.name} and image.stem not in folder.names
 
     def _existing(self, image: Path, stem: str) -> Path | None:
         """`stem.xmp`, in any case, but not one that is another file's to the letter."""
         folder = self._list(image.parent)
-        sidecars = folder.sidecars[alike(stem)]
+        sidecars = folder.sidecars[normalize_name(stem)]
         if f"{stem}.xmp" in sidecars:
             return image.with_name(f"{stem}.xmp")
         for name in sorted(sidecars, key=lambda name: name[:-4] != stem):
@@ -119,9 +119,9 @@ class _Folder:
         for name in names:
             stem, suffix = os.path.splitext(name)
             if suffix.lower() == ".xmp":
-                self.sidecars[alike(stem)].append(name)
+                self.sidecars[normalize_name(stem)].append(name)
             elif suffix.lower() in _PICTURES:
-                self.by_stem[alike(stem)].append(name)
+                self.by_stem[normalize_name(stem)].append(name)
 
 
 def update_sidecar(sidecar: Path, labels: Iterable[Sequence[str]]) -> bool:
@@ -136,7 +136,7 @@ def update_sidecar(sidecar: Path, labels: Iterable[Sequence[str]]) -> bool:
 
     Raises:
         OSError: it cannot be read or written.
-        SidecarError: it is no XMP, leads out of its folder, or was changed meanwhile.
+        SidecarError: it is no XMP, leads out of its folder, or was changed in the meantime.
     """
     file = Path(os.path.realpath(sidecar))
     if not is_inside(file, sidecar.parent):

@@ -72,7 +72,7 @@ class CsvWriter:
             self._begin(self._columns)
 
     def describe(self, file: Path) -> bytes:
-        """The content of the file's sidecar; b"" where there is nothing to say."""
+        """The content of the file's sidecar; b"" without provenance."""
         if not self.provenance:
             return b""
         content = {
@@ -132,7 +132,7 @@ def read_csv(text: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _read_provenance(file: str) -> dict[str, Any]:
-    """What made a csv or tsv file, by its sidecar; {} where there is none."""
+    """What made a csv or tsv file, by its sidecar; {} without one."""
     try:
         (notes,) = read_json(metadata_path(file))["notes"]
         return {key: notes[key] for key in PROVENANCE if key in notes}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TextIO
 
-from clipcls.errors import counted, printable
+from clipcls.errors import format_count, printable
 from clipcls.predictions import to_record
 
 __all__ = ["LabelFileWriter"]
@@ -19,16 +19,16 @@ class LabelFileWriter:
     def write(self, item: Any) -> None:
         """Writes the record of a `Suggestion`, handed to the system at once."""
         record = to_record(item)
-        labels = record["labels"]
+        labels, images = record["labels"], format_count(record["images"], "image")
         self._stream.write(
-            f"# {counted(len(labels), 'label')} for {counted(record['images'], 'image')}, "
-            f"suggested by clipcls with {printable(record['model'])} ({record['weights']}).\n"
+            f"# {format_count(len(labels), 'label')} for {images}, suggested by clipcls "
+            f"with {printable(record['model'])} ({record['weights']}).\n"
             "# Edit it, then: clipcls classify --labels FILE\n"
         )
         for label in labels:
             also = ", ".join(map(printable, label["merged"]))
             self._stream.write(
-                f"# {counted(label['images'], 'image')}, such as {printable(label['example'])}"
+                f"# {format_count(label['images'], 'image')}, such as {printable(label['example'])}"
                 f"{'; also: ' * bool(also)}{also}\n"
                 f"{printable(label['line']) if self._stream.isatty() else label['line']}\n"
             )

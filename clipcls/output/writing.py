@@ -85,7 +85,7 @@ def open_output(
     bom: bool = False,
     provenance: Mapping[str, Any] | None = None,
 ) -> Iterator[Writer]:
-    """A writer to a file, or to stdout where there is no path.
+    """A writer to a file, or to stdout without a path.
 
     Args:
         path: the result file, which appears when the block ends without an error; a link is
@@ -225,14 +225,14 @@ def _blaming(name: str) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError as error:
-        raise OutputClosedError(f"{name}: its reader went away") from error
+        raise OutputClosedError(f"{name}: the reading end of the pipe was closed") from error
     except OSError as error:
         raise OutputError(f"{name}: cannot be written ({error.strerror or error})") from error
 
 
 @contextlib.contextmanager
 def _closed(file: TextIO) -> Iterator[TextIO]:
-    """Closes a file at the end; what it could not write was told when it was written."""
+    """Closes a file at the end; what it could not write was reported before."""
     try:
         yield file
     finally:

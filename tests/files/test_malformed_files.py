@@ -35,7 +35,7 @@ from clipcls.data.sorted_folders import read_folder_labels
 from clipcls.errors import CalibrationError, ClipclsError, ImageError, InputError
 from clipcls.few_shot.file import Learnt, classifier_bytes, read_classifier
 from clipcls.files.jsonfiles import parse_json
-from clipcls.labels.folder_names import folders_of
+from clipcls.labels.folder_names import assign_folders
 from clipcls.labels.label_set import LabelSet, read_labels
 from clipcls.labels.names import join_levels
 from clipcls.labels.prompts import class_texts, make_prompts, read_prompts
@@ -355,7 +355,7 @@ def check_results(name: str, data: bytes) -> None:
         else:  # the runners-up of merged lines are not in a record
             assert replace(one, top=other.top) == other
     answers = [result for result in found if isinstance(result, Prediction)]
-    for folders in folders_of(label for p in answers for label in p.label_paths).values():
+    for folders in assign_folders(label for p in answers for label in p.label_paths).values():
         assert all(0 < len(os.fsencode(name)) <= 100 for name in folders)
     with open_output(Path(HERE.name) / "again.csv", "csv") as writer:
         for result in found:

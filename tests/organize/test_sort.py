@@ -15,14 +15,14 @@ from pathlib import Path, PureWindowsPath
 
 import pytest
 
-from clipcls.cli.filing import short, without_scores
+from clipcls.cli.filing import shorten_path, without_scores
 from clipcls.errors import ImageError, InputError, OutputError
-from clipcls.labels.folder_names import folders_of, safe_name
+from clipcls.labels.folder_names import assign_folders, safe_name
 from clipcls.labels.names import join_levels, split_levels
 from clipcls.organize import execute, fileops
 from clipcls.organize.execute import file_results, undo
-from clipcls.organize.journal import Journal, Mode, journals_in
-from clipcls.organize.plan import plan
+from clipcls.organize.journal import Journal, Mode, read_journals
+from clipcls.organize.plan import make_plan
 from clipcls.output.columns import result_columns
 from clipcls.output.reader import read_results
 from clipcls.output.writing import open_output
@@ -294,8 +294,8 @@ def test_names_that_no_system_refuses() -> None:
 
 def test_labels_that_are_one_folder_somewhere_get_two() -> None:
     labels = [("polish",), ("Polish",), ("a/b",), ("a_b",), ("Unknown",), ()]
-    found = folders_of(labels)
-    assert found == folders_of(reversed(labels))
+    found = assign_folders(labels)
+    assert found == assign_folders(reversed(labels))
     assert len({tuple(map(str.casefold, f)) for f in found.values()}) == len(labels)
     assert found["a_b",] == ("a_b",)
     assert found[()] == ("unknown",)
@@ -333,7 +333,7 @@ def test_a_wrong_root_is_told_before_anything_is_made(photos: Path, tmp_path: Pa
 
 
 def test_a_plan_changes_nothing(photos: Path, tmp_path: Path) -> None:
-    steps = plan(FOUR, tmp_path / "out", "move", root=photos).steps
+    steps = make_plan(FOUR, tmp_path / "out", "move", root=photos).steps
     assert {str(t.relative_to(tmp_path / "out")) for s in steps for t in s.targets} == set(FILED)
     assert not (tmp_path / "out").exists()
 
@@ -414,7 +414,7 @@ def test_a_move_to_another_disk_is_on_it_before_the_file_goes(
     assert (target.exists(), source.exists()) == (True, False)
     if not stopped:
         assert {elsewhere / "new", elsewhere} <= sure
-    (journal,) = journals_in(elsewhere / "new")
+    (journal,) = read_journals(elsewhere / "new")
     again(lambda: undo(journal.path))
     assert (target.exists(), source.exists()) == (False, True)
 
@@ -502,7 +502,7 @@ def test_killed_anywhere_a_run_is_resumed_or_undone(
             held = set(tree(photos).values()) | set(tree(out).values() if out.exists() else ())
             assert set(before.values()) <= held, "nothing is lost"
             if finish == "undo":
-                for journal in journals_in(out) if out.exists() else []:
+                for journal in read_journals(out) if out.exists() else []:
                     assert undo(journal.path).kept == []
                 assert tree(photos) == before
                 assert not out.exists() or tree(out) == {}
@@ -514,7 +514,7 @@ def test_killed_anywhere_a_run_is_resumed_or_undone(
                 assert tree(photos) == ({} if way == "move" else before)
                 if way != "link":
                     assert found["cat/a (2).jpg"] == b"aa"
-                for journal in journals_in(out):
+                for journal in read_journals(out):
                     undo(journal.path)
                 assert tree(photos) == before
                 assert tree(out) == {}
@@ -712,7 +712,7 @@ def test_a_link_in_the_folder_leads_nothing_out_of_it(
     (out / "animal").symlink_to(tmp_path / "none yet")
     (out / "unknown").symlink_to("here")
     before = tree(photos)
-    assert len(plan(FOUR, out, mode, root=photos).failed) == 4
+    assert len(make_plan(FOUR, out, mode, root=photos).failed) == 4
     done = file_results(FOUR, out, mode, root=photos)
     assert str(done.failed[0]) == (
         f"a.jpg: {out}/cat leads out of {out}, to {elsewhere}; replace the link by a folder"
@@ -791,7 +791,7 @@ def test_the_secret_is_whole_wherever_its_maker_is_killed(
             killed = killed_at(call, lambda: file_results(rows, out, root=photos), no_links)  # noqa: B023
             done = file_results(rows, out, root=photos)
             assert len((state / "clipcls/journal.key").read_bytes()) == 32
-            for journal in journals_in(out):
+            for journal in read_journals(out):
                 assert undo(journal.path).kept == []
             assert tree(out) == {}
             if not killed:
@@ -880,7 +880,7 @@ def test_a_full_disk_ends_the_run_and_it_goes_on_later(
     assert 0 < len(tree(tmp_path / "out")) < len(FILED)
     file_results(FOUR, tmp_path / "out", root=photos)
     assert tree(tmp_path / "out") == FILED
-    assert len(journals_in(tmp_path / "out")) == 1
+    assert len(read_journals(tmp_path / "out")) == 1
 
 
 # -- results as they are written
@@ -1005,14 +1005,14 @@ def test_paths_are_named_from_here_where_they_are_below(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(photos)
-    assert short(photos / "sub" / "a.jpg") == os.path.join("sub", "a.jpg")
-    assert short(photos.parent / "b.jpg") == str(photos.parent / "b.jpg")
+    assert shorten_path(photos / "sub" / "a.jpg") == os.path.join("sub", "a.jpg")
+    assert shorten_path(photos.parent / "b.jpg") == str(photos.parent / "b.jpg")
     with monkeypatch.context() as windows:
         windows.setattr(os.path, "relpath", ntpath.relpath)
         windows.setattr(os, "getcwd", lambda: "C:\\photos")
         below, elsewhere = PureWindowsPath("C:/photos/a.jpg"), PureWindowsPath("D:/sorted/cat")
-        assert short(below) == "a.jpg"
-        assert short(elsewhere) == "D:\\sorted\\cat"
+        assert shorten_path(below) == "a.jpg"
+        assert shorten_path(elsewhere) == "D:\\sorted\\cat"
 
 
 def test_bad_usage_is_one_line_and_nothing_is_done(photos: Path) -> None:

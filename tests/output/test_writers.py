@@ -289,7 +289,7 @@ def test_without_locks_the_run_whose_part_is_gone_fails(
     second = other.enter_context(open_output(path, "jsonl"))
     second.write({"run": 2})
     first.write({"run": 1})
-    with pytest.raises(OutputError, match=r"r\.jsonl\.part was taken away"):
+    with pytest.raises(OutputError, match=r"r\.jsonl\.part was removed"):
         one.close()
     assert not path.exists()
     second.write({"run": 2})
