@@ -41,11 +41,12 @@ from safetensors.torch import save_file
 from clipcls.data.images import decode_image, read_bytes
 from clipcls.embeddings import benchmark
 from clipcls.embeddings.embed import Embedded, embed_images
-from clipcls.models import cuda, encoder, loading
+from clipcls.models import cuda, loading, open_clip_encoder, registry
 from clipcls.models.backend import Backend
-from clipcls.models.encoder import OpenClipEncoder
 from clipcls.models.facts import ModelFacts
+from clipcls.models.open_clip_encoder import OpenClipEncoder
 from clipcls.models.openvino import least_cosine
+from clipcls.numerics import unit_rows
 
 PHOTOS = sorted((Path(__file__).resolve().parent.parent / "examples/photos").glob("*.jpg"))
 Row = dict[str, Any]
@@ -92,11 +93,11 @@ def measured(work: Callable[[], object], device: str, seconds: float) -> float:
     raise AssertionError
 
 
-def sources(names: Sequence[str], folder: Path) -> Iterator[tuple[str, loading.ModelSource]]:
+def sources(names: Sequence[str], folder: Path) -> Iterator[tuple[str, registry.ModelSource]]:
     """The models; ViTs with random weights, of ViT-L-14 the image tower alone."""
     for name in names:
         if name == "mini":
-            yield name, loading.resolve(name)
+            yield name, registry.resolve(name)
             continue
         torch.manual_seed(0)
         text = {"text_cfg": {"layers": 1, "width": 8, "heads": 1}} if name == "ViT-L-14" else {}
@@ -107,7 +108,7 @@ def sources(names: Sequence[str], folder: Path) -> Iterator[tuple[str, loading.M
             if not text or key.startswith(("visual.", "logit_"))
         }
         save_file(tensors, folder / f"{name}.safetensors")
-        yield name, loading.resolve(name, folder / f"{name}.safetensors")
+        yield name, registry.resolve(name, folder / f"{name}.safetensors")
 
 
 def images_of(prepare: Callable[[Image.Image], Any], count: int) -> list[Any]:
@@ -116,7 +117,7 @@ def images_of(prepare: Callable[[Image.Image], Any], count: int) -> list[Any]:
     return list(itertools.islice(itertools.cycle(photos), count))
 
 
-def towers(source: loading.ModelSource, device: str) -> Iterator[tuple[str, loading.Model]]:
+def towers(source: registry.ModelSource, device: str) -> Iterator[tuple[str, loading.Model]]:
     """An image tower in each precision and memory format."""
     halves = cuda.half_precisions(device) if cuda.is_cuda(device) else ("bf16",)
     for precision in ("fp32", *halves):
@@ -145,7 +146,7 @@ def on_device(model: loading.Model, images: Sequence[Any]) -> torch.Tensor:
 
 
 def network(
-    table: Table, name: str, source: loading.ModelSource, device: str, args: argparse.Namespace
+    table: Table, name: str, source: registry.ModelSource, device: str, args: argparse.Namespace
 ) -> None:
     """The image tower alone."""
     cpu = loading.load(source, tower="image")
@@ -197,11 +198,11 @@ def plain(model: loading.Model, images: Sequence[Any]) -> np.ndarray:
     )
     batch = ((batch - mean) / std).to(loading.dtype(model.precision))
     with torch.inference_mode():
-        return encoder.unit_rows(model.network.encode_image(batch).float().cpu().numpy())
+        return unit_rows(model.network.encode_image(batch).float().cpu().numpy())
 
 
 def encode(
-    table: Table, name: str, source: loading.ModelSource, device: str, args: argparse.Namespace
+    table: Table, name: str, source: registry.ModelSource, device: str, args: argparse.Namespace
 ) -> None:
     """From arrays to vectors, by pieces and by batch."""
     chosen = OpenClipEncoder(source, Backend(device=device), facts=args.facts).precision
@@ -212,24 +213,24 @@ def encode(
         table.add(name, "encode", f"{chosen}, {args.batch}, plain", args.batch, taken)
         taken = measured(lambda: cuda.copied(images[: args.batch], device), device, args.seconds)
         table.add(name, "encode", f"{args.batch}, stacked and copied only", args.batch, taken)
-    before = encoder._PIECES_ON_CUDA
+    before = open_clip_encoder._PIECES_ON_CUDA
     for batch, pieces in (
         *((args.batch, pieces) for pieces in (2, 1, 4)),
         *((batch, 2) for batch in (args.batch // 4, args.batch // 2, 2 * args.batch)),
         (1, 1),
     ):
-        encoder._PIECES_ON_CUDA = pieces
+        open_clip_encoder._PIECES_ON_CUDA = pieces
         made = OpenClipEncoder(source, Backend(device=device, precision=chosen, batch_size=batch))
         made._towers["image"] = model
         count = batch if batch == 1 else 4 * args.batch
         run = functools.partial(made.encode_images, images[:count])
         taken = measured(run, device, args.seconds)
         table.add(name, "encode", f"{chosen}, {batch} in {pieces} pieces", count, taken)
-    encoder._PIECES_ON_CUDA = before
+    open_clip_encoder._PIECES_ON_CUDA = before
 
 
 def files(
-    table: Table, name: str, source: loading.ModelSource, device: str, args: argparse.Namespace
+    table: Table, name: str, source: registry.ModelSource, device: str, args: argparse.Namespace
 ) -> None:
     """JPEGs to vectors, and their decoding alone, by threads."""
     with tempfile.TemporaryDirectory() as folder:
@@ -265,7 +266,7 @@ def decoded(made: OpenClipEncoder, path: str) -> np.ndarray:
 
 
 def texts(
-    table: Table, name: str, source: loading.ModelSource, device: str, args: argparse.Namespace
+    table: Table, name: str, source: registry.ModelSource, device: str, args: argparse.Namespace
 ) -> None:
     """Labels in a template."""
     made = OpenClipEncoder(source, Backend(device=device), facts=args.facts)
@@ -282,7 +283,7 @@ def texts(
 
 
 def compiled(
-    table: Table, name: str, source: loading.ModelSource, device: str, args: argparse.Namespace
+    table: Table, name: str, source: registry.ModelSource, device: str, args: argparse.Namespace
 ) -> None:
     """torch.compile, and what it costs."""
     precision = (cuda.half_precisions(device) or ("fp32",))[0] if cuda.is_cuda(device) else "fp32"

@@ -23,3 +23,11 @@ def logistic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """1 / (1 + exp(-x)), exact for small ones too."""
     found: NDArray[np.float64] = np.exp(-np.logaddexp(0, -x))
     return found
+
+
+def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each row divided by its L2 norm; a row of zeros stays one. float32 (n, dim) both."""
+    rows = np.asarray(rows, np.float32)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = rows / np.maximum(norms, np.finfo(np.float32).tiny)
+    return unit

@@ -32,7 +32,8 @@ from clipcls.classification.occlusion import occlusion_masks
 from clipcls.data.images import open_image
 from clipcls.models import loading
 from clipcls.models.backend import Backend
-from clipcls.models.encoder import open_encoder, unit_rows
+from clipcls.models.encoder import open_encoder
+from clipcls.numerics import unit_rows
 
 
 def log_odds(logits, number):

@@ -33,7 +33,8 @@ from clipcls.labels.label_set import LabelSet, LabelsLike, log_warnings, make_la
 from clipcls.labels.names import join_levels
 from clipcls.labels.prompts import REJECT_TEXTS, PromptSet, class_texts, make_prompts
 from clipcls.models.backend import Backend
-from clipcls.models.encoder import Encoder, open_encoder, unit_rows
+from clipcls.models.encoder import Encoder, open_encoder
+from clipcls.numerics import unit_rows
 from clipcls.predictions import REJECT, Prediction, Provenance
 
 if TYPE_CHECKING:

@@ -32,9 +32,9 @@ def command(_console: Console, photos: tuple[str, ...], seconds: float, model: M
     embeddings.
     """
     from clipcls.embeddings import benchmark
-    from clipcls.models import loading
+    from clipcls.models.registry import resolve
 
-    source = loading.resolve(model.model, model.checkpoint)
+    source = resolve(model.model, model.checkpoint)
     show(f"{source.name} on {_machine()}")
     click.echo(f"{'STEP':<48}{'ms':>9}{'images/s':>11}{'PEAK':>7}")
     for row in benchmark.measure(

@@ -31,7 +31,8 @@ def command() -> None:
 @json_option
 def _info(_console: Console, path: Path | None, as_json: bool) -> int:
     """Show where the cache is and what it holds."""
-    from clipcls.embeddings.cache import EmbeddingCache, default_path
+    from clipcls.embeddings.cache import EmbeddingCache
+    from clipcls.embeddings.cache_file import default_path
     from clipcls.models import openvino
 
     place, held = path or default_path(), None
@@ -77,7 +78,7 @@ def _clear(console: Console, path: Path | None, yes: bool) -> int:
 
     On a terminal asks first.
     """
-    from clipcls.embeddings.cache import clear, default_path
+    from clipcls.embeddings.cache_file import clear, default_path
     from clipcls.models import openvino
     from clipcls.models.facts import ModelFacts
 
@@ -105,7 +106,8 @@ def _clear(console: Console, path: Path | None, yes: bool) -> int:
 @_file
 def _prune(_console: Console, path: Path | None) -> int:
     """Forget images whose files are gone or have changed."""
-    from clipcls.embeddings.cache import EmbeddingCache, default_path
+    from clipcls.embeddings.cache import EmbeddingCache
+    from clipcls.embeddings.cache_file import default_path
 
     path = path or default_path()
     if not path.exists():

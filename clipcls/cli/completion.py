@@ -82,7 +82,7 @@ def _ready_sets(*kinds: Literal["labels", "templates"]) -> list[str]:
 
 
 def _model_names() -> Iterable[str]:
-    from clipcls.models.registry import model_names
+    from clipcls.models.aliases import model_names
 
     return model_names()
 

@@ -20,7 +20,7 @@ def command(_console: Console, as_json: bool) -> int:
     from importlib.util import find_spec
 
     from clipcls.errors import install_command
-    from clipcls.models.loading import list_models
+    from clipcls.models.aliases import list_models
 
     if as_json:
         from dataclasses import asdict

@@ -21,7 +21,9 @@ from clipcls.embeddings.index import FlatIndex
 from clipcls.errors import ImageError
 from clipcls.models import cuda, loading, openvino
 from clipcls.models.backend import Backend, BackendName, Precision
-from clipcls.models.encoder import OpenClipEncoder, unit_rows
+from clipcls.models.open_clip_encoder import OpenClipEncoder
+from clipcls.models.registry import ModelSource
+from clipcls.numerics import unit_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,7 +86,7 @@ def gemm_peak(precision: Precision, device: str = "cpu", seconds: float = 1.0) -
 
 
 def measure(
-    source: loading.ModelSource,
+    source: ModelSource,
     photos: Sequence[str] = (),
     *,
     backend: Backend | None = None,
@@ -93,7 +95,7 @@ def measure(
     """Measures step after step; the first use of each, which is slower, does not count.
 
     Args:
-        source: the model, from `loading.resolve`.
+        source: the model, from `registry.resolve`.
         photos: files to decode; none: `sample_photo`.
         backend: its device and batch size are measured, with each name and precision.
         seconds: about how long each step may take, once warm.
@@ -123,7 +125,7 @@ def _per_image(
 
 
 def _encoding(
-    source: loading.ModelSource,
+    source: ModelSource,
     batch: Sequence[NDArray[np.uint8]],
     device: str,
     seconds: float,
@@ -181,7 +183,7 @@ def _ways(device: str) -> Iterator[tuple[BackendName, Precision]]:
         yield "torch", precision
 
 
-def _flops(source: loading.ModelSource) -> float:
+def _flops(source: ModelSource) -> float:
     """Multiplications and additions that one image takes in the image tower."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode

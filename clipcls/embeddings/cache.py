@@ -6,93 +6,36 @@ so that another model's vector can never come back. A file's path, size and mtim
 quick way to its content's hash.
 
 Losing the cache costs time and never an answer. Each row carries a checksum; a row that fails it
-counts as missing. A damaged file is set aside, and a new one is started. Any other
-trouble (a full disk, a lock that does not end) is logged once and work goes on without the cache.
+counts as missing. `cache_file` looks after the file itself.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
-import marshal
 import os
 import sqlite3
-import threading
-import time
-import weakref
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.embeddings.cache_file import CacheFile, row_checksum
+from clipcls.embeddings.sqlite_errors import DamageError
 from clipcls.errors import CacheError
-from clipcls.files.folders import cache_folder
 from clipcls.files.hashing import hash_file, is_settled
 
-__all__ = ["CacheInfo", "EmbeddingCache", "clear", "default_path", "open_cache"]
+__all__ = ["CacheInfo", "EmbeddingCache", "open_cache"]
 
 logger = logging.getLogger(__name__)
-
-# SQLite's mark of whose file it is, at byte 68 of the file: no other file is written to or deleted.
-_APPLICATION = int.from_bytes(b"clip", "big")
-# As SQLite keeps them, in this order.
-_SCHEMA = (
-    "CREATE TABLE spaces (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
-    """CREATE TABLE embeddings (
-    id INTEGER PRIMARY KEY,
-    space INTEGER NOT NULL REFERENCES spaces (id),
-    content BLOB NOT NULL,
-    vector BLOB NOT NULL,
-    checksum INTEGER NOT NULL,
-    UNIQUE (space, content)
-)""",
-    """CREATE TABLE files (
-    path BLOB PRIMARY KEY,
-    size INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL,
-    ctime_ns INTEGER NOT NULL,
-    content BLOB NOT NULL,
-    checksum INTEGER NOT NULL
-) WITHOUT ROWID""",
-    "CREATE INDEX files_content ON files (content)",
-)
-_MARK = _SCHEMA[1]  # which other program's file would have it?
 
 # What SQLite's integers hold of nanoseconds since 1970: the years 1677 to 2262. Some systems have
 # 1601 for "no time".
 _TIMES = (-(2**63), 2**63 - 1)
-
-# How long another process's write may take.
-_BUSY_SECONDS = 30.0
-
-# What sqlite3 raises; its own message can be damaged text, too.
-_ERRORS = (sqlite3.Error, UnicodeDecodeError, MemoryError)
-_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-_NO_DAMAGE = _BUSY | {
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_AUTH,
-    sqlite3.SQLITE_PROTOCOL,
-    sqlite3.SQLITE_INTERRUPT,
-    sqlite3.SQLITE_NOLFS,
-    sqlite3.SQLITE_MISUSE,
-}
-
-T = TypeVar("T")
-
-
-def default_path() -> Path:
-    """The cache that is used where none is named: in the user's cache directory."""
-    return cache_folder() / "embeddings.sqlite3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,110 +64,17 @@ class EmbeddingCache:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        self.path = Path(path) if path is not None else default_path()
-        self._lock = threading.RLock()
-        self._usable = True
-        self._is_shut = False
-        self._spaces: dict[str, int] = {}
-        self._inode: tuple[int, int] | None = None
-        self._has_started_anew = False
+        self._file = CacheFile(path)
         self._has_warned = False
-        try:
-            self._file = self.path.absolute()  # to be found again from another working directory
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            _refuse_foreign(self.path)
-            self._connect()
-        except (OSError, *_ERRORS) as error:
-            raise CacheError(
-                f"{self.path}: cannot open the cache ({error}); "
-                "name another with --cache FILE, or go without with --no-cache"
-            ) from error
-        _caches.add(self)
 
-    def _connect(self) -> None:
-        """Opens the file, or a new one in place of a damaged one.
-
-        While several processes create the file, SQLite refuses some of them without waiting.
-        """
-        deadline = time.monotonic() + _BUSY_SECONDS
-        while True:
-            try:
-                self._connection = self._open()
-                break
-            except _ERRORS as error:
-                if self._is_damage(error):
-                    self._set_aside(error)
-                elif _code(error) in _BUSY and time.monotonic() < deadline:
-                    time.sleep(0.05)
-                else:
-                    raise
-        # At the program's end at the latest: closing moves what is in the WAL into the file.
-        self._at_end = weakref.finalize(self, self._connection.close)
-
-    def _open(self) -> sqlite3.Connection:
-        self._inode = _inode(self._file)
-        connection = sqlite3.connect(
-            self._file, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        connection.text_factory = bytes  # damaged text need not be UTF-8
-        try:
-            if not _version(
-                connection
-            ):  # before WAL, which would keep it from the file for a while
-                connection.execute(f"PRAGMA application_id={_APPLICATION}")
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-            # Also proves now, and not in the middle of a run, that the file can be written.
-            connection.execute("BEGIN IMMEDIATE")
-            if not _version(connection):
-                for statement in _SCHEMA:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version={_checksum(*map(str.encode, _SCHEMA))}")
-            connection.execute("COMMIT")
-            found = [
-                sql
-                for (sql,) in connection.execute(
-                    "SELECT sql FROM sqlite_master WHERE sql NOT NULL ORDER BY rowid"
-                )
-            ]
-            if _version(connection) != _checksum(*found):
-                raise _DamageError("damaged schema")
-            if found != [*map(str.encode, _SCHEMA)]:
-                raise CacheError(
-                    f"{self.path}: another version of clipcls made this cache; delete it with "
-                    "`clipcls cache clear`, or name another with --cache FILE"
-                )
-        except BaseException:
-            connection.close()
-            raise
-        self._inode = _inode(self._file)
-        return connection
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self._file.path
 
     def close(self) -> None:
         """Closes the file; the cache cannot be used afterwards."""
-        with self._lock:
-            self._usable = False
-            self._connection.close()
-
-    def _is_open(self) -> bool:
-        """Whether it can be used; after a fork the file is opened again for that."""
-        if self._usable and self._is_shut:
-            self._reopen()
-        return self._usable
-
-    def _reopen(self) -> None:
-        self._at_end.detach()
-        try:
-            self._connect()
-        except (OSError, CacheError, *_ERRORS) as error:
-            self._give_up(error)
-        else:
-            self._is_shut = False
-
-    def _shut(self) -> None:
-        self._connection.close()
-        self._is_shut = True
-        self._spaces.clear()  # until it is opened again it may be cleared, and have other numbers
+        self._file.close()
 
     def __reduce__(self) -> tuple[type[EmbeddingCache], tuple[Path]]:
         return EmbeddingCache, (self.path,)
@@ -235,92 +85,9 @@ class EmbeddingCache:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _run(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
-        """The result of `work`, repeated in a new cache if this one is found to be damaged.
-
-        Without a usable cache the result is `otherwise`.
-        """
-        with self._lock:
-            while self._is_open():
-                try:
-                    return work(self._connection)
-                except _ERRORS as error:
-                    self._recover(error)
-            return otherwise
-
-    def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        return self._run(lambda connection: connection.execute(sql, parameters).fetchall(), [])
-
-    def _write(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
-        """`_run` in one write transaction."""
-
-        def transaction(connection: sqlite3.Connection) -> T:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-                result = work(connection)
-                connection.execute("COMMIT")
-            except BaseException:
-                self._spaces.clear()  # one of them may be undone with the rest
-                with contextlib.suppress(*_ERRORS):
-                    connection.execute("ROLLBACK")
-                raise
-            return result
-
-        return self._run(transaction, otherwise)
-
-    def _recover(self, error: Exception) -> None:
-        """Opens a new cache if this one is damaged, or was replaced by another process."""
-        self._spaces.clear()
-        self._close_connection()
-        try:
-            if self._is_damage(error):
-                self._set_aside(error)
-            elif self._inode == _inode(self._file):
-                raise error
-        except (OSError, *_ERRORS) as failure:
-            self._give_up(failure)
-        else:
-            self._reopen()
-
-    def _is_damage(self, error: Exception) -> bool:
-        """Whether the file has to make room for a new one, which happens only once."""
-        code = _code(error)
-        if self._has_started_anew or code is None:
-            return False
-        if code == sqlite3.SQLITE_READONLY:  # a damaged number in the file's header does that, too
-            return os.access(self._file, os.W_OK) and os.access(self._file.parent, os.W_OK)
-        return code not in _NO_DAMAGE
-
-    def _set_aside(self, error: Exception) -> None:
-        """Renames the damaged file, unless another process was first; the last one is kept."""
-        if self._inode != _inode(self._file):
-            return
-        self._has_started_anew = True
-        aside = _damaged(self.path)
-        for part, name in zip(_parts(self._file), _parts(_damaged(self._file)), strict=True):
-            name.unlink(missing_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                part.rename(name)
-        logger.warning(
-            "the cache %s is damaged (%s): it is now %s, and a new one is started",
-            *(self.path, _reason(error), aside.name),
-        )
-
-    def _give_up(self, error: Exception) -> None:
-        self._usable = False
-        self._close_connection()
-        logger.warning(
-            "the cache %s failed (%s): going on without it; check its disk",
-            *(self.path, _reason(error)),
-        )
-
-    def _close_connection(self) -> None:
-        with contextlib.suppress(*_ERRORS):
-            self._connection.close()
-
     def _is_whole(self, checksum: object, *values: Any) -> bool:
         """Whether a row has its checksum; the first that has not is logged."""
-        is_whole = checksum == _checksum(*values)
+        is_whole = checksum == row_checksum(*values)
         if not is_whole and not self._has_warned:
             self._has_warned = True
             logger.warning(
@@ -332,26 +99,26 @@ class EmbeddingCache:
     # -- embeddings ---------------------------------------------------------------------------
 
     def _space(self, name: str, connection: sqlite3.Connection) -> int:
-        if name not in self._spaces:
+        if name not in self._file.memo:
             connection.execute("INSERT OR IGNORE INTO spaces (name) VALUES (?)", (name,))
             row = connection.execute("SELECT id FROM spaces WHERE name = ?", (name,)).fetchone()
             if row is None:
-                raise _DamageError("damaged index")
-            self._spaces[name] = row[0]
-        return self._spaces[name]
+                raise DamageError("damaged index")
+            self._file.memo[name] = row[0]
+        return self._file.memo[name]
 
     def _known_space(self, name: str) -> int:
         """A space's number, or one that none has: looked up once, for all reads after it."""
-        if name not in self._spaces:
-            rows = self._rows("SELECT id FROM spaces WHERE name = ?", (name,))
+        if name not in self._file.memo:
+            rows = self._file.rows("SELECT id FROM spaces WHERE name = ?", (name,))
             if not rows:
                 return -1
-            self._spaces[name] = rows[0][0]
-        return self._spaces[name]
+            self._file.memo[name] = rows[0][0]
+        return self._file.memo[name]
 
     def get(self, space: str, content: bytes) -> NDArray[np.float32] | None:
         """The vector of one content: float32 (dim,), or None where it is not stored."""
-        rows = self._rows(
+        rows = self._file.rows(
             "SELECT vector, checksum FROM embeddings WHERE space = ? AND content = ?",
             (self._known_space(space), content),
         )
@@ -365,7 +132,7 @@ class EmbeddingCache:
     def _content(self, path: str, stat: os.stat_result) -> bytes | None:
         """The SHA-256 of a file's content, if it has not changed since it was stored."""
         file = (_path_key(path), *_stamp(stat))
-        rows = self._rows(
+        rows = self._file.rows(
             "SELECT content, checksum FROM files "
             "WHERE path = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ?",
             file,
@@ -398,7 +165,7 @@ class EmbeddingCache:
             (content, np.ascontiguousarray(vector, np.float32).tobytes())
             for content, vector in items
         ]
-        rows = [(*pair, _checksum(space.encode(), *pair)) for pair in vectors]
+        rows = [(*pair, row_checksum(space.encode(), *pair)) for pair in vectors]
         files = list(files)
 
         def work(connection: sqlite3.Connection) -> None:
@@ -411,7 +178,7 @@ class EmbeddingCache:
             )
             _insert_files(connection, files)
 
-        self._write(work, None)
+        self._file.write(work, None)
 
     def images(
         self, space: str, block: int = 1_024
@@ -427,7 +194,7 @@ class EmbeddingCache:
         while True:
             # By + not through the index on space, whose order is another: each block would be
             # picked out of all images. Beside min() SQLite gives the other columns of that row.
-            rows = self._rows(
+            rows = self._file.rows(
                 "SELECT id, embeddings.content, vector, embeddings.checksum, "
                 "min(path), size, mtime_ns, ctime_ns, files.checksum "
                 "FROM embeddings CROSS JOIN files ON files.content = embeddings.content "
@@ -438,8 +205,7 @@ class EmbeddingCache:
                 return
             numbers = [last, *(row[0] for row in rows)]
             if any(number >= after for number, after in itertools.pairwise(numbers)):
-                with self._lock:
-                    self._recover(_DamageError("rows out of order"))
+                self._file.recover(DamageError("rows out of order"))
                 return
             last = numbers[-1]
             rows = [
@@ -460,7 +226,7 @@ class EmbeddingCache:
 
     def copies(self, path: str) -> list[str]:
         """The files that had the same content as this one when they were stored."""
-        rows = self._rows(
+        rows = self._file.rows(
             "SELECT path, size, mtime_ns, ctime_ns, content, checksum FROM files "
             "WHERE content = (SELECT content FROM files WHERE path = ?) ORDER BY path",
             (_path_key(path),),
@@ -479,7 +245,7 @@ class EmbeddingCache:
             return known.hex()
         content = hash_file(name)
         file = (name, stat, bytes.fromhex(content))
-        self._write(lambda connection: _insert_files(connection, [file]), None)
+        self._file.write(lambda connection: _insert_files(connection, [file]), None)
         return content
 
     # -- upkeep -------------------------------------------------------------------------------
@@ -487,16 +253,15 @@ class EmbeddingCache:
     def info(self) -> CacheInfo:
         """Counts what the cache holds."""
         kinds = dict(
-            self._rows(
+            self._file.rows(
                 "SELECT substr(name, 1, instr(name, ' ') - 1) AS kind, count(*) "
                 "FROM embeddings JOIN spaces ON spaces.id = space GROUP BY kind"
             )
         )
-        ((files,),) = self._rows("SELECT count(*) FROM files") or [(0,)]
-        size = sum(part.stat().st_size for part in _parts(self.path) if part.exists())
+        ((files,),) = self._file.rows("SELECT count(*) FROM files") or [(0,)]
         return CacheInfo(
             self.path,
-            size,
+            self._file.size(),
             kinds.get(b"text", 0),
             kinds.get(b"image", 0),
             files,
@@ -509,7 +274,9 @@ class EmbeddingCache:
         Returns:
             the number of images removed.
         """
-        rows = self._rows("SELECT path, size, mtime_ns, ctime_ns, content, checksum FROM files")
+        rows = self._file.rows(
+            "SELECT path, size, mtime_ns, ctime_ns, content, checksum FROM files"
+        )
         gone = [
             row[:1]
             for row in rows
@@ -528,9 +295,9 @@ class EmbeddingCache:
             )
             return removed
 
-        removed = self._write(work, 0)
-        self._rows("VACUUM")
-        self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        removed = self._file.write(work, 0)
+        self._file.rows("VACUUM")
+        self._file.rows("PRAGMA wal_checkpoint(TRUNCATE)")
         return removed
 
 
@@ -548,98 +315,10 @@ def open_cache(cache: bool | str | os.PathLike[str] | EmbeddingCache) -> Embeddi
     if not cache:
         return None
     try:
-        return EmbeddingCache(default_path())
+        return EmbeddingCache()
     except CacheError as error:
         logger.warning("%s; going on without it", error)
         return None
-
-
-# SQLite's locks are their process's, and a connection that two have damages the file, so none is
-# open during a fork
-# (https://sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_).
-_caches: weakref.WeakSet[EmbeddingCache] = weakref.WeakSet()
-_held: list[EmbeddingCache] = []
-_forking = threading.Lock()
-
-
-def _before_fork() -> None:
-    _forking.acquire()
-    for cache in list(_caches):
-        cache._lock.acquire()
-        _held.append(cache)
-        cache._shut()
-
-
-def _after_fork() -> None:
-    while _held:
-        _held.pop()._lock.release()
-    _forking.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
-    )
-
-
-def clear(path: Path) -> bool:
-    """Deletes a cache, damaged or not; False where there was none.
-
-    Raises:
-        CacheError: it cannot be deleted, is not a cache, or does not tell whether it is one.
-    """
-    try:
-        _refuse_foreign(path)
-    except _ERRORS as error:  # such as the lock of the program it belongs to
-        raise CacheError(f"{path}: cannot be deleted ({error})") from error
-    present = path.exists()
-    if not present and path != default_path():
-        return False  # what lies beside that name may be anybody's
-    for part in (*_parts(path), *_parts(_damaged(path))):
-        try:
-            part.unlink(missing_ok=True)
-        except OSError as error:
-            raise CacheError(f"{part}: cannot be deleted ({error.strerror})") from error
-    return present
-
-
-def _refuse_foreign(path: Path) -> None:
-    """Refuses a file of somebody else's; the usual place is always ours.
-
-    Raises:
-        CacheError: it is.
-        sqlite3.OperationalError: it cannot be told.
-    """
-    if path == default_path() or not path.exists() or not path.stat().st_size:
-        return
-    if not _is_ours(path):
-        raise CacheError(
-            f"{path}: is not a cache of clipcls, or too damaged to tell; "
-            "name another with --cache FILE"
-        )
-
-
-def _is_ours(path: Path) -> bool:
-    # By SQLite, not by open(): closing the file would drop this process's locks on it, and
-    # another process would take the WAL away from under its open connections
-    # (https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    connection = sqlite3.connect(uri, timeout=_BUSY_SECONDS, uri=True)
-    try:
-        if connection.execute("PRAGMA application_id").fetchone() == (_APPLICATION,):
-            return True
-        made = connection.execute("SELECT 1 FROM sqlite_master WHERE sql = ?", (_MARK,)).fetchone()
-        return made is not None
-    except _ERRORS as error:
-        # Locked, or not readable. Not so where a process was killed in its first transaction, which
-        # only a connection that may write can undo.
-        if _code(error) in _NO_DAMAGE - {sqlite3.SQLITE_READONLY}:
-            raise
-    finally:
-        connection.close()
-    with path.open("rb") as file:  # SQLite cannot read it, so nobody holds a lock on it
-        begin = file.read(1 << 16)
-    return _MARK.encode() in begin or begin[68:72] == _APPLICATION.to_bytes(4, "big")
 
 
 def _views_of_nothing(connection: sqlite3.Connection) -> list[tuple[int]]:
@@ -676,7 +355,7 @@ def _insert_files(
         if not is_settled(status) or min(times) <= _TIMES[0]:
             size = -1
         row = (_path_key(path), size, *times, content)
-        rows.append((*row, _checksum(*row)))
+        rows.append((*row, row_checksum(*row)))
     connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", rows)
 
 
@@ -701,51 +380,3 @@ def _unchanged(path: bytes, size: int, mtime_ns: int) -> bool:
     except OSError:
         return False
     return _stamp(stat)[1] == mtime_ns and size in (stat.st_size, -1)
-
-
-class _DamageError(sqlite3.DatabaseError):
-    """Damage that SQLite itself does not notice."""
-
-    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-
-
-def _code(error: Exception) -> int | None:
-    """SQLite's primary error code; None for what Python's module raises by itself."""
-    if isinstance(error, UnicodeDecodeError):  # in a message that quotes the damaged schema
-        return sqlite3.SQLITE_CORRUPT
-    code = getattr(error, "sqlite_errorcode", None)
-    return None if code is None else code & 0xFF
-
-
-def _reason(error: Exception) -> str:
-    is_text = isinstance(error, UnicodeDecodeError)
-    return "damaged schema" if is_text else str(error) or type(error).__name__
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    """The checksum of the schema, which is 0 in a new file."""
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _checksum(*values: Any) -> int:
-    """The CRC-32 of a row's values, signed; damage may have made them of any type SQLite has.
-
-    Texts are to be given as bytes: marshal writes an interned str in another way.
-    """
-    return zlib.crc32(marshal.dumps(values, 2)) - (1 << 31)
-
-
-def _inode(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _parts(path: Path) -> list[Path]:
-    return [path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))]
-
-
-def _damaged(path: Path) -> Path:
-    return path.with_name(f"{path.name}.damaged")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numbers
 import os
+import platform
+import sys
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from clipcls.errors import ModelError
 
-__all__ = ["Backend", "BackendName", "Precision"]
+__all__ = ["Backend", "BackendName", "Precision", "best_device"]
 
 BackendName = Literal["auto", "openvino", "torch"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -64,3 +66,22 @@ class Backend:
     def threads(self) -> int:
         """How many threads read and decode images."""
         return self.workers or min(8, os.cpu_count() or 1)
+
+
+def best_device() -> str:
+    """CUDA where there is one, then Apple's GPU, then the CPU, as torch calls them."""
+    if not _may_have_gpu():
+        return "cpu"  # without importing torch
+    import torch
+
+    mps = torch.backends.mps.is_available()
+    return "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+
+
+def _may_have_gpu() -> bool:
+    """Whether importing torch to look for a GPU can be worth it; False is certain."""
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    if sys.platform == "win32":
+        return os.path.exists(os.path.expandvars(r"%SystemRoot%\System32\nvcuda.dll"))
+    return any(map(os.path.exists, ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")))

@@ -15,16 +15,17 @@ import numpy as np
 
 from clipcls.errors import ModelError, install_command
 from clipcls.models import cuda
+from clipcls.models.architectures import quiet
 from clipcls.models.backend import Precision
 from clipcls.models.padding import needed_lengths, shortened
 from clipcls.models.preprocess import Preprocess
-from clipcls.models.registry import ModelInfo, ModelSource, list_models, quiet, resolve
+from clipcls.models.registry import ModelSource
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["Model", "ModelInfo", "ModelSource", "dtype", "list_models", "load", "resolve"]
+__all__ = ["Model", "Precision", "Tower", "dtype", "load"]
 
 Tower = Literal["image", "text"]
 

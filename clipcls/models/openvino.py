@@ -22,10 +22,9 @@ import os
 import shutil
 import sys
 import tempfile
-import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +33,7 @@ from numpy.typing import NDArray
 
 from clipcls.files.atomic import temporary_path
 from clipcls.files.folders import cache_folder
+from clipcls.models.openvino_import import import_openvino
 
 __all__ = [
     "Exportable",
@@ -148,7 +148,7 @@ def has_bf16() -> bool:
             return "avx512_bf16" in flags or "amx_bf16" in flags
     if not is_supported():
         return False
-    return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def load(
@@ -274,7 +274,7 @@ def export(key: str, precision: str, tower: Exportable, folder: Path | None = No
     """
     place = _place(key, folder)
     try:
-        graph = tower.convert(_openvino())
+        graph = tower.convert(import_openvino())
         compiled = Graph(_compile(graph, precision))
         vectors = [compiled(inputs) for inputs in tower.probe]
     except MemoryError as error:  # there may be more the next time
@@ -308,7 +308,7 @@ def _place(key: str, folder: Path | None) -> Path:
 
 def _compile(graph: Any, precision: str) -> Any:
     """Compiles a graph or an IR file, the latter through OpenVINO's cache beside it."""
-    openvino = _openvino()
+    openvino = import_openvino()
     settings = {
         "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, all cores on it
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
@@ -339,7 +339,7 @@ def _keep(graph: Any, vector: NDArray[np.float32], place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f"{place.name}.", suffix=".part", dir=place.parent))
     try:
-        _openvino().save_model(graph, made / _IR, compress_to_fp16=False)
+        import_openvino().save_model(graph, made / _IR, compress_to_fp16=False)
         np.save(made / _PROBE, vector)
         _write_checksums(made, {file.name: _checksum(file) for file in made.iterdir()})
         for file in made.iterdir():  # whole on the disk before it is in its place
@@ -372,44 +372,3 @@ def _refused(place: Path, reason: str) -> GraphError:
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:200]
-
-
-_importing = threading.Lock()
-_TELEMETRY, _CONVERTER = "openvino_telemetry", "openvino.tools.ovc"
-
-
-def _openvino() -> Any:
-    """OpenVINO, without its telemetry, which would report each import over the network.
-
-    Its converter, whose import takes longer than that of all the rest and which only an export
-    needs, is imported when it is called.
-    """
-    with _importing:
-        is_new = "openvino" not in sys.modules
-        with _without(_TELEMETRY), _without(_CONVERTER):
-            import openvino
-        module: Any = openvino
-        if is_new:
-            module.convert_model = _convert_model
-    return module
-
-
-def _convert_model(*args: Any, **settings: Any) -> Any:
-    """`openvino.convert_model`."""
-    with _importing, _without(_TELEMETRY):
-        from openvino.tools.ovc import convert_model
-    _openvino().convert_model = convert_model
-    return convert_model(*args, **settings)
-
-
-@contextlib.contextmanager
-def _without(name: str) -> Iterator[None]:
-    """Makes a package that is not imported yet look as if it were not installed."""
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[name]

@@ -6,7 +6,6 @@ stands for: a run with nothing new to compute needs neither.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
 import hashlib
@@ -14,50 +13,33 @@ import importlib.metadata
 import importlib.util
 import json
 import logging
-import math
 import os
 import re
-import threading
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clipcls.errors import ModelError, ModelUnavailableError, UnknownModelError
-from clipcls.files.jsonfiles import read_json
 from clipcls.models import hub
+from clipcls.models.aliases import ALIASES, HUB_FILES, MINI, Pretrained
+from clipcls.models.architectures import (
+    describe_tags,
+    find_architecture,
+    list_architectures,
+    list_tags,
+    quiet,
+    read_architecture,
+)
+from clipcls.models.config import CONFIG_NAME, find_weights, read_config
 
-__all__ = ["ModelInfo", "ModelSource", "list_models", "model_names", "quiet", "resolve"]
+__all__ = ["ModelSource", "resolve"]
 
 logger = logging.getLogger(__name__)
 
 # `hub.fetch`, with its settings.
 Fetch = Callable[..., Path | None]
 
-MINI = Path(__file__).parents[1] / "mini"
-_CONFIG = "open_clip_config.json"
-# open_clip's own order of preference (factory._find_checkpoint_in_dir, pretrained).
-_WEIGHTS = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "open_clip_pytorch_model.pth",
-    "model.safetensors",
-    "pytorch_model.bin",
-    "pytorch_model.pth",
-    "model.pth",
-)
-# The most that a configuration may ask for; the largest models have a tenth of it.
-_SIZES = {
-    "embed_dim": 100_000,
-    "context_length": 1_000_000,
-    "vocab_size": 10_000_000,
-    "image_size": 10_000,
-    "patch_size": 10_000,
-    "layers": 1_000,
-    "width": 100_000,
-}
 # The last one is there only when the others have been asked for.
 _TOKENIZER = (
     "tokenizer.json",
@@ -72,103 +54,6 @@ _TOKENIZER = (
     "config.json",
     "tokenizer_config.json",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Pretrained:
-    """Published weights of a built-in architecture."""
-
-    architecture: str
-    tag: str
-    repo: str
-    files: tuple[str, ...]
-    preprocess: Mapping[str, Any]
-    quick_gelu: bool
-
-    @property
-    def name(self) -> str:
-        return f"{self.architecture}/{self.tag}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Alias:
-    pretrained: _Pretrained
-    licence: str  # as its model card says
-    parameters: float  # millions; open_clip's docs/model_profile.csv
-    imagenet: float  # zero-shot top-1, %; open_clip's docs/openclip_results.csv
-    extra: str | None = None
-
-
-_HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-_OPENAI = {
-    "mean": (0.48145466, 0.4578275, 0.40821073),
-    "std": (0.26862954, 0.26130258, 0.27577711),
-    "interpolation": "bicubic",
-    "resize_mode": "shortest",
-}
-_SIGLIP = {
-    "mean": (0.5, 0.5, 0.5),
-    "std": (0.5, 0.5, 0.5),
-    "interpolation": "bicubic",
-    "resize_mode": "squash",
-}
-# Written out so that a known model is found without importing open_clip (5 s); a test holds them
-# to what open_clip says.
-_ALIASES = {
-    "fast": _Alias(
-        _Pretrained(
-            "ViT-B-32",
-            "datacomp_xl_s13b_b90k",
-            "laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K",
-            _HUB_FILES,
-            _OPENAI,
-            quick_gelu=False,
-        ),
-        "MIT",
-        parameters=151.28,
-        imagenet=69.17,
-    ),
-    "base": _Alias(
-        _Pretrained(
-            "ViT-B-32-256",
-            "datacomp_s34b_b86k",
-            "laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K",
-            _HUB_FILES,
-            _OPENAI,
-            quick_gelu=False,
-        ),
-        "MIT",
-        parameters=151.29,
-        imagenet=72.81,
-    ),
-    "accurate": _Alias(
-        _Pretrained(
-            "ViT-L-14",
-            "datacomp_xl_s13b_b90k",
-            "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",
-            _HUB_FILES,
-            _OPENAI,
-            quick_gelu=False,
-        ),
-        "MIT",
-        parameters=427.62,
-        imagenet=79.21,
-    ),
-    "multilingual": _Alias(
-        _Pretrained(
-            "ViT-B-16-SigLIP-i18n-256",
-            "webli",
-            "timm/ViT-B-16-SigLIP-i18n-256",
-            _HUB_FILES,
-            _SIGLIP,
-            quick_gelu=False,
-        ),
-        "Apache-2.0",
-        parameters=370.63,
-        imagenet=75.13,
-        extra="hf",
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,75 +101,6 @@ class ModelSource:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """A row of `clipcls models`.
-
-    Attributes:
-        alias: the short name.
-        name: the model itself, as `resolve` takes it.
-        licence: SPDX identifier of the weights' licence.
-        parameters: millions.
-        megabytes: download size (float32 weights; the parameters times four bytes).
-        imagenet: published ImageNet-1k zero-shot top-1 accuracy in % (open_clip's
-            docs/openclip_results.csv); None where nobody has published one.
-        image_size: side of the square input in pixels.
-        extra: the extra of clipcls that its tokenizer needs, if any.
-        present: whether its weights are on this machine.
-    """
-
-    alias: str
-    name: str
-    licence: str
-    parameters: float
-    megabytes: int
-    imagenet: float | None
-    image_size: int
-    extra: str | None
-    present: bool
-
-
-def list_models() -> list[ModelInfo]:
-    """The models that have a short name; no network."""
-    rows = []
-    if (MINI / _CONFIG).is_file():
-        config, weights = _read_config(MINI / _CONFIG)["model_cfg"], _find_weights(MINI)
-        rows.append(
-            ModelInfo(
-                alias="mini",
-                name="mini",
-                licence="Apache-2.0",
-                parameters=_count_parameters(weights) / 1e6,
-                megabytes=round(weights.stat().st_size / 1e6),
-                imagenet=None,
-                image_size=config["vision_cfg"]["image_size"],
-                extra=None,
-                present=True,
-            )
-        )
-    for alias, known in _ALIASES.items():
-        pretrained = known.pretrained
-        rows.append(
-            ModelInfo(
-                alias=alias,
-                name=pretrained.name,
-                licence=known.licence,
-                parameters=known.parameters,
-                megabytes=round(known.parameters * 4),
-                imagenet=known.imagenet,
-                image_size=_builtin_config(pretrained.architecture)["vision_cfg"]["image_size"],
-                extra=known.extra,
-                present=hub.cached(pretrained.repo, *pretrained.files) is not None,
-            )
-        )
-    return rows
-
-
-def model_names() -> list[str]:
-    """The short names of models and, after them, the full names of the same; reads no file."""
-    return ["auto", "mini", *_ALIASES, *(known.pretrained.name for known in _ALIASES.values())]
-
-
 def resolve(
     model: str = "auto",
     checkpoint: str | os.PathLike[str] | None = None,
@@ -311,31 +127,31 @@ def resolve(
     if file and not file.is_file():
         raise ModelError(f"{file}: no such checkpoint file")
     scheme, _, rest = model.partition(":")
-    if model in ("auto", "mini", *_ALIASES) or scheme == "hf-hub":
+    if model in ("auto", "mini", *ALIASES) or scheme == "hf-hub":
         if file:
             raise ModelError(f"{file}: {model} has weights; name an architecture (as in ViT-B-32)")
     elif scheme == "local-dir":
         return _from_directory(model, rest, file, fetch)
-    elif (_path(model) / _CONFIG).is_file():
+    elif (_path(model) / CONFIG_NAME).is_file():
         return _from_directory(model, model, file, fetch)
-    elif architecture := _architecture(model):
+    elif architecture := find_architecture(model):
         if file:
             return _from_checkpoint(architecture, file, fetch)
         raise UnknownModelError(
             f"{model}: weights are missing; name a tag, as in {architecture}/TAG (it has "
-            f"{_tags(architecture)}), or give a checkpoint file"
+            f"{describe_tags(architecture)}), or give a checkpoint file"
         )
     if model == "auto":
         try:
             impatient = functools.partial(fetch, impatient=True)
-            return _from_pretrained(_ALIASES["base"].pretrained, impatient)
+            return _from_pretrained(ALIASES["base"].pretrained, impatient)
         except (ModelUnavailableError, UnknownModelError) as error:  # a mirror may lack it
             logger.warning("using the small bundled model mini instead of base: %s", error)
     if model in ("auto", "mini"):
         return _from_directory("mini", MINI, None, fetch)
     if scheme == "hf-hub":
         return _from_hub(model, rest, fetch)
-    pretrained = _pretrained(model)
+    pretrained = _find_pretrained(model)
     if file:
         raise ModelError(f"{file}: {model} has weights; name the architecture alone")
     try:
@@ -344,8 +160,8 @@ def resolve(
         raise ModelUnavailableError(f"{model}: {error}; mini needs no download") from None
 
 
-def _from_pretrained(pretrained: _Pretrained, fetch: Fetch) -> ModelSource:
-    config = _builtin_config(pretrained.architecture)
+def _from_pretrained(pretrained: Pretrained, fetch: Fetch) -> ModelSource:
+    config = read_architecture(pretrained.architecture)
     weights = fetch(pretrained.repo, *pretrained.files)
     if weights is None:
         raise UnknownModelError(f"{pretrained.repo}: has no {' or '.join(pretrained.files)}")
@@ -363,8 +179,8 @@ def _from_pretrained(pretrained: _Pretrained, fetch: Fetch) -> ModelSource:
 
 
 def _from_checkpoint(architecture: str, weights: Path, fetch: Fetch) -> ModelSource:
-    config = _builtin_config(architecture)
-    if _architecture(f"{architecture}-quickgelu"):
+    config = read_architecture(architecture)
+    if find_architecture(f"{architecture}-quickgelu"):
         logger.warning(
             "%s: taken to use plain GELU; if it was trained with QuickGELU (as OpenAI's, "
             "MetaCLIP's and DFN's models were), take the model %s-quickgelu",
@@ -385,13 +201,13 @@ def _from_checkpoint(architecture: str, weights: Path, fetch: Fetch) -> ModelSou
 
 
 def _from_hub(name: str, repo: str, fetch: Fetch) -> ModelSource:
-    file = fetch(repo, _CONFIG)
+    file = fetch(repo, CONFIG_NAME)
     if file is None:
-        raise UnknownModelError(f"{name}: not an OpenCLIP model (it has no {_CONFIG})")
-    weights = fetch(repo, *_HUB_FILES)
+        raise UnknownModelError(f"{name}: not an OpenCLIP model (it has no {CONFIG_NAME})")
+    weights = fetch(repo, *HUB_FILES)
     if weights is None:
-        raise UnknownModelError(f"{name}: has no {' or '.join(_HUB_FILES)}")
-    text_files = _text_files(_read_config(file)["model_cfg"], fetch)
+        raise UnknownModelError(f"{name}: has no {' or '.join(HUB_FILES)}")
+    text_files = _text_files(read_config(file)["model_cfg"], fetch)
     return _from_config(name, file, weights, text_files)
 
 
@@ -399,18 +215,18 @@ def _from_directory(name: str, path: str | Path, weights: Path | None, fetch: Fe
     directory = _path(path)
     if not directory.is_dir():
         raise ModelError(f"{directory}: no such model directory")
-    file = directory / _CONFIG
-    config = _read_config(file)["model_cfg"]
+    file = directory / CONFIG_NAME
+    config = read_config(file)["model_cfg"]
     # As open_clip has it: the tokenizer of a model directory lies in it.
     own = directory if config["text_cfg"].get("hf_tokenizer_name") else None
     text_files = _text_files(config, fetch, tokenizer=own)
-    return _from_config(name, file, weights or _find_weights(directory), text_files)
+    return _from_config(name, file, weights or find_weights(directory), text_files)
 
 
 def _from_config(
     name: str, file: Path, weights: Path, text_files: tuple[Path | None, Path | None]
 ) -> ModelSource:
-    content = _read_config(file)
+    content = read_config(file)
     config = content["model_cfg"]
     return ModelSource(
         name,
@@ -445,16 +261,16 @@ def _text_files(
     return tokenizer, text_config and text_config.parent
 
 
-def _pretrained(model: str) -> _Pretrained:
+def _find_pretrained(model: str) -> Pretrained:
     """Published weights by alias or by ARCHITECTURE/tag."""
-    if model in _ALIASES:
-        return _ALIASES[model].pretrained
-    for alias in _ALIASES.values():
+    if model in ALIASES:
+        return ALIASES[model].pretrained
+    for alias in ALIASES.values():
         if model == alias.pretrained.name:
             return alias.pretrained
     # open_clip writes ARCHITECTURE:tag where it lists them.
     name, _, tag = model.replace(":", "/").rpartition("/")
-    architecture = _architecture(name)
+    architecture = find_architecture(name)
     if architecture is None:
         raise UnknownModelError(f"{model}: no such model; {_hint(model)}")
     with quiet():
@@ -462,7 +278,7 @@ def _pretrained(model: str) -> _Pretrained:
     found = get_pretrained_cfg(architecture, tag)
     if not found:
         raise UnknownModelError(
-            f"{model}: {architecture} has no weights {tag!r}; it has {_tags(architecture)}"
+            f"{model}: {architecture} has no weights {tag!r}; it has {describe_tags(architecture)}"
         )
     if not found.get("hf_hub"):
         raise ModelUnavailableError(
@@ -470,27 +286,27 @@ def _pretrained(model: str) -> _Pretrained:
             f"checkpoint of {architecture}"
         )
     repo, _, file = found["hf_hub"].rpartition("/")
-    return _Pretrained(
+    return Pretrained(
         architecture,
         tag,
         repo,
-        (f"{Path(file).stem}.safetensors", file) if file else _HUB_FILES,
-        {key: found[key] for key in _OPENAI},
+        (f"{Path(file).stem}.safetensors", file) if file else HUB_FILES,
+        {key: found[key] for key in ("mean", "std", "interpolation", "resize_mode")},
         # What the weights were trained with; an architecture's own default only where the tag is
         # silent (https://github.com/mlfoundations/open_clip/issues/771).
-        found.get("quick_gelu", _builtin_config(architecture).get("quick_gelu", False)),
+        found.get("quick_gelu", read_architecture(architecture).get("quick_gelu", False)),
     )
 
 
 def _hint(model: str) -> str:
     """What someone who wrote this name may have meant: only names that exist, or a scheme."""
     if _path(model).is_dir():
-        return f"the directory {model} holds no {_CONFIG}, which an OpenCLIP model has"
+        return f"the directory {model} holds no {CONFIG_NAME}, which an OpenCLIP model has"
     name, _, tag = model.rpartition("/")
-    known = ["auto", "mini", *_ALIASES, *_architectures()]
+    known = ["auto", "mini", *ALIASES, *list_architectures()]
     close = _closest(name or model, known)
     if name and tag:
-        names = [f"{each}/{tag}" for each in close for tag in _list_tags(each)]
+        names = [f"{each}/{tag}" for each in close for tag in list_tags(each)]
         close = _closest(model, names) or close
     if close:
         return f"did you mean {' or '.join(close)}?"
@@ -498,7 +314,7 @@ def _hint(model: str) -> str:
     if repo := re.fullmatch(rf"{page}([\w.-]+/[\w.-]+)/?", model):
         return (
             f"for a repository of the Hugging Face hub write hf-hub:{repo[1]} (it must hold an "
-            f"{_CONFIG}), for a directory local-dir:DIRECTORY"
+            f"{CONFIG_NAME}), for a directory local-dir:DIRECTORY"
         )
     return "`clipcls models` lists some"
 
@@ -509,83 +325,8 @@ def _closest(name: str, names: Iterable[str]) -> list[str]:
     return [folded[each] for each in difflib.get_close_matches(name.casefold(), folded, n=3)]
 
 
-def _tags(architecture: str) -> str:
-    return ", ".join(_list_tags(architecture)) or "none"
-
-
-def _list_tags(architecture: str) -> list[str]:
-    with quiet():
-        from open_clip import list_pretrained_tags_by_model
-    return list(list_pretrained_tags_by_model(architecture))
-
-
-@functools.cache
-def _architectures() -> dict[str, Path]:
-    """open_clip's built-in architectures and their files, without importing it."""
-    spec = importlib.util.find_spec("open_clip")
-    if spec is None or spec.origin is None:
-        raise ModelError("open_clip is not installed: pip install open_clip_torch")
-    files = sorted((Path(spec.origin).parent / "model_configs").glob("*.json"))
-    return {file.stem: file for file in files}
-
-
-def _architecture(name: str) -> str | None:
-    """The built-in architecture of this name; OpenAI's spelling ViT-B/32 is understood."""
-    name = name.replace("/", "-")
-    return name if name in _architectures() else None
-
-
-def _builtin_config(architecture: str) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads(_architectures()[architecture].read_text(encoding="utf-8"))
-    return config
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        raise ModelError(f"{file.parent}: not an OpenCLIP model (it has no {file.name})")
-    content: dict[str, Any] = read_json(file, ModelError)
-    config = content.get("model_cfg") if isinstance(content, dict) else None
-    if not isinstance(config, dict) or not (
-        isinstance(config.get("embed_dim"), int)
-        and isinstance(config.get("vision_cfg"), dict)
-        and isinstance(config.get("text_cfg"), dict)
-    ):
-        raise ModelError(f"{file}: needs a model_cfg with embed_dim, vision_cfg and text_cfg")
-    if not isinstance(content.get("preprocess_cfg", {}), dict):
-        raise ModelError(f"{file}: `preprocess_cfg` is no object")
-    for part in (config, config["vision_cfg"], config["text_cfg"]):
-        for key, value in part.items():
-            if key.startswith("hf_") and key.endswith("_name") and not isinstance(value, str):
-                raise ModelError(f"{file}: `{key}` is no text")
-            # open_clip builds what is asked for before it compares it with the weights.
-            numbers = value if isinstance(value, list) else [value]
-            if key in _SIZES and not all(type(n) is int and 0 < n <= _SIZES[key] for n in numbers):
-                raise ModelError(f"{file}: `{key}` is no whole number from 1 to {_SIZES[key]:,}")
-    return content
-
-
 def _path(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path)).absolute()
-
-
-def _find_weights(directory: Path) -> Path:
-    """The checkpoint that open_clip would take from a model directory."""
-    found = [f for suffix in ("safetensors", "bin", "pth") for f in directory.glob(f"*.{suffix}")]
-    if not found:
-        raise ModelError(f"{directory}: holds no weights (*.safetensors, *.bin or *.pth)")
-
-    def rank(file: Path) -> tuple[int, bool, str]:
-        known = _WEIGHTS.index(file.name) if file.name in _WEIGHTS else len(_WEIGHTS)
-        return known, file.suffix != ".safetensors", file.name
-
-    return min(found, key=rank)
-
-
-def _count_parameters(file: Path) -> int:
-    """Numbers in a safetensors file, from its header: no need to import torch for a table."""
-    with file.open("rb") as stream:
-        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    return sum(math.prod(v["shape"]) for k, v in header.items() if k != "__metadata__")
 
 
 def _hash_files(directory: Path) -> str:
@@ -595,30 +336,3 @@ def _hash_files(directory: Path) -> str:
         if (file := directory / name).is_file():
             digest.update(f"{name} {file.stat().st_size} ".encode() + file.read_bytes())
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps open_clip and what it imports from talking to the user.
-
-    open_clip logs to the root logger by `logging.info`, which sets that logger up for the whole
-    program where nobody has; a handler that does nothing prevents it. Only this thread's records
-    are dropped, and all is as it was afterwards.
-    """
-    thread, root, silent = threading.get_ident(), logging.getLogger(), logging.NullHandler()
-
-    def others(record: logging.LogRecord) -> bool:
-        return record.thread != thread
-
-    loggers = [root, *map(logging.getLogger, ("timm", "transformers", "huggingface_hub"))]
-    for log in loggers:
-        log.addFilter(others)
-    root.addHandler(silent)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        root.removeHandler(silent)
-        for log in loggers:
-            log.removeFilter(others)

@@ -8,21 +8,25 @@ int64 (n, length) of any length: so only towers whose vectors do not depend on p
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.models import openvino
+from clipcls.models.architectures import quiet
 from clipcls.models.padding import needed_lengths, taking
-from clipcls.models.registry import quiet
 
 if TYPE_CHECKING:
     import torch
 
+    from clipcls.models.backend import Precision
+    from clipcls.models.loading import Model
     from clipcls.models.preprocess import Preprocess
     from clipcls.models.tokenizer import ClipTokenizer
 
-__all__ = ["ImageTower", "TextTower", "image_probe", "sees_padding", "text_probe"]
+__all__ = ["ImageTower", "TextTower", "open_image_graph", "open_text_graph"]
 
 # A short text, as labels are; and one as long as the model reads.
 _PROBE_TEXTS = ("a photo of a cat.", " ".join(f"{number} dogs" for number in range(99)))
@@ -116,6 +120,54 @@ class TextTower:
         with taking(self._network, tokens.shape[1]):  # symbolic while it is traced: any length
             vectors: torch.Tensor = self._network.encode_text(tokens, normalize=False)
         return vectors
+
+
+def open_image_graph(
+    key: str, precision: Precision, preprocess: Preprocess, load: Callable[[], Model]
+) -> openvino.Graph:
+    """The graph of an image tower, from the disk or, exported, from the model.
+
+    Args:
+        key, precision: as for `openvino.load`.
+        preprocess: the model's.
+        load: the model with its image tower, float32 on the CPU.
+
+    Raises:
+        openvino.GraphError: there is none.
+    """
+    found = openvino.load(key, precision, lambda: image_probe(preprocess))
+    if found is None:
+        model = load()
+        found = openvino.export(key, precision, ImageTower(model.network, model.preprocess))
+    return found
+
+
+def open_text_graph(
+    key: str,
+    precision: Precision,
+    make_tokenizer: Callable[[], ClipTokenizer],
+    load: Callable[[], Model],
+) -> openvino.Graph:
+    """As `open_image_graph`, for a text tower.
+
+    Raises:
+        openvino.GraphError: there is none.
+        ImportError, OSError, EOFError: the tokenizer cannot be made.
+    """
+    # Its vocabulary takes as long as the graph, and is read beside it.
+    with ThreadPoolExecutor(1, thread_name_prefix="clipcls-tokenizer") as beside:
+        probe = beside.submit(lambda: text_probe(make_tokenizer())[0])
+        found = openvino.load(key, precision, probe.result)
+    if found is not None:
+        return found
+    if not openvino.can_be_kept():  # exporting takes longer than a few texts by torch
+        raise openvino.GraphError("it could not be kept")
+    model, tokenizer = load(), make_tokenizer()
+    if not tokenizer.agrees_with(model.tokenizer):
+        raise openvino.GraphError("its tokenizer is not CLIP's")
+    if sees_padding(model.network, tokenizer):
+        raise openvino.GraphError("its text tower sees padding")
+    return openvino.export(key, precision, TextTower(model.network, tokenizer))
 
 
 def image_probe(preprocess: Preprocess) -> NDArray[np.uint8]:

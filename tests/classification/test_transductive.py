@@ -16,7 +16,7 @@ from clipcls.classification import transductive
 from clipcls.classification.transductive import FEWEST_LABELS, LEAST_IMAGES, objection, refine
 from clipcls.embeddings.index import neighbours
 from clipcls.errors import CalibrationError
-from clipcls.models.encoder import unit_rows
+from clipcls.numerics import unit_rows
 from helpers.encoders import ColourEncoder
 
 Paint = Callable[..., str]

@@ -154,6 +154,8 @@ def test_a_cache_that_cannot_be_used_is_said_and_done_without(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("clipcls.embeddings.cache.default_path", lambda: tmp_path / "file" / "s.db")
+    monkeypatch.setattr(
+        "clipcls.embeddings.cache_file.default_path", lambda: tmp_path / "file" / "s.db"
+    )
     assert ZeroShotClassifier(LABELS, encoder).fit().cache_ is None
     assert "going on without it" in caplog.text

@@ -718,7 +718,8 @@ def test_a_run_stopped_in_the_middle_goes_on_where_it_was(tmp_path: Path, end: i
         assert "results.jsonl.part" in said
         assert "Traceback" not in said
     script = (
-        "import sys, atexit; from clipcls import cli; from clipcls.models import encoder\n"
+        "import sys, atexit; from clipcls import cli\n"
+        "from clipcls.models import open_clip_encoder as encoder\n"
         "encode, done = encoder.OpenClipEncoder.encode_images, []\n"
         "def count(self, pixels): done.append(len(pixels)); return encode(self, pixels)\n"
         "encoder.OpenClipEncoder.encode_images = count\n"

@@ -8,14 +8,14 @@ from PIL import Image
 
 from clipcls.embeddings import benchmark
 from clipcls.errors import ImageError
-from clipcls.models import loading, openvino
+from clipcls.models import openvino, registry
 from clipcls.models.backend import Backend
 from helpers.checkpoints import CONFIGS, write_model
 
 
 def test_each_step_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino, "default_folder", lambda: tmp_path / "graphs")
-    source = loading.resolve(str(write_model(tmp_path / "model", CONFIGS["clip"])))
+    source = registry.resolve(str(write_model(tmp_path / "model", CONFIGS["clip"])))
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(benchmark.sample_photo(200, 150))
     rows = list(
@@ -39,7 +39,7 @@ def test_each_step_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_operations_are_counted_as_by_hand(tmp_path: Path) -> None:
-    source = loading.resolve(str(write_model(tmp_path / "model", CONFIGS["clip"])))
+    source = registry.resolve(str(write_model(tmp_path / "model", CONFIGS["clip"])))
     width, patches, tokens = 32, 4, 5
     by_hand = 2 * patches * 3 * 16 * 16 * width  # patches to tokens
     by_hand += 2 * tokens * width * 3 * width + 2 * tokens * width * width  # attention's matrices
@@ -63,7 +63,7 @@ def test_an_backend_that_cannot_run_the_model_has_no_row(
 
     monkeypatch.setattr(openvino, "default_folder", lambda: tmp_path / "graphs")
     monkeypatch.setattr(openvino, "export", refuse)
-    source = loading.resolve(str(write_model(tmp_path / "model", CONFIGS["clip"])))
+    source = registry.resolve(str(write_model(tmp_path / "model", CONFIGS["clip"])))
     steps = [
         row.step for row in benchmark.measure(source, backend=Backend(batch_size=2), seconds=0.001)
     ]

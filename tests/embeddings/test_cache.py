@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from clipcls.cli.settings import own_file
-from clipcls.embeddings import cache as cache_module
-from clipcls.embeddings.cache import EmbeddingCache, clear, default_path
+from clipcls.embeddings import cache_file
+from clipcls.embeddings.cache import EmbeddingCache
+from clipcls.embeddings.cache_file import clear, default_path
 from clipcls.embeddings.embed import embed_array, embed_texts
 from clipcls.errors import CacheError
 from clipcls.files.folders import cache_folder
@@ -191,7 +192,7 @@ def test_many_blocks_take_hardly_longer_than_one(tmp_path: Path) -> None:
             cache.add(space, items, [(f"{n}.jpg", stat, key(n)) for n in range(1000)])
         taken = []
         for block in (1000, 10):
-            cache._connection.set_progress_handler(count, 10)
+            cache._file._connection.set_progress_handler(count, 10)
             steps = 0
             assert sum(len(paths) for paths, _ in cache.images("image b", block)) == 1000
             taken.append(steps)
@@ -203,8 +204,8 @@ def test_images_are_those_that_are_not_damaged(tmp_path: Path) -> None:
         for n in range(6):
             stat = old_file(tmp_path / f"{n}.jpg")
             cache.add("image a", [(key(n), vector(n, 0))], [(f"{n}.jpg", stat, key(n))])
-        cache._connection.execute("UPDATE embeddings SET vector = x'0102' WHERE id = 1")
-        cache._connection.execute("UPDATE embeddings SET vector = x'' WHERE id IN (3, 4)")
+        cache._file._connection.execute("UPDATE embeddings SET vector = x'0102' WHERE id = 1")
+        cache._file._connection.execute("UPDATE embeddings SET vector = x'' WHERE id IN (3, 4)")
         blocks = [(paths, rows[:, 0].tolist()) for paths, rows in cache.images("image a", block=2)]
     assert [([Path(p).name for p in paths], rows) for paths, rows in blocks] == [
         (["1.jpg"], [1]),
@@ -234,7 +235,7 @@ def test_a_damaged_cache_is_set_aside(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = tmp_path / "s.db"
-    monkeypatch.setattr("clipcls.embeddings.cache.default_path", lambda: path)
+    monkeypatch.setattr("clipcls.embeddings.cache_file.default_path", lambda: path)
     with EmbeddingCache(path) as cache:
         cache.add("image a", [(key(1), vector(1))])
     if content is None:  # a page in the middle of a real one
@@ -273,8 +274,8 @@ def test_a_cache_of_another_version_is_left_alone(
 ) -> None:
     path = tmp_path / "s.db"
     with monkeypatch.context() as patch:
-        statements = (*cache_module._SCHEMA, "CREATE TABLE more (a)")
-        patch.setattr(cache_module, "_SCHEMA", statements)
+        statements = (*cache_file._SCHEMA, "CREATE TABLE more (a)")
+        patch.setattr(cache_file, "_SCHEMA", statements)
         EmbeddingCache(path).close()
     before = path.read_bytes()
     with pytest.raises(CacheError, match="another version of clipcls"):
@@ -292,7 +293,7 @@ def test_a_full_disk_is_said_once_and_costs_no_answer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with EmbeddingCache(tmp_path / "s.db") as cache:
-        cache._connection.execute("PRAGMA max_page_count=20")  # SQLite's own "disk is full"
+        cache._file._connection.execute("PRAGMA max_page_count=20")  # SQLite's own "disk is full"
         for n in range(100):
             cache.add("image a", [(key(n), vector(*range(300)))])
     assert caplog.text.count("going on without it") == 1
@@ -350,13 +351,13 @@ def test_an_interruption_while_another_process_writes_leaves_no_transaction(
                 raise KeyboardInterrupt
             return cursor
 
-    monkeypatch.setattr("clipcls.embeddings.cache._BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("clipcls.embeddings.cache_file._BUSY_SECONDS", 0.1)
     with EmbeddingCache(tmp_path / "s.db") as cache:
-        connection = cache._connection
-        monkeypatch.setattr(cache, "_connection", Interrupted(connection))
+        connection = cache._file._connection
+        monkeypatch.setattr(cache._file, "_connection", Interrupted(connection))
         with pytest.raises(KeyboardInterrupt):
             cache.add("image a", [(key(1), vector(1, 0))])
-        monkeypatch.setattr(cache, "_connection", connection)
+        monkeypatch.setattr(cache._file, "_connection", connection)
         with EmbeddingCache(tmp_path / "s.db") as other:
             other.add("image a", [(key(2), vector(1, 0))])
         cache.add("image a", [(key(3), vector(1, 0))])
@@ -401,7 +402,8 @@ def test_a_cache_that_is_cleared_after_a_fork_has_no_other_models_vectors(tmp_pa
     """The file is opened again, and in a new one another space has the old one's number."""
     script = (
         "import os, pathlib, numpy as np\n"
-        "from clipcls.embeddings.cache import EmbeddingCache, clear\n"
+        "from clipcls.embeddings.cache import EmbeddingCache\n"
+        "from clipcls.embeddings.cache_file import clear\n"
         "cache = EmbeddingCache('s.db')\n"
         "cache.add('image a', [(bytes(32), np.ones(2))])\n"
         "if not os.fork(): os._exit(0)\n"
@@ -455,7 +457,7 @@ def test_a_damaged_cache_in_a_place_of_its_own_is_recognised(
 def test_a_file_that_its_owner_has_locked_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipcls.embeddings.cache._BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("clipcls.embeddings.cache_file._BUSY_SECONDS", 0.1)
     path = tmp_path / "browser.db"
     owner = sqlite3.connect(path, isolation_level=None)
     owner.execute("CREATE TABLE bookmarks (url)")
@@ -472,7 +474,7 @@ def test_a_file_that_its_owner_has_locked_is_left_alone(
 def test_a_damaged_row_is_as_if_it_were_not_there(tmp_path: Path) -> None:
     with EmbeddingCache(tmp_path / "s.db") as cache:
         cache.add("image a", [(key(1), vector(1, 0))])
-        cache._connection.execute("UPDATE embeddings SET vector = x'0102'")
+        cache._file._connection.execute("UPDATE embeddings SET vector = x'0102'")
         assert cache.get("image a", key(1)) is None
 
 
@@ -587,7 +589,7 @@ def test_no_damage_changes_an_answer(
     tmp_path: Path, paint: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "s.db"
-    monkeypatch.setattr("clipcls.embeddings.cache.default_path", lambda: path)
+    monkeypatch.setattr("clipcls.embeddings.cache_file.default_path", lambda: path)
     monkeypatch.setattr("clipcls.files.hashing.RACY_NS", 0)
     encoder = NamesEncoder()
     images = [paint(f"{n}.png", (20 * n, 255 - 20 * n, 3 * n)) for n in range(12)]
@@ -619,7 +621,7 @@ def test_no_damage_changes_an_answer(
             assert answers(cache) == expected, seed
             cache.info()
             cache.prune()
-            assert cache._usable, seed
+            assert cache._file._usable, seed
         with EmbeddingCache(path) as cache:
             assert answers(cache) == expected, seed
 

@@ -211,7 +211,7 @@ def test_a_damaged_vector_in_the_cache_is_made_again(
 ) -> None:
     path = paint("a.png", "red")
     list(embed_images(encoder, [path], cache))
-    cache._connection.execute("UPDATE embeddings SET vector = zeroblob(12)")
+    cache._file._connection.execute("UPDATE embeddings SET vector = zeroblob(12)")
     (item,) = embed_images(encoder, [path], cache)
     np.testing.assert_allclose(item.vector, [1, 0, 0])
     (item,) = embed_images(encoder, [path], cache)

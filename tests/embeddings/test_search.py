@@ -14,7 +14,7 @@ import pytest
 from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import Embedded, embed_images, embed_texts
 from clipcls.embeddings.search import search_cache, search_images
-from clipcls.models.encoder import unit_rows
+from clipcls.numerics import unit_rows
 from helpers.encoders import ColourEncoder
 
 Paint = Callable[..., str]
@@ -64,7 +64,7 @@ def test_an_image_whose_vector_is_damaged_is_not_found(
 ) -> None:
     paths = [paint(f"{name}.png", name) for name in ("red", "yellow", "blue")]
     list(embed_images(encoder, paths, cache))
-    cache._connection.execute("UPDATE embeddings SET vector = ? WHERE id = 2", (damage,))
+    cache._file._connection.execute("UPDATE embeddings SET vector = ? WHERE id = 2", (damage,))
     (query,) = embed_texts(encoder, ["red"])
     found = search_cache(encoder, query, cache, 3)
     assert [Path(hit.path).name for hit in found] == ["red.png", "blue.png"]

@@ -39,7 +39,7 @@ from clipcls.labels.folder_names import assign_folders
 from clipcls.labels.label_set import LabelSet, read_labels
 from clipcls.labels.names import join_levels
 from clipcls.labels.prompts import class_texts, make_prompts, read_prompts
-from clipcls.models.registry import MINI
+from clipcls.models.aliases import MINI
 from clipcls.models.registry import resolve as resolve_model
 from clipcls.organize.journal import Journal
 from clipcls.output.dataframe import to_dataframe

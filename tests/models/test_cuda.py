@@ -30,10 +30,11 @@ from safetensors.torch import load_file, save_file
 from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import Embedded, embed_images
 from clipcls.errors import ModelError
-from clipcls.models import cuda, loading
+from clipcls.models import cuda, loading, registry
 from clipcls.models.backend import Backend
-from clipcls.models.encoder import OpenClipEncoder, unit_rows
 from clipcls.models.facts import ModelFacts
+from clipcls.models.open_clip_encoder import OpenClipEncoder
+from clipcls.numerics import unit_rows
 from helpers.checkpoints import CONFIGS, write_model
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +62,7 @@ def encoder(tmp_path: Path) -> Callable[..., OpenClipEncoder]:
         directory = tmp_path / kind
         if kind != "mini" and not directory.exists():
             write_model(directory, CONFIGS[kind])
-        source = loading.resolve("mini" if kind == "mini" else str(directory))
+        source = registry.resolve("mini" if kind == "mini" else str(directory))
         facts = facts or ModelFacts(Path(tempfile.mkdtemp(dir=tmp_path)))
         return OpenClipEncoder(source, Backend(**settings), facts=facts)
 

@@ -19,9 +19,11 @@ from clipcls.errors import ModelError
 from clipcls.labels.prompts import read_prompts
 from clipcls.models import loading
 from clipcls.models.backend import Backend
-from clipcls.models.encoder import OpenClipEncoder, open_encoder, unit_rows
+from clipcls.models.encoder import open_encoder
 from clipcls.models.facts import ModelFacts
-from clipcls.models.loading import resolve
+from clipcls.models.open_clip_encoder import OpenClipEncoder
+from clipcls.models.registry import resolve
+from clipcls.numerics import unit_rows
 
 LABELS = ["cat", "dog", "a much longer label of many words", "hot dog"]
 TEMPLATES = list(read_prompts("photo").templates)

@@ -27,7 +27,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from clipcls.errors import ModelError, ModelUnavailableError, UnknownModelError, install_command
-from clipcls.models import hub, loading, registry
+from clipcls.models import aliases, architectures, config, hub, loading, registry
 from clipcls.models.registry import ModelSource
 from helpers.checkpoints import CONFIGS, PREPROCESS, TEXT, VISION, write_model, write_text_tower
 
@@ -48,7 +48,7 @@ def photo() -> Image.Image:
 
 def builtin(architecture: str, weights: Path) -> ModelSource:
     """As resolve makes it, for architectures whose tokenizer cannot be downloaded here."""
-    config = registry._builtin_config(architecture)
+    config = architectures.read_architecture(architecture)
     gelu = config.get("quick_gelu", False)
     return ModelSource("random", architecture, config, None, gelu, weights)
 
@@ -64,7 +64,7 @@ def builtin(architecture: str, weights: Path) -> ModelSource:
 )
 def test_whole_and_halves_are_open_clips_own_model(kind, precision, tmp_path) -> None:
     directory = write_model(tmp_path / "model", CONFIGS[kind])
-    source = loading.resolve(f"local-dir:{directory}")
+    source = registry.resolve(f"local-dir:{directory}")
     with loading.quiet():
         # open_clip's mixed precision fails for these.
         pure = "pure_" if kind in ("siglip", "coca") and precision == "bf16" else ""
@@ -97,7 +97,7 @@ def test_whole_and_halves_are_open_clips_own_model(kind, precision, tmp_path) ->
 
 
 def test_a_tower_is_read_alone(tmp_path, monkeypatch) -> None:
-    source = loading.resolve(str(write_model(tmp_path / "model", CONFIGS["timm"])))
+    source = registry.resolve(str(write_model(tmp_path / "model", CONFIGS["timm"])))
     monkeypatch.setattr(open_clip, "load_checkpoint", None)
     sizes = []
     for tower in ("image", "text"):
@@ -108,7 +108,7 @@ def test_a_tower_is_read_alone(tmp_path, monkeypatch) -> None:
 
 
 def test_scale_and_bias_stay_float32(tmp_path) -> None:
-    source = loading.resolve(str(write_model(tmp_path / "model", CONFIGS["timm"])))
+    source = registry.resolve(str(write_model(tmp_path / "model", CONFIGS["timm"])))
     full, half = (loading.load(source, precision=p).logit_scale for p in ("fp32", "bf16"))
     assert full == half
 
@@ -117,7 +117,7 @@ def test_scale_and_bias_stay_float32(tmp_path) -> None:
 @pytest.mark.parametrize("form", ["bin", "pth", "old text keys", "scalar scale", "trainer"])
 def test_forms_that_open_clip_converts(form, tower, tmp_path) -> None:
     directory = write_model(tmp_path / "model", CONFIGS["timm"])
-    whole = loading.load(loading.resolve(str(directory)))
+    whole = loading.load(registry.resolve(str(directory)))
     state = whole.network.state_dict()
     (directory / "open_clip_model.safetensors").unlink()
     if form == "old text keys":
@@ -131,7 +131,7 @@ def test_forms_that_open_clip_converts(form, tower, tmp_path) -> None:
         torch.save({"epoch": 3, "state_dict": state}, directory / "epoch_3.pth")
     else:
         torch.save(state, directory / f"open_clip_pytorch_model.{form}")
-    half = loading.load(loading.resolve(str(directory)), tower=tower)
+    half = loading.load(registry.resolve(str(directory)), tower=tower)
     pixels, tokens = whole.preprocess(photo())[None], whole.tokenizer(["a cat"])
     with torch.inference_mode():
         if tower == "image":
@@ -183,18 +183,18 @@ def test_quick_gelu_follows_the_weights(tmp_path, caplog) -> None:
     kinds = [str(network.visual.transformer.resblocks[0].mlp) for network in (quick, plain)]
     assert ["QuickGELU" in kind for kind in kinds] == [True, False]
 
-    assert registry._pretrained("ViT-B-32/openai").quick_gelu
-    assert registry._pretrained("ViT-B-32:metaclip_400m").quick_gelu
-    assert registry._pretrained("ViT-B-32-quickgelu/openai").quick_gelu
-    assert not registry._pretrained("ViT-B/32/laion2b_s34b_b79k").quick_gelu
+    assert registry._find_pretrained("ViT-B-32/openai").quick_gelu
+    assert registry._find_pretrained("ViT-B-32:metaclip_400m").quick_gelu
+    assert registry._find_pretrained("ViT-B-32-quickgelu/openai").quick_gelu
+    assert not registry._find_pretrained("ViT-B/32/laion2b_s34b_b79k").quick_gelu
     # This architecture was trained with QuickGELU, and its tag does not repeat it.
-    assert registry._pretrained("roberta-ViT-B-32/laion2b_s12b_b32k").quick_gelu
+    assert registry._find_pretrained("roberta-ViT-B-32/laion2b_s12b_b32k").quick_gelu
 
-    assert loading.resolve("ViT-B-32", file).quick_gelu is False
+    assert registry.resolve("ViT-B-32", file).quick_gelu is False
     assert "ViT-B-32-quickgelu" in caplog.text
     caplog.clear()
-    assert loading.resolve("ViT-B-32-quickgelu", file).quick_gelu is True
-    assert loading.resolve("ViT-S-32", file).quick_gelu is False
+    assert registry.resolve("ViT-B-32-quickgelu", file).quick_gelu is True
+    assert registry.resolve("ViT-S-32", file).quick_gelu is False
     assert caplog.text == ""
 
 
@@ -205,7 +205,7 @@ import logging, sys, warnings
 before = list(warnings.filters)
 from clipcls.models import loading
 import torch
-loaded = loading.load(loading.resolve({str(directory)!r}))
+loaded = loading.load(registry.resolve({str(directory)!r}))
 root = logging.getLogger()
 assert root.handlers == [] and root.filters == [] and root.level == logging.WARNING
 assert [f for f in before if f not in warnings.filters] == []
@@ -220,7 +220,7 @@ def test_a_programs_own_log_is_kept(tmp_path, caplog) -> None:
     caplog.set_level(logging.DEBUG)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loading.load(loading.resolve(str(directory)))
+        loading.load(registry.resolve(str(directory)))
         logging.info("mine")
     assert [r.getMessage() for r in caplog.records if r.name == "root"] == ["mine"]
 
@@ -273,7 +273,7 @@ def test_bad_checkpoints(damage, message, tower, tmp_path, monkeypatch) -> None:
         else:
             torch.save({}, bad)
     with pytest.raises(ModelError) as caught:
-        loading.load(loading.resolve(str(directory)), tower=tower)
+        loading.load(registry.resolve(str(directory)), tower=tower)
     text = str(caught.value)
     assert message in text
     assert str(directory) in text
@@ -294,20 +294,20 @@ def test_bad_directories(config, message, tmp_path) -> None:
     if config is not None:
         (tmp_path / "open_clip_config.json").write_text(config)
     with pytest.raises(ModelError, match=message):
-        loading.resolve(f"local-dir:{tmp_path}")
+        registry.resolve(f"local-dir:{tmp_path}")
 
 
 def test_directory_without_weights(tmp_path) -> None:
     directory = write_model(tmp_path / "model", CONFIGS["clip"])
     (directory / "open_clip_model.safetensors").unlink()
     with pytest.raises(ModelError, match="holds no weights"):
-        loading.resolve(str(directory))
+        registry.resolve(str(directory))
     with pytest.raises(ModelError, match="no such model directory"):
-        loading.resolve("local-dir:/nowhere")
+        registry.resolve("local-dir:/nowhere")
 
 
 def test_no_transformers(tmp_path, monkeypatch) -> None:
-    source = loading.resolve(str(write_model(tmp_path / "model", CONFIGS["clip"])))
+    source = registry.resolve(str(write_model(tmp_path / "model", CONFIGS["clip"])))
     source = dataclasses.replace(source, tokenizer=tmp_path)
     monkeypatch.setitem(sys.modules, "transformers", None)
     loading.load(source, tower="image")
@@ -316,7 +316,7 @@ def test_no_transformers(tmp_path, monkeypatch) -> None:
 
 
 def test_out_of_memory(tmp_path) -> None:
-    source = loading.resolve(str(write_model(tmp_path / "model", CONFIGS["clip"])))
+    source = registry.resolve(str(write_model(tmp_path / "model", CONFIGS["clip"])))
     huge = {**source.config, "text_cfg": {**TEXT, "vocab_size": 1 << 50}}
     with pytest.raises(ModelError, match="not enough memory"):
         loading.load(dataclasses.replace(source, config=huge))
@@ -341,26 +341,26 @@ def test_out_of_memory(tmp_path) -> None:
 )
 def test_unknown_names(name, message) -> None:
     with pytest.raises(UnknownModelError, match=message):
-        loading.resolve(name)
+        registry.resolve(name)
 
 
 def test_checkpoint_goes_with_an_architecture_only(tmp_path) -> None:
     file = tmp_path / "x.pt"
     with pytest.raises(ModelError, match="no such checkpoint"):
-        loading.resolve("ViT-B-32", file)
+        registry.resolve("ViT-B-32", file)
     file.touch()
     for name in ("mini", "base", "auto", "hf-hub:a/b", "ViT-B-32/openai"):
         with pytest.raises(ModelError, match="has weights"):
-            loading.resolve(name, file)
+            registry.resolve(name, file)
     directory = write_model(tmp_path / "model", CONFIGS["clip"])
-    assert loading.resolve(str(directory), file).weights == file
+    assert registry.resolve(str(directory), file).weights == file
 
 
 # -- names and keys -------------------------------------------------------------------------------
 
 
 def test_aliases_are_what_open_clip_says() -> None:
-    for alias in registry._ALIASES.values():
+    for alias in aliases.ALIASES.values():
         ours = alias.pretrained
         theirs = open_clip.get_pretrained_cfg(ours.architecture, ours.tag)
         assert theirs["hf_hub"] == f"{ours.repo}/"
@@ -370,7 +370,7 @@ def test_aliases_are_what_open_clip_says() -> None:
         assert (alias.extra == "hf") == ("hf_tokenizer_name" in config["text_cfg"])
     # All that open_clip lists can be asked for.
     for architecture, tag in open_clip.list_pretrained():
-        found = registry._pretrained(f"{architecture}/{tag}")
+        found = registry._find_pretrained(f"{architecture}/{tag}")
         assert found.repo.count("/") == 1
         assert all(found.files)
 
@@ -385,13 +385,13 @@ def test_files_are_open_clips_choice(tmp_path) -> None:
             (directory / name).touch()
         with loading.quiet():
             theirs = _find_checkpoint_in_dir(directory)
-        assert str(registry._find_weights(directory)) == theirs
+        assert str(config.find_weights(directory)) == theirs
 
 
 def test_key(tmp_path) -> None:
     directory = write_model(tmp_path / "model", CONFIGS["clip"])
-    source = loading.resolve(str(directory))
-    moved = loading.resolve(f"local-dir:{shutil.move(directory, tmp_path / 'moved')}")
+    source = registry.resolve(str(directory))
+    moved = registry.resolve(f"local-dir:{shutil.move(directory, tmp_path / 'moved')}")
     assert source.key() == moved.key()
     for change in (
         {"preprocess": {**PREPROCESS, "resize_mode": "shortest"}},
@@ -403,7 +403,7 @@ def test_key(tmp_path) -> None:
 
 
 def test_table() -> None:
-    rows = {row.alias: row for row in loading.list_models()}
+    rows = {row.alias: row for row in aliases.list_models()}
     assert {"fast", "base", "accurate", "multilingual"} <= rows.keys()
     assert rows["base"].imagenet == 72.81
     assert rows["base"].extra is None
@@ -490,7 +490,8 @@ def run(program: str, **env: str) -> subprocess.CompletedProcess[str]:
 RESOLVE = """
 import logging, sys
 from clipcls.errors import ModelError
-from clipcls.models import list_models, resolve
+from clipcls.models.aliases import list_models
+from clipcls.models.registry import resolve
 logging.basicConfig(format="%(levelname)s %(message)s")
 try:
     source = resolve(sys.argv[1] if len(sys.argv) > 1 else NAME)
@@ -547,7 +548,7 @@ def test_broken_download_goes_on(fake_hub, tmp_path) -> None:
 
 
 def test_alias_from_the_hub(fake_hub, tmp_path) -> None:
-    repo = fake_hub.repos / registry._ALIASES["base"].pretrained.repo
+    repo = fake_hub.repos / aliases.ALIASES["base"].pretrained.repo
     repo.mkdir(parents=True)
     (repo / "open_clip_model.safetensors").write_bytes(b"weights")
     env = {"HF_ENDPOINT": fake_hub.url, "HF_HOME": str(tmp_path / "home")}
@@ -556,7 +557,7 @@ def test_alias_from_the_hub(fake_hub, tmp_path) -> None:
         assert out.startswith("ViT-B-32-256/datacomp_s34b_b86k ")
         assert log == ""
     present = run(
-        "from clipcls.models import list_models\n"
+        "from clipcls.models.aliases import list_models\n"
         "print([row.alias for row in list_models() if row.present and row.alias != 'mini'])",
         **env,
     )
@@ -588,14 +589,14 @@ def test_offline(fake_hub, variable, tmp_path) -> None:
     assert fake_hub.requests == []
 
 
-@pytest.mark.skipif(not registry.MINI.is_dir(), reason="mini is not trained yet")
+@pytest.mark.skipif(not aliases.MINI.is_dir(), reason="mini is not trained yet")
 def test_mini() -> None:
-    source = loading.resolve("mini")
+    source = registry.resolve("mini")
     assert source.name == "mini"
     model = loading.load(source)
     vector = model.encode_image(model.preprocess(photo())[None])
     assert vector.shape == model.encode_text(model.tokenizer(["a cat"])).shape == (1, model.dim)
-    row = loading.list_models()[0]
+    row = aliases.list_models()[0]
     assert (row.alias, row.present, row.imagenet) == ("mini", True, None)
     count = sum(p.numel() for p in model.network.state_dict().values())
     assert row.parameters == pytest.approx(count / 1e6)
@@ -609,7 +610,7 @@ def test_auto_falls_back_and_says_so(mini, monkeypatch, caplog) -> None:
         raise ModelUnavailableError(f"{repo}: there is no hub")
 
     monkeypatch.setattr(hub, "fetch", unavailable)
-    assert loading.resolve("auto").name == "mini"
+    assert registry.resolve("auto").name == "mini"
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.name.startswith("clipcls")
@@ -617,7 +618,7 @@ def test_auto_falls_back_and_says_so(mini, monkeypatch, caplog) -> None:
     assert "there is no hub" in record.getMessage()
     for name in ("base", "fast", "hf-hub:a/b", "ViT-B-32/openai"):
         with pytest.raises(ModelUnavailableError):
-            loading.resolve(name)
+            registry.resolve(name)
 
 
 def test_hugging_face_text_tower_offline(fake_hub, tmp_path, monkeypatch) -> None:
@@ -647,7 +648,7 @@ def test_hugging_face_text_tower_offline(fake_hub, tmp_path, monkeypatch) -> Non
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket.socket, "connect", None)
-    source = loading.resolve("hf-hub:acme/tiny")
+    source = registry.resolve("hf-hub:acme/tiny")
     assert len(source.key()) == 64
     loading.load(source, precision="bf16").encode_text(torch.tensor([[0, 4, 5, 2, 1]]))
     for tower in (None, "text"):

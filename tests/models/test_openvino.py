@@ -18,10 +18,11 @@ import pytest
 from PIL import Image
 
 from clipcls.embeddings.embed import embed_texts
-from clipcls.models import loading, openvino, towers
+from clipcls.errors import ModelError
+from clipcls.models import loading, openvino, registry, towers
 from clipcls.models.backend import Backend
-from clipcls.models.encoder import OpenClipEncoder
 from clipcls.models.facts import ModelFacts
+from clipcls.models.open_clip_encoder import OpenClipEncoder
 from helpers.checkpoints import CONFIGS, write_model
 
 if not openvino.is_supported():
@@ -44,7 +45,7 @@ def encoder(tmp_path: Path, folder: Path) -> Callable[..., OpenClipEncoder]:
             write_model(directory, CONFIGS[kind])
         settings.setdefault("precision", "fp32")
         return OpenClipEncoder(
-            loading.resolve(str(directory)),
+            registry.resolve(str(directory)),
             Backend(**settings),
             facts=facts or ModelFacts(Path(tempfile.mkdtemp(dir=tmp_path))),
         )
@@ -103,7 +104,7 @@ def test_bf16_is_taken_where_it_changes_no_vector(
         settings = {"name": name, "precision": "auto"}
         transformer = encoder("clip", facts, **settings)
         # EfficientNet's cosine to float32 is 0.997 in bf16.
-        convolutions = OpenClipEncoder(loading.resolve("mini"), Backend(**settings), facts=facts)
+        convolutions = OpenClipEncoder(registry.resolve("mini"), Backend(**settings), facts=facts)
         return [transformer.precision, convolutions.precision]
 
     assert precisions() == ["bf16", "fp32"]
@@ -395,7 +396,7 @@ def test_what_is_kept_is_said_and_cleared(encoder, folder: Path) -> None:
 
 
 def test_what_cannot_be_asked_for(encoder) -> None:
-    with pytest.raises(loading.ModelError, match="fp16"):
+    with pytest.raises(ModelError, match="fp16"):
         encoder(name="openvino", precision="fp16")
 
 

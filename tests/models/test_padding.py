@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clipcls.models import loading
+from clipcls.models import loading, registry
 from clipcls.models.padding import needed_lengths, shortened
 from helpers.checkpoints import CONFIGS, TEXT, VISION, write_model, write_text_tower
 
@@ -30,7 +30,7 @@ SEES_PADDING = {"siglip", "coca", "last"}
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_text_alone_has_the_vector_it_has_at_full_length(kind: str, tmp_path: Path) -> None:
-    source = loading.resolve(str(write_model(tmp_path / "model", KINDS[kind])))
+    source = registry.resolve(str(write_model(tmp_path / "model", KINDS[kind])))
     model = loading.load(source, tower="text")
     tokens = model.tokenizer(TEXTS)
     lengths = needed_lengths(model.network, tokens).tolist()

@@ -1,0 +1,183 @@
+"""The models that have a short name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipcls.models import hub
+from clipcls.models.architectures import read_architecture
+from clipcls.models.config import CONFIG_NAME, count_parameters, find_weights, read_config
+
+__all__ = ["ALIASES", "HUB_FILES", "MINI", "ModelInfo", "Pretrained", "list_models", "model_names"]
+
+MINI = Path(__file__).parents[1] / "mini"
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """Published weights of a built-in architecture."""
+
+    architecture: str
+    tag: str
+    repo: str
+    files: tuple[str, ...]
+    preprocess: Mapping[str, Any]
+    quick_gelu: bool
+
+    @property
+    def name(self) -> str:
+        """As `resolve` takes it."""
+        return f"{self.architecture}/{self.tag}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Alias:
+    pretrained: Pretrained
+    licence: str  # as its model card says
+    parameters: float  # millions; open_clip's docs/model_profile.csv
+    imagenet: float  # zero-shot top-1, %; open_clip's docs/openclip_results.csv
+    extra: str | None = None
+
+
+HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_OPENAI = {
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "std": (0.26862954, 0.26130258, 0.27577711),
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
+_SIGLIP = {
+    "mean": (0.5, 0.5, 0.5),
+    "std": (0.5, 0.5, 0.5),
+    "interpolation": "bicubic",
+    "resize_mode": "squash",
+}
+# Written out so that a known model is found without importing open_clip (5 s); a test holds them
+# to what open_clip says.
+ALIASES = {
+    "fast": _Alias(
+        Pretrained(
+            "ViT-B-32",
+            "datacomp_xl_s13b_b90k",
+            "laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K",
+            HUB_FILES,
+            _OPENAI,
+            quick_gelu=False,
+        ),
+        "MIT",
+        parameters=151.28,
+        imagenet=69.17,
+    ),
+    "base": _Alias(
+        Pretrained(
+            "ViT-B-32-256",
+            "datacomp_s34b_b86k",
+            "laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K",
+            HUB_FILES,
+            _OPENAI,
+            quick_gelu=False,
+        ),
+        "MIT",
+        parameters=151.29,
+        imagenet=72.81,
+    ),
+    "accurate": _Alias(
+        Pretrained(
+            "ViT-L-14",
+            "datacomp_xl_s13b_b90k",
+            "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",
+            HUB_FILES,
+            _OPENAI,
+            quick_gelu=False,
+        ),
+        "MIT",
+        parameters=427.62,
+        imagenet=79.21,
+    ),
+    "multilingual": _Alias(
+        Pretrained(
+            "ViT-B-16-SigLIP-i18n-256",
+            "webli",
+            "timm/ViT-B-16-SigLIP-i18n-256",
+            HUB_FILES,
+            _SIGLIP,
+            quick_gelu=False,
+        ),
+        "Apache-2.0",
+        parameters=370.63,
+        imagenet=75.13,
+        extra="hf",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A row of `clipcls models`.
+
+    Attributes:
+        alias: the short name.
+        name: the model itself, as `resolve` takes it.
+        licence: SPDX identifier of the weights' licence.
+        parameters: millions.
+        megabytes: download size (float32 weights; the parameters times four bytes).
+        imagenet: published ImageNet-1k zero-shot top-1 accuracy in % (open_clip's
+            docs/openclip_results.csv); None where nobody has published one.
+        image_size: side of the square input in pixels.
+        extra: the extra of clipcls that its tokenizer needs, if any.
+        present: whether its weights are on this machine.
+    """
+
+    alias: str
+    name: str
+    licence: str
+    parameters: float
+    megabytes: int
+    imagenet: float | None
+    image_size: int
+    extra: str | None
+    present: bool
+
+
+def list_models() -> list[ModelInfo]:
+    """The models that have a short name; no network."""
+    rows = []
+    if (MINI / CONFIG_NAME).is_file():
+        config, weights = read_config(MINI / CONFIG_NAME)["model_cfg"], find_weights(MINI)
+        rows.append(
+            ModelInfo(
+                alias="mini",
+                name="mini",
+                licence="Apache-2.0",
+                parameters=count_parameters(weights) / 1e6,
+                megabytes=round(weights.stat().st_size / 1e6),
+                imagenet=None,
+                image_size=config["vision_cfg"]["image_size"],
+                extra=None,
+                present=True,
+            )
+        )
+    for alias, known in ALIASES.items():
+        pretrained = known.pretrained
+        rows.append(
+            ModelInfo(
+                alias=alias,
+                name=pretrained.name,
+                licence=known.licence,
+                parameters=known.parameters,
+                megabytes=round(known.parameters * 4),
+                imagenet=known.imagenet,
+                image_size=read_architecture(pretrained.architecture)["vision_cfg"]["image_size"],
+                extra=known.extra,
+                present=hub.cached(pretrained.repo, *pretrained.files) is not None,
+            )
+        )
+    return rows
+
+
+def model_names() -> list[str]:
+    """The short names of models and, after them, the full names of the same; reads no file."""
+    return ["auto", "mini", *ALIASES, *(known.pretrained.name for known in ALIASES.values())]
