@@ -10,7 +10,7 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
-from clipcls.models import loading
+from clipcls.models import architectures
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 
@@ -57,7 +57,7 @@ def write_model(directory: Path, config: dict[str, Any], weights: str = "safeten
     content = {"model_cfg": {"embed_dim": 16, **config}, "preprocess_cfg": PREPROCESS}
     (directory / "open_clip_config.json").write_text(json.dumps(content))
     torch.manual_seed(0)
-    with loading.quiet():
+    with architectures.quiet():
         network = open_clip.create_model(f"local-dir:{directory}", pretrained_text=False)
     state = {key: value.clone() for key, value in network.state_dict().items()}
     # So that no statistic or bias is a default that goes unnoticed. Matrices stay: with a mean that

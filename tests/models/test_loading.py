@@ -203,7 +203,7 @@ def test_loading_is_silent_and_changes_nothing(tmp_path) -> None:
     program = f"""
 import logging, sys, warnings
 before = list(warnings.filters)
-from clipcls.models import loading
+from clipcls.models import loading, registry
 import torch
 loaded = loading.load(registry.resolve({str(directory)!r}))
 root = logging.getLogger()
