@@ -31,7 +31,7 @@ from clipcls.embeddings.index import FlatIndex
 from clipcls.errors import CalibrationError, ImageError, LabelsError, not_fitted
 from clipcls.labels.label_set import LabelSet, LabelsLike, log_warnings, make_labels
 from clipcls.labels.names import join_levels
-from clipcls.labels.prompts import REJECT_TEXTS, PromptSet, class_texts, make_prompts
+from clipcls.labels.prompts import REJECT_TEXTS, PromptSet, make_prompts, make_texts
 from clipcls.models.backend import Backend
 from clipcls.models.encoder import Encoder, open_encoder
 from clipcls.numerics import unit_rows
@@ -120,7 +120,7 @@ class ZeroShotClassifier(LinearScores):
         log_warnings(prompts, self.prompts)
         self.cache_ = open_cache(self.cache)
         self.encoder_ = open_encoder(self.model, self.checkpoint, self.backend)
-        names, texts = list(labels.names), class_texts(labels, prompts)
+        names, texts = list(labels.names), make_texts(labels, prompts)
         if self.reject:
             if REJECT in names or any(label.path[0] == REJECT for label in labels):
                 raise LabelsError(f"{labels.source}: {REJECT!r} is a label already; leave one out")

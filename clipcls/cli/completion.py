@@ -76,9 +76,9 @@ def _find_lists() -> list[str]:
 
 
 def _ready_sets(*kinds: Literal["labels", "templates"]) -> list[str]:
-    from clipcls.labels.presets import ready_sets
+    from clipcls.labels.presets import list_sets
 
-    return [name for kind in kinds for name in ready_sets(kind)]
+    return [name for kind in kinds for name in list_sets(kind)]
 
 
 def _model_names() -> Iterable[str]:

@@ -22,7 +22,7 @@ def command(_console: Console, name: str | None, label_set: bool, as_json: bool)
     """
     from clipcls.files.text import read_text
     from clipcls.labels.label_set import log_warnings, read_labels
-    from clipcls.labels.presets import find_set, ready_sets
+    from clipcls.labels.presets import find_set, list_sets
     from clipcls.labels.prompts import list_label_sets, list_prompts, read_prompts
     from clipcls.output.json import dump_line
 
@@ -37,7 +37,7 @@ def command(_console: Console, name: str | None, label_set: bool, as_json: bool)
         for title, sets in (("template sets", templates), ("label sets", label_sets)):
             lines.append(f"{title}:")
             lines += [f"  {ready.name:<14}{ready.size:>5}  {ready.description}" for ready in sets]
-    elif label_set or (name in ready_sets("labels") and name not in ready_sets("templates")):
+    elif label_set or (name in list_sets("labels") and name not in list_sets("templates")):
         found_set = read_labels(name)
         log_warnings(found_set)
         found = [

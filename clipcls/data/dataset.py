@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from clipcls.data.file_kinds import LeftOut
-from clipcls.data.paths import find_images, folders_and_images
+from clipcls.data.paths import find_images, list_folder
 from clipcls.data.sorted_folders import read_folder_labels
 from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.on_disk import explain_missing, find_on_disk
@@ -137,7 +137,7 @@ def read_dataset(
 
 def _read_folder(root: str) -> Dataset:
     try:
-        folders, beside = folders_and_images(root)
+        folders, beside = list_folder(root)
     except OSError as error:
         raise InputError(f"{root}: {os_reason(error)}") from error
     if not folders:

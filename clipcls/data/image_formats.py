@@ -27,10 +27,10 @@ __all__ = [
     "TextTooLongError",
     "check_header",
     "check_pixels",
-    "decoding_cost",
+    "estimate_cost",
     "identify",
     "image_errors",
-    "without_text",
+    "strip_text",
 ]
 
 logger = logging.getLogger("clipcls")
@@ -215,7 +215,7 @@ def _ico_images(data: bytes) -> Iterator[tuple[int, int]]:
             yield abs(width), abs(height)
 
 
-def without_text(data: bytes) -> bytes:
+def strip_text(data: bytes) -> bytes:
     """A PNG without its texts and colour profile (PNG 1.2, chapter 3)."""
     kept, at = [data[:8]], 8
     while at + 12 <= len(data):
@@ -254,7 +254,7 @@ class Cost(NamedTuple):
     effort: int
 
 
-def decoding_cost(
+def estimate_cost(
     image: ImageFile, whole: tuple[int, int], data: bytes, header: bytes, *, low_bytes: bool
 ) -> Cost:
     """The cost of an image that is open and not decoded yet.

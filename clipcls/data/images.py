@@ -34,10 +34,10 @@ from clipcls.data.image_formats import (
     TextTooLongError,
     check_header,
     check_pixels,
-    decoding_cost,
+    estimate_cost,
     identify,
     image_errors,
-    without_text,
+    strip_text,
 )
 from clipcls.data.pixels import (
     find_low_bytes,
@@ -57,8 +57,8 @@ __all__ = [
     "MAX_MISSING",
     "MAX_PIXELS",
     "decode_image",
+    "find_missing_share",
     "find_whole",
-    "missing_share",
     "open_image",
     "read_bytes",
 ]
@@ -180,7 +180,7 @@ def decode_image(
         data: the whole file.
         path: its name, for messages; its suffix matters for TGA alone.
         max_pixels: refuse images that are decoded to more pixels than this (see
-            `decoding_cost`); by default twice `PIL.Image.MAX_IMAGE_PIXELS`. With what a format
+            `estimate_cost`); by default twice `PIL.Image.MAX_IMAGE_PIXELS`. With what a format
             and a mode need besides (copies, buffers of the library) it must also fit into `PIXELS`.
         least_side: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as neither side
             falls below this: libjpeg leaves the finer DCT coefficients out, which is much faster.
@@ -192,7 +192,7 @@ def decode_image(
 
     Returns:
         A decoded image of mode RGB, upright. A file that ends early is logged as a warning, and
-        `missing_share` says how much of it is missing.
+        `find_missing_share` says how much of it is missing.
 
     Raises:
         ImageError: it is no image, is damaged, misses more than `MAX_MISSING`, or has too many
@@ -215,7 +215,7 @@ def decode_image(
             return decode(data)
         except TextTooLongError:
             # Pillow refuses texts over 1 MB (image generators cache such); the pixels may be fine.
-            return decode(without_text(data))
+            return decode(strip_text(data))
 
 
 def find_whole(image: Image.Image) -> tuple[tuple[int, int], tuple[float, float, float, float]]:
@@ -235,7 +235,7 @@ def find_whole(image: Image.Image) -> tuple[tuple[int, int], tuple[float, float,
     return whole, box
 
 
-def missing_share(image: Image.Image) -> float:
+def find_missing_share(image: Image.Image) -> float:
     """The share of rows that the file of an image from `decode_image` did not hold; mostly 0."""
     share: float = image.info.get(_MISSING, 0.0)
     return share
@@ -270,7 +270,7 @@ def _decode(
         whole, header_end = image.size, image.fp.tell() if image.fp else 0
         box = _draft(image, least_side)
         low_bytes = find_low_bytes(image)
-        cost = decoding_cost(image, whole, data, data[:header_end], low_bytes=bool(low_bytes))
+        cost = estimate_cost(image, whole, data, data[:header_end], low_bytes=bool(low_bytes))
         check_pixels(path, whole, cost.pixels, max_pixels)
         memory = cost.memory + file_in_memory // 4
         if max(memory, cost.effort) > _max_pixels_at_once():

@@ -23,7 +23,7 @@ from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.on_disk import explain_missing, find_on_disk
 from clipcls.files.text import canonical
 
-__all__ = ["find_images", "folders_and_images"]
+__all__ = ["find_images", "list_folder"]
 
 log = logging.getLogger("clipcls")
 
@@ -194,7 +194,7 @@ def _sorted_entries(path: str) -> Iterator[os.DirEntry[str]]:
         return iter(sorted(entries, key=lambda entry: entry.name))
 
 
-def folders_and_images(path: str) -> tuple[list[str], list[str]]:
+def list_folder(path: str) -> tuple[list[str], list[str]]:
     """Names of the folders and of the images directly in a folder, sorted, as `find_images` would
     enter or take them.
 

@@ -13,10 +13,10 @@ from itertools import islice
 from clipcls.data.images import decode_image, read_bytes
 from clipcls.errors import ImageError
 
-__all__ = ["data_uri", "thumbnail", "thumbnails"]
+__all__ = ["make_data_uri", "make_thumbnail", "make_thumbnails"]
 
 
-def thumbnail(path: str | os.PathLike[str], side: int, *, quality: int = 80) -> bytes:
+def make_thumbnail(path: str | os.PathLike[str], side: int, *, quality: int = 80) -> bytes:
     """The bytes of a JPEG of an image: upright, RGB, without metadata.
 
     Args:
@@ -39,14 +39,14 @@ def thumbnail(path: str | os.PathLike[str], side: int, *, quality: int = 80) -> 
     return stream.getvalue()
 
 
-def thumbnails(
+def make_thumbnails(
     paths: Iterable[str], side: int, *, quality: int = 80, workers: int | None = None
 ) -> Iterator[bytes | ImageError]:
     """Thumbnails of images, in their order, made ahead in threads with bounded memory.
 
     Args:
         paths: of image files; read as they are needed.
-        side, quality: as for `thumbnail`.
+        side, quality: as for `make_thumbnail`.
         workers: threads; None: one a CPU core, at most 8.
 
     Yields:
@@ -55,7 +55,7 @@ def thumbnails(
 
     def make(path: str) -> bytes | ImageError:
         try:
-            return thumbnail(path, side, quality=quality)
+            return make_thumbnail(path, side, quality=quality)
         except ImageError as error:
             return error.without_frames()
 
@@ -73,6 +73,6 @@ def thumbnails(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def data_uri(jpeg: bytes) -> str:
+def make_data_uri(jpeg: bytes) -> str:
     """A JPEG as the address of an image that a page carries itself."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from clipcls.data.augment import View
-from clipcls.data.images import FILES, PIXELS, decode_image, missing_share, read_bytes
+from clipcls.data.images import FILES, PIXELS, decode_image, find_missing_share, read_bytes
 from clipcls.data.inputs import NamedImage, OnError, apply_on_error, name_images
 from clipcls.errors import ImageError, ModelError
 from clipcls.models.backend import Backend
@@ -310,7 +310,7 @@ def _prepare(
                     return known
             decoded = decode_image(data, name, least_side=encoder.least_side, reserve=reserve)
             ready = encoder.preprocess(view.render(decoded, content) if view else decoded)
-            if missing_share(decoded):
+            if find_missing_share(decoded):
                 key = b""  # not stored: the next run has to warn again
     except ImageError as error:
         return error.without_frames()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
-from clipcls.data.thumbnails import data_uri, thumbnail
+from clipcls.data.thumbnails import make_data_uri, make_thumbnail
 from clipcls.errors import ImageError
 from clipcls.evaluation.compare import Change, Comparison
 from clipcls.evaluation.evaluate import BaseEvaluation, Evaluation, MultiLabelEvaluation
@@ -129,7 +129,7 @@ def _changed(what: str, changes: Sequence[Change]) -> dict[str, Any]:
 
 def _photo(path: str, **details: Any) -> dict[str, Any]:
     try:
-        image = data_uri(thumbnail(path, _SIDE))
+        image = make_data_uri(make_thumbnail(path, _SIDE))
     except ImageError:
         image = ""
     return {"path": path, "image": image, **details}

@@ -14,7 +14,7 @@ __all__ = [
     "ReadySet",
     "describe",
     "find_set",
-    "ready_sets",
+    "list_sets",
 ]
 
 Kind = Literal["labels", "templates"]
@@ -39,7 +39,7 @@ def folder(kind: Kind) -> Path:
     return packaged if packaged.is_dir() else package.parent / "prompts" / kind
 
 
-def ready_sets(kind: Kind) -> dict[str, Path]:
+def list_sets(kind: Kind) -> dict[str, Path]:
     """Names and files of the ready sets, sorted by name."""
     files = (path for path in folder(kind).glob("*") if path.suffix in _SUFFIXES)
     return {path.stem: path for path in sorted(files, key=lambda path: path.stem)}
@@ -58,7 +58,7 @@ def find_set(kind: Kind, source: str | os.PathLike[str]) -> tuple[Path, bool]:
     is_folder = os.path.isdir(name)
     if os.path.exists(name) and not is_folder:
         return Path(name), False
-    sets = {} if isinstance(source, os.PathLike) else ready_sets(kind)
+    sets = {} if isinstance(source, os.PathLike) else list_sets(kind)
     if name in sets:
         return sets[name], True
     if is_folder:
@@ -71,7 +71,7 @@ def find_set(kind: Kind, source: str | os.PathLike[str]) -> tuple[Path, bool]:
         hint = "write several labels as -l CAT -l DOG, or as a Python list, not joined by commas. "
     if kind == "templates" and " " in name:
         hint = "in a template, write {} where the label goes. "
-    if name in ready_sets(other := "labels" if kind == "templates" else "templates"):
+    if name in list_sets(other := "labels" if kind == "templates" else "templates"):
         hint = f"it is a {_NOUNS[other]}. "
     raise error(f"no file and no ready {noun} {name!r}; {hint}Ready sets: {', '.join(sets)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -13,16 +14,16 @@ from clipcls.errors import PromptsError
 from clipcls.files.text import clean, number_lines, read_text
 from clipcls.labels.label_set import LabelSet, read_labels
 from clipcls.labels.names import spell_out
-from clipcls.labels.presets import ReadySet, describe, find_set, ready_sets
+from clipcls.labels.presets import ReadySet, describe, find_set, list_sets
 from clipcls.labels.structured import read_json, read_python
 
 __all__ = [
     "REJECT_TEXTS",
     "PromptSet",
-    "class_texts",
     "list_label_sets",
     "list_prompts",
     "make_prompts",
+    "make_texts",
     "read_prompts",
 ]
 
@@ -127,7 +128,7 @@ def _parse_templates(path: str, text: str) -> tuple[list[tuple[str, object]], st
     """Templates and where they stand, and as what they were read where it is no plain list."""
     what, items = "JSON", None
     if text.lstrip()[:1] in ("[", "{"):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(json.JSONDecodeError):
             items = read_json(path, text, PromptsError)
     if not items:
         what, items = "a list in code", read_python(path, _PREFIX.sub("", text), PromptsError)
@@ -186,7 +187,7 @@ def _build(
     return PromptSet(name, tuple(templates), tuple(warnings))
 
 
-def class_texts(labels: LabelSet, prompts: PromptSet) -> list[tuple[str, ...]]:
+def make_texts(labels: LabelSet, prompts: PromptSet) -> list[tuple[str, ...]]:
     """All texts of each class: templates x (name and synonyms), then the label's own prompts.
 
     A label without `use_templates` has only the latter. Underscores in names are spaces in texts
@@ -198,7 +199,7 @@ def class_texts(labels: LabelSet, prompts: PromptSet) -> list[tuple[str, ...]]:
     Example:
         >>> from clipcls.labels.label_set import make_labels
         >>> labels = make_labels({"cat": {"synonyms": "kitten"}, "dog": "my {} asleep"})
-        >>> class_texts(labels, PromptSet("one", ("a photo of a {}.",)))
+        >>> make_texts(labels, PromptSet("one", ("a photo of a {}.",)))
         [('a photo of a cat.', 'a photo of a kitten.'), ('a photo of a dog.', 'my dog asleep')]
     """
     return [
@@ -222,7 +223,7 @@ def list_prompts() -> list[ReadySet]:
     """The ready template sets: name, number of templates, description."""
     return [
         ReadySet(name, len(read_prompts(path).templates), _description(path))
-        for name, path in ready_sets("templates").items()
+        for name, path in list_sets("templates").items()
     ]
 
 
@@ -230,7 +231,7 @@ def list_label_sets() -> list[ReadySet]:
     """The ready label sets: name, number of labels, description."""
     return [
         ReadySet(name, len(read_labels(path)), _description(path))
-        for name, path in ready_sets("labels").items()
+        for name, path in list_sets("labels").items()
     ]
 
 

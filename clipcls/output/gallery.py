@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote
 
-from clipcls.data.thumbnails import thumbnails
+from clipcls.data.thumbnails import make_thumbnails
 from clipcls.errors import ImageError
 from clipcls.labels.names import join_levels
 from clipcls.predictions import UNKNOWN, Prediction, Provenance, Result
@@ -87,7 +87,7 @@ class GalleryWriter:
             self._stream.write(_beginning(self._title))
         results, self._waiting = self._waiting, []
         paths = [os.path.join(self._root, r.path) for r in results if isinstance(r, Prediction)]
-        pictures = thumbnails(paths, self._side, quality=_QUALITY)
+        pictures = make_thumbnails(paths, self._side, quality=_QUALITY)
         records: list[dict[str, Any]] = []
         coded: list[bytes] = []
         for result in results:

@@ -25,7 +25,7 @@ from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, features
 from clipcls.data.images import (
     MAX_PIXELS,
     decode_image,
-    missing_share,
+    find_missing_share,
     open_image,
     read_bytes,
 )
@@ -694,7 +694,7 @@ def test_a_jpeg_without_its_end_marker_is_whole(
     want = decode_image(data, least_side=least_side)
     got = decode_image(data[:-2] + padding, least_side=least_side)
     same(got, want)
-    assert missing_share(got) == 0
+    assert find_missing_share(got) == 0
     same(decode_image(data[:-1], least_side=least_side), want)
     assert not caplog.records
 
@@ -709,7 +709,7 @@ def test_a_file_that_ends_early_is_read_as_far_as_it_goes(
     photo = Image.effect_noise((320, 320), 80).convert("RGB")
     data = saved(photo, kind)
     got = decode_image(data[: len(data) * 8 // 10] + padding, "photos/a.jpg")
-    share = missing_share(got)
+    share = find_missing_share(got)
     assert 0.1 < share < 0.3
     assert [record.getMessage() for record in caplog.records] == [
         f"photos/a.jpg: truncated, {100 * share:.0f} % missing"
@@ -725,7 +725,7 @@ def test_a_file_that_ends_early_is_read_as_far_as_it_goes(
 def test_large_files_that_end_early_are_not_decoded_twice() -> None:
     data = saved(Image.effect_noise((64, 64), 80), "PNG")
     cut = data[: len(data) * 9 // 10]
-    assert missing_share(decode_image(cut, max_pixels=2 * 64 * 64)) > 0
+    assert find_missing_share(decode_image(cut, max_pixels=2 * 64 * 64)) > 0
     assert reason(cut, max_pixels=64 * 64) == "truncated"
 
 
@@ -733,7 +733,7 @@ def test_a_progressive_jpeg_that_ends_early_is_coarse_but_whole(caplog: Any) -> 
     whole = saved(picture(400, 300), "JPEG", progressive=True)
     got = decode_image(whole[: len(whole) * 7 // 10])
     assert np.abs(pixels(got) - pixels(decode_image(whole))).mean() < 5
-    assert missing_share(got) == 0
+    assert find_missing_share(got) == 0
     first_scan = whole.index(b"\xff\xda")
     assert "% missing" in reason(whole[: first_scan + 200])
 
@@ -743,11 +743,11 @@ def test_grey_that_is_there_is_not_missing(size: int) -> None:
     image = picture(size, size)
     image.paste((128, 128, 128), (0, size // 3, size, size))
     for data in (saved(image, "JPEG"), saved(image, "JPEG", progressive=True)):
-        assert missing_share(decode_image(data[:-2])) == 0
-        assert missing_share(decode_image(data[:-1], least_side=8)) == 0
-    assert missing_share(decode_image(saved(image, "PNG")[:-12])) == 0
+        assert find_missing_share(decode_image(data[:-2])) == 0
+        assert find_missing_share(decode_image(data[:-1], least_side=8)) == 0
+    assert find_missing_share(decode_image(saved(image, "PNG")[:-12])) == 0
     blank = saved(Image.new("RGB", (size, size), (128, 128, 128)), "JPEG")
-    assert missing_share(decode_image(blank[:-2])) == 0
+    assert find_missing_share(decode_image(blank[:-2])) == 0
 
 
 def test_the_limit_counts_the_pixels_that_are_decoded() -> None:

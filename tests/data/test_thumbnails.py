@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipcls.data.thumbnails import data_uri, thumbnail, thumbnails
+from clipcls.data.thumbnails import make_data_uri, make_thumbnail, make_thumbnails
 from clipcls.errors import ImageError
 
 Paint = Callable[..., str]
@@ -28,8 +28,8 @@ def test_a_thumbnail_is_small_upright_and_has_no_metadata(tmp_path: Path) -> Non
     exif[0x010E] = "a secret"
     image.save(tmp_path / "a.jpg", exif=exif, quality=95)
     image.save(tmp_path / "b.jpg", comment="a secret")
-    assert b"secret" not in thumbnail(tmp_path / "b.jpg", 100)
-    jpeg = thumbnail(tmp_path / "a.jpg", 100)
+    assert b"secret" not in make_thumbnail(tmp_path / "b.jpg", 100)
+    jpeg = make_thumbnail(tmp_path / "a.jpg", 100)
     small = opened(jpeg)
     assert (small.size, small.mode) == ((50, 100), "RGB")
     top, bottom = small.getpixel((25, 10)), small.getpixel((25, 90))
@@ -37,14 +37,14 @@ def test_a_thumbnail_is_small_upright_and_has_no_metadata(tmp_path: Path) -> Non
     assert bottom[2] > 200 > 50 > bottom[0]
     assert b"secret" not in jpeg
     assert not small.getexif()
-    uri = data_uri(jpeg)
+    uri = make_data_uri(jpeg)
     assert base64.b64decode(uri.removeprefix("data:image/jpeg;base64,")) == jpeg
 
 
 def test_small_and_narrow_images(tmp_path: Path) -> None:
     for name, size, expected in (("dot", (1, 1), (1, 1)), ("line", (5000, 1), (64, 1))):
         Image.new("RGBA", size, (0, 0, 0, 0)).save(tmp_path / f"{name}.png")
-        small = opened(thumbnail(tmp_path / f"{name}.png", 64))
+        small = opened(make_thumbnail(tmp_path / f"{name}.png", 64))
         assert small.size == expected
         assert small.getpixel((0, 0)) == (255, 255, 255)
 
@@ -55,12 +55,12 @@ def test_many_come_in_their_order_with_the_bad_ones_in_place(paint: Paint, tmp_p
     paths[7:7] = [str(tmp_path / "gone.png")]
     (tmp_path / "text.png").write_text("no image")
     paths.append(str(tmp_path / "text.png"))
-    made = list(thumbnails(paths, 16, workers=3))
+    made = list(make_thumbnails(paths, 16, workers=3))
     assert [str(e) for e in made if isinstance(e, ImageError)] == [
         f"{paths[7]}: no such file",
         f"{paths[-1]}: not an image",
     ]
-    one_by_one = [thumbnail(path, 16) for n, path in enumerate(paths[:-1]) if n != 7]
+    one_by_one = [make_thumbnail(path, 16) for n, path in enumerate(paths[:-1]) if n != 7]
     assert [m for m in made if not isinstance(m, ImageError)] == one_by_one
 
 
@@ -73,7 +73,7 @@ def test_only_a_few_are_made_ahead_and_none_after_the_end(paint: Paint) -> None:
             asked += 1
             yield path
 
-    made = thumbnails(paths(), 8, workers=2)
+    made = make_thumbnails(paths(), 8, workers=2)
     for _ in range(5):
         next(made)
     assert asked <= 5 + 8
@@ -82,4 +82,4 @@ def test_only_a_few_are_made_ahead_and_none_after_the_end(paint: Paint) -> None:
 
 def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no such file"):
-        thumbnail(tmp_path / "gone.jpg", 8)
+        make_thumbnail(tmp_path / "gone.jpg", 8)

@@ -38,7 +38,7 @@ from clipcls.files.jsonfiles import parse_json
 from clipcls.labels.folder_names import assign_folders
 from clipcls.labels.label_set import LabelSet, read_labels
 from clipcls.labels.names import join_levels
-from clipcls.labels.prompts import class_texts, make_prompts, read_prompts
+from clipcls.labels.prompts import make_prompts, make_texts, read_prompts
 from clipcls.models.aliases import MINI
 from clipcls.models.registry import resolve as resolve_model
 from clipcls.organize.journal import Journal
@@ -231,7 +231,7 @@ def check_labels(name: str, data: bytes) -> None:
     found: LabelSet | None = refused(read_labels, name, data)
     if found is None:
         return
-    for texts in class_texts(found, make_prompts("a photo of a {}.")):
+    for texts in make_texts(found, make_prompts("a photo of a {}.")):
         assert texts
         assert all(text.encode() for text in texts)
     again = [

@@ -15,7 +15,7 @@ from clipcls.errors import LabelsError
 from clipcls.files.text import canonical, guard
 from clipcls.labels.label_set import Label, LabelSet, make_labels, read_labels
 from clipcls.labels.names import join_levels
-from clipcls.labels.presets import ready_sets
+from clipcls.labels.presets import list_sets
 
 
 @pytest.fixture
@@ -425,10 +425,10 @@ def test_what_may_not_be_labels_is_refused_with_the_cure(write, name, content, l
     ],
 )  # fmt: skip
 def test_a_label_can_have_prompts_of_its_own_alone(write, name, content):
-    from clipcls.labels.prompts import class_texts, make_prompts
+    from clipcls.labels.prompts import make_prompts, make_texts
 
     labels = read_labels(write(name, content))
-    texts = class_texts(labels, make_prompts(["a camera trap photo of a {}."]))
+    texts = make_texts(labels, make_prompts(["a camera trap photo of a {}."]))
     assert texts == [("a forest, nothing else", "trees"), ("a camera trap photo of a cat.",)]
     assert make_labels(labels.labels).labels == labels.labels
     assert not labels.warnings
@@ -570,7 +570,7 @@ def test_a_file_wins_over_a_ready_set_and_a_folder_does_not(tmp_path, monkeypatc
     assert read_labels("coco80").names == ("cat", "dog")
 
 
-@pytest.mark.parametrize("name", ready_sets("labels"))
+@pytest.mark.parametrize("name", list_sets("labels"))
 def test_ready_sets_load_without_a_warning(name):
     labels = read_labels(name)
     assert labels.source == name

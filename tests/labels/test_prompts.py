@@ -11,10 +11,10 @@ from clipcls.labels import presets
 from clipcls.labels.label_set import Label, LabelSet, make_labels
 from clipcls.labels.prompts import (
     PromptSet,
-    class_texts,
     list_label_sets,
     list_prompts,
     make_prompts,
+    make_texts,
     read_prompts,
 )
 
@@ -149,14 +149,12 @@ def test_texts_have_spaces_for_the_underscores_of_labels():
         }
     )
     assert labels.names == ("golden_retriever", "__init__", "_")
-    assert class_texts(labels, PromptSet("p", ("a {}",))) == [
+    assert make_texts(labels, PromptSet("p", ("a {}",))) == [
         ("a golden retriever", "a golden dog", "my golden retriever", "as_written"),
         ("a __init__",),
         ("a _",),
     ]
-    assert class_texts(
-        make_labels(["dog > big_dog", "cat > big_dog"]), PromptSet("p", ("{}",))
-    ) == [
+    assert make_texts(make_labels(["dog > big_dog", "cat > big_dog"]), PromptSet("p", ("{}",))) == [
         ("big dog, a type of dog",),
         ("big dog, a type of cat",),
     ]
@@ -169,14 +167,14 @@ def test_class_texts_fill_words_add_prompts_and_drop_doubles():
             "{}": "whole {}",
         }
     )
-    assert class_texts(labels, PromptSet("p", ("a {}", "the {}"))) == [
+    assert make_texts(labels, PromptSet("p", ("a {}", "the {}"))) == [
         ("a cat", "the cat", "a kitten", "the kitten", "my cat asleep", "a {0} cat"),
         ("a {}", "the {}", "whole {}"),
     ]
-    assert class_texts(LabelSet((Label("x", ("x",)),)), PromptSet("none", ("{}",))) == [("x",)]
+    assert make_texts(LabelSet((Label("x", ("x",)),)), PromptSet("none", ("{}",))) == [("x",)]
 
 
-@pytest.mark.parametrize("name", presets.ready_sets("templates"))
+@pytest.mark.parametrize("name", presets.list_sets("templates"))
 def test_ready_sets_load_without_a_warning(name):
     prompts = read_prompts(name)
     assert prompts.name == name

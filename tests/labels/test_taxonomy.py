@@ -14,7 +14,7 @@ from clipcls import ZeroShotClassifier, calibrate, evaluate
 from clipcls.classification.labelled import embed_known
 from clipcls.errors import CalibrationError, LabelsError
 from clipcls.labels.label_set import Label, make_labels, read_labels
-from clipcls.labels.prompts import PromptSet, class_texts
+from clipcls.labels.prompts import PromptSet, make_texts
 from clipcls.labels.taxonomy import Hierarchy, Level
 from clipcls.output.csv import CsvWriter
 from clipcls.output.table import TableWriter
@@ -96,7 +96,7 @@ def test_a_comment_about_levels_means_nothing_without_a_hierarchy(tmp_path: Path
 def test_labels_of_one_name_are_told_apart() -> None:
     labels = make_labels(["bird > crane", "machine > crane", "bird > owl"])
     assert labels.names == ("bird > crane", "machine > crane", "owl")
-    assert [texts[0] for texts in class_texts(labels, PromptSet("one", ("a {}.",)))] == [
+    assert [texts[0] for texts in make_texts(labels, PromptSet("one", ("a {}.",)))] == [
         "a crane, a type of bird.",
         "a crane, a type of machine.",
         "a owl.",

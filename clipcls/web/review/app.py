@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipcls.data.thumbnails import thumbnail
+from clipcls.data.thumbnails import make_thumbnail
 from clipcls.errors import ClipclsError, ImageError, InputError, install_command
 from clipcls.predictions import UNKNOWN
 from clipcls.web.review.answers import NO_LABEL, Answer
@@ -278,7 +278,7 @@ class ReviewApp:
                 return Response(status_code=304, headers=headers)
         try:
             with self._decoding:
-                jpeg = thumbnail(file, side)
+                jpeg = make_thumbnail(file, side)
         except ImageError as error:
             return _problem(404, error.reason)
         return Response(jpeg, media_type="image/jpeg", headers=headers)

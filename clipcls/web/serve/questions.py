@@ -9,8 +9,8 @@ from typing import Any
 from clipcls.errors import ClipclsError, LabelsError, PromptsError
 from clipcls.labels.label_set import LabelSet, make_labels
 from clipcls.labels.names import split_levels
-from clipcls.labels.presets import ready_sets
-from clipcls.labels.prompts import PromptSet, class_texts, make_prompts, read_prompts
+from clipcls.labels.presets import list_sets
+from clipcls.labels.prompts import PromptSet, make_prompts, make_texts, read_prompts
 
 __all__ = ["Limits", "Question", "prepare_question"]
 
@@ -88,7 +88,7 @@ def prepare_question(
         raise LabelsError(
             f"labels, synonyms and templates make {count:,} texts; the most are {limits.texts:,}"
         )
-    return labels, prompts, [text for texts in class_texts(labels, prompts) for text in texts]
+    return labels, prompts, [text for texts in make_texts(labels, prompts) for text in texts]
 
 
 def _labels(given: Sequence[Any], limits: Limits) -> LabelSet:
@@ -113,7 +113,7 @@ def _prompts(given: str | tuple[str, ...], limits: Limits) -> PromptSet:
     if not isinstance(given, str):
         _check_lengths(PromptsError, limits.length, *given)
         return make_prompts(given)
-    sets = ready_sets("templates")  # and no file of that name
+    sets = list_sets("templates")  # and no file of that name
     if given not in sets:
         raise PromptsError(f"no ready template set {given[:50]!r}; they are {', '.join(sets)}")
     return PromptSet(given, read_prompts(sets[given]).templates)
