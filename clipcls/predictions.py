@@ -157,7 +157,9 @@ class Prediction:
     @property
     def lineage(self) -> tuple[str, ...] | None:
         """`lineages` of the label: () if that is `UNKNOWN`."""
-        return self.lineages[0] if self.lineages else () if self.lineages == () else None
+        if self.lineages is None:
+            return None
+        return self.lineages[0] if self.lineages else ()
 
     @property
     def given(self) -> tuple[Candidate, ...]:

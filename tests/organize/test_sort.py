@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import ntpath
 import os
 import resource
 import signal
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
 import pytest
@@ -18,17 +16,12 @@ import pytest
 from clipcls.cli.filing import shorten_path, without_scores
 from clipcls.errors import ImageError, InputError, OutputError
 from clipcls.labels.folder_names import assign_folders, safe_name
-from clipcls.labels.names import join_levels, split_levels
 from clipcls.organize import execute, fileops
 from clipcls.organize.execute import file_results, undo
 from clipcls.organize.journal import Journal, Mode, read_journals
 from clipcls.organize.plan import make_plan
-from clipcls.output.columns import result_columns
-from clipcls.output.reader import read_results
-from clipcls.output.writing import open_output
-from clipcls.predictions import Candidate, Prediction, Provenance
+from clipcls.predictions import Prediction
 from helpers.cli import Run
-from helpers.predictions import predicted
 from helpers.sorting import put, results, sort
 
 Tree = dict[str, bytes]
@@ -881,89 +874,6 @@ def test_a_full_disk_ends_the_run_and_it_goes_on_later(
     file_results(FOUR, tmp_path / "out", root=photos)
     assert tree(tmp_path / "out") == FILED
     assert len(read_journals(tmp_path / "out")) == 1
-
-
-# -- results as they are written
-
-
-def as_written(path: Path, form: str, records: list[dict], extra: tuple[str, ...] = ()) -> Path:
-    with open_output(path, form, columns=result_columns(2, extra)) as writer:
-        for record in records:
-            writer.write(record)
-    return path
-
-
-@pytest.mark.parametrize("form", ["jsonl", "json", "csv", "tsv", "parquet"])
-def test_results_are_read_as_they_were_written(tmp_path: Path, form: str) -> None:
-    provenance = Provenance("m", "w", "fp32", "photo", refined=True)
-    made = provenance.to_dict()
-    top = [
-        {"label": "-d", "score": 0.5, "similarity": 0.1},
-        {"label": "x", "score": 0.25, "similarity": 0.0},
-    ]
-    one = {"score": 0.5, "top": top, "set": ["-d", "x"], **made}
-    lineage = ["a > b", "=c", "-d"]
-    rows = [
-        {"path": "=a.jpg", "label": "-d", "lineage": lineage, **one},
-        {"path": 'b, "c".jpg', "label": "unknown", "lineage": [], **one},
-        {"path": "bad.jpg", "error": "truncated"},
-    ]
-    extra = ("lineage", "set")
-    both = Candidate("-d", 0.5, 0.1), Candidate("x", 0.25, 0.0)
-    unread, *found = reversed(read_results(as_written(tmp_path / "r", form, rows, extra)))
-    assert unread.to_dict() == rows[2]
-    assert [replace(answer, lineages=answer.label_paths) for answer in found] == [
-        Prediction('b, "c".jpg', "unknown", both, provenance, ("-d", "x"), ()),
-        Prediction("=a.jpg", "-d", both, provenance, ("-d", "x"), (tuple(lineage),)),
-    ]
-    is_table = form in ("csv", "tsv")  # where a blank cell may mean that there is no such thing
-    if not is_table:
-        assert [answer.to_dict() for answer in found] == [rows[1], rows[0]]
-    several = [{**one, "label": label} for label, one in zip(("cat", "+dog"), top, strict=True)]
-    rows = [
-        {"path": "a.jpg", "labels": several, "best": several[0], **made},
-        {"path": "b.jpg", "labels": [], "best": several[0], **made},
-    ]
-    two, none = read_results(as_written(tmp_path / "m", form, rows))
-    assert two.given == (Candidate("cat", 0.5, 0.1), Candidate("+dog", 0.25, 0.0))
-    assert (two.label, two.score, two.provenance) == ("cat", 0.5, provenance)
-    assert (none.label, none.given, none.score) == ("unknown", (), 0.5)
-    if not is_table:
-        assert [two.to_dict(), none.to_dict()] == rows
-    top = (("a", math.nan),)
-    bare = predicted("x", ("a",), ("b",), top=top)
-    assert bare.to_dict()["labels"] == [{"label": "a"}, {"label": "b"}]
-    for answer in (two, none, *found, bare, predicted("x", ("a", "b"), ("c",), top=top)):
-        again = Prediction.from_dict(json.loads(json.dumps(answer.to_dict())))
-        assert again.to_dict() == answer.to_dict()
-
-
-def test_levels_are_what_was_written() -> None:
-    for path in [("a",), ("a", "b"), ("a > b", "c"), (r"a \> b", ">"), ("a>b", "c")]:
-        assert split_levels(join_levels(path)) == path
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "neither JSON nor a csv"),
-        ("path,label\n", "no results"),
-        ("a.jpg   cat   0.9\n", "neither JSON nor a csv"),
-        ('{"path": "a", "label": "b"}\n{"path"', "line 2: is not JSON"),
-        ('{"path": "a"}', "line 1: has no label"),
-        ('{"label": "a"}', "line 1: has no path"),
-        ('{"path": "a", "label": 3}', "line 1: a label is not a text"),
-        ('{"path": "a", "labels": 3}', "line 1: `labels`"),
-        ('{"path": "a", "label": "x", "lineage": 3}', "line 1"),
-        ('{"path": "a", "label": "x", "score": "high"}', "1: the score 'high' is not a number"),
-        ('{"path": "a", "label": "x", "top": 3}', "line 1: `top`"),
-        ("PAR1 and no more", "is not a whole parquet file"),
-    ],
-)
-def test_what_holds_no_results_is_named(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "r").write_text(text)
-    with pytest.raises(InputError, match=message):
-        read_results(tmp_path / "r")
 
 
 # -- the command
