@@ -1,1 +1,1 @@
-"""What the user named -> images and labelled data."""
+"""Files, folders and Python values -> images and datasets."""

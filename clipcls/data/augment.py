@@ -32,7 +32,7 @@ class View:
     number: int
 
     def key(self, content: bytes) -> bytes:
-        """What the cache knows the view by: SHA-256 of the recipe and the image's content hash."""
+        """The view's key in the cache: SHA-256 of the recipe and the image's content hash."""
         return hashlib.sha256(f"{_RECIPE} {self.number} ".encode() + content).digest()
 
     def render(self, image: Image.Image, content: bytes) -> Image.Image:

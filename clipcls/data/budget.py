@@ -64,7 +64,7 @@ class Budget:
 
 
 class Share:
-    """What one thread holds of a `Budget`."""
+    """The part of a `Budget` that one thread holds."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget

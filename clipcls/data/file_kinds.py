@@ -69,7 +69,7 @@ _SUFFIXES_BY_KIND = {
     ),
 }
 KINDS = {suffix: kind for kind, suffixes in _SUFFIXES_BY_KIND.items() for suffix in suffixes}
-"""What a file with another suffix is, such as `video`; "other file" where it is data."""
+"""Kinds of files by other suffixes, such as `video`; "other file" for data."""
 
 # Trash, snapshots and copies that systems keep, in lower case: Windows, macOS, Synology, QNAP,
 # Samba, ext4. Names with a leading dot (.Trash-1000, .thumbnails) are hidden anyway.

@@ -241,7 +241,7 @@ def _tiff_parts(data: bytes) -> int:
 
 
 class Cost(NamedTuple):
-    """What it takes to decode an image, in pixels of four bytes.
+    """Memory and time that decoding an image takes, in pixels of four bytes.
 
     Attributes:
         pixels: that it is decoded to.

@@ -135,7 +135,7 @@ def read_bytes(path: str, *, reserve: Callable[[int], None] = lambda size: None)
     # O_NONBLOCK: opening a pipe without a writer would wait for ever. Absent on Windows.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        # Looked at before it is opened: opening alone sets some devices to work.
+        # stat() first: merely opening some device files has side effects.
         _refuse_unless_file(path, os.stat(path))
         with open(os.open(path, flags | getattr(os, "O_CLOEXEC", 0)), "rb") as file:
             info = os.fstat(file.fileno())  # again: it may have been replaced in between
@@ -219,14 +219,14 @@ def decode_image(
 
 
 def find_whole(image: Image.Image) -> tuple[tuple[int, int], tuple[float, float, float, float]]:
-    """What an image from `decode_image` shows.
+    """The full size of an image from `decode_image`, and the part of it that has this size.
 
     Args:
-        image: decoded at a reduced scale or not; what was cut out of one counts as whole.
+        image: decoded at a reduced scale or not; a crop counts as a whole image.
 
     Returns:
-        the width and height it has when it is decoded whole; and the part of `image` that this
-        is: left, top, right, bottom. Where the scale does not divide a side, that part ends within
+        the width and height of the image decoded at full scale; and the part of `image` that shows
+        it: left, top, right, bottom. Where the scale does not divide a side, that part ends within
         a pixel.
     """
     size, whole, box = image.info.get(_WHOLE, (None, None, None))

@@ -1,4 +1,4 @@
-"""What a Python caller passes as images -> named images, one by one.
+"""Images as a Python caller passes them -> named images, one by one.
 
 Every method that takes images takes one or many of these:
 

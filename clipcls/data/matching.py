@@ -29,7 +29,7 @@ __all__ = ["Excluded", "MatchedDataset", "match_labels"]
 
 @dataclass(frozen=True, slots=True)
 class Excluded:
-    """What of a dataset is in no figure.
+    """Counts of a dataset's images that no figure includes.
 
     Attributes:
         no_labels: labels of the data that are none of the classifier's -> how many images.
@@ -88,7 +88,7 @@ def match_labels(
     several: bool = False,
     above: Mapping[str, tuple[int, ...]] | None = None,
 ) -> MatchedDataset:
-    """Finds the data's labels among a classifier's.
+    """Find the labels of a dataset among a classifier's.
 
     Args:
         data: labelled images.
@@ -211,7 +211,7 @@ class _FolderLabels:
 
 
 class _Finder:
-    """What a label as it was written means."""
+    """Finds the classes that a label means, by spelling."""
 
     def __init__(self, source: str, meanings: Mapping[str, tuple[int, ...]]) -> None:
         self._source = source

@@ -247,7 +247,7 @@ def _starts_as_image(entry: os.DirEntry[str]) -> bool:
 
 
 def _matches(pattern: str, left_out: LeftOut) -> Iterator[str | ImageError]:
-    """What a pattern stands for. Not `glob.glob`: its `**` goes round in link loops, unsorted."""
+    """The images that a pattern matches. `glob.glob` is unsorted and follows link loops."""
     drive, rest = os.path.splitdrive(pattern)
     root = drive + rest[: len(rest) - len(rest.lstrip(os.sep + (os.altsep or "")))]
     parts = [part for part in _SEPARATORS.split(rest) if part]

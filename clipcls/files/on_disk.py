@@ -73,7 +73,7 @@ def _find(path: str) -> str | None:
 
 @functools.lru_cache(maxsize=8)
 def _names(folder: str, _changed: int) -> dict[str, list[str]]:
-    """What is in the folder, by `canonical`."""
+    """The names in a folder, by their `canonical` spelling."""
     found: dict[str, list[str]] = {}
     for name in os.listdir(folder):
         found.setdefault(canonical(name), []).append(name)

@@ -179,7 +179,7 @@ def canonical(text: str) -> str:
 
 
 def describe_change(text: str) -> str:
-    r"""What `canonical` changes, apart from outer white space; "" if nothing.
+    r"""A description of what `canonical` changes apart from outer white space; "" if nothing.
 
     Example:
         >>> describe_change("a\u00a0b\u200b")

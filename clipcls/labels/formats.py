@@ -94,7 +94,7 @@ def parse_items(source: str, items: Sequence[Item], what: str = "") -> Parsed:
 
 
 def _recognise(items: Sequence[Item], warnings: list[str]) -> tuple[str, str, list[Entry]] | None:
-    """What a mapping of another tool is, where its classes stand, and these."""
+    """The name of another tool's format, where its classes stand, and the classes."""
     where = items[0].where
     mapping = {str(item.key).strip(): item.value for item in items}
     if entries := _find_classes(mapping):
@@ -205,7 +205,7 @@ def _without_groups(value: object, entries: list[Entry]) -> list[Entry]:
 
 
 def _may_be_prompts(value: object) -> bool:
-    """Whether it can stand beside a label in a label file."""
+    """Whether a label file can have this value for a label."""
     if isinstance(value, list):
         return all(isinstance(item, str) for item in value)
     return value is None or (
@@ -216,8 +216,9 @@ def _may_be_prompts(value: object) -> bool:
 
 
 def _are_prompts_for(key: str, texts: Sequence[object]) -> bool:
-    """Whether one of the texts is a prompt for the key: it has it in it, a place for it, or an
-    article in front, as names of classes have not.
+    """Whether one of the texts is a prompt for the key and not the name of a class.
+
+    A prompt contains the key or a `{}`, or begins with an article.
     """
     word = re.compile(rf"(?:an?|the|my) |.*(?:\{{\}}|(?<!\w){re.escape(key.casefold())}(?!\w))")
     return any(isinstance(text, str) and word.match(text.casefold()) for text in texts)

@@ -83,7 +83,7 @@ class Label:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What the templates are filled with: the name, then the synonyms, spelled out."""
+        """The words for the templates: the name, then the synonyms, spelled out."""
         name = f"{self.name}, a type of {self.kind}" if self.kind else self.name
         return tuple(map(spell_out, (name, *self.synonyms)))
 
@@ -266,7 +266,7 @@ def _build(source: str, parsed: Parsed, levels: str = "") -> LabelSet:
 
 
 def _describe_doubts(source: str, labels: tuple[Label, ...]) -> Iterator[str]:
-    """What is doubtful about the whole list."""
+    """Warnings about the list as a whole."""
     if len(labels) == 1:
         yield (
             f"{source}: {labels[0].name!r} is the only label; where one label an image is given, "
@@ -283,7 +283,7 @@ def _describe_doubts(source: str, labels: tuple[Label, ...]) -> Iterator[str]:
 
 
 def _describe_changes(entry: Entry) -> Iterator[str]:
-    """What is said of each text that is not read as it is written."""
+    """A warning per text of an entry that is read in another spelling."""
     for value in (entry.label, entry.prompts, entry.synonyms):
         for text in value if isinstance(value, list | tuple) else [value]:
             if isinstance(text, str) and (change := describe_change(text)):
@@ -291,7 +291,7 @@ def _describe_changes(entry: Entry) -> Iterator[str]:
 
 
 def _is_yes(where: str, value: object) -> bool:
-    """What `use_templates` says; yes by default."""
+    """The value of `use_templates`; yes by default."""
     said = "yes" if value is None else str(value).strip().lower()
     if said in ("yes", "true", "1", "y"):
         return True

@@ -31,7 +31,7 @@ _QUOTES = (("'", "'"), ('"', '"'), ("“", "”"), ("‘", "’"), ("„", "“"
 
 
 def strip_lines(lines: Sequence[tuple[int, str]]) -> tuple[str, list[tuple[int, str]]]:
-    """What a tool or a person put around the labels ("" for nothing), and lines without it.
+    """Lines without what a tool or a person put around the labels, and a name for it or "".
 
     A comma at the end, a bullet, a number, an ImageNet id or quotes go where all lines have them;
     a single line is divided at its tabs, bars, semicolons or commas.
@@ -101,7 +101,7 @@ _NO_LABEL = re.compile(
 
 
 def _without_what_is_around(texts: Sequence[str]) -> tuple[str, list[str] | None]:
-    """What surrounds every text, and the texts without it; ("", None) where nothing does."""
+    """The name of what surrounds every text, and the texts without it; else ("", None)."""
     if (bare := _without_numbers(texts)) is not None:
         return "numbers", bare
     for what, pattern in _AROUND.items():

@@ -83,6 +83,6 @@ def make_distinct(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def find_kinds(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """What texts say each label is a type of: the name above it, where another has its name."""
+    """The name above each label that shares its name with another; "" for the others."""
     count = Counter(path[-1] for path in paths)
     return tuple(path[-2] if count[path[-1]] > 1 and len(path) > 1 else "" for path in paths)

@@ -59,7 +59,7 @@ def parse_labels(path: Path, text: str) -> Parsed:
 
 
 def find_level_names(path: Path, text: str) -> str:
-    """What follows `# levels:` in a label file; "" without it, and in formats without comments."""
+    """The text after `# levels:` in a label file; "" without it, or in csv and JSON."""
     comment = _LEVELS.search(text) if path.suffix.lower() not in (".csv", ".tsv", ".json") else None
     return comment[1] if comment else ""
 
@@ -180,7 +180,7 @@ def _parse_table(path: str, text: str) -> Parsed:
 
 
 def _find_columns(where: str, given: tuple[str, ...], warnings: list[str]) -> dict[str, str]:
-    """What each of the header's columns is here, without those that mean nothing."""
+    """The columns that have a meaning, and the field of an `Entry` that each is."""
     columns = {name: FIELDS[name] for name in given if name in FIELDS}
     if "label" not in columns.values():
         known = next((name for name in _LABEL_COLUMNS if name in given), None)

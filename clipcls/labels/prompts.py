@@ -40,7 +40,7 @@ REJECT_TEXTS = (
     *("a blurry photo.", "a drawing.", "a document.", "a screenshot."),
     *("a photo of nothing in particular.", "a pattern."),
 )
-"""What an image may show that has none of the labels: the texts of the class `none of these`."""
+"""Texts of the class `none of these`: subjects of images that have none of the labels."""
 
 
 _LONGEST_NAME = 100  # characters, in every row of a csv
