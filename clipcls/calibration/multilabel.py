@@ -1,4 +1,4 @@
-"""From images whose labels are known to scores that are probabilities, and a threshold a label.
+"""Scores of several labels per image -> probabilities, and a threshold for each label.
 
 - The probability of label j is the logistic function of `slope` x (log odds of its score) +
   `offsets[j]`: Platt scaling (1999), one slope for all labels and an offset for each, which is held

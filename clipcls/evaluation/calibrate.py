@@ -39,6 +39,7 @@ from clipcls.classification.multilabel import MultiLabelClassifier
 from clipcls.classification.scores import logit_blocks
 from clipcls.data.dataset import DatasetLike
 from clipcls.data.matching import Excluded
+from clipcls.errors import not_fitted
 from clipcls.evaluation.evaluate import compute_outcomes
 from clipcls.metrics.intervals import Flags, Floats
 from clipcls.metrics.multilabel import f1_scores
@@ -91,7 +92,10 @@ def calibrate(
     Raises:
         InputError: there are fewer than 10 images that can be used.
         CalibrationError: the classifier has a calibration already.
+        NotFittedError: the classifier is not fitted.
     """
+    if not classifier.__sklearn_is_fitted__():
+        raise not_fitted(classifier)
     check_uncalibrated(classifier.calibration_)
     found: Calibration | MultiLabelCalibration
     if isinstance(classifier, MultiLabelClassifier):

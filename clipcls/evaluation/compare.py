@@ -102,7 +102,8 @@ def compare(
             seconds.
 
     Raises:
-        InputError: an evaluation has no image or no label in common with the first.
+        InputError: an evaluation is of the other kind, or has no image or no label in common with
+            the first.
     """
     found = [_compare_pair(name, first, other, draws) for name, other in others.items()]
     tested = [d.p for one in found for d in one.metrics.values() if d.p is not None]
@@ -123,6 +124,8 @@ def _compare_pair(
     name: str, first: BaseEvaluation, other: BaseEvaluation, draws: int
 ) -> Comparison:
     """The comparison with p values as if it were the only one of a single metric."""
+    if type(first) is not type(other):
+        raise InputError(f"{name}: one label per image cannot be compared with several")
     rows = _find_shared(name, "image", first.paths, other.paths)
     columns = None
     if isinstance(first.outcomes, MultiLabelOutcomes):

@@ -15,6 +15,7 @@ from clipcls.classification.multilabel import MultiLabelClassifier
 from clipcls.classification.scores import logit_blocks
 from clipcls.data.dataset import DatasetLike
 from clipcls.data.matching import Excluded
+from clipcls.errors import not_fitted
 from clipcls.metrics.intervals import Flags, Floats, Interval, measure_share
 from clipcls.metrics.multilabel import LabelMetrics, MultiLabelOutcomes
 from clipcls.metrics.single_label import BINS, ClassMetrics, Outcomes
@@ -224,7 +225,10 @@ def evaluate(
 
     Raises:
         InputError: there is no labelled image that can be used.
+        NotFittedError: the classifier is not fitted.
     """
+    if not classifier.__sklearn_is_fitted__():
+        raise not_fitted(classifier)
     labels = tuple(str(label) for label in classifier.classes_)
     if isinstance(classifier, MultiLabelClassifier):
         calibration = classifier.calibration_

@@ -208,3 +208,8 @@ def test_what_both_have_is_compared_in_whatever_order_it_comes(several) -> None:
     ):
         with pytest.raises(InputError, match=f"other: no {what} was evaluated both times"):
             compare(first, {"other": nothing})
+
+
+def test_one_label_per_image_is_not_compared_with_several(first, several) -> None:
+    with pytest.raises(InputError, match="b: one label per image cannot be compared"):
+        compare(first, {"b": several})

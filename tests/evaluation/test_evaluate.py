@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from clipcls import ZeroShotClassifier, evaluate
-from clipcls.errors import InputError
+from clipcls import MultiLabelClassifier, ZeroShotClassifier, calibrate, evaluate
+from clipcls.errors import InputError, NotFittedError
 from clipcls.evaluation.evaluate import compute_outcomes
 from helpers.encoders import ColourEncoder
 
@@ -99,3 +99,11 @@ def test_outcomes_are_those_of_the_whole_softmax(monkeypatch: pytest.MonkeyPatch
 def test_nothing_that_can_be_read(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.png: no such file"):
         evaluate(classifier, [(tmp_path / "none.png", "red")])
+
+
+@pytest.mark.parametrize("verb", [evaluate, calibrate])
+def test_a_classifier_that_is_not_fitted_is_refused(encoder: ColourEncoder, verb) -> None:
+    one = ZeroShotClassifier(LABELS, encoder, cache=False)
+    for classifier in (one, MultiLabelClassifier(one)):
+        with pytest.raises(NotFittedError, match="not fitted"):
+            verb(classifier, [("a.png", "red")])
