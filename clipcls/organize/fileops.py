@@ -14,13 +14,15 @@ import os
 import shutil
 import stat
 from pathlib import Path
+from typing import Literal
 
 from clipcls.errors import os_reason
 from clipcls.files.folders import is_inside, sync_folder
-from clipcls.organize.journal import Mode
 
 __all__ = [
+    "Mode",
     "RefusalError",
+    "Version",
     "check_inside",
     "copy",
     "describe_error",
@@ -31,8 +33,13 @@ __all__ = [
     "make_folder",
     "move",
     "place",
+    "read_version",
     "same_content",
 ]
+
+Mode = Literal["copy", "move", "link"]
+Version = tuple[int, int, int]
+"""Size in bytes, mtime and ctime in ns: a file put in another's place can have all but ctime."""
 
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _CHUNK = 1 << 20
@@ -169,6 +176,11 @@ def is_reserved(name: Path, file: Path) -> bool:
         return stat.S_ISREG(held.st_mode) and held.st_size == 0 < file.stat().st_size
     except OSError:
         return False
+
+
+def read_version(seen: os.stat_result) -> Version:
+    """Changes whenever the file does."""
+    return seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
 
 
 def is_link_to(link: Path, file: Path) -> bool:

@@ -4,8 +4,7 @@ A line is a JSON object: first the header, then
 
     {"folder": "cat"}                               this folder is about to be made
     {"folder": "b_w", "label": "b/w"}               so is this one, whose name is not its label
-    {"n": 1, "from": "/photos/a.jpg", "to": "cat/a.jpg", "size": ..., "mtime_ns": ...,
-     "ctime_ns": ...}
+    {"n": 1, "from": "/photos/a.jpg", "to": "cat/a.jpg", "version": [size, mtime_ns, ctime_ns]}
     {"done": 1}                                     it exists, whole
     {"failed": 1}                                   it was not done, and left nothing behind
     {"undoing": 1}
@@ -34,19 +33,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from clipcls.data.sorted_folders import PREFIX, find_journals, open_regular
 from clipcls.errors import InputError, OutputError, os_reason
 from clipcls.files.folders import sync_folder
 from clipcls.files.lock import lock_descriptor
+from clipcls.organize.fileops import Mode, Version, read_version
 from clipcls.organize.signing import Signer, key_path, make_key, new_key, read_key
 
 __all__ = ["Entry", "Journal", "Mode", "read_journals"]
 
 logger = logging.getLogger(__name__)
 
-Mode = Literal["copy", "move", "link"]
 _HEAD = b'{"clipcls sort": 1, '
 _LONGEST = 16 << 20  # bytes of a line
 
@@ -60,9 +59,7 @@ class Entry:
         source: where it was, absolute.
         target: where it goes, absolute.
         part: the temporary name of a copy, absolute.
-        size: of the source, bytes.
-        mtime_ns: of the source, nanoseconds.
-        ctime_ns: of the source, nanoseconds: a file put in its place can have all but this.
+        version: of the source.
         state: "announced", "done", "failed", "undoing" or "undone".
     """
 
@@ -70,9 +67,7 @@ class Entry:
     source: Path
     target: Path
     part: Path
-    size: int
-    mtime_ns: int
-    ctime_ns: int
+    version: Version
     state: str = "announced"
 
 
@@ -214,16 +209,8 @@ class Journal:
             own = {} if label is None else {"label": label}
             lines.append({"folder": self._relative(path), **own})
         for entry in entries:
-            lines.append(
-                {
-                    "n": entry.n,
-                    "from": os.fspath(entry.source),
-                    "to": self._relative(entry.target),
-                    "size": entry.size,
-                    "mtime_ns": entry.mtime_ns,
-                    "ctime_ns": entry.ctime_ns,
-                }
-            )
+            paths = {"from": os.fspath(entry.source), "to": self._relative(entry.target)}
+            lines.append({"n": entry.n, **paths, "version": entry.version})
             self.entries[entry.n] = entry
         self.folders += folders
         self._add(lines, sync=True)
@@ -245,8 +232,7 @@ class Journal:
     def entry(self, source: Path, target: Path, seen: os.stat_result) -> Entry:
         """A new entry, not yet announced."""
         self._last = n = self._last + 1
-        version = seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
-        return Entry(n, source, target, self._part(target, n), *version)
+        return Entry(n, source, target, self._part(target, n), read_version(seen))
 
     def _part(self, target: Path, n: int) -> Path:
         return target.with_name(f".{PREFIX}{self._id}-{n}.part")
@@ -256,9 +242,9 @@ class Journal:
         if "n" in line:
             self._last = n = line["n"]
             target = _below(into, line["to"])
-            version = line["size"], line["mtime_ns"], line["ctime_ns"]
-            part = self._part(target, n)
-            self.entries[n] = Entry(n, Path(line["from"]), target, part, *version)
+            size, mtime_ns, ctime_ns = line["version"]
+            version = size, mtime_ns, ctime_ns
+            self.entries[n] = Entry(n, Path(line["from"]), target, self._part(target, n), version)
         elif "clipcls sort" in line:
             self.mode, self._id, self.finished = line["mode"], line["id"], False
         elif "folder" in line:

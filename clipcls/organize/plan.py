@@ -20,6 +20,7 @@ from clipcls.organize.fileops import (
     describe_error,
     is_link_to,
     is_placed,
+    read_version,
     same_content,
 )
 from clipcls.organize.journal import Entry, Journal, Mode, read_journals
@@ -216,9 +217,8 @@ class _Planner:
             if journal.mode == "link":
                 is_kept = is_link_to(entry.target, source)
             else:
-                now = seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
                 is_kept = entry.target.is_file() and not entry.target.is_symlink()
-                if now != (entry.size, entry.mtime_ns, entry.ctime_ns):
+                if read_version(seen) != entry.version:
                     is_kept = is_kept and same_content(source, entry.target)
             if is_kept and journal.mode == self.mode:
                 return True

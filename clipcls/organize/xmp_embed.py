@@ -18,6 +18,7 @@ from clipcls.data.file_kinds import RAW_SUFFIXES
 from clipcls.errors import InputError, SidecarError, install_command
 from clipcls.files.atomic import temporary_path
 from clipcls.files.folders import is_inside, sync_folder
+from clipcls.organize.fileops import read_version
 from clipcls.organize.keywords import KeywordReport, Labels, update_each
 from clipcls.organize.xmp_packet import need_lxml, update_packet
 from clipcls.predictions import Result
@@ -78,7 +79,7 @@ def _update(tool: Any, image: Path, labels: Labels, packet: Path) -> bool:
         raise SidecarError("is a raw file, which is left as the camera wrote it: use --xmp")
     if any(c in os.fspath(file) for c in "\r\n"):
         raise SidecarError("a line break in its path, which exiftool does not take from us")
-    seen = file.stat()
+    version = read_version(file.stat())
     before = _run(tool, "-b", "-XMP", os.fsencode(file))
     if b"HasExtendedXMP" in before:  # its second half would be lost
         raise SidecarError("its XMP is in several parts, which are left alone: use --xmp")
@@ -103,15 +104,11 @@ def _update(tool: Any, image: Path, labels: Labels, packet: Path) -> bool:
             shutil.copystat(file, part)
         with part.open("rb+") as written:
             os.fsync(written.fileno())
-        if _version(file.stat()) != _version(seen):
+        if read_version(file.stat()) != version:
             raise SidecarError("was changed in the meantime; run it again")
         os.replace(part, file)
     sync_folder(file.parent)
     return True
-
-
-def _version(seen: os.stat_result) -> tuple[int, int, int]:
-    return seen.st_size, seen.st_mtime_ns, seen.st_ino
 
 
 def _run(tool: Any, *arguments: str | bytes) -> bytes:
