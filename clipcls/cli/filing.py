@@ -122,17 +122,18 @@ def write_keywords(
     remove: bool = False,
 ) -> int:
     """Writes labels into sidecars, or into the images; returns the exit status."""
-    from clipcls.organize.xmp_embed import embed_keywords
-    from clipcls.organize.xmp_sidecar import write_sidecars
+    from clipcls.organize import keywords
 
     try:
         with console.progress(_count(results)) as progress:
-            if embed:
-                done = embed_keywords(results, root=root, remove=remove, watch=progress)
-            else:
-                done = write_sidecars(
-                    results, root=root, full_name=full_name, remove=remove, watch=progress
-                )
+            done = keywords.write_keywords(
+                results,
+                root=root,
+                embed=embed,
+                full_name=full_name,
+                remove=remove,
+                watch=progress,
+            )
     except KeyboardInterrupt:
         console.say(INTERRUPTED)
         return 130

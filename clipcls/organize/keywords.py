@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 from clipcls.errors import ImageError, InputError, SidecarError, format_count, os_reason
+from clipcls.organize.xmp_embed import open_exiftool
+from clipcls.organize.xmp_packet import need_lxml
+from clipcls.organize.xmp_sidecar import SidecarNames
 from clipcls.predictions import Prediction, Result
 
-__all__ = ["KeywordReport", "Labels", "update_each"]
-
-Labels: TypeAlias = "tuple[tuple[str, ...], ...]"
-"""Of each label the names from the root of the hierarchy to the label."""
+__all__ = ["KeywordReport", "write_keywords"]
 
 
 @dataclass(slots=True)
@@ -52,27 +52,31 @@ class KeywordReport:
         return "; ".join(parts)
 
 
-def update_each(
+def write_keywords(
     results: Sequence[Result],
-    update: Callable[[Path, Labels], bool],
     *,
     root: str | os.PathLike[str] = ".",
+    embed: bool = False,
+    full_name: bool = False,
+    remove: bool = False,
     watch: Callable[[int], None] = lambda failed: None,
-    what: str = "sidecar",
 ) -> KeywordReport:
-    """Does one thing for each image, and counts.
+    """Writes each image's labels as keywords; an image without labels loses its earlier ones.
 
     Args:
         results: of `read_results`.
-        update: what is called with an image's path and labels; says whether something changed.
         root: what the results' paths are relative to.
+        embed: write into the images themselves, by exiftool, instead of into XMP sidecars.
+        full_name: `photo.jpg.xmp` for each image, and not only where `photo.xmp` belongs to
+            another file; see `SidecarNames`.
+        remove: take out what was written before, under either name, and write nothing.
         watch: called after each image with the number that failed so far.
-        what: what is written.
 
     Raises:
-        InputError: none of the images exists.
+        InputError: lxml or what embedding needs is missing, or none of the images exists.
     """
-    done = KeywordReport(what)
+    need_lxml()
+    done = KeywordReport("image" if embed else "sidecar")
     images = [
         (result, Path(os.path.abspath(Path(root) / result.path)))
         for result in results
@@ -84,17 +88,19 @@ def update_each(
             f"{images[0][0].path}: no such file, nor any other of the results; their paths are "
             "relative to where `classify` ran: give that folder with --root"
         )
-    for result, image in images:
-        try:
-            if not image.is_file():
-                raise SidecarError("no such file")
-            changed = update(image, result.label_paths)
-        except SidecarError as error:
-            done.failed.append(ImageError(result.path, str(error)))
-        except OSError as error:
-            done.failed.append(ImageError(result.path, os_reason(error)))
-        else:
-            done.written += changed
-            done.unchanged += not changed
-        watch(len(done.failed))
+    sidecars = contextlib.nullcontext(SidecarNames(full_name).update)
+    with open_exiftool() if embed else sidecars as update:
+        for result, image in images:
+            try:
+                if not image.is_file():
+                    raise SidecarError("no such file")
+                changed = update(image, None if remove else result.label_paths)
+            except SidecarError as error:
+                done.failed.append(ImageError(result.path, str(error)))
+            except OSError as error:
+                done.failed.append(ImageError(result.path, os_reason(error)))
+            else:
+                done.written += changed
+                done.unchanged += not changed
+            watch(len(done.failed))
     return done

@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +19,22 @@ from clipcls.errors import InputError, SidecarError, install_command
 from clipcls.files.atomic import temporary_path
 from clipcls.files.folders import is_inside, sync_folder
 from clipcls.organize.fileops import read_version
-from clipcls.organize.keywords import KeywordReport, Labels, update_each
-from clipcls.organize.xmp_packet import need_lxml, update_packet
-from clipcls.predictions import Result
+from clipcls.organize.xmp_packet import Labels, update_packet
 
-__all__ = ["embed_keywords"]
+__all__ = ["open_exiftool"]
 
 
-def embed_keywords(
-    results: Sequence[Result],
-    *,
-    root: str | os.PathLike[str] = ".",
-    remove: bool = False,
-    watch: Callable[[int], None] = lambda failed: None,
-) -> KeywordReport:
-    """Writes each image's labels into it; an image without labels loses its earlier ones.
+@contextlib.contextmanager
+def open_exiftool() -> Iterator[Callable[[Path, Labels | None], bool]]:
+    """One exiftool for all images.
 
-    Args:
-        results: of `read_results`.
-        root: what the results' paths are relative to.
-        remove: take out what was written before, and write nothing.
-        watch: called after each image with the number that failed so far.
+    Yields:
+        what makes an image carry these labels, or none of ours (None); returns whether something
+        was changed; raises `OSError` or `SidecarError` where the image is left as it was.
 
     Raises:
-        InputError: lxml, PyExifTool or exiftool is missing, or none of the images exists.
+        InputError: PyExifTool or exiftool is missing.
     """
-    need_lxml()
     try:
         import exiftool
     except ImportError as error:
@@ -59,11 +49,7 @@ def embed_keywords(
         packet = Path(folder) / "packet.xmp"
         if "%" in folder:
             raise InputError(f"{folder}: exiftool takes no % there; set TMPDIR to another folder")
-
-        def update(image: Path, labels: Labels) -> bool:
-            return _update(tool, image, () if remove else labels, packet)
-
-        return update_each(results, update, root=root, watch=watch, what="image")
+        yield lambda image, labels: _update(tool, image, labels or (), packet)
 
 
 def _update(tool: Any, image: Path, labels: Labels, packet: Path) -> bool:

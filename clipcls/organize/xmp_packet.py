@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from clipcls.errors import InputError, SidecarError, install_command
 from clipcls.labels.folder_names import normalize_name
 from clipcls.predictions import REJECT
 
-__all__ = ["need_lxml", "update_packet"]
+__all__ = ["Labels", "need_lxml", "update_packet"]
+
+Labels: TypeAlias = "tuple[tuple[str, ...], ...]"
+"""Of each label the names from the root of the hierarchy to the label."""
 
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _NAMESPACES = {

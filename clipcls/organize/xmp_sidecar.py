@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from clipcls.data.file_kinds import RAW_SUFFIXES, SUFFIXES, VIDEO_SUFFIXES
@@ -14,51 +14,12 @@ from clipcls.files.atomic import temporary_path, write_new
 from clipcls.files.folders import is_inside
 from clipcls.labels.folder_names import normalize_name
 from clipcls.organize.fileops import place
-from clipcls.organize.keywords import KeywordReport, Labels, update_each
-from clipcls.organize.xmp_packet import need_lxml, update_packet
-from clipcls.predictions import Result
+from clipcls.organize.xmp_packet import Labels, update_packet
 
-__all__ = ["SidecarNames", "update_sidecar", "write_sidecars"]
+__all__ = ["SidecarNames", "update_sidecar"]
 
 _PICTURES = SUFFIXES | RAW_SUFFIXES | VIDEO_SUFFIXES
 _LARGEST = 64 << 20  # bytes
-
-
-def write_sidecars(
-    results: Sequence[Result],
-    *,
-    root: str | os.PathLike[str] = ".",
-    full_name: bool = False,
-    remove: bool = False,
-    watch: Callable[[int], None] = lambda failed: None,
-) -> KeywordReport:
-    """Writes each image's labels into its sidecar; an image without labels loses its earlier ones.
-
-    Args:
-        results: of `read_results`.
-        root: what the results' paths are relative to.
-        full_name: `photo.jpg.xmp` for each image, and not only where `photo.xmp` belongs to
-            another file; see `SidecarNames`.
-        remove: take out what was written before, under either name, and write nothing.
-        watch: called after each image with the number that failed so far.
-
-    Raises:
-        InputError: lxml is missing, or none of the images exists.
-    """
-    need_lxml()
-
-    def update(image: Path, labels: Labels) -> bool:
-        sidecars = names.find(image) if remove else [names.choose(image, full_name)]
-        changed = False
-        for sidecar in sidecars:
-            try:
-                changed |= update_sidecar(sidecar, () if remove else labels)
-            except OSError as error:
-                raise SidecarError(f"{sidecar.name}: {os_reason(error)}") from error
-        return changed
-
-    names = SidecarNames()
-    return update_each(results, update, root=root, watch=watch)
 
 
 class SidecarNames:
@@ -67,14 +28,35 @@ class SidecarNames:
     `photo.jpg.xmp` is the sidecar of `photo.jpg` alone. `photo.xmp` belongs to the raw file of that
     name, for which Adobe's programs write it; without a raw file, to the only image or video of
     that name; else to none of them.
+
+    Args:
+        full_name: whether to write `photo.jpg.xmp` also where `photo.xmp` is the image's own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, full_name: bool = False) -> None:
+        self._full_name = full_name
         self._folders: dict[Path, _Folder] = {}
 
-    def choose(self, image: Path, full_name: bool = False) -> Path:
+    def update(self, image: Path, labels: Labels | None) -> bool:
+        """Makes an image's sidecar carry these labels; None: removes ours from all of them.
+
+        Returns:
+            whether something was changed.
+
+        Raises:
+            SidecarError: it cannot be read or written.
+        """
+        changed = False
+        for sidecar in self.find(image) if labels is None else [self.choose(image)]:
+            try:
+                changed |= update_sidecar(sidecar, labels or ())
+            except OSError as error:
+                raise SidecarError(f"{sidecar.name}: {os_reason(error)}") from error
+        return changed
+
+    def choose(self, image: Path) -> Path:
         """The sidecar to write: the short one if it is the image's own, unless `full_name`."""
-        stem = image.name if full_name or not self._owns_short(image) else image.stem
+        stem = image.name if self._full_name or not self._owns_short(image) else image.stem
         return self._existing(image, stem) or image.with_name(f"{stem}.xmp")
 
     def find(self, image: Path) -> list[Path]:

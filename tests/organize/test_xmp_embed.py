@@ -21,7 +21,7 @@ if not shutil.which("exiftool"):
     pytest.skip("needs exiftool", allow_module_level=True)
 
 from clipcls.errors import InputError, install_command
-from clipcls.organize.xmp_embed import embed_keywords
+from clipcls.organize.keywords import KeywordReport, write_keywords
 from clipcls.predictions import Prediction
 from helpers.predictions import predicted
 
@@ -51,6 +51,10 @@ def told(path: Path) -> dict:
 def keywords(path: Path) -> tuple[object, object]:
     found = told(path)
     return found.get("XMP-dc:Subject"), found.get("XMP-lr:HierarchicalSubject")
+
+
+def embed_keywords(results: list[Prediction], *, remove: bool = False) -> KeywordReport:
+    return write_keywords(results, embed=True, remove=remove)
 
 
 def result(path: Path, *labels: tuple[str, ...]) -> Prediction:

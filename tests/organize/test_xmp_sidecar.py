@@ -14,7 +14,8 @@ import pytest
 
 from clipcls.errors import ImageError, InputError, SidecarError
 from clipcls.organize.execute import file_results
-from clipcls.organize.xmp_sidecar import update_sidecar, write_sidecars
+from clipcls.organize.keywords import write_keywords
+from clipcls.organize.xmp_sidecar import update_sidecar
 from helpers.sorting import put, results, sort
 
 pytest.importorskip("lxml")
@@ -231,7 +232,7 @@ def test_a_run_over_results(tmp_path: Path) -> None:
     )
     rows = results(("a.jpg", "cat"), ("b.jpg", "cat"), ("b.png", "dog"), ("c.jpg", ""))
     rows += [*results(("x.jpg", "cat"), ("d.jpg", "cat")), ImageError("e.jpg", "truncated")]
-    done = write_sidecars(rows, root=photos)
+    done = write_keywords(rows, root=photos)
     assert {e.path: e.reason for e in done.failed} == {
         "x.jpg": "no such file",
         "d.jpg": done.failed[-1].reason,
@@ -240,14 +241,14 @@ def test_a_run_over_results(tmp_path: Path) -> None:
     assert (done.written, done.unchanged, done.unread) == (3, 1, 1)
     written = {"a.jpg.xmp", "b.jpg.xmp", "b.png.xmp"}
     assert {p.name for p in photos.glob("*.xmp")} == written
-    assert write_sidecars(rows[:3], root=photos, full_name=True).unchanged == 3
-    write_sidecars(results(("c.jpg", "cat")), root=photos)
-    write_sidecars(results(("c.jpg", "cat")), root=photos, full_name=True)
+    assert write_keywords(rows[:3], root=photos, full_name=True).unchanged == 3
+    write_keywords(results(("c.jpg", "cat")), root=photos)
+    write_keywords(results(("c.jpg", "cat")), root=photos, full_name=True)
     assert {p.name for p in photos.glob("*.xmp")} == {*written, "c.xmp", "c.jpg.xmp"}
-    write_sidecars(rows[:4], root=photos, remove=True)
+    write_keywords(rows[:4], root=photos, remove=True)
     assert {p.name for p in photos.glob("*.xmp")} == set()
     with pytest.raises(InputError, match="--root"):
-        write_sidecars(rows, root=tmp_path)
+        write_keywords(rows, root=tmp_path)
 
 
 def subjects(sidecar: Path) -> list[str]:
@@ -261,7 +262,7 @@ def test_of_a_raw_and_a_jpeg_each_has_its_own_sidecar_and_takes_it_along(tmp_pat
     update_sidecar(photos / "a.xmp", [("the raw's",)])
     before = (photos / "a.xmp").read_bytes()
     rows = results(("a.JPG", "cat"), ("c.jpg", "dog"))
-    assert write_sidecars(rows, root=photos).failed == []
+    assert write_keywords(rows, root=photos).failed == []
     assert subjects(photos / "a.JPG.xmp") == ["cat"]
     assert subjects(photos / "c.xmp") == ["dog"]
     assert (photos / "a.xmp").read_bytes() == before
@@ -274,7 +275,7 @@ def test_of_a_raw_and_a_jpeg_each_has_its_own_sidecar_and_takes_it_along(tmp_pat
 def test_the_short_sidecar_goes_with_the_raw_file(tmp_path: Path) -> None:
     photos = put(tmp_path / "p", {"a.jpg": "jpeg", "A.nef": "raw"})
     rows = results(("a.jpg", "cat"), ("A.nef", "dog"))
-    write_sidecars(rows, root=photos)
+    write_keywords(rows, root=photos)
     assert subjects(photos / "A.xmp") == ["dog"]
     assert subjects(photos / "a.jpg.xmp") == ["cat"]
     file_results(rows, tmp_path / "out", "move", root=photos)
@@ -289,7 +290,7 @@ def test_names_that_differ_in_case_have_sidecars_of_their_own(
 ) -> None:
     photos = put(tmp_path / "p", {"X.JPG": "1", "X.jpg": "2", "x.Jpg": "3"})
     rows = results(("X.JPG", "cat"), ("X.jpg", "cow"), ("x.Jpg", "dog"))
-    done = write_sidecars(rows, root=photos, full_name=full_name)
+    done = write_keywords(rows, root=photos, full_name=full_name)
     assert (done.failed, done.written) == ([], 3)
     assert subjects(photos / "X.JPG.xmp") == ["cat"]
     assert subjects(photos / "X.jpg.xmp") == ["cow"]
@@ -302,7 +303,7 @@ def test_names_that_differ_in_case_have_sidecars_of_their_own(
 def test_text_beside_an_image_takes_no_sidecar_from_it(tmp_path: Path) -> None:
     photos = put(tmp_path / "p", {"a.jpg": "", "a.txt": "", "b.jpg": "", "b.jpg.png": ""})
     rows = results(("a.jpg", "cat"), ("b.jpg", "cow"), ("b.jpg.png", "dog"))
-    write_sidecars(rows, root=photos)
+    write_keywords(rows, root=photos)
     names = {"a.xmp", "b.xmp", "b.jpg.png.xmp"}  # b.jpg.xmp would be that of b.jpg
     assert {p.name for p in photos.glob("*.xmp")} == names
     file_results(rows[:1], tmp_path / "out", "move", root=photos)
@@ -312,7 +313,7 @@ def test_text_beside_an_image_takes_no_sidecar_from_it(tmp_path: Path) -> None:
 def test_an_image_that_is_named_twice_is_one(tmp_path: Path) -> None:
     photos = put(tmp_path / "p", {"a.jpg": ""})
     rows = results(("a.jpg", "cat"), (str(photos / "a.jpg"), "cat"))
-    done = write_sidecars(rows, root=photos)
+    done = write_keywords(rows, root=photos)
     assert (done.failed, done.written, done.unchanged) == ([], 1, 1)
 
 
@@ -329,7 +330,7 @@ def test_the_command_then_a_move_takes_the_sidecars_along(tmp_path: Path) -> Non
 
 def test_an_empty_sidecar_is_named_and_left(tmp_path: Path) -> None:
     put(tmp_path, {"a.jpg": "a", "a.xmp": ""})
-    done = write_sidecars(results(("a.jpg", "cat")), root=tmp_path)
+    done = write_keywords(results(("a.jpg", "cat")), root=tmp_path)
     assert [str(error) for error in done.failed] == ["a.jpg: a.xmp: is empty; delete it"]
     assert (tmp_path / "a.xmp").read_bytes() == b""
 
@@ -346,7 +347,7 @@ def test_a_link_out_of_the_folder_is_left_alone(tmp_path: Path) -> None:
     (photos / "sub/c.xmp.new").rename(photos / "sub/c.xmp")
     (photos / "c.xmp").symlink_to("sub/c.xmp")
     for remove in (False, True):
-        done = write_sidecars(rows, root=photos, remove=remove)
+        done = write_keywords(rows, root=photos, remove=remove)
         assert [e.reason.partition(",")[0] for e in done.failed][:1] == [
             "a.xmp: is a link out of its folder"
         ]
