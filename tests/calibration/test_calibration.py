@@ -112,7 +112,7 @@ def test_a_calibration_is_saved_and_applied(
         calibrate(calibrated, data)
 
 
-def test_figures_are_of_images_the_temperature_was_not_fitted_to(
+def test_metrics_are_of_images_the_temperature_was_not_fitted_to(
     classifier: ZeroShotClassifier, paint: Paint
 ) -> None:
     data = painted(paint)

@@ -762,10 +762,10 @@ def test_several_labels(clipcls, tmp_path: Path) -> None:
     truth = tmp_path / "truth.csv"
     rows = [f"{photo},{'|'.join(found[photo.name])}" for photo in PHOTOS.glob("*")]
     truth.write_text("\n".join(["path,label", *rows]))
-    figures, page, file = (str(tmp_path / name) for name in ("f.json", "p.html", "c.json"))
-    done = clipcls("evaluate", "--multi-label", *common, "-o", figures, "--html", page, str(truth))
+    metrics, page, file = (str(tmp_path / name) for name in ("f.json", "p.html", "c.json"))
+    done = clipcls("evaluate", "--multi-label", *common, "-o", metrics, "--html", page, str(truth))
     assert done.returncode == 0, done.stderr
-    measured = json.loads(Path(figures).read_text())["metrics"]
+    measured = json.loads(Path(metrics).read_text())["metrics"]
     assert measured["f1_micro"]["value"] == measured["map_macro"]["value"] == 1
     assert "each scored on its own" in Path(page).read_text("utf-8")
 

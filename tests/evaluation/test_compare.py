@@ -155,7 +155,7 @@ def test_pairing_finds_what_two_intervals_do_not(several) -> None:
     (found,) = compare(scored(several, ours, truth), {"b": scored(several, theirs, truth)})
     one = found.metrics["map_macro"]
     assert one.p < 0.05
-    # Unpaired the difference would be lost: the figure alone is uncertain by more than that.
+    # Unpaired the difference would be lost: the metric alone is uncertain by more than that.
     alone = [
         brute_force(theirs, truth, np.random.default_rng(k).integers(200, size=200))[0]
         for k in range(100)
