@@ -10,22 +10,20 @@ from typing import IO, Any, TextIO
 
 from clipcls.files.lock import lock_descriptor
 
-__all__ = ["Part", "part_path"]
-
-
-def part_path(path: Path) -> Path:
-    """The name a result file has until it is whole."""
-    return path.with_name(path.name + ".part")
+__all__ = ["Part"]
 
 
 class Part:
-    """A new file for one run alone; what an earlier run left under its name is set aside.
+    """A new file, `NAME.part`, for one run alone; what an earlier run left there is set aside.
 
     It is locked until `release`. Without locks (some file systems) a later run takes it away, and
     this one fails at its end.
 
+    Args:
+        place: the file's final name.
+
     Attributes:
-        path: its name.
+        path: its name until then.
         file: what to write to.
         earlier: results of runs that were interrupted, the last one's at the end.
 
@@ -34,8 +32,9 @@ class Part:
         OSError: it cannot be made.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self.path = path = place.with_name(f"{place.name}.part")
         self._whole = 0
         self.earlier = _set_aside(path)
         try:
@@ -51,11 +50,11 @@ class Part:
             self.file.close()
             raise
 
-    def rename(self, path: Path) -> None:
+    def rename(self) -> None:
         """Gives the file, closed, its final name."""
         if not self._lock.is_on(self.path):
             raise FileNotFoundError(None, f"{self.path.name} was removed in the meantime")
-        self.path.replace(path)
+        self.path.replace(self._place)
 
     def remove(self) -> None:
         """Removes it, unless it is another run's by now."""
@@ -83,13 +82,12 @@ class Part:
                 self.remove()
         return self.earlier
 
-    def remove_earlier(self, path: Path) -> list[Path]:
+    def remove_earlier(self) -> list[Path]:
         """Removes what earlier runs left; returns what is something else than such a result.
 
-        Args:
-            path: the whole file, which begins as its parts do.
+        The whole file begins as its parts do.
         """
-        begin, others = _begin(path), []
+        begin, others = _begin(self._place), []
         for old in self.earlier:
             if old.is_symlink() or not old.is_file() or _begin(old) != begin:
                 others.append(old)

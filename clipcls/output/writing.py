@@ -23,7 +23,7 @@ from typing import Any, Protocol, TextIO, TypeAlias, runtime_checkable
 
 from clipcls.errors import OutputClosedError, OutputError
 from clipcls.files.atomic import write_bytes
-from clipcls.files.partial import Part, part_path
+from clipcls.files.partial import Part
 from clipcls.output.csv import CsvWriter, metadata_path
 from clipcls.output.gallery import GalleryWriter
 from clipcls.output.json import JsonArrayWriter, JsonlWriter, JsonWriter
@@ -124,7 +124,7 @@ def _whole_file(path: Path, make: MakeWriter) -> Iterator[Writer]:
     with _blaming(str(path)):
         if place.is_dir():
             raise IsADirectoryError(None, "is a directory")
-        part = Part(part_path(place))
+        part = Part(place)
     output = None
     try:
         with _closed(part.file), _closed(_compressed(part.file, path)) as stream:
@@ -138,7 +138,7 @@ def _whole_file(path: Path, make: MakeWriter) -> Iterator[Writer]:
                 raise
             output.finish()
         with _blaming(str(path)):
-            part.rename(place)
+            part.rename()
     except BaseException as error:
         has_written = output is not None and output.has_written
         places = ", ".join(map(str, part.with_results(has_written)))
@@ -150,7 +150,7 @@ def _whole_file(path: Path, make: MakeWriter) -> Iterator[Writer]:
         raise
     finally:
         part.release()
-    for old in part.remove_earlier(place):
+    for old in part.remove_earlier():
         logger.warning("%s: is no result of an earlier run, and left alone", old)
     if isinstance(output.writer, CsvWriter) and (metadata := output.writer.describe(place)):
         notes = metadata_path(place)
