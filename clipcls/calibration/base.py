@@ -198,17 +198,9 @@ class BaseCalibration:
         nll = self.metrics["nll"]
         return round(nll["after"], 3) > round(nll["before"], 3)
 
-    def summary(self) -> str:
-        """One line: what was fitted, and the metrics before and after."""
-        raise NotImplementedError
-
     def promises(self) -> str:
         """One line: what these images allow to ask of it; "" where nothing is promised."""
         return ""
-
-    def find_damage(self) -> str:
-        """What is wrong with numbers that come from a file, or ""."""
-        raise NotImplementedError
 
 
 def check_uncalibrated(calibration: BaseCalibration | None) -> None:
