@@ -13,7 +13,7 @@ from clipcls.cli import groups
 from clipcls.cli.console import Console, report_excluded, watching
 from clipcls.cli.constraints import refuse_over
 from clipcls.cli.groups import option
-from clipcls.cli.label_settings import LabelSettings, calibration_option, multi_label_option
+from clipcls.cli.label_settings import CalibratedLabelSettings, multi_label_option
 from clipcls.cli.options import ModelSettings, data_argument, run_options
 from clipcls.cli.outputs import MetricsOutput
 from clipcls.cli.param_types import NEW_FILE
@@ -30,9 +30,7 @@ _VARIANTS = ("model", "prompts", "labels", "classifier", "calibration")
 
 
 @dataclass(frozen=True)
-class _Labels(LabelSettings):
-    calibration: Path | None = calibration_option()
-
+class _Labels(CalibratedLabelSettings):
     def open_kind(
         self, names: LabelsLike | None, model: Mapping[str, Any], multi_label: bool
     ) -> ZeroShotClassifier | MultiLabelClassifier:

@@ -58,11 +58,6 @@ class FilingSettings(Settings):
     link: bool = option(is_flag=True, help="Make symbolic links instead of copying.")
     xmp: bool = xmp_option()
 
-    @property
-    def mode(self) -> Mode:
-        """What `--move` and `--link` ask for."""
-        return choose_mode(self.move, self.link)
-
 
 def choose_mode(move: bool, link: bool) -> Mode:
     """What `--move` and `--link` ask for."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from clipcls.labels.label_set import LabelsLike
 
 __all__ = [
+    "CalibratedLabelSettings",
     "LabelSettings",
     "TextSettings",
     "calibration_option",
@@ -179,6 +180,13 @@ class LabelSettings(TextSettings):
 
         base = self.open_classifier(labels, model)
         return MultiLabelClassifier(base, calibration=calibration).fit()
+
+
+@dataclass(frozen=True)
+class CalibratedLabelSettings(LabelSettings):
+    """The same, with a calibration of the scores."""
+
+    calibration: Path | None = calibration_option()
 
 
 def _check_label(label: str, *, is_only: bool) -> None:

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 from clipcls.cli.console import Console
 from clipcls.cli.constraints import refuse_inside
-from clipcls.cli.filing import FilingSettings, file_into, without_scores, write_keywords
+from clipcls.cli.filing import (
+    FilingSettings,
+    choose_mode,
+    file_into,
+    without_scores,
+    write_keywords,
+)
 from clipcls.cli.options import find_images
 from clipcls.cli.outputs import ResultsOutput
 from clipcls.cli.progress import format_rate
@@ -165,7 +171,11 @@ class Run:
             status = max(status, write_keywords(console, Path("."), self._to_file))
         if self.filing.sort_into and status != 130:
             filed = file_into(
-                console, self.filing.sort_into, self.filing.mode, Path("."), self._to_file
+                console,
+                self.filing.sort_into,
+                choose_mode(self.filing.move, self.filing.link),
+                Path("."),
+                self._to_file,
             )
             status = max(status, filed)
         return status

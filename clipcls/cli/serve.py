@@ -15,7 +15,7 @@ import click
 from clipcls.cli import groups
 from clipcls.cli.console import Console
 from clipcls.cli.groups import option
-from clipcls.cli.label_settings import LabelSettings, calibration_option
+from clipcls.cli.label_settings import CalibratedLabelSettings
 from clipcls.cli.options import ModelSettings, quiet_option
 from clipcls.cli.param_types import FILE, NumberRange
 
@@ -194,15 +194,16 @@ class _Load(groups.Settings):
         )
 
 
-@dataclass(frozen=True)
-class _Labels(LabelSettings):
-    calibration: Path | None = calibration_option()
-
-
-@groups.command("serve", labels=_Labels, access=_Access, load=_Load, model=ModelSettings)
+@groups.command(
+    "serve", labels=CalibratedLabelSettings, access=_Access, load=_Load, model=ModelSettings
+)
 @quiet_option
 def command(
-    console: Console, labels: _Labels, access: _Access, load: _Load, model: ModelSettings
+    console: Console,
+    labels: CalibratedLabelSettings,
+    access: _Access,
+    load: _Load,
+    model: ModelSettings,
 ) -> int:
     """Classify images over HTTP, with a page to try it on.
 

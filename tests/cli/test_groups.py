@@ -1,0 +1,65 @@
+"""Groups of options: headings in help, settings objects, and what excludes or needs what."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import click
+import pytest
+
+from clipcls.cli import cli, constraints, settings
+from clipcls.cli.settings import all_commands, options_of
+
+COMMANDS = dict(all_commands(cli))
+
+
+def test_classify_shows_its_options_in_groups(run) -> None:
+    status, out, _ = run("classify", "--help")
+    titles = ["Labels", "Answers", "Doubt", "Output", "Filing", "Model", "Cache and memory"]
+    shown = re.findall(r"^(\w[\w ]+):$", out, re.MULTILINE)
+    assert (status, [title for title in shown if title in titles]) == (0, titles)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_a_commands_function_has_few_parameters(path: tuple[str, ...]) -> None:
+    command = COMMANDS[path]
+    assert command.callback is not None
+    assert len(inspect.signature(command.callback).parameters) <= 9
+
+
+def test_tables_of_options_name_options_that_exist() -> None:
+    known = {name for command in COMMANDS.values() for name in options_of(command)}
+    named = {name for one, other, _ in constraints.EXCLUSIVE for name in (one, other)}
+    named |= {name for one, other, _ in constraints._NEEDS for name in (one, other)}
+    named |= settings._OF_A_FOLDER | settings._PATHS_OR_NAMES
+    assert named <= known
+
+
+def test_every_pair_that_excludes_each_other_shares_a_command() -> None:
+    for one, other, _ in constraints.EXCLUSIVE:
+        assert any({one, other} <= options_of(c).keys() for c in COMMANDS.values()), (one, other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("classify", "-l", "a", "--cache", "c", "--no-cache", "a.png"), "--cache and --no-cache"),
+        (("classify", "-l", "a", "--move", "a.png"), "--move needs --sort-into DIR"),
+        (("sort", "r.jsonl", "--undo", "j", "--xmp"), "--undo and --xmp exclude each other: it "),
+        (("sort", "r.jsonl", "--into", "o", "--xmp"), "--into and --xmp exclude each other: key"),
+        (("sort", "r.jsonl", "--dry-run"), "--dry-run needs --into DIR"),
+    ],
+)
+def test_options_that_exclude_or_lack_each_other_are_refused(run, arguments, said: str) -> None:
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert said in err
+
+
+def test_a_settings_object_has_a_field_per_option() -> None:
+    for path, command in COMMANDS.items():
+        for group in getattr(command, "_groups", {}).values():
+            names = [option.name for option in group.options()]
+            assert len(set(names)) == len(names), path
+            assert all(isinstance(option, click.Option) for option in group.options())
