@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "Abstain",
     "Backend",
     "Calibration",
     "Candidate",
@@ -38,6 +39,7 @@ __all__ = [
 if TYPE_CHECKING:
     from clipcls.calibration.multilabel import MultiLabelCalibration
     from clipcls.calibration.single_label import Calibration
+    from clipcls.classification.decision import Abstain
     from clipcls.classification.multilabel import MultiLabelClassifier
     from clipcls.classification.suggest import suggest
     from clipcls.classification.zero_shot import ZeroShotClassifier
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from clipcls.predictions import Candidate, Prediction
 
 _HOMES = {
+    "Abstain": "classification.decision",
     "Backend": "models.backend",
     "Calibration": "calibration.single_label",
     "Candidate": "predictions",

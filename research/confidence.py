@@ -39,7 +39,7 @@ def halves(classifier: ZeroShotClassifier, vectors, truth, settings: dict) -> di
             wrong = (~before.correct[answered]).mean()
         except CalibrationError:
             answered, wrong = np.zeros(len(rest), bool), np.nan
-        logits = classifier.logits(vectors[rest])
+        logits = classifier.head_.logits(vectors[rest])
         ranking, scores = rank_scores(logits)
         sizes = set_sizes(scores, fitted.set_threshold(ALPHA))
         right = np.take_along_axis(right_columns(known, logits.shape[1]), ranking, 1)

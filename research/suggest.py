@@ -88,7 +88,7 @@ def figures(
     labels, _ = suggest_for_vectors(classifier, vectors, [""] * len(vectors))
     chosen = np.array([words.index(label.name) for label in labels])
     parts = np.array_split(vectors, len(vectors) // 1000 + 1)
-    logits = np.concatenate([classifier.logits(part) for part in parts])
+    logits = np.concatenate([classifier.head_.logits(part) for part in parts])
     with_list, with_all = chosen[logits[:, chosen].argmax(axis=1)], logits.argmax(axis=1)
     found = {"images": len(vectors), "classes": len(set(truth.tolist())), "labels": len(chosen)}
     for what, above in (("", False), (" or above", True)):

@@ -103,8 +103,7 @@ def run_real(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 def run(run_real: Run, monkeypatch: pytest.MonkeyPatch, encoder: ColourEncoder) -> Run:
     """The same with the fake encoder."""
     for module in (
-        "clipcls.classification.zero_shot",
-        "clipcls.few_shot.classifier",
+        "clipcls.classification.image_classifier",
         "clipcls.models.encoder",
     ):
         monkeypatch.setattr(f"{module}.open_encoder", lambda *args, **settings: encoder)

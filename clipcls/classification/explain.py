@@ -35,10 +35,14 @@ class Explainer:
     Args:
         encoder: what made the vectors.
         cache: where stored images and texts are looked up.
+        texts: of each label; () where labels were not made of texts.
     """
 
-    def __init__(self, encoder: Encoder, cache: EmbeddingCache | None) -> None:
+    def __init__(
+        self, encoder: Encoder, cache: EmbeddingCache | None, texts: Sequence[Sequence[str]] = ()
+    ) -> None:
         self._encoder = encoder
+        self._texts = texts
         self._cache = cache
         self._vectors: dict[str, NDArray[np.float32]] = {}
         self._paths: list[str] = []
@@ -57,7 +61,7 @@ class Explainer:
         self,
         path: str,
         vector: NDArray[np.float32],
-        texts: Sequence[str],
+        labels: Sequence[int],
         best: Sequence[Candidate],
     ) -> Explanation:
         """Explains one answer.
@@ -65,9 +69,10 @@ class Explainer:
         Args:
             path: the image, which is not its own neighbour; "" where it has none.
             vector: its unit vector, float32 (dim,).
-            texts: the texts of the best label.
+            labels: numbers of the labels that the answer stands for.
             best: the best labels, best first; two tell of the margin.
         """
+        texts = [text for label in labels for text in self._texts[label]] if self._texts else []
         return Explanation(
             self._best_texts(vector, texts),
             best[1].label if len(best) > 1 else "",

@@ -13,12 +13,23 @@ from numpy.typing import NDArray
 from clipcls.data.dataset import DatasetLike, make_dataset
 from clipcls.data.matching import Excluded, match_labels
 from clipcls.errors import ImageError, InputError
+from clipcls.labels.names import join_levels
+from clipcls.predictions import NO_CLASS
 
 if TYPE_CHECKING:
     from clipcls.calibration.base import BaseCalibration
-    from clipcls.classification.zero_shot import ZeroShotClassifier
+    from clipcls.classification.image_classifier import ImageClassifier
+    from clipcls.embeddings.cache import EmbeddingCache
 
-__all__ = ["Known", "Watch", "embed_known", "right_columns"]
+__all__ = [
+    "Known",
+    "Watch",
+    "embed_known",
+    "hash_image",
+    "meanings",
+    "own_names",
+    "right_columns",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +57,7 @@ class Known:
 
 
 def embed_known(
-    classifier: ZeroShotClassifier,
+    classifier: ImageClassifier,
     data: DatasetLike,
     watch: Watch | None = None,
     *,
@@ -73,13 +84,13 @@ def embed_known(
         InputError: there is no labelled image that can be used.
     """
     names = classifier.classes_.tolist()
-    meanings = every = classifier.meanings_
+    right = every = meanings(classifier)
     if several or alone:
-        meanings = {name: (number,) for name, number in classifier.own_names_.items()}
+        right = {name: (number,) for name, number in own_names(classifier).items()}
     matched = match_labels(
         make_dataset(data, unlabelled=several),
         names,
-        meanings,
+        right,
         several=several,
         above=every if several else None,
     )
@@ -102,9 +113,10 @@ def embed_known(
     if not vectors:
         raise InputError(f"no image could be read; the first: {unreadable[0]}")
     calibration = calibration or classifier.calibration_
-    seen = {"the classifier was learnt": classifier.learnt_from(paths)}
+    learnt = sum(classifier.given_class(path) not in (None, NO_CLASS) for path in paths)
+    seen = {"the classifier was learnt": learnt}
     if calibration:
-        known = sum(calibration.knows(classifier.hash_image(path)) for path in paths)
+        known = sum(calibration.knows(hash_image(classifier.cache_, path)) for path in paths)
         seen["the calibration was made"] = known
     notes = tuple(
         f"{what} from {count:,} of these {len(paths):,} images, so on new ones it is likely worse"
@@ -130,3 +142,40 @@ def right_columns(truth: Sequence[tuple[int, ...]], n_classes: int) -> NDArray[n
     rows = np.repeat(np.arange(len(truth)), [len(classes) for classes in truth])
     right[rows, [number for classes in truth for number in classes]] = True
     return right
+
+
+def own_names(classifier: ImageClassifier) -> dict[str, int]:
+    """What means one class alone: its name and, in a hierarchy, its path as it is written."""
+    found = {name: number for number, name in enumerate(classifier.classes_.tolist())}
+    if classifier.hierarchy_ is None:
+        return found
+    level = classifier.head_.level or classifier.hierarchy_.levels[-1]
+    return {join_levels(path): number for number, path in enumerate(level.paths)} | found
+
+
+def meanings(classifier: ImageClassifier) -> dict[str, tuple[int, ...]]:
+    """What a label of labelled data means: its name -> the class numbers that are right.
+
+    In a hierarchy every node has a name: see `Hierarchy.meanings`.
+    """
+    names: dict[str, tuple[int, ...]] = {
+        name: (number,) for number, name in enumerate(classifier.classes_.tolist())
+    }
+    if classifier.hierarchy_ is None:
+        return names
+    level = classifier.head_.level or classifier.hierarchy_.levels[-1]
+    return classifier.hierarchy_.meanings(level) | names
+
+
+def hash_image(cache: EmbeddingCache | None, path: str) -> bytes:
+    """The SHA-256 of an image file's content, by the cache where it knows it.
+
+    Returns:
+        b"" where the file cannot be read.
+    """
+    from clipcls.files.hashing import hash_file
+
+    try:
+        return bytes.fromhex((cache.file_hash if cache else hash_file)(path))
+    except OSError:
+        return b""

@@ -31,17 +31,18 @@ from numpy.typing import NDArray
 from clipcls.calibration.file import load_calibration
 from clipcls.calibration.multilabel import DEFAULT_THRESHOLD, MultiLabelCalibration
 from clipcls.classification.decision import blocks
-from clipcls.classification.scores import log_sum_exp
+from clipcls.classification.estimator import Estimator
+from clipcls.classification.head import log_sum_exp
 from clipcls.data.inputs import OnError, apply_on_error
 from clipcls.embeddings.embed import compute_rows, embed_texts
-from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError, not_fitted
+from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError
 from clipcls.labels.label_set import read_labels
 from clipcls.numerics import log_odds, logistic
 from clipcls.predictions import UNKNOWN, Candidate, Prediction
 
 if TYPE_CHECKING:
     from clipcls.calibration.base import Identity
-    from clipcls.classification.zero_shot import ZeroShotClassifier
+    from clipcls.classification.image_classifier import ImageClassifier
     from clipcls.data.inputs import Images
     from clipcls.models.encoder import Encoder
 
@@ -58,7 +59,7 @@ _DEVIATION = 1.5  # of the standardised similarities over the vocabulary, in log
 _SCORES_A_BLOCK = 4_000_000
 
 
-class MultiLabelClassifier:
+class MultiLabelClassifier(Estimator):
     """Gives each image all labels that fit, be they none; follows scikit-learn's conventions.
 
     Args:
@@ -71,7 +72,7 @@ class MultiLabelClassifier:
         thresholds_: the score from which a label is given, float64 (n_classes,).
         background_: the vocabulary's unit vectors, float32 (n_names, dim).
         calibration_: the `MultiLabelCalibration` in use, or None.
-        made_by_: the `Provenance` that its predictions carry.
+        provenance_: the `Provenance` that its predictions carry.
 
     >>> from clipcls import ZeroShotClassifier
     >>> labels = ZeroShotClassifier(["cat", "dog"], model="mini", cache=False)
@@ -80,12 +81,14 @@ class MultiLabelClassifier:
     array([[ True, False]])
     """
 
+    _fitted = "thresholds_"
+
     classes_: NDArray[np.str_]
     thresholds_: NDArray[np.float64]
 
     def __init__(
         self,
-        classifier: ZeroShotClassifier,
+        classifier: ImageClassifier,
         *,
         calibration: MultiLabelCalibration | str | os.PathLike[str] | None = None,
     ) -> None:
@@ -100,7 +103,7 @@ class MultiLabelClassifier:
             CalibrationError: the calibration is for something else.
             ClipclsError: the classifier was learnt from images.
         """
-        vars(self).pop("thresholds_", None)  # until it is done, and if it fails, it is not fitted
+        self._forget()
         if self.classifier.reject:
             raise LabelsError("the label `none of these` is for one label an image; leave it out")
         if self.classifier.level is not None:
@@ -118,7 +121,7 @@ class MultiLabelClassifier:
         texts = background_texts()
         self.background_ = embed_texts(encoder, texts, self.classifier.cache_)
         self._background = self.background_.astype(np.float64)
-        self._weights = self.classifier.weights_.astype(np.float64)
+        self._weights = self.classifier.head_.weights
         self._texts = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:12]
         self.classes_ = self.classifier.classes_
         self.calibration_ = load_calibration(
@@ -129,8 +132,8 @@ class MultiLabelClassifier:
         else:
             names = self.classes_.tolist()
             self._offsets, self.thresholds_ = self.calibration_.in_order(names)
-        self.made_by_ = replace(
-            self.classifier.made_by_,
+        self.provenance_ = replace(
+            self.classifier.provenance_,
             calibration=self.calibration_.digest if self.calibration_ else "",
         )
         return self
@@ -226,7 +229,7 @@ class MultiLabelClassifier:
                 for k in (order[0], *given)
             )
             label = labels[0].label if labels else UNKNOWN
-            yield Prediction(item.path, label, (best,), self.made_by_, labels=tuple(labels))
+            yield Prediction(item.path, label, (best,), self.provenance_, labels=tuple(labels))
 
     def scores(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
         """`predict_proba` of unit rows, float32 (n, dim) -> float64 (n, n_classes)."""
@@ -251,30 +254,10 @@ class MultiLabelClassifier:
                 scores = logistic(self.calibration_.slope * log_odds(logs) + self._offsets)
             yield from zip(similarities, scores, strict=True)
 
-    # -- what scikit-learn asks for -----------------------------------------------------------
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The parameters as given."""
-        return {"classifier": self.classifier, "calibration": self.calibration}
-
-    def set_params(self, **parameters: Any) -> MultiLabelClassifier:
-        """Changes parameters; `fit` again to use them."""
-        for name, value in parameters.items():
-            if name not in self.get_params():
-                raise ValueError(f"MultiLabelClassifier has no parameter {name!r}")
-            setattr(self, name, value)
-        return self
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "thresholds_")
-
-    def __repr__(self) -> str:
-        given = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
-        return f"MultiLabelClassifier({given})"
-
-    def _check_fitted(self) -> None:
-        if not self.__sklearn_is_fitted__():
-            raise not_fitted(self)
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
 
 
 def background_texts() -> list[str]:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from clipcls.classification.labelled import meanings, own_names
 from clipcls.data.images import decode_image, read_bytes
 from clipcls.data.inputs import has_no_file, open_input
 from clipcls.errors import ClipclsError, ImageError, LabelsError, OutputError, os_reason
@@ -33,7 +34,7 @@ from clipcls.labels.names import join_levels
 from clipcls.predictions import Prediction
 
 if TYPE_CHECKING:
-    from clipcls.classification.zero_shot import ZeroShotClassifier
+    from clipcls.classification.image_classifier import ImageClassifier
     from clipcls.data.inputs import ImageInput
 
 __all__ = [
@@ -63,20 +64,20 @@ _VIRIDIS = np.array(
 
 
 def heatmap(
-    classifier: ZeroShotClassifier, image: ImageInput, label: str | None = None
+    classifier: ImageClassifier, image: ImageInput, label: str | None = None
 ) -> NDArray[np.float32]:
-    """The heat of each pixel for one label; see `ZeroShotClassifier.heatmap`."""
+    """The heat of each pixel for one label; see `ImageClassifier.heatmap`."""
     check_offered(classifier)
     opened = open_input(image)
     if label is None:
         vector = classifier.encoder_.encode_images([classifier.encoder_.preprocess(opened)])
-        numbers: tuple[int, ...] = (int(classifier.match(vector, 1)[2][0, 0]),)
+        numbers: tuple[int, ...] = (int(classifier.head_.best(vector)[0]),)
     else:
         numbers = _numbers(classifier, label)
     return heat_of(classifier, opened, numbers)
 
 
-def check_offered(classifier: ZeroShotClassifier) -> None:
+def check_offered(classifier: ImageClassifier) -> None:
     """Raises:
     ClipclsError: the classifier's encoder does not say which part of an image it sees.
     """
@@ -88,7 +89,7 @@ def check_offered(classifier: ZeroShotClassifier) -> None:
 
 
 def heat_of(
-    classifier: ZeroShotClassifier, image: Image.Image, numbers: Sequence[int]
+    classifier: ImageClassifier, image: Image.Image, numbers: Sequence[int]
 ) -> NDArray[np.float32]:
     """The heat of each pixel of an upright RGB image for the sum of some classes' scores.
 
@@ -98,7 +99,7 @@ def heat_of(
         numbers: of the classes.
 
     Returns:
-        float32 (height, width) of `image`; see `ZeroShotClassifier.heatmap`.
+        float32 (height, width) of `image`; see `ImageClassifier.heatmap`.
     """
     encoder: Any = classifier.encoder_
     pixels = encoder.preprocess(image)
@@ -108,7 +109,7 @@ def heat_of(
     views = itertools.chain([pixels], (_mixed(pixels, hidden, mask) for mask in masks))
     done = 0
     while batch := list(itertools.islice(views, encoder.batch_size)):
-        logits = classifier.logits(encoder.encode_images(batch))
+        logits = classifier.head_.logits(encoder.encode_images(batch))
         values[done : done + len(batch)] = _log_odds(logits, numbers)
         done += len(batch)
     falls = values[0] - values[1:]
@@ -174,13 +175,13 @@ def _in_the_image(
     return np.asarray(placed)
 
 
-def _numbers(classifier: ZeroShotClassifier, label: str) -> tuple[int, ...]:
+def _numbers(classifier: ImageClassifier, label: str) -> tuple[int, ...]:
     """The classes that a name or a path of the hierarchy stands for."""
-    if (number := classifier.own_names_.get(label)) is not None:
+    if (number := own_names(classifier).get(label)) is not None:
         return (number,)
-    if label not in (meanings := classifier.meanings_):
+    if label not in (found := meanings(classifier)):
         raise LabelsError(f"{label!r} is none of the labels")
-    return meanings[label]
+    return found[label]
 
 
 def overlay(
@@ -225,7 +226,7 @@ class Heatmaps:
         OutputError: the folder cannot be made.
     """
 
-    def __init__(self, classifier: ZeroShotClassifier, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, classifier: ImageClassifier, folder: str | os.PathLike[str]) -> None:
         check_offered(classifier)
         self._classifier = classifier
         self._folder = Path(folder)

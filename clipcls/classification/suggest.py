@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.classification.scores import logit_blocks
 from clipcls.embeddings.clustering import cluster_vectors
 from clipcls.errors import ImageError, InputError
 from clipcls.labels.label_set import Label, LabelSet, log_warnings, make_labels, read_labels
@@ -175,7 +174,7 @@ def suggest(
     rows = np.stack(vectors)
     del vectors
     labels, count = suggest_for_vectors(classifier, rows, paths, clusters)
-    return Suggestion(labels, len(paths), count, tuple(unreadable), classifier.made_by_)
+    return Suggestion(labels, len(paths), count, tuple(unreadable), classifier.provenance_)
 
 
 def suggest_for_vectors(
@@ -200,11 +199,11 @@ def suggest_for_vectors(
         raise ValueError("the vocabulary's classifier must be fitted without reject and level")
     cluster = cluster_vectors(vectors, clusters or cluster_count(len(vectors)))
     votes = np.concatenate(
-        [logits.argmax(axis=1) for _, logits in logit_blocks(classifier, vectors)]
+        [logits.argmax(axis=1) for _, logits in classifier.head_.blocks(vectors)]
     )
     owner = _names(classifier, vectors, cluster, votes)[cluster]
     names, owner = np.unique(owner, return_inverse=True)
-    logits = np.concatenate([block[:, names] for _, block in logit_blocks(classifier, vectors)])
+    logits = np.concatenate([block[:, names] for _, block in classifier.head_.blocks(vectors)])
     owner, merged = _merge(logits, owner)
     counts = np.bincount(owner, minlength=len(names))
     found = []
@@ -238,7 +237,7 @@ def _names(
         classes, count = np.unique(votes[inside], return_counts=True)
         best = classes[count == count.max()]
         mean = vectors[inside].mean(axis=0, dtype=np.float64)[np.newaxis]
-        found[number] = best[classifier.logits(mean)[0, best].argmax()]
+        found[number] = best[classifier.head_.logits(mean)[0, best].argmax()]
     return found
 
 

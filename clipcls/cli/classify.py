@@ -20,7 +20,8 @@ from clipcls.cli.param_types import NEW_FOLDER, NumberRange
 from clipcls.cli.run import Run
 
 if TYPE_CHECKING:
-    from clipcls.classification.zero_shot import ZeroShotClassifier
+    from clipcls.classification.decision import Abstain
+    from clipcls.classification.image_classifier import ImageClassifier
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,15 @@ class _Doubt(groups.Settings):
         "images. Needs --calibration.",
     )
 
-    def announce(self, console: Console, fitted: ZeroShotClassifier) -> None:
+    def abstain(self) -> Abstain:
+        """When images are `unknown`."""
+        from clipcls.classification.decision import Abstain
+
+        return Abstain(self.min_score, self.min_margin, self.coverage, self.max_error)
+
+    def announce(self, console: Console, fitted: ImageClassifier) -> None:
         """Say what `--coverage` or `--max-error` means for images like the calibration's."""
-        if self.coverage is not None or self.max_error is not None:
-            threshold = fitted.threshold(self.coverage, self.max_error)
+        if threshold := self.abstain().threshold(fitted.calibration_):
             console.remark(
                 f"of the calibration's images {threshold.coverage:.1%} would be answered, "
                 f"{threshold.risk:.1%} of these wrong"
@@ -160,10 +166,7 @@ def command(
         results = fitted.classify(
             images,
             top=top,
-            min_score=doubt.min_score,
-            min_margin=doubt.min_margin,
-            coverage=doubt.coverage,
-            max_error=doubt.max_error,
+            abstain=doubt.abstain(),
             prediction_sets=doubt.prediction_sets,
             refine=answers.refine,
             explain=answers.explain,
@@ -175,7 +178,7 @@ def command(
             results,
             run.select_columns(usual, every),
             calibration=fitted.calibration_,
-            hash_image=fitted.hash_image,
+            cache=fitted.cache_,
             watch=None if answers.refine else watch,  # refining reports images as it embeds them
         )
     if answers.heatmap:

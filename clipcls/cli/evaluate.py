@@ -19,8 +19,8 @@ from clipcls.cli.outputs import MetricsOutput
 from clipcls.cli.param_types import NEW_FILE
 
 if TYPE_CHECKING:
+    from clipcls.classification.image_classifier import ImageClassifier
     from clipcls.classification.multilabel import MultiLabelClassifier
-    from clipcls.classification.zero_shot import ZeroShotClassifier
     from clipcls.data.dataset import Dataset
     from clipcls.evaluation.compare import Comparison
     from clipcls.evaluation.evaluate import BaseEvaluation
@@ -33,7 +33,7 @@ _VARIANTS = ("model", "prompts", "labels", "classifier", "calibration")
 class _Labels(CalibratedLabelSettings):
     def open_kind(
         self, names: LabelsLike | None, model: Mapping[str, Any], multi_label: bool
-    ) -> ZeroShotClassifier | MultiLabelClassifier:
+    ) -> ImageClassifier | MultiLabelClassifier:
         """The classifier of one label or several per image, fitted; see `open_classifier`."""
         if multi_label:
             return self.open_multi_label(names, model, self.calibration)

@@ -16,8 +16,8 @@ from clipcls.cli.groups import Settings, option
 from clipcls.cli.param_types import FILE
 
 if TYPE_CHECKING:
+    from clipcls.classification.image_classifier import ImageClassifier
     from clipcls.classification.multilabel import MultiLabelClassifier
-    from clipcls.classification.zero_shot import ZeroShotClassifier
     from clipcls.labels.label_set import LabelsLike
 
 __all__ = [
@@ -147,7 +147,7 @@ class LabelSettings(TextSettings):
         labels: LabelsLike | None,
         model: Mapping[str, Any],
         calibration: str | Path | None = None,
-    ) -> ZeroShotClassifier:
+    ) -> ImageClassifier:
         """The classifier that the options describe, fitted.
 
         Args:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from clipcls.calibration.base import BaseCalibration
     from clipcls.cli.progress import Total
     from clipcls.data.file_kinds import LeftOut
+    from clipcls.embeddings.cache import EmbeddingCache
 
 __all__ = ["Report", "Run"]
 
@@ -114,7 +115,7 @@ class Run:
         columns: Sequence[str],
         *,
         calibration: BaseCalibration | None,
-        hash_image: Callable[[str], bytes],
+        cache: EmbeddingCache | None,
         watch: Callable[[ImageError | None], None] | None,
     ) -> None:
         """Write one record per result.
@@ -123,16 +124,18 @@ class Run:
             results: in the order of the images.
             columns: those of a csv or tsv.
             calibration: what the scores rest on; a warning says if it was made from these images.
-            hash_image: the SHA-256 of an image's file.
+            cache: knows the content of many image files.
             watch: called after each result; None where the images were reported before.
         """
+        from clipcls.classification.labelled import hash_image
+
         known = 0
         with self.output.open(self._form, columns) as writer:
             for result in results:
                 self.report.count(result)
                 failure = result if isinstance(result, ImageError) else None
-                if not failure:
-                    known += bool(calibration and calibration.knows(hash_image(result.path)))
+                if calibration and not failure:
+                    known += calibration.knows(hash_image(cache, result.path))
                 if self.filing.sort_into or self.filing.xmp:
                     self._to_file.append(without_scores(result))
                 with self.console.results(self.output.file):

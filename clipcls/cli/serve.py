@@ -252,7 +252,7 @@ def command(
         fetcher = Fetcher(access.allow_url, max_bytes=load.max_bytes, seconds=load.timeout / 2)
 
     def ready(url: str) -> None:
-        console.remark(f"{fitted.made_by_.model} answers at {url} (Ctrl-C stops it)")
+        console.remark(f"{fitted.provenance_.model} answers at {url} (Ctrl-C stops it)")
 
     try:
         service.warm()

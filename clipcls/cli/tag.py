@@ -87,7 +87,7 @@ def command(
             fitted.classify(images, top=answers.top, min_score=answers.min_score),
             columns,
             calibration=fitted.calibration_,
-            hash_image=texts.hash_image,
+            cache=texts.cache_,
             watch=watch,
         )
     return run.finish(reviewable=False)

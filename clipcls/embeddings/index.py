@@ -11,13 +11,6 @@ from numpy.typing import NDArray
 __all__ = ["FlatIndex", "neighbours", "search_blocks"]
 
 
-# Up to so many rows NumPy finds the nearest as fast as FAISS, whose import alone takes longer than
-# a few labels are worth.
-_FEW = 1_024
-
-# Of queries and rows, computed at a time by NumPy: bounds memory.
-_PRODUCTS_A_BLOCK = 4_000_000
-
 # FAISS's float32 products differ in the last bit with the number of queries (it has a kernel for
 # few and one for many), so a row that belongs among the k may come out just behind them.
 _SPARE = 4
@@ -30,9 +23,9 @@ _QUERIES_A_BLOCK = 4_096
 
 
 class FlatIndex:
-    """An exact inner-product index over float32 rows: FAISS's `IndexFlatIP`, for few rows NumPy.
+    """An exact inner-product index over float32 rows: FAISS's `IndexFlatIP`.
 
-    These find the nearest rows; their products are then computed in float64, a query at a time,
+    FAISS finds the nearest rows; their products are then computed in float64, a query at a time,
     so that neither the order nor the similarities depend on what else is in the batch.
 
     Args:
@@ -40,13 +33,11 @@ class FlatIndex:
     """
 
     def __init__(self, vectors: NDArray[np.float32]) -> None:
-        self._vectors = np.ascontiguousarray(vectors, np.float32)
-        self._index: Any = None
-        if len(vectors) > _FEW:
-            import faiss
+        import faiss
 
-            self._index = faiss.IndexFlatIP(vectors.shape[1])
-            self._index.add(self._vectors)
+        self._vectors = np.ascontiguousarray(vectors, np.float32)
+        self._index: Any = faiss.IndexFlatIP(vectors.shape[1])
+        self._index.add(self._vectors)
 
     def __len__(self) -> int:
         return len(self._vectors)
@@ -65,29 +56,12 @@ class FlatIndex:
         """
         k = min(k, len(self))
         queries = np.ascontiguousarray(queries, np.float32)
-        rows = self._nearest(queries, min(k + _SPARE, len(self)))
+        _, rows = self._index.search(queries, min(k + _SPARE, len(self)))
         similarities = np.empty(rows.shape)
         for number, query in enumerate(queries.astype(np.float64)):
             similarities[number] = self._vectors[rows[number]].astype(np.float64) @ query
         similarities, rows = _by_similarity_then_row(similarities, rows)
         return similarities[:, :k], rows[:, :k]
-
-    def _nearest(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        """Numbers of the k nearest rows by float32 products, int64 (m, k), in any order."""
-        if self._index is not None:
-            by_faiss: NDArray[np.int64] = self._index.search(queries, k)[1]
-            return by_faiss
-        found = np.empty((len(queries), k), np.int64)
-        step = max(1, _PRODUCTS_A_BLOCK // len(self))
-        for start in range(0, len(queries), step):
-            products = queries[start : start + step] @ self._vectors.T
-            rows = np.argpartition(products, len(self) - k, axis=1)[:, len(self) - k :]
-            # Of more equal rows than are asked for the first ones, as FAISS has them.
-            least = np.take_along_axis(products, rows, 1).min(axis=1, keepdims=True)
-            for number in np.flatnonzero((products >= least).sum(axis=1) > k):
-                rows[number] = np.argsort(-products[number], kind="stable")[:k]
-            found[start : start + step] = rows
-        return found
 
 
 def search_blocks(

@@ -34,9 +34,8 @@ from clipcls.calibration.temperature import (
     apply_temperatures,
     fit_temperatures,
 )
-from clipcls.classification.labelled import Watch, embed_known, right_columns
+from clipcls.classification.labelled import Watch, embed_known, hash_image, right_columns
 from clipcls.classification.multilabel import MultiLabelClassifier
-from clipcls.classification.scores import logit_blocks
 from clipcls.data.dataset import DatasetLike
 from clipcls.data.matching import Excluded
 from clipcls.errors import not_fitted
@@ -47,7 +46,7 @@ from clipcls.metrics.single_label import calibration_error
 from clipcls.numerics import log_odds, logistic
 
 if TYPE_CHECKING:
-    from clipcls.classification.zero_shot import ZeroShotClassifier
+    from clipcls.classification.image_classifier import ImageClassifier
 
 __all__ = ["calibrate", "calibrate_vectors"]
 
@@ -58,7 +57,7 @@ _LOGITS_KEPT = 20_000_000
 
 @overload
 def calibrate(
-    classifier: ZeroShotClassifier, data: DatasetLike, *, watch: Watch | None = ...
+    classifier: ImageClassifier, data: DatasetLike, *, watch: Watch | None = ...
 ) -> tuple[Calibration, Excluded]: ...
 
 
@@ -69,7 +68,7 @@ def calibrate(
 
 
 def calibrate(
-    classifier: ZeroShotClassifier | MultiLabelClassifier,
+    classifier: ImageClassifier | MultiLabelClassifier,
     data: DatasetLike,
     *,
     watch: Watch | None = None,
@@ -107,11 +106,11 @@ def calibrate(
         base = classifier
         known = embed_known(base, data, watch)
         found = calibrate_vectors(base, known.vectors, known.truth)
-    return found.keep_images(map(base.hash_image, known.paths)), known.excluded
+    return found.keep_images(hash_image(base.cache_, path) for path in known.paths), known.excluded
 
 
 def calibrate_vectors(
-    classifier: ZeroShotClassifier,
+    classifier: ImageClassifier,
     vectors: NDArray[np.float32],
     truth: Sequence[tuple[int, ...]],
 ) -> Calibration:
@@ -161,11 +160,11 @@ def calibrate_vectors(
     )
 
 
-def _remembered(classifier: ZeroShotClassifier, vectors: NDArray[np.float32]) -> Blocks:
+def _remembered(classifier: ImageClassifier, vectors: NDArray[np.float32]) -> Blocks:
     """The logits of all images, kept where they are few enough, else computed each time."""
     if len(vectors) * len(classifier.classes_) > _LOGITS_KEPT:
-        return lambda: logit_blocks(classifier, vectors)
-    kept = list(logit_blocks(classifier, vectors))
+        return lambda: classifier.head_.blocks(vectors)
+    kept = list(classifier.head_.blocks(vectors))
     return lambda: kept
 
 

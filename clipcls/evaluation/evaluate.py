@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from clipcls.classification.labelled import Known, Watch, embed_known, right_columns
 from clipcls.classification.multilabel import MultiLabelClassifier
-from clipcls.classification.scores import logit_blocks
 from clipcls.data.dataset import DatasetLike
 from clipcls.data.matching import Excluded
 from clipcls.errors import not_fitted
@@ -21,7 +20,7 @@ from clipcls.metrics.multilabel import LabelMetrics, MultiLabelOutcomes
 from clipcls.metrics.single_label import BINS, ClassMetrics, Outcomes
 
 if TYPE_CHECKING:
-    from clipcls.classification.zero_shot import ZeroShotClassifier
+    from clipcls.classification.image_classifier import ImageClassifier
     from clipcls.predictions import Provenance
 
 __all__ = [
@@ -183,7 +182,7 @@ class MultiLabelEvaluation(BaseEvaluation):
 
 @overload
 def evaluate(
-    classifier: ZeroShotClassifier,
+    classifier: ImageClassifier,
     data: DatasetLike,
     *,
     draws: int = ...,
@@ -202,7 +201,7 @@ def evaluate(
 
 
 def evaluate(
-    classifier: ZeroShotClassifier | MultiLabelClassifier,
+    classifier: ImageClassifier | MultiLabelClassifier,
     data: DatasetLike,
     *,
     draws: int = 1000,
@@ -246,7 +245,7 @@ def evaluate(
             classes=found.class_metrics(),
             thresholds=tuple(classifier.thresholds_.tolist()),
             excluded=known.excluded,
-            made_by=classifier.made_by_,
+            made_by=classifier.provenance_,
             notes=known.notes,
         )
     known = embed_known(classifier, data, watch)
@@ -259,14 +258,14 @@ def evaluate(
         classes=outcomes.class_metrics(),
         several=sum(len(classes) > 1 for classes in known.truth),
         excluded=known.excluded,
-        made_by=classifier.made_by_,
+        made_by=classifier.provenance_,
         levels=_accuracies(classifier, known),
         level_names=classifier.hierarchy_.level_names if classifier.hierarchy_ else (),
         notes=known.notes,
     )
 
 
-def _accuracies(classifier: ZeroShotClassifier, known: Known) -> tuple[Interval, ...]:
+def _accuracies(classifier: ImageClassifier, known: Known) -> tuple[Interval, ...]:
     """The accuracy at each level of the labels' hierarchy, for a classifier whose classes are its
     labels; () for others.
     """
@@ -274,7 +273,7 @@ def _accuracies(classifier: ZeroShotClassifier, known: Known) -> tuple[Interval,
         return ()
     levels = classifier.hierarchy_.levels
     hits = np.empty((len(levels), len(known.vectors)), bool)
-    for rows, logits in logit_blocks(classifier, known.vectors):
+    for rows, logits in classifier.head_.blocks(known.vectors):
         right = right_columns(known.truth[rows], logits.shape[1]).astype(float)
         scores = np.exp(logits - logits.max(axis=1, keepdims=True))
         for number, level in enumerate(levels):
@@ -284,7 +283,7 @@ def _accuracies(classifier: ZeroShotClassifier, known: Known) -> tuple[Interval,
 
 
 def compute_outcomes(
-    classifier: ZeroShotClassifier,
+    classifier: ImageClassifier,
     vectors: NDArray[np.float32],
     truth: Sequence[tuple[int, ...]],
 ) -> Outcomes:
@@ -299,7 +298,7 @@ def compute_outcomes(
     answer, first = np.empty(n, np.int64), np.array([classes[0] for classes in truth], np.int64)
     confidence, loss = np.empty(n), np.empty(n)
     hit, top5 = np.empty(n, bool), np.empty(n, bool)
-    for rows, logits in logit_blocks(classifier, vectors):
+    for rows, logits in classifier.head_.blocks(vectors):
         right = right_columns(truth[rows], logits.shape[1])
         best = logits.max(axis=1)
         total = best + np.log(np.exp(logits - best[:, None]).sum(axis=1))

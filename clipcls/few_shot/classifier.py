@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.classification.image_classifier import ImageClassifier
+from clipcls.classification.labelled import hash_image, own_names
 from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.data.augment import View
 from clipcls.data.inputs import NamedImage, name_images
-from clipcls.embeddings.cache import EmbeddingCache, open_cache
+from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import embed_images
-from clipcls.embeddings.index import FlatIndex
 from clipcls.errors import ClassifierError, ClipclsError, ImageError, InputError, LabelsError
 from clipcls.few_shot.file import HASH_BYTES, Learnt, classifier_bytes, read_classifier, versions
 from clipcls.labels.label_set import Label, LabelSet, LabelsLike, log_warnings, make_labels
 from clipcls.labels.names import find_kinds
 from clipcls.labels.prompts import PromptSet, make_prompts
 from clipcls.models.backend import Backend
-from clipcls.models.encoder import Encoder, open_encoder
-from clipcls.predictions import NO_CLASS, UNKNOWN, Provenance
+from clipcls.models.encoder import Encoder
+from clipcls.predictions import NO_CLASS, UNKNOWN
 
 if TYPE_CHECKING:
     from clipcls.calibration.base import Identity
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from clipcls.data.dataset import Dataset
     from clipcls.data.matching import Excluded
     from clipcls.few_shot.label_issues import Suspect
-    from clipcls.labels.taxonomy import Hierarchy, Level
 
 __all__ = ["FewShotClassifier"]
 
@@ -45,7 +45,7 @@ _SHARES = ("words", "mean_words", "regression", "discriminant", "logistic")
 _NONE = (UNKNOWN,)  # what a person says of an image that has none of the labels
 
 
-class FewShotClassifier(ZeroShotClassifier):
+class FewShotClassifier(ImageClassifier):
     """Classifies images by labels in words and labelled images; method: `LinearProbe`.
 
     Used like a `ZeroShotClassifier`. Scores are the softmax of learnt logits; a candidate's
@@ -65,6 +65,7 @@ class FewShotClassifier(ZeroShotClassifier):
             level.
         weights_: float32 (n_labels, dim), learnt coefficients of the logits.
         intercept_: float64 (n_labels,).
+        head_: the `LinearHead` that they make.
         learnt_: the `Learnt` that its file holds.
         excluded_: what of the data it does not rest on, after `fit`.
         probe_: the `LinearProbe`, after `fit`.
@@ -89,17 +90,14 @@ class FewShotClassifier(ZeroShotClassifier):
         calibration: Calibration | str | os.PathLike[str] | None = None,
         level: int | str | None = None,
     ) -> None:
-        super().__init__(
-            labels if labels is not None else [],
-            model,
-            prompts=prompts,
-            checkpoint=checkpoint,
-            backend=backend,
-            cache=cache,
-            calibration=calibration,
-            level=level,
-        )
-        self.labels = labels  # type: ignore[assignment]
+        self.labels = labels
+        self.model = model
+        self.prompts = prompts
+        self.checkpoint = checkpoint
+        self.backend = backend
+        self.cache = cache
+        self.calibration = calibration
+        self.level = level
         self.no_words = no_words
         self.augment = augment
 
@@ -142,7 +140,7 @@ class FewShotClassifier(ZeroShotClassifier):
             self.excluded_: Excluded | None = known.excluded
             codes = np.array([classes[0] for classes in known.truth], np.int64)
             none = [p for p, labels in zip(data.paths, data.labels, strict=True) if labels == _NONE]
-            if data.folders or UNKNOWN in zero_shot.own_names_:
+            if data.folders or UNKNOWN in own_names(zero_shot):
                 none = []
             return self._learn(zero_shot, known.vectors, codes, known.paths, none)
         from sklearn.utils.validation import column_or_1d
@@ -157,7 +155,7 @@ class FewShotClassifier(ZeroShotClassifier):
         vectors = zero_shot.vectors(X)
         if len(vectors) != len(labels):
             raise ValueError(f"X has {len(vectors)} images and y {len(labels)} labels")
-        numbers = zero_shot.own_names_
+        numbers = own_names(zero_shot)
         if strange := [label for label in labels if label not in numbers]:
             raise InputError(f"y: {strange[0]!r} is none of the labels")
         self.excluded_ = None
@@ -184,7 +182,7 @@ class FewShotClassifier(ZeroShotClassifier):
     def _refuse_several(self, data: Dataset, zero_shot: ZeroShotClassifier) -> None:
         from clipcls.data.matching import match_labels
 
-        alone = {name: (number,) for name, number in zero_shot.own_names_.items()}
+        alone = {name: (number,) for name, number in own_names(zero_shot).items()}
         matched = match_labels(data, zero_shot.classes_.tolist(), alone)
         for path, classes in zip(matched.paths, matched.truth, strict=True):
             if len(classes) > 1:
@@ -213,7 +211,7 @@ class FewShotClassifier(ZeroShotClassifier):
                 "there is nothing to learn without images of another"
             )
         self.encoder_, self.cache_ = zero_shot.encoder_, zero_shot.cache_
-        hashes = [self.hash_image(path) if path else b"" for path in paths]
+        hashes = [hash_image(self.cache_, path) if path else b"" for path in paths]
         self._warn_of_copies(hashes, paths, names[codes])
         has_words = ~np.isin(names, list(self.no_words))
         if (nothing := np.flatnonzero(~has_words & (counts == 0))).size:
@@ -255,7 +253,10 @@ class FewShotClassifier(ZeroShotClassifier):
             paths=zero_shot.hierarchy_.levels[-1].paths if zero_shot.hierarchy_ else (),
             levels=zero_shot.hierarchy_.level_names if zero_shot.hierarchy_ else (),
         )
-        kept = {digest[:HASH_BYTES]: NO_CLASS for path in none if (digest := self.hash_image(path))}
+        kept = dict.fromkeys(
+            (digest[:HASH_BYTES] for path in none if (digest := hash_image(self.cache_, path))),
+            NO_CLASS,
+        )
         kept |= {
             digest[:HASH_BYTES]: code for digest, code in zip(hashes, codes, strict=True) if digest
         }
@@ -370,8 +371,7 @@ class FewShotClassifier(ZeroShotClassifier):
             augment=learnt.augment,
             **settings,
         )
-        self.cache_ = open_cache(self.cache)
-        self.encoder_ = open_encoder(self.model, self.checkpoint, self.backend)
+        self._open()
         if self.encoder_.weights != learnt.weights:
             raise ClassifierError(
                 f"{name}: it is for the model {learnt.model} (weights {learnt.weights[:12]}), not "
@@ -389,41 +389,16 @@ class FewShotClassifier(ZeroShotClassifier):
         given: NDArray[np.int32],
     ) -> None:
         """Sets what answering needs."""
-        self.hierarchy_, self._level = self._tree()
         names = [label for label, _, _ in self.learnt_.labels]
-        self.classes_ = np.array(names if self._level is None else self._level.names)
-        self.intercept_ = intercept
+        self._set_classes(names, _paths_of(self.learnt_), self.learnt_.levels, "the classifier")
         self._learnt_from, self._given = learnt_from, given
         self._known = dict(zip(map(bytes, learnt_from), given.tolist(), strict=True))
-        # A last column for the intercept, which every image meets with a 1.
-        rows = np.column_stack([coef.astype(np.float64), intercept])
-        self._exact_weights = rows
-        lengths = np.linalg.norm(rows[:, :-1], axis=1)
-        self._lengths = np.where(lengths > 0, lengths, 1)
-        self.index_ = FlatIndex(rows.astype(np.float32))
-        file = classifier_bytes(self.learnt_, coef, intercept, learnt_from, given)
-        self.digest_ = hashlib.sha256(file).hexdigest()[:12]
-        self.calibration_ = self._usable_calibration()
-        self.temperature_ = self.calibration_.temperature if self.calibration_ else 1.0
-        self.made_by_ = Provenance(
-            self.encoder_.name,
-            self.encoder_.weights[:12],
-            self.encoder_.precision,
-            self.learnt_.prompts,
-            self.calibration_.digest if self.calibration_ else "",
-            self.digest_,
-        )
-        self.weights_ = coef
-
-    def _tree(self) -> tuple[Hierarchy | None, Level | None]:
-        """The labels' hierarchy, and the level that `level` asks for."""
-        learnt = self.learnt_
-        if self.level is None and not learnt.paths:
-            return None, None
-        from clipcls.labels.taxonomy import Hierarchy
-
-        hierarchy = Hierarchy(_paths_of(learnt), learnt.levels, "the classifier")
-        return hierarchy, None if self.level is None else hierarchy.level(self.level)
+        self.weights_, self.intercept_ = coef, intercept
+        self.digest_ = hashlib.sha256(self._bytes()).hexdigest()[:12]
+        self._set_provenance(self.learnt_.prompts, self.digest_)
+        lengths = np.linalg.norm(coef.astype(np.float64), axis=1)
+        lengths[lengths == 0] = 1
+        self._set_head(coef / lengths[:, None], lengths, intercept)
 
     def _bytes(self) -> bytes:
         return classifier_bytes(
@@ -446,61 +421,12 @@ class FewShotClassifier(ZeroShotClassifier):
             classifier=self.digest_,
         )
 
-    def texts_of(self, number: int, level: Level | None = None) -> list[str]:
-        """None: what was learnt is not made of texts."""
-        return []
-
-    def learnt_from(self, paths: Iterable[str]) -> int:
-        """How many of these image files it was learnt from, by their content."""
-        return sum(self.given_class(path) not in (None, NO_CLASS) for path in paths)
-
     def given_class(self, path: str) -> int | None:
-        """The number in `classes_` of the label that a person gave this image file.
-
-        `NO_CLASS` if the person said that it has none of the labels; None if nobody said anything.
-        """
-        code = self._known.get(self.hash_image(path)[:HASH_BYTES])
+        """As in `ImageClassifier`: `fit` was given these labels by a person."""
+        code = self._known.get(hash_image(self.cache_, path)[:HASH_BYTES])
         if code in (None, NO_CLASS) or self._level is None:
             return code
         return int(self._level.node[code])
-
-    # -- answering: logits are linear in the image, with an intercept -------------------------
-
-    def _best_labels(self, vectors: NDArray[np.float32]) -> NDArray[np.str_]:
-        return self.classes_[self.match(vectors, 1)[2][:, 0]]
-
-    def match(
-        self, vectors: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-        """The k best classes of each image vector, as `ZeroShotClassifier.match`."""
-        if self._level is not None:
-            return self._match_level(self._level, vectors, k, self.temperature_)
-        logits, rows = self.index_.search(_with_one(vectors), k)
-        # The index keeps the intercepts in float32; a score is of the file's own.
-        logits += (self.intercept_ - self.intercept_.astype(np.float32))[rows]
-        scores = np.exp(logits / self.temperature_ - self._log_total(vectors, self.temperature_))
-        similarities = (logits - self.intercept_[rows]) / self._lengths[rows]
-        return np.minimum(scores, 1.0), similarities, rows
-
-    def _logits(
-        self, vectors: NDArray[np.float32], weights: NDArray[np.float64], temperature: float
-    ) -> NDArray[np.float64]:
-        logits: NDArray[np.float64] = vectors.astype(np.float64) @ weights[:, :-1].T
-        logits += weights[:, -1]
-        if temperature != 1:
-            logits /= temperature
-        return logits
-
-    def _similarities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = (logits - self.intercept_) / self._lengths
-        return found
-
-    def _best_logits(
-        self, vectors: NDArray[np.float32], similarities: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        logits, rows = self.index_.search(_with_one(vectors), 1)
-        logits += (self.intercept_ - self.intercept_.astype(np.float32))[rows]
-        return logits[:, 0]
 
 
 def _noting_paths(images: Any, paths: list[str]) -> Iterator[NamedImage | ImageError]:
@@ -508,10 +434,6 @@ def _noting_paths(images: Any, paths: list[str]) -> Iterator[NamedImage | ImageE
     for image in name_images(images):
         paths.append(image.name if isinstance(image, NamedImage) and image.source is None else "")
         yield image
-
-
-def _with_one(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.column_stack([vectors, np.ones(len(vectors), np.float32)])
 
 
 def _labels_of(learnt: Learnt) -> LabelSet:

@@ -42,6 +42,11 @@ class Level:
         self._by_node = np.argsort(self.node, kind="stable")
         self._starts = np.searchsorted(self.node[self._by_node], np.arange(len(self.paths)))
 
+    def labels(self, node: int) -> list[int]:
+        """The classes at and below a node."""
+        found: list[int] = np.flatnonzero(self.node == node).tolist()
+        return found
+
     def sums(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Scores of classes, (n, n_classes) -> of nodes, (n, n_nodes)."""
         return np.add.reduceat(scores[:, self._by_node], self._starts, axis=1)

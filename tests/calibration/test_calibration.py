@@ -13,7 +13,14 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from clipcls import Calibration, MultiLabelClassifier, ZeroShotClassifier, calibrate, evaluate
+from clipcls import (
+    Abstain,
+    Calibration,
+    MultiLabelClassifier,
+    ZeroShotClassifier,
+    calibrate,
+    evaluate,
+)
 from clipcls.calibration.file import read_calibration
 from clipcls.calibration.temperature import fit_temperatures
 from clipcls.errors import CalibrationError, InputError, LabelsError, NotFittedError
@@ -356,7 +363,8 @@ def test_thresholds_in_classify(classifier: ZeroShotClassifier, paint: Paint) ->
     ).fit()
 
     def answered(**settings) -> np.ndarray:
-        return np.array([p.label != "unknown" for p in calibrated.classify(paths, **settings)])
+        found = calibrated.classify(paths, abstain=Abstain(**settings))
+        return np.array([p.label != "unknown" for p in found])
 
     scores = np.sort(calibrated.predict_proba(paths), axis=1)
     np.testing.assert_array_equal(answered(min_score=0.5), scores[:, -1] >= 0.5)
@@ -365,7 +373,8 @@ def test_thresholds_in_classify(classifier: ZeroShotClassifier, paint: Paint) ->
         answered(min_margin=margin), scores[:, -1] - scores[:, -2] >= margin
     )
     for settings in ({"coverage": 0.6}, {"max_error": 0.2}):
-        threshold = calibrated.threshold(**settings)
+        threshold = Abstain(**settings).threshold(made)
+        assert threshold is not None
         assert answered(**settings).mean() == pytest.approx(threshold.coverage, abs=0.011)
     assert answered(coverage=0.6).mean() >= 0.59
     assert not answered(coverage=0.6, min_score=0.99).any()
@@ -376,9 +385,13 @@ def test_thresholds_in_classify(classifier: ZeroShotClassifier, paint: Paint) ->
     assert all(p.label == p.label_set[0] for p in found)
     assert found[0].to_dict()["set"] == list(found[0].label_set)
     assert "set" not in next(iter(calibrated.classify(paths[:1]))).to_dict()
-    for settings in ({"coverage": 0.9}, {"max_error": 0.1}, {"prediction_sets": 0.1}):
+    for abstain in (Abstain(coverage=0.9), Abstain(max_error=0.1)):
         with pytest.raises(CalibrationError, match="need a calibration"):
-            classifier.classify(paths, **settings)
+            classifier.classify(paths, abstain=abstain)
+    with pytest.raises(CalibrationError, match="need a calibration"):
+        classifier.classify(paths, prediction_sets=0.1)
+    with pytest.raises(ValueError, match="one of the two"):
+        Abstain(coverage=0.9, max_error=0.1)
 
 
 def test_none_of_these_is_one_more_class(encoder: ColourEncoder, paint: Paint) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipcls import Prediction, ZeroShotClassifier
+from clipcls import Abstain, Prediction, ZeroShotClassifier
 from clipcls.output.csv import CsvWriter
 from clipcls.output.table import TableWriter
 from clipcls.predictions import Explanation
@@ -30,7 +30,7 @@ def cache(tmp_path: Path) -> str:
 def explained(
     labels: object, encoder: ColourEncoder, images: list[str], **settings: object
 ) -> list[Explanation]:
-    asked = {k: settings.pop(k) for k in ("top", "refine", "min_score") if k in settings}
+    asked = {k: settings.pop(k) for k in ("top", "refine", "abstain") if k in settings}
     classifier = ZeroShotClassifier(labels, encoder, prompts=[PROMPT], **settings).fit()
     results = list(classifier.classify(images, explain=True, **asked))
     assert all(isinstance(r, Prediction) and len(r.top) == asked.get("top", 1) for r in results)
@@ -68,7 +68,7 @@ def test_the_margin_is_to_the_runner_up_whatever_is_shown(
 
 def test_an_unknown_answer_is_explained_too(encoder: ColourEncoder, paint: Paint) -> None:
     grey = paint("grey.png", (90, 80, 80))
-    (found,) = explained(["red", "green"], encoder, [grey], cache=False, min_score=0.99)
+    (found,) = explained(["red", "green"], encoder, [grey], cache=False, abstain=Abstain(0.99))
     assert found.texts[0][0] == "a photo of a red."
 
 

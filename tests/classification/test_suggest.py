@@ -48,7 +48,7 @@ def test_clusters_are_named_counted_and_sorted(encoder: ColourEncoder, photos: l
     ]
     assert found.clusters == cluster_count(10) == 7
     assert found.labels[2].example == photos[9]
-    scores = named(["red"], encoder).logits(
+    scores = named(["red"], encoder).head_.logits(
         np.stack([item.vector for item in named(WORDS, encoder).embed(photos[:6])])
     )
     assert found.labels[0].example == photos[int(scores.argmax())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from clipcls import ClipclsError, ImageError, Prediction, ZeroShotClassifier
+from clipcls import Abstain, ClipclsError, ImageError, Prediction, ZeroShotClassifier
 from clipcls.classification import transductive
 from clipcls.classification.transductive import FEWEST_LABELS, LEAST_IMAGES, objection, refine
 from clipcls.embeddings.index import neighbours
@@ -185,13 +186,13 @@ def test_min_score_and_min_margin_hold_for_refined_scores(
     classifier = ZeroShotClassifier(["red", "green", "blue"], encoder, cache=False).fit()
     plain = [r for r in classifier.classify(photos, refine=True) if isinstance(r, Prediction)]
     cut = float(np.median([r.score for r in plain]))
-    asked = list(classifier.classify(photos, min_score=cut, refine=True))
+    asked = list(classifier.classify(photos, abstain=Abstain(cut), refine=True))
     assert [r.score >= cut for r in plain] == [r.label != "unknown" for r in asked]
     margins = [
         r.top[0].score - r.top[1].score for r in classifier.classify(photos, top=2, refine=True)
     ]
     middle = float(np.median(margins))
-    asked = list(classifier.classify(photos, min_margin=middle, refine=True))
+    asked = list(classifier.classify(photos, abstain=Abstain(min_margin=middle), refine=True))
     assert [m >= middle for m in margins] == [r.label != "unknown" for r in asked]
 
 
@@ -240,6 +241,6 @@ def test_what_refining_is_not_for(encoder: ColourEncoder, photos: list[str]) -> 
     with pytest.raises(ClipclsError, match="hierarchy"):
         classifier.classify(photos, refine=True)
     classifier = ZeroShotClassifier(["red", "green"], encoder, cache=False).fit()
-    classifier.calibration_ = object()  # type: ignore[assignment]
+    classifier.provenance_ = replace(classifier.provenance_, calibration="c0")
     with pytest.raises(CalibrationError, match="promises"):
         classifier.classify(photos, refine=True)

@@ -13,7 +13,7 @@ from scipy.special import softmax
 from sklearn.base import clone, is_classifier
 from sklearn.utils.validation import check_is_fitted
 
-from clipcls import ImageError, ZeroShotClassifier
+from clipcls import Abstain, ImageError, ZeroShotClassifier
 from clipcls.errors import ClipclsError, LabelsError
 from helpers.encoders import ColourEncoder
 
@@ -70,7 +70,7 @@ def test_below_min_score_the_answer_is_unknown_and_keeps_its_ranking(
     classifier: ZeroShotClassifier, paint: Paint
 ) -> None:
     grey = paint("grey.png", (128, 128, 128))
-    (result,) = classifier.classify([grey], top=3, min_score=0.5)
+    (result,) = classifier.classify([grey], top=3, abstain=Abstain(0.5))
     assert result.label == "unknown"
     assert len(result.top) == 3
     assert result.score == pytest.approx(1 / 3)
@@ -118,7 +118,7 @@ def test_an_answer_has_one_label_at_least(classifier: ZeroShotClassifier, paint:
     with pytest.raises(ValueError, match="top is 0; the least is 1"):
         classifier.classify([path], top=0)
     with pytest.raises(ValueError, match="top is 0; the least is 1"):
-        classifier.answer(list(classifier.embed([path])), top=0)
+        classifier.decision(top=0)
 
 
 def test_scikit_learns_conventions(encoder: ColourEncoder) -> None:

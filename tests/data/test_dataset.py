@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from clipcls.classification.labelled import meanings
 from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.data.dataset import make_dataset, read_dataset
 from clipcls.data.matching import match_labels
@@ -220,7 +221,7 @@ def test_folders_of_a_hierarchy_are_still_its_labels(
     sorted_into(tmp_path / "out", paint, paths)
     for step in (forget, shutil.rmtree):
         found = match_labels(
-            read_dataset(tmp_path / "out"), classifier.classes_, classifier.meanings_
+            read_dataset(tmp_path / "out"), classifier.classes_, meanings(classifier)
         )
         assert found.truth == tuple((int(Path(p).stem),) for p in found.paths)
         assert len(found.paths) == 3

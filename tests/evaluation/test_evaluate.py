@@ -78,7 +78,7 @@ def test_several_right_labels(classifier: ZeroShotClassifier, paint: Paint) -> N
 
 
 def test_outcomes_are_those_of_the_whole_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipcls.classification.scores._IMAGES_A_BLOCK", 7)
+    monkeypatch.setattr("clipcls.classification.head._IMAGES_A_BLOCK", 7)
     encoder = ColourEncoder()
     labels = ["red", "green", "blue", "yellow", "red green", "red blue", "green blue", "grey"]
     classifier = ZeroShotClassifier(labels, encoder, cache=False).fit()

@@ -15,6 +15,7 @@ from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 
 from clipcls import (
+    Abstain,
     ClipEmbedder,
     FewShotClassifier,
     LinearProbe,
@@ -37,7 +38,7 @@ from clipcls.errors import (
 from clipcls.output.columns import result_columns
 from clipcls.output.reader import read_results
 from clipcls.output.writing import open_output
-from clipcls.predictions import Prediction
+from clipcls.predictions import NO_CLASS, Prediction
 from helpers.encoders import ColourEncoder
 
 Paint = Callable[..., str]
@@ -101,7 +102,7 @@ def test_a_learnt_classifier_answers_at_the_levels_of_its_labels_tree(
     # Between green and blue: surely cold, and what is nearest there tells how near.
     between = paint("between.png", (115, 115, 200))
     least = 0.5 + labels.predict_proba([between]).max() / 2
-    (found,) = labels.classify([between], min_score=least)
+    (found,) = labels.classify([between], abstain=Abstain(least))
     assert (found.label, found.lineage) == ("cold", ("cold",))
     (deep,) = flat.classify([between])
     assert found.top[0].similarity == pytest.approx(deep.top[0].similarity)
@@ -175,7 +176,7 @@ def test_scores_are_the_softmax_of_the_probes_logits(
         cosine = row @ vector / np.linalg.norm(row)
         assert result.top[0].similarity == pytest.approx(cosine, abs=1e-5)
         assert result.to_dict()["classifier"] == learnt.digest_
-    sure = [r.label for r in learnt.classify(paths, min_score=0.9, min_margin=0.85)]
+    sure = [r.label for r in learnt.classify(paths, abstain=Abstain(0.9, 0.85))]
     top = np.sort(expected, axis=1)
     unsure = (top[:, -1] < 0.9) | (top[:, -1] - top[:, -2] < 0.85)
     assert [label == "unknown" for label in sure] == unsure.tolist()
@@ -190,7 +191,7 @@ def test_a_file_gives_the_same_answers(
     paths = list(painted(paint, 4, seed=1))
     assert list(found.classify(paths, top=2)) == list(learnt.classify(paths, top=2))
     assert (found.learnt_, found.digest_) == (learnt.learnt_, learnt.digest_)
-    assert found.made_by_ == learnt.made_by_
+    assert found.provenance_ == learnt.provenance_
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(found)).weights_, found.weights_)
     with pytest.raises(ClipclsError, match="fit"):
         found.suspects()
@@ -351,7 +352,7 @@ def test_an_iterator_over_paths_is_as_good_as_a_list(encoder: ColourEncoder, pai
     data = painted(paint)
     learnt = FewShotClassifier(LABELS, encoder, cache=False)
     learnt.fit((path for path in data), list(data.values()))
-    assert learnt.learnt_from(data) == len(data)
+    assert None not in map(learnt.given_class, data)
     with pytest.raises(InputError, match="only the label 'red' has images"):
         learnt.fit(next(iter(data)), ["red"])  # one path, not its letters
 
@@ -479,13 +480,13 @@ def test_a_calibration_is_for_its_classifier_alone(
     used = FewShotClassifier.load(
         tmp_path / "c.safetensors", encoder, cache=False, calibration=tmp_path / "cal.json"
     )
-    assert used.temperature_ == made.temperature
+    assert used.head_.temperature == made.temperature
     paths = [path for path, _ in others]
     sets = [r.label_set for r in used.classify(paths, prediction_sets=0.2)]
     assert np.mean([y in s for s, (_, y) in zip(sets, others, strict=True)]) >= 0.8
     raw = learnt.predict_proba(paths).max(axis=1)
-    answered = [r.label != "unknown" for r in used.classify(paths, coverage=0.5)]
-    np.testing.assert_array_equal(answered, raw > used.threshold(coverage=0.5).score)
+    answered = [r.label != "unknown" for r in used.classify(paths, abstain=Abstain(coverage=0.5))]
+    np.testing.assert_array_equal(answered, raw > made.for_coverage(0.5).score)
     with pytest.raises(CalibrationError, match=r"for the classifier .* not for zero-shot answers"):
         ZeroShotClassifier(LABELS, encoder, cache=False, calibration=made).fit()
     more = FewShotClassifier(LABELS, encoder, cache=False, calibration=made)
@@ -535,7 +536,7 @@ def test_a_label_that_a_person_gave_is_not_overruled(
     assert classifier.predict([odd]) == "red"
     copy, new = tmp_path / "copy.png", paint("new.png", (229, 119, 19))
     shutil.copy(odd, copy)
-    for settings in ({}, {"top": 3}, {"min_score": 0.99}, {"top": 2, "explain": True}):
+    for settings in ({}, {"top": 3}, {"abstain": Abstain(0.99)}, {"top": 2, "explain": True}):
         first, again, other = classifier.classify([odd, copy, new], **settings)
         for found in (first, again):
             assert (found.label, found.lineage, found.by_person) == ("blue", ("cold", "blue"), True)
@@ -545,7 +546,7 @@ def test_a_label_that_a_person_gave_is_not_overruled(
         assert "labelled_by" not in other.to_dict()
     # A name that comes with data (with an upload, say) is no file to look at.
     (vector,) = classifier.vectors([odd])
-    (found,) = classifier.answer([Embedded(odd, vector)])
+    (found,) = classifier.decision().answer([Embedded(odd, vector)])
     assert (found.label, found.by_person) == ("red", False)
     # The scores stay the classifier's own.
     (found,) = classifier.classify([odd], top=3)
@@ -576,7 +577,7 @@ def test_an_image_that_a_person_gave_none_of_the_labels_stays_unknown(
         assert (found.label, found.lineage, found.by_person) == ("unknown", (), True)
         assert other.label == ("warm" if level else "red")
         assert not other.by_person
-        assert classifier.learnt_from([odd]) == 0
+        assert classifier.given_class(odd) == NO_CLASS
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])

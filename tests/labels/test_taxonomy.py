@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp, softmax
 
-from clipcls import ZeroShotClassifier, calibrate, evaluate
+from clipcls import Abstain, ZeroShotClassifier, calibrate, evaluate
 from clipcls.classification.labelled import embed_known
 from clipcls.errors import CalibrationError, LabelsError
 from clipcls.labels.label_set import Label, make_labels, read_labels
@@ -172,9 +172,9 @@ def test_at_a_rank_scores_are_sums(encoder: ColourEncoder, paint: Paint) -> None
     cosines = np.array([255, 383 / 2**0.5, 128, 0]) / np.hypot(255, 128)
     np.testing.assert_allclose([c.similarity for c in result.top], cosines[[1, 2]], rtol=1e-4)
     assert roots.predict([path]).tolist() == ["warm"]
-    assert [part.shape for part in roots.match(roots.vectors([path]), 1)] == 3 * [(1, 1)]
+    assert [part.shape for part in roots.head_.top(roots.vectors([path]), 1)] == 3 * [(1, 1)]
     assert roots.score([path], ["warm"]) == 1
-    (unsure,) = roots.classify([paint("g.png", GREY)], min_score=0.9)
+    (unsure,) = roots.classify([paint("g.png", GREY)], abstain=Abstain(min_score=0.9))
     assert (unsure.label, unsure.lineage, unsure.to_dict()["lineage"]) == ("unknown", (), [])
 
 
@@ -197,8 +197,8 @@ def test_without_rank_the_answer_is_at_the_deepest_level_that_is_sure(
     warm = scores["red"] + scores["yellow"]
     assert scores["yellow"] < 0.7 < warm
 
-    def answer(least: float, **settings: float) -> Prediction:
-        (result,) = classifier.classify([path], min_score=least, top=2, **settings)
+    def answer(least: float, **others: float) -> Prediction:
+        (result,) = classifier.classify([path], abstain=Abstain(least, **others), top=2)
         return result
 
     sure, unsure, none = answer(0.1), answer(0.7), answer(0.9999)
@@ -214,7 +214,7 @@ def test_without_rank_the_answer_is_at_the_deepest_level_that_is_sure(
 def test_the_level_between_is_tried_too(encoder: ColourEncoder, paint: Paint) -> None:
     labels = ["x > warm > red", "x > warm > yellow", "x > green", "cold > blue"]
     classifier = ZeroShotClassifier(labels, encoder, cache=False).fit()
-    (result,) = classifier.classify([paint("a.png", ORANGE)], min_score=0.7)
+    (result,) = classifier.classify([paint("a.png", ORANGE)], abstain=Abstain(min_score=0.7))
     assert result.to_dict()["lineage"] == ["x", "warm"]
 
 
@@ -223,9 +223,11 @@ def test_answers_do_not_depend_on_blocks(
 ) -> None:
     rng = np.random.default_rng(0)
     paths = [paint(f"{n}.png", tuple(map(int, rng.integers(256, size=3)))) for n in range(20)]
-    whole = [r.to_dict() for r in classifier.classify(paths, min_score=0.6)]
-    monkeypatch.setattr("clipcls.classification.scores._LOGITS_A_BLOCK", 12)
-    assert [r.to_dict() for r in classifier.classify(paths, min_score=0.6)] == whole
+    whole = [r.to_dict() for r in classifier.classify(paths, abstain=Abstain(min_score=0.6))]
+    monkeypatch.setattr("clipcls.classification.head._LOGITS_A_BLOCK", 12)
+    assert [
+        r.to_dict() for r in classifier.classify(paths, abstain=Abstain(min_score=0.6))
+    ] == whole
     labels = {record["label"] for record in whole}
     assert labels & {"warm", "cold"}
     assert labels & {"red", "yellow", "green", "blue"}
@@ -233,7 +235,7 @@ def test_answers_do_not_depend_on_blocks(
 
 def test_flat_labels_are_as_ever(encoder: ColourEncoder, paint: Paint) -> None:
     flat = ZeroShotClassifier(["red", "blue"], encoder, cache=False).fit()
-    (result,) = flat.classify([paint("g.png", GREY)], min_score=0.9)
+    (result,) = flat.classify([paint("g.png", GREY)], abstain=Abstain(min_score=0.9))
     assert result.label == "unknown"
     assert "lineage" not in result.to_dict()
     levelled = ZeroShotClassifier(["red", "blue"], encoder, cache=False, level=1).fit()
@@ -315,13 +317,16 @@ def test_calibrations_are_for_one_rank(
     ).fit()
     path = paint("o.png", ORANGE)
     expected = softmax(roots.decision_function([path])[0] / calibration.temperature)
-    (result,) = calibrated.classify([path], top=2, coverage=0.99, prediction_sets=0.1)
+    (result,) = calibrated.classify(
+        [path], top=2, abstain=Abstain(coverage=0.99), prediction_sets=0.1
+    )
     np.testing.assert_allclose([c.score for c in result.top], expected, rtol=1e-6)
     assert set(result.label_set or ()) <= {"warm", "cold"}
     paths = [path for path, _ in data]
-    answered = [r.label != "unknown" for r in calibrated.classify(paths, coverage=0.5)]
+    found = calibrated.classify(paths, abstain=Abstain(coverage=0.5))
+    answered = [result.label != "unknown" for result in found]
     raw = roots.predict_proba(paths).max(axis=1)
-    np.testing.assert_array_equal(answered, raw > calibrated.threshold(coverage=0.5).score)
+    np.testing.assert_array_equal(answered, raw > calibration.for_coverage(0.5).score)
     assert 10 < sum(answered) < 30
 
 
@@ -330,7 +335,7 @@ def test_calibrations_are_for_one_rank(
 
 def test_lineages_in_csv_and_on_a_terminal(classifier: ZeroShotClassifier, paint: Paint) -> None:
     (deep,) = classifier.classify([paint("a.png", "red")])
-    (unsure,) = classifier.classify([paint("g.png", GREY)], min_score=0.999)
+    (unsure,) = classifier.classify([paint("g.png", GREY)], abstain=Abstain(min_score=0.999))
     stream = io.StringIO()
     writer = CsvWriter(stream)
     for result in (deep, unsure):

@@ -314,7 +314,7 @@ def test_commands_write_tables(
 ) -> None:
     monkeypatch.setattr("clipcls.models.encoder.open_encoder", lambda *_, **__: ColourEncoder())
     monkeypatch.setattr(
-        "clipcls.classification.zero_shot.open_encoder", lambda *_, **__: ColourEncoder()
+        "clipcls.classification.image_classifier.open_encoder", lambda *_, **__: ColourEncoder()
     )
     for colour in ("red", "green"):
         paint(f"photos/{colour}/{colour}.png", colour)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.classification.scores import logit_blocks
+from clipcls.classification.labelled import own_names
 from clipcls.embeddings.embed import embed_images
 from clipcls.errors import ImageError
 from clipcls.few_shot.classifier import FewShotClassifier
@@ -102,7 +102,7 @@ class Relearner:
         """
         old = self._classifier
         known = make_labels(old.labels)
-        names = set(old.own_names_)
+        names = set(own_names(old))
         levels = old.hierarchy_.levels if old.hierarchy_ else ()
         above = {name for level in levels for name in level.names} - names
         labels = {number: label for number, label in labels.items() if label not in above}
@@ -117,7 +117,7 @@ class Relearner:
         ).fit([(path, label) for path, label in zip(paths, labels.values(), strict=True)])
         answers: list[tuple[tuple[str, float], ...]] = [()] * len(self._files)
         rows = np.flatnonzero(self.seen)
-        for block, logits in logit_blocks(few_shot, self.vectors[rows]):
+        for block, logits in few_shot.head_.blocks(self.vectors[rows]):
             scores = np.exp(logits - logits.max(axis=1, keepdims=True))
             scores /= scores.sum(axis=1, keepdims=True)
             best = np.argsort(-scores, axis=1, kind="stable")[:, :_TOP]

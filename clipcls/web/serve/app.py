@@ -128,7 +128,7 @@ def make_app(
         return JSONResponse(
             {
                 "labels": own.classes_.tolist(),
-                **own.made_by_.to_dict(),
+                **own.provenance_.to_dict(),
                 "urls": fetcher is not None,
                 "limits": {name: getattr(limits, name) for name in names},
             }

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.classification.decision import Abstain
+from clipcls.classification.image_classifier import ImageClassifier
 from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.data.images import PIXELS, decode_image
 from clipcls.embeddings.embed import Embedded
@@ -57,7 +59,7 @@ Image = tuple[str, "bytes | ImageError | Callable[[], Awaitable[bytes]]"]
 class _Known:
     """A classifier of some labels, and what was to be said about these."""
 
-    classifier: ZeroShotClassifier
+    classifier: ImageClassifier
     warnings: tuple[str, ...] = ()
     weight: int = 0
 
@@ -88,7 +90,7 @@ class Service:
 
     def __init__(
         self,
-        classifier: ZeroShotClassifier,
+        classifier: ImageClassifier,
         *,
         limits: Limits | None = None,
         max_batch: int | None = None,
@@ -101,7 +103,7 @@ class Service:
         self.figures = figures or Figures()
         self._encoder = classifier.encoder_
         # Read now: their files may change.
-        self._is_learnt = bool(classifier.made_by_.classifier)
+        self._is_learnt = bool(classifier.provenance_.classifier)
         # Their warnings are the server's, not those of requests.
         self._own_labels = (
             None if self._is_learnt else replace(make_labels(classifier.labels), warnings=())
@@ -157,15 +159,11 @@ class Service:
         finally:
             for task in tasks:
                 task.cancel()
+        abstain = Abstain(question.min_score, question.min_margin)
         top = min(question.top, len(known.classifier.classes_))
         results = await self._in(
             self._matchers,
-            lambda: known.classifier.answer(
-                embedded,
-                top=top,
-                min_score=question.min_score,
-                min_margin=question.min_margin,
-            ),
+            lambda: list(known.classifier.decision(top=top, abstain=abstain).answer(embedded)),
         )
         for result in results:
             if isinstance(result, ImageError):

@@ -1,0 +1,162 @@
+"""The linear head: unit vectors -> logits, scores and best classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcls.embeddings.index import FlatIndex
+
+if TYPE_CHECKING:
+    from clipcls.labels.taxonomy import Level
+
+__all__ = ["LinearHead", "log_sum_exp"]
+
+# Images at a time, and logits: both bound memory.
+_IMAGES_A_BLOCK = 1024
+_LOGITS_A_BLOCK = 4_000_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearHead:
+    """Logits that are linear in an image's unit vector: scale x cosine + bias.
+
+    Labels in words, labels learnt from images and a level of their hierarchy are all one. All of it
+    is float64: in float32 the sixth digit of a score depends on the images beside it.
+
+    Attributes:
+        weights: a unit row per label, float64 (n_labels, dim); float32 holds them, or their
+            products with scales that differ, exactly.
+        scale: what cosines are multiplied by, float64 (n_labels,).
+        bias: what is then added, float64 (n_labels,).
+        temperature: what the classes' logits are divided by.
+        level: the level whose nodes are the classes, each with the summed scores of its labels;
+            None: the labels are.
+        index: finds the labels of the highest logits.
+    """
+
+    weights: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    temperature: float = 1.0
+    level: Level | None = None
+    index: FlatIndex = field(default=None, repr=False)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.index is None:
+            rows = self.weights
+            if not self._is_uniform():  # a last column, which every image meets with a 1
+                rows = np.column_stack([self.scale[:, None] * rows, self.bias])
+            object.__setattr__(self, "index", FlatIndex(rows.astype(np.float32)))
+
+    @property
+    def raw(self) -> LinearHead:
+        """The head at temperature 1."""
+        return replace(self, temperature=1.0)
+
+    def at(self, level: Level) -> LinearHead:
+        """The head of a level: a node's score is the sum of this head's scores of its labels."""
+        scale, bias = self.scale / self.temperature, self.bias / self.temperature
+        return replace(self, scale=scale, bias=bias, temperature=1.0, level=level)
+
+    def logits(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Of all classes, float32 (n, dim) -> float64 (n, n_classes)."""
+        n_classes = len(self.level.paths) if self.level else len(self.weights)
+        found = np.empty((len(vectors), n_classes))
+        for rows, logits in self.blocks(vectors):
+            found[rows] = logits
+        return found
+
+    def blocks(self, vectors: NDArray[np.float32]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+        """`logits` of a block of images at a time, so that memory does not grow with the images.
+
+        Yields:
+            which images, and their logits, float64 (n_i, n_classes).
+        """
+        for rows, cosines in self._cosines(vectors):
+            yield rows, self._logits(cosines)
+
+    def best(self, vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+        """The best class of each image, int64 (n,); of equal ones the first."""
+        found = self._nearest(vectors, 1) if self.level is None else self.top(vectors, 1)
+        return found[-1][:, 0]
+
+    def top(
+        self, vectors: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        """The k best classes of each image, best first.
+
+        Labels come out of the index; the softmax's denominator is summed over all classes.
+
+        Args:
+            vectors: unit rows, float32 (n, dim).
+            k: how many classes; no more than there are come back.
+
+        Returns:
+            scores float64, cosines float64 and class numbers int64, (n, k) each. A node's cosine
+            is that of its nearest label.
+        """
+        if self.level is not None:
+            return self._top_nodes(self.level, vectors, k)
+        cosines, labels = self._nearest(vectors, k)
+        logits = (self.scale[labels] * cosines + self.bias[labels]) / self.temperature
+        scores = np.empty_like(logits)
+        for rows, all_logits in self.blocks(vectors):
+            scores[rows] = np.exp(logits[rows] - log_sum_exp(all_logits))
+        return np.minimum(scores, 1.0), cosines, labels
+
+    def _top_nodes(
+        self, level: Level, vectors: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        shape = len(vectors), min(k, len(level.paths))
+        best, nearest, nodes = np.empty(shape), np.empty(shape), np.empty(shape, np.int64)
+        for rows, cosines in self._cosines(vectors):
+            logits = self._logits(cosines)
+            scores = np.exp(logits - log_sum_exp(logits))
+            nodes[rows] = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            best[rows] = np.take_along_axis(scores, nodes[rows], 1)
+            nearest[rows] = np.take_along_axis(level.best(cosines), nodes[rows], 1)
+        return np.minimum(best, 1.0), nearest, nodes
+
+    def _nearest(
+        self, vectors: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Cosines and numbers of the k labels of the highest logits."""
+        if self._is_uniform():
+            return self.index.search(vectors, k)
+        ones = np.ones(len(vectors), np.float32)
+        products, labels = self.index.search(np.column_stack([vectors, ones]), k)
+        products -= self.bias.astype(np.float32)[labels]
+        return products / self.scale[labels], labels
+
+    def _is_uniform(self) -> bool:
+        """Whether logits and cosines have the same order."""
+        return bool(np.ptp(self.scale) == 0 == np.ptp(self.bias))
+
+    def _cosines(self, vectors: NDArray[np.float32]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+        step = max(1, min(_IMAGES_A_BLOCK, _LOGITS_A_BLOCK // len(self.weights)))
+        for start in range(0, len(vectors), step):
+            rows = slice(start, min(start + step, len(vectors)))
+            yield rows, vectors[rows].astype(np.float64) @ self.weights.T
+
+    def _logits(self, cosines: NDArray[np.float64]) -> NDArray[np.float64]:
+        logits = cosines * self.scale
+        logits += self.bias
+        if self.level is not None:
+            logits = self.level.log_sums(logits)
+        if self.temperature != 1:
+            logits /= self.temperature
+        return logits
+
+
+def log_sum_exp(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """log sum exp over the last axis, which is kept."""
+    highest = logits.max(axis=-1, keepdims=True)
+    total: NDArray[np.float64] = highest + np.log(
+        np.exp(logits - highest).sum(axis=-1, keepdims=True)
+    )
+    return total

@@ -1,0 +1,367 @@
+"""What every classifier of images by a linear head does, wherever its head comes from."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcls.classification.decision import Abstain, Decision
+from clipcls.classification.estimator import Estimator
+from clipcls.classification.head import LinearHead, log_sum_exp
+from clipcls.data.inputs import OnError, apply_on_error
+from clipcls.embeddings.cache import EmbeddingCache, open_cache
+from clipcls.embeddings.embed import Embedded, compute_rows, embed_array, embed_images
+from clipcls.errors import CalibrationError, ImageError
+from clipcls.models.backend import Backend
+from clipcls.models.encoder import Encoder, open_encoder
+from clipcls.numerics import unit_rows
+from clipcls.predictions import Prediction, Provenance
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from clipcls.calibration.base import Identity
+    from clipcls.calibration.single_label import Calibration
+    from clipcls.data.inputs import ImageInput, Images
+    from clipcls.labels.taxonomy import Hierarchy
+
+__all__ = ["ImageClassifier"]
+
+
+class ImageClassifier(Estimator):
+    """Images -> labels: an encoder makes unit vectors, a `LinearHead` scores, a `Decision` answers.
+
+    Follows scikit-learn's conventions.
+
+    Attributes:
+        classes_: the labels, str (n_classes,); with `level` the names of that level.
+        head_: the `LinearHead`.
+        encoder_: the `Encoder` in use.
+        cache_: the `EmbeddingCache` in use, or None.
+        provenance_: the `Provenance` that its predictions carry.
+        calibration_: the `Calibration` in use, or None.
+        hierarchy_: the `Hierarchy` of the labels, or None where they have no levels.
+    """
+
+    _fitted = "head_"
+
+    labels: Any
+    prompts: Any
+    model: str | Encoder
+    checkpoint: str | os.PathLike[str] | None
+    backend: Backend | None
+    cache: bool | str | os.PathLike[str] | EmbeddingCache
+    calibration: Calibration | str | os.PathLike[str] | None
+    level: int | str | None
+    reject: bool = False
+
+    classes_: NDArray[np.str_]
+    weights_: NDArray[np.float32]
+    head_: LinearHead
+    hierarchy_: Hierarchy | None
+    # The texts of each label, which explain answers; none where they were learnt from images.
+    _texts: Sequence[Sequence[str]] = ()
+
+    @abstractmethod
+    def fit(self, X: Any = None, y: Any = None) -> Self:
+        """Makes the head."""
+
+    @property
+    @abstractmethod
+    def identity_(self) -> Identity:
+        """What a calibration of this classifier is made for."""
+
+    def given_class(self, path: str) -> int | None:
+        """The number in `classes_` of the label that a person gave this image file.
+
+        `NO_CLASS` if the person said that it has none of the labels; None if nobody said anything.
+        """
+        return None
+
+    # -- fitting ------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        """Opens the cache and the encoder that the parameters name."""
+        self.cache_ = open_cache(self.cache)
+        self.encoder_ = open_encoder(self.model, self.checkpoint, self.backend)
+
+    def _set_classes(
+        self,
+        names: Sequence[str],
+        paths: Sequence[tuple[str, ...]],
+        level_names: Sequence[str],
+        source: str,
+    ) -> None:
+        """Sets the classes and their hierarchy.
+
+        Args:
+            names: of the labels.
+            paths: each label's names from the root.
+            level_names: of the hierarchy, or ().
+            source: of the labels, for messages.
+        """
+        self.hierarchy_ = self._level = None
+        if self.level is not None or any(len(path) > 1 for path in paths):
+            from clipcls.labels.taxonomy import Hierarchy
+
+            self.hierarchy_ = Hierarchy(paths, level_names, source)
+            if self.level is not None:
+                self._level = self.hierarchy_.level(self.level)
+                names = self._level.names
+        self.classes_ = np.array(names)
+
+    def _set_provenance(self, prompts: str, classifier: str = "") -> None:
+        """Opens the calibration, and sets what made the answers."""
+        self.calibration_: Calibration | None = None
+        if self.calibration is not None:
+            from clipcls.calibration.file import load_calibration
+            from clipcls.calibration.single_label import Calibration
+
+            self.calibration_ = load_calibration(self.calibration, Calibration, self.identity_)
+        self.provenance_ = Provenance(
+            self.encoder_.name,
+            self.encoder_.weights[:12],
+            self.encoder_.precision,
+            prompts,
+            self.calibration_.digest if self.calibration_ else "",
+            classifier,
+        )
+
+    def _set_head(self, weights: NDArray[Any], scale: Any, bias: Any) -> None:
+        """Sets the head, which makes the classifier fitted.
+
+        Args:
+            weights: a unit row per label, (n_labels, dim).
+            scale, bias: of the logits, for all labels or (n_labels,).
+        """
+        n = len(weights)
+        self.head_ = LinearHead(
+            weights.astype(np.float64),
+            np.broadcast_to(np.asarray(scale, np.float64), n),
+            np.broadcast_to(np.asarray(bias, np.float64), n),
+            self.calibration_.temperature if self.calibration_ else 1.0,
+            self._level,
+        )
+
+    # -- scikit-learn's methods: X is one image or many (`clipcls.data.inputs`), or their vectors,
+    # float (n, dim). An array of one comes back for one image.
+
+    def decision_function(
+        self, X: Images | NDArray[Any], *, on_error: OnError = "raise"
+    ) -> NDArray[np.float64]:
+        """Logits: (logit scale x cosine similarity + bias) / temperature.
+
+        Args:
+            X: one image, many, or vectors.
+            on_error: for an image that cannot be read, "raise" raises its `ImageError`, "skip"
+                leaves its row out (and logs it), and "yield" makes its row NaN.
+
+        Returns:
+            float64 (n, n_classes); one image has one row.
+
+        Raises:
+            ImageError: an image cannot be read.
+            TypeError: X is neither an image nor an iterable of them.
+            ValueError: vectors of another dimension, or not finite.
+        """
+        vectors = self.vectors(X, on_error=on_error)
+        return compute_rows(self.head_.logits, vectors, np.nan)
+
+    def predict_proba(
+        self, X: Images | NDArray[Any], *, on_error: OnError = "raise"
+    ) -> NDArray[np.float64]:
+        """Softmax scores over all classes, float64 (n, n_classes); rows sum to 1.
+
+        Arguments and errors are those of `decision_function`.
+        """
+        logits = self.decision_function(X, on_error=on_error)
+        scores: NDArray[np.float64] = np.exp(logits - log_sum_exp(logits))
+        return scores
+
+    def predict(self, X: Images | NDArray[Any], *, on_error: OnError = "raise") -> NDArray[np.str_]:
+        """The best label of each image, str (n,); of equal ones the first in `classes_`.
+
+        Arguments and errors are those of `decision_function`; with `on_error="yield"` an image that
+        cannot be read has the label "".
+        """
+        vectors = self.vectors(X, on_error=on_error)
+        return compute_rows(lambda rows: self.classes_[self.head_.best(rows)], vectors, "")
+
+    def score(self, X: Images | NDArray[Any], y: Any) -> float:
+        """Accuracy: the share of images whose label is `y`'s, (n,), as a str.
+
+        Raises:
+            ImageError: an image cannot be read.
+            ValueError: there are no images, or not as many as labels.
+        """
+        from sklearn.utils.validation import column_or_1d
+
+        answers = self.predict(X)
+        right = [str(label) for label in column_or_1d(y)]
+        if len(right) != len(answers):
+            raise ValueError(f"X has {len(answers)} images and y {len(right)} labels")
+        if not right:
+            raise ValueError("X has no images: there is no share of them to tell")
+        return float(np.mean(answers == np.array(right)))
+
+    # -- classifying files --------------------------------------------------------------------
+
+    def classify(
+        self,
+        images: Images,
+        *,
+        top: int = 1,
+        abstain: Abstain | None = None,
+        prediction_sets: float | None = None,
+        refine: bool = False,
+        explain: bool = False,
+        heatmaps: str | os.PathLike[str] | None = None,
+        watch: Callable[[ImageError | None], None] | None = None,
+        on_error: OnError = "yield",
+    ) -> Iterator[Prediction | ImageError]:
+        """Classifies images one after the other, in their order, with bounded memory.
+
+        Args:
+            images: one image or many, any number (see `clipcls.data.inputs`); an `ImageError` is
+                handed through.
+            top, abstain, prediction_sets, explain: see `decision`.
+            refine: let all images decide together, as `transductive.refine` does: nothing is
+                yielded until the last is embedded, and memory grows with the images. A batch that
+                this does not help is answered as without, which is logged.
+            heatmaps: draw where each answer lies in its image into this folder, as `Heatmaps`; the
+                images are then files.
+            watch: with `refine` called after each image is embedded, with the `ImageError` if it
+                could not be read.
+            on_error: for an image that cannot be read, "yield" yields its `ImageError` in its
+                place, "skip" leaves it out (and logs it), and "raise" raises it at its turn.
+
+        Yields:
+            a `Prediction` for each image, or the `ImageError` that says why there is none. For one
+            image it is an iterator of one.
+
+        Raises:
+            TypeError: `images` is neither an image nor an iterable of them.
+            CalibrationError: see `decision`; `refine` with a calibration.
+            ClipclsError: `refine` with a hierarchy of labels or a learnt classifier; `heatmaps`
+                with an `Encoder` of one's own that has no `seen`.
+            OutputError: a heat map cannot be written.
+        """
+        decision = self.decision(
+            top=top, abstain=abstain, prediction_sets=prediction_sets, explain=explain
+        )
+        embedded = self.embed(images, on_error=on_error if refine else "yield")
+        if refine:
+            decision.check_refinable()
+            results = decision.classify_together(embedded, watch)
+        else:
+            results = apply_on_error(decision.classify_each(embedded), on_error)
+        if heatmaps is None:
+            return results
+        from clipcls.classification.occlusion import Heatmaps
+
+        return Heatmaps(self, heatmaps).drawn(results)
+
+    def decision(
+        self,
+        *,
+        top: int = 1,
+        abstain: Abstain | None = None,
+        prediction_sets: float | None = None,
+        explain: bool = False,
+    ) -> Decision:
+        """What answers embedded images.
+
+        Args:
+            top: how many labels each prediction carries.
+            abstain: when an image is `unknown`; None: never.
+            prediction_sets: give each prediction a `label_set` that holds no right label with this
+                probability at most.
+            explain: give each prediction an `explanation`.
+
+        Raises:
+            CalibrationError: `coverage`, `max_error` or `prediction_sets` without a calibration, or
+                with one that cannot promise that much.
+        """
+        self._check_fitted()
+        if top < 1:
+            raise ValueError(f"top is {top}; the least is 1")
+        abstain = abstain or Abstain()
+        threshold = abstain.threshold(self.calibration_)
+        set_threshold = explainer = None
+        if prediction_sets is not None:
+            if self.calibration_ is None:
+                raise CalibrationError("prediction_sets need a calibration")
+            set_threshold = self.calibration_.set_threshold(prediction_sets)
+        if explain:
+            from clipcls.classification.explain import Explainer
+
+            explainer = Explainer(self.encoder_, self.cache_, self._texts)
+        levels = self.hierarchy_.levels if self.hierarchy_ else ()
+        return Decision(
+            self.head_,
+            self.classes_,
+            self.provenance_,
+            levels if self._level is None else (self._level,),
+            top,
+            abstain,
+            threshold.score if threshold else None,
+            set_threshold,
+            explainer,
+            self.given_class,
+        )
+
+    def heatmap(self, image: ImageInput, label: str | None = None) -> NDArray[np.float32]:
+        """Where in an image one label lies, by hiding place after place (see `occlusion`).
+
+        Args:
+            image: one image, of any kind that `classify` takes.
+            label: a class, or a name or path of the labels' hierarchy; None: the best class.
+
+        Returns:
+            float32 (height, width) of the upright image: how far the log-odds of the label's score
+            (against all other labels together; with one label alone its logit) fall when the
+            surroundings of a pixel are hidden. Above 0 speaks for the label, below 0 against it,
+            and 0 is where the model does not look.
+
+        Raises:
+            ImageError: the image cannot be read.
+            LabelsError: there is no such label.
+            ClipclsError: the classifier's `Encoder` has no `seen`.
+        """
+        self._check_fitted()
+        from clipcls.classification.occlusion import heatmap
+
+        return heatmap(self, image, label)
+
+    def embed(
+        self, images: Images, *, on_error: OnError = "yield"
+    ) -> Iterator[Embedded | ImageError]:
+        """The unit vector of each image, as `embed_images` gives them; `on_error` as `classify`."""
+        self._check_fitted()
+        embedded = embed_images(self.encoder_, images, self.cache_, backend=self.backend)
+        return apply_on_error(embedded, on_error)
+
+    def vectors(
+        self, X: Images | NDArray[Any], *, on_error: OnError = "raise"
+    ) -> NDArray[np.float32]:
+        """Unit rows of images or vectors, float32 (n, dim).
+
+        Arguments and errors are those of `decision_function`.
+        """
+        self._check_fitted()
+        dim = self.head_.weights.shape[1]
+        if isinstance(X, np.ndarray) and X.dtype.kind == "f" and X.ndim < 3:
+            if X.ndim != 2 or X.shape[1] != dim:
+                raise ValueError(f"X has shape {X.shape}; vectors are (n, {dim})")
+            if not np.isfinite(X).all():
+                raise ValueError("X has numbers that are not finite")
+            vectors: NDArray[Any] = X
+            return unit_rows(vectors)
+        return embed_array(
+            self.encoder_, X, self.cache_, backend=self.backend, on_error=on_error, dim=dim
+        )
