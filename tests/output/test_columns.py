@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from clipcls.cli import cli
 from clipcls.cli.console import Console
-from clipcls.cli.outputs import FiguresOutput, OutputSettings, ResultsOutput, SuggestionsOutput
+from clipcls.cli.outputs import MetricsOutput, OutputSettings, ResultsOutput, SuggestionsOutput
 from clipcls.errors import ImageError, InputError
 from clipcls.output.columns import flatten, result_columns, select_columns
 from clipcls.output.dataframe import to_dataframe
@@ -161,7 +161,7 @@ def test_suffixes(tmp_path: Path) -> None:
     assert OutputSettings(file=Path("R.CSV.GZ")).choose_format() == "csv"
     assert OutputSettings(file=Path("r.gz"), form="jsonl").choose_format() == "jsonl"
     assert ResultsOutput(file=Path("r.parquet")).choose_format() == "parquet"
-    assert FiguresOutput().choose_format() == "table"
+    assert MetricsOutput().choose_format() == "table"
     assert SuggestionsOutput(file=Path("labels")).choose_format() == "labels"
     assert SuggestionsOutput(file=Path("labels.txt")).choose_format() == "labels"
     for name, said in [
@@ -172,7 +172,7 @@ def test_suffixes(tmp_path: Path) -> None:
         with pytest.raises(click.UsageError, match=said):
             ResultsOutput(file=Path(name)).choose_format()
     with pytest.raises(click.UsageError, match=r"use \.txt, \.csv, \.tsv, \.tab, \.json or"):
-        FiguresOutput(file=Path("page.html")).choose_format()
+        MetricsOutput(file=Path("page.html")).choose_format()
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "jsonl"])
