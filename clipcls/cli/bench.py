@@ -37,12 +37,8 @@ def command(_console: Console, photos: tuple[str, ...], seconds: float, model: M
     source = resolve(model.model, model.checkpoint)
     show(f"{source.name} on {_machine()}")
     click.echo(f"{'STEP':<48}{'ms':>9}{'images/s':>11}{'PEAK':>7}")
-    for row in benchmark.measure(
-        source,
-        photos,
-        backend=model.make_backend(),
-        seconds=seconds,
-    ):
+    backend = model.make_backend()
+    for row in benchmark.measure(source, photos, backend=backend, seconds=seconds):
         share = "" if row.share is None else f"{row.share:.0%}"
         click.echo(f"{row.step:<48}{1000 * row.seconds:>9.2f}{1 / row.seconds:>11,.0f}{share:>7}")
     return 0

@@ -269,10 +269,8 @@ def _result(
 def _known(image: NamedImage, encoder: Encoder, cache: EmbeddingCache | None) -> _Pending | None:
     """A file that has not changed since it was stored needs no thread."""
     if cache and image.source is None:
-        try:
-            vector = cache.get_file(encoder.image_space, image.name, os.stat(image.name))
-        except (OSError, ValueError):
-            return None  # reading it will say why
+        stat = _stat(image.name)
+        vector = cache.get_file(encoder.image_space, image.name, stat) if stat else None
         if _is_unit(vector):
             return _Pending(image.name, vector, is_file=True)
     return None

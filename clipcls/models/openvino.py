@@ -104,30 +104,29 @@ def default_folder() -> Path:
     return cache_folder() / "graphs"
 
 
-def kept(folder: Path | None = None) -> list[int]:
+def kept() -> list[int]:
     """The size of each graph that is kept, in bytes."""
-    found = (folder or default_folder()).glob(f"*/{_IR}")
+    found = default_folder().glob(f"*/{_IR}")
     return [sum(file.stat().st_size for file in graph.parent.iterdir()) for graph in found]
 
 
-def clear(folder: Path | None = None) -> None:
+def clear() -> None:
     """Deletes all graphs; each is made again when it is needed.
 
     Raises:
         OSError: one cannot be deleted.
     """
-    if (folder or default_folder()).exists():
-        shutil.rmtree(folder or default_folder())
+    if default_folder().exists():
+        shutil.rmtree(default_folder())
 
 
-def can_be_kept(folder: Path | None = None) -> bool:
+def can_be_kept() -> bool:
     """Whether graphs can be written; where not, each process would have to export its own."""
-    folder = folder or default_folder()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        default_folder().mkdir(parents=True, exist_ok=True)
     except OSError:
         return False
-    return os.access(folder, os.W_OK)
+    return os.access(default_folder(), os.W_OK)
 
 
 def is_supported() -> bool:
@@ -151,16 +150,13 @@ def has_bf16() -> bool:
     return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def load(
-    key: str, precision: str, probe: Callable[[], NDArray[Any]], folder: Path | None = None
-) -> Graph | None:
+def load(key: str, precision: str, probe: Callable[[], NDArray[Any]]) -> Graph | None:
     """A graph that was exported before, compiled; torch is not imported.
 
     Args:
         key: names all that decides the tower's vectors.
         precision: "fp32" or "bf16".
         probe: gives the first input of the tower's probe; asked when the graph is compiled.
-        folder: where graphs are kept.
 
     Returns:
         the graph, or None where it has to be exported (again, if its files are damaged).
@@ -168,7 +164,7 @@ def load(
     Raises:
         GraphError: it was exported before and found wrong.
     """
-    place = _place(key, folder)
+    place = _place(key)
     with contextlib.suppress(OSError):
         raise GraphError((place / _REFUSED).read_text(encoding="utf-8", errors="replace"))
     if not (place / _CHECKSUMS).exists():
@@ -260,19 +256,18 @@ def _checksum(path: Path) -> int:
     return checksum
 
 
-def export(key: str, precision: str, tower: Exportable, folder: Path | None = None) -> Graph:
-    """Turns a tower into a graph, checks it against torch, and keeps it.
+def export(key: str, precision: str, tower: Exportable) -> Graph:
+    """Turns a tower into a graph, checks it against torch, and keeps it where that can be.
 
     Args:
         key: as for `load`.
         precision: what the graph computes in, "fp32" or "bf16".
         tower: what is exported, float32 on the CPU.
-        folder: where graphs are kept; if it cannot be written the graph is used unkept.
 
     Raises:
         GraphError: OpenVINO cannot take the tower, or computes something else.
     """
-    place = _place(key, folder)
+    place = _place(key)
     try:
         graph = tower.convert(import_openvino())
         compiled = Graph(_compile(graph, precision))
@@ -301,9 +296,8 @@ def export(key: str, precision: str, tower: Exportable, folder: Path | None = No
     return compiled
 
 
-def _place(key: str, folder: Path | None) -> Path:
-    version = importlib.metadata.version("openvino")
-    return (folder or default_folder()) / f"{key[:32]}-openvino-{version}"
+def _place(key: str) -> Path:
+    return default_folder() / f"{key[:32]}-openvino-{importlib.metadata.version('openvino')}"
 
 
 def _compile(graph: Any, precision: str) -> Any:

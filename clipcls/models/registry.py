@@ -162,20 +162,10 @@ def resolve(
 
 def _from_pretrained(pretrained: Pretrained, fetch: Fetch) -> ModelSource:
     config = read_architecture(pretrained.architecture)
-    weights = fetch(pretrained.repo, *pretrained.files)
-    if weights is None:
-        raise UnknownModelError(f"{pretrained.repo}: has no {' or '.join(pretrained.files)}")
-    tokenizer, text_config = _text_files(config, fetch)
-    return ModelSource(
-        pretrained.name,
-        pretrained.architecture,
-        config,
-        pretrained.preprocess,
-        pretrained.quick_gelu,
-        weights,
-        tokenizer,
-        text_config,
-    )
+    weights = _require(fetch, pretrained.repo, *pretrained.files)
+    how = pretrained.preprocess, pretrained.quick_gelu
+    text_files = _text_files(config, fetch)
+    return ModelSource(pretrained.name, pretrained.architecture, config, *how, weights, *text_files)
 
 
 def _from_checkpoint(architecture: str, weights: Path, fetch: Fetch) -> ModelSource:
@@ -184,31 +174,16 @@ def _from_checkpoint(architecture: str, weights: Path, fetch: Fetch) -> ModelSou
         logger.warning(
             "%s: taken to use plain GELU; if it was trained with QuickGELU (as OpenAI's, "
             "MetaCLIP's and DFN's models were), take the model %s-quickgelu",
-            weights,
-            architecture,
+            *(weights, architecture),
         )
-    tokenizer, text_config = _text_files(config, fetch)
-    return ModelSource(
-        f"{architecture}/{weights.name}",
-        architecture,
-        config,
-        None,
-        config.get("quick_gelu", False),
-        weights,
-        tokenizer,
-        text_config,
-    )
+    how = None, config.get("quick_gelu", False)
+    name, text_files = f"{architecture}/{weights.name}", _text_files(config, fetch)
+    return ModelSource(name, architecture, config, *how, weights, *text_files)
 
 
 def _from_hub(name: str, repo: str, fetch: Fetch) -> ModelSource:
-    file = fetch(repo, CONFIG_NAME)
-    if file is None:
-        raise UnknownModelError(f"{name}: not an OpenCLIP model (it has no {CONFIG_NAME})")
-    weights = fetch(repo, *HUB_FILES)
-    if weights is None:
-        raise UnknownModelError(f"{name}: has no {' or '.join(HUB_FILES)}")
-    text_files = _text_files(read_config(file)["model_cfg"], fetch)
-    return _from_config(name, file, weights, text_files)
+    file = _require(fetch, repo, CONFIG_NAME, why=", so it is not an OpenCLIP model")
+    return _from_config(name, file, _require(fetch, repo, *HUB_FILES), fetch)
 
 
 def _from_directory(name: str, path: str | Path, weights: Path | None, fetch: Fetch) -> ModelSource:
@@ -216,27 +191,29 @@ def _from_directory(name: str, path: str | Path, weights: Path | None, fetch: Fe
     if not directory.is_dir():
         raise ModelError(f"{directory}: no such model directory")
     file = directory / CONFIG_NAME
-    config = read_config(file)["model_cfg"]
     # As open_clip has it: the tokenizer of a model directory lies in it.
-    own = directory if config["text_cfg"].get("hf_tokenizer_name") else None
-    text_files = _text_files(config, fetch, tokenizer=own)
-    return _from_config(name, file, weights or find_weights(directory), text_files)
+    return _from_config(name, file, weights, fetch, tokenizer=directory)
 
 
 def _from_config(
-    name: str, file: Path, weights: Path, text_files: tuple[Path | None, Path | None]
+    name: str, file: Path, weights: Path | None, fetch: Fetch, tokenizer: Path | None = None
 ) -> ModelSource:
     content = read_config(file)
     config = content["model_cfg"]
-    return ModelSource(
-        name,
-        f"local-dir:{file.parent}",
-        config,
-        content.get("preprocess_cfg", {}),
-        config.get("quick_gelu", False),
-        weights,
-        *text_files,
-    )
+    if not config["text_cfg"].get("hf_tokenizer_name"):
+        tokenizer = None  # CLIP's own
+    how = content.get("preprocess_cfg", {}), config.get("quick_gelu", False)
+    text_files = _text_files(config, fetch, tokenizer)
+    weights = weights or find_weights(file.parent)
+    return ModelSource(name, f"local-dir:{file.parent}", config, *how, weights, *text_files)
+
+
+def _require(fetch: Fetch, repo: str, *names: str, why: str = "") -> Path:
+    """The first of these files that a repository has."""
+    file = fetch(repo, *names)
+    if file is None:
+        raise UnknownModelError(f"{repo}: has no {' or '.join(names)}{why}")
+    return file
 
 
 def _text_files(
@@ -245,20 +222,17 @@ def _text_files(
     """Directories of the Hugging Face tokenizer and text tower config that a model names."""
     text = config["text_cfg"]
     if tokenizer is None and (repo := text.get("hf_tokenizer_name")):
-        file = hub.cached(repo, _TOKENIZER[-1])
-        if file is None:
-            file = [fetch(repo, name) for name in _TOKENIZER][-1]
-        if file is None:
-            raise UnknownModelError(
-                f"{repo}: has no {_TOKENIZER[-1]}, which the model's text needs"
-            )
-        tokenizer = file.parent
+        if not hub.cached(repo, _TOKENIZER[-1]):
+            for name in _TOKENIZER[:-1]:
+                fetch(repo, name)
+        tokenizer = _require(
+            fetch, repo, _TOKENIZER[-1], why=", which the model's text needs"
+        ).parent
     text_config = None
     if repo := text.get("hf_model_name"):
-        text_config = fetch(repo, "config.json")
-        if text_config is None:
-            raise UnknownModelError(f"{repo}: has no config.json, which the text tower needs")
-    return tokenizer, text_config and text_config.parent
+        file = _require(fetch, repo, "config.json", why=", which the text tower needs")
+        text_config = file.parent
+    return tokenizer, text_config
 
 
 def _find_pretrained(model: str) -> Pretrained:

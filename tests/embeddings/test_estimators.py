@@ -13,11 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import clipcls.errors
 from clipcls import (
+    Backend,
     ClipclsError,
     ClipEmbedder,
     FewShotClassifier,
@@ -142,3 +144,18 @@ def test_scikit_learn_is_not_imported_to_say_so() -> None:
         "assert 'sklearn' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("estimator", [ClipEmbedder, FewShotClassifier, ZeroShotClassifier])
+def test_how_a_model_runs_is_a_parameter_as_any_other(estimator: type) -> None:
+    given = Backend(precision="fp32", workers=2)
+    made = estimator(
+        model=ColourEncoder(),
+        backend=given,
+        **({} if estimator is ClipEmbedder else {"labels": ["red"]}),
+    )
+    copy = clone(made)
+    assert copy.get_params()["backend"] == given
+    copy.set_params(backend=Backend(device="cpu"))
+    assert (copy.backend.device, made.backend) == ("cpu", given)
+    assert pickle.loads(pickle.dumps(copy)).backend == Backend(device="cpu")
