@@ -45,7 +45,7 @@ _PIECES_ON_CUDA = 2
 class OpenClipEncoder:
     """An OpenCLIP model; each tower is loaded on its first use and not before.
 
-    On a CPU the towers run as OpenVINO graphs (`graph`) where they can be had, which after the
+    On a CPU the towers run as OpenVINO graphs (`openvino`) where they can be had, which after the
     first time needs no torch; elsewhere they run on torch. So do always a text tower whose
     tokenizer is not CLIP's, and one that sees padding.
 
