@@ -229,5 +229,7 @@ def _run(console: Console) -> int:
         if os.environ.get("CLIPCLS_DEBUG"):
             raise
         what = f"{type(error).__name__}: {error}"
-        console.say(f"error: {what} (not foreseen: please report it; CLIPCLS_DEBUG=1 shows where)")
+        console.say(
+            f"error: {what} (internal error, please report it; CLIPCLS_DEBUG=1 shows where)"
+        )
         return 2

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from clipcls.embeddings.cache import EmbeddingCache
     from clipcls.embeddings.embed import Embedded
+    from clipcls.errors import ImageError
     from clipcls.models.encoder import Encoder
 
 
@@ -62,11 +64,9 @@ def command(
     from clipcls.data.file_kinds import LeftOut
     from clipcls.embeddings.embed import embed_images
     from clipcls.embeddings.search import search_cache, search_images
-    from clipcls.errors import ImageError
     from clipcls.models.encoder import open_encoder
 
-    left_out = LeftOut()
-    read = skipped = 0
+    left_out, counts = LeftOut(), _Counts()
     form = output.choose_format()
     columns = output.choose_columns(
         form, ("rank", "path", "similarity"), ("model", "weights", "precision")
@@ -78,20 +78,9 @@ def command(
         encoder = open_encoder(**settings, progress=not console.quiet)
         query = _embed_query(encoder, image or arguments[0], cache)
         if inputs:
+            embedded = embed_images(encoder, images, cache, backend=settings["backend"])
             with watching(console, total) as watch:
-
-                def readable() -> Iterator[Embedded]:
-                    nonlocal read, skipped
-                    for item in embed_images(encoder, images, cache, backend=settings["backend"]):
-                        if isinstance(item, ImageError):
-                            skipped += 1
-                            watch(item)
-                        else:
-                            read += 1
-                            yield item
-                            watch(None)
-
-                hits = search_images(encoder, query, readable(), top)
+                hits = search_images(encoder, query, _readable(embedded, counts, watch), top)
         elif cache is None:
             raise click.UsageError("name images to search: --no-cache leaves no cache to search")
         else:
@@ -101,13 +90,37 @@ def command(
     if not inputs and not hits:
         console.say("the cache holds no images of this model yet: name a folder to search")
     elif inputs:
-        unreadable = f", {skipped:,} could not be read" if skipped else ""
-        console.say_done(f"{read:,} images searched{unreadable}", matters=skipped > 0)
+        unreadable = f", {counts.skipped:,} could not be read" if counts.skipped else ""
+        console.say_done(f"{counts.read:,} images searched{unreadable}", matters=counts.skipped > 0)
     if left_out.may_be_images:
         console.remark(str(left_out))
     console.say_written(output.file)
     sys.stdout.flush()
-    return console.status(skipped, read)
+    return console.status(counts.skipped, counts.read)
+
+
+@dataclass
+class _Counts:
+    read: int = 0
+    skipped: int = 0
+
+
+def _readable(
+    embedded: Iterable[Embedded | ImageError],
+    counts: _Counts,
+    watch: Callable[[ImageError | None], None],
+) -> Iterator[Embedded]:
+    """Hand on the images that could be read; count all."""
+    from clipcls.errors import ImageError
+
+    for item in embedded:
+        if isinstance(item, ImageError):
+            counts.skipped += 1
+            watch(item)
+        else:
+            counts.read += 1
+            yield item
+            watch(None)
 
 
 def _embed_query(
