@@ -13,7 +13,8 @@ from scipy.special import softmax
 from sklearn.base import clone, is_classifier
 from sklearn.utils.validation import check_is_fitted
 
-from clipcls import Abstain, ImageError, ZeroShotClassifier
+from clipcls import Abstain, FewShotClassifier, ImageError, ZeroShotClassifier
+from clipcls.classification.image_classifier import ImageClassifier
 from clipcls.errors import ClipclsError, LabelsError
 from helpers.encoders import ColourEncoder
 
@@ -159,3 +160,16 @@ def test_a_cache_that_cannot_be_used_is_said_and_done_without(
     )
     assert ZeroShotClassifier(LABELS, encoder).fit().cache_ is None
     assert "going on without it" in caplog.text
+
+
+def test_both_classifiers_have_few_members_and_override_nothing_private() -> None:
+    def public(kind: type) -> set[str]:
+        return {name for name in dir(kind) if not name.startswith("_")} - {"reject"}
+
+    assert public(ZeroShotClassifier) == {
+        *("fit", "predict", "predict_proba", "decision_function", "score", "classify", "heatmap"),
+        *("decision", "embed", "vectors", "given_class", "identity_", "get_params", "set_params"),
+    }
+    own = {name for name in vars(FewShotClassifier) if name.startswith("_") and name[1] != "_"}
+    assert not own & set(dir(ImageClassifier))
+    assert not issubclass(FewShotClassifier, ZeroShotClassifier)

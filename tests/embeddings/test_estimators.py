@@ -1,7 +1,8 @@
-"""scikit-learn's own checks, and its `NotFittedError`.
+"""Image estimators in scikit-learn's hands, and its `NotFittedError`.
 
-`LinearProbe`, which takes numbers, passes all checks (tests/test_probe.py). The others take images
-or a model's vectors, so that some checks ask for what they are not; each with its reason.
+scikit-learn's own checks give numbers of any width; the images and vectors that these estimators
+take they cannot make. `LinearProbe`, which takes numbers, passes them all
+(tests/few_shot/test_linear_probe.py).
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
 
 import clipcls.errors
 from clipcls import (
@@ -29,61 +33,8 @@ from clipcls import (
 )
 from helpers.encoders import ColourEncoder
 
-WIDTH = "X are images, or vectors as wide as the model's are; the check's have another width"
-KIND = "X are images or an array of floats; the check's are numbers in another form"
-WORDS = "labels are words; the check compares predictions with numbers"
-WORDING = "refused with a message of our own that does not have the words the check looks for"
-NOTHING_LEARNT = "fit learns nothing and looks neither at X nor at y"
-OWN_LABELS = "the labels are a parameter, and not found in y"
-
-OF_BOTH = {
-    "check_n_features_in_after_fitting": WIDTH,
-    "check_estimators_dtypes": WIDTH,
-    "check_decision_proba_consistency": WIDTH,
-    "check_fit_idempotent": WIDTH,
-    "check_n_features_in": WIDTH,
-    "check_dtype_object": KIND,
-    "check_estimator_sparse_tag": KIND,
-    "check_estimator_sparse_array": KIND,
-    "check_estimator_sparse_matrix": KIND,
-    "check_classifier_data_not_an_array": KIND,
-    "check_estimators_pickle": WORDS,
-    "check_methods_sample_order_invariance": WORDS,
-    "check_methods_subset_invariance": WORDS,
-    "check_fit2d_predict1d": WORDING,
-}
-EXPECTED = {
-    ZeroShotClassifier: OF_BOTH
-    | {
-        "check_complex_data": NOTHING_LEARNT,
-        "check_estimators_empty_data_messages": NOTHING_LEARNT,
-        "check_estimators_nan_inf": NOTHING_LEARNT,
-        "check_classifiers_train": NOTHING_LEARNT,
-        "check_classifiers_regression_target": NOTHING_LEARNT,
-        "check_supervised_y_no_nan": NOTHING_LEARNT,
-        "check_supervised_y_2d": NOTHING_LEARNT,
-        "check_fit1d": NOTHING_LEARNT,
-        "check_classifiers_one_label": OWN_LABELS,
-        "check_classifiers_classes": OWN_LABELS,
-    },
-    FewShotClassifier: OF_BOTH
-    | {
-        "check_estimators_overwrite_params": WIDTH,
-        "check_estimators_fit_returns_self": WIDTH,
-        "check_readonly_memmap_input": WIDTH,
-        "check_positive_only_tag_during_fit": WIDTH,
-        "check_estimators_nan_inf": WIDTH,
-        "check_classifiers_classes": WIDTH,
-        "check_classifiers_train": WIDTH,
-        "check_classifiers_regression_target": WIDTH,
-        "check_supervised_y_2d": WIDTH,
-        "check_fit_check_is_fitted": WIDTH,
-        "check_estimators_empty_data_messages": WORDING,
-        "check_classifiers_one_label": WORDING,
-        "check_fit2d_1sample": WORDING,
-        "check_fit2d_1feature": WORDING,
-    },
-}
+Paint = Callable[..., str]
+COLOURS = ["red", "green", "blue"]
 
 
 class PlainEncoder(ColourEncoder):
@@ -107,11 +58,51 @@ def estimators() -> list[Any]:
     ]
 
 
-@parametrize_with_checks(
-    estimators(), expected_failed_checks=lambda estimator: EXPECTED.get(type(estimator), {})
-)
-def test_scikit_learns_own_checks(estimator: Any, check: Callable[[Any], None]) -> None:
-    check(estimator)
+@pytest.fixture
+def data(paint: Paint) -> tuple[list[str], list[str]]:
+    labels = COLOURS * 4
+    return [paint(f"{n}.png", label) for n, label in enumerate(labels)], labels
+
+
+@pytest.mark.parametrize("estimator", estimators(), ids=lambda estimator: type(estimator).__name__)
+def test_clone_parameters_and_pickle(estimator: Any, data: tuple[list[str], list[str]]) -> None:
+    copy = clone(estimator, safe=False)
+    assert copy is not estimator
+    assert repr(copy) == repr(estimator)
+    assert copy.get_params(deep=False).keys() == estimator.get_params(deep=False).keys()
+    with pytest.raises(ValueError, match="nonsense"):
+        copy.set_params(nonsense=1)
+    assert copy.set_params(checkpoint="x.pt").checkpoint == "x.pt"
+    assert is_classifier(estimator) == hasattr(estimator, "predict")
+    fitted = clone(estimator, safe=False).fit(*data)
+    again = pickle.loads(pickle.dumps(fitted))
+    ask = "predict_proba" if hasattr(fitted, "predict") else "transform"
+    np.testing.assert_array_equal(getattr(again, ask)(data[0]), getattr(fitted, ask)(data[0]))
+
+
+@pytest.mark.parametrize("estimator", estimators()[:2], ids=["ZeroShot", "FewShot"])
+def test_a_classifier_is_cross_validated_and_searched(
+    estimator: Any, data: tuple[list[str], list[str]]
+) -> None:
+    estimator.set_params(labels=COLOURS)
+    assert cross_val_score(estimator, *data, cv=2).tolist() == [1, 1]
+    search = GridSearchCV(estimator, {"prompts": ["none", ["a photo of a {}."]]}, cv=2)
+    assert search.fit(*data).best_score_ == 1
+    assert make_pipeline(estimator).fit(*data).score(*data) == 1
+
+
+def test_the_embedder_is_a_step_of_a_pipeline(data: tuple[list[str], list[str]]) -> None:
+    steps = make_pipeline(ClipEmbedder(PlainEncoder(), cache=False), LogisticRegression())
+    assert cross_val_score(steps, *data, cv=2).tolist() == [1, 1]
+
+
+def test_parameters_of_the_inner_classifier_are_reached(data: tuple[list[str], list[str]]) -> None:
+    several = MultiLabelClassifier(ZeroShotClassifier(["red"], PlainEncoder(), cache=False))
+    copy = clone(several, safe=False).set_params(classifier__labels=COLOURS)
+    assert copy.classifier.labels == COLOURS
+    assert several.classifier.labels == ["red"]
+    assert is_classifier(copy)
+    assert copy.fit().predict(data[0]).shape == (12, 3)
 
 
 @pytest.mark.parametrize(
