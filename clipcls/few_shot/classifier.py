@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,9 +19,9 @@ from clipcls.data.inputs import NamedImage, name_images
 from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import embed_images
 from clipcls.errors import ClassifierError, ClipclsError, ImageError, InputError, LabelsError
+from clipcls.few_shot.copies import find_copies, warn_of_copies
 from clipcls.few_shot.file import HASH_BYTES, Learnt, classifier_bytes, read_classifier, versions
 from clipcls.labels.label_set import Label, LabelSet, LabelsLike, log_warnings, make_labels
-from clipcls.labels.names import find_kinds
 from clipcls.labels.prompts import PromptSet, make_prompts
 from clipcls.models.backend import Backend
 from clipcls.models.encoder import Encoder
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from clipcls.few_shot.label_issues import Suspect
 
 __all__ = ["FewShotClassifier"]
-
-logger = logging.getLogger(__name__)
 
 _SHARES = ("words", "mean_words", "regression", "discriminant", "logistic")
 
@@ -212,7 +209,7 @@ class FewShotClassifier(ImageClassifier):
             )
         self.encoder_, self.cache_ = zero_shot.encoder_, zero_shot.cache_
         hashes = [hash_image(self.cache_, path) if path else b"" for path in paths]
-        self._warn_of_copies(hashes, paths, names[codes])
+        warn_of_copies(hashes, paths, names[codes])
         has_words = ~np.isin(names, list(self.no_words))
         if (nothing := np.flatnonzero(~has_words & (counts == 0))).size:
             raise InputError(
@@ -220,7 +217,7 @@ class FewShotClassifier(ImageClassifier):
                 "learn it from"
             )
         text = np.where(has_words[:, None], zero_shot.weights_, np.nan)
-        rows, of, groups = self._with_views(vectors, paths, hashes)
+        rows, of, groups = self._add_views(vectors, paths, find_copies(vectors, hashes))
         self.probe_ = LinearProbe(
             text, np.arange(len(names)), logit_scale=self.encoder_.logit_scale
         ).fit(rows, codes[of], groups, np.arange(len(rows)) < len(vectors))
@@ -268,36 +265,11 @@ class FewShotClassifier(ImageClassifier):
         )
         return self
 
-    def _warn_of_copies(
-        self, hashes: Sequence[bytes], paths: Sequence[str], labels: NDArray[np.str_]
-    ) -> None:
-        first: dict[bytes, int] = {}
-        for number, digest in enumerate(hashes):
-            other = first.setdefault(digest, number) if digest else number
-            if labels[other] != labels[number]:
-                mine, its = str(labels[other]), str(labels[number])
-                logger.warning(
-                    "%s (%r) and %s (%r) are the same picture with two labels",
-                    paths[other],
-                    mine,
-                    paths[number],
-                    its,
-                )
-
-    def _with_views(
-        self, vectors: NDArray[np.float32], paths: Sequence[str], hashes: Sequence[bytes]
+    def _add_views(
+        self, vectors: NDArray[np.float32], paths: Sequence[str], copies: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
         """Rows to learn from, the images first; of which image each is; and its fold group."""
         of = np.arange(len(vectors))
-        # Copies of a picture must not be in two folds: the one would tell of the other. In batches
-        # of two sizes the vectors of one file may differ by rounding.
-        first: dict[bytes, int] = {}
-        same = of.copy()
-        for number, digest in enumerate(hashes):
-            if digest:
-                same[number] = first.setdefault(digest, number)
-        _, copies = np.unique(vectors[same], axis=0, return_inverse=True)
-        copies = copies.reshape(-1)
         if not self.augment:
             return vectors, of, copies
         if not all(paths) or not paths:
@@ -364,7 +336,7 @@ class FewShotClassifier(ImageClassifier):
         name = os.fspath(path)
         learnt, tensors = read_classifier(name)
         self = cls(
-            _labels_of(learnt),
+            learnt.make_labels(),
             learnt.model if model is None else model,
             prompts=PromptSet(learnt.prompts, learnt.templates),
             no_words=[label for label, _, words in learnt.labels if not words],
@@ -390,7 +362,7 @@ class FewShotClassifier(ImageClassifier):
     ) -> None:
         """Sets what answering needs."""
         names = [label for label, _, _ in self.learnt_.labels]
-        self._set_classes(names, _paths_of(self.learnt_), self.learnt_.levels, "the classifier")
+        self._set_classes(names, self.learnt_.label_paths, self.learnt_.levels, "the classifier")
         self._learnt_from, self._given = learnt_from, given
         self._known = dict(zip(map(bytes, learnt_from), given.tolist(), strict=True))
         self.weights_, self.intercept_ = coef, intercept
@@ -434,21 +406,6 @@ def _noting_paths(images: Any, paths: list[str]) -> Iterator[NamedImage | ImageE
     for image in name_images(images):
         paths.append(image.name if isinstance(image, NamedImage) and image.source is None else "")
         yield image
-
-
-def _labels_of(learnt: Learnt) -> LabelSet:
-    paths = _paths_of(learnt)
-    labels = zip(paths, find_kinds(paths), strict=True)
-    return LabelSet(
-        tuple(Label(path[-1], parents=path[:-1], kind=kind) for path, kind in labels),
-        "the classifier",
-        learnt.levels,
-    )
-
-
-def _paths_of(learnt: Learnt) -> tuple[tuple[str, ...], ...]:
-    """Each label's names from the root of the labels' tree."""
-    return learnt.paths or tuple((label,) for label, _, _ in learnt.labels)
 
 
 def _names_of(data: Dataset) -> list[str]:

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from clipcls.errors import ClassifierError
 from clipcls.files.jsonfiles import build, parse_json
+from clipcls.labels.label_set import Label, LabelSet
+from clipcls.labels.names import find_kinds
 from clipcls.predictions import NO_CLASS
 
 __all__ = ["HASH_BYTES", "Learnt", "classifier_bytes", "read_classifier", "versions"]
@@ -63,6 +65,21 @@ class Learnt:
     versions: dict[str, str]
     paths: tuple[tuple[str, ...], ...] = ()
     levels: tuple[str, ...] = ()
+
+    @property
+    def label_paths(self) -> tuple[tuple[str, ...], ...]:
+        """Each label's names from the root of the labels' tree."""
+        return self.paths or tuple((label,) for label, _, _ in self.labels)
+
+    def make_labels(self) -> LabelSet:
+        """The labels, in their tree."""
+        paths = self.label_paths
+        labels = zip(paths, find_kinds(paths), strict=True)
+        return LabelSet(
+            tuple(Label(path[-1], parents=path[:-1], kind=kind) for path, kind in labels),
+            "the classifier",
+            self.levels,
+        )
 
     def summary(self) -> str:
         """One line: from how much it was learnt, and how good it is likely to be."""
