@@ -19,8 +19,21 @@ from clipcls.data.inputs import NamedImage, name_images
 from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import embed_images
 from clipcls.errors import ClassifierError, ClipclsError, ImageError, InputError, LabelsError
-from clipcls.few_shot.copies import find_copies, warn_of_copies
-from clipcls.few_shot.file import HASH_BYTES, Learnt, classifier_bytes, read_classifier, versions
+from clipcls.few_shot.file import (
+    HASH_BYTES,
+    Learnt,
+    classifier_bytes,
+    describe_cross_validation,
+    describe_method,
+    read_classifier,
+    versions,
+)
+from clipcls.few_shot.training_data import (
+    find_copies,
+    name_labels,
+    refuse_several_labels,
+    warn_of_copies,
+)
 from clipcls.labels.label_set import Label, LabelSet, LabelsLike, log_warnings, make_labels
 from clipcls.labels.prompts import PromptSet, make_prompts
 from clipcls.models.backend import Backend
@@ -31,13 +44,10 @@ if TYPE_CHECKING:
     from clipcls.calibration.base import Identity
     from clipcls.calibration.single_label import Calibration
     from clipcls.classification.labelled import Known
-    from clipcls.data.dataset import Dataset
     from clipcls.data.matching import Excluded
     from clipcls.few_shot.label_issues import Suspect
 
 __all__ = ["FewShotClassifier"]
-
-_SHARES = ("words", "mean_words", "regression", "discriminant", "logistic")
 
 _NONE = (UNKNOWN,)  # what a person says of an image that has none of the labels
 
@@ -129,8 +139,8 @@ class FewShotClassifier(ImageClassifier):
             from clipcls.data.dataset import make_dataset
 
             data = make_dataset(X)
-            zero_shot = self._zero_shot(list(dict.fromkeys(_names_of(data))))
-            self._refuse_several(data, zero_shot)
+            zero_shot = self._zero_shot(list(dict.fromkeys(name_labels(data))))
+            refuse_several_labels(data, zero_shot)
             from clipcls.classification.labelled import embed_known
 
             known: Known = embed_known(zero_shot, data, watch, alone=True)
@@ -175,18 +185,6 @@ class FewShotClassifier(ImageClassifier):
             if name not in ("labels", "no_words", "augment", "calibration", "level")
         }
         return ZeroShotClassifier(labels, **settings).fit()
-
-    def _refuse_several(self, data: Dataset, zero_shot: ZeroShotClassifier) -> None:
-        from clipcls.data.matching import match_labels
-
-        alone = {name: (number,) for name, number in own_names(zero_shot).items()}
-        matched = match_labels(data, zero_shot.classes_.tolist(), alone)
-        for path, classes in zip(matched.paths, matched.truth, strict=True):
-            if len(classes) > 1:
-                names = ", ".join(repr(str(zero_shot.classes_[number])) for number in classes)
-                raise InputError(
-                    f"{data.source}: {path} has the labels {names}; to learn from it, keep one"
-                )
 
     def _learn(
         self,
@@ -236,15 +234,8 @@ class FewShotClassifier(ImageClassifier):
                 for name, count, words in zip(names, counts, has_words, strict=True)
             ),
             augment=self.augment,
-            method={
-                "name": "words, ridge regression, linear discriminant and logistic regression",
-                "ridge": self.probe_.ridge_,
-                "penalty": self.probe_.penalty_,
-                "offset": self.probe_.offset_,
-                "nearness": self.probe_.nearness_,
-                "shares": dict(zip(_SHARES, self.probe_.shares_.tolist(), strict=True)),
-            },
-            cross_validation=_cross_validation(self.probe_),
+            method=describe_method(self.probe_),
+            cross_validation=describe_cross_validation(self.probe_),
             outshouted=int((counts[answers] == 0).sum()),
             versions=versions(),
             paths=zero_shot.hierarchy_.levels[-1].paths if zero_shot.hierarchy_ else (),
@@ -406,25 +397,3 @@ def _noting_paths(images: Any, paths: list[str]) -> Iterator[NamedImage | ImageE
     for image in name_images(images):
         paths.append(image.name if isinstance(image, NamedImage) and image.source is None else "")
         yield image
-
-
-def _names_of(data: Dataset) -> list[str]:
-    """The data's labels as words: `_` in the name of a folder stands for a space.
-
-    `unknown` is what `sort` and `review` call images that have none of the labels.
-    """
-    names = [label for labels in data.labels for label in labels if label != UNKNOWN]
-    return [name.replace("_", " ") for name in names] if data.folders else names
-
-
-def _cross_validation(probe: Any) -> dict[str, float]:
-    if not probe.cv_images_:
-        return {}
-    figures = {
-        "images": probe.cv_images_,
-        "accuracy": round(probe.cv_accuracy_, 6),
-        "nll": round(probe.cv_loss_, 6),
-    }
-    if np.isfinite(probe.cv_text_accuracy_):
-        figures["accuracy_of_words"] = round(probe.cv_text_accuracy_, 6)
-    return figures

@@ -12,7 +12,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,22 @@ from clipcls.labels.label_set import Label, LabelSet
 from clipcls.labels.names import find_kinds
 from clipcls.predictions import NO_CLASS
 
-__all__ = ["HASH_BYTES", "Learnt", "classifier_bytes", "read_classifier", "versions"]
+if TYPE_CHECKING:
+    from clipcls.few_shot.linear_probe import LinearProbe
+
+__all__ = [
+    "HASH_BYTES",
+    "Learnt",
+    "classifier_bytes",
+    "describe_cross_validation",
+    "describe_method",
+    "read_classifier",
+    "versions",
+]
 
 HASH_BYTES = 8  # that are kept of an image file's SHA-256
 
+_SHARES = ("words", "mean_words", "regression", "discriminant", "logistic")
 _FORMAT = "clipcls classifier 1"
 
 
@@ -98,6 +110,32 @@ class Learnt:
         if with_images < len(self.labels):
             line += f"; answered with a label without images: {self.outshouted:,} of these images"
         return line
+
+
+def describe_method(probe: LinearProbe) -> dict[str, Any]:
+    """`Learnt.method` of a fitted probe."""
+    return {
+        "name": "words, ridge regression, linear discriminant and logistic regression",
+        "ridge": probe.ridge_,
+        "penalty": probe.penalty_,
+        "offset": probe.offset_,
+        "nearness": probe.nearness_,
+        "shares": dict(zip(_SHARES, probe.shares_.tolist(), strict=True)),
+    }
+
+
+def describe_cross_validation(probe: LinearProbe) -> dict[str, float]:
+    """`Learnt.cross_validation` of a fitted probe."""
+    if not probe.cv_images_:
+        return {}
+    figures = {
+        "images": probe.cv_images_,
+        "accuracy": round(probe.cv_accuracy_, 6),
+        "nll": round(probe.cv_loss_, 6),
+    }
+    if np.isfinite(probe.cv_text_accuracy_):
+        figures["accuracy_of_words"] = round(probe.cv_text_accuracy_, 6)
+    return figures
 
 
 def classifier_bytes(

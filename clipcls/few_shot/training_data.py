@@ -1,14 +1,23 @@
-"""Copies of a picture among training images, by the content of their files or their vectors."""
+"""Labelled images before they are learnt from: their labels' names, and copies of a picture."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["find_copies", "warn_of_copies"]
+from clipcls.classification.labelled import own_names
+from clipcls.errors import InputError
+from clipcls.predictions import UNKNOWN
+
+if TYPE_CHECKING:
+    from clipcls.classification.image_classifier import ImageClassifier
+    from clipcls.data.dataset import Dataset
+
+__all__ = ["find_copies", "name_labels", "refuse_several_labels", "warn_of_copies"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,3 +56,30 @@ def find_copies(vectors: NDArray[np.float32], hashes: Sequence[bytes]) -> NDArra
     _, copies = np.unique(vectors[same], axis=0, return_inverse=True)
     found: NDArray[np.int64] = copies.reshape(-1)
     return found
+
+
+def name_labels(data: Dataset) -> list[str]:
+    """The data's labels as words: `_` in the name of a folder stands for a space.
+
+    `unknown` is what `sort` and `review` call images that have none of the labels.
+    """
+    names = [label for labels in data.labels for label in labels if label != UNKNOWN]
+    return [name.replace("_", " ") for name in names] if data.folders else names
+
+
+def refuse_several_labels(data: Dataset, classifier: ImageClassifier) -> None:
+    """Refuses an image with more than one of a classifier's labels.
+
+    Raises:
+        InputError: there is one.
+    """
+    from clipcls.data.matching import match_labels
+
+    alone = {name: (number,) for name, number in own_names(classifier).items()}
+    matched = match_labels(data, classifier.classes_.tolist(), alone)
+    for path, classes in zip(matched.paths, matched.truth, strict=True):
+        if len(classes) > 1:
+            names = ", ".join(repr(str(classifier.classes_[number])) for number in classes)
+            raise InputError(
+                f"{data.source}: {path} has the labels {names}; to learn from it, keep one"
+            )
