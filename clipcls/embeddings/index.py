@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import threading
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FlatIndex", "neighbours", "search_blocks"]
+__all__ = ["FlatIndex", "neighbours", "preload", "search_blocks"]
 
 
 # FAISS's float32 products differ in the last bit with the number of queries (it has a kernel for
@@ -20,6 +22,11 @@ _SPARE = 4
 _EXACT_UP_TO = 20_000
 _CELLS_SOUGHT = 16
 _QUERIES_A_BLOCK = 4_096
+
+
+def preload() -> None:
+    """Starts to import FAISS in a thread, so that it is there once a model is loaded."""
+    threading.Thread(target=importlib.import_module, args=("faiss",), daemon=True).start()
 
 
 class FlatIndex:
