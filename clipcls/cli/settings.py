@@ -239,7 +239,7 @@ class File(Layer):
             return value
         if self.is_own:
             joined = self._folder / os.path.expanduser(path)
-            return scheme + str(joined) if scheme or is_path or joined.exists() else value
+            return scheme + str(joined) if scheme or is_path or os.path.exists(joined) else value
         inside = Path(os.path.realpath(self._folder))
         # Not even looked at elsewhere: on Windows \\host\share alone sends a password's hash.
         if os.path.isabs(path) or not Path(os.path.realpath(path)).is_relative_to(inside):

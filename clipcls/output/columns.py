@@ -95,10 +95,10 @@ def flatten(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if "explain" in record:
         rest |= _explanation(record["explain"])
     if "labels" in record:
-        best = record.get("best") or record["labels"][0]
+        best: Mapping[str, Any] = record.get("best") or next(iter(record["labels"]), {})
         for candidate in record["labels"] or [{**best, "label": UNKNOWN}]:
             answer = {key: _cell(key, value) for key, value in candidate.items()}
-            yield {**rest, **answer, "best": best["label"]}
+            yield {**rest, **answer, "best": best.get("label")}
         return
     for rank, candidate in enumerate(record.get("top", ()), start=1):
         if rank == 1:

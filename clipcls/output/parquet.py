@@ -116,7 +116,7 @@ def _schema() -> Any:
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     row = dict(_valid(record))
     if "labels" in row:
-        row |= row["labels"][0] if row["labels"] else {**row["best"], "label": UNKNOWN}
+        row |= row["labels"][0] if row["labels"] else {**row.get("best", {}), "label": UNKNOWN}
     elif "top" in row:
         row["similarity"] = row["top"][0]["similarity"]
     return row

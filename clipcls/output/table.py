@@ -63,8 +63,9 @@ class TableWriter:
             return click.style(label, fg=colour) if self._colour else label
 
         if not record["labels"]:
-            best = record["best"]
-            return f"{shown(UNKNOWN, 'yellow')}  ({printable(best['label'])} {best['score']:.2f})"
+            best = record.get("best")
+            nearest = f"  ({printable(best['label'])} {best['score']:.2f})" if best else ""
+            return f"{shown(UNKNOWN, 'yellow')}{nearest}"
         return ", ".join(
             f"{shown(printable(c['label']), 'green')} {c['score']:.2f}" for c in record["labels"]
         )

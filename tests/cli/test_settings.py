@@ -202,6 +202,14 @@ def test_what_a_file_cannot_say_is_refused(run, own: Path, content: str, said: s
     assert run("--no-config", "classify", *LABELS, "photos")[0] == 0
 
 
+def test_a_name_too_long_for_a_file_is_taken_for_a_ready_set(run, own: Path) -> None:
+    own.write_text(f"labels = '{'x' * 5000}'")
+    status, _, err = run("classify", "photos")
+    assert status == 2
+    assert "no file and no ready label set 'xxx" in err
+    assert f"(--labels is from {own})" in err
+
+
 def test_spelling_by_hand_and_by_notepad(run, own: Path) -> None:
     own.write_bytes(b"\xef\xbb\xbfmin_score = 0.99999\r\n")
     assert "unknown" in run("classify", *LABELS, "photos")[1]

@@ -78,6 +78,15 @@ def test_results_are_read_as_they_were_written(tmp_path: Path, form: str) -> Non
         assert again.to_dict() == answer.to_dict()
 
 
+@pytest.mark.parametrize("form", ["jsonl", "json", "csv", "parquet", "table", "html"])
+def test_an_image_without_labels_need_have_no_best_one(tmp_path: Path, form: str) -> None:
+    if form == "parquet":
+        pytest.importorskip("pyarrow", reason="needs pyarrow")
+    with open_output(tmp_path / "r", form) as writer:
+        writer.write(Prediction.from_dict({"path": "a.jpg", "labels": []}))
+    assert b"a.jpg" in (tmp_path / "r").read_bytes()
+
+
 def test_levels_are_what_was_written() -> None:
     for path in [("a",), ("a", "b"), ("a > b", "c"), (r"a \> b", ">"), ("a>b", "c")]:
         assert split_levels(join_levels(path)) == path
