@@ -1,4 +1,4 @@
-"""Ways to score several labels an image, and what a calibration adds: research/multi-label.md.
+"""Ways to score several labels per image, and what a calibration adds: research/multi-label.md.
 
     python research/multi_label.py SET... [--measure SET]... [--vectors FOLDER]
 

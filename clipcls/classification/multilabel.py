@@ -1,4 +1,4 @@
-"""Several labels an image, each scored on its own.
+"""Several labels per image, each scored on its own.
 
 A softmax over the labels is wrong here: an image of none of them still gives away a score of 1,
 and with five labels it answers four too many. A sigmoid of the cosine is wrong as well: CLIP was
@@ -105,16 +105,16 @@ class MultiLabelClassifier(Estimator):
         """
         self._forget()
         if self.classifier.reject:
-            raise LabelsError("the label `none of these` is for one label an image; leave it out")
+            raise LabelsError("the label `none of these` is for one label per image; leave it out")
         if self.classifier.level is not None:
-            raise LabelsError("a level is for one label an image; leave it out")
+            raise LabelsError("a level is for one label per image; leave it out")
         if self.classifier.calibration is not None:
             raise CalibrationError("give the calibration to the MultiLabelClassifier")
         if not self.classifier.__sklearn_is_fitted__():
             self.classifier.fit()
         if self.classifier.identity_.classifier:
             raise ClipclsError(
-                "a learnt classifier chooses one label an image, and its scores do not say whether "
+                "a learnt classifier chooses one label per image; its scores do not say whether "
                 "two are right: give labels alone, and calibrate them"
             )
         encoder = self.classifier.encoder_

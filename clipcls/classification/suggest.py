@@ -82,14 +82,14 @@ class Suggestion:
         images: how many images they are for.
         clusters: how many clusters there were.
         unreadable: images that could not be read.
-        made_by: the model and prompts.
+        provenance: the model and prompts.
     """
 
     labels: tuple[SuggestedLabel, ...]
     images: int
     clusters: int
     unreadable: tuple[ImageError, ...]
-    made_by: Provenance
+    provenance: Provenance
 
     def record(self) -> dict[str, Any]:
         """What a label file is written from."""
@@ -106,7 +106,7 @@ class Suggestion:
                 }
                 for label in self.labels
             ],
-            **self.made_by.to_dict(),
+            **self.provenance.to_dict(),
         }
 
 

@@ -206,8 +206,8 @@ def _write(
     from clipcls.predictions import PROVENANCE
 
     if form in ("csv", "tsv"):
-        made_by = {key: record[key] for key in PROVENANCE if key in record}
-        with output.open(form, columns, made_by) as writer:
+        provenance = {key: record[key] for key in PROVENANCE if key in record}
+        with output.open(form, columns, provenance) as writer:
             for row in record["per_class"]:
                 writer.write(row)
         metrics = record["metrics"].items()

@@ -104,8 +104,8 @@ def command(
         log_warnings(labels)
     files = ReviewFiles.of("results" if results == "-" else results, output)
     files.refuse_foreign_table()
-    made_by = find_provenance(found)
-    templates = learning.prompts or ("photo" if learning.no_model else find_templates(made_by))
+    provenance = find_provenance(found)
+    templates = learning.prompts or ("photo" if learning.no_model else find_templates(provenance))
     with Corrections(files.corrections) as corrections:
         review = Review(
             found,
@@ -120,17 +120,19 @@ def command(
         def next_commands() -> list[str]:
             """File the images; then learn from the corrections, or look at the answers."""
             commands = [["sort", str(files.table), "--into", "sorted"]]
-            if learning.no_model or made_by is None or not _can_learn(review):
+            if learning.no_model or provenance is None or not _can_learn(review):
                 commands.append(["report", str(files.table), "-o", str(files.page)])
             else:
                 commands.append(
-                    _fit_command(review, files, made_by.model, templates, learning.labels, labels)
+                    _fit_command(
+                        review, files, provenance.model, templates, learning.labels, labels
+                    )
                 )
             return [shlex.join(["clipcls", *words]) for words in commands]
 
         opener = None
         if not learning.no_model:
-            opener = _make_opener(labels or review.labels[:], templates, made_by, model)
+            opener = _make_opener(labels or review.labels[:], templates, provenance, model)
         app = ReviewApp(
             review,
             files,
@@ -207,35 +209,35 @@ def find_provenance(results: Iterable[Result]) -> Provenance | None:
     return next((r.provenance for r in results if isinstance(r, Prediction) and r.provenance), None)
 
 
-def find_templates(made_by: Provenance | None) -> str:
+def find_templates(provenance: Provenance | None) -> str:
     """The templates that made the results; `photo` where the results do not hold them."""
     from clipcls.errors import PromptsError
     from clipcls.labels.prompts import make_prompts
 
-    if made_by is None:
+    if provenance is None:
         return "photo"
     try:
-        make_prompts(made_by.prompts)
+        make_prompts(provenance.prompts)
     except PromptsError:
         logger.warning(
             "the templates of the results (%s) cannot be found here, so learning uses `photo`; "
             "give them with --prompts",
-            made_by.prompts,
+            provenance.prompts,
         )
         return "photo"
-    return made_by.prompts
+    return provenance.prompts
 
 
 def _make_opener(
     labels: LabelSet | list[str],
     templates: str | list[str],
-    made_by: Provenance | None,
+    provenance: Provenance | None,
     settings: ModelSettings,
 ) -> Callable[[], ZeroShotClassifier]:
     """Opens the model that made the results, unless another is named."""
     arguments = settings.arguments()
-    if made_by and arguments["model"] == "auto":
-        arguments["model"] = made_by.model
+    if provenance and arguments["model"] == "auto":
+        arguments["model"] = provenance.model
 
     def opener() -> ZeroShotClassifier:
         from clipcls.classification.zero_shot import ZeroShotClassifier
@@ -246,10 +248,10 @@ def _make_opener(
         if isinstance(labels, list) and list(known.names) != labels:
             known = make_labels([Label(name) for name in labels])
         classifier = ZeroShotClassifier(known, prompts=templates, **arguments).fit()
-        if made_by and not classifier.encoder_.weights.startswith(made_by.weights):
+        if provenance and not classifier.encoder_.weights.startswith(provenance.weights):
             logger.warning(
                 "the results are of another model (weights %s) than %s",
-                made_by.weights,
+                provenance.weights,
                 arguments["model"],
             )
         return classifier

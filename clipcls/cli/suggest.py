@@ -74,7 +74,7 @@ def command(
         found = suggest(classifier, images, clusters=clusters, watch=watch)
     record = found.record()
     target = "document" if form == "json" else form
-    with output.open(target, columns, found.made_by.to_dict()) as writer:
+    with output.open(target, columns, found.provenance.to_dict()) as writer:
         for row in record["labels"] if form in ("csv", "tsv") else [record]:
             writer.write(row)
     merged = sum(len(label.merged) for label in found.labels)

@@ -33,13 +33,13 @@ class Excluded:
 
     Attributes:
         no_labels: labels of the data that are none of the classifier's -> how many images.
-        left_out: images that have no other labels than these; of several labels an image those
+        left_out: images that have no other labels than these; of several labels per image those
             with one that stands above labels and leaves open which of them are right.
         beside: images that lie beside the class folders, without a label.
         unreadable: images that could not be read, and folders that could not be searched.
         without_images: labels of the classifier that no image has.
-        as_none: of several labels an image, those that have no other labels than `no_labels`,
-            which count as having none; None for one label an image.
+        as_none: of several labels per image, those that have no other labels than `no_labels`,
+            which count as having none; None for one label per image.
         unreviewed: rows of a reviewed table whose label no person gave.
     """
 

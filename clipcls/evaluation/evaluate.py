@@ -46,7 +46,7 @@ class BaseEvaluation:
         labels: the classifier's labels.
         classes: each label's metrics, in the order of `labels`.
         excluded: what no metric counts, and labels that no mean over classes counts.
-        made_by: the model and prompts.
+        provenance: the model and prompts.
         notes: why these metrics are likely better than those of new images.
     """
 
@@ -56,7 +56,7 @@ class BaseEvaluation:
     labels: tuple[str, ...]
     classes: tuple[ClassMetrics | LabelMetrics, ...]
     excluded: Excluded
-    made_by: Provenance
+    provenance: Provenance
     notes: tuple[str, ...] = ()
 
     @property
@@ -79,7 +79,7 @@ class BaseEvaluation:
             ],
             **self._details(),
             **self.excluded.record(),
-            **self.made_by.to_dict(),
+            **self.provenance.to_dict(),
         }
 
     def _details(self) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def evaluate(
             classes=found.class_metrics(),
             thresholds=tuple(classifier.thresholds_.tolist()),
             excluded=known.excluded,
-            made_by=classifier.provenance_,
+            provenance=classifier.provenance_,
             notes=known.notes,
         )
     known = embed_known(classifier, data, watch)
@@ -258,7 +258,7 @@ def evaluate(
         classes=outcomes.class_metrics(),
         several=sum(len(classes) > 1 for classes in known.truth),
         excluded=known.excluded,
-        made_by=classifier.provenance_,
+        provenance=classifier.provenance_,
         levels=_accuracies(classifier, known),
         level_names=classifier.hierarchy_.level_names if classifier.hierarchy_ else (),
         notes=known.notes,

@@ -269,7 +269,7 @@ def _describe_doubts(source: str, labels: tuple[Label, ...]) -> Iterator[str]:
     """Warnings about the list as a whole."""
     if len(labels) == 1:
         yield (
-            f"{source}: {labels[0].name!r} is the only label; where one label an image is given, "
+            f"{source}: {labels[0].name!r} is the only label; where one label per image is given, "
             "every image gets it"
         )
     for what, pattern in _CODES.items():

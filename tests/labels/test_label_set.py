@@ -172,7 +172,7 @@ def test_texts_that_look_like_others_are_those_and_it_is_said_once(write):
     [
         ("Cat\ncat\ndog\n", ("Cat", "cat", "dog"), "l.txt:2: 'Cat' and 'cat' differ in case only"),
         ("a_b\nA b\n", ("a_b", "A b"), "'a_b' and 'A b' differ in case or underscores only"),
-        ("cat\n", ("cat",), "'cat' is the only label; where one label an image is given, every"),
+        ("cat\n", ("cat",), "'cat' is the only label; where one label per image is given, every"),
         ("cat\nunknown\n", ("cat", "unknown"), "also the answer for images below the least score"),
     ],
 )

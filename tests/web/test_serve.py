@@ -79,7 +79,7 @@ def test_warnings_go_to_who_asked_and_to_no_log(
     answer = server.classify(("a", GREEN), labels=["red", "red"], prompts="my {}")
     assert [warning.partition(":")[2] for warning in answer["warnings"]] == [
         " the label 'red' appears twice; one is dropped",
-        " 'red' is the only label; where one label an image is given, every image gets it",
+        " 'red' is the only label; where one label per image is given, every image gets it",
         " is cut",
     ]
     assert server.classify(("a", GREEN), prompts="your {}")["warnings"][0] == "your red: is cut"

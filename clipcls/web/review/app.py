@@ -110,7 +110,7 @@ class ReviewApp:
             note = str(error)
         except Exception as error:
             logger.debug("review", exc_info=True)
-            note = f"{type(error).__name__}: {error} (not foreseen: please report it)"
+            note = f"{type(error).__name__}: {error} (internal error: please report it)"
         if note:
             logger.warning("%s", note)
         # Together: a page that sees nothing to wait for asks no more.

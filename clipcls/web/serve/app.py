@@ -81,8 +81,8 @@ def make_app(
         if isinstance(error, HTTPException):
             return _problem(error.status_code, str(error.detail), error.headers)
         what = f"{type(error).__name__}: {error}"
-        logger.error("a request failed: %s (not foreseen: please report it)", what)
-        return _problem(500, "not foreseen; the server's log says more")
+        logger.error("a request failed: %s (internal error: please report it)", what)
+        return _problem(500, "internal error; the server's log says more")
 
     for kind in (RefusedError, HTTPException, Exception):
         app.add_exception_handler(kind, refused)

@@ -56,7 +56,7 @@ class Options(BaseModel):
         None, description="The name of a ready template set, or templates with {} for the label."
     )
     reject: bool | None = Field(None, description="One more answer, `none of these`.")
-    top: int = Field(1, ge=1, le=_MOST_TOP, description="Labels an image.")
+    top: int = Field(1, ge=1, le=_MOST_TOP, description="Labels per image.")
     min_score: float = Field(
         0.0, ge=0, le=1, allow_inf_nan=False, description="Below it the answer is `unknown`."
     )
@@ -154,7 +154,7 @@ PROBLEMS = {
     415: "Neither a multipart form nor JSON.",
     421: "The Host header names another server.",
     422: "A field, label or template cannot be used.",
-    500: "An error that was not foreseen.",
+    500: "An internal error.",
     503: "Too much is waiting; `Retry-After` says when to try again.",
     504: "The answer took too long.",
 }
