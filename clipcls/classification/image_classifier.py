@@ -16,7 +16,6 @@ from clipcls.classification.head import LinearHead, log_sum_exp
 from clipcls.data.inputs import OnError, apply_on_error
 from clipcls.embeddings.cache import EmbeddingCache, open_cache
 from clipcls.embeddings.embed import Embedded, compute_rows, embed_array, embed_images
-from clipcls.embeddings.index import preload
 from clipcls.errors import CalibrationError, ImageError
 from clipcls.models.backend import Backend
 from clipcls.models.encoder import Encoder, open_encoder
@@ -88,7 +87,6 @@ class ImageClassifier(Estimator):
 
     def _open(self) -> None:
         """Opens the cache and the encoder that the parameters name."""
-        preload()
         self.cache_ = open_cache(self.cache)
         self.encoder_ = open_encoder(self.model, self.checkpoint, self.backend)
 

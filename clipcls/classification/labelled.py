@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from clipcls.data.dataset import DatasetLike, make_dataset
 from clipcls.data.matching import Excluded, match_labels
+from clipcls.embeddings.cache import hash_image
 from clipcls.errors import ImageError, InputError
 from clipcls.labels.names import join_levels
 from clipcls.predictions import NO_CLASS
@@ -19,13 +20,11 @@ from clipcls.predictions import NO_CLASS
 if TYPE_CHECKING:
     from clipcls.calibration.base import BaseCalibration
     from clipcls.classification.image_classifier import ImageClassifier
-    from clipcls.embeddings.cache import EmbeddingCache
 
 __all__ = [
     "Known",
     "Watch",
     "embed_known",
-    "hash_image",
     "meanings",
     "own_names",
     "right_columns",
@@ -165,17 +164,3 @@ def meanings(classifier: ImageClassifier) -> dict[str, tuple[int, ...]]:
         return names
     level = classifier.head_.level or classifier.hierarchy_.levels[-1]
     return classifier.hierarchy_.meanings(level) | names
-
-
-def hash_image(cache: EmbeddingCache | None, path: str) -> bytes:
-    """The SHA-256 of an image file's content, by the cache where it knows it.
-
-    Returns:
-        b"" where the file cannot be read.
-    """
-    from clipcls.files.hashing import hash_file
-
-    try:
-        return bytes.fromhex((cache.file_hash if cache else hash_file)(path))
-    except OSError:
-        return b""

@@ -127,7 +127,7 @@ class Run:
             cache: knows the content of many image files.
             watch: called after each result; None where the images were reported before.
         """
-        from clipcls.classification.labelled import hash_image
+        from clipcls.embeddings.cache import hash_image
 
         known = 0
         with self.output.open(self._form, columns) as writer:

@@ -29,7 +29,7 @@ from clipcls.embeddings.sqlite_errors import DamageError
 from clipcls.errors import CacheError
 from clipcls.files.hashing import hash_file, is_settled
 
-__all__ = ["CacheInfo", "EmbeddingCache", "open_cache"]
+__all__ = ["CacheInfo", "EmbeddingCache", "hash_image", "open_cache"]
 
 logger = logging.getLogger(__name__)
 
@@ -380,3 +380,17 @@ def _unchanged(path: bytes, size: int, mtime_ns: int) -> bool:
     except OSError:
         return False
     return _stamp(stat)[1] == mtime_ns and size in (stat.st_size, -1)
+
+
+def hash_image(cache: EmbeddingCache | None, path: str) -> bytes:
+    """The SHA-256 of an image file's content, by the cache where it knows it.
+
+    Returns:
+        b"" where the file cannot be read.
+    """
+    from clipcls.files.hashing import hash_file
+
+    try:
+        return bytes.fromhex((cache.file_hash if cache else hash_file)(path))
+    except OSError:
+        return b""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
-import threading
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FlatIndex", "neighbours", "preload", "search_blocks"]
+__all__ = ["FlatIndex", "neighbours", "search_blocks"]
 
+
+# Up to so many rows NumPy finds the nearest as fast as FAISS, whose import alone takes longer than
+# a few labels are worth.
+_FEW = 1_024
+
+# Of queries and rows, computed at a time by NumPy: bounds memory.
+_PRODUCTS_A_BLOCK = 4_000_000
 
 # FAISS's float32 products differ in the last bit with the number of queries (it has a kernel for
 # few and one for many), so a row that belongs among the k may come out just behind them.
@@ -24,15 +29,10 @@ _CELLS_SOUGHT = 16
 _QUERIES_A_BLOCK = 4_096
 
 
-def preload() -> None:
-    """Starts to import FAISS in a thread, so that it is there once a model is loaded."""
-    threading.Thread(target=importlib.import_module, args=("faiss",), daemon=True).start()
-
-
 class FlatIndex:
-    """An exact inner-product index over float32 rows: FAISS's `IndexFlatIP`.
+    """An exact inner-product index over float32 rows: FAISS's `IndexFlatIP`, for few rows NumPy.
 
-    FAISS finds the nearest rows; their products are then computed in float64, a query at a time,
+    These find the nearest rows; their products are then computed in float64, a query at a time,
     so that neither the order nor the similarities depend on what else is in the batch.
 
     Args:
@@ -40,11 +40,13 @@ class FlatIndex:
     """
 
     def __init__(self, vectors: NDArray[np.float32]) -> None:
-        import faiss
-
         self._vectors = np.ascontiguousarray(vectors, np.float32)
-        self._index: Any = faiss.IndexFlatIP(vectors.shape[1])
-        self._index.add(self._vectors)
+        self._index: Any = None
+        if len(vectors) > _FEW:
+            import faiss
+
+            self._index = faiss.IndexFlatIP(vectors.shape[1])
+            self._index.add(self._vectors)
 
     def __len__(self) -> int:
         return len(self._vectors)
@@ -63,12 +65,29 @@ class FlatIndex:
         """
         k = min(k, len(self))
         queries = np.ascontiguousarray(queries, np.float32)
-        _, rows = self._index.search(queries, min(k + _SPARE, len(self)))
+        rows = self._nearest(queries, min(k + _SPARE, len(self)))
         similarities = np.empty(rows.shape)
         for number, query in enumerate(queries.astype(np.float64)):
             similarities[number] = self._vectors[rows[number]].astype(np.float64) @ query
         similarities, rows = _by_similarity_then_row(similarities, rows)
         return similarities[:, :k], rows[:, :k]
+
+    def _nearest(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+        """Numbers of the k nearest rows by float32 products, int64 (m, k), in any order."""
+        if self._index is not None:
+            by_faiss: NDArray[np.int64] = self._index.search(queries, k)[1]
+            return by_faiss
+        found = np.empty((len(queries), k), np.int64)
+        step = max(1, _PRODUCTS_A_BLOCK // len(self))
+        for start in range(0, len(queries), step):
+            products = queries[start : start + step] @ self._vectors.T
+            rows = np.argpartition(products, len(self) - k, axis=1)[:, len(self) - k :]
+            # Of more equal rows than are asked for the first ones, as FAISS has them.
+            least = np.take_along_axis(products, rows, 1).min(axis=1, keepdims=True)
+            for number in np.flatnonzero((products >= least).sum(axis=1) > k):
+                rows[number] = np.argsort(-products[number], kind="stable")[:k]
+            found[start : start + step] = rows
+        return found
 
 
 def search_blocks(

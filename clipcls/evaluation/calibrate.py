@@ -34,10 +34,11 @@ from clipcls.calibration.temperature import (
     apply_temperatures,
     fit_temperatures,
 )
-from clipcls.classification.labelled import Watch, embed_known, hash_image, right_columns
+from clipcls.classification.labelled import Watch, embed_known, right_columns
 from clipcls.classification.multilabel import MultiLabelClassifier
 from clipcls.data.dataset import DatasetLike
 from clipcls.data.matching import Excluded
+from clipcls.embeddings.cache import hash_image
 from clipcls.errors import not_fitted
 from clipcls.evaluation.evaluate import compute_outcomes
 from clipcls.metrics.intervals import Flags, Floats

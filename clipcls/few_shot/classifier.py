@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.classification.image_classifier import ImageClassifier
-from clipcls.classification.labelled import hash_image, own_names
+from clipcls.classification.labelled import own_names
 from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.data.augment import View
 from clipcls.data.inputs import NamedImage, name_images
-from clipcls.embeddings.cache import EmbeddingCache
+from clipcls.embeddings.cache import EmbeddingCache, hash_image
 from clipcls.embeddings.embed import embed_images
 from clipcls.errors import ClassifierError, ClipclsError, ImageError, InputError, LabelsError
 from clipcls.few_shot.file import (

@@ -46,7 +46,7 @@ def test_the_best_classes_have_scipys_softmax(kind: str, monkeypatch: pytest.Mon
         nodes = [made.level.labels(node) for node in range(50)]
         logits = np.stack([logsumexp(logits[:, node], axis=1) for node in nodes], axis=1)
         cosines = np.stack([cosines[:, node].max(axis=1) for node in nodes], axis=1)
-    np.testing.assert_allclose(made.logits(vectors), logits / 2, rtol=1e-12)
+    np.testing.assert_allclose(made.logits(vectors), logits / 2, rtol=1e-12, atol=1e-15)
     best = np.argsort(-logits, axis=1, kind="stable")[:, :5]
     scores, similarities, classes = made.top(vectors, 5)
     np.testing.assert_array_equal(classes, best)

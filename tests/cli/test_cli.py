@@ -452,7 +452,8 @@ def test_fit_and_what_it_is_good_for(clipcls, kinds: Path, tmp_path: Path) -> No
         *("--compare", f"classifier={file}", str(kinds)),
     )
     (comparison,) = json.loads(beside.stdout)["compare"]
-    assert comparison["accuracy"] == 1 > comparison["difference"]["value"] > 0
+    accuracy = comparison["metrics"]["accuracy"]
+    assert accuracy["value"] == 1 > accuracy["difference"]["value"] > 0
 
     calibration = tmp_path / "calibration.json"
     assert clipcls("calibrate", *common[1:], str(kinds), "-o", str(calibration)).returncode == 0

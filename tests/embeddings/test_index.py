@@ -6,9 +6,9 @@ import pytest
 from clipcls.embeddings.index import FlatIndex, neighbours, search_blocks
 
 
-@pytest.fixture
-def rows() -> np.ndarray:
-    rows = np.random.default_rng(0).standard_normal((3000, 32), dtype=np.float32)
+@pytest.fixture(params=[1000, 3000], ids=["numpy", "faiss"])
+def rows(request: pytest.FixtureRequest) -> np.ndarray:
+    rows = np.random.default_rng(0).standard_normal((request.param, 32), dtype=np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 

@@ -72,7 +72,7 @@ def test_images_get_bars(page: Page) -> None:
     page.keyboard.press("Control+Enter")
     expect(answers.nth(1).locator(".bars span").first).to_have_text("green")
     expect(answers.nth(0).locator(".bars span").first).to_have_text("red thing")
-    page.check("#none")
+    page.check("#reject")
     page.select_option("#top", "1")
     page.click("#question button")
     expect(page.locator(".bars li")).to_have_count(2)
