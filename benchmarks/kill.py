@@ -27,7 +27,7 @@ from common import die, run_main
 COMMANDS = {
     "classify": "classify --labels labels.txt photos -o out/r.csv",
     "fit": "fit photos -o out/c.safetensors",
-    "evaluate": "evaluate --labels labels.txt photos -o out/e.json --report out/e.html",
+    "evaluate": "evaluate --labels labels.txt photos -o out/e.json --html out/e.html",
 }
 FOLDERS = {"XDG_CACHE_HOME": "cache", "XDG_STATE_HOME": "state", "TMPDIR": "tmp"}
 NUMBER = re.compile(rb"-?\d+\.\d+")
