@@ -49,7 +49,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_PLACES = 7  # along each side of the model's input: 50 passes an image, with the whole one
+_PLACES = 7  # along each side of the model's input: 50 passes per image, with the whole one
 _SUFFIX = ".heat.jpg"
 _LONGEST_NAME = 230  # bytes, of the 255 that file systems take, with room for the suffix and " (2)"
 

@@ -81,7 +81,7 @@ def refuse_inside(folder: Path, inputs: Iterable[str], *, mirrored: bool = False
     Args:
         folder: the folder.
         inputs: as the command was given them; a list on stdin is not looked at.
-        mirrored: whether the pictures lie in it as `heatmap.mirrored` says.
+        mirrored: whether the pictures lie in it as `occlusion.mirrored` says.
 
     Raises:
         click.UsageError: they would.

@@ -74,7 +74,7 @@ def without_scores(result: Result) -> Result:
 def list_plan(
     console: Console, into: Path, mode: Mode, root: Path, results: Sequence[Result]
 ) -> int:
-    """Says what `file_into` would do."""
+    """Say what `file_into` would do."""
     from clipcls.organize.execute import Filing
     from clipcls.organize.plan import make_plan
 
@@ -84,7 +84,7 @@ def list_plan(
             show(f"{shorten_path(source)} -> {shorten_path(target)}")
     _name(console, todo.failed)
     done = Filing(mode, todo, len(todo.steps), todo.failed)
-    console.remark(f"dry run, nothing was done: {done.summary()}")
+    console.remark(f"dry run; without --dry-run: {done.summary()}")
     return done.exit_code
 
 

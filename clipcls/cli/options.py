@@ -189,8 +189,9 @@ max_megapixels_option = click.option(
     metavar="N",
     expose_value=False,
     callback=_limit_pixels,
-    help="Refuse images that decode to more megapixels; default: 179. Each takes up to 4 MB while "
-    "it is decoded, and several are at once. JPEGs are decoded no larger than the model needs.",
+    help="Refuse images that decode to more megapixels; default: 179. A megapixel takes up "
+    "to 4 MB of memory, for each image that is being decoded. JPEGs are decoded no larger than the "
+    "model needs.",
 )
 
 

@@ -14,6 +14,7 @@ from clipcls.cli.options import (
     find_images,
     inputs_argument,
     null_option,
+    repeat_options,
     run_options,
 )
 from clipcls.cli.outputs import SuggestionsOutput
@@ -86,7 +87,8 @@ def command(
         console.remark(str(left_out))
     next_step = []
     if form == "labels":
-        words = ["clipcls", "classify", "--labels", str(output.file), *inputs]
+        words = ["clipcls", "classify", "--labels", str(output.file)]
+        words += [*repeat_options("model", "checkpoint"), *inputs]
         next_step = [f"edit it, then {shlex.join(words)}"]
     console.say_written(output.file, *next_step)
     return console.status(len(found.unreadable), found.images)

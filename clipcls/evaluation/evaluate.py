@@ -84,7 +84,7 @@ class BaseEvaluation:
 
     def _details(self) -> dict[str, Any]:
         """What the record says of this kind of evaluation alone."""
-        raise NotImplementedError
+        return {}
 
     def _label_details(self) -> Sequence[dict[str, Any]]:
         """The same of each label."""

@@ -186,7 +186,7 @@ class OpenClipEncoder:
 
         An image's row does not depend on the others' but for the rounding of sums: in fp32 below
         1e-5 on a CPU, 1e-4 on CUDA, whose libraries sum in another order for another number of
-        images; 1e-2 in bf16 and fp16 (tests/test_encoder.py, tests/test_cuda.py).
+        images; 1e-2 in bf16 and fp16 (tests/models).
 
         Raises:
             ModelError: the memory of a GPU does not suffice for one image.

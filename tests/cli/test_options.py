@@ -163,8 +163,8 @@ def test_commands_say_what_they_wrote_and_what_comes_next(
             "wrote c.safetensors; next: clipcls classify --classifier c.safetensors PHOTOS",
         ),
         (
-            ("suggest", "sorted", "--vocabulary", "weather", "-o", "labels.txt"),
-            "wrote labels.txt; next: edit it, then clipcls classify --labels labels.txt sorted",
+            ("suggest", "sorted", "-m", "mini", "--vocabulary", "weather", "-o", "labels.txt"),
+            "next: edit it, then clipcls classify --labels labels.txt -m mini sorted",
         ),
         (("search", "red", "sorted", "-o", "hits.csv"), "wrote hits.csv\n"),
     ]:

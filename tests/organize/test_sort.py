@@ -889,7 +889,7 @@ def test_the_command(photos: Path) -> None:
         "a.jpg.xmp -> out/cat/a.jpg.xmp",
         "sub/a.jpg -> out/cat/a (2).jpg",
     ]
-    assert done.stderr == "clipcls: dry run, nothing was done: 2 copied\n"
+    assert done.stderr == "clipcls: dry run; without --dry-run: 2 copied\n"
     done = sort("-", "--into", "out", "--move", cwd=photos, stdin="\n".join(lines))
     assert done.returncode == 0
     assert done.stderr.startswith("clipcls: 2 moved\nclipcls: to undo it: clipcls sort --undo")
