@@ -26,9 +26,10 @@ lint:
     .venv/bin/mypy
     .venv/bin/lint-imports
 
-# Write the command line reference from --help.
+# Write the command line reference from --help and build the site into site/.
 docs:
     {{ python }} tests/test_docs.py
+    {{ python }} -m mkdocs build --strict
 
 # Measure one photo, a folder and new labels against other programs.
 bench *arguments:

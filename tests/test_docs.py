@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from clipcls.cli import cli
 
 ROOT = Path(__file__).parent.parent
-REFERENCE = ROOT / "docs/cli.md"
+REFERENCE = ROOT / "docs/reference/cli.md"
 
 
 def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
