@@ -18,11 +18,12 @@ test *arguments:
 test-all *arguments:
     {{ python }} -m pytest -n auto -m '' {{ arguments }}
 
-# Check format, lint, spelling, types and the direction of imports.
+# Check format, lint, spelling, prose, types and the direction of imports.
 lint:
     .venv/bin/ruff format --check .
     .venv/bin/ruff check .
     .venv/bin/codespell
+    {{ python }} tests/test_prose.py
     .venv/bin/mypy
     .venv/bin/lint-imports
 
