@@ -9,6 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+import clipcls
 from clipcls.cli import cli
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +47,11 @@ def test_every_command_has_help_and_stands_in_the_reference(path: tuple[str, ...
     result = CliRunner().invoke(cli, [*path, "--help"], prog_name="clipcls")
     assert result.exit_code == 0
     assert re.search(r"\n\n  \w.*\.", result.output), "a command says what it does"
+
+
+def test_the_python_reference_has_every_public_name() -> None:
+    page = (ROOT / "docs/reference/python.md").read_text()
+    assert sorted(re.findall(r"^::: clipcls\.(\w+)", page, re.M)) == sorted(clipcls.__all__)
 
 
 def test_the_list_of_commands_has_the_summary_of_each() -> None:

@@ -63,6 +63,10 @@ class ImageClassifier(Estimator):
     classes_: NDArray[np.str_]
     weights_: NDArray[np.float32]
     head_: LinearHead
+    encoder_: Encoder
+    cache_: EmbeddingCache | None
+    provenance_: Provenance
+    calibration_: Calibration | None
     hierarchy_: Hierarchy | None
     # The texts of each label, which explain answers; none where they were learnt from images.
     _texts: Sequence[Sequence[str]] = ()
@@ -117,7 +121,7 @@ class ImageClassifier(Estimator):
 
     def _set_provenance(self, prompts: str, classifier: str = "") -> None:
         """Opens the calibration, and sets what made the answers."""
-        self.calibration_: Calibration | None = None
+        self.calibration_ = None
         if self.calibration is not None:
             from clipcls.calibration.file import load_calibration
             from clipcls.calibration.single_label import Calibration
@@ -323,7 +327,7 @@ class ImageClassifier(Estimator):
             label: a class, or a name or path of the labels' hierarchy; None: the best class.
 
         Returns:
-            float32 (height, width) of the upright image: how far the log-odds of the label's score
+            float32 (height, width) of the upright image, how far the log-odds of the label's score
             (against all other labels together; with one label alone its logit) fall when the
             surroundings of a pixel are hidden. Above 0 speaks for the label, below 0 against it,
             and 0 is where the model does not look.
