@@ -37,7 +37,7 @@ _COMMANDS = {
     "models": "List the models that have a short name.",
     "prompts": "List the template sets and label sets, or print the set NAME.",
     "cache": "Manage stored embeddings and exported models.",
-    "config": "Show which settings hold, and where they come from.",
+    "config": "Show which settings apply, and where they come from.",
     "completion": "Print a shell script that completes commands and options.",
     "bench": "Measure where the time goes on this machine.",
 }

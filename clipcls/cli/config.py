@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,111 +15,78 @@ from clipcls.cli.options import json_option
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from clipcls.cli.settings import CommandPath, Layer
-
 
 def _complete_commands(
-    ctx: click.Context, param: click.Parameter, incomplete: str
+    ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    from click.shell_completion import CompletionItem
-
-    from clipcls.cli.settings import all_commands
-
-    root = ctx.find_root().command
-    assert isinstance(root, click.Group)
-    before = ctx.params.get("words") or ()
-    names = dict.fromkeys(
-        path[len(before)]
-        for path, _ in all_commands(root)
-        if path[: len(before)] == before and len(path) > len(before)
-    )
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    group: click.Command | None = ctx.find_root().command
+    for word in ctx.params.get("words") or ():
+        group = group.get_command(ctx, word) if isinstance(group, click.Group) else None
+    if not isinstance(group, click.Group):
+        return []
+    return group.shell_complete(click.Context(group), incomplete)
 
 
 @groups.command("config")
 @click.argument("words", nargs=-1, metavar="[COMMAND]", shell_complete=_complete_commands)
 @json_option
 def command(_console: Console, words: tuple[str, ...], as_json: bool) -> int:
-    """Show which settings hold, and where they come from.
+    """Show which settings apply, and where they come from.
 
     An option's value is the command line's, else that of a variable (CLIPCLS_MODEL for every
     command, CLIPCLS_CLASSIFY_TOP for one), else that of clipcls.toml in the current folder, else
     that of your own clipcls.toml, else the default. With COMMAND, shows all options of that
     command.
     """
-    from clipcls.cli.settings import FILE_NAME, all_commands, find_layers, own_file
+    from clipcls.cli.settings import (
+        FILE_NAME,
+        find_files,
+        find_own_file,
+        list_options,
+        resolve,
+        walk_commands,
+    )
     from clipcls.output.json import dump_line
 
     program = click.get_current_context().find_root()
-    assert isinstance(program.command, click.Group)
-    commands = dict(all_commands(program.command))
-    layers = find_layers(program.command, files=not program.params.get("no_config"))
-    for path, known in commands.items():
-        for layer in layers[1:]:  # variables have been checked
-            layer.check(program.command, path, known)
+    root = program.command
+    assert isinstance(root, click.Group)
+    commands = dict(walk_commands(root))
     if words and words not in commands:
         below = [" ".join(path) for path in commands if path[: len(words)] == words]
         cure = f"; choose {' or '.join(below)}" if below else ""
         raise click.UsageError(f"{' '.join(words)}: no such command{cure}")
+    files = [] if program.params.get("no_config") else find_files()
+    found = {path: resolve(files, root, path, known) for path, known in commands.items()}
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     if words:
-        rows = _list_options(layers, program.command, words, commands[words])
+        for name, option in list_options(commands[words]).items():
+            setting = found[words].get(name)
+            value, source = (
+                (setting.value, setting.source) if setting else (_default(option), "default")
+            )
+            rows[name,] = {"option": name, "value": value, "from": source}
     else:
-        rows = _list_settings(layers, program.command, commands)
-    places = [Path(FILE_NAME).absolute(), *filter(None, [own_file()])]
-    files = {str(place): os.path.isfile(place) for place in places}
+        for path, settings in found.items():
+            for scope, name, value, source in settings.values():
+                row = {"option": ".".join((*scope, name)), "value": value, "from": source}
+                row = rows.setdefault((scope, name, source), {**row, "for": []})
+                row["for"].append(" ".join(path))
+    places = [Path(FILE_NAME).absolute(), *filter(None, [find_own_file()])]
+    exist = {str(place): os.path.isfile(place) for place in places}
     if as_json:
-        click.echo(dump_line({"files": files, "settings": rows}))
+        click.echo(dump_line({"files": exist, "settings": list(rows.values())}))
         return 0
-    for place, exists in files.items():
+    for place, exists in exist.items():
         show(f"{place}{'' if exists else ': no such file'}")
     click.echo()
-    for row in rows:
-        used_by = "" if "for" not in row else f"  for {', '.join(row['for']) or 'none: overridden'}"
+    for row in rows.values():
+        used_by = f"  for {', '.join(row['for'])}" if "for" in row else ""
         value = "" if row["value"] is None else dump_line(row["value"])
         show(f"{row['option']} = {value}  from {row['from']}{used_by}")
     if not rows:
         click.echo("nothing is set: all options have their defaults")
     return 0
-
-
-def _list_options(
-    layers: Sequence[Layer], root: click.Group, path: CommandPath, chosen: click.Command
-) -> list[dict[str, Any]]:
-    """Every option of one command, with its value and where that comes from."""
-    from clipcls.cli.settings import options_of, resolve
-
-    held = resolve(layers, root, path, chosen)
-    rows = []
-    for name, option in options_of(chosen).items():
-        value, source = _default(option), "default"
-        if name in held:
-            value, source = held[name].value, held[name].source
-        rows.append({"option": name, "value": value, "from": source})
-    return rows
-
-
-def _list_settings(
-    layers: Sequence[Layer], root: click.Group, commands: Mapping[CommandPath, click.Command]
-) -> list[dict[str, Any]]:
-    """Every setting, with the commands for which it holds."""
-    from clipcls.cli.settings import options_of, resolve
-
-    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for path, known in commands.items():
-        held = resolve(layers, root, path, known)
-        for layer in layers:  # also those that another one stands above
-            for name, option in options_of(known).items():
-                if setting := layer.find(path, option):
-                    row = {
-                        "option": ".".join((*setting.scope, name)),
-                        "value": setting.value,
-                        "from": setting.source,
-                        "for": [],
-                    }
-                    row = rows.setdefault((setting.scope, name, setting.source), row)
-                    if held.get(name) == setting:
-                        row["for"].append(" ".join(path))
-    return list(rows.values())
 
 
 def _default(option: click.Option) -> Any:

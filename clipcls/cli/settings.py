@@ -1,32 +1,42 @@
-"""Values of options from the environment and from `clipcls.toml`, below the command line's."""
+"""Values of options from variables and from `clipcls.toml`; the command line overrides both."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
-from clipcls.cli.console import Console
 from clipcls.cli.constraints import EXCLUSIVE, long_name
 from clipcls.errors import ClipclsError
 
-__all__ = ["FILE_NAME", "Layer", "Setting", "SettingsError", "apply", "find_layers", "resolve"]
+__all__ = [
+    "FILE_NAME",
+    "File",
+    "Setting",
+    "SettingsError",
+    "apply",
+    "find_files",
+    "find_own_file",
+    "list_options",
+    "name_variable",
+    "resolve",
+    "walk_commands",
+]
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "clipcls.toml"
 _PREFIX = "CLIPCLS_"
-_NOT_OPTIONS = frozenset(("CLIPCLS_TOKEN", "CLIPCLS_DEBUG", "CLIPCLS_NO_CONFIG"))
+_OTHER_VARIABLES = frozenset(("CLIPCLS_TOKEN", "CLIPCLS_DEBUG", "CLIPCLS_NO_CONFIG"))
 
-# A folder may come from anyone. What its file sets shapes answers; it writes, moves, deletes and
-# serves nothing, and runs in plain view.
-_OF_A_FOLDER = frozenset(
+# A folder may come from anyone: its file may choose how images are classified, but not write, move,
+# delete or serve anything, or hide that it is in use.
+_ALLOWED_IN_FOLDERS = frozenset(
     (
         *("model", "device", "batch-size", "precision", "backend", "workers"),
         *("labels", "label", "prompts", "reject", "level", "classifier", "calibration"),
@@ -37,33 +47,34 @@ _OF_A_FOLDER = frozenset(
     )
 )
 _PATHS_OR_NAMES = frozenset(("labels", "prompts", "vocabulary", "model"))
-# Where the first is given, the second is not taken from a weaker place.
+# Where the first is given, weaker places no longer set the second.
 _SUPERSEDES = (
     ("output", "format"),
     ("model", "checkpoint"),
     *((one, other) for one, other, _ in EXCLUSIVE),
     *((other, one) for one, other, _ in EXCLUSIVE),
 )
+_FORMATS = frozenset(("table", "csv", "tsv", "json", "jsonl", "html", "parquet", "labels"))
 _OFF = ("false", "0", "no", "off", "n", "f")
 
 CommandPath = tuple[str, ...]
 
 
 class SettingsError(ClipclsError):
-    """A file of settings, or a variable, that cannot be used."""
+    """A settings file or a variable cannot be used."""
 
 
 class Setting(NamedTuple):
     """A value for an option."""
 
     scope: CommandPath  # the command that it is for; () for all
-    name: str  # the option's long name, without dashes before it
+    name: str  # the option's long name, without the dashes
     value: Any  # as written
     source: str  # the variable or the file that holds it
 
 
-def own_file() -> Path | None:
-    """The user's own file, in their configuration folder; None where they have no home."""
+def find_own_file() -> Path | None:
+    """The user's own file, in their configuration folder; None if they have no home folder."""
     import platformdirs
 
     try:
@@ -73,13 +84,13 @@ def own_file() -> Path | None:
     return path if path.is_absolute() else None
 
 
-def options_of(command: click.Command) -> dict[str, click.Option]:
+def list_options(command: click.Command) -> dict[str, click.Option]:
     """The options of a command that can be set, by long name."""
     found = (p for p in command.params if isinstance(p, click.Option) and not p.is_eager)
     return {long_name(option): option for option in found}
 
 
-def all_commands(
+def walk_commands(
     group: click.Group, path: CommandPath = ()
 ) -> Iterator[tuple[CommandPath, click.Command]]:
     """Every command below a group, with the words that call it."""
@@ -87,72 +98,50 @@ def all_commands(
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         if isinstance(command, click.Group):
-            yield from all_commands(command, (*path, name))
+            yield from walk_commands(command, (*path, name))
         elif command is not None:
             yield (*path, name), command
 
 
-class Layer(ABC):
-    """One place where settings come from."""
-
-    def find(self, path: CommandPath, option: click.Option) -> Setting | None:
-        """The setting of a command's option: its own, else the one for all commands."""
-        for scope in (path, ()):
-            if setting := self._find(scope, option):
-                return setting
-        return None
-
-    @abstractmethod
-    def check(self, root: click.Group, path: CommandPath, command: click.Command) -> None:
-        """Warn of or refuse what sets nothing, for a command that is about to run."""
-
-    @abstractmethod
-    def _find(self, scope: CommandPath, option: click.Option) -> Setting | None:
-        """The setting of exactly this scope."""
+def name_variable(scope: CommandPath, name: str) -> str:
+    """The variable of an option, such as CLIPCLS_TOP or, for one command, CLIPCLS_CLASSIFY_TOP."""
+    if not scope and name == "sort-into":  # CLIPCLS_SORT_INTO is `sort --into`
+        return ""
+    return _PREFIX + "_".join((*scope, name)).upper().replace("-", "_")
 
 
-class Environment(Layer):
-    """Variables like CLIPCLS_MODEL and, for one command, CLIPCLS_CLASSIFY_TOP."""
+def _read_variables(path: CommandPath, command: click.Command) -> dict[str, Setting]:
+    found = {}
+    for scope in ((), path):
+        for name, option in list_options(command).items():
+            variable = name_variable(scope, name)
+            if text := os.environ.get(variable):  # an empty one counts as none
+                value = text.splitlines() if option.multiple else text
+                found[name] = Setting(scope, name, value, variable)
+    return found
 
-    def __init__(self, groups: Collection[str]) -> None:
-        self._groups = groups
 
-    def _find(self, scope: CommandPath, option: click.Option) -> Setting | None:
-        variable = self._variable(scope, long_name(option))
-        if not (variable and (text := os.environ.get(variable))):  # an empty one counts as none
-            return None
-        value = text.splitlines() if option.multiple else text
-        return Setting(scope, long_name(option), value, variable)
+def _warn_about_variables(root: click.Group, path: CommandPath, command: click.Command) -> None:
+    """Name the variables that set nothing."""
 
-    def check(self, root: click.Group, path: CommandPath, command: click.Command) -> None:
-        """Warn of variables that set nothing."""
-        odd = {v for v in os.environ if v.startswith(_PREFIX)} - _NOT_OPTIONS
-        odd -= {self._variable(scope, name) for scope in (path, ()) for name in options_of(command)}
-        if not odd:
-            return
-        known = {
-            str(self._variable(scope, name))
-            for path, other in all_commands(root)
-            for name in options_of(other)
-            for scope in (path, ())
-        }
-        for name in sorted(odd - known):
-            hint = _hint(name.upper(), known, _PREFIX)
+    def name_all(path: CommandPath, command: click.Command) -> set[str]:
+        return {name_variable(scope, n) for scope in (path, ()) for n in list_options(command)}
+
+    unknown = {v for v in os.environ if v.startswith(_PREFIX)} - _OTHER_VARIABLES
+    unknown -= name_all(path, command)
+    if unknown:  # importing every command takes a while
+        known = set().union(*(name_all(*other) for other in walk_commands(root)))
+        for name in sorted(unknown - known):
+            hint = _suggest(name.upper(), known, _PREFIX)
             logger.warning("%s: no option has this variable%s", name, hint)
 
-    def _variable(self, scope: CommandPath, name: str) -> str | None:
-        # CLIPCLS_SORT_INTO would be both `sort --into` and --sort-into of `classify`.
-        if not scope and name.split("-")[0] in self._groups and "-" in name:
-            return None
-        return _PREFIX + "_".join((*scope, name)).upper().replace("-", "_")
 
-
-class File(Layer):
+class File:
     """One `clipcls.toml`.
 
     Args:
         path: the file.
-        is_own: whether it is the user's own rather than one that lies in a folder.
+        is_own: whether it is the user's own file, not that of a folder.
 
     Raises:
         SettingsError: it cannot be read, is not TOML, or sets an option twice.
@@ -160,19 +149,19 @@ class File(Layer):
 
     def __init__(self, path: Path, *, is_own: bool) -> None:
         self.place = os.fspath(path.absolute())
-        self._folder = path.parent
         self.is_own = is_own
+        self._folder = path.parent
         import tomllib
 
         try:
             values = list(_flatten(tomllib.loads(path.read_bytes().decode("utf-8-sig"))))
         except OSError as error:
             raise SettingsError(
-                f"{path}: cannot be read ({error.strerror}); --no-config goes without"
+                f"{path}: cannot be read ({error.strerror}); --no-config runs without it"
             ) from error
         except RecursionError as error:
             raise SettingsError(f"{path}: is nested too deeply") from error
-        except ValueError as error:  # also of a number with thousands of digits
+        except ValueError as error:  # also for a number with thousands of digits
             raise SettingsError(f"{path}: is not TOML in UTF-8: {error}") from error
         self._values: dict[tuple[CommandPath, str], Any] = {}
         for scope, key, value in values:
@@ -181,57 +170,56 @@ class File(Layer):
                 raise SettingsError(f"{path}: {name}: is set twice, with - and with _")
             self._values[scope, name] = value
 
-    def _find(self, scope: CommandPath, option: click.Option) -> Setting | None:
-        name = long_name(option)
-        if (scope, name) not in self._values:
-            return None
-        value = self._checked(name, option, self._values[scope, name])
-        return Setting(scope, name, value, self.place)
+    def read(
+        self, root: click.Group, path: CommandPath, command: click.Command
+    ) -> dict[str, Setting]:
+        """What it sets for a command, by option.
 
-    def check(self, root: click.Group, path: CommandPath, command: click.Command) -> None:
-        """Refuse names that no option has, and what the file of a folder must not set."""
-        commands = root.list_commands(click.Context(root))
-        for scope, name in self._values:
-            where = f"{self.place}: " + (f"[{'.'.join(scope)}] " if scope else "")
-            if scope and scope[0] not in commands:
-                hint = _hint(scope[0], commands)
-                raise SettingsError(f"{where[:-1]}: no command has this name{hint}")
-            if scope and scope[: len(path)] != path[: len(scope)]:
+        Raises:
+            SettingsError: no option has a name in it, or an option must not be set by this file, or
+                not to this value.
+        """
+        commands, options = root.list_commands(click.Context(root)), list_options(command)
+        found: dict[str, Setting] = {}
+        for scope, name in sorted(self._values, key=lambda key: len(key[0])):
+            where = f"{self.place}: " + (f"[{'.'.join(scope)}] " if scope else "") + name
+            if scope and scope[0] in commands and scope[: len(path)] != path[: len(scope)]:
                 continue  # for another command, which will check it
-            known = set(options_of(command))
-            if not scope and name not in known:
-                known = {option for _, other in all_commands(root) for option in options_of(other)}
-            if scope not in (path, ()) or name not in known:
-                hint = _hint(name, known)
-                if not scope and name in commands:
-                    hint = f", but a command; write its options below [{name}]"
-                raise SettingsError(f"{where}{name}: no option has this name{hint}")
-            if not self.is_own and name not in _OF_A_FOLDER:
+            if scope not in (path, ()) or name not in options:
+                everywhere = {
+                    ".".join((*scope, name))
+                    for path, other in walk_commands(root)
+                    for name in list_options(other)
+                    for scope in (path, ())
+                }
+                if (key := ".".join((*scope, name))) not in everywhere:
+                    hint = _suggest(key, everywhere)
+                    raise SettingsError(f"{where}: no option has this name{hint}")
+            if not self.is_own and name not in _ALLOWED_IN_FOLDERS:
                 raise SettingsError(
-                    f"{where}{name}: a file that may have come with the folder cannot set it; set "
-                    f"it in {own_file() or 'your own file'}, by a variable or on the command "
-                    "line, or ignore the file with --no-config"
+                    f"{where}: a file that may have come with the folder cannot set it; set it in "
+                    f"{find_own_file() or 'your own file'}, by a variable or on the command line, "
+                    "or ignore the file with --no-config"
                 )
+            if name in options:
+                value = self._check(self._values[scope, name], name, options[name])
+                found[name] = Setting(scope, name, value, self.place)
+        return found
 
-    def _checked(self, name: str, option: click.Option, value: Any) -> Any:
-        values = value if isinstance(value, list) else [value]
+    def _check(self, value: Any, name: str, option: click.Option) -> Any:
         where = f"{self.place}: {name}"
-        if isinstance(value, list) and not option.multiple:
-            cure = "; write label = [...]" if name == "labels" else ""
-            raise SettingsError(f"{where}: takes one value, not a list{cure}")
-        for one in values:
-            if type(one) not in ((bool,) if option.is_flag else (str, int, float)):
-                wanted = "true or false" if option.is_flag else "text or a number"
-                shown = repr(one) if isinstance(one, str) else str(one).lower()
-                raise SettingsError(f"{where}: takes {wanted}, not {shown}")
-            if re.search(r"[\0-\x1f\x7f]", str(one)):
-                raise SettingsError(f"{where}: takes no text with control characters")
+        values = value if isinstance(value, list) else [value]
+        is_nested = any(isinstance(one, list | dict) for one in values)
+        if is_nested or (isinstance(value, list) and not option.multiple):
+            raise SettingsError(f"{where}: takes one value, not a list")
+        if any(re.search(r"[\0-\x1f\x7f]", str(one)) for one in values):
+            raise SettingsError(f"{where}: takes no text with control characters")
         is_path = isinstance(option.type, click.Path)
         if is_path or name in _PATHS_OR_NAMES:
-            values = [self._placed(str(one), where, is_path) for one in values]
+            values = [self._resolve_path(str(one), where, is_path) for one in values]
         return values if option.multiple else values[0]
 
-    def _placed(self, value: str, where: str, is_path: bool) -> str:
+    def _resolve_path(self, value: str, where: str, is_path: bool) -> str:
         """A path, relative to the file; a folder's file must not lead out of its folder."""
         scheme = "local-dir:" if value.startswith("local-dir:") else ""
         path = value.removeprefix(scheme)
@@ -241,11 +229,11 @@ class File(Layer):
             joined = self._folder / os.path.expanduser(path)
             return scheme + str(joined) if scheme or is_path or os.path.exists(joined) else value
         inside = Path(os.path.realpath(self._folder))
-        # Not even looked at elsewhere: on Windows \\host\share alone sends a password's hash.
+        # Without a look at the path: on Windows opening \\host\share sends a password's hash.
         if os.path.isabs(path) or not Path(os.path.realpath(path)).is_relative_to(inside):
             raise SettingsError(
                 f"{where}: {value}: lies outside the folder; a file that may have come with the "
-                "folder can name only what is in it"
+                "folder can only name what is inside it"
             )
         return value
 
@@ -261,34 +249,34 @@ def _flatten(
             yield scope, key, value
 
 
-def find_layers(root: click.Group, *, files: bool = True) -> list[Layer]:
-    """Where settings come from on this machine and in this folder, the strongest first.
+def find_files() -> list[File]:
+    """The settings files on this machine and in this folder, the strongest first.
 
     Raises:
-        SettingsError: a file cannot be used.
+        SettingsError: one of them cannot be used.
     """
-    layers: list[Layer] = [Environment(root.list_commands(click.Context(root)))]
+    own = find_own_file()
     found: list[Path] = []
-    for path in filter(None, (own_file(), Path(FILE_NAME)) if files else ()):
-        if os.path.isfile(path):
+    for path in filter(None, (own, Path(FILE_NAME))):
+        if path.is_file():
             if not any(path.samefile(other) for other in found):
                 found.append(path)
-        elif os.path.lexists(path):  # never opened: a pipe would be waited for
+        elif os.path.lexists(path):  # never opened: a pipe would block
             logger.warning("%s: is not a file; ignored", path)
-    return layers + [File(path, is_own=path == own_file()) for path in reversed(found)]
+    return [File(path, is_own=path == own) for path in reversed(found)]
 
 
 def resolve(
-    layers: Sequence[Layer],
+    files: Sequence[File],
     root: click.Group,
     path: CommandPath,
     command: click.Command,
     given: Collection[str] = (),
 ) -> dict[str, Setting]:
-    """The settings that hold for a command.
+    """The settings that apply to a command: those of variables, then those of files.
 
     Args:
-        layers: where they come from, the strongest first.
+        files: the strongest first.
         root: the program.
         path: the words that call the command.
         command: the command.
@@ -298,58 +286,57 @@ def resolve(
         The settings by long name.
 
     Raises:
-        SettingsError: a value is none that its option takes.
+        SettingsError: a file or an option refuses a setting.
     """
-    options = options_of(command)
-    settled = _settled_by(given)
-    held: dict[str, Setting] = {}
+    options = list_options(command)
+    settled = _supersede(given)
+    resolved: dict[str, Setting] = {}
+    layers = [_read_variables(path, command), *(file.read(root, path, command) for file in files)]
     for layer in layers:
-        found = {}
-        for name in options.keys() - settled:
-            setting = layer.find(path, options[name])
-            if setting and (setting.scope or not _is_for_others(setting, options[name], root)):
-                _convert(setting, options[name], command)
-                found[name] = setting
-        held |= found
+        found = {
+            name: setting
+            for name, setting in layer.items()
+            if name not in settled and not _is_for_others(setting, options[name])
+        }
+        for name, setting in found.items():
+            _check_value(setting, options[name], command)
+        resolved |= found
         off = {name for name, setting in found.items() if str(setting.value).lower() in _OFF}
-        settled |= off | _settled_by(found.keys() - off)
-    return {name: held[name] for name in options if name in held}
+        settled |= off | _supersede(found.keys() - off)
+    return {name: resolved[name] for name in options if name in resolved}
 
 
-def _settled_by(names: Iterable[str]) -> set[str]:
-    """Options whose values a weaker place cannot set, where these are given."""
+def _supersede(names: Iterable[str]) -> set[str]:
+    """These options, and those that a weaker place can then no longer set."""
     return {*names, *(other for name, other in _SUPERSEDES if name in set(names))}
 
 
-def _is_for_others(setting: Setting, option: click.Option, root: click.Group) -> bool:
-    """Whether it is a choice that this command does not have, and another does: format=jsonl."""
-
-    def choices(option: click.Option | None) -> Collection[str]:
-        kind = option.type if option else None
-        return kind.choices if isinstance(kind, click.Choice) else ()
-
-    others = (options_of(command).get(setting.name) for _, command in all_commands(root))
-    is_unknown = choices(option) and setting.value not in choices(option)
-    return bool(is_unknown) and any(setting.value in choices(other) for other in others)
+def _is_for_others(setting: Setting, option: click.Option) -> bool:
+    """Whether it is a format, set for all commands, that only others have."""
+    return (
+        isinstance(option.type, click.Choice)
+        and setting[:2] == ((), "format")
+        and setting.value in _FORMATS - {*option.type.choices}
+    )
 
 
-def _convert(setting: Setting, option: click.Option, command: click.Command) -> None:
-    """Raises `SettingsError` where an option cannot take the value."""
-    value = setting.value
-    # As if typed: 2.5 is no whole number, though click would make it 2, and inf overflows.
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
+def _check_value(setting: Setting, option: click.Option, command: click.Command) -> None:
     try:
-        option.type_cast_value(click.Context(command), value)
+        option.type_cast_value(click.Context(command), _as_typed(setting.value))
     except click.BadParameter as error:
         raise SettingsError(f"{setting.source}: {setting.name}: {error.message}") from error
-    except OSError as error:  # at a path that is too long, or of a folder that may not be searched
+    except OSError as error:  # the path is too long, or its folder must not be searched
         reason = (error.strerror or str(error)).lower()
         raise SettingsError(f"{setting.source}: {setting.name}: {reason}") from error
 
 
+def _as_typed(value: Any) -> str | list[str]:
+    """Text, as on a command line: click would make 2 out of the number 2.5."""
+    return [*map(str, value)] if isinstance(value, list) else str(value)
+
+
 def apply(context: click.Context, arguments: Sequence[str]) -> None:
-    """Make settings the defaults of a command that is about to run, and say if a folder's are used.
+    """Make settings the defaults of a command that is about to run; say if a folder's are used.
 
     Args:
         context: of the command.
@@ -361,26 +348,24 @@ def apply(context: click.Context, arguments: Sequence[str]) -> None:
     command, program = context.command, context.find_root()
     root, path = program.command, tuple(context.command_path.split()[1:])
     assert isinstance(root, click.Group)
-    layers = find_layers(root, files=not program.params.get("no_config"))
-    for layer in layers:
-        layer.check(root, path, command)
-    given = _given(context, arguments)
-    held = resolve(layers, root, path, command, given)
-    options = options_of(command)
-    context.default_map = {str(options[n].name): s.value for n, s in held.items()}
-    console = context.obj
-    if isinstance(console, Console):
-        console.settings = {f"--{n}": (str(s.value), s.source) for n, s in held.items()}
-        of_folder = [x.place for x in layers if isinstance(x, File) and not x.is_own]
-        used = sorted(n for n, s in held.items() if s.source in of_folder)
-        if used and "quiet" not in {*given, *held}:
+    _warn_about_variables(root, path, command)
+    files = [] if program.params.get("no_config") else find_files()
+    given = _find_given(context, arguments)
+    found = resolve(files, root, path, command, given)
+    options = list_options(command)
+    context.default_map = {str(options[n].name): _as_typed(s.value) for n, s in found.items()}
+    if console := context.obj:
+        console.settings = {f"--{n}": (str(s.value), s.source) for n, s in found.items()}
+        folders = [file.place for file in files if not file.is_own]
+        used = sorted(n for n, s in found.items() if s.source in folders)
+        if used and "quiet" not in {*given, *found}:
             console.say(
                 f"using {FILE_NAME} of this folder: {', '.join(used)} "
                 f"(to ignore it: clipcls --no-config {' '.join(path)} ...)"
             )
 
 
-def _given(context: click.Context, arguments: Sequence[str]) -> set[str]:
+def _find_given(context: click.Context, arguments: Sequence[str]) -> set[str]:
     """Long names of the options among the arguments."""
     try:
         _, _, order = context.command.make_parser(context).parse_args([*arguments])
@@ -389,7 +374,7 @@ def _given(context: click.Context, arguments: Sequence[str]) -> set[str]:
     return {long_name(param) for param in order if isinstance(param, click.Option)}
 
 
-def _hint(name: str, known: Iterable[str], prefix: str = "") -> str:
+def _suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
     import difflib
 
     names = [word.removeprefix(prefix) for word in known]

@@ -9,9 +9,9 @@ import click
 import pytest
 
 from clipcls.cli import cli, constraints, settings
-from clipcls.cli.settings import all_commands, options_of
+from clipcls.cli.settings import list_options, walk_commands
 
-COMMANDS = dict(all_commands(cli))
+COMMANDS = dict(walk_commands(cli))
 
 
 def test_classify_shows_its_options_in_groups(run) -> None:
@@ -29,16 +29,16 @@ def test_a_commands_function_has_few_parameters(path: tuple[str, ...]) -> None:
 
 
 def test_tables_of_options_name_options_that_exist() -> None:
-    known = {name for command in COMMANDS.values() for name in options_of(command)}
+    known = {name for command in COMMANDS.values() for name in list_options(command)}
     named = {name for one, other, _ in constraints.EXCLUSIVE for name in (one, other)}
     named |= {name for one, other, _ in constraints._NEEDS for name in (one, other)}
-    named |= settings._OF_A_FOLDER | settings._PATHS_OR_NAMES
+    named |= settings._ALLOWED_IN_FOLDERS | settings._PATHS_OR_NAMES
     assert named <= known
 
 
 def test_every_pair_that_excludes_each_other_shares_a_command() -> None:
     for one, other, _ in constraints.EXCLUSIVE:
-        assert any({one, other} <= options_of(c).keys() for c in COMMANDS.values()), (one, other)
+        assert any({one, other} <= list_options(c).keys() for c in COMMANDS.values()), (one, other)
 
 
 @pytest.mark.parametrize(

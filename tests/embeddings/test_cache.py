@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipcls.cli.settings import own_file
+from clipcls.cli.settings import find_own_file
 from clipcls.embeddings import cache_file
 from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.cache_file import clear, default_path
@@ -534,7 +534,7 @@ def test_without_a_home_directory_it_caches_among_temporary_files(
         assert default_path().parent.stat().st_mode & 0o777 == 0o700
         (record,) = caplog.records  # one line, however often it is asked for
         assert "no home directory" in record.getMessage()
-        assert own_file() is None
+        assert find_own_file() is None
         own.chmod(0o777)  # anybody may have put something there
         cache_folder.cache_clear()
         assert cache_folder() != own
