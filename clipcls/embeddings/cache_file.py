@@ -1,7 +1,7 @@
-"""The SQLite file of a cache, kept healthy: opened, replaced where it is damaged, shut for a fork.
+"""The cache's SQLite file, kept healthy: opened, replaced when damaged, closed for a fork.
 
-A damaged file is set aside, and a new one is started. Any other trouble (a full disk, a lock that
-does not end) is logged once and work goes on without the file.
+A damaged file is renamed and a new one is started. Any other trouble, such as a full disk or a lock
+that is never released, is logged once, and work goes on without the file.
 """
 
 from __future__ import annotations
@@ -19,29 +19,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clipcls.embeddings.sqlite_errors import (
-    BUSY,
-    ERRORS,
-    NO_DAMAGE,
-    DamageError,
-    error_code,
-    error_reason,
-)
 from clipcls.errors import CacheError
 from clipcls.files.folders import cache_folder
 
-__all__ = ["CacheFile", "clear", "default_path", "row_checksum"]
+__all__ = ["CacheFile", "DamageError", "clear", "compute_checksum", "default_path"]
 
 logger = logging.getLogger(__name__)
 
-# SQLite's mark of whose file it is, at byte 68 of the file: no other file is written to or deleted.
-_APPLICATION = int.from_bytes(b"clip", "big")
-# As SQLite keeps them, in this order.
+# SQLite's application ID, at byte 68 of the file. A file without it is never written or deleted.
+_APPLICATION = b"clip"
+# As SQLite stores them, in this order.
 _SCHEMA = (
-    "CREATE TABLE spaces (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
     """CREATE TABLE embeddings (
     id INTEGER PRIMARY KEY,
-    space INTEGER NOT NULL REFERENCES spaces (id),
+    space TEXT NOT NULL,
     content BLOB NOT NULL,
     vector BLOB NOT NULL,
     checksum INTEGER NOT NULL,
@@ -49,35 +40,44 @@ _SCHEMA = (
 )""",
     """CREATE TABLE files (
     path BLOB PRIMARY KEY,
-    size INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL,
-    ctime_ns INTEGER NOT NULL,
+    stamp BLOB NOT NULL,
     content BLOB NOT NULL,
     checksum INTEGER NOT NULL
 ) WITHOUT ROWID""",
     "CREATE INDEX files_content ON files (content)",
 )
-_MARK = _SCHEMA[1]  # which other program's file would have it?
 
-# How long another process's write may take.
+# How long to wait for another process that is writing.
 _BUSY_SECONDS = 30.0
+
+# A damaged file can make sqlite3 quote text that is not UTF-8, or ask for too much memory.
+_ERRORS = (sqlite3.Error, UnicodeDecodeError, MemoryError)
+
+# SQLite's locks belong to the process, and two processes with one connection damage the file, so
+# no connection is open during a fork
+# (https://sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_).
+_lock = threading.RLock()
+_files: weakref.WeakSet[CacheFile] = weakref.WeakSet()
 
 T = TypeVar("T")
 
 
+class DamageError(sqlite3.DatabaseError):
+    """Damage that SQLite itself does not notice."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+
 def default_path() -> Path:
-    """The cache that is used where none is named: in the user's cache directory."""
+    """The default cache, in the user's cache folder."""
     return cache_folder() / "embeddings.sqlite3"
 
 
 class CacheFile:
-    """Runs SQL in the file; safe with several threads and processes, forked ones too.
+    """Runs SQL on the file; safe across threads and processes, forked ones included.
 
     Args:
-        path: the file, made with its folders where it is missing; None: `default_path()`.
-
-    Attributes:
-        memo: what a caller remembers of the rows; emptied when they may be others.
+        path: the file, created with its folders if missing; None: `default_path()`.
 
     Raises:
         CacheError: as `EmbeddingCache`.
@@ -85,44 +85,47 @@ class CacheFile:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.path = Path(path) if path is not None else default_path()
-        self.memo: dict[str, int] = {}
-        self._lock = threading.RLock()
+        self._file = self.path.absolute()  # the working directory may change
         self._usable = True
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
         self._has_started_anew = False
         try:
-            self._file = self.path.absolute()  # to be found again from another working directory
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            _refuse_foreign(self.path)
-            self._connect()
-        except (OSError, *ERRORS) as error:
+            with _lock:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                _refuse_foreign(self.path)
+                self._connect()
+                _files.add(self)
+        except (OSError, *_ERRORS) as error:
             raise CacheError(
                 f"{self.path}: cannot open the cache ({error}); "
                 "name another with --cache FILE, or go without with --no-cache"
             ) from error
-        _files.add(self)
 
     def close(self) -> None:
-        """Closes the file; it cannot be used afterwards."""
-        with self._lock:
+        """Closes the file for good."""
+        with _lock:
             self._usable = False
-            self._shut()
+            self.disconnect()
 
     def size(self) -> int:
-        """Bytes on the disk."""
+        """Size on disk in bytes."""
         return sum(part.stat().st_size for part in _parts(self.path) if part.exists())
 
+    def is_open(self, inode: tuple[int, int] | None) -> bool:
+        """Whether there is a connection to the file with this inode."""
+        return self._connection is not None and self._inode == inode
+
     def run(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
-        """The result of `work`, repeated in a new file if this one is found to be damaged.
+        """The result of `work`, repeated on a new file if this one proves to be damaged.
 
         Without a usable file the result is `otherwise`.
         """
-        with self._lock:
-            while connection := self._opened():
+        with _lock:
+            while self._usable:
                 try:
-                    return work(connection)
-                except ERRORS as error:
+                    return work(self._connection or self._connect())
+                except (OSError, CacheError, *_ERRORS) as error:
                     self.recover(error)
             return otherwise
 
@@ -139,8 +142,7 @@ class CacheFile:
                 result = work(connection)
                 connection.execute("COMMIT")
             except BaseException:
-                self.memo.clear()  # one of them may be undone with the rest
-                with contextlib.suppress(*ERRORS):
+                with contextlib.suppress(*_ERRORS):
                     connection.execute("ROLLBACK")
                 raise
             return result
@@ -148,67 +150,48 @@ class CacheFile:
         return self.run(transaction, otherwise)
 
     def recover(self, error: Exception) -> None:
-        """Makes room for a new file if this one is damaged; gives up unless there is another."""
-        with self._lock:
-            self._shut()
+        """Makes room for a new file if this one is damaged; else gives up on it.
+
+        A file that another process has replaced meanwhile is opened again.
+        """
+        with _lock:
+            self.disconnect()
             try:
                 if self._is_damage(error):
                     self._set_aside(error)
-                elif self._inode == _inode(self._file):  # not replaced by another process
+                elif self._inode == _inode(self._file):
                     raise error
-            except (OSError, *ERRORS) as failure:
-                self._give_up(failure)
+            except (OSError, CacheError, *_ERRORS) as failure:
+                self._usable = False
+                logger.warning(
+                    "the cache %s failed (%s): going on without it; check its disk",
+                    *(self.path, failure),
+                )
 
-    def shut_for_fork(self) -> None:
-        """Holds the lock, and closes the file until it is next used."""
-        self._lock.acquire()
-        self._shut()
-
-    def release_after_fork(self) -> None:
-        """Gives the lock back."""
-        self._lock.release()
-
-    def _opened(self) -> sqlite3.Connection | None:
-        """The connection, made again where it was closed by a fork or to recover."""
-        if self._usable and self._connection is None:
-            try:
-                self._connect()
-            except (OSError, CacheError, *ERRORS) as error:
-                self._give_up(error)
-        return self._connection
-
-    def _shut(self) -> None:
-        self.memo.clear()  # until it is opened again it may be cleared, and have other numbers
+    def disconnect(self) -> None:
+        """Closes the file until its next use."""
         if self._connection is not None:
             self._connection = None
-            with contextlib.suppress(*ERRORS):
-                self._at_end()
+            with contextlib.suppress(*_ERRORS):
+                self._close_connection()
 
-    def _give_up(self, error: Exception) -> None:
-        self._usable = False
-        logger.warning(
-            "the cache %s failed (%s): going on without it; check its disk",
-            *(self.path, error_reason(error)),
-        )
-
-    def _connect(self) -> None:
-        """Opens the file, or a new one in place of a damaged one.
-
-        While several processes create the file, SQLite refuses some of them without waiting.
-        """
+    def _connect(self) -> sqlite3.Connection:
+        """Opens the file, or a new one in place of a damaged one."""
         deadline = time.monotonic() + _BUSY_SECONDS
         while self._connection is None:
             try:
                 self._connection = self._open()
-            except ERRORS as error:
+            except _ERRORS as error:
                 if self._is_damage(error):
                     self._set_aside(error)
-                elif error_code(error) in BUSY and time.monotonic() < deadline:
+                # While several processes create the file, SQLite refuses some without waiting.
+                elif "locked" in str(error) and time.monotonic() < deadline:
                     time.sleep(0.05)
                 else:
                     raise
-        # At the program's end at the latest: closing moves what is in the WAL into the file.
-        self._at_end = weakref.finalize(self, self._connection.close)
+        # At exit at the latest: closing moves the WAL's content into the file.
+        self._close_connection = weakref.finalize(self, self._connection.close)
+        return self._connection
 
     def _open(self) -> sqlite3.Connection:
         self._inode = _inode(self._file)
@@ -217,28 +200,23 @@ class CacheFile:
         )
         connection.text_factory = bytes  # damaged text need not be UTF-8
         try:
-            if not _version(
-                connection
-            ):  # before WAL, which would keep it from the file for a while
-                connection.execute(f"PRAGMA application_id={_APPLICATION}")
+            if not _version(connection):  # before WAL, which would keep it out of the file
+                connection.execute(f"PRAGMA application_id={int.from_bytes(_APPLICATION, 'big')}")
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
             # Also proves now, and not in the middle of a run, that the file can be written.
             connection.execute("BEGIN IMMEDIATE")
+            schema = [statement.encode() for statement in _SCHEMA]
             if not _version(connection):
                 for statement in _SCHEMA:
                     connection.execute(statement)
-                connection.execute(f"PRAGMA user_version={row_checksum(*map(str.encode, _SCHEMA))}")
+                connection.execute(f"PRAGMA user_version={compute_checksum(*schema)}")
             connection.execute("COMMIT")
-            found = [
-                sql
-                for (sql,) in connection.execute(
-                    "SELECT sql FROM sqlite_master WHERE sql NOT NULL ORDER BY rowid"
-                )
-            ]
-            if _version(connection) != row_checksum(*found):
+            sql = "SELECT sql FROM sqlite_master WHERE sql NOT NULL ORDER BY rowid"
+            found = [statement for (statement,) in connection.execute(sql)]
+            if _version(connection) != compute_checksum(*found):
                 raise DamageError("damaged schema")
-            if found != [*map(str.encode, _SCHEMA)]:
+            if found != schema:
                 raise CacheError(
                     f"{self.path}: another version of clipcls made this cache; delete it with "
                     "`clipcls cache clear`, or name another with --cache FILE"
@@ -250,127 +228,92 @@ class CacheFile:
         return connection
 
     def _is_damage(self, error: Exception) -> bool:
-        """Whether the file has to make room for a new one, which happens only once."""
-        code = error_code(error)
-        if self._has_started_anew or code is None:
+        """Whether the file, not its disk or a lock, is at fault; it is replaced only once."""
+        if self._has_started_anew:
             return False
-        if code == sqlite3.SQLITE_READONLY:  # a damaged number in the file's header does that, too
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extended part
+        if code == sqlite3.SQLITE_READONLY:  # a damaged number in the header causes it, too
             return os.access(self._file, os.W_OK) and os.access(self._file.parent, os.W_OK)
-        return code not in NO_DAMAGE
+        if isinstance(error, sqlite3.OperationalError):
+            return code in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA)
+        return bool(code) or isinstance(error, UnicodeDecodeError)
 
     def _set_aside(self, error: Exception) -> None:
-        """Renames the damaged file, unless another process was first; the last one is kept."""
+        """Renames the damaged file, unless another process already has; keeps the last one."""
         if self._inode != _inode(self._file):
             return
         self._has_started_anew = True
-        aside = _damaged(self.path)
-        for part, name in zip(_parts(self._file), _parts(_damaged(self._file)), strict=True):
+        aside = _damaged(self._file)
+        for part, name in zip(_parts(self._file), _parts(aside), strict=True):
             name.unlink(missing_ok=True)
             with contextlib.suppress(FileNotFoundError):
                 part.rename(name)
         logger.warning(
             "the cache %s is damaged (%s): it is now %s, and a new one is started",
-            *(self.path, error_reason(error), aside.name),
+            *(self.path, error, aside.name),
         )
 
 
-# SQLite's locks are their process's, and a connection that two have damages the file, so none is
-# open during a fork
-# (https://sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_).
-_files: weakref.WeakSet[CacheFile] = weakref.WeakSet()
-_held: list[CacheFile] = []
-_forking = threading.Lock()
-
-
 def _before_fork() -> None:
-    _forking.acquire()
+    _lock.acquire()
     for file in list(_files):
-        file.shut_for_fork()
-        _held.append(file)
-
-
-def _after_fork() -> None:
-    while _held:
-        _held.pop().release_after_fork()
-    _forking.release()
+        file.disconnect()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
+        before=_before_fork, after_in_parent=_lock.release, after_in_child=_lock.release
     )
 
 
 def clear(path: Path) -> bool:
-    """Deletes a cache, damaged or not; False where there was none.
+    """Deletes a cache, damaged or not; False if there was none.
 
     Raises:
-        CacheError: it cannot be deleted, is not a cache, or does not tell whether it is one.
+        CacheError: it cannot be deleted, or is not recognisable as a cache.
     """
     try:
         _refuse_foreign(path)
-    except ERRORS as error:  # such as the lock of the program it belongs to
-        raise CacheError(f"{path}: cannot be deleted ({error})") from error
-    present = path.exists()
-    if not present and path != default_path():
-        return False  # what lies beside that name may be anybody's
-    for part in (*_parts(path), *_parts(_damaged(path))):
-        try:
-            part.unlink(missing_ok=True)
-        except OSError as error:
-            raise CacheError(f"{part}: cannot be deleted ({error.strerror})") from error
-    return present
+        exists = path.exists()
+        if exists or path == default_path():  # elsewhere, similar names may be anybody's
+            for part in (*_parts(path), *_parts(_damaged(path))):
+                part.unlink(missing_ok=True)
+    except OSError as error:
+        raise CacheError(f"{error.filename}: cannot be deleted ({error.strerror})") from error
+    return exists
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Refuses a file of somebody else's; the usual place is always ours.
+    """Refuses somebody else's file; one at the default path is always ours.
 
     Raises:
-        CacheError: it is.
-        sqlite3.OperationalError: it cannot be told.
+        CacheError: the file is not recognisable as a cache.
+        OSError: it cannot be read.
     """
-    if path == default_path() or not path.exists() or not path.stat().st_size:
+    if path == default_path() or not path.exists():
         return
-    if not _is_ours(path):
+    with _lock:
+        # To close a file drops all of this process's locks on it
+        # (https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
+        if any(file.is_open(_inode(path)) for file in _files):
+            return
+        with path.open("rb") as opened:
+            begin = opened.read(1 << 16)
+    if begin and begin[68:72] != _APPLICATION and _SCHEMA[0].encode() not in begin:
         raise CacheError(
             f"{path}: is not a cache of clipcls, or too damaged to tell; "
             "name another with --cache FILE"
         )
 
 
-def _is_ours(path: Path) -> bool:
-    # By SQLite, not by open(): closing the file would drop this process's locks on it, and
-    # another process would take the WAL away from under its open connections
-    # (https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    connection = sqlite3.connect(uri, timeout=_BUSY_SECONDS, uri=True)
-    try:
-        if connection.execute("PRAGMA application_id").fetchone() == (_APPLICATION,):
-            return True
-        made = connection.execute("SELECT 1 FROM sqlite_master WHERE sql = ?", (_MARK,)).fetchone()
-        return made is not None
-    except ERRORS as error:
-        # Locked, or not readable. Not so where a process was killed in its first transaction, which
-        # only a connection that may write can undo.
-        if error_code(error) in NO_DAMAGE - {sqlite3.SQLITE_READONLY}:
-            raise
-    finally:
-        connection.close()
-    with path.open("rb") as file:  # SQLite cannot read it, so nobody holds a lock on it
-        begin = file.read(1 << 16)
-    return _MARK.encode() in begin or begin[68:72] == _APPLICATION.to_bytes(4, "big")
-
-
 def _version(connection: sqlite3.Connection) -> int:
-    """The checksum of the schema, which is 0 in a new file."""
+    """The checksum of the schema; 0 in a new file."""
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def row_checksum(*values: Any) -> int:
-    """The CRC-32 of a row's values, signed; damage may have made them of any type SQLite has.
-
-    Texts are to be given as bytes: marshal writes an interned str in another way.
-    """
+def compute_checksum(*values: Any) -> int:
+    """A signed CRC-32 of values of any type that SQLite stores; text must be given as bytes."""
+    # marshal writes an interned str differently.
     return zlib.crc32(marshal.dumps(values, 2)) - (1 << 31)
 
 

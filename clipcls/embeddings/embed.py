@@ -80,7 +80,7 @@ class _Pending:
 
     def space(self, encoder: Encoder) -> str:
         """Where the cache keeps its vector; views apart, since no file has their content."""
-        return f"view, {encoder.image_space}" if self.is_view else encoder.image_space
+        return f"view {encoder.image_space}" if self.is_view else encoder.image_space
 
 
 def embed_texts(
