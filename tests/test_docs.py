@@ -54,6 +54,16 @@ def test_the_python_reference_has_every_public_name() -> None:
     assert sorted(re.findall(r"^::: clipcls\.(\w+)", page, re.M)) == sorted(clipcls.__all__)
 
 
+def test_contributing_has_every_package_in_a_short_table() -> None:
+    rows = re.findall(r"^\| (`.*`) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    named = {name.rstrip("/") for row in rows for name in re.findall(r"`(.+?)`", row)}
+    package = ROOT / "clipcls"
+    folders = {path.parent.name for path in package.glob("*/__init__.py")}
+    modules = {path.stem for path in package.glob("[!_]*.py")}
+    assert named == folders | modules
+    assert len(rows) <= 15
+
+
 def test_the_list_of_commands_has_the_summary_of_each() -> None:
     listed = CliRunner().invoke(cli, ["--help"], prog_name="clipcls", terminal_width=200).output
     for name in cli.list_commands(click.Context(cli)):
