@@ -26,7 +26,6 @@ __all__ = [
     "LinearProbe",
     "MultiLabelCalibration",
     "MultiLabelClassifier",
-    "MultiLabelEvaluation",
     "Prediction",
     "ZeroShotClassifier",
     "calibrate",
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
     from clipcls.errors import ClipclsError, ImageError
     from clipcls.evaluation.calibrate import calibrate
     from clipcls.evaluation.compare import compare
-    from clipcls.evaluation.evaluate import Evaluation, MultiLabelEvaluation, evaluate
+    from clipcls.evaluation.evaluate import Evaluation, evaluate
     from clipcls.few_shot.classifier import FewShotClassifier
     from clipcls.few_shot.linear_probe import LinearProbe
     from clipcls.models.backend import Backend
@@ -67,7 +66,6 @@ _HOMES = {
     "LinearProbe": "few_shot.linear_probe",
     "MultiLabelCalibration": "calibration.multilabel",
     "MultiLabelClassifier": "classification.multilabel",
-    "MultiLabelEvaluation": "evaluation.evaluate",
     "Prediction": "predictions",
     "ZeroShotClassifier": "classification.zero_shot",
     "calibrate": "evaluation.calibrate",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from clipcls.classification.multilabel import MultiLabelClassifier
     from clipcls.data.dataset import Dataset
     from clipcls.evaluation.compare import Comparison
-    from clipcls.evaluation.evaluate import BaseEvaluation
+    from clipcls.evaluation.evaluate import Evaluation
     from clipcls.labels.label_set import LabelsLike
 
 _VARIANTS = ("model", "prompts", "labels", "classifier", "calibration")
@@ -60,11 +60,11 @@ class _Output(MetricsOutput):
 
     def choose_form(self, multi_label: bool) -> tuple[str, list[str]]:
         """The format, and the columns of one row per label."""
-        from clipcls.metrics.multilabel import LabelMetrics
         from clipcls.metrics.single_label import ClassMetrics
 
-        form, kind = self.choose_format(), LabelMetrics if multi_label else ClassMetrics
-        columns = ["label", *(["threshold"] if multi_label else []), *kind.__dataclass_fields__]
+        form = self.choose_format()
+        several = set() if multi_label else {"threshold", "average_precision"}
+        columns = [name for name in ClassMetrics.__dataclass_fields__ if name not in several]
         return form, self.choose_columns(form, columns)
 
 
@@ -174,18 +174,18 @@ def _check_variants(
 
 def _evaluate(
     console: Console, classifier: Any, labelled: Dataset, *, again: bool = False
-) -> BaseEvaluation:
+) -> Evaluation:
     from clipcls.evaluation.evaluate import evaluate
 
     with watching(console, len(labelled), again=again) as watch:
-        found: BaseEvaluation = evaluate(classifier, labelled, watch=watch)
+        found: Evaluation = evaluate(classifier, labelled, watch=watch)
     return found
 
 
 def _write_page(
     console: Console,
     file: Path,
-    found: BaseEvaluation,
+    found: Evaluation,
     source: str,
     comparisons: Sequence[Comparison],
 ) -> None:

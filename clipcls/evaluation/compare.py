@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from clipcls.errors import InputError
-from clipcls.evaluation.evaluate import BaseEvaluation, round_metrics
+from clipcls.evaluation.evaluate import Evaluation, round_metrics
 from clipcls.metrics.intervals import Counts, Floats, Interval, adjust_p, draw_bootstrap
 from clipcls.metrics.multilabel import MultiLabelOutcomes
 from clipcls.metrics.single_label import Outcomes
 
 __all__ = ["Change", "Comparison", "Difference", "compare"]
-
-EvaluationT = TypeVar("EvaluationT", bound=BaseEvaluation)
 
 
 class Change(NamedTuple):
@@ -30,15 +28,15 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A metric beside the first evaluation's.
+    """A metric next to the first evaluation's.
 
     Attributes:
         value: the metric.
-        difference: that less the first's, with a paired 95 % bootstrap interval.
-        p: the chance of such a difference where both are equally good, by Holm's method for all
-            metrics of all comparisons that were made; of the accuracy by McNemar's exact test, else
-            twice the share of draws on the other side of no difference. None for the calibration
-            error, which is not tested.
+        difference: the metric less the first's, with a paired 95 % bootstrap interval.
+        p: the probability of such a difference if both are equally good, adjusted by Holm's method
+            for all metrics of all comparisons. McNemar's exact test gives that of the accuracy;
+            the share of draws on the other side of no difference, doubled, gives the others. None
+            for the calibration error, which is not tested.
     """
 
     value: float
@@ -48,15 +46,17 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One evaluation beside the first, over the images, and for several labels the labels, of both.
+    """One evaluation next to the first, over the images that both have.
+
+    With several labels per image, also over the labels that both have.
 
     Attributes:
         name: what was compared.
         images: how many images both could read.
         labels: how many labels both have; None with one label per image.
-        metrics: name, as in `outcomes.compared` -> its value and difference.
-        gained: images that it has right and the first has not, its surest answers first.
-        lost: images that the first has right and it has not, its surest answers first.
+        metrics: each metric in `outcomes.compared` -> its value and difference.
+        gained: images that only this one has right, its surest answers first.
+        lost: images that only the first has right, this one's surest answers first.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Comparison:
     lost: tuple[Change, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """As in JSON."""
+        """The comparison as JSON."""
         return {
             "name": self.name,
             "images": self.images,
@@ -75,7 +75,7 @@ class Comparison:
             "metrics": {
                 name: {
                     "value": round(found.value, 6),
-                    "difference": round_metrics(asdict(found.difference)),
+                    "difference": round_metrics(found.difference),
                     "p": None if found.p is None else float(f"{found.p:.3g}"),
                 }
                 for name, found in self.metrics.items()
@@ -86,14 +86,14 @@ class Comparison:
 
 
 def compare(
-    first: EvaluationT, others: Mapping[str, EvaluationT], *, draws: int = 1000
+    first: Evaluation, others: Mapping[str, Evaluation], *, draws: int = 1000
 ) -> list[Comparison]:
-    """Sets evaluations of the same kind beside the first one, image by image.
+    """Compares evaluations of the same kind with the first one, image by image.
 
     Images are drawn with replacement (Efron 1979), the same ones for both, and the metrics of both
-    are computed anew each time; the differences are moved by the bootstrap's estimate of their
+    are computed for each draw; the differences are shifted by the bootstrap's estimate of their
     bias. With several labels per image an interval without 0 has a p below 0.05 before Holm's
-    method; where the labels are not the same, those that both have are compared, by name.
+    method; labels that only one of them has are left out.
 
     Args:
         first: what the others are compared with.
@@ -102,8 +102,8 @@ def compare(
             seconds.
 
     Raises:
-        InputError: an evaluation is of the other kind, or has no image or no label in common with
-            the first.
+        InputError: an evaluation is of the other kind, or shares no image or no label with the
+            first.
     """
     found = [_compare_pair(name, first, other, draws) for name, other in others.items()]
     tested = [d.p for one in found for d in one.metrics.values() if d.p is not None]
@@ -120,76 +120,75 @@ def compare(
     ]
 
 
-def _compare_pair(
-    name: str, first: BaseEvaluation, other: BaseEvaluation, draws: int
-) -> Comparison:
-    """The comparison with p values as if it were the only one of a single metric."""
-    if type(first) is not type(other):
+def _compare_pair(name: str, first: Evaluation, other: Evaluation, draws: int) -> Comparison:
+    """The comparison with p values as if it were the only one, of a single metric."""
+    rows, other_rows = _find_shared(name, "image", first.paths, other.paths)
+    ours, theirs = first.outcomes, other.outcomes
+    labels = None
+    if isinstance(ours, Outcomes) and isinstance(theirs, Outcomes):
+        ours, theirs = ours.take(rows), theirs.take(other_rows)
+    elif isinstance(ours, MultiLabelOutcomes) and isinstance(theirs, MultiLabelOutcomes):
+        columns, other_columns = _find_shared(name, "label", ours.labels, theirs.labels)
+        ours, theirs = ours.take(rows, columns), theirs.take(other_rows, other_columns)
+        labels = len(columns)
+    else:
         raise InputError(f"{name}: one label per image cannot be compared with several")
-    rows = _find_shared(name, "image", first.paths, other.paths)
-    columns = None
-    if isinstance(first.outcomes, MultiLabelOutcomes):
-        columns = _find_shared(name, "label", first.labels, other.labels)
-    ours, our_labels = _take(first, rows[0], columns and columns[0])
-    theirs, their_labels = _take(other, rows[1], columns and columns[1])
-    measure, measure_first, once = theirs.measurer(), ours.measurer(), np.ones(len(ours), np.int64)
+    n, measure, measure_first = len(rows), theirs.measurer(), ours.measurer()
 
     def difference(times: Counts) -> Floats:
         return measure(times) - measure_first(times)
 
-    drawn = draw_bootstrap(difference, len(ours), ours.limit_draws(draws))
+    drawn = draw_bootstrap(difference, n, draws, ours.size)
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     beyond = np.minimum((drawn <= 0).sum(axis=0), (drawn >= 0).sum(axis=0))
     p: list[float | None] = [*np.minimum(2 * (beyond + 1) / (len(drawn) + 1), 1).tolist()]
-    gained, lost = theirs.correct & ~ours.correct, ours.correct & ~theirs.correct
-    if columns is None:
-        p = [_test_mcnemar(int(gained.sum()), int(lost.sum())), *[None] * len(p)]
+
+    def list_changes(
+        winner: Outcomes | MultiLabelOutcomes, loser: Outcomes | MultiLabelOutcomes
+    ) -> tuple[Change, ...]:
+        won = winner.correct & ~loser.correct
+        surest = np.argsort(-theirs.confidence, kind="stable")
+        return tuple(
+            Change(
+                first.paths[rows[at]],
+                winner.describe(at)[0],
+                ours.describe(at)[1],
+                theirs.describe(at)[1],
+            )
+            for at in surest[won[surest]].tolist()
+        )
+
+    gained, lost = list_changes(theirs, ours), list_changes(ours, theirs)
+    if labels is None:
+        p = [_test_mcnemar(len(gained), len(lost)), *[None] * len(p)]
+    once = np.ones(n, np.int64)
     found = zip(ours.names, measure(once), difference(once), low, high, p, strict=False)
-
-    def change(at: int, right: str) -> Change:
-        before, after = ours.describe(at, our_labels)[1], theirs.describe(at, their_labels)[1]
-        return Change(first.paths[rows[0][at]], right, before, after)
-
-    surest = np.argsort(-theirs.confidence, kind="stable").tolist()
     return Comparison(
         name,
-        len(ours),
-        None if columns is None else len(our_labels),
+        n,
+        labels,
         {
             metric: Difference(float(v), Interval(float(d), float(a), float(b)), q)
             for metric, v, d, a, b, q in found
             if metric in ours.compared
         },
-        tuple(change(at, theirs.describe(at, their_labels)[0]) for at in surest if gained[at]),
-        tuple(change(at, ours.describe(at, our_labels)[0]) for at in surest if lost[at]),
+        gained,
+        lost,
     )
-
-
-def _take(
-    evaluation: BaseEvaluation, rows: Counts, columns: Counts | None
-) -> tuple[Outcomes | MultiLabelOutcomes, tuple[str, ...]]:
-    """The outcomes of some images and labels, and the names of these labels."""
-    outcomes = evaluation.outcomes
-    if isinstance(outcomes, Outcomes):
-        return outcomes.take(rows), evaluation.labels
-    assert columns is not None
-    return outcomes.take(rows, columns), tuple(evaluation.labels[column] for column in columns)
 
 
 def _find_shared(
     name: str, what: str, first: Sequence[str], other: Sequence[str]
 ) -> tuple[Counts, Counts]:
-    """The places of what both have, ordered by name, in each of them."""
-    places = [{one: place for place, one in enumerate(names)} for names in (first, other)]
-    shared = sorted(places[0].keys() & places[1].keys())
-    if not shared:
+    """Where each of both has what they share, in the order of the names."""
+    shared, ours, theirs = np.intersect1d(first, other, return_indices=True)
+    if not shared.size:
         raise InputError(f"{name}: no {what} was evaluated both times")
-    ours, theirs = (np.array([at[one] for one in shared], np.int64) for at in places)
     return ours, theirs
 
 
 def _test_mcnemar(gained: int, lost: int) -> float:
-    """The chance of so uneven a split where both are equally good: McNemar's exact test."""
+    """The probability of so uneven a split if both are equally good: McNemar's exact test."""
     from scipy.stats import binomtest
 
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0

@@ -1,63 +1,59 @@
-"""A classifier and labelled images -> an evaluation: how good its answers and its scores are."""
+"""Measures a classifier on labelled images: how good its answers and its scores are."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, overload
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.classification.head import log_sum_exp
 from clipcls.classification.labelled import Known, Watch, embed_known, right_columns
 from clipcls.classification.multilabel import MultiLabelClassifier
 from clipcls.data.dataset import DatasetLike
 from clipcls.data.matching import Excluded
 from clipcls.errors import not_fitted
-from clipcls.metrics.intervals import Flags, Floats, Interval, measure_share
-from clipcls.metrics.multilabel import LabelMetrics, MultiLabelOutcomes
+from clipcls.metrics.intervals import Interval, measure_share
+from clipcls.metrics.multilabel import MultiLabelOutcomes
 from clipcls.metrics.single_label import BINS, ClassMetrics, Outcomes
 
 if TYPE_CHECKING:
     from clipcls.classification.image_classifier import ImageClassifier
     from clipcls.predictions import Provenance
 
-__all__ = [
-    "BaseEvaluation",
-    "Evaluation",
-    "MultiLabelEvaluation",
-    "compute_outcomes",
-    "evaluate",
-    "round_metrics",
-]
-
-_TELLING = 24
+__all__ = ["Evaluation", "compute_outcomes", "evaluate", "round_metrics"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BaseEvaluation:
-    """How good a classifier is on labelled images: what one label and several have in common.
+class Evaluation:
+    """How good a classifier is on labelled images.
 
     Attributes:
         paths: the images that the metrics are of.
-        outcomes: what was answered for each of them, beside what is right; not in the record.
-        metrics: name -> metric with its 95 % interval; the names are explained in `outcomes.names`.
-        labels: the classifier's labels.
-        classes: each label's metrics, in the order of `labels`.
-        excluded: what no metric counts, and labels that no mean over classes counts.
+        outcomes: the answer to each image and what is right: `MultiLabelOutcomes` of several labels
+            per image, else `Outcomes`.
+        metrics: name -> metric with its 95 % interval; `outcomes.names` explains them.
+        classes: each label's metrics.
+        excluded: images that no metric counts, and labels that no mean over classes counts.
         provenance: the model and prompts.
         notes: why these metrics are likely better than those of new images.
+        several: how many images have several right labels.
+        levels: the name of each level of the labels' hierarchy from the root, and the share of
+            right answers there; the last is the accuracy. () without a hierarchy.
     """
 
     paths: tuple[str, ...]
     outcomes: Outcomes | MultiLabelOutcomes = field(compare=False, repr=False)
     metrics: dict[str, Interval]
-    labels: tuple[str, ...]
-    classes: tuple[ClassMetrics | LabelMetrics, ...]
+    classes: tuple[ClassMetrics, ...]
     excluded: Excluded
     provenance: Provenance
     notes: tuple[str, ...] = ()
+    several: int = 0
+    levels: tuple[tuple[str, Interval], ...] = ()
 
     @property
     def images(self) -> int:
@@ -65,139 +61,45 @@ class BaseEvaluation:
         return len(self.paths)
 
     def to_dict(self) -> dict[str, Any]:
-        """As in JSON; what is not defined (the precision of what was never given) is null."""
+        """The evaluation as JSON; what is not defined (the precision of what was never given) is
+        null."""
+        levels = [
+            {"level": number, "name": name, **round_metrics(share)}
+            for number, (name, share) in enumerate(self.levels, 1)
+        ]
         return {
             "images": self.images,
-            "metrics": {name: round_metrics(asdict(one)) for name, one in self.metrics.items()},
+            "metrics": {name: round_metrics(one) for name, one in self.metrics.items()},
             "interval": 0.95,
             **({"notes": list(self.notes)} if self.notes else {}),
-            "per_class": [
-                {"label": label, **one, **round_metrics(asdict(metrics))}
-                for label, one, metrics in zip(
-                    self.labels, self._label_details(), self.classes, strict=True
-                )
-            ],
+            "per_class": [round_metrics(one) for one in self.classes],
+            **({"levels": levels} if levels else {}),
             **self._details(),
             **self.excluded.record(),
             **self.provenance.to_dict(),
         }
 
     def _details(self) -> dict[str, Any]:
-        """What the record says of this kind of evaluation alone."""
-        return {}
-
-    def _label_details(self) -> Sequence[dict[str, Any]]:
-        """The same of each label."""
-        return [{}] * len(self.labels)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation(BaseEvaluation):
-    """How good a classifier with one label per image is on labelled images.
-
-    Attributes:
-        several: how many of the images have several right labels.
-        levels: where the labels have a hierarchy, the share of right answers at each of its
-            levels, from the root; the last is the accuracy.
-        level_names: their names, or ().
-    """
-
-    outcomes: Outcomes = field(compare=False, repr=False)
-    classes: tuple[ClassMetrics, ...]
-    several: int = 0
-    levels: tuple[Interval, ...] = ()
-    level_names: tuple[str, ...] = ()
-
-    @property
-    def confused(self) -> tuple[tuple[str, str, int], ...]:
-        """(Right label, wrong answer, images), the most frequent first."""
-        return tuple(
-            (self.labels[right], self.labels[wrong], count)
-            for right, wrong, count in self.outcomes.confused_pairs()
-        )
-
-    def _details(self) -> dict[str, Any]:
-        names = self.level_names or ("",) * len(self.levels)
-        levels = [
-            {"level": number, "name": name, **round_metrics(asdict(share))}
-            for number, (name, share) in enumerate(zip(names, self.levels, strict=True), 1)
-        ]
+        """What only one kind of outcomes has."""
+        found = self.outcomes
+        if isinstance(found, MultiLabelOutcomes):
+            right, given = (float(m.sum(axis=1).mean()) for m in (found.truth, found.given))
+            return {
+                "labels_per_image": {"right": round(right, 6), "given": round(given, 6)},
+                "unknown": int((~found.given.any(axis=1)).sum()),
+            }
         return {
             "with_several_labels": self.several,
-            **({"levels": levels} if levels else {}),
             "confused": [
                 {"label": label, "answer": answer, "images": count}
-                for label, answer, count in self.confused
+                for label, answer, count in found.confused_pairs()
             ],
             "reliability": {
                 "bins": f"{BINS} of equal mass",
-                "curve": [round_metrics(asdict(b)) for b in self.outcomes.reliability()],
+                "curve": [round_metrics(b) for b in found.reliability()],
             },
-            "risk_coverage": [round_metrics(asdict(p)) for p in self.outcomes.risk_coverage()],
+            "risk_coverage": [round_metrics(point) for point in found.risk_coverage()],
         }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MultiLabelEvaluation(BaseEvaluation):
-    """How good a classifier with several labels per image is on labelled images.
-
-    Attributes:
-        thresholds: the score from which each label is given.
-    """
-
-    outcomes: MultiLabelOutcomes = field(compare=False, repr=False)
-    classes: tuple[LabelMetrics, ...]
-    thresholds: tuple[float, ...]
-
-    @property
-    def wrong(self) -> tuple[tuple[str, str, float], ...]:
-        """Path, label and score of the labels wrongly given with the highest scores."""
-        return self._telling(self.outcomes.given & ~self.outcomes.truth, -self.outcomes.scores)
-
-    @property
-    def missed(self) -> tuple[tuple[str, str, float], ...]:
-        """The same of the right labels with the lowest scores that were not given."""
-        return self._telling(self.outcomes.truth & ~self.outcomes.given, self.outcomes.scores)
-
-    def _telling(self, which: Flags, keys: Floats) -> tuple[tuple[str, str, float], ...]:
-        rows, columns = np.nonzero(which)
-        best = np.argsort(keys[rows, columns], kind="stable")[:_TELLING]
-        return tuple(
-            (self.paths[row], self.labels[column], float(self.outcomes.scores[row, column]))
-            for row, column in zip(rows[best], columns[best], strict=True)
-        )
-
-    def _details(self) -> dict[str, Any]:
-        right, given = (
-            float(which.sum(axis=1).mean()) for which in (self.outcomes.truth, self.outcomes.given)
-        )
-        return {
-            "labels_per_image": round_metrics({"right": right, "given": given}),
-            "unknown": int((~self.outcomes.given.any(axis=1)).sum()),
-        }
-
-    def _label_details(self) -> Sequence[dict[str, Any]]:
-        return [{"threshold": round(threshold, 6)} for threshold in self.thresholds]
-
-
-@overload
-def evaluate(
-    classifier: ImageClassifier,
-    data: DatasetLike,
-    *,
-    draws: int = ...,
-    watch: Watch | None = ...,
-) -> Evaluation: ...
-
-
-@overload
-def evaluate(
-    classifier: MultiLabelClassifier,
-    data: DatasetLike,
-    *,
-    draws: int = ...,
-    watch: Watch | None = ...,
-) -> MultiLabelEvaluation: ...
 
 
 def evaluate(
@@ -206,80 +108,80 @@ def evaluate(
     *,
     draws: int = 1000,
     watch: Watch | None = None,
-) -> Evaluation | MultiLabelEvaluation:
+) -> Evaluation:
     """Measures a fitted classifier on labelled images.
 
     With one label per image, an image with several right labels is right if the answer is one of
-    them; in the metrics of single classes it then counts for that one, and else for its first. Its
-    loss is that of the sum of the scores of its labels. With several labels per image, a label that
-    an image is not said to have counts as one it does not have.
+    them. The metrics of single classes then count it for that one, else for its first; its loss is
+    that of its labels' summed scores. With several labels per image, an image does not have the
+    labels that the data does not name.
 
     Args:
         classifier: fitted.
-        data: a folder with a folder per class, a csv file, or pairs (see `make_dataset`); for
+        data: a folder with one folder per class, a csv file, or pairs (see `make_dataset`); for
             several labels per image an image may have no label.
-        draws: how many bootstrap draws the intervals are made of; fewer, but at least 200, where
-            they would take more than seconds.
+        draws: how many bootstrap draws the intervals rest on; fewer, but at least 200, where they
+            would take more than seconds.
         watch: called after each image, with the `ImageError` if it could not be read.
 
     Raises:
-        InputError: there is no labelled image that can be used.
+        InputError: no labelled image can be used.
         NotFittedError: the classifier is not fitted.
     """
     if not classifier.__sklearn_is_fitted__():
         raise not_fitted(classifier)
-    labels = tuple(str(label) for label in classifier.classes_)
+    outcomes: Outcomes | MultiLabelOutcomes
     if isinstance(classifier, MultiLabelClassifier):
-        calibration = classifier.calibration_
-        known = embed_known(
-            classifier.classifier, data, watch, several=True, calibration=calibration
+        base, calibration = classifier.classifier, classifier.calibration_
+        known = embed_known(base, data, watch, several=True, calibration=calibration)
+        scores, labels = classifier.scores(known.vectors), classifier.classes_.tolist()
+        outcomes = MultiLabelOutcomes(
+            scores,
+            np.greater_equal(scores, classifier.thresholds_),
+            right_columns(known.truth, len(labels)),
+            tuple(labels),
         )
-        scores = classifier.scores(known.vectors)
-        given = np.greater_equal(scores, classifier.thresholds_)
-        found = MultiLabelOutcomes(scores, given, right_columns(known.truth, len(labels)))
-        return MultiLabelEvaluation(
-            paths=known.paths,
-            outcomes=found,
-            metrics=found.metrics(draws),
-            labels=labels,
-            classes=found.class_metrics(),
-            thresholds=tuple(classifier.thresholds_.tolist()),
-            excluded=known.excluded,
-            provenance=classifier.provenance_,
-            notes=known.notes,
+        classes = tuple(
+            replace(one, threshold=threshold)
+            for one, threshold in zip(
+                outcomes.class_metrics(), classifier.thresholds_.tolist(), strict=True
+            )
         )
-    known = embed_known(classifier, data, watch)
-    outcomes = compute_outcomes(classifier, known.vectors, known.truth)
+    else:
+        known = embed_known(classifier, data, watch)
+        outcomes = compute_outcomes(classifier, known.vectors, known.truth)
+        classes = outcomes.class_metrics()
     return Evaluation(
         paths=known.paths,
         outcomes=outcomes,
         metrics=outcomes.metrics(draws),
-        labels=labels,
-        classes=outcomes.class_metrics(),
-        several=sum(len(classes) > 1 for classes in known.truth),
+        classes=classes,
         excluded=known.excluded,
         provenance=classifier.provenance_,
-        levels=_accuracies(classifier, known),
-        level_names=classifier.hierarchy_.level_names if classifier.hierarchy_ else (),
         notes=known.notes,
+        several=sum(len(right) > 1 for right in known.truth),
+        levels=_measure_levels(classifier, known),
     )
 
 
-def _accuracies(classifier: ImageClassifier, known: Known) -> tuple[Interval, ...]:
-    """The accuracy at each level of the labels' hierarchy, for a classifier whose classes are its
-    labels; () for others.
-    """
-    if classifier.hierarchy_ is None or classifier.level is not None:
+def _measure_levels(
+    classifier: ImageClassifier | MultiLabelClassifier, known: Known
+) -> tuple[tuple[str, Interval], ...]:
+    """`Evaluation.levels`; () for a classifier that answers with the nodes of one level."""
+    if isinstance(classifier, MultiLabelClassifier) or classifier.level is not None:
         return ()
-    levels = classifier.hierarchy_.levels
-    hits = np.empty((len(levels), len(known.vectors)), bool)
-    for rows, logits in classifier.head_.blocks(known.vectors):
-        right = right_columns(known.truth[rows], logits.shape[1]).astype(float)
-        scores = np.exp(logits - logits.max(axis=1, keepdims=True))
-        for number, level in enumerate(levels):
-            answers = level.sums(scores).argmax(axis=1)
-            hits[number, rows] = level.best(right)[np.arange(len(answers)), answers] > 0
-    return tuple(map(measure_share, hits))
+    if (hierarchy := classifier.hierarchy_) is None:
+        return ()
+    names = hierarchy.level_names or ("",) * len(hierarchy.levels)
+    found = []
+    for name, level in zip(names, hierarchy.levels, strict=True):
+        answers = classifier.head_.at(level).best(known.vectors)
+        hits = [
+            answer in level.node[list(right)]
+            for answer, right in zip(answers, known.truth, strict=True)
+        ]
+        found.append((name, measure_share(np.array(hits))))
+    return tuple(found)
 
 
 def compute_outcomes(
@@ -287,7 +189,7 @@ def compute_outcomes(
     vectors: NDArray[np.float32],
     truth: Sequence[tuple[int, ...]],
 ) -> Outcomes:
-    """What the classifier answers, beside what is right.
+    """The classifier's answers, and what is right.
 
     Args:
         classifier: fitted.
@@ -300,27 +202,21 @@ def compute_outcomes(
     hit, top5 = np.empty(n, bool), np.empty(n, bool)
     for rows, logits in classifier.head_.blocks(vectors):
         right = right_columns(truth[rows], logits.shape[1])
-        best = logits.max(axis=1)
-        total = best + np.log(np.exp(logits - best[:, None]).sum(axis=1))
         inside = np.where(right, logits, -np.inf)
-        best_inside = inside.max(axis=1)
+        total = log_sum_exp(logits)[:, 0]
         answer[rows] = logits.argmax(axis=1)
         hit[rows] = right[np.arange(len(logits)), answer[rows]]
-        confidence[rows] = np.exp(best - total)
-        top5[rows] = (logits > best_inside[:, None]).sum(axis=1) < 5
-        log_inside = best_inside + np.log(np.exp(inside - best_inside[:, None]).sum(axis=1))
-        loss[rows] = np.maximum(total - log_inside, 0)
-    right_class = np.where(hit, answer, first)
-    confidence = np.minimum(confidence, 1)
-    return Outcomes(answer, right_class, confidence, top5, loss, len(classifier.classes_))
+        confidence[rows] = np.minimum(np.exp(logits.max(axis=1) - total), 1)
+        top5[rows] = (logits > inside.max(axis=1, keepdims=True)).sum(axis=1) < 5
+        loss[rows] = np.maximum(total - log_sum_exp(inside)[:, 0], 0)
+    labels = tuple(classifier.classes_.tolist())
+    return Outcomes(answer, np.where(hit, answer, first), confidence, top5, loss, labels)
 
 
-def round_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Metrics as in JSON: six decimals, null for nan."""
-
-    def plain(value: Any) -> Any:
+def round_metrics(metrics: Any) -> dict[str, Any]:
+    """A dataclass of numbers as JSON: six decimals, null for NaN, without fields that are None."""
+    known = {name: value for name, value in asdict(metrics).items() if value is not None}
+    for name, value in known.items():
         if isinstance(value, float):
-            return None if math.isnan(value) else round(value, 6)
-        return value
-
-    return {name: plain(value) for name, value in metrics.items()}
+            known[name] = None if math.isnan(value) else round(value, 6)
+    return known

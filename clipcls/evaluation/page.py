@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
+import numpy as np
+
 from clipcls.data.thumbnails import make_data_uri, make_thumbnail
 from clipcls.errors import ImageError
 from clipcls.evaluation.compare import Change, Comparison
-from clipcls.evaluation.evaluate import BaseEvaluation, Evaluation, MultiLabelEvaluation
+from clipcls.evaluation.evaluate import Evaluation
 from clipcls.evaluation.tables import NAMES, format_cell, format_metric, rank_classes
+from clipcls.metrics.multilabel import MultiLabelOutcomes
+from clipcls.metrics.single_label import Outcomes
 
 __all__ = ["EvaluationPage", "page_record"]
 
@@ -25,7 +29,7 @@ class EvaluationPage:
         self._stream = stream
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Writes the page, handed to the system at once."""
+        """Writes the page and flushes it."""
         import jinja2
 
         environment = jinja2.Environment(
@@ -36,29 +40,29 @@ class EvaluationPage:
             lstrip_blocks=True,
         )
         columns, classes = rank_classes(record)
-        environment.filters["percent"] = lambda x: _keep_together("accuracy", x)
+        environment.filters["percent"] = lambda x: _keep_together(format_metric("", x))
         environment.filters["points"] = lambda x: f"{100 * x:+.1f}"
         page = environment.get_template("evaluation.html").render(
             record,
             several="labels_per_image" in record,
             names=NAMES,
-            number=lambda name, value: format_metric(name, value).replace(" ", "\N{NBSP}"),
-            cell=_keep_together,
+            number=lambda name, value: _keep_together(format_metric(name, value)),
+            cell=lambda key, value: _keep_together(format_cell(key, value)),
             columns=columns,
             classes=classes,
         )
-        # Stray bytes of a path that is not valid UTF-8.
+        # A path that is not valid UTF-8 has surrogates, which cannot be written.
         self._stream.write(page.encode(errors="replace").decode())
         self._stream.flush()
 
 
-def _keep_together(key: str, value: float | None) -> str:
-    """With a no-break space: a column must not break "43.3 %" over two lines."""
-    return format_cell(key, value).replace(" ", "\N{NBSP}")
+def _keep_together(text: str) -> str:
+    """With no-break spaces: a column must not break "43.3 %" over two lines."""
+    return text.replace(" ", "\N{NBSP}")
 
 
 def page_record(
-    evaluation: BaseEvaluation, source: str, comparisons: Sequence[Comparison] = ()
+    evaluation: Evaluation, source: str, comparisons: Sequence[Comparison] = ()
 ) -> dict[str, Any]:
     """What `EvaluationPage` shows.
 
@@ -69,10 +73,11 @@ def page_record(
 
     Returns:
         the evaluation's record, with `source`; `examples`, titles and telling images, each with its
-        image as a data URI ("" where it cannot be read any more); `compare`, a record per
-        comparison with `sides`, the images that changed sides; with one label per image `matrix`,
-        and the points of the curves.
+        image as a data URI ("" if it can no longer be read); `compare`, a record per comparison
+        with `sides`, the images that changed sides; with one label per image `matrix`, and the
+        points of the curves.
     """
+    outcomes = evaluation.outcomes
     return {
         **evaluation.to_dict(),
         "source": source,
@@ -87,34 +92,42 @@ def page_record(
             }
             for comparison in comparisons
         ],
-        **(_curves(evaluation) if isinstance(evaluation, Evaluation) else {}),
+        **(_curves(outcomes) if isinstance(outcomes, Outcomes) else {}),
     }
 
 
-def _examples(evaluation: BaseEvaluation) -> list[tuple[str, list[dict[str, Any]]]]:
+def _examples(evaluation: Evaluation) -> list[tuple[str, list[dict[str, Any]]]]:
     """Titles and the images that tell the most."""
-    if isinstance(evaluation, MultiLabelEvaluation):
+    outcomes = evaluation.outcomes
+    if isinstance(outcomes, MultiLabelOutcomes):
         return [
-            (title, [_photo(path, label=label, score=score) for path, label, score in items])
-            for title, items in (
-                ("Labels wrongly given, the most confident", evaluation.wrong),
-                ("Labels that were missed, the least confident", evaluation.missed),
+            (
+                title,
+                [
+                    _photo(
+                        evaluation.paths[row],
+                        label=outcomes.labels[column],
+                        score=float(outcomes.scores[row, column]),
+                    )
+                    for row, column in found
+                ],
+            )
+            for title, found in (
+                ("Labels wrongly given, the most confident", outcomes.wrong(_SHOWN)),
+                ("Labels that were missed, the least confident", outcomes.missed(_SHOWN)),
             )
         ]
-    assert isinstance(evaluation, Evaluation)
-    outcomes, order = evaluation.outcomes, evaluation.outcomes.confidence.argsort(kind="stable")
-    correct = outcomes.correct
-    errors = [at for at in reversed(order.tolist()) if not correct[at]]
-    doubts = [at for at in order.tolist() if correct[at]]
+    order = np.argsort(outcomes.confidence, kind="stable")
+    correct = outcomes.correct[order]
 
     def photo(at: int) -> dict[str, Any]:
-        label, answer = outcomes.describe(at, evaluation.labels)
+        label, answer = outcomes.describe(at)
         score = float(outcomes.confidence[at])
         return _photo(evaluation.paths[at], label=label, answer=answer, score=score)
 
     return [
-        ("The most confident errors", [photo(at) for at in errors[:_SHOWN]]),
-        ("The least confident hits", [photo(at) for at in doubts[:_SHOWN]]),
+        ("The most confident errors", [photo(at) for at in order[~correct][::-1][:_SHOWN]]),
+        ("The least confident hits", [photo(at) for at in order[correct][:_SHOWN]]),
     ]
 
 
@@ -135,12 +148,11 @@ def _photo(path: str, **details: Any) -> dict[str, Any]:
     return {"path": path, "image": image, **details}
 
 
-def _curves(evaluation: Evaluation) -> dict[str, Any]:
-    reliability, risk = evaluation.outcomes.reliability(), evaluation.outcomes.risk_coverage()
+def _curves(outcomes: Outcomes) -> dict[str, Any]:
     return {
-        "matrix": _matrix(evaluation),
-        "reliability_line": _line((b.confidence, b.accuracy) for b in reliability),
-        "risk_line": _line((p.coverage, p.risk) for p in risk),
+        "matrix": _matrix(outcomes),
+        "reliability_line": _line((b.confidence, b.accuracy) for b in outcomes.reliability()),
+        "risk_line": _line((p.coverage, p.risk) for p in outcomes.risk_coverage()),
     }
 
 
@@ -149,26 +161,19 @@ def _line(points: Iterable[tuple[float, float]]) -> str:
     return " ".join(f"{300 * x:.1f},{300 - 300 * y:.1f}" for x, y in points)
 
 
-def _matrix(evaluation: Evaluation) -> dict[str, Any]:
+def _matrix(outcomes: Outcomes) -> dict[str, Any]:
     """The confusion matrix; of many classes those with the most errors, the rest together."""
-    wrong: dict[str, int] = {}
-    for right, answer, count in evaluation.confused:
-        wrong[right] = wrong.get(right, 0) + count
-        wrong[answer] = wrong.get(answer, 0) + count
-    seen = [
-        label
-        for label, metrics in zip(evaluation.labels, evaluation.classes, strict=True)
-        if metrics.support or metrics.answers
-    ]
-    kept = set(sorted(seen, key=lambda label: -wrong.get(label, 0))[:_CLASSES])
-    labels = [label for label in seen if label in kept]
-    at = {label: number for number, label in enumerate(labels)}
-    others = len(labels)
-    counts = [[0] * (others + 1) for _ in labels]
-    for label, metrics in zip(evaluation.labels, evaluation.classes, strict=True):
-        if label in at and metrics.support:
-            counts[at[label]][at[label]] = round(metrics.recall * metrics.support)
-    for right, answer, count in evaluation.confused:
-        if right in at:
-            counts[at[right]][at.get(answer, others)] += count
-    return {"labels": labels, "counts": counts, "others": len(seen) - len(labels)}
+    n = len(outcomes.labels)
+    both = np.concatenate([outcomes.truth, outcomes.answer])
+    errors = np.bincount(both[np.tile(~outcomes.correct, 2)], minlength=n)
+    seen = np.unique(both)
+    kept = np.sort(seen[np.argsort(-errors[seen], kind="stable")[:_CLASSES]])
+    place = np.full(n, len(kept))
+    place[kept] = np.arange(len(kept))
+    counts = np.zeros((len(kept) + 1, len(kept) + 1), int)
+    np.add.at(counts, (place[outcomes.truth], place[outcomes.answer]), 1)
+    return {
+        "labels": [outcomes.labels[number] for number in kept],
+        "counts": counts[:-1].tolist(),
+        "others": len(seen) - len(kept),
+    }

@@ -17,14 +17,11 @@ NAMES = {
     "macro_f1": "F1, mean over classes",
     "ece": "calibration error (ECE)",
     "nll": "negative log-likelihood",
-    "aurc": "area under risk-coverage",
     "map_macro": "mAP, mean over labels",
     "map_micro": "mAP, all labels in one ranking",
     "f1_macro": "F1, mean over labels",
     "f1_micro": "F1, all labels together",
 }
-_PLAIN = ("nll", "aurc")  # not shares of images
-
 _CLASSES = 20
 _PAIRS = 10
 
@@ -154,7 +151,7 @@ def _answers(record: Mapping[str, Any]) -> Iterator[str]:
 
 def format_metric(name: str, value: float) -> str:
     """A metric of an evaluation as people read it."""
-    return f"{value:.3f}" if name in _PLAIN else _percent(value)
+    return f"{value:.3f}" if name == "nll" else _percent(value)
 
 
 def format_cell(key: str, value: float | None) -> str:

@@ -1,9 +1,9 @@
-"""How good several labels per image are: the numbers, from arrays alone."""
+"""How good several labels per image are: from arrays alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 
 import numpy as np
@@ -16,26 +16,9 @@ from clipcls.metrics.intervals import (
     Measure,
     measure_with_intervals,
 )
+from clipcls.metrics.single_label import ClassMetrics, compute_class_metrics
 
-__all__ = ["LabelMetrics", "MultiLabelOutcomes", "f1_scores"]
-
-_MOST_PAIRS = 400_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class LabelMetrics:
-    """One label: how well its scores rank images, and how right it is where it is given.
-
-    `average_precision` and `recall` are nan where no image has the label, `precision` where it is
-    given to none.
-    """
-
-    average_precision: float
-    precision: float
-    recall: float
-    f1: float
-    support: int
-    answers: int
+__all__ = ["MultiLabelOutcomes", "f1_scores"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,23 +29,30 @@ class MultiLabelOutcomes:
         scores: float64 (n, n_classes).
         given: which labels each image was given, bool (n, n_classes).
         truth: which labels each image has, bool (n, n_classes).
+        labels: the labels' names.
     """
 
     scores: Floats
     given: Flags
     truth: Flags
+    labels: tuple[str, ...]
 
     names = compared = ("map_macro", "map_micro", "f1_macro", "f1_micro")
     """`map_macro` is the mean over labels of the average precision (as scikit-learn's, without
-    interpolation), `map_micro` that of all pairs of an image and a label in one ranking; the macro
-    means are over the labels that images have."""
+    interpolation), `map_micro` that of all pairs of an image and a label in one ranking. Macro
+    means are over labels that images have."""
 
     def __len__(self) -> int:
         return len(self.truth)
 
     @property
+    def size(self) -> int:
+        """How much one bootstrap draw has to look at."""
+        return self.truth.size
+
+    @property
     def correct(self) -> Flags:
-        """Whether an image is given its labels without a mistake, bool (n,)."""
+        """Whether an image is given exactly its labels, bool (n,)."""
         return np.asarray(np.equal(self.given, self.truth).all(axis=1))
 
     @property
@@ -73,53 +63,42 @@ class MultiLabelOutcomes:
     def take(self, rows: Counts, columns: Counts) -> MultiLabelOutcomes:
         """The outcomes of some of the images and labels."""
         at = np.ix_(rows, columns)
-        return MultiLabelOutcomes(self.scores[at], self.given[at], self.truth[at])
+        labels = tuple(self.labels[column] for column in columns)
+        return MultiLabelOutcomes(self.scores[at], self.given[at], self.truth[at], labels)
 
-    def describe(self, row: int, labels: tuple[str, ...]) -> tuple[str, str]:
+    def describe(self, row: int) -> tuple[str, str]:
         """The right labels of an image and those it was given, as text."""
         right, given = (
-            ", ".join(compress(labels, which[row])) or "none" for which in (self.truth, self.given)
+            ", ".join(compress(self.labels, which[row])) or "none"
+            for which in (self.truth, self.given)
         )
         return right, given
 
-    def limit_draws(self, draws: int) -> int:
-        """As many bootstrap draws as take seconds: `draws`, or fewer, but at least 200."""
-        return min(draws, max(200, _MOST_PAIRS // self.truth.size))
+    def wrong(self, most: int) -> list[tuple[int, int]]:
+        """Image and label of the highest-scored labels that were wrongly given."""
+        return _find_lowest(self.given & ~self.truth, -self.scores, most)
+
+    def missed(self, most: int) -> list[tuple[int, int]]:
+        """Image and label of the lowest-scored right labels that were not given."""
+        return _find_lowest(self.truth & ~self.given, self.scores, most)
 
     def metrics(self, draws: int = 1000) -> dict[str, Interval]:
-        """The metrics named in `names`, each with its 95 % bootstrap interval."""
-        found = measure_with_intervals(self.measurer(), len(self), self.limit_draws(draws))
-        return {
-            name: Interval(one.value, one.low, min(one.high, 1.0))
-            for name, one in zip(self.names, found, strict=True)
-        }
+        """The metrics in `names`, each with its 95 % bootstrap interval."""
+        return measure_with_intervals(self.names, self.measurer(), len(self), draws, self.size)
 
-    def class_metrics(self) -> tuple[LabelMetrics, ...]:
-        """Each label's metrics, by scikit-learn."""
-        from sklearn.metrics import average_precision_score, precision_recall_fscore_support
-
-        # One column more, since scikit-learn takes a single one for two classes.
-        nothing = np.zeros((len(self), 1), bool)
-        precision, recall, f1, support = precision_recall_fscore_support(
-            np.hstack([self.truth, nothing]),
-            np.hstack([self.given, nothing]),
-            average=None,
-            zero_division=np.nan,
-        )
+    def class_metrics(self) -> tuple[ClassMetrics, ...]:
+        """Each label's metrics."""
+        precision = _average_precision(self.scores, self.truth)(np.ones(len(self)))
+        counts = (m.sum(axis=0) for m in (self.given & self.truth, self.given, self.truth))
         return tuple(
-            LabelMetrics(
-                float(average_precision_score(truth, self.scores[:, k])) if support[k] else np.nan,
-                float(precision[k]),
-                float(recall[k]),
-                float(f1[k]),
-                int(support[k]),
-                int(self.given[:, k].sum()),
+            replace(one, average_precision=float(found))
+            for one, found in zip(
+                compute_class_metrics(self.labels, *counts), precision, strict=True
             )
-            for k, truth in enumerate(self.truth.T)
         )
 
     def measurer(self) -> Measure:
-        """The metrics named in `names` of images that count several times or not at all."""
+        """The metrics in `names` of images that count several times or not at all."""
         f1 = _f1_measurer(self.given, self.truth)
         ranked = _average_precision(self.scores, self.truth)
         pooled = _average_precision(self.scores.reshape(-1, 1), self.truth.reshape(-1, 1))
@@ -137,6 +116,13 @@ class MultiLabelOutcomes:
             )
 
         return measure
+
+
+def _find_lowest(which: Flags, keys: Floats, most: int) -> list[tuple[int, int]]:
+    """Rows and columns of the lowest keys among those that are flagged."""
+    rows, columns = np.nonzero(which)
+    best = np.argsort(keys[rows, columns], kind="stable")[:most]
+    return list(zip(rows[best].tolist(), columns[best].tolist(), strict=True))
 
 
 def f1_scores(given: Flags, truth: Flags) -> tuple[float, float]:
@@ -161,8 +147,8 @@ def _f1_measurer(given: Flags, truth: Flags) -> Callable[[Floats], tuple[float, 
 def _average_precision(scores: Floats, truth: Flags) -> Callable[[Floats], Floats]:
     """Average precision of each column for images that count several times or not at all.
 
-    What the counts do not change is done once. An image of the same score as others is ranked with
-    the last of them, as scikit-learn does.
+    What the counts do not change is computed once. Images of equal score share the rank of the last
+    of them, as in scikit-learn.
     """
     order = np.argsort(-scores, axis=0, kind="stable")
     falling = np.take_along_axis(scores, order, 0)

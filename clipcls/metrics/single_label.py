@@ -1,12 +1,13 @@
 """How good answers with one label per image are, and their scores: from arrays alone.
 
-`n` is the number of images throughout. `confidence` is the score of each answer, float64 (n,);
-`correct` says whether the answer is right, bool (n,).
+`n` is the number of images. `confidence` is the score of each answer, float64 (n,); `correct` says
+whether the answer is right, bool (n,).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,20 +21,38 @@ from clipcls.metrics.intervals import (
     measure_with_intervals,
 )
 
-__all__ = ["BINS", "Bin", "ClassMetrics", "Outcomes", "RiskPoint", "calibration_error"]
+__all__ = [
+    "BINS",
+    "Bin",
+    "ClassMetrics",
+    "Outcomes",
+    "RiskPoint",
+    "calibration_error",
+    "compute_class_metrics",
+]
 
 BINS = 15
 
-_MOST_DRAWN = 50_000_000
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClassMetrics:
-    """One class: how many images have it and were answered with it, and what follows.
+    """How well one label is recognised.
 
-    `precision` is nan where it never was the answer, `recall` where no image has it.
+    Attributes:
+        label: the label.
+        threshold: of several labels per image, the score from which this one is given; else None.
+        average_precision: of several labels per image, how well its scores rank the images; NaN if
+            no image has the label.
+        precision: NaN if the label was never given.
+        recall: NaN if no image has the label.
+        f1: the harmonic mean of precision and recall.
+        support: how many images have the label.
+        answers: how many images were given it.
     """
 
+    label: str
+    threshold: float | None = None
+    average_precision: float | None = None
     precision: float
     recall: float
     f1: float
@@ -52,7 +71,7 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class RiskPoint:
-    """Answering only the images of the best scores: how many, the least score, the share wrong."""
+    """Answering only the best-scored images: how many, the lowest score, the share wrong."""
 
     coverage: float
     score: float
@@ -61,16 +80,16 @@ class RiskPoint:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcomes:
-    """What a classifier answered on images whose labels are known.
+    """A classifier's answers to images whose labels are known.
 
     Attributes:
         answer: class numbers, int64 (n,).
-        truth: class numbers, int64 (n,). Where several are right: the answer, if it is one of
-            them, else the first of them.
+        truth: class numbers, int64 (n,). Of several right classes: the answer if it is one of
+            them, else the first.
         confidence: the softmax score of the answer, float64 (n,).
         top5: whether a right class is among the five best, bool (n,).
-        loss: -log of the scores' sum over the right classes, float64 (n,).
-        n_classes: how many classes there are.
+        loss: -log of the right classes' summed scores, float64 (n,).
+        labels: the classes' names.
     """
 
     answer: Counts
@@ -78,18 +97,22 @@ class Outcomes:
     confidence: Floats
     top5: Flags
     loss: Floats
-    n_classes: int
+    labels: tuple[str, ...]
 
-    names = ("accuracy", "top5", "balanced_accuracy", "macro_f1", "ece", "nll", "aurc")
-    """The metrics in the order of `measurer`; the macro means are over classes with images, the
-    loss is in nats, AURC is the mean over k of the error among the k best scores (Geifman et al.
-    2019, arXiv 1805.08206); images of the same score count as in the mean over their orders."""
+    names = ("accuracy", "top5", "balanced_accuracy", "macro_f1", "ece", "nll")
+    """The metrics in the order of `measurer`. Macro means are over classes with images; the
+    negative log-likelihood is in nats."""
 
     compared = ("accuracy", "ece")
-    """Those that evaluations are compared by."""
+    """The metrics that evaluations are compared by."""
 
     def __len__(self) -> int:
         return len(self.answer)
+
+    @property
+    def size(self) -> int:
+        """How much one bootstrap draw has to look at."""
+        return 8 * len(self)
 
     @property
     def correct(self) -> Flags:
@@ -98,61 +121,43 @@ class Outcomes:
 
     def take(self, rows: Counts) -> Outcomes:
         """The outcomes of some of the images."""
-        return Outcomes(
-            self.answer[rows],
-            self.truth[rows],
-            self.confidence[rows],
-            self.top5[rows],
-            self.loss[rows],
-            self.n_classes,
-        )
+        names = ("answer", "truth", "confidence", "top5", "loss")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
-    def describe(self, row: int, labels: tuple[str, ...]) -> tuple[str, str]:
+    def describe(self, row: int) -> tuple[str, str]:
         """The right label of an image and its answer."""
-        return labels[self.truth[row]], labels[self.answer[row]]
-
-    def limit_draws(self, draws: int) -> int:
-        """As many bootstrap draws as take seconds: `draws`, or fewer, but at least 200."""
-        return min(draws, max(200, _MOST_DRAWN // len(self)))
+        return self.labels[self.truth[row]], self.labels[self.answer[row]]
 
     def metrics(self, draws: int = 1000) -> dict[str, Interval]:
-        """The metrics named in `names`, without `top5` up to 5 classes, with 95 % intervals.
+        """The metrics in `names` (`top5` only above 5 classes) with their 95 % intervals.
 
-        The intervals are by the bootstrap; those of counts of images are exact, since the
-        bootstrap of 20 right answers out of 20 knows no doubt.
+        Intervals come from the bootstrap, except for counts of images, which have exact ones: the
+        bootstrap sees no doubt in 20 right answers out of 20.
         """
-        found = measure_with_intervals(self.measurer(), len(self), self.limit_draws(draws))
-        named = {
-            name: one if name == "nll" else Interval(one.value, one.low, min(one.high, 1.0))
-            for name, one in zip(self.names, found, strict=True)
-        }
-        named["accuracy"], named["top5"] = measure_share(self.correct), measure_share(self.top5)
-        if self.n_classes <= 5:
-            del named["top5"]
-        return named
+        n, measure = len(self), self.measurer()
+        found = measure_with_intervals(self.names, measure, n, draws, self.size)
+        found["accuracy"], found["top5"] = measure_share(self.correct), measure_share(self.top5)
+        if len(self.labels) <= 5:
+            del found["top5"]
+        return found
 
     def class_metrics(self) -> tuple[ClassMetrics, ...]:
-        """Precision, recall and F1 of every class, by scikit-learn."""
-        from sklearn.metrics import precision_recall_fscore_support
-
-        columns = precision_recall_fscore_support(
-            self.truth, self.answer, labels=np.arange(self.n_classes), zero_division=np.nan
+        """Each class's metrics."""
+        counts = (
+            np.bincount(classes, minlength=len(self.labels))
+            for classes in (self.answer[self.correct], self.answer, self.truth)
         )
-        answers = np.bincount(self.answer, minlength=self.n_classes)
-        return tuple(
-            ClassMetrics(float(p), float(r), float(f), int(s), int(a))
-            for p, r, f, s, a in zip(*columns, answers, strict=True)
-        )
+        return compute_class_metrics(self.labels, *counts)
 
-    def confused_pairs(self) -> list[tuple[int, int, int]]:
-        """(right class, wrong answer, images) of every pair that occurs, most frequent first."""
-        wrong = ~self.correct
-        pairs = self.truth[wrong] * self.n_classes + self.answer[wrong]
-        found, counts = np.unique(pairs, return_counts=True)
-        order = np.argsort(-counts, kind="stable")
+    def confused_pairs(self) -> list[tuple[str, str, int]]:
+        """(Right label, wrong answer, images) of every pair that occurs, most frequent first."""
+        n_classes, wrong = len(self.labels), ~self.correct
+        pairs, counts = np.unique(
+            self.truth[wrong] * n_classes + self.answer[wrong], return_counts=True
+        )
         return [
-            (*divmod(int(pair), self.n_classes), int(count))
-            for pair, count in zip(found[order], counts[order], strict=True)
+            (self.labels[pairs[k] // n_classes], self.labels[pairs[k] % n_classes], int(counts[k]))
+            for k in np.argsort(-counts, kind="stable")
         ]
 
     def reliability(self) -> list[Bin]:
@@ -162,61 +167,70 @@ class Outcomes:
     def risk_coverage(self, points: int = 20) -> list[RiskPoint]:
         """The risk-coverage curve at `points` coverages up to 1.
 
-        Each point takes all images of its least score, so that `--min-score` selects it.
+        Each point takes all images of its lowest score, so that `--min-score` selects it.
         """
-        order, errors = _errors_by_score(self.confidence, self.correct)
-        scores, total = self.confidence[order], np.cumsum(errors)
+        order = np.argsort(-self.confidence, kind="stable")
+        scores, wrong = self.confidence[order], np.cumsum(~self.correct[order])
         found: dict[int, RiskPoint] = {}
         for point in range(1, points + 1):
             least = scores[-(-point * len(scores) // points) - 1]
             count = int(np.searchsorted(-scores, -least, side="right"))
-            risk = float(total[count - 1]) / count
+            risk = float(wrong[count - 1]) / count
             found[count] = RiskPoint(count / len(scores), float(least), risk)
         return list(found.values())
 
     def measurer(self) -> Measure:
-        """The metrics named in `names` of images that count several times or not at all.
+        """The metrics in `names` of images that count several times or not at all.
 
-        Everything that the counts do not change is done once; images are taken in the order of
-        their scores, the highest first, from the start.
+        What the counts do not change is computed once.
         """
-        order, errors = _errors_by_score(self.confidence, self.correct)
-        right = self.correct[order].astype(float)
-        top5, loss = self.top5[order].astype(float), self.loss[order]
-        gaps = right - self.confidence[order]
+        order = np.argsort(-self.confidence, kind="stable")
+        gaps = (self.correct - self.confidence)[order]
         starts = _bin_starts(len(order))
-        n_classes = self.n_classes
-        pairs, pair = np.unique((self.truth * n_classes + self.answer)[order], return_inverse=True)
+        n_classes = len(self.labels)
+        pairs, pair = np.unique(self.truth * n_classes + self.answer, return_inverse=True)
         truth, answer = np.divmod(pairs, n_classes)
 
         def measure(times: Counts) -> Floats:
-            weights = times[order].astype(float)
-            total = weights.sum()
-            images = np.bincount(pair, weights, len(pairs))
+            total = times.sum()
+            images = np.bincount(pair, times, len(pairs))
             support = np.bincount(truth, images, n_classes)
             answers = np.bincount(answer, images, n_classes)
             hits = np.bincount(truth, images * (truth == answer), n_classes)
             present = support > 0
-            recall = hits[present] / support[present]
-            f1 = 2 * hits[present] / (support + answers)[present]
-            gap = np.abs(np.add.reduceat(weights * gaps, starts)).sum() / total
-            # The copies of an image stand one behind the other: the risk in the middle of them.
-            behind = (weights - 1) / 2
-            risk = np.cumsum(weights * errors) - behind * errors
-            risk /= np.cumsum(weights) - behind
             return np.array(
                 [
-                    weights @ right / total,
-                    weights @ top5 / total,
-                    recall.mean(),
-                    f1.mean(),
-                    gap,
-                    weights @ loss / total,
-                    weights @ risk / total,
+                    times @ self.correct / total,
+                    times @ self.top5 / total,
+                    (hits[present] / support[present]).mean(),
+                    (2 * hits[present] / (support + answers)[present]).mean(),
+                    np.abs(np.add.reduceat(times[order] * gaps, starts)).sum() / total,
+                    times @ self.loss / total,
                 ]
             )
 
         return measure
+
+
+def compute_class_metrics(
+    labels: Sequence[str], hits: Counts, answers: Counts, support: Counts
+) -> tuple[ClassMetrics, ...]:
+    """Each label's metrics: from how often it was rightly given, given, and right, (n_classes,)."""
+    with np.errstate(invalid="ignore"):
+        columns = hits / answers, hits / support, 2 * hits / (answers + support)
+    return tuple(
+        ClassMetrics(
+            label=label,
+            precision=float(precision),
+            recall=float(recall),
+            f1=float(f1),
+            support=int(right),
+            answers=int(given),
+        )
+        for label, precision, recall, f1, right, given in zip(
+            labels, *columns, support, answers, strict=True
+        )
+    )
 
 
 def calibration_error(confidence: Floats, correct: Flags) -> float:
@@ -231,8 +245,8 @@ def calibration_error(confidence: Floats, correct: Flags) -> float:
 def _reliability(confidence: Floats, correct: Flags) -> list[Bin]:
     """Images sorted by score, cut into parts of equal size (to one image).
 
-    So no bin rests on a handful of images as bins of equal width do; images of the same score may
-    be in two bins.
+    Bins of equal width would rest on a handful of images here and there; in these, images of the
+    same score may fall into two bins.
     """
     starts, order = _bin_starts(len(confidence)), np.argsort(-confidence, kind="stable")
     counts = np.diff([*starts, len(confidence)])
@@ -244,11 +258,3 @@ def _reliability(confidence: Floats, correct: Flags) -> list[Bin]:
 def _bin_starts(n: int) -> Counts:
     """Where each of the bins of equal mass starts among n images."""
     return np.arange(min(BINS, n)) * n // min(BINS, n)
-
-
-def _errors_by_score(confidence: Floats, correct: Flags) -> tuple[Counts, Floats]:
-    """The order of falling score and, in it, each image's error; that of equal ones is shared."""
-    order = np.argsort(-confidence, kind="stable")
-    wrong = 1.0 - correct[order]
-    _, starts, counts = np.unique(-confidence[order], return_index=True, return_counts=True)
-    return order, np.repeat(np.add.reduceat(wrong, starts) / counts, counts)

@@ -8,8 +8,8 @@ from scipy.stats import binomtest, bootstrap
 from sklearn.metrics import average_precision_score, f1_score
 
 from clipcls import (
+    Evaluation,
     MultiLabelClassifier,
-    MultiLabelEvaluation,
     ZeroShotClassifier,
     compare,
     evaluate,
@@ -31,7 +31,9 @@ def answering(first, right: np.ndarray, start: int = 0):
     n = len(right)
     paths = tuple(map(str, range(start, start + n)))
     truth, scores = np.zeros(n, int), np.full(n, 0.9)
-    outcomes = Outcomes(np.where(right, 0, 1), truth, scores, np.ones(n, bool), np.ones(n), 2)
+    outcomes = Outcomes(
+        np.where(right, 0, 1), truth, scores, np.ones(n, bool), np.ones(n), ("red", "blue")
+    )
     return replace(first, paths=paths, outcomes=outcomes)
 
 
@@ -87,20 +89,20 @@ def test_the_same_twice_is_no_difference(first) -> None:
 
 
 @pytest.fixture
-def several(names_encoder: NamesEncoder, paint) -> MultiLabelEvaluation:
+def several(names_encoder: NamesEncoder, paint) -> Evaluation:
     base = ZeroShotClassifier(["red", "blue"], names_encoder, cache=False)
     classifier = MultiLabelClassifier(base).fit()
     return evaluate(classifier, [(paint("a.png", "red"), ["red"])], draws=2)
 
 
 def scored(
-    several: MultiLabelEvaluation, scores: np.ndarray, truth: np.ndarray, start: int = 0
-) -> MultiLabelEvaluation:
+    several: Evaluation, scores: np.ndarray, truth: np.ndarray, start: int = 0
+) -> Evaluation:
     """The evaluation as if it were of these scores, given from 0.5 on."""
     paths = tuple(str(number) for number in range(start, start + len(scores)))
     labels = tuple(f"label {number}" for number in range(truth.shape[1]))
-    outcomes = MultiLabelOutcomes(scores, scores >= 0.5, truth)
-    return replace(several, labels=labels, paths=paths, outcomes=outcomes)
+    outcomes = MultiLabelOutcomes(scores, scores >= 0.5, truth, labels)
+    return replace(several, paths=paths, outcomes=outcomes)
 
 
 def scores_of(truth: np.ndarray, quality: float, seed: int) -> np.ndarray:
@@ -190,20 +192,24 @@ def test_what_both_have_is_compared_in_whatever_order_it_comes(several) -> None:
     assert len(none.gained) == (~right & ~truth.any(axis=1)).sum()
     turned = replace(
         first,
-        labels=first.labels[::-1],
         paths=first.paths[::-1],
         outcomes=MultiLabelOutcomes(
-            *(array[::-1, ::-1] for array in (scores, scores >= 0.5, truth))
+            *(array[::-1, ::-1] for array in (scores, scores >= 0.5, truth)),
+            first.outcomes.labels[::-1],
         ),
     )
     (same,) = compare(first, {"turned": turned})
     assert all(d.difference.value == 0 and d.p == 1 for d in same.metrics.values())
-    fewer = replace(first, labels=("label 0", "x", "label 2"))
+
+    def labelled(*labels: str) -> Evaluation:
+        return replace(first, outcomes=replace(first.outcomes, labels=labels))
+
+    fewer = labelled("label 0", "x", "label 2")
     later = scored(several, scores, truth, start=40)
     part, after = compare(first, {"fewer": fewer, "later": later})
     assert ((part.labels, part.images), (after.labels, after.images)) == ((2, 60), (3, 20))
     for nothing, what in (
-        (replace(first, labels=("x", "y", "z")), "label"),
+        (labelled("x", "y", "z"), "label"),
         (scored(several, scores, truth, start=500), "image"),
     ):
         with pytest.raises(InputError, match=f"other: no {what} was evaluated both times"):

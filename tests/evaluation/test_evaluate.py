@@ -36,8 +36,8 @@ def test_a_small_folder(classifier: ZeroShotClassifier, paint: Paint, tmp_path: 
     assert found.metrics["accuracy"].value == 3 / 4
     assert found.metrics["balanced_accuracy"].value == pytest.approx((2 / 3 + 1) / 2)
     assert "top5" not in found.metrics  # four labels
-    assert found.confused == (("red", "blue", 1),)
-    assert found.outcomes.describe(found.paths.index(wrong), found.labels) == ("red", "blue")
+    assert found.outcomes.confused_pairs() == [("red", "blue", 1)]
+    assert found.outcomes.describe(found.paths.index(wrong)) == ("red", "blue")
     assert found.excluded.no_labels == {"pink": 1}
     assert found.excluded.without_images == ("green", "yellow")
     assert [error.path for error in found.excluded.unreadable] == [str(bad)]
@@ -69,7 +69,7 @@ def test_several_right_labels(classifier: ZeroShotClassifier, paint: Paint) -> N
     ]
     found = evaluate(classifier, data, draws=10)
     assert (found.several, found.metrics["accuracy"].value) == (2, 0.5)
-    assert found.confused == (("yellow", "green", 1),)
+    assert found.outcomes.confused_pairs() == [("yellow", "green", 1)]
     assert [c.support for c in found.classes] == [1, 0, 0, 1]
     logits = classifier.decision_function([path for path, _ in data])
     scores = softmax(logits, axis=1)

@@ -268,7 +268,7 @@ def test_evaluate_tells_the_accuracy_of_each_level(
     ]
     found = evaluate(classifier, data, draws=10)
     assert found.metrics["accuracy"].value == 2 / 4
-    assert [level.value for level in found.levels] == [3 / 4, 2 / 4, 2 / 4]
+    assert [share.value for _, share in found.levels] == [3 / 4, 2 / 4, 2 / 4]
     record = found.to_dict()["levels"]
     assert [(level["level"], level["name"]) for level in record] == [(1, ""), (2, ""), (3, "")]
     assert record[2]["low"] == found.to_dict()["metrics"]["accuracy"]["low"]
