@@ -16,7 +16,7 @@ from clipcls.cli.groups import Settings, option
 from clipcls.cli.param_types import NEW_RESULTS, RESULTS
 
 if TYPE_CHECKING:
-    from clipcls.output.writing import Writer
+    from clipcls.output.writer import Writer
 
 __all__ = [
     "MetricsOutput",

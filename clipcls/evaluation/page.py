@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from clipcls.evaluation.evaluate import Evaluation
 from clipcls.evaluation.tables import NAMES, format_cell, format_metric, rank_classes
 from clipcls.metrics.multilabel import MultiLabelOutcomes
 from clipcls.metrics.single_label import Outcomes
+from clipcls.output.writer import Writer
 
 __all__ = ["EvaluationPage", "page_record"]
 
@@ -22,14 +23,11 @@ _SIDE = 160  # of a thumbnail, pixels
 _CLASSES = 30  # in the confusion matrix
 
 
-class EvaluationPage:
+class EvaluationPage(Writer):
     """Writes the record of `page_record` by Jinja2, which escapes every text."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Writes the page and flushes it."""
+    def format(self, record: Mapping[str, Any]) -> str:
+        """The page of a record."""
         import jinja2
 
         environment = jinja2.Environment(
@@ -52,8 +50,7 @@ class EvaluationPage:
             classes=classes,
         )
         # A path that is not valid UTF-8 has surrogates, which cannot be written.
-        self._stream.write(page.encode(errors="replace").decode())
-        self._stream.flush()
+        return page.encode(errors="replace").decode()
 
 
 def _keep_together(text: str) -> str:

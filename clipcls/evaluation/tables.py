@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, TextIO
+from typing import Any
 
 from clipcls.errors import printable
 from clipcls.output.table import fit
+from clipcls.output.writer import Writer
 
 __all__ = ["NAMES", "EvaluationTable", "format_cell", "format_metric", "rank_classes"]
 
@@ -37,17 +38,12 @@ _COLUMNS = {
 """The metrics of a class in its record, and their headings."""
 
 
-class EvaluationTable:
+class EvaluationTable(Writer):
     """Writes an evaluation's record as text; the json holds every class, pair and point."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Writes it, handed to the system at once."""
-        for line in _lines(record):
-            self._stream.write(line.rstrip() + "\n")
-        self._stream.flush()
+    def format(self, record: Mapping[str, Any]) -> str:
+        """The text of an evaluation's record."""
+        return "".join(f"{line.rstrip()}\n" for line in _lines(record))
 
 
 def _lines(record: Mapping[str, Any]) -> Iterator[str]:

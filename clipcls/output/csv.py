@@ -17,27 +17,25 @@ from clipcls.errors import InputError, printable
 from clipcls.files.jsonfiles import read_json
 from clipcls.files.text import escape_bytes, guard, read_table
 from clipcls.output.columns import flatten, usual_columns
+from clipcls.output.writer import Writer
 from clipcls.predictions import PROVENANCE, to_record
 
 __all__ = ["CsvWriter", "metadata_path", "read_csv"]
 
 
-class CsvWriter:
+class CsvWriter(Writer):
     r"""Writes a header and the rows of each record (see `columns.flatten`).
 
-    A text that a spreadsheet would run as a formula is guarded (see `files.text.guard`). Stray
-    bytes of a path that is not valid UTF-8 are written as \xNN; on a terminal control characters
-    too.
+    Text that a spreadsheet would run as a formula is guarded (see `files.text.guard`). Stray bytes
+    of a path that is not valid UTF-8 are written as \xNN; on a terminal control characters too.
 
     Args:
         stream: a text file.
         columns: the columns; default: `usual_columns` of the first row.
         delimiter: between cells.
-        bom: whether to begin with a byte order mark, by which Excel knows UTF-8.
+        bom: whether to begin with a byte order mark, by which Excel recognises UTF-8.
         provenance: what made the records; default: what the first of them says.
     """
-
-    needs_end = False
 
     def __init__(
         self,
@@ -48,15 +46,15 @@ class CsvWriter:
         bom: bool = False,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
+        super().__init__(stream)
         self.provenance = dict(provenance or {})
-        self._stream = stream
         self._columns = columns
         self._delimiter = delimiter
         self._bom = bom
         self._rows: csv.DictWriter[str] | None = None
 
     def write(self, item: Any) -> None:
-        """Adds its row or rows, handed to the system at once."""
+        """Add the row or rows of a record."""
         record = to_record(item)
         if not self.provenance:
             self.provenance = {key: record[key] for key in PROVENANCE if key in record}
@@ -67,7 +65,7 @@ class CsvWriter:
         self._stream.flush()
 
     def finish(self) -> None:
-        """Writes the header where there was no record."""
+        """Write the header if there was no record."""
         if self._rows is None and self._columns is not None:
             self._begin(self._columns)
 

@@ -19,6 +19,7 @@ from urllib.parse import quote
 from clipcls.data.thumbnails import make_thumbnails
 from clipcls.errors import ImageError
 from clipcls.labels.names import join_levels
+from clipcls.output.writer import Writer
 from clipcls.predictions import UNKNOWN, Prediction, Provenance, Result
 
 __all__ = ["SIDE", "GalleryWriter"]
@@ -30,7 +31,7 @@ _QUALITY = 70  # half the bytes of 90, and what is wrong with a label shows as w
 _TOGETHER = 64  # images whose thumbnails are made at once
 
 
-class GalleryWriter:
+class GalleryWriter(Writer):
     """Writes the page as the records come, with the thumbnails of 64 images in memory.
 
     An image that cannot be read (any more) is shown as such.
@@ -46,8 +47,6 @@ class GalleryWriter:
         gone: how many have none.
     """
 
-    needs_end = False
-
     def __init__(
         self,
         stream: TextIO,
@@ -56,8 +55,8 @@ class GalleryWriter:
         root: str | os.PathLike[str] = ".",
         side: int = SIDE,
     ) -> None:
+        super().__init__(stream)
         self.shown = self.gone = 0
-        self._stream = stream
         self._title = title
         self._root = root
         self._side = side

@@ -4,63 +4,49 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, TextIO
+from typing import Any
 
 from clipcls.errors import InputError, is_control
 from clipcls.files.jsonfiles import parse_json
-from clipcls.predictions import to_record
+from clipcls.output.writer import Writer
 
 __all__ = ["JsonArrayWriter", "JsonWriter", "JsonlWriter", "dump_line", "read_json"]
 
 
-class JsonlWriter:
-    r"""Writes each record whole, in a line of UTF-8, and hands it to the system at once.
+class JsonlWriter(Writer):
+    r"""Writes each record as one line of UTF-8.
 
     A path that is not valid UTF-8 carries its stray bytes as \udc80 to \udcff, which Python's
     `json.loads` and `os.fsencode` turn back into the same bytes.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, item: Any) -> None:
-        """Adds one line."""
-        self._stream.write(dump_line(to_record(item)) + "\n")
-        self._stream.flush()
+    def format(self, record: Mapping[str, Any]) -> str:
+        """One line."""
+        return dump_line(record) + "\n"
 
 
-class JsonArrayWriter:
-    """The same lines as one JSON array; needs its end to be valid JSON."""
+class JsonArrayWriter(Writer):
+    """Writes the same lines as one JSON array, which is valid JSON only with its end."""
 
-    needs_end = False
+    _before = "[\n"
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._before = "[\n"
-
-    def write(self, item: Any) -> None:
-        """Adds one record."""
-        self._stream.write(self._before + dump_line(to_record(item)))
-        self._stream.flush()
-        self._before = ",\n"
+    def format(self, record: Mapping[str, Any]) -> str:
+        """One line, after a comma unless it is the first."""
+        text, self._before = self._before + dump_line(record), ",\n"
+        return text
 
     def finish(self) -> None:
-        """Writes the end."""
+        """Write the end."""
         self._stream.write("[]\n" if self._before == "[\n" else "\n]\n")
-        self._stream.flush()
 
 
-class JsonWriter:
+class JsonWriter(Writer):
     """Writes one record as a document: a line per field, and per item of a list."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, item: Any) -> None:
-        """Writes the document."""
-        fields = [f" {dump_line(key)}: {_field(value)}" for key, value in to_record(item).items()]
-        self._stream.write("{\n" + ",\n".join(fields) + "\n}\n")
-        self._stream.flush()
+    def format(self, record: Mapping[str, Any]) -> str:
+        """The document."""
+        fields = (f" {dump_line(key)}: {_field(value)}" for key, value in record.items())
+        return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
 def _field(value: object) -> str:
@@ -70,9 +56,9 @@ def _field(value: object) -> str:
 
 
 def dump_line(value: object) -> str:
-    r"""A value as JSON in one line of valid UTF-8, fit for a terminal.
+    r"""A value as JSON in one line of valid UTF-8 that is safe to print on a terminal.
 
-    Stray bytes of paths are \udc80 to \udcff, control and format characters escaped likewise.
+    Control and format characters are escaped, stray bytes of paths as \udc80 to \udcff.
     """
     text = json.dumps(value, ensure_ascii=False)
     if text.isprintable():

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, TextIO
+from collections.abc import Mapping
+from typing import Any
 
 from clipcls.errors import format_count, printable
-from clipcls.predictions import to_record
+from clipcls.output.writer import Writer
 
 __all__ = ["LabelFileWriter"]
 
 
-class LabelFileWriter:
-    """Writes a line per label, with a comment above it: images, an example, other names."""
+class LabelFileWriter(Writer):
+    """Writes a line per label; a comment above it has its images, an example and other names."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, item: Any) -> None:
-        """Writes the record of a `Suggestion`, handed to the system at once."""
-        record = to_record(item)
+    def format(self, record: Mapping[str, Any]) -> str:
+        """The label file of a `Suggestion`'s record."""
         labels, images = record["labels"], format_count(record["images"], "image")
-        self._stream.write(
+        lines = [
             f"# {format_count(len(labels), 'label')} for {images}, suggested by clipcls "
-            f"with {printable(record['model'])} ({record['weights']}).\n"
-            "# Edit it, then: clipcls classify --labels FILE\n"
-        )
+            f"with {printable(record['model'])} ({record['weights']}).",
+            "# Edit it, then: clipcls classify --labels FILE",
+        ]
         for label in labels:
             also = ", ".join(map(printable, label["merged"]))
-            self._stream.write(
+            lines += [
                 f"# {format_count(label['images'], 'image')}, such as {printable(label['example'])}"
-                f"{'; also: ' * bool(also)}{also}\n"
-                f"{printable(label['line']) if self._stream.isatty() else label['line']}\n"
-            )
-        self._stream.flush()
+                f"{'; also: ' * bool(also)}{also}",
+                printable(label["line"]) if self._stream.isatty() else label["line"],
+            ]
+        return "\n".join(lines) + "\n"

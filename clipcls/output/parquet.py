@@ -9,6 +9,7 @@ from typing import Any, TextIO, get_args, get_type_hints
 
 from clipcls.errors import InputError, install_command
 from clipcls.files.text import escape_bytes
+from clipcls.output.writer import Writer
 from clipcls.predictions import COLUMNS, PROVENANCE, UNKNOWN, to_record
 
 __all__ = ["MAGIC", "ParquetWriter", "need_pyarrow", "read_parquet"]
@@ -20,7 +21,7 @@ _ROWS = 4096  # in a row group
 _REPEATED = ("label", "labelled_by", *PROVENANCE)  # the same text in many rows
 
 
-class ParquetWriter:
+class ParquetWriter(Writer):
     r"""Writes every kind of results of `classify` in one schema, so that files can be read as one.
 
     `label`, `score` and `similarity` are the answer's. Of several labels per image they are the
@@ -35,8 +36,8 @@ class ParquetWriter:
     needs_end = True
 
     def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
         need_pyarrow("--format parquet")
-        self._stream = stream
         self._schema = _schema()
         self._file: Any = None
         self._rows: list[dict[str, Any]] = []

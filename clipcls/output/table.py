@@ -11,67 +11,62 @@ from typing import Any, TextIO
 import click
 
 from clipcls.errors import printable
-from clipcls.predictions import UNKNOWN, to_record
+from clipcls.output.writer import Writer
+from clipcls.predictions import UNKNOWN
 
 __all__ = ["TableWriter", "fit"]
 
 
-class TableWriter:
-    """Writes path, label, score and the runners-up; colours on a terminal, unless NO_COLOR.
+class TableWriter(Writer):
+    """Writes path, label, score and the runners-up; in colour on a terminal, unless NO_COLOR.
 
-    Inputs that could not be read have no line here: they are named on stderr.
+    Inputs that could not be read have no line here: they are reported on stderr.
     """
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        terminal = stream.isatty()
-        columns = shutil.get_terminal_size().columns if terminal else 100
+        super().__init__(stream)
+        is_terminal = stream.isatty()
+        columns = shutil.get_terminal_size().columns if is_terminal else 100
         self._width = max(20, min(60, columns // 2))
-        self._colour = terminal and not os.environ.get("NO_COLOR")
+        self._has_colour = is_terminal and not os.environ.get("NO_COLOR")
 
-    def write(self, item: Any) -> None:
-        """Adds one line."""
-        record = to_record(item)
+    def format(self, record: Mapping[str, Any]) -> str:
+        """One line, and more for an explanation."""
         if "error" in record:
-            return
+            return ""
         path = fit(record["path"], self._width)
         if "rank" in record:
             line = f"{record['rank']:>4}  {path}  {record['similarity']:.3f}"
         elif "labels" in record:
-            line = f"{path}  {self._labels(record)}"
+            line = f"{path}  {self._format_labels(record)}"
         else:
-            label = fit(record["label"], 20)
-            if record.get("lineage"):
-                label = fit(" > ".join(record["lineage"]), 30)
-            elif "lineage" in record:
-                label = fit(record["label"], 30)
-            if self._colour:
-                label = click.style(label, fg="yellow" if record["label"] == UNKNOWN else "green")
-            line = f"{path}  {label}  {record['score']:.2f}"
+            names = record.get("lineage") or [record["label"]]
+            label = fit(" > ".join(names), 30 if "lineage" in record else 20)
+            line = f"{path}  {self._colour(label, record['label'])}  {record['score']:.2f}"
             rest = record["top"] if record["label"] == UNKNOWN else record["top"][1:]
             others = [f"{printable(c['label'])} {c['score']:.2f}" for c in rest]
             line += f"  ({', '.join(others)})" if others else ""
             if "set" in record:
                 line += f"  {{{', '.join(map(printable, record['set']))}}}"
-        self._stream.write("\n".join([line, *_explained(record)]) + "\n")
-        self._stream.flush()
+        return "\n".join([line, *_explain(record)]) + "\n"
 
-    def _labels(self, record: Mapping[str, Any]) -> str:
-        """The labels with their scores; where there are none, the best one in brackets."""
-
-        def shown(label: str, colour: str) -> str:
-            return click.style(label, fg=colour) if self._colour else label
-
+    def _format_labels(self, record: Mapping[str, Any]) -> str:
+        """The labels with their scores; if there are none, the best one in brackets."""
         if not record["labels"]:
             best = record.get("best")
             nearest = f"  ({printable(best['label'])} {best['score']:.2f})" if best else ""
-            return f"{shown(UNKNOWN, 'yellow')}{nearest}"
+            return self._colour(UNKNOWN, UNKNOWN) + nearest
         return ", ".join(
-            f"{shown(printable(c['label']), 'green')} {c['score']:.2f}" for c in record["labels"]
+            f"{self._colour(printable(c['label']), c['label'])} {c['score']:.2f}"
+            for c in record["labels"]
         )
 
+    def _colour(self, text: str, label: str) -> str:
+        colour = "yellow" if label == UNKNOWN else "green"
+        return click.style(text, fg=colour) if self._has_colour else text
 
-def _explained(record: Mapping[str, Any]) -> Iterator[str]:
+
+def _explain(record: Mapping[str, Any]) -> Iterator[str]:
     """Lines below an answer: the texts, the runner-up, the nearest images, the heat map."""
 
     def listed(entries: Sequence[Mapping[str, Any]], key: str) -> str:
@@ -89,7 +84,7 @@ def _explained(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def fit(text: str, width: int) -> str:
-    """Exactly `width` columns; what does not fit loses its beginning."""
+    """Text as exactly `width` columns; a longer one loses its beginning."""
     text = printable(text)
     if len(text) > 4 * width:  # so long that its beginning goes in any case
         text = "…" + text[-3 * width :]

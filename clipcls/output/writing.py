@@ -1,11 +1,11 @@
-"""Result files: written as the results come, whole or not at all under their name.
+"""Result files: written as the results come; they get their name only when they are whole.
 
-A file is written under the name `FILE.part`, each record handed to the system as it comes, and
-renamed at the end: a reader never sees half a file under the final name, and what an interrupted
-run had finished stays in the part until a later run with the same file has finished. A part is
-locked while it is written: of two runs with the same file the later one is refused.
+A file is written as `FILE.part`, each record handed to the system as it comes, and renamed at the
+end: a reader never sees half a file under the final name, and the results of an interrupted run
+stay in the part until a later run with the same file has finished. A part is locked while it is
+written: a second run with the same file is refused.
 
-A file whose name ends in `.gz` is compressed, with each record handed on whole as it comes.
+A file whose name ends in `.gz` is compressed; each record can be read as soon as it is written.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TextIO, TypeAlias, runtime_checkable
+from typing import Any, TextIO, TypeAlias
 
 from clipcls.errors import OutputClosedError, OutputError
 from clipcls.files.atomic import write_bytes
@@ -30,8 +30,9 @@ from clipcls.output.json import JsonArrayWriter, JsonlWriter, JsonWriter
 from clipcls.output.labels import LabelFileWriter
 from clipcls.output.parquet import ParquetWriter
 from clipcls.output.table import TableWriter
+from clipcls.output.writer import Writer
 
-__all__ = ["FORMATS", "EndedWriter", "Writer", "is_stream", "open_output"]
+__all__ = ["FORMATS", "is_stream", "open_output"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,27 +51,6 @@ FORMATS: dict[str, MakeWriter] = {
 }
 
 
-class Writer(Protocol):
-    """Writes one record after the other to a text stream."""
-
-    def write(self, item: Any, /) -> None:
-        """Adds one record, or what has one (`to_dict`)."""
-
-
-@runtime_checkable
-class EndedWriter(Writer, Protocol):
-    """A writer whose output is only whole with an end.
-
-    Attributes:
-        needs_end: whether nothing of it can be read without.
-    """
-
-    needs_end: bool
-
-    def finish(self) -> None:
-        """Writes what has gathered, and the end."""
-
-
 def is_stream(path: Path) -> bool:
     """Whether it is a pipe or a device, which is written to as it is."""
     return path.exists() and not path.is_file() and not path.is_dir()
@@ -85,7 +65,7 @@ def open_output(
     bom: bool = False,
     provenance: Mapping[str, Any] | None = None,
 ) -> Iterator[Writer]:
-    """A writer to a file, or to stdout without a path.
+    """Open a writer to a file, or to stdout without a path.
 
     Args:
         path: the result file, which appears when the block ends without an error; a link is
@@ -94,7 +74,7 @@ def open_output(
         columns, bom, provenance: of csv and tsv, see `CsvWriter`.
 
     Raises:
-        OutputError: it cannot be written, or another run is writing it; what was finished stays in
+        OutputError: it cannot be written, or another run is writing it; the results so far stay in
             its part.
         OutputClosedError: the reading end of a pipe was closed.
     """
@@ -102,33 +82,29 @@ def open_output(
     if form in ("csv", "tsv"):
         make = functools.partial(make, columns=columns, bom=bom, provenance=provenance)
     if path is None:
-        output = _Output(sys.stdout, "standard output", make)
+        output = _Output(sys.stdout, sys.stdout, "standard output", make)
         yield output
         output.finish()
     # By its own name: /dev/stdout and bash's >(...) lead to pipes that have no other.
     elif is_stream(path):
-        with _blaming(str(path)):
+        with _translating(str(path)):
             file = path.open("w", encoding="utf-8", newline="")
-        with _closed(file), _closed(_compressed(file, path)) as stream:
-            output = _Output(stream, str(path), make)
+        with _writing(file, path, make) as output:
             yield output
             output.finish()
-            with _blaming(str(path)):
-                file.flush()
     else:
-        yield from _whole_file(path, make)
+        yield from _write_file(path, make)
 
 
-def _whole_file(path: Path, make: MakeWriter) -> Iterator[Writer]:
+def _write_file(path: Path, make: MakeWriter) -> Iterator[Writer]:
     place = Path(os.path.realpath(path)) if path.is_symlink() else path
-    with _blaming(str(path)):
+    with _translating(str(path)):
         if place.is_dir():
             raise IsADirectoryError(None, "is a directory")
         part = Part(place)
     output = None
     try:
-        with _closed(part.file), _closed(_compressed(part.file, path)) as stream:
-            output = _Output(stream, str(path), make, part)
+        with _writing(part.file, path, make, part) as output:
             try:
                 yield output
             except BaseException:
@@ -137,7 +113,7 @@ def _whole_file(path: Path, make: MakeWriter) -> Iterator[Writer]:
                         output.finish()
                 raise
             output.finish()
-        with _blaming(str(path)):
+        with _translating(str(path)):
             part.rename()
     except BaseException as error:
         has_written = output is not None and output.has_written
@@ -152,89 +128,89 @@ def _whole_file(path: Path, make: MakeWriter) -> Iterator[Writer]:
         part.release()
     for old in part.remove_earlier():
         logger.warning("%s: is no result of an earlier run, and left alone", old)
-    if isinstance(output.writer, CsvWriter) and (metadata := output.writer.describe(place)):
+    if metadata := output.writer.describe(place):
         notes = metadata_path(place)
         try:
-            if os.path.islink(notes):  # which nobody named, and which may lead anywhere
+            if os.path.islink(notes):  # nobody named it, and it may lead anywhere
                 raise OutputError(f"{notes}: is a link, and left alone")
             write_bytes(notes, metadata)
         except OutputError as error:
             logger.warning("%s; the results are whole, but do not say what made them", error)
 
 
-def _compressed(file: TextIO, path: Path) -> TextIO:
-    """The text file itself, or what compresses into it where the path says so."""
-    if path.suffix.lower() != ".gz":
-        return file
-    # Without a time, so that the same results are the same bytes.
-    zipped = gzip.GzipFile("", "wb", compresslevel=6, fileobj=file.buffer, mtime=0)
-    return io.TextIOWrapper(zipped, encoding="utf-8", newline="")
-
-
-class _Output:
-    """A writer on a stream; an error names what is written to.
+class _Output(Writer):
+    """A writer whose errors name what is written to.
 
     Args:
         stream: the text stream.
+        file: what the stream leads to: itself, or the file that it is compressed into.
         name: of what is written to, for messages.
         make: makes the writer.
-        part: the part that the stream writes, if it is one.
+        part: the part that the file is, if it is one.
     """
 
     def __init__(
-        self, stream: TextIO, name: str, make: MakeWriter, part: Part | None = None
+        self, stream: TextIO, file: TextIO, name: str, make: MakeWriter, part: Part | None = None
     ) -> None:
+        super().__init__(stream)
         self.has_written = False
-        self._stream, self._name, self._part = stream, name, part
-        with _blaming(name):
+        self._file, self._name, self._part = file, name, part
+        with _translating(name):
             self.writer = make(stream)
 
     def write(self, item: Any) -> None:
-        """Adds one record."""
-        with _blaming(self._name):
+        """Add one record."""
+        with _translating(self._name):
             self.writer.write(item)
             self.has_written = True
             if self._part:
                 self._part.mark_whole()
 
     def finish(self) -> None:
-        """Writes the ends of format and compression; a part's to the disk.
+        """Write the ends of format and compression; a part's to the disk.
 
-        A part without an end that its format cannot be read without is removed.
+        A part that cannot be read without the end of its format is removed if that fails.
         """
         try:
-            with _blaming(self._name):
-                if isinstance(self.writer, EndedWriter):
-                    self.writer.finish()
+            with _translating(self._name):
+                self.writer.finish()
                 self._stream.flush()
-                if isinstance(self._stream.buffer, gzip.GzipFile):
+                if self._stream is not self._file:
                     self._stream.close()
+                self._file.flush()
                 if self._part:
-                    self._part.file.flush()
-                    os.fsync(self._part.file.fileno())
+                    os.fsync(self._file.fileno())
                     self._part.mark_whole()
         except Exception:
-            if self._part and isinstance(self.writer, EndedWriter) and self.writer.needs_end:
+            if self._part and self.writer.needs_end:
                 self._part.remove()
             raise
 
 
 @contextlib.contextmanager
-def _blaming(name: str) -> Iterator[None]:
-    """Turns what the system says of a write into an `OutputError`."""
+def _writing(
+    file: TextIO, path: Path, make: MakeWriter, part: Part | None = None
+) -> Iterator[_Output]:
+    """An output on a file, compressed if its path says so; closes the file at the end."""
+    stream = file
+    if path.suffix.lower() == ".gz":
+        # Without a time, so that the same results are the same bytes.
+        zipped = gzip.GzipFile("", "wb", compresslevel=6, fileobj=file.buffer, mtime=0)
+        stream = io.TextIOWrapper(zipped, encoding="utf-8", newline="")
+    try:
+        yield _Output(stream, file, str(path), make, part)
+    finally:
+        for opened in (stream, file):
+            with contextlib.suppress(OSError):  # what could not be written was reported before
+                opened.close()
+
+
+@contextlib.contextmanager
+def _translating(name: str) -> Iterator[None]:
+    """Turn an error of the system into an `OutputError`."""
     try:
         yield
     except BrokenPipeError as error:
         raise OutputClosedError(f"{name}: the reading end of the pipe was closed") from error
     except OSError as error:
         raise OutputError(f"{name}: cannot be written ({error.strerror or error})") from error
-
-
-@contextlib.contextmanager
-def _closed(file: TextIO) -> Iterator[TextIO]:
-    """Closes a file at the end; what it could not write was reported before."""
-    try:
-        yield file
-    finally:
-        with contextlib.suppress(OSError):
-            file.close()

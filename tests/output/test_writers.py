@@ -22,7 +22,7 @@ from clipcls.data.file_kinds import LeftOut
 from clipcls.errors import ImageError, OutputError
 from clipcls.files.atomic import write_bytes
 from clipcls.output.reader import read_results
-from clipcls.output.writing import FORMATS, EndedWriter, open_output
+from clipcls.output.writing import FORMATS, open_output
 from clipcls.predictions import (
     Candidate,
     Prediction,
@@ -43,8 +43,7 @@ def written(form: str, *records: dict, **settings: object) -> str:
     writer = FORMATS[form](stream, **settings)
     for item in records:
         writer.write(item)
-    if isinstance(writer, EndedWriter):
-        writer.finish()
+    writer.finish()
     return stream.getvalue()
 
 

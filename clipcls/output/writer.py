@@ -1,0 +1,39 @@
+"""What every writer of a format does; the formats build on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TextIO
+
+from clipcls.predictions import to_record
+
+__all__ = ["Writer"]
+
+
+class Writer:
+    """Writes records to a text stream, one after the other.
+
+    Attributes:
+        needs_end: whether none of the output can be read before `finish`.
+    """
+
+    needs_end = False
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, item: Any) -> None:
+        """Add a record, or what has one (`to_dict`), and hand it to the system at once."""
+        self._stream.write(self.format(to_record(item)))
+        self._stream.flush()
+
+    def format(self, record: Any) -> str:
+        """The text of a record."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Write what is left, and the end."""
+
+    def describe(self, file: Path) -> bytes:
+        """The content of a file beside the results that says what made them; b"" for none."""
+        return b""
