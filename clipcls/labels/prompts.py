@@ -119,38 +119,31 @@ def read_prompts(source: str | os.PathLike[str]) -> PromptSet:
     return _build(name, templates, warnings)
 
 
-# Before a template in code: open_clip's lambdas, and f-strings.
-_PREFIX = re.compile(r"(?:\blambda\s+\w+\s*:\s*)?(?:\b[fru])?(?=['\"])")
 _BULLET = re.compile(r"[-*•]\s+(.*)")
 
 
 def _parse_templates(path: str, text: str) -> tuple[list[tuple[str, object]], str]:
-    """Templates and where they stand, and as what they were read where it is no plain list."""
+    """(`where`, template) of each template, and what the file was read as; "" for a plain list."""
     what, items = "JSON", None
     if text.lstrip()[:1] in ("[", "{"):
         with contextlib.suppress(json.JSONDecodeError):
             items = read_json(path, text, PromptsError)
     if not items:
-        what, items = "a list in code", read_python(path, _PREFIX.sub("", text), PromptsError)
-    if items and any(isinstance(item.value, str | list) for item in items):  # not {} or {{}}
-        if items[0].key is not None:
-            if len(items) > 1:
-                names = ", ".join(str(item.key) for item in items[:5])
-                raise PromptsError(
-                    f"{path}: has the templates of {len(items)} datasets ({names}...); keep those "
-                    "of one"
-                )
-            where, dataset, templates = items[0]
-            what = f"the templates of {dataset!r}"
-            found = templates if isinstance(templates, list) else [templates]
-            return [(where, template) for template in found], what
+        what, items = "a list in code", read_python(path, text, PromptsError)
+    if not items or not any(isinstance(item.value, str | list) for item in items):  # {} or {{}}
+        lines = [(f"{path}:{number}", line) for number, line in number_lines(text)]
+        bare = [(where, match[1]) for where, line in lines if (match := _BULLET.fullmatch(line))]
+        return (bare, "a list with bullets") if len(bare) == len(lines) > 0 else (list(lines), "")
+    where, dataset, templates = items[0]
+    if dataset is None:
         return [(item.where, item.value) for item in items], what
-    lines = [(f"{path}:{number}", line) for number, line in number_lines(text)]
-    bullets = [_BULLET.fullmatch(line) for _, line in lines]
-    if lines and all(bullets):
-        pairs = zip(lines, bullets, strict=True)
-        return [(where, match[1]) for (where, _), match in pairs if match], "a list with bullets"
-    return list(lines), ""
+    if len(items) > 1:
+        names = ", ".join(str(item.key) for item in items[:5])
+        raise PromptsError(
+            f"{path}: has the templates of {len(items)} datasets ({names}...); keep those of one"
+        )
+    found = templates if isinstance(templates, list) else [templates]
+    return [(where, template) for template in found], f"the templates of {dataset!r}"
 
 
 def _build(

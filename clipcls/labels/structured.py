@@ -1,11 +1,13 @@
-"""Read JSON, YAML, and lists pasted from code, as far as `Item`s with their lines.
+"""Read JSON, YAML and lists pasted from code as `Item`s, each with its line.
 
-Numbers and words such as `yes` come back as they were written.
+Numbers and words such as `yes` stay as they were written.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +23,19 @@ __all__ = ["read_json", "read_python", "read_yaml"]
 
 _NUMBER = re.compile(r"[-+]?\d[\d_]*(?:\.\d*)?(?:[eE][-+]?\d+)?")
 _SPACE = re.compile(r"[\s,:]*")
+# What other languages write before a list: `const labels = `, `List.of`, `vector<string> names`.
+_PREFIX = re.compile(r"""\s*[^"'\n]*?[\w=>:)\]]\s*(?=[\[({]\s*["'])""")
+_STRAIGHT = str.maketrans("“”„‘’", '"""\'\'')
+_NEITHER = "must be a list of labels, or a mapping from label to texts"
 
 
 def read_json(path: str, text: str, error: type[ClipclsError] = LabelsError) -> list[Item]:
-    """The items of a JSON list or mapping. A key may come twice at the top, as labels may.
+    """Read the items of a JSON list or mapping; the mapping may repeat a key, as labels may.
 
     Raises:
-        json.JSONDecodeError: it is not JSON.
-        error: it is neither list nor mapping, or one that no label file has.
+        json.JSONDecodeError: the text is not JSON.
+        error: the text is neither a list nor a mapping, or it nests too deeply or repeats a key
+            further down.
     """
     import json
 
@@ -37,7 +44,7 @@ def read_json(path: str, text: str, error: type[ClipclsError] = LabelsError) -> 
     )
 
     def values() -> Iterator[tuple[str, Any]]:
-        """(`where`, value) of each value of the top level, keys included."""
+        """(`where`, value) of each value at the top level, keys included."""
         at = _SPACE.match(text).end() + 1  # type: ignore[union-attr]
         while text[at := _SPACE.match(text, at).end()] not in "]}":  # type: ignore[union-attr]
             where = f"{path}:{text.count(chr(10), 0, at) + 1}"
@@ -50,30 +57,30 @@ def read_json(path: str, text: str, error: type[ClipclsError] = LabelsError) -> 
     check_depth(text, path, error)
     if not text.strip():
         return []
-    # Only for its errors, with line and column; then value by value, to know the line of each.
+    # Parsed whole for syntax errors, then value by value for the line of each.
     top = json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
+    walk = values()
     if isinstance(top, list):
-        return [Item(where, None, value) for where, value in values()]
+        return [Item(where, None, value) for where, value in walk]
     if isinstance(top, dict):
-        walk = values()
         return [
             Item(where, key, value) for (where, key), (_, value) in zip(walk, walk, strict=True)
         ]
-    raise error(f"{path}: must be a list of labels, or a mapping from label to texts")
+    raise error(f"{path}: {_NEITHER}")
 
 
 def read_yaml(path: str, text: str) -> list[Item]:
-    """The items of a YAML list or mapping.
+    """Read the items of a YAML list or mapping.
 
     Raises:
-        LabelsError: it is something else, with file and line.
+        LabelsError: the text is something else; the message names file and line.
     """
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Makes nodes only: they keep what was written, line by line, and keys that come twice.
+        """Composes nodes, which keep lines, spelling and repeated keys, but builds no values.
 
-        Aliases are refused, since a few of them can stand for a billion texts.
+        Aliases are refused: a few of them can stand for a billion texts.
         """
 
         depth = 0
@@ -101,9 +108,9 @@ def read_yaml(path: str, text: str) -> list[Item]:
                 for key, item in node.value
             }
             if len(found) < len(node.value):
-                raise LabelsError(f"{where(node)}: a key is twice in one entry; keep one")
+                raise LabelsError(f"{where(node)}: a key appears twice in one entry; keep one")
             return {key: value(item) for key, item in found.items()}
-        if getattr(node, "style", None) is None:
+        if getattr(node, "style", None) is None:  # a plain scalar, without quotes
             if node.value.lower() in ("", "~", "null"):
                 return None
             if _NUMBER.fullmatch(node.value):
@@ -112,20 +119,15 @@ def read_yaml(path: str, text: str) -> list[Item]:
 
     try:
         top = yaml.compose(text, Loader)
-    except (ValueError, OverflowError) as e:  # of an escape beyond Unicode, or a huge version
-        raise LabelsError(f"{path}: is not YAML: {e}") from e
-    except yaml.MarkedYAMLError as e:
-        mark = e.problem_mark or e.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        column = f" (column {mark.column + 1})" if mark else ""
-        raise LabelsError(f"{path}{line}: is not YAML for labels: {e.problem}{column}") from e
-    except yaml.reader.ReaderError as e:
-        number = text.count("\n", 0, e.position) + 1
-        raise LabelsError(
-            f"{path}:{number}: is not YAML: it has the character {chr(e.character)!r}"
-        ) from e
-    if top is None:
-        return []
+    except (yaml.YAMLError, ValueError, OverflowError) as e:
+        # A ValueError comes from an escape beyond Unicode or a huge version number.
+        mark = getattr(e, "problem_mark", None) or getattr(e, "context_mark", None)
+        at = mark.index if mark else getattr(e, "position", 0)
+        problem = getattr(e, "problem", None) or e
+        if isinstance(e, yaml.reader.ReaderError):
+            problem = f"it contains the character {chr(e.character)!r}"
+        line = text.count("\n", 0, at) + 1
+        raise LabelsError(f"{path}:{line}: is not YAML for labels: {problem}") from e
     if isinstance(top, yaml.SequenceNode):
         return [Item(where(node), None, value(node)) for node in top.value]
     if isinstance(top, yaml.MappingNode):
@@ -133,17 +135,20 @@ def read_yaml(path: str, text: str) -> list[Item]:
             Item(where(k), k.value if isinstance(k, yaml.ScalarNode) else value(k), value(v))
             for k, v in top.value
         ]
-    raise LabelsError(f"{where(top)}: must be a list of labels, or a mapping from label to texts")
+    if top is None:
+        return []
+    raise LabelsError(f"{where(top)}: {_NEITHER}")
 
 
 def read_python(path: str, text: str, error: type[ClipclsError] = LabelsError) -> list[Item] | None:
-    """The items of a list, tuple, set or dict that was pasted from Python.
+    """Read the items of a list, tuple, set or dict pasted from code.
 
-    An assignment (`CLASSES = [...]`), a call around it (`np.array([...])`) and what other
-    languages put in front (`const labels = [...];`) are skipped, and the brackets may be missing.
+    The literal may be assigned (`CLASSES = [...]`), passed to a call (`np.array([...])`), without
+    its brackets, or preceded by what another language writes (`const labels = [...];`). Lambdas and
+    f-strings are templates: `lambda c: f"a {c}"` is `a {}`.
 
     Returns:
-        None if the text is no such literal.
+        None if the text is not such a literal.
 
     Raises:
         error: a comma is missing, so that Python would join two texts.
@@ -151,26 +156,23 @@ def read_python(path: str, text: str, error: type[ClipclsError] = LabelsError) -
     import ast
 
     text = "\n" * (len(text) - len(text.lstrip("\n"))) + canonical(text)
-    prefix = re.match(r"(?:\s*#.*\n)*\s*[A-Za-z_][\w.]*\s*(?::[^=\n]+)?=\s*", text)
-    if prefix:
-        text = "\n" * prefix[0].count("\n") + text[prefix.end() :]
-    straight = text.translate(str.maketrans("“”„‘’", '"""\'\''))
-    inner = re.sub(r"\A[^\"'\n]*?(?=[\[({]\s*[\"'])", "", straight)
-    for source in dict.fromkeys(
-        (text, f"[{text}\n]", f"{{{text}\n}}", straight, f"[{straight}\n]", inner)
-    ):
+    if not re.search("[\"']", text):
+        text = text.translate(_STRAIGHT)
+    prefix = _PREFIX.match(text)
+    bare = "\n" * prefix[0].count("\n") + text[prefix.end() :] if prefix else text
+    for source in dict.fromkeys((text, f"[{text}\n]", f"{{{text}\n}}", bare)):
         try:
-            node: Any = ast.parse(source.rstrip("; \n"), mode="eval").body
+            with warnings.catch_warnings(action="ignore"):  # of odd escapes, on stderr
+                (statement,) = ast.parse(source.rstrip("; \n")).body
+            node = statement.value  # type: ignore[attr-defined]
             while isinstance(node, ast.Call) and node.args:
                 node = node.args[0]
             if isinstance(node, ast.Dict):
-                pairs = list(zip(node.keys, node.values, strict=True))
+                pairs = zip(node.keys, node.values, strict=True)
                 found = [(item.lineno, _value(key), _value(item)) for key, item in pairs]
-            elif isinstance(node, ast.List | ast.Tuple | ast.Set):
-                found = [(item.lineno, None, _value(item)) for item in node.elts]
             else:
-                continue
-        except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+                found = [(item.lineno, None, _value(item)) for item in node.elts]
+        except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError):
             continue
         _refuse_joined(source, path, error)
         return [Item(f"{path}:{line}", key, value) for line, key, value in found]
@@ -180,6 +182,11 @@ def read_python(path: str, text: str, error: type[ClipclsError] = LabelsError) -
 def _value(node: Any) -> Any:
     import ast
 
+    if isinstance(node, ast.Lambda):
+        return _value(node.body)
+    if isinstance(node, ast.JoinedStr):
+        parts = (part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        return "".join(map(str, parts))
     if isinstance(node, ast.List | ast.Tuple | ast.Set):
         return [_value(item) for item in node.elts]
     if isinstance(node, ast.Dict):
@@ -194,17 +201,15 @@ def _value(node: Any) -> Any:
 
 
 def _refuse_joined(source: str, path: str, error: type[ClipclsError]) -> None:
-    """Two strings without a comma between them, which Python joins to one."""
+    """Refuse two strings without a comma between them, which Python would join."""
     import io
     import tokenize
 
-    last = None
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.STRING:
-            if last is not None:
-                raise error(
-                    f"{path}:{token.start[0]}: a comma is missing between {last} and {token.string}"
-                )
-            last = token.string
-        elif token.type not in (tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT):
-            last = None
+    blank = (tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT)
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    for one, other in itertools.pairwise(t for t in tokens if t.type not in blank):
+        if one.type == other.type == tokenize.STRING:
+            raise error(
+                f"{path}:{other.start[0]}: a comma is missing between {one.string} and "
+                f"{other.string}"
+            )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clipcls.classification.zero_shot import ZeroShotClassifier
@@ -115,6 +115,7 @@ NAMES = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(NAMES)
 @example([r"\#", r"\\#", "#", "\\", ">", "a >", "> a", "a > b", r"a \> b", r"a \\> > b"])
 def test_any_labels_written_to_a_file_read_back(tmp_path_factory, names):
@@ -195,10 +196,10 @@ def test_columns_that_mean_nothing_are_named(write):
 @pytest.mark.parametrize(
     ("name", "content", "what"),
     [
-        ("data.yaml", "train: ../train\nval: x\nnc: 3\nnames: ['cat', 'cow', 'dog']\n", "YOLO"),
-        ("data.yaml", "path: x\nnames:\n  0: cat\n  1: cow\n  2: dog\ntrain: a/b\n", "YOLO"),
-        ("data.yaml", "names:\n- cat\n- cow\n- dog\nnc: 3\nroboflow: {version: 1}\n", "YOLO"),
-        ("data.txt", "train: ../train\nnc: 3\nnames: ['cat', 'cow', 'dog']\n", "YOLO"),
+        ("data.yaml", "train: ../train\nval: x\nnc: 3\nnames: ['cat', 'cow', 'dog']\n", "'names'"),
+        ("data.yaml", "path: x\nnames:\n  0: cat\n  1: cow\n  2: dog\ntrain: a/b\n", "'names'"),
+        ("data.yaml", "names:\n- cat\n- cow\n- dog\nnc: 3\nroboflow: {version: 1}\n", "'names'"),
+        ("data.txt", "train: ../train\nnc: 3\nnames: ['cat', 'cow', 'dog']\n", "'names'"),
         ("n.json", '{"10": "dog", "2": "cow", "1": "cat"}', "between numbers and names"),
         ("n.json", '{"0": ["n01440764", "cat"], "1": ["n01443537", "cow"], "2": ["n01484850", '
          '"dog"]}', "between numbers and names"),
@@ -206,20 +207,20 @@ def test_columns_that_mean_nothing_are_named(write):
         ("n.json", '{"dog": 2, "cat": 0, "cow": 1}', "between numbers and names"),
         ("n.yaml", "dog: 3\ncat: 1\ncow: 2\n", "between numbers and names"),
         ("config.json", '{"model_type": "vit", "id2label": {"0": "cat", "1": "cow", "2": "dog"}, '
-         '"label2id": {"cat": 0, "cow": 1, "dog": 2}, "image_size": 224}', "Hugging Face"),
-        ("c.json", '{"class_to_idx": {"cat": 0, "cow": 1, "dog": 2}, "epochs": 3}', "class index"),
+         '"label2id": {"cat": 0, "cow": 1, "dog": 2}, "image_size": 224}', "'id2label'"),
+        ("c.json", '{"class_to_idx": {"cat": 0, "cow": 1, "dog": 2}, "epochs": 3}', "'class_to_idx'"),
         ("coco.json", '{"images": [{"id": 1}], "categories": [{"id": 1, "name": "cat", '
-         '"supercategory": "animal"}, {"id": 3, "name": "cow"}, {"name": "dog"}]}', "COCO"),
+         '"supercategory": "animal"}, {"id": 3, "name": "cow"}, {"name": "dog"}]}', "'categories'"),
         ("roboflow.json", '{"info": {}, "categories": [{"id": 0, "name": "pets", "supercategory": '
          '"none"}, {"id": 1, "name": "cat", "supercategory": "pets"}, {"id": 2, "name": "cow", '
-         '"supercategory": "pets"}, {"id": 3, "name": "dog", "supercategory": "pets"}]}', "COCO"),
+         '"supercategory": "pets"}, {"id": 3, "name": "dog", "supercategory": "pets"}]}', "'categories'"),
         ("md.json", '{"images": [], "detection_categories": {"1": "cat", "2": "cow", "3": "dog"}}',
-         "MegaDetector"),
+         "'detection_categories'"),
         ("cvat.json", '[{"name": "cat", "color": "#fff"}, {"name": "cow"}, {"name": "dog"}]',
          "a list of categories"),
         ("tm.json", '{"tfjsVersion": "1.3.1", "labels": ["cat", "cow", "dog"], "imageSize": 224}',
-         "`labels`"),
-        ("classnames.json", '{"mydata": ["cat", "cow", "dog"]}', "the class names of 'mydata'"),
+         "'labels'"),
+        ("classnames.json", '{"mydata": ["cat", "cow", "dog"]}', "'mydata'"),
         ("l.txt", "'cat',\n'cow',\n'dog'\n", "commas at the ends and quotes"),
         ("l.txt", '"cat"\n"cow"\n"dog"\n', "quotes"),
         ("l.txt", "“cat”,\n“cow”,\n“dog”\n", "quotes"),
@@ -267,23 +268,23 @@ def test_columns_that_mean_nothing_are_named(write):
         ("l.txt", "export const L: string[] = [\n 'cat',\n 'cow',\n 'dog',\n];\n", "in code"),
         ("l.txt", 'std::vector<std::string> names{"cat", "cow", "dog"};', "a list in code"),
         ("l.txt", "(#3) ['cat','cow','dog']", "a list in code"),
-        ("l.txt", "M = {'CLASSES': ('cat', 'cow', 'dog'), 'palette': [(1, 2)]}", "`classes`"),
+        ("l.txt", "M = {'CLASSES': ('cat', 'cow', 'dog'), 'palette': [(1, 2)]}", "'CLASSES'"),
         ("l.txt", "| label | prompts |\n|---|:--|\n| cat | |\n| cow | |\n| dog | |\n", "a table"),
         ("keywords.txt", "cat\ncow\n\t{cattle}\ndog\n", "indented by tabs"),
         ("lvis.json", '{"categories": [{"id": 1, "name": "cat", "synonyms": ["cat", "kitty"]}, '
-         '{"id": 2, "name": "cow"}, {"id": 3, "name": "dog"}]}', "COCO"),
+         '{"id": 2, "name": "cow"}, {"id": 3, "name": "dog"}]}', "'categories'"),
         ("meta.json", '{"classes": [{"title": "cat", "shape": "any"}, {"title": "cow"}, '
-         '{"title": "dog"}]}', "a list of categories"),
+         '{"title": "dog"}]}', "'classes'"),
         ("l.json", '[{"id": 0, "label": "cat"}, {"id": 1, "label": "cow"}, '
          '{"id": 2, "label": "dog"}]', "a list of categories"),
         ("l.json", '{"0": {"name": "cat"}, "1": {"name": "cow"}, "2": {"name": "dog"}}', "numbers"),
         ("l.json", '{"-1": "cat", "0": "cow", "1": "dog"}', "numbers"),
         ("l.json", '{"LABEL_0": "cat", "LABEL_1": "cow", "LABEL_2": "dog"}', "numbers"),
-        ("info.json", '{"features": {"label": {"names": ["cat", "cow", "dog"]}}}', "`names`"),
+        ("info.json", '{"features": {"label": {"names": ["cat", "cow", "dog"]}}}', "'names'"),
         ("README.yaml", "dataset_info:\n  features:\n  - name: label\n    dtype:\n"
          "      class_label:\n        names:\n          '0': cat\n          '1': cow\n"
-         "          '2': dog\n", "`names`"),
-        ("l.yaml", "classes:\n  cat: a cat\n  cow:\n  dog:\n", "a mapping under 'classes'"),
+         "          '2': dog\n", "'names'"),
+        ("l.yaml", "classes:\n  cat: a cat\n  cow:\n  dog:\n", "what is under the key 'classes'"),
     ],
 )  # fmt: skip
 def test_lists_of_other_tools_are_what_they_are_and_it_is_said(write, name, content, what):
@@ -296,7 +297,7 @@ def test_lists_of_other_tools_are_what_they_are_and_it_is_said(write, name, cont
         assert line.startswith(f"read {path} as ")
         assert what in line
         assert line.endswith(": 3 labels: cat, cow, dog")
-    assert len(labels.warnings) == len(said) + (name == "roboflow.json")
+    assert len(labels.warnings) == len(said)
 
 
 @pytest.mark.parametrize(
@@ -373,22 +374,22 @@ def test_prompts_of_labels_are_not_taken_for_lists_of_other_tools(write, content
             "l.yaml",
             "epochs: 10\nbatch: 32\n",
             1,
-            ["value of 'epochs' is the number 10", "plain list"],
+            ["epochs: 10", "plain list"],
         ),
-        ("l.json", '{"cat": 120, "dog": 80}', 1, ["nor part of a class index", "plain list"]),
+        ("l.json", '{"cat": 120, "dog": 80}', 1, ["cat: 120", "plain list"]),
         (
             "l.yaml",
             "cats: ../cats\ndogs: ../dogs\n",
             1,
-            ["value of 'cats' is the path ../cats", "setting"],
+            ["cats: ../cats", "setting"],
         ),
-        ("l.yaml", "model_type: vit\nclass: b\n", 1, ["'model_type' looks like a setting"]),
-        ("l.json", '{"0": ["cat", "feline"], "1": ["dog"]}', 1, ["keys are numbers", "plain list"]),
+        ("l.yaml", "model_type: vit\nclass: b\n", 1, ["model_type: vit", "setting"]),
+        ("l.json", '{"0": ["cat", "feline"], "1": ["dog"]}', 1, ["'0'", "plain list"]),
         (
             "l.json",
             '{"cifar10": ["cat"], "imagenet1k": ["tench"]}',
             1,
-            ["of 2 datasets (cifar10, im"],
+            ["'cifar10'", "'imagenet1k'"],
         ),
         ("l.json", '{"imagenet1k": ["a photo of a {c}.", "a {c}"]}', 1, ["use --prompts"]),
         ("l.txt", "['cat' 'cow'\n 'dog']", 1, ["a comma is missing between 'cat' and 'cow'"]),
@@ -405,8 +406,8 @@ def test_prompts_of_labels_are_not_taken_for_lists_of_other_tools(write, content
         ("l.txt", "{\\rtf1\\ansi cat}", None, ["rich text (RTF); save it as plain text"]),
         ("l.txt", "\n<!DOCTYPE html><html>", None, ["is a web page", "download the raw file"]),
         ("l.csv", "version https://git-lfs.github.com/spec/v1\n", None, ["`git lfs pull`"]),
-        ("l.json", '{"cat": "#ff0000", "dog": "#0f0"}', 1, ["is the colour #ff0000"]),
-        ("l.json", '{"cat": [255, 0, 0], "dog": [0, 0, 0]}', 1, ["the numbers 255, 0, 0"]),
+        ("l.json", '{"cat": "#ff0000", "dog": "#0f0"}', 1, ["cat: #ff0000"]),
+        ("l.json", '{"cat": [255, 0, 0], "dog": [0, 0, 0]}', 1, ["255", "plain list"]),
         ("l.yaml", "a: {names: [x, y]}\nb: {names: [u, v]}\n", 1, ["2 lists of classes"]),
     ],
 )
@@ -625,7 +626,7 @@ def test_python_objects_become_labels():
         (["cat", 3], "label 2: a label must be a text, not 3"),
         (["cat", "a\nb"], "label 2"),
         ({"cat": "", "dog": None}, "label 'cat': the prompt is blank"),
-        ({"cat": 3}, "the number 3, which is neither a prompt nor part of a class index"),
+        ({"cat": 3}, "cat: 3"),
         (b"cat", "expected a list"),
         (3, "expected a list"),
         (None, "expected a list"),
