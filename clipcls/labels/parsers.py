@@ -1,10 +1,11 @@
-"""Parse label files of every format: text -> an `Entry` per label, and warnings.
+"""Parse label files of every format into an `Entry` per label, and warnings.
 
-An entry says what is written and where; whether it can be a label is for `label_set` to say.
+An entry says what is written and where; `label_set` checks whether it can be a label.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -18,18 +19,17 @@ from clipcls.labels.structured import read_json, read_python, read_yaml
 
 __all__ = ["find_level_names", "parse_labels"]
 
-# What other tools call the column of labels, the best first.
+# What other tools call the column of labels, the preferred name first.
 _LABEL_COLUMNS = (
     *("display_name", "displayname", "class_name", "classname", "label_name", "name", "labels"),
     *("class", "category", "species", "keyword", "tag", "title"),
 )
 _LEVELS = re.compile(r"^\s*#+\s*levels:(.*)$", re.MULTILINE | re.IGNORECASE)
-_RULE = re.compile(r"(?=.*--)[-+|: ]+")  # below a table's header, in Markdown and databases
-# How a list that was pasted from code begins: with a bracket, a quote, `NAMES = [`, `array([` or
+# How a list pasted from code begins: with a bracket, a quote, `NAMES = [`, `array([` or
 # `export const NAMES: string[] = [`.
 _CODE = re.compile(r"""[\[{("'“‘]|[\w.]+\s*(?:=\s*)?[\[{(]|[^"'“‘]*[\[{(]\s*(?:["'“‘]|$)""")
 _CODE_ONLY = re.compile(r"""[^"'“‘]*(?:=|=>|\w!?(?=\S))\s*[\[{(]\s*(?:["'“‘]|$)|[\[({]\s*["'“‘]""")
-# Keys of label files and of YOLO's data.yaml, in text that came by another name or on stdin.
+# Keys of label files and of YOLO's data.yaml, in a text file or on stdin.
 _YAML = re.compile(
     r"^\s*-?\s*(?:label|prompts?|synonyms?):\s|^[^#\n]*:\s*\{\s*(?:prompts?|synonyms?):|"
     r"\A(?=(?s:.*\n)?names:)(?=(?s:.*\n)?(?:nc|train|val|path):)",
@@ -38,14 +38,14 @@ _YAML = re.compile(
 
 
 def parse_labels(path: Path, text: str) -> Parsed:
-    """A label file's entries, in order; its suffix says how it is read (see `read_labels`).
+    """Parse a label file, by its suffix (see `read_labels`).
 
     Args:
         path: the file, for its suffix and for messages; it is not opened.
-        text: what it holds, with `\\n` for newlines.
+        text: its content, with `\\n` for newlines.
 
     Raises:
-        LabelsError: the suffix is none of a label file's, or the text does not fit the format; the
+        LabelsError: label files have no such suffix, or the text does not fit the format; the
             message names file and line.
     """
     suffix = path.suffix.lower()
@@ -65,18 +65,14 @@ def find_level_names(path: Path, text: str) -> str:
 
 
 def _parse_text(path: str, text: str) -> Parsed:
-    """One label per line, or what was pasted or saved under a name without a suffix."""
+    """One label per line, or another format in a file without its suffix."""
     lines = list(number_lines(text))
     first = lines[0][1] if lines else ""
     cells = [cell.strip(' "').lower() for cell in re.split("[,;\t]", first)]
-    if any(map(_RULE.fullmatch, text.split("\n"))) and "|" in first:
-        rows = [line.strip("| ").split("|") for _, line in lines if not _RULE.fullmatch(line)]
-        written = "\n".join("\t".join(map(str.strip, row)) for row in rows)
-        return _parse_table(path, written).read_as(path, "a table")
-    if re.search(r"^\t+\S", text, re.MULTILINE) and not text.startswith("\t"):
-        return _parse_indented(path, text).read_as(path, "a hierarchy indented by tabs")
     if re.match('"?sep=', first, re.IGNORECASE) or (len(cells) > 1 and set(cells) <= set(FIELDS)):
         return _parse_table(path, text).read_as(path, "a table")
+    if re.search(r"^\t+\S", text, re.MULTILINE) and not text.startswith("\t"):
+        return _parse_indented(path, text).read_as(path, "a hierarchy indented by tabs")
     if re.match(r"item\s*\{", first):
         return _parse_label_map(path, text)
     if _YAML.search(text):
@@ -90,8 +86,8 @@ def _parse_text(path: str, text: str) -> Parsed:
     except ValueError as e:
         raise LabelsError(f"{path}: {e}") from e
     if doubt:
-        number, line, said = doubt
-        parsed.warnings.append(f"{path}:{number}: {line!r} {said}")
+        number, line, why = doubt
+        parsed.warnings.append(f"{path}:{number}: {line!r} {why}")
     return parsed.read_as(path, what)
 
 
@@ -99,33 +95,31 @@ def _parse_indented(path: str, text: str) -> Parsed:
     """Keywords as Lightroom exports them: indented by tabs, `{synonym}`, `[only a group]`."""
     above: list[str] = []
     found: list[Entry] = []
-    parents: set[tuple[str, ...]] = set()
+    groups: set[tuple[str, ...]] = set()
     for number, line in enumerate(text.split("\n"), 1):
         name = line.strip()
         depth = min(len(line) - len(line.lstrip("\t")), len(above))
         if name.startswith("{") and name.endswith("}") and found:
             found[-1].synonyms = [*(found[-1].synonyms or ()), name[1:-1]]  # type: ignore[misc]
         elif name and not name.startswith("#"):
-            name = name[1:-1] if name.startswith("[") and name.endswith("]") else name
-            above[depth:] = [name]
-            parents.add(tuple(above[:depth]))
-            found.append(Entry(f"{path}:{number}", name, parents=tuple(above[:depth])))
-    return Parsed([e for e in found if (*(e.parents or ()), e.label) not in parents])
+            above[depth:] = [name[1:-1] if name.startswith("[") and name.endswith("]") else name]
+            parents = tuple(above[:-1])
+            groups.add(parents)
+            found.append(Entry(f"{path}:{number}", above[-1], parents=parents))
+    return Parsed([e for e in found if (*(e.parents or ()), e.label) not in groups])
 
 
 def _parse_code(path: str, text: str, first: str) -> Parsed | None:
-    """JSON or Python that stands in a text file; None: these are plain lines."""
+    """JSON or code in a text file; None if the lines are plain ones."""
     if first[0] in "[{":
-        try:
+        with contextlib.suppress(json.JSONDecodeError):
             return parse_items(path, read_json(path, text), "JSON")
-        except json.JSONDecodeError:
-            pass
     if (parsed := _parse_python(path, text)) is not None:
         return parsed
     if _CODE_ONLY.match(first):
         raise LabelsError(
-            f"{path}: begins like a list in code or JSON but is none (a bracket, a quote or a "
-            "comma may be missing); write one label per line"
+            f"{path}: begins like a list in code or JSON but cannot be read as one (a bracket, a "
+            "quote or a comma may be missing); write one label per line"
         )
     if first[0] == "[" and text.rstrip().endswith("]") and "," in text:
         return _parse_yaml(path, text)  # [cat, hot dog]
@@ -133,10 +127,8 @@ def _parse_code(path: str, text: str, first: str) -> Parsed | None:
 
 
 def _parse_python(path: str, text: str) -> Parsed | None:
-    if (items := read_python(path, text)) is None:
-        return None
-    mapping = any(item.key is not None for item in items)
-    return parse_items(path, items, f"a {'mapping' if mapping else 'list'} in code")
+    items = read_python(path, text)
+    return None if items is None else parse_items(path, items, "a list in code")
 
 
 def _parse_json(path: str, text: str) -> Parsed:
@@ -180,23 +172,21 @@ def _parse_table(path: str, text: str) -> Parsed:
 
 
 def _find_columns(where: str, given: tuple[str, ...], warnings: list[str]) -> dict[str, str]:
-    """The columns that have a meaning, and the field of an `Entry` that each is."""
+    """The columns that have a meaning -> the field of an `Entry` that each is."""
     columns = {name: FIELDS[name] for name in given if name in FIELDS}
     if "label" not in columns.values():
         known = next((name for name in _LABEL_COLUMNS if name in given), None)
         if known is None:
+            shown = ", ".join(map(repr, filter(None, given[:5])))
             raise LabelsError(
-                f"{where}: no column is named `label`: the first line has "
-                f"{', '.join(map(repr, filter(None, given[:5])))}; rename the one that holds the "
-                "labels, or write a plain list as a .txt file"
+                f"{where}: no column is named `label`: the first line has {shown}; rename the "
+                "column of the labels, or write a plain list as a .txt file"
             )
         warnings.append(f"{where}: the labels are read from the column {known!r}")
         columns[known] = "label"
-    meant = list(columns.values())
-    if twice := [name for name in columns if meant.count(columns[name]) > 1] or [
-        name for name in FIELDS if given.count(name) > 1
-    ]:
+    meant = [columns[name] for name in given if name in columns]
+    if twice := [name for name in given if meant.count(columns.get(name, "")) > 1]:
         raise LabelsError(f"{where}: the column {twice[0]!r} appears twice; keep one")
     if others := [name for name in given if name and name not in columns]:
-        warnings.append(f"{where}: columns that are not used: {', '.join(map(repr, others))}")
+        warnings.append(f"{where}: ignored columns: {', '.join(map(repr, others))}")
     return columns

@@ -187,7 +187,7 @@ def test_doubtful_labels_are_kept_with_a_warning(write, content, names, words):
 def test_columns_that_mean_nothing_are_named(write):
     labels = read_labels(write("l.csv", "label,promt\ncat,x\ndog,y\n"))
     assert labels.names == ("cat", "dog")
-    assert "l.csv:1: columns that are not used: 'promt'" in labels.warnings[0]
+    assert "l.csv:1: ignored columns: 'promt'" in labels.warnings[0]
 
 
 # Lists of other tools, and lists pasted from elsewhere
@@ -269,7 +269,6 @@ def test_columns_that_mean_nothing_are_named(write):
         ("l.txt", 'std::vector<std::string> names{"cat", "cow", "dog"};', "a list in code"),
         ("l.txt", "(#3) ['cat','cow','dog']", "a list in code"),
         ("l.txt", "M = {'CLASSES': ('cat', 'cow', 'dog'), 'palette': [(1, 2)]}", "'CLASSES'"),
-        ("l.txt", "| label | prompts |\n|---|:--|\n| cat | |\n| cow | |\n| dog | |\n", "a table"),
         ("keywords.txt", "cat\ncow\n\t{cattle}\ndog\n", "indented by tabs"),
         ("lvis.json", '{"categories": [{"id": 1, "name": "cat", "synonyms": ["cat", "kitty"]}, '
          '{"id": 2, "name": "cow"}, {"id": 3, "name": "dog"}]}', "'categories'"),
@@ -338,8 +337,8 @@ def test_labels_with_commas_digits_and_quotes_are_not_broken(write, name, conten
         ("l.txt", "cat: 0.9\ndog: 0.1", "l.txt:1: 'cat: 0.9' is read as one label"),
         ("l.txt", "cat|kitten\ndog|puppy", "for synonyms, write a csv"),
         ("l.txt", "cat: a small animal\ndog: an animal", "for `label: prompt`, write .yaml"),
-        ("l.txt", "__ignore__\ncat\ndog", "'__ignore__' is taken for a label"),
-        ("l.txt", "[animals]\ncat\ndog", "'[animals]' is taken for a label"),
+        ("l.txt", "__ignore__\ncat\ndog", "'__ignore__' is read as a label"),
+        ("l.txt", "[animals]\ncat\ndog", "'[animals]' is read as a label"),
         ("l.txt", "LABEL_0\nLABEL_1", "are placeholders, which mean nothing to a model"),
         ("l.yaml", "animals: [cat, dog]\nplants: [oak]", "write it as 'animals > cat'"),
         ("l.csv", "id,class_name\n0,cat\n1,dog", "are read from the column 'class_name'"),
@@ -456,7 +455,7 @@ def test_labels_on_standard_input(monkeypatch):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("label\ncat\ndog", "l.txt:1: 'label' is taken for a label; is it a header?"),
+        ("label\ncat\ndog", "l.txt:1: 'label' is read as a label; is it a header?"),
         ("cat; kitten\ndog; puppy", "l.txt:1: 'cat; kitten' is read as one label"),
         ("dog\n'cat'\ncow", """l.txt:2: "'cat'" keeps its quotes"""),
         ("n02123045\nn02403003", "l.txt: the labels are WordNet ids"),
