@@ -22,7 +22,6 @@ __all__ = [
     "canonical",
     "clean",
     "decode",
-    "describe_change",
     "detect_encoding",
     "escape_bytes",
     "guard",
@@ -176,26 +175,6 @@ def canonical(text: str) -> str:
         return text.strip()
     text = _SPACES.sub(" ", _INVISIBLE.sub("", text))
     return unicodedata.normalize("NFC", text).strip()
-
-
-def describe_change(text: str) -> str:
-    r"""A description of what `canonical` changes apart from outer white space; "" if nothing.
-
-    Example:
-        >>> describe_change("a\u00a0b\u200b")
-        'no-break space, zero width space'
-        >>> describe_change("cafe\u0301")
-        'decomposed letters'
-    """
-    text = text.strip()
-    if canonical(text) == text:
-        return ""
-    found = dict.fromkeys(_SPACES.findall(text) + _INVISIBLE.findall(text))
-    names = [
-        "byte order mark" if c == "\ufeff" else unicodedata.name(c, f"U+{ord(c):04X}").lower()
-        for c in found
-    ]
-    return ", ".join(names) or "decomposed letters"
 
 
 def clean(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The `Entry`: one label as it is written in a file or a Python value, unchecked."""
+"""`Entry`: one label as written in a file or a Python value, unchecked."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from clipcls.errors import LabelsError
+from clipcls.errors import LabelsError, format_count
 
 __all__ = ["FIELDS", "Entry", "Item", "Number", "Parsed", "make_entry", "split_cell"]
 
 FIELDS = {"label": "label", "prompt": "prompts", "synonym": "synonyms"} | {
     name: name for name in ("prompts", "synonyms", "use_templates")
 }
-"""The keys and columns of a label file, in lower case, and the fields of an `Entry` they are."""
+"""The keys and columns of a label file, in lower case -> the fields of an `Entry`."""
 
 
 class Number(str):
-    """A number as it was written, not between quotes."""
+    """A number as it was written, without quotes."""
 
     __slots__ = ()
 
@@ -26,8 +26,8 @@ class Item(NamedTuple):
     """An item of a list, whose key is None, or a pair of a mapping.
 
     Attributes:
-        where: what an error message begins with: `file:line`, or as in `label 3`.
-        key: of a mapping.
+        where: the beginning of error messages: `file:line`, or `label 3`.
+        key: the pair's key.
         value: strings, lists, mappings, None, bools and `Number`s.
     """
 
@@ -38,14 +38,14 @@ class Item(NamedTuple):
 
 @dataclass(slots=True)
 class Entry:
-    """One label as it was written; what is not a text is still in it as it came.
+    """One label as it was written.
 
     Attributes:
-        where: what an error message begins with: `file:line`, or as in `label 3`.
+        where: the beginning of error messages: `file:line`, or `label 3`.
         label: the name; without `parents` it may be a path, as in `animal > dog`.
-        prompts, synonyms: a text, a list of them, or None.
+        prompts, synonyms: a text, a list of texts, or None.
         parents: the names above it, from the root; None: those in `label`.
-        use_templates: whether templates make texts of it, as written; None: they do.
+        use_templates: whether templates are filled with its words, as written; None: yes.
     """
 
     where: str
@@ -61,28 +61,28 @@ class Parsed:
     """The labels of one file or Python value.
 
     Attributes:
-        entries: in the order written.
-        warnings: what is doubtful about the way they were read, one line each.
+        entries: the labels, in the order written.
+        warnings: doubts about how they were read, one line each.
     """
 
     entries: list[Entry]
     warnings: list[str] = field(default_factory=list)
 
     def read_as(self, source: str, what: str) -> Parsed:
-        """The same, with a warning that says as which kind of list the source was read."""
+        """Add a warning that says what kind of list the source was read as, if any."""
         if what:
             names = [str(entry.label) for entry in self.entries]
             shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            noun = "label" if len(names) == 1 else "labels"
-            self.warnings.insert(0, f"read {source} as {what}: {len(names)} {noun}: {shown}")
+            count = format_count(len(names), "label")
+            self.warnings.insert(0, f"read {source} as {what}: {count}: {shown}")
         return self
 
 
 def make_entry(item: Item) -> Entry:
-    """The entry of an item of a list: a label or a mapping with one; or of a pair label: prompts.
+    """Make the entry of a list's item (a label or a mapping) or of a `label: prompts` pair.
 
     Raises:
-        LabelsError: the mapping has no label or two, or a key that is not known.
+        LabelsError: the mapping has no label or two, or an unknown key.
     """
     where, key, value = item
     if not isinstance(value, Mapping):
@@ -94,7 +94,7 @@ def make_entry(item: Item) -> Entry:
             "for `label: prompt` pairs use a mapping instead of a list"
         )
     if key is not None and "label" in fields:
-        raise LabelsError(f"{where}: `label` is given by the key already; leave one out")
+        raise LabelsError(f"{where}: the key already gives the `label`; leave one out")
     return Entry(where, **(fields if key is None else {"label": key, **fields}))
 
 
@@ -103,9 +103,9 @@ def _fields(where: str, item: Mapping[Any, Any]) -> dict[str, Any]:
     for key, value in item.items():
         name = FIELDS.get(str(key).strip().lower())
         if name is None or name in fields:
-            what = "appears twice" if name else "is not known"
+            problem = "appears twice" if name else "is unknown"
             known = "label, prompts, synonyms, use_templates"
-            raise LabelsError(f"{where}: the key {key!r} {what}; use {known}")
+            raise LabelsError(f"{where}: the key {key!r} {problem}; use {known}")
         if name == "synonyms" and isinstance(value, str):
             value = split_cell(where, name, value)
         fields[name] = value
@@ -113,11 +113,11 @@ def _fields(where: str, item: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def split_cell(where: str, what: str, cell: str, label: str = "") -> Sequence[str]:
-    """The texts of a cell, divided by `|`.
+    """Split a cell at `|`.
 
     Raises:
-        LabelsError: it seems to be divided by commas or semicolons. Prompts have commas of their
-            own: theirs divide where each part mentions the label.
+        LabelsError: commas or semicolons seem to separate the texts. Prompts may contain commas,
+            so in those each part must mention the label.
     """
     if "|" not in cell:
         for mark in ",;":

@@ -1,4 +1,4 @@
-"""Labels -> folder names that every system takes."""
+"""Turn labels into folder names that are valid on every system."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _RESERVED = re.compile(
 
 
 def normalize_name(name: str) -> str:
-    """The same for names that some file system takes for one: case and composition of letters."""
+    """Fold case and composition of letters, which some file systems do not distinguish."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def safe_name(name: str) -> str:
-    r"""A label as the name of one folder.
+    r"""Turn a label into the name of one folder.
 
-    Slashes, the other characters that Windows forbids, and control characters become `_`. Dots and
-    spaces at the end go, since Windows drops them. A `_` comes before a dot at the beginning, which
-    would hide the folder, and before names of devices (`con`, `nul.x`) and of journals. What is
-    longer than 100 bytes is cut, and marked with 8 hex of the label's SHA-256.
+    Characters that Windows forbids and control characters become `_`. Trailing dots and spaces go,
+    as Windows drops them. A `_` precedes a leading dot, which would hide the folder, and names of
+    devices (`con`, `nul.x`) and journals. A name over 100 bytes is cut, and marked with 8 hex
+    digits of the label's SHA-256.
 
     >>> safe_name("b/w"), safe_name(".."), safe_name("aux"), safe_name("etc. ")
     ('b_w', '_', '_aux', 'etc')
@@ -42,16 +42,16 @@ def safe_name(name: str) -> str:
         safe = f"_{safe}"
     safe = safe.rstrip(". ")
     if len(safe.encode()) > _LONGEST:
-        safe = _marked(safe.encode()[: _LONGEST - 9].decode(errors="ignore").rstrip(". "), name)
+        safe = _mark(safe.encode()[: _LONGEST - 9].decode(errors="ignore").rstrip(". "), name)
     return safe or "_"
 
 
 def assign_folders(labels: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[str, ...]]:
-    """Each label's folder, as the names below the target; () is `unknown`.
+    """Assign each label a folder, as the names below the target; the label () is `unknown`.
 
-    Labels whose folders would be one on some system (`Polish`, `polish`) get different ones: the
-    first by code point that needs no change keeps its name, the others are marked with 8 hex of
-    their SHA-256. So the folders depend on which labels there are, not on their order.
+    Of labels that would share a folder on some system (`Polish`, `polish`), the first by code point
+    that needs no change keeps its name; the others are marked with 8 hex digits of their SHA-256.
+    The order of the labels does not matter.
 
     >>> assign_folders([("a/b",), ("a_b", "c")])
     {('a/b',): ('a_b~c14cddc0',), ('a_b', 'c'): ('a_b', 'c')}
@@ -65,21 +65,21 @@ def assign_folders(labels: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], t
         above = made[node[:-1]]
         name = safe_name(node[-1])
         if (*map(normalize_name, above), normalize_name(name)) in taken:
-            name = _marked(name, node[-1])
+            name = _mark(name, node[-1])
         made[node] = (*above, name)
         taken.add((*map(normalize_name, above), normalize_name(name)))
     return {label: made[label] if label else (UNKNOWN,) for label in wanted}
 
 
 def folder_names(label: str) -> tuple[str, str]:
-    """The two names that `assign_folders` can give a label's folder: the plain one, the marked one.
+    """The two names that `assign_folders` can give a label's folder: plain and marked.
 
     >>> folder_names("a/b")
     ('a_b', 'a_b~c14cddc0')
     """
     plain = safe_name(label)
-    return plain, _marked(plain, label)
+    return plain, _mark(plain, label)
 
 
-def _marked(name: str, label: str) -> str:
+def _mark(name: str, label: str) -> str:
     return f"{name}~{hashlib.sha256(label.encode(errors='surrogateescape')).hexdigest()[:8]}"

@@ -1,25 +1,18 @@
-r"""From a label file, a ready set's name or a Python object to a `LabelSet`.
+r"""Read labels from a file, a ready set or a Python value into a `LabelSet`.
 
-What happens to doubtful lists, in every format (a warning is one of `LabelSet.warnings`):
+The same rules hold for every format; doubts become `LabelSet.warnings`:
 
-- blank label, control character in a label, no label at all: `LabelsError` with file and line
-  (blank lines of a text file and rows of empty csv cells are only spacing);
-- a label given again adds its prompts and synonyms to the first; if it brings none, it is dropped
-  with a warning. Labels are compared after Unicode NFC and without outer white space;
-- labels that differ in upper and lower case or underscores only are kept, with a warning;
-- a single label is kept, with a warning: the softmax over one label is 1 for every image;
-- the label `unknown` is kept, with a warning: it is also the answer below the least score;
+- A label without text, with a control character, or no label at all is an error. Blank lines and
+  rows of blank cells are only spacing.
+- A repeated label adds its prompts and synonyms to the first one; without any it is dropped.
+- Labels that differ only in case or underscores are kept.
 - `animal > dog > pug` is the label `pug` below `dog` below `animal` (see `taxonomy`). Only a `>`
-  with white space on both sides divides; `\>` there is a `>` that does not; one at an end is part
-  of a name, with a warning. A blank level is an error. The same name
-  may stand in several places; labels that share one are named by their whole paths and told apart
-  in texts as in `crane, a type of bird`. That a name is above another in one place and below it
-  in another is kept, with a warning.
+  between white space divides levels; `\>` is part of a name. Labels that share a name are called by
+  their whole paths, and told apart in texts as in `crane, a type of bird`.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import re
@@ -29,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from clipcls.errors import LabelsError
-from clipcls.files.text import canonical, clean, decode, describe_change, read_text
+from clipcls.errors import LabelsError, format_count
+from clipcls.files.text import canonical, clean, decode, read_text
 from clipcls.labels.entries import Entry, Item, Parsed, make_entry
 from clipcls.labels.formats import parse_items
 from clipcls.labels.names import (
@@ -64,13 +57,13 @@ class Label:
     """One class.
 
     Attributes:
-        name: what the answer says, and the first word for the templates.
-        prompts: whole texts of its own, beside the templates'. One `{}` in a prompt stands for
-            the name; other braces are themselves.
+        name: the name in answers, and the first word for the templates.
+        prompts: whole texts of its own, in addition to the templates'. One `{}` in a prompt stands
+            for the name; other braces are literal.
         synonyms: further words for the templates.
-        parents: the names above it in a hierarchy, from the root; () where there is none.
-        kind: what texts say it is a type of, where another label has the same name; else "".
-        use_templates: whether templates are filled with its words; if not, `prompts` are all its
+        parents: the names above it in a hierarchy, from the root.
+        kind: what texts call it a type of, if another label has the same name; else "".
+        use_templates: whether templates are filled with its words; otherwise `prompts` are all its
             texts.
     """
 
@@ -89,20 +82,20 @@ class Label:
 
     @property
     def path(self) -> tuple[str, ...]:
-        """The names from the root, its own the last."""
+        """The names from the root to the label."""
         return (*self.parents, self.name)
 
 
 @dataclass(frozen=True, slots=True)
 class LabelSet:
-    """Labels in the order given, no two with the same path, at least one.
+    """At least one label, in the order given, no two with the same path.
 
     Attributes:
         labels: the classes.
-        source: where they are from: a file's path, a ready set's name, or `labels`.
-        levels: the names of a hierarchy's levels, from the root; () where they have none.
-        warnings: what is doubtful about the labels and how they were read, one line each. Whoever
-            makes the set tells the user (see `log_warnings`); classifiers take it as it is.
+        source: a file's path, a ready set's name, or `labels`.
+        levels: the names of a hierarchy's levels, from the root; () if they have none.
+        warnings: doubts about the labels and how they were read, one line each. Whoever makes the
+            set shows them (see `log_warnings`).
     """
 
     labels: tuple[Label, ...]
@@ -112,7 +105,7 @@ class LabelSet:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The labels' names, in order; those that share one are named by their paths."""
+        """The labels' names, in order; labels that share a name are called by their paths."""
         return make_distinct([label.path for label in self.labels])
 
     def __len__(self) -> int:
@@ -129,13 +122,13 @@ LabelsLike: TypeAlias = (
 
 
 def make_labels(labels: LabelsLike) -> LabelSet:
-    """A `LabelSet` from whatever a Python caller has.
+    """Make a `LabelSet` from whatever a Python caller has.
 
     Args:
         labels: a path or a ready set's name (see `read_labels`); labels as strings, `Label`s or
             mappings with the keys `label`, `prompts`, `synonyms`; or a mapping from label to
-            None, a prompt, a list of prompts, or a mapping with `prompts` and `synonyms`.
-            A set is sorted, so that the order of the classes does not change from run to run.
+            None, a prompt, a list of prompts, or a mapping with `prompts` and `synonyms`. A set is
+            sorted, so that runs agree on the order of the classes.
 
     Raises:
         LabelsError: the labels cannot be used; the message says which and why.
@@ -169,41 +162,39 @@ def make_labels(labels: LabelsLike) -> LabelSet:
 
 
 def log_warnings(made: LabelSet | PromptSet, given: object = None) -> None:
-    """Log what is doubtful about labels or templates, unless they were `given` as they are."""
+    """Log the warnings about labels or templates, unless they were `given` ready-made."""
     if made is not given:
         for warning in made.warnings:
             log.warning("%s", warning)
 
 
 def read_labels(source: str | os.PathLike[str]) -> LabelSet:
-    r"""Reads a label file, or the ready set of that name.
+    r"""Read a label file, or the ready set of that name.
 
     - `.txt` (or `.names`, `.labels`, or no suffix): one label per line. A line that begins with `#`
       is a comment; `#` elsewhere is part of the label; `\#` begins a label with `#`.
-    - `.csv`: the first line names the columns: `label` and, optionally, `prompts`, `synonyms`
-      (several in a cell separated by `|`) and `use_templates`. Comma, semicolon or tab between
-      cells (`.tsv` too).
+    - `.csv`, `.tsv`: the first line names the columns: `label` and, optionally, `prompts`,
+      `synonyms` (several per cell separated by `|`) and `use_templates`. Cells are separated by
+      comma, semicolon or tab.
     - `.json`, `.yaml`, `.yml`: a list of labels (or of mappings with `label`, `prompts`,
       `synonyms`, `use_templates`), or a mapping from label to nothing, a prompt, a list of prompts,
-      or a mapping with the others of these keys. Numbers, `yes`, `no` and their like are taken as
-      written.
+      or a mapping with the other keys. Numbers and words such as `yes` are taken as written.
 
-    `use_templates: no` leaves a label with its own prompts alone.
+    With `use_templates: no` a label has no texts but its own prompts. `animal > dog > pug` is a
+    label in a hierarchy, whose levels a comment `# levels: kind > species > breed` can name in a
+    text or YAML file.
 
-    Lists of other tools are read as what they are, with a warning that says so: YOLO's `data.yaml`,
-    COCO's and CVAT's categories, class indices (number -> name, name -> number), `id2label`, class
-    names per dataset, Lightroom's keywords (indented by tabs), tables, numbered lists, and lists
-    pasted from code or JSON. Settings and lists of image files are refused.
-
-    In all of them `animal > dog > pug` is a label in a hierarchy, whose levels a comment line
-    `# levels: kind > species > breed` can name in a text or YAML file.
+    Lists of other tools are recognised, with a warning that says so: YOLO's `data.yaml`, COCO's and
+    CVAT's categories, class indices (number -> name, name -> number), `id2label`, class names per
+    data set, Lightroom's keywords (indented by tabs), TensorFlow's label maps, numbered lists, and
+    lists pasted from code or JSON. Settings and lists of image files are refused.
 
     Args:
-        source: a path or a ready set's name. A file that exists wins over a set of its name. `-` is
+        source: a path or a ready set's name; an existing file wins over a set of its name. `-` is
             standard input.
 
     Raises:
-        LabelsError: there is no such file or set, or it cannot be used; file and line are named.
+        LabelsError: no such file or set exists, or it cannot be used; the message names the line.
     """
     if source == "-":
         path, ready = Path("standard input"), False
@@ -216,29 +207,30 @@ def read_labels(source: str | os.PathLike[str]) -> LabelSet:
 
 
 def _build(source: str, parsed: Parsed, levels: str = "") -> LabelSet:
-    """Cleans and merges the entries; the rules are in the module's docstring."""
+    """Check and merge the entries by the rules in the module's docstring."""
     warnings = parsed.warnings
     found: dict[tuple[str, ...], tuple[dict[str, None], dict[str, None]]] = {}
-    folded: dict[tuple[str, ...], tuple[str, ...]] = {}
-    above: set[tuple[str, str]] = set()
-    changed: list[str] = []
-    alone: dict[tuple[str, ...], str] = {}  # labels without templates, and where they are
+    places: dict[tuple[str, ...], str] = {}  # where each node was first written
+    alone: dict[tuple[str, ...], str] = {}  # labels without templates, and where
+    changes: list[str] = []
     for entry in parsed.entries:
-        path = _clean_path(entry, warnings)
-        prompts = _clean_texts(entry.where, "prompt", entry.prompts)
-        synonyms = _clean_texts(entry.where, "synonym", entry.synonyms)
+        where = entry.where
+        path = _clean_path(entry)
+        prompts = _clean_texts(where, "prompt", entry.prompts)
+        synonyms = _clean_texts(where, "synonym", entry.synonyms)
         for prompt in prompts:
             if prompt.count("{}") > 1:
                 raise LabelsError(
-                    f"{entry.where}: the prompt {prompt!r} has {{}} more than once; use it once"
+                    f"{where}: the prompt {prompt!r} has {{}} more than once; use it once"
                 )
-        changed += _describe_changes(entry)
-        if not _is_yes(entry.where, entry.use_templates):
-            alone[path] = entry.where
-        warnings += _describe_slips(entry.where, path, folded, above)
+        changes += _describe_changes(entry)
+        if not _is_yes(where, entry.use_templates):
+            alone[path] = where
         if path in found and not prompts and not synonyms:
             name = join_levels(path)
-            warnings.append(f"{entry.where}: the label {name!r} appears twice; one is dropped")
+            warnings.append(f"{where}: the label {name!r} appears twice; one is dropped")
+        for depth in range(1, len(path) + 1):
+            places.setdefault(path[:depth], where)
         known = found.setdefault(path, ({}, {}))
         known[0].update(dict.fromkeys(prompts))
         known[1].update(dict.fromkeys(word for word in synonyms if word != path[-1]))
@@ -247,10 +239,6 @@ def _build(source: str, parsed: Parsed, levels: str = "") -> LabelSet:
             f"{source}: contains no labels; write at least two (a line that begins with # is a "
             "comment, unless it is written \\#)"
         )
-    if changed:
-        count = len(changed) - 1
-        more = f"; {count:,} more text{'s' * (count > 1)} likewise" if count else ""
-        warnings.append(changed[0] + more)
     for path, where in alone.items():
         if not found[path][0]:
             raise LabelsError(f"{where}: without templates {path[-1]!r} needs prompts of its own")
@@ -260,13 +248,24 @@ def _build(source: str, parsed: Parsed, levels: str = "") -> LabelSet:
             found.items(), find_kinds(list(found)), strict=True
         )
     )
-    level_names = _level_names(source, levels, max(map(len, found)))
-    warnings += _describe_doubts(source, labels)
+    level_names = _read_level_names(source, levels, max(map(len, found)))
+    if changes:
+        more = f"; {format_count(len(changes) - 1, 'more text')} likewise" * (len(changes) > 1)
+        warnings.append(changes[0] + more)
+    warnings += _describe_doubts(source, labels, places)
     return LabelSet(labels, source, level_names, tuple(warnings))
 
 
-def _describe_doubts(source: str, labels: tuple[Label, ...]) -> Iterator[str]:
-    """Warnings about the list as a whole."""
+def _describe_doubts(
+    source: str, labels: tuple[Label, ...], places: Mapping[tuple[str, ...], str]
+) -> Iterator[str]:
+    """Warnings about the labels as a whole."""
+    spelled: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for node, where in places.items():
+        first = spelled.setdefault(tuple(spell_out(name).casefold() for name in node), node)
+        if first[:-1] == node[:-1] and first != node:
+            how = "case" if first[-1].casefold() == node[-1].casefold() else "case or underscores"
+            yield f"{where}: {join_levels(first)!r} and {join_levels(node)!r} differ only in {how}"
     if len(labels) == 1:
         yield (
             f"{source}: {labels[0].name!r} is the only label; where one label per image is given, "
@@ -277,68 +276,39 @@ def _describe_doubts(source: str, labels: tuple[Label, ...]) -> Iterator[str]:
             cure = "which mean nothing to a model; write their names"
             yield f"{source}: the labels are {what}, {cure}"
     if any(UNKNOWN in label.path for label in labels):
-        yield (
-            f"{source}: the label {UNKNOWN!r} is also the answer for images below the least score"
-        )
+        yield f"{source}: the label {UNKNOWN!r} is also the answer for images with a low score"
 
 
 def _describe_changes(entry: Entry) -> Iterator[str]:
     """A warning per text of an entry that is read in another spelling."""
     for value in (entry.label, entry.prompts, entry.synonyms):
         for text in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(text, str) and (change := describe_change(text)):
-                yield f"{entry.where}: {text.strip()!r} is read as {canonical(text)!r} ({change})"
+            if isinstance(text, str) and canonical(text) != text.strip():
+                yield f"{entry.where}: {text.strip()!a} is read as {canonical(text)!r}"
 
 
 def _is_yes(where: str, value: object) -> bool:
     """The value of `use_templates`; yes by default."""
-    said = "yes" if value is None else str(value).strip().lower()
-    if said in ("yes", "true", "1", "y"):
-        return True
-    if said in ("no", "false", "0", "n"):
-        return False
-    raise LabelsError(f"{where}: use_templates is yes or no, not {value!r}")
+    answer = "yes" if value is None else str(value).strip().lower()
+    if answer not in ("yes", "true", "1", "y", "no", "false", "0", "n"):
+        raise LabelsError(f"{where}: use_templates is yes or no, not {value!r}")
+    return answer in ("yes", "true", "1", "y")
 
 
-def _clean_path(entry: Entry, warnings: list[str]) -> tuple[str, ...]:
+def _clean_path(entry: Entry) -> tuple[str, ...]:
     """The names from the root to the label."""
     if entry.parents is not None:
         return tuple(_clean_texts(entry.where, "label", (*entry.parents, entry.label)))
-    text = _clean_text(entry.where, "label", entry.label)
-    parts = split_unescaped(text)
-    if text.startswith("> ") or text.endswith(" >"):
-        warnings.append(f"{entry.where}: the > at an end of {text!r} is taken for part of a name")
+    parts = split_unescaped(_clean_text(entry.where, "label", entry.label))
     if not all(part.strip() for part in parts):
         raise LabelsError(
-            f"{entry.where}: the label {entry.label!r} has a blank level beside a >; "
+            f"{entry.where}: the label {entry.label!r} has a blank level next to a >; "
             "write \\> for a > that is part of a name"
         )
     return tuple(unescape(_clean_text(entry.where, "label", part)) for part in parts)
 
 
-def _describe_slips(
-    where: str,
-    path: tuple[str, ...],
-    folded: dict[tuple[str, ...], tuple[str, ...]],
-    above: set[tuple[str, str]],
-) -> Iterator[str]:
-    """Nodes that differ in case only, and names that are above and below each other."""
-    for depth in range(1, len(path) + 1):
-        node = path[:depth]
-        first = folded.setdefault(tuple(spell_out(name).casefold() for name in node), node)
-        if first != node:
-            one, other = join_levels(first), join_levels(node)
-            how = "case" if one.casefold() == other.casefold() else "case or underscores"
-            yield f"{where}: {one!r} and {other!r} differ in {how} only"
-            break
-    for upper, lower in itertools.combinations(path, 2):
-        if upper != lower and (upper, lower) not in above:
-            above.add((upper, lower))
-            if (lower, upper) in above:
-                yield f"{where}: {upper!r} is above {lower!r} here and below it before"
-
-
-def _level_names(source: str, levels: str, depth: int) -> tuple[str, ...]:
+def _read_level_names(source: str, levels: str, depth: int) -> tuple[str, ...]:
     """The names that a comment gives to the levels of a hierarchy."""
     if not levels or depth == 1:
         return ()
@@ -355,21 +325,15 @@ def _level_names(source: str, levels: str, depth: int) -> tuple[str, ...]:
 
 
 def _clean_texts(where: str, what: str, value: object) -> list[str]:
-    if value is None:
-        return []
     if isinstance(value, list | tuple):
         return [_clean_text(where, what, item) for item in value]
-    return [_clean_text(where, what, value)]
+    return [] if value is None else [_clean_text(where, what, value)]
 
 
 def _clean_text(where: str, what: str, value: object) -> str:
     if not isinstance(value, str):
-        shown = (
-            {True: "true", False: "false", None: "nothing"}.get(value)
-            if (value is None or isinstance(value, bool))
-            else repr(value)
-        )
-        raise LabelsError(f"{where}: a {what} must be a text, not {shown}; put it between quotes")
+        shown = "nothing" if value is None else repr(value)
+        raise LabelsError(f"{where}: a {what} must be a text, not {shown}; put it in quotes")
     try:
         text = clean(value)
     except ValueError as e:

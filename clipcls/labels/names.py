@@ -1,4 +1,4 @@
-"""Names of labels: levels of a hierarchy in one text, and words that a text encoder reads."""
+"""Names of labels: the levels of a hierarchy in one text, and words for a text encoder."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = [
     "unescape",
 ]
 
-# A > between spaces divides the levels of a hierarchy; with a backslash before it, it does not.
+# A > between spaces divides levels, unless a backslash precedes it.
 _ALONE = re.compile(r"(?<=\s)>(?=\s)")
 _LITERAL = re.compile(r"(?<=\s)\\*>(?=\s)")
 _UNDERSCORES = re.compile(r"(?<=[^\W_])_+(?=[^\W_])")
 
 
 def join_levels(path: Sequence[str]) -> str:
-    r"""The names from the root to a label as one text; `split_levels` takes them apart.
+    r"""Join the names from the root to a label to one text; `split_levels` splits it again.
 
     A `>` between white space that is part of a name is written `\>`.
 
@@ -36,26 +36,24 @@ def join_levels(path: Sequence[str]) -> str:
 
 
 def split_levels(text: str) -> tuple[str, ...]:
-    """The names that `join_levels` made one text of."""
+    """Split what `join_levels` joined."""
     return tuple(
         unescape(part.removeprefix(" ").removesuffix(" ")) for part in split_unescaped(text)
     )
 
 
 def split_unescaped(text: str) -> list[str]:
-    r"""The parts of a text between each `>` that divides levels, as written."""
+    r"""Split a text at each `>` that divides levels; `\>` stays as written."""
     return _ALONE.split(text)
 
 
 def unescape(part: str) -> str:
-    r"""A name without the backslash of each `\>`."""
+    r"""Replace each `\>` by `>`."""
     return _LITERAL.sub(lambda mark: mark[0].removeprefix("\\"), part)
 
 
 def spell_out(name: str) -> str:
-    """A name as a text says it: underscores between letters or digits are spaces.
-
-    Class names in folders and class indexes have them; models were trained on captions.
+    """Replace underscores between letters or digits by spaces, as captions have them.
 
     Example:
         >>> spell_out("golden_retriever"), spell_out("__init__")
@@ -65,13 +63,13 @@ def spell_out(name: str) -> str:
 
 
 def make_line(path: Sequence[str]) -> str:
-    r"""A label's path as a line of a text file; one that would be a comment begins with `\`."""
+    r"""Write a label's path as a line of a text file; `\` precedes what would be a comment."""
     line = join_levels(path)
     return "\\" + line if line.lstrip("\\").startswith("#") else line
 
 
 def make_distinct(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """The last name of each path; where several have it, the whole path (see `join_levels`)."""
+    """The last name of each path; the whole path if several share the name (see `join_levels`)."""
     names = [path[-1] for path in paths]
     for _ in range(2):  # a path may be another label's name
         count = Counter(names)
@@ -83,6 +81,6 @@ def make_distinct(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def find_kinds(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """The name above each label that shares its name with another; "" for the others."""
+    """For each label that shares its name with another, the name above it; "" for the others."""
     count = Counter(path[-1] for path in paths)
     return tuple(path[-2] if count[path[-1]] > 1 and len(path) > 1 else "" for path in paths)

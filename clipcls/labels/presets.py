@@ -9,13 +9,7 @@ from typing import Literal, NamedTuple
 
 from clipcls.errors import LabelsError, PromptsError
 
-__all__ = [
-    "Kind",
-    "ReadySet",
-    "describe",
-    "find_set",
-    "list_sets",
-]
+__all__ = ["Kind", "ReadySet", "describe", "find_set", "list_sets"]
 
 Kind = Literal["labels", "templates"]
 
@@ -25,33 +19,29 @@ _SUFFIXES = (".txt", ".yaml")  # those that can carry a description in a comment
 
 
 class ReadySet(NamedTuple):
-    """One line of the list of ready sets."""
+    """A row in the list of ready sets."""
 
     name: str
     size: int
     description: str
 
 
-def folder(kind: Kind) -> Path:
-    """The folder of the ready sets: inside the wheel, else the checkout's own."""
+def list_sets(kind: Kind) -> dict[str, Path]:
+    """Names and files of the ready sets, sorted by name: the wheel's, else the checkout's."""
     package = Path(__file__).parents[1]
     packaged = package / "_prompts" / kind
-    return packaged if packaged.is_dir() else package.parent / "prompts" / kind
-
-
-def list_sets(kind: Kind) -> dict[str, Path]:
-    """Names and files of the ready sets, sorted by name."""
-    files = (path for path in folder(kind).glob("*") if path.suffix in _SUFFIXES)
+    folder = packaged if packaged.is_dir() else package.parent / "prompts" / kind
+    files = (path for path in folder.glob("*") if path.suffix in _SUFFIXES)
     return {path.stem: path for path in sorted(files, key=lambda path: path.stem)}
 
 
 def find_set(kind: Kind, source: str | os.PathLike[str]) -> tuple[Path, bool]:
     """The file that `source` means, and whether it is a ready set.
 
-    A file that exists wins over a ready set of the same name; a folder of that name does not.
+    An existing file wins over a ready set of its name; a folder of that name does not.
 
     Raises:
-        LabelsError, PromptsError: there is neither such a file nor such a set.
+        LabelsError, PromptsError: neither such a file nor such a set exists.
     """
     error, noun = _ERRORS[kind], _NOUNS[kind]
     name = os.fspath(source)
@@ -76,7 +66,7 @@ def find_set(kind: Kind, source: str | os.PathLike[str]) -> tuple[Path, bool]:
     raise error(f"no file and no ready {noun} {name!r}; {hint}Ready sets: {', '.join(sets)}")
 
 
-def describe(text: str) -> str:
-    """The first line's comment: a ready set's description."""
-    first = text.partition("\n")[0].strip()
+def describe(path: Path) -> str:
+    """A ready set's description: the comment in its first line."""
+    first = path.read_text(encoding="utf-8").partition("\n")[0].strip()
     return first.lstrip("#").strip() if first.startswith("#") else ""

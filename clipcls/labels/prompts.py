@@ -1,4 +1,4 @@
-"""Template sets, and the texts that they make of labels."""
+"""Template sets, and the texts that they make from labels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from clipcls.errors import PromptsError
 from clipcls.files.text import clean, number_lines, read_text
@@ -40,7 +39,7 @@ REJECT_TEXTS = (
     *("a blurry photo.", "a drawing.", "a document.", "a screenshot."),
     *("a photo of nothing in particular.", "a pattern."),
 )
-"""Texts of the class `none of these`: subjects of images that have none of the labels."""
+"""Texts of the class `none of these`: what images without any of the labels may show."""
 
 
 _LONGEST_NAME = 100  # characters, in every row of a csv
@@ -51,10 +50,10 @@ class PromptSet:
     """Templates in the order given, each with exactly one `{}`.
 
     Attributes:
-        name: a ready set's name, a file's path as it was given, the templates separated by `|`, or
-            `custom` where these are many.
+        name: a ready set's name, a file's path, the templates separated by `|`, or `custom` if
+            these are long.
         templates: the templates.
-        warnings: what is doubtful about the way they were read, one line each (see `log_warnings`).
+        warnings: doubts about how they were read, one line each (see `log_warnings`).
     """
 
     name: str
@@ -72,7 +71,7 @@ class PromptSet:
 
 
 def make_prompts(prompts: str | os.PathLike[str] | Iterable[str] | PromptSet) -> PromptSet:
-    """A `PromptSet` from whatever a Python caller has.
+    """Make a `PromptSet` from whatever a Python caller has.
 
     Args:
         prompts: a template with `{}` in it, or several separated by `|`; a path or a ready set's
@@ -87,36 +86,31 @@ def make_prompts(prompts: str | os.PathLike[str] | Iterable[str] | PromptSet) ->
         prompts = prompts.split("|")
     if isinstance(prompts, str | os.PathLike):
         return read_prompts(prompts)
-    made = _build(
-        "custom", ((f"template {number}", item) for number, item in enumerate(prompts, 1))
-    )
+    made = _build("custom", [(f"template {n}", item) for n, item in enumerate(prompts, 1)])
     name = " | ".join(made.templates)
     return replace(made, name=name) if len(name) <= _LONGEST_NAME else made
 
 
 def read_prompts(source: str | os.PathLike[str]) -> PromptSet:
-    r"""Reads a template file, or the ready set of that name.
+    r"""Read a template file, or the ready set of that name.
 
-    One template per line with exactly one `{}` (or `{c}`, as CLIP_benchmark writes it) for the
-    label and no other braces; a line that begins with `#` is a comment (`\#` begins a template with
-    `#`). A template given twice counts once, with a warning. CLIP_benchmark's
-    JSON (`{"dataset": [templates]}`) and lists pasted from Python, also open_clip's lambdas, are
-    read as such, with a warning that says so.
+    One template per line, with exactly one `{}` (or CLIP_benchmark's `{c}`) for the label and no
+    other braces. A line that begins with `#` is a comment (`\#` begins a template with `#`). A
+    repeated template counts once, with a warning. CLIP_benchmark's JSON (`{"dataset":
+    [templates]}`) and lists pasted from code, such as open_clip's lambdas, are recognised, with a
+    warning that says so.
 
     Args:
-        source: a path or a ready set's name. A file that exists wins over a set of its name.
+        source: a path or a ready set's name; an existing file wins over a set of its name.
 
     Raises:
-        PromptsError: there is no such file or set, or it cannot be used; file and line are named.
+        PromptsError: no such file or set exists, or it cannot be used; the message names the line.
     """
     path, ready = find_set("templates", source)
     text = read_text(path, PromptsError)
-    name = os.fspath(source) if ready else str(path)
-    if ready:
-        return _build(name, [(f"{path}:{number}", line) for number, line in number_lines(text)])
     templates, what = _parse_templates(str(path), text)
     warnings = [f"read {path} as {what}: {len(templates)} templates"] if what else []
-    return _build(name, templates, warnings)
+    return _build(os.fspath(source) if ready else str(path), templates, warnings)
 
 
 _BULLET = re.compile(r"[-*•]\s+(.*)")
@@ -146,11 +140,9 @@ def _parse_templates(path: str, text: str) -> tuple[list[tuple[str, object]], st
     return [(where, template) for template in found], f"the templates of {dataset!r}"
 
 
-def _build(
-    name: str, lines: Iterable[tuple[str, object]], warnings: Iterable[str] = ()
-) -> PromptSet:
+def _build(name: str, lines: Iterable[tuple[str, object]], doubts: Iterable[str] = ()) -> PromptSet:
     templates: dict[str, None] = {}
-    warnings = list(warnings)
+    warnings = list(doubts)
     for where, line in lines:
         if not isinstance(line, str):
             raise PromptsError(f"{where}: must be a text, not {line!r}")
@@ -175,7 +167,7 @@ def _build(
         templates[template] = None
     if not templates:
         raise PromptsError(
-            f"{name}: there are no templates in it; write one a line, such as: a photo of a {{}}."
+            f"{name}: contains no templates; write one per line, such as: a photo of a {{}}."
         )
     return PromptSet(name, tuple(templates), tuple(warnings))
 
@@ -183,11 +175,11 @@ def _build(
 def make_texts(labels: LabelSet, prompts: PromptSet) -> list[tuple[str, ...]]:
     """All texts of each class: templates x (name and synonyms), then the label's own prompts.
 
-    A label without `use_templates` has only the latter. Underscores in names are spaces in texts
-    (see `spell_out`).
+    A label without `use_templates` has only its prompts. Underscores in names become spaces (see
+    `spell_out`).
 
     Returns:
-        One tuple of texts a label, in the labels' order; no text twice in one class.
+        One tuple of distinct texts per label, in the labels' order.
 
     Example:
         >>> from clipcls.labels.label_set import make_labels
@@ -195,27 +187,19 @@ def make_texts(labels: LabelSet, prompts: PromptSet) -> list[tuple[str, ...]]:
         >>> make_texts(labels, PromptSet("one", ("a photo of a {}.",)))
         [('a photo of a cat.', 'a photo of a kitten.'), ('a photo of a dog.', 'my dog asleep')]
     """
-    return [
-        tuple(
-            dict.fromkeys(
-                [
-                    *(
-                        text
-                        for word in (label.words if label.use_templates else ())
-                        for text in prompts.fill(word)
-                    ),
-                    *(prompt.replace("{}", spell_out(label.name)) for prompt in label.prompts),
-                ]
-            )
-        )
-        for label in labels
-    ]
+    made = []
+    for label in labels:
+        words = label.words if label.use_templates else ()
+        texts = [text for word in words for text in prompts.fill(word)]
+        texts += [prompt.replace("{}", spell_out(label.name)) for prompt in label.prompts]
+        made.append(tuple(dict.fromkeys(texts)))
+    return made
 
 
 def list_prompts() -> list[ReadySet]:
     """The ready template sets: name, number of templates, description."""
     return [
-        ReadySet(name, len(read_prompts(path).templates), _description(path))
+        ReadySet(name, len(read_prompts(path).templates), describe(path))
         for name, path in list_sets("templates").items()
     ]
 
@@ -223,10 +207,6 @@ def list_prompts() -> list[ReadySet]:
 def list_label_sets() -> list[ReadySet]:
     """The ready label sets: name, number of labels, description."""
     return [
-        ReadySet(name, len(read_labels(path)), _description(path))
+        ReadySet(name, len(read_labels(path)), describe(path))
         for name, path in list_sets("labels").items()
     ]
-
-
-def _description(path: Path) -> str:
-    return describe(path.read_text(encoding="utf-8"))

@@ -1,8 +1,7 @@
 """Labels that form a tree, and the answers at each of its levels.
 
-The labels are classes and compete in one softmax; the score of a node is the sum of the scores of
-the classes at and below it. With labels below those that are asked for this is what CHiLS (Novack
-et al. 2023, arXiv 2302.02551) does, by summed scores.
+All labels compete in one softmax; the score of a node is the sum over the classes at and below it,
+as in CHiLS (Novack et al. 2023, arXiv 2302.02551).
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ __all__ = ["Hierarchy", "Level"]
 class Level:
     """The answers at one level: nodes, each with the classes at and below it.
 
-    A class that lies above the level is a node of its own, so that every class is in one node.
+    A class above the level is a node of its own, so every class belongs to one node.
 
     Args:
-        paths: each class's names from the root, itself the last; no two the same.
-        depth: how many names from the root make a node; 1 or more.
+        paths: each class's names from the root; no two are the same.
+        depth: the level, from 1.
 
     Attributes:
         paths: each node's names from the root, in the order of the classes.
-        names: each node's own name; where several have it, the path as it is written.
+        names: each node's name; its path if several share the name.
         node: the node of each class, int64 (n_classes,).
     """
 
@@ -48,15 +47,15 @@ class Level:
         return found
 
     def sums(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Scores of classes, (n, n_classes) -> of nodes, (n, n_nodes)."""
+        """Sum each node's scores: (n, n_classes) -> (n, n_nodes)."""
         return np.add.reduceat(scores[:, self._by_node], self._starts, axis=1)
 
     def best(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The highest value of each node's classes, (n, n_classes) -> (n, n_nodes)."""
+        """The highest value of each node: (n, n_classes) -> (n, n_nodes)."""
         return np.maximum.reduceat(values[:, self._by_node], self._starts, axis=1)
 
     def log_sums(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Logits of classes, (n, n_classes) -> log sum exp of each node's, (n, n_nodes)."""
+        """Log-sum-exp of each node's logits: (n, n_classes) -> (n, n_nodes)."""
         highest = self.best(logits)
         sums: NDArray[np.float64] = highest + np.log(
             self.sums(np.exp(logits - highest[:, self.node]))
@@ -68,12 +67,12 @@ class Hierarchy:
     """The tree of some labels.
 
     Args:
-        paths: each class's names from the root, itself the last; no two the same.
-        level_names: a name for each level, or none.
-        source: where the labels are from, for error messages.
+        paths: each class's names from the root; no two are the same.
+        level_names: a name per level, or none.
+        source: the labels' file, for error messages.
 
     Attributes:
-        levels: the answers at level 1 (the roots), 2, ...; the last are the classes themselves.
+        levels: the nodes at level 1 (the roots), 2, ...; the last are the classes.
         level_names: as given.
     """
 
@@ -91,10 +90,10 @@ class Hierarchy:
         )
 
     def level(self, rank: int | str) -> Level:
-        """The level of a number, from 1, or of a name.
+        """Find a level by its number, from 1, or its name.
 
         Raises:
-            LabelsError: there is no such level.
+            LabelsError: no such level exists.
         """
         text = str(rank).strip()
         names = [name.casefold() for name in self.level_names]
@@ -107,10 +106,10 @@ class Hierarchy:
         raise LabelsError(f"{self._source}: has no level {text!r}; its levels are {numbers}{named}")
 
     def meanings(self, level: Level) -> dict[str, tuple[int, ...]]:
-        """Every name and every path in the tree -> the numbers of `level`'s answers it means.
+        """Map every name and path in the tree to the numbers of the nodes of `level` it means.
 
-        A node below the level means the answer that it is part of, one above it all that are part
-        of it; a name that several nodes have means the answers of all of them.
+        A node below the level means the node that contains it, a node above the level all nodes it
+        contains, and a shared name the nodes of all who share it.
         """
         found: dict[str, dict[int, None]] = {}
         for path, answer in zip(self._paths, level.node.tolist(), strict=True):

@@ -12,7 +12,6 @@ from clipcls.errors import InputError, LabelsError
 from clipcls.files.text import (
     canonical,
     decode,
-    describe_change,
     guard,
     number_lines,
     parse_number,
@@ -55,32 +54,29 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "seen", "change"),
+    ("written", "seen"),
     [
-        ("cat", "cat", ""),
-        ("  cat\t", "cat", ""),
-        ("hot\u00a0dog", "hot dog", "no-break space"),
-        ("hot\u202fdog\u2003", "hot dog", "narrow no-break space"),
-        ("\ufeffcat", "cat", "byte order mark"),
-        ("c\u200bat\u200d", "cat", "zero width space, zero width joiner"),
-        ("\u202aC:\\cat.jpg\u202c", "C:\\cat.jpg", "left-to-right embedding, pop directional"),
-        ("cafe\u0301", "café", "decomposed letters"),
+        ("cat", "cat"),
+        ("  cat\t", "cat"),
+        ("hot\u00a0dog", "hot dog"),
+        ("hot\u202fdog\u2003", "hot dog"),
+        ("\ufeffcat", "cat"),
+        ("c\u200bat\u200d", "cat"),
+        ("\u202aC:\\cat.jpg\u202c", "C:\\cat.jpg"),
+        ("cafe\u0301", "café"),
         # what joins Persian letters and emoji is part of how they look
-        ("می\u200cخواهم", "می\u200cخواهم", ""),
-        ("👩\u200d🚀", "👩\u200d🚀", ""),
-        ("❤\ufe0f", "❤\ufe0f", ""),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("👩\u200d🚀", "👩\u200d🚀"),
+        ("❤\ufe0f", "❤\ufe0f"),
     ],
 )
-def test_what_looks_the_same_becomes_the_same(written: str, seen: str, change: str) -> None:
+def test_what_looks_the_same_becomes_the_same(written: str, seen: str) -> None:
     assert canonical(written) == seen
-    assert describe_change(written).startswith(change)
-    assert bool(describe_change(written)) == bool(change)
 
 
 @given(st.text())
 def test_the_canonical_spelling_is_its_own(text: str) -> None:
     assert canonical(canonical(text)) == canonical(text)
-    assert not describe_change(canonical(text))
 
 
 def test_comments_and_blank_lines_of_a_list() -> None:

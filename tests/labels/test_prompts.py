@@ -70,7 +70,7 @@ def test_python_lists_of_templates():
         "a picture of a {}", ("a picture of a {}",)
     )
     assert make_prompts(["a {c} there"]) == PromptSet("a {} there", ("a {} there",))
-    with pytest.raises(PromptsError, match="custom: there are no templates"):
+    with pytest.raises(PromptsError, match="custom: contains no templates"):
         make_prompts([])
 
 
