@@ -1,8 +1,7 @@
-"""Identify an image file's format, and what its header says before anything is decoded.
+"""Identify an image file's format, and estimate by its header what decoding will cost.
 
-In place of `Image.open`, which warns through the process-wide warning filters of the program that
-imports us (also with `formats=`), tries formats that start other programs, and says no more than
-"cannot identify image file".
+`Image.open` is not used: it warns through the process's warning filters, tries formats that start
+other programs, and only says "cannot identify image file".
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = [
     "START_OF_SCAN",
     "Cost",
-    "TextTooLongError",
     "check_header",
     "check_pixels",
     "estimate_cost",
@@ -37,9 +35,9 @@ logger = logging.getLogger("clipcls")
 
 START_OF_SCAN = b"\xff\xda"  # of JPEG
 
-# Raster formats only: nothing that starts another program (EPS), draws vectors (WMF) or needs a
-# handler (HDF5, GRIB), no formats without a magic number (TGA excepted, and only by its suffix),
-# and none that decode another file inside before its size can be checked (ICNS, BLP, DCX).
+# Raster formats with a magic number (TGA by its suffix): none that starts another program (EPS),
+# draws vectors (WMF), needs a handler (HDF5, GRIB), or decodes a file inside before its size can be
+# checked (ICNS, BLP, DCX).
 _COMMON = ("JPEG", "PNG", "GIF", "BMP", "PPM")  # Image.preinit() registers these
 _OTHERS = (
     *("WEBP", "TIFF", "AVIF", "JPEG2000", "PSD", "ICO", "CUR", "DIB", "DDS", "QOI", "PCX", "SGI"),
@@ -52,7 +50,7 @@ _HEIF_BRANDS = frozenset(
 )
 _AVIF_BRANDS = frozenset((b"avif", b"avis"))
 
-# What files named like images often are instead, by bytes near their beginning in lower case.
+# What files named like images often are instead, by lower-case bytes near their beginning.
 _NOT_READ = {
     b"<html": "not an image: a web page, as of a failed download",
     b"<!doctype html": "not an image: a web page, as of a failed download",
@@ -68,8 +66,8 @@ _NOT_READ = {
     b"ftypqt": "not an image: a video",
 }
 
-# Bytes per pixel at the peak, in fours, measured on images of 24 megapixels: of an image's mode
-# with its conversion to RGB, and of what the library of a format needs besides.
+# Four-byte units per pixel at the peak, measured on images of 24 megapixels: of an image's mode
+# including its conversion to RGB, and in addition of a format's library.
 _COPIES = {"RGB": 1.0, "L": 1.3, "P": 1.3, "1": 1.3, "RGBA": 2.0, "RGBX": 2.0, "CMYK": 2.0}
 _COPIES |= {"I;16": 2.5, "I;16L": 2.5, "I;16B": 2.5, "I": 3.5, "F": 3.5}
 _TRANSPARENCY_COPIES = {"RGB": 2.1, "I;16": 2.6}
@@ -80,10 +78,6 @@ _MAX_PARTS = 100_000  # strips or tiles of a TIFF; Pillow takes 10 microseconds 
 Opener = Callable[[io.BytesIO], "ImageFile"]
 
 
-class TextTooLongError(ImageError):
-    """A PNG's compressed text or profile is beyond Pillow's limits."""
-
-
 @contextlib.contextmanager
 def image_errors(path: str, kind: str, data: bytes = b"") -> Iterator[None]:
     """Turn whatever a Pillow plugin raises into an `ImageError` with a short reason."""
@@ -91,17 +85,13 @@ def image_errors(path: str, kind: str, data: bytes = b"") -> Iterator[None]:
         yield
     except ImageError:
         raise
-    except Exception as error:
-        # Plugins parse untrusted bytes and let any exception out, struct.error and
-        # ZeroDivisionError among them.
+    except Exception as error:  # plugins let any exception out, even ZeroDivisionError
         logger.debug("%s: %s: %r", path, kind, error)
         message = str(error).lower()
         if isinstance(error, MemoryError):
             reason = "not enough memory to decode it"
         elif isinstance(error, Image.DecompressionBombError):
             reason = "too many pixels"
-        elif kind == "PNG" and ("too large" in message or "too much memory" in message):
-            raise TextTooLongError(path, "holds too much text") from error
         elif (
             isinstance(error, EOFError)
             or "truncated" in message
@@ -114,10 +104,10 @@ def image_errors(path: str, kind: str, data: bytes = b"") -> Iterator[None]:
 
 
 def identify(data: bytes, path: str) -> tuple[str, Opener]:
-    """The format by its magic number, and the plugin that opens it.
+    """Identify the format by its magic number, and return the plugin that opens it.
 
     Raises:
-        ImageError: it is no image, or of a format that is not read; the reason says which.
+        ImageError: it is not an image, or its format is not supported; the reason says which.
     """
     prefix = data[:16].ljust(16, b"\0")
     brands = _brands(data)
@@ -133,12 +123,10 @@ def identify(data: bytes, path: str) -> tuple[str, Opener]:
                 continue  # Pillow's plugin would take any HEIF by its first brand
             opener, accept = Image.OPEN.get(kind, (None, None))
             accepted = accept and accept(prefix)
-            if isinstance(accepted, str):  # in place of yes or no: built without support for it
+            if isinstance(accepted, str):  # instead of yes or no: built without support
                 raise ImageError(path, f"{kind} needs another Pillow (pip install -U pillow)")
             if opener and accepted:
                 return kind, lambda file, opener=opener: opener(file, "")
-    if brands & _AVIF_BRANDS and "AVIF" not in Image.OPEN:
-        raise ImageError(path, "AVIF needs a newer Pillow (pip install -U pillow)")
     if brands & _HEIF_BRANDS:
         return "HEIF", _heif_opener(path)
     start = data[:1024].lower()
@@ -160,7 +148,7 @@ def _brands(data: bytes) -> frozenset[bytes]:
 
 def _heif_opener(path: str) -> Opener:
     try:
-        # Used directly and not registered: registering would change what the host's Pillow opens.
+        # Not registered, which would change what the host's Pillow opens.
         from pillow_heif import HeifImageFile
     except ImportError as error:
         reason = f"HEIC needs pillow-heif: {install_command('heic')}"
@@ -176,12 +164,12 @@ def check_pixels(path: str, size: tuple[int, int], pixels: int, max_pixels: int)
 
 
 def check_header(kind: str, data: bytes, path: str, max_pixels: int) -> None:
-    """Refuse sizes inside a file that Pillow acts on, or warns about, before it tells any.
+    """Refuse inner sizes on which Pillow acts, or of which it warns, before it tells them.
 
     Raises:
         ImageError: a frame or picture inside has too many pixels, or a TIFF too many parts.
     """
-    # A file that is cut off is for the plugin to refuse.
+    # The plugin refuses a truncated header.
     with contextlib.suppress(IndexError, struct.error):
         if kind == "TIFF" and (parts := _tiff_parts(data)) > _MAX_PARTS:
             raise ImageError(path, f"too many strips or tiles ({parts}; the limit is {_MAX_PARTS})")
@@ -191,7 +179,7 @@ def check_header(kind: str, data: bytes, path: str, max_pixels: int) -> None:
 
 
 def _gif_overhang(data: bytes) -> Iterator[tuple[int, int]]:
-    """Size of a first frame that is larger than the screen (GIF89a, sections 17 to 26)."""
+    """The size of a first frame that is larger than the screen (GIF89a, sections 17 to 26)."""
     screen = struct.unpack_from("<2H", data, 6)
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     while data[at : at + 1] not in (b",", b";", b""):
@@ -216,7 +204,9 @@ def _ico_images(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def strip_text(data: bytes) -> bytes:
-    """A PNG without its texts and colour profile (PNG 1.2, chapter 3)."""
+    """A PNG without its texts and colour profile (PNG 1.2, chapter 3); other data as it is."""
+    if not data.startswith(b"\x89PNG"):
+        return data
     kept, at = [data[:8]], 8
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
@@ -227,7 +217,7 @@ def strip_text(data: bytes) -> bytes:
 
 
 def _tiff_parts(data: bytes) -> int:
-    """Number of strips or tiles of a TIFF's first image (TIFF 6.0, section 2)."""
+    """The number of strips or tiles of a TIFF's first image (TIFF 6.0, section 2)."""
     order = "<" if data[:1] == b"I" else ">"
     big = struct.unpack_from(order + "H", data, 2)[0] == 43  # BigTIFF
     (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
@@ -244,9 +234,9 @@ class Cost(NamedTuple):
     """Memory and time that decoding an image takes, in pixels of four bytes.
 
     Attributes:
-        pixels: that it is decoded to.
-        memory: at the peak, copies and buffers of the format's library included.
-        effort: of a usual image that takes as long; 1e9 take a minute or so.
+        pixels: the pixels it decodes to.
+        memory: at the peak, including copies and the library's buffers.
+        effort: the pixels of a usual image that takes as long; 1e9 take about a minute.
     """
 
     pixels: int
@@ -257,23 +247,22 @@ class Cost(NamedTuple):
 def estimate_cost(
     image: ImageFile, whole: tuple[int, int], data: bytes, header: bytes, *, low_bytes: bool
 ) -> Cost:
-    """The cost of an image that is open and not decoded yet.
+    """Estimate the cost of an image that is open and not decoded yet.
 
-    libjpeg keeps all coefficients of a JPEG with several scans (a progressive one), two bytes
-    each, whatever the scale, and goes through all of them once per scan. A few formats are decoded
-    in Python.
+    Of a JPEG with several scans (a progressive one) libjpeg keeps all coefficients, two bytes each,
+    at any scale, and visits them once per scan. A few formats are decoded in Python.
 
     Args:
         image: at its reduced scale, if any.
         whole: its full size.
         data: the file.
-        header: the file as far as it has been read.
+        header: the part of the file read so far.
         low_bytes: whether it has 16 bits per colour.
     """
     full, pixels, effort = whole[0] * whole[1], image.width * image.height, 0
     layers: list[tuple[int, int, int, int]] = getattr(image, "layer", [])
     if layers and image.size != whole:
-        # The first scan, whose header has been read, is the only one if it holds all layers.
+        # The first scan, whose header was just read, is the only one if it has all layers.
         start = START_OF_SCAN + struct.pack(">HB", 6 + 2 * len(layers), len(layers))
         if "progressive" in image.info or not header[: -2 * len(layers) - 3].endswith(start):
             largest = max(h for _, h, _, _ in layers) * max(v for _, _, v, _ in layers)

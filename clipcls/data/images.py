@@ -1,17 +1,12 @@
 """Read and decode image files within limits: a file or its bytes -> an upright 8-bit RGB image.
 
-    bytes = read_bytes(path)        never hangs on a pipe, never reads without a limit
-    image = decode_image(bytes)     RGB, upright, first frame, alpha over a background
-    image = open_image(path)        both
-    whole, box = find_whole(image)    the size of an image before it was decoded at a reduced scale
+Whatever is wrong with an image is an `ImageError` with a short reason, so a run reports it and goes
+on. Pillow's global state is neither changed nor relied on, and several threads may call any of the
+functions.
 
-Everything that can be wrong with one image is an `ImageError` with a short reason, so that a run
-names it and goes on. Nothing of Pillow's global state is changed or relied on, and all functions
-may be called from several threads.
-
-- Raw files: the embedded preview; where it is missing or smaller than the model's input, the raw
-  image developed at half its size.
-- Files that end early: rows that are missing are grey. Up to `MAX_MISSING` of them cost a warning.
+- Raw files: the embedded preview; if it is missing or smaller than the model's input, the raw image
+  developed at half its size.
+- Truncated files: missing rows are grey. Up to `MAX_MISSING` of them cost a warning.
 """
 
 from __future__ import annotations
@@ -22,7 +17,6 @@ import logging
 import os
 import stat
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -31,7 +25,6 @@ from clipcls.data.budget import Budget
 from clipcls.data.file_kinds import RAW_SUFFIXES
 from clipcls.data.image_formats import (
     START_OF_SCAN,
-    TextTooLongError,
     check_header,
     check_pixels,
     estimate_cost,
@@ -69,12 +62,12 @@ MAX_BYTES = 1 << 29
 """Largest file that is read, in bytes (512 MiB)."""
 
 MAX_PIXELS = 178_956_970
-"""Most pixels of four bytes that all threads together decode at once, copies and what the decoding
-library needs included: Pillow's own default limit, 0.7 GB."""
+"""Most pixels of four bytes that all threads together decode at once, including copies and what
+the decoding library needs: Pillow's own default limit, 0.7 GB."""
 
 
 def _max_pixels() -> int:
-    """Twice `PIL.Image.MAX_IMAGE_PIXELS`, where Pillow refuses; `MAX_PIXELS` if that is unset."""
+    """Twice `PIL.Image.MAX_IMAGE_PIXELS`, at which Pillow refuses; `MAX_PIXELS` if it is unset."""
     return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else MAX_PIXELS
 
 
@@ -88,18 +81,17 @@ FILES = Budget(lambda: _MAX_BYTES_AT_ONCE)
 """The bytes of image files that all threads together hold at once."""
 
 PIXELS = Budget(lambda: _max_pixels_at_once() - FILES.taken // 4)
-"""The pixels of four bytes that all threads together decode at once, beside the files they hold."""
+"""The pixels of four bytes that all threads together decode at once, besides their files."""
 
 MAX_MISSING = 1 / 3
 """Largest share of its rows that a truncated image may miss. Of 20 photos, mini labelled 18 right
 whole, 17 to 18 with up to a third of the rows missing at the bottom, 15 with half, 10 with 3/4."""
 
-# Key in the `info` of an image that was decoded at a reduced scale: its size then, the size it has
-# when decoded whole, and the part of it that is the whole.
-_WHOLE = "clipcls whole"
-_MISSING = "clipcls missing"  # the share of rows that a truncated file does not hold
+# Keys in the `info` of a decoded image.
+_WHOLE = "clipcls whole"  # at a reduced scale: its size, the full size, the box that shows it
+_MISSING = "clipcls missing"  # of a truncated file: the share of rows that are missing
 
-# Formats whose rows Pillow decodes one after the other: a file that ends early has the first ones.
+# Formats whose rows Pillow decodes one after the other, so a truncated file has the first ones.
 _ROW_BY_ROW = ("JPEG", "PNG", "BMP", "PPM")
 _END_OF_IMAGE = b"\xff\xd9"  # of JPEG
 _ZEROS = bytes(64)
@@ -108,36 +100,30 @@ _LEAST_PREVIEW = 224  # pixels, of the shorter side of a raw file's preview
 
 
 def open_image(path: str) -> Image.Image:
-    """Read and decode one file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        A decoded image of mode RGB, upright.
+    """Read and decode one file, as an upright image of mode RGB.
 
     Raises:
-        ImageError: the file cannot be read or is no image; `.reason` says why.
+        ImageError: the file cannot be read or is not an image; `.reason` says why.
     """
     return decode_image(read_bytes(path), path)
 
 
 def read_bytes(path: str, *, reserve: Callable[[int], None] = lambda size: None) -> bytes:
-    """The bytes of one regular file.
+    """Read one regular file; pipes, sockets and devices are refused without waiting for them.
 
     Args:
-        path: the file. A pipe, socket or device is refused and not waited for.
+        path: the file.
         reserve: called with the file's size in bytes before it is read; may wait for memory.
 
     Raises:
         ImageError: it cannot be read, is empty, or is larger than `MAX_BYTES`.
     """
     # O_NONBLOCK: opening a pipe without a writer would wait for ever. Absent on Windows.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    flags = sum(getattr(os, f"O_{name}", 0) for name in ("NONBLOCK", "BINARY", "CLOEXEC"))
     try:
         # stat() first: merely opening some device files has side effects.
         _refuse_unless_file(path, os.stat(path))
-        with open(os.open(path, flags | getattr(os, "O_CLOEXEC", 0)), "rb") as file:
+        with open(os.open(path, os.O_RDONLY | flags), "rb") as file:
             info = os.fstat(file.fileno())  # again: it may have been replaced in between
             _refuse_unless_file(path, info)
             if info.st_size > MAX_BYTES:
@@ -174,48 +160,48 @@ def decode_image(
     reserve: Callable[[int], None] | None = None,
     raw: bool = True,
 ) -> Image.Image:
-    """Decode the bytes of one image file.
+    """Decode the bytes of one image file to an upright image of mode RGB.
+
+    A truncated file is logged as a warning; `find_missing_share` tells how much of it is missing.
 
     Args:
         data: the whole file.
-        path: its name, for messages; its suffix matters for TGA alone.
-        max_pixels: refuse images that are decoded to more pixels than this (see
-            `estimate_cost`); by default twice `PIL.Image.MAX_IMAGE_PIXELS`. With what a format
-            and a mode need besides (copies, buffers of the library) it must also fit into `PIXELS`.
+        path: its name, for messages; the suffix matters only for TGA and raw files.
+        max_pixels: refuse images that decode to more pixels (see `estimate_cost`); by default twice
+            `PIL.Image.MAX_IMAGE_PIXELS`. Including copies and the library's buffers an image must
+            also fit into `PIXELS`.
         least_side: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as neither side
-            falls below this: libjpeg leaves the finer DCT coefficients out, which is much faster.
-            `find_whole` then tells the size it would have had.
-        reserve: called with the pixels of four bytes that decoding takes, when the header has been
+            falls below this; libjpeg then skips the finer DCT coefficients, which is much faster.
+            `find_whole` tells its full size.
+        reserve: called with the pixels of four bytes that decoding takes, once the header has been
             read and the size accepted; may wait for memory. By default they are taken from `PIXELS`
             until the image is decoded.
-        raw: whether files that are named as a camera's raw files are handed to LibRaw.
-
-    Returns:
-        A decoded image of mode RGB, upright. A file that ends early is logged as a warning, and
-        `find_missing_share` says how much of it is missing.
+        raw: whether LibRaw reads files that are named as a camera's raw files.
 
     Raises:
-        ImageError: it is no image, is damaged, misses more than `MAX_MISSING`, or has too many
+        ImageError: it is not an image, is damaged, misses more than `MAX_MISSING`, or has too many
             pixels.
     """
     with contextlib.ExitStack() as stack:
-        decode = partial(
-            _decode,
-            path=path,
-            max_pixels=_max_pixels() if max_pixels is None else max_pixels,
-            least_side=least_side,
-            reserve=reserve or stack.enter_context(PIXELS.share()).fill,
-        )
+        if max_pixels is None:
+            max_pixels = _max_pixels()
+        reserve = reserve or stack.enter_context(PIXELS.share()).fill
         data = bytes(data)
         if not data:
             raise ImageError(path, "is empty")
         if raw and path.lower().endswith(tuple(RAW_SUFFIXES)) and not data.startswith(b"\xff\xd8"):
-            return _decode_raw(data, decode, **decode.keywords)
+            preview = _read_raw(data, path, max_pixels, least_side, reserve)
+            if isinstance(preview, Image.Image):
+                return preview
+            data = preview
         try:
-            return decode(data)
-        except TextTooLongError:
-            # Pillow refuses texts over 1 MB (image generators cache such); the pixels may be fine.
-            return decode(strip_text(data))
+            return _decode(data, path, max_pixels, least_side, reserve)
+        except ImageError:
+            # Pillow refuses PNGs with much text, such as an image generator's workflow.
+            bare = strip_text(data)
+            if len(bare) == len(data):
+                raise
+            return _decode(bare, path, max_pixels, least_side, reserve)
 
 
 def find_whole(image: Image.Image) -> tuple[tuple[int, int], tuple[float, float, float, float]]:
@@ -225,9 +211,8 @@ def find_whole(image: Image.Image) -> tuple[tuple[int, int], tuple[float, float,
         image: decoded at a reduced scale or not; a crop counts as a whole image.
 
     Returns:
-        the width and height of the image decoded at full scale; and the part of `image` that shows
-        it: left, top, right, bottom. Where the scale does not divide a side, that part ends within
-        a pixel.
+        The width and height at full scale; and the part of `image` that shows it: left, top, right,
+        bottom. If the scale does not divide a side, that part ends within a pixel.
     """
     size, whole, box = image.info.get(_WHOLE, (None, None, None))
     if size != image.size:
@@ -236,7 +221,7 @@ def find_whole(image: Image.Image) -> tuple[tuple[int, int], tuple[float, float,
 
 
 def find_missing_share(image: Image.Image) -> float:
-    """The share of rows that the file of an image from `decode_image` did not hold; mostly 0."""
+    """The share of rows that the file of an image from `decode_image` misses; usually 0."""
     share: float = image.info.get(_MISSING, 0.0)
     return share
 
@@ -256,13 +241,13 @@ def _decode(
             data = data.rstrip(b"\0")  # of unfinished downloads, which would be decoded
 
         def reopen(data: bytes) -> ImageFile:
-            # No file name for Pillow: given one, it maps the file and dies if the file shrinks.
+            # Without a file name, which would let Pillow map a file that may shrink.
             image = opener(io.BytesIO(data))
             if kind == "JPEG":
                 image.decodermaxblock = len(data)  # in one piece: by 64 KB takes a tenth longer
             return image
 
-        # Copies of the file that Pillow makes to open it, and what `FILES` let pass alone.
+        # Pillow's copies of the file, and what `FILES` admits beyond its limit.
         file_in_memory = 2 * len(data) if kind == "WEBP" else max(0, len(data) - _MAX_BYTES_AT_ONCE)
         if file_in_memory:
             reserve(file_in_memory // 4)
@@ -279,7 +264,7 @@ def _decode(
                 path, f"takes too much {what} to decode ({whole[0]} x {whole[1]} pixels, {kind})"
             )
         if kind == "TIFF" and image.width * image.height > warned:
-            # Pillow allocates these itself, with a warning on stderr.
+            # Pillow would allocate this with a warning on stderr.
             image.im = Image.new(image.mode, getattr(image, "_tile_size", image.size)).im
         reserve(max(memory, cost.effort))
         missing = 0.0
@@ -288,12 +273,12 @@ def _decode(
         except OSError as error:
             if "truncated" not in str(error) or kind not in _ROW_BY_ROW:
                 raise
-            if 2 * cost.pixels > max_pixels:  # for it is decoded twice, and compared
+            if 2 * cost.pixels > max_pixels:  # it is decoded twice, and compared
                 raise
             first, image = reopen(data + _ZEROS), reopen(data + _END_OF_IMAGE)
             _draft(first, least_side)
             _draft(image, least_side)
-            # Once a second scan has begun, all rows of a progressive JPEG are there, if coarse.
+            # After its first scan a progressive JPEG has all rows, if coarse ones.
             if kind != "JPEG" or data.find(START_OF_SCAN, header_end) < 0:
                 missing = _find_missing(path, first, image)
         if low_bytes and not missing:
@@ -310,7 +295,7 @@ def _decode(
 
 
 def _draft(image: ImageFile, least_side: int | None) -> tuple[float, float, float, float] | None:
-    """Has a JPEG decoded at a reduced scale; returns the part of it that is the whole."""
+    """Let a JPEG be decoded at a reduced scale; return the part of it that shows the image."""
     if least_side and image.format in ("JPEG", "MPO"):
         drafted = image.draft(None, (least_side, least_side))
         return drafted and drafted[1]
@@ -318,19 +303,15 @@ def _draft(image: ImageFile, least_side: int | None) -> tuple[float, float, floa
 
 
 def _find_missing(path: str, first: ImageFile, second: ImageFile) -> float:
-    """Loads the rows that a truncated file holds; those that it does not hold are made grey.
+    """Load a truncated file with grey for missing rows, and return the share of these.
 
     Args:
         path: the file, for messages.
-        first, second: it, opened with different bytes at its end: zeros, which make up other
-            pixels than grey, and an end marker, upon which libjpeg makes up grey. `second` is
-            loaded.
-
-    Returns:
-        the share of rows that are missing.
+        first, second: the file opened twice, followed by zeros, which never decode to grey, and by
+            an end marker, after which libjpeg fills in grey. `second` keeps the pixels.
 
     Raises:
-        ImageError: more than `MAX_MISSING` are.
+        ImageError: more than `MAX_MISSING` of the rows are missing.
     """
     import numpy as np
 
@@ -358,30 +339,28 @@ def _find_missing(path: str, first: ImageFile, second: ImageFile) -> float:
     return share
 
 
-def _decode_raw(
+def _read_raw(
     data: bytes,
-    decode: Callable[[bytes], Image.Image],
     path: str,
     max_pixels: int,
     least_side: int | None,
     reserve: Callable[[int], None],
-) -> Image.Image:
+) -> Image.Image | bytes:
+    """A raw file's preview, a JPEG; or the raw image, developed, if the preview is too small."""
     try:
         import rawpy
     except ImportError as error:
         raise ImageError(path, f"raw files need rawpy: {install_command('raw')}") from error
     with image_errors(path, "raw"), rawpy.imread(io.BytesIO(data)) as raw:
-        least = least_side // 2 if least_side else _LEAST_PREVIEW
         try:
             preview = raw.extract_thumb()
         except (rawpy.LibRawNoThumbnailError, rawpy.LibRawUnsupportedThumbnailError):
             preview = None
-        # LibRaw puts the orientation into a preview without one. Bitmaps are tiny and have none.
+        # LibRaw adds the orientation to a JPEG without one. Bitmaps are tiny and have none.
         if preview and preview.format == rawpy.ThumbFormat.JPEG:
             with Image.open(io.BytesIO(preview.data)) as image:
-                size = image.size
-            if min(size) >= least:
-                return decode(preview.data)
+                if min(image.size) >= (least_side // 2 if least_side else _LEAST_PREVIEW):
+                    return bytes(preview.data)
         size = raw.sizes.width, raw.sizes.height
         check_pixels(path, size, size[0] * size[1], max_pixels)
         reserve(size[0] * size[1])

@@ -1,27 +1,23 @@
-"""Pixels of every kind -> an upright 8-bit RGB image.
-
-How pixels become 8-bit RGB:
+"""Convert pixels of every kind to an upright 8-bit RGB image.
 
 - Orientation: EXIF (or XMP) orientation is applied; what cannot be parsed is ignored.
-- Alpha, palette transparency and PNG's transparent colour: composited over white; over black where
-  less than 1 % of the visible pixels would stand out from white, and more do from black.
+- Alpha, palette transparency and PNG's transparent colour: composited over white; over black if
+  less than 1 % of the visible pixels stand out from white, and more do from black.
 - 16-bit grey: value / 257, rounded (Pillow's own conversion clips at 255); 12-bit TIFF: / 16.06.
 - 16 bits per colour (PNG, TIFF): the higher byte.
-- If either spans a quarter of its range or less, as sensors of 10 to 14 bits do, it is stretched.
+- If either spans a quarter of its range or less, as 10- to 14-bit sensors do, it is stretched.
 - 32-bit integers and floats have no agreed range: floats within 0..1 are scaled by 255, whole
-  numbers within 0..255 are taken as they are, integers within 0..65535 as 16-bit, anything else is
+  numbers within 0..255 stay as they are, integers within 0..65535 are 16-bit, and anything else is
   stretched.
-- Stretching maps the darkest value to 0 and the brightest to 255, without the 0.1 % at either end:
-  sensors have dead and hot pixels. One value at an end that lies farther from all others than these
-  span, as of burnt-in text or missing data, does not count where it has less than half the pixels.
-- CMYK with an ICC profile goes through the profile; without one, by the plain formula.
-- ICC profiles of RGB and grey images (Display P3, Adobe RGB) are not applied: CLIP models were
-  trained on images converted by `Image.convert("RGB")` alone, and so see what they saw then.
+- Stretching maps the darkest value to 0 and the brightest to 255, ignoring 0.1 % at either end:
+  sensors have dead and hot pixels. A value at an end that is farther from all others than these
+  span (burnt-in text, missing data) is ignored if it has less than half the pixels.
+- ICC profiles are not applied: CLIP models were trained on images converted by
+  `Image.convert("RGB")` alone.
 """
 
 from __future__ import annotations
 
-import io
 import logging
 import sys
 from typing import TYPE_CHECKING, Any
@@ -68,16 +64,15 @@ _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An upright 8-bit RGB image of an image that is open already; the rules are above.
+    """Convert an open image to upright 8-bit RGB, by the rules above.
 
-    An animated image is taken at its current frame, which is the first one unless the caller
-    moved it. Converting the result again changes nothing.
+    Of an animated image the current frame is taken. Converting the result again changes nothing.
 
     Args:
-        image: of any mode. It is loaded if it was not, and not changed otherwise.
+        image: of any mode; it is loaded, but not changed otherwise.
 
     Returns:
-        An image of mode RGB: `image` itself where there is nothing to convert.
+        An image of mode RGB: `image` itself if it needs no conversion.
 
     Raises:
         ImageError: its pixels cannot be loaded or converted.
@@ -90,7 +85,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """As `to_rgb`, with whatever errors Pillow raises."""
+    """Like `to_rgb`, with whatever errors Pillow raises."""
     image.load()
     turn = _UPRIGHT.get(find_orientation(image))
     rgb = _flatten(image)
@@ -104,7 +99,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 def turn_box(
     box: tuple[float, float, float, float], size: tuple[int, int], orientation: int
 ) -> tuple[float, float, float, float]:
-    """Where a part of an image of this size lies once the image is upright."""
+    """Where a part of an image of this size is once the image is upright."""
     left, top, right, bottom = box
     width, height = size
     if is_on_its_side(orientation):
@@ -123,9 +118,9 @@ def is_on_its_side(orientation: int) -> bool:
 
 
 def find_orientation(image: Image.Image) -> int:
-    """The EXIF orientation of a loaded image; 1, upright, where it has none that can be read.
+    """The EXIF orientation of a loaded image; 1, upright, if none can be read.
 
-    Not before `load`: PNG keeps EXIF behind the pixels, and TIFF turns itself while loading.
+    Only after `load`: PNG stores EXIF after the pixels, and TIFF turns itself while loading.
     """
     try:
         value = image.getexif().get(_ORIENTATION, 1)
@@ -139,15 +134,13 @@ def _flatten(image: Image.Image) -> Image.Image:
     """8-bit RGB without alpha."""
     if image.mode in _WIDE_MODES:
         return _grey_to_8bit(image)
-    if image.mode == "CMYK":
-        return _cmyk_to_rgb(image)
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
         return _over_background(image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _over_background(image: Image.Image) -> Image.Image:
-    """Lays what is visible over white; over black where it would vanish on white."""
+    """Composite over white, or over black if the image would vanish on white."""
     try:
         if image.mode == "La":
             image = image.convert("LA")
@@ -160,7 +153,7 @@ def _over_background(image: Image.Image) -> Image.Image:
 
 
 def _choose_background(rgba: Image.Image) -> str:
-    """White; but black where what is visible would vanish on white and does less so on black."""
+    """White, or black if what is visible vanishes on white and does less so on black."""
     side = 512
     sample = rgba.resize((min(side, rgba.width), min(side, rgba.height)), Image.Resampling.NEAREST)
     shares = {}
@@ -191,7 +184,7 @@ def _grey_to_8bit(image: Image.Image) -> Image.Image:
 
 
 def _range(mode: str, values: Any, full: int) -> tuple[float, float]:
-    """The values that become black and white; the rules are above."""
+    """The values that become black and white, by the rules above."""
     import numpy as np
 
     finite = values[np.isfinite(values)] if mode == "F" else values
@@ -223,8 +216,7 @@ def _range(mode: str, values: Any, full: int) -> tuple[float, float]:
 def find_low_bytes(image: ImageFile) -> list[Any]:
     """The tiles that decode the lower bytes of an image of 16 bits per colour; [] for others.
 
-    Pillow has no mode for such images and decodes the higher bytes; with the other byte order, the
-    lower ones.
+    Pillow decodes the higher bytes of these; with the opposite byte order, the lower ones.
     """
     tiles = []
     for tile in image.tile:
@@ -238,7 +230,7 @@ def find_low_bytes(image: ImageFile) -> list[Any]:
 
 
 def stretch_colour(image: Image.Image, low: ImageFile, low_bytes: list[Any]) -> None:
-    """Stretches, in place, an image of 16 bits per colour that spans little of its range."""
+    """Stretch, in place, an image of 16 bits per colour that spans little of its range."""
     import numpy as np
 
     high = np.asarray(image)[..., :3]
@@ -256,40 +248,14 @@ def stretch_colour(image: Image.Image, low: ImageFile, low_bytes: list[Any]) -> 
 
 
 def _rescale(values: Any, low: float, high: float) -> Any:
-    """low..high to 0..255, rounded; what is not finite becomes 0 (NaN, -inf) or 255 (inf)."""
+    """Map low..high to 0..255, rounded; NaN and -inf to 0, inf to 255."""
     import numpy as np
 
     scale = 255 / (high - low) if high > low else 0.0
     eight = np.empty(values.shape, np.uint8)
-    for row in range(0, len(values), 256):  # in strips: doubles would take eight times the image
+    for row in range(0, len(values), 256):  # in strips: doubles take eight times the memory
         with np.errstate(invalid="ignore"):
             part = (values[row : row + 256].astype(np.float64) - low) * scale
         part = np.nan_to_num(part, nan=0, posinf=255, neginf=0)
         eight[row : row + 256] = np.clip(np.rint(part), 0, 255)
     return eight
-
-
-def _cmyk_to_rgb(image: Image.Image) -> Image.Image:
-    # The plain formula knows no ink: process cyan comes out as (0, 255, 255) in place of about
-    # (0, 160, 220). Print files nearly always carry their profile.
-    profile = image.info.get("icc_profile")
-    if profile:
-        try:
-            from PIL import ImageCms
-
-            inks = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            if inks.profile.xcolor_space.strip() == "CMYK":
-                rgb = ImageCms.profileToProfile(
-                    image,
-                    inks,
-                    ImageCms.createProfile("sRGB"),
-                    # As image editors do by default; "perceptual" tints LittleCMS's blacks.
-                    renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                    outputMode="RGB",
-                    flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-                )
-                if rgb is not None:
-                    return rgb
-        except Exception as error:  # a broken profile, or a Pillow without LittleCMS
-            logger.debug("ICC profile ignored: %r", error)
-    return image.convert("RGB")

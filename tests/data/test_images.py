@@ -588,69 +588,7 @@ def test_ycck_jpeg() -> None:
     assert np.ptp(pixels(got)) <= 3  # Cb = Cr = 128: a grey
 
 
-def cmyk_profile() -> bytes:
-    """A small ICC profile (ICC.1:2001) whose cyan is the printer's: Lab (55, -37, -50)."""
-    lab = {0: (100, 0, 0), 8: (55, -37, -50), 4: (48, 74, -3), 2: (89, -5, 93), 1: (16, 0, 0)}
-    grid = b""
-    for corner in range(16):  # C, M, Y, K as bits, K fastest; overprints simply darken
-        values = [lab[bit] for bit in (8, 4, 2, 1) if corner & bit] or [lab[0]]
-        lightness = min(v[0] for v in values) / len(values) if corner else 100
-        a, b = (sum(v[i] for v in values) / len(values) for i in (1, 2))
-        grid += bytes([round(lightness * 2.55), round(a + 128), round(b + 128)])
-    identity = struct.pack(">9i", *(65536 if i % 4 == 0 else 0 for i in range(9)))
-    ramp = bytes(range(256))
-    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + identity + ramp * 4 + grid + ramp * 3
-    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
-    text = b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78)
-    tags = [
-        (b"desc", text),
-        (b"wtpt", white),
-        (b"A2B0", lut),
-        (b"cprt", b"text" + bytes(4) + b"-\0"),
-    ]
-    at = 128 + 4 + 12 * len(tags)
-    table, body = struct.pack(">I", len(tags)), b""
-    for name, content in tags:
-        content += bytes(-len(content) % 4)
-        table += name + struct.pack(">II", at + len(body), len(content))
-        body += content
-    header = struct.pack(
-        ">I4sI4s4s4s12s4s",
-        at + len(body),
-        b"none",
-        0x02400000,
-        b"prtr",
-        b"CMYK",
-        b"Lab ",
-        bytes([7, 230, 0, 1, 0, 1] + [0] * 6),
-        b"acsp",
-    )
-    header = header.ljust(68, b"\0") + struct.pack(">3i", 63190, 65536, 54061)
-    return header.ljust(128, b"\0") + table + body
-
-
-def test_cmyk_with_a_profile() -> None:
-    profile = cmyk_profile()
-    for kind, options in (("JPEG", {"quality": 95}), ("TIFF", {})):
-        for inks, lab in (((255, 0, 0, 0), (55, -37, -50)), ((0, 0, 0, 0), (100, 0, 0))):
-            image = Image.new("CMYK", (16, 16), inks)
-            got = decode_image(saved(image, kind, icc_profile=profile, **options))
-            point = bytes([round(lab[0] * 2.55), lab[1] & 255, lab[2] & 255])  # signed
-            want = Image.frombytes("LAB", (1, 1), point).convert("RGB").getpixel((0, 0))
-            same(got, Image.new("RGB", (16, 16), want), within=6)
-    cyan = Image.new("CMYK", (4, 4), (255, 0, 0, 0))
-    for broken in (
-        profile[:300],
-        b"nonsense",
-        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
-    ):
-        same(
-            decode_image(saved(cyan, "TIFF", icc_profile=broken)),
-            Image.new("RGB", (4, 4), (0, 255, 255)),
-        )
-
-
-def test_rgb_profiles_are_not_applied() -> None:
+def test_profiles_are_not_applied() -> None:
     # What CLIP was trained on: Image.convert("RGB") and nothing else.
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     same(decode_image(saved(picture(), "PNG", icc_profile=lab)), picture())
