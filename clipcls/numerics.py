@@ -1,16 +1,11 @@
-"""Functions of numbers that several packages compute with."""
+"""Numeric functions that several packages share."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["log_odds", "logistic"]
+__all__ = ["log_odds", "logistic", "unit_rows"]
 
 
 def log_odds(log_shares: NDArray[np.float64]) -> NDArray[np.float64]:

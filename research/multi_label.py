@@ -311,8 +311,10 @@ def calibrated(odds: np.ndarray, truth: np.ndarray, images: int) -> tuple[float,
         half = order[: len(order) // 2][:images]
         rest = order[len(order) // 2 :]
         known = truth[half] >= 0
-        slope, offsets = fit_probabilities(odds[half], truth[half] == 1, known)
-        thresholds = choose_thresholds(logistic(slope * odds[half] + offsets), known)
+        # What is not known is as good as left out where it is certainly no answer.
+        fitted = np.where(known, odds[half], -700)
+        slope, offsets = fit_probabilities(fitted, truth[half] == 1)
+        thresholds = choose_thresholds(logistic(slope * fitted + offsets))
         found.append(f1(logistic(slope * odds[rest] + offsets) >= thresholds, truth[rest]))
     macro, micro = np.mean(found, axis=0)
     return float(macro), float(micro)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
@@ -21,8 +20,7 @@ Blocks: TypeAlias = Callable[[], Iterable[tuple[slice, Floats]]]
 def fit_temperatures(blocks: Blocks, truth: Counts, correct: Flags, folds: Counts) -> Floats:
     """The temperature of least mean negative log-likelihood, of all images and without each fold.
 
-    With b = 1/T the loss, log sum exp(b z) - b z_right, is convex; its minimum is found by
-    Newton's method inside a bracket, until a step is below a millionth.
+    With b = 1/T the loss, log sum exp(b z) - b z_right, is convex: its slope has one root.
 
     Args:
         blocks: called for an iterator over (rows, logits float64 (rows, n_classes)).
@@ -32,58 +30,35 @@ def fit_temperatures(blocks: Blocks, truth: Counts, correct: Flags, folds: Count
 
     Returns:
         float64 (folds + 1,): without fold 0, 1, ..., and last with all images. Within 1/20 and 20;
-        1 where the answers are all right, since then less is always better.
+        1 where all answers are right, since less would always be better.
     """
-    whole = _least_loss(blocks, truth, correct, np.ones((1, len(truth)), bool), 1.0)
-    without = folds != np.arange(folds.max() + 1)[:, None]
-    apart = _least_loss(blocks, truth, correct, without, float(whole[0]))
-    return 1 / np.append(apart, whole)
+    from scipy.optimize.elementwise import find_root
 
+    groups = np.vstack([folds != np.arange(folds.max() + 1)[:, None], np.ones(len(truth), bool)])
 
-def _least_loss(
-    blocks: Blocks, truth: Counts, correct: Flags, groups: Flags, start: float
-) -> Floats:
-    """b = 1/T of each group of images, bool (groups, n) -> float64 (groups,)."""
-    done = np.asarray(~(groups & ~correct).any(axis=1))
-    b = np.where(done, 1.0, start)
-    low, high = np.full(len(groups), 1 / HOTTEST), np.full(len(groups), HOTTEST)
-    open_ones = np.flatnonzero(~done)
-    while len(open_ones):
-        first, second = _slopes(blocks, truth, groups[open_ones], b[open_ones])
-        for k, slope, curve in zip(open_ones, first, second, strict=True):
-            low[k], high[k] = (b[k], high[k]) if slope < 0 else (low[k], b[k])
-            step = b[k] - slope / curve if curve > 0 else math.nan
-            before, b[k] = b[k], step if low[k] < step < high[k] else math.sqrt(low[k] * high[k])
-            if slope == 0 or abs(b[k] - before) <= 1e-6 * before:
-                done[k] = True
-        open_ones = np.flatnonzero(~done)
-    return b
+    def find_slopes(log_b: Floats, numbers: Counts) -> Floats:
+        """The slope of the loss of some of the groups, each at its own b."""
+        found = np.zeros(len(log_b))
+        for rows, logits in blocks():
+            z = logits - logits.max(axis=1, keepdims=True)
+            right = z[np.arange(len(z)), truth[rows]]
+            for k, (b, inside) in enumerate(zip(np.exp(log_b), groups[numbers, rows], strict=True)):
+                weights = np.exp(b * z)
+                mean = np.einsum("ij,ij->i", weights, z) / weights.sum(axis=1)
+                found[k] += (mean - right)[inside].sum()
+        return found
 
-
-def _slopes(blocks: Blocks, truth: Counts, groups: Flags, b: Floats) -> tuple[Floats, Floats]:
-    """First and second derivative of each group's loss at its own b, float64 (groups,) each."""
-    first, second = np.zeros(len(groups)), np.zeros(len(groups))
-    for rows, logits in blocks():
-        z = logits - logits.max(axis=1, keepdims=True)
-        right = z[np.arange(len(z)), truth[rows]]
-        for k, inside in enumerate(groups[:, rows]):
-            weights = np.exp(b[k] * z)
-            total = weights.sum(axis=1)
-            weights *= z
-            mean = weights.sum(axis=1) / total
-            square = np.einsum("ij,ij->i", weights, z) / total
-            first[k] += (mean - right)[inside].sum()
-            second[k] += (square - mean**2)[inside].sum()
-    return first, second
+    numbers, ends = np.arange(len(groups)), np.full(len(groups), np.log(HOTTEST))
+    root = find_root(find_slopes, (-ends, ends), args=(numbers,), tolerances={"xatol": 1e-7})
+    bound = np.where(find_slopes(ends, numbers) < 0, ends, -ends)
+    log_b = np.where(root.success, root.x, bound)
+    return np.exp(-np.where((groups & ~correct).any(axis=1), log_b, 0))
 
 
 def apply_temperatures(
-    blocks: Blocks,
-    truth: Counts,
-    answer: Counts,
-    temperatures: Floats,
+    blocks: Blocks, truth: Counts, answer: Counts, temperatures: Floats
 ) -> tuple[Floats, Floats]:
-    """Each image's loss and the score of its answer at its own temperature, float64 (n,) each."""
+    """Each image's loss and its answer's score at its own temperature, float64 (n,) each."""
     loss, score = np.empty(len(truth)), np.empty(len(truth))
     for rows, logits in blocks():
         z = logits / temperatures[rows, None]
