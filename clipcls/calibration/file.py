@@ -1,4 +1,4 @@
-"""A calibration's file: read, checked, and taken for a classifier."""
+"""Reads a calibration's file and checks that it fits a classifier."""
 
 from __future__ import annotations
 
@@ -25,20 +25,22 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration | MultiLabelCa
     """Reads a calibration's file, of the kind that its `format` names.
 
     Raises:
-        CalibrationError: it cannot be read, is no calibration, or is damaged.
+        CalibrationError: it cannot be read, is not a calibration, or is damaged.
     """
     name = os.fspath(path)
     data = read_json(name, CalibrationError)
     kind = _KINDS.get(str(data.get("format"))) if isinstance(data, dict) else None
     if kind is None:
         raise CalibrationError(
-            f"{name}: is no calibration of this version of clipcls; make it by `clipcls calibrate`"
+            f"{name}: is not a calibration of this version of clipcls; make one by "
+            "`clipcls calibrate`"
         )
     made_from = data.get("made_from")
     hashes = sorted(filter(None, made_from.split(","))) if isinstance(made_from, str) else None
-    found: Calibration | MultiLabelCalibration
     try:
-        found = build(kind, {**data, "identity": data, "made_from": hashes})
+        found: Calibration | MultiLabelCalibration = build(
+            kind, {**data, "identity": data, "made_from": hashes}
+        )
         damage = found.find_damage()
     except ValueError as error:
         damage = str(error)
@@ -52,7 +54,7 @@ def load_calibration(
     kind: type[CalibrationT],
     identity: Identity,
 ) -> CalibrationT | None:
-    """The calibration that a classifier is given, or its file's; None where it is given none.
+    """The calibration that a classifier is given, read if it is a file; None if it is given none.
 
     Raises:
         CalibrationError: it cannot be read, is of another kind, or is for another classifier.

@@ -3,8 +3,8 @@
 - The probability of label j is the logistic function of `slope` x (log odds of its score) +
   `offsets[j]`: Platt scaling (1999), with one slope for all labels. A normal prior holds each
   offset to their mean, so that labels with few images are not overrated.
-- A label's threshold is the geometric mean of two: the one with the best expected F1 over all labels
-  together and the one over its own images (expected under the probabilities, as the plug-in rule of
+- A label's threshold is the geometric mean of two: the one with the best expected F1 over all
+  labels together and the one over its own images (expected under the probabilities, as in
   Ye et al. 2012, arXiv 1206.4625). The first is best for micro F1 but misses rare labels, the
   second is best for those; research/multi-label.md has the figures.
 """

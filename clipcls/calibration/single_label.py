@@ -1,7 +1,4 @@
-"""`Calibration`: how to turn one label's score into a probability, and when to answer.
-
-`evaluation/calibrate.py` fits it.
-"""
+"""`Calibration`: a temperature that makes scores probabilities, thresholds, prediction sets."""
 
 from __future__ import annotations
 
@@ -21,13 +18,14 @@ __all__ = ["Calibration", "Threshold", "images_needed"]
 CONFIDENCE = 0.95
 
 _USUAL_ERROR = 0.05  # what people ask for first
-_COVERAGES = 20  # tried for `error`, equally spaced: fixed before any data is seen
+_COVERAGES = 20  # tried for `max_error`, equally spaced: fixed before any data is seen
 
 
 class Threshold(NamedTuple):
-    """Where answers begin: an image is answered if the model's own best score is above `score`.
+    """An image is answered if the model's own best score is above `score`.
 
-    `coverage` and `risk` are the calibration images' share above it and the share wrong of these.
+    `coverage` is the share of the calibration's images above it, `risk` the share of these that are
+    wrong.
     """
 
     score: float
@@ -37,13 +35,13 @@ class Threshold(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Calibration(BaseCalibration):
-    """What was learned from labelled images about a classifier's scores.
+    """A calibration of a classifier that gives one label per image.
 
     Attributes:
-        temperature: what logits are divided by.
-        thresholds: rows (score, above, wrong): of the images whose best score, by the model's own
-            softmax, is above `score`, how many they are and how many are wrong; by falling score,
-            at most 2,000, the last for all images.
+        temperature: the divisor of the logits.
+        thresholds: rows (score, above, wrong): how many images have a best score, by the model's
+            own softmax, above `score`, and how many of these are wrong; by falling score, at most
+            2,000, the last for all images.
         set_scores: rows (rank, score) of the sorted conformal scores; at most 2,000.
         identity, images, note, metrics, versions, made_from: see `BaseCalibration`; the metrics
             are `nll` and `ece`.
@@ -57,44 +55,40 @@ class Calibration(BaseCalibration):
     set_scores: tuple[tuple[int, float], ...]
 
     def for_coverage(self, coverage: float) -> Threshold:
-        """The highest threshold above which a new image lies with probability `coverage` at least.
+        """The highest threshold that a new image exceeds with at least probability `coverage`.
 
         Raises:
-            CalibrationError: `coverage` is no share above 0.
+            CalibrationError: `coverage` is not a share.
         """
-        if not 0 < coverage <= 1:
-            raise CalibrationError(f"a coverage of {coverage:g}: give a share above 0, at most 1")
+        _check_share("a coverage of", coverage)
         above = math.ceil(coverage * (self.images + 1) - 1e-9) - 1
         return self._threshold(next(row for row in self.thresholds if row[1] >= above))
 
     def for_error(self, max_error: float) -> Threshold:
         """The lowest threshold above which at most a share `max_error` of new images is wrong.
 
-        That holds with a confidence of 95 %: of 20 fixed coverages those are taken whose exact
-        binomial upper bound is low enough, each at 5 %/20, so that all 20 bounds hold together
-        (Learn then Test, Angelopoulos et al. 2021, arXiv 2110.01052; the aim is that of Geifman
-        and El-Yaniv 2017, arXiv 1705.08500).
+        That holds with 95 % confidence: each of 20 fixed coverages has an exact binomial upper
+        bound at 5 %/20, so that all 20 bounds hold together (Learn then Test, Angelopoulos et al.
+        2021, arXiv 2110.01052; the aim is that of Geifman and El-Yaniv 2017, arXiv 1705.08500).
 
         Raises:
-            CalibrationError: no coverage has so low a bound, or `max_error` is not between 0 and 1.
+            CalibrationError: no coverage has so low a bound, or `max_error` is not a share.
         """
-        _check_share("an error", max_error)
-        best = None
-        for bound, row in self._error_bounds():
-            if bound <= max_error:
-                best = row
-        if best is None:
-            least, row = min(self._error_bounds())
+        _check_share("an error of", max_error)
+        bounds = list(self._error_bounds())
+        promised = [row for bound, row in bounds if bound <= max_error]
+        if not promised:
+            least, row = min(bounds)
             raise CalibrationError(
                 f"an error of at most {max_error:g} cannot be promised from {self.images:,} "
                 f"images: the least with {CONFIDENCE:.0%} confidence is {_rounded_up(least):g}, "
                 f"answering {row[1] / self.images:.0%}; allow more error, or calibrate with more "
                 f"images ({images_needed(max_error):,} or more that are answered without a mistake)"
             )
-        return self._threshold(best)
+        return self._threshold(promised[-1])
 
     def _error_bounds(self) -> Iterator[tuple[float, tuple[float, int, int]]]:
-        """What error each of the fixed coverages promises, and its row of `thresholds`."""
+        """The error that each of the fixed coverages promises, and its row of `thresholds`."""
         for step in range(1, _COVERAGES + 1):
             row = next(row for row in self.thresholds if row[1] * _COVERAGES >= step * self.images)
             yield binomial_bound(row[2], row[1], (1 - CONFIDENCE) / _COVERAGES), row
@@ -128,8 +122,7 @@ class Calibration(BaseCalibration):
         """The conformal score up to which labels are in a set.
 
         Raises:
-            CalibrationError: there are too few images for this `alpha`, or it is not between 0
-                and 1.
+            CalibrationError: there are too few images for this `alpha`, or it is not a share.
         """
         _check_share("sets that miss at most", alpha)
         rank = threshold_rank(self.images, alpha)
@@ -150,7 +143,7 @@ class Calibration(BaseCalibration):
         ranks = [rank for rank, _ in self.set_scores]
         if not 0.99 / HOTTEST <= self.temperature <= 1.01 * HOTTEST:
             return f"`temperature` is not between {1 / HOTTEST:g} and {HOTTEST:g}"
-        # The last rows are of all images, so that whatever is asked for, some row has it.
+        # The last rows are for all images, so that some row always meets what is asked for.
         if (
             not above[-1:] == [self.images] == ranks[-1:]
             or not all(0 <= e <= k for k, e in zip(above, wrong, strict=True))
@@ -169,11 +162,10 @@ def _rounded_up(share: float) -> float:
 
 def images_needed(error: float) -> int:
     """How many images, all answered rightly, promise an error of at most this share."""
-    # Below a billionth no number of images is worth telling, and the quotient would overflow.
+    # Below a billionth no number of images is worth naming, and the quotient would overflow.
     return math.ceil(math.log((1 - CONFIDENCE) / _COVERAGES) / math.log1p(-max(error, 1e-9)))
 
 
 def _check_share(what: str, share: float) -> None:
-    """Refuses what is not between 0 and 1, which are left out."""
-    if not 0 < share < 1:
-        raise CalibrationError(f"{what} {share:g}: give a share between 0 and 1")
+    if not 0 < share <= 1:
+        raise CalibrationError(f"{what} {share:g}: give a share above 0, at most 1")

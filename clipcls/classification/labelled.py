@@ -1,15 +1,16 @@
-"""A classifier and labelled images -> their vectors and right classes."""
+"""Labelled images as a classifier sees them: their vectors and right classes."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.classification.multilabel import MultiLabelClassifier
 from clipcls.data.dataset import DatasetLike, make_dataset
 from clipcls.data.matching import Excluded, match_labels
 from clipcls.embeddings.cache import hash_image
@@ -18,8 +19,8 @@ from clipcls.labels.names import join_levels
 from clipcls.predictions import NO_CLASS
 
 if TYPE_CHECKING:
-    from clipcls.calibration.base import BaseCalibration
     from clipcls.classification.image_classifier import ImageClassifier
+    from clipcls.embeddings.embed import Embedded
 
 __all__ = [
     "Known",
@@ -28,6 +29,7 @@ __all__ = [
     "meanings",
     "own_names",
     "right_columns",
+    "watch_each",
 ]
 
 logger = logging.getLogger(__name__)
@@ -42,9 +44,9 @@ class Known:
     Attributes:
         paths: the images.
         vectors: float32 (n, dim), unit rows.
-        truth: for each image the class numbers that are right, at least one, unless images without
-            a label were asked for.
-        excluded: what of the data is not among them.
+        truth: for each image the class numbers that are right; at least one, but for a
+            `MultiLabelClassifier`.
+        excluded: the images that are left out.
         notes: why figures of these images are likely better than those of new ones.
     """
 
@@ -55,84 +57,101 @@ class Known:
     notes: tuple[str, ...] = ()
 
 
+def watch_each(
+    embedded: Iterable[Embedded | ImageError], watch: Watch | None
+) -> Iterator[Embedded | ImageError]:
+    """The images as they come; `watch` is called after each, with the error if it has one."""
+    for item in embedded:
+        yield item
+        if watch:
+            watch(item if isinstance(item, ImageError) else None)
+
+
 def embed_known(
-    classifier: ImageClassifier,
+    classifier: ImageClassifier | MultiLabelClassifier,
     data: DatasetLike,
     watch: Watch | None = None,
     *,
-    several: bool = False,
     alone: bool = False,
-    calibration: BaseCalibration | None = None,
 ) -> Known:
     """The vectors of labelled images, by the classifier's cache or model.
 
-    Warns of images that the classifier was learnt from or calibrated on: on them it looks better
-    than on new ones.
+    For a `MultiLabelClassifier` an image has all of its labels, which may be none; a label that is
+    not the classifier's counts as none. Logs a warning if the classifier was learnt from images of
+    these or calibrated on them, since on them it looks better than on new ones.
 
     Args:
         classifier: fitted.
         data: see `make_dataset`.
         watch: called after each image, with the `ImageError` if it could not be read.
-        several: whether an image is to be given all its labels, which may be none: so one that
-            has only labels nobody asked for counts as having none.
-        calibration: of the classifier, where that is not its own.
-        alone: whether a name above several labels is none of them, and not all of them; so it is
-            with `several`, since that one of a kind is right does not say that all are.
+        alone: refuse images with several labels, and take a name above several labels for none of
+            them instead of all. A `MultiLabelClassifier` does the latter too: that one label of a
+            kind is right does not mean that all are.
 
     Raises:
-        InputError: there is no labelled image that can be used.
+        InputError: no labelled image can be used.
     """
-    names = classifier.classes_.tolist()
-    right = every = meanings(classifier)
+    base = classifier.classifier if isinstance(classifier, MultiLabelClassifier) else classifier
+    several = base is not classifier
+    names = base.classes_.tolist()
+    right = every = meanings(base)
     if several or alone:
-        right = {name: (number,) for name, number in own_names(classifier).items()}
-    matched = match_labels(
-        make_dataset(data, unlabelled=several),
-        names,
-        right,
-        several=several,
-        above=every if several else None,
-    )
+        right = {name: (number,) for name, number in own_names(base).items()}
+    dataset = make_dataset(data, unlabelled=several)
+    matched = match_labels(dataset, names, right, several=several, above=every if several else None)
+    for path, classes in zip(matched.paths, matched.truth, strict=True):
+        if alone and len(classes) > 1:
+            found = ", ".join(repr(names[number]) for number in classes)
+            raise InputError(
+                f"{dataset.source}: {path} has the labels {found}; to learn from it, keep one"
+            )
     unreadable = list(matched.excluded.unreadable)
     if watch:
         for error in unreadable:
             watch(error)
     paths, vectors, truth = [], [], []
-    for path, classes, item in zip(
-        matched.paths, matched.truth, classifier.embed(matched.paths), strict=True
-    ):
+    embedded = watch_each(base.embed(matched.paths), watch)
+    for path, classes, item in zip(matched.paths, matched.truth, embedded, strict=True):
         if isinstance(item, ImageError):
             unreadable.append(item)
         else:
             paths.append(path)
             vectors.append(item.vector)
             truth.append(classes)
-        if watch:
-            watch(item if isinstance(item, ImageError) else None)
     if not vectors:
         raise InputError(f"no image could be read; the first: {unreadable[0]}")
-    calibration = calibration or classifier.calibration_
-    learnt = sum(classifier.given_class(path) not in (None, NO_CLASS) for path in paths)
-    seen = {"the classifier was learnt": learnt}
-    if calibration:
-        known = sum(calibration.knows(hash_image(classifier.cache_, path)) for path in paths)
-        seen["the calibration was made"] = known
-    notes = tuple(
-        f"{what} from {count:,} of these {len(paths):,} images, so on new ones it is likely worse"
-        for what, count in seen.items()
-        if count
-    )
-    for note in notes:
-        logger.warning("%s; take others", note)
     present = {number for classes in truth for number in classes}
-    if classifier.reject:
+    if base.reject:
         present.add(len(names) - 1)  # nobody expects images of it
     excluded = replace(
         matched.excluded,
         unreadable=tuple(unreadable),
         without_images=tuple(name for n, name in enumerate(names) if n not in present),
     )
+    notes = tuple(_note_seen(classifier, base, paths))
+    for note in notes:
+        logger.warning("%s; take others", note)
     return Known(tuple(paths), np.stack(vectors), tuple(truth), excluded, notes)
+
+
+def _note_seen(
+    classifier: ImageClassifier | MultiLabelClassifier,
+    base: ImageClassifier,
+    paths: Sequence[str],
+) -> Iterator[str]:
+    """Sentences on images that the classifier or its calibration has seen."""
+    seen = {
+        "the classifier was learnt": (base.given_class(p) not in (None, NO_CLASS) for p in paths)
+    }
+    if calibration := classifier.calibration_:
+        hashes = (hash_image(base.cache_, path) for path in paths)
+        seen["the calibration was made"] = (calibration.knows(digest) for digest in hashes)
+    for what, flags in seen.items():
+        if count := sum(flags):
+            yield (
+                f"{what} from {count:,} of these {len(paths):,} images, so on new ones it is "
+                "likely worse"
+            )
 
 
 def right_columns(truth: Sequence[tuple[int, ...]], n_classes: int) -> NDArray[np.bool_]:
@@ -144,7 +163,7 @@ def right_columns(truth: Sequence[tuple[int, ...]], n_classes: int) -> NDArray[n
 
 
 def own_names(classifier: ImageClassifier) -> dict[str, int]:
-    """What means one class alone: its name and, in a hierarchy, its path as it is written."""
+    """The number of each class by its name and, in a hierarchy, by its path as it is written."""
     found = {name: number for number, name in enumerate(classifier.classes_.tolist())}
     if classifier.hierarchy_ is None:
         return found
@@ -153,14 +172,14 @@ def own_names(classifier: ImageClassifier) -> dict[str, int]:
 
 
 def meanings(classifier: ImageClassifier) -> dict[str, tuple[int, ...]]:
-    """What a label of labelled data means: its name -> the class numbers that are right.
+    """The class numbers that each label of labelled data means.
 
     In a hierarchy every node has a name: see `Hierarchy.meanings`.
     """
-    names: dict[str, tuple[int, ...]] = {
-        name: (number,) for number, name in enumerate(classifier.classes_.tolist())
+    own: dict[str, tuple[int, ...]] = {
+        name: (number,) for name, number in own_names(classifier).items()
     }
     if classifier.hierarchy_ is None:
-        return names
+        return own
     level = classifier.head_.level or classifier.hierarchy_.levels[-1]
-    return classifier.hierarchy_.meanings(level) | names
+    return classifier.hierarchy_.meanings(level) | own

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipcls.classification.labelled import meanings, own_names
+from clipcls.classification.labelled import meanings
 from clipcls.data.images import decode_image, read_bytes
 from clipcls.data.inputs import has_no_file, open_input
 from clipcls.errors import ClipclsError, ImageError, LabelsError, OutputError, os_reason
@@ -177,8 +177,6 @@ def _in_the_image(
 
 def _numbers(classifier: ImageClassifier, label: str) -> tuple[int, ...]:
     """The classes that a name or a path of the hierarchy stands for."""
-    if (number := own_names(classifier).get(label)) is not None:
-        return (number,)
     if label not in (found := meanings(classifier)):
         raise LabelsError(f"{label!r} is none of the labels")
     return found[label]

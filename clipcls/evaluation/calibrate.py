@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.calibration.base import check_images, check_uncalibrated, collect_versions
+from clipcls.calibration.base import collect_versions
 from clipcls.calibration.conformal import rank_scores
 from clipcls.calibration.multilabel import (
     DEFAULT_THRESHOLD,
@@ -39,7 +39,7 @@ from clipcls.classification.multilabel import MultiLabelClassifier
 from clipcls.data.dataset import DatasetLike
 from clipcls.data.matching import Excluded
 from clipcls.embeddings.cache import hash_image
-from clipcls.errors import not_fitted
+from clipcls.errors import CalibrationError, InputError, not_fitted
 from clipcls.evaluation.evaluate import compute_outcomes
 from clipcls.metrics.intervals import Flags, Floats
 from clipcls.metrics.multilabel import f1_scores
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = ["calibrate", "calibrate_vectors"]
 
+_LEAST_IMAGES = 10
 _FOLDS = 5
 _ROWS = 2000  # of a table in the file
 _LOGITS_KEPT = 20_000_000
@@ -96,18 +97,20 @@ def calibrate(
     """
     if not classifier.__sklearn_is_fitted__():
         raise not_fitted(classifier)
-    check_uncalibrated(classifier.calibration_)
+    if classifier.calibration_ is not None:
+        raise CalibrationError("this classifier is calibrated already; take one without")
+    known = embed_known(classifier, data, watch)
+    if (n := len(known.paths)) < _LEAST_IMAGES:
+        raise InputError(f"too few labelled images to calibrate: {n}; give {_LEAST_IMAGES} or more")
     found: Calibration | MultiLabelCalibration
     if isinstance(classifier, MultiLabelClassifier):
-        base = classifier.classifier
-        known = embed_known(base, data, watch, several=True)
+        cache = classifier.classifier.cache_
         truth = right_columns(known.truth, len(classifier.classes_))
         found = _calibrate_labels(classifier, classifier.scores(known.vectors), truth)
     else:
-        base = classifier
-        known = embed_known(base, data, watch)
-        found = calibrate_vectors(base, known.vectors, known.truth)
-    return found.keep_images(hash_image(base.cache_, path) for path in known.paths), known.excluded
+        cache = classifier.cache_
+        found = calibrate_vectors(classifier, known.vectors, known.truth)
+    return found.keep_images(hash_image(cache, path) for path in known.paths), known.excluded
 
 
 def calibrate_vectors(
@@ -121,12 +124,8 @@ def calibrate_vectors(
         classifier: fitted, without a calibration.
         vectors: float32 (n, dim), unit rows.
         truth: for each image the class numbers that are right, at least one.
-
-    Raises:
-        InputError: there are fewer than 10 images.
     """
     n = len(vectors)
-    check_images(n)
     outcomes = compute_outcomes(classifier, vectors, truth)
     blocks = _remembered(classifier, vectors)
     folds = _draw_folds(n)
@@ -197,7 +196,6 @@ def _calibrate_labels(
 ) -> MultiLabelCalibration:
     """From the scores and right labels of images, (n, n_classes) each."""
     n = len(scores)
-    check_images(n)
     odds = log_odds(np.log(scores))
     slope, offsets = fit_probabilities(odds, truth)
     held_out, given = np.empty_like(odds), np.empty_like(truth)

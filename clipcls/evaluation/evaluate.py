@@ -130,10 +130,9 @@ def evaluate(
     """
     if not classifier.__sklearn_is_fitted__():
         raise not_fitted(classifier)
+    known = embed_known(classifier, data, watch)
     outcomes: Outcomes | MultiLabelOutcomes
     if isinstance(classifier, MultiLabelClassifier):
-        base, calibration = classifier.classifier, classifier.calibration_
-        known = embed_known(base, data, watch, several=True, calibration=calibration)
         scores, labels = classifier.scores(known.vectors), classifier.classes_.tolist()
         outcomes = MultiLabelOutcomes(
             scores,
@@ -148,7 +147,6 @@ def evaluate(
             )
         )
     else:
-        known = embed_known(classifier, data, watch)
         outcomes = compute_outcomes(classifier, known.vectors, known.truth)
         classes = outcomes.class_metrics()
     return Evaluation(

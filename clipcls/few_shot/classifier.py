@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.calibration.base import Identity, collect_versions
 from clipcls.classification.image_classifier import ImageClassifier
 from clipcls.classification.labelled import own_names
 from clipcls.classification.zero_shot import ZeroShotClassifier
@@ -26,14 +27,8 @@ from clipcls.few_shot.file import (
     describe_cross_validation,
     describe_method,
     read_classifier,
-    versions,
 )
-from clipcls.few_shot.training_data import (
-    find_copies,
-    name_labels,
-    refuse_several_labels,
-    warn_of_copies,
-)
+from clipcls.few_shot.training_data import find_copies, name_labels, warn_of_copies
 from clipcls.labels.label_set import Label, LabelSet, LabelsLike, log_warnings, make_labels
 from clipcls.labels.prompts import PromptSet, make_prompts
 from clipcls.models.backend import Backend
@@ -41,7 +36,6 @@ from clipcls.models.encoder import Encoder
 from clipcls.predictions import NO_CLASS, UNKNOWN
 
 if TYPE_CHECKING:
-    from clipcls.calibration.base import Identity
     from clipcls.calibration.single_label import Calibration
     from clipcls.classification.labelled import Known
     from clipcls.data.matching import Excluded
@@ -140,7 +134,6 @@ class FewShotClassifier(ImageClassifier):
 
             data = make_dataset(X)
             zero_shot = self._zero_shot(list(dict.fromkeys(name_labels(data))))
-            refuse_several_labels(data, zero_shot)
             from clipcls.classification.labelled import embed_known
 
             known: Known = embed_known(zero_shot, data, watch, alone=True)
@@ -237,7 +230,7 @@ class FewShotClassifier(ImageClassifier):
             method=describe_method(self.probe_),
             cross_validation=describe_cross_validation(self.probe_),
             outshouted=int((counts[answers] == 0).sum()),
-            versions=versions(),
+            versions=collect_versions("scikit-learn"),
             paths=zero_shot.hierarchy_.levels[-1].paths if zero_shot.hierarchy_ else (),
             levels=zero_shot.hierarchy_.level_names if zero_shot.hierarchy_ else (),
         )
@@ -371,8 +364,6 @@ class FewShotClassifier(ImageClassifier):
     @property
     def identity_(self) -> Identity:
         """What a calibration of this classifier is made for."""
-        from clipcls.calibration.base import Identity
-
         learnt = self.learnt_
         return Identity(
             learnt.model,

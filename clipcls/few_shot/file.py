@@ -33,7 +33,6 @@ __all__ = [
     "describe_cross_validation",
     "describe_method",
     "read_classifier",
-    "versions",
 ]
 
 HASH_BYTES = 8  # that are kept of an image file's SHA-256
@@ -217,17 +216,3 @@ def read_classifier(path: str | os.PathLike[str]) -> tuple[Learnt, dict[str, NDA
     except (KeyError, ValueError) as error:
         raise ClassifierError(f"{name}: is a damaged classifier ({error}); fit anew") from error
     return learnt, tensors
-
-
-def versions() -> dict[str, str]:
-    """Of what makes a classifier."""
-    import importlib.metadata
-
-    from clipcls import __version__
-
-    names = ("open_clip_torch", "scikit-learn")
-    return {
-        "clipcls": __version__,
-        "numpy": np.__version__,
-        **{name: importlib.metadata.version(name) for name in names},
-    }

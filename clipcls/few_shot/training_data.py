@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.classification.labelled import own_names
-from clipcls.errors import InputError
 from clipcls.predictions import UNKNOWN
 
 if TYPE_CHECKING:
-    from clipcls.classification.image_classifier import ImageClassifier
     from clipcls.data.dataset import Dataset
 
-__all__ = ["find_copies", "name_labels", "refuse_several_labels", "warn_of_copies"]
+__all__ = ["find_copies", "name_labels", "warn_of_copies"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,21 +62,3 @@ def name_labels(data: Dataset) -> list[str]:
     """
     names = [label for labels in data.labels for label in labels if label != UNKNOWN]
     return [name.replace("_", " ") for name in names] if data.folders else names
-
-
-def refuse_several_labels(data: Dataset, classifier: ImageClassifier) -> None:
-    """Refuses an image with more than one of a classifier's labels.
-
-    Raises:
-        InputError: there is one.
-    """
-    from clipcls.data.matching import match_labels
-
-    alone = {name: (number,) for name, number in own_names(classifier).items()}
-    matched = match_labels(data, classifier.classes_.tolist(), alone)
-    for path, classes in zip(matched.paths, matched.truth, strict=True):
-        if len(classes) > 1:
-            names = ", ".join(repr(str(classifier.classes_[number])) for number in classes)
-            raise InputError(
-                f"{data.source}: {path} has the labels {names}; to learn from it, keep one"
-            )

@@ -188,5 +188,5 @@ def test_what_is_for_something_else_is_refused_and_says_why(
 
 
 def test_too_few_images(base: ZeroShotClassifier, paint: Paint) -> None:
-    with pytest.raises(InputError, match="9 labelled images are too few"):
+    with pytest.raises(InputError, match="too few labelled images to calibrate: 9"):
         calibrate(MultiLabelClassifier(base).fit(), painted(paint)[:9])

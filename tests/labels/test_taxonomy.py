@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp, softmax
 
-from clipcls import Abstain, ZeroShotClassifier, calibrate, evaluate
+from clipcls import Abstain, MultiLabelClassifier, ZeroShotClassifier, calibrate, evaluate
 from clipcls.classification.labelled import embed_known
 from clipcls.errors import CalibrationError, LabelsError
 from clipcls.labels.label_set import Label, make_labels, read_labels
@@ -284,11 +284,12 @@ def test_where_a_label_means_itself_alone_a_path_does_too(
         (paint("1.png", "red"), ["red", "warm > yellow"]),
         (paint("2.png", "blue"), ["Cold > Blue", "cold"]),
     ]
-    known = embed_known(classifier, data, several=True)
+    several = MultiLabelClassifier(classifier).fit()
+    known = embed_known(several, data)
     assert known.truth == ((0, 1), (3,))
     assert known.excluded.no_labels == {"cold": 1}
     data = [*data, (paint("3.png", "blue"), ["cold"]), (paint("4.png", "blue"), ["pink"])]
-    known = embed_known(classifier, data, several=True)
+    known = embed_known(several, data)
     assert known.truth == ((0, 1), (3,), ())
     assert (known.excluded.as_none, known.excluded.left_out) == (1, 1)
 
