@@ -22,10 +22,12 @@ Each message is one line that names the file or value and says what to do about 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import sys
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,7 @@ __all__ = [
     "is_control",
     "not_fitted",
     "os_reason",
+    "require_extra",
 ]
 
 
@@ -214,6 +217,24 @@ def install_command(extra: str) -> str:
     if importlib.util.find_spec("pip") is None:
         pip = f"uv pip install --python {python}"
     return " ".join([pip, *packages])
+
+
+@contextlib.contextmanager
+def require_extra(extra: str, what: str) -> Iterator[None]:
+    """Around the imports of an optional package.
+
+    Args:
+        extra: one of the extras in pyproject.toml, e.g. "serve".
+        what: what needs the package.
+
+    Raises:
+        InputError: the package is missing; the message has the command that installs it.
+    """
+    try:
+        yield
+    except ImportError as error:
+        package = error.name or "more packages"
+        raise InputError(f"{what} needs {package}: {install_command(extra)}") from error
 
 
 _REASONS = {

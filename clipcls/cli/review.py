@@ -90,13 +90,17 @@ def command(
       clipcls sort cat.reviewed.csv --into sorted/
       clipcls fit cat.corrections.csv --labels labels.txt -o cat.safetensors
     """
-    from clipcls.errors import printable
+    from clipcls.errors import printable, require_extra
     from clipcls.labels.label_set import log_warnings, read_labels
     from clipcls.output.reader import read_results
     from clipcls.web.review.annotations import Corrections
-    from clipcls.web.review.app import ReviewApp
     from clipcls.web.review.files import ReviewFiles
     from clipcls.web.review.session import Review
+
+    with require_extra("review", "review"):
+        import uvicorn  # noqa: F401
+
+        from clipcls.web.review.app import ReviewApp
 
     found = read_results(results, root)
     labels = read_labels(learning.labels) if learning.labels else None
@@ -153,8 +157,8 @@ def command(
 
 def _run(console: Console, app: ReviewApp, page: _Page) -> None:
     """Serve the page until it says that the review is finished, or Ctrl-C."""
+    from clipcls.web.connections import run
     from clipcls.web.local_server import Guard, OneTimeLink
-    from clipcls.web.run import run
 
     access = OneTimeLink()
 

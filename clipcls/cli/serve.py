@@ -18,10 +18,11 @@ from clipcls.cli.groups import option
 from clipcls.cli.label_settings import CalibratedLabelSettings
 from clipcls.cli.options import ModelSettings, quiet_option
 from clipcls.cli.param_types import FILE, NumberRange
+from clipcls.errors import require_extra
 
 if TYPE_CHECKING:
     from clipcls.web.connections import Network
-    from clipcls.web.serve.questions import Limits
+    from clipcls.web.serve.schemas import Limits
 
 _TOKEN_VARIABLE = "CLIPCLS_TOKEN"
 _MEGABYTE = 1 << 20
@@ -33,6 +34,16 @@ def _check_host(name: str) -> str:
             f"{name!r} is not a name alone; leave out scheme, port and path (app.example)"
         )
     return name
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a server at this host is reached from this machine alone."""
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _parse_network(name: str) -> Network:
@@ -117,15 +128,13 @@ class _Access(groups.Settings):
         Raises:
             click.UsageError: it is none, or missing where other machines may ask.
         """
-        from clipcls.web.local_server import is_loopback
-
         token, where = os.environ.get(_TOKEN_VARIABLE), _TOKEN_VARIABLE
         if self.token_file is not None:
             token, where = "", str(self.token_file)
             with contextlib.suppress(UnicodeDecodeError):
                 token = self.token_file.read_text().strip()
         if token is None:
-            if self.insecure or is_loopback(self.host):
+            if self.insecure or _is_loopback(self.host):
                 return None
             raise click.UsageError(
                 f"--host {self.host} lets other machines ask: give a token (--token-file, or "
@@ -180,7 +189,7 @@ class _Load(groups.Settings):
 
     def limits(self) -> Limits:
         """What one request may ask for, and all together."""
-        from clipcls.web.serve.questions import Limits
+        from clipcls.web.serve.schemas import Limits
 
         return Limits(
             bytes=self.max_bytes,
@@ -222,29 +231,18 @@ def command(
     token = access.read_token()
     if load.max_images > load.max_queue:
         raise click.UsageError("--max-images is more than --max-queue has room for")
-    try:
-        from clipcls.web.connections import Bounds
+    with require_extra("serve", "serve"):
+        from clipcls.web.connections import Bounds, run
         from clipcls.web.serve.app import make_app
-        from clipcls.web.serve.metrics import Counts
-    except ImportError as error:
-        from clipcls.errors import InputError, install_command
-
-        raise InputError(
-            f"serve needs {error.name or 'more packages'}: {install_command('serve')}"
-        ) from error
-    from clipcls.web.local_server import is_loopback
-    from clipcls.web.run import run
-    from clipcls.web.serve.fetch import Fetcher
-    from clipcls.web.serve.service import Service
+        from clipcls.web.serve.fetch import Fetcher
+        from clipcls.web.serve.service import Service
 
     fitted = labels.open_classifier(names, model.arguments(), labels.calibration)
-    counts = Counts()
     service = Service(
         fitted,
         limits=load.limits(),
         max_batch=load.max_batch,
         max_wait=load.max_wait / 1000,
-        figures=counts,
     )
     fetcher = None
     if access.allow_url:
@@ -258,11 +256,10 @@ def command(
         service.warm()
         app = make_app(
             service,
-            counts,
             fetcher=fetcher,
             token=token,
             hosts=(*access.allow_host, access.host),
-            any_address=not is_loopback(access.host),
+            any_address=not _is_loopback(access.host),
             origins=access.allow_origin,
         )
         return run(

@@ -1,7 +1,7 @@
-"""What all requests of a server may hold together: images in work, and bytes of bodies.
+"""Admission control: bounds on what all requests together may hold, images in work and bytes.
 
-A request takes places once its images have arrived, so a slow upload holds none. Its bytes count
-from the first one, and a slow upload makes way when others need the room.
+A request takes places for its images once all of them have arrived, so a slow upload takes none.
+Its bytes count from the first one; a slow upload is given up when others need the room.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 
 __all__ = ["BusyError", "Pace", "Queue", "Ticket"]
 
-_SLOW = 32_000  # bytes a second
+_SLOW = 32_000  # bytes per second
 _GRACE = 2.0  # seconds
 
 
 class BusyError(Exception):
-    """No room for a request now; there may be some in `retry_after` seconds."""
+    """There is no room for a request now, but perhaps in `retry_after` seconds."""
 
     def __init__(self, retry_after: int) -> None:
         super().__init__("too much is waiting already; try again later")
@@ -33,7 +33,7 @@ class Pace:
         self.slow_from = time.monotonic() + _GRACE
 
     def add(self, size: int) -> None:
-        """Counts bytes that have just arrived."""
+        """Count bytes that have just arrived."""
         now = time.monotonic()
         self.slow_from = min(now + _GRACE, max(now, self.slow_from) + size / _SLOW)
 
@@ -44,18 +44,18 @@ class Pace:
 
 
 class Queue:
-    """Bounds the images that are accepted and not answered, and the bytes of bodies.
+    """The images that are accepted and not answered, and the bytes of bodies, within bounds.
 
     Args:
-        images: the most images.
-        held: the most bytes.
+        most_images: the most images.
+        most_bytes: the most bytes.
     """
 
-    def __init__(self, images: int, held: int) -> None:
-        self._most_images, self._most_held = images, held
-        self._uploads: set[Ticket] = set()
+    def __init__(self, most_images: int, most_bytes: int) -> None:
+        self.most_images, self._most_bytes = most_images, most_bytes
+        self.uploads: set[Ticket] = set()
         self.images = self.held = 0
-        self.rate = 10.0  # images answered a second, lately
+        self.rate = 10.0  # images answered per second, lately
 
     @contextmanager
     def ticket(self, expected_bytes: int = 0) -> Iterator[Ticket]:
@@ -67,38 +67,28 @@ class Queue:
         Raises:
             BusyError: the queue is full already.
         """
-        if self.images >= self._most_images:
+        if self.images >= self.most_images:
             raise self.busy()
-        self._make_room(expected_bytes)
+        self.make_room(expected_bytes)
         ticket = Ticket(self)
-        self._uploads.add(ticket)
+        self.uploads.add(ticket)
         try:
             yield ticket
         finally:
-            self._uploads.discard(ticket)
+            self.uploads.discard(ticket)
             self.images -= ticket.images
             self.held -= ticket.bytes
 
-    def admit(self, ticket: Ticket, images: int) -> None:
-        """Takes places for a request whose images have arrived, or raises `BusyError`."""
-        if self.images + images > self._most_images:
-            raise self.busy()
-        self._uploads.discard(ticket)
-        self.images += images
-        ticket.images += images
+    def make_room(self, size: int, asking: Ticket | None = None) -> None:
+        """Give up slow uploads, the largest first, if that frees enough bytes.
 
-    def hold(self, ticket: Ticket, size: int) -> None:
-        """Counts bytes before they are kept, or raises `BusyError`."""
-        self._make_room(size, ticket)
-        self.held += size
-        ticket.bytes += size
-
-    def _make_room(self, size: int, asking: Ticket | None = None) -> None:
-        """Gives up slow uploads, the largest first, where that frees enough bytes."""
-        short = self.held + size - self._most_held
+        Raises:
+            BusyError: it does not.
+        """
+        short = self.held + size - self._most_bytes
         if short <= 0:
             return
-        slow = [ticket for ticket in self._uploads if ticket.pace.is_slow and ticket is not asking]
+        slow = [ticket for ticket in self.uploads if ticket.pace.is_slow and ticket is not asking]
         if short > sum(ticket.bytes for ticket in slow):
             raise self.busy()
         slow.sort(key=lambda ticket: ticket.bytes)
@@ -107,16 +97,16 @@ class Queue:
             short -= ticket.bytes
             self.held -= ticket.bytes
             ticket.bytes = 0
-            self._uploads.discard(ticket)
-            if ticket.give_up:
-                ticket.give_up()
+            self.uploads.discard(ticket)
+            ticket.is_given_up = True
+            ticket.give_up()
 
     def busy(self) -> BusyError:
         """An error that says when what waits now will be done."""
         return BusyError(min(60, max(1, math.ceil(self.images / self.rate))))
 
     def learn(self, images: int, seconds: float) -> None:
-        """Takes a batch into account for the rate."""
+        """Take a batch into account for the rate."""
         self.rate += 0.1 * (images / max(seconds, 1e-6) - self.rate)
 
 
@@ -125,20 +115,28 @@ class Ticket:
     """What one request holds in a `Queue`.
 
     Attributes:
-        give_up: called when its upload has to make way.
+        give_up: called when its upload is given up.
+        is_given_up: whether it was.
     """
 
     queue: Queue
     images: int = 0
     bytes: int = 0
     pace: Pace = field(default_factory=Pace)
-    give_up: Callable[[], object] | None = None
+    give_up: Callable[[], object] = lambda: None
+    is_given_up: bool = False
 
     def admit(self, images: int) -> None:
-        """Takes a place for each image, all of which have arrived, or raises `BusyError`."""
-        self.queue.admit(self, images)
+        """Take a place for each image, all of which have arrived, or raise `BusyError`."""
+        if self.queue.images + images > self.queue.most_images:
+            raise self.queue.busy()
+        self.queue.uploads.discard(self)
+        self.queue.images += images
+        self.images += images
 
     def add_bytes(self, size: int) -> None:
-        """Counts bytes that have arrived before they are kept, or raises `BusyError`."""
+        """Count bytes that have arrived before they are kept, or raise `BusyError`."""
         self.pace.add(size)
-        self.queue.hold(self, size)
+        self.queue.make_room(size, self)
+        self.queue.held += size
+        self.bytes += size

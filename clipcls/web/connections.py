@@ -1,40 +1,44 @@
-"""uvicorn's server with bounds that it lacks: on connections, and on how long they may take.
+"""uvicorn's server with limits that it lacks: on connections, and on how long they may take.
 
-- Headers have 10 seconds, a body has `Bounds.seconds`, and so has the client to take its answer,
+- Headers have 10 seconds. A body has `Bounds.seconds`, and so has the client to take its answer,
   whatever else arrives meanwhile; uvicorn itself only closes connections that are silent between
   requests.
-- The number of connections has a limit per client and one in total. At the limit a newcomer takes
-  the place of a connection that is idle or slow; requests that have arrived are never given up.
-- Behind a proxy that is trusted, requests are counted by `X-Forwarded-For` instead.
+- The number of connections has a limit per client and one in total. At the limit a new connection
+  replaces one that is idle or slow; requests that have arrived are never given up.
+- Behind a trusted proxy, requests are counted by the client in `X-Forwarded-For` instead.
 """
 
 from __future__ import annotations
 
 import asyncio
+import http
 import ipaddress
-import json
+import signal
+import socket
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import h11
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from clipcls.web import local_server
+from clipcls.errors import ServerError
 from clipcls.web.admission import Pace
-from clipcls.web.local_server import Receive, Scope, Send
+from clipcls.web.local_server import problem
 
-__all__ = ["BoundedServer", "Bounds", "Network"]
+__all__ = ["BoundedServer", "Bounds", "Network", "run"]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _HEADER_SECONDS = 10.0
 _TOTAL = 512
-_LINGER = 1.0  # seconds that a refused client has to read why
+_LINGER = 1.0  # seconds that a refused client has to read the reason
 _MOST_LINGERING = 64
 _CROWDED = "too many connections; close some or try again later"
 
@@ -44,15 +48,69 @@ class Bounds:
     """What the connections of a server may take.
 
     Attributes:
-        per_client: connections from one IPv4 address or IPv6 /64 network, or requests at a time by
-            one client of a proxy.
-        seconds: for a body to arrive, and for an answer to be made and taken (twice that).
+        per_client: connections per IPv4 address or IPv6 /64 network, or requests at a time per
+            client of a proxy.
+        seconds: for a body to arrive; twice that for an answer to be made and taken.
         proxies: addresses whose `X-Forwarded-For` is believed.
     """
 
     per_client: int = 128
     seconds: float = 60.0
     proxies: tuple[Network, ...] = ()
+
+
+def run(
+    app: ASGIApp,
+    *,
+    ready: Callable[[str], None],
+    host: str = "127.0.0.1",
+    port: int = 0,
+    grace: float = 5.0,
+    bounds: Bounds | None = None,
+) -> int:
+    """Serve until SIGINT or SIGTERM; what was accepted by then is finished.
+
+    A second signal ends it without waiting.
+
+    Args:
+        app: an ASGI application without websockets.
+        ready: called with the URL once it answers.
+        host: the address to listen on.
+        port: the port; 0 takes a free one.
+        grace: how long requests may take to finish after the signal, seconds.
+        bounds: of its connections; None: the defaults.
+
+    Returns:
+        the exit status: 130 after SIGINT, else 0.
+
+    Raises:
+        ServerError: the server cannot listen on this address.
+    """
+    with _listen(host, port) as listening:
+        name = f"[{host}]" if ":" in host else host
+        url = f"http://{name}:{listening.getsockname()[1]}"
+        server = BoundedServer(app, bounds or Bounds(), grace, lambda: ready(url))
+        server.run([listening])
+    return 130 if server.interrupted else 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listening = socket.socket(family, kind, protocol)
+        try:
+            if sys.platform != "win32":  # where it would let two programs share the port
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+        except OSError:
+            listening.close()
+            raise
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        cure = "choose another with --port, or 0 for any that is free" if port else "see --host"
+        raise ServerError(f"cannot listen on {host}:{port} ({reason}); {cure}") from error
+    return listening
 
 
 class BoundedServer(uvicorn.Server):
@@ -62,26 +120,51 @@ class BoundedServer(uvicorn.Server):
         app: an ASGI application without websockets.
         bounds: of its connections.
         grace: how long requests may take to finish once it is told to stop, seconds.
+        ready: called once it answers.
+
+    Attributes:
+        interrupted: whether SIGINT ended it.
     """
 
-    def __init__(self, app: local_server.App, bounds: Bounds, grace: float = 5.0) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        bounds: Bounds,
+        grace: float = 5.0,
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
         if bounds.proxies:
-            app = _ForwardedClients(app, bounds)
+            limited: Any = _ClientLimit(app, bounds.per_client)
+            app = ProxyHeadersMiddleware(limited, [str(n) for n in bounds.proxies])  # type: ignore[assignment]
         config = uvicorn.Config(
             app,
             http=partial(_Connection, bounds, _Connections(bounds)),  # type: ignore[arg-type]
             access_log=False,
             log_config=None,
-            log_level="critical",  # a line for each request that is no HTTP helps nobody
+            log_level="critical",  # a line for each request that is not HTTP helps nobody
             server_header=False,
             proxy_headers=False,
             ws="none",
             timeout_graceful_shutdown=max(1, round(grace)),
         )
         super().__init__(config)
+        self._ready = ready
+        self.interrupted = False
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Stop; uvicorn's own handler raises the signal again at the end, which shows a trace."""
+        self.interrupted |= sig == signal.SIGINT
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and report it."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: ends connections whose time is up."""
+        """End connections whose time is up, ten times a second."""
         now = asyncio.get_running_loop().time()
         for connection in list(self.server_state.connections):
             if isinstance(connection, _Connection):
@@ -99,9 +182,9 @@ class _Connections:
         self._by_client: defaultdict[str, set[_Connection]] = defaultdict(set)
 
     def add(self, connection: _Connection) -> bool:
-        """Whether the connection has a place, which a slow one may have had to leave."""
+        """Whether the connection gets a place; it may replace a slow one."""
         groups = [(self._all, self.most)]
-        if not _is_proxy(connection.address, self._bounds.proxies):
+        if not connection.is_proxy:
             groups.insert(0, (self._by_client[connection.client_key], self._bounds.per_client))
         for group, most in groups:
             if len(group) >= most:
@@ -114,7 +197,7 @@ class _Connections:
         return True
 
     def discard(self, connection: _Connection) -> None:
-        """Frees a connection's place, if it has one."""
+        """Free the connection's place, if it has one."""
         self._all.discard(connection)
         own = self._by_client[connection.client_key]
         own.discard(connection)
@@ -133,35 +216,39 @@ class _Connection(H11Protocol):
         self._deadline = self.loop.time() + _HEADER_SECONDS
         self._is_refused = False
         self.pace = Pace()
-        self.address = self.client_key = ""
+        self.client_key = ""
+        self.is_proxy = False
 
     @property
     def is_slow(self) -> bool:
-        """Whether it waits for its client alone: for a request, or for an answer to be taken."""
+        """Whether it waits for its client alone: to send a request, or to take an answer."""
         waits = self.conn.their_state in (h11.IDLE, h11.SEND_BODY) or self.transport.is_closing()
         return waits and self.pace.is_slow
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accepts the connection, or answers that there are too many."""
+        """Accept the connection, or answer that there are too many."""
         super().connection_made(transport)
-        self.address = self.client[0] if self.client else ""
-        self.client_key = _client_key(self.address)
+        if self.client:
+            address = _parse_address(self.client[0])
+            self.client = (str(address), self.client[1])
+            self.client_key = _client_key(self.client[0])
+            self.is_proxy = any(address in network for network in self._bounds.proxies)
         if not self._table.add(self):
             self.refuse(503, _CROWDED)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Frees the connection's place."""
+        """Free the connection's place."""
         self._table.discard(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Takes bytes, unless it has given up listening."""
+        """Take bytes, unless the connection was refused."""
         if not self._is_refused:
             self.pace.add(len(data))
             super().data_received(data)
 
     def handle_events(self) -> None:
-        """Takes what has arrived; where that ends a phase, the next one gets its deadline."""
+        """Take what has arrived; where that ends a phase, the next one gets its deadline."""
         super().handle_events()
         state = self.conn.their_state
         phase = None if state is h11.IDLE else (self.cycle, state is h11.SEND_BODY)
@@ -174,26 +261,24 @@ class _Connection(H11Protocol):
             if not self.transport.get_write_buffer_size():  # else an answer is still being taken
                 seconds = _HEADER_SECONDS
         elif state is h11.SEND_BODY:
-            seconds += 1.0  # the application's own limit says more
+            seconds += 1.0  # the application's own limit has the better message
         else:
             seconds *= 2
         self._deadline = self.loop.time() + seconds
 
     def expire(self, now: float) -> None:
-        """Ends the connection once its deadline has passed."""
+        """End the connection once its deadline has passed."""
         if now <= self._deadline:
             return
-        if self._is_refused:
-            self.transport.abort()
-        elif self.conn.their_state is h11.SEND_BODY:
+        if not self._is_refused and self.conn.their_state is h11.SEND_BODY:
             self.refuse(408, f"the body took over {self._bounds.seconds:g} s")
-        elif self.conn.their_state is h11.IDLE:
+        elif not self._is_refused and self.conn.their_state is h11.IDLE:
             self.refuse(408, f"the headers took over {_HEADER_SECONDS:g} s")
         else:
             self.transport.abort()
 
     def refuse(self, status: int, detail: str) -> None:
-        """Answers in the application's place where a request waits for it, and ends."""
+        """Answer in the application's place if a request waits for an answer, and end."""
         self._table.discard(self)
         self._unset_keepalive_if_required()
         cycle = self.cycle
@@ -211,47 +296,38 @@ class _Connection(H11Protocol):
         if is_asked:
             cycle.disconnected = True
             cycle.message_event.set()
-        problem = local_server.problem_body(status, detail)
-        body = json.dumps(problem).encode()
-        retry = "Retry-After: 1\r\n" if status == 503 else ""
-        head = (
-            f"HTTP/1.1 {status} {problem['title']}\r\nContent-Type: {local_server.PROBLEM}\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n{retry}\r\n"
-        )
-        self.transport.write(head.encode() + body)
+        response = problem(status, detail, {"retry-after": "1"} if status == 503 else None)
+        head = f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\nConnection: close"
+        fields = [b"%b: %b" % field for field in response.raw_headers]
+        self.transport.write(b"\r\n".join([head.encode(), *fields, b"", bytes(response.body)]))
         self._is_refused = True
-        self.flow.resume_reading()  # closed at once, its unread bytes would cost it the answer
+        self.flow.resume_reading()  # closing now, with bytes unread, would lose the answer
         self._deadline = self.loop.time() + _LINGER
 
     def send_400_response(self, msg: str) -> None:
-        """Answers what is not HTTP."""
+        """Answer what is not HTTP."""
         self.refuse(400, "the request is not HTTP/1.1")
 
     def shutdown(self) -> None:
-        """Lets a request finish, and closes the connection."""
+        """Let a request finish, and close the connection."""
         if self._is_refused:
             self.transport.close()
         else:
             super().shutdown()
 
 
-class _ForwardedClients:
-    """Bounds the requests that a proxy sends at a time for one client."""
+class _ClientLimit:
+    """An ASGI application that answers so many requests at a time of each client."""
 
-    def __init__(self, app: local_server.App, bounds: Bounds) -> None:
+    def __init__(self, app: ASGIApp, most: int) -> None:
         self._app = app
-        self._bounds = bounds
+        self._most = most
         self._asking: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        peer = (scope.get("client") or ("",))[0]
-        if scope["type"] != "http" or not _is_proxy(peer, self._bounds.proxies):
-            await self._app(scope, receive, send)
-            return
-        named = ",".join(local_server.header(scope, "x-forwarded-for")).split(",")
-        client = _client_key(_forwarded_client(named, self._bounds.proxies) or peer)
-        if self._asking[client] >= self._bounds.per_client:
-            await local_server.problem(send, 503, _CROWDED, {"retry-after": "1"})
+        client = _client_key((scope.get("client") or ("",))[0])
+        if self._asking[client] >= self._most:
+            await problem(503, _CROWDED, {"retry-after": "1"})(scope, receive, send)
             return
         self._asking[client] += 1
         try:
@@ -262,39 +338,17 @@ class _ForwardedClients:
                 del self._asking[client]
 
 
-def _forwarded_client(named: Sequence[str], proxies: Sequence[Network]) -> str | None:
-    """The last address that is no proxy: those before it are hearsay."""
-    for name in reversed(named):
-        address = name.strip()
-        if address.startswith("["):  # [IPv6]:port
-            address = address[1:].partition("]")[0]
-        elif address.count(":") == 1:  # IPv4:port
-            address = address.partition(":")[0]
-        if not _is_proxy(address, proxies):
-            return address
-    return None
-
-
-def _is_proxy(address: str, proxies: Sequence[Network]) -> bool:
-    try:
-        found = _address(address)
-    except ValueError:
-        return False
-    return any(found in network for network in proxies)
-
-
 def _client_key(address: str) -> str:
-    """What counts as one client: an IPv6 host has its whole /64 network."""
+    """What counts as one client: an IPv4 address, or an IPv6 host's whole /64 network."""
     try:
-        found = _address(address)
+        found = _parse_address(address)
     except ValueError:
         return address[:64]
-    if found.version == 4:
-        return str(found)
-    return str(ipaddress.ip_network((found, 64), strict=False))
+    return str(ipaddress.ip_network((found, 32 if found.version == 4 else 64), strict=False))
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def _parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An address; one that maps an IPv4 address into IPv6 is that IPv4 address."""
     found = ipaddress.ip_address(text.partition("%")[0])
     return getattr(found, "ipv4_mapped", None) or found
 

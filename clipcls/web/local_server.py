@@ -1,18 +1,17 @@
-"""What the local web applications share: who may ask them, what a browser may do, how they run.
+"""Protection for web applications on the user's own machine: who may ask, what a browser may do.
 
-`Guard` goes around a whole ASGI application:
+`Guard` wraps a whole ASGI application:
 
-- A request must name a host that is this server's (`Host`): a web site whose name is made to lead
-  to 127.0.0.1 (DNS rebinding) names its own.
-- Other web sites are refused by `Origin` and `Sec-Fetch-Site`, both of which pages cannot set. What
-  is no browser sends neither and is not held up.
-- Where there is a token it is asked for: `BearerToken` for programs, `OneTimeLink` for a page that
-  a command opens.
-- Each answer says that a browser loads nothing from elsewhere, runs no script that is written into
-  the page, and shows the page in no frame.
+- The `Host` header must name this server. A web site whose name is made to point to 127.0.0.1 (DNS
+  rebinding) names its own host.
+- Requests from other web sites are recognised by `Origin` and `Sec-Fetch-Site`, which pages cannot
+  set, and refused. Programs send neither header.
+- An access check may ask for a secret: `BearerToken` for programs, `OneTimeLink` for a page that a
+  command opens.
+- Security headers keep the browser from loading anything from elsewhere, running inline scripts, or
+  showing the page in a frame.
 
-Refusals are problem details (RFC 9457, `application/problem+json`). Importing this module loads no
-web framework; `run` loads uvicorn.
+Errors are problem details (RFC 9457, `application/problem+json`).
 """
 
 from __future__ import annotations
@@ -24,33 +23,30 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import parse_qs
+from typing import Any
 
-if TYPE_CHECKING:
-    from starlette.routing import Route
-
+from starlette.datastructures import MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = [
+    "PROBLEM",
     "SECURITY_HEADERS",
+    "Access",
     "BearerToken",
     "Guard",
     "OneTimeLink",
-    "is_loopback",
+    "json_response",
     "page_routes",
     "problem",
-    "problem_body",
 ]
 
 logger = logging.getLogger(__name__)
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -63,42 +59,38 @@ SECURITY_HEADERS = {
     "x-frame-options": "DENY",
     "cache-control": "no-store",
 }
-"""Set on every answer, but where the application has set the same header itself."""
+"""Set on every response, except where the application has set the same header."""
 
 PROBLEM = "application/problem+json"
+
+Access = Callable[[Request], Response | None]
+"""The response that turns a request away; None lets it pass."""
 
 # RFC 9110, 7.2: a name, an IPv4 address or an IPv6 address in brackets; perhaps a port.
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([\w.-]+))(?::\d{1,5})?", re.ASCII | re.IGNORECASE)
 
-_MOST_LOGGED = 100  # different refusals: who makes up names must not fill the log
+_MOST_LOGGED = 100  # distinct refusals, so that invented names cannot fill the log
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 
 
-class Access(Protocol):
-    """Whether a request may go on."""
-
-    async def __call__(self, scope: Scope, send: Send) -> bool:
-        """True, or False where it has answered the request itself."""
-
-
 class Guard:
-    """An ASGI application behind the checks of this module; `app` sees only what passes them.
+    """An ASGI application that passes only legitimate requests on to another.
 
     Args:
         app: an ASGI application without websockets.
         hosts: names besides localhost that a request may call this server by, without a port.
-        any_address: whether it may call it by any IP address, and not by loopback ones alone. No
-            web site can do that but this server's own: a rebound one has a name.
+        any_address: whether any IP address may be the host, not just loopback addresses. Only a
+            page of this server can use one: a rebound host is a name.
         origins: other web sites whose pages may ask (CORS), such as `https://app.example`.
         has_options: whether refusals name the options of `clipcls serve` that allow more.
-        access: asked last; None lets everybody pass.
+        access: the last check; None lets everybody pass.
     """
 
     def __init__(
         self,
-        app: App,
+        app: ASGIApp,
         *,
         hosts: Iterable[str] = (),
         any_address: bool = False,
@@ -113,12 +105,10 @@ class Guard:
         self._has_options = has_options
         self._access = access
         self._logged: set[str] = set()
-        self._inner: App = self._answer
+        self._inner: ASGIApp = self._check_access
         if self._origins:
-            from starlette.middleware.cors import CORSMiddleware
-
             self._inner = CORSMiddleware(  # answers preflights, which carry no token
-                self._answer,
+                self._check_access,
                 allow_origins=sorted(self._origins),
                 allow_methods=("GET", "POST"),
                 allow_headers=("Authorization", "Content-Type"),
@@ -126,48 +116,49 @@ class Guard:
             )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return
+        """Answer one request."""
         if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        secured = _secured(send)
-        if refusal := self._refusal(scope):
-            self._log(*refusal)
-            await problem(secured, *refusal)
-        else:
-            await self._inner(scope, receive, secured)
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._access is None or await self._access(scope, send):
             await self._app(scope, receive, send)
+            return
 
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
-        hosts = header(scope, "host")
-        if len(hosts) != 1 or not self._is_ours(hosts[0]):
-            given = ", ".join(map(_quoted, hosts)) or "nothing"
+        async def send_secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, text in SECURITY_HEADERS.items():
+                    headers.setdefault(name, text)
+            await send(message)
+
+        await (self._refuse(Request(scope)) or self._inner)(scope, receive, send_secured)
+
+    async def _check_access(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._access(Request(scope)) if self._access else None
+        await (refusal or self._app)(scope, receive, send)
+
+    def _refuse(self, request: Request) -> Response | None:
+        hosts = request.headers.getlist("host")
+        if len(hosts) != 1 or not self._is_own_host(hosts[0]):
+            given = ", ".join(map(_quote, hosts)) or "nothing"
             own = ", ".join(sorted(self._hosts | {"127.0.0.1"}))
             cure = "; --allow-host NAME allows another" if self._has_options else ""
-            return 421, f"the Host header says {given}; this server answers to {own}{cure}"
-        origins = header(scope, "origin")
+            return self._log(421, f"the Host header says {given}; this server is {own}{cure}")
+        origins = request.headers.getlist("origin")
         if origins and all(origin.lower() in self._origins for origin in origins):
             return None
-        if not _is_own_page(scope, hosts[0]):
-            site = ", ".join(map(_quoted, origins)) or "another web site"
+        if not _is_own_page(request, hosts[0]):
+            site = ", ".join(map(_quote, origins)) or "another web site"
             cure = ""
             if self._has_options:
                 cure = "; --allow-origin ORIGIN allows it, and a proxy should pass Host unchanged"
-            return 403, f"the request comes from {site}, not from the Host {hosts[0]!r}{cure}"
+            return self._log(403, f"the request comes from {site}, not from {hosts[0]!r}{cure}")
         return None
 
-    def _log(self, status: int, detail: str) -> None:
+    def _log(self, status: int, detail: str) -> Response:
         if detail not in self._logged and len(self._logged) < _MOST_LOGGED:
             self._logged.add(detail)
             logger.warning("refused with %d: %s", status, detail)
+        return problem(status, detail)
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_own_host(self, host: str) -> bool:
         match = _HOST.fullmatch(host.lower())
         if not match:
             return False
@@ -182,166 +173,120 @@ class Guard:
         return self._any_address or address.is_loopback or str(address) in self._hosts
 
 
-def _quoted(text: str) -> str:
-    """A header's value for a message: no control characters, not too long."""
+def _quote(text: str) -> str:
+    """A header's value for a message: short, and without control characters."""
     return repr(text if len(text) <= 100 else f"{text[:100]}...")
 
 
-def _is_own_page(scope: Scope, host: str) -> bool:
+def _is_own_page(request: Request, host: str) -> bool:
     """Whether no other web site is behind a request (a resource isolation policy)."""
-    for origin in header(scope, "origin"):
-        if origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
-            return False
-    for site in header(scope, "sec-fetch-site"):
-        if site in ("same-origin", "none"):
-            continue
-        # A link on another site may be followed, as any link; nothing else.
-        is_link = header(scope, "sec-fetch-dest") == ["document"]
-        if not is_link or scope["method"] not in _SAFE_METHODS:
-            return False
-    return True
+    headers = request.headers
+    own = (f"http://{host.lower()}", f"https://{host.lower()}")
+    if any(origin.lower() not in own for origin in headers.getlist("origin")):
+        return False
+    # A user may follow a link on another site, as to any page; nothing else.
+    is_link = headers.getlist("sec-fetch-dest") == ["document"] and request.method in _SAFE_METHODS
+    sites = headers.getlist("sec-fetch-site")
+    return is_link or all(site in ("same-origin", "none") for site in sites)
 
 
 class BearerToken:
-    """`Authorization: Bearer TOKEN` (RFC 6750), compared in constant time.
+    """Access by `Authorization: Bearer TOKEN` (RFC 6750), compared in constant time.
 
     Args:
-        token: what is asked for, not empty.
-        open_paths: paths that need none.
+        token: the secret, not empty.
+        open_paths: paths that need no token.
     """
 
     def __init__(self, token: str, open_paths: Iterable[str] = ()) -> None:
-        if not token:
-            raise ValueError("an empty token protects nothing")
-        self._token = token.encode()
+        self._token = token
         self._open_paths = frozenset(open_paths)
 
-    async def __call__(self, scope: Scope, send: Send) -> bool:
-        """Whether the request may go on; if not, it is answered with 401."""
-        if scope["path"] in self._open_paths:
-            return True
-        scheme, _, given = " ".join(header(scope, "authorization")).partition(" ")
-        if scheme.lower() == "bearer" and _is_same(given.strip(), self._token):
-            return True
+    def __call__(self, request: Request) -> Response | None:
+        """Refuse a request without the token with 401."""
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if request.scope["path"] in self._open_paths or (
+            scheme.lower() == "bearer" and _is_same(given.strip(), self._token)
+        ):
+            return None
         detail = "a token is needed: Authorization: Bearer TOKEN"
         challenge = 'Bearer realm="clipcls"'
         if given:
             detail, challenge = "the token is wrong", f'{challenge}, error="invalid_token"'
-        await problem(send, 401, detail, {"www-authenticate": challenge})
-        return False
+        return problem(401, detail, {"www-authenticate": challenge})
 
 
 class OneTimeLink:
-    """A link that opens a page once; the browser that followed it has a cookie from then on.
+    """Access by a link that works once; the browser that followed it then has a cookie.
 
-    What else sees the link (a list of processes, the browser's history) can do nothing with it
-    afterwards. The cookie goes with the server's end.
+    So the link is useless to whoever sees it later, in a list of processes or the browser's
+    history. The cookie is valid until the server ends.
     """
 
     def __init__(self) -> None:
-        self._token = secrets.token_urlsafe(32).encode()
-        self._session = secrets.token_urlsafe(32).encode()
+        self._token = secrets.token_urlsafe(32)
+        self._session = secrets.token_urlsafe(32)
         self._is_used = False
 
     def link(self, url: str) -> str:
         """The link to follow, for an application at this URL."""
-        return f"{url.rstrip('/')}/?token={self._token.decode()}"
+        return f"{url.rstrip('/')}/?token={self._token}"
 
-    async def __call__(self, scope: Scope, send: Send) -> bool:
-        """Whether the request may go on; the link itself is answered with a redirect to `/`."""
-        # Cookies of one host go to all its ports: another application's must not be replaced.
-        name = f"clipcls-{(scope.get('server') or ('', 0))[1]}"
-        has_session = _is_same(_cookie(scope, name), self._session)
-        given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [])
-        if has_session and not given:
-            return True
-        if given and scope["method"] == "GET" and scope["path"] == "/":
-            if not self._is_used and _is_same(given[0], self._token):
+    def __call__(self, request: Request) -> Response | None:
+        """Redirect the link to `/` with a cookie; refuse other requests without the cookie."""
+        # All ports of a host share cookies: the name keeps those of other applications.
+        name = f"clipcls-{(request.scope.get('server') or ('', 0))[1]}"
+        has_session = _is_same(request.cookies.get(name, ""), self._session)
+        given = request.query_params.get("token")
+        if has_session and given is None:
+            return None
+        if given is not None and request.method == "GET" and request.scope["path"] == "/":
+            if not self._is_used and _is_same(given, self._token):
                 self._is_used = has_session = True
             if has_session:
-                cookie = f"{name}={self._session.decode()}; HttpOnly; SameSite=Strict; Path=/"
-                await _answer(send, 303, {"location": "/", "set-cookie": cookie}, b"")
-                return False
-        detail = "open the link that clipcls printed; it works once, in one browser"
-        await problem(send, 403, detail)
-        return False
+                response = RedirectResponse("/", 303)
+                response.set_cookie(name, self._session, httponly=True, samesite="strict")
+                return response
+        return problem(403, "open the link that clipcls printed; it works once, in one browser")
 
 
-def _is_same(given: str, expected: bytes) -> bool:
-    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected)
+def _is_same(given: str, expected: str) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())
 
 
-def _cookie(scope: Scope, name: str) -> str:
-    pairs = (pair.partition("=") for line in header(scope, "cookie") for pair in line.split(";"))
-    return next((value.strip() for key, _, value in pairs if key.strip() == name), "")
+def json_response(
+    content: Any,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    media_type: str = "application/json",
+) -> Response:
+    """JSON in ASCII: stray bytes of a path are half surrogate pairs, which UTF-8 cannot carry."""
+    return Response(json.dumps(content, separators=(",", ":")), status, headers, media_type)
 
 
-def header(scope: Scope, name: str) -> list[str]:
-    """The values of a request's header, as often as it was sent."""
-    wanted = name.encode()
-    return [value.decode("latin-1").strip() for key, value in scope["headers"] if key == wanted]
-
-
-def problem_body(status: int, detail: str) -> dict[str, Any]:
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
     """An error as problem details (RFC 9457)."""
     title = http.HTTPStatus(status).phrase
-    return {"type": "about:blank", "title": title, "status": status, "detail": detail}
-
-
-async def problem(
-    send: Send, status: int, detail: str, headers: Mapping[str, str] | None = None
-) -> None:
-    """Answers a request with an error."""
-    body = json.dumps(problem_body(status, detail)).encode()
-    await _answer(send, status, {"content-type": PROBLEM, **(headers or {})}, body)
-
-
-async def _answer(send: Send, status: int, headers: Mapping[str, str], body: bytes) -> None:
-    fields = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-    fields.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": fields})
-    await send({"type": "http.response.body", "body": body})
-
-
-def _secured(send: Send) -> Send:
-    async def secured(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            there = {name.lower() for name, _ in message["headers"]}
-            more = ((name.encode(), text.encode()) for name, text in SECURITY_HEADERS.items())
-            fields = [*message["headers"], *(pair for pair in more if pair[0] not in there)]
-            message = {**message, "headers": fields}
-        await send(message)
-
-    return secured
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return json_response(body, status, headers, PROBLEM)
 
 
 def page_routes(folder: Path, pages: Mapping[str, str]) -> list[Route]:
-    """Starlette routes of a folder's files, which are read now.
+    """Routes for the files of a page, which are read now.
 
     Args:
-        folder: where the files lie.
+        folder: where the files are.
         pages: path -> file, such as `{"/": "serve.html", "/serve.js": "serve.js"}`.
     """
-    from starlette.responses import Response
-    from starlette.routing import Route
 
-    def route(path: str, name: str) -> Route:
-        file = folder / name
+    def route(path: str, file: Path) -> Route:
         content, kind = file.read_bytes(), _TYPES[file.suffix]
-        # Asked for again each time: an updated clipcls must not run yesterday's script.
+        # Browsers ask again each time: an updated clipcls must not run yesterday's script.
         headers = {"cache-control": "no-cache"}
 
-        async def answer(_: object) -> Response:
+        async def answer(_: Request) -> Response:
             return Response(content, media_type=kind, headers=headers)
 
         return Route(path, answer, methods=["GET"])
 
-    return [route(path, name) for path, name in pages.items()]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a server at this host is reached from this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+    return [route(path, folder / name) for path, name in pages.items()]

@@ -16,8 +16,7 @@ from PIL import Image
 from clipcls import ZeroShotClassifier
 from clipcls.web.connections import BoundedServer, Bounds
 from clipcls.web.serve.app import make_app
-from clipcls.web.serve.metrics import Counts
-from clipcls.web.serve.questions import Limits
+from clipcls.web.serve.schemas import Limits
 from clipcls.web.serve.service import Service
 from helpers.encoders import ColourEncoder
 from helpers.loops import run_async
@@ -46,15 +45,13 @@ class Server:
         self.classifier = (
             classifier or ZeroShotClassifier(LABELS, encoder, prompts=["{}"], cache=False).fit()
         )
-        counts = Counts()
         self.service = Service(
             self.classifier,
             limits=limits,
             max_batch=max_batch,
             max_wait=max_wait,
-            figures=counts,
         )
-        self.app = make_app(self.service, counts, **options)
+        self.app = make_app(self.service, **options)
 
     def __enter__(self) -> Server:
         return self

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clipcls.web import local_server
 from clipcls.web.connections import BoundedServer, Bounds
-from clipcls.web.local_server import Receive, Scope, Send
 
 ASK = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 BODY = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n"
@@ -56,7 +56,7 @@ def app() -> App:
 
 
 @contextlib.contextmanager
-def serving(app: local_server.App, bounds: Bounds) -> Iterator[Callable[..., socket.socket]]:
+def serving(app: ASGIApp, bounds: Bounds) -> Iterator[Callable[..., socket.socket]]:
     """A server in a thread; what connects to it from an address of this machine."""
     server = BoundedServer(app, bounds, grace=1)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -106,7 +106,7 @@ def check_refused(answer: bytes, status: int, says: str) -> None:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status), answer
     assert b"application/problem+json" in head
-    assert (b"Retry-After: 1" in head) == (status == 503)
+    assert (b"retry-after: 1" in head) == (status == 503)
     problem = json.loads(body)
     assert problem["status"] == status
     assert says in problem["detail"]
@@ -150,7 +150,7 @@ def test_bodies_have_a_time_limit(app: App) -> None:
 def test_a_body_that_nobody_wants_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     async def refusing(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await local_server.problem(send, 413, "too large")
+            await local_server.problem(413, "too large")(scope, receive, send)
 
     with serving(refusing, Bounds(seconds=0.1)) as connect:
         slow = connect(sent=b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n")

@@ -134,7 +134,7 @@ def test_private_hosts_are_refused_even_where_they_are_allowed(port: int) -> Non
     # Other spellings of 127.0.0.1, which the system's look-up understands.
     for name in ("2130706433", "0x7f.1", "127.1", "[::ffff:127.0.0.1]", "[::1]"):
         why = reason(f"http://{name}:{port}/", f"{name}:{port}", anywhere=False)
-        assert why in ("its host is not on the public internet", "its host is not known"), name
+        assert why in ("its host is not on the public internet", "its host is unknown"), name
     assert Site.hosts == []
 
 
@@ -198,13 +198,13 @@ def names_lead_here(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[st
 @pytest.mark.parametrize(
     ("path", "why"),
     [
-        ("moved", "leads elsewhere (302); give the address of the image itself"),
+        ("moved", "redirects (302); give the address of the image itself"),
         ("missing", "its host answers 404"),
         ("large", "larger than 1,000 bytes"),
         ("endless", "larger than 1,000 bytes"),
-        ("zipped", "comes compressed, which was not asked for"),
-        ("nonsense", "its host does not answer as it should"),
-        ("cut", "its host does not answer as it should"),
+        ("zipped", "was sent compressed, although it should not be"),
+        ("nonsense", "its host does not answer properly"),
+        ("cut", "its host does not answer properly"),
     ],
 )
 def test_answers_that_are_not_taken(port: int, path: str, why: str) -> None:
@@ -215,13 +215,13 @@ def test_answers_that_are_not_taken(port: int, path: str, why: str) -> None:
 
 def test_time_has_a_limit_however_slowly_it_drips(port: int) -> None:
     host = f"127.0.0.1:{port}"
-    assert reason(f"http://{host}/slow", host, seconds=0.3) == "took longer than 0.3 s to come"
+    assert reason(f"http://{host}/slow", host, seconds=0.3) == "took longer than 0.3 s to arrive"
 
 
 def test_hosts_that_are_not_there(port: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         host = f"127.0.0.1:{closed.getsockname()[1]}"
-    assert reason(f"http://{host}/", host) == "its host does not answer as it should"
+    assert reason(f"http://{host}/", host) == "its host does not answer properly"
     host = f"127.0.0.1:{port}"
     assert "TLS" in reason(f"https://{host}/", host)
-    assert reason("http://a.invalid/", "a.invalid") == "its host is not known"
+    assert reason("http://a.invalid/", "a.invalid") == "its host is unknown"

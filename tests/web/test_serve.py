@@ -31,7 +31,7 @@ from clipcls.cli import cli
 from clipcls.errors import install_command
 from clipcls.web.admission import BusyError, Queue
 from clipcls.web.serve.fetch import Fetcher
-from clipcls.web.serve.questions import Limits
+from clipcls.web.serve.schemas import Limits
 from helpers.encoders import ColourEncoder
 from helpers.loops import run_async
 from helpers.pictures import every_file, picture, png, saved
@@ -99,8 +99,7 @@ def test_many_labels_are_embedded_between_batches(encoder: ColourEncoder) -> Non
 
 def test_labels_of_endless_levels_are_refused_before_they_cost_anything(server: Server) -> None:
     deep = " > ".join(map(str, range(20_000)))  # hours, if it were taken
-    answer = server.classify(("a", RED), labels=[deep], status=422)
-    assert answer["detail"] == "'0 > 1 > 2 > 3 > 4 > '... has 20,000 levels; the most are 16"
+    assert "200 characters" in server.classify(("a", RED), labels=[deep], status=422)["detail"]
     deep = " > ".join(map(str, range(16)))
     server.classify(("a", RED), labels=[deep, "blue"])
 
@@ -224,7 +223,7 @@ def form(
         ({"surprise": "1"}, 422, "surprise: "),
         ({"labels": "# nothing"}, 422, "labels: "),
         ({"labels": "a\x07b"}, 422, "control character"),
-        ({"labels": "x" * 201}, 422, "201 characters"),
+        ({"labels": "x" * 201}, 422, "200 characters"),
         ({"labels": [f"x{n}" for n in range(1001)]}, 422, "1,001 labels"),
         ({"labels": "none of these\na", "reject": "1"}, 422, "is a label already"),
         ({"labels": ["cat > "], "prompts": "no place"}, 422, "no ready template set 'no place'"),
@@ -537,7 +536,7 @@ def test_requests_share_batches() -> None:
                 while not encoder.began.is_set():
                     await asyncio.sleep(0.001)
                 others = [post() for _ in range(4)]
-                while len(server.service._batcher._items) < 4:
+                while len(server.service._batcher._waiting) < 4:
                     await asyncio.sleep(0.001)
                 encoder.may_go.set()
                 await asyncio.gather(first, *others)
@@ -569,9 +568,9 @@ def test_who_has_gone_is_not_worked_for() -> None:
             assert encoder.began.wait(20)
             with socket.create_connection(address) as goes:
                 goes.sendall(request)
-                until(lambda: len(server.service._batcher._items) == 1)
+                until(lambda: len(server.service._batcher._waiting) == 1)
             # Its place is free a moment before its image is taken back.
-            ((_, _, future),) = server.service._batcher._items
+            ((_, future),) = server.service._batcher._waiting
             until(lambda: server.service.queue.images == 1 and future.cancelled())
             encoder.may_go.set()
             stays.settimeout(20)
@@ -617,7 +616,7 @@ PROGRAM = """
 import sys, threading, time
 sys.path.insert(0, sys.argv[1])
 from helpers.servers import Server, SlowEncoder
-from clipcls.web.run import run
+from clipcls.web.connections import run
 
 encoder = SlowEncoder()
 
@@ -844,18 +843,19 @@ def test_base64_has_the_limits_of_a_form(encoder: ColourEncoder) -> None:
         for text in (
             b'{"images": [' + b"[]," * 500_000 + b"[]]}",
             b'{"images": [' + b'"",' * 500_000 + b'""]}',
-            b'{"labels": ["' + b'\\"' * 600_000 + b'"], "images": ["AAAA"]}',
-            b'"' * (2 << 20),
         ):
-            assert "besides its images" in post(server, text, 413)["detail"]
+            assert "values" in post(server, text, 413)["detail"]
+        text = b'{"labels": ["' + b'\\"' * 600_000 + b'"], "images": ["AAAA"]}'
+        assert "200 characters" in post(server, text, 422)["detail"]
+        assert "not JSON" in post(server, b'"' * (2 << 20), 400)["detail"]
         hidden = {"images": [red], "labels": ["A" * 5000]}
-        assert "outside of images" in post(server, hidden, 422)["detail"]
+        assert "labels.0: " in post(server, hidden, 422)["detail"]
         url = {"images": [red, "https://example.org/cat.jpg"]}
         assert "images[1]: images by URL are off" in post(server, url, 403)["detail"]
         for text in (b'{"images": ["' + b"A" * 9000, b'{"images": "\xff"}', b""):
             assert "the body is not JSON" in post(server, text, 400)["detail"]
         for body, said in [
-            ([red], "the body is no JSON object"),
+            ([red], "not a JSON object"),
             ({"images": [red], "labels": [{"name": "cat"}]}, "labels.0.label: Field required"),
             ({"images": [red], "labels": [1]}, "labels.0: Input should be a valid string"),
         ]:
@@ -933,8 +933,8 @@ def test_images_by_url(encoder: ColourEncoder, photos: str) -> None:
             ({"images": []}, 422),
             ({"images": "x"}, 422),
             ({"images": ["x"], "labels": [{"name": "x"}]}, 422),
-            ({"images": ["\ud800"]}, 422),
-            ({"images": ["x"], "labels": ["\ud800"]}, 422),
+            ({"images": ["\ud800"]}, 400),
+            ({"images": ["x"], "labels": ["\ud800"]}, 400),
             ({"images": ["x"], "top": True, "labels": [7]}, 422),
             ({"images": ["x"] * 33}, 413),
             ([], 422),
@@ -947,7 +947,7 @@ def test_images_by_url(encoder: ColourEncoder, photos: str) -> None:
         for text in (b"", b"{", b"[" * 100_000, b"\xff", b'{"images": NaN}'):
             answer = server.ask("POST", "/classify", content=text, headers=kind)
             assert answer.status_code in (400, 422)
-        large = b" " * (1 << 20) + b"{}"
+        large = b"," * (1 << 20)
         assert server.ask("POST", "/classify", content=large, headers=kind).status_code == 413
         assert server.service.queue.images == server.service.queue.held == 0
 
@@ -1140,7 +1140,7 @@ def test_the_command(tmp_path: Path) -> None:
         settings = ("--host", name, "--insecure", "--no-cache", "--port", port)
         taken = run("-m", "mini", "-l", "cat", "-l", "dog", *settings)
         assert taken.returncode == 2
-        assert f"{name}:{port}: cannot be listened on" in taken.stderr
+        assert f"cannot listen on {name}:{port}" in taken.stderr
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "", "")

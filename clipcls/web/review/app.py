@@ -18,19 +18,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
 from clipcls.data.thumbnails import make_thumbnail
-from clipcls.errors import ClipclsError, ImageError, InputError, install_command
+from clipcls.errors import ClipclsError, ImageError, InputError
 from clipcls.predictions import UNKNOWN
+from clipcls.web.local_server import json_response, page_routes, problem
 from clipcls.web.review.answers import NO_LABEL, Answer
 from clipcls.web.review.files import ReviewFiles
 from clipcls.web.review.session import Review
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
-
     from clipcls.classification.zero_shot import ZeroShotClassifier
-    from clipcls.web.local_server import App
     from clipcls.web.review.learner import Relearner, Relearnt
 
 __all__ = ["ReviewApp"]
@@ -195,39 +199,24 @@ class ReviewApp:
 
     # -- the application ------------------------------------------------------------------------
 
-    def asgi(self) -> App:
-        """The ASGI application.
-
-        Raises:
-            InputError: what it needs to be served is missing.
-        """
-        try:
-            import uvicorn  # noqa: F401
-            from starlette.applications import Starlette
-            from starlette.routing import Route
-        except ImportError as error:
-            raise InputError(
-                f"review needs starlette and uvicorn: {install_command('review')}"
-            ) from error
-        from clipcls.web.local_server import page_routes
+    def asgi(self) -> ASGIApp:
+        """The ASGI application."""
 
         def post(path: str, act: Callable[[dict[str, Any]], Any]) -> Route:
             async def endpoint(request: Request) -> Response:
-                from starlette.concurrency import run_in_threadpool
-
                 try:
                     body = await _body(request)
-                    return _json(await run_in_threadpool(act, body))
+                    return json_response(await run_in_threadpool(act, body))
                 except (TypeError, ValueError, LookupError, RecursionError) as error:
                     # ClassifierError is a ValueError; its message is for people.
                     detail = str(error) if isinstance(error, ClipclsError) else "not understood"
-                    return _problem(400, detail)
+                    return problem(400, detail)
                 except _ConflictError as error:
-                    return _problem(409, str(error))
+                    return problem(409, str(error))
                 except InputError as error:
-                    return _problem(422, str(error))
+                    return problem(422, str(error))
                 except ClipclsError as error:  # the disk is full, say
-                    return _problem(507, str(error))
+                    return problem(507, str(error))
 
             return Route(path, endpoint, methods=["POST"])
 
@@ -238,9 +227,9 @@ class ReviewApp:
         return Starlette(
             routes=[
                 *page_routes(Path(__file__).parent, pages),
-                get("/api/review", lambda _: _json(self._record())),
-                get("/api/status", lambda _: _json(self._status)),
-                get("/api/order", lambda _: _json(self._review.order_record())),
+                get("/api/review", lambda _: json_response(self._record())),
+                get("/api/status", lambda _: json_response(self._status)),
+                get("/api/order", lambda _: json_response(self._review.order_record())),
                 get("/thumb/{image:int}", lambda request: self._picture(request, _THUMBNAIL)),
                 get("/image/{image:int}", lambda request: self._picture(request, _IMAGE)),
                 post("/api/label", self._label),
@@ -264,11 +253,9 @@ class ReviewApp:
         }
 
     def _picture(self, request: Request, side: int) -> Response:
-        from starlette.responses import Response
-
         number = request.path_params["image"]
         if number >= len(self._review.files):
-            return _problem(404, "there is no such image")
+            return problem(404, "there is no such image")
         file = self._review.files[number]
         # Asked for again each time: the next review on this port has other images at this address.
         headers = {"cache-control": "private, no-cache"}
@@ -280,7 +267,7 @@ class ReviewApp:
             with self._decoding:
                 jpeg = make_thumbnail(file, side)
         except ImageError as error:
-            return _problem(404, error.reason)
+            return problem(404, error.reason)
         return Response(jpeg, media_type="image/jpeg", headers=headers)
 
     def _label(self, body: dict[str, Any]) -> Any:
@@ -355,19 +342,3 @@ async def _body(request: Request) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise TypeError
     return found
-
-
-def _json(content: Any, status: int = 200) -> Response:
-    from starlette.responses import Response
-
-    # In ASCII: a path's stray bytes are half surrogate pairs, which UTF-8 cannot carry.
-    data = json.dumps(content, separators=(",", ":"))
-    return Response(data, status, media_type="application/json")
-
-
-def _problem(status: int, detail: str) -> Response:
-    from starlette.responses import Response
-
-    from clipcls.web.local_server import PROBLEM, problem_body
-
-    return Response(json.dumps(problem_body(status, detail)), status, media_type=PROBLEM)

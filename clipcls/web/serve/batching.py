@@ -1,12 +1,12 @@
-"""Single calls from many threads -> batches, run one after the other in one thread."""
+"""Single items -> batches, run one after the other in one thread."""
 
 from __future__ import annotations
 
-import threading
-import time
+import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 __all__ = ["Batcher"]
@@ -17,16 +17,15 @@ Other = TypeVar("Other")
 
 
 class Batcher(Generic[Item, Result]):
-    """Gathers items into batches; all that it is given runs in one thread of its own.
+    """Gathers items into batches; all that it runs, it runs in one thread.
 
-    An item waits at most `max_wait` for others to come, counted from when it was submitted. While
-    a batch runs the next one gathers, so under load nothing is waited for.
+    While a batch runs the next one gathers, so only the first item of an idle batcher waits for
+    others. To be used from one event loop.
 
     Args:
-        run: items, at most `max_batch` -> their results, in order.
-        max_batch: the most items of a batch.
-        max_wait: how long an item may wait for others while nothing runs, seconds.
-        watch: called after each batch with its size and the seconds it took.
+        run: at most `max_batch` items -> their results, in order.
+        max_batch: the most items per batch.
+        max_wait: how long an idle batcher waits for more items, seconds.
     """
 
     def __init__(
@@ -35,94 +34,58 @@ class Batcher(Generic[Item, Result]):
         *,
         max_batch: int,
         max_wait: float,
-        watch: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
         self._max_wait = max_wait
-        self._watch = watch
-        self._changed = threading.Condition()
-        self._items: deque[tuple[float, Item, Future[Result]]] = deque()
-        self._calls: deque[Callable[[], None]] = deque()
-        self._is_closed = False
-        self._thread = threading.Thread(target=self._work, name="clipcls-encode", daemon=True)
-        self._thread.start()
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._is_full: asyncio.Event | None = None
+        self._worker: asyncio.Task[None] | None = None
+        self._calls = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, "clipcls-encode")
 
-    def submit(self, item: Item) -> Future[Result]:
-        """One item's result; a future that is cancelled before its batch begins is left out."""
-        future: Future[Result] = Future()
-        with self._changed:
-            self._refuse_if_closed()
-            self._items.append((time.monotonic(), item, future))
-            self._changed.notify()
-        return future
+    async def submit(self, item: Item) -> Result:
+        """One item's result; an item whose caller is cancelled before its batch is left out."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        elif self._is_full and len(self._waiting) >= self._max_batch:
+            self._is_full.set()
+        return await future
 
-    def call(self, function: Callable[[], Other]) -> Future[Other]:
-        """Something else, run in the same thread between two batches; batches wait for it."""
-        future: Future[Other] = Future()
-
-        def work() -> None:
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(function())
-                except Exception as error:
-                    future.set_exception(error)
-
-        with self._changed:
-            self._refuse_if_closed()
-            self._calls.append(work)
-            self._changed.notify()
-        return future
+    async def call(self, function: Callable[[], Other]) -> Other:
+        """The result of a function that runs between two batches: one call, then one batch."""
+        async with self._calls:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     def close(self) -> None:
-        """Finishes what was submitted and ends the thread."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify()
-        self._thread.join()
+        """Wait for what is running, and end the thread."""
+        self._thread.shutdown()
 
-    def _refuse_if_closed(self) -> None:
-        if self._is_closed:
-            raise RuntimeError("the batcher is closed")
+    async def _work(self) -> None:
+        self._is_full = asyncio.Event()
+        if len(self._waiting) < self._max_batch:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_full.wait(), self._max_wait)
+        loop = asyncio.get_running_loop()
+        while batch := self._take_batch():
+            try:
+                items = [item for item, _ in batch]
+                results = await loop.run_in_executor(self._thread, self._run, items)
+            except Exception as error:
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+            else:
+                for (_, future), result in zip(batch, results, strict=True):
+                    if not future.done():
+                        future.set_result(result)
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                while not (self._items or self._calls):
-                    if self._is_closed:
-                        return
-                    self._changed.wait()
-                work = self._calls.popleft() if self._calls else None
-            if work:
-                work()  # one, then a batch: neither kind keeps the other waiting for long
-            if batch := self._gather():
-                self._finish(batch)
-
-    def _gather(self) -> list[tuple[Item, Future[Result]]]:
-        with self._changed:
-            if not self._items:
-                return []
-            deadline = self._items[0][0] + self._max_wait
-            while len(self._items) < self._max_batch and not self._is_closed:
-                left = deadline - time.monotonic()
-                if left <= 0 or self._calls:
-                    break
-                self._changed.wait(left)
-            batch: list[tuple[Item, Future[Result]]] = []
-            while self._items and len(batch) < self._max_batch:
-                _, item, future = self._items.popleft()
-                if future.set_running_or_notify_cancel():
-                    batch.append((item, future))
-            return batch
-
-    def _finish(self, batch: Sequence[tuple[Item, Future[Result]]]) -> None:
-        started = time.monotonic()
-        try:
-            results = self._run([item for item, _ in batch])
-        except Exception as error:
-            for _, future in batch:
-                future.set_exception(error)
-            return
-        self._watch(len(batch), time.monotonic() - started)
-        for (_, future), result in zip(batch, results, strict=True):
-            future.set_result(result)
+    def _take_batch(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        while self._waiting and len(batch) < self._max_batch:
+            item, future = self._waiting.popleft()
+            if not future.done():
+                batch.append((item, future))
+        return batch

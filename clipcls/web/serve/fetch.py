@@ -1,8 +1,8 @@
-"""An image's URL -> its bytes, without being led into the network that this machine is in.
+"""Fetch images by URL without being led into the network of this machine (SSRF).
 
-Only hosts that were named are asked. A host's addresses are looked up once; all of them must be
-public, and the connection is made to one that was looked at, so that a second look-up cannot give
-another (DNS rebinding). Redirects are not followed. Size and time have a limit.
+Only hosts that the server's owner named are asked. A host's addresses are looked up once; all of
+them must be public, and the connection goes to one of these, so that a second look-up cannot give
+another (DNS rebinding). Redirects are not followed. Size and time have limits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CHUNK = 64 << 10
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public internet, whatever it is wrapped in."""
+    """Whether an IP address is public, also where an IPv6 address wraps an IPv4 one."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo and ip.teredo[1])
@@ -40,13 +40,14 @@ def is_public(address: str) -> bool:
 
 
 class Fetcher:
-    """Gets images from hosts that were named.
+    """Gets images from named hosts.
 
     Args:
         hosts: `HOST`, `HOST:PORT` or `*.DOMAIN`, which stands for every name below it; without a
-            port those of http and https.
-        max_bytes: the most that an answer may hold.
+            port, those of http and https.
+        max_bytes: the most that an image may hold.
         seconds: how long one image may take.
+        at_a_time: the most connections.
         is_public: which addresses may be connected to.
     """
 
@@ -56,12 +57,14 @@ class Fetcher:
         *,
         max_bytes: int,
         seconds: float,
+        at_a_time: int = 64,
         is_public: Callable[[str], bool] = is_public,
     ) -> None:
         self._hosts = frozenset(host.lower().rstrip(".") for host in hosts)
         self._max_bytes = max_bytes
         self._seconds = seconds
         self._is_public = is_public
+        self._room = asyncio.Semaphore(at_a_time)
         self._tls = ssl.create_default_context()
 
     async def fetch(self, url: str, took: Callable[[int], None] = lambda size: None) -> bytes:
@@ -69,23 +72,24 @@ class Fetcher:
 
         Args:
             url: http or https.
-            took: called with the bytes of each chunk before it is kept; may refuse by raising.
+            took: called with the size of each chunk before it is kept; may refuse by raising.
 
         Raises:
-            ImageError: it is not allowed, or not to be had; `.reason` says why.
+            ImageError: it is not allowed, or not available; `.reason` says why.
         """
         try:
-            return await asyncio.wait_for(self._fetch(url, took), self._seconds)
+            async with self._room, asyncio.timeout(self._seconds):
+                return await self._fetch(url, took)
         except TimeoutError as error:
-            raise ImageError(url, f"took longer than {self._seconds:g} s to come") from error
+            raise ImageError(url, f"took longer than {self._seconds:g} s to arrive") from error
         except ssl.SSLError as error:
-            raise ImageError(url, "its host cannot prove who it is (TLS)") from error
+            raise ImageError(url, "its host's TLS certificate cannot be verified") from error
         except (OSError, h11.RemoteProtocolError) as error:
-            raise ImageError(url, "its host does not answer as it should") from error
+            raise ImageError(url, "its host does not answer properly") from error
 
     async def _fetch(self, url: str, took: Callable[[int], None]) -> bytes:
-        scheme, host, port, target = self._checked(url)
-        address = await self._address(url, host, port)
+        scheme, host, port, target = self._parse(url)
+        address = await self._look_up(url, host, port)
         tls = self._tls if scheme == "https" else None
         name = host if tls else None
         reader, writer = await asyncio.open_connection(address, port, ssl=tls, server_hostname=name)
@@ -128,24 +132,24 @@ class Fetcher:
             elif isinstance(event, h11.EndOfMessage):
                 return bytes(content)
             elif isinstance(event, h11.ConnectionClosed):
-                raise ImageError(url, "its host does not answer as it should")
+                raise ImageError(url, "its host does not answer properly")
 
     def _check_answer(self, url: str, answer: h11.Response) -> None:
         if 300 <= answer.status_code < 400:
             raise ImageError(
-                url, f"leads elsewhere ({answer.status_code}); give the address of the image itself"
+                url, f"redirects ({answer.status_code}); give the address of the image itself"
             )
         if answer.status_code != 200:
             raise ImageError(url, f"its host answers {answer.status_code}")
         headers = {bytes(name).lower(): bytes(value) for name, value in answer.headers}
         if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise ImageError(url, "comes compressed, which was not asked for")
+            raise ImageError(url, "was sent compressed, although it should not be")
         # h11 has checked that these are digits.
         if int(headers.get(b"content-length", b"0")) > self._max_bytes:
             raise ImageError(url, f"larger than {self._max_bytes:,} bytes")
 
-    def _checked(self, url: str) -> tuple[str, str, int, str]:
-        """Scheme, host, port and request target of a URL that may be asked for."""
+    def _parse(self, url: str) -> tuple[str, str, int, str]:
+        """Scheme, host, port and request target of a URL that may be fetched."""
         try:
             parts = urlsplit(url)
             host = (parts.hostname or "").rstrip(".")
@@ -159,7 +163,7 @@ class Fetcher:
         if not host:
             raise ImageError(url, "not an http or https URL")
         if parts.username is not None or parts.password is not None:
-            raise ImageError(url, "names a user; URLs with passwords are not fetched")
+            raise ImageError(url, "contains a user name; URLs with passwords are not fetched")
         if not self._is_allowed(host, port, parts.scheme):
             raise ImageError(url, "its host is not allowed (--allow-url)")
         return parts.scheme, host, port, target
@@ -171,12 +175,12 @@ class Fetcher:
             return True
         return any(f"{name}:{port}" in self._hosts for name in shown)
 
-    async def _address(self, url: str, host: str, port: int) -> str:
+    async def _look_up(self, url: str, host: str, port: int) -> str:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(host, port, type=1)  # SOCK_STREAM
         except OSError as error:
-            raise ImageError(url, "its host is not known") from error
+            raise ImageError(url, "its host is unknown") from error
         addresses = [str(item[4][0]) for item in found]
         if not addresses or not all(map(self._is_public, addresses)):
             raise ImageError(url, "its host is not on the public internet")

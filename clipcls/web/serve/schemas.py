@@ -1,12 +1,13 @@
-"""What `clipcls serve` is asked and answers: pydantic models, and the OpenAPI document of them.
+"""What `clipcls serve` takes and answers: limits, pydantic models, and their OpenAPI document.
 
-Requests are validated by their models. Answers are only described by theirs: their records are
-those that `clipcls classify` writes.
+Requests are validated by their models. Answers are only described by theirs: the records are those
+that `clipcls classify` writes.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -14,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from clipcls.predictions import COLUMNS
 from clipcls.web import local_server
-from clipcls.web.serve.questions import Limits, Question
 
 __all__ = [
     "PROBLEMS",
@@ -22,6 +22,7 @@ __all__ = [
     "ClassifyRequest",
     "Health",
     "LabelsAnswer",
+    "Limits",
     "Options",
     "openapi_document",
     "problem_responses",
@@ -29,6 +30,35 @@ __all__ = [
 ]
 
 _MOST_TOP = 100
+_LONGEST_TEXT = 200  # characters of a label, synonym, prompt or template
+
+Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
+Texts = Annotated[list[Text], Field(fail_fast=True)]  # else each wrong item costs an error's memory
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request may hold, and all requests together.
+
+    Attributes:
+        bytes: of a request's body.
+        pixels: that an image is decoded to; JPEGs are decoded no larger than the model needs.
+        images: per request.
+        labels: per request.
+        texts: that a request's labels and templates make together.
+        seconds: that a request may take.
+        queue: images accepted and not answered yet, of all requests.
+        held: bytes of bodies held at a time, of all requests.
+    """
+
+    bytes: int = 64 << 20
+    pixels: int = 50_000_000
+    images: int = 32
+    labels: int = 1_000
+    texts: int = 10_000
+    seconds: float = 30.0
+    queue: int = 64
+    held: int = 256 << 20
 
 
 class LabelEntry(BaseModel):
@@ -36,23 +66,24 @@ class LabelEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    label: str
-    prompts: str | list[str] | None = None
-    synonyms: str | list[str] | None = None
+    label: Text
+    prompts: Text | Texts | None = None
+    synonyms: Text | Texts | None = None
     use_templates: bool | None = None
 
 
 class Options(BaseModel):
-    """What is asked of the images."""
+    """How to classify the images."""
 
     model_config = ConfigDict(extra="forbid")
 
-    labels: list[str | LabelEntry] | None = Field(
+    labels: list[Text | LabelEntry] | None = Field(
         None,
         min_length=1,
+        fail_fast=True,
         description="Labels in place of the server's; `animal > dog` is a level.",
     )
-    prompts: str | list[str] | None = Field(
+    prompts: Text | Texts | None = Field(
         None, description="The name of a ready template set, or templates with {} for the label."
     )
     reject: bool | None = Field(None, description="One more answer, `none of these`.")
@@ -65,25 +96,17 @@ class Options(BaseModel):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="So it is where the score is less than this above the second.",
+        description="Below this difference from the second score the answer is `unknown`.",
     )
-
-    def question(self) -> Question:
-        """As the service takes it."""
-        labels: list[Any] | None = self.labels and [
-            item if isinstance(item, str) else item.model_dump(exclude_none=True)
-            for item in self.labels
-        ]
-        prompts = tuple(self.prompts) if isinstance(self.prompts, list) else self.prompts
-        return Question(labels, prompts, self.reject, self.top, self.min_score, self.min_margin)
 
 
 class ClassifyRequest(Options):
-    """Images and what is asked of them, as JSON."""
+    """Images and how to classify them, as JSON."""
 
     images: list[str] = Field(
         min_length=1,
-        description="Each as base64, as a data URL with base64 or, of hosts that the server "
+        fail_fast=True,
+        description="Each as base64, as a data URL with base64 or, from hosts that the server "
         "allows, as an http or https URL.",
     )
 
@@ -111,14 +134,14 @@ class ErrorRecord(BaseModel):
 
 
 class Answer(BaseModel):
-    """A record for each image, in order."""
+    """A record per image, in order."""
 
     results: list[PredictionRecord | ErrorRecord]  # type: ignore[valid-type]
     warnings: list[str] = Field(description="What is doubtful about the labels.")
 
 
 class LabelsAnswer(BaseModel):
-    """What the server answers with where a request brings no labels."""
+    """The server's own labels, model and limits."""
 
     labels: list[str]
     model: str
@@ -144,12 +167,11 @@ class Problem(BaseModel):
     detail: str
 
 
-# The statuses of all errors, and what each says.
 PROBLEMS = {
     400: "The body is not what it says it is.",
     401: "The bearer token is missing or wrong.",
-    403: "A request of another web site, or an image's URL where none are allowed.",
-    408: "The body took too long to come.",
+    403: "A request from another web site, or an image's URL where none are allowed.",
+    408: "The body took too long to arrive.",
     413: "More bytes, images or fields than a request may hold.",
     415: "Neither a multipart form nor JSON.",
     421: "The Host header names another server.",
@@ -158,49 +180,33 @@ PROBLEMS = {
     503: "Too much is waiting; `Retry-After` says when to try again.",
     504: "The answer took too long.",
 }
+"""The statuses of all errors, and what each means."""
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI of a route's errors, for FastAPI's `responses`; each status is in `PROBLEMS`."""
-    schema = {"$ref": "#/components/schemas/Problem"}
-    return {
-        status: {
-            "description": PROBLEMS[status],
-            "content": {local_server.PROBLEM: {"schema": schema}},
-        }
-        for status in statuses
-    }
+    content = {local_server.PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": PROBLEMS[status], "content": content} for status in statuses}
 
 
 def request_body(limits: Limits) -> dict[str, Any]:
     """The OpenAPI of both bodies that `/classify` takes: a form and JSON."""
-    form = Options.model_json_schema(ref_template="#/components/schemas/{model}")
-    form.pop("$defs", None)
-    fields = form["properties"]
-    line = {"type": "string", "maxLength": limits.length}
-    fields["labels"] = {
-        "type": "array",
-        "items": line,
-        "minItems": 1,
-        "maxItems": limits.labels,
-        "description": "Labels in place of the server's, one a line; the field may be repeated.",
-    }
-    fields["prompts"] = {
-        "type": "array",
-        "items": line,
-        "description": "The name of a ready template set, or templates with {}, a line each.",
-    }
-    fields["reject"] = {"type": "boolean"}
-    fields["images"] = {
-        "type": "array",
-        "items": {"type": "string", "format": "binary"},
-        "minItems": 1,
-        "maxItems": limits.images,
-    }
-    form |= {"title": "Form", "required": ["images"]}
     body = ClassifyRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     body.pop("$defs", None)
-    body["properties"]["images"]["maxItems"] = limits.images
+    fields = body["properties"]
+    fields["images"]["maxItems"] = limits.images
+    lines = {
+        "type": "array",
+        "items": {"type": "string", "maxLength": _LONGEST_TEXT},
+        "description": "One or more lines; the field may be repeated.",
+    }
+    form_fields = {
+        "images": fields["images"] | {"items": {"type": "string", "format": "binary"}},
+        "labels": lines | {"minItems": 1, "maxItems": limits.labels},
+        "prompts": lines,
+        "reject": {"type": "boolean"},
+    }
+    form = body | {"title": "Form", "properties": fields | form_fields}
     content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": body}}
     return {"required": True, "content": content}
 

@@ -1,4 +1,4 @@
-"""Classifying for many at once: one model, labels by request, bounded queues.
+"""Classify images for many clients at once: one model, labels per request, bounded queues.
 
     bytes ─► decoding threads ─► Batcher: one thread for the model ─► matching threads ─► records
     labels ─► texts ─► vectors that are known, else the model's thread, some texts at a time
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,19 +27,22 @@ from clipcls.classification.image_classifier import ImageClassifier
 from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.data.images import PIXELS, decode_image
 from clipcls.embeddings.embed import Embedded
-from clipcls.errors import ImageError, LabelsError, ModelError
-from clipcls.labels.label_set import make_labels
-from clipcls.labels.prompts import REJECT_TEXTS, make_prompts
+from clipcls.errors import ImageError, LabelsError, ModelError, PromptsError
+from clipcls.labels.label_set import LabelSet, make_labels
+from clipcls.labels.presets import list_sets
+from clipcls.labels.prompts import REJECT_TEXTS, PromptSet, make_prompts, make_texts, read_prompts
 from clipcls.models.backend import Backend
 from clipcls.predictions import REJECT, UNKNOWN, Prediction
 from clipcls.web.admission import Queue
 from clipcls.web.serve.batching import Batcher
-from clipcls.web.serve.questions import Limits, Question, prepare_question
+from clipcls.web.serve.metrics import Metrics
+from clipcls.web.serve.requests import Image, decode_base64, gather
+from clipcls.web.serve.schemas import Limits, Options
 
 if TYPE_CHECKING:
     from clipcls.models.encoder import Encoder
 
-__all__ = ["Figures", "Image", "Service"]
+__all__ = ["Service"]
 
 # Texts that the model's thread embeds between two batches of images.
 _TEXTS_A_CALL = 32
@@ -51,41 +55,25 @@ _CLASS_WEIGHT = 8
 
 Result = TypeVar("Result")
 
-Image = tuple[str, "bytes | ImageError | Callable[[], Awaitable[bytes]]"]
-"""A name, and the file's bytes, what decodes them, or why they are missing."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A classifier of some labels, and what was to be said about these."""
+    """A classifier of some labels, with the warnings about them."""
 
     classifier: ImageClassifier
     warnings: tuple[str, ...] = ()
     weight: int = 0
 
 
-class Figures:
-    """What happens, for whoever wants to count it; called from any thread."""
-
-    def batch(self, size: int, seconds: float) -> None:
-        """The model answered so many images in so many seconds."""
-
-    def texts(self, known: int, new: int) -> None:
-        """A request's labels needed texts; so many had to be embedded."""
-
-    def image(self, outcome: str) -> None:
-        """An image was answered: "classified", "unknown" or "error"."""
-
-
 class Service:
-    """Answers questions about images.
+    """Answers requests to classify images.
 
     Args:
-        classifier: fitted; its encoder answers all questions, its labels those that bring none.
-        limits: what may be asked.
-        max_batch: images a forward pass; None: the encoder's `batch_size`.
-        max_wait: how long an image may wait for others while the model is idle, seconds.
-        figures: where to count.
+        classifier: fitted; its encoder answers all requests, its labels those without labels.
+        limits: what a request may hold.
+        max_batch: images per forward pass; None: the encoder's `batch_size`.
+        max_wait: how long an image waits for others while the model is idle, seconds.
+        metrics: where to count.
     """
 
     def __init__(
@@ -95,20 +83,21 @@ class Service:
         limits: Limits | None = None,
         max_batch: int | None = None,
         max_wait: float = 0.002,
-        figures: Figures | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.own = classifier
+        self.metrics = metrics or Metrics()
         self.queue = Queue(self.limits.queue, self.limits.held)
-        self.figures = figures or Figures()
+        self.metrics.queue_images.set_function(lambda: self.queue.images)
+        self.metrics.held_bytes.set_function(lambda: self.queue.held)
         self._encoder = classifier.encoder_
-        # Read now: their files may change.
-        self._is_learnt = bool(classifier.provenance_.classifier)
-        # Their warnings are the server's, not those of requests.
+        # Read now, since their files may change; their warnings are not for clients.
+        is_learnt = bool(classifier.provenance_.classifier)
         self._own_labels = (
-            None if self._is_learnt else replace(make_labels(classifier.labels), warnings=())
+            None if is_learnt else replace(make_labels(classifier.labels), warnings=())
         )
-        own_prompts = make_prompts("photo" if self._is_learnt else classifier.prompts)
+        own_prompts = make_prompts("photo" if is_learnt else classifier.prompts)
         self._own_prompts = replace(own_prompts, warnings=())
         self._texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
         self._classifiers: OrderedDict[bytes, _Known] = OrderedDict()
@@ -120,18 +109,16 @@ class Service:
             self._encode,
             max_batch=min(max_batch or self._encoder.batch_size, self._encoder.batch_size),
             max_wait=max_wait,
-            watch=self._watch,
         )
 
     def warm(self) -> None:
-        """Loads all that the first request would have to wait for."""
+        """Load all that the first request would have to wait for."""
         from PIL import Image
 
-        pixels = self._encoder.preprocess(Image.new("RGB", (64, 64)))
-        self._batcher.submit(pixels).result()
+        self._encoder.encode_images([self._encoder.preprocess(Image.new("RGB", (64, 64)))])
 
     def close(self) -> None:
-        """Finishes what was begun and ends the threads."""
+        """Finish what was begun and end the threads."""
         self._decoders.shutdown(cancel_futures=True)
         self._batcher.close()
         self._matchers.shutdown(cancel_futures=True)
@@ -139,60 +126,43 @@ class Service:
     # -- images ---------------------------------------------------------------------------------
 
     async def classify(
-        self,
-        images: Sequence[Image],
-        question: Question,
+        self, images: Sequence[Image], options: Options
     ) -> tuple[list[Prediction | ImageError], list[str]]:
         """The answer for each image, in order, and warnings about the labels.
-
-        Args:
-            images: names and the files' bytes, what decodes them, or why they are missing.
-            question: what is asked.
 
         Raises:
             LabelsError, PromptsError: the labels or templates cannot be used.
         """
-        known = await self._classifier(question)
-        tasks = [asyncio.ensure_future(self._embed(name, data)) for name, data in images]
-        try:
-            embedded = await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-        abstain = Abstain(question.min_score, question.min_margin)
-        top = min(question.top, len(known.classifier.classes_))
-        results = await self._in(
-            self._matchers,
-            lambda: list(known.classifier.decision(top=top, abstain=abstain).answer(embedded)),
+        known = await self._classifier(options)
+        embedded = await gather(self._embed(name, data) for name, data in images)
+        decision = known.classifier.decision(
+            top=min(options.top, len(known.classifier.classes_)),
+            abstain=Abstain(options.min_score, options.min_margin),
         )
+        results = await self._in(self._matchers, lambda: list(decision.answer(embedded)))
         for result in results:
-            if isinstance(result, ImageError):
-                self.figures.image("error")
-            else:
-                self.figures.image("unknown" if result.label == UNKNOWN else "classified")
+            outcome = "unknown" if getattr(result, "label", "") == UNKNOWN else "classified"
+            self.metrics.images.labels("error" if isinstance(result, ImageError) else outcome).inc()
         return results, list(known.warnings)
 
-    async def _embed(
-        self, name: str, data: bytes | ImageError | Callable[[], Awaitable[bytes]]
-    ) -> Embedded | ImageError:
+    async def _embed(self, name: str, data: bytes | str | ImageError) -> Embedded | ImageError:
         if isinstance(data, ImageError):
             return data
         try:
-            content = data if isinstance(data, bytes) else await data()
-            pixels = await self._in(self._decoders, self._decode, name, content)
-            del content, data  # the encoder's queue holds pixels alone
-            vector = await asyncio.wrap_future(self._batcher.submit(pixels))
+            pixels = await self._in(self._decoders, self._decode, name, data)
+            del data  # the batcher's queue holds pixels alone
+            vector = await self._batcher.submit(pixels)
         except ImageError as error:
             return error.without_frames()
         if not np.isfinite(vector).all() or not vector.any():
             return ImageError(name, "the model gave no finite vector; try --precision fp32")
         return Embedded(name, vector)
 
-    def _decode(self, name: str, data: bytes) -> NDArray[Any]:
+    def _decode(self, name: str, data: bytes | str) -> NDArray[Any]:
         try:
             with PIXELS.share() as share:
                 image = decode_image(
-                    data,
+                    decode_base64(name, data) if isinstance(data, str) else data,
                     name,
                     max_pixels=self.limits.pixels,
                     least_side=self._encoder.least_side,
@@ -204,11 +174,13 @@ class Service:
             raise ImageError(name, "not enough memory to decode it") from error
 
     def _encode(self, pixels: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
-        return list(self._encoder.encode_images(pixels))
-
-    def _watch(self, size: int, seconds: float) -> None:
-        self.queue.learn(size, seconds)
-        self.figures.batch(size, seconds)
+        started = time.monotonic()
+        rows = list(self._encoder.encode_images(pixels))
+        seconds = time.monotonic() - started
+        self.queue.learn(len(rows), seconds)
+        self.metrics.batch_images.observe(len(rows))
+        self.metrics.batch_seconds.observe(seconds)
+        return rows
 
     @staticmethod
     async def _in(pool: ThreadPoolExecutor, function: Callable[..., Result], *given: Any) -> Result:
@@ -216,24 +188,17 @@ class Service:
 
     # -- labels ---------------------------------------------------------------------------------
 
-    async def _classifier(self, question: Question) -> _Known:
-        """The classifier of a question's labels, templates and `reject`."""
-        if question.labels is None and question.prompts is None and question.reject is None:
+    async def _classifier(self, options: Options) -> _Known:
+        """The classifier of a request's labels, templates and `reject`."""
+        if options.labels is None and options.prompts is None and options.reject is None:
             return _Known(self.own)
-        asked = repr((question.labels, question.prompts, question.reject))
+        asked = repr((options.labels, options.prompts, options.reject))
         key = hashlib.sha256(asked.encode()).digest()
         if found := self._classifiers.get(key):
             self._classifiers.move_to_end(key)
             return found
-        labels, prompts, texts = await self._in(
-            self._matchers,
-            prepare_question,
-            question,
-            self.limits,
-            self._own_labels,
-            self._own_prompts,
-        )
-        reject = self.own.reject if question.reject is None else question.reject
+        labels, prompts, texts = await self._in(self._matchers, self._make_texts, options)
+        reject = self.own.reject if options.reject is None else options.reject
         if reject and any(REJECT in (label.name, label.path[0]) for label in labels):
             raise LabelsError(f"labels: {REJECT!r} is a label already; leave one out")
         vectors = await self._vectors([*texts, *(REJECT_TEXTS if reject else ())])
@@ -244,11 +209,11 @@ class Service:
             cast("Encoder", informed),
             prompts=prompts,
             reject=reject,
-            level=self.own.level if question.labels is None else None,
+            level=self.own.level if options.labels is None else None,
             cache=False,
         )
         await self._in(self._matchers, classifier.fit)
-        informed.forget()
+        informed.vectors = {}
         weight = _CLASS_WEIGHT * len(classifier.classes_) + len(texts)
         warnings = dict.fromkeys([*labels.warnings, *prompts.warnings, *cut])
         known = _Known(classifier, tuple(warnings), weight)
@@ -260,6 +225,35 @@ class Service:
             self._weight -= oldest.weight
         return known
 
+    def _make_texts(self, options: Options) -> tuple[LabelSet, PromptSet, list[str]]:
+        """A request's labels, templates, and the texts that these make.
+
+        Raises:
+            LabelsError, PromptsError: they cannot be used, or pass a limit.
+        """
+        limits = self.limits
+        labels, prompts = self._own_labels, self._own_prompts
+        if options.labels is not None:
+            if len(options.labels) > limits.labels:
+                raise LabelsError(f"{len(options.labels):,} labels; the most are {limits.labels:,}")
+            labels = make_labels(
+                item if isinstance(item, str) else item.model_dump(exclude_none=True)
+                for item in options.labels
+            )
+        if labels is None:
+            raise LabelsError(
+                "the server's classifier was learnt from images: prompts and reject need labels"
+            )
+        if options.prompts is not None:
+            prompts = _make_prompts(options.prompts)
+        count = sum(len(la.words) * len(prompts.templates) + len(la.prompts) for la in labels)
+        if count > limits.texts:
+            raise LabelsError(
+                f"labels, synonyms and templates make {count:,} texts; the most are "
+                f"{limits.texts:,}"
+            )
+        return labels, prompts, [text for texts in make_texts(labels, prompts) for text in texts]
+
     async def _vectors(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """The texts' vectors; those not known are embedded between batches of images."""
         found: dict[str, NDArray[np.float32]] = {}
@@ -267,8 +261,7 @@ class Service:
         wanted = list(dict.fromkeys(texts))
         while missing := [text for text in wanted if not self._is_known(text, found)]:
             chunk = missing[:_TEXTS_A_CALL]
-            embed = partial(self._encoder.encode_texts, chunk)
-            rows = await asyncio.wrap_future(self._batcher.call(embed))
+            rows = await self._batcher.call(partial(self._encoder.encode_texts, chunk))
             if not np.isfinite(rows).all():
                 raise ModelError("the model gave no finite vector for a text")
             new += len(chunk)
@@ -276,36 +269,40 @@ class Service:
             self._texts.update((text, found[text]) for text in chunk)
         while len(self._texts) > _TEXTS_KEPT:
             self._texts.popitem(last=False)
-        self.figures.texts(len(wanted) - new, new)
+        self.metrics.texts.labels("known").inc(len(wanted) - new)
+        self.metrics.texts.labels("new").inc(new)
         return found
 
     def _is_known(self, text: str, found: dict[str, NDArray[np.float32]]) -> bool:
-        if text in found:
-            return True
-        if text not in self._texts:
-            return False
-        self._texts.move_to_end(text)
-        found[text] = self._texts[text]
-        return True
+        if text not in found and text in self._texts:
+            self._texts.move_to_end(text)
+            found[text] = self._texts[text]
+        return text in found
+
+
+def _make_prompts(given: str | list[str]) -> PromptSet:
+    """Templates, or those of a ready set; files are not read."""
+    if isinstance(given, list) or "{" in given:
+        return make_prompts([given] if isinstance(given, str) else given)
+    sets = list_sets("templates")
+    if given not in sets:
+        raise PromptsError(f"no ready template set {given[:50]!r}; they are {', '.join(sets)}")
+    return PromptSet(given, read_prompts(sets[given]).templates)
 
 
 class _Informed:
-    """An encoder as `fit` needs it, whose texts' vectors are known: it runs nothing."""
+    """An encoder whose texts' vectors are known, as `fit` needs it: it runs nothing."""
 
     def __init__(self, encoder: Encoder, vectors: Mapping[str, NDArray[np.float32]]) -> None:
         self._encoder = encoder
-        self._vectors = vectors
+        self.vectors = vectors
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return np.stack([self._vectors[text] for text in texts])
+        return np.stack([self.vectors[text] for text in texts])
 
     def describe_cut(self, texts: Sequence[str]) -> list[str]:
         """Nothing: the request has these warnings."""
         return []
-
-    def forget(self) -> None:
-        """Lets go of the vectors."""
-        self._vectors = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._encoder, name)
