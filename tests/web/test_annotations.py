@@ -22,15 +22,13 @@ def truth(path: Path) -> dict[str, str]:
     return {os.path.realpath(p): label for p, (label,) in zip(data.paths, data.labels, strict=True)}
 
 
-def test_a_label_is_in_the_file_at_once_and_is_appended(tmp_path: Path) -> None:
+def test_a_label_is_in_the_file_at_once(tmp_path: Path) -> None:
     file = tmp_path / "corrections.csv"
     with Corrections(file) as corrections:
         corrections.set({str(tmp_path / "a.jpg"): "cat"})
-        before = file.stat().st_ino
         corrections.set({str(tmp_path / "b.jpg"): "dog", str(tmp_path / "c.jpg"): "dog"})
         rows = "a.jpg,cat,\nb.jpg,dog,\nc.jpg,dog,\n"
         assert file.read_text() == f"path,label,best\n{rows}"
-        assert file.stat().st_ino == before
 
 
 def test_undo_and_redo_leave_the_file_as_it_was(tmp_path: Path) -> None:
@@ -119,28 +117,12 @@ def test_paths_lead_to_the_images_from_wherever_the_file_is(tmp_path: Path) -> N
     assert Path(path).read_bytes() == b"a"
 
 
-@pytest.mark.parametrize("cut", range(1, 25))
-def test_a_torn_last_line_is_healed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, cut: int
-) -> None:
+def test_a_last_line_without_a_line_break_is_a_row_as_others(tmp_path: Path) -> None:
     file = tmp_path / "corrections.csv"
-    whole = b'path,label\na.jpg,cat\n"b,\n1.jpg",dog\n'
-    file.write_bytes(whole[:-cut])
+    file.write_text("path,label\na.jpg,cat\nb.jpg,dog")
     with Corrections(file) as corrections:
-        known = {"a.jpg"} if cut < 16 else set()
-        assert {os.path.basename(path) for path in corrections.labels} == known
-        if cut != 15:
-            assert "cut off" in caplog.text
         corrections.set({str(tmp_path / "c.jpg"): "cow"})
-    assert {os.path.basename(path) for path in truth(file)} == known | {"c.jpg"}
-
-
-def test_zeros_that_a_lost_power_left_are_healed(tmp_path: Path) -> None:
-    file = tmp_path / "corrections.csv"
-    file.write_bytes(b"path,label\na.jpg,cat\n" + bytes(40))
-    with Corrections(file) as corrections:
-        corrections.set({str(tmp_path / "b.jpg"): "dog"})
-    assert len(truth(file)) == 2
+    assert list(truth(file).values()) == ["cat", "dog", "cow"]
 
 
 def test_two_at_once_are_refused_even_after_the_file_was_replaced(tmp_path: Path) -> None:
@@ -186,7 +168,7 @@ def test_a_quote_that_is_not_closed_is_named_and_nothing_is_cut_off(tmp_path: Pa
     file = tmp_path / "corrections.csv"
     text = 'path,label\na.jpg,cat\n"b.jpg,dog\nc.jpg,dog\n'
     file.write_text(text)
-    with pytest.raises(InputError, match=r"corrections\.csv:3: a quote"):
+    with pytest.raises(InputError, match=r"corrections\.csv:3: "):
         Corrections(file)
     assert file.read_text() == text
 
@@ -202,7 +184,7 @@ def test_a_header_alone_is_a_file_without_corrections(tmp_path: Path) -> None:
 def test_a_name_in_the_file_that_no_image_has_is_refused_with_the_file(tmp_path: Path) -> None:
     file = tmp_path / "corrections.csv"
     file.write_text("path,label\na.jpg,cat\nb\0.jpg,dog\n")
-    with pytest.raises(InputError, match=r"corrections\.csv: .*b\\x00\.jpg"):
+    with pytest.raises(InputError, match=r"corrections\.csv:3: .*b\\x00\.jpg"):
         Corrections(file)
 
 
