@@ -1,7 +1,8 @@
-"""Labelled images: a folder per class, a csv, or pairs of a path and a label -> `Dataset`."""
+"""Read labelled images from a folder per class, a csv, or pairs of a path and a label."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from clipcls.data.file_kinds import LeftOut
-from clipcls.data.paths import find_images, list_folder
+from clipcls.data.file_kinds import LeftOut, is_system_folder
+from clipcls.data.paths import find_images
 from clipcls.data.sorted_folders import read_folder_labels
 from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.on_disk import explain_missing, find_on_disk
@@ -19,30 +20,25 @@ from clipcls.predictions import PERSON
 
 log = logging.getLogger("clipcls")
 
-__all__ = [
-    "Dataset",
-    "DatasetLike",
-    "make_dataset",
-    "read_dataset",
-]
+__all__ = ["Dataset", "DatasetLike", "make_dataset", "read_dataset"]
 
 _FILES = (".csv", ".tsv", ".tab", ".txt")  # Excel's "Unicode text" is a .txt with tabs
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Images in the order given, each with its right labels as they were written.
+    """Images in the order given, each with its true labels as they were written.
 
     Attributes:
         source: the folder's or file's name, or `data`.
         paths: the images.
-        labels: for each image its right labels; an answer is right if it is one of them. None at
-            all only where that was asked for: the image has none of the labels.
+        labels: each image's true labels; an answer is right if it is one of them. Only with
+            `unlabelled` may an image have none.
         unreadable: folders that could not be searched.
-        empty: class folders without any image.
-        beside: images that lie beside the class folders, without a label.
-        folders: the folders each image lies in, from the class folder down; () for other data.
-        unreviewed: rows of a reviewed table whose label no person gave; they are left out.
+        empty: class folders without images.
+        beside: how many images are next to the class folders, without a label.
+        folders: the folders that contain each image, from the class folder down; () for other data.
+        unreviewed: how many rows of a reviewed table were left out, as no person gave their label.
     """
 
     source: str
@@ -65,7 +61,7 @@ DatasetLike: TypeAlias = (
 
 
 def make_dataset(data: DatasetLike, *, unlabelled: bool = False) -> Dataset:
-    """`Dataset` from whatever a Python caller has.
+    """Make a `Dataset` from whatever a Python caller has.
 
     Args:
         data: a folder or csv file (see `read_dataset`), or pairs of a path and its label or
@@ -73,7 +69,7 @@ def make_dataset(data: DatasetLike, *, unlabelled: bool = False) -> Dataset:
         unlabelled: whether an image may have no label: a blank in a csv, an empty list.
 
     Raises:
-        InputError: it cannot be read, or there are no images in it.
+        InputError: it cannot be read, or contains no images.
 
     Example:
         >>> make_dataset([("a.jpg", "cat"), ("b.jpg", ["cat", "dog"])]).labels
@@ -81,7 +77,7 @@ def make_dataset(data: DatasetLike, *, unlabelled: bool = False) -> Dataset:
     """
     if isinstance(data, Dataset):
         if not (unlabelled or all(data.labels)):
-            raise InputError(f"{data.source}: an image has no label; that is for several labels")
+            raise InputError(f"{data.source}: an image has no label; only multi-label data may")
         return data
     if isinstance(data, str | os.PathLike):
         return read_dataset(data, unlabelled=unlabelled)
@@ -89,32 +85,30 @@ def make_dataset(data: DatasetLike, *, unlabelled: bool = False) -> Dataset:
         (os.fspath(path), [labels] if isinstance(labels, str) else list(labels))
         for path, labels in data
     )
-    return _merged("data", pairs, unlabelled)
+    return _merge("data", pairs, unlabelled)
 
 
 def read_dataset(
     source: str | os.PathLike[str], *, unlabelled: bool = False, exact: bool = False
 ) -> Dataset:
-    """Reads a folder with a folder per class, or a csv file.
+    """Read a folder with a folder per class, or a csv file.
 
-    - A folder: the folders directly in it are the classes, and all images below each belong to it
-      (as `find_images` finds them), unless a folder further down names a label: see
-      `match_labels`. Images that lie beside the class folders have no label and are left
-      out.
-    - A `.csv` or `.tsv` file, also compressed (`.gz`): the first line names the columns, `path` and
-      `label` among them. Paths are relative to the file's folder; a warning counts those that the
-      disk spells differently (see `find_on_disk`). Several labels of an image are several right
-      answers: in one cell, separated by `|`, or in a row each. A blank one is an error unless
-      `unlabelled`: the image then has none of the labels. Of a table that `clipcls review` wrote,
-      with a column `labelled_by`, only the labels that a person gave are taken.
+    - A folder: the folders directly in it are the classes, with all images below them (see
+      `find_images`), unless a folder further down names a label (see `match_labels`). Images next
+      to the class folders are left out.
+    - A `.csv` or `.tsv` file, also compressed (`.gz`): the first line names the columns, including
+      `path` and `label`. Paths are relative to the file's folder; a warning counts those that the
+      disk spells differently (see `find_on_disk`). Several labels, in one cell separated by `|` or
+      in several rows, are several right answers. From a table by `clipcls review`, with a column
+      `labelled_by`, only labels that a person gave are taken.
 
     Args:
         source: the folder or file.
         unlabelled: whether an image may have no label.
-        exact: whether to take paths as they stand in a csv, whatever the disk has.
+        exact: whether to take paths exactly as the csv spells them.
 
     Raises:
-        InputError: there is no such folder or file, it cannot be read as that, or it is empty.
+        InputError: no such folder or file exists, or it cannot be read as labelled images.
     """
     name = os.fspath(source)
     if os.path.isdir(name):
@@ -129,53 +123,53 @@ def read_dataset(
     unreviewed: list[str] = []
     rows = list(_rows(name, read_text(Path(name)), unlabelled, unreviewed))
     if unreviewed and not rows:
-        raise InputError(f"{name}: no person gave any of its labels; review the images first")
+        raise InputError(f"{name}: none of its labels was given by a person; review the images")
     if not exact:
-        rows = list(zip(_found(name, [p for p, _ in rows]), (ls for _, ls in rows), strict=True))
-    return replace(_merged(name, rows, unlabelled), unreviewed=len(unreviewed))
+        rows = list(
+            zip(_find_paths(name, [p for p, _ in rows]), (ls for _, ls in rows), strict=True)
+        )
+    return replace(_merge(name, rows, unlabelled), unreviewed=len(unreviewed))
 
 
 def _read_folder(root: str) -> Dataset:
     try:
-        folders, beside = list_folder(root)
+        folders = [
+            name
+            for name in sorted(os.listdir(root))
+            if os.path.isdir(os.path.join(root, name))
+            and not (name.startswith(".") or is_system_folder(name))
+        ]
     except OSError as error:
         raise InputError(f"{root}: {os_reason(error)}") from error
     if not folders:
-        raise InputError(f"{root}: has no folders in it; make one per class, named like its label")
-    names = read_folder_labels(Path(root))
+        raise InputError(f"{root}: contains no folders; make one per class, named like its label")
+    labels = read_folder_labels(Path(root))
     paths: list[str] = []
-    labels: list[tuple[str, ...]] = []
     chains: list[tuple[str, ...]] = []
     unreadable: list[ImageError] = []
-    empty: list[str] = []
+    beside = 0
     left_out = LeftOut()
-    for folder in folders:
-        before = len(paths) + len(unreadable)
-        try:
-            for item in find_images([os.path.join(root, folder)], left_out=left_out):
-                if isinstance(item, ImageError):
-                    unreadable.append(item)
-                else:
-                    paths.append(item)
-                    chain = Path(item).relative_to(root).parts[:-1]
-                    chains.append(
-                        tuple(names.get(chain[: n + 1], name) for n, name in enumerate(chain))
-                    )
-                    labels.append(chains[-1][:1])
-        except InputError:
-            pass  # no images in it
-        if before == len(paths) + len(unreadable):
-            empty.append(names.get((folder,), folder))
+    with contextlib.suppress(InputError):  # no images, as is said below
+        for item in find_images([root], left_out=left_out):
+            if isinstance(item, ImageError):
+                unreadable.append(item)
+            elif chain := Path(item).relative_to(root).parts[:-1]:
+                paths.append(item)
+                chains.append(tuple(labels.get(chain[: n + 1], c) for n, c in enumerate(chain)))
+            else:
+                beside += 1
     if not paths:
         besides = f": {left_out}" if left_out.counts else ""
-        raise InputError(f"{root}: there are no images in its folders{besides}")
+        raise InputError(f"{root}: its folders contain no images{besides}")
+    found = {Path(path).relative_to(root).parts[0] for path in paths}
+    found.update(*(Path(item.path).relative_to(root).parts[:1] for item in unreadable))
     return Dataset(
         root,
         tuple(paths),
-        tuple(labels),
+        tuple(chain[:1] for chain in chains),
         tuple(unreadable),
-        tuple(empty),
-        len(beside),
+        tuple(labels.get((folder,), folder) for folder in folders if folder not in found),
+        beside,
         tuple(chains),
     )
 
@@ -183,7 +177,7 @@ def _read_folder(root: str) -> Dataset:
 def _rows(
     name: str, text: str, unlabelled: bool, unreviewed: list[str]
 ) -> Iterator[tuple[str, list[str]]]:
-    """(path, labels) of each row that is not blank; paths that nobody reviewed go to the list."""
+    """(path, labels) of each row; paths that nobody reviewed are added to the list."""
     table = read_table(text, name)
     if table.columns and not {"path", "label"} <= set(table.columns):
         raise InputError(
@@ -201,15 +195,14 @@ def _rows(
         yield os.path.join(folder, cells["path"]), labels
 
 
-def _found(name: str, paths: Sequence[str]) -> list[str]:
-    """The paths as the disk spells them; those without a file as they are."""
+def _find_paths(name: str, paths: Sequence[str]) -> list[str]:
+    """The paths as the disk spells them; missing ones as they are."""
     found = [path if os.path.isdir(there := find_on_disk(path)) else there for path in paths]
-    respelt = [(path, there) for path, there in zip(paths, found, strict=True) if path != there]
+    respelt = [pair for pair in zip(paths, found, strict=True) if pair[0] != pair[1]]
     if respelt:
-        kinds = {"backslashes" if "\\" in path else "Unicode" for path, _ in respelt}
         log.warning(
-            "%s: the disk spells %d of %d paths differently (%s), such as %s; they were found",
-            *(name, len(respelt), len(paths), ", ".join(sorted(kinds)), respelt[0][1]),
+            "%s: the disk spells %d of %d paths differently, such as %a as %a; they were found",
+            *(name, len(respelt), len(paths), *respelt[0]),
         )
     missing = {path: explain_missing(path) for path in found if not os.path.lexists(path)}
     if explained := [path for path, reason in missing.items() if ";" in reason]:
@@ -221,12 +214,12 @@ def _found(name: str, paths: Sequence[str]) -> list[str]:
     return found
 
 
-def _merged(source: str, rows: Iterable[tuple[str, Sequence[str]]], unlabelled: bool) -> Dataset:
+def _merge(source: str, rows: Iterable[tuple[str, Sequence[str]]], unlabelled: bool) -> Dataset:
     found: dict[str, dict[str, None]] = {}
     for path, labels in rows:
         if not (labels or unlabelled):
             raise InputError(f"{source}: {path} has no label")
         found.setdefault(path, {}).update(dict.fromkeys(labels))
     if not found:
-        raise InputError(f"{source}: there are no images in it")
+        raise InputError(f"{source}: contains no images")
     return Dataset(source, tuple(found), tuple(tuple(labels) for labels in found.values()))

@@ -390,5 +390,5 @@ def test_a_label_of_a_hierarchy_keeps_its_place_in_the_reviewed_table(
 def test_a_table_that_nobody_reviewed_measures_nothing(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text("path,label,labelled_by\na.png,cat,model\n")
-    with pytest.raises(InputError, match=r"t\.csv: no person gave any"):
+    with pytest.raises(InputError, match=r"t\.csv: none of its labels"):
         read_dataset(file)
