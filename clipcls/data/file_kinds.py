@@ -1,4 +1,4 @@
-"""Kinds of files by their suffixes: images, raw files, videos and what else folders hold."""
+"""Kinds of files by suffix: images, raw files, videos and what else folders contain."""
 
 from __future__ import annotations
 
@@ -29,24 +29,20 @@ SUFFIXES = _words(
     ".avifs .jp2 .j2k .jpc .jpf .jpx .j2c .ppm .pgm .pbm .pnm .pfm .psd .ico .cur .dds .qoi .pcx "
     ".sgi .rgb .rgba .bw .ras .tga .icb .vda .vst .xbm .xpm .fits"
 )
-"""Suffixes, lower case, of the files that are taken from a folder.
-
-A list of our own: asking Pillow would import all its plugins, and would leave HEIC photos out
-unnoticed where the plugin for them is missing.
-"""
-
+"""Lower-case suffixes of the files that are taken from a folder. (Asking Pillow would import all
+its plugins, and silently leave out HEIC photos if their plugin is missing.)"""
 
 RAW_SUFFIXES = _words(
     ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .k25 .kdc .mef .mos .mrw .nef .nrw "
     ".orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f"
 )
-"""Suffixes, lower case, of cameras' raw files; taken from a folder where rawpy is installed."""
+"""Lower-case suffixes of cameras' raw files; taken from a folder if rawpy is installed."""
 
 VIDEO_SUFFIXES = _words(
     ".3gp .asf .avi .flv .insv .lrv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob "
     ".webm .wmv"
 )
-"""Suffixes, lower case, of videos."""
+"""Lower-case suffixes of videos."""
 
 _SUFFIXES_BY_KIND = {
     "raw file": RAW_SUFFIXES,
@@ -59,7 +55,7 @@ _SUFFIXES_BY_KIND = {
         ".bpg .czi .dcm .dicom .dpx .exr .flif .hdr .heics .jpm .jxl .jxr .livp .ndpi .nii .svs "
         ".wdp"
     ),
-    # Not opened to see whether they are images: data, and backups and unfinished downloads.
+    # Data, backups and unfinished downloads, which are not opened to look for images.
     "other file": _words(
         ".7z .aae .bak .bat .bin .c .cfg .conf .crdownload .css .csv .db .dll .download .exe .flac "
         ".gpx .gz .h5 .htm .html .ini .ipynb .jpeg_original .jpg_original .js .json .jsonl .lnk "
@@ -69,10 +65,10 @@ _SUFFIXES_BY_KIND = {
     ),
 }
 KINDS = {suffix: kind for kind, suffixes in _SUFFIXES_BY_KIND.items() for suffix in suffixes}
-"""Kinds of files by other suffixes, such as `video`; "other file" for data."""
+"""Suffixes of other files -> their kind, such as `video`; "other file" for data."""
 
-# Trash, snapshots and copies that systems keep, in lower case: Windows, macOS, Synology, QNAP,
-# Samba, ext4. Names with a leading dot (.Trash-1000, .thumbnails) are hidden anyway.
+# Trash, snapshots and copies, in lower case: Windows, macOS, Synology, QNAP, Samba, ext4. Names
+# with a leading dot (.Trash-1000, .thumbnails) are hidden anyway.
 _SYSTEM_FOLDERS = frozenset(
     (
         *("$recycle.bin", "system volume information", "lost+found", "found.000"),
@@ -85,46 +81,44 @@ _SYSTEM_FOLDERS = frozenset(
 
 
 def is_system_folder(name: str) -> bool:
-    """Whether a folder is a trash, snapshots or copies that a system keeps."""
-    # The last two are of Windows XP; in lower case they may be a person's own.
+    """Whether a system keeps a trash, snapshots or copies in a folder of this name."""
+    # The last two are Windows XP's; in lower case they may be a person's own.
     return name.lower() in _SYSTEM_FOLDERS or name in ("RECYCLER", "RECYCLED")
 
 
 @lru_cache(1)
 def reads_raw() -> bool:
-    """Whether rawpy is installed, so that raw files are images."""
+    """Whether rawpy is installed, so that raw files are taken as images."""
     return find_spec("rawpy") is not None
 
 
 @dataclass(slots=True)
 class LeftOut:
-    """Counts, by kind, what folders hold besides the images taken from them.
+    """Counts of what folders contain besides the images taken from them.
 
     Attributes:
-        counts: of each kind ("raw file", "video", ...), how many files have which suffix. Folders
-            such as a trash, which are not searched, count under their names.
+        counts: kind ("raw file", "video", ...) -> suffix -> number of files. System folders, which
+            are not searched, count under their names.
     """
 
     counts: dict[str, Counter[str]] = field(default_factory=dict)
 
     def add(self, kind: str, suffix: str) -> None:
-        """Counts one file or folder."""
+        """Count one file or folder."""
         self.counts.setdefault(kind, Counter())[suffix] += 1
 
     @property
     def may_be_images(self) -> bool:
-        """Whether a person may expect pictures among them: anything but data and system folders."""
+        """Whether any of them may contain pictures: all kinds but data and system folders."""
         return bool(self.counts.keys() - {"other file", "system folder"})
 
     def __str__(self) -> str:
-        """As "2 raw files (.nef), 1 video (.mp4) left out", with what makes raw files readable."""
+        """`2 raw files (.nef), 1 video (.mp4) left out`, and how to read raw files."""
+        if not self.counts:
+            return ""
         parts = []
-        order = [
-            *_SUFFIXES_BY_KIND,
-            "file not downloaded from iCloud",
-            "file without a suffix",
-            "system folder",
-        ]
+        others = "file not downloaded from iCloud", "file without a suffix", "system folder"
+        order = [*_SUFFIXES_BY_KIND, *others]
         for kind in sorted(self.counts, key=order.index):
             suffixes = [name for name, _ in self.counts[kind].most_common() if name]
             total = self.counts[kind].total()
@@ -133,7 +127,5 @@ class LeftOut:
             more = ", ..." if len(suffixes) > 4 else ""
             names = f" ({', '.join(suffixes[:4])}{more})" if suffixes else ""
             parts.append(f"{total:,} {kind}{names}")
-        if not parts:
-            return ""
         cure = f"; to read raw files: {install_command('raw')}" if "raw file" in self.counts else ""
         return f"{', '.join(parts)} left out{cure}"

@@ -1,4 +1,4 @@
-"""Read a list of paths from standard input, as `find`, a shell or PowerShell write it."""
+"""Read a list of paths from standard input, as written by `find`, a shell or PowerShell."""
 
 from __future__ import annotations
 
@@ -14,59 +14,55 @@ from clipcls.files.text import detect_encoding
 __all__ = ["read_path_list"]
 
 _CHUNK = 1 << 16
+_BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _CONTROL = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")
 _BINARY = "standard input is binary data, not a list of paths; to classify one image, name its file"
 
 
 def read_path_list(stdin: BinaryIO, null: bool) -> Iterator[str]:
-    """The names on standard input, each as soon as it is complete.
+    """Yield the names on standard input, each as soon as it is complete.
 
     Args:
         stdin: a binary stream.
-        null: whether names end with NUL bytes and not with newlines.
+        null: whether names end with NUL bytes, not with newlines.
 
     Raises:
-        InputError: it cannot be read, or is no such list.
+        InputError: it cannot be read, or is not a list of paths.
     """
-    end = b"\0" if null else b"\n"
-    for raw in _records(stdin, end):
+    for raw in _split(stdin, b"\0" if null else b"\n"):
         if b"\0" in raw:
             if any(map(os.path.lexists, filter(None, raw.split(b"\0")))):
                 raise InputError("the list on standard input is separated by NUL bytes: add -0")
             raise InputError(_BINARY)
         if not null and raw.endswith(b"\r") and not os.path.lexists(raw):
             raw = raw[:-1]
-        if not raw.strip():
-            continue
-        yield os.fsdecode(raw)
+        if raw.strip():
+            yield os.fsdecode(raw)
 
 
-def _records(stdin: BinaryIO, end: bytes) -> Iterator[bytes]:
-    read = getattr(stdin, "read1", stdin.read)  # read1: what there is, without waiting for more
+def _split(stdin: BinaryIO, end: bytes) -> Iterator[bytes]:
+    read = getattr(stdin, "read1", stdin.read)  # read1: what has arrived, without waiting for more
     try:
-        start = chunk = read(_CHUNK)
-        while chunk and any(
-            bom.startswith(start) for bom in (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
-        ):
-            start += (chunk := read(_CHUNK))
+        chunk = start = read(_CHUNK)
+        while chunk and any(bom.startswith(start) for bom in _BOMS):
+            chunk = read(_CHUNK)
+            start += chunk
         encoding = detect_encoding(start)
-        decoder = None
-        if encoding != "utf-8-sig":
+        if is_utf16 := encoding != "utf-8-sig":
             if end == b"\0":
                 raise InputError(
                     "the list on standard input is UTF-16 text with one path per line: leave out -0"
                 )
             decoder = codecs.getincrementaldecoder(encoding)()
         else:
-            start = start.removeprefix(b"\xef\xbb\xbf")  # PowerShell and editors put it there
+            start = start.removeprefix(_BOMS[0])
             odd = [raw for raw in start.split(end) if _CONTROL.search(raw.replace(b"\0", b""))]
-            if odd and not any(map(os.path.lexists, (raw for raw in odd if b"\0" not in raw))):
+            if odd and not any(os.path.lexists(raw) for raw in odd if b"\0" not in raw):
                 raise InputError(_BINARY)
         rest, chunk = b"", start
         while chunk:
-            if decoder:
-                chunk = os.fsencode(decoder.decode(chunk))
-            *whole, rest = (rest + chunk).split(end)
+            text = os.fsencode(decoder.decode(chunk)) if is_utf16 else chunk
+            *whole, rest = (rest + text).split(end)
             yield from whole
             chunk = read(_CHUNK)
         if rest:

@@ -1,4 +1,4 @@
-"""What `sort` left in a folder: its journals, and the labels that folders stand for."""
+"""What `clipcls sort` left in a folder: its journals, and the labels of its folders."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ FLAGS = sum(getattr(os, f"O_{name}", 0) for name in ("NOFOLLOW", "NONBLOCK", "CL
 
 
 def read_folder_labels(into: Path) -> dict[tuple[str, ...], str]:
-    """Folders below `into` that a run made -> their labels, where these are not their names.
+    """Map the folders below `into` whose name is not their label to their labels.
 
-    Whoever gave the folder may have written them, as they named the others: labels are not acted
-    upon.
+    Journals are not verified here, as no file is touched because of a label.
     """
     found = {}
     for path in find_journals(into):
@@ -41,7 +40,7 @@ def find_journals(into: Path) -> list[Path]:
 
 
 def open_regular(path: Path, flags: int) -> FileIO:
-    """Opens a regular file, and neither follows a link nor waits for a pipe."""
+    """Open a regular file, without following a link or waiting for a pipe."""
     if not stat.S_ISREG(path.lstat().st_mode):
         raise OSError("not a regular file")
     return FileIO(os.open(path, flags | FLAGS), "r+" if flags & os.O_RDWR else "r")

@@ -1,4 +1,4 @@
-"""An image -> a small upright JPEG, for pages that show it."""
+"""Make small upright JPEGs of images, for pages that show them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ __all__ = ["make_data_uri", "make_thumbnail", "make_thumbnails"]
 
 
 def make_thumbnail(path: str | os.PathLike[str], side: int, *, quality: int = 80) -> bytes:
-    """The bytes of a JPEG of an image: upright, RGB, without metadata.
+    """Make a JPEG of an image: upright, RGB, without metadata.
 
     Args:
         path: the image file.
-        side: its longer side in pixels; a smaller image keeps its size.
-        quality: of the JPEG, 1 to 95.
+        side: the thumbnail's longer side in pixels; a smaller image keeps its size.
+        quality: the JPEG's, 1 to 95.
 
     Raises:
-        ImageError: the file cannot be read or is no image; `.reason` says why.
+        ImageError: the file cannot be read or is not an image; `.reason` says why.
     """
     name = os.fspath(path)
     try:
         image = decode_image(read_bytes(name), name, least_side=2 * side)
         image.thumbnail((side, side))
         stream = io.BytesIO()
-        image.info.clear()  # Pillow would write a comment or a profile that it finds there
+        image.info.clear()  # otherwise Pillow would write its comment or profile
         image.save(stream, "JPEG", quality=quality)
     except MemoryError as error:
         raise ImageError(name, "not enough memory to decode it") from error
@@ -42,15 +42,15 @@ def make_thumbnail(path: str | os.PathLike[str], side: int, *, quality: int = 80
 def make_thumbnails(
     paths: Iterable[str], side: int, *, quality: int = 80, workers: int | None = None
 ) -> Iterator[bytes | ImageError]:
-    """Thumbnails of images, in their order, made ahead in threads with bounded memory.
+    """Yield thumbnails in the order of the paths, made ahead in threads with bounded memory.
 
     Args:
-        paths: of image files; read as they are needed.
+        paths: image files, requested as they are needed.
         side, quality: as for `make_thumbnail`.
-        workers: threads; None: one a CPU core, at most 8.
+        workers: threads; None: one per CPU core, at most 8.
 
     Yields:
-        the bytes of each image's JPEG, or the `ImageError` that says why there is none.
+        A JPEG's bytes, or the `ImageError` that says why it could not be made.
     """
 
     def make(path: str) -> bytes | ImageError:
@@ -74,5 +74,5 @@ def make_thumbnails(
 
 
 def make_data_uri(jpeg: bytes) -> str:
-    """A JPEG as the address of an image that a page carries itself."""
+    """Encode a JPEG as a data URI."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

@@ -15,7 +15,7 @@ __all__ = ["temporary_path", "write_bytes", "write_new"]
 
 @contextlib.contextmanager
 def temporary_path(path: Path, suffix: str = "") -> Iterator[Path]:
-    """A free, hidden name next to a file for its next content; a file left there is removed."""
+    """A free, hidden name next to a file for its new content; removed at the end if it exists."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part{suffix}")
     try:
         yield part
@@ -24,7 +24,7 @@ def temporary_path(path: Path, suffix: str = "") -> Iterator[Path]:
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Writes a file that does not exist yet, to the disk.
+    """Write a new file and flush it to the disk.
 
     Raises:
         OSError: it exists, or cannot be written.
@@ -36,7 +36,7 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file, or replaces it, whole or not at all; a link is followed.
+    """Write or replace a file, whole or not at all; a link is followed.
 
     Raises:
         OutputError: it cannot be written.

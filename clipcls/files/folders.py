@@ -1,4 +1,4 @@
-"""The user's folders, and what writing into a folder needs."""
+"""The user's cache folder, and functions of folders."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 
 @functools.cache
 def cache_folder() -> Path:
-    """The user's cache directory for clipcls, which may not exist yet.
+    """The user's cache folder for clipcls, which may not exist yet.
 
-    Without a home directory (an empty environment, a user without an account entry) it is a folder
-    among the temporary files that belongs to this user alone, and that is logged once.
+    Without a home directory (an empty environment, a user without an account) it is a private
+    temporary folder, with one warning.
     """
-    with contextlib.suppress(RuntimeError):  # newer versions of platformdirs; older give a "~"
+    with contextlib.suppress(RuntimeError):  # of newer versions of platformdirs; older return a "~"
         folder = Path(platformdirs.user_cache_dir("clipcls", appauthor=False))
         if folder.is_absolute():
             return folder
@@ -38,7 +38,7 @@ def cache_folder() -> Path:
 
 
 def _own_temporary_folder() -> Path:
-    """The same folder in each run, unless its name is taken by another user, or by a link."""
+    """The same folder in each run, unless another user or a link has its name."""
     folder = Path(tempfile.gettempdir()) / f"clipcls-{os.getuid()}"
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -51,7 +51,7 @@ def _own_temporary_folder() -> Path:
 
 
 def sync_folder(path: Path) -> None:
-    """Puts the names in a folder on the disk, where the system can."""
+    """Flush the names in a folder to the disk, if the system can."""
     try:
         folder = os.open(path, os.O_RDONLY)
     except OSError:  # Windows opens no folders
@@ -62,5 +62,5 @@ def sync_folder(path: Path) -> None:
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Whether a path is in a folder or below it, once all symbolic links are followed."""
+    """Whether a path is inside a folder, after following all symbolic links."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))

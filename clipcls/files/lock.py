@@ -1,4 +1,4 @@
-"""The one lock of files that several processes write."""
+"""Lock files that several processes write."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ __all__ = ["lock_descriptor"]
 
 
 def lock_descriptor(descriptor: int) -> bool:
-    """Locks an open file against other processes, until it and all duplicates of it are closed.
+    """Lock an open file against other processes, until it and all duplicates are closed.
 
-    The lock is on the file itself, not on a second one next to it, so that nothing is left behind
-    and the lock moves with a rename. There is none on Windows, where nobody can replace or remove
-    a file that is open, and where a lock would keep readers out.
+    The lock is on the file itself, so nothing is left behind and the lock survives a rename. There
+    is none on Windows, where nobody can replace an open file and a lock would keep readers out.
 
     Returns:
-        whether it is locked: some file systems have no locks.
+        Whether it is locked: some file systems have no locks.
 
     Raises:
-        BlockingIOError: another process has it.
+        BlockingIOError: another process has locked it.
     """
     try:
         import fcntl

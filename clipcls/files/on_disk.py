@@ -1,4 +1,4 @@
-"""Paths as lists and tables spell them -> as the disk spells them, or why they lead to no file."""
+"""Find paths under the disk's spelling, or explain why they do not exist."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ __all__ = ["explain_missing", "find_on_disk"]
 
 
 def find_on_disk(path: str) -> str:
-    """The path as the disk spells it, if it means something that exists, else as it was given.
+    """The path as the disk spells it, if it exists, else as it was given.
 
-    A path that exists is returned as it is. Otherwise it may be the one name that looks the same
-    (see `canonical`), between quotes or a `file://` URL, as file managers copy paths, or have
-    Windows' backslashes for separators.
+    A path that does not exist may mean the one name that looks the same (see `canonical`), be in
+    quotes or a `file://` URL, as file managers copy paths, or contain Windows' backslashes.
     """
     spellings = [path, canonical(path)]
     if quoted := re.fullmatch(r"""(["'])(.+)\1""", spellings[1]):
@@ -37,7 +36,7 @@ def find_on_disk(path: str) -> str:
 
 
 def explain_missing(path: str) -> str:
-    """Why the path leads to no file, with the likely cause: `no such file; ...`."""
+    """Why the path does not exist, with the likely cause: `no such file; ...`."""
     hint = ""
     name = os.path.basename(path)
     if re.match(r"https?://", path, re.IGNORECASE):
@@ -47,7 +46,7 @@ def explain_missing(path: str) -> str:
     elif any("\udc80" <= character <= "\udcff" for character in path):
         hint = "the name is not valid UTF-8: save the list as UTF-8"
     elif os.sep == "/" and re.search(r"(?:\A|/)(?:[A-Za-z]:[\\/]|\\\\)", path):
-        hint = "it begins with a drive of Windows"
+        hint = "it begins with a Windows drive"
     else:
         with contextlib.suppress(OSError, ValueError):
             folder = os.path.abspath(os.path.dirname(path) or os.curdir)

@@ -1,4 +1,4 @@
-"""The name a result file has until it is whole, and who may write there."""
+"""The name of a result file until it is whole, and the right to write to it."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ __all__ = ["Part"]
 
 
 class Part:
-    """A new file, `NAME.part`, for one run alone; what an earlier run left there is set aside.
+    """A new file `NAME.part` for one run; what an interrupted run left there is set aside.
 
-    It is locked until `release`. Without locks (some file systems) a later run takes it away, and
-    this one fails at its end.
+    It is locked until `release`. Where the file system has no locks, a later run takes the name
+    away, and this one fails at its end.
 
     Args:
         place: the file's final name.
 
     Attributes:
         path: its name until then.
-        file: what to write to.
-        earlier: results of runs that were interrupted, the last one's at the end.
+        file: the file, open for writing.
+        earlier: results of interrupted runs, the latest at the end.
 
     Raises:
         BlockingIOError: another run is writing it.
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
 
     def __init__(self, place: Path) -> None:
@@ -39,7 +39,7 @@ class Part:
         self.earlier = _set_aside(path)
         try:
             self.file: TextIO = path.open("x", encoding="utf-8", newline="")
-        except FileExistsError as error:  # by a run that began at the same time
+        except FileExistsError as error:  # a run started at the same time
             raise _busy() from error
         try:
             self._lock = _Lock(self.file)
@@ -51,24 +51,24 @@ class Part:
             raise
 
     def rename(self) -> None:
-        """Gives the file, closed, its final name."""
+        """Give the file, once closed, its final name."""
         if not self._lock.is_on(self.path):
             raise FileNotFoundError(None, f"{self.path.name} was removed in the meantime")
         self.path.replace(self._place)
 
     def remove(self) -> None:
-        """Removes it, unless it is another run's by now."""
+        """Remove the file, unless it is another run's by now."""
         if self._lock.is_on(self.path):
             self.path.unlink(missing_ok=True)
 
     def mark_whole(self) -> None:
-        """Notes that all that has been written so far is whole."""
+        """Note that everything written so far is whole."""
         self._whole = os.fstat(self.file.fileno()).st_size
 
     def with_results(self, has_own: bool) -> list[Path]:
-        """What holds results, after the run has failed and the file was closed.
+        """The files that contain results, after the run failed and the file was closed.
 
-        A record that a full disk has cut off is removed, and so is a part without any whole one.
+        A record that a full disk cut off is removed, as is a part without a whole record.
 
         Args:
             has_own: whether this run has written a result (a compressed file is never empty).
@@ -83,25 +83,22 @@ class Part:
         return self.earlier
 
     def remove_earlier(self) -> list[Path]:
-        """Removes what earlier runs left; returns what is something else than such a result.
-
-        The whole file begins as its parts do.
-        """
-        begin, others = _begin(self._place), []
+        """Remove what earlier runs left; return files that do not begin like the whole file."""
+        others = []
         for old in self.earlier:
-            if old.is_symlink() or not old.is_file() or _begin(old) != begin:
+            if old.is_symlink() or not old.is_file() or _begin(old) != _begin(self._place):
                 others.append(old)
             else:
                 old.unlink(missing_ok=True)
         return others
 
     def release(self) -> None:
-        """Lets other runs have the name."""
+        """Let other runs have the name."""
         self._lock.release()
 
 
 class _Lock:
-    """Keeps other runs off a file, also after it is closed, until `release`.
+    """Keeps other runs off a file until `release`, even after it is closed.
 
     Raises:
         BlockingIOError: another run has it.
@@ -109,7 +106,7 @@ class _Lock:
 
     def __init__(self, file: IO[Any]) -> None:
         self._number: int | None = None
-        if os.name == "nt":  # where nobody takes away a file that is open
+        if os.name == "nt":  # where open files cannot be taken away
             return
         self._number = os.dup(file.fileno())
         try:
@@ -119,7 +116,7 @@ class _Lock:
             raise _busy() from error
 
     def is_on(self, path: Path) -> bool:
-        """Whether the file has that name."""
+        """Whether the file still has this name."""
         if self._number is None:
             return path.exists()
         try:
@@ -134,16 +131,16 @@ class _Lock:
 
 
 def _set_aside(part: Path) -> list[Path]:
-    """Results of runs that were interrupted, the last one's under a name that is free."""
+    """Rename what an interrupted run left; return the results of all such runs."""
     names = (part.with_name(f"{part.name}.{number}") for number in itertools.count(1))
     earlier = list(itertools.takewhile(Path.exists, names))
     try:
-        with part.open("r+b", buffering=0) as file:  # closed before: Windows renames nothing open
+        with part.open("r+b", buffering=0) as file:  # closed again: Windows renames no open file
             lock = _Lock(file)
     except FileNotFoundError:
         return earlier
     try:
-        if not lock.is_on(part):  # its run has ended just now
+        if not lock.is_on(part):  # its run has just ended
             return earlier
         if part.stat().st_size:
             earlier.append(part.rename(part.with_name(f"{part.name}.{len(earlier) + 1}")))
@@ -155,7 +152,7 @@ def _set_aside(part: Path) -> list[Path]:
 
 
 def _begin(path: Path) -> bytes:
-    """Enough of a file to recognise its format."""
+    """The bytes that tell a file's format."""
     try:
         with path.open("rb") as file:
             return file.read(4)

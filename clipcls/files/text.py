@@ -1,13 +1,14 @@
-"""Decode the text files that users have, and read csv tables as spreadsheets write them.
+"""Decode users' text files, and read csv tables as spreadsheets write them.
 
 The one place that turns bytes into text (`decode`, `read_text`), text into lines (`number_lines`)
-or rows (`read_table`), and texts that look the same into one (`canonical`, `clean`). A cell or line
-comes back as written; the caller applies `canonical` where it is a label or a number, but not where
-it is a path: `Screenshot at 10.00\\u202fAM.png` is a real file name (see `files.on_disk`).
+or rows (`read_table`), and texts that look the same into one (`canonical`, `clean`). Cells and
+lines come back as written: callers apply `canonical` to labels and numbers, but not to paths, since
+`Screenshot at 10.00\\u202fAM.png` is a real file name (see `files.on_disk`).
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ __all__ = [
     "unguard",
 ]
 
-# Text files that are not the text a person means, by their first bytes in lower case.
+# Files that are not the text a person means, by their lower-case first bytes.
 _OTHER_FILES = {
     b"{\\rtf": "is rich text (RTF); save it as plain text (TextEdit: Format, Make Plain Text)",
     b"<!doctype html": "is a web page, not the file itself; download the raw file",
@@ -49,17 +50,16 @@ _BOMS = {
     b"\xfe\xff": "utf-16",
 }
 
-# Soft hyphen, zero-width spaces and joins, direction marks (Windows' file properties put U+202A
-# before a path that is copied from there), byte order marks. Not the joiners U+200C and U+200D
-# between letters or emoji, which they change, nor marks of Arabic that show something.
+# Soft hyphens, zero-width spaces, direction marks (Windows' file properties put U+202A before a
+# copied path), byte order marks; but not the joiners U+200C and U+200D between letters or emoji.
 _INVISIBLE = re.compile(
     "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]"
     "|(?<![^\\x00-\\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\\x00-\\x7f])"
 )
 _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 
-# What Excel, LibreOffice and Google Sheets may run as a formula (OWASP, CSV injection), and a byte
-# order mark, which `decode` drops at the beginning of a line.
+# What spreadsheets may run as a formula (OWASP, CSV injection), and a byte order mark, which
+# `decode` would drop.
 _GUARDED = ("=", "+", "-", "@", "\t", "\ufeff")
 
 
@@ -83,13 +83,13 @@ def read_text(path: Path, error: type[ClipclsError] = InputError) -> str:
 def decode(data: bytes, name: str, error: type[ClipclsError] = InputError) -> str:
     r"""Decode UTF-8 with or without a byte order mark, UTF-16 or UTF-32 (see `detect_encoding`).
 
-    Decompress gzip first. Newlines become `\n`, and byte order marks at the beginning of lines are
-    dropped: files that were joined have them inside.
+    Gzip is decompressed. Newlines become `\n`; byte order marks at the beginning of lines, as in
+    files that were joined, are dropped.
 
     Args:
         data: the whole file.
-        name: what messages begin with.
-        error: what to raise.
+        name: the beginning of messages.
+        error: the type to raise.
 
     Raises:
         error: the data is binary or in another encoding; the message names file, line and cure.
@@ -104,8 +104,9 @@ def decode(data: bytes, name: str, error: type[ClipclsError] = InputError) -> st
             raise error(
                 f"{name}: the gzip file is cut off or damaged; `gzip -dc` prints what it still has"
             ) from e
+    begin = data[:64].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
     for start, reason in _OTHER_FILES.items():
-        if data.lstrip(b"\xef\xbb\xbf \r\n\t")[: len(start)].lower() == start:
+        if begin.startswith(start):
             raise error(f"{name}: {reason}")
     encoding = detect_encoding(data)
     try:
@@ -123,35 +124,29 @@ def decode(data: bytes, name: str, error: type[ClipclsError] = InputError) -> st
 
 
 def detect_encoding(start: bytes) -> str:
-    """The codec for data that begins with `start`: by its byte order mark, else UTF-8.
+    """The codec of data that begins with `start`: by its byte order mark, else UTF-8.
 
-    Without a mark it is UTF-16 where at least 30 % of the 16-bit units have a zero byte, always on
-    the same side, as text with ASCII letters has, and there are newlines but no other control
-    characters (of a single line, 70 % and a dot). Names separated by zero bytes are not that.
+    Without a mark it is UTF-16 if that makes at least 30 % of it ASCII, with newlines but no other
+    control characters (for a single line, 70 % and a dot). Names separated by NUL are not that.
     """
     for bom, name in _BOMS.items():
         if start.startswith(bom):
             return name
-    if b"\0" in start:
-        units = len(start) // 2
-        zeros = start[0 : 2 * units : 2].count(0), start[1 : 2 * units : 2].count(0)
-        codec = "utf-16-be" if zeros[0] else "utf-16-le"
-        share = max(zeros) / max(1, units)
-        if min(zeros) == 0 and units >= 2 and share > 0.3:
-            text = start[: 2 * units].decode(codec, "replace")
-            plain = "\n" in text or ("." in text and share > 0.7)
-            if plain and not re.search(r"[\0-\x08\x0e-\x1f]", text):
-                return codec
+    for codec in ("utf-16-le", "utf-16-be") if b"\0" in start else ():
+        text = start[: len(start) // 2 * 2].decode(codec, "replace")
+        share = sum(map(str.isascii, text)) / max(2, len(text))
+        is_text = "\n" in text or ("." in text and share > 0.7)
+        if share > 0.3 and is_text and not re.search(r"[\0-\x08\x0e-\x1f]", text):
+            return codec
     return "utf-8-sig"
 
 
 def number_lines(text: str) -> Iterator[tuple[int, str]]:
     r"""Line numbers (from 1) and stripped lines, without blank lines and `#` comments.
 
-    Only a line that begins with `#` is a comment, so that `C#` and `route #66` are whole; a line
-    that shall begin with one is written `\#`, and one that shall begin with `\#` is written `\\#`.
-    (str.splitlines would also split at form feeds and their like, and the numbers would no longer
-    be those of an editor.)
+    `C#` and `route #66` are whole; a line that should begin with `#` is written `\#`, and one that
+    should begin with `\#` is written `\\#`. Lines are numbered as in an editor, unlike those of
+    str.splitlines.
     """
     for number, line in enumerate(text.split("\n"), 1):
         line = line.strip()
@@ -161,11 +156,9 @@ def number_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def canonical(text: str) -> str:
-    r"""The one spelling of texts that look the same to a person.
+    r"""The one spelling of texts that look the same.
 
-    Composed (NFC), without invisible characters, with plain spaces for no-break and other Unicode
-    spaces, and without outer white space. Callers who compare texts compare these; callers who
-    replace a text by it say so once per file (see `describe_change`).
+    Composed (NFC), without invisible characters and outer white space, with plain spaces.
 
     Example:
         >>> canonical("\u202acafe\u0301\u00a0bar\u200b ")
@@ -178,10 +171,10 @@ def canonical(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """The text as `canonical` spells it; "" if it shows nothing.
+    """The `canonical` spelling; "" if nothing of it is visible.
 
     Raises:
-        ValueError: it holds a line break, another control character, or half a surrogate pair.
+        ValueError: it contains a line break, another control character, or half a surrogate pair.
     """
     text = canonical(text)
     for character in text:
@@ -194,8 +187,8 @@ class Row(NamedTuple):
     """One row of a table.
 
     Attributes:
-        where: what a message begins with: `file:line`.
-        cells: column -> cell as written, "" where the row is too short.
+        where: the beginning of messages: `file:line`.
+        cells: column -> cell as written; "" if the row is too short.
     """
 
     where: str
@@ -207,8 +200,8 @@ class Table(NamedTuple):
 
     Attributes:
         where: the header's `file:line`.
-        columns: the header's cells: `canonical`, lower case; () for an empty file.
-        rows: the rows that are not blank, read as they are asked for.
+        columns: the header's cells, `canonical` and in lower case; () for an empty file.
+        rows: the rows that are not blank, read lazily.
     """
 
     where: str
@@ -221,75 +214,70 @@ def read_table(
 ) -> Table:
     """Read a csv as people and spreadsheets write it.
 
-    Comma, semicolon, tab or bar between cells, whichever the header has most of, or what Excel's
-    first line `sep=;` says; quotes doubled inside quotes; blank rows skipped; the `'` that guards
-    against formulas taken off (see `guard`). PowerShell's first line `#TYPE` is skipped, and a csv
-    that a spreadsheet kept in one column is read again.
+    The delimiter is comma, semicolon, tab or bar, whichever the header has most of, or what Excel's
+    first line `sep=;` says. Blank rows and PowerShell's first line `#TYPE` are skipped, the `'`
+    that guards against formulas is removed (see `guard`), and a csv that a spreadsheet kept in one
+    column is unpacked.
 
     Args:
         text: the whole file, as from `decode`.
-        name: what messages begin with.
-        error: what to raise.
-        exact: keep white space at the beginning of cells, as a program wrote it. (People write
+        name: the beginning of messages.
+        error: the type to raise.
+        exact: keep white space at the beginning of cells, as programs write it. (People write
             `cat, "a cat, asleep"`.)
 
     Raises:
-        error: from `rows` (or at once, in the header): it is not csv, or a row has more cells than
-            the header; the message names file, line and cure.
+        error: it is not csv, or a row has more cells than the header; raised by `rows`, or at once
+            for the header. The message names file, line and cure.
     """
     import csv
     import io
 
-    lines = text.split("\n", 1)
-    skipped = 0
-    delimiter = ""
-    if said := re.fullmatch(r'"?sep=(.?)"?[,;\t]*', lines[0].strip("\ufeff "), re.IGNORECASE):
-        delimiter, skipped, text = said[1], 1, "".join(lines[1:])
-    elif lines[0].startswith("#TYPE "):
-        skipped, text = 1, "".join(lines[1:])
-    if not delimiter:
-        header = re.sub(r'"[^"]*"', "", text.lstrip("\n").partition("\n")[0])
-        delimiter = max(",;\t|", key=header.count)
+    first, _, rest = text.partition("\n")
+    hint = re.fullmatch(r'(?:"?sep=(.?)"?|#TYPE .*)[,;\t]*', first.strip("\ufeff "), re.IGNORECASE)
+    body = rest if hint else text
+    header = re.sub(r'"[^"]*"', "", body.lstrip("\n").partition("\n")[0])
+    delimiter = (hint and hint[1]) or max(",;\t|", key=header.count)
     reader = csv.reader(
-        io.StringIO(text), delimiter=delimiter, strict=True, skipinitialspace=not exact
+        io.StringIO(body), delimiter=delimiter, strict=True, skipinitialspace=not exact
     )
 
-    def rows() -> Iterator[tuple[str, list[str]]]:
-        line = 1 + skipped
+    def read_rows() -> Iterator[tuple[str, list[str]]]:
+        skipped = 2 if hint else 1
+        line = skipped
         try:
             for row in reader:
-                where, line = f"{name}:{line}", reader.line_num + 1 + skipped
+                where, line = f"{name}:{line}", reader.line_num + skipped
                 if any(cell.strip() for cell in row):
                     yield where, row
         except csv.Error as e:
             raise error(f"{name}:{line}: is not a csv line: {e}") from e
 
-    def named(columns: tuple[str, ...]) -> Iterator[Row]:
-        for where, row in whole:
+    def name_cells(columns: tuple[str, ...]) -> Iterator[Row]:
+        for where, row in rows:
             if any(cell.strip() for cell in row[len(columns) :]):
                 raise error(
                     f"{where}: has {len(row)} cells for {len(columns)} columns; "
                     'put a text with a comma in it between " quotes'
                 )
-            row += [""] * (len(columns) - len(row))
-            yield Row(where, dict(zip(columns, map(unguard, row), strict=False)))
+            cells = itertools.chain(map(unguard, row), itertools.repeat(""))
+            yield Row(where, dict(zip(columns, cells, strict=False)))
 
-    whole = rows()
-    where, header_row = next(whole, (name, []))
-    if len(found := [cell for cell in header_row if cell.strip()]) == 1 and re.search(
-        "[,;]", found[0]
-    ):
-        first, rest = "\n" * skipped + header_row[0], list(whole)
-        unquoted = "\n".join([first, *(row[0] for _, row in rest)])
-        if skipped or len(unquoted) < len(text):
-            return read_table(unquoted, name, error, exact=exact)
-        whole = iter(rest)
+    rows = read_rows()
+    where, header_row = next(rows, (name, []))
+    found = [cell for cell in header_row if cell.strip()]
+    if len(found) == 1 and re.search("[,;]", found[0]):  # one column, in quotes or not
+        others = list(rows)
+        unpacked = "\n".join(["\n" * bool(hint) + header_row[0], *(row[0] for _, row in others)])
+        if hint or len(unpacked) < len(text):
+            return read_table(unpacked, name, error, exact=exact)
+        rows = iter(others)
     columns = tuple(canonical(cell).lower() for cell in header_row)
-    return Table(where, columns, named(columns))
+    return Table(where, columns, name_cells(columns))
 
 
 def escape_bytes(path: str) -> str:
-    r"""The path as text: bytes that are no UTF-8, and half surrogate pairs, as `\xff`.
+    r"""Write a path as text, with bytes that are not UTF-8 and half surrogate pairs as `\xff`.
 
     Example:
         >>> escape_bytes("\udcff.jpg")
@@ -302,17 +290,17 @@ def escape_bytes(path: str) -> str:
 
 
 def guard(cell: str) -> str:
-    """The cell with a `'` in front, if a spreadsheet would run it as a formula."""
+    """Put a `'` before a cell that a spreadsheet would run as a formula."""
     return f"'{cell}" if cell.lstrip("'").startswith(_GUARDED) else cell
 
 
 def unguard(cell: str) -> str:
-    """The cell without the `'` that `guard` put in front."""
+    """Remove the `'` that `guard` put before a cell."""
     return cell[1:] if cell.startswith("'") and guard(cell[1:]) != cell[1:] else cell
 
 
 def parse_number(text: str) -> float:
-    """A number out of a spreadsheet, with a decimal point or a decimal comma, or as a percentage.
+    """Parse a spreadsheet's number: with a decimal point or comma, or as a percentage.
 
     Raises:
         ValueError: the text is not a number.

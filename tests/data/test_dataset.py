@@ -141,7 +141,7 @@ def test_data_that_cannot_be_used(paint: Paint, tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     with pytest.raises(InputError, match="its folders contain no images"):
         read_dataset(tmp_path)
-    with pytest.raises(InputError, match="it has 'cat', the labels are 'dog'"):
+    with pytest.raises(InputError, match="labels 'dog'; the labels of the data are 'cat'"):
         match_labels(make_dataset([("a.jpg", "cat")]), ["dog"])
     (tmp_path / "t.csv").write_bytes(b"path,label\n\xff,cat\n")
     with pytest.raises(InputError, match="save the file as UTF-8"):
@@ -246,7 +246,7 @@ def test_paths_are_found_under_the_names_that_the_disk_has(
     windows.write_text("path,label\nC:\\\\photos\\\\a.jpg,cat\n\\\\nas\\b.jpg,cat\n")
     read_dataset(windows)
     assert "2 of 2 paths are not on this disk, such as " in caplog.text
-    assert "(no such file; it begins with a drive of Windows)" in caplog.text
+    assert "(no such file; it begins with a Windows drive)" in caplog.text
     cased = tmp_path / "cased.csv"
     cased.write_text("path,label\nSITE1/camA/IMG_1.png,cat\nsite1/camA/img_1.PNG,cat\n")
     read_dataset(cased)

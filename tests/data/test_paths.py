@@ -430,7 +430,7 @@ def test_a_missing_path_comes_with_its_likely_cause() -> None:
     reasons = [
         item.split("no such file; ")[-1] for item in found("-", stdin="\n".join(listed).encode())
     ]
-    windows = "it begins with a drive of Windows"
+    windows = "it begins with a Windows drive"
     url = "a URL is not read; download it first"
     assert reasons == ["the disk has 'IMG_1.JPG'", windows, windows, windows, url]
     assert "save the list as UTF-8" in found("-", stdin="Mü.jpg".encode("cp1252"))[0]
