@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from clipcls.classification.occlusion import occlusion_masks
-from clipcls.data.images import open_image
+from clipcls.data.images import decode_image, read_bytes
 from clipcls.models import loading
 from clipcls.models.backend import Backend
 from clipcls.models.encoder import open_encoder
@@ -246,7 +246,9 @@ def photos(files: Sequence[str], model: str, images: int, mosaics: int, keep: Pa
         text, scale = unit_rows(data["text"]), float(data["scale"])
         order = np.random.default_rng(0).permutation(len(data["paths"]))
         for row in order[:images]:
-            test.deletion(encoder.preprocess(open_image(str(data["paths"][row]))), text, scale)
+            test.deletion(
+                encoder.preprocess(decode_image(read_bytes(str(data["paths"][row])))), text, scale
+            )
             if keep:
                 test.keep(keep)
         is_right = (data["vectors"] @ text.T).argmax(axis=1) == data["labels"]
@@ -258,7 +260,9 @@ def photos(files: Sequence[str], model: str, images: int, mosaics: int, keep: Pa
                 chosen.setdefault(int(data["labels"][row]), row)
             numbers = list(chosen)
             tiles = [
-                Image.fromarray(encoder.preprocess(open_image(str(data["paths"][row]))))
+                Image.fromarray(
+                    encoder.preprocess(decode_image(read_bytes(str(data["paths"][row]))))
+                )
                 for row in chosen.values()
             ]
             width, height = tiles[0].size

@@ -95,7 +95,7 @@ def heat_of(
 
     Args:
         classifier: fitted, with an encoder for which `check_offered` passes.
-        image: as `open_image` gives it.
+        image: as `decode_image` gives it.
         numbers: of the classes.
 
     Returns:

@@ -164,33 +164,16 @@ def check_pixels(path: str, size: tuple[int, int], pixels: int, max_pixels: int)
 
 
 def check_header(kind: str, data: bytes, path: str, max_pixels: int) -> None:
-    """Refuse inner sizes on which Pillow acts, or of which it warns, before it tells them.
+    """Refuse what Pillow acts on before it tells of it.
 
     Raises:
-        ImageError: a frame or picture inside has too many pixels, or a TIFF too many parts.
+        ImageError: a picture in an icon has too many pixels, or a TIFF too many parts.
     """
-    # The plugin refuses a truncated header.
-    with contextlib.suppress(IndexError, struct.error):
+    with contextlib.suppress(IndexError, struct.error):  # the plugin refuses a truncated header
         if kind == "TIFF" and (parts := _tiff_parts(data)) > _MAX_PARTS:
             raise ImageError(path, f"too many strips or tiles ({parts}; the limit is {_MAX_PARTS})")
-        find_sizes = {"GIF": _gif_overhang, "ICO": _ico_images}.get(kind)
-        for size in find_sizes(data) if find_sizes else ():
+        for size in _ico_images(data) if kind == "ICO" else ():
             check_pixels(path, size, size[0] * size[1], max_pixels)
-
-
-def _gif_overhang(data: bytes) -> Iterator[tuple[int, int]]:
-    """The size of a first frame that is larger than the screen (GIF89a, sections 17 to 26)."""
-    screen = struct.unpack_from("<2H", data, 6)
-    at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
-    while data[at : at + 1] not in (b",", b";", b""):
-        if data[at] == ord("!"):
-            at += 2
-            while data[at]:
-                at += 1 + data[at]
-        at += 1
-    x, y, width, height = struct.unpack_from("<4H", data, at + 1)
-    if x + width > screen[0] or y + height > screen[1]:
-        yield max(x + width, screen[0]), max(y + height, screen[1])
 
 
 def _ico_images(data: bytes) -> Iterator[tuple[int, int]]:

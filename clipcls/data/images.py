@@ -52,7 +52,6 @@ __all__ = [
     "decode_image",
     "find_missing_share",
     "find_whole",
-    "open_image",
     "read_bytes",
 ]
 
@@ -97,15 +96,6 @@ _END_OF_IMAGE = b"\xff\xd9"  # of JPEG
 _ZEROS = bytes(64)
 
 _LEAST_PREVIEW = 224  # pixels, of the shorter side of a raw file's preview
-
-
-def open_image(path: str) -> Image.Image:
-    """Read and decode one file, as an upright image of mode RGB.
-
-    Raises:
-        ImageError: the file cannot be read or is not an image; `.reason` says why.
-    """
-    return decode_image(read_bytes(path), path)
 
 
 def read_bytes(path: str, *, reserve: Callable[[int], None] = lambda size: None) -> bytes:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import fnmatch
 import functools
@@ -15,16 +16,19 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from clipcls.data.file_kinds import KINDS, SUFFIXES, LeftOut, is_system_folder, reads_raw
-from clipcls.data.path_list import read_path_list
 from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.on_disk import explain_missing, find_on_disk
-from clipcls.files.text import canonical
+from clipcls.files.text import canonical, detect_encoding
 
 __all__ = ["find_images"]
 
 log = logging.getLogger("clipcls")
 
 _SEPARATORS = re.compile("[" + re.escape(os.sep + (os.altsep or "")) + "]+")
+_CHUNK = 1 << 16
+_BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+_CONTROL = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")
+_BINARY = "standard input is binary data, not a list of paths; to classify one image, name its file"
 
 
 def find_images(
@@ -95,8 +99,52 @@ def _list_paths(
         elif stdin is None:
             raise InputError("there is no standard input to read paths from")
         else:
-            for path in read_path_list(stdin, null):
+            for path in _read_list(stdin, null):
                 yield path, False
+
+
+def _read_list(stdin: BinaryIO, null: bool) -> Iterator[str]:
+    """The names on standard input, each as soon as it is complete."""
+    for raw in _split(stdin, b"\0" if null else b"\n"):
+        if b"\0" in raw:
+            if any(map(os.path.lexists, filter(None, raw.split(b"\0")))):
+                raise InputError("the list on standard input is separated by NUL bytes: add -0")
+            raise InputError(_BINARY)
+        if not null and raw.endswith(b"\r") and not os.path.lexists(raw):
+            raw = raw[:-1]
+        if raw.strip():
+            yield os.fsdecode(raw)
+
+
+def _split(stdin: BinaryIO, end: bytes) -> Iterator[bytes]:
+    read = getattr(stdin, "read1", stdin.read)  # read1: what has arrived, without waiting for more
+    try:
+        chunk = start = read(_CHUNK)
+        while chunk and any(bom.startswith(start) for bom in _BOMS):
+            chunk = read(_CHUNK)
+            start += chunk
+        encoding = detect_encoding(start)
+        if is_utf16 := encoding != "utf-8-sig":
+            if end == b"\0":
+                raise InputError(
+                    "the list on standard input is UTF-16 text with one path per line: leave out -0"
+                )
+            decoder = codecs.getincrementaldecoder(encoding)()
+        else:
+            start = start.removeprefix(_BOMS[0])
+            odd = [raw for raw in start.split(end) if _CONTROL.search(raw.replace(b"\0", b""))]
+            if odd and not any(os.path.lexists(raw) for raw in odd if b"\0" not in raw):
+                raise InputError(_BINARY)
+        rest, chunk = b"", start
+        while chunk:
+            text = os.fsencode(decoder.decode(chunk)) if is_utf16 else chunk
+            *whole, rest = (rest + text).split(end)
+            yield from whole
+            chunk = read(_CHUNK)
+        if rest:
+            yield rest
+    except (OSError, ValueError) as error:
+        raise InputError(f"standard input cannot be read: {error}") from error
 
 
 @functools.cache  # images may be counted before they are read

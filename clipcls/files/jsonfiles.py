@@ -33,11 +33,7 @@ T = TypeVar("T")
 
 
 def read_json(path: str | os.PathLike[str], error: type[ClipclsError] = InputError) -> Any:
-    """Read a JSON file; see `parse_json`.
-
-    Raises:
-        error: the file cannot be read, or is not JSON; the message names file and reason.
-    """
+    """Read a JSON file; see `parse_json` and `read_text`."""
     return parse_json(read_text(Path(path), error), os.fspath(path), error)
 
 
@@ -48,10 +44,9 @@ def parse_json(
 
     Args:
         text: the whole text.
-        name: the beginning of messages.
+        name: the file's name, for messages.
         error: the type to raise.
-        has_paths: allow half surrogate pairs, which stand for bytes in names of files
-            (`os.fsdecode`).
+        has_paths: allow half surrogate pairs, which stand for bytes in file names (`os.fsdecode`).
 
     Raises:
         error: the text is something else; the message names the reason.
@@ -79,11 +74,7 @@ def parse_json(
 
 
 def check_depth(text: str, name: str, error: type[ClipclsError] = InputError) -> None:
-    """Refuse JSON whose nesting would exhaust the stack.
-
-    Raises:
-        error: the nesting is too deep.
-    """
+    """Refuse JSON whose nesting would exhaust the stack."""
     depth = 0
     if text.count("[") + text.count("{") > _DEEPEST:
         for bracket in re.finditer(r"[\[{\]}]", _STRING.sub("", text)):

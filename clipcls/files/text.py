@@ -18,7 +18,6 @@ from typing import NamedTuple
 from clipcls.errors import ClipclsError, InputError
 
 __all__ = [
-    "Row",
     "Table",
     "canonical",
     "clean",
@@ -86,13 +85,8 @@ def decode(data: bytes, name: str, error: type[ClipclsError] = InputError) -> st
     Gzip is decompressed. Newlines become `\n`; byte order marks at the beginning of lines, as in
     files that were joined, are dropped.
 
-    Args:
-        data: the whole file.
-        name: the beginning of messages.
-        error: the type to raise.
-
     Raises:
-        error: the data is binary or in another encoding; the message names file, line and cure.
+        error: the data is binary or in another encoding; the message names `name`, line and cure.
     """
     if data.startswith(b"\x1f\x8b"):
         import gzip
@@ -183,30 +177,18 @@ def clean(text: str) -> str:
     return text if any(c.isprintable() and not c.isspace() for c in text) else ""
 
 
-class Row(NamedTuple):
-    """One row of a table.
-
-    Attributes:
-        where: the beginning of messages: `file:line`.
-        cells: column -> cell as written; "" if the row is too short.
-    """
-
-    where: str
-    cells: dict[str, str]
-
-
 class Table(NamedTuple):
-    """A csv file.
+    """A csv file, whose rows are read lazily.
 
     Attributes:
         where: the header's `file:line`.
         columns: the header's cells, `canonical` and in lower case; () for an empty file.
-        rows: the rows that are not blank, read lazily.
+        rows: `file:line` and column -> cell as written ("" if missing) of each row with a cell.
     """
 
     where: str
     columns: tuple[str, ...]
-    rows: Iterator[Row]
+    rows: Iterator[tuple[str, dict[str, str]]]
 
 
 def read_table(
@@ -221,14 +203,13 @@ def read_table(
 
     Args:
         text: the whole file, as from `decode`.
-        name: the beginning of messages.
+        name: the file's name, for messages.
         error: the type to raise.
         exact: keep white space at the beginning of cells, as programs write it. (People write
             `cat, "a cat, asleep"`.)
 
     Raises:
-        error: it is not csv, or a row has more cells than the header; raised by `rows`, or at once
-            for the header. The message names file, line and cure.
+        error: it is not csv, or a row has more cells than the header; for rows, once they are read.
     """
     import csv
     import io
@@ -253,7 +234,7 @@ def read_table(
         except csv.Error as e:
             raise error(f"{name}:{line}: is not a csv line: {e}") from e
 
-    def name_cells(columns: tuple[str, ...]) -> Iterator[Row]:
+    def name_cells(columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
         for where, row in rows:
             if any(cell.strip() for cell in row[len(columns) :]):
                 raise error(
@@ -261,7 +242,7 @@ def read_table(
                     'put a text with a comma in it between " quotes'
                 )
             cells = itertools.chain(map(unguard, row), itertools.repeat(""))
-            yield Row(where, dict(zip(columns, cells, strict=False)))
+            yield where, dict(zip(columns, cells, strict=False))
 
     rows = read_rows()
     where, header_row = next(rows, (name, []))

@@ -46,7 +46,7 @@ def parse_items(source: str, items: Sequence[Item], what: str = "") -> Parsed:
     """Parse a list or mapping: labels as clipcls has them, or the classes of another tool.
 
     Args:
-        source: what the warning about another tool's list names.
+        source: the list's name, for warnings.
         items: the top level, without its brackets.
         what: what else the source was read as, such as `a list in code`.
 

@@ -31,8 +31,7 @@ from clipcls.labels.names import (
     join_levels,
     make_distinct,
     spell_out,
-    split_unescaped,
-    unescape,
+    split_levels,
 )
 from clipcls.labels.parsers import find_level_names, parse_labels
 from clipcls.labels.presets import find_set
@@ -299,20 +298,20 @@ def _clean_path(entry: Entry) -> tuple[str, ...]:
     """The names from the root to the label."""
     if entry.parents is not None:
         return tuple(_clean_texts(entry.where, "label", (*entry.parents, entry.label)))
-    parts = split_unescaped(_clean_text(entry.where, "label", entry.label))
-    if not all(part.strip() for part in parts):
+    parts = split_levels(_clean_text(entry.where, "label", entry.label))
+    if not all(map(str.strip, parts)):
         raise LabelsError(
             f"{entry.where}: the label {entry.label!r} has a blank level next to a >; "
             "write \\> for a > that is part of a name"
         )
-    return tuple(unescape(_clean_text(entry.where, "label", part)) for part in parts)
+    return tuple(_clean_texts(entry.where, "label", parts))
 
 
 def _read_level_names(source: str, levels: str, depth: int) -> tuple[str, ...]:
     """The names that a comment gives to the levels of a hierarchy."""
     if not levels or depth == 1:
         return ()
-    names = tuple(name.strip() for name in split_unescaped(levels))
+    names = tuple(map(str.strip, split_levels(levels)))
     if len(names) != depth:
         raise LabelsError(
             f"{source}: the comment `levels:` names {len(names)} of {depth} levels; name all"

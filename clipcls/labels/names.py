@@ -13,8 +13,6 @@ __all__ = [
     "make_line",
     "spell_out",
     "split_levels",
-    "split_unescaped",
-    "unescape",
 ]
 
 # A > between spaces divides levels, unless a backslash precedes it.
@@ -37,19 +35,8 @@ def join_levels(path: Sequence[str]) -> str:
 
 def split_levels(text: str) -> tuple[str, ...]:
     """Split what `join_levels` joined."""
-    return tuple(
-        unescape(part.removeprefix(" ").removesuffix(" ")) for part in split_unescaped(text)
-    )
-
-
-def split_unescaped(text: str) -> list[str]:
-    r"""Split a text at each `>` that divides levels; `\>` stays as written."""
-    return _ALONE.split(text)
-
-
-def unescape(part: str) -> str:
-    r"""Replace each `\>` by `>`."""
-    return _LITERAL.sub(lambda mark: mark[0].removeprefix("\\"), part)
+    parts = (part.removeprefix(" ").removesuffix(" ") for part in _ALONE.split(text))
+    return tuple(_LITERAL.sub(lambda mark: mark[0].removeprefix("\\"), part) for part in parts)
 
 
 def spell_out(name: str) -> str:

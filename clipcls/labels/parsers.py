@@ -25,10 +25,8 @@ _LABEL_COLUMNS = (
     *("class", "category", "species", "keyword", "tag", "title"),
 )
 _LEVELS = re.compile(r"^\s*#+\s*levels:(.*)$", re.MULTILINE | re.IGNORECASE)
-# How a list pasted from code begins: with a bracket, a quote, `NAMES = [`, `array([` or
-# `export const NAMES: string[] = [`.
-_CODE = re.compile(r"""[\[{("'“‘]|[\w.]+\s*(?:=\s*)?[\[{(]|[^"'“‘]*[\[{(]\s*(?:["'“‘]|$)""")
-_CODE_ONLY = re.compile(r"""[^"'“‘]*(?:=|=>|\w!?(?=\S))\s*[\[{(]\s*(?:["'“‘]|$)|[\[({]\s*["'“‘]""")
+# How only a list in code begins: `NAMES = [`, `export const NAMES: string[] = [`, `["`.
+_CODE = re.compile(r"""[^"'“‘]*(?:=|=>|\w!?(?=\S))\s*[\[{(]\s*(?:["'“‘]|$)|[\[({]\s*["'“‘]""")
 # Keys of label files and of YOLO's data.yaml, in a text file or on stdin.
 _YAML = re.compile(
     r"^\s*-?\s*(?:label|prompts?|synonyms?):\s|^[^#\n]*:\s*\{\s*(?:prompts?|synonyms?):|"
@@ -38,11 +36,7 @@ _YAML = re.compile(
 
 
 def parse_labels(path: Path, text: str) -> Parsed:
-    """Parse a label file, by its suffix (see `read_labels`).
-
-    Args:
-        path: the file, for its suffix and for messages; it is not opened.
-        text: its content, with `\\n` for newlines.
+    """Parse the text of a label file, by its suffix (see `read_labels`).
 
     Raises:
         LabelsError: label files have no such suffix, or the text does not fit the format; the
@@ -78,7 +72,8 @@ def _parse_text(path: str, text: str) -> Parsed:
     if _YAML.search(text):
         return _parse_yaml(path, text)
     what, kept = strip_lines(lines)
-    if "quotes" not in what and _CODE.match(first) and (found := _parse_code(path, text, first)):
+    may_be_code = "quotes" not in what and re.search(r"""[\[({"'“‘]""", first)
+    if may_be_code and (found := _parse_code(path, text, first)):
         return found
     parsed = Parsed([Entry(f"{path}:{number}", line) for number, line in kept])
     try:
@@ -116,7 +111,7 @@ def _parse_code(path: str, text: str, first: str) -> Parsed | None:
             return parse_items(path, read_json(path, text), "JSON")
     if (parsed := _parse_python(path, text)) is not None:
         return parsed
-    if _CODE_ONLY.match(first):
+    if _CODE.match(first):
         raise LabelsError(
             f"{path}: begins like a list in code or JSON but cannot be read as one (a bracket, a "
             "quote or a comma may be missing); write one label per line"
