@@ -1,4 +1,4 @@
-"""What every classifier of images by a linear head does, wherever its head comes from."""
+"""`ImageClassifier`: what all classifiers of images with a linear head have in common."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from clipcls.data.inputs import OnError, apply_on_error
 from clipcls.embeddings.cache import EmbeddingCache, open_cache
 from clipcls.embeddings.embed import Embedded, compute_rows, embed_array, embed_images
 from clipcls.errors import CalibrationError, ImageError
+from clipcls.labels.names import make_distinct
 from clipcls.models.backend import Backend
 from clipcls.models.encoder import Encoder, open_encoder
 from clipcls.numerics import unit_rows
@@ -45,7 +46,7 @@ class ImageClassifier(Estimator):
         cache_: the `EmbeddingCache` in use, or None.
         provenance_: the `Provenance` that its predictions carry.
         calibration_: the `Calibration` in use, or None.
-        hierarchy_: the `Hierarchy` of the labels, or None where they have no levels.
+        hierarchy_: the `Hierarchy` of the labels, or None if they have no levels.
     """
 
     _fitted = "head_"
@@ -68,7 +69,7 @@ class ImageClassifier(Estimator):
     provenance_: Provenance
     calibration_: Calibration | None
     hierarchy_: Hierarchy | None
-    # The texts of each label, which explain answers; none where they were learnt from images.
+    # The texts of each label, which explain answers; none if it was learnt from images.
     _texts: Sequence[Sequence[str]] = ()
 
     @abstractmethod
@@ -81,9 +82,9 @@ class ImageClassifier(Estimator):
         """What a calibration of this classifier is made for."""
 
     def given_class(self, path: str) -> int | None:
-        """The number in `classes_` of the label that a person gave this image file.
+        """The class number of the label that a person gave this image file.
 
-        `NO_CLASS` if the person said that it has none of the labels; None if nobody said anything.
+        `NO_CLASS` if the person said that it has none of the labels; None if nobody labelled it.
         """
         return None
 
@@ -95,21 +96,17 @@ class ImageClassifier(Estimator):
         self.encoder_ = open_encoder(self.model, self.checkpoint, self.backend)
 
     def _set_classes(
-        self,
-        names: Sequence[str],
-        paths: Sequence[tuple[str, ...]],
-        level_names: Sequence[str],
-        source: str,
+        self, paths: Sequence[tuple[str, ...]], level_names: Sequence[str], source: str
     ) -> None:
         """Sets the classes and their hierarchy.
 
         Args:
-            names: of the labels.
             paths: each label's names from the root.
             level_names: of the hierarchy, or ().
             source: of the labels, for messages.
         """
         self.hierarchy_ = self._level = None
+        names = make_distinct(paths)
         if self.level is not None or any(len(path) > 1 for path in paths):
             from clipcls.labels.taxonomy import Hierarchy
 
@@ -119,36 +116,38 @@ class ImageClassifier(Estimator):
                 names = self._level.names
         self.classes_ = np.array(names)
 
-    def _set_provenance(self, prompts: str, classifier: str = "") -> None:
-        """Opens the calibration, and sets what made the answers."""
-        self.calibration_ = None
+    def _set_head(
+        self, prompts: str, weights: NDArray[Any], scale: Any, bias: Any, classifier: str = ""
+    ) -> None:
+        """Opens the calibration and sets the head, which makes the classifier fitted.
+
+        Args:
+            prompts: the template set's name.
+            weights: a unit row per label, (n_labels, dim).
+            scale, bias: of the logits, for all labels or (n_labels,).
+            classifier: hash of a learnt classifier's file, or "".
+        """
+        found = None
         if self.calibration is not None:
             from clipcls.calibration.file import load_calibration
             from clipcls.calibration.single_label import Calibration
 
-            self.calibration_ = load_calibration(self.calibration, Calibration, self.identity_)
+            found = load_calibration(self.calibration, Calibration, self.identity_)
+        self.calibration_: Calibration | None = found
         self.provenance_ = Provenance(
             self.encoder_.name,
             self.encoder_.weights[:12],
             self.encoder_.precision,
             prompts,
-            self.calibration_.digest if self.calibration_ else "",
+            found.digest if found else "",
             classifier,
         )
-
-    def _set_head(self, weights: NDArray[Any], scale: Any, bias: Any) -> None:
-        """Sets the head, which makes the classifier fitted.
-
-        Args:
-            weights: a unit row per label, (n_labels, dim).
-            scale, bias: of the logits, for all labels or (n_labels,).
-        """
         n = len(weights)
         self.head_ = LinearHead(
             weights.astype(np.float64),
             np.broadcast_to(np.asarray(scale, np.float64), n),
             np.broadcast_to(np.asarray(bias, np.float64), n),
-            self.calibration_.temperature if self.calibration_ else 1.0,
+            found.temperature if found else 1.0,
             self._level,
         )
 
@@ -162,8 +161,8 @@ class ImageClassifier(Estimator):
 
         Args:
             X: one image, many, or vectors.
-            on_error: for an image that cannot be read, "raise" raises its `ImageError`, "skip"
-                leaves its row out (and logs it), and "yield" makes its row NaN.
+            on_error: if an image cannot be read, "raise" raises its `ImageError`, "skip" leaves
+                its row out and logs it, and "yield" makes its row NaN.
 
         Returns:
             float64 (n, n_classes); one image has one row.
@@ -171,7 +170,7 @@ class ImageClassifier(Estimator):
         Raises:
             ImageError: an image cannot be read.
             TypeError: X is neither an image nor an iterable of them.
-            ValueError: vectors of another dimension, or not finite.
+            ValueError: the vectors have another dimension, or are not finite.
         """
         vectors = self.vectors(X, on_error=on_error)
         return compute_rows(self.head_.logits, vectors, np.nan)
@@ -197,21 +196,19 @@ class ImageClassifier(Estimator):
         return compute_rows(lambda rows: self.classes_[self.head_.best(rows)], vectors, "")
 
     def score(self, X: Images | NDArray[Any], y: Any) -> float:
-        """Accuracy: the share of images whose label is `y`'s, (n,), as a str.
+        """The accuracy: the share of images whose label is `y`'s, (n,), as a str.
 
         Raises:
             ImageError: an image cannot be read.
             ValueError: there are no images, or not as many as labels.
         """
-        from sklearn.utils.validation import column_or_1d
+        from sklearn.utils.validation import check_consistent_length, column_or_1d
 
-        answers = self.predict(X)
-        right = [str(label) for label in column_or_1d(y)]
-        if len(right) != len(answers):
-            raise ValueError(f"X has {len(answers)} images and y {len(right)} labels")
-        if not right:
-            raise ValueError("X has no images: there is no share of them to tell")
-        return float(np.mean(answers == np.array(right)))
+        answers, right = self.predict(X), column_or_1d(y).astype(str)
+        check_consistent_length(answers, right)
+        if not len(right):
+            raise ValueError("X has no images")
+        return float(np.mean(answers == right))
 
     # -- classifying files --------------------------------------------------------------------
 
@@ -228,31 +225,31 @@ class ImageClassifier(Estimator):
         watch: Callable[[ImageError | None], None] | None = None,
         on_error: OnError = "yield",
     ) -> Iterator[Prediction | ImageError]:
-        """Classifies images one after the other, in their order, with bounded memory.
+        """Classifies images one by one, in their order, with bounded memory.
 
         Args:
-            images: one image or many, any number (see `clipcls.data.inputs`); an `ImageError` is
-                handed through.
+            images: one image or any number (see `clipcls.data.inputs`); each `ImageError` among
+                them is yielded again.
             top, abstain, prediction_sets, explain: see `decision`.
-            refine: let all images decide together, as `transductive.refine` does: nothing is
-                yielded until the last is embedded, and memory grows with the images. A batch that
-                this does not help is answered as without, which is logged.
-            heatmaps: draw where each answer lies in its image into this folder, as `Heatmaps`; the
-                images are then files.
-            watch: with `refine` called after each image is embedded, with the `ImageError` if it
+            refine: let all images decide together, as in `transductive.refine`: nothing is yielded
+                until the last is embedded, and memory grows with the images. A batch that this
+                would not help is answered without it, which is logged.
+            heatmaps: draw a heat map of each answer into this folder, as `Heatmaps` does; the
+                images must be files.
+            watch: with `refine`, called after each image is embedded, with the `ImageError` if it
                 could not be read.
-            on_error: for an image that cannot be read, "yield" yields its `ImageError` in its
-                place, "skip" leaves it out (and logs it), and "raise" raises it at its turn.
+            on_error: if an image cannot be read, "yield" yields its `ImageError` in its place,
+                "skip" leaves it out and logs it, and "raise" raises it at its turn.
 
         Yields:
-            a `Prediction` for each image, or the `ImageError` that says why there is none. For one
-            image it is an iterator of one.
+            a `Prediction` per image, or the `ImageError` that says why there is none. One image
+            makes an iterator of one.
 
         Raises:
             TypeError: `images` is neither an image nor an iterable of them.
             CalibrationError: see `decision`; `refine` with a calibration.
             ClipclsError: `refine` with a hierarchy of labels or a learnt classifier; `heatmaps`
-                with an `Encoder` of one's own that has no `seen`.
+                with a custom `Encoder` that has no `seen`.
             OutputError: a heat map cannot be written.
         """
         decision = self.decision(
@@ -278,13 +275,13 @@ class ImageClassifier(Estimator):
         prediction_sets: float | None = None,
         explain: bool = False,
     ) -> Decision:
-        """What answers embedded images.
+        """The object that answers embedded images.
 
         Args:
             top: how many labels each prediction carries.
             abstain: when an image is `unknown`; None: never.
-            prediction_sets: give each prediction a `label_set` that holds no right label with this
-                probability at most.
+            prediction_sets: give each prediction a `label_set` that holds no right label with at
+                most this probability.
             explain: give each prediction an `explanation`.
 
         Raises:

@@ -1,8 +1,7 @@
-"""The zero-shot classifier: labels in words, images in, labels with scores out.
+"""The zero-shot classifier, as in CLIP (Radford et al. 2021, arXiv 2103.00020, section 3.1.4).
 
-The method is CLIP's (Radford et al. 2021, arXiv 2103.00020, section 3.1.4): a class is the mean
-of its prompts' unit vectors, normalised again; an image's score for it is the softmax, over all
-classes, of logit scale x cosine similarity (+ bias).
+A class is the mean of its prompts' unit vectors, normalised again; an image's score for it is the
+softmax, over all classes, of logit scale x cosine similarity (+ bias).
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ __all__ = ["ZeroShotClassifier"]
 
 
 class ZeroShotClassifier(ImageClassifier):
-    """Classifies images by labels in words; follows scikit-learn's conventions.
+    """Classifies images by labels in words.
 
     Args:
         labels: a list of labels, a mapping from label to prompts or synonyms, a label file or
@@ -45,22 +44,17 @@ class ZeroShotClassifier(ImageClassifier):
         backend: how the model runs: device, precision, batch size, ...; None: `Backend()`, which
             takes the best of this machine.
         cache: where embeddings are kept: True for the user's cache directory, False for nowhere,
-            or a file. What is known of the model itself is kept in any case.
-        reject: whether there is one more class, `none of these`, made of generic texts.
+            or a file. Facts about the model itself are kept in any case.
+        reject: whether to add the class `none of these`, made of generic texts.
         calibration: a `Calibration`, or its file.
-        level: the level of a hierarchy of labels whose nodes are the classes: its number, 1 being
-            the root, or its name; None: the labels are.
+        level: the level of the labels' hierarchy whose nodes are the classes: its number, 1 being
+            the root, or its name; None: the labels are the classes.
 
     Attributes:
         classes_: the labels, str (n_classes,), in the order given; with `reject` then
             `none of these`; with `level` the names of that level.
         weights_: the labels' unit vectors, float32 (n_labels, dim).
-        head_: the `LinearHead` that they make.
-        encoder_: the `Encoder` in use.
-        cache_: the `EmbeddingCache` in use, or None.
-        provenance_: the `Provenance` that its predictions carry.
-        calibration_: the `Calibration` in use, or None.
-        hierarchy_: the `Hierarchy` of the labels, or None where they have no levels.
+        head_, encoder_, cache_, provenance_, calibration_, hierarchy_: see `ImageClassifier`.
 
     >>> clf = ZeroShotClassifier(["cat", "garden"], model="mini", cache=False).fit()
     >>> clf.predict("examples/photos/chelsea.jpg")
@@ -93,7 +87,7 @@ class ZeroShotClassifier(ImageClassifier):
         self.level = level
 
     def fit(self, X: object = None, y: object = None) -> ZeroShotClassifier:
-        """Embeds the labels; learns nothing from `X` and `y`, which are there for pipelines.
+        """Embeds the labels; ignores `X` and `y`, which pipelines pass.
 
         Raises:
             LabelsError, PromptsError, ModelError, CacheError, CalibrationError: the parameter
@@ -105,27 +99,25 @@ class ZeroShotClassifier(ImageClassifier):
         log_warnings(labels, self.labels)
         log_warnings(prompts, self.prompts)
         self._open()
-        names, paths = list(labels.names), [label.path for label in labels]
-        texts = make_texts(labels, prompts)
+        paths, texts = [label.path for label in labels], make_texts(labels, prompts)
         if self.reject:
-            if REJECT in names or any(path[0] == REJECT for path in paths):
+            if any(REJECT in (path[0], path[-1]) for path in paths):
                 raise LabelsError(f"{labels.source}: {REJECT!r} is a label already; leave one out")
-            names.append(REJECT)
             paths.append((REJECT,))
             texts.append(REJECT_TEXTS)
         self._texts, self._prompts = texts, prompts
-        self._set_classes(names, paths, labels.levels, labels.source)
-        self._set_provenance(prompts.name)
+        self._set_classes(paths, labels.levels, labels.source)
         self.weights_ = _class_weights(self.encoder_, texts, self.cache_)
-        self._set_head(self.weights_, self.encoder_.logit_scale, self.encoder_.logit_bias)
+        scale, bias = self.encoder_.logit_scale, self.encoder_.logit_bias
+        self._set_head(prompts.name, self.weights_, scale, bias)
         return self
 
     @property
     def identity_(self) -> Identity:
-        """What a calibration of this classifier is made for."""
+        """What a calibration of this classifier is for."""
         from clipcls.calibration.base import Identity
 
-        texts: Sequence[Sequence[str]] = self._texts
+        texts = self._texts
         if (level := self._level) is not None:
             texts = [
                 [json.dumps(self._texts[label]) for label in level.labels(number)]
@@ -137,7 +129,7 @@ class ZeroShotClassifier(ImageClassifier):
 def _class_weights(
     encoder: Encoder, texts: Sequence[Sequence[str]], cache: EmbeddingCache | None
 ) -> NDArray[np.float32]:
-    """A unit vector a class, float32 (n_classes, dim): the mean of its texts', normalised."""
+    """One unit vector per class, float32 (n_classes, dim): the mean of its texts', normalised."""
     rows = embed_texts(encoder, [text for group in texts for text in group], cache)
     ends = np.cumsum([len(group) for group in texts])[:-1]
     return unit_rows(np.stack([part.mean(axis=0) for part in np.split(rows, ends)]))

@@ -345,16 +345,15 @@ class FewShotClassifier(ImageClassifier):
         given: NDArray[np.int32],
     ) -> None:
         """Sets what answering needs."""
-        names = [label for label, _, _ in self.learnt_.labels]
-        self._set_classes(names, self.learnt_.label_paths, self.learnt_.levels, "the classifier")
+        self._set_classes(self.learnt_.label_paths, self.learnt_.levels, "the classifier")
         self._learnt_from, self._given = learnt_from, given
         self._known = dict(zip(map(bytes, learnt_from), given.tolist(), strict=True))
         self.weights_, self.intercept_ = coef, intercept
         self.digest_ = hashlib.sha256(self._bytes()).hexdigest()[:12]
-        self._set_provenance(self.learnt_.prompts, self.digest_)
         lengths = np.linalg.norm(coef.astype(np.float64), axis=1)
         lengths[lengths == 0] = 1
-        self._set_head(coef / lengths[:, None], lengths, intercept)
+        prompts, weights = self.learnt_.prompts, coef / lengths[:, None]
+        self._set_head(prompts, weights, lengths, intercept, self.digest_)
 
     def _bytes(self) -> bytes:
         return classifier_bytes(
@@ -363,7 +362,7 @@ class FewShotClassifier(ImageClassifier):
 
     @property
     def identity_(self) -> Identity:
-        """What a calibration of this classifier is made for."""
+        """What a calibration of this classifier is for."""
         learnt = self.learnt_
         return Identity(
             learnt.model,
