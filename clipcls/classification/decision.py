@@ -1,8 +1,7 @@
-"""Unit vectors -> `Prediction`s: what is sure enough to be answered, at which level."""
+"""Unit vectors -> `Prediction`s: which answers are sure enough, and at which level."""
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,11 +20,13 @@ if TYPE_CHECKING:
     from clipcls.classification.head import LinearHead
     from clipcls.labels.taxonomy import Level
 
-__all__ = ["Abstain", "Decision", "blocks"]
+__all__ = ["Abstain", "Decision", "Watch", "answer_in_blocks", "answer_together", "watch_each"]
 
 logger = logging.getLogger(__name__)
 
 _MATCHED_TOGETHER = 1024  # images; bounds memory
+
+Watch = Callable[["ImageError | None"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,10 @@ class Abstain:
     """When a classifier answers `unknown`.
 
     Attributes:
-        min_score: an image whose best score is below it is `unknown`. Labels in a hierarchy, where
-            no level was asked for, are answered at the deepest level where the best score, summed
-            along the tree, reaches it.
-        min_margin: so is an image whose best score leads the second by less than this.
+        min_score: when the best score is below it. With labels in a hierarchy, unless one level was
+            asked for, the deepest level is answered whose best score, summed along the tree,
+            reaches it.
+        min_margin: when the best score leads the second by less than this.
         coverage: answer only the surest images, at least this share of images like those of the
             calibration.
         max_error: answer as many images as possible with at most this share of the answers wrong.
@@ -52,17 +53,17 @@ class Abstain:
 
     def __post_init__(self) -> None:
         if self.coverage is not None and self.max_error is not None:
-            raise ValueError("give coverage or max_error: one of the two")
+            raise ValueError("give either coverage or max_error, not both")
 
     def accepts(self, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which images' scores, best first, (n, k), reach the least score and margin, bool (n,)."""
+        """Which images reach `min_score` and `min_margin`; scores best first, (n, k) -> (n,)."""
         enough = scores[:, 0] >= self.min_score
         if self.min_margin and scores.shape[1] > 1:
             enough &= scores[:, 0] - scores[:, 1] >= self.min_margin
         return enough
 
     def threshold(self, calibration: Calibration | None) -> Threshold | None:
-        """Where answers begin for the coverage or the error; None where neither is given.
+        """The threshold that `coverage` or `max_error` asks for; None if neither is given.
 
         Raises:
             CalibrationError: the calibration is missing, or cannot promise that much.
@@ -80,28 +81,23 @@ class Abstain:
 class _Answer(NamedTuple):
     """The best classes of one image, best first: (k,) each, of a level or of plain labels."""
 
+    level: Level | None
     scores: NDArray[Any]
     similarities: NDArray[Any]
     classes: NDArray[Any]
-    level: Level | None
-
-    @classmethod
-    def of(cls, found: Sequence[NDArray[Any]], at: Any, level: Level | None) -> _Answer:
-        """Out of what `LinearHead.top` found, at some index."""
-        scores, similarities, classes = found
-        return cls(scores[at], similarities[at], classes[at], level)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Decides what embedded images are.
+    """Decides the answers to embedded images.
 
     Attributes:
         head: the scores.
         classes: the classes' names, str (n_classes,).
-        provenance: what its predictions carry.
-        levels: of the labels' hierarchy, the last with the head's classes as nodes; images that are
-            not sure enough there are answered at a higher one. () without a hierarchy.
+        provenance: the provenance of its predictions.
+        levels: the levels of the labels' hierarchy, the last with the head's classes as nodes;
+            images that are not sure enough there are answered at a higher one. () without a
+            hierarchy.
         top: how many labels each prediction carries.
         abstain: when an image is `unknown`.
         threshold: the score that the model's own best must exceed, or None.
@@ -124,51 +120,69 @@ class Decision:
     def classify_each(
         self, embedded: Iterable[Embedded | ImageError]
     ) -> Iterator[Prediction | ImageError]:
-        """Answers one after the other, in their order, with bounded memory."""
-        for block in blocks(embedded):
-            yield from self.answer(block)
+        """Answers images one by one, in their order, with bounded memory."""
+        return answer_in_blocks(embedded, self._answer)
 
     def answer(self, block: Sequence[Embedded | ImageError]) -> Iterator[Prediction | ImageError]:
-        """The predictions of some images at once; errors are handed through."""
-        images = [item for item in block if not isinstance(item, ImageError)]
-        answered = iter(self._answer(images) if images else ())
-        for item in block:
-            yield item if isinstance(item, ImageError) else next(answered)
+        """Answers some images at once; errors keep their places."""
+        return answer_together(block, self._answer)
 
-    def _answer(self, images: Sequence[Embedded]) -> Iterator[Prediction]:
+    def classify_together(
+        self, embedded: Iterable[Embedded | ImageError], watch: Watch | None = None
+    ) -> Iterator[Prediction | ImageError]:
+        """Lets all images decide together (see `transductive`), once all are embedded.
+
+        Args:
+            embedded: the images.
+            watch: called after each image is embedded, with the `ImageError` if it could not be
+                read.
+
+        Raises:
+            CalibrationError: the classifier has a calibration.
+            ClipclsError: its labels have a hierarchy, or it was learnt.
+        """
+        if self.provenance.calibration:
+            raise CalibrationError(
+                "refined scores are not those of the calibration: its promises would not hold"
+            )
+        if self.levels:
+            raise ClipclsError("answers are not refined if labels have a hierarchy")
+        if self.provenance.classifier:
+            raise ClipclsError("answers of a learnt classifier are not refined")
+        return answer_together(watch_each(embedded, watch), self._refine)
+
+    def _answer(self, images: list[Embedded]) -> Iterator[Prediction]:
         vectors = np.stack([image.vector for image in images])
-        found = self.head.top(vectors, max(self._shown, 2 if self.abstain.min_margin else 1))
+        found = self.head.top(vectors, self._shown)
         within = self._is_above_threshold(vectors)
         sure = within & self.abstain.accepts(found[0])
         above = self._answers_above(vectors, np.flatnonzero(within & ~sure))
         sets = self._prediction_sets(vectors)
         level = self.levels[-1] if self.levels else None
         for number, (image, label_set) in enumerate(zip(images, sets, strict=True)):
-            answer = _Answer.of(found, number, level)
-            is_sure = bool(sure[number])
+            is_sure, answer = bool(sure[number]), _Answer(level, *(part[number] for part in found))
             given = self.given(image.path) if image.is_file else None
-            if given is not None:  # which a classifier learnt from it does not overrule
+            if given is not None:  # learning from a label does not overrule it
                 is_sure = given != NO_CLASS
                 if is_sure:
-                    if given != answer.classes[0]:
-                        answer = self._with_first(given, image.vector)
+                    answer = self._put_first(given, answer, image.vector)
                     if label_set is not None:
                         label_set = tuple(dict.fromkeys((str(self.classes[given]), *label_set)))
             elif number in above:
                 is_sure, answer = True, above[number]
-            yield self._prediction(
+            yield self._predict(
                 image, answer, is_sure, label_set=label_set, by_person=given is not None
             )
 
-    def _prediction(
+    def _predict(
         self, image: Embedded, answer: _Answer, is_sure: bool, **others: Any
     ) -> Prediction:
-        level = answer.level
+        level, *columns = answer
         names = self.classes if level is None else level.names
         candidates = tuple(
             Candidate(str(names[number]), float(score), float(similarity))
-            for score, similarity, number in zip(*answer[:3], strict=True)
-        )[: self._shown]
+            for score, similarity, number in zip(*columns, strict=True)
+        )
         best = int(answer.classes[0])
         if level is not None:
             others["lineages"] = (level.paths[best],) if is_sure else ()
@@ -182,18 +196,19 @@ class Decision:
 
     @property
     def _shown(self) -> int:
-        """How many classes are looked at: an explanation tells of the second too."""
-        return max(self.top, 2) if self.explainer else self.top
+        """How many classes to look at: margins and explanations need the second one too."""
+        return max(self.top, 2)
 
-    def _with_first(self, given: int, vector: NDArray[np.float32]) -> _Answer:
-        """The answer with the given class first, then the best of the others."""
+    def _put_first(self, given: int, answer: _Answer, vector: NDArray[np.float32]) -> _Answer:
+        """The answer with a given class first, then the best of the others."""
+        if answer.classes[0] == given:
+            return answer
         found = self.head.top(vector[None], len(self.classes))
-        first = np.argsort(found[2][0] != given, kind="stable")[: self._shown]
-        level = self.levels[-1] if self.levels else None
-        return _Answer.of([part[0] for part in found], first, level)
+        order = np.argsort(found[2][0] != given, kind="stable")[: self._shown]
+        return _Answer(answer.level, *(part[0][order] for part in found))
 
     def _is_above_threshold(self, vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Which images the model is surer of than a coverage or an error asks for, bool (n,)."""
+        """Which images the model is sure enough of for the coverage or the error, bool (n,)."""
         if self.threshold is None:
             return np.ones(len(vectors), bool)
         return self.head.raw.top(vectors, 1)[0][:, 0] > self.threshold
@@ -201,13 +216,13 @@ class Decision:
     def _answers_above(
         self, vectors: NDArray[np.float32], unsure: NDArray[np.int64]
     ) -> dict[int, _Answer]:
-        """Answers at the deepest higher level that is sure enough, by the number of the image."""
+        """Image number -> answer at the deepest higher level that is sure enough."""
         answers: dict[int, _Answer] = {}
         for level in reversed(self.levels[:-1]):
-            found = self.head.at(level).top(vectors[unsure], max(self._shown, 2))
+            found = self.head.at(level).top(vectors[unsure], self._shown)
             sure = self.abstain.accepts(found[0])
             for row in np.flatnonzero(sure):
-                answers[int(unsure[row])] = _Answer.of(found, row, level)
+                answers[int(unsure[row])] = _Answer(level, *(part[row] for part in found))
             unsure = unsure[~sure]
         return answers
 
@@ -226,86 +241,65 @@ class Decision:
             ]
         return found
 
-    # -- all images together --------------------------------------------------------------------
-
-    def check_refinable(self) -> None:
-        """Refuses what `classify_together` is not for.
-
-        Raises:
-            CalibrationError: the classifier has a calibration.
-            ClipclsError: its labels have a hierarchy, or it was learnt.
-        """
-        if self.provenance.calibration:
-            raise CalibrationError(
-                "refined scores are not those of the calibration: what it promises would not hold"
-            )
-        if self.levels:
-            raise ClipclsError("answers are not refined where labels have a hierarchy")
-        if self.provenance.classifier:
-            raise ClipclsError("answers of a learnt classifier are not refined")
-
-    def classify_together(
-        self,
-        embedded: Iterable[Embedded | ImageError],
-        watch: Callable[[ImageError | None], None] | None = None,
-    ) -> Iterator[Prediction | ImageError]:
-        """Answers that all images decide together (see `transductive`), once all are embedded.
-
-        Args:
-            embedded: the images.
-            watch: called after each image is embedded, with the `ImageError` if it could not be
-                read.
-        """
+    def _refine(self, images: list[Embedded]) -> Iterator[Prediction]:
         from clipcls.classification.transductive import objection, refine
 
-        items: list[str | ImageError] = []
-        rows: list[NDArray[np.float32]] = []
-        for image in embedded:
-            if not isinstance(image, ImageError):
-                rows.append(image.vector)
-            items.append(image if isinstance(image, ImageError) else image.path)
-            if watch:
-                watch(image if isinstance(image, ImageError) else None)
-        vectors = np.array(rows, np.float32).reshape(-1, self.head.weights.shape[1])
-        rows.clear()
-        each = iter(vectors)
-        images = (i if isinstance(i, ImageError) else Embedded(i, next(each)) for i in items)
+        vectors = np.stack([image.vector for image in images])
+        images[:] = [replace(image, vector=row) for image, row in zip(images, vectors, strict=True)]
         if reason := objection(self.head.best(vectors), len(self.classes)):
-            if len(vectors):
-                logger.warning("%s: answered as without refining", reason)
-            while block := list(itertools.islice(images, _MATCHED_TOGETHER)):
-                yield from self.answer(block)
+            logger.warning("%s: answered without refining", reason)
+            for start in range(0, len(images), _MATCHED_TOGETHER):
+                yield from self._answer(images[start : start + _MATCHED_TOGETHER])
             return
-        logger.info("refining the answers of %d images together", len(vectors))
-        found = refine(vectors, self.head.logits, len(self.classes), kept=max(self._shown, 2))
-        scores = found.scores.astype(np.float64)
+        logger.info("refining the answers of %d images together", len(images))
+        found = refine(vectors, self.head.logits, len(self.classes), kept=self._shown)
+        scores = found.scores[:, : self._shown].astype(np.float64)
         sure = self.abstain.accepts(scores)
         refined = replace(self, provenance=replace(self.provenance, refined=True))
-        numbers = itertools.count()
-        for item in images:
-            if isinstance(item, ImageError):
-                yield item
-                continue
-            number = next(numbers)
+        for number, image in enumerate(images):
             classes = found.classes[number, : self._shown]
-            similarities = self.head.weights[classes] @ item.vector.astype(np.float64)
-            answer = _Answer(scores[number, : self._shown], similarities, classes, None)
-            yield refined._prediction(item, answer, bool(sure[number]))
+            similarities = self.head.weights[classes] @ image.vector.astype(np.float64)
+            answer = _Answer(None, scores[number], similarities, classes)
+            yield refined._predict(image, answer, bool(sure[number]))
 
 
-def blocks(
+def watch_each(
+    embedded: Iterable[Embedded | ImageError], watch: Watch | None
+) -> Iterator[Embedded | ImageError]:
+    """The images as they come; `watch` is called after each, with its error if it has one."""
+    for item in embedded:
+        yield item
+        if watch:
+            watch(item if isinstance(item, ImageError) else None)
+
+
+def answer_together(
     embedded: Iterable[Embedded | ImageError],
-) -> Iterator[list[Embedded | ImageError]]:
-    """Images that are answered together, in their order, which bounds memory.
+    answer: Callable[[list[Embedded]], Iterator[Prediction]],
+) -> Iterator[Prediction | ImageError]:
+    """The answers to all of these images at once; errors keep their places."""
+    items = list(embedded)
+    errors = [item if isinstance(item, ImageError) else None for item in items]
+    images = [item for item in items if not isinstance(item, ImageError)]
+    del items  # `answer` may let go of vectors
+    answers = answer(images) if images else iter(())
+    for error in errors:
+        yield error or next(answers)
 
-    What the encoder just finished goes out at once; what is stored comes many at a time.
+
+def answer_in_blocks(
+    embedded: Iterable[Embedded | ImageError],
+    answer: Callable[[list[Embedded]], Iterator[Prediction]],
+) -> Iterator[Prediction | ImageError]:
+    """The answers to images in their order, some at a time, which bounds memory.
+
+    What the encoder just finished is answered at once; cached images come many at a time.
     """
     block: list[Embedded | ImageError] = []
     for item in embedded:
         block.append(item)
         fresh = not isinstance(item, ImageError) and not item.stored
         if fresh or len(block) == _MATCHED_TOGETHER:
-            yield block
+            yield from answer_together(block, answer)
             block = []
-    if block:
-        yield block
+    yield from answer_together(block, answer)

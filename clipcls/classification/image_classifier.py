@@ -257,7 +257,6 @@ class ImageClassifier(Estimator):
         )
         embedded = self.embed(images, on_error=on_error if refine else "yield")
         if refine:
-            decision.check_refinable()
             results = decision.classify_together(embedded, watch)
         else:
             results = apply_on_error(decision.classify_each(embedded), on_error)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.classification.decision import Watch, watch_each
 from clipcls.classification.multilabel import MultiLabelClassifier
 from clipcls.data.dataset import DatasetLike, make_dataset
 from clipcls.data.matching import Excluded, match_labels
@@ -20,7 +21,6 @@ from clipcls.predictions import NO_CLASS
 
 if TYPE_CHECKING:
     from clipcls.classification.image_classifier import ImageClassifier
-    from clipcls.embeddings.embed import Embedded
 
 __all__ = [
     "Known",
@@ -29,12 +29,9 @@ __all__ = [
     "meanings",
     "own_names",
     "right_columns",
-    "watch_each",
 ]
 
 logger = logging.getLogger(__name__)
-
-Watch = Callable[["ImageError | None"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +52,6 @@ class Known:
     truth: tuple[tuple[int, ...], ...]
     excluded: Excluded
     notes: tuple[str, ...] = ()
-
-
-def watch_each(
-    embedded: Iterable[Embedded | ImageError], watch: Watch | None
-) -> Iterator[Embedded | ImageError]:
-    """The images as they come; `watch` is called after each, with the error if it has one."""
-    for item in embedded:
-        yield item
-        if watch:
-            watch(item if isinstance(item, ImageError) else None)
 
 
 def embed_known(

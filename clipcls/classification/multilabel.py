@@ -1,19 +1,18 @@
 """Several labels per image, each scored on its own.
 
-A softmax over the labels is wrong here: an image of none of them still gives away a score of 1,
-and with five labels it answers four too many. A sigmoid of the cosine is wrong as well: CLIP was
-not trained for it, and what is a high cosine differs from image to image. So each label is set
-against names that nobody asked for:
+A softmax over the labels gives a score of 1 away to an image of none of them, and with five labels
+answers four too many. CLIP was not trained for a sigmoid of the cosine, and what is a high cosine
+differs from image to image. So each label is compared with names that nobody asked for:
 
 1. An image's similarities are standardised by their mean and deviation over the names of a
-   background vocabulary (a z-score against a text bank; for label sets this is the test-time
+   background vocabulary (a z-score against a text bank, which for label sets is the test-time
    distribution normalisation of arXiv 2302.11084 without its images), so that neither the model's
    logit scale nor the image's own level counts.
 2. A label's score is its share in a softmax over itself, the other labels and the vocabulary,
-   which counts as 100 names (a background as in open-vocabulary recognition). With few labels the
-   vocabulary is what they must beat, with many similar ones they must beat each other.
+   which counts as 100 names (a background as in open-vocabulary recognition). A few labels must
+   beat the vocabulary, many similar ones must beat each other.
 
-research/multi-label.md has what was compared with what, and how the constants were chosen.
+research/multi-label.md compares the alternatives and says how the constants were chosen.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,7 @@ from numpy.typing import NDArray
 
 from clipcls.calibration.file import load_calibration
 from clipcls.calibration.multilabel import DEFAULT_THRESHOLD, MultiLabelCalibration
-from clipcls.classification.decision import blocks
+from clipcls.classification.decision import answer_in_blocks
 from clipcls.classification.estimator import Estimator
 from clipcls.classification.head import log_sum_exp
 from clipcls.data.inputs import OnError, apply_on_error
@@ -44,14 +43,10 @@ if TYPE_CHECKING:
     from clipcls.calibration.base import Identity
     from clipcls.classification.image_classifier import ImageClassifier
     from clipcls.data.inputs import Images
+    from clipcls.embeddings.embed import Embedded
     from clipcls.models.encoder import Encoder
 
-__all__ = [
-    "MultiLabelClassifier",
-    "background_texts",
-    "log_shares",
-]
-
+__all__ = ["MultiLabelClassifier", "background_texts", "log_shares"]
 
 _BACKGROUND_SETS = ("imagenet", "scenes", "textures")
 _BACKGROUND_NAMES = 100  # as many as the vocabulary counts, whatever its size
@@ -60,17 +55,17 @@ _SCORES_A_BLOCK = 4_000_000
 
 
 class MultiLabelClassifier(Estimator):
-    """Gives each image all labels that fit, be they none; follows scikit-learn's conventions.
+    """Gives each image all labels that fit, which may be none.
 
     Args:
-        classifier: what has the labels, prompts and model; one that is not fitted yet is fitted by
-            `fit`. It has no class `none of these`, no level and no calibration.
+        classifier: has the labels, prompts and model; `fit` fits it unless it is fitted. It has no
+            class `none of these`, no level and no calibration.
         calibration: a `MultiLabelCalibration`, or its file.
 
     Attributes:
         classes_: the labels, str (n_classes,).
         thresholds_: the score from which a label is given, float64 (n_classes,).
-        background_: the vocabulary's unit vectors, float32 (n_names, dim).
+        background_: the vocabulary's unit vectors, float64 (n_names, dim).
         calibration_: the `MultiLabelCalibration` in use, or None.
         provenance_: the `Provenance` that its predictions carry.
 
@@ -96,46 +91,40 @@ class MultiLabelClassifier(Estimator):
         self.calibration = calibration
 
     def fit(self, X: object = None, y: object = None) -> MultiLabelClassifier:
-        """Embeds the labels and the vocabulary; learns nothing from `X` and `y`.
+        """Embeds the labels and the vocabulary; ignores `X` and `y`.
 
         Raises:
-            LabelsError: there is a class `none of these` or a level, which have no place here.
-            CalibrationError: the calibration is for something else.
+            LabelsError: the classifier has a class `none of these` or a level.
+            CalibrationError: the calibration is for another classifier.
             ClipclsError: the classifier was learnt from images.
         """
         self._forget()
-        if self.classifier.reject:
+        base = self.classifier
+        if base.reject:
             raise LabelsError("the label `none of these` is for one label per image; leave it out")
-        if self.classifier.level is not None:
+        if base.level is not None:
             raise LabelsError("a level is for one label per image; leave it out")
-        if self.classifier.calibration is not None:
+        if base.calibration is not None:
             raise CalibrationError("give the calibration to the MultiLabelClassifier")
-        if not self.classifier.__sklearn_is_fitted__():
-            self.classifier.fit()
-        if self.classifier.identity_.classifier:
+        if not base.__sklearn_is_fitted__():
+            base.fit()
+        if base.identity_.classifier:
             raise ClipclsError(
                 "a learnt classifier chooses one label per image; its scores do not say whether "
                 "two are right: give labels alone, and calibrate them"
             )
-        encoder = self.classifier.encoder_
         texts = background_texts()
-        self.background_ = embed_texts(encoder, texts, self.classifier.cache_)
-        self._background = self.background_.astype(np.float64)
-        self._weights = self.classifier.head_.weights
-        self._texts = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:12]
-        self.classes_ = self.classifier.classes_
-        self.calibration_ = load_calibration(
-            self.calibration, MultiLabelCalibration, self.identity_
-        )
-        if self.calibration_ is None:
-            self.thresholds_ = np.full(len(self.classes_), DEFAULT_THRESHOLD)
-        else:
-            names = self.classes_.tolist()
-            self._offsets, self.thresholds_ = self.calibration_.in_order(names)
+        self.background_ = embed_texts(base.encoder_, texts, base.cache_).astype(np.float64)
+        self.classes_ = base.classes_
+        self._hash = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:12]
+        calibration = load_calibration(self.calibration, MultiLabelCalibration, self.identity_)
+        thresholds = np.full(len(self.classes_), DEFAULT_THRESHOLD)
+        if calibration:
+            self._offsets, thresholds = calibration.in_order(self.classes_.tolist())
         self.provenance_ = replace(
-            self.classifier.provenance_,
-            calibration=self.calibration_.digest if self.calibration_ else "",
+            base.provenance_, calibration=calibration.digest if calibration else ""
         )
+        self.calibration_, self.thresholds_ = calibration, thresholds
         return self
 
     @property
@@ -145,19 +134,18 @@ class MultiLabelClassifier(Estimator):
 
     @property
     def identity_(self) -> Identity:
-        """What a calibration of this classifier is made for."""
-        return replace(self.classifier.identity_, background=self._texts)
+        """What a calibration of this classifier is for."""
+        return replace(self.classifier.identity_, background=self._hash)
 
-    # -- scikit-learn's methods: X is one image or many, or their vectors, as for
-    # `ZeroShotClassifier`. An array of one comes back for one image.
+    # -- scikit-learn's methods: X is as for `ImageClassifier` ---------------------------------
 
     def predict_proba(
         self, X: Images | NDArray[Any], *, on_error: OnError = "raise"
     ) -> NDArray[np.float64]:
         """Each label's score, float64 (n, n_classes), between 0 and 1; rows have no fixed sum.
 
-        With a calibration a score is the probability that the image has the label; without one
-        it is a share that says which labels fit best.
+        With a calibration a score is the probability that the image has the label; without one it
+        is a share that says which labels fit best.
 
         Arguments and errors are those of `ZeroShotClassifier.decision_function`.
         """
@@ -185,18 +173,15 @@ class MultiLabelClassifier(Estimator):
         min_score: float | None = None,
         on_error: OnError = "yield",
     ) -> Iterator[Prediction | ImageError]:
-        """Labels images one after the other, in their order, with bounded memory.
+        """Labels images one by one, in their order, with bounded memory.
 
         Args:
-            images: one image or many, any number (see `clipcls.data.inputs`); an `ImageError` is
-                handed through.
+            images, on_error: as for `ZeroShotClassifier.classify`.
             top: the most labels that an image is given; None: all that reach their threshold.
             min_score: the score from which a label is given, in place of `thresholds_`.
-            on_error: as for `ZeroShotClassifier.classify`.
 
         Yields:
-            a `Prediction` with `labels` for each image, or the `ImageError` that says why there is
-            none. For one image it is an iterator of one.
+            a `Prediction` with `labels` per image, or the `ImageError` that says why there is none.
 
         Raises:
             ImageError: with `on_error="raise"`, at its turn.
@@ -205,31 +190,23 @@ class MultiLabelClassifier(Estimator):
         self._check_fitted()
         if top is not None and top < 1:
             raise ValueError(f"top is {top}; the least is 1")
-        thresholds = (
-            self.thresholds_ if min_score is None else np.full(len(self.classes_), min_score)
-        )
-        embedded = blocks(self.classifier.embed(images))
-        results = (item for block in embedded for item in self._predictions(block, top, thresholds))
-        return apply_on_error(results, on_error)
+        thresholds = self.thresholds_
+        if min_score is not None:
+            thresholds = np.full(len(thresholds), min_score)
 
-    def _predictions(
-        self, block: Sequence[Any], top: int | None, thresholds: NDArray[np.float64]
-    ) -> Iterator[Prediction | ImageError]:
-        vectors = [item.vector for item in block if not isinstance(item, ImageError)]
-        rows = self._rows(np.stack(vectors)) if vectors else iter(())
-        for item in block:
-            if isinstance(item, ImageError):
-                yield item
-                continue
-            similarities, scores = next(rows)
-            order = np.argsort(-scores, kind="stable")
-            given = order[scores[order] >= thresholds[order]][:top]
-            best, *labels = (
-                Candidate(str(self.classes_[k]), float(scores[k]), float(similarities[k]))
-                for k in (order[0], *given)
-            )
-            label = labels[0].label if labels else UNKNOWN
-            yield Prediction(item.path, label, (best,), self.provenance_, labels=tuple(labels))
+        def predict(block: list[Embedded]) -> Iterator[Prediction]:
+            rows = self._rows(np.stack([image.vector for image in block]))
+            for image, (similarities, scores) in zip(block, rows, strict=True):
+                order = np.argsort(-scores, kind="stable")
+                given = order[scores[order] >= thresholds[order]][:top]
+                best, *labels = (
+                    Candidate(str(self.classes_[k]), float(scores[k]), float(similarities[k]))
+                    for k in (order[0], *given)
+                )
+                label = labels[0].label if labels else UNKNOWN
+                yield Prediction(image.path, label, (best,), self.provenance_, labels=tuple(labels))
+
+        return apply_on_error(answer_in_blocks(self.classifier.embed(images), predict), on_error)
 
     def scores(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
         """`predict_proba` of unit rows, float32 (n, dim) -> float64 (n, n_classes)."""
@@ -243,11 +220,11 @@ class MultiLabelClassifier(Estimator):
         self, vectors: NDArray[np.float32]
     ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """Similarities and scores of each image, float64 (n_classes,) each."""
-        step = max(1, _SCORES_A_BLOCK // (len(self.classes_) + len(self._background)))
+        step = max(1, _SCORES_A_BLOCK // (len(self.classes_) + len(self.background_)))
         for start in range(0, len(vectors), step):
             rows = vectors[start : start + step].astype(np.float64)
-            similarities = rows @ self._weights.T
-            logs = log_shares(similarities, rows @ self._background.T)
+            similarities = rows @ self.classifier.head_.weights.T
+            logs = log_shares(similarities, rows @ self.background_.T)
             if self.calibration_ is None:
                 scores = np.exp(logs)
             else:
@@ -261,10 +238,8 @@ class MultiLabelClassifier(Estimator):
 
 
 def background_texts() -> list[str]:
-    """The vocabulary that labels are set against: things, scenes and textures, and no thing.
-
-    Texts of the ready label sets `imagenet`, `scenes` and `textures`, one a name, each once.
-    """
+    """The vocabulary that labels are compared with: one text per name of the ready label sets
+    `imagenet`, `scenes` and `textures`."""
     names = (name for ready in _BACKGROUND_SETS for name in read_labels(ready).names)
     return list(dict.fromkeys(f"a photo of a {name}." for name in names))
 
@@ -275,8 +250,8 @@ def log_shares(
     """The log of each label's score.
 
     Args:
-        similarities: cosine of images and labels, float64 (n, n_classes).
-        background: cosine of images and the vocabulary, float64 (n, n_names).
+        similarities: cosines of images and labels, float64 (n, n_classes).
+        background: cosines of images and the vocabulary, float64 (n, n_names).
 
     Returns:
         float64 (n, n_classes), below 0.

@@ -390,7 +390,7 @@ def test_thresholds_in_classify(classifier: ZeroShotClassifier, paint: Paint) ->
             classifier.classify(paths, abstain=abstain)
     with pytest.raises(CalibrationError, match="need a calibration"):
         classifier.classify(paths, prediction_sets=0.1)
-    with pytest.raises(ValueError, match="one of the two"):
+    with pytest.raises(ValueError, match="not both"):
         Abstain(coverage=0.9, max_error=0.1)
 
 

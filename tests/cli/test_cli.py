@@ -495,7 +495,7 @@ def test_refined_answers(clipcls, tmp_path: Path) -> None:
     assert clipcls(*refine, *table).stdout == done.stdout
     few = clipcls(*refine, "-f", "jsonl", CHELSEA)
     assert few.returncode == 0
-    assert "1 image is too few, 40 are the least: answered as without refining" in few.stderr
+    assert "1 image is too few, 40 are the least: answered without refining" in few.stderr
     assert "refined" not in records(few.stdout)[0]
 
 
