@@ -8,7 +8,7 @@
 
 DATA is as for `clipcls evaluate`. For each number of shots and each seed that many images of each
 class are drawn to learn from (half of the class at most), and the accuracy on the others is
-printed, as means over the seeds. docs/few-shot.md has results.
+printed, as means over the seeds. docs/evidence/learning.md has results.
 
 No method gets a validation set. The three from papers are written after the papers, with all their
 images as they are:

@@ -91,7 +91,8 @@ def test_the_shipped_photos_get_their_labels(clipcls) -> None:
     assert len(wrong) <= len(truth) // 10, wrong
     # README shows what came out.
     shown = re.findall(r"^examples/photos/(\S+) +(\S.*?) +[01]\.\d\d$", README.read_text(), re.M)
-    assert dict(shown) == found
+    assert dict(shown).items() <= found.items()
+    assert len(shown) > 4
     # Without a hub `auto` is mini, and says so in one line.
     assert {r["model"] for r in records(done.stdout)} == {"mini"}
     assert done.stderr.count("mini instead of base") == 1
