@@ -1,4 +1,4 @@
-"""The command line: click -> library -> writer. The only place that prints and exits."""
+"""The command line, the only place that prints and exits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clipcls.errors import ClipclsError, OutputClosedError, OutputError, printab
 
 __all__ = ["cli", "main"]
 
-# With their summaries, so that `clipcls --help` imports none of them.
+# With their summaries, so that `clipcls --help` need not import them.
 _COMMANDS = {
     "classify": "Sort images into labels.",
     "tag": "Give images all labels that fit, or none.",
@@ -44,8 +44,8 @@ _COMMANDS = {
 
 
 @contextlib.contextmanager
-def _reader_gone() -> Iterator[None]:
-    """Names a pipe without a reader before click takes it for its own, and exits with 1."""
+def _translating_broken_pipes() -> Iterator[None]:
+    """Otherwise click would exit with 1."""
     try:
         yield
     except BrokenPipeError as error:
@@ -55,14 +55,14 @@ def _reader_gone() -> Iterator[None]:
 
 
 class _Commands(click.Group):
-    """Imports a command's module only when it is run or its own help is shown."""
+    """Imports the module of a command only to run it or to show its help."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        with _reader_gone():  # --help and --version print here
+        with _translating_broken_pipes():  # --help and --version print here
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _reader_gone():
+        with _translating_broken_pipes():
             return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -79,7 +79,9 @@ class _Commands(click.Group):
         return command
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
 @click.version_option(__version__, prog_name="clipcls")
 @click.option("--no-config", is_flag=True, envvar="CLIPCLS_NO_CONFIG", help="Read no clipcls.toml.")
 def cli(no_config: bool) -> None:
@@ -90,19 +92,19 @@ def cli(no_config: bool) -> None:
       0    all images were read, or all but as many as --max-errors allows
       1    some images could not be read: each is reported, the rest are classified
       2    nothing was done: bad usage, labels, prompts or model, or no readable image
-      3    the results could not be written; what was finished is in FILE.part
-      130  interrupted; with the cache the same command goes on where it stopped
+      3    the results could not be written; complete ones are kept in FILE.part
+      130  interrupted; the same command resumes, or after --no-cache starts over
       141  the reading end of the pipe was closed
 
-    Every option can be set by a variable, CLIPCLS_MODEL=mini for every command and
-    CLIPCLS_CLASSIFY_TOP=3 for one, and in clipcls.toml: `clipcls config` says more.
+    Every option can be set by a variable, such as CLIPCLS_MODEL=mini for all commands or
+    CLIPCLS_CLASSIFY_TOP=3 for one, and in clipcls.toml: see `clipcls config --help`.
     """
 
 
 def main() -> NoReturn:
-    """Runs `clipcls` and ends the process; errors are a line each on stderr, not a stack trace."""
-    # Read when NumPy is imported. Otherwise the threads of its OpenBLAS spin for 2^26 cycles after
-    # each product, on cores that decoding and the model want.
+    """Run `clipcls` and end the process; an error is one line on stderr, not a stack trace."""
+    # NumPy reads it when it is imported. Otherwise the threads of its OpenBLAS spin for 2^26 cycles
+    # after each product, on cores that decoding and the model need.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     _open_streams()
     console = Console()
@@ -111,39 +113,31 @@ def main() -> NoReturn:
         _silence_libraries()
     _return_large_blocks()
     status = _run(console)
-    if os.environ.get("CLIPCLS_DEBUG"):  # a profiler may want to go on
+    if os.environ.get("CLIPCLS_DEBUG"):  # a profiler may continue
         sys.exit(status)
-    _leave(status)
-
-
-def _return_large_blocks() -> None:
-    """Have glibc give blocks of 4 MB and more back to the system as soon as they are freed.
-
-    It would learn to keep blocks of up to 32 MB, per thread: with eight threads that decode large
-    images the process held three times what is in use.
-    """
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(-3, 4 << 20)  # M_MMAP_THRESHOLD
-
-
-def _leave(status: int) -> NoReturn:
-    """Ends the process, its streams flushed and what is to be done at exit done (caches close).
-
-    Unlike sys.exit it takes nothing apart: modules and a model's memory, 60 ms with ViT-B-32.
-    """
+    # sys.exit would take modules and a model's memory apart, 60 ms with ViT-B-32.
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # _run has said what was to be said
+        with contextlib.suppress(OSError, ValueError):  # _run has reported them
             stream.flush()
     os._exit(status)
 
 
+def _return_large_blocks() -> None:
+    """Have glibc return blocks of 4 MB and more to the system as soon as they are freed.
+
+    It would learn to keep blocks of up to 32 MB per thread: with eight threads that decode large
+    images the process held three times the memory in use.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(-3, 4 << 20)  # M_MMAP_THRESHOLD
+
+
 def _open_streams() -> None:
-    """Makes up for streams that are closed (cron, daemons) or cannot write every path."""
+    """Replace streams that are closed (cron, daemons); have stdout write every path."""
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
@@ -155,16 +149,16 @@ def _open_streams() -> None:
 
 
 def _silence_libraries() -> None:
-    """Keep stderr for this program: what libraries remark on odd files is not for its users.
+    """Keep stderr for this program: remarks of libraries about odd files are not for its users.
 
-    Python warnings become log records, and records that nobody handles are dropped. C libraries
-    such as libtiff and LibRaw print to file descriptor 2, most of them without a way to stop it, so
-    that descriptor leads nowhere from here on, and `sys.stderr` gets another one.
+    Python warnings become log records, and unhandled records are dropped. Most C libraries print to
+    file descriptor 2 without a way to stop it, so it now leads nowhere, and `sys.stderr` gets
+    another descriptor.
     """
     logging.captureWarnings(True)
     logging.getLogger().addHandler(logging.NullHandler())
-    sys.unraisablehook = lambda _: None  # exceptions in destructors, which nobody can act on
-    for library in ("HF_HUB", "TRANSFORMERS"):  # whose loggers have handlers of their own
+    sys.unraisablehook = lambda _: None  # exceptions in destructors
+    for library in ("HF_HUB", "TRANSFORMERS"):  # their loggers have handlers of their own
         os.environ.setdefault(f"{library}_VERBOSITY", "critical")
     if not isinstance(sys.stderr, io.TextIOWrapper):
         return
@@ -177,12 +171,12 @@ def _silence_libraries() -> None:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
         sys.stderr = own
-        if os.name != "nt":  # where it also reports exceptions that programs handle
-            faulthandler.enable(own)  # else a crash in a library would be without a word
+        if os.name != "nt":  # there it also reports exceptions that programs handle
+            faulthandler.enable(own)  # else a crash in a library would go unreported
 
 
 def _end_output() -> None:
-    """Writes what waits; what cannot be written must not be complained of again at exit."""
+    """Flush stdout; if that fails, let Python's own attempt at exit succeed."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
@@ -206,16 +200,16 @@ def _run(console: Console) -> int:
             console.say(origin)
         return 2
     except (click.Abort, KeyboardInterrupt):
-        console.say("interrupted; with the cache the same command goes on where it stopped")
+        console.say("interrupted; the same command resumes (after --no-cache it starts over)")
         return 130
     except OutputClosedError:
-        _end_output()  # the reader (`head`) has what it wanted
+        _end_output()
         return 141
     except OutputError as error:
         _end_output()
         console.say(f"error: {error}")
         return 3
-    except OSError as error:  # with a file's name: an input of ours; without: a stream
+    except OSError as error:  # one with a name is about an input, one without about a stream
         console.say(f"error: {error.filename or 'output'}: {error.strerror or error}")
         if error.filename:
             return 2
@@ -228,8 +222,8 @@ def _run(console: Console) -> int:
     except Exception as error:
         if os.environ.get("CLIPCLS_DEBUG"):
             raise
-        what = f"{type(error).__name__}: {error}"
         console.say(
-            f"error: {what} (internal error, please report it; CLIPCLS_DEBUG=1 shows where)"
+            f"error: {type(error).__name__}: {error} (internal error, please report it; "
+            "CLIPCLS_DEBUG=1 shows where)"
         )
         return 2

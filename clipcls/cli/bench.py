@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -14,28 +13,27 @@ from clipcls.cli.options import ModelChoice
 from clipcls.cli.param_types import NumberRange
 
 
-@groups.command("bench", model=ModelChoice)
+@groups.command("bench")
 @click.argument("photos", nargs=-1, metavar="[PHOTO...]", shell_complete=complete_files)
 @click.option(
     "--seconds",
     type=NumberRange(0.01),
     default=1.0,
-    show_default=True,
-    help="About how long each step is tried.",
+    help="About how long to time each step.",
 )
 def command(_console: Console, photos: tuple[str, ...], seconds: float, model: ModelChoice) -> int:
     """Measure where the time goes on this machine.
 
-    Times each step for one image, with the backends and precisions the machine offers: decoding,
-    resizing, encoding, matching, and all together. PEAK is the share of what the machine reaches
-    in a large product of matrices. Without PHOTO a JPEG of 12 megapixels is made up. Keeps no
-    embeddings.
+    Times each step for one image, with the backends and precisions that the machine offers:
+    decoding, resizing, encoding, matching, and all together. PEAK is the share of the speed that
+    the machine reaches in a large matrix product. Without PHOTO a JPEG of 12 megapixels is made
+    up. Stores no embeddings.
     """
     from clipcls.embeddings import benchmark
     from clipcls.models.registry import resolve
 
     source = resolve(model.model, model.checkpoint)
-    show(f"{source.name} on {_machine()}")
+    show(f"{source.name} on {_describe_machine()}")
     click.echo(f"{'STEP':<48}{'ms':>9}{'images/s':>11}{'PEAK':>7}")
     backend = model.make_backend()
     for row in benchmark.measure(source, photos, backend=backend, seconds=seconds):
@@ -44,23 +42,20 @@ def command(_console: Console, photos: tuple[str, ...], seconds: float, model: M
     return 0
 
 
-def _machine() -> str:
-    """The processor, the cores this process may use, and the versions that matter."""
+def _describe_machine() -> str:
+    """The processor, the number of cores, and the versions that matter."""
+    import contextlib
     import importlib.metadata
     import os
     import platform
 
     name = platform.processor() or platform.machine()
-    try:
+    if os.path.exists("/proc/cpuinfo"):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    known: dict[str, Any] = {}
+        models = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
+        name = next(models, name)
+    versions = []
     for package in ("torch", "openvino", "open_clip_torch"):
-        try:
-            known[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    versions = ", ".join(f"{package} {version}" for package, version in known.items())
-    return f"{name}, {os.cpu_count()} cores; {versions}"
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+    return f"{name}, {os.cpu_count()} cores; {', '.join(versions)}"

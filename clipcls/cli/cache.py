@@ -21,8 +21,8 @@ _file = click.option("--cache", "path", type=FILE, help="The cache; default: the
 def command() -> None:
     """Manage stored embeddings and exported models.
 
-    All of it is a cache: without it everything works, only slower. Embeddings are in one SQLite
-    file; models that were exported for this machine are in a folder beside the usual one.
+    Without them everything works, only slower. Embeddings are in one SQLite file; models that were
+    exported for this machine are in a folder next to the usual one.
     """
 
 
@@ -31,42 +31,38 @@ def command() -> None:
 @json_option
 def _info(_console: Console, path: Path | None, as_json: bool) -> int:
     """Show where the cache is and what it holds."""
+    from dataclasses import asdict
+
     from clipcls.embeddings.cache import EmbeddingCache
     from clipcls.embeddings.cache_file import default_path
     from clipcls.models import openvino
+    from clipcls.output.json import dump_line
 
-    place, held = path or default_path(), None
+    place = path or default_path()
+    record: dict[str, Any] = {"path": str(place), "exists": place.exists()}
     if place.exists():
         with EmbeddingCache(path) as cache:
-            held = cache.info()
-    sizes = openvino.kept() if path is None else []
+            record |= {**asdict(cache.info()), "path": str(cache.path)}
+    exported: dict[str, Any] = {}
+    if path is None:
+        sizes, folder = openvino.kept(), str(openvino.default_folder())
+        exported = {"path": folder, "models": len(sizes), "size": sum(sizes)}
+        record["exported"] = exported
     if as_json:
-        from dataclasses import asdict
-
-        from clipcls.output.json import dump_line
-
-        record: dict[str, Any] = {"path": str(place), "exists": held is not None}
-        if held:
-            record |= {**asdict(held), "path": str(held.path)}
-        if path is None:
-            record["exported"] = {
-                "path": str(openvino.default_folder()),
-                "models": len(sizes),
-                "size": sum(sizes),
-            }
         click.echo(dump_line(record))
         return 0
-    if held is None:
+    if not record["exists"]:
         show(f"{place}: there is no cache yet")
     else:
-        show(f"{held.path}: {held.size / 1e6:,.1f} MB")
-        views = f"{held.views:,} views of images, " if held.views else ""
+        show(f"{record['path']}: {record['size'] / 1e6:,.1f} MB")
+        views = f"{record['views']:,} views of images, " if record["views"] else ""
         click.echo(
-            f"{held.images:,} images, {views}{held.texts:,} texts, {held.files:,} files known"
+            f"{record['images']:,} images, {views}{record['texts']:,} texts, "
+            f"{record['files']:,} files known"
         )
-    if sizes:
-        show(f"{openvino.default_folder()}: {sum(sizes) / 1e6:,.1f} MB")
-        click.echo(f"{len(sizes):,} exported models")
+    if exported.get("models"):
+        show(f"{exported['path']}: {exported['size'] / 1e6:,.1f} MB")
+        click.echo(f"{exported['models']:,} exported models")
     return 0
 
 
@@ -89,10 +85,8 @@ def _clear(console: Console, path: Path | None, yes: bool) -> int:
         models = f" and {len(sizes):,} exported models, {sum(sizes) / 1e6:,.1f} MB" if sizes else ""
         question = f"Delete {cache}, {size / 1e6:,.1f} MB{models}?"
         try:
-            agreed = click.confirm(printable(question), err=True)
+            click.confirm(printable(question), err=True, abort=True)
         except click.Abort:
-            agreed = False
-        if not agreed:
             console.say("nothing was deleted")
             return 2
     show(f"{cache}: {'deleted' if clear(cache) else 'there was no cache'}")
@@ -105,7 +99,7 @@ def _clear(console: Console, path: Path | None, yes: bool) -> int:
 @groups.command("prune")
 @_file
 def _prune(_console: Console, path: Path | None) -> int:
-    """Forget images whose files are gone or have changed."""
+    """Forget images whose files were deleted or have changed."""
     from clipcls.embeddings.cache import EmbeddingCache
     from clipcls.embeddings.cache_file import default_path
 

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 import click
 
 from clipcls.cli import groups
 from clipcls.cli.console import Console, report_excluded, watching
-from clipcls.cli.constraints import refuse_over
+from clipcls.cli.constraints import refuse_overwriting
 from clipcls.cli.label_settings import LabelSettings, multi_label_option
 from clipcls.cli.options import ModelSettings, data_argument, repeat_options, run_options
 from clipcls.cli.param_types import NEW_FILE
 
-# What a calibration belongs to.
-_REPEATED = (
-    *("labels", "label", "classifier", "prompts", "reject", "level"),
-    *("model", "checkpoint"),
-)
+_REPEATED = ("labels", "label", "classifier", "prompts", "reject", "level", "model", "checkpoint")
 
 
-@groups.command("calibrate", labels=LabelSettings, model=ModelSettings)
+@groups.command("calibrate")
 @data_argument
 @multi_label_option
 @click.option("-o", "--output", type=NEW_FILE, required=True, help="The calibration's file (JSON).")
@@ -37,10 +32,10 @@ def command(
 ) -> int:
     """Learn from labelled images what a score means.
 
-    The file holds a temperature, which makes scores probabilities, and what `classify` needs for
-    --coverage, --max-error and --prediction-sets. With --multi-label it is for `tag`: it makes
-    each label's score a probability, and holds a threshold for each. It is for one model, its
-    labels and prompts, and for images like those in DATA, which is as for `clipcls evaluate`.
+    The file holds a temperature, which turns scores into probabilities, and what `classify` needs
+    for --coverage, --max-error and --prediction-sets. With --multi-label it is for `tag`: it turns
+    each label's score into a probability, and holds a threshold per label. It fits one model with
+    its labels and prompts, and images like those in DATA, which is as for `clipcls evaluate`.
 
     \b
     Examples:
@@ -49,13 +44,12 @@ def command(
       clipcls calibrate --multi-label --labels labels.txt truth.csv -o calibration.json
     """
     names = labels.read_unless_learnt()
-    refuse_over(output, data, labels.labels, labels.prompts, labels.classifier)
+    refuse_overwriting(output, data, labels.labels, labels.prompts, labels.classifier)
     from clipcls.data.dataset import read_dataset
     from clipcls.evaluation.calibrate import calibrate
 
     labelled = read_dataset(data, unlabelled=multi_label)
-    open_classifier = labels.open_multi_label if multi_label else labels.open_classifier
-    fitted: Any = open_classifier(names, model.arguments())
+    fitted = labels.open_either(names, model.make_arguments(), None, multi_label)
     with watching(console, len(labelled)) as watch:
         found, excluded = calibrate(fitted, labelled, watch=watch)
     report_excluded(console, excluded)
@@ -72,6 +66,12 @@ def command(
     if promises := found.promises():
         console.remark(promises)
     command = "tag" if multi_label else "classify"
-    words = ["clipcls", command, *repeat_options(*_REPEATED), "--calibration", str(output)]
+    words = [
+        "clipcls",
+        command,
+        *repeat_options(*_REPEATED),
+        "--calibration",
+        str(output),
+    ]
     console.say_written(output, f"{shlex.join(words)} PHOTOS")
     return console.status(len(excluded.unreadable), found.images)

@@ -1,8 +1,11 @@
-"""`clipcls classify`."""
+"""`clipcls classify`, and the `Run` that it shares with `tag`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,18 +13,150 @@ import click
 
 from clipcls.cli import groups
 from clipcls.cli.console import Console, watching
-from clipcls.cli.constraints import refuse_inside, refuse_over
-from clipcls.cli.filing import FilingSettings
+from clipcls.cli.constraints import refuse_inside, refuse_overwriting
 from clipcls.cli.groups import option
 from clipcls.cli.label_settings import LabelSettings, calibration_option
-from clipcls.cli.options import ModelSettings, inputs_argument, null_option, run_options
+from clipcls.cli.options import (
+    ModelSettings,
+    find_images,
+    inputs_argument,
+    null_option,
+    run_options,
+)
 from clipcls.cli.outputs import ResultsOutput
-from clipcls.cli.param_types import NEW_FOLDER, NumberRange
-from clipcls.cli.run import Run
+from clipcls.cli.param_types import FOLDER, NumberRange
+from clipcls.cli.progress import format_rate
+from clipcls.cli.sort import FilingSettings, choose_mode, file_into, without_scores, write_keywords
+from clipcls.errors import ImageError
+from clipcls.predictions import PROVENANCE, UNKNOWN, Result
 
 if TYPE_CHECKING:
+    from clipcls.calibration.base import BaseCalibration
     from clipcls.classification.decision import Abstain
-    from clipcls.classification.image_classifier import ImageClassifier
+    from clipcls.data.file_kinds import LeftOut
+    from clipcls.embeddings.cache import EmbeddingCache
+
+
+@dataclass(slots=True)
+class Report:
+    """Counts the results of a run, and sums them up."""
+
+    excluded: LeftOut
+    classified: int = 0
+    unknown: int = 0
+    skipped: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def count(self, result: Result) -> None:
+        """Count one result."""
+        if isinstance(result, ImageError):
+            self.skipped += 1
+        else:
+            self.classified += 1
+            self.unknown += result.label == UNKNOWN
+
+    def summary(self, rate: float | None = None) -> str:
+        """One line: how many images were classified or not, how long it took and how fast."""
+        parts = [f"{self.classified:,} classified"]
+        if self.unknown:
+            parts[0] += f" ({self.unknown:,} as {UNKNOWN})"
+        if self.skipped:
+            parts.append(f"{self.skipped:,} could not be read")
+        took = f"{time.monotonic() - self.started:.1f} s{f' ({format_rate(rate)})' if rate else ''}"
+        besides = f"; {self.excluded}" if self.excluded.counts else ""
+        return f"{', '.join(parts)} in {took}{besides}"
+
+
+@dataclass
+class Run:
+    """Where the records of a run go; refuses options that cannot be met before the work."""
+
+    console: Console
+    inputs: tuple[str, ...]
+    output: ResultsOutput
+    filing: FilingSettings
+    report: Report = field(init=False)
+    _to_file: list[Result] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.filing.sort_into:
+            refuse_inside(self.filing.sort_into, self.inputs)
+        self._form = self.output.choose_format()
+        if self.filing.xmp:
+            from clipcls.organize.xmp_packet import need_lxml
+
+            need_lxml()
+        if self._form == "parquet":
+            from clipcls.output.parquet import need_pyarrow
+
+            need_pyarrow("--format parquet")
+        from clipcls.data.file_kinds import LeftOut
+
+        self.report = Report(LeftOut())
+
+    def select_columns(self, usual: Sequence[str], every: Sequence[str] = ()) -> list[str]:
+        """The columns of a csv or tsv: the usual ones, or those that `--columns` picks of all."""
+        return self.output.choose_columns(self._form, usual, [*every, *PROVENANCE])
+
+    def write(
+        self,
+        results: Iterable[Result],
+        columns: Sequence[str],
+        *,
+        calibration: BaseCalibration | None,
+        cache: EmbeddingCache | None,
+        watch: Callable[[ImageError | None], None] | None,
+    ) -> None:
+        """Write one record per result, and report it to `watch`.
+
+        Warns if the calibration was made from these images, whose hashes the cache may know.
+        """
+        from clipcls.embeddings.cache import hash_image
+
+        known = 0
+        with self.output.open(self._form, columns) as writer:
+            for result in results:
+                self.report.count(result)
+                failure = result if isinstance(result, ImageError) else None
+                if calibration and not failure:
+                    known += calibration.knows(hash_image(cache, result.path))
+                if self.filing.sort_into or self.filing.xmp:
+                    self._to_file.append(without_scores(result))
+                if self.output.file is None:
+                    self.console.hide_progress()
+                writer.write(result)
+                if watch:
+                    watch(failure)
+        if known:
+            self.console.say(
+                f"warning: the calibration was made from {known:,} of these images; what it "
+                "promises holds for other images like them"
+            )
+
+    def finish(self, *, reviewable: bool) -> int:
+        """Say what was done and what to do next, file the images; returns the exit status."""
+        console, report, output, filing = self.console, self.report, self.output.file, self.filing
+        console.say_done(
+            report.summary(console.pace.rate if console.pace else None),
+            matters=report.skipped > 0 or output is not None or report.excluded.may_be_images,
+        )
+        file, after = shlex.quote(str(output)), []
+        if self._form == "html":
+            after = ["open it in a browser"]
+        elif self._form != "table" and not (filing.sort_into or filing.xmp):
+            after = [f"clipcls review {file}"] if reviewable else []
+            after += [f"clipcls sort {file} --into sorted"]
+        console.say_written(output, *after)
+        # Only now: a run that stops earlier has moved no file that the next one would miss.
+        status = console.status(report.skipped, report.classified)
+        here = Path(".")
+        if filing.xmp:
+            status = max(status, write_keywords(console, here, self._to_file))
+        if filing.sort_into:
+            mode = choose_mode(filing.move, filing.link)
+            filed = file_into(console, filing.sort_into, mode, here, self._to_file)
+            status = max(status, filed)
+        return status
 
 
 @dataclass(frozen=True)
@@ -32,25 +167,24 @@ class _Answers(groups.Settings):
         *("-k", "--top"),
         type=click.IntRange(1),
         default=1,
-        show_default=True,
         metavar="N",
         help="Labels per image.",
     )
     refine: bool = option(
         is_flag=True,
-        help="Let all images decide together: better answers from some 40 images on. Records come "
-        "when the last image is embedded.",
+        help="Decide about all images together, which improves answers from some 40 images on. "
+        "Records are written after the last image is embedded.",
     )
     explain: bool = option(
         is_flag=True,
-        help="Add what each answer rests on: the label's texts, the margin to the runner-up, and "
-        "the nearest images that were in the cache.",
+        help="Add the reasons for each answer: the label's texts, the margin over the runner-up, "
+        "and the nearest images in the cache.",
     )
     heatmap: Path | None = option(
-        type=NEW_FOLDER,
+        type=FOLDER,
         metavar="DIR",
-        help="Draw into DIR where in each image its answer lies, by 50 passes of the model per "
-        "image.",
+        help="Draw pictures into DIR that show which part of each image led to the answer; takes "
+        "50 passes of the model per image.",
     )
 
 
@@ -62,7 +196,8 @@ class _Doubt(groups.Settings):
         type=NumberRange(0, 1),
         metavar="P",
         default=0.0,
-        help="Answer `unknown` below this score, or in a hierarchy the node above that reaches it.",
+        help="Answer `unknown` below this score; in a hierarchy, the nearest node above that "
+        "reaches it.",
     )
     min_margin: float = option(
         type=NumberRange(0, 1),
@@ -74,20 +209,19 @@ class _Doubt(groups.Settings):
     coverage: float | None = option(
         type=NumberRange(0, 1, min_open=True),
         metavar="C",
-        help="Answer the surest images, a share of C; the others are `unknown`. Needs "
-        "--calibration.",
+        help="Answer only the share C of images whose scores are highest. Needs --calibration.",
     )
     max_error: float | None = option(
         type=NumberRange(0, 1, min_open=True, max_open=True),
         metavar="E",
-        help="Answer as many images as possible while at most a share of E is wrong, with 95 % "
-        "confidence. Needs --calibration.",
+        help="Answer as many images as possible while, with 95 % confidence, at most a share E of "
+        "the answers is wrong. Needs --calibration.",
     )
     prediction_sets: float | None = option(
         type=NumberRange(0, 1, min_open=True, max_open=True),
         metavar="ALPHA",
-        help="Add the set of labels that holds a right one for all but a share ALPHA of the "
-        "images. Needs --calibration.",
+        help="Add a set of labels per image; for all but a share ALPHA of the images it contains "
+        "a right one. Needs --calibration.",
     )
 
     def abstain(self) -> Abstain:
@@ -96,24 +230,8 @@ class _Doubt(groups.Settings):
 
         return Abstain(self.min_score, self.min_margin, self.coverage, self.max_error)
 
-    def announce(self, console: Console, fitted: ImageClassifier) -> None:
-        """Say what `--coverage` or `--max-error` means for images like the calibration's."""
-        if threshold := self.abstain().threshold(fitted.calibration_):
-            console.remark(
-                f"of the calibration's images {threshold.coverage:.1%} would be answered, "
-                f"{threshold.risk:.1%} of these wrong"
-            )
 
-
-@groups.command(
-    "classify",
-    labels=LabelSettings,
-    answers=_Answers,
-    doubt=_Doubt,
-    output=ResultsOutput,
-    filing=FilingSettings,
-    model=ModelSettings,
-)
+@groups.command("classify")
 @inputs_argument
 @null_option
 @run_options
@@ -144,10 +262,10 @@ def command(
     names = labels.read_unless_learnt()
     if answers.heatmap:
         refuse_inside(answers.heatmap, inputs, mirrored=True)
-    refuse_over(
+    refuse_overwriting(
         output.file, labels.labels, labels.prompts, labels.classifier, doubt.calibration, *inputs
     )
-    run = Run(console, inputs, null, output, filing)
+    run = Run(console, inputs, output, filing)
     from clipcls.output.columns import EXPLAINED, result_columns
 
     extra = [
@@ -158,8 +276,8 @@ def command(
     ]
     every = result_columns(answers.top, ["lineage", *extra])
     run.select_columns((), every)  # refuses before the work
-    images, total = run.find_images()
-    fitted = labels.open_classifier(names, model.arguments(), doubt.calibration)
+    images, total = find_images(inputs, null, run.report.excluded)
+    fitted = labels.open_classifier(names, model.make_arguments(), doubt.calibration)
     top = min(answers.top, len(fitted.classes_))
     usual = result_columns(top, ["lineage", *extra] if fitted.hierarchy_ else extra)
     with watching(console, total) as watch:
@@ -173,7 +291,11 @@ def command(
             heatmaps=answers.heatmap,
             watch=watch if answers.refine else None,
         )
-        doubt.announce(console, fitted)
+        if threshold := doubt.abstain().threshold(fitted.calibration_):
+            console.remark(
+                f"of the calibration's images {threshold.coverage:.1%} would be answered, "
+                f"{threshold.risk:.1%} of these wrong"
+            )
         run.write(
             results,
             run.select_columns(usual, every),

@@ -17,15 +17,6 @@ from clipcls.cli.console import Console
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-__all__ = [
-    "command",
-    "complete_files",
-    "complete_label_sets",
-    "complete_models",
-    "complete_sets",
-    "complete_template_sets",
-]
-
 Completer: TypeAlias = "Callable[[click.Context, click.Parameter, str], list[CompletionItem]]"
 
 
@@ -42,22 +33,22 @@ def command(_console: Console, shell: str) -> int:
     """
     from click.shell_completion import get_completion_class
 
-    root = click.get_current_context().find_root()
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(root.command, {}, "clipcls", "_CLIPCLS_COMPLETE").source())
+    root = click.get_current_context().find_root().command
+    click.echo(kind(root, {}, "clipcls", "_CLIPCLS_COMPLETE").source())
     return 0
 
 
-def _make_completer(names: Callable[[], Iterable[str]], *, or_files: bool = False) -> Completer:
-    """A completer of names; with `or_files`, of files where no name fits."""
+def _make_completer(list_names: Callable[[], Iterable[str]], *, or_files: bool) -> Completer:
+    """A completer of names; with `or_files`, of files if no name fits."""
 
     def complete(
-        ctx: click.Context, param: click.Parameter, incomplete: str
+        _context: click.Context, _param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
 
-        found = [name for name in names() if name.startswith(incomplete)]
+        found = [name for name in list_names() if name.startswith(incomplete)]
         if or_files and not found:  # the shell itself knows files best
             return [CompletionItem(incomplete, type="file")]
         if or_files:  # bash takes either words or a request for files
@@ -68,27 +59,27 @@ def _make_completer(names: Callable[[], Iterable[str]], *, or_files: bool = Fals
 
 
 def _find_lists() -> list[str]:
-    """Lists in the current folder whose names need no quotes, which words do not get."""
+    """Lists in the current folder whose names need no quotes, which bash would not add."""
     with contextlib.suppress(OSError):
         plain = re.compile(r"\w[\w.,+-]*\.(txt|csv|tsv|yaml|yml|json)")
         return sorted(name for name in os.listdir() if plain.fullmatch(name))
     return []
 
 
-def _ready_sets(*kinds: Literal["labels", "templates"]) -> list[str]:
+def _list_ready(*kinds: Literal["labels", "templates"]) -> list[str]:
     from clipcls.labels.presets import list_sets
 
     return [name for kind in kinds for name in list_sets(kind)]
 
 
-def _model_names() -> Iterable[str]:
+def _list_models() -> Iterable[str]:
     from clipcls.models.aliases import model_names
 
     return model_names()
 
 
 complete_files = _make_completer(tuple, or_files=True)
-complete_label_sets = _make_completer(partial(_ready_sets, "labels"), or_files=True)
-complete_template_sets = _make_completer(partial(_ready_sets, "templates"), or_files=True)
-complete_sets = _make_completer(partial(_ready_sets, "templates", "labels"))
-complete_models = _make_completer(_model_names)
+complete_label_sets = _make_completer(partial(_list_ready, "labels"), or_files=True)
+complete_template_sets = _make_completer(partial(_list_ready, "templates"), or_files=True)
+complete_sets = _make_completer(partial(_list_ready, "templates", "labels"), or_files=False)
+complete_models = _make_completer(_list_models, or_files=False)

@@ -1,7 +1,8 @@
-"""Which options exclude or need each other, and which files would get in each other's way."""
+"""Which options exclude or need each other, and which files would collide."""
 
 from __future__ import annotations
 
+import functools
 import glob
 import os
 from collections.abc import Iterable
@@ -9,8 +10,6 @@ from pathlib import Path
 
 import click
 from click.core import ParameterSource
-
-__all__ = ["EXCLUSIVE", "check", "long_name", "refuse_inside", "refuse_over"]
 
 _OWN_LABELS = "a classifier has its own labels"
 _REFINED = "what it promises would not hold for refined scores"
@@ -52,11 +51,7 @@ def long_name(option: click.Parameter) -> str:
 
 
 def check(context: click.Context) -> None:
-    """Refuse a command line whose options, with settings, exclude or lack each other.
-
-    Raises:
-        click.UsageError: they do.
-    """
+    """Refuse a command line whose options, with settings, exclude or lack each other."""
     options = {long_name(param): param for param in context.command.params}
     given = {name for name, param in options.items() if _is_given(context, str(param.name))}
     for one, other, why in EXCLUSIVE:
@@ -76,65 +71,49 @@ def _is_given(context: click.Context, name: str) -> bool:
 
 
 def refuse_inside(folder: Path, inputs: Iterable[str], *, mirrored: bool = False) -> None:
-    """A folder for pictures that would lie where this run, or the next, looks for images.
+    """Refuse a folder for pictures where this run, or the next, would find them as images.
 
-    Args:
-        folder: the folder.
-        inputs: as the command was given them; a list on stdin is not looked at.
-        mirrored: whether the pictures lie in it as `occlusion.mirrored` says.
-
-    Raises:
-        click.UsageError: they would.
+    Paths on stdin are not checked. `mirrored` pictures lie in it as `occlusion.mirrored` says.
     """
-    place = Path(os.path.realpath(folder))
-    for name, searched in _image_folders(inputs).items():
-        images = Path(os.path.realpath(name))
-        if searched and place.is_relative_to(images):
-            raise click.UsageError(
-                f"{folder}: lies in {name}, where images are looked for; name another folder"
-            )
-        if mirrored:
-            from clipcls.classification.occlusion import mirrored as mirrored_in
-
-            there = Path(os.path.realpath(mirrored_in(folder, name)))
-            if there == images or (searched and there.is_relative_to(images)):
-                raise click.UsageError(
-                    f"{folder}: the pictures would lie among the images of {name}; name another "
-                    "folder"
-                )
-
-
-def _image_folders(inputs: Iterable[str]) -> dict[str, bool]:
-    """Folders that images are in, and whether all below is searched for them."""
-    found: dict[str, bool] = {}
     for name in inputs:
         names: Iterable[str] = [name]
         if name != "-" and not os.path.lexists(name):
             names = glob.iglob(name.partition("**")[0] or os.curdir)
         for each in names:
-            if os.path.isdir(each):
-                found[each] = True
-            elif os.path.lexists(each):
-                found.setdefault(os.path.dirname(each) or os.curdir, False)
-    return found
+            is_folder = os.path.isdir(each)
+            images = each if is_folder else os.path.dirname(each) or os.curdir
+            if os.path.lexists(each) and _is_among(folder, images, is_folder, mirrored):
+                raise click.UsageError(
+                    f"{folder}: the pictures would lie among the images of {images}; name another "
+                    "folder"
+                )
 
 
-def refuse_over(output: Path | None, *files: str | os.PathLike[str] | list[str] | None) -> None:
-    """A result file in the place of one that the command reads.
+@functools.lru_cache  # of many images in one folder
+def _is_among(folder: Path, images: str, searched: bool, mirrored: bool) -> bool:
+    """Whether pictures in a folder would lie in one of images, or below one that is searched."""
+    place, root = Path(os.path.realpath(folder)), Path(os.path.realpath(images))
+    if searched and place.is_relative_to(root):
+        return True
+    if mirrored:
+        from clipcls.classification.occlusion import mirrored as mirror
 
-    Args:
-        output: the result file.
-        files: what is read; names of other things, lists of templates and None are passed over.
+        place = Path(os.path.realpath(mirror(folder, images)))
+        return place == root or (searched and place.is_relative_to(root))
+    return False
 
-    Raises:
-        click.UsageError: it is one of them.
+
+def refuse_overwriting(
+    output: Path | None, *files: str | os.PathLike[str] | list[str] | None
+) -> None:
+    """Refuse a result file in the place of one that the command reads.
+
+    Of `files`, names of other things, lists of templates and None are ignored.
     """
-    if output is None or not output.is_file():
-        return
     for file in files:
-        if isinstance(file, list) or file is None:
+        if output is None or file is None or isinstance(file, list):
             continue
-        if os.path.isfile(file) and os.path.samefile(output, file):
+        if os.path.isfile(output) and os.path.isfile(file) and output.samefile(file):
             raise click.UsageError(
                 f"{output}: is read by this command and would be overwritten; give the output "
                 "another name"

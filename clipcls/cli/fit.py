@@ -10,7 +10,7 @@ import click
 
 from clipcls.cli import groups
 from clipcls.cli.console import Console, report_excluded, watching
-from clipcls.cli.constraints import refuse_over
+from clipcls.cli.constraints import refuse_overwriting
 from clipcls.cli.label_settings import labels_option, prompts_option
 from clipcls.cli.options import ModelSettings, data_argument, run_options
 from clipcls.cli.param_types import NEW_FILE
@@ -31,13 +31,12 @@ class _Learning(groups.Settings):
     augment: int = groups.option(
         type=click.IntRange(0),
         default=0,
-        show_default=True,
         metavar="N",
         help="Learn from N views (crop, flip, colour) of each image too.",
     )
 
 
-@groups.command("fit", learning=_Learning, model=ModelSettings)
+@groups.command("fit")
 @data_argument
 @click.option(
     "-o", "--output", type=NEW_FILE, required=True, help="The classifier's file (safetensors)."
@@ -67,7 +66,7 @@ def command(
       clipcls classify --classifier classifier.safetensors photos/
       clipcls fit sorted-photos/ --check-labels -o classifier.safetensors > suspects.csv
     """
-    refuse_over(output, data, learning.labels, learning.prompts)
+    refuse_overwriting(output, data, learning.labels, learning.prompts)
     from clipcls.data.dataset import read_dataset
     from clipcls.few_shot.classifier import FewShotClassifier
     from clipcls.output.writing import open_output
@@ -78,7 +77,7 @@ def command(
         prompts=learning.prompts,
         no_words=learning.no_words,
         augment=learning.augment,
-        **model.arguments(),
+        **model.make_arguments(),
     )
     with watching(console, len(labelled)) as watch:
         classifier.fit(labelled, watch=watch)

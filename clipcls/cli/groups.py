@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 import click
 
 from clipcls.cli import constraints
-
-__all__ = ["Option", "Settings", "command", "option"]
 
 
 class Option(click.Option):
@@ -26,12 +24,14 @@ def option(*names: str, section: str = "", **attributes: Any) -> Any:
 
     Args:
         names: the option's names; default: the field's.
-        section: its heading, where that is not the class's.
+        section: its heading, if not the class's.
         attributes: as for `click.option`.
     """
     unset = False if attributes.get("is_flag") else () if attributes.get("multiple") else None
     default = attributes.get("default", unset)
-    return field(default=default, metadata={"names": names, "section": section, "of": attributes})
+    return field(
+        default=default, metadata={"names": names, "section": section, "attributes": attributes}
+    )
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Settings:
     """The values of a group of options; subclasses are frozen dataclasses."""
 
     section: ClassVar[str] = "Options"
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Attributes of inherited fields that differ in this class."""
 
     @classmethod
     def options(cls) -> list[Option]:
@@ -47,7 +49,8 @@ class Settings:
         for each in fields(cls):
             names = each.metadata["names"] or ["--" + each.name.replace("_", "-")]
             section = each.metadata["section"] or cls.section
-            found.append(Option([each.name, *names], section=section, **each.metadata["of"]))
+            attributes = {**each.metadata["attributes"], **cls.variants.get(each.name, {})}
+            found.append(Option([each.name, *names], section=section, **attributes))
         return found
 
 
@@ -93,14 +96,19 @@ class _Command(click.Command):
                 formatter.write_dl(records)
 
 
-def command(name: str, **groups: type[Settings]) -> Callable[[Callable[..., int]], click.Command]:
+def command(name: str) -> Callable[[Callable[..., int]], click.Command]:
     """Make a function the command `name`.
 
-    It is called with the `Console`, then by keyword with one settings object per group and with
-    the values of its own `click.argument` and `click.option`.
+    It is called with the `Console`, then by keyword with the values of its `click.argument` and
+    `click.option`, and with a settings object per parameter that is annotated with such a class.
     """
 
     def decorate(function: Callable[..., int]) -> click.Command:
+        groups = {
+            parameter: kind
+            for parameter, kind in get_type_hints(function).items()
+            if isinstance(kind, type) and issubclass(kind, Settings)
+        }
         return click.command(name, cls=_Command, groups=groups)(function)
 
     return decorate

@@ -17,24 +17,13 @@ from clipcls.cli.param_types import FILE
 
 if TYPE_CHECKING:
     from clipcls.classification.image_classifier import ImageClassifier
-    from clipcls.classification.multilabel import MultiLabelClassifier
     from clipcls.labels.label_set import LabelsLike
-
-__all__ = [
-    "CalibratedLabelSettings",
-    "LabelSettings",
-    "TextSettings",
-    "calibration_option",
-    "labels_option",
-    "multi_label_option",
-    "prompts_option",
-]
 
 
 def _join_prompts(
     _context: click.Context, _param: click.Parameter, values: tuple[str, ...]
 ) -> str | list[str] | None:
-    """The value of `--prompts` as it is; of several, the templates of all."""
+    """One value of `--prompts` stays as it is; several become the templates of all."""
     if len(values) < 2:
         return values[0] if values else None
     from clipcls.labels.label_set import log_warnings
@@ -47,16 +36,15 @@ def _join_prompts(
 
 
 def labels_option(help: str) -> Any:
-    """`--labels`, a field of a group."""
+    """The field of a group for `--labels`."""
     return option(metavar="FILE|NAME", shell_complete=complete_label_sets, help=help)
 
 
 def prompts_option(default: str | None = "photo", help: str = "") -> Any:
-    """`--prompts`, a field of a group."""
+    """The field of a group for `--prompts`."""
     return option(
         multiple=True,
         default=(default,) if default else (),
-        show_default=default is not None,
         metavar="TEMPLATE|NAME|FILE",
         shell_complete=complete_template_sets,
         callback=_join_prompts,
@@ -74,8 +62,8 @@ multi_label_option = click.option(
 
 
 def calibration_option() -> Any:
-    """`--calibration`, a field of a group."""
-    return option(type=FILE, metavar="FILE", help="Scores as calibrated by `clipcls calibrate`.")
+    """The field of a group for `--calibration`."""
+    return option(type=FILE, help="Adjust scores by this file of `clipcls calibrate`.")
 
 
 @dataclass(frozen=True)
@@ -94,13 +82,11 @@ class TextSettings(Settings):
     prompts: str | list[str] = prompts_option()
 
     def read(self) -> LabelsLike:
-        """The labels that `--labels` or `-l` name.
-
-        Labels on stdin are read at once, since no-one can read them again.
+        """The labels that `--labels` or `-l` name; those on stdin, which ends, are read at once.
 
         Raises:
-            click.UsageError: none are given, stdin is to be two things, or a `-l` looks like
-                several labels or names a file.
+            click.UsageError: none are given, the images are on stdin too, or a `-l` looks like
+                several labels or a file.
         """
         if not (self.labels or self.label):
             raise click.UsageError("give labels: --labels FILE, or -l for each")
@@ -134,12 +120,11 @@ class LabelSettings(TextSettings):
     )
     classifier: Path | None = option(
         type=FILE,
-        metavar="FILE",
         help="Use a classifier learnt by `clipcls fit` instead of labels and prompts.",
     )
 
     def read_unless_learnt(self) -> LabelsLike | None:
-        """As `read`; None where a learnt classifier has its own."""
+        """As `read`; None with a learnt classifier, which has its own."""
         return self.read() if self.classifier is None else None
 
     def open_classifier(
@@ -148,12 +133,9 @@ class LabelSettings(TextSettings):
         model: Mapping[str, Any],
         calibration: str | Path | None = None,
     ) -> ImageClassifier:
-        """The classifier that the options describe, fitted.
+        """Fit the classifier that the options describe.
 
-        Args:
-            labels: as `read_unless_learnt` gives them.
-            model: as `ModelSettings.arguments` gives it.
-            calibration: the calibration's file.
+        `labels` come from `read_unless_learnt`, `model` from `ModelSettings.make_arguments`.
         """
         settings = {**model, "level": self.level, "calibration": calibration}
         if self.classifier is None:
@@ -169,13 +151,16 @@ class LabelSettings(TextSettings):
             settings["model"] = None  # its own
         return FewShotClassifier.load(self.classifier, **settings)
 
-    def open_multi_label(
+    def open_either(
         self,
         labels: LabelsLike | None,
         model: Mapping[str, Any],
-        calibration: str | Path | None = None,
-    ) -> MultiLabelClassifier:
-        """The same for several labels per image."""
+        calibration: str | Path | None,
+        multi_label: bool,
+    ) -> Any:
+        """Fit a classifier for one label per image or, with `--multi-label`, for several."""
+        if not multi_label:
+            return self.open_classifier(labels, model, calibration)
         from clipcls.classification.multilabel import MultiLabelClassifier
 
         base = self.open_classifier(labels, model)
@@ -196,7 +181,7 @@ def _check_label(label: str, *, is_only: bool) -> None:
             f"-l {quoted} is one label: to read labels from a file of that name, write --labels "
             f"{quoted}"
         )
-    # `Washington, D.C.` and `1,000 dollars` are labels among others; alone, nothing is.
+    # Among other labels `Washington, D.C.` and `1,000 dollars` may be one label each.
     mark = "[,;|]" if is_only else r"[,;|](?=\S)"
     words = [word.strip() for word in re.split(rf"(?<!\d){mark}|{mark}(?!\d)", label)]
     if len(words) > 1:

@@ -14,8 +14,8 @@ from clipcls.cli.options import json_option
 def command(_console: Console, as_json: bool) -> int:
     """List the models that have a short name.
 
-    ImageNet is the published zero-shot top-1 in %, as open_clip's results table has it. Any other
-    model that open_clip can load works by its full name.
+    IMAGENET is the zero-shot top-1 accuracy in % that open_clip publishes. Any other model that
+    open_clip can load works by its full name.
     """
     from importlib.util import find_spec
 
@@ -30,19 +30,19 @@ def command(_console: Console, as_json: bool) -> int:
         click.echo(dump_line([asdict(model) for model in list_models()]))
         return 0
     rows = [("NAME", "MODEL", "LICENCE", "PARAMETERS", "SIZE", "IMAGENET", "PIXELS", "HERE")]
-    for model in list_models():
-        rows.append(
-            (
-                model.alias,
-                model.name if model.name != model.alias else "(bundled)",
-                model.licence,
-                f"{model.parameters:.0f} M",
-                f"{model.megabytes:,.0f} MB",
-                "-" if model.imagenet is None else f"{model.imagenet:.1f}",
-                str(model.image_size),
-                "yes" if model.present else "no",
-            )
+    rows += [
+        (
+            model.alias,
+            model.name if model.name != model.alias else "(bundled)",
+            model.licence,
+            f"{model.parameters:.0f} M",
+            f"{model.megabytes:,.0f} MB",
+            "-" if model.imagenet is None else f"{model.imagenet:.1f}",
+            str(model.image_size),
+            "yes" if model.present else "no",
         )
+        for model in list_models()
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))

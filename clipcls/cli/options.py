@@ -13,39 +13,19 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 from click.core import ParameterSource
 
-from clipcls.cli.completion import (
-    complete_files,
-    complete_models,
-)
+from clipcls.cli.completion import complete_files, complete_models
 from clipcls.cli.console import Console, MaxErrors
 from clipcls.cli.groups import Option, Settings, option
-from clipcls.cli.param_types import FILE
+from clipcls.cli.param_types import FILE, FOLDER
 
 if TYPE_CHECKING:
     from clipcls.cli.progress import Total
     from clipcls.data.file_kinds import LeftOut
-    from clipcls.embeddings.cache import EmbeddingCache
     from clipcls.errors import ImageError
     from clipcls.models.backend import Backend, BackendName, Precision
 
-__all__ = [
-    "ModelChoice",
-    "ModelSettings",
-    "data_argument",
-    "find_images",
-    "inputs_argument",
-    "json_option",
-    "null_option",
-    "progress_options",
-    "quiet_option",
-    "repeat_options",
-    "results_argument",
-    "root_option",
-    "run_options",
-]
-
 Command = TypeVar("Command", bound=Callable[..., Any])
-_PROGRESS, _MEMORY = "Progress and errors", "Cache and memory"
+_MEMORY = "Cache and memory"
 
 inputs_argument = click.argument(
     "inputs", nargs=-1, required=True, metavar="INPUT...", shell_complete=complete_files
@@ -55,11 +35,7 @@ results_argument = click.argument("results", metavar="RESULTS", shell_complete=c
 null_option = click.option("-0", "--null", is_flag=True, help="Paths on stdin end with NUL.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 root_option = click.option(
-    "--root",
-    type=FILE,
-    default=".",
-    metavar="DIR",
-    help="The folder that `classify` ran in; default: this one.",
+    "--root", type=FOLDER, default=".", metavar="DIR", help="The folder that `classify` ran in."
 )
 
 
@@ -68,11 +44,8 @@ def find_images(
 ) -> tuple[Iterator[str | ImageError], Total]:
     """The images that the inputs name and, unless stdin lists them, how to count them.
 
-    Counting goes through the folders once more: a list of a million paths takes more memory than
-    all else together.
-
-    Raises:
-        InputError: there are none.
+    To count them the folders are searched again: keeping a million paths would take more memory
+    than everything else together.
     """
     from clipcls.data import paths
 
@@ -93,14 +66,13 @@ class ModelChoice(Settings):
     model: str = option(
         *("-m", "--model"),
         default="auto",
-        show_default=True,
         metavar="NAME",
         shell_complete=complete_models,
         help="A name from `clipcls models`, ARCHITECTURE/TAG, hf-hub:ORG/REPO or local-dir:PATH; "
-        "auto is base where its weights are available, else mini.",
+        "auto is base if its weights are available, else mini.",
     )
     checkpoint: Path | None = option(
-        type=FILE, metavar="FILE", help="Weights for --model, where that is an architecture."
+        type=FILE, help="Weights for --model, if that is an architecture."
     )
     device: str | None = option(
         metavar="DEVICE", help="cpu, cuda, cuda:1 or mps; default: the best."
@@ -113,7 +85,7 @@ class ModelChoice(Settings):
     )
 
     def make_backend(self) -> Backend:
-        """How the model is to run."""
+        """How to run the model."""
         from clipcls.models.backend import Backend
 
         return Backend(device=self.device, batch_size=self.batch_size)
@@ -123,24 +95,20 @@ class ModelChoice(Settings):
 class ModelSettings(ModelChoice):
     """The same, how the model runs, and the cache."""
 
-    cache: Path | None = option(
-        section=_MEMORY, type=FILE, metavar="FILE", help="Keep embeddings in this file."
-    )
+    cache: Path | None = option(section=_MEMORY, type=FILE, help="Store embeddings in this file.")
     no_cache: bool = option(
-        section=_MEMORY, is_flag=True, help="Neither keep embeddings nor use kept ones."
+        section=_MEMORY, is_flag=True, help="Neither store embeddings nor use stored ones."
     )
     precision: Precision | Literal["auto"] = option(
         type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
         default="auto",
-        show_default=True,
-        help="auto computes in fp16 or bf16 where the hardware is made for it and the model's "
-        "vectors stay the same, else in fp32.",
+        help="auto is fp16 or bf16 if the hardware is fast at it and the model's vectors stay the "
+        "same, else fp32.",
     )
     backend: BackendName = option(
         type=click.Choice(["auto", "openvino", "torch"]),
         default="auto",
-        show_default=True,
-        help="What runs the model on a CPU; auto is openvino where it supports the model.",
+        help="Library that runs the model on a CPU; auto is openvino if it supports the model.",
     )
     workers: int | None = option(
         section=_MEMORY,
@@ -150,62 +118,39 @@ class ModelSettings(ModelChoice):
     )
 
     def make_backend(self) -> Backend:
-        """How the model is to run."""
-        return replace(
-            super().make_backend(),
-            name=self.backend,
-            precision=self.precision,
-            workers=self.workers,
-        )
+        """How to run the model."""
+        chosen = super().make_backend()
+        return replace(chosen, name=self.backend, precision=self.precision, workers=self.workers)
 
-    def open_cache(self) -> EmbeddingCache | None:
-        """The cache that the options name; None with `--no-cache`."""
+    def make_arguments(self) -> dict[str, Any]:
+        """The arguments that classifiers share, with the cache opened."""
         from clipcls.embeddings.cache import open_cache
 
-        return open_cache(self.cache or not self.no_cache)
-
-    def arguments(self) -> dict[str, Any]:
-        """What `ZeroShotClassifier` and its like take, the open cache included."""
         return {
             "model": self.model,
             "checkpoint": self.checkpoint,
             "backend": self.make_backend(),
-            "cache": self.open_cache() or False,
+            "cache": open_cache(self.cache or not self.no_cache) or False,
         }
 
 
-def _limit_pixels(_: click.Context, __: click.Parameter, megapixels: int | None) -> None:
-    if megapixels is not None:
-        from PIL import Image  # its own setting, in a process of our own
-
-        Image.MAX_IMAGE_PIXELS = megapixels * 500_000  # refused above twice this
+# Progress, errors, memory
 
 
-max_megapixels_option = click.option(
-    "--max-megapixels",
-    cls=Option,
-    section=_MEMORY,
-    type=click.IntRange(1),
-    metavar="N",
-    expose_value=False,
-    callback=_limit_pixels,
-    help="Refuse images that decode to more megapixels; default: 179. A megapixel takes up "
-    "to 4 MB of memory, for each image that is being decoded. JPEGs are decoded no larger than the "
-    "model needs.",
-)
+def _set_on_console(context: click.Context, param: click.Parameter, value: Any) -> None:
+    if isinstance(context.obj, Console):  # not while a shell completes the command
+        setattr(context.obj, str(param.name), value)
 
 
-# Progress and errors
-
-
-def _on_console(attribute: str, parse: Callable[[Any], Any] = lambda value: value) -> Any:
-    """A callback that sets an attribute of the console."""
-
-    def keep(context: click.Context, _: click.Parameter, value: Any) -> None:
-        if isinstance(context.obj, Console):  # not while a shell completes the command
-            setattr(context.obj, attribute, parse(value))
-
-    return keep
+def _run_option(
+    *names: str,
+    section: str = "Progress and errors",
+    callback: Callable[..., None] = _set_on_console,
+    **attributes: Any,
+) -> Callable[[Command], Command]:
+    return click.option(
+        *names, cls=Option, section=section, expose_value=False, callback=callback, **attributes
+    )
 
 
 def _parse_max_errors(value: str) -> MaxErrors:
@@ -215,61 +160,56 @@ def _parse_max_errors(value: str) -> MaxErrors:
     return MaxErrors(float(found[1] or found[2]), is_percent=found[1] is None)
 
 
-quiet_option = click.option(
-    *("-q", "--quiet"),
-    cls=Option,
-    section=_PROGRESS,
-    is_flag=True,
-    expose_value=False,
-    callback=_on_console("quiet"),
-    help="No progress and no summary.",
-)
-_progress_option = click.option(
-    "--progress",
-    cls=Option,
-    section=_PROGRESS,
+def _limit_pixels(_: click.Context, __: click.Parameter, megapixels: int | None) -> None:
+    if megapixels is not None:
+        from PIL import Image  # its own setting, in a process of our own
+
+        Image.MAX_IMAGE_PIXELS = megapixels * 500_000  # refused above twice this
+
+
+quiet_option = _run_option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
+_style_option = _run_option(
+    *("--progress", "style"),
     type=click.Choice(["auto", "bar", "log", "none"]),
     default="auto",
-    show_default=True,
-    expose_value=False,
-    callback=_on_console("style"),
     help="auto is a bar on a terminal, elsewhere log: one line per minute.",
 )
-max_errors_option = click.option(
+_max_errors_option = _run_option(
     "--max-errors",
-    cls=Option,
-    section=_PROGRESS,
+    type=_parse_max_errors,
     metavar="N|P%",
     default="0",
-    show_default=True,
-    expose_value=False,
-    callback=_on_console("max_errors", _parse_max_errors),
     help="Exit with 1 only if more than N images, or P % of them, cannot be read.",
+)
+_max_megapixels_option = _run_option(
+    "--max-megapixels",
+    section=_MEMORY,
+    callback=_limit_pixels,
+    type=click.IntRange(1),
+    metavar="N",
+    help="Refuse images that decode to more megapixels; default: 179. Each takes up to 4 MB of "
+    "memory per image being decoded. JPEGs are decoded no larger than the model needs.",
 )
 
 
 def progress_options(command: Command) -> Command:
     """`--quiet` and `--progress`."""
-    return quiet_option(_progress_option(command))
+    return quiet_option(_style_option(command))
 
 
 def run_options(command: Command) -> Command:
-    """What commands share that read images: megapixels, progress and errors."""
-    return max_megapixels_option(progress_options(max_errors_option(command)))
+    """The options that all commands that read images share: megapixels, progress and errors."""
+    return _max_megapixels_option(progress_options(_max_errors_option(command)))
 
 
 def repeat_options(*names: str) -> list[str]:
-    """The options of the command in hand that came on the command line, to be given to another."""
+    """These options of the running command as typed, for another command line."""
     context = click.get_current_context()
     words = []
     for each in context.command.params:
         source = context.get_parameter_source(str(each.name))
-        if each.name not in names or source != ParameterSource.COMMANDLINE:
-            continue
-        value = context.params[each.name]
-        if isinstance(value, bool):
-            words.append(each.opts[-1])
-        else:
+        if each.name in names and source == ParameterSource.COMMANDLINE:
+            value = context.params[each.name]
             for one in value if isinstance(value, list | tuple) else [value]:
-                words += [each.opts[0], str(one)]
+                words += [each.opts[0], *([] if one is True else [str(one)])]
     return words

@@ -9,41 +9,26 @@ from typing import Any
 
 import click
 
-__all__ = ["FILE", "NEW_FILE", "NEW_FOLDER", "NEW_RESULTS", "RESULTS", "NumberRange"]
-
 
 class _NewFile(click.Path):
-    """A file to write when the work is done; refused at once where it could not be."""
+    """A file to write, refused before the work if it cannot be.
+
+    Args:
+        stdout: whether `-` is standard output, as no file is.
+    """
+
+    def __init__(self, *, stdout: bool = False) -> None:
+        super().__init__(path_type=Path, dir_okay=False)
+        self._stdout = stdout
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if os.fspath(value) == "-":
+            if self._stdout:
+                return None
             self.fail("-: this does not go to standard output; name a file", param, ctx)
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if not path.absolute().parent.is_dir():
-            self.fail(f"{path}: there is no folder {path.parent}; make it first", param, ctx)
-        if path.is_dir():
-            self.fail(f"{path}: is a folder; name a file", param, ctx)
-        return path
-
-
-class _Results(click.Path):
-    """A file for results, or `-`, which is standard output, as no file is."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return None if os.fspath(value) == "-" else super().convert(value, param, ctx)
-
-
-class _NewResults(_Results, _NewFile):
-    """Both of these."""
-
-
-class _NewFolder(click.Path):
-    """A folder to write into, made where it is missing."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        path = Path(os.fsdecode(super().convert(value, param, ctx)))
-        if path.exists() and not path.is_dir():
-            self.fail(f"{path}: is not a folder", param, ctx)
+            self.fail(f"{path}: the folder {path.parent} is missing; make it first", param, ctx)
         return path
 
 
@@ -60,6 +45,8 @@ class NumberRange(click.FloatRange):
         return number
 
 
-FILE = click.Path(path_type=Path)
-NEW_FILE, NEW_FOLDER = _NewFile(path_type=Path), _NewFolder(path_type=Path)
-RESULTS, NEW_RESULTS = _Results(path_type=Path), _NewResults(path_type=Path)
+FILE, FOLDER = (
+    click.Path(path_type=Path, dir_okay=False),
+    click.Path(path_type=Path, file_okay=False),
+)
+NEW_FILE, RESULTS = _NewFile(), _NewFile(stdout=True)

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
-    from clipcls.cli.console import Console
-
-__all__ = ["Pace", "Progress", "Style", "Total", "format_rate"]
+from typing import Literal
 
 Style = Literal["bar", "log", "none"]
 Total = int | Callable[[], int] | None
-"""How many steps there will be; a function that finds out runs only if the run takes a while."""
+"""The number of steps; a function that finds it out runs only if the run takes a while."""
 
 _BAR_AFTER = 1.0  # seconds
+_BAR_EVERY = 0.1
 _LINE_EVERY = 60.0
 _COUNT_AFTER = {"bar": _BAR_AFTER, "log": 10.0}
 _BURST = 0.25
 
 
 class Pace:
-    """The number of images done, and their rate without what preparing the model took.
+    """The number of images done, and their rate without the time to prepare the model.
 
-    The first results arrive together, as a batch whose own time is unknown; the rate is that of
-    the results after them.
+    The first results arrive together, as a batch that took an unknown time; the rate is that of the
+    results after them.
     """
 
     def __init__(self) -> None:
@@ -43,7 +38,7 @@ class Pace:
         self._since = self._last = 0.0
 
     def count(self, *, failed: bool = False) -> None:
-        """Take one more image into account; `failed` ones do not start the clock."""
+        """Count one more image; `failed` ones do not start the clock."""
         self.done += 1
         self._last = time.monotonic()
         if self._first is None and not failed:
@@ -53,29 +48,21 @@ class Pace:
 
     @property
     def rate(self) -> float | None:
-        """Images per second, or None while the first batch is all there is."""
+        """Images per second, or None before the second batch."""
         counted = self.done - self._before
         return counted / max(self._last - self._since, 1e-9) if counted else None
 
 
 class Progress:
-    """Shows how far a run is, in one of the styles.
+    """Shows how far a run of `total` steps is, in one of the styles; `say` writes a line."""
 
-    Args:
-        console: where lines go.
-        total: how many steps there will be.
-        style: what to show.
-    """
-
-    def __init__(self, console: Console, total: Total, style: Style) -> None:
+    def __init__(self, say: Callable[[str], None], total: Total, style: Style) -> None:
         self.pace = Pace()
-        self.bar: tqdm[Any] | None = None
         self.lines = 0
-        self._console = console
-        self._total = total
-        self._style = style
+        self._say, self._total, self._style = say, total, style
         self._skipped = 0
         self._rate: float | None = None
+        self._width = 0  # of the bar on the terminal
         self._shown = self._began = time.monotonic()
 
     def step(self, skipped: int) -> None:
@@ -89,62 +76,50 @@ class Progress:
         if callable(self._total) and now - self._began >= _COUNT_AFTER[self._style]:
             count, self._total = self._total, None
             threading.Thread(target=self._count, args=(count,), daemon=True).start()
-        if self._style == "log":
-            if now - self._shown >= _LINE_EVERY:
-                self._shown = now
-                self.lines += 1
-                self._console.say(self._line())
-        elif self.bar is not None or now - self._began >= _BAR_AFTER:
+        is_due = now - self._shown >= (_LINE_EVERY if self._style == "log" else _BAR_EVERY)
+        if self._style == "log" and is_due:
+            self._shown = now
+            self.lines += 1
+            self._say(self._describe())
+        elif (
+            self._style == "bar" and now - self._began >= _BAR_AFTER and (is_due or not self._width)
+        ):
+            self._shown = now
             self._draw()
 
-    def close(self) -> None:
-        """Remove the bar from the terminal."""
-        if self.bar is not None:
-            self.bar.start_t = 0  # tqdm leaves a bar that is younger than its delay
-            self.bar.close()
-            self.bar = None
+    def hide(self) -> None:
+        """Remove the bar from the terminal, until the next step draws it again."""
+        if self._width:
+            sys.stderr.write(f"\r{' ' * self._width}\r")
+            sys.stderr.flush()
+            self._width = 0
 
     def _count(self, count: Callable[[], int]) -> None:
         try:
             self._total = count()
-        except Exception:  # the run itself meets it, too, and reports it
+        except Exception:  # the run meets the same error, and reports it
             self._total = None
 
-    def _line(self) -> str:
-        of = f" of {self._total:,}" if isinstance(self._total, int) else ""
-        return ", ".join((f"{self.pace.done:,}{of} images", *self._details()))
-
-    def _details(self) -> list[str]:
-        details = []
+    def _describe(self) -> str:
+        done, total = self.pace.done, self._total if isinstance(self._total, int) else None
+        parts = [f"{done:,} images" if total is None else f"{done:,} of {total:,} images"]
         if self._rate:
-            details.append(format_rate(self._rate))
-            if isinstance(self._total, int) and self._total > self.pace.done:
-                details.append(f"{_format_time((self._total - self.pace.done) / self._rate)} left")
+            parts.append(format_rate(self._rate))
+            if total is not None and total > done:
+                parts.append(f"{_format_time((total - done) / self._rate)} left")
         if self._skipped:
-            details.append(f"{self._skipped:,} skipped")
-        return details
+            parts.append(f"{self._skipped:,} skipped")
+        return ", ".join(parts)
 
     def _draw(self) -> None:
-        total = self._total if isinstance(self._total, int) else None
-        layout = (
-            "{n:,} images{postfix}"
-            if total is None
-            else "{percentage:3.0f}%|{bar}| {n:,}/{total:,}{postfix}"
-        )
-        if self.bar is None:
-            from tqdm import tqdm
-
-            self.bar = tqdm(
-                total=total,
-                initial=self.pace.done - 1,
-                bar_format=layout,
-                file=sys.stderr,
-                leave=False,
-                dynamic_ncols=True,
-            )
-        self.bar.total, self.bar.bar_format = total, layout
-        self.bar.set_postfix_str(", ".join(self._details()), refresh=False)
-        self.bar.update()
+        text = self._describe()
+        if isinstance(self._total, int) and self._total:
+            filled = min(20, 20 * self.pace.done // self._total)
+            text = f"[{'#' * filled}{'.' * (20 - filled)}] {text}"
+        text = text[: shutil.get_terminal_size().columns - 1]
+        sys.stderr.write(f"\r{text.ljust(self._width)}")
+        sys.stderr.flush()
+        self._width = len(text)
 
 
 def format_rate(rate: float) -> str:

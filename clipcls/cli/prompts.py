@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from clipcls.cli import groups
@@ -12,7 +14,11 @@ from clipcls.cli.options import json_option
 
 @groups.command("prompts")
 @click.argument("name", required=False, shell_complete=complete_sets)
-@click.option("--label-set", is_flag=True, help="Print the label set, where both have this name.")
+@click.option(
+    "--label-set",
+    is_flag=True,
+    help="Print the label set if both have this name.",
+)
 @json_option
 def command(_console: Console, name: str | None, label_set: bool, as_json: bool) -> int:
     """List the template sets and label sets, or print the set NAME.
@@ -26,25 +32,21 @@ def command(_console: Console, name: str | None, label_set: bool, as_json: bool)
     from clipcls.labels.prompts import list_label_sets, list_prompts, read_prompts
     from clipcls.output.json import dump_line
 
-    found: object
+    found: Any
     if name is None:
-        templates, label_sets = list_prompts(), list_label_sets()
-        found = {
-            "template_sets": [ready._asdict() for ready in templates],
-            "label_sets": [ready._asdict() for ready in label_sets],
-        }
-        lines = []
-        for title, sets in (("template sets", templates), ("label sets", label_sets)):
-            lines.append(f"{title}:")
-            lines += [f"  {ready.name:<14}{ready.size:>5}  {ready.description}" for ready in sets]
+        sets = {"template_sets": list_prompts(), "label_sets": list_label_sets()}
+        found, lines = {key: [ready._asdict() for ready in sets[key]] for key in sets}, []
+        for key, group in sets.items():
+            lines.append(f"{key.replace('_', ' ')}:")
+            lines += [f"  {ready.name:<14}{ready.size:>5}  {ready.description}" for ready in group]
     elif label_set or (name in list_sets("labels") and name not in list_sets("templates")):
-        found_set = read_labels(name)
-        log_warnings(found_set)
+        labels = read_labels(name)
+        log_warnings(labels)
         found = [
             {"label": label.name, "prompts": label.prompts, "synonyms": label.synonyms}
             if label.prompts or label.synonyms
             else label.name
-            for label in found_set
+            for label in labels
         ]
         text = read_text(find_set("labels", name)[0]).strip()
         lines = [line for line in text.split("\n") if not line.startswith("#")]
@@ -52,9 +54,6 @@ def command(_console: Console, name: str | None, label_set: bool, as_json: bool)
         prompts = read_prompts(name)
         log_warnings(prompts)
         found = lines = list(prompts.templates)
-    if as_json:
-        click.echo(dump_line(found))
-    else:
-        for line in lines:
-            show(line)
+    for line in [dump_line(found)] if as_json else lines:
+        show(line)
     return 0

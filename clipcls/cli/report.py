@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from clipcls.cli import groups
 from clipcls.cli.console import Console
-from clipcls.cli.constraints import refuse_over
+from clipcls.cli.constraints import refuse_overwriting
 from clipcls.cli.options import progress_options, results_argument, root_option
 from clipcls.cli.param_types import NEW_FILE
 from clipcls.errors import format_count
 
 if TYPE_CHECKING:
-    from typing import TextIO
-
     from clipcls.output.gallery import GalleryWriter
 
 
@@ -28,11 +26,10 @@ if TYPE_CHECKING:
     "--side",
     type=click.IntRange(16, 1024),
     default=160,
-    show_default=True,
     metavar="PIXELS",
-    help="Longer side of the small images in the page.",
+    help="Longer side of the thumbnails.",
 )
-@click.option("--title", help="The page's; default: the name of RESULTS.")
+@click.option("--title", help="Title of the page; default: the name of RESULTS.")
 @progress_options
 def command(
     console: Console,
@@ -45,8 +42,8 @@ def command(
     """Make a page of the answers of `classify` to look through.
 
     RESULTS is what `classify` wrote (csv, tsv, json, jsonl, parquet) or the reviewed table of
-    `review`; - is stdin. The page is one HTML file that needs nothing else: counts and scores, and
-    every image small, to be filtered by label, score and text. A missing image is shown as such.
+    `review`; - is stdin. The page is one self-contained HTML file: counts, scores, and a thumbnail
+    of every image, which can be filtered by label, score and text. Missing images are marked.
 
     \b
     Examples:
@@ -54,20 +51,20 @@ def command(
       clipcls report results.jsonl -o report.html
       clipcls classify --labels labels.txt photos/ -o report.html
     """
-    refuse_over(output, results)
+    refuse_overwriting(output, results)
     from clipcls.output.gallery import GalleryWriter
     from clipcls.output.reader import read_results
     from clipcls.output.writing import open_output
 
     found = read_results(results, root)
-    name = title or ("Results" if results == "-" else Path(results).name)
+    title = title or ("Results" if results == "-" else Path(results).name)
     pages: list[GalleryWriter] = []
 
-    def page(stream: TextIO) -> GalleryWriter:
-        pages.append(GalleryWriter(stream, title=name, root=root, side=side))
+    def make_page(stream: TextIO) -> GalleryWriter:
+        pages.append(GalleryWriter(stream, title=title, root=root, side=side))
         return pages[0]
 
-    with open_output(output, page) as writer, console.progress(len(found)) as progress:
+    with open_output(output, make_page) as writer, console.progress(len(found)) as progress:
         for result in found:
             writer.write(result)
             progress(pages[0].gone)
@@ -78,8 +75,8 @@ def command(
             "that folder with --root"
         )
         return 1
-    size = output.stat().st_size / 1e6
     absent = f", {gone:,} without a picture" if gone else ""
+    size = output.stat().st_size / 1e6
     console.remark(f"{format_count(shown + gone, 'image')}{absent}, {size:,.1f} MB")
     console.say_written(output, "open it in a browser")
     return 0

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from clipcls.labels.label_set import LabelSet
     from clipcls.predictions import Provenance
     from clipcls.web.review.app import ReviewApp
-    from clipcls.web.review.files import ReviewFiles
-    from clipcls.web.review.session import Review
 
 logger = logging.getLogger(__name__)
 
@@ -51,19 +49,19 @@ class _Page(groups.Settings):
     section = "Page"
 
     port: int = option(
-        type=click.IntRange(0, 65535), default=0, metavar="N", help="Default: one that is free."
+        type=click.IntRange(0, 65535), default=0, metavar="N", help="The port; default: a free one."
     )
-    no_browser: bool = option(is_flag=True, help="Only print the link of the page.")
+    no_browser: bool = option(is_flag=True, help="Only print the page's link; open no browser.")
 
 
-@groups.command("review", learning=_Learning, page=_Page, model=ModelSettings)
+@groups.command("review")
 @results_argument
 @click.option(
     "-o",
     "--output",
     type=NEW_FILE,
-    help="The file of corrections (csv), new or to go on with; default: cat.corrections.csv for "
-    "cat.jsonl, in the same folder.",
+    help="The file of corrections (csv); an existing one is resumed. Default: cat.corrections.csv "
+    "for cat.jsonl, in the same folder.",
 )
 @root_option
 def command(
@@ -79,9 +77,9 @@ def command(
 
     The images that teach most come first; one key gives a label. Each label is saved at once in the
     file of corrections, which `fit`, `evaluate` and `calibrate` read; the page can learn from it
-    too. Finish, or Ctrl-C, ends the review and writes the reviewed table (cat.reviewed.csv), which
-    holds your label where you gave one and the answer elsewhere; `sort`, `report` and `evaluate`
-    read it. The same command goes on where it stopped. Nobody else can open the page.
+    too. Finish, or Ctrl-C, ends the review and writes the reviewed table (cat.reviewed.csv): your
+    labels, and the answers for all other images. `sort`, `report` and `evaluate` read it. The same
+    command resumes a review. Nobody else can open the page.
 
     \b
     Examples:
@@ -94,6 +92,7 @@ def command(
     from clipcls.labels.label_set import log_warnings, read_labels
     from clipcls.output.reader import read_results
     from clipcls.web.review.annotations import Corrections
+    from clipcls.web.review.answers import NO_LABEL
     from clipcls.web.review.files import ReviewFiles
     from clipcls.web.review.session import Review
 
@@ -103,6 +102,7 @@ def command(
         from clipcls.web.review.app import ReviewApp
 
     found = read_results(results, root)
+    title = "stdin" if results == "-" else Path(results).name
     labels = read_labels(learning.labels) if learning.labels else None
     if labels:
         log_warnings(labels)
@@ -115,7 +115,7 @@ def command(
             found,
             corrections,
             labels=labels.names if labels else (),
-            lineages={name: label.path for name, label in zip(labels.names, labels, strict=True)}
+            lineages={n: label.path for n, label in zip(labels.names, labels, strict=True)}
             if labels
             else None,
             root=root,
@@ -123,26 +123,26 @@ def command(
 
         def next_commands() -> list[str]:
             """File the images; then learn from the corrections, or look at the answers."""
-            commands = [["sort", str(files.table), "--into", "sorted"]]
-            if learning.no_model or provenance is None or not _can_learn(review):
-                commands.append(["report", str(files.table), "-o", str(files.page)])
+            labelled = {*review.done().values()} - {NO_LABEL}
+            if learning.no_model or provenance is None or len(labelled) < 2:
+                then = ["report", str(files.table), "-o", str(files.page)]
             else:
-                commands.append(
-                    _fit_command(
-                        review, files, provenance.model, templates, learning.labels, labels
-                    )
-                )
-            return [shlex.join(["clipcls", *words]) for words in commands]
+                then = ["fit", str(files.corrections), "-m", provenance.model]
+                then += ["--labels", learning.labels] if learning.labels not in (None, "-") else []
+                for template in [templates] if isinstance(templates, str) else templates:
+                    then += ["--prompts", template] if template != "photo" else []
+                given = {review.name(number) for number in labelled}
+                for name in sorted(given - {*labels.names}) if labels else []:
+                    then += ["--no-words", name]  # a label that the person added
+                then += ["-o", str(files.classifier)]
+            sort = ["sort", str(files.table), "--into", "sorted"]
+            return [shlex.join(["clipcls", *words]) for words in (sort, then)]
 
         opener = None
         if not learning.no_model:
             opener = _make_opener(labels or review.labels[:], templates, provenance, model)
         app = ReviewApp(
-            review,
-            files,
-            open_classifier=opener,
-            next_commands=next_commands,
-            title="stdin" if results == "-" else Path(results).name,
+            review, files, open_classifier=opener, next_commands=next_commands, title=title
         )
         _run(console, app, page)
         done = len(review.done())
@@ -156,7 +156,7 @@ def command(
 
 
 def _run(console: Console, app: ReviewApp, page: _Page) -> None:
-    """Serve the page until it says that the review is finished, or Ctrl-C."""
+    """Serve the page until the review is finished, or Ctrl-C."""
     from clipcls.web.connections import run
     from clipcls.web.local_server import Guard, OneTimeLink
 
@@ -166,7 +166,7 @@ def _run(console: Console, app: ReviewApp, page: _Page) -> None:
         link = access.link(url)
         console.say(f"{link} (once, in one browser; Ctrl-C ends)")
         app.start()
-        if not page.no_browser:  # in a thread: one in the terminal would hold the server up
+        if not page.no_browser:  # in a thread: a browser in the terminal would block the server
             threading.Thread(target=show, args=(link,), daemon=True).start()
 
     def show(link: str) -> None:
@@ -181,40 +181,13 @@ def _run(console: Console, app: ReviewApp, page: _Page) -> None:
         app.stop()
 
 
-def _can_learn(review: Review) -> bool:
-    from clipcls.web.review.answers import NO_LABEL
-
-    return len({*review.done().values()} - {NO_LABEL}) > 1
-
-
-def _fit_command(
-    review: Review,
-    files: ReviewFiles,
-    model: str,
-    templates: str | list[str],
-    source: str | None,
-    labels: LabelSet | None,
-) -> list[str]:
-    """What learns from the corrections as the page does."""
-    from clipcls.web.review.answers import NO_LABEL
-
-    words = ["fit", str(files.corrections), "-m", model]
-    words += ["--labels", source] if source not in (None, "-") else []
-    for template in [templates] if isinstance(templates, str) else templates:
-        words += ["--prompts", template] if template != "photo" else []
-    given = {review.name(n) for n in review.done().values() if n != NO_LABEL}
-    for name in sorted(given - {*labels.names}) if labels else []:
-        words += ["--no-words", name]  # a label that the person added
-    return [*words, "-o", str(files.classifier)]
-
-
 def find_provenance(results: Iterable[Result]) -> Provenance | None:
-    """What made the results: the first of them that says so."""
+    """What made the results, by the first that says so."""
     return next((r.provenance for r in results if isinstance(r, Prediction) and r.provenance), None)
 
 
 def find_templates(provenance: Provenance | None) -> str:
-    """The templates that made the results; `photo` where the results do not hold them."""
+    """The templates that made the results, or `photo` if they cannot be found."""
     from clipcls.errors import PromptsError
     from clipcls.labels.prompts import make_prompts
 
@@ -238,8 +211,8 @@ def _make_opener(
     provenance: Provenance | None,
     settings: ModelSettings,
 ) -> Callable[[], ZeroShotClassifier]:
-    """Opens the model that made the results, unless another is named."""
-    arguments = settings.arguments()
+    """Make what opens the model that made the results, unless another is named."""
+    arguments = settings.make_arguments()
     if provenance and arguments["model"] == "auto":
         arguments["model"] = provenance.model
 
@@ -248,13 +221,13 @@ def _make_opener(
         from clipcls.labels.label_set import Label, make_labels
 
         known = make_labels(labels)
-        # Where the results hold one of two cranes, `bird > crane` would come back as `crane`.
+        # If the results hold only one of two cranes, `bird > crane` would come back as `crane`.
         if isinstance(labels, list) and list(known.names) != labels:
             known = make_labels([Label(name) for name in labels])
         classifier = ZeroShotClassifier(known, prompts=templates, **arguments).fit()
         if provenance and not classifier.encoder_.weights.startswith(provenance.weights):
             logger.warning(
-                "the results are of another model (weights %s) than %s",
+                "the results are from another model (weights %s) than %s",
                 provenance.weights,
                 arguments["model"],
             )

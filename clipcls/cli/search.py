@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,12 +28,10 @@ if TYPE_CHECKING:
     from clipcls.models.encoder import Encoder
 
 
-@groups.command("search", output=OutputSettings, model=ModelSettings)
+@groups.command("search")
 @click.argument("arguments", nargs=-1, metavar="[TEXT] [INPUT...]", shell_complete=complete_files)
-@click.option("--image", type=FILE, metavar="FILE", help="Search by this image instead of TEXT.")
-@click.option(
-    "-k", "--top", type=click.IntRange(1), default=10, show_default=True, help="Images to find."
-)
+@click.option("--image", type=FILE, help="Search by this image instead of TEXT.")
+@click.option("-k", "--top", type=click.IntRange(1), default=10, help="Images to find.")
 @null_option
 @run_options
 def command(
@@ -49,8 +45,8 @@ def command(
 ) -> int:
     """Find the images nearest to a text or to another image.
 
-    With INPUT, searches these images (embedding those that are new); without, every image of
-    the cache that this model has seen.
+    With INPUT, searches these images, embedding those that are new. Without, searches all images
+    in the cache that this model has embedded.
 
     \b
     Examples:
@@ -64,63 +60,53 @@ def command(
     from clipcls.data.file_kinds import LeftOut
     from clipcls.embeddings.embed import embed_images
     from clipcls.embeddings.search import search_cache, search_images
+    from clipcls.errors import ImageError
     from clipcls.models.encoder import open_encoder
 
-    left_out, counts = LeftOut(), _Counts()
+    left_out, read, skipped = LeftOut(), 0, 0
     form = output.choose_format()
     columns = output.choose_columns(
         form, ("rank", "path", "similarity"), ("model", "weights", "precision")
     )
+
+    def readable(
+        embedded: Iterable[Embedded | ImageError], watch: Callable[[ImageError | None], None]
+    ) -> Iterator[Embedded]:
+        nonlocal read, skipped
+        for item in embedded:
+            if isinstance(item, ImageError):
+                skipped += 1
+                watch(item)
+            else:
+                read += 1
+                yield item
+                watch(None)
+
     with output.open(form, columns) as writer:
         images, total = find_images(inputs, null, left_out) if inputs else (iter(()), 0)
-        settings = model.arguments()
+        settings = model.make_arguments()
         cache = settings.pop("cache") or None
         encoder = open_encoder(**settings, progress=not console.quiet)
         query = _embed_query(encoder, image or arguments[0], cache)
         if inputs:
             embedded = embed_images(encoder, images, cache, backend=settings["backend"])
             with watching(console, total) as watch:
-                hits = search_images(encoder, query, _readable(embedded, counts, watch), top)
+                hits = search_images(encoder, query, readable(embedded, watch), top)
         elif cache is None:
             raise click.UsageError("name images to search: --no-cache leaves no cache to search")
         else:
             hits = search_cache(encoder, query, cache, top)
         for hit in hits:
             writer.write(hit)
-    if not inputs and not hits:
+    if inputs:
+        unreadable = f", {skipped:,} could not be read" if skipped else ""
+        console.say_done(f"{read:,} images searched{unreadable}", matters=skipped > 0)
+    elif not hits:
         console.say("the cache holds no images of this model yet: name a folder to search")
-    elif inputs:
-        unreadable = f", {counts.skipped:,} could not be read" if counts.skipped else ""
-        console.say_done(f"{counts.read:,} images searched{unreadable}", matters=counts.skipped > 0)
     if left_out.may_be_images:
         console.remark(str(left_out))
     console.say_written(output.file)
-    sys.stdout.flush()
-    return console.status(counts.skipped, counts.read)
-
-
-@dataclass
-class _Counts:
-    read: int = 0
-    skipped: int = 0
-
-
-def _readable(
-    embedded: Iterable[Embedded | ImageError],
-    counts: _Counts,
-    watch: Callable[[ImageError | None], None],
-) -> Iterator[Embedded]:
-    """Hand on the images that could be read; count all."""
-    from clipcls.errors import ImageError
-
-    for item in embedded:
-        if isinstance(item, ImageError):
-            counts.skipped += 1
-            watch(item)
-        else:
-            counts.read += 1
-            yield item
-            watch(None)
+    return console.status(skipped, read)
 
 
 def _embed_query(
@@ -142,28 +128,23 @@ def _embed_query(
 
 
 def _check_text(console: Console, arguments: tuple[str, ...]) -> None:
-    """Refuse a path where the text to search for should be; say where it is one of both.
-
-    Raises:
-        click.UsageError: the text is a path, blank or missing.
-    """
+    """Refuse a path in place of the text to search for; warn if it may be either."""
     if not arguments:
         raise click.UsageError("say what to search for: a text, or --image FILE")
     text = arguments[0]
     if not text.strip():
         raise click.UsageError("the text to search for is empty; write what the images show")
+    is_file, has_folder = os.path.isfile(text), bool(os.path.dirname(text))
     is_path = text in ("-", os.curdir, os.pardir) or text.endswith((os.sep, os.altsep or os.sep))
-    is_file = os.path.isfile(text)
-    if not (is_path or is_file or (os.path.dirname(text) and (os.path.exists(text) or glob(text)))):
-        # Also the bare name of a folder: `search cat` among folders named like labels.
-        if len(arguments) == 1 and os.path.isdir(text):
-            console.say(
-                f"searching the cache for the text {text!r}; to search in the folder of that name, "
-                "write a text before it"
-            )
-        return
-    by_image = f"; to search by this image: --image {shlex.quote(text)}" if is_file else ""
-    raise click.UsageError(
-        f"{text}: is a path, not a text; write first what to search for, as in "
-        f'clipcls search "a red car" {shlex.quote(text)}{by_image}'
-    )
+    if is_path or is_file or (has_folder and (os.path.exists(text) or glob(text))):
+        by_image = f"; to search by this image: --image {shlex.quote(text)}" if is_file else ""
+        raise click.UsageError(
+            f"{text}: is a path, not a text; write first what to search for, as in "
+            f'clipcls search "a red car" {shlex.quote(text)}{by_image}'
+        )
+    # The bare name of a folder may be meant as text: `search cat` among folders named like labels.
+    if len(arguments) == 1 and os.path.isdir(text):
+        console.say(
+            f"searching the cache for the text {text!r}; to search in the folder of that name, "
+            "write a text before it"
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +21,8 @@ from clipcls.errors import require_extra
 
 if TYPE_CHECKING:
     from clipcls.web.connections import Network
-    from clipcls.web.serve.schemas import Limits
 
 _TOKEN_VARIABLE = "CLIPCLS_TOKEN"
-_MEGABYTE = 1 << 20
 
 
 def _check_host(name: str) -> str:
@@ -60,7 +57,7 @@ def _parse_network(name: str) -> Network:
 def _parse_origin(name: str) -> str:
     if name in ("*", "null"):
         raise click.BadParameter(
-            f"{name!r} would let every web site ask; name each (https://app.example)"
+            f"{name!r} would allow every web site; name each (https://app.example)"
         )
     origin = re.sub(r"^(http://.*):80$|^(https://.*):443$", r"\1\2", name.lower().removesuffix("/"))
     if not re.fullmatch(
@@ -72,62 +69,51 @@ def _parse_origin(name: str) -> str:
     return origin
 
 
-def _each(parse: Callable[[str], Any]) -> Any:
-    return lambda _context, _param, values: tuple(map(parse, values))
-
-
 @dataclass(frozen=True)
 class _Access(groups.Settings):
     section = "Who may ask"
 
-    host: str = option(
-        default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen."
-    )
+    host: str = option(default="127.0.0.1", metavar="ADDRESS", help="Address to listen on.")
     port: int = option(
         type=click.IntRange(0, 65535),
         default=8000,
-        show_default=True,
         metavar="N",
         help="The port; 0 takes a free one.",
     )
     token_file: Path | None = option(
         type=FILE,
-        metavar="FILE",
-        help=f"Ask for the bearer token in this file; or in the variable {_TOKEN_VARIABLE}.",
+        help="Require the bearer token that this file, or else the variable "
+        f"{_TOKEN_VARIABLE}, contains.",
     )
     insecure: bool = option(
-        is_flag=True, help="Listen beyond this machine without a token: anyone may use it."
+        is_flag=True, help="Listen beyond this machine without a token; anyone may then use it."
     )
     allow_host: tuple[str, ...] = option(
         multiple=True,
         metavar="NAME",
-        callback=_each(_check_host),
-        help="A name that requests may call this server by, besides localhost.",
+        type=_check_host,
+        help="A host name of this server that requests may use, besides localhost.",
     )
     allow_origin: tuple[str, ...] = option(
         multiple=True,
         metavar="ORIGIN",
-        callback=_each(_parse_origin),
-        help="Let scripts of another web site ask (CORS), such as https://app.example.",
+        type=_parse_origin,
+        help="Allow requests from scripts of another web site (CORS), e.g. https://app.example.",
     )
     allow_url: tuple[str, ...] = option(
         multiple=True,
         metavar="HOST",
-        help="Take images by URL from HOST, HOST:PORT or *.DOMAIN; never from private addresses.",
+        help="Fetch images by URL from HOST, HOST:PORT or *.DOMAIN; never from private addresses.",
     )
     trust_proxy: tuple[Network, ...] = option(
         multiple=True,
         metavar="ADDRESS",
-        callback=_each(_parse_network),
+        type=_parse_network,
         help="Tell clients apart by the X-Forwarded-For of a proxy at this address or network.",
     )
 
     def read_token(self) -> str | None:
-        """The bearer token: not an option, which every user of the machine could read.
-
-        Raises:
-            click.UsageError: it is none, or missing where other machines may ask.
-        """
+        """The bearer token; it is not an option, which every user of the machine could read."""
         token, where = os.environ.get(_TOKEN_VARIABLE), _TOKEN_VARIABLE
         if self.token_file is not None:
             token, where = "", str(self.token_file)
@@ -137,8 +123,8 @@ class _Access(groups.Settings):
             if self.insecure or _is_loopback(self.host):
                 return None
             raise click.UsageError(
-                f"--host {self.host} lets other machines ask: give a token (--token-file, or "
-                f"{_TOKEN_VARIABLE}), or say --insecure"
+                f"--host {self.host} is open to other machines: give a token (--token-file, or "
+                f"{_TOKEN_VARIABLE}), or --insecure"
             )
         if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
             raise click.UsageError(
@@ -150,7 +136,7 @@ class _Access(groups.Settings):
 
 def _limit(default: float, help: str, *, most: int | None = None) -> Any:
     kind = click.IntRange(1, most)
-    return option(type=kind, default=default, show_default=True, metavar="N", help=help)
+    return option(type=kind, default=default, metavar="N", help=help)
 
 
 @dataclass(frozen=True)
@@ -163,14 +149,13 @@ class _Load(groups.Settings):
         50, "Size of a decoded image; JPEGs decode no larger than the model needs.", most=178
     )
     max_labels: int = _limit(1000, "Labels per request.")
-    max_queue: int = _limit(64, "Images accepted and not answered; more are refused with 503.")
+    max_queue: int = _limit(64, "Images that may wait for an answer; more are refused with 503.")
     max_connections: int = _limit(
         128, "Connections per client; behind --trust-proxy, requests at a time."
     )
     timeout: float = option(
         type=NumberRange(0, 3600, min_open=True),
         default=30.0,
-        show_default=True,
         metavar="S",
         help="How long a request may take, its upload included.",
     )
@@ -178,34 +163,12 @@ class _Load(groups.Settings):
     max_wait: float = option(
         type=NumberRange(0, 1000),
         default=2.0,
-        show_default=True,
         metavar="MS",
         help="How long an image may wait for others while the model is idle.",
     )
 
-    @property
-    def max_bytes(self) -> int:
-        return self.max_megabytes * _MEGABYTE
 
-    def limits(self) -> Limits:
-        """What one request may ask for, and all together."""
-        from clipcls.web.serve.schemas import Limits
-
-        return Limits(
-            bytes=self.max_bytes,
-            pixels=self.max_megapixels * 1_000_000,
-            images=self.max_images,
-            labels=self.max_labels,
-            texts=10 * self.max_labels,
-            seconds=self.timeout,
-            queue=self.max_queue,
-            held=4 * self.max_bytes,
-        )
-
-
-@groups.command(
-    "serve", labels=CalibratedLabelSettings, access=_Access, load=_Load, model=ModelSettings
-)
+@groups.command("serve")
 @quiet_option
 def command(
     console: Console,
@@ -217,8 +180,8 @@ def command(
     """Classify images over HTTP, with a page to try it on.
 
     POST images to /classify as a multipart form, or base64 as JSON; the records are those of
-    `classify`. Labels, prompts and other settings may come with each request. /openapi.json
-    describes it all. Uploads are kept in memory and written nowhere. Needs the extra `serve`.
+    `classify`. A request may bring labels, prompts and other settings. /openapi.json describes
+    the API. Uploads stay in memory and are never written to disk. Needs the extra `serve`.
 
     \b
     Examples:
@@ -235,19 +198,31 @@ def command(
         from clipcls.web.connections import Bounds, run
         from clipcls.web.serve.app import make_app
         from clipcls.web.serve.fetch import Fetcher
+        from clipcls.web.serve.schemas import Limits
         from clipcls.web.serve.service import Service
 
-    fitted = labels.open_classifier(names, model.arguments(), labels.calibration)
+    max_bytes = load.max_megabytes << 20
+    limits = Limits(
+        bytes=max_bytes,
+        pixels=load.max_megapixels * 1_000_000,
+        images=load.max_images,
+        labels=load.max_labels,
+        texts=10 * load.max_labels,
+        seconds=load.timeout,
+        queue=load.max_queue,
+        held=4 * max_bytes,
+    )
+    fitted = labels.open_classifier(names, model.make_arguments(), labels.calibration)
     service = Service(
         fitted,
-        limits=load.limits(),
+        limits=limits,
         max_batch=load.max_batch,
         max_wait=load.max_wait / 1000,
     )
     fetcher = None
     if access.allow_url:
-        # Half: a host that does not answer costs its image, not the request.
-        fetcher = Fetcher(access.allow_url, max_bytes=load.max_bytes, seconds=load.timeout / 2)
+        # Half the time: a host that does not answer fails its image, not the request.
+        fetcher = Fetcher(access.allow_url, max_bytes=max_bytes, seconds=load.timeout / 2)
 
     def ready(url: str) -> None:
         console.remark(f"{fitted.provenance_.model} answers at {url} (Ctrl-C stops it)")

@@ -14,20 +14,6 @@ import click
 from clipcls.cli.constraints import EXCLUSIVE, long_name
 from clipcls.errors import ClipclsError
 
-__all__ = [
-    "FILE_NAME",
-    "File",
-    "Setting",
-    "SettingsError",
-    "apply",
-    "find_files",
-    "find_own_file",
-    "list_options",
-    "name_variable",
-    "resolve",
-    "walk_commands",
-]
-
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "clipcls.toml"
@@ -137,15 +123,7 @@ def _warn_about_variables(root: click.Group, path: CommandPath, command: click.C
 
 
 class File:
-    """One `clipcls.toml`.
-
-    Args:
-        path: the file.
-        is_own: whether it is the user's own file, not that of a folder.
-
-    Raises:
-        SettingsError: it cannot be read, is not TOML, or sets an option twice.
-    """
+    """One `clipcls.toml`: the user's own, or that of a folder."""
 
     def __init__(self, path: Path, *, is_own: bool) -> None:
         self.place = os.fspath(path.absolute())
@@ -173,12 +151,7 @@ class File:
     def read(
         self, root: click.Group, path: CommandPath, command: click.Command
     ) -> dict[str, Setting]:
-        """What it sets for a command, by option.
-
-        Raises:
-            SettingsError: no option has a name in it, or an option must not be set by this file, or
-                not to this value.
-        """
+        """The settings for a command, by option; refuses those that it must not set."""
         commands, options = root.list_commands(click.Context(root)), list_options(command)
         found: dict[str, Setting] = {}
         for scope, name in sorted(self._values, key=lambda key: len(key[0])):
@@ -250,11 +223,7 @@ def _flatten(
 
 
 def find_files() -> list[File]:
-    """The settings files on this machine and in this folder, the strongest first.
-
-    Raises:
-        SettingsError: one of them cannot be used.
-    """
+    """The settings files of this folder and of the user, the strongest first."""
     own = find_own_file()
     found: list[Path] = []
     for path in filter(None, (own, Path(FILE_NAME))):
@@ -273,17 +242,14 @@ def resolve(
     command: click.Command,
     given: Collection[str] = (),
 ) -> dict[str, Setting]:
-    """The settings that apply to a command: those of variables, then those of files.
+    """The settings that apply to a command, by option: those of variables, then those of files.
 
     Args:
         files: the strongest first.
         root: the program.
         path: the words that call the command.
         command: the command.
-        given: long names of the options on the command line, which no setting replaces.
-
-    Returns:
-        The settings by long name.
+        given: the options on the command line, which no setting replaces.
 
     Raises:
         SettingsError: a file or an option refuses a setting.
@@ -336,15 +302,7 @@ def _as_typed(value: Any) -> str | list[str]:
 
 
 def apply(context: click.Context, arguments: Sequence[str]) -> None:
-    """Make settings the defaults of a command that is about to run; say if a folder's are used.
-
-    Args:
-        context: of the command.
-        arguments: what follows the command's name.
-
-    Raises:
-        SettingsError: a file or a variable cannot be used.
-    """
+    """Make settings the defaults of a command before it parses its arguments."""
     command, program = context.command, context.find_root()
     root, path = program.command, tuple(context.command_path.split()[1:])
     assert isinstance(root, click.Group)

@@ -1,27 +1,54 @@
-"""`clipcls sort`."""
+"""`clipcls sort`, and filing and keywords for `classify` and `tag`."""
 
 from __future__ import annotations
 
+import os
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from clipcls.cli import groups
 from clipcls.cli.completion import complete_files
-from clipcls.cli.console import Console
-from clipcls.cli.filing import (
-    INTERRUPTED,
-    choose_mode,
-    file_into,
-    list_plan,
-    write_keywords,
-    xmp_option,
-)
+from clipcls.cli.console import Console, show
 from clipcls.cli.groups import option
 from clipcls.cli.options import progress_options, root_option
-from clipcls.cli.param_types import FILE
-from clipcls.errors import format_count
+from clipcls.cli.param_types import FILE, FOLDER
+from clipcls.errors import ImageError, format_count
+from clipcls.predictions import Prediction, Result
+
+if TYPE_CHECKING:
+    from clipcls.organize.execute import Filing
+    from clipcls.organize.journal import Mode
+    from clipcls.organize.keywords import KeywordReport
+
+
+def xmp_option() -> Any:
+    """The field of a group for `--xmp`."""
+    return option(
+        is_flag=True,
+        help="Write the labels as keywords into XMP sidecars: photo.xmp, or photo.jpg.xmp if "
+        "another file, such as a raw one, is named photo too.",
+    )
+
+
+@dataclass(frozen=True)
+class FilingSettings(groups.Settings):
+    """What happens to the images themselves after a run."""
+
+    section = "Filing"
+
+    sort_into: Path | None = option(
+        type=FOLDER,
+        metavar="DIR",
+        help="Then copy the images into DIR, one folder per label, as `clipcls sort` does.",
+    )
+    move: bool = option(is_flag=True, help="Move the images instead of copying them.")
+    link: bool = option(is_flag=True, help="Make symbolic links instead of copying.")
+    xmp: bool = xmp_option()
 
 
 @dataclass(frozen=True)
@@ -29,7 +56,7 @@ class _Folders(groups.Settings):
     section = "Folders"
 
     into: Path | None = option(
-        type=FILE, metavar="DIR", help="Make a folder for each label in DIR."
+        type=FOLDER, metavar="DIR", help="Make a folder for each label in DIR."
     )
     move: bool = option(is_flag=True, help="Move the images; default: copy them.")
     link: bool = option(is_flag=True, help="Make symbolic links to the images.")
@@ -48,14 +75,14 @@ class _Keywords(groups.Settings):
     )
     xmp_remove: bool = option(
         is_flag=True,
-        help="Take out the keywords that --xmp wrote; with --embed-xmp, those in the images.",
+        help="Remove the keywords that --xmp wrote; with --embed-xmp, those in the images.",
     )
 
     def __bool__(self) -> bool:
         return self.xmp or self.xmp_full_name or self.embed_xmp or self.xmp_remove
 
 
-@groups.command("sort", folders=_Folders, keywords=_Keywords)
+@groups.command("sort")
 @click.argument("results", required=False, metavar="[RESULTS]", shell_complete=complete_files)
 @root_option
 @progress_options
@@ -64,9 +91,9 @@ def command(
 ) -> int:
     """File images into one folder per label, or write keywords.
 
-    Nothing is overwritten: a name that is taken becomes `photo (2).jpg`. RESULTS is csv, tsv, json,
-    jsonl or parquet, or the reviewed table of `clipcls review`; - is stdin. The same command
-    resumes an interrupted run.
+    Nothing is overwritten: if photo.jpg exists, the next becomes `photo (2).jpg`. RESULTS is csv,
+    tsv, json, jsonl or parquet, or the reviewed table of `clipcls review`; - is stdin. The same
+    command resumes an interrupted run.
 
     \b
     Examples:
@@ -81,7 +108,7 @@ def command(
             raise click.UsageError("--undo JOURNAL stands alone: leave out RESULTS")
         return _undo(console, folders.undo)
     if results is None or not (folders.into or keywords):
-        raise click.UsageError("what to sort, and where? clipcls sort RESULTS --into DIR")
+        raise click.UsageError("name the results and a folder: clipcls sort RESULTS --into DIR")
     from clipcls.output.reader import read_results
 
     mode = choose_mode(folders.move, folders.link)
@@ -103,14 +130,85 @@ def command(
 def _undo(console: Console, journal: Path) -> int:
     from clipcls.organize.execute import undo
 
-    try:
-        with console.progress() as progress:
-            done = undo(journal, watch=progress)
-    except KeyboardInterrupt:
-        console.say(INTERRUPTED)
-        return 130
+    with console.progress() as progress:
+        done = undo(journal, watch=progress)
     for file in done.kept:
         console.say(f"kept {file}")
     kept = f"; {len(done.kept):,} kept" if done.kept else ""
     console.remark(f"{format_count(done.undone, 'file')} restored{kept}")
     return done.exit_code
+
+
+def choose_mode(move: bool, link: bool) -> Mode:
+    """The mode that `--move` and `--link` ask for."""
+    return "move" if move else "link" if link else "copy"
+
+
+def without_scores(result: Result) -> Result:
+    """The part of a result that filing and keywords need, a fraction of its memory."""
+    if isinstance(result, ImageError):
+        return result
+    return Prediction(result.path, result.label, (), None, lineages=result.label_paths)
+
+
+def list_plan(
+    console: Console, into: Path, mode: Mode, root: Path, results: Sequence[Result]
+) -> int:
+    """Say what `file_into` would do."""
+    from clipcls.organize.execute import Filing
+    from clipcls.organize.plan import make_plan
+
+    plan = make_plan(results, into, mode, root=root)
+    for step in plan.steps:
+        for source, target in zip(step.sources, step.targets, strict=True):
+            show(f"{shorten_path(source)} -> {shorten_path(target)}")
+    return _report(
+        console,
+        Filing(mode, plan, len(plan.steps), plan.failed),
+        "not filed",
+        "dry run; without --dry-run: ",
+    )
+
+
+def file_into(
+    console: Console, into: Path, mode: Mode, root: Path, results: Sequence[Result]
+) -> int:
+    """File images into one folder per label; returns the exit status."""
+    from clipcls.organize.execute import file_results
+
+    with console.progress(_count(results)) as progress:
+        done = file_results(results, into, mode, root=root, watch=progress)
+    status = _report(console, done, "not filed")
+    if done.journal:
+        console.remark(f"to undo it: clipcls sort --undo {shlex.quote(shorten_path(done.journal))}")
+    return status
+
+
+def write_keywords(console: Console, root: Path, results: Sequence[Result], **options: bool) -> int:
+    """Write labels into sidecars, or into the images; returns the exit status."""
+    from clipcls.organize import keywords
+
+    with console.progress(_count(results)) as progress:
+        done = keywords.write_keywords(results, root=root, watch=progress, **options)
+    return _report(console, done, "no keywords")
+
+
+def _report(console: Console, done: Filing | KeywordReport, failure: str, before: str = "") -> int:
+    for error in done.failed:
+        console.say(f"{failure}: {error}")
+    console.remark(before + done.summary())
+    return done.exit_code
+
+
+def _count(results: Sequence[Result]) -> int:
+    """How many images could be read."""
+    return sum(isinstance(result, Prediction) for result in results)
+
+
+def shorten_path(path: Path) -> str:
+    """A path relative to the current folder if it lies below, as the user would name it."""
+    try:
+        text = os.path.relpath(path)
+    except ValueError:  # on another drive
+        return os.fspath(path)
+    return os.fspath(path) if text.startswith(os.pardir) else text

@@ -20,7 +20,7 @@ from clipcls.cli.options import (
 from clipcls.cli.outputs import SuggestionsOutput
 
 
-@groups.command("suggest", output=SuggestionsOutput, model=ModelSettings)
+@groups.command("suggest")
 @inputs_argument
 @click.option(
     "-k",
@@ -69,7 +69,7 @@ def command(
     left_out = LeftOut()
     images, total = find_images(inputs, null, left_out)
     classifier = ZeroShotClassifier(
-        read_vocabulary(vocabulary or VOCABULARY), prompts=[TEMPLATE], **model.arguments()
+        read_vocabulary(vocabulary or VOCABULARY), prompts=[TEMPLATE], **model.make_arguments()
     ).fit()
     with watching(console, total) as watch:
         found = suggest(classifier, images, clusters=clusters, watch=watch)

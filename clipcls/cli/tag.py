@@ -8,15 +8,21 @@ from pathlib import Path
 import click
 
 from clipcls.cli import groups
+from clipcls.cli.classify import Run
 from clipcls.cli.console import Console, watching
-from clipcls.cli.constraints import refuse_over
-from clipcls.cli.filing import FilingSettings
+from clipcls.cli.constraints import refuse_overwriting
 from clipcls.cli.groups import option
 from clipcls.cli.label_settings import TextSettings, calibration_option
-from clipcls.cli.options import ModelSettings, inputs_argument, null_option, run_options
+from clipcls.cli.options import (
+    ModelSettings,
+    find_images,
+    inputs_argument,
+    null_option,
+    run_options,
+)
 from clipcls.cli.outputs import ResultsOutput
 from clipcls.cli.param_types import NumberRange
-from clipcls.cli.run import Run
+from clipcls.cli.sort import FilingSettings
 
 
 @dataclass(frozen=True)
@@ -39,14 +45,7 @@ class _Answers(groups.Settings):
     calibration: Path | None = calibration_option()
 
 
-@groups.command(
-    "tag",
-    labels=TextSettings,
-    answers=_Answers,
-    output=ResultsOutput,
-    filing=FilingSettings,
-    model=ModelSettings,
-)
+@groups.command("tag")
 @inputs_argument
 @null_option
 @run_options
@@ -72,15 +71,15 @@ def command(
       clipcls tag --labels labels.txt --calibration calibration.json photos/ -o tags.jsonl
     """
     names = labels.read()
-    refuse_over(output.file, labels.labels, labels.prompts, answers.calibration, *inputs)
-    run = Run(console, inputs, null, output, filing)
+    refuse_overwriting(output.file, labels.labels, labels.prompts, answers.calibration, *inputs)
+    run = Run(console, inputs, output, filing)
     from clipcls.classification.multilabel import MultiLabelClassifier
     from clipcls.classification.zero_shot import ZeroShotClassifier
     from clipcls.output.columns import result_columns
 
     columns = run.select_columns(result_columns())
-    images, total = run.find_images()
-    texts = ZeroShotClassifier(names, prompts=labels.prompts, **model.arguments()).fit()
+    images, total = find_images(inputs, null, run.report.excluded)
+    texts = ZeroShotClassifier(names, prompts=labels.prompts, **model.make_arguments()).fit()
     fitted = MultiLabelClassifier(texts, calibration=answers.calibration).fit()
     with watching(console, total) as watch:
         run.write(

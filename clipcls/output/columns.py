@@ -1,6 +1,6 @@
 """Records as the rows of a table, and back: csv, tsv and pandas have the same columns.
 
-What is the same in every row, the provenance, is no column unless it is asked for.
+Provenance, which is the same in every row, is no column by default.
 """
 
 from __future__ import annotations
@@ -28,24 +28,19 @@ RESULT = ("path", "label", "score", "best", "similarity")
 """The columns of every prediction; `error` comes last."""
 
 EXPLAINED = ("runner_up", "margin", "text", "text_similarity", "nearest", "nearest_similarity")
-"""What a row says of an explanation: the runner-up, the best text, the nearest image."""
+"""The columns of an explanation: the runner-up, the best text, the nearest image."""
 
 _CANDIDATE = ("label", "score", "similarity")
 
 
 def result_columns(top: int = 1, extra: Sequence[str] = ()) -> list[str]:
-    """The columns of the results of `classify`.
-
-    Args:
-        top: labels per image.
-        extra: fields that not every run has (`lineage`, `set`, ...).
-    """
+    """The columns of results with `top` labels per image and `extra` fields (`lineage`, ...)."""
     runners_up = [f"{name}_{rank}" for rank in range(2, top + 1) for name in _CANDIDATE]
     return [*RESULT, *runners_up, *extra, "error"]
 
 
 def usual_columns(row: Mapping[str, Any]) -> list[str]:
-    """The columns of a table that begins with this row of `flatten`."""
+    """The columns of a table whose first row, by `flatten`, is this."""
     fields = [name for name in row if name not in PROVENANCE]
     if {"best", "similarity"} <= row.keys() or row.keys() == {"path", "error"}:
         return list(dict.fromkeys([*RESULT, *(f for f in fields if f != "error"), "error"]))
@@ -53,11 +48,10 @@ def usual_columns(row: Mapping[str, Any]) -> list[str]:
 
 
 def select_columns(wanted: str, columns: Sequence[str], more: Sequence[str] = ()) -> list[str]:
-    """The columns that a person asks for.
+    """Parse a user's choice of columns.
 
     Args:
-        wanted: names separated by commas, in their order; where each begins with `+`, they come
-            after the usual ones.
+        wanted: names separated by commas; if each begins with `+`, they follow the usual ones.
         columns: the usual ones.
         more: other columns that exist.
 
@@ -83,12 +77,11 @@ def select_columns(wanted: str, columns: Sequence[str], more: Sequence[str] = ()
 
 
 def flatten(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A record's rows: one, or one per label where the image can have several.
+    """A record's rows: one, or one per label if the image can have several.
 
     The best label's similarity and the runners-up become columns of their own (`similarity`,
-    `label_2`, `score_2`, `similarity_2`, ...); `best` is the label that `score` belongs to, also
-    where the answer is `unknown`. A set of labels is joined by `|`, a lineage by ` > ` as in a
-    label file; of an explanation come the runner-up, the best text and the nearest image.
+    `label_2`, `score_2`, `similarity_2`, ...); `best` is the label that `score` belongs to, also if
+    the answer is `unknown`. A set of labels is joined by `|`, a lineage by ` > `.
     """
     nested = ("labels", "top", "explain")
     rest = {key: _cell(key, value) for key, value in record.items() if key not in nested}
@@ -111,7 +104,7 @@ def flatten(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def unflatten(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a row of `flatten`, whose cells may be texts; a record stays what it is."""
+    """The record of a row of `flatten`, whose cells may be texts; a record stays as it is."""
     record = dict(row)
     if isinstance(lineage := record.get("lineage"), str):
         record["lineage"] = split_levels(lineage)
@@ -136,7 +129,7 @@ def _cell(key: str, value: Any) -> Any:
 
 
 def _number(cell: Any) -> Any:
-    """The number in a cell; a text that is none stays one."""
+    """The number in a cell; other text stays text."""
     if not isinstance(cell, str):
         return cell
     try:

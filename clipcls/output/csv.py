@@ -109,13 +109,10 @@ def metadata_path(file: str | os.PathLike[str]) -> Path:
 
 
 def read_csv(text: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of results, each with where it stands, for messages.
-
-    A csv may have been through a spreadsheet (see `files.text.read_table`). A row without a label
-    is an image that could not be read.
+    """The rows of results, each with its place for messages; those without a label are errors.
 
     Raises:
-        InputError: from the iterator: it is no csv, or one of something else.
+        InputError: while iterating: it is no csv, or one of something else.
     """
     table = read_table(text, name, exact=True)
     if not {"path", "label"} <= set(table.columns):
@@ -130,7 +127,7 @@ def read_csv(text: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _read_provenance(file: str) -> dict[str, Any]:
-    """What made a csv or tsv file, by its sidecar; {} without one."""
+    """What made a csv or tsv file, from its sidecar; {} without one."""
     try:
         (notes,) = read_json(metadata_path(file))["notes"]
         return {key: notes[key] for key in PROVENANCE if key in notes}
@@ -139,5 +136,5 @@ def _read_provenance(file: str) -> dict[str, Any]:
 
 
 def _is_missing(column: str, cell: str) -> bool:
-    """Whether the cell is R's or a spreadsheet's way to say that it is blank."""
+    """Whether R or a spreadsheet left the cell blank."""
     return cell in ("NA", "#N/A") and bool(re.match("error$|similarity|score", column))

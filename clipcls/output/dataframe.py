@@ -22,9 +22,8 @@ def to_dataframe(
     """A table of results: one row per image, or per image and label where it can have several.
 
     The columns are those of a csv of `clipcls classify`: `path`, `label`, `score`, `best`,
-    `similarity`, ..., `error`; of hits `rank`, `path`, `similarity`. What made the results is in
-    `attrs` (`model`, `weights`, `precision`, `prompts`, ...); results that were made in different
-    ways have it in columns.
+    `similarity`, ..., `error`; for hits `rank`, `path`, `similarity`. The model, weights, prompts
+    and the like are in `attrs`, or in columns if they differ between results.
 
     Args:
         results: what `classify` or `search_images` yields, or `read_results` returns: one or many.
@@ -48,34 +47,27 @@ def to_dataframe(
     except ImportError as error:
         raise InputError(f"a DataFrame needs pandas: {install_command('pandas')}") from error
     kinds = (Prediction, ImageError, Hit)
-    columns: dict[str, list[Any]] = {name: [] for name in (*RESULT, "error")}
-    count = 0
+    rows: list[dict[str, Any]] = []
     for result in cast(Iterable[Any], [results] if isinstance(results, kinds) else results):
         if not isinstance(result, kinds):
             kind = type(result).__name__
             raise TypeError(f"give what classify() or search_images() yields, not {kind}")
-        if not count and isinstance(result, Hit):
-            columns = {}
-        for row in flatten(result.to_dict()):
-            for name in row:
-                if name not in columns:
-                    columns[name] = [None] * count
-            for name, values in columns.items():
-                values.append(row.get(name))
-            count += 1
-    made = {name: columns[name] for name in PROVENANCE if name in columns}
-    once = {name: {*values} - {None} for name, values in made.items()}
-    is_once = all(len(values) == 1 for values in once.values())
-    order = [name for name in columns if name not in ("error", *PROVENANCE)]
-    order += [*([] if is_once else made), *(["error"] if "error" in columns else [])]
+        rows += flatten(result.to_dict())
+    found = dict.fromkeys(name for row in rows for name in row)
+    if "rank" not in found:
+        found = dict.fromkeys([*RESULT, *(name for name in found if name != "error"), "error"])
 
-    def column(values: list[Any]) -> Any:
-        texts = (value for value in values if isinstance(value, str))
-        if escape_bytes(joined := "".join(texts)) == joined:
-            return values
-        return pandas.Series(values, dtype=object)  # pandas's own strings are UTF-8
+    def column(name: str) -> Any:
+        values = [row.get(name) for row in rows]
+        texts = "".join(value for value in values if isinstance(value, str))
+        # pandas's own strings are UTF-8.
+        return values if escape_bytes(texts) == texts else pandas.Series(values, dtype=object)
 
-    frame = pandas.DataFrame({name: column(columns[name]) for name in order})
-    if is_once:
-        frame.attrs.update((name, values.pop()) for name, values in once.items())
+    made = {name: {row.get(name) for row in rows} - {None} for name in PROVENANCE if name in found}
+    is_same = all(len(values) == 1 for values in made.values())
+    names = [name for name in found if name not in made and name != "error"]
+    names += [*([] if is_same else made), *(["error"] if "error" in found else [])]
+    frame = pandas.DataFrame({name: column(name) for name in names})
+    if is_same:
+        frame.attrs.update((name, values.pop()) for name, values in made.items())
     return frame

@@ -1,7 +1,7 @@
-"""Results as one page to look at: counts, scores, and every image, the doubtful ones first.
+"""Results as one page: counts, scores, and every image, the doubtful ones first.
 
-The page needs nothing else: it carries its style, its script, the records as JSON and a small JPEG
-of each image. Its policy lets it run that one script and load nothing but images of files.
+The page is self-contained: it has its style, its script, the records as JSON and a small JPEG per
+image. Its policy lets it run that one script and load nothing but image files.
 """
 
 from __future__ import annotations
@@ -27,24 +27,22 @@ __all__ = ["SIDE", "GalleryWriter"]
 SIDE = 160
 """Longer side of a thumbnail in pixels, unless asked otherwise."""
 
-_QUALITY = 70  # half the bytes of 90, and what is wrong with a label shows as well
-_TOGETHER = 64  # images whose thumbnails are made at once
+_QUALITY = 70  # half the bytes of 90, and wrong labels are as easy to see
+_TOGETHER = 64  # images whose thumbnails are made together
 
 
 class GalleryWriter(Writer):
     """Writes the page as the records come, with the thumbnails of 64 images in memory.
 
-    An image that cannot be read (any more) is shown as such.
-
     Args:
-        stream: a text file; where it has a name, links to the images start from its folder.
-        title: the page's.
+        stream: a text file; links to the images start from its folder.
+        title: of the page.
         root: the folder that the records' paths are relative to.
         side: the longer side of a thumbnail in pixels.
 
     Attributes:
-        shown: how many images have a thumbnail.
-        gone: how many have none.
+        shown: the number of images with a thumbnail.
+        gone: the number of images that can no longer be read, which are marked.
     """
 
     def __init__(
@@ -68,13 +66,13 @@ class GalleryWriter(Writer):
         self._begun = False
 
     def write(self, result: Result) -> None:
-        """Adds one result; every 64th time they are handed to the system."""
+        """Add one result; every 64 are written together."""
         self._waiting.append(result)
         if len(self._waiting) == _TOGETHER:
             self._write_waiting()
 
     def finish(self) -> None:
-        """Writes what waits, and the end."""
+        """Write the results that wait, and the end."""
         self._write_waiting()
         end = {"provenance": [_describe(provenance) for provenance in self._provenance]}
         self._stream.write(_data(end, 'id="end"') + "</body>\n</html>\n")
@@ -88,20 +86,18 @@ class GalleryWriter(Writer):
         paths = [os.path.join(self._root, r.path) for r in results if isinstance(r, Prediction)]
         pictures = make_thumbnails(paths, self._side, quality=_QUALITY)
         records: list[dict[str, Any]] = []
-        coded: list[bytes] = []
+        images = ""
         for result in results:
             if isinstance(result, ImageError):
                 records.append(result.to_dict())
                 continue
             picture = next(pictures)
             records.append(self._record(result, picture))
-            coded.append(b"" if isinstance(picture, ImageError) else base64.b64encode(picture))
+            code = "" if isinstance(picture, ImageError) else base64.b64encode(picture).decode()
+            images += f'<script type="text/plain" class="image">{code}</script>\n'
             if result.provenance:
                 self._provenance[result.provenance] = None
-        self._stream.write(_data(records, 'class="records"'))
-        self._stream.writelines(
-            f'<script type="text/plain" class="image">{code.decode()}</script>\n' for code in coded
-        )
+        self._stream.write(_data(records, 'class="records"') + images)
         self._stream.flush()
 
     def _record(self, result: Prediction, picture: bytes | ImageError) -> dict[str, Any]:
@@ -129,7 +125,7 @@ class GalleryWriter(Writer):
         return record
 
     def _link(self, path: str) -> str:
-        """An image's address as seen from the page."""
+        """The address of an image, relative to the page."""
         file = os.path.abspath(os.path.join(self._root, path))
         try:
             relative = os.path.relpath(file, self._folder)
@@ -140,29 +136,23 @@ class GalleryWriter(Writer):
 
 
 def _beginning(title: str) -> str:
-    """All before the records."""
+    """The page up to the records."""
     import jinja2
     from markupsafe import Markup
 
+    values = {"title": title}
+    for kind, suffix in (("script", "js"), ("style", "css")):
+        text = _read_file(f"gallery.{suffix}")
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        # The Content-Security-Policy lets only these run.
+        values |= {kind: Markup(text), f"{kind}_hash": f"sha256-{digest}"}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    script, style = _file("gallery.js"), _file("gallery.css")
-    page = environment.from_string(_file("gallery.html")).render(
-        title=title,
-        script=Markup(script),
-        style=Markup(style),
-        script_hash=_hash(script),
-        style_hash=_hash(style),
-    )
+    page = environment.from_string(_read_file("gallery.html")).render(values)
     return page.encode(errors="replace").decode() + "\n"  # stray bytes of a file's name
 
 
-def _file(name: str) -> str:
+def _read_file(name: str) -> str:
     return (importlib.resources.files("clipcls.output") / name).read_text("utf-8")
-
-
-def _hash(text: str) -> str:
-    """As a Content-Security-Policy names a script that may run."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _data(value: object, attribute: str) -> str:

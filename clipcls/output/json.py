@@ -67,10 +67,10 @@ def dump_line(value: object) -> str:
 
 
 def read_json(text: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The records of an array or of lines, each with where it stands, for messages.
+    """The records of an array or of lines, each with its place for messages.
 
     Raises:
-        InputError: from the iterator: it is not JSON, or holds something else.
+        InputError: while iterating: it is not JSON, or holds something else.
     """
     if text.lstrip().startswith("["):
         records = enumerate(parse_json(text, name, has_paths=True), start=1)

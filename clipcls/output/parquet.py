@@ -22,12 +22,11 @@ _REPEATED = ("label", "labelled_by", *PROVENANCE)  # the same text in many rows
 
 
 class ParquetWriter(Writer):
-    r"""Writes every kind of results of `classify` in one schema, so that files can be read as one.
+    r"""Writes all results of `classify` and `tag` in one schema, so that files can be combined.
 
-    `label`, `score` and `similarity` are the answer's. Of several labels per image they are the
-    best one's, and `labels` holds all. A row group is written when 4,096 rows have gathered; the
-    file is whole only with its end. Stray bytes of a path that is not valid UTF-8 are written as
-    \xNN.
+    `label`, `score` and `similarity` belong to the answer; with several labels per image, to the
+    best one, and `labels` holds all. Every 4,096 rows make a row group. Stray bytes of a path that
+    is not valid UTF-8 are written as \xNN.
 
     Raises:
         InputError: pyarrow is missing.
@@ -43,13 +42,13 @@ class ParquetWriter(Writer):
         self._rows: list[dict[str, Any]] = []
 
     def write(self, item: Any) -> None:
-        """Adds a row."""
+        """Add a row."""
         self._rows.append(_row(to_record(item)))
         if len(self._rows) == _ROWS:
             self._write_group()
 
     def finish(self) -> None:
-        """Writes the last row group, and the file's end."""
+        """Write the last row group, and the file's end."""
         self._write_group()
         self._file.close()
 
@@ -65,11 +64,7 @@ class ParquetWriter(Writer):
 
 
 def need_pyarrow(what: str) -> None:
-    """Says before the work whether it can be done.
-
-    Raises:
-        InputError: pyarrow is missing; the message begins with `what` needs it.
-    """
+    """Raise `InputError` if pyarrow, which `what` needs, is missing."""
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
@@ -77,10 +72,10 @@ def need_pyarrow(what: str) -> None:
 
 
 def read_parquet(source: str | io.BytesIO, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The records of a file, each with where it stands, for messages.
+    """The records of a file, each with its place for messages.
 
     Raises:
-        InputError: from the iterator: pyarrow is missing, or the file is cut off or damaged.
+        InputError: while iterating: pyarrow is missing, or the file is cut off or damaged.
     """
     need_pyarrow(f"{name}: parquet")
     import pyarrow

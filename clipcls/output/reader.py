@@ -1,4 +1,4 @@
-"""A result file of `clipcls classify` -> what became of each image."""
+"""Reads result files of `clipcls classify` in any format."""
 
 from __future__ import annotations
 
@@ -25,22 +25,21 @@ __all__ = ["read_results"]
 def read_results(
     source: str | os.PathLike[str], root: str | os.PathLike[str] | None = None
 ) -> tuple[Result, ...]:
-    """Reads a result file: csv, tsv, json, jsonl (also compressed, .gz) or parquet; `-` is stdin.
+    """Read a result file: csv, tsv, json, jsonl (also compressed, .gz) or parquet; `-` is stdin.
 
-    Its contents tell the format, not its name. Lines of one image are one result with the labels of
-    all. What made the results is taken from the csv's sidecar. A path that is not valid UTF-8 is
-    only whole in json and jsonl.
+    The format is recognised by the contents, not the name. Several lines for one image make one
+    result with all their labels. A path that is not valid UTF-8 survives only in json and jsonl.
 
     Args:
         source: the file.
-        root: the folder that paths are relative to: those that exist there in another spelling
-            alone (see `find_on_disk`) are given as the disk has them. None: as they stand.
+        root: the folder that paths are relative to: those that exist there only in another spelling
+            (see `find_on_disk`) are given as on the disk. None: all stay as they are.
 
     Returns:
         per image a `Prediction`, or the `ImageError` that says why there is none.
 
     Raises:
-        InputError: it cannot be read or does not hold results; the message names file and line.
+        InputError: it cannot be read or holds no results; the message names file and line.
     """
     name = "stdin" if os.fspath(source) == "-" else os.fspath(source)
     merged: dict[str, Result] = {}
@@ -51,12 +50,12 @@ def read_results(
         before = merged.get(found.path)
         merged[found.path] = found if before is None else _merged(before, found)
     if not merged:
-        raise InputError(f"{name}: there are no results in it")
+        raise InputError(f"{name}: contains no results")
     return tuple(merged.values())
 
 
 def _records(name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each record with the place where it stands, for messages."""
+    """Each record with its place for messages."""
     if name == "stdin":
         data = sys.stdin.buffer.read()
         if data.startswith(parquet.MAGIC):
@@ -95,7 +94,7 @@ def _respelt(found: Prediction, root: str | os.PathLike[str]) -> Prediction:
 
 
 def _merged(one: Result, other: Result) -> Result:
-    """One image's result out of two lines: the labels of both, with the scores of the first."""
+    """One image's result from two lines: the labels of both, with the scores of the first."""
     if isinstance(one, ImageError) or (not isinstance(other, ImageError) and not one.given):
         return other
     if isinstance(other, ImageError) or not other.given:

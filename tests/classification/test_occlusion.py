@@ -360,14 +360,14 @@ def test_the_command_draws_and_names_each_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--heatmap", "heat", "."], "lies in ."),
-        (["--heatmap", "in/heat", "in"], "lies in in"),
-        (["--heatmap", "in/heat", "in/**/*.png"], "lies in in"),
-        (["--heatmap", "in/heat", "i*"], "lies in in"),
+        (["--heatmap", "heat", "."], "would lie among the images of ."),
+        (["--heatmap", "in/heat", "in"], "would lie among the images of in"),
+        (["--heatmap", "in/heat", "in/**/*.png"], "would lie among the images of in"),
+        (["--heatmap", "in/heat", "i*"], "would lie among the images of in"),
         (["--heatmap", ".", "in"], "would lie among the images of in"),
         (["--heatmap", "in/..", "in/a.png"], "would lie among the images of in"),
         (["--heatmap", ".", "in/*.png"], "would lie among the images of in"),
-        (["--heatmap", "in/a.png", "in/a.png"], "is not a folder"),
+        (["--heatmap", "in/a.png", "in/a.png"], "is a file"),
     ],
 )
 def test_what_the_command_refuses(tmp_path: Path, arguments: list[str], reason: str) -> None:

@@ -166,9 +166,10 @@ def test_the_bar_is_gone_before_the_last_line(monkeypatch: pytest.MonkeyPatch, t
             step(0)
             if number == 30:
                 time.sleep(0.2)  # the images are being counted
-            with console.results(None):
-                terminal.write(f"{number}.jpg cat\n")
-        assert ("59/60" if total else "59 images") in terminal.seen()[-1]
+            console.hide_progress()
+            terminal.write(f"{number}.jpg cat\n")
+        step(0)
+        assert ("60 of 60" if total else "60 images") in terminal.seen()[-1]
     console.say("60 classified")
     assert terminal.seen()[-3:] == ["58.jpg cat", "clipcls: 60 classified", ""]
 

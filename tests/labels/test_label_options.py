@@ -15,7 +15,7 @@ from clipcls.labels.label_set import make_labels
 from clipcls.labels.prompts import make_prompts
 
 
-@groups.command("show", labels=TextSettings)
+@groups.command("show")
 @click.argument("inputs", nargs=-1)
 def show(_console: Console, inputs: tuple[str, ...], labels: TextSettings) -> int:
     click.echo("; ".join(make_labels(labels.read()).names))

@@ -13,7 +13,7 @@ from pathlib import Path, PureWindowsPath
 
 import pytest
 
-from clipcls.cli.filing import shorten_path, without_scores
+from clipcls.cli.sort import shorten_path, without_scores
 from clipcls.errors import ImageError, InputError, OutputError
 from clipcls.labels.folder_names import assign_folders, safe_name
 from clipcls.organize import execute, fileops

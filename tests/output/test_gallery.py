@@ -191,7 +191,7 @@ def test_the_command(paint: Paint, tmp_path: Path) -> None:
     for arguments, message in [
         (["none.jsonl", "-o", "r.html"], "none.jsonl: cannot be read"),
         (["r.html", "-o", "x.html"], "is a web page"),
-        (["r.jsonl", "-o", "nowhere/r.html"], "there is no folder nowhere"),
+        (["r.jsonl", "-o", "nowhere/r.html"], "the folder nowhere is missing"),
         (["r.jsonl", "-o", "./r.jsonl"], "would be overwritten"),
     ]:
         done = report(*arguments, cwd=tmp_path)
