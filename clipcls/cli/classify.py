@@ -27,7 +27,7 @@ from clipcls.cli.outputs import ResultsOutput
 from clipcls.cli.param_types import FOLDER, NumberRange
 from clipcls.cli.progress import format_rate
 from clipcls.cli.sort import FilingSettings, choose_mode, file_into, without_scores, write_keywords
-from clipcls.errors import ImageError
+from clipcls.errors import ImageError, require_extra
 from clipcls.predictions import PROVENANCE, UNKNOWN, Result
 
 if TYPE_CHECKING:
@@ -87,9 +87,8 @@ class Run:
 
             need_lxml()
         if self._form == "parquet":
-            from clipcls.output.parquet import need_pyarrow
-
-            need_pyarrow("--format parquet")
+            with require_extra("parquet", "--format parquet"):
+                import pyarrow.parquet  # noqa: F401
         from clipcls.data.file_kinds import LeftOut
 
         self.report = Report(LeftOut())

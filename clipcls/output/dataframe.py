@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
-from clipcls.errors import ImageError, InputError, install_command
+from clipcls.errors import ImageError, require_extra
 from clipcls.files.text import escape_bytes
 from clipcls.output.columns import RESULT, flatten
 from clipcls.predictions import PROVENANCE, Hit, Prediction
@@ -42,10 +42,9 @@ def to_dataframe(
         0  a.jpg   cat        NaN
         1  b.jpg   NaN  truncated
     """
-    try:
+    with require_extra("pandas", "a DataFrame"):
         import pandas
-    except ImportError as error:
-        raise InputError(f"a DataFrame needs pandas: {install_command('pandas')}") from error
+
     kinds = (Prediction, ImageError, Hit)
     rows: list[dict[str, Any]] = []
     for result in cast(Iterable[Any], [results] if isinstance(results, kinds) else results):

@@ -7,12 +7,12 @@ import io
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO, get_args, get_type_hints
 
-from clipcls.errors import InputError, install_command
+from clipcls.errors import InputError, require_extra
 from clipcls.files.text import escape_bytes
 from clipcls.output.writer import Writer
 from clipcls.predictions import COLUMNS, PROVENANCE, UNKNOWN, to_record
 
-__all__ = ["MAGIC", "ParquetWriter", "need_pyarrow", "read_parquet"]
+__all__ = ["MAGIC", "ParquetWriter", "read_parquet"]
 
 MAGIC = b"PAR1"
 """How a file begins."""
@@ -36,7 +36,9 @@ class ParquetWriter(Writer):
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
-        need_pyarrow("--format parquet")
+        with require_extra("parquet", "--format parquet"):
+            import pyarrow.parquet  # noqa: F401
+
         self._schema = _schema()
         self._file: Any = None
         self._rows: list[dict[str, Any]] = []
@@ -63,23 +65,14 @@ class ParquetWriter(Writer):
         self._file.write_table(pyarrow.Table.from_pylist(rows, self._schema))
 
 
-def need_pyarrow(what: str) -> None:
-    """Raise `InputError` if pyarrow, which `what` needs, is missing."""
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"{what} needs pyarrow: {install_command('parquet')}") from error
-
-
 def read_parquet(source: str | io.BytesIO, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The records of a file, each with its place for messages.
 
     Raises:
         InputError: while iterating: pyarrow is missing, or the file is cut off or damaged.
     """
-    need_pyarrow(f"{name}: parquet")
-    import pyarrow
-    import pyarrow.parquet
+    with require_extra("parquet", f"{name}: parquet"):
+        import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(source) as file:
