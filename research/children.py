@@ -19,6 +19,7 @@ import numpy as np
 from clipcls import ZeroShotClassifier
 from clipcls.classification.labelled import embed_known
 from clipcls.labels.names import join_levels
+from clipcls.models.backend import Backend
 
 
 def read_wordnet(folder: Path) -> tuple[dict[str, str], dict[str, str], dict[str, list[str]]]:
@@ -63,7 +64,7 @@ if __name__ == "__main__":
     parser.add_argument("--most", type=int, default=20, help="children a label")
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
     arguments = parser.parse_args()
-    settings = {"model": arguments.model, "precision": arguments.precision}
+    settings = {"model": arguments.model, "backend": Backend(precision=arguments.precision)}
     flat = ZeroShotClassifier(arguments.labels, **settings).fit()
     known = embed_known(flat, arguments.data)
     names = flat.classes_.tolist()

@@ -2,8 +2,8 @@
 
     python research/confidence.py --labels labels.txt DATA [--model mini]
 
-DATA is as for `clipcls evaluate`. Ten random halves; what is printed is the mean over them.
-research/confidence.md has results.
+DATA is as for `clipcls evaluate`, or vectors as research/refine.py --make writes them. Prints means
+over ten random halves. docs/evidence/doubt.md has results.
 """
 
 from __future__ import annotations
@@ -68,6 +68,12 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     settings = {"labels": arguments.labels, "model": arguments.model}
     classifier = ZeroShotClassifier(**settings).fit()
-    known = embed_known(classifier, arguments.data)
-    found = halves(classifier, known.vectors, known.truth, settings)
-    print(len(known.paths), *(f"{name} {value:.3f}" for name, value in found.items()))
+    if arguments.data.endswith(".npz"):
+        data = np.load(arguments.data)
+        vectors, truth = data["vectors"], [[label] for label in data["labels"].tolist()]
+        np.testing.assert_allclose(data["text"], classifier.weights_, atol=1e-3)  # the same labels
+    else:
+        known = embed_known(classifier, arguments.data)
+        vectors, truth = known.vectors, known.truth
+    found = halves(classifier, vectors, truth, settings)
+    print(len(vectors), *(f"{name} {value:.3f}" for name, value in found.items()))

@@ -16,6 +16,7 @@ import numpy as np
 
 from clipcls import ZeroShotClassifier
 from clipcls.classification.labelled import embed_known, right_columns
+from clipcls.models.backend import Backend
 
 LEAST_SCORES = (0.5, 0.8, 0.9)
 
@@ -53,7 +54,7 @@ if __name__ == "__main__":
     parser.add_argument("--model", default="mini")
     parser.add_argument("--precision", default="auto")
     arguments = parser.parse_args()
-    settings = {"model": arguments.model, "precision": arguments.precision}
+    settings = {"model": arguments.model, "backend": Backend(precision=arguments.precision)}
     classifier = ZeroShotClassifier(arguments.labels, **settings).fit()
     known = embed_known(classifier, arguments.data)
     report(classifier, known.vectors, known.truth)

@@ -1,69 +1,76 @@
 """Which score tells images of other things from images of the labels?
 
-    python research/reject.py --labels labels.txt DATA --others FOLDER... [--model mini]
+    python research/reject.py NAME.npz [--keep 50] [--others OTHER.npz...] [--model mini]
 
-DATA is as for `clipcls evaluate`; FOLDERs hold images that no label fits. Prints the accuracy on
-DATA with and without `--reject`, the share of the others that it rejects, the share that the
-`--min-score` which turns away as many images of DATA rejects, and the area under the ROC curve
-between DATA and the others by the best score, the margin, the best cosine and `--reject`.
+A file is as research/refine.py --make writes it. The labels are NAME's, or with --keep so many of
+them, drawn at random. Images of other things are those of the labels that are left out, and those
+of the other files. Prints the accuracy on images of the labels with and without `--reject`, the
+share of the others that it rejects, the share that a `--min-score` rejects which turns away as many
+images of the labels, and the area under the ROC curve between both by the best score, the margin,
+the best cosine and `--reject`. docs/evidence/doubt.md has results.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
-from clipcls import ImageError, ZeroShotClassifier
-from clipcls.classification.labelled import embed_known
-from clipcls.data.paths import find_images
-from clipcls.predictions import REJECT
-
-
-def embed(classifier: ZeroShotClassifier, folder: str) -> np.ndarray:
-    """Unit rows of a folder's images, those that can be read."""
-    found = classifier.embed(path for path in find_images([folder]) if isinstance(path, str))
-    return np.stack([item.vector for item in found if not isinstance(item, ImageError)])
+from clipcls import ZeroShotClassifier
 
 
 def main() -> None:
-    """Prints a line per folder of other things."""
+    """Prints a line per kind of other things."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data")
-    parser.add_argument("--labels", required=True)
-    parser.add_argument("--others", nargs="+", required=True)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--keep", type=int, help="labels")
+    parser.add_argument("--others", nargs="+", default=[], type=Path)
     parser.add_argument("--model", default="mini")
     given = parser.parse_args()
-    plain = ZeroShotClassifier(given.labels, given.model).fit()
-    wary = ZeroShotClassifier(given.labels, plain.encoder_, reject=True).fit()
-    known = embed_known(plain, given.data)
-    truth = np.array([row[0] for row in known.truth])
-    classes = plain.predict_proba(known.vectors)
-    rejected = wary.predict(known.vectors) == REJECT
-    right = classes.argmax(axis=1) == truth
-    kept = wary.predict(known.vectors) == plain.classes_[truth]
+    data = np.load(given.file)
+    names = len(data["text"])
+    kept = np.random.default_rng(0).permutation(names)[: given.keep or names]
+    is_in = np.isin(data["labels"], kept)
+    others = {path.stem: np.load(path)["vectors"] for path in given.others}
+    if not is_in.all():
+        others["the other labels"] = data["vectors"][~is_in]
+    generic = ZeroShotClassifier(["a", "b"], given.model, reject=True).fit().weights_[-1:]
+    text = np.concatenate([data["text"][kept], generic])
+
+    def score(vectors: np.ndarray) -> dict[str, np.ndarray]:
+        cosines = vectors.astype(np.float64) @ text.T
+        plain = softmax(data["scale"] * cosines[:, :-1], axis=1)
+        ranked = np.sort(plain, axis=1)
+        return {
+            "score": ranked[:, -1],
+            "margin": ranked[:, -1] - ranked[:, -2],
+            "cosine": cosines[:, :-1].max(axis=1),
+            "--reject": -softmax(data["scale"] * cosines, axis=1)[:, -1],
+            "label": kept[plain.argmax(axis=1)],
+            "is rejected": cosines.argmax(axis=1) == len(kept),
+        }
+
+    ours, truth = score(data["vectors"][is_in]), data["labels"][is_in]
+    right = ours["label"] == truth
     print(
-        f"{given.data}: {len(truth)} images, right {right.mean():.1%}, {kept.mean():.1%} --reject"
+        f"{given.file.stem}, {len(kept)} labels, {len(truth)} images: right {right.mean():.1%}, "
+        f"with --reject {(right & ~ours['is rejected']).mean():.1%}"
     )
-    for folder in given.others:
-        others = embed(plain, folder)
-        scores = plain.predict_proba(others)
-        least = np.quantile(classes.max(axis=1), rejected.mean())
-        is_in = np.r_[np.ones(len(truth)), np.zeros(len(others))]
-        both = np.concatenate([known.vectors, others])
-        ranked = np.sort(np.concatenate([classes, scores]), axis=1)
+    for name, vectors in others.items():
+        theirs = score(vectors)
+        least = np.quantile(ours["score"], ours["is rejected"].mean())
+        side = np.repeat([True, False], [len(truth), len(vectors)])
         areas = {
-            "score": roc_auc_score(is_in, ranked[:, -1]),
-            "margin": roc_auc_score(is_in, ranked[:, -1] - ranked[:, -2]),
-            "cosine": roc_auc_score(is_in, (both @ plain.weights_.T).max(axis=1)),
-            "--reject": roc_auc_score(is_in, -wary.predict_proba(both)[:, -1]),
+            way: roc_auc_score(side, np.concatenate([ours[way], theirs[way]]))
+            for way in ("score", "margin", "cosine", "--reject")
         }
         print(
-            f"  {folder}: {len(others)} images, "
-            f"rejected {(wary.predict(others) == REJECT).mean():.1%}, "
-            f"by --min-score {(scores.max(axis=1) < least).mean():.1%}; AUROC "
-            + ", ".join(f"{name} {area:.3f}" for name, area in areas.items())
+            f"  {name}, {len(vectors)} images: rejected {theirs['is rejected'].mean():.1%}, "
+            f"by --min-score {(theirs['score'] < least).mean():.1%}; area "
+            + ", ".join(f"{way} {area:.3f}" for way, area in areas.items())
         )
 
 
