@@ -106,7 +106,7 @@ def command(
     labels = read_labels(learning.labels) if learning.labels else None
     if labels:
         log_warnings(labels)
-    files = ReviewFiles.of("results" if results == "-" else results, output)
+    files = ReviewFiles.for_results("results" if results == "-" else results, output)
     files.refuse_foreign_table()
     provenance = find_provenance(found)
     templates = learning.prompts or ("photo" if learning.no_model else find_templates(provenance))

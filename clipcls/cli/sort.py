@@ -17,13 +17,12 @@ from clipcls.cli.console import Console, show
 from clipcls.cli.groups import option
 from clipcls.cli.options import progress_options, root_option
 from clipcls.cli.param_types import FILE, FOLDER
-from clipcls.errors import ImageError, format_count
+from clipcls.errors import ImageError
 from clipcls.predictions import Prediction, Result
 
 if TYPE_CHECKING:
-    from clipcls.organize.execute import Filing
     from clipcls.organize.journal import Mode
-    from clipcls.organize.keywords import KeywordReport
+    from clipcls.organize.report import Report
 
 
 def xmp_option() -> Any:
@@ -132,11 +131,7 @@ def _undo(console: Console, journal: Path) -> int:
 
     with console.progress() as progress:
         done = undo(journal, watch=progress)
-    for file in done.kept:
-        console.say(f"kept {file}")
-    kept = f"; {len(done.kept):,} kept" if done.kept else ""
-    console.remark(f"{format_count(done.undone, 'file')} restored{kept}")
-    return done.exit_code
+    return _report(console, done, "kept")
 
 
 def choose_mode(move: bool, link: bool) -> Mode:
@@ -155,19 +150,14 @@ def list_plan(
     console: Console, into: Path, mode: Mode, root: Path, results: Sequence[Result]
 ) -> int:
     """Say what `file_into` would do."""
-    from clipcls.organize.execute import Filing
     from clipcls.organize.plan import make_plan
 
     plan = make_plan(results, into, mode, root=root)
     for step in plan.steps:
-        for source, target in zip(step.sources, step.targets, strict=True):
+        for source, target in step.targets.items():
             show(f"{shorten_path(source)} -> {shorten_path(target)}")
-    return _report(
-        console,
-        Filing(mode, plan, len(plan.steps), plan.failed),
-        "not filed",
-        "dry run; without --dry-run: ",
-    )
+    plan.report.changed = len(plan.steps)
+    return _report(console, plan.report, "not filed", "dry run; without --dry-run: ")
 
 
 def file_into(
@@ -193,7 +183,7 @@ def write_keywords(console: Console, root: Path, results: Sequence[Result], **op
     return _report(console, done, "no keywords")
 
 
-def _report(console: Console, done: Filing | KeywordReport, failure: str, before: str = "") -> int:
+def _report(console: Console, done: Report, failure: str, before: str = "") -> int:
     for error in done.failed:
         console.say(f"{failure}: {error}")
     console.remark(before + done.summary())

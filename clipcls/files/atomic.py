@@ -23,13 +23,13 @@ def temporary_path(path: Path, suffix: str = "") -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def write_new(path: Path, data: bytes) -> None:
+def write_new(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Write a new file and flush it to the disk.
 
     Raises:
         OSError: it exists, or cannot be written.
     """
-    with path.open("xb") as file:
+    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -1,7 +1,6 @@
-"""One file renamed, copied or compared, so that nothing is overwritten and nothing is lost.
+"""Move, copy and compare single files so that nothing is overwritten and nothing is lost.
 
-A file gets its name by a call that fails where the name is taken, and a copy is made under a
-temporary name first.
+A file gets its name by a call that fails if the name is taken; a copy first has a temporary name.
 """
 
 from __future__ import annotations
@@ -38,15 +37,15 @@ __all__ = [
 ]
 
 Mode = Literal["copy", "move", "link"]
-Version = tuple[int, int, int]
-"""Size in bytes, mtime and ctime in ns: a file put in another's place can have all but ctime."""
+Version = tuple[int, ...]
+"""Size in bytes, mtime and ctime in ns; a file can be replaced without changing all but ctime."""
 
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _CHUNK = 1 << 20
 
 
 class RefusalError(OSError):
-    """A reason of our own, shown as it is."""
+    """An error with a message of our own, shown as it is."""
 
 
 def describe_error(error: OSError) -> str:
@@ -55,7 +54,7 @@ def describe_error(error: OSError) -> str:
 
 
 def check_inside(folder: Path, into: Path) -> None:
-    """Refuses a folder that a symbolic link takes out of `into`.
+    """Refuse a folder that a symbolic link takes out of `into`.
 
     Whoever packed or shares `into` can have put links there that lead anywhere.
 
@@ -68,11 +67,11 @@ def check_inside(folder: Path, into: Path) -> None:
 
 
 def place(file: Path, name: Path) -> None:
-    """Renames a file on its own file system, where nothing has the name.
+    """Rename a file within its file system, unless the name is taken.
 
     Raises:
-        FileExistsError: something has it.
-        OSError: it cannot be done; with EXDEV the name is on another file system.
+        FileExistsError: the name is taken.
+        OSError: it cannot be done; with EXDEV, `name` is on another file system.
     """
     if os.name == "nt":
         os.rename(file, name)  # which refuses there
@@ -82,7 +81,7 @@ def place(file: Path, name: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-        # FAT and some network drives: an empty file of our own keeps the name free of others.
+        # FAT and some network drives: an empty file of our own reserves the name.
         os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         try:
             os.replace(file, name)
@@ -98,7 +97,7 @@ def place(file: Path, name: Path) -> None:
 
 
 def copy(source: Path, part: Path) -> None:
-    """Copies a file, its times and permissions under a new name, to the disk."""
+    """Copy a file with its times and permissions to a new name, and sync it to the disk."""
     with source.open("rb") as read:
         before = os.fstat(read.fileno())
         with part.open("xb") as write:
@@ -121,7 +120,7 @@ def copy(source: Path, part: Path) -> None:
 
 
 def move(source: Path, target: Path, part: Path) -> None:
-    """Moves a file, to another file system by a copy under the name `part`.
+    """Move a file; to another file system by a copy named `part`.
 
     Raises:
         FileExistsError: the target exists.
@@ -151,9 +150,9 @@ def move(source: Path, target: Path, part: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and those above it, and puts their names on the disk.
+    """Make a folder and those above it, and sync their names to the disk.
 
-    Otherwise a file that was moved there from another disk may be on neither after a power cut.
+    Otherwise a file moved there from another disk could be on neither disk after a power cut.
     """
     missing = itertools.takewhile(lambda f: not os.path.lexists(f), (folder, *folder.parents))
     above = [made.parent for made in missing]
@@ -170,7 +169,7 @@ def is_placed(mode: Mode, source: Path, target: Path) -> bool:
 
 
 def is_reserved(name: Path, file: Path) -> bool:
-    """Whether a name is only held by the empty file that `place` puts there."""
+    """Whether a name belongs to the empty file by which `place` reserves it for `file`."""
     try:
         held = name.lstat()
         return stat.S_ISREG(held.st_mode) and held.st_size == 0 < file.stat().st_size
@@ -179,12 +178,12 @@ def is_reserved(name: Path, file: Path) -> bool:
 
 
 def read_version(seen: os.stat_result) -> Version:
-    """Changes whenever the file does."""
+    """A value that changes whenever the file does."""
     return seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
 
 
 def is_link_to(link: Path, file: Path) -> bool:
-    """Whether it is a symbolic link with this very text."""
+    """Whether it is a symbolic link with exactly this target."""
     try:
         return os.readlink(link) == os.fspath(file)
     except OSError:
@@ -192,9 +191,9 @@ def is_link_to(link: Path, file: Path) -> bool:
 
 
 def is_same_file(one: Path, other: Path) -> bool:
-    """Whether these are two hard links of one file, so that either may go.
+    """Whether these are two hard links of one file, so that either may be deleted.
 
-    One link that is reached on two ways, by a link to its folder, is not.
+    One hard link with two paths, through a symbolic link to its folder, is not.
     """
     try:
         first, second = one.lstat(), other.lstat()
@@ -205,7 +204,7 @@ def is_same_file(one: Path, other: Path) -> bool:
 
 
 def same_content(one: Path, other: Path) -> bool:
-    """Whether two files hold the same bytes, and are not one; `other` is no symbolic link."""
+    """Whether these are two files with the same bytes; `other` must not be a symbolic link."""
     try:
         if not stat.S_ISREG(other.lstat().st_mode) or os.path.samestat(one.stat(), other.stat()):
             return False

@@ -1,4 +1,4 @@
-"""The journal of a `clipcls sort`: what is about to be done to which file, line by line.
+"""The journal of a `clipcls sort` run: what is about to be done to which file, line by line.
 
 A line is a JSON object: first the header, then
 
@@ -14,10 +14,10 @@ A line is a JSON object: first the header, then
 `to` and `folder` are relative to the journal's folder, so that this can be renamed. Lines that
 announce something are on the disk (fsync) before it is done.
 
-Files are deleted and moved on a journal's word, and anybody can put one into a folder that they
-share or pack. So each line ends with a `mac`: HMAC-SHA256, under a secret in the user's state
-folder, of the line and the `mac` before it; the header holds a random `id`. A line that was made
-up, changed, added or moved does not verify, and nothing in such a journal is acted upon.
+Files are deleted and moved because a journal says so, and anybody can put one into a folder that
+they share or pack. So each line ends with a `mac`: HMAC-SHA256, under a secret in the user's state
+folder, of the line and the `mac` before it; the header holds a random `id`. A line that was forged,
+changed, added or moved does not verify, and such a journal is ignored.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from io import BufferedReader, FileIO
@@ -39,7 +39,7 @@ from clipcls.data.sorted_folders import PREFIX, find_journals, open_regular
 from clipcls.errors import InputError, OutputError, os_reason
 from clipcls.files.folders import sync_folder
 from clipcls.files.lock import lock_descriptor
-from clipcls.organize.fileops import Mode, Version, read_version
+from clipcls.organize.fileops import Mode, Version
 from clipcls.organize.signing import Signer, key_path, make_key, new_key, read_key
 
 __all__ = ["Entry", "Journal", "Mode", "read_journals"]
@@ -56,8 +56,8 @@ class Entry:
 
     Attributes:
         n: its number in the journal, from 1.
-        source: where it was, absolute.
-        target: where it goes, absolute.
+        source: its old path, absolute.
+        target: its new path, absolute.
         part: the temporary name of a copy, absolute.
         version: of the source.
         state: "announced", "done", "failed", "undoing" or "undone".
@@ -73,14 +73,14 @@ class Entry:
 
 @dataclass(slots=True)
 class Journal:
-    """A journal file, open to be added to, and what stands in it.
+    """A journal file and its content; once created or opened, lines can be added.
 
     Attributes:
         path: the file.
         mode: what the run does with files.
         entries: by number, in their order.
         folders: those announced, absolute, in their order.
-        finished: whether the run came to its end.
+        finished: whether the run reached its end.
         unsigned: why no later process can verify it, and so neither resume nor undo it; else "".
     """
 
@@ -97,9 +97,14 @@ class Journal:
     _file: FileIO | None = None
     _lock_file: FileIO | None = None
 
+    @property
+    def folder(self) -> Path:
+        """The folder that it is in, absolute."""
+        return Path(os.path.abspath(self.path)).parent
+
     @classmethod
     def create(cls, into: Path, mode: Mode) -> Journal:
-        """Makes a new one, on the disk and locked, in a folder that exists.
+        """A new journal, on the disk and locked, in a folder that exists.
 
         Raises:
             OutputError: it cannot be written.
@@ -127,12 +132,12 @@ class Journal:
 
     @classmethod
     def read(cls, path: Path) -> Journal:
-        """Reads one and verifies it; it is not open to be added to.
+        """Read and verify a journal, without opening it for new lines.
 
         A last line that was cut off was never acted upon and is left out.
 
         Raises:
-            InputError: it cannot be read, is no journal, or was not written by this user.
+            InputError: it cannot be read, is not a journal, or was not written by this user.
         """
         try:
             with open_regular(path, os.O_RDONLY) as file:
@@ -143,7 +148,6 @@ class Journal:
     @classmethod
     def _read(cls, path: Path, file: FileIO) -> Journal:
         journal = cls(path, "copy", finished=True)  # as nothing is left to do without a header
-        into = Path(os.path.abspath(path)).parent
         stream = BufferedReader(FileIO(file.fileno(), closefd=False))
         lines = iter(partial(stream.readline, _LONGEST), b"")
         for number, line in enumerate(lines, 1):
@@ -160,14 +164,14 @@ class Journal:
                     else f"{path}:{number}: was changed since this user's clipcls wrote it"
                 )
             try:
-                journal._take(into, json.loads(line))
+                journal._take(json.loads(line))
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(f"{path}:{number}: is not a line of `clipcls sort`") from error
             journal._size += len(line)
         return journal
 
     def open(self) -> None:
-        """Opens it to be added to.
+        """Open it for new lines.
 
         Raises:
             OutputError: it cannot be written, or another process is using it.
@@ -183,7 +187,7 @@ class Journal:
             raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
 
     def close(self) -> None:
-        """Lets go of it."""
+        """Close it."""
         for file in (self._file, self._lock_file):
             if file is not None:
                 file.close()
@@ -191,23 +195,21 @@ class Journal:
 
     def announce(
         self,
-        entries: Iterable[Entry],
-        folders: Iterable[Path] = (),
-        labels: Mapping[Path, str] | None = None,
+        entries: Sequence[Entry],
+        folders: Sequence[Path],
+        labels: Mapping[Path, str],
     ) -> None:
-        """Writes down what is about to be done, to the disk.
+        """Write what is about to be done to the disk.
 
         Args:
             entries: the files.
             folders: the folders that will be made.
-            labels: folder -> its label, where that is not its name.
+            labels: folder -> its label, if that is not its name.
         """
-        entries, folders = list(entries), list(folders)
         lines: list[dict[str, Any]] = []
         for path in folders:
-            label = (labels or {}).get(path)
-            own = {} if label is None else {"label": label}
-            lines.append({"folder": self._relative(path), **own})
+            label = {"label": labels[path]} if path in labels else {}
+            lines.append({"folder": self._relative(path), **label})
         for entry in entries:
             paths = {"from": os.fspath(entry.source), "to": self._relative(entry.target)}
             lines.append({"n": entry.n, **paths, "version": entry.version})
@@ -216,39 +218,37 @@ class Journal:
         self._add(lines, sync=True)
 
     def mark(self, entry: Entry, state: str) -> None:
-        """Writes down what became of an entry.
+        """Write what became of an entry.
 
-        It is handed to the system, not to the disk: what the machine's power loses of it is found
-        out again from the files.
+        The line is not synced to the disk: if a power cut loses it, the files still show it.
         """
         self._add([{state: entry.n}])
         entry.state = state
 
     def finish(self) -> None:
-        """Writes down that the run came to its end."""
+        """Write that the run reached its end."""
         self._add([{"finished": True}], sync=True)
         self.finished = True
 
-    def entry(self, source: Path, target: Path, seen: os.stat_result) -> Entry:
+    def entry(self, source: Path, target: Path, version: Version) -> Entry:
         """A new entry, not yet announced."""
         self._last = n = self._last + 1
-        return Entry(n, source, target, self._part(target, n), read_version(seen))
+        return Entry(n, source, target, self._part(target, n), version)
 
     def _part(self, target: Path, n: int) -> Path:
         return target.with_name(f".{PREFIX}{self._id}-{n}.part")
 
-    def _take(self, into: Path, line: dict[str, Any]) -> None:
+    def _take(self, line: dict[str, Any]) -> None:
         del line["mac"]
         if "n" in line:
             self._last = n = line["n"]
-            target = _below(into, line["to"])
-            size, mtime_ns, ctime_ns = line["version"]
-            version = size, mtime_ns, ctime_ns
+            target = self._resolve(line["to"])
+            version = tuple(line["version"])
             self.entries[n] = Entry(n, Path(line["from"]), target, self._part(target, n), version)
         elif "clipcls sort" in line:
             self.mode, self._id, self.finished = line["mode"], line["id"], False
         elif "folder" in line:
-            self.folders.append(_below(into, line["folder"]))
+            self.folders.append(self._resolve(line["folder"]))
         elif "finished" in line:
             self.finished = True
         else:
@@ -256,7 +256,18 @@ class Journal:
             self.entries[n].state = state
 
     def _relative(self, path: Path) -> str:
-        return os.path.relpath(path, self.path.parent)
+        return os.path.relpath(path, self.folder)
+
+    def _resolve(self, name: str) -> Path:
+        """The path of a name in the journal.
+
+        Raises:
+            ValueError: it is outside of the journal's folder.
+        """
+        path = Path(name)
+        if path.anchor or ".." in path.parts:
+            raise ValueError(name)
+        return self.folder / path
 
     def _add(self, lines: list[dict[str, Any]], sync: bool = False) -> None:
         assert self._file is not None
@@ -286,7 +297,7 @@ class Journal:
 
 
 def read_journals(into: Path) -> list[Journal]:
-    """The journals in a folder that this user wrote, oldest first; warns of others."""
+    """The journals in a folder that this user wrote, oldest first; a warning names others."""
     found, others = [], []
     for path in find_journals(into):
         try:
@@ -297,15 +308,3 @@ def read_journals(into: Path) -> list[Journal]:
         more = f", like {len(others) - 1:,} more" if others[1:] else ""
         logger.warning("%s; left alone%s", others[0], more)
     return found
-
-
-def _below(into: Path, name: str) -> Path:
-    """A name in a journal as a path.
-
-    Raises:
-        ValueError: it leads out of the journal's folder.
-    """
-    path = Path(name)
-    if path.anchor or ".." in path.parts:
-        raise ValueError(name)
-    return into / path

@@ -1,4 +1,4 @@
-"""Results -> which image goes into which folder under which name; changes nothing."""
+"""Plan which image goes into which folder under which name; nothing is changed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import os
 import shlex
 import stat
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipcls.errors import ImageError, InputError
+from clipcls.errors import ImageError
 from clipcls.labels.folder_names import assign_folders, normalize_name
 from clipcls.organize.fileops import (
     RefusalError,
+    Version,
     check_inside,
     describe_error,
     is_link_to,
@@ -24,10 +25,13 @@ from clipcls.organize.fileops import (
     same_content,
 )
 from clipcls.organize.journal import Entry, Journal, Mode, read_journals
+from clipcls.organize.report import Report, no_images_error
 from clipcls.organize.xmp_sidecar import SidecarNames
 from clipcls.predictions import Prediction, Result
 
 __all__ = ["Plan", "Step", "make_plan"]
+
+_ACTIONS = {"copy": "copied", "move": "moved", "link": "linked"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +40,27 @@ class Step:
 
     Attributes:
         path: the image as the results name it.
-        sources: the image and the sidecars that come along, absolute.
+        sources: the image and the sidecars that come along, absolute, with their versions.
         folder: where they go, absolute.
         number: 1 for the image's own name, 2 for `name (2).jpg`, ...
     """
 
     path: str
-    sources: tuple[Path, ...]
+    sources: dict[Path, Version]
     folder: Path
     number: int
 
     @property
-    def targets(self) -> tuple[Path, ...]:
-        """Where each of `sources` goes."""
-        image = self.sources[0]
+    def targets(self) -> dict[Path, Path]:
+        """Each of `sources` -> its new path."""
+        image, *sidecars = self.sources
         stem = image.stem if self.number == 1 else f"{image.stem} ({self.number})"
-        names = [stem + image.suffix]
-        for sidecar in self.sources[1:]:
-            own = sidecar.stem == image.stem
-            names.append((stem if own else stem + image.suffix) + sidecar.suffix)
-        return tuple(self.folder / name for name in names)
+        found = {image: self.folder / (stem + image.suffix)}
+        for sidecar in sidecars:
+            is_short = sidecar.stem == image.stem
+            name = (stem if is_short else stem + image.suffix) + sidecar.suffix
+            found[sidecar] = self.folder / name
+        return found
 
 
 @dataclass(slots=True)
@@ -64,18 +69,12 @@ class Plan:
 
     Attributes:
         steps: in the order of the results.
-        already: how many images are already in their folder.
-        unread: how many images `classify` could not read; they are left alone.
-        best_only: how many images have several labels and are moved to the best one's folder.
-        failed: images that are missing or cannot be filed.
-        labels: folder -> its label, where that is not its name.
+        labels: folder -> its label, if that is not its name.
+        report: the run's report, without what the steps will do.
     """
 
+    report: Report
     steps: list[Step] = field(default_factory=list)
-    already: int = 0
-    unread: int = 0
-    best_only: int = 0
-    failed: list[ImageError] = field(default_factory=list)
     labels: dict[Path, str] = field(default_factory=dict)
 
 
@@ -87,7 +86,7 @@ def make_plan(
     root: str | os.PathLike[str] = ".",
     journals: Sequence[Journal] | None = None,
 ) -> Plan:
-    """What `file_results` is going to do; changes nothing.
+    """What `file_results` is going to do; nothing is changed.
 
     Args:
         results: of `read_results`.
@@ -117,13 +116,14 @@ class _Planner:
                     self.earlier[entry.source].append((journal, entry))
         self.taken: dict[Path, set[str]] = defaultdict(set)
         self.check_folder = functools.cache(functools.partial(check_inside, into=into))
-        self.seen: set[tuple[Path, Path | None]] = set()
-        self.sidecar_names = SidecarNames()
-        self.result = Plan()
+        self.planned: set[tuple[Path, Path | None]] = set()
+        self.sidecars = SidecarNames()
+        self.report = Report(_ACTIONS[mode])
+        self.result = Plan(self.report)
 
     def plan(self, results: Sequence[Result]) -> Plan:
         predictions = [result for result in results if isinstance(result, Prediction)]
-        self.result.unread = len(results) - len(predictions)
+        self.report.unread = len(results) - len(predictions)
         folders = assign_folders(label for p in predictions for label in p.label_paths or ((),))
         for label, names in folders.items():
             for depth, name in enumerate(names):
@@ -132,77 +132,72 @@ class _Planner:
                     self.result.labels[self.into.joinpath(*names[: depth + 1])] = label[depth]
         missing = 0
         for result in predictions:
-            source = Path(os.path.abspath(self.root / result.path))
             labels = result.label_paths or ((),)
             if self.mode == "move" and len(labels) > 1:
-                self.result.best_only += 1
+                self.report.best_only += 1
                 labels = labels[:1]
-            places = [self.into.joinpath(*folders[label]) for label in labels]
             try:
-                for folder in places:
-                    self.check_folder(folder)
-                self._image(result.path, source, places)
+                self._add_image(result.path, [self.into.joinpath(*folders[la]) for la in labels])
             except FileNotFoundError:
                 missing += 1
-                self.result.failed.append(ImageError(result.path, "no such file"))
+                self.report.failed.append(ImageError(result.path, "no such file"))
             except OSError as error:
-                self.result.failed.append(ImageError(result.path, describe_error(error)))
+                self.report.failed.append(ImageError(result.path, describe_error(error)))
         if missing and missing == len(predictions):
-            raise InputError(
-                f"{self.result.failed[0].path}: no such file, nor any other of the results; their "
-                "paths are relative to where `classify` ran: give that folder with --root"
-            )
+            raise no_images_error(self.report.failed[0].path)
         return self.result
 
-    def _image(self, path: str, source: Path, places: Iterable[Path]) -> None:
+    def _add_image(self, path: str, folders: Sequence[Path]) -> None:
+        source = Path(os.path.abspath(self.root / path))
+        for folder in folders:
+            self.check_folder(folder)
         try:
-            seen = source.lstat()
+            found = source.lstat()
         except FileNotFoundError:
-            earlier = self.earlier.get(source, ())
-            if not path or not any(os.path.exists(entry.target) for _, entry in earlier):
+            if not any(os.path.exists(entry.target) for _, entry in self.earlier.get(source, ())):
                 raise
-            self.result.already += 1
+            self.report.unchanged += 1
             return
         except ValueError as error:  # half a surrogate pair
             raise RefusalError("is not a valid file name") from error
-        if stat.S_ISLNK(seen.st_mode):
+        if stat.S_ISLNK(found.st_mode):
             if self.mode == "move":
                 raise RefusalError("is a link, which is not moved; name its file")
-            seen = source.stat()
-        if not path or not stat.S_ISREG(seen.st_mode):
+            found = source.stat()
+        if not path or not stat.S_ISREG(found.st_mode):
             raise RefusalError("is not a file")
-        places = list(places)
-        there_already = [self._is_there(source, seen, folder) for folder in places]
-        for folder, is_done in zip(places, there_already, strict=True):
+        version = read_version(found)
+        filed = [self._is_filed(source, version, folder) for folder in folders]
+        for folder, is_filed in zip(folders, filed, strict=True):
             key = (source, None if self.mode == "move" else folder)
-            if key in self.seen:
+            if key in self.planned:
                 continue
-            self.seen.add(key)
-            if is_done:
-                self.result.already += 1
-                continue
-            for number in itertools.count(1):
-                step = Step(path, (source, *self._sidecars(source)), folder, number)
-                names = [normalize_name(target.name) for target in step.targets]
-                if self.taken[folder].intersection(names):
-                    continue
-                there = [os.path.lexists(target) for target in step.targets]
-                if any(there) and not all(
-                    is_placed(self.mode, source, target)
-                    for source, target, is_there in zip(
-                        step.sources, step.targets, there, strict=True
-                    )
-                    if is_there
-                ):
-                    continue
-                self.taken[folder].update(names)
-                if all(there):
-                    self.result.already += 1
-                else:
-                    self.result.steps.append(step)
-                break
+            self.planned.add(key)
+            step = None if is_filed else self._find_name(path, source, version, folder)
+            if step:
+                self.result.steps.append(step)
+            else:
+                self.report.unchanged += 1
 
-    def _is_there(self, source: Path, seen: os.stat_result, folder: Path) -> bool:
+    def _find_name(self, path: str, source: Path, version: Version, folder: Path) -> Step | None:
+        """The step with the first free name; None if the same files already have that name."""
+        sources = {source: version}
+        for sidecar in self.sidecars.find(source):
+            # A relative link would lead elsewhere from its new folder.
+            if sidecar.is_file() and not (self.mode == "move" and sidecar.is_symlink()):
+                sources[sidecar] = read_version(sidecar.stat())
+        for number in itertools.count(1):
+            step = Step(path, sources, folder, number)
+            names = [normalize_name(target.name) for target in step.targets.values()]
+            taken = {pair for pair in step.targets.items() if os.path.lexists(pair[1])}
+            if not self.taken[folder].intersection(names) and all(
+                is_placed(self.mode, *pair) for pair in taken
+            ):
+                break
+        self.taken[folder].update(names)
+        return None if len(taken) == len(names) else step
+
+    def _is_filed(self, source: Path, version: Version, folder: Path) -> bool:
         """Whether the image is already in this folder, as this run would put it there.
 
         Raises:
@@ -214,12 +209,10 @@ class _Planner:
         for journal, entry in self.earlier.get(source, ()):
             if entry.state != "done" or entry.target.parent != folder:
                 continue
-            if journal.mode == "link":
-                is_kept = is_link_to(entry.target, source)
-            else:
+            is_kept = is_link_to(entry.target, source)
+            if journal.mode != "link":
                 is_kept = entry.target.is_file() and not entry.target.is_symlink()
-                if read_version(seen) != entry.version:
-                    is_kept = is_kept and same_content(source, entry.target)
+                is_kept &= version == entry.version or same_content(source, entry.target)
             if is_kept and journal.mode == self.mode:
                 return True
             if is_kept:
@@ -231,9 +224,3 @@ class _Planner:
                 f"{shlex.quote(os.fspath(other.path))})"
             )
         return False
-
-    def _sidecars(self, image: Path) -> Iterator[Path]:
-        """Its own, but no links if it is moved: a relative one would lead elsewhere from there."""
-        for sidecar in self.sidecar_names.find(image):
-            if sidecar.is_file() and not (self.mode == "move" and sidecar.is_symlink()):
-                yield sidecar

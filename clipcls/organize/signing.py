@@ -5,11 +5,11 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from clipcls.errors import InputError, os_reason
+from clipcls.files.atomic import temporary_path, write_new
 from clipcls.files.folders import sync_folder
 
 __all__ = ["Signer", "key_path", "make_key", "new_key", "read_key"]
@@ -26,7 +26,7 @@ class Signer:
     mac: bytes = b""
 
     def sign(self, line: bytes) -> bytes:
-        """Ends a JSON object with its `mac` and a line break."""
+        """A JSON object with its `mac` at the end, and a line break."""
         self.mac = hmac.digest(self.key, self.mac + line, "sha256")
         return b'%b, "mac": "%b"}\n' % (line[:-1], self.mac.hex()[:_MAC_DIGITS].encode())
 
@@ -53,7 +53,7 @@ def key_path() -> Path | None:
 
 
 def read_key() -> bytes | None:
-    """The secret; None where none was made yet.
+    """The secret; None if none was made yet.
 
     Raises:
         InputError: it cannot be read.
@@ -71,7 +71,7 @@ def read_key() -> bytes | None:
 
 
 def make_key() -> bytes:
-    """The secret, made where none exists: whole or not at all, and readable by this user alone.
+    """The secret, made if it does not exist: whole or not at all, and readable by this user alone.
 
     Raises:
         InputError: none exists, and none can be made.
@@ -79,25 +79,20 @@ def make_key() -> bytes:
     path = key_path()
     if path is None:
         raise InputError("this user has no home folder")
-    if (key := read_key()) is None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, part = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-            with open(handle, "wb") as file:
-                file.write(new_key())
-                file.flush()
-                os.fsync(file.fileno())
+    if (key := read_key()) is not None:
+        return key
+    key = new_key()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_path(path) as part:
+            write_new(part, key, mode=0o600)
             try:
                 os.link(part, path)
-                os.unlink(part)
             except FileExistsError:  # another run was quicker
-                os.unlink(part)
+                return make_key()
             except OSError:  # a file system without hard links
-                os.rename(part, path)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({os_reason(error)})") from error
-        sync_folder(path.parent)
-        key = read_key()
-    if key is None:
-        raise InputError(f"{path}: disappeared")
+                os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({os_reason(error)})") from error
+    sync_folder(path.parent)
     return key

@@ -1,7 +1,7 @@
 """Labels as keywords in the XMP of the images themselves, by exiftool.
 
-exiftool writes a new file with all other metadata and the image data as they were; that file takes
-the image's place at once, with its times and permissions. PyExifTool runs one exiftool for all.
+exiftool writes a new file with all other metadata and the image data unchanged; that file replaces
+the image in one step, with its times and permissions. PyExifTool runs one exiftool for all images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcls.data.file_kinds import RAW_SUFFIXES
-from clipcls.errors import InputError, SidecarError, install_command
+from clipcls.errors import InputError, SidecarError, require_extra
 from clipcls.files.atomic import temporary_path
 from clipcls.files.folders import is_inside, sync_folder
 from clipcls.organize.fileops import read_version
@@ -29,16 +29,14 @@ def open_exiftool() -> Iterator[Callable[[Path, Labels | None], bool]]:
     """One exiftool for all images.
 
     Yields:
-        what makes an image carry these labels, or none of ours (None); returns whether something
-        was changed; raises `OSError` or `SidecarError` where the image is left as it was.
+        a function that writes labels into an image (None: removes ours) and returns whether
+        something was changed; if it raises `OSError` or `SidecarError`, the image is unchanged.
 
     Raises:
         InputError: PyExifTool or exiftool is missing.
     """
-    try:
+    with require_extra("xmp", "--embed-xmp"):
         import exiftool
-    except ImportError as error:
-        raise InputError(f"--embed-xmp needs PyExifTool: {install_command('xmp')}") from error
     if not shutil.which("exiftool"):
         raise InputError("--embed-xmp needs exiftool on the PATH: see https://exiftool.org")
     common = ["-charset", "filename=utf8"] if os.name == "nt" else []
@@ -48,15 +46,17 @@ def open_exiftool() -> Iterator[Callable[[Path, Labels | None], bool]]:
     ):
         packet = Path(folder) / "packet.xmp"
         if "%" in folder:
-            raise InputError(f"{folder}: exiftool takes no % there; set TMPDIR to another folder")
+            raise InputError(
+                f"{folder}: exiftool cannot read a path with %; set TMPDIR to another folder"
+            )
         yield lambda image, labels: _update(tool, image, labels or (), packet)
 
 
 def _update(tool: Any, image: Path, labels: Labels, packet: Path) -> bool:
-    """Replaces one image by one whose XMP carries the labels; says whether it had to.
+    """Replace an image by one whose XMP has the labels; False if it has them already.
 
     Raises:
-        OSError, SidecarError: it was not done, and the image is as it was.
+        OSError, SidecarError: it was not done, and the image is unchanged.
     """
     file = Path(os.path.realpath(image))
     if not is_inside(file, image.parent):
@@ -64,11 +64,11 @@ def _update(tool: Any, image: Path, labels: Labels, packet: Path) -> bool:
     if file.suffix.lower() in RAW_SUFFIXES:
         raise SidecarError("is a raw file, which is left as the camera wrote it: use --xmp")
     if any(c in os.fspath(file) for c in "\r\n"):
-        raise SidecarError("a line break in its path, which exiftool does not take from us")
+        raise SidecarError("its path has a line break, which cannot be passed to exiftool")
     version = read_version(file.stat())
     before = _run(tool, "-b", "-XMP", os.fsencode(file))
     if b"HasExtendedXMP" in before:  # its second half would be lost
-        raise SidecarError("its XMP is in several parts, which are left alone: use --xmp")
+        raise SidecarError("its XMP has several parts and is left alone: use --xmp")
     after = update_packet(before, labels, f"the XMP in {image.name}")
     if after is None:
         return False
@@ -77,15 +77,14 @@ def _update(tool: Any, image: Path, labels: Labels, packet: Path) -> bool:
         packet.write_bytes(after)
         change = b"-XMP<=" + os.fsencode(packet)
     with temporary_path(file, file.suffix) as part:
-        # A copy of our own, since exiftool expands % in a name given by -o, without an escape.
+        # Our own copy, since exiftool expands % in a name given by -o and knows no escape.
         with file.open("rb") as read, part.open("xb") as write:
             shutil.copyfileobj(read, write)
         try:
             _run(tool, change, "-overwrite_original", os.fsencode(part))
         finally:
-            part.with_name(f"{part.name}_exiftool_tmp").unlink(
-                missing_ok=True
-            )  # where it is killed
+            # What exiftool leaves when it is killed.
+            part.with_name(f"{part.name}_exiftool_tmp").unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             shutil.copystat(file, part)
         with part.open("rb+") as written:
@@ -98,11 +97,11 @@ def _update(tool: Any, image: Path, labels: Labels, packet: Path) -> bool:
 
 
 def _run(tool: Any, *arguments: str | bytes) -> bytes:
-    """What exiftool prints."""
+    """exiftool's output."""
     printed: bytes = tool.execute(*arguments, raw_bytes=True)
     if tool.last_status:
-        said = tool.last_stderr
-        text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+        text = tool.last_stderr
+        text = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
         reason = (text.strip().splitlines() or ["failed"])[0].removeprefix("Error: ")
         raise SidecarError(f"exiftool: {reason.partition(' - ')[0]}")
     return printed

@@ -1,29 +1,31 @@
 """Labels as keywords in an XMP packet, next to what other programs keep there.
 
-Keywords go into `dc:subject` (every level of a hierarchy for itself) and `lr:hierarchicalSubject`
-(`animal|dog|pug`), as Lightroom writes them; into `digiKam:TagsList` too where a packet has it,
-since digiKam then reads nothing else. What was added is remembered in properties of our own
-namespace, so that the next run replaces it, and nobody else's keyword is ever removed.
+Keywords go into `dc:subject` (each level of a hierarchy separately) and `lr:hierarchicalSubject`
+(`animal|dog|pug`), as Lightroom writes them; if a packet has `digiKam:TagsList`, there too, since
+digiKam then reads nothing else. Properties of our own namespace remember what was added, so that
+the next run replaces it, and keywords of other programs are never removed.
 
 XMP: ISO 16684-1; Adobe, XMP Specification Part 1 (2012), 7.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
-from clipcls.errors import InputError, SidecarError, install_command
+from clipcls.errors import SidecarError, require_extra
 from clipcls.labels.folder_names import normalize_name
 from clipcls.predictions import REJECT
 
 __all__ = ["Labels", "need_lxml", "update_packet"]
 
 Labels: TypeAlias = "tuple[tuple[str, ...], ...]"
-"""Of each label the names from the root of the hierarchy to the label."""
+"""Each label as its names from the root of the hierarchy."""
 
-_RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+_RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
+_NOT_XML = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\ufffe\\uffff]")
 _NAMESPACES = {
     "dc": "http://purl.org/dc/elements/1.1/",
     "lr": "http://ns.adobe.com/lightroom/1.0/",
@@ -45,35 +47,35 @@ _EMPTY = (
 
 
 def need_lxml() -> None:
-    """Says before the work whether it can be done.
+    """Refuse early what would fail later.
 
     Raises:
         InputError: lxml is missing.
     """
-    try:
+    with require_extra("xmp", "writing keywords"):
         import lxml.etree  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"XMP sidecars need lxml: {install_command('xmp')}") from error
 
 
 def update_packet(before: bytes, labels: Iterable[Sequence[str]], name: str) -> bytes | None:
-    """An XMP packet that carries these labels, and none that an earlier call added.
+    """An XMP packet with these labels, and none that an earlier call added.
 
     Args:
         before: the packet as it is; b"" for none.
-        labels: each as the names from the root of the hierarchy to the label.
+        labels: each as its names from the root of the hierarchy.
         name: of its file, for messages.
 
     Returns:
-        the new packet; b"" where nothing is left in it; None where nothing has to change.
+        the new packet; b"" if nothing is left in it; None if nothing has to change.
 
     Raises:
-        SidecarError: it is no XMP.
+        SidecarError: it is not XMP.
     """
     from lxml import etree
 
     names = [
-        tuple(_writable(name) for name in label) for label in labels if tuple(label) != (REJECT,)
+        tuple(_make_writable(name) for name in label)
+        for label in labels
+        if tuple(label) != (REJECT,)
     ]
     if not before and not names:
         return None
@@ -83,8 +85,8 @@ def update_packet(before: bytes, labels: Iterable[Sequence[str]], name: str) -> 
     except etree.XMLSyntaxError as error:
         raise SidecarError(f"{name}: is not XML ({error.msg})") from error
     rdf = tree.getroot()
-    if rdf.tag != f"{{{_RDF}}}RDF":
-        rdf = rdf.find(f"{{{_RDF}}}RDF")
+    if rdf.tag != f"{_RDF}RDF":
+        rdf = rdf.find(f"{_RDF}RDF")
     if rdf is None or tree.docinfo.doctype:
         raise SidecarError(f"{name}: is not XMP")
 
@@ -93,8 +95,8 @@ def update_packet(before: bytes, labels: Iterable[Sequence[str]], name: str) -> 
     own = packet.replace("dc:subject", "Bag", "clipcls:subject", flat)
     paths = ["|".join(name.replace("|", "_") for name in label) for label in names]
     others = packet.items("lr:hierarchicalSubject", without="clipcls:hierarchicalSubject")
-    # A program that finds these reads no dc:subject: others' keywords have to be in it too, and to
-    # stay once somebody else's are.
+    # A program that finds this list reads no dc:subject: it needs the others' keywords too, and
+    # keeps them once the list has keywords of others.
     words = [word.replace("|", "_") for word in own]
     copied = set(map(normalize_name, packet.items("clipcls:hierarchicalSubject")))
     if names and not others:
@@ -109,6 +111,8 @@ def update_packet(before: bytes, labels: Iterable[Sequence[str]], name: str) -> 
         return None
     if packet.is_empty():
         return b""
+    if not before:
+        etree.indent(tree, " ")
     declared = before.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<?xml ")
     root = tree.getroot()
     nodes = [*reversed([*root.itersiblings(preceding=True)]), root, *root.itersiblings()]
@@ -122,38 +126,37 @@ class _Packet:
     """The properties of an rdf:RDF; names are written as `prefix:name`."""
 
     def __init__(self, rdf: Any) -> None:
-        self.nodes = rdf.findall(f"{{{_RDF}}}Description")
-        if not self.nodes:
-            from lxml import etree
+        from lxml import etree
 
-            self.nodes = [etree.SubElement(rdf, f"{{{_RDF}}}Description")]
-            self.nodes[0].set(f"{{{_RDF}}}about", "")
+        self._new = etree.SubElement
+        self.nodes = rdf.findall(f"{_RDF}Description")
+        if not self.nodes:
+            self.nodes = [self._new(rdf, f"{_RDF}Description", {f"{_RDF}about": ""})]
         self.changed = False
 
     def find(self, name: str) -> Any:
-        """The property's element, or None; a plain value is made a list of one."""
+        """The property's element, or None; a plain value becomes a list of one."""
         tag = _tag(name)
         for node in self.nodes:
             if (found := node.find(tag)) is not None:
                 return found
-            if (value := node.attrib.get(tag)) is not None:
-                del node.attrib[tag]
+            if (value := node.attrib.pop(tag, None)) is not None:
                 return self._make(name, "Bag", [value])
         return None
 
     def items(self, name: str, without: str = "") -> list[str]:
-        """The values of a list, but those that another list holds."""
+        """The values of a list, except those that another list holds."""
         left_out = set(map(normalize_name, self.items(without))) if without else set()
         found = self.find(name)
         if found is None:
             return []
-        texts = [item.text or "" for item in found.iter(f"{{{_RDF}}}li")]
+        texts = [item.text or "" for item in found.iter(f"{_RDF}li")]
         if not texts and not len(found) and (found.text or "").strip():
             texts = [found.text.strip()]
         return [text for text in texts if normalize_name(text) not in left_out]
 
     def replace(self, name: str, kind: str, mine: str, wanted: Sequence[str]) -> list[str]:
-        """Puts our values in the place of those that `mine` remembers; returns the others'."""
+        """Replace our values, which `mine` remembers, by others; return those of other programs."""
         before, own = self.items(name), self.items(mine)
         others = self.items(name, without=mine)
         known = set(map(normalize_name, others))
@@ -170,41 +173,30 @@ class _Packet:
 
     def is_empty(self) -> bool:
         """Whether no property is left."""
-        about = f"{{{_RDF}}}about"
-        return all(not len(node) and set(node.attrib) <= {about} for node in self.nodes)
+        return all(not len(node) and set(node.attrib) <= {f"{_RDF}about"} for node in self.nodes)
 
     def _set(self, name: str, kind: str, values: Sequence[str]) -> None:
         self.changed = True
         found = self.find(name)
-        if found is not None and len(found):
-            kind = found[0].tag.rpartition("}")[2] if isinstance(found[0].tag, str) else kind
         if found is None:
             if values:
                 self._make(name, kind, values)
-            return
-        parent, position, tail = found.getparent(), found.getparent().index(found), found.tail
-        parent.remove(found)
-        if values:
-            made = self._make(name, kind, values)
-            made.tail = tail
-            parent.insert(position, made)
+        elif values:
+            found.text = None
+            self._fill(found[0] if len(found) else self._new(found, f"{_RDF}{kind}"), values)
+        else:
+            found.getparent().remove(found)
 
     def _make(self, name: str, kind: str, values: Sequence[str]) -> Any:
-        from lxml import etree
-
         prefix = name.partition(":")[0]
-        node = self.nodes[0]
-        made = etree.SubElement(node, _tag(name), nsmap={prefix: _NAMESPACES[prefix]})
-        array = etree.SubElement(made, f"{{{_RDF}}}{kind}")
-        for value in values:
-            etree.SubElement(array, f"{{{_RDF}}}li").text = value
-        etree.indent(made, " ", level=3)
-        if (previous := made.getprevious()) is None:
-            node.text = "\n   "
-        else:
-            previous.tail = "\n   "
-        made.tail = "\n  "
+        made = self._new(self.nodes[0], _tag(name), nsmap={prefix: _NAMESPACES[prefix]})
+        self._fill(self._new(made, f"{_RDF}{kind}"), values)
         return made
+
+    def _fill(self, array: Any, values: Sequence[str]) -> None:
+        array[:] = []
+        for value in values:
+            self._new(array, f"{_RDF}li").text = value
 
 
 def _tag(name: str) -> str:
@@ -212,9 +204,6 @@ def _tag(name: str) -> str:
     return f"{{{_NAMESPACES[prefix]}}}{local}"
 
 
-def _writable(name: str) -> str:
-    """What XML cannot hold becomes _."""
-    text = unicodedata.normalize("NFC", name)
-    return "".join(
-        "_" if unicodedata.category(c) in ("Cc", "Cs") or c in "\ufffe\uffff" else c for c in text
-    )
+def _make_writable(name: str) -> str:
+    """The name with _ for characters that XML cannot hold."""
+    return _NOT_XML.sub("_", unicodedata.normalize("NFC", name))

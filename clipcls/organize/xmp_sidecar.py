@@ -1,4 +1,4 @@
-"""Labels as keywords in XMP sidecars: which file is the sidecar of which image, and its update."""
+"""XMP sidecars: which belongs to which image, and labels as keywords in them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _LARGEST = 64 << 20  # bytes
 
 
 class SidecarNames:
-    """Which sidecars belong to which image; lists each folder once.
+    """Which sidecars belong to which image; each folder is listed once.
 
     `photo.jpg.xmp` is the sidecar of `photo.jpg` alone. `photo.xmp` belongs to the raw file of that
     name, for which Adobe's programs write it; without a raw file, to the only image or video of
     that name; else to none of them.
 
     Args:
-        full_name: whether to write `photo.jpg.xmp` also where `photo.xmp` is the image's own.
+        full_name: whether to write `photo.jpg.xmp` even if `photo.xmp` is the image's own.
     """
 
     def __init__(self, full_name: bool = False) -> None:
@@ -38,7 +38,7 @@ class SidecarNames:
         self._folders: dict[Path, _Folder] = {}
 
     def update(self, image: Path, labels: Labels | None) -> bool:
-        """Makes an image's sidecar carry these labels; None: removes ours from all of them.
+        """Write these labels into an image's sidecar; None: remove ours from all its sidecars.
 
         Returns:
             whether something was changed.
@@ -71,7 +71,7 @@ class SidecarNames:
         return set(owners) <= {image.name} and image.stem not in folder.names
 
     def _existing(self, image: Path, stem: str) -> Path | None:
-        """`stem.xmp`, in any case, but not one that is another file's to the letter."""
+        """`stem.xmp` in any case, but not one whose spelling is exactly another file's."""
         folder = self._list(image.parent)
         sidecars = folder.sidecars[normalize_name(stem)]
         if f"{stem}.xmp" in sidecars:
@@ -85,14 +85,14 @@ class SidecarNames:
         if path not in self._folders:
             try:
                 names = os.listdir(path)
-            except OSError:  # the images in it may still be reached by name
+            except OSError:  # the images in it may still be readable
                 names = []
             self._folders[path] = _Folder(names)
         return self._folders[path]
 
 
 class _Folder:
-    """The names in a folder: of sidecars by what they are for, of images and videos by stem."""
+    """The names in a folder: sidecars by the name before .xmp, images and videos by stem."""
 
     def __init__(self, names: list[str]) -> None:
         self.names = set(names)
@@ -107,50 +107,42 @@ class _Folder:
 
 
 def update_sidecar(sidecar: Path, labels: Iterable[Sequence[str]]) -> bool:
-    """Makes a sidecar carry these labels, and none that an earlier call added.
+    """Write these labels into a sidecar, and remove those that an earlier call added.
 
     Args:
-        sidecar: made where it is missing and there are labels; removed where nothing is left in it.
-        labels: each as the names from the root of the hierarchy to the label.
+        sidecar: made if it is missing and there are labels; removed if nothing is left in it.
+        labels: each as its names from the root of the hierarchy.
 
     Returns:
         whether it was changed.
 
     Raises:
         OSError: it cannot be read or written.
-        SidecarError: it is no XMP, leads out of its folder, or was changed in the meantime.
+        SidecarError: it is not XMP, leads out of its folder, or was changed in the meantime.
     """
     file = Path(os.path.realpath(sidecar))
     if not is_inside(file, sidecar.parent):
         raise SidecarError(f"{sidecar.name}: is a link out of its folder, to {file}")
-    try:
-        before = file.read_bytes() if file.stat().st_size <= _LARGEST else None
-    except FileNotFoundError:
-        before = b""
-    else:
-        if before is None:
+    before = b""
+    if file.exists():
+        if file.stat().st_size > _LARGEST:
             raise SidecarError(f"{sidecar.name}: is larger than 64 MiB")
-        if not before:
+        if not (before := file.read_bytes()):
             raise SidecarError(f"{sidecar.name}: is empty; delete it")
     packet = update_packet(before, labels, sidecar.name)
     if packet is None:
         return False
-    if packet:
-        _write(file, before, packet)
-    else:
+    if not packet:
         file.unlink()
-    return True
-
-
-def _write(sidecar: Path, before: bytes, data: bytes) -> None:
-    """Whole or not at all, and only over what was read."""
-    with temporary_path(sidecar) as part:
-        write_new(part, data)
+        return True
+    with temporary_path(file) as part:
+        write_new(part, packet)
         if not before:
-            place(part, sidecar)
-            return
+            place(part, file)
+            return True
         with contextlib.suppress(OSError):
-            part.chmod(sidecar.stat().st_mode & 0o7777)
-        if sidecar.read_bytes() != before:
+            part.chmod(file.stat().st_mode & 0o7777)
+        if file.read_bytes() != before:
             raise SidecarError(f"{sidecar.name}: was changed in the meantime; run it again")
-        os.replace(part, sidecar)
+        os.replace(part, file)
+    return True

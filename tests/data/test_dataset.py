@@ -173,7 +173,7 @@ def sorted_into(target: Path, paint: Paint, labels: tuple[tuple[str, ...], ...])
     """One image per label, filed by `clipcls sort`; the images' names are the labels' numbers."""
     results = [predicted(paint(f"from/{n}.png", "red"), label) for n, label in enumerate(labels)]
     filed = file_results(results, target)
-    assert filed.filed == len(labels)
+    assert filed.changed == len(labels)
     return [r.path for r in results]
 
 

@@ -132,8 +132,8 @@ def test_a_persons_label_is_the_answer_also_where_most_labels_have_no_image(
     # The same where a page's corrections are learnt from.
     relearner = Relearner(ZeroShotClassifier(labels, "mini", cache=cache).fit(), paths)
     relearner.embed()
-    found = relearner.learn(dict(enumerate(truth)))
-    assert [answer[0][0] for answer in found.answers] == answers
+    _, found = relearner.learn(dict(enumerate(truth)))
+    assert [result.label for result in found] == answers
     file = tmp_path / "classifier.safetensors"
     fitted.save(file)
     again = FewShotClassifier.load(file, fitted.encoder_, cache=False)

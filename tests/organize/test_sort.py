@@ -72,7 +72,7 @@ def test_a_copy_leaves_the_originals_and_their_times(photos: Path, tmp_path: Pat
     assert tree(tmp_path / "out") == FILED
     assert tree(photos) == before
     assert (tmp_path / "out/cat/a.jpg").stat().st_mtime == 1_600_000_000
-    assert (done.filed, [str(e) for e in done.failed]) == (4, ["x: no such file"])
+    assert (done.changed, [str(e) for e in done.failed]) == (4, ["x: no such file"])
     assert done.exit_code == 1
 
 
@@ -86,7 +86,7 @@ def test_a_second_run_adds_nothing(photos: Path, tmp_path: Path) -> None:
                 first.journal.unlink()
             before = tree(into)
             again = file_results(FOUR, into, mode, root=photos)
-            assert (again.filed, again.plan.already, again.journal) == (0, 4, None)
+            assert (again.changed, again.unchanged, again.journal) == (0, 4, None)
             assert tree(into) == before
 
 
@@ -105,7 +105,7 @@ def test_what_is_there_in_another_way_is_not_taken_for_done(
         f"a.jpg: is already there as a {first}: undo that run first (clipcls sort --undo "
         f"{earlier.journal})"
     ]
-    assert (again.plan.already, again.filed, again.exit_code) == (0, 1, 1)
+    assert (again.unchanged, again.changed, again.exit_code) == (0, 1, 1)
     assert filed == {name: held for name, held in tree(out).items() if name != "dog/b.jpg"}
     assert earlier.journal is not None
     assert again.journal is not None
@@ -123,7 +123,7 @@ def test_an_image_that_is_gone_is_there_only_if_it_can_be_opened_there(
     file_results(rows, tmp_path / "moved", "move", root=photos)
     (tmp_path / "moved/cat/a.jpg").unlink()
     again = file_results(rows, tmp_path / "moved", "move", root=photos)
-    assert (again.plan.already, [str(e) for e in again.failed]) == (1, ["a.jpg: no such file"])
+    assert (again.unchanged, [str(e) for e in again.failed]) == (1, ["a.jpg: no such file"])
     with pytest.raises(InputError, match=r"a.jpg: no such file"):
         file_results(rows, tmp_path / "links", "link", root=photos)
 
@@ -136,14 +136,14 @@ def test_a_moved_image_takes_its_sidecars_along_and_comes_back(
     assert tree(tmp_path / "out") == FILED
     assert tree(photos) == {}
     again = file_results(FOUR, tmp_path / "out", "move", root=photos)
-    assert (again.filed, again.plan.already, again.journal) == (0, 4, None)
+    assert (again.changed, again.unchanged, again.journal) == (0, 4, None)
     assert done.journal is not None
     back = undo(done.journal)
-    assert (back.undone, back.kept) == (6, [])
+    assert (back.changed, back.failed) == (6, [])
     assert tree(photos) == before
     assert list((tmp_path / "out").iterdir()) == [done.journal]
-    assert undo(done.journal).undone == 0
-    assert file_results(FOUR, tmp_path / "out", "move", root=photos).filed == 4
+    assert undo(done.journal).changed == 0
+    assert file_results(FOUR, tmp_path / "out", "move", root=photos).changed == 4
 
 
 def test_a_sidecar_that_a_raw_shares_stays(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_links_are_symbolic_and_absolute(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "out/animal/dog/b.jpg").unlink()
     (tmp_path / "out/animal/dog/b.jpg").write_text("somebody's own")
     back = undo(done.journal)
-    assert [e.reason for e in back.kept] == ["is not the link that was made"]
+    assert [e.reason for e in back.failed] == ["is not the link that was made"]
     assert tree(tmp_path / "out") == {"animal/dog/b.jpg": b"somebody's own"}
 
 
@@ -203,14 +203,19 @@ def test_nothing_is_overwritten(photos: Path, tmp_path: Path) -> None:
 def test_a_name_taken_meanwhile_is_not_overwritten(
     photos: Path, tmp_path: Path, mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Journal.announce
+    real, before = Journal.announce, tree(photos)
 
     def announce(self, entries, *rest):
         real(self, entries, *rest)
         put(tmp_path / "out", {"cat/a.jpg": "mine"})
 
+    rows = results(("a.jpg", "cat"))
     monkeypatch.setattr(Journal, "announce", announce)
-    done = file_results(results(("a.jpg", "cat")), tmp_path / "out", mode, root=photos)
+    done = file_results(rows, tmp_path / "out", mode, root=photos)
+    (failed,) = done.failed
+    assert "taken" in failed.reason
+    assert (tree(tmp_path / "out"), tree(photos)) == ({"cat/a.jpg": b"mine"}, before)
+    done = file_results(rows, tmp_path / "out", mode, root=photos)
     found = tree(tmp_path / "out")
     assert found.pop("cat/a.jpg") == b"mine"
     assert set(found) == {"cat/a (2).jpg", "cat/a (2).jpg.xmp"}
@@ -224,7 +229,7 @@ def test_sorting_a_sorted_folder_in_place_leaves_what_is_right(tmp_path: Path) -
     rows = results(("cat/a.jpg", "cat"), ("cat/b.jpg", "dog"))
     done = file_results(rows, out, "move", root=out)
     assert tree(out) == {"cat/a.jpg": b"a", "dog/b.jpg": b"b"}
-    assert (done.filed, done.plan.already) == (1, 1)
+    assert (done.changed, done.unchanged) == (1, 1)
 
 
 def test_undo_keeps_what_would_be_lost(photos: Path, tmp_path: Path) -> None:
@@ -239,7 +244,7 @@ def test_undo_keeps_what_would_be_lost(photos: Path, tmp_path: Path) -> None:
     done = file_results(results(("c.png", "cat")), tmp_path / "two", "move", root=photos)
     put(photos, {"c.png": "a new one"})
     assert done.journal is not None
-    assert "another file exists at" in undo(done.journal).kept[0].reason
+    assert "another file exists at" in undo(done.journal).failed[0].reason
     assert (photos / "c.png").read_text() == "a new one"
     assert (tmp_path / "two/cat/c.png").read_text() == "c"
 
@@ -252,7 +257,7 @@ def test_undo_never_takes_the_only_one(photos: Path, tmp_path: Path, mode: Mode)
     assert done.journal is not None
     photos.rename(tmp_path / "gone")
     photos.symlink_to(tmp_path / "out/cat")
-    assert len(undo(done.journal).kept) == 3
+    assert len(undo(done.journal).failed) == 3
     photos.unlink()
     photos.mkdir()
     (photos / "a.jpg").symlink_to(tmp_path / "out/cat/a.jpg")
@@ -315,8 +320,8 @@ def test_images_that_cannot_be_filed_are_named_and_the_rest_is_done(
         "": "is not a file",
         "c.png": f"{tmp_path}/out/bird cannot be made a folder: file exists",
     }
-    assert done.plan.unread == 1
-    assert (done.filed, (photos / "c.png").read_bytes()) == (1, b"c")
+    assert done.unread == 1
+    assert (done.changed, (photos / "c.png").read_bytes()) == (1, b"c")
 
 
 def test_a_wrong_root_is_told_before_anything_is_made(photos: Path, tmp_path: Path) -> None:
@@ -327,7 +332,9 @@ def test_a_wrong_root_is_told_before_anything_is_made(photos: Path, tmp_path: Pa
 
 def test_a_plan_changes_nothing(photos: Path, tmp_path: Path) -> None:
     steps = make_plan(FOUR, tmp_path / "out", "move", root=photos).steps
-    assert {str(t.relative_to(tmp_path / "out")) for s in steps for t in s.targets} == set(FILED)
+    assert {str(t.relative_to(tmp_path / "out")) for s in steps for t in s.targets.values()} == set(
+        FILED
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -370,7 +377,7 @@ def test_a_move_to_another_file_system(photos: Path, elsewhere: Path) -> None:
     assert (elsewhere / "cat/a.jpg").stat().st_mtime == 1_600_000_000
     assert tree(photos) == {}
     assert done.journal is not None
-    assert undo(done.journal).kept == []
+    assert undo(done.journal).failed == []
     assert tree(photos) == before
 
 
@@ -496,7 +503,7 @@ def test_killed_anywhere_a_run_is_resumed_or_undone(
             assert set(before.values()) <= held, "nothing is lost"
             if finish == "undo":
                 for journal in read_journals(out) if out.exists() else []:
-                    assert undo(journal.path).kept == []
+                    assert undo(journal.path).failed == []
                 assert tree(photos) == before
                 assert not out.exists() or tree(out) == {}
                 assert not out.exists() or not [p for p in out.iterdir() if p.is_dir()]
@@ -529,7 +536,7 @@ def test_killed_anywhere_undo_goes_on(
         done = file_results(rows, base / f"out {call}", way, root=photos)
         assert done.journal is not None
         killed = killed_at(call, lambda: undo(done.journal), "without" in mode)  # noqa: B023
-        assert undo(done.journal).kept == []
+        assert undo(done.journal).failed == []
         assert tree(photos) == before
         assert tree(base / f"out {call}") == {}
         if not killed:
@@ -549,7 +556,7 @@ def test_a_journal_cut_off_anywhere_is_read(
     announced = whole.index(b'{"done"')
     for size in [*range(announced, len(whole), 7), *range(announced, len(whole))[-30:]]:
         done.journal.write_bytes(whole[:size])
-        assert undo(done.journal).kept == []
+        assert undo(done.journal).failed == []
         assert tree(photos) == before
         done.journal.unlink()
         done = file_results(FOUR, tmp_path / "out", "move", root=photos)
@@ -557,7 +564,7 @@ def test_a_journal_cut_off_anywhere_is_read(
         whole = done.journal.read_bytes()
     for size in (0, 5, head):
         done.journal.write_bytes(whole[:size])
-        assert undo(done.journal).undone == 0
+        assert undo(done.journal).changed == 0
 
 
 def test_a_journal_in_use_is_left_alone(photos: Path, tmp_path: Path) -> None:
@@ -642,7 +649,7 @@ def test_a_journal_that_was_changed_is_not_acted_upon(
         assert done.journal.read_bytes() == b"".join(changed)
         assert sources.items() <= tree(tmp_path).items()
     done.journal.write_bytes(b"".join(lines))
-    assert undo(done.journal).kept == []
+    assert undo(done.journal).failed == []
 
 
 def test_a_journal_of_another_machine_is_left_alone(
@@ -657,7 +664,7 @@ def test_a_journal_of_another_machine_is_left_alone(
         undo(done.journal)
     assert not (tmp_path / "another").exists()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    assert undo(done.journal).kept == []
+    assert undo(done.journal).failed == []
 
 
 def test_what_is_no_journal_but_has_the_name_of_one(
@@ -685,13 +692,13 @@ def test_what_is_no_journal_but_has_the_name_of_one(
     for n in (3, 4, 5):
         with pytest.raises(InputError, match="not a regular file"):
             undo(out / f"clipcls-sort-{n}.jsonl")
-    assert undo(out / "clipcls-sort-7.jsonl").undone == 0
+    assert undo(out / "clipcls-sort-7.jsonl").changed == 0
     assert (tmp_path / "mine").read_text() == '{"clipcls sort": 1, and no more'
     assert done.journal is not None
-    assert undo(done.journal).kept == []
+    assert undo(done.journal).failed == []
     file_results(results(("a.jpg", "clipcls-sort-1.jsonl")), tmp_path / "new", root=photos)
     assert "_clipcls-sort-1.jsonl/a.jpg" in tree(tmp_path / "new")
-    assert file_results(FOUR, tmp_path / "new", root=photos).filed == 4
+    assert file_results(FOUR, tmp_path / "new", root=photos).changed == 4
     assert len(caplog.records) == 1
 
 
@@ -705,14 +712,14 @@ def test_a_link_in_the_folder_leads_nothing_out_of_it(
     (out / "animal").symlink_to(tmp_path / "none yet")
     (out / "unknown").symlink_to("here")
     before = tree(photos)
-    assert len(make_plan(FOUR, out, mode, root=photos).failed) == 4
+    assert len(make_plan(FOUR, out, mode, root=photos).report.failed) == 4
     done = file_results(FOUR, out, mode, root=photos)
     assert str(done.failed[0]) == (
         f"a.jpg: {out}/cat leads out of {out}, to {elsewhere}; replace the link by a folder"
     )
     assert tree(elsewhere) == {"mine": b"mine"}
     assert not (tmp_path / "none yet").exists()
-    assert (done.filed, (out / "here/c.png").read_bytes()) == (1, b"c")
+    assert (done.changed, (out / "here/c.png").read_bytes()) == (1, b"c")
     assert before["a.jpg"] == (photos / "a.jpg").read_bytes()
 
 
@@ -735,10 +742,10 @@ def test_a_link_put_there_later_leads_neither_undo_nor_resumption_out(
     put(photos, {"a.jpg": "a", "sub/a.jpg": "other a", "d.jpg": "d"})
     album, before = tree(tmp_path / "album"), tree(photos)
     done.journal.write_bytes(whole[: whole.index(b'{"done"')])
-    assert file_results(results(("d.jpg", "")), out, mode, root=photos).filed == 1
+    assert file_results(results(("d.jpg", "")), out, mode, root=photos).changed == 1
     assert tree(tmp_path / "album") == album
     back = undo(done.journal)
-    assert {Path(e.path).name for e in back.kept} >= {"a.jpg", "a.jpg.xmp", "a (2).jpg"}
+    assert {Path(e.path).name for e in back.failed} >= {"a.jpg", "a.jpg.xmp", "a (2).jpg"}
     assert tree(tmp_path / "album") == album
     assert before.items() <= tree(photos).items()
     assert (tmp_path / "empty/dog").is_dir()
@@ -785,14 +792,14 @@ def test_the_secret_is_whole_wherever_its_maker_is_killed(
             done = file_results(rows, out, root=photos)
             assert len((state / "clipcls/journal.key").read_bytes()) == 32
             for journal in read_journals(out):
-                assert undo(journal.path).kept == []
+                assert undo(journal.path).failed == []
             assert tree(out) == {}
             if not killed:
                 break
         assert call > 3
     (state / "clipcls/journal.key").write_bytes(b"")
     done = file_results(rows, tmp_path / "new", root=photos)
-    assert (done.filed, done.journal) == (1, None)
+    assert (done.changed, done.journal) == (1, None)
     (journal,) = (tmp_path / "new").glob("*.jsonl")
     with pytest.raises(InputError, match=r"journal.key: is damaged; delete it"):
         undo(journal)
@@ -806,7 +813,7 @@ def test_an_original_that_was_replaced_by_one_of_the_same_size_and_time_is_filed
     put(photos, {"b.jpg": "B"})
     (photos / "c.png").chmod(0o600)
     again = file_results(FOUR, tmp_path / "out", root=photos)
-    assert (again.filed, again.plan.already) == (1, 3)
+    assert (again.changed, again.unchanged) == (1, 3)
     assert tree(tmp_path / "out") == {**FILED, "animal/dog/b (2).jpg": b"B"}
 
 
@@ -832,7 +839,7 @@ def test_where_files_cannot_be_locked_there_is_one_run_at_a_time(
     with pytest.raises(OutputError, match="another `clipcls sort`"):
         file_results(FOUR, tmp_path / "out", "move", root=photos)
     other.close()
-    assert file_results(FOUR, tmp_path / "out", "move", root=photos).filed == 3
+    assert file_results(FOUR, tmp_path / "out", "move", root=photos).changed == 3
 
 
 def test_a_disk_that_takes_no_more(tmp_path: Path, elsewhere: Path) -> None:
@@ -895,7 +902,7 @@ def test_the_command(photos: Path) -> None:
     assert done.stderr.startswith("clipcls: 2 moved\nclipcls: to undo it: clipcls sort --undo")
     journal = done.stderr.split()[-1]
     done = sort("--undo", journal, cwd=photos)
-    assert done.stderr == "clipcls: 3 files restored\n"
+    assert done.stderr == "clipcls: 3 restored\n"
     (photos / "r.jsonl").unlink()
     assert tree(photos) == before
 

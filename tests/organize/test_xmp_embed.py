@@ -21,7 +21,8 @@ if not shutil.which("exiftool"):
     pytest.skip("needs exiftool", allow_module_level=True)
 
 from clipcls.errors import InputError, install_command
-from clipcls.organize.keywords import KeywordReport, write_keywords
+from clipcls.organize.keywords import write_keywords
+from clipcls.organize.report import Report
 from clipcls.predictions import Prediction
 from helpers.predictions import predicted
 
@@ -53,7 +54,7 @@ def keywords(path: Path) -> tuple[object, object]:
     return found.get("XMP-dc:Subject"), found.get("XMP-lr:HierarchicalSubject")
 
 
-def embed_keywords(results: list[Prediction], *, remove: bool = False) -> KeywordReport:
+def embed_keywords(results: list[Prediction], *, remove: bool = False) -> Report:
     return write_keywords(results, embed=True, remove=remove)
 
 
@@ -66,7 +67,7 @@ def test_only_keywords_change(tmp_path: Path, kind: str) -> None:
     path = picture(tmp_path / f"a.{kind}")
     pixels, before = np.asarray(Image.open(path)), told(path)
     done = embed_keywords([result(path, ("animal", "dög"), ("<b>",))])
-    assert (done.written, done.failed, done.summary()) == (1, [], "1 image written")
+    assert (done.changed, done.failed) == (1, [])
     assert keywords(path) == (["animal", "dög", "<b>"], ["animal|dög", "<b>"])
     assert (np.asarray(Image.open(path)) == pixels).all()
     after = {key: value for key, value in told(path).items() if not key.startswith("XMP")}
@@ -89,7 +90,7 @@ def test_new_labels_take_the_place_of_our_own_and_of_no_others(tmp_path: Path) -
     assert keywords(path) == (["holiday", "cat"], ["holiday", "cat"])
     data = path.read_bytes()
     done = embed_keywords([result(path, ("cat",))])
-    assert (done.written, done.unchanged) == (0, 1)
+    assert (done.changed, done.unchanged) == (0, 1)
     assert path.read_bytes() == data
     embed_keywords([result(path, ("dog",))])
     assert keywords(path) == (["holiday", "dog"], ["holiday", "dog"])
@@ -113,7 +114,7 @@ def test_names_that_exiftool_could_mistake(tmp_path: Path) -> None:
     paths.append(picture(tmp_path / "line\nbreak.jpg"))
     (tmp_path / "link.jpg").symlink_to(paths[0])
     done = embed_keywords([result(path, ("cat",)) for path in (*paths, tmp_path / "link.jpg")])
-    assert (done.written, done.unchanged) == (len(names), 1)
+    assert (done.changed, done.unchanged) == (len(names), 1)
     assert [error.path for error in done.failed] == [str(paths[-1])]
     assert sorted(os.listdir(tmp_path / "100%e")) == sorted(names)
     assert all(b"<rdf:li>cat</rdf:li>" in path.read_bytes() for path in paths[:-1])
@@ -127,7 +128,7 @@ def test_links_that_lie_in_wait_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "folder/.a.clipcls-part.jpg").symlink_to(mine)
     (tmp_path / "folder/.a.clipcls-part.jpg_exiftool_tmp").symlink_to(mine)
     done = embed_keywords([result(path, ("cat",)), result(path.with_name("link.jpg"), ("cat",))])
-    assert done.written == 1
+    assert done.changed == 1
     assert [e.reason for e in done.failed] == [
         f"is a link out of its folder, to {mine}; name that file"
     ]
@@ -152,7 +153,7 @@ def test_what_cannot_be_written_stays_as_it_is(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("text.jpg", "a.bmp", "split.jpg", "gone.jpg")]
     before = [path.read_bytes() for path in paths[:3]]
     done = embed_keywords([result(path, ("cat",)) for path in (*paths, good)])
-    assert done.written == 1
+    assert done.changed == 1
     assert [error.reason.split()[0] for error in done.failed] == [
         "exiftool:",
         "exiftool:",
@@ -202,9 +203,9 @@ def test_the_command(tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_text('{"path": "a.jpg", "label": "cat"}\n')
     sort = [sys.executable, "-m", "clipcls", "sort", "r.jsonl", "--embed-xmp"]
     for more, status, message in [
-        ([], 0, "clipcls: 1 image written\n"),
-        ([], 0, "clipcls: 0 images written; 1 image needed no change\n"),
-        (["--xmp-remove"], 0, "clipcls: 1 image written\n"),
+        ([], 0, "clipcls: 1 written\n"),
+        ([], 0, "clipcls: 0 written; 1 already done\n"),
+        (["--xmp-remove"], 0, "clipcls: 1 written\n"),
         (["--xmp"], 2, "exclude each other"),
         (["--into", "out"], 2, "keywords are written"),
     ]:

@@ -238,7 +238,7 @@ def test_a_run_over_results(tmp_path: Path) -> None:
         "d.jpg": done.failed[-1].reason,
     }
     assert "d.XMP: is not XML" in done.failed[-1].reason
-    assert (done.written, done.unchanged, done.unread) == (3, 1, 1)
+    assert (done.changed, done.unchanged, done.unread) == (3, 1, 1)
     written = {"a.jpg.xmp", "b.jpg.xmp", "b.png.xmp"}
     assert {p.name for p in photos.glob("*.xmp")} == written
     assert write_keywords(rows[:3], root=photos, full_name=True).unchanged == 3
@@ -291,7 +291,7 @@ def test_names_that_differ_in_case_have_sidecars_of_their_own(
     photos = put(tmp_path / "p", {"X.JPG": "1", "X.jpg": "2", "x.Jpg": "3"})
     rows = results(("X.JPG", "cat"), ("X.jpg", "cow"), ("x.Jpg", "dog"))
     done = write_keywords(rows, root=photos, full_name=full_name)
-    assert (done.failed, done.written) == ([], 3)
+    assert (done.failed, done.changed) == ([], 3)
     assert subjects(photos / "X.JPG.xmp") == ["cat"]
     assert subjects(photos / "X.jpg.xmp") == ["cow"]
     assert subjects(photos / "x.Jpg.xmp") == ["dog"]
@@ -314,15 +314,15 @@ def test_an_image_that_is_named_twice_is_one(tmp_path: Path) -> None:
     photos = put(tmp_path / "p", {"a.jpg": ""})
     rows = results(("a.jpg", "cat"), (str(photos / "a.jpg"), "cat"))
     done = write_keywords(rows, root=photos)
-    assert (done.failed, done.written, done.unchanged) == ([], 1, 1)
+    assert (done.failed, done.changed, done.unchanged) == ([], 1, 1)
 
 
 def test_the_command_then_a_move_takes_the_sidecars_along(tmp_path: Path) -> None:
     put(tmp_path, {"a.jpg": "a", "r.jsonl": '{"path": "a.jpg", "label": "cat"}\n'})
     done = sort("r.jsonl", "--xmp", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "clipcls: 1 sidecar written\n")
+    assert (done.returncode, done.stderr) == (0, "clipcls: 1 written\n")
     done = sort("r.jsonl", "--xmp", cwd=tmp_path)
-    assert done.stderr == "clipcls: 0 sidecars written; 1 image needed no change\n"
+    assert done.stderr == "clipcls: 0 written; 1 already done\n"
     assert sort("r.jsonl", "--into", "out", "--move", cwd=tmp_path).returncode == 0
     assert {p.name for p in (tmp_path / "out/cat").iterdir()} == {"a.jpg", "a.xmp"}
     assert sort("r.jsonl", "--xmp", "--into", "out", cwd=tmp_path).returncode == 2
@@ -351,7 +351,7 @@ def test_a_link_out_of_the_folder_is_left_alone(tmp_path: Path) -> None:
         assert [e.reason.partition(",")[0] for e in done.failed][:1] == [
             "a.xmp: is a link out of its folder"
         ]
-        assert (done.written, len(done.failed)) == (1, 2)
+        assert (done.changed, len(done.failed)) == (1, 2)
     assert (tmp_path / "mine.xmp").read_bytes() == before
     assert not (tmp_path / "autostart").exists()
     assert not (photos / "sub/c.xmp").exists()

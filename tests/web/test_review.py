@@ -22,7 +22,7 @@ from clipcls.output.reader import read_results
 from clipcls.output.writing import open_output
 from clipcls.predictions import Prediction, Provenance
 from clipcls.web.review.annotations import Corrections
-from clipcls.web.review.answers import NO_LABEL, Answer
+from clipcls.web.review.answers import NO_LABEL
 from clipcls.web.review.files import ReviewFiles
 from clipcls.web.review.learner import Relearner
 from clipcls.web.review.session import Review
@@ -188,11 +188,17 @@ def test_clusters_and_new_answers_change_the_order(
     found = read_results(results(paths, encoder, tmp_path))
     with Corrections(tmp_path / "c.csv") as corrections:
         review = Review(found, corrections)
-        review.use_relearnt([Answer(0, 0.6, 0.0), Answer(0, 0.9, 0.8), None])
+        sure, unsure = (("blue", 0.9), ("red", 0.1)), (("blue", 0.5), ("red", 0.5))
+        gone = ImageError(paths[2], "no such file")
+        relearnt = [
+            predicted(path, ("blue",), top=top)
+            for path, top in zip(paths, (unsure, sure), strict=False)
+        ]
+        review.use_relearnt([*relearnt, gone])
         assert review.order[0] == 0
         assert review.now(2) is review.answers[2]
         review.label({0: 0})
-        review.use_relearnt([Answer(0, 0.6, 0.0), Answer(0, 0.9, 0.8), None])
+        review.use_relearnt([*relearnt, gone])
         assert review.order[-1] == 0
 
 
@@ -214,17 +220,17 @@ def test_known_images_are_not_encoded_again_and_fit_learns_the_same(
     assert relearner.seen.tolist() == [True] * 24 + [False]
     # Somebody's own idea of them, and a label that was not there.
     said = {n: ["green", "blue", "my own"][n % 3] for n in range(12)}
-    found = relearner.learn(said)
+    learnt, found = relearner.learn(said)
     assert encoder.images == encoded
-    assert [top[0][0] for top in found.answers[:24]] == ["green", "blue", "my own"] * 8
-    assert found.answers[24] == ()
-    assert all(sum(score for _, score in top) <= 1 + 1e-9 for top in found.answers)
+    assert [result.label for result in found[:24]] == ["green", "blue", "my own"] * 8
+    assert isinstance(found[24], ImageError)
+    for result in found[:24]:
+        assert sum(candidate.score for candidate in result.top) <= 1 + 1e-9
     with Corrections(tmp_path / "corrections.csv") as corrections:
         corrections.set({paths[n]: label for n, label in said.items()})
         by_file = FewShotClassifier([*LABELS, "my own"], encoder, cache=cache).fit(corrections.path)
-    np.testing.assert_allclose(by_file.weights_, found.classifier.weights_, atol=1e-6)
-    assert found.record()["images"] == 12
-    assert found.record()["labels"] == 3
+    np.testing.assert_allclose(by_file.weights_, learnt.weights_, atol=1e-6)
+    assert [count for _, count, _ in learnt.learnt_.labels] == [0, 4, 4, 4]
 
 
 def test_what_names_several_labels_of_a_hierarchy_is_no_new_label(
@@ -234,9 +240,9 @@ def test_what_names_several_labels_of_a_hierarchy_is_no_new_label(
     labels = ["warm > red", "warm > yellow", "cold > green"]
     relearner = Relearner(ZeroShotClassifier(labels, encoder, cache=False).fit(), paths)
     relearner.embed()
-    found = relearner.learn({0: "red", 1: "cold > green", 2: "warm"})
-    assert found.classifier.classes_.tolist() == ["red", "yellow", "green"]
-    assert found.record()["images"] == 2
+    learnt, _ = relearner.learn({0: "red", 1: "cold > green", 2: "warm"})
+    assert learnt.classes_.tolist() == ["red", "yellow", "green"]
+    assert sum(count for _, count, _ in learnt.learnt_.labels) == 2
 
 
 def test_one_label_is_nothing_to_learn_from(
@@ -286,11 +292,13 @@ def test_corrections_of_another_list_are_refused_by_name(paths: list[str], tmp_p
 
 
 def test_files_are_named_after_the_results(tmp_path: Path) -> None:
-    cat, colour = (ReviewFiles.of(str(tmp_path / name)) for name in ("cat.jsonl.gz", "colour.csv"))
+    cat, colour = (
+        ReviewFiles.for_results(str(tmp_path / name)) for name in ("cat.jsonl.gz", "colour.csv")
+    )
     assert cat.corrections == tmp_path / "cat.corrections.csv"
     assert colour.corrections == tmp_path / "colour.corrections.csv"
     assert cat.table == tmp_path / "cat.reviewed.csv"
-    other = ReviewFiles.of("cat.jsonl", tmp_path / "mine.csv")
+    other = ReviewFiles.for_results("cat.jsonl", tmp_path / "mine.csv")
     assert (other.table, other.classifier) == (
         tmp_path / "mine.reviewed.csv",
         tmp_path / "mine.safetensors",
@@ -323,7 +331,8 @@ def test_the_reviewed_table_has_a_persons_labels_and_elsewhere_the_answers(
         review.label({0: 1, 1: NO_LABEL})
         rows = table(review, file)
         # A classifier learnt later changes other answers, never what a person said.
-        review.use_relearnt([Answer(2, 0.9, 0.8), Answer(2, 0.9, 0.8), Answer(0, 0.7, 0.1), None])
+        labels = ("blue", "blue", "red")
+        review.use_relearnt([*answered(paths, *labels), ImageError("bad.png", "truncated")])
         learnt = table(review, tmp_path / "later.csv")
     said = {name: (row["label"], row["labelled_by"], row["best"]) for name, row in rows.items()}
     assert said == {

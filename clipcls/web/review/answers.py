@@ -1,4 +1,4 @@
-"""One result -> what a classifier says of an image, as a review keeps it and its page shows it."""
+"""A classifier's answer for one image, as a review keeps it and its page shows it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 from clipcls.labels.names import join_levels
 from clipcls.predictions import REJECT, UNKNOWN, Prediction
 
-__all__ = ["NO_LABEL", "Answer", "make_answer", "name_answer", "score_or_none"]
+__all__ = ["MOST_SHOWN", "NO_LABEL", "Answer", "make_answer", "name_answer", "score_or_none"]
 
 NO_LABEL = -1
-_TOP = 5
+MOST_SHOWN = 5  # labels per image
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a classifier says of an image.
+    """A classifier's answer for an image.
 
     Attributes:
         label: the label's number, `NO_LABEL` for `unknown` and `none of these`.
         score: of the best label, or None.
-        margin: the best score less the second's, or None where that is not known.
+        margin: the difference between the best two scores, or None if that is not known.
         top: numbers and scores of the best labels, best first.
-        guess: for `unknown` the best label's number, `NO_LABEL` where the results do not name it;
+        guess: for `unknown` the best label's number, `NO_LABEL` if the results do not name it;
             None for every other answer.
     """
 
@@ -37,17 +37,17 @@ class Answer:
 
     @property
     def best(self) -> int:
-        """The best label's number, sure enough or not; `NO_LABEL` where there is none."""
+        """The best label's number, sure enough or not; `NO_LABEL` if there is none."""
         return self.label if self.guess is None else self.guess
 
     def to_row(self) -> list[Any]:
-        """As the page takes it."""
+        """A list for the page."""
         top = [[label, round(score, 4)] for label, score in self.top]
         return [self.label, self.score, self.margin, top, self.guess]
 
 
 def name_answer(result: Prediction, known: set[str]) -> str:
-    """The answer's name: its path where names are shared, else that of the label alone."""
+    """The answer's name: its path if that is in `known`, where several share a name."""
     if result.label_paths in ((), ((REJECT,),)):
         return UNKNOWN
     (lineage,) = result.label_paths
@@ -61,15 +61,15 @@ def make_answer(
     top: Sequence[tuple[str, float]],
     result: Prediction,
 ) -> Answer:
-    """What a result says of its image.
+    """The answer of a result.
 
     Args:
         numbers: name of a label -> its number.
-        answer: the result's answer, as `name_answer` names it.
-        top: names and scores of its best labels, best first.
+        answer: the answer's name, as `name_answer` gives it.
+        top: names and scores of the best labels, best first.
         result: the result.
     """
-    rows = tuple((numbers[name], value) for name, value in top[:_TOP])
+    rows = tuple((numbers[name], value) for name, value in top[:MOST_SHOWN])
     score, margin = score_or_none(result.score), None
     # A csv does not name the best label of an image whose answer is `unknown`.
     scores = [value for _, value in top]
@@ -89,5 +89,5 @@ def make_answer(
 
 
 def score_or_none(score: float) -> float | None:
-    """A result's score, or None where it has none."""
+    """A result's score, or None if it has none."""
     return None if math.isnan(score) else score

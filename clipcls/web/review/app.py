@@ -1,7 +1,7 @@
-"""The local web application of `clipcls review`: a `Review`, what is learnt from it, and the page.
+"""The local web application of `clipcls review`: a `Review`, a classifier learnt from it, the page.
 
-What takes long (vectors, learning) is done in one thread beside it, so the page stays usable; what
-it has come to is asked for at `/api/status`. Images are named by their number, never by a path.
+What takes long (vectors, learning) runs in a background thread, so the page stays usable;
+`/api/status` reports its progress. Images are named by their number, never by a path.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import secrets
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,13 +30,14 @@ from clipcls.data.thumbnails import make_thumbnail
 from clipcls.errors import ClipclsError, ImageError, InputError
 from clipcls.predictions import UNKNOWN
 from clipcls.web.local_server import json_response, page_routes, problem
-from clipcls.web.review.answers import NO_LABEL, Answer
+from clipcls.web.review.answers import NO_LABEL
 from clipcls.web.review.files import ReviewFiles
 from clipcls.web.review.session import Review
 
 if TYPE_CHECKING:
     from clipcls.classification.zero_shot import ZeroShotClassifier
-    from clipcls.web.review.learner import Relearner, Relearnt
+    from clipcls.few_shot.classifier import FewShotClassifier
+    from clipcls.web.review.learner import Relearner
 
 __all__ = ["ReviewApp"]
 
@@ -43,20 +45,20 @@ logger = logging.getLogger(__name__)
 
 _THUMBNAIL, _IMAGE = 240, 1600  # longer sides, pixels
 _BODY = 16 << 20  # bytes of a request
-_MOST_CHANGES = 12  # pairs of labels that are told of
+_WITHOUT_VECTORS = "images are ordered by the scores of the results alone"
+_MOST_CHANGES = 12  # pairs of labels
 
 
 class ReviewApp:
-    """What the page asks for; `asgi` is the application, to be put behind a `web.Guard`.
+    """The server's side of the page; `asgi` is the application, to be put behind a `Guard`.
 
     Args:
-        review: what is reviewed.
-        files: where the reviewed table, and a learnt classifier if the page is told to save it,
-            are written.
-        open_classifier: makes the classifier by words whose vectors order the images and which the
-            corrections are learnt on top of; called in a thread. None: there is none.
+        review: the results and corrections.
+        files: where to write the reviewed table and, on request, a learnt classifier.
+        open_classifier: opens the zero-shot classifier that the corrections improve, and whose
+            vectors order the images; called in a thread. None: there is none.
         next_commands: what to run after the review, as shell commands.
-        title: what the page is of.
+        title: the page's title.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class ReviewApp:
         self._decoding = threading.BoundedSemaphore(min(8, os.cpu_count() or 1))
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="clipcls-review")
         self._relearner: Relearner | None = None
-        self._relearnt: Relearnt | None = None
+        self._learnt: FewShotClassifier | None = None
         self._session = secrets.token_hex(8)
         self._stopping = False
         self._is_saved = False
@@ -91,22 +93,22 @@ class ReviewApp:
             "saved": "",
         }
 
-    # -- beside the page ------------------------------------------------------------------------
+    # -- in the background ----------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begins to get vectors, beside the page."""
+        """Begin to get vectors, in the background."""
         if self._open_classifier is None:
-            self._status["note"] = "without a model: the order is by the scores of the results"
+            self._status["note"] = _WITHOUT_VECTORS
             return
         self._status["busy"] = "vectors"
-        self._worker.submit(self._guarded, self._prepare)
+        self._worker.submit(self._run, self._prepare)
 
     def stop(self) -> None:
-        """Ends what is done beside the page, and waits for it."""
+        """End the work in the background, and wait for it."""
         self._stopping = True
         self._worker.shutdown(wait=True, cancel_futures=True)
 
-    def _guarded(self, work: Callable[[], None]) -> None:
+    def _run(self, work: Callable[[], None]) -> None:
         note = ""
         try:
             work()
@@ -114,10 +116,10 @@ class ReviewApp:
             note = str(error)
         except Exception as error:
             logger.debug("review", exc_info=True)
-            note = f"{type(error).__name__}: {error} (internal error: please report it)"
+            note = f"{type(error).__name__}: {error} (internal error, please report it)"
         if note:
             logger.warning("%s", note)
-        # Together: a page that sees nothing to wait for asks no more.
+        # Together: a page that sees no work stops asking.
         self._status |= {"note": note, "busy": ""}
 
     def _prepare(self) -> None:
@@ -127,7 +129,7 @@ class ReviewApp:
         try:
             relearner = Relearner(self._open_classifier(), self._review.files)
         except ClipclsError as error:
-            raise InputError(f"ordered by the scores of the results alone: {error}") from error
+            raise InputError(f"{_WITHOUT_VECTORS}: {error}") from error
 
         def watch(at: int) -> bool:
             self._status["at"] = at
@@ -137,7 +139,7 @@ class ReviewApp:
         if self._stopping:
             return
         if not relearner.seen.any():
-            raise InputError("ordered by the scores of the results alone: no image can be read")
+            raise InputError(f"{_WITHOUT_VECTORS}: no image can be read")
         self._relearner = relearner
         self._review.use_vectors(relearner.vectors)
         self._status["can_learn"] = True
@@ -152,49 +154,36 @@ class ReviewApp:
             if label != NO_LABEL and self._relearner.seen[image]
         }
         if len(set(labels.values())) < 2:
-            raise InputError("to learn from, give images of two labels or more")
-        found = self._relearner.learn(labels)
-        before = [review.now(image).label for image in range(len(review.paths))]
-        numbers = {name: review.add_label(name) for top in found.answers for name, _ in top}
-        answers = [
-            Answer(
-                numbers[top[0][0]],
-                top[0][1],
-                top[0][1] - top[1][1] if len(top) > 1 else 1.0,
-                tuple((numbers[name], score) for name, score in top),
-            )
-            if top
-            else None
-            for top in found.answers
-        ]
-        review.use_relearnt(answers)
-        self._relearnt, self._is_saved = found, False
+            raise InputError("learning needs images with two labels or more")
+        classifier, results = self._relearner.learn(labels)
+        review.use_relearnt(results)
+        self._learnt, self._is_saved = classifier, False
+        counts = [count for _, count, _ in classifier.learnt_.labels]
         self._status["saved"] = ""
         self._status["order"] += 1
         self._status["learnt"] = {
             "number": self._status["order"],
-            **found.record(),
-            **self._changes(answers, before),
+            "images": sum(counts),
+            "labels": sum(count > 0 for count in counts),
+            "cross_validation": classifier.learnt_.cross_validation,
+            **self._count_changes(),
         }
 
-    def _changes(self, answers: list[Answer | None], before: list[int]) -> dict[str, Any]:
-        """How many answers differ from the results', and from what was said just before."""
+    def _count_changes(self) -> dict[str, Any]:
+        """How many answers differ from those of the results, among images without a label."""
         done = self._review.done()
-        pairs: dict[tuple[int, int], int] = {}
-        since = 0
-        for image, answer in enumerate(answers):
-            if answer is None or image in done:
-                continue
-            since += answer.label != before[image]
-            old = self._review.answers[image].label
-            if answer.label != old:
-                pairs[old, answer.label] = pairs.get((old, answer.label), 0) + 1
-        most = sorted(pairs.items(), key=lambda item: -item[1])
+        pairs = [
+            (old.label, new.label)
+            for image, (old, new) in enumerate(
+                zip(self._review.answers, self._review.relearnt or (), strict=True)
+            )
+            if new is not None and image not in done
+        ]
+        changed = Counter((old, new) for old, new in pairs if old != new)
         return {
-            "others": sum(a is not None and n not in done for n, a in enumerate(answers)),
-            "changed": sum(pairs.values()),
-            "changed_since": since,
-            "pairs": [[old, new, count] for (old, new), count in most[:_MOST_CHANGES]],
+            "others": len(pairs),
+            "changed": changed.total(),
+            "pairs": [[*pair, count] for pair, count in changed.most_common(_MOST_CHANGES)],
         }
 
     # -- the application ------------------------------------------------------------------------
@@ -255,9 +244,9 @@ class ReviewApp:
     def _picture(self, request: Request, side: int) -> Response:
         number = request.path_params["image"]
         if number >= len(self._review.files):
-            return problem(404, "there is no such image")
+            return problem(404, "no such image")
         file = self._review.files[number]
-        # Asked for again each time: the next review on this port has other images at this address.
+        # Browsers ask again each time: the next review on this port has other images here.
         headers = {"cache-control": "private, no-cache"}
         with contextlib.suppress(OSError, ValueError):
             headers["etag"] = f'"{self._session}-{number}-{os.stat(file).st_mtime_ns}"'
@@ -291,20 +280,20 @@ class ReviewApp:
 
     def _start_learning(self, _: dict[str, Any]) -> Any:
         if self._status["busy"]:
-            raise _ConflictError("wait for what is being done")
+            raise _ConflictError("wait until the current work is done")
         if self._relearner is None:
             raise _ConflictError(self._status["note"] or "there are no vectors to learn from")
         self._status |= {"busy": "learning", "note": ""}
-        self._worker.submit(self._guarded, self._learn)
+        self._worker.submit(self._run, self._learn)
         return self._status
 
     def _save(self, body: dict[str, Any]) -> Any:
-        if self._relearnt is None:
-            raise _ConflictError("nothing was learnt yet")
+        if self._learnt is None:
+            raise _ConflictError("there is no learnt classifier yet")
         output = self._files.classifier
         if os.path.lexists(output) and not (self._is_saved or body.get("replace") is True):
             raise _ConflictError(f"{output} exists already")
-        self._relearnt.classifier.save(output)
+        self._learnt.save(output)
         self._is_saved = True
         self._status["saved"] = str(output)
         return self._status
@@ -313,7 +302,7 @@ class ReviewApp:
         given, answers = self._review.done(), self._review.answers
         if given:
             self._review.write_table(self._files.table)
-        signal.raise_signal(signal.SIGTERM)  # as `kill` would: what was accepted is finished
+        signal.raise_signal(signal.SIGTERM)  # like `kill`: accepted requests are finished
         return {
             "table": str(self._files.table) if given else "",
             "done": len(given),
@@ -324,14 +313,14 @@ class ReviewApp:
 
 
 class _ConflictError(Exception):
-    """What was asked for cannot be done now."""
+    """The request cannot be done now."""
 
 
 async def _body(request: Request) -> dict[str, Any]:
     """A request's JSON object.
 
     Raises:
-        ValueError: it is none, or too large.
+        TypeError, ValueError: it is not one, or too large.
     """
     data = b""
     async for part in request.stream():

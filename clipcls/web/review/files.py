@@ -16,9 +16,9 @@ class ReviewFiles:
     """The files of one review, next to each other and named after its results.
 
     Attributes:
-        corrections: what the person said, kept at once.
+        corrections: the person's labels, written at once.
         table: the reviewed table, written at the end.
-        classifier: where a classifier learnt on the page is saved.
+        classifier: for a classifier learnt on the page.
         page: for a report of the table.
     """
 
@@ -28,8 +28,8 @@ class ReviewFiles:
     page: Path
 
     @classmethod
-    def of(cls, results: str, output: Path | None = None) -> ReviewFiles:
-        """For the file of results; `output` is another file of corrections."""
+    def for_results(cls, results: str, output: Path | None = None) -> ReviewFiles:
+        """The files for a file of results; `output` is another file of corrections."""
         stem = Path(results.removesuffix(".gz")).stem
         corrections = output or Path(results).with_name(f"{stem}.corrections.csv")
         base = corrections.stem.removesuffix(".corrections")
@@ -37,13 +37,13 @@ class ReviewFiles:
         return cls(corrections, *(corrections.with_name(base + end) for end in ends))
 
     def refuse_foreign_table(self) -> None:
-        """Refuses to write the table over another file.
+        """Refuse to write the table over another file.
 
         Raises:
-            InputError: `table` exists and is not one.
+            InputError: `table` exists and is not a reviewed table.
         """
         try:
-            # Nobody named it: a link could lead anywhere, and a pipe would be waited for.
+            # Nobody named this file: a link could lead anywhere, and opening a pipe would block.
             if stat.S_ISREG(self.table.lstat().st_mode):
                 with self.table.open("rb") as file:
                     if b"labelled_by" in file.readline(1000):

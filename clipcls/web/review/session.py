@@ -1,7 +1,7 @@
-"""Results and what a person says of them: which images, in which order, with which labels.
+"""Results and a person's corrections of them: which images, in which order, with which labels.
 
 `Review` is what the page of `clipcls review` shows, without the page. Images are numbers in the
-order of the results; a label is a number in `labels`, `NO_LABEL` for "not any of these".
+order of the results; a label is a number in `labels`, `NO_LABEL` for "none of the labels".
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from clipcls.embeddings.clustering import cluster_vectors
 from clipcls.errors import ImageError, InputError
+from clipcls.organize.report import no_images_error
 from clipcls.predictions import REJECT, UNKNOWN, Prediction, Result
 from clipcls.web.review.active_learning import acquisition_order
 from clipcls.web.review.annotations import Corrections, check_label
@@ -31,25 +32,25 @@ class Review:
     """Results under review, and their corrections. May be used from several threads.
 
     Args:
-        results: as `read_results` gives them; of a file under two names the first is labelled.
-        corrections: the open file of corrections; what is in it of these images is done.
-        labels: the labels there are; those of the results come after them.
-        lineages: name of a label -> its names from the root of the hierarchy, where it is not the
-            name alone; those in the results are known.
+        results: of `read_results`; a file under two names is labelled under the first.
+        corrections: the open file of corrections; images that it has are done.
+        labels: the known labels; those of the results come after them.
+        lineages: name of a label -> its names from the root of the hierarchy, where that is more
+            than the name; those in the results are known.
         root: what the results' paths are relative to.
 
     Attributes:
         labels: the labels' names.
         paths: of the images, as in the results.
-        files: where they are.
+        files: the images' files.
         errors: why an image cannot be labelled, or "".
-        answers: what the results say.
-        relearnt: what a classifier that was learnt since says, None of images it could not see; or
-            None as a whole.
+        answers: those of the results.
+        relearnt: the answers of a classifier learnt since, None for images that it could not read;
+            None if there is no such classifier.
 
     Raises:
-        InputError: no image can be labelled, images have several labels, a label cannot stand in
-            a file of corrections, or the corrections were made with another list of labels.
+        InputError: no image can be labelled, images have several labels, a file of corrections
+            cannot hold a label, or the corrections were made with another list of labels.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class Review:
     ) -> None:
         self._lock = threading.RLock()
         self.corrections = corrections
-        found = [
+        self._root = root
+        self._unread = {r.path: r.reason for r in results if isinstance(r, ImageError)}
+        self._results = found = [
             Prediction(r.path, UNKNOWN, (), None) if isinstance(r, ImageError) else r
             for r in results
         ]
@@ -72,63 +75,46 @@ class Review:
             raise InputError(
                 f"{several} has several labels: a review needs results with one label per image"
             )
-        tops = [
-            [
-                (candidate.label, candidate.score)
-                for candidate in result.top
-                if candidate.label not in (UNKNOWN, REJECT) and not math.isnan(candidate.score)
-            ]
-            for result in found
-        ]
-        known = {*labels, *(name for top in tops for name, _ in top)}
+        known = {*labels, *(name for result in found for name, _ in _known_scores(result))}
         answers = [name_answer(result, known) for result in found]
-        seen = sorted({name for name in (*answers, *known) if name != UNKNOWN})
+        seen = sorted({*answers, *known} - {UNKNOWN})
         self.labels: list[str] = list(dict.fromkeys((*labels, *seen)))
-        self._results = tuple(found)
-        self._unread = {r.path: r.reason for r in results if isinstance(r, ImageError)}
+        for name in self.labels:
+            check_label(name)
+        self._numbers = {name: number for number, name in enumerate(self.labels)}
+        self._numbers[UNKNOWN] = NO_LABEL
         self._lineages = {
             name: lineage
             for name, result in zip(answers, found, strict=True)
             for lineage in result.label_paths
         } | dict(lineages or {})
-        self._numbers = {name: number for number, name in enumerate(self.labels)}
-        self._numbers[UNKNOWN] = NO_LABEL
-        for name in self.labels:
-            check_label(name)
-        self._root = root
         self.paths = [result.path for result in found]
         self.files = [os.path.join(root, path) for path in self.paths]
         self.answers = [
-            make_answer(self._numbers, answer, top, result)
-            for answer, top, result in zip(answers, tops, found, strict=True)
+            make_answer(self._numbers, answer, _known_scores(result), result)
+            for answer, result in zip(answers, found, strict=True)
         ]
         self.relearnt: list[Answer | None] | None = None
         self._places: list[str] = []
-        self._of_place: dict[str, int] = {}
-        self._first: dict[int, int] = {}
+        self._images: dict[str, int] = {}  # the first image at each place
         self.errors: list[str] = []
-        for number, (result, file) in enumerate(zip(results, self.files, strict=True)):
-            place, error = "", result.reason if isinstance(result, ImageError) else ""
-            if not error:
-                try:
-                    place = corrections.place(file)
-                except InputError as reason:
-                    error = str(reason)
-            if place and (first := self._of_place.setdefault(place, number)) != number:
-                place, error = "", f"is the same file as {self.paths[first]}"
-                self._first[number] = first
+        for number, (path, file) in enumerate(zip(self.paths, self.files, strict=True)):
+            place, error = "", self._unread.get(path, "")
+            try:
+                place = place if error else corrections.place(file)
+            except InputError as reason:
+                error = str(reason)
+            if place and (first := self._images.setdefault(place, number)) != number:
+                error = f"is the same file as {self.paths[first]}"
             self._places.append(place)
             self.errors.append(error)
-        if not self._of_place:
+        if not self._images:
             why = f"; the first: {self.paths[0]}: {self.errors[0]}" if self.paths else ""
-            raise InputError(f"there is no image in the results that can be reviewed{why}")
-        if not any(os.path.exists(file) for file in self.files):
-            raise InputError(
-                f"{self.files[0]}: not there, nor is any other image of the results; paths are "
-                "relative to where `classify` ran: give that folder with --root"
-            )
+            raise InputError(f"the results hold no image that can be reviewed{why}")
+        if not any(map(os.path.exists, self.files)):
+            raise no_images_error(self.files[0])
         self._refuse_other_list()
-        for place, number in self._of_place.items():
+        for place, number in self._images.items():
             best = self.answers[number].best
             corrections.best[place] = "" if best == NO_LABEL else self.labels[best]
         for label in self._corrected().values():
@@ -137,15 +123,15 @@ class Review:
         self._clusters: NDArray[np.int64] | None = None
         self._reorder()
 
-    # -- what was said --------------------------------------------------------------------------
+    # -- a person's labels ----------------------------------------------------------------------
 
     def done(self) -> dict[int, int]:
-        """The images that have a label by now -> its number."""
+        """The images with a label -> its number."""
         with self._lock:
             return {n: self._numbers[label] for n, label in self._corrected().items()}
 
     def label(self, labels: Mapping[int, int | None]) -> list[int]:
-        """Gives images labels, or takes them away (None): one action, on the disk on return.
+        """Give images labels, or take them away (None): one action, on the disk on return.
 
         Args:
             labels: number of an image -> number of its label.
@@ -163,26 +149,26 @@ class Review:
             for number, label in labels.items():
                 if not 0 <= number < len(self._places):
                     raise IndexError(f"there is no image {number}")
-                if not self._places[number]:
+                if self.errors[number]:
                     raise InputError(f"{self.paths[number]}: {self.errors[number]}")
                 changes[self._places[number]] = None if label is None else self.name(label)
-            return self._ours(self.corrections.set(changes))
+            return self._own(self.corrections.set(changes))
 
     def undo(self) -> list[int]:
-        """Takes the last action back; the images whose label changed."""
+        """Undo the last action; the images whose label changed."""
         with self._lock:
-            return self._ours(self.corrections.undo())
+            return self._own(self.corrections.undo())
 
     def redo(self) -> list[int]:
-        """Does again what was taken back last; the images whose label changed."""
+        """Redo what was undone last; the images whose label changed."""
         with self._lock:
-            return self._ours(self.corrections.redo())
+            return self._own(self.corrections.redo())
 
     def add_label(self, name: str) -> int:
-        """The number of a label of this name, which is there from now on.
+        """The number of the label with this name, new or not.
 
         Raises:
-            InputError: a file of corrections cannot carry it.
+            InputError: a file of corrections cannot hold it.
         """
         name = unicodedata.normalize("NFC", name.strip())
         check_label(name)
@@ -197,14 +183,14 @@ class Review:
             raise IndexError(f"there is no label {label}")
         return self.labels[label]
 
-    # -- what comes out of it -------------------------------------------------------------------
+    # -- the reviewed table ---------------------------------------------------------------------
 
     def reviewed(self, folder: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
         """The reviewed table: the person's label where one was given, elsewhere the answer.
 
         Args:
-            folder: where the table will lie. Paths are written as in the results where these are
-                relative to that folder, else absolute, so that every command finds the images.
+            folder: the table's folder. Paths are written as in the results if these are relative to
+                it, else absolute, so that every command finds the images.
 
         Yields:
             One record per result. `labelled_by` is `person`, `learnt` (by the classifier that was
@@ -212,25 +198,25 @@ class Review:
             of the latest classifier.
         """
         with self._lock:
-            done, count = self.done(), len(self.paths)
-            answers = [self.now(number) for number in range(count)]
+            done, answers = self.done(), list(map(self.now, range(len(self.paths))))
         is_here = os.path.realpath(folder) == os.path.realpath(self._root)
         has_levels = any(len(lineage) > 1 for lineage in self._lineages.values())
         for number, result in enumerate(self._results):
-            answer, image = answers[number], self._first.get(number, number)
-            lineage = result.label_paths[0] if result.given else (UNKNOWN,)
-            label, score, by = lineage[-1], score_or_none(result.score), "model"
-            if image in done or (answer is not self.answers[number] and not result.by_person):
-                number_of = done.get(image, answer.label)
-                label, score, by = self.name(number_of), answer.score, "learnt"
-                lineage = self._lineages.get(label, (label,))
-                if image in done:
-                    score, by = None, "person"
-            elif result.by_person:
-                by = "person"
-            error = self._unread.get(result.path, "")
+            answer, error = answers[number], self._unread.get(result.path, "")
+            given = done.get(self._images.get(self._places[number], number))
+            score = score_or_none(result.score)
+            lineage: tuple[str, ...]
             if error:
-                label, by, lineage = "", "", ()
+                label, lineage, by = "", (), ""
+            elif given is not None:
+                label, score, by = self.name(given), None, "person"
+                lineage = self._lineages.get(label, (label,))
+            elif answer is not self.answers[number] and not result.by_person:
+                label, score, by = self.name(answer.label), answer.score, "learnt"
+                lineage = self._lineages.get(label, (label,))
+            else:
+                lineage = result.label_paths[0] if result.given else (UNKNOWN,)
+                label, by = lineage[-1], "person" if result.by_person else "model"
             yield {
                 "path": result.path if is_here else os.path.abspath(self.files[number]),
                 "label": label,
@@ -242,7 +228,7 @@ class Review:
             }
 
     def write_table(self, path: Path) -> None:
-        """Writes the reviewed table (csv), whole or not at all.
+        """Write the reviewed table (csv), whole or not at all.
 
         Raises:
             OutputError: it cannot be written.
@@ -255,56 +241,51 @@ class Review:
 
     # -- the order ------------------------------------------------------------------------------
 
-    @property
-    def clusters(self) -> list[int] | None:
-        """The cluster of each image, -1 of those without a vector; None without vectors."""
-        return None if self._clusters is None else self._clusters.tolist()
-
     def use_vectors(self, vectors: NDArray[np.float32]) -> None:
-        """Takes the images' vectors, float32 (n, dim); a row of zeros is none."""
+        """Order by the images' vectors too, float32 (n, dim); a row of zeros is no vector."""
         rows = np.flatnonzero(vectors.any(axis=1))
         clusters = np.full(len(vectors), -1, np.int64)
-        clusters[rows] = cluster_vectors(vectors[rows], _clusters(len(rows)))
+        # Few enough that a cluster gets one label: the square root of the images, 200 at most.
+        clusters[rows] = cluster_vectors(vectors[rows], min(math.ceil(math.sqrt(len(rows))), 200))
         with self._lock:
             self._vectors, self._clusters = vectors, clusters
             self._reorder()
 
-    def use_relearnt(self, answers: Sequence[Answer | None]) -> None:
-        """Takes what a classifier says that was learnt from the corrections."""
+    def use_relearnt(self, results: Sequence[Result]) -> None:
+        """Take the answers of a classifier that was learnt from the corrections."""
         with self._lock:
-            self.relearnt = list(answers)
+            self.relearnt = []
+            for result in results:
+                answer = None
+                if isinstance(result, Prediction):
+                    scores = _known_scores(result)
+                    for name, _ in scores:
+                        self._number(name)
+                    answer = make_answer(self._numbers, scores[0][0], scores, result)
+                self.relearnt.append(answer)
             self._reorder()
 
     def now(self, image: int) -> Answer:
-        """The latest that a classifier says of an image."""
+        """The latest answer for an image."""
         newer = self.relearnt[image] if self.relearnt else None
         return self.answers[image] if newer is None else newer
 
     def _reorder(self) -> None:
-        margins = np.array(
-            [
-                # What could not be told apart is in most doubt.
-                0.0 if (margin := self.now(number).margin) is None else margin
-                for number in range(len(self.paths))
-            ]
-        )
+        # Answers whose margin is unknown are the most doubtful.
+        margins = [self.now(number).margin or 0.0 for number in range(len(self.paths))]
         done = np.zeros(len(self.paths), bool)
         done[list(self.done())] = True
-        found = acquisition_order(margins, self._vectors, done)
+        found = acquisition_order(np.array(margins), self._vectors, done)
         self.order: list[int] = [n for n in found.tolist() if not self.errors[n]]
 
     # -- for the page ---------------------------------------------------------------------------
 
     def record(self) -> dict[str, Any]:
-        """All that the page shows, as in JSON."""
+        """All that the page shows, for JSON."""
         with self._lock:
+            images = zip(self.paths, self.errors, self.answers, strict=True)
             return {
-                "images": [
-                    [path, error, answer.to_row()]
-                    for path, error, answer in zip(
-                        self.paths, self.errors, self.answers, strict=True
-                    )
-                ],
+                "images": [[path, error, answer.to_row()] for path, error, answer in images],
                 "done": list(self.done().items()),
                 "can_undo": self.corrections.can_undo,
                 "can_redo": self.corrections.can_redo,
@@ -312,14 +293,14 @@ class Review:
             }
 
     def order_record(self) -> dict[str, Any]:
-        """What changes with what was learnt."""
+        """What changes when a classifier is learnt."""
         with self._lock:
+            rows = [answer and answer.to_row() for answer in self.relearnt or ()]
             return {
                 "labels": list(self.labels),
                 "order": self.order,
-                "clusters": self.clusters,
-                "now": self.relearnt
-                and [None if answer is None else answer.to_row() for answer in self.relearnt],
+                "clusters": None if self._clusters is None else self._clusters.tolist(),
+                "now": rows or None,
             }
 
     def change_record(self, images: Sequence[int]) -> dict[str, Any]:
@@ -335,13 +316,13 @@ class Review:
     # -------------------------------------------------------------------------------------------
 
     def _refuse_other_list(self) -> None:
-        """Refuses corrections whose images were mostly given labels that are not in this list.
+        """Refuse corrections in which half of the labels or more are not in this list.
 
-        A person may have added labels: so where the file names the classifier's best label, that
-        one tells which list it was.
+        A person may have added labels: so the classifier's best label, if the file names it, tells
+        which list it was.
         """
         given, best = self.corrections.labels, self.corrections.best
-        places = [place for place in given if place in self._of_place] or given
+        places = [place for place in given if place in self._images] or given
         names = [name for p in places if (name := best.get(p) or given[p]) != UNKNOWN]
         others = [name for name in names if name not in self._numbers]
         if others and 2 * len(others) >= len(names):
@@ -352,14 +333,11 @@ class Review:
             )
 
     def _corrected(self) -> dict[int, str]:
-        return {
-            self._of_place[place]: label
-            for place, label in self.corrections.labels.items()
-            if place in self._of_place
-        }
+        labels, images = self.corrections.labels, self._images
+        return {images[place]: label for place, label in labels.items() if place in images}
 
-    def _ours(self, places: Iterable[str]) -> list[int]:
-        return [self._of_place[place] for place in places if place in self._of_place]
+    def _own(self, places: Iterable[str]) -> list[int]:
+        return [self._images[place] for place in places if place in self._images]
 
     def _number(self, name: str) -> int:
         if name not in self._numbers:
@@ -368,6 +346,10 @@ class Review:
         return self._numbers[name]
 
 
-def _clusters(images: int) -> int:
-    """How many clusters, for images to get a label together: the square root, 200 at most."""
-    return min(math.ceil(math.sqrt(images)), 200)
+def _known_scores(result: Prediction) -> list[tuple[str, float]]:
+    """A result's labels with known scores, best first."""
+    return [
+        (candidate.label, candidate.score)
+        for candidate in result.top
+        if candidate.label not in (UNKNOWN, REJECT) and not math.isnan(candidate.score)
+    ]

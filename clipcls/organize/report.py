@@ -1,0 +1,57 @@
+"""What a run over images did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clipcls.errors import ImageError, InputError
+
+__all__ = ["Report", "no_images_error"]
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run over images did.
+
+    Attributes:
+        action: what it did with them: "copied", "moved", "linked", "written" or "restored".
+        changed: how many images were copied, ...; to restore, how many files (sidecars count).
+        unchanged: how many images needed no change.
+        best_only: how many images have several labels and go to the folder of the best one only.
+        unread: how many images `classify` could not read; they are left alone.
+        failed: images that are missing or could not be copied, ..., with the reason.
+        journal: the run's journal, for `undo`; None if nothing was done, or nothing can be undone.
+    """
+
+    action: str
+    changed: int = 0
+    unchanged: int = 0
+    best_only: int = 0
+    unread: int = 0
+    failed: list[ImageError] = field(default_factory=list)
+    journal: Path | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0: all done; 1: some failed."""
+        return 1 if self.failed else 0
+
+    def summary(self) -> str:
+        """One line."""
+        counts = {
+            "already done": self.unchanged,
+            "with several labels moved to the best only": self.best_only,
+            "left alone that `classify` could not read": self.unread,
+            f"not {self.action}": len(self.failed),
+        }
+        parts = [f"{count:,} {what}" for what, count in counts.items() if count]
+        return "; ".join([f"{self.changed:,} {self.action}", *parts])
+
+
+def no_images_error(path: str) -> InputError:
+    """The error if none of the results' images exists; `path` is one of them."""
+    return InputError(
+        f"{path}: no such file, nor any other image of the results; their paths are relative to "
+        "where `classify` ran: give that folder with --root"
+    )
