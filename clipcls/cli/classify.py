@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from clipcls.cli import groups
 from clipcls.cli.console import Console, watching
 from clipcls.cli.constraints import refuse_inside, refuse_overwriting
@@ -24,7 +22,7 @@ from clipcls.cli.options import (
     run_options,
 )
 from clipcls.cli.outputs import ResultsOutput
-from clipcls.cli.param_types import FOLDER, NumberRange
+from clipcls.cli.param_types import COUNT, FOLDER, NumberRange
 from clipcls.cli.progress import format_rate
 from clipcls.cli.sort import FilingSettings, choose_mode, file_into, without_scores, write_keywords
 from clipcls.errors import ImageError, require_extra
@@ -164,18 +162,15 @@ class _Answers(groups.Settings):
 
     top: int = option(
         *("-k", "--top"),
-        type=click.IntRange(1),
+        type=COUNT,
         default=1,
-        metavar="N",
         help="Labels per image.",
     )
     refine: bool = option(
-        is_flag=True,
         help="Decide about all images together, which improves answers from some 40 images on. "
         "Records are written after the last image is embedded.",
     )
     explain: bool = option(
-        is_flag=True,
         help="Add the reasons for each answer: the label's texts, the margin over the runner-up, "
         "and the nearest images in the cache.",
     )

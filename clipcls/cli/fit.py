@@ -23,7 +23,6 @@ class _Learning(groups.Settings):
     labels: str | None = labels_option("A label file or ready set; default: the labels of DATA.")
     prompts: str | list[str] = prompts_option()
     no_words: tuple[str, ...] = groups.option(
-        multiple=True,
         metavar="LABEL",
         help="A label whose words say nothing (a code, a number): learn it from images alone; may "
         "be repeated.",

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, get_type_hints
 import click
 
 from clipcls.cli import constraints
+from clipcls.cli.param_types import FILE
 
 
 class Option(click.Option):
@@ -22,16 +23,15 @@ class Option(click.Option):
 def option(*names: str, section: str = "", **attributes: Any) -> Any:
     """A field of a `Settings` class, set by an option.
 
+    A `bool` is a flag, a tuple may be repeated, a `Path` is a file.
+
     Args:
         names: the option's names; default: the field's.
         section: its heading, if not the class's.
         attributes: as for `click.option`.
     """
-    unset = False if attributes.get("is_flag") else () if attributes.get("multiple") else None
-    default = attributes.get("default", unset)
-    return field(
-        default=default, metadata={"names": names, "section": section, "attributes": attributes}
-    )
+    metadata = {"names": names, "section": section, "attributes": attributes}
+    return field(default=attributes.get("default"), metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,14 @@ class Settings:
         for each in fields(cls):
             names = each.metadata["names"] or ["--" + each.name.replace("_", "-")]
             section = each.metadata["section"] or cls.section
-            attributes = {**each.metadata["attributes"], **cls.variants.get(each.name, {})}
+            kind = str(each.type)
+            attributes = {
+                **({"is_flag": True} if kind == "bool" else {}),
+                **({"multiple": True} if kind.startswith("tuple[") else {}),
+                **({"type": FILE} if kind.startswith("Path") else {}),
+                **each.metadata["attributes"],
+                **cls.variants.get(each.name, {}),
+            }
             found.append(Option([each.name, *names], section=section, **attributes))
         return found
 

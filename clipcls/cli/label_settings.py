@@ -77,7 +77,7 @@ class TextSettings(Settings):
         "stdin."
     )
     label: tuple[str, ...] = option(
-        "-l", "--label", multiple=True, metavar="LABEL", help="One label; may be repeated."
+        "-l", "--label", metavar="LABEL", help="One label; may be repeated."
     )
     prompts: str | list[str] = prompts_option()
 
@@ -111,7 +111,7 @@ class LabelSettings(TextSettings):
     """Labels in words, of which one is the answer, or a classifier that learnt them."""
 
     reject: bool = option(
-        is_flag=True, help="One more answer, `none of these`, for images nearer to generic texts."
+        help="One more answer, `none of these`, for images nearer to generic texts."
     )
     level: str | None = option(
         metavar="LEVEL",
@@ -119,7 +119,6 @@ class LabelSettings(TextSettings):
         "level of that name.",
     )
     classifier: Path | None = option(
-        type=FILE,
         help="Use a classifier learnt by `clipcls fit` instead of labels and prompts.",
     )
 

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from clipcls.cli.completion import complete_files, complete_models
 from clipcls.cli.console import Console, MaxErrors
 from clipcls.cli.groups import Option, Settings, option
-from clipcls.cli.param_types import FILE, FOLDER
+from clipcls.cli.param_types import COUNT, FOLDER
 
 if TYPE_CHECKING:
     from clipcls.cli.progress import Total
@@ -71,16 +71,13 @@ class ModelChoice(Settings):
         help="A name from `clipcls models`, ARCHITECTURE/TAG, hf-hub:ORG/REPO or local-dir:PATH; "
         "auto is base if its weights are available, else mini.",
     )
-    checkpoint: Path | None = option(
-        type=FILE, help="Weights for --model, if that is an architecture."
-    )
+    checkpoint: Path | None = option(help="Weights for --model, if that is an architecture.")
     device: str | None = option(
         metavar="DEVICE", help="cpu, cuda, cuda:1 or mps; default: the best."
     )
     batch_size: int | None = option(
         section=_MEMORY,
-        type=click.IntRange(1),
-        metavar="N",
+        type=COUNT,
         help="Images encoded at a time; default: 32, on a GPU 256.",
     )
 
@@ -95,10 +92,8 @@ class ModelChoice(Settings):
 class ModelSettings(ModelChoice):
     """The same, how the model runs, and the cache."""
 
-    cache: Path | None = option(section=_MEMORY, type=FILE, help="Store embeddings in this file.")
-    no_cache: bool = option(
-        section=_MEMORY, is_flag=True, help="Neither store embeddings nor use stored ones."
-    )
+    cache: Path | None = option(section=_MEMORY, help="Store embeddings in this file.")
+    no_cache: bool = option(section=_MEMORY, help="Neither store embeddings nor use stored ones.")
     precision: Precision | Literal["auto"] = option(
         type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
         default="auto",
@@ -112,8 +107,7 @@ class ModelSettings(ModelChoice):
     )
     workers: int | None = option(
         section=_MEMORY,
-        type=click.IntRange(1),
-        metavar="N",
+        type=COUNT,
         help="Threads that decode images; default: by CPU.",
     )
 
@@ -185,8 +179,7 @@ _max_megapixels_option = _run_option(
     "--max-megapixels",
     section=_MEMORY,
     callback=_limit_pixels,
-    type=click.IntRange(1),
-    metavar="N",
+    type=COUNT,
     help="Refuse images that decode to more megapixels; default: 179. Each takes up to 4 MB of "
     "memory per image being decoded. JPEGs are decoded no larger than the model needs.",
 )

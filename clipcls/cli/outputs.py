@@ -18,18 +18,8 @@ from clipcls.cli.param_types import RESULTS
 if TYPE_CHECKING:
     from clipcls.output.writer import Writer
 
-_SUFFIXES = {
-    ".txt": "table",  # or what the command writes as text
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".json": "json",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".html": "html",
-    ".htm": "html",
-    ".parquet": "parquet",
-}
+_SUFFIXES = {f".{form}": form for form in ("csv", "tsv", "json", "jsonl", "html", "parquet")}
+_SUFFIXES |= {".txt": "table", ".tab": "tsv", ".ndjson": "jsonl", ".htm": "html"}
 
 
 def _describe(forms: tuple[str, ...], usual: str, columns: str) -> Mapping[str, Mapping[str, Any]]:
@@ -66,9 +56,7 @@ class OutputSettings(Settings):
         help="Write to this file, compressed if it ends in .gz; - is standard output.",
     )
     columns: str | None = option(metavar="NAME,...")
-    bom: bool = option(
-        is_flag=True, help="Begin a csv or tsv with a byte order mark, as Excel needs for UTF-8."
-    )
+    bom: bool = option(help="Begin a csv or tsv with a byte order mark, as Excel needs for UTF-8.")
 
     def choose_format(self) -> str:
         """The format: `--format`, else by the file's suffix, else by where the output goes."""

@@ -45,8 +45,11 @@ class NumberRange(click.FloatRange):
         return number
 
 
-FILE, FOLDER = (
-    click.Path(path_type=Path, dir_okay=False),
-    click.Path(path_type=Path, file_okay=False),
-)
+class _Count(click.IntRange):
+    name = "n"  # in help
+
+
+COUNT = _Count(1)
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
 NEW_FILE, RESULTS = _NewFile(), _NewFile(stdout=True)

@@ -39,9 +39,7 @@ class _Learning(groups.Settings):
     prompts: str | list[str] | None = prompts_option(
         None, "Templates to learn with, as for `classify`; default: those of RESULTS."
     )
-    no_model: bool = option(
-        is_flag=True, help="Order by the scores of RESULTS alone, and learn nothing."
-    )
+    no_model: bool = option(help="Order by the scores of RESULTS alone, and learn nothing.")
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class _Page(groups.Settings):
     port: int = option(
         type=click.IntRange(0, 65535), default=0, metavar="N", help="The port; default: a free one."
     )
-    no_browser: bool = option(is_flag=True, help="Only print the page's link; open no browser.")
+    no_browser: bool = option(help="Only print the page's link; open no browser.")
 
 
 @groups.command("review")

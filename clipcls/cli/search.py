@@ -16,7 +16,7 @@ from clipcls.cli.completion import complete_files
 from clipcls.cli.console import Console, watching
 from clipcls.cli.options import ModelSettings, find_images, null_option, run_options
 from clipcls.cli.outputs import OutputSettings
-from clipcls.cli.param_types import FILE
+from clipcls.cli.param_types import COUNT, FILE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @groups.command("search")
 @click.argument("arguments", nargs=-1, metavar="[TEXT] [INPUT...]", shell_complete=complete_files)
 @click.option("--image", type=FILE, help="Search by this image instead of TEXT.")
-@click.option("-k", "--top", type=click.IntRange(1), default=10, help="Images to find.")
+@click.option("-k", "--top", type=COUNT, default=10, help="Images to find.")
 @null_option
 @run_options
 def command(

@@ -16,7 +16,7 @@ from clipcls.cli.console import Console
 from clipcls.cli.groups import option
 from clipcls.cli.label_settings import CalibratedLabelSettings
 from clipcls.cli.options import ModelSettings, quiet_option
-from clipcls.cli.param_types import FILE, NumberRange
+from clipcls.cli.param_types import NumberRange
 from clipcls.errors import require_extra
 
 if TYPE_CHECKING:
@@ -81,32 +81,27 @@ class _Access(groups.Settings):
         help="The port; 0 takes a free one.",
     )
     token_file: Path | None = option(
-        type=FILE,
         help="Require the bearer token that this file, or else the variable "
         f"{_TOKEN_VARIABLE}, contains.",
     )
     insecure: bool = option(
-        is_flag=True, help="Listen beyond this machine without a token; anyone may then use it."
+        help="Listen beyond this machine without a token; anyone may then use it."
     )
     allow_host: tuple[str, ...] = option(
-        multiple=True,
         metavar="NAME",
         type=_check_host,
         help="A host name of this server that requests may use, besides localhost.",
     )
     allow_origin: tuple[str, ...] = option(
-        multiple=True,
         metavar="ORIGIN",
         type=_parse_origin,
         help="Allow requests from scripts of another web site (CORS), e.g. https://app.example.",
     )
     allow_url: tuple[str, ...] = option(
-        multiple=True,
         metavar="HOST",
         help="Fetch images by URL from HOST, HOST:PORT or *.DOMAIN; never from private addresses.",
     )
     trust_proxy: tuple[Network, ...] = option(
-        multiple=True,
         metavar="ADDRESS",
         type=_parse_network,
         help="Tell clients apart by the X-Forwarded-For of a proxy at this address or network.",

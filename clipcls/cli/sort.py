@@ -16,7 +16,7 @@ from clipcls.cli.completion import complete_files
 from clipcls.cli.console import Console, show
 from clipcls.cli.groups import option
 from clipcls.cli.options import progress_options, root_option
-from clipcls.cli.param_types import FILE, FOLDER
+from clipcls.cli.param_types import FOLDER
 from clipcls.errors import ImageError
 from clipcls.predictions import Prediction, Result
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 def xmp_option() -> Any:
     """The field of a group for `--xmp`."""
     return option(
-        is_flag=True,
         help="Write the labels as keywords into XMP sidecars: photo.xmp, or photo.jpg.xmp if "
         "another file, such as a raw one, is named photo too.",
     )
@@ -45,8 +44,8 @@ class FilingSettings(groups.Settings):
         metavar="DIR",
         help="Then copy the images into DIR, one folder per label, as `clipcls sort` does.",
     )
-    move: bool = option(is_flag=True, help="Move the images instead of copying them.")
-    link: bool = option(is_flag=True, help="Make symbolic links instead of copying.")
+    move: bool = option(help="Move the images instead of copying them.")
+    link: bool = option(help="Make symbolic links instead of copying.")
     xmp: bool = xmp_option()
 
 
@@ -57,10 +56,10 @@ class _Folders(groups.Settings):
     into: Path | None = option(
         type=FOLDER, metavar="DIR", help="Make a folder for each label in DIR."
     )
-    move: bool = option(is_flag=True, help="Move the images; default: copy them.")
-    link: bool = option(is_flag=True, help="Make symbolic links to the images.")
-    dry_run: bool = option(is_flag=True, help="Only list what would go where.")
-    undo: Path | None = option(type=FILE, metavar="JOURNAL", help="Undo the run of this journal.")
+    move: bool = option(help="Move the images; default: copy them.")
+    link: bool = option(help="Make symbolic links to the images.")
+    dry_run: bool = option(help="Only list what would go where.")
+    undo: Path | None = option(metavar="JOURNAL", help="Undo the run of this journal.")
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,9 @@ class _Keywords(groups.Settings):
     section = "Keywords"
 
     xmp: bool = xmp_option()
-    xmp_full_name: bool = option(is_flag=True, help="Like --xmp, but write photo.jpg.xmp.")
-    embed_xmp: bool = option(
-        is_flag=True, help="Like --xmp, but write into the images themselves, by exiftool."
-    )
+    xmp_full_name: bool = option(help="Like --xmp, but write photo.jpg.xmp.")
+    embed_xmp: bool = option(help="Like --xmp, but write into the images themselves, by exiftool.")
     xmp_remove: bool = option(
-        is_flag=True,
         help="Remove the keywords that --xmp wrote; with --embed-xmp, those in the images.",
     )
 

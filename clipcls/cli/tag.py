@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from clipcls.cli import groups
 from clipcls.cli.classify import Run
 from clipcls.cli.console import Console, watching
@@ -21,7 +19,7 @@ from clipcls.cli.options import (
     run_options,
 )
 from clipcls.cli.outputs import ResultsOutput
-from clipcls.cli.param_types import NumberRange
+from clipcls.cli.param_types import COUNT, NumberRange
 from clipcls.cli.sort import FilingSettings
 
 
@@ -32,8 +30,7 @@ class _Answers(groups.Settings):
     top: int | None = option(
         "-k",
         "--top",
-        type=click.IntRange(1),
-        metavar="N",
+        type=COUNT,
         help="Labels per image at most; default: all.",
     )
     min_score: float | None = option(
