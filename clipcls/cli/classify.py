@@ -61,13 +61,13 @@ class Report:
         if self.skipped:
             parts.append(f"{self.skipped:,} could not be read")
         took = f"{time.monotonic() - self.started:.1f} s{f' ({format_rate(rate)})' if rate else ''}"
-        besides = f"; {self.excluded}" if self.excluded.counts else ""
-        return f"{', '.join(parts)} in {took}{besides}"
+        left_out = f"; {self.excluded}" if self.excluded.counts else ""
+        return f"{', '.join(parts)} in {took}{left_out}"
 
 
 @dataclass
 class Run:
-    """Where the records of a run go; refuses options that cannot be met before the work."""
+    """Writes and files the results of a run; refuses impossible options before the work."""
 
     console: Console
     inputs: tuple[str, ...]
@@ -126,8 +126,8 @@ class Run:
                     watch(failure)
         if known:
             self.console.say(
-                f"warning: the calibration was made from {known:,} of these images; what it "
-                "promises holds for other images like them"
+                f"warning: the calibration was made from {known:,} of these images; its promises "
+                "hold for other images like them"
             )
 
     def finish(self, *, reviewable: bool) -> int:

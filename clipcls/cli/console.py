@@ -44,7 +44,7 @@ class Console(logging.Handler):
         self.quiet = False
         self.style: Style | Literal["auto"] = "auto"
         self.max_errors = MaxErrors(0)
-        self.settings: dict[str, tuple[str, str]] = {}  # --option -> its value, where it is set
+        self.settings: dict[str, tuple[str, str]] = {}  # --option -> value, source
         self.pace: Pace | None = None
         self._progress: Progress | None = None
         self._has_reported = False
@@ -179,7 +179,7 @@ def report_excluded(console: Console, excluded: Excluded) -> None:
     for what, number in (
         ("counted as having none of the labels: images without another", excluded.as_none),
         ("not counted: images whose exact label is not given", several and excluded.left_out),
-        ("not counted: images beside the class folders", excluded.beside),
+        ("not counted: images outside the class folders", excluded.beside),
         ("not counted: labels that no person gave", excluded.unreviewed),
     ):
         if number:

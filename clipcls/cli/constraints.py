@@ -12,9 +12,9 @@ import click
 from click.core import ParameterSource
 
 _OWN_LABELS = "a classifier has its own labels"
-_REFINED = "what it promises would not hold for refined scores"
+_REFINED = "its promises would not hold for refined scores"
 _ONE_LABEL = "it is for one label per image"
-_KEYWORDS = "keywords are written where the images are; sort after that, and sidecars go with them"
+_KEYWORDS = "write keywords first; sidecars then move with their images"
 
 # By long name, the most telling reason first. `settings` reads this too: where one of a pair is
 # given, it does not take the other from a weaker place.
@@ -91,7 +91,7 @@ def refuse_inside(folder: Path, inputs: Iterable[str], *, mirrored: bool = False
 
 @functools.lru_cache  # of many images in one folder
 def _is_among(folder: Path, images: str, searched: bool, mirrored: bool) -> bool:
-    """Whether pictures in a folder would lie in one of images, or below one that is searched."""
+    """Whether pictures in a folder would lie in a folder of images, or below a searched one."""
     place, root = Path(os.path.realpath(folder)), Path(os.path.realpath(images))
     if searched and place.is_relative_to(root):
         return True

@@ -23,7 +23,7 @@ from clipcls.cli.param_types import NEW_FILE
 class _Output(MetricsOutput):
     html: Path | None = option(
         type=NEW_FILE,
-        help="Write a page with metrics, confusions, telling images and the comparison to this "
+        help="Write a page with metrics, confusions, revealing images and the comparison to this "
         "file.",
     )
 

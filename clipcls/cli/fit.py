@@ -24,8 +24,8 @@ class _Learning(groups.Settings):
     prompts: str | list[str] = prompts_option()
     no_words: tuple[str, ...] = groups.option(
         metavar="LABEL",
-        help="A label whose words say nothing (a code, a number): learn it from images alone; may "
-        "be repeated.",
+        help="Learn this label from images alone, since its words (a code, a number) mean nothing; "
+        "may be repeated.",
     )
     augment: int = groups.option(
         type=click.IntRange(0),
@@ -43,7 +43,7 @@ class _Learning(groups.Settings):
 @click.option(
     "--check-labels",
     is_flag=True,
-    help="List images whose label is likely wrong (csv), the likeliest first.",
+    help="Print images whose label is likely wrong (csv), the most suspicious first.",
 )
 @run_options
 def command(

@@ -108,7 +108,7 @@ class TextSettings(Settings):
 
 @dataclass(frozen=True)
 class LabelSettings(TextSettings):
-    """Labels in words, of which one is the answer, or a classifier that learnt them."""
+    """Labels in words, one of which is the answer, or a classifier that learnt them."""
 
     reject: bool = option(
         help="One more answer, `none of these`, for images nearer to generic texts."

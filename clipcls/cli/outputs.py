@@ -38,7 +38,7 @@ def _describe(forms: tuple[str, ...], usual: str, columns: str) -> Mapping[str, 
 
 @dataclass(frozen=True)
 class OutputSettings(Settings):
-    """Where a list of results goes, and in which form."""
+    """The file and the format of a list of results."""
 
     section = "Output"
     forms: ClassVar[tuple[str, ...]] = ("table", "csv", "tsv", "json", "jsonl")
@@ -122,7 +122,7 @@ class ResultsOutput(OutputSettings):
     variants = _describe(
         forms,
         "a table on a terminal and csv in a pipe",
-        "path, label, score, best (the label of the score, also where the answer is `unknown`), "
+        "path, label, score, best (the label of the score, also if the answer is `unknown`), "
         "similarity, error, those of other options, and model, weights, precision, prompts, "
         "calibration, classifier, refined",
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import Any
 
 import click
 
@@ -13,9 +14,6 @@ from clipcls.cli.constraints import refuse_overwriting
 from clipcls.cli.options import progress_options, results_argument, root_option
 from clipcls.cli.param_types import NEW_FILE
 from clipcls.errors import format_count
-
-if TYPE_CHECKING:
-    from clipcls.output.gallery import GalleryWriter
 
 
 @groups.command("report")
@@ -58,17 +56,13 @@ def command(
 
     found = read_results(results, root)
     title = title or ("Results" if results == "-" else Path(results).name)
-    pages: list[GalleryWriter] = []
-
-    def make_page(stream: TextIO) -> GalleryWriter:
-        pages.append(GalleryWriter(stream, title=title, root=root, side=side))
-        return pages[0]
-
+    make_page = partial(GalleryWriter, title=title, root=root, side=side)
     with open_output(output, make_page) as writer, console.progress(len(found)) as progress:
+        page: Any = writer.writer
         for result in found:
             writer.write(result)
-            progress(pages[0].gone)
-    shown, gone = pages[0].shown, pages[0].gone
+            progress(page.gone)
+    shown, gone = page.shown, page.gone
     if gone and not shown:
         console.say(
             "none of the images exists; their paths are relative to where `classify` ran: give "

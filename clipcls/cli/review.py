@@ -180,7 +180,7 @@ def _run(console: Console, app: ReviewApp, page: _Page) -> None:
 
 
 def find_provenance(results: Iterable[Result]) -> Provenance | None:
-    """What made the results, by the first that says so."""
+    """The provenance of the first result that has one."""
     return next((r.provenance for r in results if isinstance(r, Prediction) and r.provenance), None)
 
 

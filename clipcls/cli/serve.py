@@ -34,7 +34,7 @@ def _check_host(name: str) -> str:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether a server at this host is reached from this machine alone."""
+    """Whether only this machine can reach a server at this address."""
     import ipaddress
 
     try:

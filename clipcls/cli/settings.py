@@ -132,7 +132,8 @@ class File:
         import tomllib
 
         try:
-            values = list(_flatten(tomllib.loads(path.read_bytes().decode("utf-8-sig"))))
+            table = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+            self._values = {(s, k.replace("_", "-")): v for s, k, v in _flatten(table)}
         except OSError as error:
             raise SettingsError(
                 f"{path}: cannot be read ({error.strerror}); --no-config runs without it"
@@ -141,12 +142,6 @@ class File:
             raise SettingsError(f"{path}: is nested too deeply") from error
         except ValueError as error:  # also for a number with thousands of digits
             raise SettingsError(f"{path}: is not TOML in UTF-8: {error}") from error
-        self._values: dict[tuple[CommandPath, str], Any] = {}
-        for scope, key, value in values:
-            name = key.replace("_", "-")
-            if (scope, name) in self._values:
-                raise SettingsError(f"{path}: {name}: is set twice, with - and with _")
-            self._values[scope, name] = value
 
     def read(
         self, root: click.Group, path: CommandPath, command: click.Command

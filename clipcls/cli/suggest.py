@@ -27,8 +27,8 @@ from clipcls.cli.outputs import SuggestionsOutput
     "--clusters",
     type=click.IntRange(1),
     metavar="K",
-    help="Groups to sort the images into; names that are one are merged. Default: 2 sqrt(images), "
-    "200 at most.",
+    help="Number of clusters; clusters with the same name are merged. Default: 2 sqrt(images), at "
+    "most 200.",
 )
 @click.option(
     "--vocabulary",
@@ -36,7 +36,7 @@ from clipcls.cli.outputs import SuggestionsOutput
     metavar="FILE|NAME",
     shell_complete=complete_label_sets,
     help="Take names from this label file or ready set; may be repeated. Default: about 1,500 "
-    "everyday names out of the ready sets.",
+    "everyday names from the ready sets.",
 )
 @null_option
 @run_options
@@ -52,8 +52,8 @@ def command(
     """Suggest labels for images that nobody has labelled.
 
     The images are clustered, each cluster is named from a vocabulary, and names that the model
-    cannot tell apart are merged. What comes out is a label file to edit, those of most images
-    first, with the number of images and one of them above each label.
+    cannot tell apart are merged. The result is a label file to edit. The labels with most images
+    come first; a comment above each has the number of images and an example.
 
     \b
     Examples:

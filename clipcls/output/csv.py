@@ -1,6 +1,6 @@
-"""Comma- or tab-separated values, and their sidecar, which says what made them.
+"""Comma- or tab-separated values, and the sidecar with their provenance.
 
-The sidecar, `FILE-metadata.json`, is where the W3C's "CSV on the Web" looks for it.
+The sidecar is `FILE-metadata.json`, as in the W3C's "CSV on the Web".
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class CsvWriter(Writer):
         columns: the columns; default: `usual_columns` of the first row.
         delimiter: between cells.
         bom: whether to begin with a byte order mark, by which Excel recognises UTF-8.
-        provenance: what made the records; default: what the first of them says.
+        provenance: of the records; default: that of the first.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ def metadata_path(file: str | os.PathLike[str]) -> Path:
 
 
 def read_csv(text: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of results, each with its place for messages; those without a label are errors.
+    """The rows of results, each with its place for messages; one without a label is an error.
 
     Raises:
         InputError: while iterating: it is no csv, or one of something else.
@@ -127,7 +127,7 @@ def read_csv(text: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _read_provenance(file: str) -> dict[str, Any]:
-    """What made a csv or tsv file, from its sidecar; {} without one."""
+    """The provenance in the sidecar of a csv or tsv file; {} without one."""
     try:
         (notes,) = read_json(metadata_path(file))["notes"]
         return {key: notes[key] for key in PROVENANCE if key in notes}

@@ -19,7 +19,7 @@ __all__ = ["to_dataframe"]
 def to_dataframe(
     results: Prediction | ImageError | Hit | Iterable[Prediction | ImageError | Hit],
 ) -> pandas.DataFrame:
-    """A table of results: one row per image, or per image and label where it can have several.
+    """A table of results: one row per image, or per image and label if it can have several.
 
     The columns are those of a csv of `clipcls classify`: `path`, `label`, `score`, `best`,
     `similarity`, ..., `error`; for hits `rank`, `path`, `similarity`. The model, weights, prompts

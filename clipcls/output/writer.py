@@ -1,4 +1,4 @@
-"""What every writer of a format does; the formats build on it."""
+"""The base of the writers of all formats."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Writer:
         raise NotImplementedError
 
     def finish(self) -> None:
-        """Write what is left, and the end."""
+        """Write buffered records, and the end."""
 
     def describe(self, file: Path) -> bytes:
-        """The content of a file beside the results that says what made them; b"" for none."""
+        """The content of the sidecar with the provenance of the results; b"" for none."""
         return b""

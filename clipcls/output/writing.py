@@ -32,7 +32,7 @@ from clipcls.output.parquet import ParquetWriter
 from clipcls.output.table import TableWriter
 from clipcls.output.writer import Writer
 
-__all__ = ["FORMATS", "is_stream", "open_output"]
+__all__ = ["FORMATS", "Output", "is_stream", "open_output"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ FORMATS: dict[str, MakeWriter] = {
 
 
 def is_stream(path: Path) -> bool:
-    """Whether it is a pipe or a device, which is written to as it is."""
+    """Whether it is a pipe or a device, which is written to directly."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
@@ -64,12 +64,12 @@ def open_output(
     columns: Sequence[str] | None = None,
     bom: bool = False,
     provenance: Mapping[str, Any] | None = None,
-) -> Iterator[Writer]:
+) -> Iterator[Output]:
     """Open a writer to a file, or to stdout without a path.
 
     Args:
         path: the result file, which appears when the block ends without an error; a link is
-            followed. A pipe or a device is written to as it is.
+            followed. A pipe or a device is written to directly.
         form: a name in `FORMATS`, or what makes such a writer.
         columns, bom, provenance: of csv and tsv, see `CsvWriter`.
 
@@ -82,7 +82,7 @@ def open_output(
     if form in ("csv", "tsv"):
         make = functools.partial(make, columns=columns, bom=bom, provenance=provenance)
     if path is None:
-        output = _Output(sys.stdout, sys.stdout, "standard output", make)
+        output = Output(sys.stdout, sys.stdout, "standard output", make)
         yield output
         output.finish()
     # By its own name: /dev/stdout and bash's >(...) lead to pipes that have no other.
@@ -96,7 +96,7 @@ def open_output(
         yield from _write_file(path, make)
 
 
-def _write_file(path: Path, make: MakeWriter) -> Iterator[Writer]:
+def _write_file(path: Path, make: MakeWriter) -> Iterator[Output]:
     place = Path(os.path.realpath(path)) if path.is_symlink() else path
     with _translating(str(path)):
         if place.is_dir():
@@ -118,35 +118,40 @@ def _write_file(path: Path, make: MakeWriter) -> Iterator[Writer]:
     except BaseException as error:
         has_written = output is not None and output.has_written
         places = ", ".join(map(str, part.with_results(has_written)))
-        kept = f"what was finished is in {places}" if places else "nothing was kept"
+        kept = f"complete results are in {places}" if places else "nothing was kept"
         if isinstance(error, OutputError):
             raise type(error)(f"{error}; {kept}") from error
         if places or has_written:
-            logger.warning("%s is not whole; %s", path, kept)
+            logger.warning("%s is incomplete; %s", path, kept)
         raise
     finally:
         part.release()
     for old in part.remove_earlier():
-        logger.warning("%s: is no result of an earlier run, and left alone", old)
+        logger.warning("%s: is not a result of an earlier run; left alone", old)
     if metadata := output.writer.describe(place):
         notes = metadata_path(place)
         try:
             if os.path.islink(notes):  # nobody named it, and it may lead anywhere
-                raise OutputError(f"{notes}: is a link, and left alone")
+                raise OutputError(f"{notes}: is a link; left alone")
             write_bytes(notes, metadata)
         except OutputError as error:
-            logger.warning("%s; the results are whole, but do not say what made them", error)
+            logger.warning(
+                "%s; the results are complete, but their provenance is not stored", error
+            )
 
 
-class _Output(Writer):
-    """A writer whose errors name what is written to.
+class Output(Writer):
+    """A writer whose errors name the output.
 
     Args:
         stream: the text stream.
         file: what the stream leads to: itself, or the file that it is compressed into.
-        name: of what is written to, for messages.
+        name: of the output, for messages.
         make: makes the writer.
         part: the part that the file is, if it is one.
+
+    Attributes:
+        writer: the writer of the format.
     """
 
     def __init__(
@@ -190,7 +195,7 @@ class _Output(Writer):
 @contextlib.contextmanager
 def _writing(
     file: TextIO, path: Path, make: MakeWriter, part: Part | None = None
-) -> Iterator[_Output]:
+) -> Iterator[Output]:
     """An output on a file, compressed if its path says so; closes the file at the end."""
     stream = file
     if path.suffix.lower() == ".gz":
@@ -198,7 +203,7 @@ def _writing(
         zipped = gzip.GzipFile("", "wb", compresslevel=6, fileobj=file.buffer, mtime=0)
         stream = io.TextIOWrapper(zipped, encoding="utf-8", newline="")
     try:
-        yield _Output(stream, file, str(path), make, part)
+        yield Output(stream, file, str(path), make, part)
     finally:
         for opened in (stream, file):
             with contextlib.suppress(OSError):  # what could not be written was reported before

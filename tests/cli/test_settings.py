@@ -174,7 +174,6 @@ def test_ones_own_file_may_set_all(run, own: Path, folder: Path) -> None:
         ("[classify.top]\na = 1", "[classify.top] a: no option"),
         ("classify = 3", "classify: no option has this name"),
         ("top = 1\n[tool.clipcls]\ntop = 1", "[tool.clipcls] top: no option has this name"),
-        ("min-score = 0.1\nmin_score = 0.2", "min-score: is set twice"),
         ("[cache]\nstore = 'x'", "[cache] store: no option"),
         ("top = 'many'", "top: 'many' is not a valid integer"),
         ("min-score = 2", "min-score: 2"),

@@ -153,7 +153,7 @@ def test_what_a_full_disk_leaves_can_be_read_or_nothing_was_kept(tmp_path: Path,
         if str(caught.value).endswith("; nothing was kept"):
             assert not left
         else:
-            assert str(caught.value).endswith(f"; what was finished is in {path}.part")
+            assert str(caught.value).endswith(f"{path}.part")
             assert left == [f"{path.name}.part"]
             if form in ("csv", "jsonl"):  # the others lack their ends, and read_results says so
                 found = [result.path for result in read_results(disk / left[0])]
