@@ -17,14 +17,9 @@ if TYPE_CHECKING:
 
 
 def _complete_commands(
-    ctx: click.Context, _param: click.Parameter, incomplete: str
+    context: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    group: click.Command | None = ctx.find_root().command
-    for word in ctx.params.get("words") or ():
-        group = group.get_command(ctx, word) if isinstance(group, click.Group) else None
-    if not isinstance(group, click.Group):
-        return []
-    return group.shell_complete(click.Context(group), incomplete)
+    return context.find_root().command.shell_complete(context.find_root(), incomplete)
 
 
 @groups.command("config")
@@ -38,41 +33,34 @@ def command(_console: Console, words: tuple[str, ...], as_json: bool) -> int:
     that of your own clipcls.toml, else the default. With COMMAND, shows all options of that
     command.
     """
-    from clipcls.cli.settings import (
-        FILE_NAME,
-        find_files,
-        find_own_file,
-        list_options,
-        resolve,
-        walk_commands,
-    )
+    from clipcls.cli import settings
     from clipcls.output.json import dump_line
 
     program = click.get_current_context().find_root()
     root = program.command
     assert isinstance(root, click.Group)
-    commands = dict(walk_commands(root))
+    commands = dict(settings.walk_commands(root))
     if words and words not in commands:
         below = [" ".join(path) for path in commands if path[: len(words)] == words]
         cure = f"; choose {' or '.join(below)}" if below else ""
         raise click.UsageError(f"{' '.join(words)}: no such command{cure}")
-    files = [] if program.params.get("no_config") else find_files()
-    found = {path: resolve(files, root, path, known) for path, known in commands.items()}
+    files = [] if program.params.get("no_config") else settings.find_files()
+    found = {path: settings.resolve(files, root, path, known) for path, known in commands.items()}
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     if words:
-        for name, option in list_options(commands[words]).items():
+        for name, option in settings.list_options(commands[words]).items():
             setting = found[words].get(name)
             value, source = (
                 (setting.value, setting.source) if setting else (_default(option), "default")
             )
             rows[name,] = {"option": name, "value": value, "from": source}
     else:
-        for path, settings in found.items():
-            for scope, name, value, source in settings.values():
+        for path, applied in found.items():
+            for scope, name, value, source in applied.values():
                 row = {"option": ".".join((*scope, name)), "value": value, "from": source}
                 row = rows.setdefault((scope, name, source), {**row, "for": []})
                 row["for"].append(" ".join(path))
-    places = [Path(FILE_NAME).absolute(), *filter(None, [find_own_file()])]
+    places = [Path(settings.FILE_NAME).absolute(), *filter(None, [settings.find_own_file()])]
     exist = {str(place): os.path.isfile(place) for place in places}
     if as_json:
         click.echo(dump_line({"files": exist, "settings": list(rows.values())}))

@@ -46,7 +46,8 @@ class NumberRange(click.FloatRange):
 
 
 class _Count(click.IntRange):
-    name = "n"  # in help
+    def get_metavar(self, *_arguments: Any, **_named: Any) -> str:  # which differ between versions
+        return "N"
 
 
 COUNT = _Count(1)

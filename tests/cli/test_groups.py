@@ -47,7 +47,7 @@ def test_every_pair_that_excludes_each_other_shares_a_command() -> None:
         (("classify", "-l", "a", "--cache", "c", "--no-cache", "a.png"), "--cache and --no-cache"),
         (("classify", "-l", "a", "--move", "a.png"), "--move needs --sort-into DIR"),
         (("sort", "r.jsonl", "--undo", "j", "--xmp"), "--undo and --xmp exclude each other: it "),
-        (("sort", "r.jsonl", "--into", "o", "--xmp"), "--into and --xmp exclude each other: key"),
+        (("sort", "r.jsonl", "--into", "o", "--xmp"), "--into and --xmp exclude each other: write"),
         (("sort", "r.jsonl", "--dry-run"), "--dry-run needs --into DIR"),
     ],
 )

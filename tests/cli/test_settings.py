@@ -184,7 +184,7 @@ def test_ones_own_file_may_set_all(run, own: Path, folder: Path) -> None:
         ("top = [1, 2]", "top: takes one value, not a list"),
         ("labels = ['red', 'blue']", "labels: takes one value, not a list"),
         ("top = 1979-05-27", "top: '1979-05-27' is not a valid integer"),
-        (f"output = '{'x' * 5000}'", "output: file name too long"),
+        (f"output = '{'x' * 5000}/r.csv'", "output: file name too long"),
         ("top = ", "is not TOML"),
         ("top = '\xff'", "is not TOML in UTF-8"),
     ],
