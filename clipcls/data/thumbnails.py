@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from clipcls.data.images import decode_image, read_bytes
 from clipcls.errors import ImageError
@@ -40,17 +38,16 @@ def make_thumbnail(path: str | os.PathLike[str], side: int, *, quality: int = 80
 
 
 def make_thumbnails(
-    paths: Iterable[str], side: int, *, quality: int = 80, workers: int | None = None
+    paths: Sequence[str], side: int, *, quality: int = 80
 ) -> Iterator[bytes | ImageError]:
-    """Yield thumbnails in the order of the paths, made ahead in threads with bounded memory.
+    """Make thumbnails of several images in threads.
 
     Args:
-        paths: image files, requested as they are needed.
+        paths: image files.
         side, quality: as for `make_thumbnail`.
-        workers: threads; None: one per CPU core, at most 8.
 
     Yields:
-        A JPEG's bytes, or the `ImageError` that says why it could not be made.
+        In the order of the paths, a JPEG's bytes, or the `ImageError` that says why there is none.
     """
 
     def make(path: str) -> bytes | ImageError:
@@ -59,18 +56,8 @@ def make_thumbnails(
         except ImageError as error:
             return error.without_frames()
 
-    workers = workers or min(8, os.cpu_count() or 1)
-    names = iter(paths)
-    with ThreadPoolExecutor(workers, thread_name_prefix="clipcls-thumbnail") as pool:
-        queue: deque[Future[bytes | ImageError]] = deque()
-        try:
-            queue.extend(pool.submit(make, path) for path in islice(names, 4 * workers))
-            while queue:
-                done = queue.popleft().result()
-                queue.extend(pool.submit(make, path) for path in islice(names, 1))
-                yield done
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        yield from pool.map(make, paths)
 
 
 def make_data_uri(jpeg: bytes) -> str:

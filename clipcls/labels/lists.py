@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-__all__ = ["find_doubt", "strip_lines"]
+from clipcls.errors import LabelsError
+
+__all__ = ["find_doubts", "strip_lines"]
 
 _NUMBER_FIRST = re.compile(
     r"[(\[]?(?P<number>\d{1,6})(?:\s*(?:->|=>|→|[:.)\]=|-])\s*|\s*[,;]\s*|\s+)(?P<name>\S.*)"
@@ -72,34 +74,37 @@ def strip_lines(lines: Sequence[tuple[int, str]]) -> tuple[str, list[tuple[int, 
     return f"a list with {' and '.join(dict.fromkeys(found))}" if found else "", kept
 
 
-def find_doubt(lines: Sequence[tuple[int, str]]) -> tuple[int, str, str] | None:
-    """The first line that may not be meant as a label: its number, its text, and the doubt.
+def find_doubts(path: str, lines: Sequence[tuple[int, str]]) -> list[str]:
+    """A warning about the first line that may not be meant as a label.
 
     Raises:
-        ValueError: none of the lines is a label; the message says what they are.
+        LabelsError: all lines are paths of images.
     """
     texts = [text for _, text in lines]
-    if len(texts) > 1:
-        if all(map(_IMAGE.fullmatch, texts)):
-            raise ValueError(
-                "contains paths of images, not labels; to classify these, write `- < FILE`"
-            )
-        for pattern, doubt in _DOUBTS_OF_ALL:
-            if all(map(pattern.fullmatch, texts)):
-                return (*lines[0], doubt)
-        if texts[0].lower() in _HEADERS:
-            return (*lines[0], "is read as a label; is it a header?")
-        matches = [_NUMBER_FIRST.fullmatch(t) or _VALUE_LAST.fullmatch(t) for t in texts]
-        names = {match["name"].casefold() for match in matches if match}
-        years = all(re.match(r"(?:19|20)\d\d\b", text) for text in texts)
-        if all(matches) and len(names) == len(texts) and not years:
-            return (*lines[0], "is read as one label; if the number is not part of it, remove it")
+    doubts = [(*lines[0], doubt) for doubt in _doubt_all(path, texts)] if len(texts) > 1 else []
     for number, text in lines:
         if _strip_quotes([text]):
-            return number, text, "keeps its quotes, because other lines have none"
+            doubts.append((number, text, "keeps its quotes, because other lines have none"))
         if len(texts) > 1 and _NO_LABEL.fullmatch(text):
-            return number, text, "is read as a label; if it stands for none, remove the line"
-    return None
+            doubts.append((number, text, "is read as a label; if it stands for none, remove it"))
+    return [f"{path}:{number}: {text!r} {doubt}" for number, text, doubt in doubts[:1]]
+
+
+def _doubt_all(path: str, texts: Sequence[str]) -> Iterator[str]:
+    if all(map(_IMAGE.fullmatch, texts)):
+        raise LabelsError(
+            f"{path}: contains paths of images, not labels; to classify these, write `- < FILE`"
+        )
+    for pattern, doubt in _DOUBTS_OF_ALL:
+        if all(map(pattern.fullmatch, texts)):
+            yield doubt
+    if texts[0].lower() in _HEADERS:
+        yield "is read as a label; is it a header?"
+    matches = [_NUMBER_FIRST.fullmatch(text) or _VALUE_LAST.fullmatch(text) for text in texts]
+    names = {match["name"].casefold() for match in matches if match}
+    years = all(re.match(r"(?:19|20)\d\d\b", text) for text in texts)
+    if all(matches) and len(names) == len(texts) and not years:
+        yield "is read as one label; if the number is not part of it, remove it"
 
 
 def _strip_one(texts: Sequence[str]) -> tuple[str, list[str]] | None:

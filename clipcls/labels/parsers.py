@@ -5,7 +5,6 @@ An entry says what is written and where; `label_set` checks whether it can be a 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from pathlib import Path
@@ -14,8 +13,8 @@ from clipcls.errors import LabelsError
 from clipcls.files.text import number_lines, read_table
 from clipcls.labels.entries import FIELDS, Entry, Parsed, split_cell
 from clipcls.labels.formats import parse_items
-from clipcls.labels.lists import find_doubt, strip_lines
-from clipcls.labels.structured import read_json, read_python, read_yaml
+from clipcls.labels.lists import find_doubts, strip_lines
+from clipcls.labels.structured import read_code, read_json, read_yaml
 
 __all__ = ["find_level_names", "parse_labels"]
 
@@ -72,17 +71,17 @@ def _parse_text(path: str, text: str) -> Parsed:
     if _YAML.search(text):
         return _parse_yaml(path, text)
     what, kept = strip_lines(lines)
-    may_be_code = "quotes" not in what and re.search(r"""[\[({"'“‘]""", first)
-    if may_be_code and (found := _parse_code(path, text, first)):
-        return found
-    parsed = Parsed([Entry(f"{path}:{number}", line) for number, line in kept])
-    try:
-        doubt = find_doubt(kept)
-    except ValueError as e:
-        raise LabelsError(f"{path}: {e}") from e
-    if doubt:
-        number, line, why = doubt
-        parsed.warnings.append(f"{path}:{number}: {line!r} {why}")
+    if "quotes" not in what and re.search(r"""[\[({"'“‘]""", first):
+        if found := read_code(path, text):
+            return parse_items(path, found[1], found[0])
+        if _CODE.match(first):
+            raise LabelsError(
+                f"{path}: begins like a list in code or JSON but cannot be read as one (a bracket, "
+                "a quote or a comma may be missing); write one label per line"
+            )
+        if first[0] == "[" and text.rstrip().endswith("]") and "," in text:
+            return _parse_yaml(path, text)  # [cat, hot dog]
+    parsed = Parsed([Entry(f"{path}:{n}", line) for n, line in kept], find_doubts(path, kept))
     return parsed.read_as(path, what)
 
 
@@ -104,34 +103,12 @@ def _parse_indented(path: str, text: str) -> Parsed:
     return Parsed([e for e in found if (*(e.parents or ()), e.label) not in groups])
 
 
-def _parse_code(path: str, text: str, first: str) -> Parsed | None:
-    """JSON or code in a text file; None if the lines are plain ones."""
-    if first[0] in "[{":
-        with contextlib.suppress(json.JSONDecodeError):
-            return parse_items(path, read_json(path, text), "JSON")
-    if (parsed := _parse_python(path, text)) is not None:
-        return parsed
-    if _CODE.match(first):
-        raise LabelsError(
-            f"{path}: begins like a list in code or JSON but cannot be read as one (a bracket, a "
-            "quote or a comma may be missing); write one label per line"
-        )
-    if first[0] == "[" and text.rstrip().endswith("]") and "," in text:
-        return _parse_yaml(path, text)  # [cat, hot dog]
-    return None
-
-
-def _parse_python(path: str, text: str) -> Parsed | None:
-    items = read_python(path, text)
-    return None if items is None else parse_items(path, items, "a list in code")
-
-
 def _parse_json(path: str, text: str) -> Parsed:
     try:
         return parse_items(path, read_json(path, text))
     except json.JSONDecodeError as e:
-        if (parsed := _parse_python(path, text)) is not None:
-            return parsed
+        if found := read_code(path, text):
+            return parse_items(path, found[1], found[0])
         raise LabelsError(f"{path}:{e.lineno}: is not JSON: {e.msg} (column {e.colno})") from e
 
 

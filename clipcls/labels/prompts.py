@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import re
 from collections.abc import Iterable
@@ -14,7 +12,7 @@ from clipcls.files.text import clean, number_lines, read_text
 from clipcls.labels.label_set import LabelSet, read_labels
 from clipcls.labels.names import spell_out
 from clipcls.labels.presets import ReadySet, describe, find_set, list_sets
-from clipcls.labels.structured import read_json, read_python
+from clipcls.labels.structured import read_code
 
 __all__ = [
     "REJECT_TEXTS",
@@ -118,13 +116,8 @@ _BULLET = re.compile(r"[-*•]\s+(.*)")
 
 def _parse_templates(path: str, text: str) -> tuple[list[tuple[str, object]], str]:
     """(`where`, template) of each template, and what the file was read as; "" for a plain list."""
-    what, items = "JSON", None
-    if text.lstrip()[:1] in ("[", "{"):
-        with contextlib.suppress(json.JSONDecodeError):
-            items = read_json(path, text, PromptsError)
-    if not items:
-        what, items = "a list in code", read_python(path, text, PromptsError)
-    if not items or not any(isinstance(item.value, str | list) for item in items):  # {} or {{}}
+    what, items = read_code(path, text, PromptsError) or ("", [])
+    if not any(isinstance(item.value, str | list) for item in items):  # {} and {{}} are templates
         lines = [(f"{path}:{number}", line) for number, line in number_lines(text)]
         bare = [(where, match[1]) for where, line in lines if (match := _BULLET.fullmatch(line))]
         return (bare, "a list with bullets") if len(bare) == len(lines) > 0 else (list(lines), "")

@@ -5,7 +5,9 @@ Numbers and words such as `yes` stay as they were written.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import re
 import warnings
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from clipcls.labels.entries import Item, Number
 if TYPE_CHECKING:
     import yaml
 
-__all__ = ["read_json", "read_python", "read_yaml"]
+__all__ = ["read_code", "read_json", "read_python", "read_yaml"]
 
 _NUMBER = re.compile(r"[-+]?\d[\d_]*(?:\.\d*)?(?:[eE][-+]?\d+)?")
 _SPACE = re.compile(r"[\s,:]*")
@@ -27,6 +29,21 @@ _SPACE = re.compile(r"[\s,:]*")
 _PREFIX = re.compile(r"""\s*[^"'\n]*?[\w=>:)\]]\s*(?=[\[({]\s*["'])""")
 _STRAIGHT = str.maketrans("“”„‘’", '"""\'\'')
 _NEITHER = "must be a list of labels, or a mapping from label to texts"
+
+
+def read_code(
+    path: str, text: str, error: type[ClipclsError] = LabelsError
+) -> tuple[str, list[Item]] | None:
+    """Read JSON or a list pasted from code: its name and its items; None for any other text.
+
+    Raises:
+        error: as `read_json` and `read_python`.
+    """
+    if text.lstrip()[:1] in ("[", "{"):
+        with contextlib.suppress(json.JSONDecodeError):
+            return "JSON", read_json(path, text, error)
+    items = read_python(path, text, error)
+    return None if items is None else ("a list in code", items)
 
 
 def read_json(path: str, text: str, error: type[ClipclsError] = LabelsError) -> list[Item]:
@@ -37,8 +54,6 @@ def read_json(path: str, text: str, error: type[ClipclsError] = LabelsError) -> 
         error: the text is neither a list nor a mapping, or it nests too deeply or repeats a key
             further down.
     """
-    import json
-
     decoder = json.JSONDecoder(
         object_pairs_hook=unique_keys, parse_int=Number, parse_float=Number, parse_constant=Number
     )

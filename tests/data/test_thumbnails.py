@@ -55,29 +55,13 @@ def test_many_come_in_their_order_with_the_bad_ones_in_place(paint: Paint, tmp_p
     paths[7:7] = [str(tmp_path / "gone.png")]
     (tmp_path / "text.png").write_text("no image")
     paths.append(str(tmp_path / "text.png"))
-    made = list(make_thumbnails(paths, 16, workers=3))
+    made = list(make_thumbnails(paths, 16))
     assert [str(e) for e in made if isinstance(e, ImageError)] == [
         f"{paths[7]}: no such file",
         f"{paths[-1]}: not an image",
     ]
     one_by_one = [make_thumbnail(path, 16) for n, path in enumerate(paths[:-1]) if n != 7]
     assert [m for m in made if not isinstance(m, ImageError)] == one_by_one
-
-
-def test_only_a_few_are_made_ahead_and_none_after_the_end(paint: Paint) -> None:
-    path, asked = paint("a.png", "red"), 0
-
-    def paths():
-        nonlocal asked
-        while True:
-            asked += 1
-            yield path
-
-    made = make_thumbnails(paths(), 8, workers=2)
-    for _ in range(5):
-        next(made)
-    assert asked <= 5 + 8
-    made.close()
 
 
 def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
