@@ -230,17 +230,15 @@ class Cost(NamedTuple):
 def estimate_cost(
     image: ImageFile, whole: tuple[int, int], data: bytes, header: bytes, *, low_bytes: bool
 ) -> Cost:
-    """Estimate the cost of an image that is open and not decoded yet.
+    """Estimate the cost of an image, open at its reduced scale but not decoded yet.
 
     Of a JPEG with several scans (a progressive one) libjpeg keeps all coefficients, two bytes each,
     at any scale, and visits them once per scan. A few formats are decoded in Python.
 
     Args:
-        image: at its reduced scale, if any.
-        whole: its full size.
-        data: the file.
+        whole: the full size.
         header: the part of the file read so far.
-        low_bytes: whether it has 16 bits per colour.
+        low_bytes: whether the image has 16 bits per colour.
     """
     full, pixels, effort = whole[0] * whole[1], image.width * image.height, 0
     layers: list[tuple[int, int, int, int]] = getattr(image, "layer", [])

@@ -197,12 +197,9 @@ def decode_image(
 def find_whole(image: Image.Image) -> tuple[tuple[int, int], tuple[float, float, float, float]]:
     """The full size of an image from `decode_image`, and the part of it that has this size.
 
-    Args:
-        image: decoded at a reduced scale or not; a crop counts as a whole image.
-
     Returns:
-        The width and height at full scale; and the part of `image` that shows it: left, top, right,
-        bottom. If the scale does not divide a side, that part ends within a pixel.
+        The width and height at full scale; and the left, top, right and bottom of the image, which
+        ends within a pixel if its scale does not divide a side. A crop is a whole image.
     """
     size, whole, box = image.info.get(_WHOLE, (None, None, None))
     if size != image.size:
@@ -261,9 +258,8 @@ def _decode(
         try:
             image.load()
         except OSError as error:
-            if "truncated" not in str(error) or kind not in _ROW_BY_ROW:
-                raise
-            if 2 * cost.pixels > max_pixels:  # it is decoded twice, and compared
+            is_truncated = "truncated" in str(error) and kind in _ROW_BY_ROW
+            if not is_truncated or 2 * cost.pixels > max_pixels:  # it is decoded twice
                 raise
             first, image = reopen(data + _ZEROS), reopen(data + _END_OF_IMAGE)
             _draft(first, least_side)
@@ -293,15 +289,10 @@ def _draft(image: ImageFile, least_side: int | None) -> tuple[float, float, floa
 
 
 def _find_missing(path: str, first: ImageFile, second: ImageFile) -> float:
-    """Load a truncated file with grey for missing rows, and return the share of these.
+    """Load a truncated file, with grey for missing rows, and return the share of these.
 
-    Args:
-        path: the file, for messages.
-        first, second: the file opened twice, followed by zeros, which never decode to grey, and by
-            an end marker, after which libjpeg fills in grey. `second` keeps the pixels.
-
-    Raises:
-        ImageError: more than `MAX_MISSING` of the rows are missing.
+    `first` is the file followed by zeros, which never decode to grey; `second` is followed by an
+    end marker, after which libjpeg fills in grey, and keeps the pixels.
     """
     import numpy as np
 

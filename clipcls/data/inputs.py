@@ -82,13 +82,7 @@ class NamedImage:
 
 
 def name_images(images: Any) -> Iterator[NamedImage | ImageError]:
-    """Name one image or many, in their order.
-
-    Args:
-        images: `Images`, views or named images; errors are passed on.
-
-    Yields:
-        A `NamedImage`, or the `ImageError` that says why it cannot be read.
+    """Name one image or many, in their order; errors among them are passed on.
 
     Raises:
         TypeError: at once if `images` is neither an image nor an iterable; at its turn if an item
@@ -119,12 +113,7 @@ def open_input(image: ImageInput) -> Image.Image:
 def apply_on_error(
     results: Iterable[Result | ImageError], on_error: OnError
 ) -> Iterator[Result | ImageError]:
-    """Pass on results in their order, and treat each `ImageError` as `on_error` says.
-
-    Raises:
-        ValueError: at once, if `on_error` is none of its values.
-        ImageError: at its turn, with "raise".
-    """
+    """Pass on results in their order, and treat each `ImageError` as `on_error` says."""
     if on_error not in get_args(OnError):
         raise ValueError(f"on_error is {on_error!r}; choose from {', '.join(get_args(OnError))}")
 
@@ -146,11 +135,7 @@ def has_no_file(name: str) -> bool:
 
 
 def _is_one(images: Any) -> bool:
-    """Whether this is an image; if not, it can be iterated over.
-
-    Raises:
-        TypeError: it is neither.
-    """
+    """Whether this is one image, not an iterable; a TypeError if it is neither."""
     if isinstance(images, np.ndarray):
         if images.ndim == 1 and images.dtype.kind in "OUS":
             return False

@@ -190,11 +190,7 @@ class _FolderLabels:
                 self._labels.setdefault(name, []).append(label)
 
     def __call__(self, folder: str, *, strict: bool = True) -> str:
-        """The label, or the folder's name if no label is turned into it.
-
-        Raises:
-            InputError: it could be several, and `strict`.
-        """
+        """The label, or the folder's name if none fits; with `strict` an error if several fit."""
         labels = self._labels.get(normalize_name(folder), [])
         if canonical(folder) in self._exact or not labels:
             return folder
@@ -218,11 +214,7 @@ class _Finder:
             self._loose.setdefault(_simplify(name), []).append(name)
 
     def __call__(self, label: str, *, strict: bool = True) -> tuple[int, ...]:
-        """The right class numbers; () if there is no such label.
-
-        Raises:
-            InputError: it could be several, and `strict`.
-        """
+        """The right class numbers, or () if none fit; with `strict` an error if several fit."""
         if canonical(label) in self._exact:
             return self._exact[canonical(label)]
         like = self._loose.get(_simplify(label), [])

@@ -15,15 +15,10 @@ __all__ = ["make_data_uri", "make_thumbnail", "make_thumbnails"]
 
 
 def make_thumbnail(path: str | os.PathLike[str], side: int, *, quality: int = 80) -> bytes:
-    """Make a JPEG of an image: upright, RGB, without metadata.
-
-    Args:
-        path: the image file.
-        side: the thumbnail's longer side in pixels; a smaller image keeps its size.
-        quality: the JPEG's, 1 to 95.
+    """Make an upright RGB JPEG without metadata, with at most `side` pixels per side.
 
     Raises:
-        ImageError: the file cannot be read or is not an image; `.reason` says why.
+        ImageError: the file cannot be read or is not an image.
     """
     name = os.fspath(path)
     try:
@@ -40,15 +35,7 @@ def make_thumbnail(path: str | os.PathLike[str], side: int, *, quality: int = 80
 def make_thumbnails(
     paths: Sequence[str], side: int, *, quality: int = 80
 ) -> Iterator[bytes | ImageError]:
-    """Make thumbnails of several images in threads.
-
-    Args:
-        paths: image files.
-        side, quality: as for `make_thumbnail`.
-
-    Yields:
-        In the order of the paths, a JPEG's bytes, or the `ImageError` that says why there is none.
-    """
+    """Make thumbnails in threads; yield each one, or the reason why there is none, in order."""
 
     def make(path: str) -> bytes | ImageError:
         try:

@@ -19,11 +19,8 @@ class Part:
     It is locked until `release`. Where the file system has no locks, a later run takes the name
     away, and this one fails at its end.
 
-    Args:
-        place: the file's final name.
-
     Attributes:
-        path: its name until then.
+        path: the file's name until it is whole.
         file: the file, open for writing.
         earlier: results of interrupted runs, the latest at the end.
 
@@ -66,12 +63,10 @@ class Part:
         self._whole = os.fstat(self.file.fileno()).st_size
 
     def with_results(self, has_own: bool) -> list[Path]:
-        """The files that contain results, after the run failed and the file was closed.
+        """The files with results, after the run failed and the file was closed.
 
-        A record that a full disk cut off is removed, as is a part without a whole record.
-
-        Args:
-            has_own: whether this run has written a result (a compressed file is never empty).
+        What a full disk cut off is removed, and the whole part unless this run `has_own` results
+        (a compressed file is never empty).
         """
         with contextlib.suppress(OSError):
             if self._lock.is_on(self.path):
@@ -98,11 +93,7 @@ class Part:
 
 
 class _Lock:
-    """Keeps other runs off a file until `release`, even after it is closed.
-
-    Raises:
-        BlockingIOError: another run has it.
-    """
+    """Keeps other runs off a file until `release`, even after it is closed."""
 
     def __init__(self, file: IO[Any]) -> None:
         self._number: int | None = None

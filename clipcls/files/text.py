@@ -63,11 +63,7 @@ _GUARDED = ("=", "+", "-", "@", "\t", "\ufeff")
 
 
 def read_text(path: Path, error: type[ClipclsError] = InputError) -> str:
-    """Read a whole text file; see `decode`.
-
-    Raises:
-        error: the file cannot be read or is not text; the message names file and cure.
-    """
+    """Read a whole text file; see `decode`."""
     try:
         data = path.read_bytes()
     except OSError as e:
@@ -281,11 +277,7 @@ def unguard(cell: str) -> str:
 
 
 def parse_number(text: str) -> float:
-    """Parse a spreadsheet's number: with a decimal point or comma, or as a percentage.
-
-    Raises:
-        ValueError: the text is not a number.
-    """
+    """Parse a spreadsheet's number: with a decimal point or comma, or as a percentage."""
     text = canonical(text)
     if text.endswith("%"):
         return parse_number(text[:-1]) / 100

@@ -58,12 +58,7 @@ class Entry:
 
 @dataclass(slots=True)
 class Parsed:
-    """The labels of one file or Python value.
-
-    Attributes:
-        entries: the labels, in the order written.
-        warnings: doubts about how they were read, one line each.
-    """
+    """The labels of one file or Python value, and doubts about how they were read."""
 
     entries: list[Entry]
     warnings: list[str] = field(default_factory=list)

@@ -93,8 +93,7 @@ class LabelSet:
         labels: the classes.
         source: a file's path, a ready set's name, or `labels`.
         levels: the names of a hierarchy's levels, from the root; () if they have none.
-        warnings: doubts about the labels and how they were read, one line each. Whoever makes the
-            set shows them (see `log_warnings`).
+        warnings: doubts about the labels, one line each, which whoever makes the set shows.
     """
 
     labels: tuple[Label, ...]

@@ -48,10 +48,10 @@ class PromptSet:
     """Templates in the order given, each with exactly one `{}`.
 
     Attributes:
-        name: a ready set's name, a file's path, the templates separated by `|`, or `custom` if
-            these are long.
+        name: a ready set's name, a file's path, or the templates separated by `|` (`custom` if
+            that is long).
         templates: the templates.
-        warnings: doubts about how they were read, one line each (see `log_warnings`).
+        warnings: doubts about how they were read, one line each.
     """
 
     name: str

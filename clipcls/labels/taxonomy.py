@@ -73,7 +73,6 @@ class Hierarchy:
 
     Attributes:
         levels: the nodes at level 1 (the roots), 2, ...; the last are the classes.
-        level_names: as given.
     """
 
     def __init__(
@@ -106,10 +105,9 @@ class Hierarchy:
         raise LabelsError(f"{self._source}: has no level {text!r}; its levels are {numbers}{named}")
 
     def meanings(self, level: Level) -> dict[str, tuple[int, ...]]:
-        """Map every name and path in the tree to the numbers of the nodes of `level` it means.
+        """Map every name and path in the tree to the nodes of `level` above or below it.
 
-        A node below the level means the node that contains it, a node above the level all nodes it
-        contains, and a shared name the nodes of all who share it.
+        A name that several nodes share means the answers of all of them.
         """
         found: dict[str, dict[int, None]] = {}
         for path, answer in zip(self._paths, level.node.tolist(), strict=True):
