@@ -29,12 +29,15 @@ def command(_console: Console, name: str | None, label_set: bool, as_json: bool)
     from clipcls.files.text import read_text
     from clipcls.labels.label_set import log_warnings, read_labels
     from clipcls.labels.presets import find_set, list_sets
-    from clipcls.labels.prompts import list_label_sets, list_prompts, read_prompts
+    from clipcls.labels.prompts import list_ready_sets, read_prompts
     from clipcls.output.json import dump_line
 
     found: Any
     if name is None:
-        sets = {"template_sets": list_prompts(), "label_sets": list_label_sets()}
+        sets = {
+            "template_sets": list_ready_sets("templates"),
+            "label_sets": list_ready_sets("labels"),
+        }
         found, lines = {key: [ready._asdict() for ready in sets[key]] for key in sets}, []
         for key, group in sets.items():
             lines.append(f"{key.replace('_', ' ')}:")

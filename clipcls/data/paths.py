@@ -25,6 +25,12 @@ __all__ = ["find_images"]
 log = logging.getLogger("clipcls")
 
 _SEPARATORS = re.compile("[" + re.escape(os.sep + (os.altsep or "")) + "]+")
+# JPEG, PNG, GIF, TIFF, JPEG 2000, WebP, BMP, HEIC and AVIF.
+_MAGIC = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|II\*\0|MM\0\*|\0\0\0\x0cjP  \r\n\x87\n|RIFF.{4}WEBP"
+    rb"|BM.{4}\0{4}|.{4}ftyp(?:hei[cx]|mif1|avif)",
+    re.DOTALL,
+)
 _CHUNK = 1 << 16
 _BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _CONTROL = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")
@@ -260,13 +266,7 @@ def _starts_as_image(entry: os.DirEntry[str]) -> bool:
             start = file.read(16)
     except OSError:
         return False
-    return (
-        start.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a"))
-        or start.startswith((b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  \r\n\x87\n"))
-        or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
-        or (start[:2] == b"BM" and start[6:10] == bytes(4))
-        or start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
-    )
+    return _MAGIC.match(start) is not None
 
 
 def _match_images(pattern: str, left_out: LeftOut) -> Iterator[str | ImageError]:

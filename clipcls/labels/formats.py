@@ -8,8 +8,7 @@ neither that nor labels is refused, so that a label file never silently means ot
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from clipcls.errors import LabelsError
 from clipcls.labels.entries import FIELDS, Entry, Item, Number, Parsed, make_entry
@@ -92,38 +91,14 @@ def _recognise(items: Sequence[Item]) -> tuple[str, str, _Names] | None:
         return "a mapping between numbers and names", where, names
     if len(mapping) > 1 and all(map(_may_be_prompts, mapping.values())):
         return None  # `labels` or `names` among labels with prompts
-    level: list[Mapping[Any, Any]] = [mapping]
-    while level:
-        found = [pair for node in level for pair in _find_known_key(node)]
-        if len(found) > 1:
-            shown = ", ".join(key for key, _ in found[:5])
-            raise LabelsError(f"{where}: has {len(found)} lists of classes ({shown}); keep one")
-        for key, names in found:
-            where = next((i.where for i in items if str(i.key).strip() == key), where)
-            return f"the classes under the key {key!r}", where, names
-        level = [below for node in level for value in node.values() for below in _mappings(value)]
+    keys = {key.lower(): key for key in mapping}
     if len(mapping) == 1 and isinstance(value, list) and not _are_prompts_for(str(key), value):
-        names = _find_classes(value) if len(value) > 1 else None
-        return (f"the classes under the key {key!r}", where, names) if names else None
-    return None
-
-
-def _find_known_key(node: Mapping[Any, Any]) -> Iterator[tuple[str, _Names]]:
-    """The preferred key of a mapping under which tools keep classes, and the classes."""
-    keys = {str(key).lower(): key for key in node}
+        keys |= {"names": str(key).strip()} if len(value) > 1 else {}  # {"mydata": [names]}
     for known in _KEYS:
-        if known in keys and (names := _find_classes(node[keys[known]])):
-            yield str(keys[known]), names
-            return
-
-
-def _mappings(value: object) -> Iterator[Mapping[Any, Any]]:
-    """The mapping, or those in a list or in lists of lists."""
-    if isinstance(value, Mapping):
-        yield value
-    elif isinstance(value, list):
-        for item in value:
-            yield from _mappings(item)
+        if known in keys and (names := _find_classes(mapping[keys[known]])):
+            where = next(i.where for i in items if str(i.key).strip() == keys[known])
+            return f"the classes under the key {keys[known]!r}", where, names
+    return None
 
 
 def _find_classes(value: object) -> _Names | None:

@@ -6,19 +6,19 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from clipcls.errors import PromptsError
 from clipcls.files.text import clean, number_lines, read_text
 from clipcls.labels.label_set import LabelSet, read_labels
 from clipcls.labels.names import spell_out
-from clipcls.labels.presets import ReadySet, describe, find_set, list_sets
+from clipcls.labels.presets import Kind, ReadySet, describe, find_set, list_sets
 from clipcls.labels.structured import read_code
 
 __all__ = [
     "REJECT_TEXTS",
     "PromptSet",
-    "list_label_sets",
-    "list_prompts",
+    "list_ready_sets",
     "make_prompts",
     "make_texts",
     "read_prompts",
@@ -189,17 +189,10 @@ def make_texts(labels: LabelSet, prompts: PromptSet) -> list[tuple[str, ...]]:
     return made
 
 
-def list_prompts() -> list[ReadySet]:
-    """The ready template sets: name, number of templates, description."""
-    return [
-        ReadySet(name, len(read_prompts(path).templates), describe(path))
-        for name, path in list_sets("templates").items()
-    ]
+def list_ready_sets(kind: Kind) -> list[ReadySet]:
+    """The ready sets of a kind: name, number of labels or templates, description."""
 
+    def count(path: Path) -> int:
+        return len(read_labels(path) if kind == "labels" else read_prompts(path).templates)
 
-def list_label_sets() -> list[ReadySet]:
-    """The ready label sets: name, number of labels, description."""
-    return [
-        ReadySet(name, len(read_labels(path)), describe(path))
-        for name, path in list_sets("labels").items()
-    ]
+    return [ReadySet(name, count(path), describe(path)) for name, path in list_sets(kind).items()]

@@ -11,7 +11,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from clipcls.errors import ClipclsError, LabelsError
 from clipcls.files.jsonfiles import check_depth, unique_keys
@@ -93,23 +93,11 @@ def read_yaml(path: str, text: str) -> list[Item]:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Composes nodes, which keep lines, spelling and repeated keys, but builds no values.
+        """Refuses aliases: a few of them can stand for a billion texts."""
 
-        Aliases are refused: a few of them can stand for a billion texts.
-        """
-
-        depth = 0
-
-        def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            if self.check_event(yaml.AliasEvent):
-                raise yaml.MarkedYAMLError(None, None, "aliases (*name) are not supported", mark)
-            if self.depth > 20:
-                raise yaml.MarkedYAMLError(None, None, "too deeply nested for labels", mark)
-            self.depth += 1
-            node = super().compose_node(parent, index)
-            self.depth -= 1
-            return node
+        def fetch_alias(self) -> NoReturn:
+            problem = "aliases (*name) are not supported"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.get_mark())
 
     def where(node: yaml.Node) -> str:
         return f"{path}:{node.start_mark.line + 1}"
@@ -133,15 +121,17 @@ def read_yaml(path: str, text: str) -> list[Item]:
         return node.value
 
     try:
+        # Nodes, unlike values, keep lines, spelling and repeated keys.
         top = yaml.compose(text, Loader)
-    except (yaml.YAMLError, ValueError, OverflowError) as e:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as e:
         # A ValueError comes from an escape beyond Unicode or a huge version number.
         mark = getattr(e, "problem_mark", None) or getattr(e, "context_mark", None)
-        at = mark.index if mark else getattr(e, "position", 0)
+        line = text.count("\n", 0, mark.index if mark else getattr(e, "position", 0)) + 1
         problem = getattr(e, "problem", None) or e
         if isinstance(e, yaml.reader.ReaderError):
             problem = f"it contains the character {chr(e.character)!r}"
-        line = text.count("\n", 0, at) + 1
+        if isinstance(e, RecursionError):
+            problem = "it is too deeply nested"
         raise LabelsError(f"{path}:{line}: is not YAML for labels: {problem}") from e
     if isinstance(top, yaml.SequenceNode):
         return [Item(where(node), None, value(node)) for node in top.value]

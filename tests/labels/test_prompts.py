@@ -11,8 +11,7 @@ from clipcls.labels import presets
 from clipcls.labels.label_set import Label, LabelSet, make_labels
 from clipcls.labels.prompts import (
     PromptSet,
-    list_label_sets,
-    list_prompts,
+    list_ready_sets,
     make_prompts,
     make_texts,
     read_prompts,
@@ -183,7 +182,7 @@ def test_ready_sets_load_without_a_warning(name):
 
 
 def test_lists_of_ready_sets_have_names_sizes_and_descriptions():
-    prompts = {row.name: row for row in list_prompts()}
+    prompts = {row.name: row for row in list_ready_sets("templates")}
     assert prompts["imagenet"].size == 80
     assert prompts["imagenet-7"].size == 7
     assert {
@@ -196,7 +195,7 @@ def test_lists_of_ready_sets_have_names_sizes_and_descriptions():
         "defect",
         "document",
     } <= set(prompts)
-    labels = {row.name: row for row in list_label_sets()}
+    labels = {row.name: row for row in list_ready_sets("labels")}
     assert labels["imagenet"].size == 1000
     assert {"cifar10", "coco80", "products", "scenes", "waste"} <= set(labels)
     for row in [*prompts.values(), *labels.values()]:
@@ -232,12 +231,12 @@ def test_packaged_sets_win_over_the_checkouts(tmp_path, monkeypatch):
     (package / "_prompts" / "templates").mkdir(parents=True)
     (package / "_prompts" / "templates" / "only.txt").write_text("# One\n{}\n")
     monkeypatch.setattr(presets, "__file__", str(package / "labels" / "presets.py"))
-    assert list_prompts() == [("only", 1, "One")]
+    assert list_ready_sets("templates") == [("only", 1, "One")]
 
 
 def test_reading_labels_and_prompts_imports_nothing_heavy():
     code = (
-        "import sys; from clipcls.labels.prompts import list_prompts; list_prompts(); "
+        "import sys; from clipcls.labels.prompts import list_ready_sets as ready; ready('labels'); "
         "heavy = {'torch', 'numpy', 'open_clip', 'PIL', 'faiss', 'csv'} "
         "& set(sys.modules); "
         "assert not heavy, heavy"
