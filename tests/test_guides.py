@@ -44,6 +44,7 @@ path,label,best
 photos/chelsea.jpg,cat,cat
 photos/eileen.jpg,astronaut,football
 """
+PROGRESS = r"clipcls: (preparing .*|[\d,]+ (of [\d,]+ )?(images|prompts)( embedded|, .*)?)\n"
 PHOTOS = ("chelsea", "cougar-mountain", "eileen", "kitchen", "zoo")
 NOT_RUN = {
     "README.md": ["network", "first command", "test command"],
@@ -124,7 +125,7 @@ class Shell:
             return self._run_in_shell(command)
         status, out, err = self.run(*shlex.split(command)[1:])
         assert status == 0, f"{command}\n{out}{err}"
-        return out + re.sub(r"clipcls: preparing .*\n", "", err)
+        return out + re.sub(PROGRESS, "", err)
 
     def _run_in_shell(self, command: str) -> str:
         command = command.replace("curl ", "curl -sSf ").replace(":8000", f":{self.port}")
@@ -202,7 +203,6 @@ def shell(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("CLIPCLS_MODEL", "mini")
-    monkeypatch.setenv("CLIPCLS_PROGRESS", "none")
     monkeypatch.setenv("CLIPCLS_REVIEW_NO_BROWSER", "1")
     monkeypatch.setenv("CLIPCLS_BENCH_SECONDS", "0.01")
     monkeypatch.setenv("CLIPCLS_BENCH_BATCH_SIZE", "1")
