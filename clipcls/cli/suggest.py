@@ -73,7 +73,7 @@ def command(
     ).fit()
     with watching(console, total) as watch:
         found = suggest(classifier, images, clusters=clusters, watch=watch)
-    record = found.record()
+    record = found.to_dict()
     target = "document" if form == "json" else form
     with output.open(target, columns, found.provenance.to_dict()) as writer:
         for row in record["labels"] if form in ("csv", "tsv") else [record]:

@@ -11,7 +11,7 @@ from clipcls import ImageError, ZeroShotClassifier, suggest
 from clipcls.classification.suggest import (
     VOCABULARY,
     _merge,
-    cluster_count,
+    choose_cluster_count,
     read_vocabulary,
     suggest_for_vectors,
 )
@@ -41,12 +41,12 @@ def photos(paint: Paint) -> list[str]:
 
 def test_clusters_are_named_counted_and_sorted(encoder: ColourEncoder, photos: list[str]) -> None:
     found = suggest(named(WORDS, encoder), photos)
-    assert [(label.name, label.images) for label in found.labels] == [
+    assert [(label.label, label.images) for label in found.labels] == [
         ("red", 6),
         ("blue", 3),
         ("green", 1),
     ]
-    assert found.clusters == cluster_count(10) == 7
+    assert found.clusters == choose_cluster_count(10) == 7
     assert found.labels[2].example == photos[9]
     scores = named(["red"], encoder).head_.logits(
         np.stack([item.vector for item in named(WORDS, encoder).embed(photos[:6])])
@@ -60,11 +60,11 @@ def test_the_file_is_read_back_unchanged(
 ) -> None:
     names = ["# levels: red", r"x \> green", "colour > blue"]
     found = suggest(named(names, encoder), photos)
-    assert {label.name for label in found.labels} == {"# levels: red", "x > green", "blue"}
+    assert {label.label for label in found.labels} == {"# levels: red", "x > green", "blue"}
     with open_output(tmp_path / "l.txt", "labels") as writer:
-        writer.write({**found.record(), "images": 1})
+        writer.write({**found.to_dict(), "images": 1})
     labels = read_labels(tmp_path / "l.txt")
-    assert labels.names == tuple(label.name for label in found.labels)
+    assert labels.names == tuple(label.label for label in found.labels)
     assert [label.path for label in labels if label.parents] == [("colour", "blue")]
     text = (tmp_path / "l.txt").read_text()
     assert text.startswith("# 3 labels for 1 image, suggested by clipcls with colours")
@@ -79,7 +79,7 @@ def test_few_images(encoder: ColourEncoder, photos: list[str], count: int) -> No
 
 def test_the_same_image_many_times_is_one_cluster(encoder: ColourEncoder, paint: Paint) -> None:
     found = suggest(named(WORDS, encoder), [paint("a.png", "red")] * 9, clusters=4)
-    assert (found.clusters, [label.name for label in found.labels]) == (1, ["red"])
+    assert (found.clusters, [label.label for label in found.labels]) == (1, ["red"])
 
 
 def test_images_that_cannot_be_read(
@@ -103,7 +103,7 @@ def test_as_many_clusters_as_are_asked_for(
     assert suggest(classifier, photos, clusters=99).clusters == 10
     monkeypatch.setattr("clipcls.embeddings.clustering._MOST_CLUSTERED", 4)
     assert suggest(classifier, photos, clusters=9).clusters == 4
-    assert [cluster_count(n) for n in (1, 2, 5, 100, 10**6)] == [1, 2, 5, 20, 200]
+    assert [choose_cluster_count(n) for n in (1, 2, 5, 100, 10**6)] == [1, 2, 5, 20, 200]
 
 
 def test_names_that_cannot_be_told_apart_are_merged(encoder: ColourEncoder) -> None:
@@ -141,7 +141,7 @@ def test_votes_count_and_ties_go_to_the_nearest(encoder: ColourEncoder) -> None:
         vectors = np.array(rows, np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         labels, _ = suggest_for_vectors(classifier, vectors, [""] * len(rows), clusters=1)
-        return labels[0].name
+        return labels[0].label
 
     assert first([(5, 4, 0), (5, 4, 0), (0, 9, 0)]) == "red"
     assert first([(5, 4, 0), (0, 9, 0)]) == "green"
