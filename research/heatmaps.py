@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from clipcls.classification.occlusion import occlusion_masks
+from clipcls.classification.occlusion import make_masks
 from clipcls.data.images import decode_image, read_bytes
 from clipcls.models import loading
 from clipcls.models.backend import Backend
@@ -116,7 +116,7 @@ def occlusions(encode, size, hide=mean_colour):
     """Maps by hiding: `clipcls.classification.occlusion` with size x size places."""
 
     def maps(pixels, text, scale, numbers):
-        masks = occlusion_masks(*pixels.shape[:2], size)
+        masks = make_masks(*pixels.shape[:2], size)
         hidden = hide(pixels)
         views = [pixels, *(_mix(pixels, hidden, mask) for mask in masks)]
         logits = scale * encode(views).astype(np.float64) @ text.T

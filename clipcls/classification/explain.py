@@ -1,9 +1,9 @@
-"""Why an image got its label: the texts that decided, the runner-up, the nearest stored images."""
+"""Explains an answer: the label's nearest texts, the runner-up, the nearest stored images."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,20 +22,18 @@ __all__ = ["Explainer"]
 
 _TEXTS = 5
 _NEAREST = 3
-# Sought for the nearest, as an image itself and files that are gone do not count.
-_SOUGHT = 32
+_SOUGHT = 32  # for the nearest: the image itself and deleted files do not count
 
 
 class Explainer:
-    """Explains answers of one run.
+    """Explains the answers of one run.
 
-    The vectors of all images that are in the cache are held in memory: 2 KB each at 512 dimensions,
-    twice.
+    The vectors of all images in the cache are in memory, 2 KB each at 512 dimensions, twice.
 
     Args:
-        encoder: what made the vectors.
+        encoder: the encoder of the vectors.
         cache: where stored images and texts are looked up.
-        texts: of each label; () where labels were not made of texts.
+        texts: the texts of each label; () if labels were not made of texts.
     """
 
     def __init__(
@@ -47,14 +45,13 @@ class Explainer:
         self._vectors: dict[str, NDArray[np.float32]] = {}
         self._paths: list[str] = []
         blocks = []
-        if cache:
-            for paths, vectors in stored_images(encoder, cache):
-                self._paths += paths
-                blocks.append(vectors)
+        for paths, vectors in stored_images(encoder, cache) if cache else ():
+            self._paths += paths
+            blocks.append(vectors)
         self._index = None
         if blocks:
             rows = np.concatenate(blocks)
-            blocks.clear()  # before the index has a copy: twice in memory are enough
+            blocks.clear()  # before the index makes a copy
             self._index = FlatIndex(rows)
 
     def explain(
@@ -67,43 +64,42 @@ class Explainer:
         """Explains one answer.
 
         Args:
-            path: the image, which is not its own neighbour; "" where it has none.
+            path: the image, which is not its own neighbour; "" if it has none.
             vector: its unit vector, float32 (dim,).
             labels: numbers of the labels that the answer stands for.
-            best: the best labels, best first; two tell of the margin.
+            best: the best labels, best first; the margin needs two.
         """
         texts = [text for label in labels for text in self._texts[label]] if self._texts else []
+        runner_up, margin = "", 1.0
+        if len(best) > 1:
+            runner_up, margin = best[1].label, best[0].score - best[1].score
         return Explanation(
-            self._best_texts(vector, texts),
-            best[1].label if len(best) > 1 else "",
-            best[0].score - best[1].score if len(best) > 1 else 1.0,
+            self._best_texts(vector, dict.fromkeys(texts)),
+            runner_up,
+            margin,
             self._nearest(path, vector),
         )
 
     def _best_texts(
-        self, vector: NDArray[np.float32], texts: Sequence[str]
+        self, vector: NDArray[np.float32], texts: Iterable[str]
     ) -> tuple[SimilarText, ...]:
-        if new := [text for text in dict.fromkeys(texts) if text not in self._vectors]:
+        if new := [text for text in texts if text not in self._vectors]:
             rows = embed_texts(self._encoder, new, self._cache)
             self._vectors.update(zip(new, rows, strict=True))
         exact = vector.astype(np.float64)
-        found = [
-            SimilarText(text, float(self._vectors[text] @ exact)) for text in dict.fromkeys(texts)
-        ]
+        found = [SimilarText(text, float(self._vectors[text] @ exact)) for text in texts]
         return tuple(sorted(found, key=lambda near: -near.similarity)[:_TEXTS])
 
     def _nearest(self, path: str, vector: NDArray[np.float32]) -> tuple[SimilarImage, ...]:
-        found: list[SimilarImage] = []
         if self._index is None or self._cache is None:
             return ()
+        found: list[SimilarImage] = []
         itself = {os.path.abspath(path), *self._cache.copies(path)} if path else set()
         similarities, rows = self._index.search(vector[np.newaxis], _SOUGHT)
         for similarity, row in zip(similarities[0], rows[0], strict=True):
-            if self._paths[row] in itself:
+            if self._paths[row] in itself or len(found) == _NEAREST:
                 continue
-            there = next(filter(os.path.exists, self._cache.copies(self._paths[row])), None)
-            if there is not None:
-                found.append(SimilarImage(there, float(similarity)))
-            if len(found) == _NEAREST:
-                break
+            present = next(filter(os.path.exists, self._cache.copies(self._paths[row])), None)
+            if present is not None:
+                found.append(SimilarImage(present, float(similarity)))
         return tuple(found)

@@ -1,12 +1,12 @@
-"""Where in an image its answer lies, found by hiding one place after the other.
+"""Heat maps: where in an image its answer lies, found by hiding one place after the other.
 
-A place is hidden, the image is embedded again, and the heat there is how far the answer's log-odds
-fall: occlusion (Zeiler and Fergus 2013, arXiv 1311.2901, section 4.2). Places have soft edges and
-overlap, and the heat of a pixel is the mean over the places that it is in, weighted by how far they
-hide it, as in RISE (Petsiuk et al. 2018, arXiv 1806.07421) with places on a grid in place of random
-ones. So the map is measured and not derived from the inside of a network: it holds for every tower.
+The image is embedded again with each place hidden, and the heat there is how far the answer's
+log-odds fall: occlusion (Zeiler and Fergus 2013, arXiv 1311.2901, section 4.2). Places have soft
+edges and overlap; the heat of a pixel is the mean over its places, weighted by how far they hide
+it, as in RISE (Petsiuk et al. 2018, arXiv 1806.07421) but on a grid instead of at random. The map
+is measured, not derived from the inside of a network, so it holds for every tower.
 
-research/heatmaps.md has what it was compared with, and what came out.
+research/heatmaps.md compares it with other methods.
 """
 
 from __future__ import annotations
@@ -37,23 +37,14 @@ if TYPE_CHECKING:
     from clipcls.classification.image_classifier import ImageClassifier
     from clipcls.data.inputs import ImageInput
 
-__all__ = [
-    "Heatmaps",
-    "check_offered",
-    "heat_of",
-    "heatmap",
-    "mirrored",
-    "occlusion_masks",
-    "overlay",
-]
+__all__ = ["Heatmaps", "compute_heat", "heatmap", "make_masks", "mirror_path", "overlay"]
 
 logger = logging.getLogger(__name__)
 
 _PLACES = 7  # along each side of the model's input: 50 passes per image, with the whole one
-_SUFFIX = ".heat.jpg"
 _LONGEST_NAME = 230  # bytes, of the 255 that file systems take, with room for the suffix and " (2)"
 
-# matplotlib's viridis at ten equal steps: lightness grows evenly, also for the colour-blind.
+# matplotlib's viridis at ten equal steps: lightness rises evenly, also for the colour-blind.
 _VIRIDIS = np.array(
     [
         *((68, 1, 84), (72, 40, 120), (62, 74, 137), (49, 104, 142), (38, 130, 142)),
@@ -67,57 +58,51 @@ def heatmap(
     classifier: ImageClassifier, image: ImageInput, label: str | None = None
 ) -> NDArray[np.float32]:
     """The heat of each pixel for one label; see `ImageClassifier.heatmap`."""
-    check_offered(classifier)
-    opened = open_input(image)
-    if label is None:
-        vector = classifier.encoder_.encode_images([classifier.encoder_.preprocess(opened)])
-        numbers: tuple[int, ...] = (int(classifier.head_.best(vector)[0]),)
-    else:
-        numbers = _numbers(classifier, label)
-    return heat_of(classifier, opened, numbers)
+    _check_encoder(classifier)
+    numbers = None if label is None else _find_classes(classifier, label)
+    return compute_heat(classifier, open_input(image), numbers)
 
 
-def check_offered(classifier: ImageClassifier) -> None:
-    """Raises:
-    ClipclsError: the classifier's encoder does not say which part of an image it sees.
-    """
-    if not hasattr(classifier.encoder_, "seen"):
-        raise ClipclsError(
-            f"{classifier.encoder_.name}: heat maps are offered for OpenCLIP's models only, not "
-            "for an Encoder that cannot say which part of an image it sees"
-        )
-
-
-def heat_of(
-    classifier: ImageClassifier, image: Image.Image, numbers: Sequence[int]
+def compute_heat(
+    classifier: ImageClassifier, image: Image.Image, numbers: Sequence[int] | None
 ) -> NDArray[np.float32]:
     """The heat of each pixel of an upright RGB image for the sum of some classes' scores.
 
     Args:
-        classifier: fitted, with an encoder for which `check_offered` passes.
-        image: as `decode_image` gives it.
-        numbers: of the classes.
+        classifier: fitted, with an encoder that has `seen`.
+        image: as `open_image` gives it.
+        numbers: of the classes; None: the image's best.
 
     Returns:
         float32 (height, width) of `image`; see `ImageClassifier.heatmap`.
     """
     encoder: Any = classifier.encoder_
     pixels = encoder.preprocess(image)
-    masks = occlusion_masks(*pixels.shape[:2])
-    hidden = _mean_colour(pixels)
-    values = np.empty(len(masks) + 1)
-    views = itertools.chain([pixels], (_mixed(pixels, hidden, mask) for mask in masks))
-    done = 0
-    while batch := list(itertools.islice(views, encoder.batch_size)):
-        logits = classifier.head_.logits(encoder.encode_images(batch))
-        values[done : done + len(batch)] = _log_odds(logits, numbers)
-        done += len(batch)
-    falls = values[0] - values[1:]
-    seen = np.tensordot(falls, masks, 1) / masks.sum(axis=0)
-    return _in_the_image(seen.astype(np.float32), encoder.seen(image.size), image.size)
+    masks = make_masks(*pixels.shape[:2])
+    hidden = np.rint(pixels.mean(axis=(0, 1)))
+    changes = (mask[..., None] * (hidden - pixels) for mask in masks)
+    views = itertools.chain(
+        [pixels], (np.rint(pixels + change).astype(np.uint8) for change in changes)
+    )
+    batches = iter(lambda: list(itertools.islice(views, encoder.batch_size)), [])
+    logits = np.concatenate(
+        [classifier.head_.logits(encoder.encode_images(batch)) for batch in batches]
+    )
+    odds = _log_odds(logits, [int(logits[0].argmax())] if numbers is None else numbers)
+    heat = np.tensordot(odds[0] - odds[1:], masks, 1) / masks.sum(axis=0)
+    # What the model sees, at its place in the image: 0 where the model does not look.
+    left, top, right, bottom = encoder.seen(image.size)
+    x, y = heat.shape[1] / (right - left), heat.shape[0] / (bottom - top)
+    placed = Image.fromarray(heat.astype(np.float32)).transform(
+        image.size,
+        Image.Transform.AFFINE,
+        (x, 0, -left * x, 0, y, -top * y),
+        Image.Resampling.BILINEAR,
+    )
+    return np.asarray(placed)
 
 
-def occlusion_masks(height: int, width: int, places: int = _PLACES) -> NDArray[np.float32]:
+def make_masks(height: int, width: int, places: int = _PLACES) -> NDArray[np.float32]:
     """How far each place is hidden: float32 (places * places, height, width), 0 to 1.
 
     Gaussian bumps, whose width at half their height is 1.65 times the distance between two.
@@ -129,28 +114,14 @@ def occlusion_masks(height: int, width: int, places: int = _PLACES) -> NDArray[n
         found: NDArray[np.float64] = np.exp(-(((at - middles[:, None]) / 0.7) ** 2) / 2)
         return found
 
-    rows, columns = bumps(height), bumps(width)
-    masks = rows[:, None, :, None] * columns[None, :, None, :]
+    masks = bumps(height)[:, None, :, None] * bumps(width)[None, :, None, :]
     return masks.reshape(-1, height, width).astype(np.float32)
 
 
-def _mean_colour(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    mean = np.rint(pixels.mean(axis=(0, 1), keepdims=True)).astype(np.uint8)
-    return np.broadcast_to(mean, pixels.shape)
-
-
-def _mixed(
-    pixels: NDArray[np.uint8], hidden: NDArray[np.uint8], mask: NDArray[np.float32]
-) -> NDArray[np.uint8]:
-    share = mask[..., np.newaxis]
-    mixed: NDArray[np.uint8] = np.rint(pixels * (1 - share) + hidden * share).astype(np.uint8)
-    return mixed
-
-
 def _log_odds(logits: NDArray[np.float64], numbers: Sequence[int]) -> NDArray[np.float64]:
-    """Of the sum of some classes' scores, float64 (n, n_classes) -> (n,).
+    """The log-odds of the sum of some classes' scores, float64 (n, n_classes) -> (n,).
 
-    Where there are no other classes, the log of the sum of exp of their logits.
+    If there are no other classes, the log of the sum of exp of their logits.
     """
     chosen = np.zeros(logits.shape[1], bool)
     chosen[list(numbers)] = True
@@ -160,22 +131,15 @@ def _log_odds(logits: NDArray[np.float64], numbers: Sequence[int]) -> NDArray[np
     return odds
 
 
-def _in_the_image(
-    heat: NDArray[np.float32], box: tuple[float, float, float, float], size: tuple[int, int]
-) -> NDArray[np.float32]:
-    """A map of what the model sees, at its place in the image: 0 where the model does not look."""
-    left, top, right, bottom = box
-    x, y = heat.shape[1] / (right - left), heat.shape[0] / (bottom - top)
-    placed = Image.fromarray(heat).transform(
-        size,
-        Image.Transform.AFFINE,
-        (x, 0, -left * x, 0, y, -top * y),
-        Image.Resampling.BILINEAR,
-    )
-    return np.asarray(placed)
+def _check_encoder(classifier: ImageClassifier) -> None:
+    if not hasattr(classifier.encoder_, "seen"):
+        raise ClipclsError(
+            f"{classifier.encoder_.name}: heat maps are offered for OpenCLIP's models only, not "
+            "for an Encoder that cannot say which part of an image it sees"
+        )
 
 
-def _numbers(classifier: ImageClassifier, label: str) -> tuple[int, ...]:
+def _find_classes(classifier: ImageClassifier, label: str) -> tuple[int, ...]:
     """The classes that a name or a path of the hierarchy stands for."""
     if label not in (found := meanings(classifier)):
         raise LabelsError(f"{label!r} is none of the labels")
@@ -185,10 +149,10 @@ def _numbers(classifier: ImageClassifier, label: str) -> tuple[int, ...]:
 def overlay(
     image: Image.Image, heat: NDArray[np.float32], box: tuple[float, float, float, float]
 ) -> Image.Image:
-    """The heat as colour over a grey image, what the model does not see darkened.
+    """The heat as colour over a grey image, darkened where the model does not look.
 
-    Colours go from nothing at 0 and below to full at the map's highest value, from dark violet over
-    green to yellow (viridis).
+    Colours go from dark violet at 0 and below over green to yellow at the map's highest value
+    (viridis).
 
     Args:
         image: RGB.
@@ -211,13 +175,12 @@ def overlay(
 class Heatmaps:
     """Draws the heat map of each answer of a run into a folder.
 
-    The pictures lie in the folder as the images do where they are named from: `a/b.jpg` and
-    `../a/b.jpg` both become `a/b.jpg.heat.jpg`, the second one `a/b.jpg.heat (2).jpg`. No file is
-    ever overwritten.
+    The folder mirrors the images' paths: `a/b.jpg` and `../a/b.jpg` both become `a/b.jpg.heat.jpg`,
+    the second one `a/b.jpg.heat (2).jpg`. No file is ever overwritten.
 
     Args:
-        classifier: fitted; it gave the answers.
-        folder: made where it is missing.
+        classifier: the one that gave the answers.
+        folder: made if it is missing.
 
     Raises:
         ClipclsError: there are no heat maps for the classifier's encoder.
@@ -225,42 +188,32 @@ class Heatmaps:
     """
 
     def __init__(self, classifier: ImageClassifier, folder: str | os.PathLike[str]) -> None:
-        check_offered(classifier)
+        _check_encoder(classifier)
         self._classifier = classifier
         self._folder = Path(folder)
-        _make(self._folder)
+        _make_folder(self._folder)
 
-    def drawn(
+    def draw_each(
         self, results: Iterable[Prediction | ImageError]
     ) -> Iterator[Prediction | ImageError]:
         """The results as they come, each answer with the path of its picture.
 
-        An image that cannot be read any more goes without, which is logged.
+        An `unknown` image gets the map of its best label. An image that can no longer be read gets
+        none, which is logged.
 
         Raises:
-            OutputError: a picture cannot be written.
+            OutputError: a picture cannot be written, or would lie next to its image.
             ValueError: an answer is of an image that is no file.
         """
         for result in results:
-            if isinstance(result, ImageError):
-                yield result
-                continue
-            try:
-                path = self.draw(result)
-            except ImageError as error:
-                logger.warning("%s: no heat map (%s)", error.path, error.reason)
-                yield result
-            else:
-                yield replace(result, heatmap=str(path))
+            if not isinstance(result, ImageError):
+                try:
+                    result = replace(result, heatmap=str(self._draw(result)))
+                except ImageError as error:
+                    logger.warning("%s: no heat map (%s)", error.path, error.reason)
+            yield result
 
-    def draw(self, prediction: Prediction) -> Path:
-        """Draws one answer's map; of `unknown` that of the best label.
-
-        Raises:
-            ImageError: the image cannot be read.
-            OutputError: the picture cannot be written, or would lie beside its image.
-            ValueError: the image is no file.
-        """
+    def _draw(self, prediction: Prediction) -> Path:
         if has_no_file(prediction.path):
             raise ValueError("heat maps are drawn of files; of an open image use heatmap()")
         encoder: Any = self._classifier.encoder_
@@ -269,25 +222,26 @@ class Heatmaps:
             label = join_levels(prediction.lineage)
         data = read_bytes(prediction.path)
         image = decode_image(data, prediction.path, least_side=encoder.least_side)
-        heat = heat_of(self._classifier, image, _numbers(self._classifier, label))
-        picture = overlay(image, heat, encoder.seen(image.size))
+        heat = compute_heat(self._classifier, image, _find_classes(self._classifier, label))
         stream = io.BytesIO()
-        picture.save(stream, "JPEG", quality=90)
+        overlay(image, heat, encoder.seen(image.size)).save(stream, "JPEG", quality=90)
         return self._write(prediction.path, stream.getvalue())
 
     def _write(self, path: str, data: bytes) -> Path:
-        place = mirrored(self._folder, path)
-        name, folder = _shortened(place.name), place.parent
+        place = mirror_path(self._folder, path)
+        name, folder = _shorten(place.name), place.parent
         if not is_inside(folder, self._folder):
-            raise OutputError(f"{folder}: is a link out of {self._folder}; replace it by a folder")
-        _make(folder)
+            raise OutputError(
+                f"{folder}: is a link to outside {self._folder}; replace it by a folder"
+            )
+        _make_folder(folder)
         if os.path.samefile(folder, os.path.dirname(path) or os.curdir):
             raise OutputError(
                 f"{self._folder}: heat maps would lie among the images; name another folder"
             )
         for number in itertools.count(1):
             mark = "" if number == 1 else f" ({number})"
-            picture = folder / f"{name}{_SUFFIX.replace('.jpg', f'{mark}.jpg')}"
+            picture = folder / f"{name}.heat{mark}.jpg"
             try:
                 with picture.open("xb") as file:
                     try:
@@ -296,29 +250,29 @@ class Heatmaps:
                     except OSError:
                         picture.unlink()
                         raise
-                return picture
+                break
             except FileExistsError:
                 continue
             except OSError as error:
                 raise OutputError(f"{picture}: cannot be written ({os_reason(error)})") from error
-        raise AssertionError
+        return picture
 
 
-def mirrored(folder: Path, path: str) -> Path:
+def mirror_path(folder: Path, path: str) -> Path:
     """A path's place in a folder: that of `a/b`, `../a/b` and `/a/b` is `a/b`."""
     pure = PurePath(path)
     parts = [part for part in pure.parts if part != os.pardir]
     return folder.joinpath(*parts[bool(pure.anchor) :])
 
 
-def _make(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: no folder can be made there ({os_reason(error)})") from error
+        raise OutputError(f"{folder}: cannot make the folder ({os_reason(error)})") from error
 
 
-def _shortened(name: str) -> str:
+def _shorten(name: str) -> str:
     """A name that leaves room for what is added to it."""
     raw = os.fsencode(name)
     if len(raw) <= _LONGEST_NAME:

@@ -73,7 +73,7 @@ def _is_given(context: click.Context, name: str) -> bool:
 def refuse_inside(folder: Path, inputs: Iterable[str], *, mirrored: bool = False) -> None:
     """Refuse a folder for pictures where this run, or the next, would find them as images.
 
-    Paths on stdin are not checked. `mirrored` pictures lie in it as `occlusion.mirrored` says.
+    Paths on stdin are not checked. `mirrored` pictures lie in it as `occlusion.mirror_path` says.
     """
     for name in inputs:
         names: Iterable[str] = [name]
@@ -96,9 +96,9 @@ def _is_among(folder: Path, images: str, searched: bool, mirrored: bool) -> bool
     if searched and place.is_relative_to(root):
         return True
     if mirrored:
-        from clipcls.classification.occlusion import mirrored as mirror
+        from clipcls.classification.occlusion import mirror_path
 
-        place = Path(os.path.realpath(mirror(folder, images)))
+        place = Path(os.path.realpath(mirror_path(folder, images)))
         return place == root or (searched and place.is_relative_to(root))
     return False
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from clipcls import ClipclsError, ImageError, Prediction, ZeroShotClassifier
-from clipcls.classification.occlusion import Heatmaps, heat_of, occlusion_masks, overlay
+from clipcls.classification.occlusion import Heatmaps, compute_heat, make_masks, overlay
 from clipcls.errors import LabelsError, OutputError
 from clipcls.models.preprocess import Preprocess
 from helpers.encoders import ColourEncoder
@@ -92,7 +92,7 @@ def test_the_heat_is_the_fall_of_the_log_odds_place_by_place() -> None:
     classifier = corner(["spot", "nothing", "void"])
     image = spotted((64, 64), (20, 12))
     pixels = np.asarray(image)
-    masks = occlusion_masks(64, 64)
+    masks = make_masks(64, 64)
     assert 0 < masks.max() <= 1
 
     def odds(view: NDArray[np.uint8]) -> float:
@@ -116,7 +116,7 @@ def test_a_node_of_a_hierarchy_and_a_lone_label_have_maps() -> None:
     tree = corner(["spot > round spot", "spot > square spot", "nothing"])
     plain = corner(["round spot", "square spot", "nothing"])
     np.testing.assert_allclose(
-        tree.heatmap(image, "spot"), heat_of(plain, image, (0, 1)), atol=1e-6
+        tree.heatmap(image, "spot"), compute_heat(plain, image, (0, 1)), atol=1e-6
     )
     assert hottest(tree.heatmap(image, "spot")) == hottest(corner().heatmap(image))
     x, y = hottest(corner(["spot"]).heatmap(image))
@@ -213,7 +213,7 @@ def test_a_link_leads_no_picture_out_of_the_folder(
     monkeypatch.chdir(tmp_path)
     spotted((64, 64), (20, 12)).save("here/a.png")
     Path("heat/here").symlink_to("../elsewhere")
-    with pytest.raises(OutputError, match="heat/here: is a link out of heat"):
+    with pytest.raises(OutputError, match="heat/here: is a link to outside heat"):
         list(corner().classify(["here/a.png"], heatmaps="heat"))
     assert os.listdir("elsewhere") == []
 
@@ -226,7 +226,7 @@ def test_what_cannot_be_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     (prediction,) = list(classifier.classify([path]))
     assert isinstance(prediction, Prediction)
     path.unlink()  # classified out of the cache, say, and then gone
-    (left,) = Heatmaps(classifier, tmp_path / "heat").drawn([prediction])
+    (left,) = Heatmaps(classifier, tmp_path / "heat").draw_each([prediction])
     assert left == prediction
     assert "no heat map (no such file)" in caplog.text
     (tmp_path / "file").touch()
