@@ -14,6 +14,7 @@ from clipcls.cli import cli
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs/reference/cli.md"
+FOLDERS = ("benchmarks", "clipcls", "docs", "examples", "research", "training")
 
 
 def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -76,6 +77,17 @@ def test_the_readme_names_only_options_that_exist() -> None:
     known = set(re.findall(r"--[a-z-]+", reference()))
     used = set(re.findall(r"clipcls \w+[^\n`]*", (ROOT / "README.md").read_text()))
     assert {o for line in used for o in re.findall(r" (--[a-z-]+)", line)} <= known
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_relative_links_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s#]+)", page.read_text())
+    files = [link for link in links if not re.match(r"[a-z]+:", link)]
+    assert [file for file in files if not (page.parent / file).exists()] == []
 
 
 if __name__ == "__main__":
