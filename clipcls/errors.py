@@ -1,21 +1,21 @@
-"""What clipcls raises. Catch `ClipclsError` for everything below it.
+"""The errors of clipcls; `ClipclsError` catches all of them.
 
 ClipclsError
-├── InputError            no images to work on, or a list of paths that cannot be read
-├── LabelsError           a label list that cannot be used
-├── PromptsError          a template set that cannot be used
-├── ModelError            a model that cannot be loaded
-│   ├── UnknownModelError     no such model, tag or alias
-│   └── ModelUnavailableError its weights are not here and cannot be fetched now
-├── CalibrationError      a calibration that is for something else, or promises too little
-├── ClassifierError       a learnt classifier's file that cannot be used here
-├── NotFittedError        an estimator that is asked before `fit`
-├── ImageError            one image that cannot be read
-├── SidecarError          an XMP sidecar that is none, or changes under our hands
-├── CacheError            the embedding cache cannot be used
-├── ServerError           a web application cannot be served
-└── OutputError           results cannot be written
-    └── OutputClosedError     the reader of a pipe went away
+├── InputError
+├── LabelsError
+├── PromptsError
+├── ModelError
+│   ├── UnknownModelError
+│   └── ModelUnavailableError
+├── CalibrationError
+├── ClassifierError
+├── NotFittedError
+├── ImageError
+├── SidecarError
+├── CacheError
+├── ServerError
+└── OutputError
+    └── OutputClosedError
 
 Each message is one line that names the file or value and says what to do about it.
 """
@@ -58,17 +58,14 @@ __all__ = [
 
 
 class ClipclsError(Exception):
-    """Base of every error that clipcls raises on purpose.
-
-    Its message is one line: control characters in what it quotes are escaped.
-    """
+    """Base of every error that clipcls raises on purpose; control characters are escaped."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(printable(message))
 
 
 class InputError(ClipclsError):
-    """There are no images to work on, or a list of paths cannot be read."""
+    """There are no usable images, or a list of paths cannot be read."""
 
 
 class LabelsError(ClipclsError, ValueError):
@@ -88,11 +85,11 @@ class UnknownModelError(ModelError, ValueError):
 
 
 class ModelUnavailableError(ModelError):
-    """The model's weights are not on this machine and cannot be fetched now."""
+    """The model's weights are not on this machine and cannot be downloaded now."""
 
 
 class CalibrationError(ClipclsError, ValueError):
-    """A calibration cannot be used here, or cannot promise what is asked of it."""
+    """A calibration is for another classifier, or cannot promise what is asked of it."""
 
 
 class ClassifierError(ClipclsError, ValueError):
@@ -100,17 +97,17 @@ class ClassifierError(ClipclsError, ValueError):
 
 
 class NotFittedError(ClipclsError, ValueError, AttributeError):
-    """An estimator is asked before `fit`; where scikit-learn is in use, also its own error."""
+    """An estimator is used before `fit`; also scikit-learn's own error if that is imported."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return NotFittedError, self.args  # a class made at run time cannot be pickled
 
 
 def not_fitted(estimator: object) -> NotFittedError:
-    """The error for an estimator that is not fitted, to be raised.
+    """The error to raise for an estimator that is not fitted.
 
-    It is caught as scikit-learn's `NotFittedError` too, which is not imported for that: who can
-    name it has imported it.
+    It is also a `sklearn.exceptions.NotFittedError`, if that is imported already: otherwise no
+    caller can name it.
     """
     theirs = getattr(sys.modules.get("sklearn.exceptions"), "NotFittedError", None)
     kind = _both(theirs) if theirs else NotFittedError
@@ -127,7 +124,7 @@ class ImageError(ClipclsError):
     """One image cannot be read.
 
     Attributes:
-        path: the image as it was named by the caller.
+        path: the image as the caller named it.
         reason: why, in a few words, without the path.
     """
 
@@ -137,16 +134,16 @@ class ImageError(ClipclsError):
         self.reason = reason
 
     def to_dict(self) -> dict[str, Any]:
-        """Its record, as jsonl holds it."""
+        """Its record, as in jsonl."""
         return {"path": self.path, "error": self.reason}
 
     def without_frames(self) -> ImageError:
-        """A copy that may be kept: a raised error holds its frames, and so the file and pixels."""
+        """A copy to keep: a raised error holds on to its frames, and so to the file and pixels."""
         return ImageError(self.path, self.reason)
 
 
 class SidecarError(ClipclsError):
-    """An XMP sidecar is not XMP, or was changed while it was worked on."""
+    """An XMP sidecar is not XMP, or changed while it was being updated."""
 
 
 class CacheError(ClipclsError):
@@ -154,7 +151,7 @@ class CacheError(ClipclsError):
 
 
 class ServerError(ClipclsError):
-    """A web application cannot be served where it is asked for."""
+    """A web application cannot be served at this address."""
 
 
 class OutputError(ClipclsError):
@@ -162,14 +159,14 @@ class OutputError(ClipclsError):
 
 
 class OutputClosedError(OutputError):
-    """The reader of a pipe went away; it has what it wanted."""
+    """The reading end of the pipe was closed."""
 
 
 def printable(text: str) -> str:
-    r"""Text with control and format characters, line ends and stray bytes as \x1b or \u202e.
+    r"""Escape control and format characters, line ends and stray bytes, as in \x1b or \u202e.
 
-    Printed as they are they can drive a terminal, or show a text in another order. The joiners of
-    emoji and of Persian words stay.
+    Raw, they can drive a terminal or reorder the text. The joiners of emoji and of Persian words
+    stay.
     """
     if text.isprintable():
         return text
@@ -182,19 +179,15 @@ def format_count(number: int, noun: str) -> str:
 
 
 def is_control(character: str) -> bool:
-    """Whether a terminal may act on a character instead of showing it."""
+    """Whether a terminal may act on the character instead of showing it."""
     is_joiner = character in "\u200c\u200d"
     return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and not is_joiner
 
 
 def install_command(extra: str) -> str:
-    """The command that installs what an extra needs into the running Python.
+    """The command that installs the packages of an extra (of pyproject.toml) into this Python.
 
-    It names the packages themselves: `clipcls[...]` resolves only where an index offers clipcls,
-    which a checkout or a wheel from elsewhere cannot count on.
-
-    Args:
-        extra: one of the extras in pyproject.toml, e.g. "serve".
+    It names the packages themselves, since no index need offer clipcls[...].
     """
     import importlib.metadata
     import importlib.util
@@ -203,29 +196,25 @@ def install_command(extra: str) -> str:
         requirements = importlib.metadata.requires("clipcls") or []
     except importlib.metadata.PackageNotFoundError:
         requirements = []
-    packages = []
-    for requirement in requirements:
-        package, _, marker = requirement.partition(";")
-        if f"extra == '{extra}'" in marker.replace('"', "'"):
-            packages.append(f'"{package.strip()}"')
+    parts = [requirement.partition(";") for requirement in requirements]
+    packages = [
+        f'"{package.strip()}"'
+        for package, _, marker in parts
+        if f"extra == '{extra}'" in marker.replace('"', "'")
+    ]
     if not packages:  # imported from a checkout that is not installed
         packages = [f'"{Path(__file__).parents[1]}[{extra}]"']
     python = sys.executable or "python"
     if " " in python:
         python = f'"{python}"'
-    pip = f"{python} -m pip install"
-    if importlib.util.find_spec("pip") is None:
-        pip = f"uv pip install --python {python}"
+    has_pip = importlib.util.find_spec("pip") is not None
+    pip = f"{python} -m pip install" if has_pip else f"uv pip install --python {python}"
     return " ".join([pip, *packages])
 
 
 @contextlib.contextmanager
 def require_extra(extra: str, what: str) -> Iterator[None]:
-    """Around the imports of an optional package.
-
-    Args:
-        extra: one of the extras in pyproject.toml, e.g. "serve".
-        what: what needs the package.
+    """Use around the imports of an extra's packages, which `what` needs.
 
     Raises:
         InputError: the package is missing; the message has the command that installs it.
@@ -243,7 +232,7 @@ _REASONS = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
     errno.EISDIR: "is a directory",
-    errno.ELOOP: "symbolic links that lead in a circle",
+    errno.ELOOP: "symbolic links form a loop",
     errno.ENAMETOOLONG: "file name too long",
     errno.ENXIO: "not a regular file",
     errno.EIO: "read error (the disk may be failing)",

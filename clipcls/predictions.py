@@ -1,6 +1,6 @@
-"""What comes out of a run: predictions and search hits, as objects and as records.
+"""Results: predictions and search hits, as objects and as records.
 
-A record is a dict as jsonl holds it; every other format is derived from it, or from `COLUMNS`.
+A record is a dict as in jsonl; every other format is derived from it, or from `COLUMNS`.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ __all__ = [
 UNKNOWN = "unknown"
 REJECT = "none of these"
 PERSON = "person"
-"""In the column `labelled_by` of a reviewed table: a person gave this label."""
+"""`labelled_by` of a reviewed table's row: a person gave this label."""
 NO_CLASS = -1
-"""In place of a class number: a person said that the image has none of the labels."""
+"""Instead of a class number: a person said that the image has none of the labels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One label as an answer, with its score and its cosine similarity; NaN where not known."""
+    """A label with its score and cosine similarity, NaN if unknown."""
 
     label: str
     score: float
@@ -53,16 +53,16 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What made an answer.
+    """The model and everything else that made an answer.
 
     Attributes:
         model: the model's name.
         weights: first 12 hex of its weights' SHA-256.
-        precision: what it computed in.
+        precision: the precision it computed in.
         prompts: the template set's name.
         calibration: first 12 hex of the calibration's SHA-256, or "".
         classifier: first 12 hex of the SHA-256 of the learnt classifier's file, or "".
-        refined: whether the other images of the batch influenced it.
+        refined: whether the other images of the batch influenced the answer.
     """
 
     model: str
@@ -74,24 +74,24 @@ class Provenance:
     refined: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Its part of a record, without what has its default."""
+        """Its part of a record, without fields that have their default."""
         values = ((field, getattr(self, field.name)) for field in dataclasses.fields(self))
         return {field.name: value for field, value in values if value != field.default}
 
 
 PROVENANCE = tuple(field.name for field in dataclasses.fields(Provenance))
-"""The fields of a record that are the same in every record of a run."""
+"""The fields that are the same in every record of a run."""
 
 
 class SimilarText(NamedTuple):
-    """A text, and its cosine similarity to the image."""
+    """A text and its cosine similarity to the image."""
 
     text: str
     similarity: float
 
 
 class SimilarImage(NamedTuple):
-    """The path of an image, and its cosine similarity to the one that is explained."""
+    """An image's path and its cosine similarity to the image that is explained."""
 
     path: str
     similarity: float
@@ -99,15 +99,15 @@ class SimilarImage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What an answer rests on.
+    """The reasons for an answer.
 
     Attributes:
-        texts: the label's texts that are most similar to the image, best first, 5 at most; ()
-            where the answer is not made of texts.
+        texts: the label's texts that are most similar to the image, best first, at most 5; () if
+            the label is not made of texts.
         runner_up: the second best label, or "" with a single label.
         margin: the best label's score less the second's; 1 without a second.
-        nearest: the most similar images that were in the cache before the run, best first, 3 at
-            most; () without a cache.
+        nearest: the most similar images that were in the cache before the run, best first, at most
+            3; () without a cache.
     """
 
     texts: tuple[SimilarText, ...]
@@ -121,21 +121,21 @@ class Prediction:
     """The answer for one image: one label, or several that are each scored on their own.
 
     Attributes:
-        path: the image as the caller named it, or `images[3]` for one that has no name
-            (`clipcls.data.inputs`).
-        label: the best label that it is given, or `UNKNOWN` where none is sure enough.
-        top: the best labels, given or not, best first; of several labels per image the best one
-            alone. Empty only where a result file names none.
-        provenance: what made it; None where a result file does not say.
-        label_set: with prediction sets, the labels that together hold a right one with the
-            probability asked for, best first; else None.
-        lineages: where the labels have a hierarchy, of each label that it is given the names from
-            the root to the label; else None.
-        explanation: what the answer rests on, where that was asked for; else None.
-        heatmap: the path of its heat map's picture, where one was asked for and drawn; else None.
-        by_person: whether the label is the one that a person gave this image when the classifier
-            was learnt; its score is the classifier's all the same.
-        labels: of several labels per image those that it is given, best first; else None.
+        path: the image as the caller named it, or `images[3]` if it has no name (see
+            `clipcls.data.inputs`).
+        label: the best label that it is given, or `UNKNOWN` if none is sure enough.
+        top: the best labels, given or not, best first; with several labels per image only the best
+            one. Empty only if a result file names none.
+        provenance: what made the answer; None if a result file does not say.
+        label_set: the prediction set, best first: labels of which one is right with the probability
+            asked for; or None.
+        lineages: if the labels have a hierarchy, the names from the root to each given label; else
+            None.
+        explanation: the reasons for the answer, or None.
+        heatmap: the path of the heat map's picture, or None.
+        by_person: whether a person gave the image this label when the classifier was learnt; the
+            score is the classifier's all the same.
+        labels: with several labels per image the given ones, best first; else None.
     """
 
     path: str
@@ -151,19 +151,17 @@ class Prediction:
 
     @property
     def score(self) -> float:
-        """Score of the best label, whether it was given or not; NaN where not known."""
+        """The score of the best label, given or not; NaN if unknown."""
         return self.top[0].score if self.top else math.nan
 
     @property
     def lineage(self) -> tuple[str, ...] | None:
-        """`lineages` of the label: () if that is `UNKNOWN`."""
-        if self.lineages is None:
-            return None
-        return self.lineages[0] if self.lineages else ()
+        """The label's names from the root, () if it is `UNKNOWN`; None without a hierarchy."""
+        return None if self.lineages is None else next(iter(self.lineages), ())
 
     @property
     def given(self) -> tuple[Candidate, ...]:
-        """The labels that it is given; () where that is `UNKNOWN`."""
+        """The labels that the image is given; () if that is `UNKNOWN`."""
         if self.labels is not None:
             return self.labels
         best = self.top[0] if self.top else Candidate(self.label, math.nan, math.nan)
@@ -171,13 +169,13 @@ class Prediction:
 
     @property
     def label_paths(self) -> tuple[tuple[str, ...], ...]:
-        """Of each label that it is given the names from the root; without levels its name alone."""
+        """The names from the root to each given label; without a hierarchy its name alone."""
         if self.lineages is not None:
             return self.lineages
         return tuple((candidate.label,) for candidate in self.given)
 
     def to_dict(self) -> dict[str, Any]:
-        """Its record, nested; numbers have six decimals, and what is not known is left out."""
+        """Its record, nested; numbers have six decimals, and unknown values are left out."""
         record: dict[str, Any] = {"path": self.path}
         if self.labels is None:
             record |= {"label": self.label, "lineage": self.lineage}
@@ -198,7 +196,7 @@ class Prediction:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Prediction:
-        """What `to_dict` wrote, as far as the record holds it.
+        """The prediction of a record, which may lack fields.
 
         Raises:
             ValueError: it is no such record; the message says why.
@@ -208,23 +206,25 @@ class Prediction:
             raise ValueError("has no path of an image")
         labels = lineages = None
         if record.get("labels") is not None:
-            given = {
-                _names(entry.get("lineage") or [entry.get("label")], "lineage"): _candidate(entry)
-                for entry in _entries(record["labels"], "labels")
-            }
+            found = _candidates(record["labels"], "labels")
+            paths = [
+                _names(entry.get("lineage") or [entry["label"]], "lineage")
+                for entry in record["labels"]
+            ]
+            given = dict(zip(paths, found, strict=True))
             given.pop((UNKNOWN,), None)
             labels = tuple(given.values())
             if any(len(names) > 1 for names in given):
                 lineages = tuple(given)
             label = labels[0].label if labels else UNKNOWN
             best = record.get("best")
-            top = labels[:1] if best is None else (_candidate(*_entries([best], "best")),)
+            top = labels[:1] if best is None else _candidates([best], "best")
         elif "label" in record:
             label = _label(record["label"])
             if record.get("lineage") is not None:
                 names = _names(record["lineage"], "lineage")
                 lineages = (names,) if names else () if label == UNKNOWN else ((label,),)
-            top = tuple(map(_candidate, _entries(record.get("top") or [], "top")))
+            top = _candidates(record.get("top") or [], "top")
         else:
             raise ValueError("has no label; these are not results of `clipcls classify`")
         label_set = record.get("set")
@@ -243,12 +243,12 @@ class Prediction:
 
 
 Result: TypeAlias = Prediction | ImageError
-"""What became of one image."""
+"""The outcome for one image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One image found by `clipcls search`: its rank from 1 and cosine similarity to the query."""
+    """An image found by `clipcls search`: its rank from 1, its cosine similarity to the query."""
 
     rank: int
     path: str
@@ -279,14 +279,14 @@ COLUMNS: dict[str, Any] = {
     **get_type_hints(Provenance),
     "error": str,
 }
-"""The fields of the records of predictions and errors -> their types.
+"""The fields of records of predictions and errors, and their types.
 
-`similarity` is that of the best label, which tables have in a column of its own.
+Only tables have `similarity`, the best label's, as a column.
 """
 
 
 def as_record(value: Any) -> Any:
-    """A value as JSON holds it: objects as dicts, without fields that are None or NaN."""
+    """A value for JSON: objects as dicts, without fields that are None or NaN."""
     if isinstance(value, float):
         return round(value, 6)
     if dataclasses.is_dataclass(value):
@@ -300,22 +300,24 @@ def as_record(value: Any) -> Any:
 
 
 def to_record(item: Any) -> Mapping[str, Any]:
-    """The record of a prediction, an error or a hit; what is a record is returned as it is."""
+    """The record of a prediction, an error or a hit; a record is returned as it is."""
     return item if isinstance(item, Mapping) else item.to_dict()
 
 
 _provenance = functools.lru_cache(maxsize=64)(Provenance)  # a million predictions share a few
 
 
-def _candidate(entry: Mapping[str, Any]) -> Candidate:
-    label = _label(entry.get("label"))
-    return Candidate(label, _number(entry.get("score")), _number(entry.get("similarity")))
-
-
-def _entries(value: object, name: str) -> list[Mapping[str, Any]]:
+def _candidates(value: object, name: str) -> tuple[Candidate, ...]:
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
         raise ValueError(f"`{name}` is not a list of labels with scores")
-    return value
+    return tuple(
+        Candidate(
+            _label(entry.get("label")),
+            _number(entry.get("score")),
+            _number(entry.get("similarity")),
+        )
+        for entry in value
+    )
 
 
 def _label(value: object) -> str:
@@ -332,7 +334,7 @@ def _names(value: object, name: str) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def _has_text(label: str) -> bool:
-    """Whether something of a label can be seen, and it can be written anywhere."""
+    """Whether a label has a visible character, and none that cannot be written everywhere."""
     label = label.strip()
     has_control = any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in label)
     return not has_control and any(c.isprintable() and not c.isspace() for c in label)
