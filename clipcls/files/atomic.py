@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files whole or not at all, and lock files that several processes write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clipcls.errors import OutputError
 
-__all__ = ["temporary_path", "write_bytes", "write_new"]
+__all__ = ["lock_descriptor", "temporary_path", "write_bytes", "write_new"]
 
 
 @contextlib.contextmanager
@@ -48,3 +48,28 @@ def write_bytes(path: Path, data: bytes) -> None:
             part.replace(place)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def lock_descriptor(descriptor: int) -> bool:
+    """Lock an open file against other processes, until it and all duplicates are closed.
+
+    The lock is on the file itself, so nothing is left behind and the lock survives a rename. There
+    is none on Windows, where nobody can replace an open file and a lock would keep readers out.
+
+    Returns:
+        Whether it is locked: some file systems have no locks.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import IO, Any, TextIO
 
-from clipcls.files.lock import lock_descriptor
+from clipcls.files.atomic import lock_descriptor
 
 __all__ = ["Part"]
 

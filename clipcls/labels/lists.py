@@ -9,17 +9,20 @@ from clipcls.errors import LabelsError
 
 __all__ = ["find_doubts", "strip_lines"]
 
-_NUMBER_FIRST = re.compile(
-    r"[(\[]?(?P<number>\d{1,6})(?:\s*(?:->|=>|→|[:.)\]=|-])\s*|\s*[,;]\s*|\s+)(?P<name>\S.*)"
-)
-_NUMBER_LAST = re.compile(
-    r"(?P<name>.*[^\s:=,;|>-])(?:\s*(?:->|=>|→|[:=,;|])\s*|\t)(?P<number>\d{1,6})"
-)
+_NUMBER = r"(?P<number>\d{1,6})"
 # What surrounds every label of a list, and the numbers from which it may count up.
 _AROUND: tuple[tuple[str, tuple[int, ...], re.Pattern[str]], ...] = (
-    ("numbers", (0, 1), _NUMBER_FIRST),
-    ("numbers", (0, 1), _NUMBER_LAST),
-    ("numbers", (0,), re.compile(r"(?P<name>.*\S)\s+(?P<number>\d{1,6})")),
+    (
+        *("numbers", (0, 1)),
+        re.compile(
+            rf"[(\[]?{_NUMBER}(?:\s*(?:->|=>|→|[:.)\]=|-])\s*|\s*[,;]\s*|\s+)(?P<name>\S.*)"
+        ),
+    ),
+    (
+        *("numbers", (0, 1)),
+        re.compile(rf"(?P<name>.*[^\s:=,;|>-])(?:\s*(?:->|=>|→|[:=,;|])\s*|\t){_NUMBER}"),
+    ),
+    ("numbers", (0,), re.compile(rf"(?P<name>.*\S)\s+{_NUMBER}")),
     ("bullets", (), re.compile(r"[-*•–]\s+(?:\[[ xX]\]\s+)?(?P<name>\S.*)")),
     ("WordNet ids", (), re.compile(r"n\d{8}[\s,;:]+(?P<name>\S.*)")),
     ("first letters as folders", (), re.compile(r"/[a-z]/(?P<name>\S.*)")),  # Places365
@@ -37,7 +40,6 @@ _DOUBTS_OF_ALL = (
     (re.compile(r".*[;|].*"), "is read as one label; for synonyms, write a csv with a header"),
     (re.compile(r".*\w: (?:an?|the) .*"), "is read as one label; for `label: prompt`, write .yaml"),
 )
-_VALUE_LAST = re.compile(r"(?P<name>.*?[^\s:=,;])(?:\s*[:=,;]\s*|\s+)[\d.]+\s*%?")
 # Placeholders of LabelMe, torchvision and others; rules of tables; sections of settings.
 _NO_LABEL = re.compile(
     r"__?(?:ignore|background|unlabel+ed|void|none)__?|null|nan|[-+|=_*~.: ]{3,}|\[[\w -]+\]",
@@ -100,11 +102,6 @@ def _doubt_all(path: str, texts: Sequence[str]) -> Iterator[str]:
             yield doubt
     if texts[0].lower() in _HEADERS:
         yield "is read as a label; is it a header?"
-    matches = [_NUMBER_FIRST.fullmatch(text) or _VALUE_LAST.fullmatch(text) for text in texts]
-    names = {match["name"].casefold() for match in matches if match}
-    years = all(re.match(r"(?:19|20)\d\d\b", text) for text in texts)
-    if all(matches) and len(names) == len(texts) and not years:
-        yield "is read as one label; if the number is not part of it, remove it"
 
 
 def _strip_one(texts: Sequence[str]) -> tuple[str, list[str]] | None:

@@ -37,8 +37,8 @@ from typing import Any
 
 from clipcls.data.sorted_folders import PREFIX, find_journals, open_regular
 from clipcls.errors import InputError, OutputError, os_reason
+from clipcls.files.atomic import lock_descriptor
 from clipcls.files.folders import sync_folder
-from clipcls.files.lock import lock_descriptor
 from clipcls.organize.fileops import Mode, Version
 from clipcls.organize.signing import Signer, key_path, make_key, new_key, read_key
 

@@ -14,9 +14,8 @@ from io import FileIO
 from pathlib import Path
 
 from clipcls.errors import InputError, OutputError, os_reason
-from clipcls.files.atomic import temporary_path, write_new
+from clipcls.files.atomic import lock_descriptor, temporary_path, write_new
 from clipcls.files.folders import sync_folder
-from clipcls.files.lock import lock_descriptor
 from clipcls.files.text import canonical, clean, decode, guard, read_table
 
 __all__ = ["Corrections", "check_label"]
