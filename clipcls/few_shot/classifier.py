@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from clipcls.classification.image_classifier import ImageClassifier
 from clipcls.classification.labelled import own_names
 from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.data.augment import View
-from clipcls.data.inputs import NamedImage, name_images
 from clipcls.embeddings.cache import EmbeddingCache, hash_image
 from clipcls.embeddings.embed import embed_images
 from clipcls.errors import ClassifierError, ClipclsError, ImageError, InputError, LabelsError
@@ -28,7 +27,7 @@ from clipcls.few_shot.file import (
     describe_method,
     read_classifier,
 )
-from clipcls.few_shot.training_data import find_copies, name_labels, warn_of_copies
+from clipcls.few_shot.training_data import find_copies, name_labels
 from clipcls.labels.label_set import Label, LabelSet, LabelsLike, log_warnings, make_labels
 from clipcls.labels.prompts import PromptSet, make_prompts
 from clipcls.models.backend import Backend
@@ -37,7 +36,6 @@ from clipcls.predictions import NO_CLASS, UNKNOWN
 
 if TYPE_CHECKING:
     from clipcls.calibration.single_label import Calibration
-    from clipcls.classification.labelled import Known
     from clipcls.data.matching import Excluded
     from clipcls.few_shot.label_issues import Suspect
 
@@ -47,7 +45,7 @@ _NONE = (UNKNOWN,)  # what a person says of an image that has none of the labels
 
 
 class FewShotClassifier(ImageClassifier):
-    """Classifies images by labels in words and labelled images; method: `LinearProbe`.
+    """Classifies images by labels in words and labelled images, by a `LinearProbe`.
 
     Used like a `ZeroShotClassifier`. Scores are the softmax of learnt logits; a candidate's
     similarity is the cosine between the image and its label's learnt coefficients.
@@ -55,11 +53,11 @@ class FewShotClassifier(ImageClassifier):
     Args:
         labels: as for `ZeroShotClassifier`; None: the data's own labels.
         model, prompts, checkpoint, backend, cache, calibration: as for `ZeroShotClassifier`.
-        no_words: labels that are learnt from images alone, since their words (a code, a number)
-            say nothing. They need not be among `labels`.
-        augment: how many views (crop, flip, colour) of each image are learnt from beside it.
-        level: the level of the labels' tree that it answers with, as for `ZeroShotClassifier`;
-            the labels are learnt in any case.
+        no_words: labels to learn from images alone, since their words (a code, a number) mean
+            nothing. They need not be among `labels`.
+        augment: how many views (crop, flip, colour) of each image to learn from besides it.
+        level: the level of the labels' tree to answer with, as for `ZeroShotClassifier`; the labels
+            are learnt in any case.
 
     Attributes:
         classes_: the labels, str (n_classes,), in the order given; with `level` the names of that
@@ -68,7 +66,7 @@ class FewShotClassifier(ImageClassifier):
         intercept_: float64 (n_labels,).
         head_: the `LinearHead` that they make.
         learnt_: the `Learnt` that its file holds.
-        excluded_: what of the data it does not rest on, after `fit`.
+        excluded_: the images that `fit` left out, or None.
         probe_: the `LinearProbe`, after `fit`.
 
     >>> data = [("examples/photos/chelsea.jpg", "a"), ("examples/photos/garden.jpg", "b")]
@@ -120,41 +118,40 @@ class FewShotClassifier(ImageClassifier):
             watch: called after each image, with the `ImageError` if it could not be read.
 
         Raises:
-            InputError: there are no images of two labels or more, an image has several labels, or
-                `y` has a label that is not asked for.
+            InputError: fewer than two labels have images, an image has several labels, or `y` has a
+                label that is not among `labels`.
             ImageError: with `y`, an image cannot be read; without, `excluded_` names it.
             LabelsError, PromptsError, ModelError, CacheError, CalibrationError: a parameter cannot
                 be used.
         """
         self._forget()
         if X is None:
-            raise InputError("there is nothing to learn from: give labelled images")
+            raise InputError("give labelled images to learn from")
         if y is None:
+            from clipcls.classification.labelled import embed_known
             from clipcls.data.dataset import make_dataset
 
             data = make_dataset(X)
-            zero_shot = self._zero_shot(list(dict.fromkeys(name_labels(data))))
-            from clipcls.classification.labelled import embed_known
-
-            known: Known = embed_known(zero_shot, data, watch, alone=True)
+            zero_shot = self._zero_shot(name_labels(data))
+            known = embed_known(zero_shot, data, watch, alone=True)
             self.excluded_: Excluded | None = known.excluded
             codes = np.array([classes[0] for classes in known.truth], np.int64)
             none = [p for p, labels in zip(data.paths, data.labels, strict=True) if labels == _NONE]
             if data.folders or UNKNOWN in own_names(zero_shot):
                 none = []
             return self._learn(zero_shot, known.vectors, codes, known.paths, none)
-        from sklearn.utils.validation import column_or_1d
+        from sklearn.utils.validation import check_consistent_length, column_or_1d
 
         labels = [str(label) for label in column_or_1d(y, warn=True)]
-        zero_shot = self._zero_shot(list(dict.fromkeys(labels)))
-        paths: list[str] = []
+        zero_shot = self._zero_shot(labels)
         if isinstance(X, np.ndarray) and X.dtype.kind == "f":
-            paths = [""] * len(X)
+            vectors, paths = zero_shot.vectors(X), [""] * len(X)
         else:
-            X = _noting_paths(X, paths)
-        vectors = zero_shot.vectors(X)
-        if len(vectors) != len(labels):
-            raise ValueError(f"X has {len(vectors)} images and y {len(labels)} labels")
+            # With "raise" there are no errors among them.
+            found: list[Any] = list(zero_shot.embed(X, on_error="raise"))
+            vectors = np.array([item.vector for item in found])
+            paths = [item.path if item.is_file else "" for item in found]
+        check_consistent_length(vectors, labels)
         numbers = own_names(zero_shot)
         if strange := [label for label in labels if label not in numbers]:
             raise InputError(f"y: {strange[0]!r} is none of the labels")
@@ -164,7 +161,7 @@ class FewShotClassifier(ImageClassifier):
 
     def _zero_shot(self, found: Sequence[str]) -> ZeroShotClassifier:
         """The classifier by words alone, of `labels` or else of the labels found."""
-        labels = make_labels(self.labels if self.labels is not None else found)
+        labels = make_labels(self.labels if self.labels is not None else dict.fromkeys(found))
         log_warnings(labels, self.labels)
         own = [name for name in self.no_words if name not in labels.names]
         labels = LabelSet(
@@ -194,21 +191,19 @@ class FewShotClassifier(ImageClassifier):
         names = zero_shot.classes_
         counts = np.bincount(codes, minlength=len(names))
         if (counts > 0).sum() < 2:
-            raise InputError(
-                f"only the label {str(names[codes[0]])!r} has images: "
-                "there is nothing to learn without images of another"
-            )
+            has_images = repr(str(names[codes[0]])) if len(codes) else "none"
+            raise InputError(f"images of at least two labels are needed, not only of {has_images}")
         self.encoder_, self.cache_ = zero_shot.encoder_, zero_shot.cache_
         hashes = [hash_image(self.cache_, path) if path else b"" for path in paths]
-        warn_of_copies(hashes, paths, names[codes])
         has_words = ~np.isin(names, list(self.no_words))
         if (nothing := np.flatnonzero(~has_words & (counts == 0))).size:
             raise InputError(
-                f"no_words: {str(names[nothing[0]])!r} has no images either: there is nothing to "
-                "learn it from"
+                f"no_words: {str(names[nothing[0]])!r} has no images either, so it cannot be learnt"
             )
         text = np.where(has_words[:, None], zero_shot.weights_, np.nan)
-        rows, of, groups = self._add_views(vectors, paths, find_copies(vectors, hashes))
+        rows, of, groups = self._add_views(
+            vectors, paths, find_copies(vectors, hashes, paths, names[codes])
+        )
         self.probe_ = LinearProbe(
             text, np.arange(len(names)), logit_scale=self.encoder_.logit_scale
         ).fit(rows, codes[of], groups, np.arange(len(rows)) < len(vectors))
@@ -242,17 +237,19 @@ class FewShotClassifier(ImageClassifier):
             digest[:HASH_BYTES]: code for digest, code in zip(hashes, codes, strict=True) if digest
         }
         self._use(
-            self.probe_.coef_.astype(np.float32),
-            self.probe_.intercept_,
-            np.frombuffer(b"".join(kept), np.uint8).reshape(len(kept), HASH_BYTES),
-            np.fromiter(kept.values(), np.int32, len(kept)),
+            {
+                "coef": self.probe_.coef_.astype(np.float32),
+                "intercept": self.probe_.intercept_,
+                "learnt_from": np.frombuffer(b"".join(kept), np.uint8).reshape(-1, HASH_BYTES),
+                "given": np.fromiter(kept.values(), np.int32, len(kept)),
+            }
         )
         return self
 
     def _add_views(
         self, vectors: NDArray[np.float32], paths: Sequence[str], copies: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-        """Rows to learn from, the images first; of which image each is; and its fold group."""
+        """Rows to learn from, the images first; the image of each; and its fold group."""
         of = np.arange(len(vectors))
         if not self.augment:
             return vectors, of, copies
@@ -285,7 +282,7 @@ class FewShotClassifier(ImageClassifier):
     # -- its file -----------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes its file, which is whole or not there.
+        """Writes its file, whole or not at all.
 
         Raises:
             OutputError: it cannot be written.
@@ -293,7 +290,7 @@ class FewShotClassifier(ImageClassifier):
         from clipcls.files.atomic import write_bytes
 
         self._check_fitted()
-        write_bytes(Path(path), self._bytes())
+        write_bytes(Path(path), classifier_bytes(self.learnt_, self._tensors))
 
     @classmethod
     def load(
@@ -334,31 +331,21 @@ class FewShotClassifier(ImageClassifier):
                 f"for {self.encoder_.name} ({self.encoder_.weights[:12]}); fit anew"
             )
         self.learnt_ = learnt
-        self._use(*(tensors[key] for key in ("coef", "intercept", "learnt_from", "given")))
+        self._use(tensors)
         return self
 
-    def _use(
-        self,
-        coef: NDArray[np.float32],
-        intercept: NDArray[np.float64],
-        learnt_from: NDArray[np.uint8],
-        given: NDArray[np.int32],
-    ) -> None:
-        """Sets what answering needs."""
+    def _use(self, tensors: dict[str, NDArray[Any]]) -> None:
+        """Sets what answering needs, from `learnt_` and the tensors of its file."""
         self._set_classes(self.learnt_.label_paths, self.learnt_.levels, "the classifier")
-        self._learnt_from, self._given = learnt_from, given
-        self._known = dict(zip(map(bytes, learnt_from), given.tolist(), strict=True))
-        self.weights_, self.intercept_ = coef, intercept
-        self.digest_ = hashlib.sha256(self._bytes()).hexdigest()[:12]
-        lengths = np.linalg.norm(coef.astype(np.float64), axis=1)
+        self._tensors = tensors
+        given = zip(map(bytes, tensors["learnt_from"]), tensors["given"].tolist(), strict=True)
+        self._known = dict(given)
+        self.weights_, self.intercept_ = tensors["coef"], tensors["intercept"]
+        self.digest_ = hashlib.sha256(classifier_bytes(self.learnt_, tensors)).hexdigest()[:12]
+        lengths = np.linalg.norm(self.weights_.astype(np.float64), axis=1)
         lengths[lengths == 0] = 1
-        prompts, weights = self.learnt_.prompts, coef / lengths[:, None]
-        self._set_head(prompts, weights, lengths, intercept, self.digest_)
-
-    def _bytes(self) -> bytes:
-        return classifier_bytes(
-            self.learnt_, self.weights_, self.intercept_, self._learnt_from, self._given
-        )
+        prompts, weights = self.learnt_.prompts, self.weights_ / lengths[:, None]
+        self._set_head(prompts, weights, lengths, self.intercept_, self.digest_)
 
     @property
     def identity_(self) -> Identity:
@@ -380,10 +367,3 @@ class FewShotClassifier(ImageClassifier):
         if code in (None, NO_CLASS) or self._level is None:
             return code
         return int(self._level.node[code])
-
-
-def _noting_paths(images: Any, paths: list[str]) -> Iterator[NamedImage | ImageError]:
-    """Images as they come, their paths added to `paths`, "" for those that are no files."""
-    for image in name_images(images):
-        paths.append(image.name if isinstance(image, NamedImage) and image.source is None else "")
-        yield image

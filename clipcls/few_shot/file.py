@@ -1,9 +1,9 @@
-"""What a learnt classifier is on the disk: its coefficients, and what they were learnt from.
+"""The file of a learnt classifier: its coefficients, and what they were learnt from.
 
 The file is safetensors: `coef` float32 (n_classes, dim), `intercept` float64 (n_classes,),
 `learnt_from` uint8 (n_images, 8), the first bytes of each image file's SHA-256, `given` int32
-(n_images,), the class that each of these was given, or `NO_CLASS`; and, as JSON in the metadata's
-field `clipcls`, what `Learnt` holds. Nothing in it is run when it is read.
+(n_images,), the class of each of these images, or `NO_CLASS`; and, as JSON in the metadata's field
+`clipcls`, a `Learnt`. Reading it runs no code from it.
 """
 
 from __future__ import annotations
@@ -43,24 +43,25 @@ _FORMAT = "clipcls classifier 1"
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
-    """What a classifier was learnt from, and how well.
+    """The origin of a learnt classifier, and its quality.
 
     Attributes:
         model: the model's name.
         weights: SHA-256 of its weights, hex; with others the classifier is refused.
-        precision: what it computed in; not compared, since vectors are the same but for rounding.
+        precision: the precision it computed in; not compared, since vectors differ by rounding
+            only.
         prompts: the template set's name.
         templates: the templates.
         paths: each label's names from the root of the labels' tree; () where they have no levels.
         levels: the names of the tree's levels, or ().
         labels: each label, how many images it was learnt from, and whether from its words too.
-        augment: views of each image beside it.
+        augment: how many views of each image it was also learnt from.
         method: the method, and the numbers it chose.
         cross_validation: images, accuracy, negative log-likelihood and the accuracy of the words
-            alone, on images held out in turn, answered among the labels with images; empty where
-            no label has two images.
+            alone, on images held out in turn, answered among the labels with images; empty if no
+            label has two images.
         outshouted: how many of its images it answers with a label that has no image.
-        versions: of what made it.
+        versions: the packages that made it.
     """
 
     model: str
@@ -93,7 +94,7 @@ class Learnt:
         )
 
     def summary(self) -> str:
-        """One line: from how much it was learnt, and how good it is likely to be."""
+        """One line: what it was learnt from, and how good it is likely to be."""
         images = sum(count for _, count, _ in self.labels)
         line = f"learnt {len(self.labels):,} labels from {images:,} images"
         figures = self.cross_validation
@@ -137,44 +138,25 @@ def describe_cross_validation(probe: LinearProbe) -> dict[str, float]:
     return figures
 
 
-def classifier_bytes(
-    learnt: Learnt,
-    coef: NDArray[np.float32],
-    intercept: NDArray[np.float64],
-    learnt_from: NDArray[np.uint8],
-    given: NDArray[np.int32],
-) -> bytes:
-    """What a classifier's file is to hold, as bytes; `read_classifier` reads it.
-
-    Args:
-        learnt: what it was learnt from.
-        coef: coefficients of the logits, float32 (n_classes, dim).
-        intercept: float64 (n_classes,).
-        learnt_from: the first bytes of each image file's SHA-256, uint8 (n_images, 8).
-        given: the class that each of these was given, int32 (n_images,).
-    """
+def classifier_bytes(learnt: Learnt, tensors: dict[str, NDArray[Any]]) -> bytes:
+    """The content of a classifier's file, which `read_classifier` reads."""
     from safetensors.numpy import save
 
     return save(
-        {
-            "coef": np.ascontiguousarray(coef),
-            "intercept": np.ascontiguousarray(intercept),
-            "learnt_from": np.ascontiguousarray(learnt_from),
-            "given": np.ascontiguousarray(given),
-        },
+        {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()},
         {"clipcls": json.dumps({"format": _FORMAT, **asdict(learnt)})},
     )
 
 
 def read_classifier(path: str | os.PathLike[str]) -> tuple[Learnt, dict[str, NDArray[Any]]]:
-    """What a classifier's file holds.
+    """Reads and checks a classifier's file.
 
     Returns:
         the `Learnt`, and `coef` float32 (n_classes, dim), `intercept` float64 (n_classes,),
         `learnt_from` uint8 (n_images, 8) and `given` int32 (n_images,).
 
     Raises:
-        ClassifierError: it cannot be read, is no classifier, or is damaged.
+        ClassifierError: it cannot be read, is not a classifier, or is damaged.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load

@@ -283,7 +283,7 @@ def test_what_cannot_be_learnt_from_is_refused(encoder: ColourEncoder, paint: Pa
     def fit(data: list[tuple[str, str]], labels: list[str] = LABELS) -> FewShotClassifier:
         return FewShotClassifier(labels, encoder, cache=False).fit(data)
 
-    with pytest.raises(InputError, match="only the label 'red' has images"):
+    with pytest.raises(InputError, match="two labels are needed, not only of 'red'"):
         fit([(red, "red")])
     with pytest.raises(LabelsError, match="one label"):
         fit([(red, "red")], ["red"])
@@ -353,7 +353,7 @@ def test_an_iterator_over_paths_is_as_good_as_a_list(encoder: ColourEncoder, pai
     learnt = FewShotClassifier(LABELS, encoder, cache=False)
     learnt.fit((path for path in data), list(data.values()))
     assert None not in map(learnt.given_class, data)
-    with pytest.raises(InputError, match="only the label 'red' has images"):
+    with pytest.raises(InputError, match="two labels are needed, not only of 'red'"):
         learnt.fit(next(iter(data)), ["red"])  # one path, not its letters
 
 

@@ -504,7 +504,7 @@ def with_metadata(text: bytes) -> bytes:
             as_json(
                 json.loads(
                     json.loads(
-                        (whole := classifier_bytes(LEARNT, *TENSORS.values()))[
+                        (whole := classifier_bytes(LEARNT, TENSORS))[
                             8 : 8 + int.from_bytes(whole[:8], "little")
                         ]
                     )["__metadata__"]["clipcls"]
@@ -520,8 +520,7 @@ def test_classifiers(data: bytes) -> None:
         learnt, tensors = found
         assert learnt.summary()
         again = Path(HERE.name) / "again.safetensors"
-        order = ("coef", "intercept", "learnt_from", "given")
-        again.write_bytes(classifier_bytes(learnt, *(tensors[name] for name in order)))
+        again.write_bytes(classifier_bytes(learnt, tensors))
         assert read_classifier(again)[0] == learnt
 
 
