@@ -69,13 +69,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class NamedImage:
-    """An image to embed.
-
-    Attributes:
-        name: its path, or its name in results.
-        source: None for a file at the path `name`, the bytes of a file, an RGB image, or a view of
-            a file.
-    """
+    """An image to embed: the file of that name, a file's bytes, an RGB image, or a file's view."""
 
     name: str
     source: bytes | Image.Image | View | None = None

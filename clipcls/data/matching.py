@@ -34,13 +34,12 @@ class Excluded:
 
     Attributes:
         no_labels: labels of the data that the classifier does not have -> number of images.
-        left_out: images with no other labels than these, or, of several labels per image, with one
-            above classes that leaves open which of them are right.
+        left_out: images with no other labels, or with several of which it is open which are right.
         beside: images next to the class folders, without a label.
         unreadable: images that could not be read, and folders that could not be searched.
         without_images: labels of the classifier that no image has.
-        as_none: of several labels per image, images with no other labels than `no_labels`, which
-            count as having none; None for one label per image.
+        as_none: of several labels per image, images with no label but `no_labels`, which count as
+            having none; None for one label per image.
         unreviewed: rows of a reviewed table whose label no person gave.
     """
 
@@ -67,14 +66,7 @@ class Excluded:
 
 @dataclass(frozen=True, slots=True)
 class MatchedDataset:
-    """The images that count.
-
-    Attributes:
-        paths: the images.
-        truth: each image's right class numbers; empty only if it has none of the labels and was
-            to be given all it has.
-        excluded: the rest.
-    """
+    """The images that count, the right class numbers of each, and the rest."""
 
     paths: tuple[str, ...]
     truth: tuple[tuple[int, ...], ...]

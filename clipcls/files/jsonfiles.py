@@ -84,11 +84,7 @@ def check_depth(text: str, name: str, error: type[ClipclsError] = InputError) ->
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dict of pairs, as an `object_pairs_hook` of `json`.
-
-    Raises:
-        ValueError: a key appears twice.
-    """
+    """Make a dict of pairs, as an `object_pairs_hook` of `json`, but refuse a repeated key."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -113,13 +109,9 @@ def _refuse_constant(name: str) -> NoReturn:
 def build(kind: type[T], data: object) -> T:
     """Build a dataclass from parsed JSON, checking each field's type.
 
-    Lists become tuples if the field is one. Unknown keys are ignored; fields with a default may be
-    missing. A float may be an int, so that writing it again gives the same text.
-
-    Args:
-        kind: a dataclass whose fields are str, int, float, bool, Any, dataclasses, or tuples and
-            dicts of these.
-        data: the parsed JSON.
+    Fields are str, int, float, bool, Any, dataclasses, or tuples and dicts of these. Unknown keys
+    are ignored; fields with a default may be missing. A float may be an int, so that writing it
+    again gives the same text.
 
     Raises:
         ValueError: a field is missing or has another type; the message names it.

@@ -25,10 +25,7 @@ class Number(str):
 class Item(NamedTuple):
     """An item of a list, whose key is None, or a pair of a mapping.
 
-    Attributes:
-        where: the beginning of error messages: `file:line`, or `label 3`.
-        key: the pair's key.
-        value: strings, lists, mappings, None, bools and `Number`s.
+    A value is made of strings, lists, mappings, None, bools and `Number`s.
     """
 
     where: str
@@ -38,14 +35,12 @@ class Item(NamedTuple):
 
 @dataclass(slots=True)
 class Entry:
-    """One label as it was written.
+    """One label as it was written; see `Label`.
 
     Attributes:
         where: the beginning of error messages: `file:line`, or `label 3`.
         label: the name; without `parents` it may be a path, as in `animal > dog`.
         prompts, synonyms: a text, a list of texts, or None.
-        parents: the names above it, from the root; None: those in `label`.
-        use_templates: whether templates are filled with its words, as written; None: yes.
     """
 
     where: str
