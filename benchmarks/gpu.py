@@ -5,9 +5,8 @@
 - `network`: the image tower alone, on pixels that lie on the device, with its cosine to float32 on
   the CPU and its share of the peak of a product of matrices. `pure` is half precision for all of
   the network: clipcls leaves a ViT's norms in float32.
-- `encode`: the whole call that clipcls makes, from arrays on the host to vectors on the host.
-  `plain` is one batch after the other: stacked, pinned, copied, computed, waited for; the others
-  have the batch in so many pieces, one stacked and copied while another is computed.
+- `encode`: the whole call that clipcls makes, from arrays on the host to vectors on the host, by
+  batch; `plain` stacks in pageable memory and computes channels first.
 - `files`: JPEGs to vectors by so many decoding threads, and decoding alone.
 - `texts`: labels in a template to vectors, and their tokens alone.
 
@@ -37,15 +36,17 @@ import open_clip
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from clipcls.data.images import decode_image, read_bytes
 from clipcls.embeddings import benchmark
 from clipcls.embeddings.embed import Embedded, embed_images
-from clipcls.models import cuda, loading, open_clip_encoder, registry
+from clipcls.models import cuda, loading, registry
 from clipcls.models.backend import Backend
 from clipcls.models.facts import ModelFacts
 from clipcls.models.open_clip_encoder import OpenClipEncoder
-from clipcls.models.openvino import least_cosine
+from clipcls.models.torch_model import TorchModel, dtype
+from clipcls.models.towers import least_cosine
 from clipcls.numerics import unit_rows
 
 PHOTOS = sorted((Path(__file__).resolve().parent.parent / "examples/photos").glob("*.jpg"))
@@ -117,7 +118,7 @@ def images_of(prepare: Callable[[Image.Image], Any], count: int) -> list[Any]:
     return list(itertools.islice(itertools.cycle(photos), count))
 
 
-def towers(source: registry.ModelSource, device: str) -> Iterator[tuple[str, loading.Model]]:
+def towers(source: registry.ModelSource, device: str) -> Iterator[tuple[str, TorchModel]]:
     """An image tower in each precision and memory format."""
     halves = cuda.half_precisions(device) if cuda.is_cuda(device) else ("bf16",)
     for precision in ("fp32", *halves):
@@ -130,17 +131,17 @@ def towers(source: registry.ModelSource, device: str) -> Iterator[tuple[str, loa
         yield f"{precision}, channels last", last
         if precision == "fp32" and halves:
             # Built for float32 its norms are plain ones, which compute in what they are given.
-            pure = copy.deepcopy(model.network).to(loading.dtype(halves[0]))
+            pure = copy.deepcopy(model.network).to(dtype(halves[0]))
             yield (
                 f"pure {halves[0]}, channels last",
                 dataclasses.replace(last, network=pure, precision=halves[0]),
             )
 
 
-def on_device(model: loading.Model, images: Sequence[Any]) -> torch.Tensor:
+def on_device(model: TorchModel, images: Sequence[Any]) -> torch.Tensor:
     """Pixels as the network takes them."""
     pixels = torch.from_numpy(np.stack(images)).to(model.device).permute(0, 3, 1, 2)
-    pixels = (pixels.float() / 127.5 - 1).to(loading.dtype(model.precision))
+    pixels = (pixels.float() / 127.5 - 1).to(dtype(model.precision))
     form = torch.channels_last if model.channels_last else torch.contiguous_format
     return pixels.contiguous(memory_format=form)
 
@@ -152,12 +153,12 @@ def network(
     cpu = loading.load(source, tower="image")
     photos = images_of(cpu.preprocess, len(PHOTOS))
     with torch.inference_mode():
-        expected = cpu.encode_image(photos).numpy()
-    flops = benchmark._flops(source)
-    peak = functools.cache(lambda precision: benchmark.gemm_peak(precision, device, 0.1))
+        expected = cpu.encode_images(photos).numpy()
+    flops = count_operations(source)
+    peak = functools.cache(lambda precision: gemm_peak(precision, device, 0.1))
     for how, model in towers(source, device):
         with torch.inference_mode():
-            cosine = least_cosine(model.encode_image(photos).float().cpu().numpy(), expected)
+            cosine = least_cosine(model.encode_images(photos).float().cpu().numpy(), expected)
         slow = model.precision == "fp32" and name == "ViT-L-14"
         for batch in (args.batch // 4,) if slow else (1, args.batch // 4, args.batch):
             pixels = on_device(model, images_of(cpu.preprocess, batch))
@@ -177,7 +178,29 @@ def network(
             table.add(name, "network", f"{how}, cudnn.benchmark", batch, taken)
 
 
-def inferred(model: loading.Model, pixels: torch.Tensor) -> Callable[[], torch.Tensor]:
+def gemm_peak(precision: str, device: str, seconds: float) -> float:
+    """The most multiplications and additions per second in a product of square matrices."""
+    size = 2048 if device == "cpu" else 8192
+    left, right = (torch.randn(size, size, device=device).to(dtype(precision)) for _ in range(2))
+    with torch.inference_mode():
+        return 2 * size**3 / measured(lambda: torch.mm(left, right), device, seconds)
+
+
+def count_operations(source: registry.ModelSource) -> float:
+    """Multiplications and additions per image in the image tower."""
+    model = loading.load(source, tower="image")
+    pixels = torch.zeros(1, 3, model.preprocess.height, model.preprocess.width)
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know fused attention
+    try:
+        with FlopCounterMode(display=False) as counter:
+            model.network.encode_image(pixels)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return float(counter.get_total_flops())
+
+
+def inferred(model: TorchModel, pixels: torch.Tensor) -> Callable[[], torch.Tensor]:
     """A forward pass, to be called."""
 
     def run() -> torch.Tensor:
@@ -188,15 +211,15 @@ def inferred(model: loading.Model, pixels: torch.Tensor) -> Callable[[], torch.T
     return run
 
 
-def plain(model: loading.Model, images: Sequence[Any]) -> np.ndarray:
-    """As clipcls did it before: nothing beside anything."""
+def plain(model: TorchModel, images: Sequence[Any]) -> np.ndarray:
+    """Without what clipcls does for speed."""
     batch = torch.from_numpy(np.stack(images)).pin_memory().to(model.device, non_blocking=True)
     batch = batch.permute(0, 3, 1, 2).contiguous().float() / 255
     mean, std = (
         torch.tensor(values, device=model.device).view(3, 1, 1)
         for values in (model.preprocess.mean, model.preprocess.std)
     )
-    batch = ((batch - mean) / std).to(loading.dtype(model.precision))
+    batch = ((batch - mean) / std).to(dtype(model.precision))
     with torch.inference_mode():
         return unit_rows(model.network.encode_image(batch).float().cpu().numpy())
 
@@ -204,29 +227,24 @@ def plain(model: loading.Model, images: Sequence[Any]) -> np.ndarray:
 def encode(
     table: Table, name: str, source: registry.ModelSource, device: str, args: argparse.Namespace
 ) -> None:
-    """From arrays to vectors, by pieces and by batch."""
+    """From arrays to vectors, by batch."""
     chosen = OpenClipEncoder(source, Backend(device=device), facts=args.facts).precision
     model = loading.load(source, device=device, precision=chosen, tower="image")
     images = images_of(model.preprocess, 4 * args.batch)
     if cuda.is_cuda(device):
         taken = measured(lambda: plain(model, images[: args.batch]), device, args.seconds)
         table.add(name, "encode", f"{chosen}, {args.batch}, plain", args.batch, taken)
-        taken = measured(lambda: cuda.copied(images[: args.batch], device), device, args.seconds)
+        taken = measured(
+            lambda: cuda.copy_to_device(images[: args.batch], device), device, args.seconds
+        )
         table.add(name, "encode", f"{args.batch}, stacked and copied only", args.batch, taken)
-    before = open_clip_encoder._PIECES_ON_CUDA
-    for batch, pieces in (
-        *((args.batch, pieces) for pieces in (2, 1, 4)),
-        *((batch, 2) for batch in (args.batch // 4, args.batch // 2, 2 * args.batch)),
-        (1, 1),
-    ):
-        open_clip_encoder._PIECES_ON_CUDA = pieces
+    for batch in (args.batch, args.batch // 4, args.batch // 2, 2 * args.batch, 1):
         made = OpenClipEncoder(source, Backend(device=device, precision=chosen, batch_size=batch))
         made._towers["image"] = model
         count = batch if batch == 1 else 4 * args.batch
         run = functools.partial(made.encode_images, images[:count])
         taken = measured(run, device, args.seconds)
-        table.add(name, "encode", f"{chosen}, {batch} in {pieces} pieces", count, taken)
-    open_clip_encoder._PIECES_ON_CUDA = before
+        table.add(name, "encode", f"{chosen}, {batch} at a time", count, taken)
 
 
 def files(

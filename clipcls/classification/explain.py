@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.embeddings.embed import embed_texts, stored_images
+from clipcls.embeddings.embed import embed_texts
 from clipcls.embeddings.index import FlatIndex
 from clipcls.predictions import Explanation, SimilarImage, SimilarText
 
@@ -45,7 +45,7 @@ class Explainer:
         self._vectors: dict[str, NDArray[np.float32]] = {}
         self._paths: list[str] = []
         blocks = []
-        for paths, vectors in stored_images(encoder, cache) if cache else ():
+        for paths, vectors in cache.images(encoder.image_space) if cache else ():
             self._paths += paths
             blocks.append(vectors)
         self._index = None

@@ -25,20 +25,18 @@ def command(_console: Console, photos: tuple[str, ...], seconds: float, model: M
     """Measure where the time goes on this machine.
 
     Times each step for one image, with the backends and precisions that the machine offers:
-    decoding, resizing, encoding, matching, and all together. PEAK is the share of the speed that
-    the machine reaches in a large matrix product. Without PHOTO a JPEG of 12 megapixels is made
-    up. Stores no embeddings.
+    decoding, resizing, encoding, matching, and all together. Without PHOTO a JPEG of 12 megapixels
+    is made up. Stores no embeddings.
     """
     from clipcls.embeddings import benchmark
     from clipcls.models.registry import resolve
 
     source = resolve(model.model, model.checkpoint)
     show(f"{source.name} on {_describe_machine()}")
-    click.echo(f"{'STEP':<48}{'ms':>9}{'images/s':>11}{'PEAK':>7}")
+    click.echo(f"{'STEP':<48}{'ms':>9}{'images/s':>11}")
     backend = model.make_backend()
     for row in benchmark.measure(source, photos, backend=backend, seconds=seconds):
-        share = "" if row.share is None else f"{row.share:.0%}"
-        click.echo(f"{row.step:<48}{1000 * row.seconds:>9.2f}{1 / row.seconds:>11,.0f}{share:>7}")
+        click.echo(f"{row.step:<48}{1000 * row.seconds:>9.2f}{1 / row.seconds:>11,.0f}")
     return 0
 
 

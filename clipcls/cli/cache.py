@@ -45,7 +45,7 @@ def _info(_console: Console, path: Path | None, as_json: bool) -> int:
             record |= {**asdict(cache.info()), "path": str(cache.path)}
     exported: dict[str, Any] = {}
     if path is None:
-        sizes, folder = openvino.kept(), str(openvino.default_folder())
+        sizes, folder = openvino.stored_sizes(), str(openvino.default_folder())
         exported = {"path": folder, "models": len(sizes), "size": sum(sizes)}
         record["exported"] = exported
     if as_json:
@@ -79,7 +79,7 @@ def _clear(console: Console, path: Path | None, yes: bool) -> int:
     from clipcls.models.facts import ModelFacts
 
     cache = path or default_path()
-    sizes = openvino.kept() if path is None else []
+    sizes = openvino.stored_sizes() if path is None else []
     if not yes and sys.stdin.isatty() and (cache.exists() or sizes):
         size = cache.stat().st_size if cache.exists() else 0
         models = f" and {len(sizes):,} exported models, {sum(sizes) / 1e6:,.1f} MB" if sizes else ""

@@ -1,4 +1,4 @@
-"""Images -> vectors as a step of a scikit-learn pipeline."""
+"""`ClipEmbedder`, which embeds images in a scikit-learn pipeline."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["ClipEmbedder"]
 
 
 class ClipEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Turns images into a model's unit vectors; there is nothing to learn.
+    """Turns images into a model's unit vectors; learns nothing.
 
         make_pipeline(ClipEmbedder("base"), LogisticRegression()).fit(paths, labels)
 
     Args:
         model, checkpoint, backend, cache: as for `ZeroShotClassifier`; with a cache each image is
-            embedded once, ever.
+            embedded only once.
 
     Attributes:
         encoder_: the `Encoder` in use.
@@ -53,24 +53,24 @@ class ClipEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.cache = cache
 
     def fit(self, X: object = None, y: object = None) -> ClipEmbedder:
-        """Finds the model; learns nothing.
+        """Opens the model and the cache; learns nothing.
 
         Raises:
-            ModelError, CacheError: the parameter cannot be used.
+            ModelError, CacheError: a parameter is invalid.
         """
         self.cache_ = open_cache(self.cache)
         self.encoder_: Encoder = open_encoder(self.model, self.checkpoint, self.backend)
         return self
 
     def transform(self, X: Images, *, on_error: OnError = "raise") -> NDArray[np.float32]:
-        """Vectors of one image or many (see `clipcls.data.inputs`).
+        """Embeds one image or many (see `clipcls.data.inputs`).
 
         Args:
             X: the images.
             on_error: as for `ZeroShotClassifier.decision_function`.
 
         Returns:
-            float32 (n, dim), unit rows; one image has one row.
+            float32 (n, dim), unit rows; one row for one image.
 
         Raises:
             ImageError: an image cannot be read.

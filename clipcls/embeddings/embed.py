@@ -1,10 +1,9 @@
-"""Texts and image files -> vectors, from the cache where they are known, else by the encoder."""
+"""Embeds texts and images: vectors from the cache if known, else from the encoder."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import logging
 import os
 from collections import deque
@@ -34,18 +33,17 @@ __all__ = [
     "embed_array",
     "embed_images",
     "embed_texts",
-    "stored_images",
 ]
 
 logger = logging.getLogger(__name__)
 
-# Texts are stored this many at a time, so that a long list interrupted is not begun again.
-_TEXTS_A_TRANSACTION = 1024
+# Texts are stored this many at a time, so an interrupted long list does not start over.
+_TEXTS_PER_TRANSACTION = 1024
 
 # Squared norms differ from 1 by rounding, 1e-6 at most.
 _NORM_TOLERANCE = 1e-3
 
-# Known images that may gather behind one that still has to be encoded.
+# Most images, known ones included, that may wait for a batch to fill.
 _LONGEST_BATCH = 1024
 
 
@@ -56,8 +54,8 @@ class Embedded:
     Attributes:
         path: the image's name.
         vector: the vector.
-        stored: whether it came out of the cache.
-        is_file: whether `path` is a file that was read here, not just a name that came with data.
+        stored: whether it came from the cache.
+        is_file: whether `path` is a file, not just a name that came with data.
     """
 
     path: str
@@ -71,42 +69,41 @@ class _Pending:
     """An image on its way: either its vector is known or its pixels wait for the encoder."""
 
     path: str
+    is_file: bool
     vector: NDArray[np.float32] | None = None
     pixels: NDArray[Any] | None = None
-    content: bytes | None = None
+    space: str = ""
+    content: bytes = b""  # its key in the cache; empty: do not store it
     stat: os.stat_result | None = None
-    is_view: bool = False
-    is_file: bool = False
-
-    def space(self, encoder: Encoder) -> str:
-        """Where the cache keeps its vector; views apart, since no file has their content."""
-        return f"view {encoder.image_space}" if self.is_view else encoder.image_space
 
 
 def embed_texts(
     encoder: Encoder, texts: Sequence[str], cache: EmbeddingCache | None = None
 ) -> NDArray[np.float32]:
-    """Unit vectors of texts; each distinct text is encoded once, ever, where there is a cache.
+    """Unit vectors of texts; with a cache, each distinct text is encoded only once, ever.
 
     Returns:
         float32 (len(texts), dim), in the order of `texts`.
+
+    Raises:
+        ModelError: a text has no finite vector.
     """
     keys = {text: hashlib.sha256(text.encode()).digest() for text in texts}
     vectors = {}
     for text, key in keys.items():
         vector = cache.get(encoder.text_space, key) if cache else None
-        if _is_unit(vector):
+        if vector is not None:
             vectors[text] = vector
     missing = [text for text in keys if text not in vectors]
-    for start in range(0, len(missing), _TEXTS_A_TRANSACTION):
-        chunk = missing[start : start + _TEXTS_A_TRANSACTION]
+    for start in range(0, len(missing), _TEXTS_PER_TRANSACTION):
+        chunk = missing[start : start + _TEXTS_PER_TRANSACTION]
         rows = encoder.encode_texts(chunk)
         for warning in encoder.describe_cut(chunk):
             logger.warning("%s", warning)
         if not np.isfinite(rows).all():
             raise ModelError(f"{encoder.name}: no finite vector for a text; try --precision fp32")
         vectors.update(zip(chunk, rows, strict=True))
-        if len(missing) > _TEXTS_A_TRANSACTION:
+        if len(missing) > _TEXTS_PER_TRANSACTION:
             logger.info("%d of %d prompts embedded", start + len(chunk), len(missing))
         if cache:
             cache.add(
@@ -125,23 +122,23 @@ def embed_images(
 ) -> Iterator[Embedded | ImageError]:
     """Unit vectors of images, in their order, reading ahead in threads with bounded memory.
 
-    Each batch is in the cache before its first vector is yielded, so a run that is stopped goes
-    on where it was. A file whose path, size and times are known is not opened; one whose content
-    is known is not decoded; an image that comes decoded is not stored.
+    Each batch is cached before its first vector is yielded, so an interrupted run resumes where it
+    stopped. A file whose path, size and times are known is not opened; one whose content is known
+    is not decoded; an image that comes decoded is not stored.
 
     Args:
-        encoder: what turns pixels into vectors.
-        images: one image or many (see `clipcls.data.inputs`), views of files, or errors that are
-            handed through.
-        cache: where vectors are kept.
-        backend: how many threads decode images; None: `Backend()`.
+        encoder: the model.
+        images: one image or many (see `clipcls.data.inputs`), views of files, or errors, which are
+            passed through.
+        cache: stores the vectors.
+        backend: sets the number of decoding threads; None: `Backend()`.
 
     Yields:
-        an `Embedded` for each image, or the `ImageError` that says why there is none.
+        an `Embedded` per image, or an `ImageError` if it has no vector.
 
     Raises:
-        TypeError: at once where `images` is neither an image nor an iterable of them, and at its
-            turn where one of them is none.
+        TypeError: at once if `images` is neither an image nor an iterable of them, and at its turn
+            if an item is not an image.
     """
     return _embed(encoder, name_images(images), cache, (backend or Backend()).threads)
 
@@ -155,12 +152,12 @@ def embed_array(
     on_error: OnError = "raise",
     dim: int = 0,
 ) -> NDArray[np.float32]:
-    """Unit vectors of images as the rows of an array, float32 (n, dim).
+    """Unit vectors of images as an array, float32 (n, dim).
 
     Args:
         encoder, images, cache, backend: as for `embed_images`.
-        on_error: what becomes of an image that cannot be read; with "yield" its row is NaN.
-        dim: the vectors' length, where no image has one.
+        on_error: what to do about an image that cannot be read; with "yield" its row is NaN.
+        dim: the vectors' length if no image has one.
 
     Raises:
         ImageError: with `on_error="raise"`.
@@ -184,7 +181,7 @@ def compute_rows(
     vectors: NDArray[np.float32],
     missing: object,
 ) -> NDArray[Any]:
-    """`compute` of the rows of `embed_array`, with `missing` in the places of the NaN ones."""
+    """`compute` of the rows of `embed_array`, with `missing` in place of NaN rows."""
     known = ~np.isnan(vectors).any(axis=1)
     found = compute(vectors if known.all() else vectors[known])
     rows = np.full((len(vectors), *found.shape[1:]), missing, found.dtype)
@@ -203,14 +200,14 @@ def _embed(
     with ThreadPoolExecutor(threads, thread_name_prefix="clipcls-decode") as pool:
 
         def ahead() -> Iterator[_Pending | ImageError]:
-            """The images in order; the queue holds what is being read ahead of them."""
+            """The images in order, while a queue of later ones is being read."""
             for image in images:
                 if isinstance(image, ImageError):
                     queue.append(image)
                 else:
                     known = _known(image, encoder, cache)
                     queue.append(known or pool.submit(_prepare, image, encoder, cache, decoding))
-                # The encoder is asked only where it will be needed: asking may load torch.
+                # `batch_size` is read only if needed, since it may import torch.
                 while queue and (
                     not isinstance(queue[0], Future)
                     or len(queue) > 2 * encoder.batch_size + threads
@@ -225,31 +222,12 @@ def _embed(
             for item in ahead():
                 batch.append(item)
                 waiting += isinstance(item, _Pending) and item.vector is None
-                # Nothing that is done waits behind more than a batch of what is not.
                 if not waiting or waiting == encoder.batch_size or len(batch) == _LONGEST_BATCH:
                     yield from _finish(batch, encoder, cache)
                     batch, waiting = [], 0
             yield from _finish(batch, encoder, cache)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def stored_images(
-    encoder: Encoder, cache: EmbeddingCache, block: int = 1_024
-) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
-    """All images whose vectors by this encoder are in the cache, a block at a time.
-
-    Yields:
-        as `EmbeddingCache.images`, without vectors that are damaged.
-    """
-    for paths, vectors in cache.images(encoder.image_space, block):
-        with np.errstate(over="ignore", invalid="ignore"):
-            norms = np.einsum("ij,ij->i", vectors, vectors)
-        whole = np.abs(norms - 1) < _NORM_TOLERANCE
-        if whole.all():
-            yield paths, vectors
-        elif whole.any():
-            yield list(itertools.compress(paths, whole)), vectors[whole]
 
 
 def _result(
@@ -262,17 +240,17 @@ def _result(
     either: tuple[Future[Any], ...] = (item, decoding)
     wait(either, return_when=FIRST_COMPLETED)
     if decoding.done():
-        encoder.load_image_tower()  # beside the decoding, and in the thread that Ctrl-C reaches
+        encoder.load_image_tower()  # while others are decoded; in the thread that Ctrl-C reaches
     return item.result()
 
 
 def _known(image: NamedImage, encoder: Encoder, cache: EmbeddingCache | None) -> _Pending | None:
-    """A file that has not changed since it was stored needs no thread."""
+    """A file that has not changed since it was stored; finding it needs no thread."""
     if cache and image.source is None:
         stat = _stat(image.name)
         vector = cache.get_file(encoder.image_space, image.name, stat) if stat else None
-        if _is_unit(vector):
-            return _Pending(image.name, vector, is_file=True)
+        if vector is not None:
+            return _Pending(image.name, is_file=True, vector=vector)
     return None
 
 
@@ -281,7 +259,7 @@ def _prepare(
 ) -> _Pending | ImageError:
     """Runs in a thread: reads, hashes, decodes and preprocesses one image.
 
-    `decoding` is done when the first of them could be opened, and so the encoder is likely needed.
+    Completes `decoding` when the first image can be opened, so the encoder is likely needed.
     """
 
     def reserve(size: int) -> None:
@@ -291,30 +269,31 @@ def _prepare(
 
     name, source = image.name, image.source
     view = source if isinstance(source, View) else None
+    item = _Pending(name, is_file=source is None)
     try:
         with FILES.share() as file, PIXELS.share() as pixels:
             if isinstance(source, Image):
-                return _Pending(name, pixels=encoder.preprocess(source))
-            # Before reading: a later change is then noticed.
-            stat = _stat(name) if cache and source is None else None
+                item.pixels = encoder.preprocess(source)
+                return item
+            if cache and source is None:
+                item.stat = _stat(name)  # before reading, so that a later change is noticed
             data = source if isinstance(source, bytes) else read_bytes(name, reserve=file.fill)
-            key = content = hashlib.sha256(data).digest() if cache or view else b""
-            if view:
-                key = view.key(content)
+            content = hashlib.sha256(data).digest() if cache or view else b""
             if cache:
-                known = _Pending(name, None, None, key, stat, view is not None, source is None)
-                known.vector = cache.get(known.space(encoder), key)
-                if _is_unit(known.vector):
-                    return known
+                item.content = view.key(content) if view else content
+                item.space = f"view {encoder.image_space}" if view else encoder.image_space
+                item.vector = cache.get(item.space, item.content)
+                if item.vector is not None:
+                    return item
             decoded = decode_image(data, name, least_side=encoder.least_side, reserve=reserve)
-            ready = encoder.preprocess(view.render(decoded, content) if view else decoded)
+            item.pixels = encoder.preprocess(view.render(decoded, content) if view else decoded)
             if find_missing_share(decoded):
-                key = b""  # not stored: the next run has to warn again
+                item.content = b""  # not stored, so that the next run warns again
+            return item
     except ImageError as error:
         return error.without_frames()
     except MemoryError:
         return ImageError(name, "not enough memory to decode it")
-    return _Pending(name, None, ready, key or None, stat, view is not None, source is None)
 
 
 def _stat(path: str) -> os.stat_result | None:
@@ -327,32 +306,31 @@ def _stat(path: str) -> os.stat_result | None:
 def _finish(
     batch: Sequence[_Pending | ImageError], encoder: Encoder, cache: EmbeddingCache | None
 ) -> Iterator[Embedded | ImageError]:
-    """Encodes what waits in a batch, caches it, and yields all of the batch in order."""
+    """Encodes what waits in a batch, caches it, and yields the whole batch in order."""
     images = [item for item in batch if isinstance(item, _Pending)]
     waiting = [item for item in images if item.pixels is not None]
     if waiting:
         rows = encoder.encode_images([item.pixels for item in waiting if item.pixels is not None])
         for pending, row in zip(waiting, rows, strict=True):
-            pending.vector, pending.pixels = row, None
-    new = [item for item in images if item.content is not None and _is_unit(item.vector)]
-    if cache and new:
-        for space in dict.fromkeys(item.space(encoder) for item in new):
-            items = [item for item in new if item.space(encoder) == space]
+            pending.vector = row
+    new = [item for item in images if item.content and _is_unit(item.vector)]
+    if cache:
+        for space in dict.fromkeys(item.space for item in new):
+            items = [item for item in new if item.space == space]
             cache.add(
                 space,
-                [(i.content, i.vector) for i in items if i.content and i.vector is not None],
-                [(i.path, i.stat, i.content) for i in items if i.stat and i.content],
+                [(item.content, item.vector) for item in items if item.vector is not None],
+                [(item.path, item.stat, item.content) for item in items if item.stat],
             )
-    encoded = {id(item) for item in waiting}
     for item in batch:
         if isinstance(item, ImageError):
             yield item
-        elif item.vector is not None and _is_unit(item.vector):
-            yield Embedded(item.path, item.vector, id(item) not in encoded, item.is_file)
+        elif _is_unit(item.vector):
+            yield Embedded(item.path, item.vector, item.pixels is None, item.is_file)
         else:
             yield ImageError(item.path, "the model gave no finite vector; try --precision fp32")
 
 
 def _is_unit(vector: NDArray[np.float32] | None) -> TypeGuard[NDArray[np.float32]]:
-    """Not so for what is not finite, not there, or damaged in the cache."""
+    """False for a vector that is missing or not finite."""
     return vector is not None and abs(float(vector @ vector) - 1) < _NORM_TOLERANCE

@@ -1,4 +1,4 @@
-"""Nearest vectors by inner product: the only faiss import."""
+"""Nearest vectors by inner product; the only module that imports faiss."""
 
 from __future__ import annotations
 
@@ -11,32 +11,31 @@ from numpy.typing import NDArray
 __all__ = ["FlatIndex", "neighbours", "search_blocks"]
 
 
-# Up to so many rows NumPy finds the nearest as fast as FAISS, whose import alone takes longer than
-# a few labels are worth.
+# Up to this many rows NumPy is as fast as FAISS, whose import takes longer than the search.
 _FEW = 1_024
 
-# Of queries and rows, computed at a time by NumPy: bounds memory.
-_PRODUCTS_A_BLOCK = 4_000_000
+# The products that NumPy computes at a time; bounds memory.
+_PRODUCTS_PER_BLOCK = 4_000_000
 
 # FAISS's float32 products differ in the last bit with the number of queries (it has a kernel for
 # few and one for many), so a row that belongs among the k may come out just behind them.
 _SPARE = 4
 
-# Above so many rows their neighbours are sought in the nearest of so many cells, not among all:
-# exact search grows with the square. Queries at a time bound memory.
+# Above this many rows the neighbours are searched in the nearest cells only, since exact search
+# grows with the square. The queries at a time bound memory.
 _EXACT_UP_TO = 20_000
-_CELLS_SOUGHT = 16
-_QUERIES_A_BLOCK = 4_096
+_CELLS_SEARCHED = 16
+_QUERIES_PER_BLOCK = 4_096
 
 
 class FlatIndex:
-    """An exact inner-product index over float32 rows: FAISS's `IndexFlatIP`, for few rows NumPy.
+    """An exact inner-product index over float32 rows: FAISS's `IndexFlatIP`, or NumPy for few rows.
 
-    These find the nearest rows; their products are then computed in float64, a query at a time,
-    so that neither the order nor the similarities depend on what else is in the batch.
+    The products of the nearest rows are computed again in float64, a query at a time, so neither
+    the order nor the similarities depend on the rest of the batch.
 
     Args:
-        vectors: float32 (n, dim), kept. For unit rows inner products are cosine similarities.
+        vectors: float32 (n, dim). For unit rows inner products are cosine similarities.
     """
 
     def __init__(self, vectors: NDArray[np.float32]) -> None:
@@ -48,24 +47,21 @@ class FlatIndex:
             self._index = faiss.IndexFlatIP(vectors.shape[1])
             self._index.add(self._vectors)
 
-    def __len__(self) -> int:
-        return len(self._vectors)
-
     def search(
         self, queries: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """The k nearest rows of each query, nearest first; equal ones in the order of their rows.
+        """The k nearest rows of each query, nearest first; ties in the order of the rows.
 
         Args:
             queries: float32 (m, dim).
-            k: how many; no more than there are rows are returned.
+            k: how many; at most the number of rows.
 
         Returns:
             similarities float64 (m, k) and row numbers int64 (m, k).
         """
-        k = min(k, len(self))
+        k = min(k, len(self._vectors))
         queries = np.ascontiguousarray(queries, np.float32)
-        rows = self._nearest(queries, min(k + _SPARE, len(self)))
+        rows = self._nearest(queries, min(k + _SPARE, len(self._vectors)))
         similarities = np.empty(rows.shape)
         for number, query in enumerate(queries.astype(np.float64)):
             similarities[number] = self._vectors[rows[number]].astype(np.float64) @ query
@@ -73,16 +69,18 @@ class FlatIndex:
         return similarities[:, :k], rows[:, :k]
 
     def _nearest(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        """Numbers of the k nearest rows by float32 products, int64 (m, k), in any order."""
+        """The k nearest rows by float32 products, int64 (m, k), in any order."""
         if self._index is not None:
             by_faiss: NDArray[np.int64] = self._index.search(queries, k)[1]
             return by_faiss
         found = np.empty((len(queries), k), np.int64)
-        step = max(1, _PRODUCTS_A_BLOCK // len(self))
+        step = max(1, _PRODUCTS_PER_BLOCK // len(self._vectors))
         for start in range(0, len(queries), step):
             products = queries[start : start + step] @ self._vectors.T
-            rows = np.argpartition(products, len(self) - k, axis=1)[:, len(self) - k :]
-            # Of more equal rows than are asked for the first ones, as FAISS has them.
+            rows = np.argpartition(products, len(self._vectors) - k, axis=1)[
+                :, len(self._vectors) - k :
+            ]
+            # Of more equal rows than k the first ones, as FAISS returns them.
             least = np.take_along_axis(products, rows, 1).min(axis=1, keepdims=True)
             for number in np.flatnonzero((products >= least).sum(axis=1) > k):
                 rows[number] = np.argsort(-products[number], kind="stable")[:k]
@@ -93,16 +91,15 @@ class FlatIndex:
 def search_blocks(
     blocks: Iterable[NDArray[np.float32]], queries: NDArray[np.float32], k: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """`FlatIndex.search` over more rows than fit into memory, a block of them at a time.
+    """`FlatIndex.search` over more rows than fit into memory.
 
     Args:
-        blocks: float32 (n_i, dim) each; rows are numbered through all blocks.
+        blocks: float32 (n_i, dim) each; rows are numbered across blocks.
         queries: float32 (m, dim).
         k: how many.
 
     Returns:
-        similarities float64 (m, k) and row numbers int64 (m, k); k is less where there are
-        fewer rows.
+        similarities float64 (m, k) and row numbers int64 (m, k); k is at most the number of rows.
     """
     similarities = np.empty((len(queries), 0))
     rows = np.empty((len(queries), 0), np.int64)
@@ -122,11 +119,11 @@ def neighbours(
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """The k nearest other rows of each row, nearest first.
 
-    Exact up to 20,000 rows; above, FAISS's `IndexIVFFlat`, with its fixed seed, misses some.
+    Exact up to 20,000 rows; above that, FAISS's `IndexIVFFlat`, with its fixed seed, misses some.
 
     Args:
         vectors: float32 (n, dim), n at least 2.
-        k: how many; no more than there are other rows are returned.
+        k: how many; at most the number of other rows.
 
     Returns:
         similarities float32 (n, k) and row numbers int32 (n, k).
@@ -135,10 +132,10 @@ def neighbours(
     k = min(k, n - 1)
     index = FlatIndex(vectors) if n <= _EXACT_UP_TO else _Cells(vectors)
     similarities, rows = np.empty((n, k), np.float32), np.empty((n, k), np.int32)
-    for start in range(0, n, _QUERIES_A_BLOCK):
-        block = slice(start, min(start + _QUERIES_A_BLOCK, n))
+    for start in range(0, n, _QUERIES_PER_BLOCK):
+        block = slice(start, min(start + _QUERIES_PER_BLOCK, n))
         found, at = index.search(vectors[block], k + 1)
-        # A row is not its own neighbour; where k others are equal to it, it may not be among them.
+        # A row is not its own neighbour; if k others equal it, it may not be among them.
         itself = at == np.arange(n)[block, np.newaxis]
         itself[~itself.any(axis=1), -1] = True
         similarities[block] = found[~itself].reshape(-1, k)
@@ -147,17 +144,16 @@ def neighbours(
 
 
 class _Cells:
-    """FAISS `IndexIVFFlat` with its `search`; only where rows are many."""
+    """FAISS's `IndexIVFFlat`, for many rows."""
 
     def __init__(self, vectors: NDArray[np.float32]) -> None:
         import faiss
 
         vectors = np.ascontiguousarray(vectors, np.float32)
         cells = int(4 * np.sqrt(len(vectors)))
-        self._quantizer = faiss.IndexFlatIP(vectors.shape[1])
-        self._index: Any = faiss.IndexIVFFlat(
-            self._quantizer, vectors.shape[1], cells, faiss.METRIC_INNER_PRODUCT
-        )
+        kind, metric = f"IVF{cells},Flat", faiss.METRIC_INNER_PRODUCT
+        index: Any = faiss.index_factory(vectors.shape[1], kind, metric)
+        self._index = index
         self._index.cp.min_points_per_centroid = 1  # with fewer than 39 it warns on stderr
         self._index.train(vectors[:: max(1, len(vectors) // (40 * cells))])
         self._index.add(vectors)
@@ -166,9 +162,9 @@ class _Cells:
         self, queries: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         queries = np.ascontiguousarray(queries)
-        self._index.nprobe = _CELLS_SOUGHT
+        self._index.nprobe = _CELLS_SEARCHED
         similarities, rows = self._index.search(queries, k)
-        # Where many rows are equal most cells are empty; FAISS fills what it misses with -1.
+        # If many rows are equal, most cells are empty, and FAISS fills up with -1.
         short = (rows < 0).any(axis=1)
         if short.any():
             self._index.nprobe = self._index.nlist

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.embeddings.cache import EmbeddingCache
-from clipcls.embeddings.embed import Embedded, stored_images
+from clipcls.embeddings.embed import Embedded
 from clipcls.embeddings.index import search_blocks
 from clipcls.models.encoder import Encoder
 from clipcls.predictions import Hit
@@ -25,76 +25,57 @@ _BLOCK = 1_024
 def search_images(
     encoder: Encoder, query: NDArray[np.float32], images: Iterable[Embedded], k: int
 ) -> list[Hit]:
-    """The k images nearest to the query, nearest first, of equal ones the first.
+    """The k images nearest to a unit vector float32 (dim,); ties in the order of the images.
 
-    Args:
-        encoder: what made the vectors.
-        query: unit vector, float32 (dim,).
-        images: embedded images, any number; vectors are held a block at a time.
-        k: how many.
+    Memory holds a block of vectors at a time, and all paths.
     """
-    paths: list[str] = []
 
-    def blocks() -> Iterator[NDArray[np.float32]]:
+    def blocks() -> Iterator[tuple[list[str], NDArray[np.float32]]]:
         source = iter(images)
         while block := list(itertools.islice(source, _BLOCK)):
-            paths.extend(item.path for item in block)
-            yield np.stack([item.vector for item in block])
+            yield [item.path for item in block], np.stack([item.vector for item in block])
 
-    return _hits(encoder, query, blocks(), paths, k)
+    return _search(encoder, query, blocks(), k)
 
 
 def search_cache(
     encoder: Encoder, query: NDArray[np.float32], cache: EmbeddingCache, k: int
 ) -> list[Hit]:
-    """The k stored images nearest to the query whose files are still there.
-
-    Args:
-        encoder: its image space is searched.
-        query: unit vector, float32 (dim,).
-        cache: the cache.
-        k: how many.
-    """
+    """The k stored images nearest to a unit vector float32 (dim,) whose files still exist."""
     wanted = k
     while True:
-        paths: list[str] = []
-
-        def blocks(paths: list[str] = paths) -> Iterator[NDArray[np.float32]]:
-            for names, vectors in stored_images(encoder, cache, _BLOCK):
-                paths.extend(names)
-                yield vectors
-
-        found = _hits(encoder, query, blocks(), paths, wanted)
-        present = [
-            dataclasses.replace(hit, path=path)
+        found = _search(encoder, query, cache.images(encoder.image_space, _BLOCK), wanted)
+        existing = [
+            (hit, path)
             for hit in found
             if (path := next(filter(os.path.exists, cache.copies(hit.path)), None))
         ]
-        # Files that are gone are left out, and others take their place.
-        if len(present) >= k or len(found) < wanted:
+        # Others take the place of missing files.
+        if len(existing) >= k or len(found) < wanted:
             return [
-                dataclasses.replace(hit, rank=rank) for rank, hit in enumerate(present[:k], start=1)
+                dataclasses.replace(hit, rank=rank, path=path)
+                for rank, (hit, path) in enumerate(existing[:k], start=1)
             ]
         wanted *= 4
 
 
-def _hits(
+def _search(
     encoder: Encoder,
     query: NDArray[np.float32],
-    blocks: Iterable[NDArray[np.float32]],
-    paths: list[str],
+    blocks: Iterable[tuple[list[str], NDArray[np.float32]]],
     k: int,
 ) -> list[Hit]:
-    similarities, rows = search_blocks(blocks, query[np.newaxis], k)
+    paths: list[str] = []
+
+    def vectors() -> Iterator[NDArray[np.float32]]:
+        for names, block in blocks:
+            paths.extend(names)
+            yield block
+
+    similarities, rows = search_blocks(vectors(), query[np.newaxis], k)
+    model = encoder.name, encoder.weights[:12], encoder.precision
     return [
-        Hit(
-            rank,
-            paths[row],
-            float(similarity),
-            encoder.name,
-            encoder.weights[:12],
-            encoder.precision,
-        )
+        Hit(rank, paths[row], float(similarity), *model)
         for rank, (similarity, row) in enumerate(
             zip(similarities[0], rows[0], strict=True), start=1
         )

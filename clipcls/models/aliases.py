@@ -1,4 +1,4 @@
-"""The models that have a short name."""
+"""The models with a short name."""
 
 from __future__ import annotations
 
@@ -9,38 +9,10 @@ from typing import Any
 
 from clipcls.models import hub
 from clipcls.models.architectures import read_architecture
-from clipcls.models.config import CONFIG_NAME, count_parameters, find_weights, read_config
 
 __all__ = ["ALIASES", "HUB_FILES", "MINI", "ModelInfo", "Pretrained", "list_models", "model_names"]
 
 MINI = Path(__file__).parents[1] / "mini"
-
-
-@dataclass(frozen=True, slots=True)
-class Pretrained:
-    """Published weights of a built-in architecture."""
-
-    architecture: str
-    tag: str
-    repo: str
-    files: tuple[str, ...]
-    preprocess: Mapping[str, Any]
-    quick_gelu: bool
-
-    @property
-    def name(self) -> str:
-        """As `resolve` takes it."""
-        return f"{self.architecture}/{self.tag}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Alias:
-    pretrained: Pretrained
-    licence: str  # as its model card says
-    parameters: float  # millions; open_clip's docs/model_profile.csv
-    imagenet: float  # zero-shot top-1, %; open_clip's docs/openclip_results.csv
-    extra: str | None = None
-
 
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _OPENAI = {
@@ -55,17 +27,43 @@ _SIGLIP = {
     "interpolation": "bicubic",
     "resize_mode": "squash",
 }
-# Written out so that a known model is found without importing open_clip (5 s); a test holds them
-# to what open_clip says.
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """Published weights of a built-in architecture."""
+
+    architecture: str
+    tag: str
+    repo: str
+    preprocess: Mapping[str, Any]
+    quick_gelu: bool = False
+    files: tuple[str, ...] = HUB_FILES
+
+    @property
+    def name(self) -> str:
+        """The name that `resolve` takes."""
+        return f"{self.architecture}/{self.tag}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Alias:
+    pretrained: Pretrained
+    licence: str  # as its model card says
+    parameters: float  # millions; open_clip's docs/model_profile.csv
+    imagenet: float  # zero-shot top-1, %; open_clip's docs/openclip_results.csv
+    extra: str | None = None
+
+
+# Written out so that a known model is found without importing open_clip (5 s); a test compares them
+# with open_clip.
 ALIASES = {
     "fast": _Alias(
         Pretrained(
             "ViT-B-32",
             "datacomp_xl_s13b_b90k",
             "laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K",
-            HUB_FILES,
             _OPENAI,
-            quick_gelu=False,
         ),
         "MIT",
         parameters=151.28,
@@ -76,9 +74,7 @@ ALIASES = {
             "ViT-B-32-256",
             "datacomp_s34b_b86k",
             "laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K",
-            HUB_FILES,
             _OPENAI,
-            quick_gelu=False,
         ),
         "MIT",
         parameters=151.29,
@@ -89,23 +85,14 @@ ALIASES = {
             "ViT-L-14",
             "datacomp_xl_s13b_b90k",
             "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",
-            HUB_FILES,
             _OPENAI,
-            quick_gelu=False,
         ),
         "MIT",
         parameters=427.62,
         imagenet=79.21,
     ),
     "multilingual": _Alias(
-        Pretrained(
-            "ViT-B-16-SigLIP-i18n-256",
-            "webli",
-            "timm/ViT-B-16-SigLIP-i18n-256",
-            HUB_FILES,
-            _SIGLIP,
-            quick_gelu=False,
-        ),
+        Pretrained("ViT-B-16-SigLIP-i18n-256", "webli", "timm/ViT-B-16-SigLIP-i18n-256", _SIGLIP),
         "Apache-2.0",
         parameters=370.63,
         imagenet=75.13,
@@ -119,14 +106,9 @@ class ModelInfo:
     """A row of `clipcls models`.
 
     Attributes:
-        alias: the short name.
-        name: the model itself, as `resolve` takes it.
         licence: SPDX identifier of the weights' licence.
-        parameters: millions.
-        megabytes: download size (float32 weights; the parameters times four bytes).
         imagenet: published ImageNet-1k zero-shot top-1 accuracy in % (open_clip's
-            docs/openclip_results.csv); None where nobody has published one.
-        image_size: side of the square input in pixels.
+            docs/openclip_results.csv), or None.
         extra: the extra of clipcls that its tokenizer needs, if any.
         present: whether its weights are on this machine.
     """
@@ -134,8 +116,8 @@ class ModelInfo:
     alias: str
     name: str
     licence: str
-    parameters: float
-    megabytes: int
+    parameters: float  # millions
+    megabytes: int  # of float32 weights
     imagenet: float | None
     image_size: int
     extra: str | None
@@ -143,41 +125,17 @@ class ModelInfo:
 
 
 def list_models() -> list[ModelInfo]:
-    """The models that have a short name; no network."""
-    rows = []
-    if (MINI / CONFIG_NAME).is_file():
-        config, weights = read_config(MINI / CONFIG_NAME)["model_cfg"], find_weights(MINI)
-        rows.append(
-            ModelInfo(
-                alias="mini",
-                name="mini",
-                licence="Apache-2.0",
-                parameters=count_parameters(weights) / 1e6,
-                megabytes=round(weights.stat().st_size / 1e6),
-                imagenet=None,
-                image_size=config["vision_cfg"]["image_size"],
-                extra=None,
-                present=True,
-            )
-        )
+    """The models with a short name; no network."""
+    rows = [ModelInfo("mini", "mini", "Apache-2.0", 34.03, 49, None, 260, None, present=True)]
     for alias, known in ALIASES.items():
-        pretrained = known.pretrained
-        rows.append(
-            ModelInfo(
-                alias=alias,
-                name=pretrained.name,
-                licence=known.licence,
-                parameters=known.parameters,
-                megabytes=round(known.parameters * 4),
-                imagenet=known.imagenet,
-                image_size=read_architecture(pretrained.architecture)["vision_cfg"]["image_size"],
-                extra=known.extra,
-                present=hub.cached(pretrained.repo, *pretrained.files) is not None,
-            )
-        )
+        pretrained, megabytes = known.pretrained, round(known.parameters * 4)
+        size = read_architecture(pretrained.architecture)["vision_cfg"]["image_size"]
+        numbers = known.licence, known.parameters, megabytes, known.imagenet, size, known.extra
+        present = hub.cached(pretrained.repo, *pretrained.files) is not None
+        rows.append(ModelInfo(alias, pretrained.name, *numbers, present))
     return rows
 
 
 def model_names() -> list[str]:
-    """The short names of models and, after them, the full names of the same; reads no file."""
+    """The short names of models, followed by their full names; reads no file."""
     return ["auto", "mini", *ALIASES, *(known.pretrained.name for known in ALIASES.values())]

@@ -1,4 +1,4 @@
-"""What open_clip offers: architectures and tags of weights; and keeping it silent meanwhile."""
+"""What open_clip offers: architectures and tags of weights; `quiet` keeps it silent."""
 
 from __future__ import annotations
 
@@ -15,19 +15,7 @@ from typing import Any
 
 from clipcls.errors import ModelError
 
-__all__ = [
-    "describe_tags",
-    "find_architecture",
-    "list_architectures",
-    "list_tags",
-    "quiet",
-    "read_architecture",
-]
-
-
-def describe_tags(architecture: str) -> str:
-    """The tags of an architecture in words."""
-    return ", ".join(list_tags(architecture)) or "none"
+__all__ = ["find_architecture", "list_architectures", "list_tags", "quiet", "read_architecture"]
 
 
 def list_tags(architecture: str) -> list[str]:
@@ -48,13 +36,13 @@ def list_architectures() -> dict[str, Path]:
 
 
 def find_architecture(name: str) -> str | None:
-    """The built-in architecture of this name; OpenAI's spelling ViT-B/32 is understood."""
+    """The built-in architecture of this name, also in OpenAI's spelling (ViT-B/32)."""
     name = name.replace("/", "-")
     return name if name in list_architectures() else None
 
 
 def read_architecture(architecture: str) -> dict[str, Any]:
-    """Its hyperparameters (open_clip's `model_cfg`)."""
+    """An architecture's hyperparameters (open_clip's `model_cfg`)."""
     config: dict[str, Any] = json.loads(
         list_architectures()[architecture].read_text(encoding="utf-8")
     )
@@ -63,13 +51,13 @@ def read_architecture(architecture: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps open_clip and what it imports from talking to the user.
+    """Keeps open_clip and what it imports from logging and warning.
 
-    open_clip logs to the root logger by `logging.info`, which sets that logger up for the whole
-    program where nobody has; a handler that does nothing prevents it. Only this thread's records
-    are dropped, and all is as it was afterwards.
+    open_clip logs by `logging.info`, which configures the root logger for the whole program if
+    nobody has; a handler that does nothing prevents it. Only this thread's records are dropped.
     """
     thread, root, silent = threading.get_ident(), logging.getLogger(), logging.NullHandler()
+    level = root.level
 
     def others(record: logging.LogRecord) -> bool:
         return record.thread != thread
@@ -84,5 +72,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         root.removeHandler(silent)
+        root.setLevel(level)  # which OpenVINO's converter changes when it fails
         for log in loggers:
             log.removeFilter(others)

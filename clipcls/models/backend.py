@@ -1,4 +1,4 @@
-"""How a model runs: `Backend`, the settings that classifiers, embedders and encoders share."""
+"""`Backend`: how a model runs, for classifiers, embedders and encoders."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mlu", "musa")
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """How a model runs: by which library, where, in which precision, on how much at a time.
+    """How a model runs: library, device, precision, batch size, threads.
 
     Attributes:
-        name: what runs the towers on a CPU: "openvino", "torch" or, where it is installed, the
-            former ("auto").
-        device: a torch device such as "cuda" or "cpu"; None takes CUDA where there is one, then
-            Apple's GPU, then the CPU. Whether it exists shows when it is used.
-        precision: what the towers compute in; results are float32 always. "auto" is fp16 on CUDA
-            (or bf16, where a model leaves fp16's range), bf16 on a CPU, if that has it in hardware
-            and this model's vectors stay the same in it (tried once, with images: cosine at least
-            0.999, in fp16 0.9999), else fp32.
-        batch_size: images encoded at a time; None: 256 on a GPU, 32 on the CPU. Where the memory
-            of a GPU does not suffice, fewer are.
+        name: the library that runs the towers on a CPU: "openvino", "torch" or "auto" (OpenVINO if
+            it is installed).
+        device: a torch device such as "cuda" or "cpu"; None: CUDA if available, else Apple's GPU,
+            else the CPU. Whether it exists is checked when it is used.
+        precision: what the towers compute in; results are always float32. "auto" is fp16 on CUDA
+            (or bf16, if a model leaves fp16's range) and bf16 on a CPU, provided that the hardware
+            supports it and this model's vectors stay the same (tried once, with images: cosine at
+            least 0.999, in fp16 0.9999), else fp32.
+        batch_size: images encoded at a time; None: 256 on a GPU, 32 on the CPU; fewer if a GPU runs
+            out of memory.
         workers: threads that read and decode images; None: one per CPU core, at most 8.
 
     Raises:
-        ModelError: a value cannot be used.
+        ModelError: a value is invalid.
     """
 
     name: BackendName = "auto"
@@ -64,12 +64,12 @@ class Backend:
 
     @property
     def threads(self) -> int:
-        """How many threads read and decode images."""
+        """The number of threads that read and decode images."""
         return self.workers or min(8, os.cpu_count() or 1)
 
 
 def best_device() -> str:
-    """CUDA where there is one, then Apple's GPU, then the CPU, as torch calls them."""
+    """CUDA if available, else Apple's GPU, else the CPU, as torch names them."""
     if not _may_have_gpu():
         return "cpu"  # without importing torch
     import torch
@@ -79,7 +79,7 @@ def best_device() -> str:
 
 
 def _may_have_gpu() -> bool:
-    """Whether importing torch to look for a GPU can be worth it; False is certain."""
+    """Whether there may be a GPU that torch can use; False is certain."""
     if sys.platform == "darwin":
         return platform.machine() == "arm64"
     if sys.platform == "win32":

@@ -1,16 +1,14 @@
-"""A model's directory: its configuration, checked, and its weights."""
+"""A model directory: its configuration, checked, and its weights."""
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import Any
 
 from clipcls.errors import ModelError
 from clipcls.files.jsonfiles import read_json
 
-__all__ = ["CONFIG_NAME", "count_parameters", "find_weights", "read_config"]
+__all__ = ["CONFIG_NAME", "find_weights", "read_config"]
 
 CONFIG_NAME = "open_clip_config.json"
 # open_clip's own order of preference (factory._find_checkpoint_in_dir, pretrained).
@@ -24,7 +22,7 @@ _WEIGHTS = (
     "pytorch_model.pth",
     "model.pth",
 )
-# The most that a configuration may ask for; the largest models have a tenth of it.
+# The most that a configuration may ask for: ten times what the largest models have.
 _SIZES = {
     "embed_dim": 100_000,
     "context_length": 1_000_000,
@@ -37,10 +35,10 @@ _SIZES = {
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """A model directory's configuration.
+    """Reads a model directory's configuration.
 
     Raises:
-        ModelError: it is missing, or asks for what no model has.
+        ModelError: it is missing, or not that of a model.
     """
     if not file.exists():
         raise ModelError(f"{file.parent}: not an OpenCLIP model (it has no {file.name})")
@@ -53,15 +51,15 @@ def read_config(file: Path) -> dict[str, Any]:
     ):
         raise ModelError(f"{file}: needs a model_cfg with embed_dim, vision_cfg and text_cfg")
     if not isinstance(content.get("preprocess_cfg", {}), dict):
-        raise ModelError(f"{file}: `preprocess_cfg` is no object")
+        raise ModelError(f"{file}: `preprocess_cfg` is not an object")
     for part in (config, config["vision_cfg"], config["text_cfg"]):
         for key, value in part.items():
             if key.startswith("hf_") and key.endswith("_name") and not isinstance(value, str):
-                raise ModelError(f"{file}: `{key}` is no text")
-            # open_clip builds what is asked for before it compares it with the weights.
+                raise ModelError(f"{file}: `{key}` is not text")
+            # open_clip builds the model before it compares it with the weights.
             numbers = value if isinstance(value, list) else [value]
             if key in _SIZES and not all(type(n) is int and 0 < n <= _SIZES[key] for n in numbers):
-                raise ModelError(f"{file}: `{key}` is no whole number from 1 to {_SIZES[key]:,}")
+                raise ModelError(f"{file}: `{key}` is not a whole number from 1 to {_SIZES[key]:,}")
     return content
 
 
@@ -76,10 +74,3 @@ def find_weights(directory: Path) -> Path:
         return known, file.suffix != ".safetensors", file.name
 
     return min(found, key=rank)
-
-
-def count_parameters(file: Path) -> int:
-    """Numbers in a safetensors file, from its header: no need to import torch for a table."""
-    with file.open("rb") as stream:
-        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    return sum(math.prod(v["shape"]) for k, v in header.items() if k != "__metadata__")

@@ -1,4 +1,4 @@
-"""A download by huggingface_hub that is watched, and given up when it makes no progress."""
+"""A download by huggingface_hub that is abandoned when it makes no progress."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from clipcls.errors import ModelUnavailableError
 
 __all__ = ["Download", "hub_constants"]
 
-# A partial file that another process wrote to within this time is taken to be growing:
+# A partial file counts as growing this long after another process wrote to it, since
 # huggingface_hub writes 10 MB at a time.
 _GROWING_SECONDS = 60.0
 
@@ -27,12 +28,12 @@ _POLL_SECONDS = 0.05
 _THREAD = "clipcls-download"
 
 _CURES = {
-    401: "the token is refused: run `hf auth login`, or unset HF_TOKEN",
-    403: "a firewall, a proxy or the rights of the token forbid it: ask for access, or name a "
+    401: "the token was refused: run `hf auth login`, or unset HF_TOKEN",
+    403: "a firewall, a proxy or the token's permissions forbid it: ask for access, or name a "
     "mirror in HF_ENDPOINT",
     404: "check that HF_ENDPOINT names a hub",
     407: "put the proxy's user and password into HTTPS_PROXY, as http://USER:PASSWORD@HOST:PORT",
-    429: "wait some minutes, or raise the limit with a token (`hf auth login`, or HF_TOKEN)",
+    429: "wait a few minutes, or raise the limit with a token (`hf auth login`, or HF_TOKEN)",
 }
 _NO_HUB = "check HF_ENDPOINT, and whether a proxy or a login page answers in its place"
 
@@ -41,7 +42,7 @@ def hub_constants() -> Any:
     """huggingface_hub's settings; without a home directory its cache goes next to ours.
 
     Raises:
-        ModelUnavailableError: one of its variables cannot be used.
+        ModelUnavailableError: one of its variables has an invalid value.
     """
     if "huggingface_hub" not in sys.modules:
         for name in [name for name, value in os.environ.items() if name[:3] == "HF_" and not value]:
@@ -53,7 +54,9 @@ def hub_constants() -> Any:
     try:
         from huggingface_hub import constants
     except ValueError as error:
-        raise ModelUnavailableError(f"a variable HF_... cannot be used: {error}") from error
+        raise ModelUnavailableError(
+            f"an HF_ environment variable has an invalid value: {error}"
+        ) from error
     return constants
 
 
@@ -62,20 +65,20 @@ class _StalledError(Exception):
 
 
 class _AbandonedError(Exception):
-    """Ends the thread of a download that was given up."""
+    """Ends the thread of an abandoned download."""
 
 
 class Download:
-    """hf_hub_download in a thread, watched: looking a name up cannot be interrupted.
+    """hf_hub_download in a thread, since a name look-up cannot be interrupted.
 
-    Progress is a byte, or a step (a server connected to, an answer) that was not made before: a
-    retry is none. The thread is a daemon, so it never keeps the process alive;
-    once abandoned it ends at its next step, which removes its partial file.
+    Progress is a byte, or a step (a connection, an answer) for the first time: a retry is not. The
+    thread is a daemon, so it never keeps the process alive; once abandoned it ends at its next
+    step, which removes its partial file.
 
     Args:
         repo: `organisation/name` of a model repository.
         name: the file.
-        shown: whether to show a bar where stderr is a terminal.
+        shown: whether to show a bar if stderr is a terminal.
         stall: seconds without progress after which to give up; None: as huggingface_hub's
             variables say.
     """
@@ -83,8 +86,7 @@ class Download:
     def __init__(self, repo: str, name: str, shown: bool, stall: float | None) -> None:
         self._repo, self._name, self._shown, self._stall = repo, name, shown, stall
         self._thread = threading.Thread(target=self._run, name=f"{_THREAD} {repo}", daemon=True)
-        self._done = threading.Event()
-        self._outcome: Any = None
+        self._outcome: Future[str] = Future()
         self._client: Any = None
         self._abandoned = False
         self._unreachable = False
@@ -92,15 +94,14 @@ class Download:
         self._request = ("HEAD", "")
         self._stream: Any = None
         self._bodies: list[Any] = []
-        self._bars: list[Any] = []
+        self._bars: list[Any] = []  # to be closed if the download is abandoned
         self._received = 0
         self._by_xet = False
         self._xet_bytes = 0.0
-        self._located = False  # the metadata has come
-        self._downloads = False  # and the file itself has been asked for
+        self._located = False  # the metadata has arrived
+        self._downloads = False  # and the file itself has been requested
         self._status: int | None = None
         self._trouble = ""
-        self._limit = 0.0
         self._last = time.monotonic()
 
     def result(self) -> Path:
@@ -110,44 +111,41 @@ class Download:
             _StalledError: no progress was made in time.
             Exception: as hf_hub_download raises it.
         """
-        import huggingface_hub.file_download  # noqa: F401  # makes the last of the loggers
+        import huggingface_hub.file_download  # noqa: F401  # creates the last of the loggers
         from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
         for name in [n for n in logging.root.manager.loggerDict if n.startswith("huggingface_hub")]:
-            logging.getLogger(name).addFilter(_is_not_of_a_download)  # each retry is a warning
+            logging.getLogger(name).addFilter(_is_unrelated)  # each retry is a warning
         self._watch(get_session())
         self._last = time.monotonic()
         self._thread.start()
         try:
-            while not self._done.wait(_POLL_SECONDS):
+            while not wait([self._outcome], _POLL_SECONDS).done:
                 self._watch(get_session())  # huggingface_hub takes a new one after some failures
                 received = sum(response.num_bytes_downloaded for response in self._bodies)
                 received += int(self._xet_bytes)
                 if received > self._received:
                     self._received = received
                     self._last = time.monotonic()
-                self._limit = self._patience()
                 if self._is_elsewhere():
                     self._last = time.monotonic()
                 hopeless = self._unreachable and self._stall is not None
-                if hopeless or time.monotonic() - self._last > self._limit:
+                if hopeless or time.monotonic() - self._last > self._patience():
                     raise _StalledError
         except BaseException:
             self._abandon()
             raise
-        if isinstance(self._outcome, BaseException):
-            raise self._outcome
-        return Path(self._outcome)
+        return Path(self._outcome.result())
 
     def explain(self, error: Exception) -> tuple[str | None, str]:
-        """What failed and what to do; None where this machine failed, not the hub."""
+        """What failed (None if this machine failed, not the hub) and what to do."""
         from huggingface_hub import errors
 
         cause: BaseException = error
         if isinstance(error, errors.LocalEntryNotFoundError):
             cause = error.__cause__ or error
         kind, server = type(cause).__name__, self._server()
-        # Of another cause, the status is that of an earlier request.
+        # With any other cause, the status is that of an earlier request.
         is_answer = isinstance(cause, _StalledError | errors.HfHubHTTPError)
         status, text = self._status if is_answer else None, str(cause).strip().split("\n")[0]
         if kind == "ProxyError" and text[:3].isdigit():
@@ -161,7 +159,7 @@ class Download:
         if text.startswith("Consistency check failed"):
             return f"{server} sent a file of the wrong size", _NO_HUB
         if isinstance(cause, UnicodeError):
-            return None, "cannot be downloaded: HF_TOKEN holds characters that no token has"
+            return None, "cannot be downloaded: HF_TOKEN contains characters that no token has"
         if isinstance(cause, ImportError):
             return None, f"cannot be downloaded: {text}"
         certificates = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
@@ -172,17 +170,17 @@ class Download:
                     f"({certificates}) cannot be read ({cause.strerror})"
                 )
             return None, (
-                f"cannot be stored ({cause.strerror}: {cause.filename}); set HF_HOME to a folder "
-                "that can be written and has room"
+                f"cannot be stored ({cause.strerror}: {cause.filename}); set HF_HOME to a writable "
+                "folder on a disk with enough space"
             )
         if isinstance(cause, _StalledError) and not self._unreachable:
             trouble = f" ({self._trouble})" if self._trouble else ""
             if self._by_xet and self._downloads:
                 trouble = " (HF_HUB_DISABLE_XET=1 downloads without Xet)"
-            return f"{server} made no progress for {self._limit:g} s{trouble}", self._advise()
+            return f"{server} made no progress for {self._patience():g} s{trouble}", self._advise()
         reason = self._trouble or text or kind
         if self._received:
-            return f"{server} broke off ({reason})", "run again"
+            return f"{server} broke off ({reason})", "run the command again"
         if "CERTIFICATE_VERIFY_FAILED" in reason:
             return f"{server} could not be trusted ({reason})", (
                 "name the file with your network's certificates in SSL_CERT_FILE"
@@ -190,40 +188,36 @@ class Download:
         return f"{server} could not be reached ({reason})", self._advise()
 
     def _advise(self) -> str:
-        """What to try where no answer came."""
-        proxies = sorted(
-            name
-            for name, value in os.environ.items()
-            if name.lower() in ("http_proxy", "https_proxy", "all_proxy") and value
-        )
+        """What to try if no answer came."""
+        names = ("http_proxy", "https_proxy", "all_proxy")
+        proxies = sorted(k for k, value in os.environ.items() if k.lower() in names and value)
         proxy = "set HTTPS_PROXY if the network needs a proxy"
         if proxies:
             proxy = f"check the proxy in {', '.join(proxies)}"
-        wait = "set HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT (in seconds)"
-        if self._stall is not None:
-            wait = "name the model (as in --model base)"
+        longer = "name the model (as in --model base)"
+        if self._stall is None:
+            longer = "set HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT (in seconds)"
         return (
-            f"{proxy}, name a mirror in HF_ENDPOINT, or {wait} to wait longer; without a network, "
-            "copy the hub's cache here and set HF_HUB_OFFLINE=1"
+            f"{proxy}, name a mirror in HF_ENDPOINT, or {longer} to wait longer; without a "
+            "network, copy the hub's cache here and set HF_HUB_OFFLINE=1"
         )
 
     def _run(self) -> None:
         from huggingface_hub import hf_hub_download
 
         try:
-            self._outcome = hf_hub_download(
-                self._repo, self._name, tqdm_class=_watched_bar(self, self._shown)
-            )
+            bar = _make_bar_class(self, self._shown)
+            path = hf_hub_download(self._repo, self._name, tqdm_class=bar)
+            self._outcome.set_result(path)
         except BaseException as error:
-            self._outcome = error
+            self._outcome.set_exception(error)
         finally:
             for hooks, hook in (("request", self._on_request), ("response", self._on_response)):
                 with contextlib.suppress(ValueError):
                     self._client.event_hooks[hooks].remove(hook)
-            self._done.set()
 
     def _server(self) -> str:
-        """The server that was asked last."""
+        """The server of the last request."""
         return "/".join(self._request[1].split("/")[:3]) or str(hub_constants().ENDPOINT)
 
     def _patience(self) -> float:
@@ -233,22 +227,18 @@ class Download:
             return self._stall
         if not self._downloads:
             return float(constants.HF_HUB_ETAG_TIMEOUT)
-        # What has been received would be lost: huggingface_hub's own six attempts are waited for.
+        # To keep what was received, wait for huggingface_hub's own six attempts.
         attempts = 6 if self._received else 1
         return float(attempts * constants.HF_HUB_DOWNLOAD_TIMEOUT)
 
     def _is_elsewhere(self) -> bool:
-        """Whether another process is downloading from this repository, which is waited for."""
+        """Whether another process is downloading from this repository and holds the lock."""
         if not self._located or self._downloads:
-            return False
-        threads = [thread.name for thread in threading.enumerate()]
-        if threads.count(self._thread.name) > 1:  # one that was given up holds the lock
             return False
         folder = Path(hub_constants().HF_HUB_CACHE) / f"models--{self._repo.replace('/', '--')}"
         with contextlib.suppress(OSError):
-            for part in folder.glob("blobs/*.incomplete"):
-                if abs(time.time() - part.stat().st_mtime) < _GROWING_SECONDS:
-                    return True
+            ages = (time.time() - p.stat().st_mtime for p in folder.glob("blobs/*.incomplete"))
+            return any(abs(age) < _GROWING_SECONDS for age in ages)
         return False
 
     def _watch(self, client: Any) -> None:
@@ -261,7 +251,7 @@ class Download:
         self._abandoned = True
         for bar in self._bars:
             bar.close()
-        with contextlib.suppress(Exception):  # wakes the thread, which then removes its part
+        with contextlib.suppress(Exception):  # wakes the thread, which removes its partial file
             self._stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
         if self._by_xet and self._downloads:
             with contextlib.suppress(Exception):
@@ -272,7 +262,7 @@ class Download:
     # Called in the download's thread (or in one of Xet's).
 
     def step(self, *step: str) -> None:
-        """Notes a step; ends the thread where the download was given up."""
+        """Notes a step; ends the thread if the download was abandoned."""
         if self._abandoned:
             raise _AbandonedError
         if step not in self._steps:
@@ -280,13 +270,13 @@ class Download:
             self._last = time.monotonic()
 
     def receive(self, count: float) -> None:
-        """Notes bytes that a bar shows; Xet's go through no client that can be watched."""
+        """Notes bytes that a bar shows; Xet's do not go through the HTTP client."""
         self.step()
         if self._by_xet:
             self._xet_bytes += count
 
     def add_bar(self, bar: Any) -> None:
-        """Takes a bar that is to be closed when the download is given up."""
+        """Takes a bar: the download itself has begun."""
         self._downloads = True
         self._bars.append(bar)
         self.step("bar", str(len(self._bars)))
@@ -296,7 +286,7 @@ class Download:
             return
         if self._abandoned:
             raise _AbandonedError
-        if self._request != (request.method, str(request.url)):  # no retry
+        if self._request != (request.method, str(request.url)):  # not a retry
             self._request = (request.method, str(request.url))
             self._status, self._trouble = None, ""
         self._downloads |= self._located and request.method == "GET"
@@ -331,12 +321,13 @@ class Download:
             self._bodies.append(response)
 
 
-def _is_not_of_a_download(record: logging.LogRecord) -> bool:
+def _is_unrelated(record: logging.LogRecord) -> bool:
+    """Whether a record comes from elsewhere than a download's thread."""
     return not str(record.threadName).startswith(_THREAD)
 
 
 def _connects(name: str) -> bool:
-    """Whether an event of httpcore's `trace` is about making a connection."""
+    """Whether an event of httpcore's `trace` belongs to making a connection."""
     return any(part in name for part in ("connect_tcp", "start_tls", "socks5"))
 
 
@@ -344,8 +335,8 @@ def _has_xet() -> bool:
     return not hub_constants().HF_HUB_DISABLE_XET and bool(importlib.util.find_spec("hf_xet"))
 
 
-def _watched_bar(download: Download, shown: bool) -> type:
-    """A class of huggingface_hub's bars (which appear on terminals only) that tells of progress."""
+def _make_bar_class(download: Download, shown: bool) -> type:
+    """A subclass of huggingface_hub's bars (shown on terminals only) that reports progress."""
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
     class Bar(tqdm):

@@ -1,4 +1,4 @@
-"""What the rest of clipcls asks of a model, and how a model is opened by its name."""
+"""The `Encoder` protocol, which the rest of clipcls uses, and `open_encoder`."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ __all__ = ["Encoder", "open_encoder"]
 
 
 class Encoder(Protocol):
-    """What the rest of clipcls asks of a model; a class derived from it has the defaults."""
+    """A model as the rest of clipcls uses it; derive from it to get the defaults."""
 
     @property
     def name(self) -> str:
-        """What records call the model."""
+        """The model's name in records."""
 
     @property
     def weights(self) -> str:
-        """SHA-256 of its weights, hex."""
+        """SHA-256 of its weights in hex."""
 
     @property
     def precision(self) -> str:
-        """What it computes in; records name it."""
+        """The precision it computes in."""
 
     @property
     def text_space(self) -> str:
-        """Names all that decides a text's vector besides the text; begins with "text "."""
+        """Names everything that decides a text's vector but the text; starts with "text "."""
 
     @property
     def image_space(self) -> str:
-        """Names all that decides an image's vector besides its bytes; begins with "image "."""
+        """Names everything that decides an image's vector but its bytes; starts with "image "."""
 
     @property
     def batch_size(self) -> int:
-        """How many images `encode_images` is best given at a time."""
+        """The best number of images for `encode_images`."""
 
     @property
     def logit_scale(self) -> float:
-        """What cosine similarities are multiplied with before the softmax."""
+        """The factor of cosine similarities before the softmax."""
 
     @property
     def logit_bias(self) -> float:
@@ -57,10 +57,7 @@ class Encoder(Protocol):
         """A JPEG may be decoded at a reduced scale while neither side falls below it; pixels."""
 
     def load_image_tower(self) -> None:
-        """Makes ready for `encode_images`, as often as it is called, while images are decoded.
-
-        By default nothing is done: what has to be loaded, `encode_images` loads.
-        """
+        """Prepares for `encode_images` while images are decoded; by default does nothing."""
         return
 
     def preprocess(self, image: Image) -> NDArray[Any]:
@@ -73,7 +70,7 @@ class Encoder(Protocol):
         """Texts -> unit rows: float32 (n, dim)."""
 
     def describe_cut(self, texts: Sequence[str]) -> list[str]:
-        """A warning per text that is longer than the model reads; by default none."""
+        """A warning per text that is too long for the model; by default none."""
         return []
 
 
@@ -84,14 +81,14 @@ def open_encoder(
     *,
     progress: bool = True,
 ) -> Encoder:
-    """A model by its name, ready to be loaded when it is first needed; an `Encoder` as it is.
+    """Opens a model by its name, to be loaded on first use; returns an `Encoder` as it is.
 
     Args:
         model, checkpoint, progress: as for `registry.resolve`.
         backend: how it runs.
 
     Raises:
-        ModelError: there is no such model, or its weights cannot be had.
+        ModelError: the model does not exist, or its weights are unavailable.
     """
     if not isinstance(model, str):
         return model

@@ -1,8 +1,8 @@
-"""What is remembered of models from run to run, so that they need not be loaded to find it out.
+"""Facts about models that are remembered across runs, so that nothing is loaded to find them out.
 
-Small JSON files in the user's cache folder, each written in one step and with a checksum. Losing
-one costs time and never an answer: a damaged file counts as missing, and one that cannot be written
-is no error.
+They are small JSON files in the user's cache folder, each written in one step and with a checksum.
+Losing one costs time and never changes an answer: a damaged file counts as missing, and a file that
+cannot be written is not an error.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ __all__ = ["ModelFacts"]
 
 
 class ModelFacts:
-    """Facts by key; safe with several threads and processes, and to be pickled.
+    """Facts by key; safe across threads and processes, and picklable.
 
     Args:
-        folder: where they are kept; None: in the user's cache folder.
+        folder: their folder; None: one in the user's cache folder.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """What is known under a key, or None."""
+        """The facts under a key, or None."""
         try:
             checksum, _, text = self._file(key).read_text(encoding="utf-8").partition("\n")
             if checksum == _checksum(key, text):
@@ -44,7 +44,7 @@ class ModelFacts:
         return None
 
     def set(self, key: str, facts: dict[str, Any]) -> None:
-        """Remembers facts (JSON) under a key, in place of earlier ones."""
+        """Stores facts (JSON) under a key, replacing earlier ones."""
         file, text = self._file(key), json.dumps(facts)
         with contextlib.suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -53,12 +53,12 @@ class ModelFacts:
                 part.replace(file)
 
     def delete(self, key: str) -> None:
-        """Forgets what is known under a key."""
+        """Deletes the facts under a key."""
         with contextlib.suppress(OSError):
             self._file(key).unlink()
 
     def file_hash(self, path: str | os.PathLike[str]) -> str:
-        """The SHA-256 of a file as hex; a file that has not changed is not read again.
+        """The SHA-256 of a file in hex; an unchanged file is not read again.
 
         Raises:
             OSError: the file cannot be read.

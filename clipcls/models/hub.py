@@ -1,8 +1,8 @@
-"""Files of the Hugging Face Hub: those on this machine, and downloads of the others.
+"""Files of the Hugging Face Hub, from its cache on this machine or downloaded.
 
 huggingface_hub does the work, with its cache (HF_HOME, HF_HUB_CACHE), endpoint (HF_ENDPOINT),
 proxies, certificates, token and retries. Two things are added: a file on this machine costs no
-request, and a download that makes no progress is given up in time (`download.py`).
+request, and a download that makes no progress is abandoned in time (`download.py`).
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from clipcls.models.facts import ModelFacts
 
 __all__ = ["REMEMBERED_SECONDS", "STALL_SECONDS", "cached", "fetch"]
 
-# How long a download that nobody asked for by name may make no progress.
+# How long a download may make no progress if nobody asked for it by name.
 STALL_SECONDS = 3.0
 
-# How long such a download is not tried again after it failed.
+# How long such a download is not retried after a failure.
 REMEMBERED_SECONDS = 300.0
 
 
 def cached(repo: str, *names: str) -> Path | None:
     """The first of these files of a repository that is on this machine; no network.
 
-    Reads the documented layout of the hub's cache itself: huggingface_hub's own look-up takes
-    0.1 s to import, a quarter of what a run with nothing new to compute may take.
+    Reads the documented layout of the hub's cache itself, since importing huggingface_hub's own
+    look-up takes 0.1 s, a quarter of a run with nothing new to compute.
     """
     folder = Path(hub_constants().HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
     try:
@@ -44,17 +44,17 @@ def fetch(repo: str, *names: str, progress: bool = True, impatient: bool = False
 
     Args:
         repo: `organisation/name` of a model repository.
-        names: file names, the preferred one first.
-        progress: show a bar for a download where stderr is a terminal.
+        names: file names in order of preference.
+        progress: show a bar for a download if stderr is a terminal.
         impatient: give up after `STALL_SECONDS` without progress, and do not try within
-            `REMEMBERED_SECONDS` of a failure; else wait as HF_HUB_ETAG_TIMEOUT and
+            `REMEMBERED_SECONDS` of a failure; otherwise wait as long as HF_HUB_ETAG_TIMEOUT and
             HF_HUB_DOWNLOAD_TIMEOUT say.
 
     Returns:
-        the file's path in the hub's cache, or None where the repository has none of them.
+        the file's path in the hub's cache, or None if the repository has none of them.
 
     Raises:
-        UnknownModelError: no such repository exists.
+        UnknownModelError: the repository does not exist.
         ModelUnavailableError: the file is not on this machine and cannot be downloaded now.
     """
     if path := cached(repo, *names):
@@ -72,10 +72,14 @@ def fetch(repo: str, *names: str, progress: bool = True, impatient: bool = False
         raise ModelUnavailableError(
             f"{missing} HF_ENDPOINT is no URL: {constants.ENDPOINT}; write https:// before it"
         )
-    failures = _Failures(constants.ENDPOINT)
-    if impatient and (failure := failures.failure()):
-        raise ModelUnavailableError(f"{missing} {failure}")
-    path = None
+    facts, failed = ModelFacts(), _failure_key(constants.ENDPOINT)
+    known = facts.get(failed) if impatient else None
+    if known and 0 <= (passed := time.time() - known["time"]) < REMEMBERED_SECONDS:
+        raise ModelUnavailableError(
+            f"{missing} {passed:.0f} s ago {known['reason']}; the next try is in "
+            f"{REMEMBERED_SECONDS - passed:.0f} s, or at once if you name the model (as in --model "
+            "base)"
+        )
     for name in names:
         download = Download(repo, name, progress, STALL_SECONDS if impatient else None)
         try:
@@ -92,54 +96,28 @@ def fetch(repo: str, *names: str, progress: bool = True, impatient: bool = False
             ) from None
         except errors.HFValidationError:
             raise UnknownModelError(
-                f"{repo}: not a repository's name (organisation/name)"
+                f"{repo}: not the name of a repository (organisation/name)"
             ) from None
         except errors.RemoteEntryNotFoundError:
             continue
-        except Exception as error:  # the HTTP library, hence its errors, depends on the version
+        except Exception as error:  # the HTTP library and its errors depend on the version
             failure, cure = download.explain(error)
             if failure is None:
                 raise ModelUnavailableError(f"{repo}: {names[0]} {cure}") from error
             if impatient:
-                failures.note(failure)
+                facts.set(failed, {"time": time.time(), "reason": failure})
             raise ModelUnavailableError(f"{missing} {failure}; {cure}") from error
-        break
-    failures.forget()
-    return path
+        facts.delete(failed)
+        return path
+    facts.delete(failed)
+    return None
 
 
-class _Failures:
-    """What failed a short while ago.
-
-    It counts for one endpoint and the settings that decide how it is reached, so that a changed
-    setting is tried at once.
-    """
-
-    def __init__(self, endpoint: str) -> None:
-        settings = {
-            name: value
-            for name, value in os.environ.items()
-            if name.lower().endswith("_proxy") or name.startswith(("HF_", "SSL_"))
-        }
-        self._key = f"hub {json.dumps([endpoint, settings], sort_keys=True)}"
-        self._facts = ModelFacts()
-
-    def failure(self) -> str | None:
-        """What failed and when, as the end of a sentence; None: nothing lately."""
-        known = self._facts.get(self._key)
-        passed = time.time() - known["time"] if known else -1
-        if known is None or not 0 <= passed < REMEMBERED_SECONDS:
-            return None
-        return (
-            f"{passed:.0f} s ago {known['reason']}; the next try is in "
-            f"{REMEMBERED_SECONDS - passed:.0f} s, or at once if you name the model (as in --model "
-            "base)"
-        )
-
-    def note(self, reason: str) -> None:
-        """Remembers a failure."""
-        self._facts.set(self._key, {"time": time.time(), "reason": reason})
-
-    def forget(self) -> None:
-        """Forgets it."""
-        self._facts.delete(self._key)
+def _failure_key(endpoint: str) -> str:
+    """Names an endpoint and the settings for reaching it: a changed one is tried at once."""
+    settings = {
+        name: value
+        for name, value in os.environ.items()
+        if name.lower().endswith("_proxy") or name.startswith(("HF_", "SSL_"))
+    }
+    return f"hub {json.dumps([endpoint, settings], sort_keys=True)}"

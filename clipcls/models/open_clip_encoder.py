@@ -1,4 +1,4 @@
-"""The encoder that runs OpenCLIP models, each tower loaded only when it is needed."""
+"""The encoder that runs OpenCLIP models; each tower is loaded only when it is needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,11 +18,10 @@ from clipcls.errors import ModelError
 from clipcls.models import cuda, loading, openvino, towers
 from clipcls.models.backend import Backend, Precision, best_device
 from clipcls.models.facts import ModelFacts
-from clipcls.models.loading import Tower
 from clipcls.models.preprocess import Preprocess
 from clipcls.models.registry import ModelSource
 from clipcls.models.tokenizer import ClipTokenizer
-from clipcls.models.torch_runner import TorchRunner
+from clipcls.models.torch_model import TorchModel, Tower
 from clipcls.numerics import unit_rows
 
 if TYPE_CHECKING:
@@ -31,23 +31,19 @@ __all__ = ["OpenClipEncoder"]
 
 logger = logging.getLogger(__name__)
 
-# Counts the ways in which a file becomes pixels: part of every image's key.
+# The version of how a file becomes pixels: part of every image's key.
 _PIXELS = "pixels 2"
 
-# How many texts a batch has for each image that it would have: a text is less work.
-_TEXTS_AN_IMAGE = 4
-
-# On CUDA a batch goes through in pieces: one is stacked and copied while others are computed. mini
-# in fp16, 256 at a time, on an H200, one run: 8,464 images/s in 1, 8,622 in 2, 4,845 in 4.
-_PIECES_ON_CUDA = 2
+# Texts per image of a batch: a text is less work.
+_TEXTS_PER_IMAGE = 4
 
 
 class OpenClipEncoder:
-    """An OpenCLIP model; each tower is loaded on its first use and not before.
+    """An OpenCLIP model; each tower is loaded on its first use.
 
-    On a CPU the towers run as OpenVINO graphs (`openvino`) where they can be had, which after the
-    first time needs no torch; elsewhere they run on torch. So do always a text tower whose
-    tokenizer is not CLIP's, and one that sees padding.
+    On a CPU the towers run as OpenVINO graphs (`openvino`) if possible, which after the first time
+    needs no torch; otherwise torch runs them. Torch always runs a text tower whose tokenizer is not
+    CLIP's or that sees padding.
 
     Args:
         source: the model, from `resolve`.
@@ -66,65 +62,57 @@ class OpenClipEncoder:
         *,
         facts: ModelFacts | None = None,
     ) -> None:
-        backend = backend or Backend()
         self.source = source
+        self._backend = backend = backend or Backend()
         self._facts = facts or ModelFacts()
-        self._backend = backend.name
         try:
             self.weights = self._facts.file_hash(source.weights)
         except OSError as error:
             raise ModelError(f"{source.weights}: cannot be read ({error.strerror})") from error
-        kind = (backend.device or "").partition(":")[0]
-        self._device = "cpu" if kind == "cpu" else backend.device
-        self._batch_size = backend.batch_size
-        self._towers: dict[Tower, loading.Model] = {}
-        self._torch = TorchRunner(source.name)
-        self._announced: set[Tower] = set()
-        self._make_locks()
+        is_cpu = (backend.device or "").partition(":")[0] == "cpu"
+        self._device = "cpu" if is_cpu else backend.device
         self._precision: Precision | Literal["auto"] = backend.precision
+        self._identities: dict[Precision, str] = {}
+        self._settings: dict[str, Any] | None = None  # what the image tower says of itself
+        self._towers: dict[Tower, TorchModel] = {}
+        self._graphs: dict[Tower, openvino.Graph | None] = {}
+        self._tokenizer: Callable[[Sequence[str]], NDArray[np.int64]] | None = None
+        self._announced: set[Tower] = set()
+        self._loading = threading.RLock()  # decoding threads ask for the image tower together
+        self._running = threading.RLock()  # no tower runs in two threads at once
         if backend.name == "openvino" and not self._can_be_graph():
             raise ModelError(
                 "openvino runs on a CPU, in fp32 or bf16, and only where it is installed (not on "
                 f"{self.device} in {backend.precision}); leave --backend out"
             )
 
-    def _make_locks(self) -> None:
-        self._loading = threading.RLock()  # decoding threads ask for the image tower together
-        self._running = threading.RLock()  # neither backend's towers run in two threads at once
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What a copy needs to load the model itself."""
-        left_out = {"_towers", "_loading", "_running", "_image_graph", "_text_graph", "_tokenizer"}
-        return {name: value for name, value in vars(self).items() if name not in left_out}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _towers={})
-        self._make_locks()
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy loads the model itself."""
+        make = functools.partial(OpenClipEncoder, facts=self._facts)
+        return make, (self.source, self._backend)
 
     @property
     def name(self) -> str:
-        """What records call the model."""
+        """The model's name in records."""
         return self.source.name
 
     @property
     def precision(self) -> Precision:
-        """What the towers compute in; with "auto" and a model not known yet, it is tried now."""
+        """What the towers compute in; "auto" is decided now, if need be by trying."""
         with self._loading:
             if self._precision == "auto":
-                self._precision = self._best_precision()
+                self._precision = self._choose_precision()
             return self._precision
 
     @property
     def text_space(self) -> str:
-        """Names all that decides a text's vector besides the text."""
-        with self._loading:  # before the lock that cached_property has up to Python 3.11
-            return f"text {self._identity}"
+        """Names everything that decides a text's vector besides the text."""
+        return f"text {self._identify(self.precision)}"
 
     @property
     def image_space(self) -> str:
-        """Names all that decides an image's vector besides the image's bytes."""
-        with self._loading:
-            return f"image {self._identity}"
+        """Names everything that decides an image's vector besides the image's bytes."""
+        return f"image {self._identify(self.precision)}"
 
     @property
     def device(self) -> str:
@@ -135,14 +123,12 @@ class OpenClipEncoder:
 
     @property
     def batch_size(self) -> int:
-        """How many images are encoded at a time."""
-        if self._batch_size is None:
-            self._batch_size = 32 if self.device == "cpu" else 256
-        return self._batch_size
+        """The number of images encoded at a time."""
+        return self._backend.batch_size or (32 if self.device == "cpu" else 256)
 
     @property
     def logit_scale(self) -> float:
-        """What cosine similarities are multiplied with before the softmax."""
+        """The factor of cosine similarities before the softmax."""
         return float(self._setting("logit_scale"))
 
     @property
@@ -157,22 +143,22 @@ class OpenClipEncoder:
 
     @property
     def image_backend(self) -> Literal["openvino", "torch"]:
-        """What runs the image tower; it is prepared for that now."""
-        return "torch" if self._image_graph is None else "openvino"
+        """What runs the image tower, which is prepared for it now."""
+        with self._running:
+            return "torch" if self._graph("image") is None else "openvino"
 
     def load_image_tower(self) -> None:
-        """What the first call of `encode_images` would otherwise begin with.
+        """Does what the first call of `encode_images` would otherwise begin with.
 
         Raises:
             ModelError: the image tower cannot be loaded.
         """
-        _ = self._preprocess  # first: locks are taken in the order of threads that decode
         with self._running:
-            if self._image_graph is None:
+            if self._graph("image") is None:
                 self._tower("image")
 
     def preprocess(self, image: Image) -> NDArray[np.uint8]:
-        """One RGB image -> uint8 (height, width, 3), resized and cropped as the model has it."""
+        """One RGB image -> uint8 (height, width, 3), resized and cropped for the model."""
         return self._preprocess(image)
 
     def seen(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -184,42 +170,38 @@ class OpenClipEncoder:
     def encode_images(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Preprocessed images -> unit rows: float32 (n, dim).
 
-        An image's row does not depend on the others' but for the rounding of sums: in fp32 below
+        Apart from the rounding of sums a row does not depend on the other images: in fp32 below
         1e-5 on a CPU, 1e-4 on CUDA, whose libraries sum in another order for another number of
         images; 1e-2 in bf16 and fp16 (tests/models).
 
         Raises:
-            ModelError: the memory of a GPU does not suffice for one image.
+            ModelError: a GPU has not enough memory for one image.
         """
         if not pixels:
             return np.empty((0, self.source.config["embed_dim"]), np.float32)
-        batches = [
-            pixels[start : start + self.batch_size]
-            for start in range(0, len(pixels), self.batch_size)
-        ]
+        starts = range(0, len(pixels), self.batch_size)
+        batches = [pixels[start : start + self.batch_size] for start in starts]
         with self._running:
-            if (run := self._image_graph) is not None:
-                return unit_rows(np.concatenate([run(np.stack(batch)) for batch in batches]))
-            model = self._tower("image")
-            pieces = _PIECES_ON_CUDA if cuda.is_cuda(self.device) else 1
-            at_once = -(-self.batch_size // pieces)
-            rows = [self._torch.encode_images(model, batch, at_once) for batch in batches]
+            if (graph := self._graph("image")) is not None:
+                rows = [graph(np.stack(batch)) for batch in batches]
+            else:
+                rows = [self._tower("image").embed_images(batch) for batch in batches]
         return unit_rows(np.concatenate(rows))
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts -> unit rows: float32 (n, dim)."""
         if not texts:
             return np.empty((0, self.source.config["embed_dim"]), np.float32)
+        batch = _TEXTS_PER_IMAGE * self.batch_size
         with self._running:
-            batch = _TEXTS_AN_IMAGE * self.batch_size
-            if (run := self._text_graph) is None:
-                return unit_rows(self._torch.encode_texts(self._tower("text"), texts, batch))
+            if (graph := self._graph("text")) is None or self._tokenizer is None:
+                return unit_rows(self._tower("text").embed_texts(texts, batch))
             tokens = self._tokenizer(texts)
             lengths = tokens.argmax(axis=1) + 1  # the end of text has the highest number
             # Short texts first: a batch takes as long as its longest one.
             order = lengths.argsort(kind="stable")
             parts = [order[start : start + batch] for start in range(0, len(texts), batch)]
-            rows = np.concatenate([run(tokens[part, : lengths[part[-1]]]) for part in parts])
+            rows = np.concatenate([graph(tokens[part, : lengths[part[-1]]]) for part in parts])
             return unit_rows(rows[order.argsort()])
 
     def describe_cut(self, texts: Sequence[str]) -> list[str]:
@@ -230,63 +212,75 @@ class OpenClipEncoder:
         if not long:
             return []
         with self._running:
-            tokenizer = (
-                self._tower("text").tokenizer if self._text_graph is None else self._tokenizer
-            )
+            has_graph = self._graph("text") is not None
+            tokenizer = self._tokenizer if has_graph else self._tower("text").tokenizer
         encode = getattr(tokenizer, "encode", str)
         return [
-            f"{text[:40]}...: longer than {length} tokens, the rest is not seen"
+            f"{text[:40]}...: longer than {length} tokens, the rest is ignored"
             for text in long
             if len(encode(text)) + 2 > length
         ]
 
-    @functools.cached_property
+    @property
     def _preprocess(self) -> Preprocess:
         return Preprocess.from_config(self._setting("preprocess"))
 
-    @functools.cached_property
-    def _tokenizer(self) -> ClipTokenizer:
-        return ClipTokenizer(self.source.context_length)
+    def _graph(self, tower: Tower) -> openvino.Graph | None:
+        """A tower as a graph; None if torch has to run it. Needs the lock `_running`."""
+        if tower not in self._graphs:
+            self._graphs[tower] = self._open_graph(tower)
+        if self._graphs[tower] is not None:
+            self._towers.pop(tower, None)  # torch's is no longer needed
+        return self._graphs[tower]
 
-    @functools.cached_property
-    def _image_graph(self) -> openvino.Graph | None:
-        """The image tower as a graph; None where torch has to run it."""
-        if not self._can_be_graph():
+    def _open_graph(self, tower: Tower) -> openvino.Graph | None:
+        """A tower's graph, loaded or, the first time, exported."""
+        if not self._can_be_graph() or (tower == "text" and self.source.tokenizer):
             return None
-        key = _hash(self.image_space)
+        key = self.image_space if tower == "image" else self.text_space
+        refusal = f"no graph by OpenVINO {openvino.version()}: {key}"
+        known = self._facts.get(refusal)
         try:
-            found = towers.open_image_graph(
-                key, self.precision, self._preprocess, lambda: self._to_export("image")
-            )
-        except openvino.GraphError as error:
-            logger.warning("%s runs on torch, which is slower: %s", self.name, error)
-            return None
-        self._towers.pop("image", None)  # torch's is not needed any more
-        return found
+            if known:
+                raise towers.GraphError(known["reason"])
+            graph = self._load_graph(tower, key)
+            # Exporting takes longer than a few texts by torch.
+            if graph is None and (tower == "image" or openvino.can_store()):
+                graph = self._export(tower, key)
+            return graph
+        except towers.GraphError as error:
+            if not known and not isinstance(error, towers.NoMemoryError):
+                self._facts.set(refusal, {"reason": str(error)})
+            if tower == "image":  # texts are embedded once, so there it hardly matters
+                logger.warning(
+                    "%s runs on torch, which is slower: %s; `clipcls cache clear` makes it try "
+                    "again",
+                    *(self.name, error),
+                )
+        except (ImportError, OSError, EOFError) as error:
+            logger.debug("%s: no tokenizer, so texts run on torch: %s", self.name, error)
+        return None
 
-    @functools.cached_property
-    def _text_graph(self) -> openvino.Graph | None:
-        """The text tower as a graph; None where torch has to run it."""
-        if not self._can_be_graph() or self.source.tokenizer:
-            return None
-        key = _hash(self.text_space)
-        try:
-            found = towers.open_text_graph(
-                key, self.precision, lambda: self._tokenizer, lambda: self._to_export("text")
-            )
-        except (openvino.GraphError, ImportError, OSError, EOFError) as error:
-            # Texts are embedded once: nothing that a user need be told of.
-            logger.debug("%s: texts run on torch: %s", self.name, error)
-            return None
-        self._towers.pop("text", None)
-        return found
+    def _load_graph(self, tower: Tower, key: str) -> openvino.Graph | None:
+        if tower == "image":
+            return openvino.load(key, self.precision)
+        # The vocabulary takes as long as the graph, and is read at the same time.
+        with ThreadPoolExecutor(1, thread_name_prefix="clipcls-tokenizer") as pool:
+            tokenizer = pool.submit(ClipTokenizer, self.source.context_length)
+            graph = openvino.load(key, self.precision)
+            self._tokenizer = tokenizer.result()
+        return graph
 
-    def _to_export(self, tower: Tower) -> loading.Model:
-        """In float32: the graph's own precision is OpenVINO's affair."""
+    def _export(self, tower: Tower, key: str) -> openvino.Graph:
         self._announce(tower)
         if self.precision == "fp32":
-            return self._tower(tower)
-        return loading.load(self.source, precision="fp32", tower=tower)
+            model = self._tower(tower)
+        else:  # OpenVINO converts a graph's precision itself
+            model = loading.load(self.source, tower=tower)
+        if tower == "image":
+            return towers.export_image_tower(key, self.precision, model)
+        assert isinstance(self._tokenizer, ClipTokenizer)
+        return towers.export_text_tower(key, self.precision, model, self._tokenizer)
 
     def _announce(self, tower: Tower) -> None:
         if tower not in self._announced:
@@ -299,55 +293,57 @@ class OpenClipEncoder:
 
     def _can_be_graph(self) -> bool:
         return (
-            self._backend != "torch"
+            self._backend.name != "torch"
             and self._precision != "fp16"
             and self.device == "cpu"
             and openvino.is_supported()
         )
 
-    def _best_precision(self) -> Precision:
+    def _choose_precision(self) -> Precision:
+        """The best precision with float32's vectors, tried once per model and backend."""
+        halves: tuple[Literal["bf16", "fp16"], ...] = ()
         if cuda.is_cuda(self.device):
             cuda.check(self.device)
             halves = cuda.half_precisions(self.device)
-            return next((half for half in halves if self._is_same_in(half)), "fp32")
-        has_bf16 = self.device == "cpu" and openvino.has_bf16()
-        return "bf16" if has_bf16 and self._is_same_in("bf16") else "fp32"
-
-    def _is_same_in(self, half: Literal["bf16", "fp16"]) -> bool:
-        """Whether images' vectors are those of float32, tried once a model and kind of backend."""
-        backend = "cuda" if cuda.is_cuda(self.device) else f"graph {self._can_be_graph()}"
-        key = f"same {openvino.LEAST_COSINE[half]} by {backend} {self._identity_in(half)}"
-        found = self._facts.get(key)
-        is_same = found["is_same"] if found else self._try_in(half)
-        if not found and is_same is not None:
-            self._facts.set(key, {"is_same": is_same})
-        return bool(is_same)
+        elif self.device == "cpu" and openvino.has_bf16():
+            halves = ("bf16",)
+        backend = f"{halves} by graph {self._can_be_graph()} within {towers.LEAST_COSINE}"
+        key = f"best of {backend} {self._identify('fp32')}"
+        best: Precision = "fp32"
+        if found := self._facts.get(key):
+            best = found["precision"]
+            return best
+        is_same: bool | None = None
+        for half in halves:
+            if is_same := self._try_in(half):
+                best = half
+                break
+        if is_same is not None:
+            self._facts.set(key, {"precision": best})
+        return best
 
     def _try_in(self, half: Literal["bf16", "fp16"]) -> bool | None:
-        """Whether images' vectors are those of float32; None where there was no memory to try.
+        """Whether images' vectors are those of float32; None if memory did not suffice to try.
 
-        Networks of small convolutions lose most in bf16. What is loaded and exported to find out
-        serves the precision that is chosen.
+        What is loaded and exported to find out serves the precision that is chosen.
         """
         self._announce("image")
         model = loading.load(self.source, tower="image")
-        tower = towers.ImageTower(model.network, model.preprocess)
         is_same: bool | None = False
         if self._can_be_graph():
             try:
-                key = _hash(f"image {self._identity_in(half)}")
-                self._image_graph = openvino.export(key, half, tower)
+                key = f"image {self._identify(half)}"
+                self._graphs["image"] = towers.export_image_tower(key, half, model)
                 is_same = True
-            except openvino.NoMemoryError:
+            except towers.NoMemoryError:
                 is_same = None
-            except openvino.GraphError:
+            except towers.GraphError:
                 pass
         else:
             halved = loading.load(self.source, device=self.device, precision=half, tower="image")
-            (probe,) = tower.probe
-            rows = self._torch.encode_images(halved, list(probe), len(probe))
-            cosine = openvino.least_cosine(rows, tower.by_torch(probe))
-            is_same = cosine >= openvino.LEAST_COSINE[half]
+            probe = list(towers.image_probe(model.preprocess))
+            cosine = towers.least_cosine(halved.embed_images(probe), model.embed_images(probe))
+            is_same = cosine >= towers.LEAST_COSINE[half]
             if is_same:
                 self._towers["image"] = halved
         if not is_same and self.device == "cpu":
@@ -355,19 +351,13 @@ class OpenClipEncoder:
         self._note(model, half if is_same else "fp32")
         return is_same
 
-    def _identity_in(self, precision: Precision) -> str:
-        return _hash(json.dumps([_PIXELS, self.weights, self.source.key(), precision]))
+    def _identify(self, precision: Precision) -> str:
+        if precision not in self._identities:
+            parts = json.dumps([_PIXELS, self.weights, self.source.key(), precision])
+            self._identities[precision] = hashlib.sha256(parts.encode()).hexdigest()[:32]
+        return self._identities[precision]
 
-    @functools.cached_property
-    def _identity(self) -> str:
-        return self._identity_in(self.precision)
-
-    @functools.cached_property
-    def _settings(self) -> dict[str, Any] | None:
-        """What the image tower says of itself, where that is known."""
-        return self._facts.get(self._identity)
-
-    def _tower(self, tower: Tower) -> loading.Model:
+    def _tower(self, tower: Tower) -> TorchModel:
         with self._loading:
             precision = self.precision  # which may load it
             if tower not in self._towers:
@@ -375,26 +365,24 @@ class OpenClipEncoder:
                     self.source, device=self.device, precision=precision, tower=tower
                 )
                 self._towers[tower] = model
-            if tower == "image" and self._settings is None:
-                self._note(self._towers[tower], precision)
+                if tower == "image":
+                    self._note(model, precision)
             return self._towers[tower]
 
-    def _note(self, model: loading.Model, precision: Precision) -> None:
-        """Keeps what an image tower says of itself, so that it need not be loaded to ask."""
+    def _note(self, model: TorchModel, precision: Precision) -> None:
+        """Remembers what an image tower says of itself, so that it need not be loaded to ask."""
         self._settings = {
             "logit_scale": model.logit_scale,
             "logit_bias": model.logit_bias,
             "preprocess": model.preprocess_config,
         }
-        self._facts.set(self._identity_in(precision), self._settings)
+        self._facts.set(self._identify(precision), self._settings)
 
     def _setting(self, name: str) -> Any:
-        with self._loading:
-            if self._settings is None:
-                self._tower("image")
-            assert self._settings is not None
-            return self._settings[name]
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+        if self._settings is None:
+            with self._loading:
+                self._settings = self._facts.get(self._identify(self.precision))
+                if self._settings is None:
+                    self._tower("image")
+        assert self._settings is not None
+        return self._settings[name]

@@ -1,97 +1,65 @@
-"""A model's tower as an OpenVINO graph: exported once, checked, kept on disk, run without torch.
+"""Towers as OpenVINO graphs: stored on disk and run without torch.
 
-On a CPU OpenVINO computes the same vectors sooner than torch (how much depends on the model and
-the CPU: `clipcls bench` tells), and a process that finds the graph on disk need not import torch,
-which alone takes seconds. What a graph takes is its tower's affair (`towers`).
+On a CPU OpenVINO computes the same vectors faster than torch (`clipcls bench` shows by how much),
+and a process that finds a tower's graph on disk need not import torch, which takes seconds.
+`towers` exports the graphs.
 
-A graph is kept in a folder of its own, made in one step, as OpenVINO's IR (weights in float32)
-beside OpenVINO's own cache of what it compiled. The folder's name says what decides the vectors, so
-a graph is never stale. Its files are compared with their checksums before OpenVINO, which a damaged
-one can crash or give other vectors, reads them.
+A graph is stored as OpenVINO compiled it, in a file whose name includes everything that decides the
+vectors, so a graph is never stale, and the file's checksum: OpenVINO can crash on a damaged file,
+or compute other vectors.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib.metadata
 import importlib.util
-import json
+import io
 import logging
 import os
 import shutil
 import sys
-import tempfile
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.files.atomic import temporary_path
+from clipcls.errors import OutputError
+from clipcls.files.atomic import write_bytes
 from clipcls.files.folders import cache_folder
-from clipcls.models.openvino_import import import_openvino
 
 __all__ = [
-    "Exportable",
     "Graph",
-    "GraphError",
-    "NoMemoryError",
-    "can_be_kept",
+    "can_store",
     "clear",
+    "compile_graph",
     "default_folder",
-    "export",
     "has_bf16",
+    "import_openvino",
     "is_supported",
-    "kept",
-    "least_cosine",
     "load",
+    "store",
+    "stored_sizes",
+    "version",
 ]
 
 logger = logging.getLogger(__name__)
 
-# Least cosine similarity to torch's float32 vectors that a graph (or, in fp16, a GPU) must reach on
-# the probe batch. Photos lose more than its noise: up to nine times as much (1 - cosine) in models
-# that magnify rounding. fp16 has the bits to leave that room and still have photos at 0.999.
-LEAST_COSINE = {"fp32": 0.99999, "bf16": 0.999, "fp16": 0.9999}
-_IR = "tower.xml"
-_PROBE = "probe.npy"
-_CHECKSUMS = "checksums.json"
-_REFUSED = "refused.txt"
 _ABANDONED_SECONDS = 86_400
-_UNFINISHED_SECONDS = 60
-
-
-class GraphError(Exception):
-    """A tower has no graph; torch runs it. Never shown to a caller as an error."""
-
-
-class NoMemoryError(GraphError):
-    """It may have one the next time."""
-
-
-class Exportable(Protocol):
-    """A tower that can be exported."""
-
-    @property
-    def probe(self) -> Sequence[NDArray[Any]]:
-        """Inputs on which the graph must give the tower's vectors."""
-
-    def convert(self, openvino: Any) -> Any:
-        """The tower as an openvino.Model of one input: (n, ...) -> vectors (n, dim)."""
-
-    def by_torch(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
-        """What torch makes of an input: float32 (n, dim)."""
 
 
 class Graph:
     """A compiled tower: its input (n, ...) -> float32 (n, dim), not normalised."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, blob: NDArray[np.uint8] | None = None) -> None:
         self._request = compiled.create_infer_request()
+        self._blob = blob  # whose weights OpenVINO reads in place
 
     def __call__(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Runs the tower; not to be called from several threads at once."""
@@ -99,43 +67,32 @@ class Graph:
         return vectors
 
 
-def default_folder() -> Path:
-    """Where graphs are kept: in the user's cache directory."""
-    return cache_folder() / "graphs"
+@functools.cache
+def import_openvino() -> Any:
+    """OpenVINO without its converter, which would report each import over the network.
 
-
-def kept() -> list[int]:
-    """The size of each graph that is kept, in bytes."""
-    found = default_folder().glob(f"*/{_IR}")
-    return [sum(file.stat().st_size for file in graph.parent.iterdir()) for graph in found]
-
-
-def clear() -> None:
-    """Deletes all graphs; each is made again when it is needed.
-
-    Raises:
-        OSError: one cannot be deleted.
+    The converter takes longer to import than all the rest and is needed for exports only.
     """
-    if default_folder().exists():
-        shutil.rmtree(default_folder())
-
-
-def can_be_kept() -> bool:
-    """Whether graphs can be written; where not, each process would have to export its own."""
-    try:
-        default_folder().mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(default_folder(), os.W_OK)
+    with _hidden("openvino.tools.ovc"):
+        import openvino
+    module: Any = openvino
+    if not hasattr(module, "convert_model"):
+        module.convert_model = _convert_model
+    return module
 
 
 def is_supported() -> bool:
-    """Whether OpenVINO is installed; no import. A mere folder of its name can be imported too."""
+    """Whether OpenVINO is installed, without importing it; a mere folder of its name is not."""
     try:
-        importlib.metadata.version("openvino")
+        version()
     except importlib.metadata.PackageNotFoundError:
         return False
     return "openvino" in sys.modules or importlib.util.find_spec("openvino") is not None
+
+
+def version() -> str:
+    """OpenVINO's version, without importing it."""
+    return importlib.metadata.version("openvino")
 
 
 @functools.cache
@@ -145,224 +102,125 @@ def has_bf16() -> bool:
         with contextlib.suppress(OSError):
             flags = Path("/proc/cpuinfo").read_text()
             return "avx512_bf16" in flags or "amx_bf16" in flags
-    if not is_supported():
-        return False
-    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return is_supported() and "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def load(key: str, precision: str, probe: Callable[[], NDArray[Any]]) -> Graph | None:
-    """A graph that was exported before, compiled; torch is not imported.
+def default_folder() -> Path:
+    """The folder of stored graphs, in the user's cache folder."""
+    return cache_folder() / "graphs"
 
-    Args:
-        key: names all that decides the tower's vectors.
-        precision: "fp32" or "bf16".
-        probe: gives the first input of the tower's probe; asked when the graph is compiled.
 
-    Returns:
-        the graph, or None where it has to be exported (again, if its files are damaged).
+def can_store() -> bool:
+    """Whether graphs can be stored; if not, each process would have to export its own."""
+    with contextlib.suppress(OSError):
+        default_folder().mkdir(parents=True, exist_ok=True)
+    return default_folder().is_dir() and os.access(default_folder(), os.W_OK)
+
+
+def stored_sizes() -> list[int]:
+    """The size of each stored graph in bytes."""
+    return [file.stat().st_size for file in default_folder().glob("*.blob")]
+
+
+def clear() -> None:
+    """Deletes all graphs; each is exported again when it is needed.
 
     Raises:
-        GraphError: it was exported before and found wrong.
+        OSError: one cannot be deleted.
     """
-    place = _place(key)
-    with contextlib.suppress(OSError):
-        raise GraphError((place / _REFUSED).read_text(encoding="utf-8", errors="replace"))
-    if not (place / _CHECKSUMS).exists():
-        shutil.rmtree(place, ignore_errors=True)  # not whole: what is exported can take its place
-        return None
-    try:
-        _check(place)
-        expected = np.load(place / _PROBE)
-        graph = Graph(_compile(place / _IR, precision))
-        _note_compiled(place)
-    except Exception as error:  # whatever OpenVINO's C++ raises at a damaged file
-        _discard(place, repr(error))
-        return None
-    inputs = probe()
-    try:
-        # A file of weights that was cut off or zeroed can be loaded, and gives wrong vectors.
-        if least_cosine(graph(inputs[:1]), expected) >= LEAST_COSINE[precision]:
-            return graph
-        _discard(place, "does not give the vector it gave")
-    except Exception as error:
-        _discard(place, repr(error))
+    if default_folder().exists():
+        shutil.rmtree(default_folder())
+
+
+def compile_graph(model: Any, precision: str) -> Any:
+    """An openvino.Model, compiled to compute in "fp32" or "bf16"."""
+    return _core().compile_model(model, "CPU", _settings(precision))
+
+
+def load(key: str, precision: str) -> Graph | None:
+    """A stored graph; None if it has to be exported, because it is missing or damaged.
+
+    Args:
+        key: names everything that decides the tower's vectors.
+        precision: "fp32" or "bf16".
+    """
+    for file in default_folder().glob(f"{_prefix(key)}{version()}-*.blob"):
+        try:
+            data = np.memmap(file, np.uint8, "c")
+            if file.stem.rpartition("-")[2] != _checksum(data):
+                raise ValueError("wrong checksum")
+            tensor = import_openvino().Tensor(data, shared_memory=True)
+            return Graph(_core().import_model(tensor, "CPU", _settings(precision)), data)
+        except Exception as error:  # whatever OpenVINO's C++ raises
+            logger.warning("the exported model %s is damaged, and made again", file)
+            logger.debug("%s: %r", file, error)
+            with contextlib.suppress(OSError):
+                file.unlink()
     return None
 
 
-def _discard(place: Path, why: str) -> None:
-    """Makes room for another export."""
-    logger.warning("the exported model %s is damaged, and made again", place)
-    logger.debug("%s: %s", place, why)
-    shutil.rmtree(place, ignore_errors=True)
+def store(key: str, compiled: Any) -> None:
+    """Stores a compiled graph for `load`; if that fails, it is logged."""
+    stream = io.BytesIO()
+    compiled.export_model(stream)
+    blob = stream.getvalue()
+    checksum = _checksum(np.frombuffer(blob, np.uint8))
+    place = default_folder() / f"{_prefix(key)}{version()}-{checksum}.blob"
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(place, blob)
+        # Of another version of OpenVINO, or left by a process that was killed.
+        for other in place.parent.glob(f"*{_prefix(key)}*"):
+            is_old = time.time() - other.stat().st_mtime > _ABANDONED_SECONDS
+            if version() not in other.name or is_old:
+                other.unlink()
+    except (OSError, OutputError) as error:
+        logger.warning("%s: cannot keep the exported model (%s)", place, error)
 
 
-def _check(place: Path) -> None:
-    """Compares the files that OpenVINO will read with their checksums.
-
-    Raises:
-        ValueError: one is damaged.
-        OSError: one cannot be read.
-    """
-    checksums = _checksums(place)
-    compiled = {file.name for file in place.glob("*.blob")}
-    for name in compiled - checksums.keys():  # by a process that was killed, or is not done yet
-        with contextlib.suppress(OSError):
-            if time.time() - (place / name).stat().st_mtime > _UNFINISHED_SECONDS:
-                (place / name).unlink()
-    compiled &= checksums.keys()
-    # Of several hundred megabytes only those that will be read: OpenVINO's cache, or the IR.
-    names = {_PROBE, *compiled} if compiled else checksums
-    for name in names:
-        if _checksum(place / name) != checksums[name]:
-            raise ValueError(f"{name} is damaged")
+def _prefix(key: str) -> str:
+    """Of a graph's file name; a compiled graph is one CPU's."""
+    cpu = _core().get_property("CPU", "FULL_DEVICE_NAME")
+    return f"{hashlib.sha256(f'{key} {cpu}'.encode()).hexdigest()[:32]}-openvino-"
 
 
-def _checksums(place: Path) -> dict[str, int]:
-    found = json.loads((place / _CHECKSUMS).read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or not found.keys() >= {_IR, _PROBE}:
-        raise ValueError(f"{_CHECKSUMS} is damaged")
-    return found
-
-
-def _note_compiled(place: Path) -> None:
-    """Adds what OpenVINO has compiled to the checksums, if the IR it was made from is whole."""
-    checksums = _checksums(place)
-    new = [file for file in place.glob("*.blob") if file.name not in checksums]
-    if not new:
-        return
-    for name, checksum in checksums.items():
-        if not name.endswith(".blob") and _checksum(place / name) != checksum:
-            raise ValueError(f"{name} is damaged")
-    with contextlib.suppress(OSError):  # such as a full disk: compiled again the next time
-        _write_checksums(place, checksums | {file.name: _checksum(file) for file in new})
-
-
-def _write_checksums(place: Path, checksums: dict[str, int]) -> None:
-    with temporary_path(place / _CHECKSUMS) as part:
-        part.write_text(json.dumps(checksums), encoding="utf-8")
-        part.replace(place / _CHECKSUMS)
-
-
-def _checksum(path: Path) -> int:
+def _checksum(data: NDArray[np.uint8]) -> str:
     """The CRC-32 of the sums of each 4 KiB, three times as fast as that of all bytes."""
-    checksum = 0
-    piece = bytearray(1 << 20)
-    words = np.frombuffer(piece, np.uint64).reshape(-1, 512)
-    with path.open("rb", buffering=0) as file:
-        while size := file.readinto(piece):
-            sums = words[: size // 4096].sum(axis=1)
-            rest = memoryview(piece)[size - size % 4096 : size]
-            checksum = zlib.crc32(rest, zlib.crc32(sums.tobytes(), checksum))
-    return checksum
+    rest = len(data) % 4096
+    sums = data[: len(data) - rest].view(np.uint64).reshape(-1, 512).sum(axis=1)
+    return f"{zlib.crc32(data[len(data) - rest :].tobytes(), zlib.crc32(sums.tobytes())):08x}"
 
 
-def export(key: str, precision: str, tower: Exportable) -> Graph:
-    """Turns a tower into a graph, checks it against torch, and keeps it where that can be.
-
-    Args:
-        key: as for `load`.
-        precision: what the graph computes in, "fp32" or "bf16".
-        tower: what is exported, float32 on the CPU.
-
-    Raises:
-        GraphError: OpenVINO cannot take the tower, or computes something else.
-    """
-    place = _place(key)
-    try:
-        graph = tower.convert(import_openvino())
-        compiled = Graph(_compile(graph, precision))
-        vectors = [compiled(inputs) for inputs in tower.probe]
-    except MemoryError as error:  # there may be more the next time
-        raise NoMemoryError("there is not enough memory to export it") from error
-    except Exception as error:  # OpenVINO raises what it likes
-        reason = f"OpenVINO cannot run this model ({_first_line(error)})"
-        raise _refused(place, reason) from error
-    cosines = [
-        least_cosine(found, tower.by_torch(inputs))
-        for found, inputs in zip(vectors, tower.probe, strict=True)
-    ]
-    cosine = float(np.min(cosines))  # nan if one is
-    if not cosine >= LEAST_COSINE[precision]:
-        raise _refused(place, f"OpenVINO's vectors differ from torch's (cosine {cosine:.6f})")
-    try:
-        _keep(graph, vectors[0][:1], place)
-        kept = Graph(_compile(place / _IR, precision))
-        _note_compiled(place)
-        return kept
-    except OSError as error:
-        logger.warning("%s: cannot keep the exported model (%s)", place, error.strerror or error)
-    except (RuntimeError, ValueError) as error:  # deleted or damaged in the meantime
-        logger.debug("%s: %r", place, error)
-    return compiled
-
-
-def _place(key: str) -> Path:
-    return default_folder() / f"{key[:32]}-openvino-{importlib.metadata.version('openvino')}"
-
-
-def _compile(graph: Any, precision: str) -> Any:
-    """Compiles a graph or an IR file, the latter through OpenVINO's cache beside it."""
-    openvino = import_openvino()
-    settings = {
+def _settings(precision: str) -> dict[str, Any]:
+    # OpenVINO itself overlooks containers' limits.
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return {
         "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, all cores on it
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
-        "INFERENCE_NUM_THREADS": _cores(),
+        "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count(),
     }
-    # OpenVINO's cache looks into the current folder, and aborts the process where it may not.
-    if isinstance(graph, Path) and os.access(os.curdir, os.X_OK):
-        settings["CACHE_DIR"] = str(graph.parent)
-    return openvino.Core().compile_model(graph, "CPU", settings)
 
 
-def _cores() -> int:
-    """Cores this process may use; OpenVINO itself overlooks containers' limits."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+@functools.cache
+def _core() -> Any:
+    return import_openvino().Core()
 
 
-def least_cosine(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
-    """The least cosine similarity of rows, float32 (n, dim) each; nan where one is all zeros."""
-    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    with np.errstate(invalid="ignore"):  # a vector of zeros has no direction: nan, which is refused
-        return float(((ours * theirs).sum(axis=1) / norms).min())
+def _convert_model(*args: Any, **settings: Any) -> Any:
+    """`openvino.convert_model`, imported without its telemetry."""
+    with _hidden("openvino_telemetry"):
+        from openvino.tools.ovc import convert_model
+    return convert_model(*args, **settings)
 
 
-def _keep(graph: Any, vector: NDArray[np.float32], place: Path) -> None:
-    """Writes the IR under a name of its own and renames the folder: whole or not at all."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f"{place.name}.", suffix=".part", dir=place.parent))
+@contextlib.contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    """Makes a package that is not imported yet look as if it were not installed."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
     try:
-        import_openvino().save_model(graph, made / _IR, compress_to_fp16=False)
-        np.save(made / _PROBE, vector)
-        _write_checksums(made, {file.name: _checksum(file) for file in made.iterdir()})
-        for file in made.iterdir():  # whole on the disk before it is in its place
-            with file.open("rb+") as opened:
-                os.fsync(opened.fileno())
-        with contextlib.suppress(OSError):  # another process was first, with the same graph
-            made.rename(place)
-    except RuntimeError as error:  # how OpenVINO reports a full disk
-        raise OSError(_first_line(error)) from error
+        yield
     finally:
-        shutil.rmtree(made, ignore_errors=True)
-    if not (place / _IR).is_file():
-        raise OSError("it was not written")
-    for old in place.parent.glob(f"{place.name.partition('-')[0]}-*"):  # of another OpenVINO
-        if old != place and not old.name.endswith(".part"):
-            shutil.rmtree(old, ignore_errors=True)
-    for left in place.parent.glob("*.part"):  # by an export that was killed
-        if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _refused(place: Path, reason: str) -> GraphError:
-    """Notes why this tower has no graph, so that it is not tried at every start."""
-    with contextlib.suppress(OSError):
-        place.mkdir(parents=True, exist_ok=True)
-        (place / _REFUSED).write_text(reason, encoding="utf-8")
-    return GraphError(f"{reason}; `clipcls cache clear` has it tried again")
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:200]
+        del sys.modules[name]

@@ -1,9 +1,8 @@
-"""From an RGB image to the pixels a model takes, as open_clip's validation transform makes them.
+"""Turns an RGB image into a model's input pixels, exactly as open_clip's validation transform.
 
-The same resizing, cropping and rounding by Pillow alone: torchvision, and torch with it, need not
-be imported. What open_clip does after that (division by 255, mean, standard deviation) is left to
-the encoder, so that an image stays 8-bit on its way there. Method: open_clip's `transform.py`,
-`image_transform` with `is_train=False`.
+It resizes, crops and rounds with Pillow alone, so that torchvision and torch need not be imported.
+The rest (division by 255, mean, standard deviation) is left to the encoder, so that an image stays
+8-bit on its way there. Method: open_clip's `transform.py`, `image_transform` with `is_train=False`.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ class Preprocess:
     """open_clip's `preprocess_cfg` as a function of one image.
 
     Attributes:
-        height, width: of the model's input, pixels.
+        height, width: of the model's input in pixels.
         mean, std: per channel, of values from 0 to 1; for the encoder.
         resample: Pillow's filter.
-        resize_mode: `shortest` (the shorter side fits, the rest is cropped), `longest` (all of it
-            fits, the rest is filled) or `squash` (the aspect ratio is not kept).
-        fill: grey value of what `longest` fills.
+        resize_mode: `shortest` (fit the shorter side, crop the rest), `longest` (fit all of it,
+            fill the rest) or `squash` (ignore the aspect ratio).
+        fill: grey value for `longest`.
     """
 
     height: int
@@ -46,7 +45,7 @@ class Preprocess:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Preprocess:
-        """From what `open_clip.get_model_preprocess_cfg` gives.
+        """From the result of `open_clip.get_model_preprocess_cfg`.
 
         Raises:
             TypeError, ValueError: the mean or standard deviation is not three numbers.
@@ -54,12 +53,12 @@ class Preprocess:
         size = config["size"]
         height, width = size[-2:] if isinstance(size, Sequence) else (size, size)
         mode = config.get("resize_mode") or "shortest"
-        # open_clip forgets the interpolation where the shorter side is to fit an oblong.
+        # open_clip ignores the interpolation for `shortest` if the input is not square.
         bilinear = config.get("interpolation") == "bilinear" and (
             mode != "shortest" or height == width
         )
         if not len(config["mean"]) == len(config["std"]) == 3 or not all(config["std"]):
-            raise ValueError("preprocess_cfg: mean and std are not three numbers each, std above 0")
+            raise ValueError("preprocess_cfg: mean and std must be three numbers each, std above 0")
         return cls(
             height,
             width,
@@ -72,13 +71,13 @@ class Preprocess:
 
     @property
     def least_side(self) -> int:
-        """What each side of an image may be reduced to before, by means that are not Pillow's."""
+        """The least side to which an image may be reduced beforehand, by other means."""
         return 2 * max(self.height, self.width)
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """An RGB image -> uint8 (height, width, 3).
 
-        One that was decoded at a reduced scale is fitted as it would be whole, to the same size.
+        An image decoded at a reduced scale is fitted to the same size as the whole image.
         """
         if self.resize_mode == "squash":
             fitted = self._resized(image, (self.width, self.height), find_whole(image)[1])
@@ -115,10 +114,10 @@ class Preprocess:
         return self._resized(image, self._fitted_size(whole), box)
 
     def _without_ends(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The size of a strip without the ends that will be cropped away; of others as it is.
+        """The size of a strip without the ends that would be cropped anyway.
 
-        These are not enlarged first, for that may fill the memory. By whole pixels on both sides,
-        so that the middle stays where it is.
+        Enlarging them first might fill the memory. Whole pixels go on both sides, so that the
+        middle stays the same.
         """
         short = min(size)
         if self.resize_mode != "shortest" or max(size) <= _STRIP * short:
@@ -144,7 +143,7 @@ class Preprocess:
         return image if image.size == size else image.resize(size, self.resample, box)
 
     def _cropped(self, image: Image.Image) -> Image.Image:
-        """The middle; what is missing is filled."""
+        """The middle; missing margins are filled."""
         if image.width < self.width or image.height < self.height:
             size = max(image.width, self.width), max(image.height, self.height)
             canvas = Image.new("RGB", size, (self.fill,) * 3)

@@ -1,7 +1,7 @@
-"""Model names -> the files that make a model, found on this machine or downloaded.
+"""Finds a model's files by its name, on this machine or by downloading them.
 
-Neither torch nor open_clip is imported, unless open_clip must be asked for a tag that no alias
-stands for: a run with nothing new to compute needs neither.
+Neither torch nor open_clip is imported, except to look up a tag without an alias: a run with
+nothing new to compute needs neither.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from clipcls.errors import ModelError, ModelUnavailableError, UnknownModelError
 from clipcls.models import hub
 from clipcls.models.aliases import ALIASES, HUB_FILES, MINI, Pretrained
 from clipcls.models.architectures import (
-    describe_tags,
     find_architecture,
     list_architectures,
     list_tags,
@@ -37,10 +36,10 @@ __all__ = ["ModelSource", "resolve"]
 
 logger = logging.getLogger(__name__)
 
-# `hub.fetch`, with its settings.
+# `hub.fetch` with its settings.
 Fetch = Callable[..., Path | None]
 
-# The last one is there only when the others have been asked for.
+# The last one is present only if the others have been asked for.
 _TOKENIZER = (
     "tokenizer.json",
     "special_tokens_map.json",
@@ -58,17 +57,17 @@ _TOKENIZER = (
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """All that is needed to load a model, and all that is known of it before.
+    """Everything that is needed to load a model.
 
     Attributes:
-        name: what records call it: the true model, never an alias.
-        architecture: what `open_clip.create_model` is given: a built-in name or `local-dir:...`.
+        name: its name in records: the full one, never an alias.
+        architecture: the name for `open_clip.create_model`: a built-in one or `local-dir:...`.
         config: the architecture's hyperparameters (open_clip's `model_cfg`).
         preprocess: mean, std, interpolation, resize mode; None: open_clip's for the architecture.
-        quick_gelu: which GELU the weights were trained with.
+        quick_gelu: whether the weights were trained with QuickGELU.
         weights: the checkpoint file.
-        tokenizer: directory of a Hugging Face tokenizer, None for CLIP's own.
-        text_config: directory of a Hugging Face text tower's config, None for OpenCLIP's own.
+        tokenizer: directory of a Hugging Face tokenizer; None: CLIP's.
+        text_config: directory of a Hugging Face text tower's config; None: OpenCLIP's own tower.
     """
 
     name: str
@@ -82,14 +81,14 @@ class ModelSource:
 
     @property
     def context_length(self) -> int:
-        """Tokens a text is cut to."""
+        """The number of tokens that a text is cut to."""
         length: int = self.config["text_cfg"].get("context_length", 77)
         return length
 
     def key(self) -> str:
-        """Names all that decides the model's vectors besides the weights; stable across runs.
+        """Names everything that decides the vectors besides the weights; stable across runs.
 
-        open_clip's version is part of it: transforms and architectures are its code.
+        Includes open_clip's version, since transforms and architectures are its code.
         """
         parts = (
             self.config,
@@ -107,92 +106,93 @@ def resolve(
     *,
     progress: bool = True,
 ) -> ModelSource:
-    """Finds a model's files, downloading those that are not on this machine.
+    """Finds a model's files, and downloads those that are not on this machine.
 
     Args:
-        model: `auto` (the alias `base`, or `mini` where that cannot be had, with a warning),
-            `mini`, an alias, `ARCHITECTURE/tag`, `hf-hub:organisation/name`,
-            `local-dir:DIRECTORY` or just a directory that open_clip wrote, or, with `checkpoint`,
-            the name of one of open_clip's architectures.
+        model: `auto` (the alias `base`, or `mini` with a warning if that is unavailable), `mini`,
+            an alias, `ARCHITECTURE/tag`, `hf-hub:organisation/name`, `local-dir:DIRECTORY` or just
+            a directory that open_clip wrote, or, with `checkpoint`, one of open_clip's
+            architectures.
         checkpoint: a file of weights for that architecture or directory.
-        progress: show a bar for downloads where stderr is a terminal.
+        progress: show a bar for downloads if stderr is a terminal.
 
     Raises:
-        UnknownModelError: there is no such model.
-        ModelUnavailableError: its files are not here and cannot be downloaded now.
-        ModelError: its files are here and cannot be used.
+        UnknownModelError: the model does not exist.
+        ModelUnavailableError: its files are missing and cannot be downloaded now.
+        ModelError: its files cannot be used.
     """
     fetch = functools.partial(hub.fetch, progress=progress)
-    file = _path(checkpoint) if checkpoint else None
-    if file and not file.is_file():
-        raise ModelError(f"{file}: no such checkpoint file")
-    scheme, _, rest = model.partition(":")
-    if model in ("auto", "mini", *ALIASES) or scheme == "hf-hub":
-        if file:
-            raise ModelError(f"{file}: {model} has weights; name an architecture (as in ViT-B-32)")
-    elif scheme == "local-dir":
-        return _from_directory(model, rest, file, fetch)
-    elif (_path(model) / CONFIG_NAME).is_file():
-        return _from_directory(model, model, file, fetch)
-    elif architecture := find_architecture(model):
-        if file:
-            return _from_checkpoint(architecture, file, fetch)
-        raise UnknownModelError(
-            f"{model}: weights are missing; name a tag, as in {architecture}/TAG (it has "
-            f"{describe_tags(architecture)}), or give a checkpoint file"
-        )
+    if checkpoint is not None:
+        return _resolve_checkpoint(model, _path(checkpoint), fetch)
     if model == "auto":
         try:
             impatient = functools.partial(fetch, impatient=True)
             return _from_pretrained(ALIASES["base"].pretrained, impatient)
         except (ModelUnavailableError, UnknownModelError) as error:  # a mirror may lack it
             logger.warning("using the small bundled model mini instead of base: %s", error)
-    if model in ("auto", "mini"):
-        return _from_directory("mini", MINI, None, fetch)
-    if scheme == "hf-hub":
-        return _from_hub(model, rest, fetch)
-    pretrained = _find_pretrained(model)
-    if file:
-        raise ModelError(f"{file}: {model} has weights; name the architecture alone")
+            model = "mini"
+    if model == "mini":
+        return _from_directory(model, MINI, None, fetch)
+    if model.startswith("hf-hub:"):
+        repo = model.removeprefix("hf-hub:")
+        file = _require(fetch, repo, CONFIG_NAME, why=", so it is not an OpenCLIP model")
+        return _from_config(model, file, _require(fetch, repo, *HUB_FILES), fetch)
+    if directory := _find_directory(model):
+        return _from_directory(model, directory, None, fetch)
+    if architecture := find_architecture(model):
+        raise UnknownModelError(
+            f"{model}: weights are missing; name a tag, as in {architecture}/TAG (it has "
+            f"{_describe_tags(architecture)}), or give a checkpoint file"
+        )
     try:
-        return _from_pretrained(pretrained, fetch)
+        return _from_pretrained(_find_pretrained(model), fetch)
     except ModelUnavailableError as error:
         raise ModelUnavailableError(f"{model}: {error}; mini needs no download") from None
+
+
+def _resolve_checkpoint(model: str, file: Path, fetch: Fetch) -> ModelSource:
+    """A file of weights for a directory's or open_clip's architecture."""
+    if not file.is_file():
+        raise ModelError(f"{file}: no such checkpoint file")
+    if directory := _find_directory(model):
+        return _from_directory(model, directory, file, fetch)
+    if architecture := find_architecture(model):
+        config = read_architecture(architecture)
+        if find_architecture(f"{architecture}-quickgelu"):
+            logger.warning(
+                "%s: assuming plain GELU; if it was trained with QuickGELU (as OpenAI's, "
+                "MetaCLIP's and DFN's models were), name the model %s-quickgelu",
+                *(file, architecture),
+            )
+        how = None, config.get("quick_gelu", False), file
+        name, text_files = f"{architecture}/{file.name}", _text_files(config, fetch)
+        return ModelSource(name, architecture, config, *how, *text_files)
+    if model not in ("auto", "mini") and not model.startswith("hf-hub:"):
+        _find_pretrained(model)  # raises if it does not exist
+    raise ModelError(f"{file}: {model} has weights; name an architecture alone (as in ViT-B-32)")
+
+
+def _find_directory(model: str) -> Path | None:
+    """The model directory that a name stands for."""
+    if model.startswith("local-dir:"):
+        return _path(model.removeprefix("local-dir:"))
+    directory = _path(model)
+    return directory if (directory / CONFIG_NAME).is_file() else None
 
 
 def _from_pretrained(pretrained: Pretrained, fetch: Fetch) -> ModelSource:
     config = read_architecture(pretrained.architecture)
     weights = _require(fetch, pretrained.repo, *pretrained.files)
-    how = pretrained.preprocess, pretrained.quick_gelu
+    how = pretrained.preprocess, pretrained.quick_gelu, weights
     text_files = _text_files(config, fetch)
-    return ModelSource(pretrained.name, pretrained.architecture, config, *how, weights, *text_files)
+    return ModelSource(pretrained.name, pretrained.architecture, config, *how, *text_files)
 
 
-def _from_checkpoint(architecture: str, weights: Path, fetch: Fetch) -> ModelSource:
-    config = read_architecture(architecture)
-    if find_architecture(f"{architecture}-quickgelu"):
-        logger.warning(
-            "%s: taken to use plain GELU; if it was trained with QuickGELU (as OpenAI's, "
-            "MetaCLIP's and DFN's models were), take the model %s-quickgelu",
-            *(weights, architecture),
-        )
-    how = None, config.get("quick_gelu", False)
-    name, text_files = f"{architecture}/{weights.name}", _text_files(config, fetch)
-    return ModelSource(name, architecture, config, *how, weights, *text_files)
-
-
-def _from_hub(name: str, repo: str, fetch: Fetch) -> ModelSource:
-    file = _require(fetch, repo, CONFIG_NAME, why=", so it is not an OpenCLIP model")
-    return _from_config(name, file, _require(fetch, repo, *HUB_FILES), fetch)
-
-
-def _from_directory(name: str, path: str | Path, weights: Path | None, fetch: Fetch) -> ModelSource:
-    directory = _path(path)
+def _from_directory(name: str, directory: Path, weights: Path | None, fetch: Fetch) -> ModelSource:
     if not directory.is_dir():
         raise ModelError(f"{directory}: no such model directory")
-    file = directory / CONFIG_NAME
-    # As open_clip has it: the tokenizer of a model directory lies in it.
-    return _from_config(name, file, weights, fetch, tokenizer=directory)
+    # As in open_clip, the tokenizer of a model directory lies in it.
+    return _from_config(name, directory / CONFIG_NAME, weights, fetch, tokenizer=directory)
 
 
 def _from_config(
@@ -202,14 +202,14 @@ def _from_config(
     config = content["model_cfg"]
     if not config["text_cfg"].get("hf_tokenizer_name"):
         tokenizer = None  # CLIP's own
-    how = content.get("preprocess_cfg", {}), config.get("quick_gelu", False)
     text_files = _text_files(config, fetch, tokenizer)
+    how = content.get("preprocess_cfg", {}), config.get("quick_gelu", False)
     weights = weights or find_weights(file.parent)
     return ModelSource(name, f"local-dir:{file.parent}", config, *how, weights, *text_files)
 
 
 def _require(fetch: Fetch, repo: str, *names: str, why: str = "") -> Path:
-    """The first of these files that a repository has."""
+    """The first of these files that a repository has, or an error."""
     file = fetch(repo, *names)
     if file is None:
         raise UnknownModelError(f"{repo}: has no {' or '.join(names)}{why}")
@@ -228,20 +228,18 @@ def _text_files(
         tokenizer = _require(
             fetch, repo, _TOKENIZER[-1], why=", which the model's text needs"
         ).parent
-    text_config = None
-    if repo := text.get("hf_model_name"):
-        file = _require(fetch, repo, "config.json", why=", which the text tower needs")
-        text_config = file.parent
-    return tokenizer, text_config
+    if not (repo := text.get("hf_model_name")):
+        return tokenizer, None
+    return tokenizer, _require(
+        fetch, repo, "config.json", why=", which the text tower needs"
+    ).parent
 
 
 def _find_pretrained(model: str) -> Pretrained:
     """Published weights by alias or by ARCHITECTURE/tag."""
-    if model in ALIASES:
-        return ALIASES[model].pretrained
-    for alias in ALIASES.values():
-        if model == alias.pretrained.name:
-            return alias.pretrained
+    for alias, known in ALIASES.items():
+        if model in (alias, known.pretrained.name):
+            return known.pretrained
     # open_clip writes ARCHITECTURE:tag where it lists them.
     name, _, tag = model.replace(":", "/").rpartition("/")
     architecture = find_architecture(name)
@@ -252,7 +250,7 @@ def _find_pretrained(model: str) -> Pretrained:
     found = get_pretrained_cfg(architecture, tag)
     if not found:
         raise UnknownModelError(
-            f"{model}: {architecture} has no weights {tag!r}; it has {describe_tags(architecture)}"
+            f"{model}: {architecture} has no weights {tag!r}; it has {_describe_tags(architecture)}"
         )
     if not found.get("hf_hub"):
         raise ModelUnavailableError(
@@ -264,18 +262,22 @@ def _find_pretrained(model: str) -> Pretrained:
         architecture,
         tag,
         repo,
-        (f"{Path(file).stem}.safetensors", file) if file else HUB_FILES,
         {key: found[key] for key in ("mean", "std", "interpolation", "resize_mode")},
-        # What the weights were trained with; an architecture's own default only where the tag is
-        # silent (https://github.com/mlfoundations/open_clip/issues/771).
+        # What the weights were trained with; the architecture's default only if the tag is silent
+        # (https://github.com/mlfoundations/open_clip/issues/771).
         found.get("quick_gelu", read_architecture(architecture).get("quick_gelu", False)),
+        (f"{Path(file).stem}.safetensors", file) if file else HUB_FILES,
     )
 
 
+def _describe_tags(architecture: str) -> str:
+    return ", ".join(list_tags(architecture)) or "none"
+
+
 def _hint(model: str) -> str:
-    """What someone who wrote this name may have meant: only names that exist, or a scheme."""
+    """What someone who wrote this name may have meant."""
     if _path(model).is_dir():
-        return f"the directory {model} holds no {CONFIG_NAME}, which an OpenCLIP model has"
+        return f"the directory {model} has no {CONFIG_NAME}, so it is not an OpenCLIP model"
     name, _, tag = model.rpartition("/")
     known = ["auto", "mini", *ALIASES, *list_architectures()]
     close = _closest(name or model, known)
@@ -287,14 +289,14 @@ def _hint(model: str) -> str:
     page = r"(?:https?://)?(?:(?:huggingface|hf)\.co/)?"
     if repo := re.fullmatch(rf"{page}([\w.-]+/[\w.-]+)/?", model):
         return (
-            f"for a repository of the Hugging Face hub write hf-hub:{repo[1]} (it must hold an "
+            f"for a repository of the Hugging Face hub write hf-hub:{repo[1]} (it needs an "
             f"{CONFIG_NAME}), for a directory local-dir:DIRECTORY"
         )
     return "`clipcls models` lists some"
 
 
 def _closest(name: str, names: Iterable[str]) -> list[str]:
-    """Up to three of the names that are most like one, whatever their case."""
+    """Up to three names that are most similar to one, ignoring case."""
     folded = {each.casefold(): each for each in names}
     return [folded[each] for each in difflib.get_close_matches(name.casefold(), folded, n=3)]
 
@@ -304,7 +306,7 @@ def _path(path: str | os.PathLike[str]) -> Path:
 
 
 def _hash_files(directory: Path) -> str:
-    """Of the tokenizer's and text config's files in a directory, all of them small."""
+    """The hash of a tokenizer's and text config's files, all of them small."""
     digest = hashlib.sha256()
     for name in _TOKENIZER:
         if (file := directory / name).is_file():

@@ -1,10 +1,9 @@
-"""CLIP's tokenizer without torch: texts -> token numbers, equal to open_clip's own.
+"""CLIP's tokenizer without torch: the same token numbers as open_clip's.
 
 The method is that of openai/CLIP (clip/simple_tokenizer.py): lower case, words split by a pattern,
-byte pair encoding (Sennrich et al. 2016, arXiv 1508.07909) with CLIP's 48,894 merges, which are
-read from open_clip's package. Words are split by the package that open_clip uses, `regex`, and
-merged by Hugging Face's `tokenizers`; open_clip's tokenizer cannot be imported without torch, which
-takes seconds.
+byte pair encoding (Sennrich et al. 2016, arXiv 1508.07909) with CLIP's 48,894 merges, read from
+open_clip's package. `regex` splits the words, as in open_clip, and Hugging Face's `tokenizers`
+merges them. open_clip's own tokenizer cannot be imported without torch, which takes seconds.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ _SAMPLE.append(" ".join(map(str, range(99))))
 
 
 class ClipTokenizer:
-    """Texts -> int64 (n, context_length), as open_clip.SimpleTokenizer's.
+    """Texts -> int64 (n, context_length), as open_clip.SimpleTokenizer.
 
     Args:
-        context_length: tokens a text is cut to, its start and its end among them.
+        context_length: the number of tokens a text is cut to, including its start and end.
 
     Raises:
         OSError: open_clip's list of merges cannot be read.
@@ -46,13 +45,13 @@ class ClipTokenizer:
 
         self.context_length = context_length
         self._pattern = regex.compile(_PATTERN, regex.IGNORECASE)
-        self._tokenizer = _byte_pair_encoding()
+        self._tokenizer = _make_byte_pair_encoding()
         numbers = self._tokenizer.get_vocab()
         self._start, self._end = numbers[_START], numbers[_END]
-        self._words = {_START: [self._start], _END: [self._end]}  # a text can spell them
+        self._words = {_START: [self._start], _END: [self._end]}  # a text can contain them
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Token numbers with a start and an end of text, padded with zeros."""
+        """Token numbers from start to end of text, padded with zeros."""
         tokens = np.zeros((len(texts), self.context_length), np.int64)
         for row, text in zip(tokens, texts, strict=True):
             numbers = [self._start, *self.encode(text), self._end]
@@ -62,7 +61,7 @@ class ClipTokenizer:
         return tokens
 
     def encode(self, text: str) -> list[int]:
-        """All of one text's token numbers, without start and end."""
+        """All token numbers of one text, without start and end."""
         import ftfy
 
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
@@ -70,7 +69,7 @@ class ClipTokenizer:
         return [number for word in words for number in self._numbers(word)]
 
     def agrees_with(self, tokenizer: Any) -> bool:
-        """Whether a tokenizer of open_clip is CLIP's, with its usual settings."""
+        """Whether a tokenizer of open_clip is CLIP's, with the usual settings."""
         try:
             theirs = tokenizer(_SAMPLE, context_length=self.context_length).tolist()
             same_words = tokenizer.encoder == self._tokenizer.get_vocab()
@@ -84,21 +83,16 @@ class ClipTokenizer:
         return self._words[word]
 
 
-def _byte_pair_encoding() -> Tokenizer:
+def _make_byte_pair_encoding() -> Tokenizer:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    letters = _letters_of_bytes()
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())  # CLIP's order: printable ones first
     pairs = [(first, second) for first, second in map(str.split, _read_merges())]
-    vocabulary = [
-        *letters,
-        *(f"{letter}</w>" for letter in letters),
-        *map("".join, pairs),
-        _START,
-        _END,
-    ]
+    ends = (f"{letter}</w>" for letter in letters)
+    vocabulary = [*letters, *ends, *map("".join, pairs), _START, _END]
     numbers = {token: number for number, token in enumerate(vocabulary)}
     tokenizer = Tokenizer(models.BPE(numbers, pairs, end_of_word_suffix="</w>"))
-    # Only bytes to letters: what comes is one word.
+    # It only turns bytes into letters, since its input is one word.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return tokenizer
 
@@ -110,12 +104,4 @@ def _read_merges() -> list[str]:
     path = Path(found.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
     with gzip.open(path, "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")
-    return lines[1 : 1 + _MERGES]  # the first tells the version
-
-
-def _letters_of_bytes() -> list[str]:
-    """GPT-2's letter for each byte, in the order of CLIP's vocabulary: printable ones first."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1)]
-    printable += range(ord("®"), ord("ÿ") + 1)
-    others = len(set(range(256)) - set(printable))
-    return [*map(chr, printable), *(chr(256 + number) for number in range(others))]
+    return lines[1 : 1 + _MERGES]  # after the version

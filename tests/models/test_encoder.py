@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from clipcls import ZeroShotClassifier
 from clipcls.errors import ModelError
 from clipcls.labels.prompts import read_prompts
-from clipcls.models import loading
+from clipcls.models import torch_model
 from clipcls.models.backend import Backend
 from clipcls.models.encoder import open_encoder
 from clipcls.models.facts import ModelFacts
@@ -113,14 +113,14 @@ def test_where_memory_is_short_fewer_images_go_at_once(
     encoder = open_encoder("mini", backend=Backend("torch", precision="fp32"))
     pixels = [encoder.preprocess(Image.open(path).convert("RGB")) for path in PHOTOS]
     expected = encoder.encode_images(pixels)
-    encode, fits = loading.Model.encode_image, 1
+    encode, fits = torch_model.TorchModel.encode_images, 1
 
-    def short(model: loading.Model, images: list[np.ndarray]) -> torch.Tensor:
+    def short(model: torch_model.TorchModel, images: list[np.ndarray]) -> torch.Tensor:
         if len(images) > fits:
             raise torch.cuda.OutOfMemoryError
         return encode(model, images)
 
-    monkeypatch.setattr(loading.Model, "encode_image", short)
+    monkeypatch.setattr(torch_model.TorchModel, "encode_images", short)
     np.testing.assert_allclose(encoder.encode_images(pixels), expected, atol=1e-5)
     (line,) = caplog.messages  # one for all halvings
     assert "not enough memory on cpu for 5 images at a time; going on with 1" in line

@@ -361,7 +361,7 @@ def test_certificates_that_cannot_be_read(endpoint, monkeypatch, tmp_path) -> No
 
 def test_a_token_that_is_none(endpoint, monkeypatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_\xe4")
-    assert "HF_TOKEN holds characters that no token has" in failure()
+    assert "HF_TOKEN contains characters" in failure()
 
 
 def test_an_endpoint_without_a_scheme(use) -> None:
@@ -390,7 +390,7 @@ def test_empty_and_odd_variables(tmp_path) -> None:
     clean = {k: v for k, v in os.environ.items() if k[:3] != "HF_"}
     for odd, said in [
         ({"HF_HOME": "", "HF_ENDPOINT": "", "HF_HUB_ETAG_TIMEOUT": ""}, str(tmp_path)),
-        ({"HF_HUB_ETAG_TIMEOUT": "soon"}, "a variable HF_... cannot be used: "),
+        ({"HF_HUB_ETAG_TIMEOUT": "soon"}, "an HF_ environment variable has an invalid value: "),
     ]:
         env = {**clean, **odd, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)}
         command = [sys.executable, "-c", program]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clipcls.models import loading, registry
-from clipcls.models.padding import needed_lengths, shortened
+from clipcls.models.padding import needed_lengths, taking
 from helpers.checkpoints import CONFIGS, TEXT, VISION, write_model, write_text_tower
 
 TEXTS = ["a cat", "", "a photo of a dog on a beach, with a ball", "word " * 100]
@@ -38,9 +38,9 @@ def test_a_text_alone_has_the_vector_it_has_at_full_length(kind: str, tmp_path: 
     with torch.inference_mode():
         whole = model.network.encode_text(tokens, normalize=False)
         for number in range(4):
-            alone = model.encode_text(tokens[number : number + 1])
+            alone = model.encode_texts(tokens[number : number + 1])
             torch.testing.assert_close(alone[0], whole[number], atol=2e-6, rtol=1e-5)
-        torch.testing.assert_close(model.encode_text(tokens[:3]), whole[:3], atol=2e-6, rtol=1e-5)
+        torch.testing.assert_close(model.encode_texts(tokens[:3]), whole[:3], atol=2e-6, rtol=1e-5)
         assert torch.equal(
             model.network.encode_text(tokens, normalize=False), whole
         )  # as it was before
@@ -60,6 +60,6 @@ def test_hugging_face_towers(pooler: str, tmp_path: Path) -> None:
     assert needed_lengths(network, tokens).tolist() == [4, 6]
     with torch.inference_mode():
         whole = network.encode_text(tokens)
-        with shortened(network, tokens) as needed:
-            assert needed.shape == (2, 6)
-            torch.testing.assert_close(network.encode_text(needed), whole, atol=2e-6, rtol=1e-5)
+        with taking(network, 6):
+            short = network.encode_text(tokens[:, :6])
+        torch.testing.assert_close(short, whole, atol=2e-6, rtol=1e-5)

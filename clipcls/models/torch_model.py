@@ -1,0 +1,167 @@
+"""An OpenCLIP model with one loaded tower, run by torch."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from clipcls.errors import ModelError
+from clipcls.models import cuda
+from clipcls.models.backend import Precision
+from clipcls.models.padding import needed_lengths, taking
+from clipcls.models.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+__all__ = ["TorchModel", "Tower", "dtype"]
+
+logger = logging.getLogger(__name__)
+
+Tower = Literal["image", "text"]
+
+
+@dataclass(slots=True)
+class TorchModel:
+    """A model with one loaded tower; not for several threads at once.
+
+    Attributes:
+        name: the model's name in messages.
+        tower: which tower.
+        network: open_clip's model.
+        tokenizer: list of n texts -> int64 (n, context_length); None with an image tower.
+        preprocess_config: open_clip's preprocessing: size, mean, std, interpolation, ...; empty
+            with a text tower.
+        dim: length of its vectors.
+        logit_scale: the factor of cosine similarities.
+        logit_bias: what is then added (SigLIP), or None.
+        device: its torch device.
+        precision: what it computes in.
+        channels_last: whether its image tower takes pixels in that memory format.
+        at_once: inputs that are encoded at once; halved when a device runs out of memory.
+    """
+
+    name: str
+    tower: Tower
+    network: Any
+    tokenizer: Any
+    preprocess_config: dict[str, Any]
+    dim: int
+    logit_scale: float
+    logit_bias: float | None
+    device: str
+    precision: Precision
+    channels_last: bool = False
+    at_once: int | None = None
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """open_clip's validation transform: RGB image -> uint8 (height, width, 3)."""
+        return Preprocess.from_config(self.preprocess_config)
+
+    def embed_images(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Preprocessed images -> float32 (n, dim), not normalised.
+
+        Raises:
+            ModelError: there is not enough memory for one.
+        """
+        return self._run(self.encode_images, pixels)
+
+    def embed_texts(self, texts: Sequence[str], batch: int) -> NDArray[np.float32]:
+        """Texts -> float32 (n, dim), not normalised, so many at a time.
+
+        Raises:
+            ModelError: there is not enough memory for one.
+        """
+        import torch
+
+        tokens = self.tokenizer(list(texts))
+        # A batch takes as long as its longest text.
+        order = needed_lengths(self.network, tokens).argsort(stable=True)
+        rows = np.empty((len(texts), self.dim), np.float32)
+        for part in torch.split(order, batch):
+            rows[part.numpy()] = self._run(self.encode_texts, tokens[part])
+        return rows
+
+    def encode_images(self, pixels: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+        """As `embed_images`, but on CUDA the vectors are still being computed."""
+        import torch
+
+        if cuda.is_cuda(self.device):
+            return self.encode_pixels(cuda.copy_to_device(pixels, self.device))
+        return self.encode_pixels(torch.from_numpy(np.stack(pixels)).to(self.device))
+
+    def encode_pixels(self, batch: torch.Tensor) -> torch.Tensor:
+        """Preprocessed images as one tensor uint8 (n, height, width, 3) -> vectors (n, dim)."""
+        preprocess = self.preprocess
+        batch = batch.permute(0, 3, 1, 2)
+        if not self.channels_last:
+            batch = batch.contiguous()
+        mean, std = (_column(values, self.device) for values in (preprocess.mean, preprocess.std))
+        batch = ((batch.float() - mean) / std).to(dtype(self.precision))
+        vectors: torch.Tensor = self.network.encode_image(batch, normalize=False)
+        return vectors
+
+    def encode_texts(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens (n, context_length) -> vectors (n, dim); unneeded padding is left out."""
+        length = int(needed_lengths(self.network, tokens).max())
+        return self.encode_tokens(tokens[:, :length].to(self.device))
+
+    def encode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens (n, length) without unneeded padding -> vectors (n, dim)."""
+        with taking(self.network, tokens.shape[1]):
+            vectors: torch.Tensor = self.network.encode_text(tokens, normalize=False)
+        return vectors
+
+    def _run(self, encode: Callable[[Any], torch.Tensor], inputs: Any) -> NDArray[np.float32]:
+        """Encodes inputs, half as many at once from then on when the memory is used up."""
+        import torch
+
+        is_exact = cuda.is_cuda(self.device) and self.precision == "fp32"
+        wanted = step = min(self.at_once or len(inputs), len(inputs))
+        while True:
+            exact = cuda.exact_float32() if is_exact else contextlib.nullcontext()
+            try:
+                with torch.inference_mode(), exact:
+                    starts = range(0, len(inputs), step)
+                    parts = [encode(inputs[start : start + step]) for start in starts]
+                    rows: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
+                break
+            except torch.cuda.OutOfMemoryError as error:
+                if step == 1:
+                    raise ModelError(
+                        f"{self.name}: not enough memory on {self.device} for one {self.tower}; "
+                        "free some, or try a smaller model or --device cpu"
+                    ) from error
+            step = self.at_once = step // 2
+            torch.cuda.empty_cache()
+        if step < wanted:
+            message = "%s: not enough memory on %s for %d %ss at a time; going on with %d"
+            logger.warning(message, self.name, self.device, wanted, self.tower, step)
+        return rows
+
+
+def dtype(precision: Precision) -> torch.dtype:
+    """The type of a model's input in this precision."""
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+@functools.cache
+def _column(values: tuple[float, ...], device: str) -> torch.Tensor:
+    """A number per channel, for pixels from 0 to 255: float32 (n, 1, 1).
+
+    Cached because copying it waits for all of CUDA's work.
+    """
+    import torch
+
+    with torch.inference_mode(False):
+        return 255 * torch.tensor(values, device=device).view(-1, 1, 1)
