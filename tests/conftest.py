@@ -34,6 +34,10 @@ for name in [name for name in os.environ if name.startswith("CLIPCLS_")]:
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub, whatever the machine reaches
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-messages", action="store_true", help="write golden/messages.txt anew")
+
+
 @pytest.fixture
 def encoder() -> ColourEncoder:
     return ColourEncoder()
