@@ -154,8 +154,7 @@ def _run(journal: Journal, plan: Plan, watch: Callable[[int], None]) -> None:
     for start in range(0, len(plan.steps), _AT_ONCE):
         steps = plan.steps[start : start + _AT_ONCE]
         entries = [_make_entries(journal, step) for step in steps]
-        folders = _missing_folders(journal, steps)
-        journal.announce([entry for some in entries for entry in some], folders, plan.labels)
+        journal.announce([entry for some in entries for entry in some], plan.labels)
         for step, todo in zip(steps, entries, strict=True):
             try:
                 _run_step(journal, step, todo)
@@ -179,22 +178,8 @@ def _make_entries(journal: Journal, step: Step) -> list[Entry]:
     ]
 
 
-def _missing_folders(journal: Journal, steps: Iterable[Step]) -> list[Path]:
-    wanted = dict.fromkeys(
-        folder
-        for step in steps
-        for folder in [*reversed(step.folder.parents), step.folder]
-        if journal.folder in folder.parents
-    )
-    return [f for f in wanted if f not in journal.folders and not os.path.lexists(f)]
-
-
 def _run_step(journal: Journal, step: Step, entries: Sequence[Entry]) -> None:
-    """Copy, move or link all of a step's files, or none.
-
-    Raises:
-        OSError: it was not done.
-    """
+    """Copy, move or link all of a step's files, or none and raise `OSError`."""
     try:
         check_inside(step.folder, journal.folder)
         try:
@@ -219,12 +204,7 @@ def _run_step(journal: Journal, step: Step, entries: Sequence[Entry]) -> None:
 
 
 def _place(mode: Mode, entry: Entry) -> None:
-    """Copy, move or link one file.
-
-    Raises:
-        FileExistsError: the target exists.
-        OSError: it was not done, and nothing is left of it.
-    """
+    """Copy, move or link one file; after an `OSError` nothing is left of it."""
     if mode == "link":
         os.symlink(entry.source, entry.target)
     elif mode == "move":
@@ -239,11 +219,7 @@ def _place(mode: Mode, entry: Entry) -> None:
 
 
 def _settle(journal: Journal, entry: Entry) -> None:
-    """Find out what became of an entry that was announced, and finish it or take it back.
-
-    Raises:
-        RefusalError: a link takes its target out of the journal's folder; nothing was done.
-    """
+    """Find out what became of an entry that was announced, and finish it or take it back."""
     source, target = entry.source, entry.target
     check_inside(target.parent, journal.folder)
     for part in (entry.part, source.with_name(entry.part.name)):
@@ -267,11 +243,7 @@ def _settle(journal: Journal, entry: Entry) -> None:
 
 
 def _undo(journal: Journal, entry: Entry) -> None:
-    """Take one entry back.
-
-    Raises:
-        OSError: it was not done.
-    """
+    """Take one entry back, or raise `OSError`."""
     source, target = entry.source, entry.target
     check_inside(target.parent, journal.folder)
     exists = os.path.lexists(target)

@@ -54,12 +54,9 @@ def describe_error(error: OSError) -> str:
 
 
 def check_inside(folder: Path, into: Path) -> None:
-    """Refuse a folder that a symbolic link takes out of `into`.
+    """Raise `RefusalError` for a folder that a symbolic link takes out of `into`.
 
     Whoever packed or shares `into` can have put links there that lead anywhere.
-
-    Raises:
-        RefusalError: it is outside.
     """
     if not is_inside(folder, into):
         real = os.path.realpath(folder)

@@ -52,23 +52,14 @@ _LONGEST = 16 << 20  # bytes of a line
 
 @dataclass(slots=True)
 class Entry:
-    """One file: announced, and what became of it.
-
-    Attributes:
-        n: its number in the journal, from 1.
-        source: its old path, absolute.
-        target: its new path, absolute.
-        part: the temporary name of a copy, absolute.
-        version: of the source.
-        state: "announced", "done", "failed", "undoing" or "undone".
-    """
+    """One file: where it was, where it goes, and what became of it; paths are absolute."""
 
     n: int
     source: Path
     target: Path
-    part: Path
-    version: Version
-    state: str = "announced"
+    part: Path  # the temporary name of a copy
+    version: Version  # of the source
+    state: str = "announced"  # or "done", "failed", "undoing", "undone"
 
 
 @dataclass(slots=True)
@@ -76,8 +67,6 @@ class Journal:
     """A journal file and its content; once created or opened, lines can be added.
 
     Attributes:
-        path: the file.
-        mode: what the run does with files.
         entries: by number, in their order.
         folders: those announced, absolute, in their order.
         finished: whether the run reached its end.
@@ -99,16 +88,12 @@ class Journal:
 
     @property
     def folder(self) -> Path:
-        """The folder that it is in, absolute."""
+        """Its folder, absolute."""
         return Path(os.path.abspath(self.path)).parent
 
     @classmethod
     def create(cls, into: Path, mode: Mode) -> Journal:
-        """A new journal, on the disk and locked, in a folder that exists.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
+        """A new journal in an existing folder, on the disk and locked, or `OutputError`."""
         stamp = time.strftime("%Y%m%d-%H%M%S")
         number = 0
         while True:
@@ -163,19 +148,12 @@ class Journal:
                     if number == 1
                     else f"{path}:{number}: was changed since this user's clipcls wrote it"
                 )
-            try:
-                journal._take(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{path}:{number}: is not a line of `clipcls sort`") from error
+            journal._take(json.loads(line))
             journal._size += len(line)
         return journal
 
     def open(self) -> None:
-        """Open it for new lines.
-
-        Raises:
-            OutputError: it cannot be written, or another process is using it.
-        """
+        """Open it for new lines, or raise `OutputError`."""
         try:
             self._file = open_regular(self.path, os.O_RDWR)
             self._lock()
@@ -187,41 +165,33 @@ class Journal:
             raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
 
     def close(self) -> None:
-        """Close it."""
+        """Close it and release its lock."""
         for file in (self._file, self._lock_file):
             if file is not None:
                 file.close()
         self._file = self._lock_file = None
 
-    def announce(
-        self,
-        entries: Sequence[Entry],
-        folders: Sequence[Path],
-        labels: Mapping[Path, str],
-    ) -> None:
-        """Write what is about to be done to the disk.
+    def announce(self, entries: Sequence[Entry], labels: Mapping[Path, str]) -> None:
+        """Write to the disk which files, and folders for them, are about to be made.
 
-        Args:
-            entries: the files.
-            folders: the folders that will be made.
-            labels: folder -> its label, if that is not its name.
+        `labels` has the labels of those folders that are named differently.
         """
         lines: list[dict[str, Any]] = []
-        for path in folders:
-            label = {"label": labels[path]} if path in labels else {}
-            lines.append({"folder": self._relative(path), **label})
+        own = self.folder
+        wanted = (path for entry in entries for path in reversed(entry.target.parents))
+        for path in dict.fromkeys(path for path in wanted if own in path.parents):
+            if path not in self.folders and not os.path.lexists(path):
+                label = {"label": labels[path]} if path in labels else {}
+                lines.append({"folder": self._relative(path), **label})
+                self.folders.append(path)
         for entry in entries:
             paths = {"from": os.fspath(entry.source), "to": self._relative(entry.target)}
             lines.append({"n": entry.n, **paths, "version": entry.version})
             self.entries[entry.n] = entry
-        self.folders += folders
         self._add(lines, sync=True)
 
     def mark(self, entry: Entry, state: str) -> None:
-        """Write what became of an entry.
-
-        The line is not synced to the disk: if a power cut loses it, the files still show it.
-        """
+        """Write what became of an entry; if a power cut loses the line, the files still show it."""
         self._add([{state: entry.n}])
         entry.state = state
 
@@ -259,11 +229,7 @@ class Journal:
         return os.path.relpath(path, self.folder)
 
     def _resolve(self, name: str) -> Path:
-        """The path of a name in the journal.
-
-        Raises:
-            ValueError: it is outside of the journal's folder.
-        """
+        """The path of a name in the journal; `ValueError` if it leaves the journal's folder."""
         path = Path(name)
         if path.anchor or ".." in path.parts:
             raise ValueError(name)

@@ -36,19 +36,12 @@ _ACTIONS = {"copy": "copied", "move": "moved", "link": "linked"}
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One image on its way into one folder, with its sidecars.
+    """One image on its way into one folder, with its sidecars."""
 
-    Attributes:
-        path: the image as the results name it.
-        sources: the image and the sidecars that come along, absolute, with their versions.
-        folder: where they go, absolute.
-        number: 1 for the image's own name, 2 for `name (2).jpg`, ...
-    """
-
-    path: str
-    sources: dict[Path, Version]
-    folder: Path
-    number: int
+    path: str  # as in the results
+    sources: dict[Path, Version]  # the image and its sidecars, absolute
+    folder: Path  # absolute
+    number: int  # 1 for the image's own name, 2 for `name (2).jpg`, ...
 
     @property
     def targets(self) -> dict[Path, Path]:
@@ -65,17 +58,11 @@ class Step:
 
 @dataclass(slots=True)
 class Plan:
-    """What a run is going to do.
-
-    Attributes:
-        steps: in the order of the results.
-        labels: folder -> its label, if that is not its name.
-        report: the run's report, without what the steps will do.
-    """
+    """The steps of a run; `report` counts the images that need none or cannot be filed."""
 
     report: Report
     steps: list[Step] = field(default_factory=list)
-    labels: dict[Path, str] = field(default_factory=dict)
+    labels: dict[Path, str] = field(default_factory=dict)  # of folders that are named differently
 
 
 def make_plan(
@@ -86,14 +73,9 @@ def make_plan(
     root: str | os.PathLike[str] = ".",
     journals: Sequence[Journal] | None = None,
 ) -> Plan:
-    """What `file_results` is going to do; nothing is changed.
+    """Plan what `file_results` does with the same arguments; nothing is changed.
 
-    Args:
-        results: of `read_results`.
-        into: the folder that gets one folder per label.
-        mode: copy, move, or link (symbolic, to the absolute path).
-        root: what the results' paths are relative to.
-        journals: those in `into`; None to read them.
+    `journals` are those in `into`; None to read them.
 
     Raises:
         InputError: none of the images exists.

@@ -1,4 +1,4 @@
-"""What a run over images did."""
+"""The outcome of a run over images."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["Report", "no_images_error"]
 
 @dataclass(slots=True)
 class Report:
-    """What a run over images did.
+    """The outcome of a run over images.
 
     Attributes:
-        action: what it did with them: "copied", "moved", "linked", "written" or "restored".
-        changed: how many images were copied, ...; to restore, how many files (sidecars count).
+        action: "copied", "moved", "linked", "written" or "restored".
+        changed: how many images were copied, ...; restored are files (sidecars count).
         unchanged: how many images needed no change.
-        best_only: how many images have several labels and go to the folder of the best one only.
+        best_only: how many images with several labels go to the folder of the best one only.
         unread: how many images `classify` could not read; they are left alone.
         failed: images that are missing or could not be copied, ..., with the reason.
-        journal: the run's journal, for `undo`; None if nothing was done, or nothing can be undone.
+        journal: for `undo`; None if nothing was done, or nothing can be undone.
     """
 
     action: str

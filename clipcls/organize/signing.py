@@ -37,7 +37,7 @@ class Signer:
 
 
 def new_key() -> bytes:
-    """A secret that nobody has."""
+    """A new secret."""
     return secrets.token_bytes(_KEY_BYTES)
 
 
@@ -53,11 +53,7 @@ def key_path() -> Path | None:
 
 
 def read_key() -> bytes | None:
-    """The secret; None if none was made yet.
-
-    Raises:
-        InputError: it cannot be read.
-    """
+    """The secret; None if none was made yet. `InputError` if it cannot be read."""
     path = key_path()
     try:
         key = path.read_bytes() if path else None

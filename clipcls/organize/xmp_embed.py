@@ -53,11 +53,7 @@ def open_exiftool() -> Iterator[Callable[[Path, Labels | None], bool]]:
 
 
 def _update(tool: Any, image: Path, labels: Labels, packet: Path) -> bool:
-    """Replace an image by one whose XMP has the labels; False if it has them already.
-
-    Raises:
-        OSError, SidecarError: it was not done, and the image is unchanged.
-    """
+    """Replace an image by one whose XMP has the labels; False if it has them already."""
     file = Path(os.path.realpath(image))
     if not is_inside(file, image.parent):
         raise SidecarError(f"is a link out of its folder, to {file}; name that file")
@@ -83,7 +79,7 @@ def _update(tool: Any, image: Path, labels: Labels, packet: Path) -> bool:
         try:
             _run(tool, change, "-overwrite_original", os.fsencode(part))
         finally:
-            # What exiftool leaves when it is killed.
+            # A killed exiftool leaves this file.
             part.with_name(f"{part.name}_exiftool_tmp").unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             shutil.copystat(file, part)

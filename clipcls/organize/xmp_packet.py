@@ -34,14 +34,8 @@ _NAMESPACES = {
 }
 _EMPTY = (
     b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
-    b'<x:xmpmeta xmlns:x="adobe:ns:meta/">\n'
-    b' <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">\n'
-    b'  <rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/"'
-    b' xmlns:lr="http://ns.adobe.com/lightroom/1.0/"'
-    b' xmlns:clipcls="urn:clipcls:keywords:1.0/">\n'
-    b"  </rdf:Description>\n"
-    b" </rdf:RDF>\n"
-    b"</x:xmpmeta>\n"
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"/></x:xmpmeta>\n'
     b'<?xpacket end="w"?>'
 )
 

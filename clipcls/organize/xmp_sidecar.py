@@ -40,11 +40,7 @@ class SidecarNames:
     def update(self, image: Path, labels: Labels | None) -> bool:
         """Write these labels into an image's sidecar; None: remove ours from all its sidecars.
 
-        Returns:
-            whether something was changed.
-
-        Raises:
-            SidecarError: it cannot be read or written.
+        Returns whether something was changed; raises `SidecarError`.
         """
         changed = False
         for sidecar in self.find(image) if labels is None else [self.choose(image)]:
@@ -109,12 +105,10 @@ class _Folder:
 def update_sidecar(sidecar: Path, labels: Iterable[Sequence[str]]) -> bool:
     """Write these labels into a sidecar, and remove those that an earlier call added.
 
-    Args:
-        sidecar: made if it is missing and there are labels; removed if nothing is left in it.
-        labels: each as its names from the root of the hierarchy.
+    A missing sidecar is made if there are labels; one with nothing left in it is removed.
 
     Returns:
-        whether it was changed.
+        Whether it was changed.
 
     Raises:
         OSError: it cannot be read or written.

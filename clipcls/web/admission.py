@@ -39,17 +39,12 @@ class Pace:
 
     @property
     def is_slow(self) -> bool:
-        """Whether too few bytes have arrived of late."""
+        """Whether too few bytes have arrived lately."""
         return time.monotonic() > self.slow_from
 
 
 class Queue:
-    """The images that are accepted and not answered, and the bytes of bodies, within bounds.
-
-    Args:
-        most_images: the most images.
-        most_bytes: the most bytes.
-    """
+    """The images that are accepted and not answered, and the bytes of bodies, within bounds."""
 
     def __init__(self, most_images: int, most_bytes: int) -> None:
         self.most_images, self._most_bytes = most_images, most_bytes
@@ -59,13 +54,9 @@ class Queue:
 
     @contextmanager
     def ticket(self, expected_bytes: int = 0) -> Iterator[Ticket]:
-        """What one request holds, from its headers to its answer.
+        """The share of one request, from its headers to its answer, or `BusyError`.
 
-        Args:
-            expected_bytes: the length that its headers declare.
-
-        Raises:
-            BusyError: the queue is full already.
+        `expected_bytes` is the length that its headers declare.
         """
         if self.images >= self.most_images:
             raise self.busy()
@@ -80,11 +71,7 @@ class Queue:
             self.held -= ticket.bytes
 
     def make_room(self, size: int, asking: Ticket | None = None) -> None:
-        """Give up slow uploads, the largest first, if that frees enough bytes.
-
-        Raises:
-            BusyError: it does not.
-        """
+        """Give up slow uploads, the largest first, or raise `BusyError` if that is not enough."""
         short = self.held + size - self._most_bytes
         if short <= 0:
             return
@@ -112,12 +99,7 @@ class Queue:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """What one request holds in a `Queue`.
-
-    Attributes:
-        give_up: called when its upload is given up.
-        is_given_up: whether it was.
-    """
+    """The share of one request in a `Queue`; `give_up` is called when its upload is given up."""
 
     queue: Queue
     images: int = 0

@@ -16,8 +16,8 @@ import ipaddress
 import signal
 import socket
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -45,7 +45,7 @@ _CROWDED = "too many connections; close some or try again later"
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What the connections of a server may take.
+    """Limits of a server's connections.
 
     Attributes:
         per_client: connections per IPv4 address or IPv6 /64 network, or requests at a time per
@@ -66,7 +66,7 @@ def run(
     host: str = "127.0.0.1",
     port: int = 0,
     grace: float = 5.0,
-    bounds: Bounds | None = None,
+    bounds: Bounds = Bounds(),
 ) -> int:
     """Serve until SIGINT or SIGTERM; what was accepted by then is finished.
 
@@ -75,13 +75,12 @@ def run(
     Args:
         app: an ASGI application without websockets.
         ready: called with the URL once it answers.
-        host: the address to listen on.
-        port: the port; 0 takes a free one.
+        host, port: the address to listen on; port 0 takes a free one.
         grace: how long requests may take to finish after the signal, seconds.
-        bounds: of its connections; None: the defaults.
+        bounds: of its connections.
 
     Returns:
-        the exit status: 130 after SIGINT, else 0.
+        The exit status: 130 after SIGINT, else 0.
 
     Raises:
         ServerError: the server cannot listen on this address.
@@ -89,7 +88,7 @@ def run(
     with _listen(host, port) as listening:
         name = f"[{host}]" if ":" in host else host
         url = f"http://{name}:{listening.getsockname()[1]}"
-        server = BoundedServer(app, bounds or Bounds(), grace, lambda: ready(url))
+        server = BoundedServer(app, bounds, grace, lambda: ready(url))
         server.run([listening])
     return 130 if server.interrupted else 0
 
@@ -114,13 +113,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 class BoundedServer(uvicorn.Server):
-    """A uvicorn server within `Bounds`.
-
-    Args:
-        app: an ASGI application without websockets.
-        bounds: of its connections.
-        grace: how long requests may take to finish once it is told to stop, seconds.
-        ready: called once it answers.
+    """A uvicorn server within `Bounds`; the arguments are those of `run`.
 
     Attributes:
         interrupted: whether SIGINT ended it.
@@ -138,7 +131,7 @@ class BoundedServer(uvicorn.Server):
             app = ProxyHeadersMiddleware(limited, [str(n) for n in bounds.proxies])  # type: ignore[assignment]
         config = uvicorn.Config(
             app,
-            http=partial(_Connection, bounds, _Connections(bounds)),  # type: ignore[arg-type]
+            http=partial(_Connection, bounds),  # type: ignore[arg-type]
             access_log=False,
             log_config=None,
             log_level="critical",  # a line for each request that is not HTTP helps nobody
@@ -172,52 +165,18 @@ class BoundedServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-class _Connections:
-    """The open connections, by client."""
-
-    def __init__(self, bounds: Bounds) -> None:
-        self._bounds = bounds
-        self.most = min(max(_TOTAL, bounds.per_client), _most_files() // 2)
-        self._all: set[_Connection] = set()
-        self._by_client: defaultdict[str, set[_Connection]] = defaultdict(set)
-
-    def add(self, connection: _Connection) -> bool:
-        """Whether the connection gets a place; it may replace a slow one."""
-        groups = [(self._all, self.most)]
-        if not connection.is_proxy:
-            groups.insert(0, (self._by_client[connection.client_key], self._bounds.per_client))
-        for group, most in groups:
-            if len(group) >= most:
-                slow = [known for known in group if known.is_slow]
-                if not slow:
-                    return False
-                min(slow, key=lambda known: known.pace.slow_from).refuse(503, _CROWDED)
-        for group, _ in groups:
-            group.add(connection)
-        return True
-
-    def discard(self, connection: _Connection) -> None:
-        """Free the connection's place, if it has one."""
-        self._all.discard(connection)
-        own = self._by_client[connection.client_key]
-        own.discard(connection)
-        if not own:
-            del self._by_client[connection.client_key]
-
-
 class _Connection(H11Protocol):
     """A connection that has a deadline at any time."""
 
-    def __init__(self, bounds: Bounds, connections: _Connections, **given: Any) -> None:
+    def __init__(self, bounds: Bounds, **given: Any) -> None:
         super().__init__(**given)
         self._bounds = bounds
-        self._table = connections
+        self._most = min(max(_TOTAL, bounds.per_client), _most_files() // 2)
         self._phase: object = None
         self._deadline = self.loop.time() + _HEADER_SECONDS
         self._is_refused = False
         self.pace = Pace()
         self.client_key = ""
-        self.is_proxy = False
 
     @property
     def is_slow(self) -> bool:
@@ -226,29 +185,27 @@ class _Connection(H11Protocol):
         return waits and self.pace.is_slow
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept the connection, or answer that there are too many."""
         super().connection_made(transport)
+        is_proxy = False
         if self.client:
             address = _parse_address(self.client[0])
             self.client = (str(address), self.client[1])
             self.client_key = _client_key(self.client[0])
-            self.is_proxy = any(address in network for network in self._bounds.proxies)
-        if not self._table.add(self):
+            is_proxy = any(address in network for network in self._bounds.proxies)
+        others: list[Any] = [known for known in self.connections if known is not self]
+        own = [known for known in others if known.client_key == self.client_key]
+        if not (is_proxy or _has_room(own, self._bounds.per_client)) or not _has_room(
+            others, self._most
+        ):
             self.refuse(503, _CROWDED)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Free the connection's place."""
-        self._table.discard(self)
-        super().connection_lost(exc)
-
     def data_received(self, data: bytes) -> None:
-        """Take bytes, unless the connection was refused."""
         if not self._is_refused:
             self.pace.add(len(data))
             super().data_received(data)
 
     def handle_events(self) -> None:
-        """Take what has arrived; where that ends a phase, the next one gets its deadline."""
+        """Take what has arrived; if that ends a phase, the next one gets its deadline."""
         super().handle_events()
         state = self.conn.their_state
         phase = None if state is h11.IDLE else (self.cycle, state is h11.SEND_BODY)
@@ -267,7 +224,6 @@ class _Connection(H11Protocol):
         self._deadline = self.loop.time() + seconds
 
     def expire(self, now: float) -> None:
-        """End the connection once its deadline has passed."""
         if now <= self._deadline:
             return
         if not self._is_refused and self.conn.their_state is h11.SEND_BODY:
@@ -279,7 +235,7 @@ class _Connection(H11Protocol):
 
     def refuse(self, status: int, detail: str) -> None:
         """Answer in the application's place if a request waits for an answer, and end."""
-        self._table.discard(self)
+        self._is_refused = True
         self._unset_keepalive_if_required()
         cycle = self.cycle
         is_asked = cycle is not None and not cycle.response_complete
@@ -289,7 +245,7 @@ class _Connection(H11Protocol):
             or (is_silent and (cycle is not None or status == 408))
             or self.conn.our_state is h11.DONE
             or self.transport.get_write_buffer_size()
-            or len(self.connections) > self._table.most + _MOST_LINGERING
+            or len(self.connections) > self._most + _MOST_LINGERING
         ):
             self.transport.abort()
             return
@@ -300,20 +256,26 @@ class _Connection(H11Protocol):
         head = f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\nConnection: close"
         fields = [b"%b: %b" % field for field in response.raw_headers]
         self.transport.write(b"\r\n".join([head.encode(), *fields, b"", bytes(response.body)]))
-        self._is_refused = True
         self.flow.resume_reading()  # closing now, with bytes unread, would lose the answer
         self._deadline = self.loop.time() + _LINGER
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP."""
         self.refuse(400, "the request is not HTTP/1.1")
 
     def shutdown(self) -> None:
-        """Let a request finish, and close the connection."""
         if self._is_refused:
             self.transport.close()
         else:
             super().shutdown()
+
+
+def _has_room(connections: Sequence[_Connection], most: int) -> bool:
+    """Whether there is room for one more; a slow connection has to make way."""
+    counted = [known for known in connections if not known._is_refused]
+    slow = [known for known in counted if known.is_slow]
+    if len(counted) >= most and slow:
+        min(slow, key=lambda known: known.pace.slow_from).refuse(503, _CROWDED)
+    return len(counted) < most or bool(slow)
 
 
 class _ClientLimit:
@@ -339,7 +301,7 @@ class _ClientLimit:
 
 
 def _client_key(address: str) -> str:
-    """What counts as one client: an IPv4 address, or an IPv6 host's whole /64 network."""
+    """One client: an IPv4 address, or the whole /64 network of an IPv6 host."""
     try:
         found = _parse_address(address)
     except ValueError:

@@ -80,12 +80,12 @@ class Guard:
 
     Args:
         app: an ASGI application without websockets.
-        hosts: names besides localhost that a request may call this server by, without a port.
+        hosts: this server's names besides localhost, without a port.
         any_address: whether any IP address may be the host, not just loopback addresses. Only a
             page of this server can use one: a rebound host is a name.
         origins: other web sites whose pages may ask (CORS), such as `https://app.example`.
         has_options: whether refusals name the options of `clipcls serve` that allow more.
-        access: the last check; None lets everybody pass.
+        access: the last check.
     """
 
     def __init__(
@@ -191,12 +191,7 @@ def _is_own_page(request: Request, host: str) -> bool:
 
 
 class BearerToken:
-    """Access by `Authorization: Bearer TOKEN` (RFC 6750), compared in constant time.
-
-    Args:
-        token: the secret, not empty.
-        open_paths: paths that need no token.
-    """
+    """Access by `Authorization: Bearer TOKEN` (RFC 6750), compared in constant time."""
 
     def __init__(self, token: str, open_paths: Iterable[str] = ()) -> None:
         self._token = token
@@ -272,12 +267,7 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) 
 
 
 def page_routes(folder: Path, pages: Mapping[str, str]) -> list[Route]:
-    """Routes for the files of a page, which are read now.
-
-    Args:
-        folder: where the files are.
-        pages: path -> file, such as `{"/": "serve.html", "/serve.js": "serve.js"}`.
-    """
+    """Routes for the files of a page, such as `{"/": "serve.html"}`; the files are read now."""
 
     def route(path: str, file: Path) -> Route:
         content, kind = file.read_bytes(), _TYPES[file.suffix]

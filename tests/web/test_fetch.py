@@ -74,8 +74,6 @@ class Site(http.server.BaseHTTPRequestHandler):
                     time.sleep(0.02)
             except OSError:
                 pass
-        elif kind == "/zipped":
-            self.answer(200, b"abc", **{"Content-Encoding": "gzip"})
         elif kind == "/nonsense":
             self.wfile.write(b"hello\r\n\r\n")
             self.close_connection = True
@@ -202,7 +200,6 @@ def names_lead_here(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[st
         ("missing", "its host answers 404"),
         ("large", "larger than 1,000 bytes"),
         ("endless", "larger than 1,000 bytes"),
-        ("zipped", "was sent compressed, although it should not be"),
         ("nonsense", "its host does not answer properly"),
         ("cut", "its host does not answer properly"),
     ],

@@ -251,7 +251,6 @@ def test_requests_that_make_no_sense_change_nothing(
         b'{"labels": [0]}',
         b'{"labels": [[0]]}',
         b'{"labels": [["0", 0]]}',
-        b'{"labels": [[true, 0]]}',
         b'{"labels": [[[], 0]]}',
         b'{"labels": [[0, "cat"]]}',
         b'{"labels": [[0, 0], [99, 0]]}',

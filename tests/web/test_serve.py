@@ -1058,8 +1058,8 @@ def test_help_imports_no_server() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--allow-origin", "*"), "would let every web site ask"),
-        (("--allow-origin", "null"), "would let every web site ask"),
+        (("--allow-origin", "*"), "would allow every web site"),
+        (("--allow-origin", "null"), "would allow every web site"),
         (("--allow-origin", "app.example"), "is not an origin; write scheme, host"),
         (("--allow-origin", "https://app.example/page"), "is not an origin"),
         (("--allow-host", "https://app.example"), "leave out scheme, port and path"),

@@ -55,7 +55,7 @@ def opened(browser: Browser, url: str, scheme: str = "light") -> Iterator[Page]:
 def test_images_get_bars(page: Page) -> None:
     assert page.input_value("#labels") == "red\ngreen\nblue"
     page.set_input_files("#files", [image("a.png"), image("b.png", GREEN), image("c.png", b"text")])
-    expect(page.locator("#status")).to_have_text("3 of 3 answered")
+    expect(page.locator("#status")).to_have_text("3 of 3 classified")
     answers = page.locator("#results > li")
     assert answers.locator(".name").all_text_contents() == ["a.png", "b.png", "c.png"]
     assert answers.nth(0).locator(".bars li").first.locator("span").first.text_content() == "red"
@@ -178,7 +178,7 @@ def test_screenshot(browser: Browser) -> None:
             page.select_option("#top", "3")
             names = ("chelsea", "zoo", "eileen", "perth", "workbench", "summer-palace")
             page.set_input_files("#files", [str(PHOTOS / f"{name}.jpg") for name in names])
-            expect(page.locator("#status")).to_have_text("6 of 6 answered", timeout=120_000)
+            expect(page.locator("#status")).to_have_text("6 of 6 classified", timeout=120_000)
             folder = Path(os.environ["CLIPCLS_SCREENSHOTS"])
             folder.mkdir(parents=True, exist_ok=True)
             page.set_viewport_size({"width": 1100, "height": 660})

@@ -1,13 +1,13 @@
-"""Which images to ask a person about first: acquisition functions of active learning.
+"""The order in which to ask a person about images (active learning).
 
 - Margin sampling (Scheffer et al. 2001, "Active hidden Markov models for information extraction"):
-  the image first whose best two scores are nearest to each other. A batch of these alone asks about
-  the same confusion again and again.
-- So, where there are vectors, diverse mini-batches (Zhdanov 2019, arXiv 1901.05954): the ten times
-  as many of least margin are clustered by k-means, weighted by doubt, and the batch is the image
-  nearest to each centre.
+  images whose best two scores are nearest to each other come first. A batch of these alone asks
+  about the same confusion again and again.
+- So, with vectors, diverse mini-batches (Zhdanov 2019, arXiv 1901.05954): ten times as many images
+  of least margin are clustered by k-means, weighted by doubt, and the image nearest to each centre
+  is in the batch.
 
-research/review.md has what was compared.
+research/review.md has a comparison.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 __all__ = ["acquisition_order", "diverse_batch"]
 
 _BATCH = 20  # images
-_BATCHES = 10  # that are chosen ahead; what follows is by margin, and soon chosen anew
-_CANDIDATES = 10  # for each image of a batch
+_BATCHES = 10  # chosen ahead; the images after these are ordered by margin
+_CANDIDATES = 10  # per image of a batch
 
 
 def acquisition_order(
@@ -27,15 +27,15 @@ def acquisition_order(
     vectors: NDArray[np.float32] | None = None,
     done: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
-    """The order to ask about images in, the most telling first.
+    """The order in which to ask about images, the most informative first.
 
     Args:
-        margins: best score less the second best, (n,); 0 is the most doubtful.
+        margins: differences between the best two scores, (n,).
         vectors: of the images, float32 (n, dim); a row of zeros is none. None: by margin alone.
         done: images whose label is known, bool (n,): they come last.
 
     Returns:
-        image numbers, int64 (n,); of equal margins the first first.
+        Image numbers, int64 (n,); equal margins keep their order.
     """
     n = len(margins)
     done = np.zeros(n, bool) if done is None else done
@@ -64,7 +64,7 @@ def diverse_batch(
     Args:
         vectors: of the candidates, float32 (n, dim).
         margins: (n,).
-        size: how many; all of them where there are no more.
+        size: how many; all candidates if there are no more.
     """
     from clipcls.embeddings.clustering import k_means
 

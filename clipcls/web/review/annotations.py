@@ -66,11 +66,8 @@ class Corrections:
     def set(self, labels: Mapping[str, str | None]) -> list[str]:
         """Give images labels, or take them away (None): one action, on the disk on return.
 
-        Args:
-            labels: path of an image -> its label.
-
         Returns:
-            the images whose label changed, as `place` names them.
+            The images whose label changed, as `place` names them.
 
         Raises:
             InputError: the file cannot hold a path or a label; nothing was done.
@@ -91,10 +88,7 @@ class Corrections:
         return list(change)
 
     def undo(self) -> list[str]:
-        """Undo the last action of this process.
-
-        Returns:
-            the images whose label changed; none where there is nothing to undo.
+        """Undo the last action of this process; returns the images whose label changed.
 
         Raises:
             OutputError: it could not be written; nothing was done.
@@ -126,11 +120,7 @@ class Corrections:
         return bool(self._undone)
 
     def place(self, path: str) -> str:
-        """The absolute path that `labels` has an image under.
-
-        Raises:
-            InputError: a csv cannot hold it.
-        """
+        """The key of an image in `labels`; `InputError` if a csv cannot hold its name."""
         if "\r" in path or "\0" in path:
             raise InputError(f"{path!r}: a csv cannot hold this name; rename the file")
         try:
@@ -213,11 +203,7 @@ class Corrections:
         return found
 
     def _check_unchanged(self) -> None:
-        """Refuse to go on once another program has written the file, or put its own in its place.
-
-        Raises:
-            OutputError: it has.
-        """
+        """Raise `OutputError` once another program has written the file, or replaced it."""
         try:
             now, own = os.stat(self._real), os.fstat(self._file.fileno())
         except FileNotFoundError:
@@ -271,11 +257,7 @@ class Corrections:
 
 
 def check_label(label: str) -> None:
-    """Refuse a label that would be read back from the file as something else.
-
-    Raises:
-        InputError: it holds `|` or a control character, or is blank or not in the composed form.
-    """
+    """Raise `InputError` for a label that would be read back from the file as something else."""
     try:
         is_same = clean(label) == label and label
     except ValueError as error:

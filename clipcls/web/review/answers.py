@@ -23,7 +23,7 @@ class Answer:
     Attributes:
         label: the label's number, `NO_LABEL` for `unknown` and `none of these`.
         score: of the best label, or None.
-        margin: the difference between the best two scores, or None if that is not known.
+        margin: the difference between the best two scores; 0 if that is not known.
         top: numbers and scores of the best labels, best first.
         guess: for `unknown` the best label's number, `NO_LABEL` if the results do not name it;
             None for every other answer.
@@ -31,7 +31,7 @@ class Answer:
 
     label: int
     score: float | None
-    margin: float | None
+    margin: float
     top: tuple[tuple[int, float], ...] = ()
     guess: int | None = None
 
@@ -61,27 +61,19 @@ def make_answer(
     top: Sequence[tuple[str, float]],
     result: Prediction,
 ) -> Answer:
-    """The answer of a result.
-
-    Args:
-        numbers: name of a label -> its number.
-        answer: the answer's name, as `name_answer` gives it.
-        top: names and scores of the best labels, best first.
-        result: the result.
-    """
+    """The answer of a result, named by `name_answer`; `top` has the best labels' scores."""
     rows = tuple((numbers[name], value) for name, value in top[:MOST_SHOWN])
-    score, margin = score_or_none(result.score), None
+    score, margin = score_or_none(result.score), 0.0
     # A csv does not name the best label of an image whose answer is `unknown`.
     scores = [value for _, value in top]
     if score is not None and scores[:1] != [score]:
         scores = [score, *scores]
-    if len(scores) > 1:
+    if result.by_person:
+        margin = 1.0
+    elif len(scores) > 1:
         margin = max(0.0, scores[0] - scores[1])
     elif score is not None:
-        # The second's score is not in the file: it has at most what the best leaves.
-        margin = max(0.0, 2 * score - 1)
-    if result.by_person:
-        margin = 1.0  # not in doubt
+        margin = max(0.0, 2 * score - 1)  # the second has at most what the best leaves
     guess = None
     if not result.given:
         guess = rows[0][0] if rows and rows[0][1] == score else NO_LABEL

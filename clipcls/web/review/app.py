@@ -1,13 +1,12 @@
 """The local web application of `clipcls review`: a `Review`, a classifier learnt from it, the page.
 
-What takes long (vectors, learning) runs in a background thread, so the page stays usable;
+Slow work (vectors, learning) runs in a background thread, so the page stays usable;
 `/api/status` reports its progress. Images are named by their number, never by a path.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import secrets
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -44,7 +44,6 @@ __all__ = ["ReviewApp"]
 logger = logging.getLogger(__name__)
 
 _THUMBNAIL, _IMAGE = 240, 1600  # longer sides, pixels
-_BODY = 16 << 20  # bytes of a request
 _WITHOUT_VECTORS = "images are ordered by the scores of the results alone"
 _MOST_CHANGES = 12  # pairs of labels
 
@@ -190,22 +189,16 @@ class ReviewApp:
 
     def asgi(self) -> ASGIApp:
         """The ASGI application."""
+        review, change = self._review, self._review.change_record
 
         def post(path: str, act: Callable[[dict[str, Any]], Any]) -> Route:
             async def endpoint(request: Request) -> Response:
                 try:
-                    body = await _body(request)
-                    return json_response(await run_in_threadpool(act, body))
-                except (TypeError, ValueError, LookupError, RecursionError) as error:
-                    # ClassifierError is a ValueError; its message is for people.
-                    detail = str(error) if isinstance(error, ClipclsError) else "not understood"
-                    return problem(400, detail)
-                except _ConflictError as error:
-                    return problem(409, str(error))
-                except InputError as error:
-                    return problem(422, str(error))
-                except ClipclsError as error:  # the disk is full, say
-                    return problem(507, str(error))
+                    return json_response(await run_in_threadpool(act, await request.json()))
+                except ClipclsError as error:  # else the disk is full, say
+                    return problem(422 if isinstance(error, InputError) else 507, str(error))
+                except (TypeError, ValueError, LookupError, RecursionError):
+                    return problem(400, "the request is not understood")
 
             return Route(path, endpoint, methods=["POST"])
 
@@ -218,17 +211,18 @@ class ReviewApp:
                 *page_routes(Path(__file__).parent, pages),
                 get("/api/review", lambda _: json_response(self._record())),
                 get("/api/status", lambda _: json_response(self._status)),
-                get("/api/order", lambda _: json_response(self._review.order_record())),
+                get("/api/order", lambda _: json_response(review.order_record())),
                 get("/thumb/{image:int}", lambda request: self._picture(request, _THUMBNAIL)),
                 get("/image/{image:int}", lambda request: self._picture(request, _IMAGE)),
-                post("/api/label", self._label),
+                post("/api/label", lambda body: change(review.label(dict(body["labels"])))),
                 post("/api/labels", self._add_label),
-                post("/api/undo", lambda _: self._changed(self._review.undo())),
-                post("/api/redo", lambda _: self._changed(self._review.redo())),
+                post("/api/undo", lambda _: change(review.undo())),
+                post("/api/redo", lambda _: change(review.redo())),
                 post("/api/learn", self._start_learning),
                 post("/api/save", self._save),
                 post("/api/finish", self._finish),
-            ]
+            ],
+            exception_handlers={HTTPException: _answer_error},
         )
 
     def _record(self) -> dict[str, Any]:
@@ -259,40 +253,25 @@ class ReviewApp:
             return problem(404, error.reason)
         return Response(jpeg, media_type="image/jpeg", headers=headers)
 
-    def _label(self, body: dict[str, Any]) -> Any:
-        labels = dict(body["labels"])
-        # JSON's true is an int of Python's too.
-        if not all(type(image) is int for image in labels):
-            raise TypeError
-        if not all(label is None or type(label) is int for label in labels.values()):
-            raise TypeError
-        return self._changed(self._review.label(labels))
-
-    def _changed(self, images: list[int]) -> Any:
-        return self._review.change_record(images)
-
     def _add_label(self, body: dict[str, Any]) -> Any:
-        name = body["name"]
-        if not isinstance(name, str):
-            raise TypeError
-        number = self._review.add_label(name)
+        number = self._review.add_label(str(body["name"]))
         return {"label": number, "labels": self._review.labels}
 
     def _start_learning(self, _: dict[str, Any]) -> Any:
         if self._status["busy"]:
-            raise _ConflictError("wait until the current work is done")
+            raise HTTPException(409, "wait until the current work is done")
         if self._relearner is None:
-            raise _ConflictError(self._status["note"] or "there are no vectors to learn from")
+            raise HTTPException(409, self._status["note"] or "there are no vectors to learn from")
         self._status |= {"busy": "learning", "note": ""}
         self._worker.submit(self._run, self._learn)
         return self._status
 
     def _save(self, body: dict[str, Any]) -> Any:
         if self._learnt is None:
-            raise _ConflictError("there is no learnt classifier yet")
+            raise HTTPException(409, "there is no learnt classifier yet")
         output = self._files.classifier
-        if os.path.lexists(output) and not (self._is_saved or body.get("replace") is True):
-            raise _ConflictError(f"{output} exists already")
+        if os.path.lexists(output) and not (self._is_saved or body["replace"] is True):
+            raise HTTPException(409, f"{output} exists already")
         self._learnt.save(output)
         self._is_saved = True
         self._status["saved"] = str(output)
@@ -312,22 +291,5 @@ class ReviewApp:
         }
 
 
-class _ConflictError(Exception):
-    """The request cannot be done now."""
-
-
-async def _body(request: Request) -> dict[str, Any]:
-    """A request's JSON object.
-
-    Raises:
-        TypeError, ValueError: it is not one, or too large.
-    """
-    data = b""
-    async for part in request.stream():
-        data += part
-        if len(data) > _BODY:
-            raise ValueError("too large")
-    found = json.loads(data)
-    if not isinstance(found, dict):
-        raise TypeError
-    return found
+async def _answer_error(_: Request, error: Any) -> Response:
+    return problem(error.status_code, error.detail)

@@ -13,19 +13,12 @@ __all__ = ["ReviewFiles"]
 
 @dataclass(frozen=True, slots=True)
 class ReviewFiles:
-    """The files of one review, next to each other and named after its results.
-
-    Attributes:
-        corrections: the person's labels, written at once.
-        table: the reviewed table, written at the end.
-        classifier: for a classifier learnt on the page.
-        page: for a report of the table.
-    """
+    """The files of one review, next to each other and named after its results."""
 
     corrections: Path
-    table: Path
-    classifier: Path
-    page: Path
+    table: Path  # the reviewed table, written at the end
+    classifier: Path  # learnt on the page
+    page: Path  # a report of the table
 
     @classmethod
     def for_results(cls, results: str, output: Path | None = None) -> ReviewFiles:
@@ -37,11 +30,7 @@ class ReviewFiles:
         return cls(corrections, *(corrections.with_name(base + end) for end in ends))
 
     def refuse_foreign_table(self) -> None:
-        """Refuse to write the table over another file.
-
-        Raises:
-            InputError: `table` exists and is not a reviewed table.
-        """
+        """Raise `InputError` if `table` exists and is not a reviewed table."""
         try:
             # Nobody named this file: a link could lead anywhere, and opening a pipe would block.
             if stat.S_ISREG(self.table.lstat().st_mode):

@@ -47,11 +47,7 @@ class Relearner:
         self.seen: NDArray[np.bool_] = np.zeros(len(files), bool)
 
     def embed(self, watch: Callable[[int], bool] = lambda done: True) -> None:
-        """Get the vectors.
-
-        Args:
-            watch: called with the number of images done; False ends it.
-        """
+        """Get the vectors; `watch` is called with the number of images done, False ends it."""
         found = embed_images(
             self._classifier.encoder_,
             self._files,

@@ -8,6 +8,12 @@ const OFFER_AFTER = 25;
 const MOST_FOUND = 200;
 
 const $ = (id) => document.getElementById(id);
+function make(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
 const state = {
   labels: [], images: [], done: new Map(), order: [], clusters: null, now: null, status: {},
   list: [], at: 0, anchor: 0, chosen: new Set(), keys: new Map(), labelOfKey: new Map(),
@@ -38,7 +44,7 @@ async function ask(path, body) {
 
 // Actions go to the server one after the other, in the order of the keys that were pressed.
 let queue = Promise.resolve();
-function act(path, body, then) {
+function act(path, body, then, otherwise = () => {}) {
   queue = queue.then(async () => {
     try {
       const answer = await ask(path, body);
@@ -46,6 +52,7 @@ function act(path, body, then) {
       await then(answer);
     } catch (error) {
       fail(error.message);
+      otherwise(error);
     }
   });
   return queue;
@@ -280,15 +287,8 @@ function showLearnt(learnt) {
     : `Tested on ${cv.images} of your images, each held out in turn: ${(100 * cv.accuracy).toFixed(0)} % right` +
       (cv.accuracy_of_words === undefined ? "." : ` (${(100 * cv.accuracy_of_words).toFixed(0)} % without learning).`) +
       " You are asked about the doubtful images: on all of them it is likely more.";
-  const rows = learnt.pairs.map(([from, to, count]) => {
-    const row = document.createElement("tr");
-    for (const text of [nameOf(from), nameOf(to), String(count)]) {
-      const cell = document.createElement("td");
-      cell.textContent = text;
-      row.append(cell);
-    }
-    return row;
-  });
+  const rows = learnt.pairs.map(([from, to, count]) => make(
+    "tr", {}, ...[nameOf(from), nameOf(to), String(count)].map((text) => make("td", {}, text))));
   $("pairs").tBodies[0].replaceChildren(...rows);
   $("pairs").hidden = !rows.length;
   $("save").textContent = `Save ${state.classifier}`;
@@ -296,19 +296,14 @@ function showLearnt(learnt) {
 }
 
 function save() {
-  const replace = $("save").dataset.replace === "yes";
-  queue = queue.then(async () => {
-    try {
-      follow(await ask("/api/save", { replace }));
-      fail("");
-      $("save").textContent = `Save ${state.classifier}`;
-    } catch (error) {
-      fail(error.message);
-      if (error.status === 409) {
-        $("save").textContent = `Replace that ${state.classifier}`;
-        $("save").dataset.replace = "yes";
-      }
-    }
+  const button = $("save");
+  act("/api/save", { replace: button.dataset.replace === "yes" }, (status) => {
+    follow(status);
+    button.textContent = `Save ${state.classifier}`;
+  }, (error) => {
+    if (error.status !== 409) return;
+    button.textContent = `Replace that ${state.classifier}`;
+    button.dataset.replace = "yes";
   });
 }
 
@@ -359,27 +354,10 @@ function drawViewer() {
   if (hasChanged(id)) parts.push(`(was ${answerText(old)})`);
   if (state.done.has(id)) parts.push(`· your label: ${givenName(state.done.get(id))}`);
   $("said").textContent = parts.join(" ");
-  $("candidates").replaceChildren(...answer[3].map(([label, score]) => {
-    const item = document.createElement("li");
-    const name = document.createElement("button");
-    name.type = "button";
-    name.dataset.label = label;
-    if (state.keys.has(label)) {
-      const key = document.createElement("kbd");
-      key.textContent = state.keys.get(label);
-      name.append(key, " ");
-    }
-    name.append(nameOf(label));
-    const bar = document.createElement("meter");
-    bar.max = 1;
-    bar.value = score;
-    bar.setAttribute("aria-hidden", "true");
-    const value = document.createElement("span");
-    value.className = "score";
-    value.textContent = percent(score);
-    item.append(name, bar, value);
-    return item;
-  }));
+  $("candidates").replaceChildren(...answer[3].map(([label, score]) => make(
+    "li", {}, labelButton(label),
+    make("meter", { max: 1, value: score, ariaHidden: "true" }),
+    make("span", { className: "score" }, percent(score)))));
   if (shown === id) return;
   shown = id;
   $("image").hidden = Boolean(error);
@@ -391,6 +369,14 @@ function drawViewer() {
   }
   const next = state.list[state.at + 1];
   if (next !== undefined && !state.images[next][1]) new Image().src = `/image/${next}`;
+}
+
+function labelButton(label) {
+  const button = make("button", { type: "button" });
+  button.dataset.label = label;
+  if (state.keys.has(label)) button.append(make("kbd", {}, state.keys.get(label)), " ");
+  button.append(nameOf(label));
+  return button;
 }
 
 async function reason(url) {
@@ -424,29 +410,16 @@ function drawLabels() {
     numbers.sort((a, b) => place(a) - place(b) || a - b);
   }
   const items = numbers.slice(0, MOST_FOUND).map((number) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.dataset.label = number;
-    button.className = [number === answer ? "answer" : "", number === given ? "given" : ""].join(" ").trim();
-    if (state.keys.has(number)) {
-      const key = document.createElement("kbd");
-      key.textContent = state.keys.get(number);
-      button.append(key, " ");
-    }
-    button.append(state.labels[number]);
-    const item = document.createElement("li");
-    item.append(button);
-    return item;
+    const button = labelButton(number);
+    button.classList.toggle("answer", number === answer);
+    button.classList.toggle("given", number === given);
+    return make("li", {}, button);
   });
-  const isNew = typed && !state.labels.some((label) => label.toLowerCase() === typed);
-  if (isNew) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.dataset.name = $("find").value.trim();
-    button.textContent = `New label: ${$("find").value.trim()}`;
-    const item = document.createElement("li");
-    item.append(button);
-    items.push(item);
+  if (typed && !state.labels.some((label) => label.toLowerCase() === typed)) {
+    const name = $("find").value.trim();
+    const button = make("button", { type: "button" }, `New label: ${name}`);
+    button.dataset.name = name;
+    items.push(make("li", {}, button));
   }
   $("labels").replaceChildren(...items);
   const unsure = id !== undefined && isUnsure(latest(id));
@@ -511,29 +484,18 @@ function drawCells() {
 }
 
 function newCell(id) {
-  const cell = document.createElement("div");
-  cell.id = `image-${id}`;
-  cell.dataset.id = id;
-  cell.setAttribute("role", "option");
-  const shot = document.createElement("span");
-  shot.className = "shot";
-  const whyNot = (why) => {
-    const text = document.createElement("span");
-    text.className = "why";
-    text.textContent = why;
-    shot.replaceChildren(text);
-  };
+  const shot = make("span", { className: "shot" });
+  const whyNot = (why) => shot.replaceChildren(make("span", { className: "why" }, why));
   if (state.images[id][1]) whyNot(state.images[id][1]);
   else {
-    const picture = document.createElement("img");
-    picture.alt = "";
+    const picture = make("img", { alt: "" });
     picture.addEventListener("error", async () => whyNot(await reason(`/thumb/${id}`)));
     picture.src = `/thumb/${id}`;
     shot.append(picture);
   }
-  const text = document.createElement("span");
-  text.className = "text";
-  cell.append(shot, text);
+  const cell = make("div", { id: `image-${id}` }, shot, make("span", { className: "text" }));
+  cell.dataset.id = id;
+  cell.setAttribute("role", "option");
   return cell;
 }
 
@@ -545,12 +507,7 @@ function useLabels(labels) {
 
 function drawFilter() {
   const kept = $("which").value;
-  const option = (value, text) => {
-    const one = document.createElement("option");
-    one.value = value;
-    one.textContent = text;
-    return one;
-  };
+  const option = (value, text) => make("option", { value }, text);
   $("which").replaceChildren(
     option("", "any"),
     ...state.labels.map((label, number) => option(number, label)),

@@ -133,11 +133,8 @@ class Review:
     def label(self, labels: Mapping[int, int | None]) -> list[int]:
         """Give images labels, or take them away (None): one action, on the disk on return.
 
-        Args:
-            labels: number of an image -> number of its label.
-
         Returns:
-            the images whose label changed.
+            The images whose label changed.
 
         Raises:
             IndexError: there is no such image or label.
@@ -165,11 +162,7 @@ class Review:
             return self._own(self.corrections.redo())
 
     def add_label(self, name: str) -> int:
-        """The number of the label with this name, new or not.
-
-        Raises:
-            InputError: a file of corrections cannot hold it.
-        """
+        """The number of the label with this name, new or not, or `InputError`."""
         name = unicodedata.normalize("NFC", name.strip())
         check_label(name)
         with self._lock:
@@ -228,11 +221,7 @@ class Review:
             }
 
     def write_table(self, path: Path) -> None:
-        """Write the reviewed table (csv), whole or not at all.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
+        """Write the reviewed table (csv), whole or not at all, or raise `OutputError`."""
         from clipcls.output.writing import open_output
 
         with open_output(path, "csv") as writer:
@@ -271,8 +260,7 @@ class Review:
         return self.answers[image] if newer is None else newer
 
     def _reorder(self) -> None:
-        # Answers whose margin is unknown are the most doubtful.
-        margins = [self.now(number).margin or 0.0 for number in range(len(self.paths))]
+        margins = [self.now(number).margin for number in range(len(self.paths))]
         done = np.zeros(len(self.paths), bool)
         done[list(self.done())] = True
         found = acquisition_order(np.array(margins), self._vectors, done)
@@ -293,7 +281,7 @@ class Review:
             }
 
     def order_record(self) -> dict[str, Any]:
-        """What changes when a classifier is learnt."""
+        """The part of the record that learning changes, for JSON."""
         with self._lock:
             rows = [answer and answer.to_row() for answer in self.relearnt or ()]
             return {
@@ -304,7 +292,7 @@ class Review:
             }
 
     def change_record(self, images: Sequence[int]) -> dict[str, Any]:
-        """What an action changed."""
+        """The changes of an action, for JSON."""
         with self._lock:
             done = self.done()
             return {

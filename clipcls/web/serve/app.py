@@ -54,9 +54,9 @@ def make_app(
 
     Args:
         service: what answers; its owner closes it.
-        fetcher: what gets images by URL; None: they are refused.
-        token: the bearer token that is asked for; None: none is.
-        hosts, any_address, origins: as for `local_server.Guard`.
+        fetcher: gets images by URL; None: they are refused.
+        token: the bearer token that requests need; None: they need none.
+        hosts, any_address, origins: as for `Guard`.
     """
     limits = service.limits
     app = FastAPI(

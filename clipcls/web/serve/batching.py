@@ -17,15 +17,10 @@ Other = TypeVar("Other")
 
 
 class Batcher(Generic[Item, Result]):
-    """Gathers items into batches; all that it runs, it runs in one thread.
+    """Gathers items into batches, which one thread runs; to be used from one event loop.
 
     While a batch runs the next one gathers, so only the first item of an idle batcher waits for
-    others. To be used from one event loop.
-
-    Args:
-        run: at most `max_batch` items -> their results, in order.
-        max_batch: the most items per batch.
-        max_wait: how long an idle batcher waits for more items, seconds.
+    others, `max_wait` seconds at most.
     """
 
     def __init__(

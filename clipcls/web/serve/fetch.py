@@ -68,14 +68,9 @@ class Fetcher:
         self._tls = ssl.create_default_context()
 
     async def fetch(self, url: str, took: Callable[[int], None] = lambda size: None) -> bytes:
-        """The bytes behind a URL.
+        """The bytes behind an http or https URL, or `ImageError` with the reason.
 
-        Args:
-            url: http or https.
-            took: called with the size of each chunk before it is kept; may refuse by raising.
-
-        Raises:
-            ImageError: it is not allowed, or not available; `.reason` says why.
+        `took` is called with the size of each chunk before it is kept, and may refuse by raising.
         """
         try:
             async with self._room, asyncio.timeout(self._seconds):
@@ -123,7 +118,13 @@ class Fetcher:
             if event is h11.NEED_DATA:
                 connection.receive_data(await reader.read(_CHUNK))
             elif isinstance(event, h11.Response):
-                self._check_answer(url, event)
+                if 300 <= event.status_code < 400:
+                    raise ImageError(
+                        url,
+                        f"redirects ({event.status_code}); give the address of the image itself",
+                    )
+                if event.status_code != 200:
+                    raise ImageError(url, f"its host answers {event.status_code}")
             elif isinstance(event, h11.Data):
                 if len(content) + len(event.data) > self._max_bytes:
                     raise ImageError(url, f"larger than {self._max_bytes:,} bytes")
@@ -133,20 +134,6 @@ class Fetcher:
                 return bytes(content)
             elif isinstance(event, h11.ConnectionClosed):
                 raise ImageError(url, "its host does not answer properly")
-
-    def _check_answer(self, url: str, answer: h11.Response) -> None:
-        if 300 <= answer.status_code < 400:
-            raise ImageError(
-                url, f"redirects ({answer.status_code}); give the address of the image itself"
-            )
-        if answer.status_code != 200:
-            raise ImageError(url, f"its host answers {answer.status_code}")
-        headers = {bytes(name).lower(): bytes(value) for name, value in answer.headers}
-        if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise ImageError(url, "was sent compressed, although it should not be")
-        # h11 has checked that these are digits.
-        if int(headers.get(b"content-length", b"0")) > self._max_bytes:
-            raise ImageError(url, f"larger than {self._max_bytes:,} bytes")
 
     def _parse(self, url: str) -> tuple[str, str, int, str]:
         """Scheme, host, port and request target of a URL that may be fetched."""

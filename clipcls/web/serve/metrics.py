@@ -49,12 +49,6 @@ class Metrics:
             buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
             registry=registry,
         )
-        self.texts = Counter(
-            "clipcls_texts",
-            "Texts of requests' labels, known or embedded.",
-            ["source"],
-            registry=registry,
-        )
         self.queue_images = Gauge(
             "clipcls_queue_images", "Images accepted and not answered.", registry=registry
         )

@@ -53,12 +53,6 @@ async def read_request(
 ) -> tuple[list[Image], Options]:
     """Receive a request's images, and take their places in the queue once all have arrived.
 
-    Args:
-        request: the request.
-        ticket: what it holds; its bytes are counted as they arrive.
-        limits: what it may hold.
-        fetcher: what gets images by URL; None: they are refused.
-
     Raises:
         BusyError: there is no room for it.
         HTTPException: it is refused.
@@ -82,14 +76,14 @@ async def read_request(
         del body
         images = [(f"images[{number}]", text) for number, text in enumerate(given.images)]
         given.images = []  # each may go once it is decoded
-        if len(images) > limits.images:
-            raise HTTPException(413, f"more than {limits.images} images in a request")
     else:
         raise HTTPException(
             415,
             "send images as multipart/form-data (curl -F images=@FILE) or as JSON with the header "
             "Content-Type: application/json",
         )
+    if len(images) > limits.images:
+        raise HTTPException(413, f"more than {limits.images} images in a request")
     images = await gather(_fetch(image, fetcher, ticket) for image in images)
     ticket.admit(len(images))
     return images, options
@@ -146,11 +140,7 @@ def _parse_json(body: bytearray) -> ClassifyRequest:
 
 
 def decode_base64(name: str, text: str) -> bytes:
-    """The bytes of an image as base64, with or without line breaks, alone or in a data URL.
-
-    Raises:
-        ImageError: it is not base64; the message shows the cure.
-    """
+    """The bytes of an image from base64, alone or in a data URL, or `ImageError`."""
     if match := _DATA_URL.match(text):
         if not match[0].lower().endswith(";base64,"):
             raise ImageError(name, "a data URL of an image needs ;base64 before the comma")
@@ -185,15 +175,11 @@ class _Form:
         self._limits = limits
         self._parts: list[_Part] = []
         self._key = self._value = self._disposition = b""
-        self._images = self._fields = self._text = 0
+        self._text = 0
         self._is_whole = False
 
     async def read(self, chunks: AsyncIterator[bytes], content_type: str) -> None:
-        """Read a whole body; `content_type` has the boundary.
-
-        Raises:
-            HTTPException: a limit is passed, or it is not a form.
-        """
+        """Read a whole body; `content_type` has the boundary."""
         boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
         if not boundary:
             raise HTTPException(400, "the Content-Type names no boundary")
@@ -228,11 +214,7 @@ class _Form:
         return found
 
     def options(self) -> Options:
-        """The other fields; labels and templates are lines, and may come in several fields.
-
-        Raises:
-            HTTPException: a field cannot be used.
-        """
+        """The other fields; labels and templates are lines, and may come in several fields."""
         given: dict[str, Any] = {}
         for part in self._parts:
             if part.name == "images":
@@ -273,12 +255,7 @@ class _Form:
             options.get(key, b"").decode("utf-8", "replace") for key in (b"name", b"filename")
         )
         self._parts.append(_Part(name, filename))
-        is_image = name == "images"
-        self._images += is_image
-        self._fields += not is_image
-        if self._images > self._limits.images:
-            raise HTTPException(413, f"more than {self._limits.images} images in a request")
-        if self._fields > self._limits.labels + _FEW_FIELDS:
+        if len(self._parts) > self._limits.images + self._limits.labels + _FEW_FIELDS:
             raise HTTPException(413, "too many fields in a request")
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
@@ -300,16 +277,14 @@ def _validate(parse: Callable[[Any], Model], given: object) -> Model:
     try:
         return parse(given)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)
-        first = found[0]
+        # The most specific one: not "no string" where an object was meant.
+        first = max(error.errors(include_url=False), key=lambda one: len(one["loc"]))
         if first["type"] == "json_invalid":
             raise HTTPException(400, f"the body is not JSON: {first['msg']}") from error
         if first["type"] == "model_type":
             raise HTTPException(
                 422, 'the body is not a JSON object, as in {"images": ["..."]}'
             ) from error
-        here = [one for one in found if one["loc"][0] == first["loc"][0]]
-        first = max(here, key=lambda one: len(one["loc"]))  # an object's own, not "no string"
         # Besides fields and positions, a place names the alternatives of a union.
         kinds = re.compile(r"constrained-str|list\[.*\]|LabelEntry")
         place = ".".join(p[:50] for p in map(str, first["loc"]) if not kinds.fullmatch(p))

@@ -1,4 +1,4 @@
-"""What `clipcls serve` takes and answers: limits, pydantic models, and their OpenAPI document.
+"""Requests and answers of `clipcls serve`: limits, pydantic models, and their OpenAPI document.
 
 Requests are validated by their models. Answers are only described by theirs: the records are those
 that `clipcls classify` writes.
@@ -38,27 +38,16 @@ Texts = Annotated[list[Text], Field(fail_fast=True)]  # else each wrong item cos
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a request may hold, and all requests together.
+    """Limits of one request, and of all requests together."""
 
-    Attributes:
-        bytes: of a request's body.
-        pixels: that an image is decoded to; JPEGs are decoded no larger than the model needs.
-        images: per request.
-        labels: per request.
-        texts: that a request's labels and templates make together.
-        seconds: that a request may take.
-        queue: images accepted and not answered yet, of all requests.
-        held: bytes of bodies held at a time, of all requests.
-    """
-
-    bytes: int = 64 << 20
-    pixels: int = 50_000_000
+    bytes: int = 64 << 20  # of a request's body
+    pixels: int = 50_000_000  # of a decoded image; JPEGs decode no larger than the model needs
     images: int = 32
     labels: int = 1_000
-    texts: int = 10_000
+    texts: int = 10_000  # that labels and templates make together
     seconds: float = 30.0
-    queue: int = 64
-    held: int = 256 << 20
+    queue: int = 64  # images accepted and not answered yet, of all requests
+    held: int = 256 << 20  # bytes of bodies, of all requests
 
 
 class LabelEntry(BaseModel):
@@ -137,7 +126,7 @@ class Answer(BaseModel):
     """A record per image, in order."""
 
     results: list[PredictionRecord | ErrorRecord]  # type: ignore[valid-type]
-    warnings: list[str] = Field(description="What is doubtful about the labels.")
+    warnings: list[str] = Field(description="Doubts about the labels.")
 
 
 class LabelsAnswer(BaseModel):

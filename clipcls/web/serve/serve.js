@@ -31,7 +31,7 @@ async function problemOf(answer) {
   try {
     return (await answer.json()).detail;
   } catch {
-    return `the server answers ${answer.status}`;
+    return `the server answered ${answer.status}`;
   }
 }
 
@@ -64,12 +64,12 @@ async function begin() {
   if (server.labels.length <= MOST_SHOWN) $("labels").value = server.labels.join("\n");
   $("labels-note").textContent =
     server.labels.length <= MOST_SHOWN
-      ? "These are the server's. Change them as you like."
-      : `The server's ${server.labels.length.toLocaleString()}, unless you write others here.`;
+      ? "These are the server's labels. Change them as you like."
+      : `The server uses its own ${server.labels.length.toLocaleString()} labels unless you enter some here.`;
   $("labels").defaultValue = $("labels").value;
 }
 
-// Labels that are the server's own are not sent: it has more to them than their names.
+// The server's own labels are not sent: it knows more about them than their names.
 function question(file) {
   const form = new FormData();
   const labels = $("labels").value;
@@ -134,7 +134,7 @@ async function classifyOne(entry, asked) {
     if (asked !== round) return;
     if (answer.status === 503) {
       const seconds = Number(answer.headers.get("Retry-After")) || 1;
-      show(entry, element("p", "quiet", `The server is busy; asking again in ${seconds} s`));
+      show(entry, element("p", "quiet", `The server is busy; trying again in ${seconds} s`));
       await new Promise((done) => setTimeout(done, 1000 * seconds));
       if (asked !== round) return;
       continue;
@@ -162,7 +162,7 @@ async function classify(entries) {
       const entry = waiting.shift();
       await classifyOne(entry, asked);
       done += 1;
-      if (asked === round) say(`${done} of ${entries.length} answered`);
+      if (asked === round) say(`${done} of ${entries.length} classified`);
     }
   };
   await Promise.all(Array.from({ length: AT_A_TIME }, work));

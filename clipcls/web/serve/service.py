@@ -47,8 +47,8 @@ __all__ = ["Service"]
 # Texts that the model's thread embeds between two batches of images.
 _TEXTS_A_CALL = 32
 
-# What is remembered of requests' labels: vectors of texts, and whole classifiers. A class is about
-# 8 kB there, a text as much as it is long; at 512 dimensions both together are below 150 MB.
+# Bounds of what is cached of requests' labels: vectors of texts, and whole classifiers, in units of
+# about 1 kB. At 512 dimensions both together take less than 150 MB.
 _TEXTS_KEPT = 20_000
 _WEIGHT_KEPT = 80_000
 _CLASS_WEIGHT = 8
@@ -73,7 +73,6 @@ class Service:
         limits: what a request may hold.
         max_batch: images per forward pass; None: the encoder's `batch_size`.
         max_wait: how long an image waits for others while the model is idle, seconds.
-        metrics: where to count.
     """
 
     def __init__(
@@ -83,11 +82,10 @@ class Service:
         limits: Limits | None = None,
         max_batch: int | None = None,
         max_wait: float = 0.002,
-        metrics: Metrics | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.own = classifier
-        self.metrics = metrics or Metrics()
+        self.metrics = Metrics()
         self.queue = Queue(self.limits.queue, self.limits.held)
         self.metrics.queue_images.set_function(lambda: self.queue.images)
         self.metrics.held_bytes.set_function(lambda: self.queue.held)
@@ -226,11 +224,7 @@ class Service:
         return known
 
     def _make_texts(self, options: Options) -> tuple[LabelSet, PromptSet, list[str]]:
-        """A request's labels, templates, and the texts that these make.
-
-        Raises:
-            LabelsError, PromptsError: they cannot be used, or pass a limit.
-        """
+        """A request's labels, templates, and the texts that these make."""
         limits = self.limits
         labels, prompts = self._own_labels, self._own_prompts
         if options.labels is not None:
@@ -257,20 +251,16 @@ class Service:
     async def _vectors(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """The texts' vectors; those not known are embedded between batches of images."""
         found: dict[str, NDArray[np.float32]] = {}
-        new = 0
         wanted = list(dict.fromkeys(texts))
         while missing := [text for text in wanted if not self._is_known(text, found)]:
             chunk = missing[:_TEXTS_A_CALL]
             rows = await self._batcher.call(partial(self._encoder.encode_texts, chunk))
             if not np.isfinite(rows).all():
                 raise ModelError("the model gave no finite vector for a text")
-            new += len(chunk)
             found.update((text, row.copy()) for text, row in zip(chunk, rows, strict=True))
             self._texts.update((text, found[text]) for text in chunk)
         while len(self._texts) > _TEXTS_KEPT:
             self._texts.popitem(last=False)
-        self.metrics.texts.labels("known").inc(len(wanted) - new)
-        self.metrics.texts.labels("new").inc(new)
         return found
 
     def _is_known(self, text: str, found: dict[str, NDArray[np.float32]]) -> bool:
