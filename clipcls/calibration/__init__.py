@@ -1,1 +1,1 @@
-"""What a score means: temperatures, thresholds, sets with a promised coverage."""
+"""Scores that mean something: temperatures, thresholds, sets with a promised coverage."""

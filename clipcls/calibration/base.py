@@ -1,4 +1,4 @@
-"""What both kinds of calibration share: the classifier they are for, their file."""
+"""The base of both kinds of calibration: the classifier they are for, their file."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class BaseCalibration:
-    """What both kinds of calibration share: the classifier they are for, and their file.
+    """Base of both kinds of calibration: the classifier that they are for, and their file.
 
     Attributes:
         identity: the classifier it is for.

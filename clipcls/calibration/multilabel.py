@@ -71,7 +71,7 @@ class MultiLabelCalibration(BaseCalibration):
         )
 
     def find_damage(self) -> str:
-        """What is wrong with numbers that come from a file, or ""."""
+        """A description of damage to numbers that come from a file, or ""."""
         count = len(self.identity.labels)
         if not len(self.offsets) == len(self.thresholds) == len(self.positives) == count:
             return "labels are missing"

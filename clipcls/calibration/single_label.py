@@ -138,7 +138,7 @@ class Calibration(BaseCalibration):
         return Threshold(score, above / self.images, wrong / above if above else 0.0)
 
     def find_damage(self) -> str:
-        """What is wrong with numbers that come from a file, or ""."""
+        """A description of damage to numbers that come from a file, or ""."""
         above, wrong = [row[1] for row in self.thresholds], [row[2] for row in self.thresholds]
         ranks = [rank for rank, _ in self.set_scores]
         if not 0.99 / HOTTEST <= self.temperature <= 1.01 * HOTTEST:

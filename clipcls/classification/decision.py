@@ -293,7 +293,7 @@ def answer_in_blocks(
 ) -> Iterator[Prediction | ImageError]:
     """The answers to images in their order, some at a time, which bounds memory.
 
-    What the encoder just finished is answered at once; cached images come many at a time.
+    Images that the encoder just finished are answered at once; cached images come many at a time.
     """
     block: list[Embedded | ImageError] = []
     for item in embedded:

@@ -1,4 +1,4 @@
-"""What scikit-learn asks of an estimator, without importing it: that takes a second."""
+"""An estimator as scikit-learn wants it, without its import, which takes a second."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class LinearHead:
     """Logits that are linear in an image's unit vector: scale x cosine + bias.
 
     Labels in words, labels learnt from images and a level of their hierarchy are all one. All of it
-    is float64: in float32 the sixth digit of a score depends on the images beside it.
+    is float64: in float32 the sixth digit of a score depends on the other images.
 
     Attributes:
         weights: a unit row per label, float64 (n_labels, dim); float32 holds them, or their

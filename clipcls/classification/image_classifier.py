@@ -79,7 +79,7 @@ class ImageClassifier(Estimator):
     @property
     @abstractmethod
     def identity_(self) -> Identity:
-        """What a calibration of this classifier is made for."""
+        """The identity that a calibration of this classifier carries."""
 
     def given_class(self, path: str) -> int | None:
         """The class number of the label that a person gave this image file.

@@ -134,7 +134,7 @@ class MultiLabelClassifier(Estimator):
 
     @property
     def identity_(self) -> Identity:
-        """What a calibration of this classifier is for."""
+        """The identity that a calibration of this classifier carries."""
         return replace(self.classifier.identity_, background=self._hash)
 
     # -- scikit-learn's methods: X is as for `ImageClassifier` ---------------------------------

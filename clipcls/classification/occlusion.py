@@ -90,7 +90,7 @@ def compute_heat(
     )
     odds = _log_odds(logits, [int(logits[0].argmax())] if numbers is None else numbers)
     heat = np.tensordot(odds[0] - odds[1:], masks, 1) / masks.sum(axis=0)
-    # What the model sees, at its place in the image: 0 where the model does not look.
+    # The part that the model sees, at its place in the image: 0 where the model does not look.
     left, top, right, bottom = encoder.seen(image.size)
     x, y = heat.shape[1] / (right - left), heat.shape[0] / (bottom - top)
     placed = Image.fromarray(heat.astype(np.float32)).transform(

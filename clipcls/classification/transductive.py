@@ -29,8 +29,8 @@ __all__ = ["FEWEST_LABELS", "LEAST_IMAGES", "MOST_ALIKE", "Assignments", "object
 # label is then likelier than a text that fits all), refining costs more than it brings.
 LEAST_IMAGES = 40
 MOST_ALIKE = 0.9
-# So too where the answers count as fewer labels than this share of what as many images of all
-# labels would have (research/refine.md).
+# A batch is not refined either if its answers count as fewer labels than this share of the number
+# that as many images of all labels would have (research/refine.md).
 FEWEST_LABELS = 0.3
 
 # Chosen on development sets (research/refine.py): how much of the mean logit is taken away, the
@@ -86,7 +86,7 @@ def objection(answers: NDArray[np.int64], n_classes: int) -> str | None:
         return f"{shares.max():.0%} of the images get one label"
     shares = shares[shares > 0]
     number = float(np.exp(-shares @ np.log(shares)))
-    # What would be expected to occur among n images, were all labels equally frequent.
+    # The number expected among n images if all labels were equally frequent.
     if number < FEWEST_LABELS * n_classes * (1 - (1 - 1 / n_classes) ** n):
         return f"the images get few of the labels, as if {number:.1f} of {n_classes:,} occurred"
     return None

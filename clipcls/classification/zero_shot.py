@@ -114,7 +114,7 @@ class ZeroShotClassifier(ImageClassifier):
 
     @property
     def identity_(self) -> Identity:
-        """What a calibration of this classifier is for."""
+        """The identity that a calibration of this classifier carries."""
         from clipcls.calibration.base import Identity
 
         texts = self._texts

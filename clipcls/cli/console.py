@@ -1,4 +1,4 @@
-"""What goes to stderr: progress, warnings, the summary."""
+"""Messages on stderr: progress, warnings, the summary."""
 
 from __future__ import annotations
 

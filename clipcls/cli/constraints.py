@@ -73,7 +73,7 @@ def _is_given(context: click.Context, name: str) -> bool:
 def refuse_inside(folder: Path, inputs: Iterable[str], *, mirrored: bool = False) -> None:
     """Refuse a folder for pictures where this run, or the next, would find them as images.
 
-    Paths on stdin are not checked. `mirrored` pictures lie in it as `occlusion.mirror_path` says.
+    Paths on stdin are not checked. `mirrored` pictures are in it as `occlusion.mirror_path` says.
     """
     for name in inputs:
         names: Iterable[str] = [name]

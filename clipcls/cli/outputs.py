@@ -23,7 +23,7 @@ _SUFFIXES |= {".txt": "table", ".tab": "tsv", ".ndjson": "jsonl", ".htm": "html"
 
 
 def _describe(forms: tuple[str, ...], usual: str, columns: str) -> Mapping[str, Mapping[str, Any]]:
-    """What differs between the options of the classes below."""
+    """Settings of the options in which the classes below differ."""
     return {
         "form": {
             "type": click.Choice(forms),

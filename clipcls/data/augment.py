@@ -20,7 +20,7 @@ _JITTER = 0.2
 class View:
     """One view of an image file: a random crop of at least half of it, flipped or not, recoloured.
 
-    What it shows depends on the file's content and `number` alone.
+    The picture depends only on the file's content and `number`.
 
     Attributes:
         path: the image.

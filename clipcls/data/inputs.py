@@ -57,7 +57,7 @@ ImageInput: TypeAlias = (
 Images: TypeAlias = "ImageInput | Iterable[ImageInput | ImageError]"
 
 OnError = Literal["raise", "skip", "yield"]
-"""What to do about an image that cannot be read: raise its `ImageError`; leave it out, with a
+"""How to treat an image that cannot be read: raise its `ImageError`; leave it out, with a
 warning in the log; or keep its place (an iterator yields the `ImageError`)."""
 
 _KINDS = "a path, a PIL image, a uint8 array (H x W x 3), bytes or a binary file object"

@@ -59,8 +59,8 @@ def find_images(
       (UTF-16, as PowerShell writes it, is recognised), or ended by NUL bytes with `null`.
 
     Paths stay as the user wrote them. One that does not exist stands for the one that looks the
-    same, with one warning (see `find_on_disk`). What is named twice comes twice, so that results
-    match a list line by line. Memory grows only with the largest folder.
+    same, with one warning (see `find_on_disk`). An image named twice comes twice, so that
+    results match a list line by line. Memory grows only with the largest folder.
 
     Args:
         inputs: files, folders, patterns or `-`.

@@ -1,4 +1,4 @@
-"""What `clipcls sort` left in a folder: its journals, and the labels of its folders."""
+"""Folders that `clipcls sort` filled: their journals, and the labels that they stand for."""
 
 from __future__ import annotations
 

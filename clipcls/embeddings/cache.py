@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CacheInfo:
-    """What a cache holds; size in bytes."""
+    """The contents of a cache; size in bytes."""
 
     path: Path
     size: int

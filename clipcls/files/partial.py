@@ -65,8 +65,8 @@ class Part:
     def with_results(self, has_own: bool) -> list[Path]:
         """The files with results, after the run failed and the file was closed.
 
-        What a full disk cut off is removed, and the whole part unless this run `has_own` results
-        (a compressed file is never empty).
+        Removes a line that a full disk cut off, and the whole part unless this run `has_own`
+        results (a compressed file is never empty).
         """
         with contextlib.suppress(OSError):
             if self._lock.is_on(self.path):

@@ -57,8 +57,8 @@ _INVISIBLE = re.compile(
 )
 _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 
-# What spreadsheets may run as a formula (OWASP, CSV injection), and a byte order mark, which
-# `decode` would drop.
+# Beginnings that spreadsheets may run as a formula (OWASP, CSV injection), and a byte order mark,
+# which `decode` would drop.
 _GUARDED = ("=", "+", "-", "@", "\t", "\ufeff")
 
 

@@ -1,8 +1,8 @@
 """Recognise the label lists of other tools in parsed JSON, YAML or Python, or a Python mapping.
 
 Other tools hold classes as a list of texts, a list of mappings with a name, or a mapping between
-numbers and names, at the top or under one of `_KEYS`. A warning says what was recognised. What is
-neither that nor labels is refused, so that a label file never silently means other labels.
+numbers and names, at the top or under one of `_KEYS`. A warning says what was recognised. Anything
+else is refused, so that a label file never silently means other labels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _KEYS = (
     *("class_indices", "classification_categories", "detection_categories", "class_names"),
     *("classnames", "thing_classes", "label_names", "classes", "labels"),
 )
-# What tools call a class in an item of a list, and what they add to it.
+# Keys of a class's name in an item of a list, and keys that tools add to it.
 _NAME_KEYS = ("name", "title", "label", "display_name")
 _ADDED_KEYS = frozenset(("id", "index", "color", "colour", "count", "value", "hotkey", "shape"))
 

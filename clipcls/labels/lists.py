@@ -10,7 +10,7 @@ from clipcls.errors import LabelsError
 __all__ = ["find_doubts", "strip_lines"]
 
 _NUMBER = r"(?P<number>\d{1,6})"
-# What surrounds every label of a list, and the numbers from which it may count up.
+# Patterns around every label of a list, and the numbers from which they may count up.
 _AROUND: tuple[tuple[str, tuple[int, ...], re.Pattern[str]], ...] = (
     (
         *("numbers", (0, 1)),

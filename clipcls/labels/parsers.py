@@ -18,7 +18,7 @@ from clipcls.labels.structured import read_code, read_json, read_yaml
 
 __all__ = ["find_level_names", "parse_labels"]
 
-# What other tools call the column of labels, the preferred name first.
+# Names that other tools give to the column of labels, the preferred one first.
 _LABEL_COLUMNS = (
     *("display_name", "displayname", "class_name", "classname", "label_name", "name", "labels"),
     *("class", "category", "species", "keyword", "tag", "title"),

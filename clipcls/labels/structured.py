@@ -25,7 +25,7 @@ __all__ = ["read_code", "read_json", "read_python", "read_yaml"]
 
 _NUMBER = re.compile(r"[-+]?\d[\d_]*(?:\.\d*)?(?:[eE][-+]?\d+)?")
 _SPACE = re.compile(r"[\s,:]*")
-# What other languages write before a list: `const labels = `, `List.of`, `vector<string> names`.
+# Text before a list in other languages: `const labels = `, `List.of`, `vector<string> names`.
 _PREFIX = re.compile(r"""\s*[^"'\n]*?[\w=>:)\]]\s*(?=[\[({]\s*["'])""")
 _STRAIGHT = str.maketrans("“”„‘’", '"""\'\'')
 _NEITHER = "must be a list of labels, or a mapping from label to texts"

@@ -147,8 +147,8 @@ def _f1_measurer(given: Flags, truth: Flags) -> Callable[[Floats], tuple[float, 
 def _average_precision(scores: Floats, truth: Flags) -> Callable[[Floats], Floats]:
     """Average precision of each column for images that count several times or not at all.
 
-    What the counts do not change is computed once. Images of equal score share the rank of the last
-    of them, as in scikit-learn.
+    Values that do not depend on the counts are computed once. Images of equal score share the rank
+    of the last of them, as in scikit-learn.
     """
     order = np.argsort(-scores, axis=0, kind="stable")
     falling = np.take_along_axis(scores, order, 0)

@@ -182,7 +182,7 @@ class Outcomes:
     def measurer(self) -> Measure:
         """The metrics in `names` of images that count several times or not at all.
 
-        What the counts do not change is computed once.
+        Values that do not depend on the counts are computed once.
         """
         order = np.argsort(-self.confidence, kind="stable")
         gaps = (self.correct - self.confidence)[order]

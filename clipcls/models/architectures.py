@@ -1,4 +1,4 @@
-"""What open_clip offers: architectures and tags of weights; `quiet` keeps it silent."""
+"""Architectures and tags of weights that open_clip offers; `quiet` keeps it silent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an Nvidia (or ROCm) GPU needs: a check that it exists, fast precisions, fast copies."""
+"""Nvidia (or ROCm) GPUs: whether one exists, its fast precisions, fast copies to it."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class Download:
         return Path(self._outcome.result())
 
     def explain(self, error: Exception) -> tuple[str | None, str]:
-        """What failed (None if this machine failed, not the hub) and what to do."""
+        """Names the server that failed (None: this machine) and the cure."""
         from huggingface_hub import errors
 
         cause: BaseException = error
@@ -188,7 +188,7 @@ class Download:
         return f"{server} could not be reached ({reason})", self._advise()
 
     def _advise(self) -> str:
-        """What to try if no answer came."""
+        """The cure if no answer came."""
         names = ("http_proxy", "https_proxy", "all_proxy")
         proxies = sorted(k for k, value in os.environ.items() if k.lower() in names and value)
         proxy = "set HTTPS_PROXY if the network needs a proxy"

@@ -50,7 +50,7 @@ class Encoder(Protocol):
 
     @property
     def logit_bias(self) -> float:
-        """What is then added (SigLIP), or 0."""
+        """The number added after scaling (SigLIP), or 0."""
 
     @property
     def least_side(self) -> int:

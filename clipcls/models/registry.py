@@ -263,7 +263,7 @@ def _find_pretrained(model: str) -> Pretrained:
         tag,
         repo,
         {key: found[key] for key in ("mean", "std", "interpolation", "resize_mode")},
-        # What the weights were trained with; the architecture's default only if the tag is silent
+        # As the weights were trained; the architecture's default only if the tag is silent
         # (https://github.com/mlfoundations/open_clip/issues/771).
         found.get("quick_gelu", read_architecture(architecture).get("quick_gelu", False)),
         (f"{Path(file).stem}.safetensors", file) if file else HUB_FILES,
@@ -275,7 +275,7 @@ def _describe_tags(architecture: str) -> str:
 
 
 def _hint(model: str) -> str:
-    """What someone who wrote this name may have meant."""
+    """A hint at the names that someone who wrote this one may have meant."""
     if _path(model).is_dir():
         return f"the directory {model} has no {CONFIG_NAME}, so it is not an OpenCLIP model"
     name, _, tag = model.rpartition("/")

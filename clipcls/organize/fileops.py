@@ -56,7 +56,7 @@ def describe_error(error: OSError) -> str:
 def check_inside(folder: Path, into: Path) -> None:
     """Raise `RefusalError` for a folder that a symbolic link takes out of `into`.
 
-    Whoever packed or shares `into` can have put links there that lead anywhere.
+    A folder that others packed or share can contain links that lead anywhere.
     """
     if not is_inside(folder, into):
         real = os.path.realpath(folder)
