@@ -23,8 +23,8 @@ __all__ = ["cli", "main"]
 
 # With their summaries, so that `clipcls --help` need not import them.
 _COMMANDS = {
-    "classify": "Sort images into labels.",
-    "tag": "Give images all labels that fit, or none.",
+    "classify": "Give each image the label that fits best.",
+    "tag": "Give each image all labels that fit, or none.",
     "evaluate": "Measure answers and scores on images whose labels are known.",
     "calibrate": "Learn from labelled images what a score means.",
     "report": "Make a page of the answers of `classify` to look through.",
@@ -85,7 +85,7 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="clipcls")
 @click.option("--no-config", is_flag=True, envvar="CLIPCLS_NO_CONFIG", help="Read no clipcls.toml.")
 def cli(no_config: bool) -> None:
-    """Sort images into your own labels with CLIP models, without training data.
+    """Classify images by your own labels with CLIP models, without training data.
 
     \b
     Exit status:

@@ -240,10 +240,10 @@ def command(
     filing: FilingSettings,
     model: ModelSettings,
 ) -> int:
-    """Sort images into labels.
+    """Give each image the label that fits best.
 
-    INPUT is an image, a folder (searched through), a pattern, or - for paths on stdin. The score
-    is the softmax over all labels; `clipcls tag` scores each label on its own.
+    INPUT is an image, a folder (searched recursively), a pattern, or - for paths on stdin. Scores
+    are the softmax over all labels; `clipcls tag` scores each label on its own.
 
     \b
     Examples:

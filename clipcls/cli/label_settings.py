@@ -111,12 +111,12 @@ class LabelSettings(TextSettings):
     """Labels in words, one of which is the answer, or a classifier that learnt them."""
 
     reject: bool = option(
-        help="One more answer, `none of these`, for images nearer to generic texts."
+        help="Add the answer `none of these`, for images closer to generic texts than to any label."
     )
     level: str | None = option(
         metavar="LEVEL",
-        help="Of labels like `animal > dog > pug`, answer with level 1 (the root), 2, ..., or the "
-        "level of that name.",
+        help="For labels like `animal > dog > pug`, answer at level 1 (the root), 2, ..., or at "
+        "the level of this name.",
     )
     classifier: Path | None = option(
         help="Use a classifier learnt by `clipcls fit` instead of labels and prompts.",

@@ -108,7 +108,7 @@ class ModelSettings(ModelChoice):
     workers: int | None = option(
         section=_MEMORY,
         type=COUNT,
-        help="Threads that decode images; default: by CPU.",
+        help="Threads that decode images; default: by the number of CPUs.",
     )
 
     def make_backend(self) -> Backend:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from clipcls.cli.groups import option
 from clipcls.cli.label_settings import labels_option, prompts_option
 from clipcls.cli.options import ModelSettings, results_argument, root_option
 from clipcls.cli.param_types import NEW_FILE
-from clipcls.predictions import Prediction, Result
+from clipcls.predictions import Prediction
 
 if TYPE_CHECKING:
     from clipcls.classification.zero_shot import ZeroShotClassifier
@@ -106,7 +106,8 @@ def command(
         log_warnings(labels)
     files = ReviewFiles.for_results("results" if results == "-" else results, output)
     files.refuse_foreign_table()
-    provenance = find_provenance(found)
+    known = (r.provenance for r in found if isinstance(r, Prediction) and r.provenance)
+    provenance = next(known, None)
     templates = learning.prompts or ("photo" if learning.no_model else find_templates(provenance))
     with Corrections(files.corrections) as corrections:
         review = Review(
@@ -177,11 +178,6 @@ def _run(console: Console, app: ReviewApp, page: _Page) -> None:
         run(Guard(app.asgi(), access=access), ready=ready, port=page.port)
     finally:
         app.stop()
-
-
-def find_provenance(results: Iterable[Result]) -> Provenance | None:
-    """The provenance of the first result that has one."""
-    return next((r.provenance for r in results if isinstance(r, Prediction) and r.provenance), None)
 
 
 def find_templates(provenance: Provenance | None) -> str:

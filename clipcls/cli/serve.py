@@ -71,7 +71,7 @@ def _parse_origin(name: str) -> str:
 
 @dataclass(frozen=True)
 class _Access(groups.Settings):
-    section = "Who may ask"
+    section = "Access"
 
     host: str = option(default="127.0.0.1", metavar="ADDRESS", help="Address to listen on.")
     port: int = option(
@@ -81,12 +81,9 @@ class _Access(groups.Settings):
         help="The port; 0 takes a free one.",
     )
     token_file: Path | None = option(
-        help="Require the bearer token that this file, or else the variable "
-        f"{_TOKEN_VARIABLE}, contains.",
+        help=f"Require the bearer token in this file; default: that in {_TOKEN_VARIABLE}.",
     )
-    insecure: bool = option(
-        help="Listen beyond this machine without a token; anyone may then use it."
-    )
+    insecure: bool = option(help="Accept requests from other machines without a token.")
     allow_host: tuple[str, ...] = option(
         metavar="NAME",
         type=_check_host,
@@ -139,27 +136,27 @@ class _Load(groups.Settings):
     section = "Limits"
 
     max_images: int = _limit(32, "Images per request.")
-    max_megabytes: int = _limit(64, "Size of a request.", most=4096)
+    max_megabytes: int = _limit(64, "Megabytes per request.", most=4096)
     max_megapixels: int = _limit(
-        50, "Size of a decoded image; JPEGs decode no larger than the model needs.", most=178
+        50, "Megapixels per image; JPEGs are decoded no larger than the model needs.", most=178
     )
     max_labels: int = _limit(1000, "Labels per request.")
     max_queue: int = _limit(64, "Images that may wait for an answer; more are refused with 503.")
     max_connections: int = _limit(
-        128, "Connections per client; behind --trust-proxy, requests at a time."
+        128, "Connections per client; behind --trust-proxy, simultaneous requests."
     )
     timeout: float = option(
         type=NumberRange(0, 3600, min_open=True),
         default=30.0,
         metavar="S",
-        help="How long a request may take, its upload included.",
+        help="Seconds per request, upload included.",
     )
     max_batch: int = _limit(8, "Images per forward pass, from all requests together.")
     max_wait: float = option(
         type=NumberRange(0, 1000),
         default=2.0,
         metavar="MS",
-        help="How long an image may wait for others while the model is idle.",
+        help="Milliseconds that an image may wait for a batch while the model is idle.",
     )
 
 

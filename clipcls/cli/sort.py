@@ -101,9 +101,13 @@ def command(
     if folders.undo is not None:
         if results is not None:
             raise click.UsageError("--undo JOURNAL stands alone: leave out RESULTS")
-        return _undo(console, folders.undo)
+        from clipcls.organize.execute import undo
+
+        with console.progress() as progress:
+            return _report(console, undo(folders.undo, watch=progress), "kept")
     if results is None or not (folders.into or keywords):
         raise click.UsageError("name the results and a folder: clipcls sort RESULTS --into DIR")
+    from clipcls.organize.plan import make_plan
     from clipcls.output.reader import read_results
 
     mode = choose_mode(folders.move, folders.link)
@@ -117,17 +121,14 @@ def command(
             full_name=keywords.xmp_full_name,
             remove=keywords.xmp_remove,
         )
-    if folders.dry_run:
-        return list_plan(console, folders.into, mode, root, found)
-    return file_into(console, folders.into, mode, root, found)
-
-
-def _undo(console: Console, journal: Path) -> int:
-    from clipcls.organize.execute import undo
-
-    with console.progress() as progress:
-        done = undo(journal, watch=progress)
-    return _report(console, done, "kept")
+    if not folders.dry_run:
+        return file_into(console, folders.into, mode, root, found)
+    plan = make_plan(found, folders.into, mode, root=root)
+    for step in plan.steps:
+        for source, target in step.targets.items():
+            show(f"{shorten_path(source)} -> {shorten_path(target)}")
+    plan.report.changed = len(plan.steps)
+    return _report(console, plan.report, "not filed", "dry run; without --dry-run: ")
 
 
 def choose_mode(move: bool, link: bool) -> Mode:
@@ -140,20 +141,6 @@ def without_scores(result: Result) -> Result:
     if isinstance(result, ImageError):
         return result
     return Prediction(result.path, result.label, (), None, lineages=result.label_paths)
-
-
-def list_plan(
-    console: Console, into: Path, mode: Mode, root: Path, results: Sequence[Result]
-) -> int:
-    """Say what `file_into` would do."""
-    from clipcls.organize.plan import make_plan
-
-    plan = make_plan(results, into, mode, root=root)
-    for step in plan.steps:
-        for source, target in step.targets.items():
-            show(f"{shorten_path(source)} -> {shorten_path(target)}")
-    plan.report.changed = len(plan.steps)
-    return _report(console, plan.report, "not filed", "dry run; without --dry-run: ")
 
 
 def file_into(

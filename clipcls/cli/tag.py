@@ -31,13 +31,13 @@ class _Answers(groups.Settings):
         "-k",
         "--top",
         type=COUNT,
-        help="Labels per image at most; default: all.",
+        help="At most N labels per image; default: all.",
     )
     min_score: float | None = option(
         type=NumberRange(0, 1),
         metavar="P",
-        help="Give a label from this score on; default: its threshold in the calibration, else "
-        "0.08.",
+        help="Give labels whose score is at least P; default: their thresholds in the calibration, "
+        "else 0.08.",
     )
     calibration: Path | None = calibration_option()
 
@@ -56,10 +56,10 @@ def command(
     filing: FilingSettings,
     model: ModelSettings,
 ) -> int:
-    """Give images all labels that fit, or none.
+    """Give each image all labels that fit, or none.
 
-    INPUT is an image, a folder (searched through), a pattern, or - for paths on stdin. Each label
-    is scored on its own; `clipcls calibrate --multi-label` makes scores probabilities.
+    INPUT is an image, a folder (searched recursively), a pattern, or - for paths on stdin. Each
+    label is scored on its own; `clipcls calibrate --multi-label` turns scores into probabilities.
 
     \b
     Examples:
