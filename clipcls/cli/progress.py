@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+from clipcls.errors import format_count
+
 Style = Literal["bar", "log", "none"]
 Total = int | Callable[[], int] | None
 """The number of steps; a function that finds it out runs only if the run takes a while."""
@@ -102,7 +104,7 @@ class Progress:
 
     def _describe(self) -> str:
         done, total = self.pace.done, self._total if isinstance(self._total, int) else None
-        parts = [f"{done:,} images" if total is None else f"{done:,} of {total:,} images"]
+        parts = [format_count(done, "image") if total is None else f"{done:,} of {total:,} images"]
         if self._rate:
             parts.append(format_rate(self._rate))
             if total is not None and total > done:
