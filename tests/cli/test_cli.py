@@ -386,7 +386,7 @@ def test_calibrate_and_what_it_is_good_for(clipcls, tmp_path: Path) -> None:
         assert said in refused.stderr
     other = clipcls("classify", "-m", "mini", "-l", "cat", "--calibration", str(file), CHELSEA)
     assert other.returncode == 2
-    assert "made with the labels 'dog', 'cow', 'horse', ..." in other.stderr
+    assert "made with the label 'dog'" in other.stderr
 
 
 @pytest.fixture
@@ -418,7 +418,7 @@ def test_where_results_cannot_go_is_said_before_the_work(
     assert f"the folder {tmp_path / 'none'} is missing" in done.stderr
     done = clipcls(*common, str(tmp_path))
     assert done.returncode == 2
-    assert f"{tmp_path}: is a folder" in done.stderr
+    assert f"{tmp_path}' is a directory" in done.stderr
 
 
 def test_fit_and_what_it_is_good_for(clipcls, kinds: Path, tmp_path: Path) -> None:
@@ -513,7 +513,7 @@ def test_answers_as_a_page_and_as_parquet(clipcls, tmp_path: Path) -> None:
     assert (done.returncode, "its suffix names no format" in done.stderr) == (2, True)
     assert ".html" not in done.stderr.split("use ")[1]
     done = clipcls("classify", *labels[:-2], str(PHOTOS), "-o", str(tmp_path / "r.pdf"), cwd=ROOT)
-    assert (done.returncode, ".html, .htm, .parquet or" in done.stderr) == (2, True)
+    assert (done.returncode, ".html, .parquet" in done.stderr) == (2, True)
 
 
 def test_no_result_is_written_over_what_is_read(clipcls, tmp_path: Path) -> None:
@@ -643,7 +643,7 @@ def test_suggested_labels_are_read_back(clipcls, tmp_path: Path) -> None:
     assert not (tmp_path / "none.txt").exists()
     wrong = clipcls(*common, photos[0], "-o", "labels.yaml")
     assert wrong.returncode == 2
-    assert "labels.yaml: its suffix names no format: use .txt, .csv, .tsv" in wrong.stderr
+    assert "labels.yaml: its suffix names no format: use .csv, .tsv" in wrong.stderr
 
 
 def test_a_missing_folder_for_results_is_refused_before_the_work(clipcls, tmp_path: Path) -> None:
