@@ -104,7 +104,7 @@ def command(
     from clipcls.data.dataset import read_dataset
     from clipcls.evaluation.compare import compare
     from clipcls.evaluation.evaluate import evaluate
-    from clipcls.evaluation.page import EvaluationPage, page_record
+    from clipcls.evaluation.page import EvaluationPage, make_page_record
     from clipcls.metrics.single_label import ClassMetrics
     from clipcls.output.writing import open_output
 
@@ -133,7 +133,7 @@ def command(
     comparisons = compare(found, evaluated)
     if output.html:
         with open_output(output.html, EvaluationPage) as writer:
-            writer.write(page_record(found, data, comparisons))
+            writer.write(make_page_record(found, data, comparisons))
         console.say_written(output.html, "open it in a browser")
     record = found.to_dict()
     if comparisons:
@@ -146,7 +146,7 @@ def _write(
     console: Console, record: Mapping[str, Any], form: str, output: _Output, columns: Sequence[str]
 ) -> None:
     """Write the record; a csv or tsv has one row per label, and the metrics go to stderr."""
-    from clipcls.evaluation.tables import NAMES, EvaluationTable, format_metric
+    from clipcls.evaluation.tables import NAMES, EvaluationTable, format_number
     from clipcls.output.writing import open_output
     from clipcls.predictions import PROVENANCE
 
@@ -156,7 +156,7 @@ def _write(
             for row in record["per_class"]:
                 writer.write(row)
         metrics = record["metrics"].items()
-        said = (f"{NAMES[name]} {format_metric(name, one['value'])}" for name, one in metrics)
+        said = (f"{NAMES[name]} {format_number(name, one['value'])}" for name, one in metrics)
         console.remark(f"{record['images']:,} images: {', '.join(said)}")
     else:
         with open_output(output.file, "document" if form == "json" else EvaluationTable) as writer:

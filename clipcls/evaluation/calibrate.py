@@ -1,19 +1,19 @@
-"""From labelled images to a `Calibration`: scores that mean what they say, and when to answer.
+"""Fits a calibration to labelled images.
 
-- The temperature (Guo et al. 2017, arXiv 1706.04599) is the one of least negative log-likelihood.
-  For CLIP one temperature carries over to other labels and prompts of a model (LeVine et al. 2023,
-  arXiv 2303.12748) and few images suffice (Tu et al. 2024, arXiv 2402.07417); here it is bound to
-  the labels and prompts all the same, since thresholds and sets are.
-- Thresholds for `coverage` and `max_error`, and the scores of conformal sets, are taken from the
-  model's own softmax (temperature 1). That was not fitted to these images, so that what is
-  promised for new images like them holds exactly.
+- The temperature (Guo et al. 2017, arXiv 1706.04599) minimises the negative log-likelihood. A
+  model's temperature carries over to other labels and prompts (LeVine et al. 2023, arXiv
+  2303.12748) and needs few images (Tu et al. 2024, arXiv 2402.07417); it is bound to the labels and
+  prompts all the same, since thresholds and sets are.
+- Thresholds for `coverage` and `max_error` and the scores of conformal sets come from the model's
+  own softmax (temperature 1). It was not fitted to these images, so that the promises for new
+  images like them hold exactly.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,18 +57,6 @@ _ROWS = 2000  # of a table in the file
 _LOGITS_KEPT = 20_000_000
 
 
-@overload
-def calibrate(
-    classifier: ImageClassifier, data: DatasetLike, *, watch: Watch | None = ...
-) -> tuple[Calibration, Excluded]: ...
-
-
-@overload
-def calibrate(
-    classifier: MultiLabelClassifier, data: DatasetLike, *, watch: Watch | None = ...
-) -> tuple[MultiLabelCalibration, Excluded]: ...
-
-
 def calibrate(
     classifier: ImageClassifier | MultiLabelClassifier,
     data: DatasetLike,
@@ -78,20 +66,18 @@ def calibrate(
     """Fits a calibration for a fitted classifier that has none.
 
     With one label per image, an image with several right labels counts as in `evaluate`; a
-    prediction set is right if it holds one of them. With several labels per image, a label that an
-    image is not said to have counts as one it does not have.
+    prediction set is right if it holds one of them. With several labels per image, an image does
+    not have the labels that the data does not name.
 
     Args:
         classifier: fitted, without a calibration.
-        data: a folder with a folder per class, a csv file, or pairs (see `make_dataset`); for
-            several labels per image an image may have no label.
-        watch: called after each image, with the `ImageError` if it could not be read.
+        data, watch: as for `evaluate`.
 
     Returns:
-        the calibration, and what of the data it does not rest on.
+        the calibration, and the images that are left out.
 
     Raises:
-        InputError: there are fewer than 10 images that can be used.
+        InputError: fewer than 10 images can be used.
         CalibrationError: the classifier has a calibration already.
         NotFittedError: the classifier is not fitted.
     """
@@ -133,11 +119,9 @@ def calibrate_vectors(
     temperature, held_out = float(temperatures[-1]), temperatures[folds]
     note = ""
     if outcomes.correct.all():
-        note = f"all {n:,} answers are right, which determines no temperature: it is left at 1"
-    elif math.isclose(temperature, HOTTEST, rel_tol=1e-5):
-        note = "the scores say next to nothing of what is right: the temperature is at its bound"
-    elif math.isclose(temperature, 1 / HOTTEST, rel_tol=1e-5):
-        note = "the scores are far too low: the temperature is at its bound"
+        note = f"all {n:,} answers are right, which determines no temperature: it stays 1"
+    elif math.isclose(abs(math.log(temperature)), math.log(HOTTEST), rel_tol=1e-5):
+        note = f"the temperature is at its bound, {temperature:g}: the scores tell next to nothing"
     after_loss, after_score = apply_temperatures(blocks, outcomes.truth, outcomes.answer, held_out)
     before_loss, before_score = apply_temperatures(
         blocks, outcomes.truth, outcomes.answer, np.ones(n)
@@ -161,7 +145,7 @@ def calibrate_vectors(
 
 
 def _remembered(classifier: ImageClassifier, vectors: NDArray[np.float32]) -> Blocks:
-    """The logits of all images, kept where they are few enough, else computed each time."""
+    """The logits of all images, kept if they are few enough, else computed each time."""
     if len(vectors) * len(classifier.classes_) > _LOGITS_KEPT:
         return lambda: classifier.head_.blocks(vectors)
     kept = list(classifier.head_.blocks(vectors))
@@ -172,7 +156,7 @@ def _thresholds(scores: Floats, correct: Flags) -> tuple[tuple[float, int, int],
     """`Calibration.thresholds` of best scores and whether the answers are right."""
     order = np.argsort(-scores, kind="stable")
     falling, wrong = scores[order], np.cumsum(~correct[order])
-    # One row an image at most: the images before it whose scores are truly above its own.
+    # At most one row per image: the images before it whose scores are truly above its own.
     above = np.unique(np.searchsorted(-falling, -falling, side="left"))
     kept = above[np.unique(np.linspace(0, len(above) - 1, _ROWS - 1).round().astype(int))]
     rows = [(float(falling[k]), int(k), int(wrong[k - 1]) if k else 0) for k in kept]

@@ -11,12 +11,12 @@ from clipcls.data.thumbnails import make_data_uri, make_thumbnail
 from clipcls.errors import ImageError
 from clipcls.evaluation.compare import Change, Comparison
 from clipcls.evaluation.evaluate import Evaluation
-from clipcls.evaluation.tables import NAMES, format_cell, format_metric, rank_classes
+from clipcls.evaluation.tables import NAMES, format_number, rank_classes
 from clipcls.metrics.multilabel import MultiLabelOutcomes
 from clipcls.metrics.single_label import Outcomes
 from clipcls.output.writer import Writer
 
-__all__ = ["EvaluationPage", "page_record"]
+__all__ = ["EvaluationPage", "make_page_record"]
 
 _SHOWN = 24
 _SIDE = 160  # of a thumbnail, pixels
@@ -24,7 +24,7 @@ _CLASSES = 30  # in the confusion matrix
 
 
 class EvaluationPage(Writer):
-    """Writes the record of `page_record` by Jinja2, which escapes every text."""
+    """Writes the record of `make_page_record` by Jinja2, which escapes every text."""
 
     def format(self, record: Mapping[str, Any]) -> str:
         """The page of a record."""
@@ -38,14 +38,13 @@ class EvaluationPage(Writer):
             lstrip_blocks=True,
         )
         columns, classes = rank_classes(record)
-        environment.filters["percent"] = lambda x: _keep_together(format_metric("", x))
+        environment.filters["percent"] = lambda x: _format("", x)
         environment.filters["points"] = lambda x: f"{100 * x:+.1f}"
         page = environment.get_template("evaluation.html").render(
             record,
             several="labels_per_image" in record,
             names=NAMES,
-            number=lambda name, value: _keep_together(format_metric(name, value)),
-            cell=lambda key, value: _keep_together(format_cell(key, value)),
+            number=_format,
             columns=columns,
             classes=classes,
         )
@@ -53,12 +52,12 @@ class EvaluationPage(Writer):
         return page.encode(errors="replace").decode()
 
 
-def _keep_together(text: str) -> str:
+def _format(name: str, value: float | None) -> str:
     """With no-break spaces: a column must not break "43.3 %" over two lines."""
-    return text.replace(" ", "\N{NBSP}")
+    return format_number(name, value).replace(" ", "\N{NBSP}")
 
 
-def page_record(
+def make_page_record(
     evaluation: Evaluation, source: str, comparisons: Sequence[Comparison] = ()
 ) -> dict[str, Any]:
     """What `EvaluationPage` shows.

@@ -1,15 +1,15 @@
-"""An evaluation for people: the metrics, the weakest classes, what is taken for what, curves."""
+"""An evaluation as text: the metrics, the weakest classes, confusions, curves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from clipcls.errors import printable
+from clipcls.errors import format_count, printable
 from clipcls.output.table import fit
 from clipcls.output.writer import Writer
 
-__all__ = ["NAMES", "EvaluationTable", "format_cell", "format_metric", "rank_classes"]
+__all__ = ["NAMES", "EvaluationTable", "format_number", "rank_classes"]
 
 NAMES = {
     "accuracy": "accuracy",
@@ -55,7 +55,7 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield f"{'':<34}{'':>8}   95 % interval"
     for name, one in record["metrics"].items():
-        yield _interval(NAMES[name], *(format_metric(name, one[k]) for k in _ENDS))
+        yield _interval(NAMES[name], *(format_number(name, one[k]) for k in _ENDS))
     for level in record.get("levels", ()):
         name = f"right at level {level['level']}"
         if level["name"]:
@@ -74,18 +74,16 @@ _ENDS = ("value", "low", "high")
 
 def _heading(record: Mapping[str, Any]) -> Iterator[str]:
     shown = sum(c["support"] > 0 for c in record["per_class"])
-    images, labels = _count(record["images"], "image"), _count(len(record["per_class"]), "label")
-    if "labels_per_image" in record:
-        mean = record["labels_per_image"]
-        yield f"{images}; {shown:,} of {labels} occur"
+    labels = format_count(len(record["per_class"]), "label")
+    images = format_count(record["images"], "image")
+    if several := record.get("with_several_labels"):
+        images += f", {several:,} with several labels"
+    yield f"{images}; {shown:,} of {labels} occur"
+    if mean := record.get("labels_per_image"):
         yield (
             f"labels per image: {mean['right']:.2f}; given: {mean['given']:.2f}; "
-            f"{_count(record['unknown'], 'image')} given none"
+            f"{format_count(record['unknown'], 'image')} given none"
         )
-        return
-    several = record["with_several_labels"]
-    extra = f", {several:,} with several labels" if several else ""
-    yield f"{images} of {_count(shown, 'class', 'classes')}{extra}; {labels}"
 
 
 def _interval(name: str, value: str, low: str, high: str) -> str:
@@ -94,8 +92,8 @@ def _interval(name: str, value: str, low: str, high: str) -> str:
 
 def _comparison(other: Mapping[str, Any]) -> Iterator[str]:
     yield ""
-    labels = f", {_count(other['labels'], 'label')}" if "labels" in other else ""
-    images = _count(other["images"], "image")
+    labels = f", {format_count(other['labels'], 'label')}" if "labels" in other else ""
+    images = format_count(other["images"], "image")
     yield f"COMPARED: {printable(other['name'])}, on {images}{labels}"
     yield f"{'':<34}{'':>8}{'MORE':>10}   {'95 % interval':<16}{'p':>8}"
     for name, one in other["metrics"].items():
@@ -110,8 +108,7 @@ def _comparison(other: Mapping[str, Any]) -> Iterator[str]:
 def rank_classes(record: Mapping[str, Any]) -> tuple[dict[str, str], list[dict[str, Any]]]:
     """The columns of a table of classes, key -> heading, and the classes that images have.
 
-    The classes come worst first: by average precision where each label has its own threshold, else
-    by F1.
+    The worst classes come first: by average precision with several labels per image, else by F1.
     """
     shown = [c for c in record["per_class"] if c["support"]]
     columns = {key: head for key, head in _COLUMNS.items() if key in record["per_class"][0]}
@@ -124,11 +121,11 @@ def _classes(record: Mapping[str, Any]) -> Iterator[str]:
     first = f"LABEL ({_CLASSES} weakest)" if len(shown) > _CLASSES else "LABEL"
     yield f"{first:<28}" + "".join(f"{heading.upper():>10}" for heading in columns.values())
     for c in shown[:_CLASSES]:
-        yield fit(c["label"], 28) + "".join(f"{format_cell(k, c[k]):>10}" for k in columns)
+        yield fit(c["label"], 28) + "".join(f"{format_number(k, c[k]):>10}" for k in columns)
 
 
 def _answers(record: Mapping[str, Any]) -> Iterator[str]:
-    """What only one label per image has: confusions and curves of the scores."""
+    """Confusions and curves of the scores, with one label per image."""
     if record["confused"]:
         yield ""
         yield f"{'RIGHT LABEL':<34}{'ANSWERED':<34}{'IMAGES':>10}"
@@ -145,21 +142,14 @@ def _answers(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"{share:<34}{wrong:>10}{point['score']:>12.3f}"
 
 
-def format_metric(name: str, value: float) -> str:
-    """A metric of an evaluation as people read it."""
-    return f"{value:.3f}" if name == "nll" else _percent(value)
-
-
-def format_cell(key: str, value: float | None) -> str:
-    """A number of one class as people read it: counts, thresholds, else shares."""
-    if key in ("support", "answers"):
+def format_number(name: str, value: float | None) -> str:
+    """A metric or a number of one class as people read it."""
+    if value is None:
+        return "-"
+    if name in ("support", "answers"):
         return f"{value:,}"
-    return f"{value:.3f}" if key == "threshold" else _percent(value)
+    return f"{value:.3f}" if name in ("nll", "threshold") else f"{100 * value:.1f} %"
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+def _percent(value: float) -> str:
+    return format_number("", value)

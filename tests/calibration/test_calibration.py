@@ -25,7 +25,7 @@ from clipcls.calibration.file import read_calibration
 from clipcls.calibration.temperature import fit_temperatures
 from clipcls.errors import CalibrationError, InputError, LabelsError, NotFittedError
 from clipcls.evaluation.calibrate import _thresholds
-from clipcls.evaluation.page import EvaluationPage, page_record
+from clipcls.evaluation.page import EvaluationPage, make_page_record
 from clipcls.output.writing import open_output
 from helpers.conformal import simulated
 from helpers.encoders import ColourEncoder
@@ -321,7 +321,7 @@ def test_images_that_a_calibration_was_made_from_are_told(
     (note,) = found.to_dict()["notes"]
     assert note.startswith("the calibration was made from 11 of these 31 images")
     with open_output(tmp_path / "r.html", EvaluationPage) as writer:
-        writer.write(page_record(found, "data"))
+        writer.write(make_page_record(found, "data"))
     assert "The calibration was made from 11 of these" in (tmp_path / "r.html").read_text("utf-8")
 
 

@@ -13,7 +13,7 @@ from clipcls import MultiLabelClassifier, ZeroShotClassifier, evaluate
 from clipcls.data.dataset import make_dataset, read_dataset
 from clipcls.errors import InputError
 from clipcls.evaluation.evaluate import round_metrics
-from clipcls.evaluation.page import EvaluationPage, page_record
+from clipcls.evaluation.page import EvaluationPage, make_page_record
 from clipcls.evaluation.tables import EvaluationTable
 from clipcls.metrics.multilabel import MultiLabelOutcomes
 from clipcls.output.writing import open_output
@@ -118,7 +118,7 @@ def test_a_csv_whose_images_have_several_labels_or_none(
     assert "mAP, mean over labels" in text
 
     with open_output(tmp_path / "r.html", EvaluationPage) as writer:
-        writer.write(page_record(found, "<my> data"))
+        writer.write(make_page_record(found, "<my> data"))
     page = (tmp_path / "r.html").read_text("utf-8")
     assert "&lt;my&gt; data" in page
     assert page.count("data:image/jpeg") == 3
@@ -134,7 +134,7 @@ def test_no_label_is_an_error_where_one_is_asked_for(
         evaluate(classifier.classifier, data)
     with pytest.raises(InputError, match="an image has no label"):
         evaluate(classifier.classifier, make_dataset(data, unlabelled=True))
-    with pytest.raises(InputError, match="no image has a label"):
+    with pytest.raises(InputError, match="no image has"):
         evaluate(classifier, data[1:])
     (tmp_path / "t.csv").write_text("path,label\nr.png,\n")
     with pytest.raises(InputError, match=r"t\.csv:2: the label is blank"):

@@ -18,7 +18,7 @@ from clipcls import (
     compare,
     evaluate,
 )
-from clipcls.evaluation.page import EvaluationPage, page_record
+from clipcls.evaluation.page import EvaluationPage, make_page_record
 from clipcls.output.writing import open_output
 from helpers.encoders import ColourEncoder, NamesEncoder
 
@@ -32,7 +32,7 @@ def page_of(encoder: ColourEncoder, data: list, labels: list[str], path: Path) -
     classifier = ZeroShotClassifier(labels, encoder, cache=False).fit()
     found = evaluate(classifier, data, draws=10)
     with open_output(path, EvaluationPage) as writer:
-        writer.write(page_record(found, "<my> data"))
+        writer.write(make_page_record(found, "<my> data"))
     return path.read_text("utf-8")
 
 
@@ -95,7 +95,7 @@ def test_the_matrix_counts_every_image(
     data += [(paint("y.png", "yellow"), "yellow"), (paint("b.png", "blue"), "blue")]
     labels = ["red", "green", "blue", "yellow"]
     found = evaluate(ZeroShotClassifier(labels, encoder, cache=False).fit(), data, draws=10)
-    matrix = page_record(found, "x")["matrix"]
+    matrix = make_page_record(found, "x")["matrix"]
     assert matrix == {
         "labels": labels,
         "counts": [[1, 1, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0]],
@@ -104,7 +104,7 @@ def test_the_matrix_counts_every_image(
     page = page_of(encoder, data, labels, tmp_path / "r.html")
     assert shown(page) == [["1", "1", "1", ""], [""] * 4, ["", "", "1", ""], ["", "", "", "1"]]
     monkeypatch.setattr("clipcls.evaluation.page._CLASSES", 2)
-    matrix = page_record(found, "x")["matrix"]
+    matrix = make_page_record(found, "x")["matrix"]
     assert matrix == {"labels": ["red", "green"], "counts": [[1, 1, 1], [0, 0, 0]], "others": 2}
     page = page_of(encoder, data, labels, tmp_path / "r.html")
     assert "the other 2 together" in page
@@ -127,7 +127,7 @@ def test_a_comparison_and_the_images_that_changed_sides_are_on_the_page(
     other = replace(first, outcomes=replace(first.outcomes, answer=answer))
     comparisons = compare(first, {"<i>prompts</i>=art": other})
     with open_output(tmp_path / "with.html", EvaluationPage) as writer:
-        writer.write(page_record(first, "data", comparisons))
+        writer.write(make_page_record(first, "data", comparisons))
     page = (tmp_path / "with.html").read_text("utf-8")
     compared = page[page.index("Compared") : page.index("<h2>Classes")]
     assert "<i>" not in compared
@@ -138,7 +138,7 @@ def test_a_comparison_and_the_images_that_changed_sides_are_on_the_page(
     assert not re.search("always|never", compared)
     assert compared.count("data:image/jpeg") == 2
     with open_output(tmp_path / "without.html", EvaluationPage) as writer:
-        writer.write(page_record(first, "data"))
+        writer.write(make_page_record(first, "data"))
     assert "Compared" not in (tmp_path / "without.html").read_text("utf-8")
 
 
@@ -153,7 +153,7 @@ def test_a_comparison_of_several_labels_is_on_the_page(
     wrong = replace(first, outcomes=replace(first.outcomes, given=~truth))
     comparisons = compare(right, {"calibration=c.json": wrong}, draws=2)
     with open_output(tmp_path / "r.html", EvaluationPage) as writer:
-        writer.write(page_record(right, "data", comparisons))
+        writer.write(make_page_record(right, "data", comparisons))
     page = (tmp_path / "r.html").read_text("utf-8")
     compared = page[page.index("Compared") : page.index("<h2>Labels")]
     assert "calibration=c.json, on 2 images and 2 labels" in compared
