@@ -54,7 +54,12 @@ class ZeroShotClassifier(ImageClassifier):
         classes_: the labels, str (n_classes,), in the order given; with `reject` then
             `none of these`; with `level` the names of that level.
         weights_: the labels' unit vectors, float32 (n_labels, dim).
-        head_, encoder_, cache_, provenance_, calibration_, hierarchy_: see `ImageClassifier`.
+        head_: the `LinearHead`.
+        encoder_: the `Encoder` in use.
+        cache_: the `EmbeddingCache` in use, or None.
+        provenance_: the `Provenance` that its predictions carry.
+        calibration_: the `Calibration` in use, or None.
+        hierarchy_: the `Hierarchy` of the labels, or None if they have no levels.
 
     >>> clf = ZeroShotClassifier(["cat", "garden"], model="mini", cache=False).fit()
     >>> clf.predict("examples/photos/chelsea.jpg")
