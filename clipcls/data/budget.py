@@ -7,18 +7,17 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
-__all__ = ["Budget", "Share"]
+__all__ = ["Budget"]
 
 
 class Budget:
-    """Units of memory that threads take before they need them, first come, first served.
+    """Units of memory that threads reserve before they need them, first come, first served.
 
-    A thread that asks for more than what is left waits; one that asks for more than there is
-    gets it once nobody else holds any. As the first in line is served first, large demands do not
-    wait for ever behind small ones.
+    A thread that asks for more than is left waits; one that asks for more than the limit gets it
+    once nobody else has any. Large demands are never overtaken by small ones.
 
     Args:
-        limit: gives the number of units; asked at each demand.
+        limit: returns the number of units; called at each demand.
     """
 
     def __init__(self, limit: Callable[[], int]) -> None:
@@ -27,19 +26,31 @@ class Budget:
         self._line: deque[object] = deque()
         self._changed = threading.Condition()
 
-    @contextlib.contextmanager
-    def share(self) -> Iterator[Share]:
-        """An empty share, to be filled once; what it holds is given back at the end."""
-        share = Share(self)
-        try:
-            yield share
-        finally:
-            share.empty()
-
     @property
     def taken(self) -> int:
-        """The units that all threads hold."""
+        """The units that all threads have."""
         return self._taken
+
+    @contextlib.contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """A function that reserves units in place of those it reserved before; waits for them.
+
+        All are given back at the end.
+        """
+        held = 0
+
+        def reserve(units: int) -> None:
+            nonlocal held
+            self._give(held)
+            held = 0
+            if units:
+                self._take(units)
+                held = units
+
+        try:
+            yield reserve
+        finally:
+            reserve(0)
 
     def _take(self, units: int) -> None:
         place = object()
@@ -61,23 +72,3 @@ class Budget:
         with self._changed:
             self._taken -= units
             self._changed.notify_all()
-
-
-class Share:
-    """The part of a `Budget` that one thread holds."""
-
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
-        self._units = 0
-
-    def fill(self, units: int) -> None:
-        """Take units in place of those held so far; waits until they are left."""
-        self.empty()
-        self._budget._take(units)
-        self._units = units
-
-    def empty(self) -> None:
-        """Give back what is held."""
-        if self._units:
-            self._budget._give(self._units)
-            self._units = 0

@@ -175,7 +175,7 @@ def decode_image(
     with contextlib.ExitStack() as stack:
         if max_pixels is None:
             max_pixels = _max_pixels()
-        reserve = reserve or stack.enter_context(PIXELS.share()).fill
+        reserve = reserve or stack.enter_context(PIXELS.share())
         data = bytes(data)
         if not data:
             raise ImageError(path, "is empty")

@@ -263,7 +263,7 @@ def _prepare(
     """
 
     def reserve(size: int) -> None:
-        pixels.fill(size)
+        reserve_pixels(size)
         with contextlib.suppress(InvalidStateError):  # another image was first
             decoding.set_result(None)
 
@@ -271,13 +271,13 @@ def _prepare(
     view = source if isinstance(source, View) else None
     item = _Pending(name, is_file=source is None)
     try:
-        with FILES.share() as file, PIXELS.share() as pixels:
+        with FILES.share() as reserve_file, PIXELS.share() as reserve_pixels:
             if isinstance(source, Image):
                 item.pixels = encoder.preprocess(source)
                 return item
             if cache and source is None:
                 item.stat = _stat(name)  # before reading, so that a later change is noticed
-            data = source if isinstance(source, bytes) else read_bytes(name, reserve=file.fill)
+            data = source if isinstance(source, bytes) else read_bytes(name, reserve=reserve_file)
             content = hashlib.sha256(data).digest() if cache or view else b""
             if cache:
                 item.content = view.key(content) if view else content

@@ -24,8 +24,8 @@ def test_threads_together_stay_within_the_limit() -> None:
 
     def work(units: int) -> None:
         nonlocal held, most
-        with budget.share() as share:
-            share.fill(units)
+        with budget.share() as reserve:
+            reserve(units)
             with lock:
                 held += units
                 most = max(most, held)
@@ -41,11 +41,11 @@ def test_threads_together_stay_within_the_limit() -> None:
 def test_a_demand_above_the_limit_is_met_alone_and_not_overtaken() -> None:
     budget, order = Budget(lambda: 10), []
     with budget.share() as first, ThreadPoolExecutor(2) as pool:
-        first.fill(1)
+        first(1)
 
         def ask(units: int) -> None:
-            with budget.share() as share:
-                share.fill(units)
+            with budget.share() as reserve:
+                reserve(units)
                 order.append(units)
 
         large = pool.submit(ask, 100)
@@ -54,7 +54,7 @@ def test_a_demand_above_the_limit_is_met_alone_and_not_overtaken() -> None:
         small = pool.submit(ask, 1)  # there is room, but the large demand was first
         time.sleep(0.05)
         assert order == []
-        first.empty()
+        first(0)
         large.result(5)
         small.result(5)
     assert order == [100, 1]
@@ -63,20 +63,20 @@ def test_a_demand_above_the_limit_is_met_alone_and_not_overtaken() -> None:
 def test_a_share_that_is_filled_again_holds_only_the_last() -> None:
     budget = Budget(lambda: 10)
     with budget.share() as one, budget.share() as other:
-        one.fill(10)
-        one.fill(2)
-        other.fill(8)  # would wait for ever otherwise
+        one(10)
+        one(2)
+        other(8)  # would wait for ever otherwise
 
 
 def test_files_that_are_held_leave_less_for_pixels() -> None:
     with FILES.share() as file, PIXELS.share() as one, PIXELS.share() as other:
-        file.fill(1 << 27)
-        one.fill(MAX_PIXELS // 2)
+        file(1 << 27)
+        one(MAX_PIXELS // 2)
         with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(other.fill, MAX_PIXELS // 2)
+            waiting = pool.submit(other, MAX_PIXELS // 2)
             time.sleep(0.1)
             assert not waiting.done()
-            one.empty()
+            one(0)
             waiting.result(10)
 
 

@@ -158,13 +158,13 @@ class Service:
 
     def _decode(self, name: str, data: bytes | str) -> NDArray[Any]:
         try:
-            with PIXELS.share() as share:
+            with PIXELS.share() as reserve:
                 image = decode_image(
                     decode_base64(name, data) if isinstance(data, str) else data,
                     name,
                     max_pixels=self.limits.pixels,
                     least_side=self._encoder.least_side,
-                    reserve=share.fill,
+                    reserve=reserve,
                     raw=False,
                 )
                 return self._encoder.preprocess(image)
