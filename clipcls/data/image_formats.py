@@ -11,7 +11,7 @@ import io
 import logging
 import struct
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "START_OF_SCAN",
-    "Cost",
     "check_header",
     "check_pixels",
     "estimate_cost",
@@ -213,23 +212,9 @@ def _tiff_parts(data: bytes) -> int:
     return max((count for tag, _, count in found if tag in (273, 324)), default=0)
 
 
-class Cost(NamedTuple):
-    """Memory and time that decoding an image takes, in pixels of four bytes.
-
-    Attributes:
-        pixels: the pixels it decodes to.
-        memory: at the peak, including copies and the library's buffers.
-        effort: the pixels of a usual image that takes as long; 1e9 take about a minute.
-    """
-
-    pixels: int
-    memory: int
-    effort: int
-
-
 def estimate_cost(
     image: ImageFile, whole: tuple[int, int], data: bytes, header: bytes, *, low_bytes: bool
-) -> Cost:
+) -> tuple[int, int, int]:
     """Estimate the cost of an image, open at its reduced scale but not decoded yet.
 
     Of a JPEG with several scans (a progressive one) libjpeg keeps all coefficients, two bytes each,
@@ -239,6 +224,11 @@ def estimate_cost(
         whole: the full size.
         header: the part of the file read so far.
         low_bytes: whether the image has 16 bits per colour.
+
+    Returns:
+        The pixels it decodes to; the pixels of four bytes it takes at the peak, including copies
+        and the library's buffers; the pixels of a usual image that takes as long (1e9 take about a
+        minute).
     """
     full, pixels, effort = whole[0] * whole[1], image.width * image.height, 0
     layers: list[tuple[int, int, int, int]] = getattr(image, "layer", [])
@@ -258,4 +248,4 @@ def estimate_cost(
     if "transparency" in image.info:
         copies += _TRANSPARENCY_COPIES.get(image.mode, 1.0)
     copies += "exif" in image.info or image.format == "TIFF"  # it may have to be turned
-    return Cost(pixels, int(pixels * (copies + 5 * low_bytes)), effort)
+    return pixels, int(pixels * (copies + 5 * low_bytes)), effort

@@ -242,24 +242,26 @@ def _decode(
         whole, header_end = image.size, image.fp.tell() if image.fp else 0
         box = _draft(image, least_side)
         low_bytes = find_low_bytes(image)
-        cost = estimate_cost(image, whole, data, data[:header_end], low_bytes=bool(low_bytes))
-        check_pixels(path, whole, cost.pixels, max_pixels)
-        memory = cost.memory + file_in_memory // 4
-        if max(memory, cost.effort) > _max_pixels_at_once():
-            what = "memory" if memory > cost.effort else "time"
+        pixels, memory, effort = estimate_cost(
+            image, whole, data, data[:header_end], low_bytes=bool(low_bytes)
+        )
+        check_pixels(path, whole, pixels, max_pixels)
+        memory += file_in_memory // 4
+        if max(memory, effort) > _max_pixels_at_once():
+            what = "memory" if memory > effort else "time"
             raise ImageError(
                 path, f"takes too much {what} to decode ({whole[0]} x {whole[1]} pixels, {kind})"
             )
         if kind == "TIFF" and image.width * image.height > warned:
             # Pillow would allocate this with a warning on stderr.
             image.im = Image.new(image.mode, getattr(image, "_tile_size", image.size)).im
-        reserve(max(memory, cost.effort))
+        reserve(max(memory, effort))
         missing = 0.0
         try:
             image.load()
         except OSError as error:
             is_truncated = "truncated" in str(error) and kind in _ROW_BY_ROW
-            if not is_truncated or 2 * cost.pixels > max_pixels:  # it is decoded twice
+            if not is_truncated or 2 * pixels > max_pixels:  # it is decoded twice
                 raise
             first, image = reopen(data + _ZEROS), reopen(data + _END_OF_IMAGE)
             _draft(first, least_side)
