@@ -16,9 +16,8 @@ import numpy as np
 from PIL import Image
 
 from clipcls.data.images import decode_image, read_bytes
-from clipcls.embeddings.embed import embed_images
+from clipcls.embeddings.embed import embed_array
 from clipcls.embeddings.index import FlatIndex
-from clipcls.errors import ImageError
 from clipcls.models import cuda, openvino
 from clipcls.models.backend import Backend, BackendName, Precision
 from clipcls.models.open_clip_encoder import OpenClipEncoder
@@ -107,13 +106,7 @@ def measure(
             path.write_bytes(data[number % len(data)])
             paths.append(os.fspath(path))
         step = f"files to vectors, decoding ahead, {encoder.precision}"
-        yield timed(step, len(paths), functools.partial(_embed, encoder, paths))
-
-
-def _embed(encoder: OpenClipEncoder, paths: Sequence[str]) -> None:
-    for item in embed_images(encoder, paths):
-        if isinstance(item, ImageError):
-            raise item
+        yield timed(step, len(paths), functools.partial(embed_array, encoder, paths))
 
 
 def _ways(device: str) -> Iterator[tuple[BackendName, Precision]]:

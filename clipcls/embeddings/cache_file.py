@@ -112,10 +112,6 @@ class CacheFile:
         """Size on disk in bytes."""
         return sum(part.stat().st_size for part in _parts(self.path) if part.exists())
 
-    def is_open(self, inode: tuple[int, int] | None) -> bool:
-        """Whether there is a connection to the file with this inode."""
-        return self._connection is not None and self._inode == inode
-
     def run(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         """The result of `work`, repeated on a new file if this one proves to be damaged.
 
@@ -295,7 +291,7 @@ def _refuse_foreign(path: Path) -> None:
     with _lock:
         # To close a file drops all of this process's locks on it
         # (https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
-        if any(file.is_open(_inode(path)) for file in _files):
+        if any(file._connection and file._inode == _inode(path) for file in _files):
             return
         with path.open("rb") as opened:
             begin = opened.read(1 << 16)

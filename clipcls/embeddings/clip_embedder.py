@@ -66,11 +66,10 @@ class ClipEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Embeds one image or many (see `clipcls.data.inputs`).
 
         Args:
-            X: the images.
             on_error: as for `ZeroShotClassifier.decision_function`.
 
         Returns:
-            float32 (n, dim), unit rows; one row for one image.
+            float32 (n, dim), unit rows.
 
         Raises:
             ImageError: an image cannot be read.

@@ -67,10 +67,8 @@ def find_weights(directory: Path) -> Path:
     """The checkpoint that open_clip would take from a model directory."""
     found = [f for suffix in ("safetensors", "bin", "pth") for f in directory.glob(f"*.{suffix}")]
     if not found:
-        raise ModelError(f"{directory}: holds no weights (*.safetensors, *.bin or *.pth)")
+        raise ModelError(f"{directory}: has no weights (*.safetensors, *.bin or *.pth)")
 
-    def rank(file: Path) -> tuple[int, bool, str]:
-        known = _WEIGHTS.index(file.name) if file.name in _WEIGHTS else len(_WEIGHTS)
-        return known, file.suffix != ".safetensors", file.name
-
-    return min(found, key=rank)
+    names = {file.name: file for file in found}
+    others = sorted(found, key=lambda file: (file.suffix != ".safetensors", file.name))
+    return next((names[name] for name in _WEIGHTS if name in names), others[0])

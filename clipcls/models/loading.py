@@ -51,7 +51,7 @@ def load(
     if cuda.is_cuda(device):
         cuda.check(device)
     needs_transformers = source.tokenizer or source.text_config
-    if tower != "image" and needs_transformers and not importlib.util.find_spec("transformers"):
+    if tower == "text" and needs_transformers and not importlib.util.find_spec("transformers"):
         raise ModelError(f"{source.name}: its texts need transformers: {install_command('hf')}")
     try:
         with quiet():

@@ -251,12 +251,9 @@ class OpenClipEncoder:
         except towers.GraphError as error:
             if not known and not isinstance(error, towers.NoMemoryError):
                 self._facts.set(refusal, {"reason": str(error)})
-            if tower == "image":  # texts are embedded once, so there it hardly matters
-                logger.warning(
-                    "%s runs on torch, which is slower: %s; `clipcls cache clear` makes it try "
-                    "again",
-                    *(self.name, error),
-                )
+            if tower == "image":  # for texts, which are embedded once, it hardly matters
+                hint = "`clipcls cache clear` makes it try again"
+                logger.warning("%s runs on torch, which is slower: %s; %s", self.name, error, hint)
         except (ImportError, OSError, EOFError) as error:
             logger.debug("%s: no tokenizer, so texts run on torch: %s", self.name, error)
         return None
@@ -300,7 +297,7 @@ class OpenClipEncoder:
         )
 
     def _choose_precision(self) -> Precision:
-        """The best precision with float32's vectors, tried once per model and backend."""
+        """The fastest precision that keeps float32's vectors; tried once per model and backend."""
         halves: tuple[Literal["bf16", "fp16"], ...] = ()
         if cuda.is_cuda(self.device):
             cuda.check(self.device)
@@ -361,10 +358,8 @@ class OpenClipEncoder:
         with self._loading:
             precision = self.precision  # which may load it
             if tower not in self._towers:
-                model = loading.load(
-                    self.source, device=self.device, precision=precision, tower=tower
-                )
-                self._towers[tower] = model
+                how: dict[str, Any] = {"device": self.device, "precision": precision}
+                model = self._towers[tower] = loading.load(self.source, tower=tower, **how)
                 if tower == "image":
                     self._note(model, precision)
             return self._towers[tower]

@@ -34,7 +34,6 @@ class TorchModel:
 
     Attributes:
         name: the model's name in messages.
-        tower: which tower.
         network: open_clip's model.
         tokenizer: list of n texts -> int64 (n, context_length); None with an image tower.
         preprocess_config: open_clip's preprocessing: size, mean, std, interpolation, ...; empty
@@ -42,8 +41,6 @@ class TorchModel:
         dim: length of its vectors.
         logit_scale: the factor of cosine similarities.
         logit_bias: what is then added (SigLIP), or None.
-        device: its torch device.
-        precision: what it computes in.
         channels_last: whether its image tower takes pixels in that memory format.
         at_once: inputs that are encoded at once; halved when a device runs out of memory.
     """

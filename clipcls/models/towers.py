@@ -69,11 +69,7 @@ def export_image_tower(key: str, precision: Precision, model: TorchModel) -> ope
 def export_text_tower(
     key: str, precision: Precision, model: TorchModel, tokenizer: ClipTokenizer
 ) -> openvino.Graph:
-    """As `export_image_tower`, for a text tower.
-
-    Raises:
-        GraphError: also if the model's tokenizer is not CLIP's, or its tower sees padding.
-    """
+    """As `export_image_tower`; refuses other tokenizers than CLIP's and towers that see padding."""
     import torch
 
     if not tokenizer.agrees_with(model.tokenizer):

@@ -297,7 +297,7 @@ def test_bad_directories(config, message, tmp_path) -> None:
 def test_directory_without_weights(tmp_path) -> None:
     directory = write_model(tmp_path / "model", CONFIGS["clip"])
     (directory / "open_clip_model.safetensors").unlink()
-    with pytest.raises(ModelError, match="holds no weights"):
+    with pytest.raises(ModelError, match="has no weights"):
         registry.resolve(str(directory))
     with pytest.raises(ModelError, match="no such model directory"):
         registry.resolve("local-dir:/nowhere")
