@@ -133,7 +133,7 @@ class Shell:
             ["bash", "-e", "-o", "pipefail", "-c", command],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             stdin=subprocess.DEVNULL,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
@@ -204,6 +204,8 @@ def shell(
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("CLIPCLS_MODEL", "mini")
     monkeypatch.setenv("CLIPCLS_REVIEW_NO_BROWSER", "1")
+    # Not the cache that the other tests use.
+    monkeypatch.setenv("CLIPCLS_CACHE_CLEAR_CACHE", str(tmp_path / "cache.sqlite3"))
     monkeypatch.setenv("CLIPCLS_BENCH_SECONDS", "0.01")
     monkeypatch.setenv("CLIPCLS_BENCH_BATCH_SIZE", "1")
     with contextlib.ExitStack() as stack:
