@@ -1,7 +1,8 @@
 """Admission control: bounds on what all requests together may hold, images in work and bytes.
 
 A request takes places for its images once all of them have arrived, so a slow upload takes none.
-Its bytes count from the first one; a slow upload is given up when others need the room.
+Its bytes count from the first one; a slow upload is given up when others need the room. Requests
+for which there is no room are refused with 503.
 """
 
 from __future__ import annotations
@@ -12,18 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-__all__ = ["BusyError", "Pace", "Queue", "Ticket"]
+from starlette.exceptions import HTTPException
+
+__all__ = ["Pace", "Queue", "Ticket"]
 
 _SLOW = 32_000  # bytes per second
 _GRACE = 2.0  # seconds
-
-
-class BusyError(Exception):
-    """There is no room for a request now, but perhaps in `retry_after` seconds."""
-
-    def __init__(self, retry_after: int) -> None:
-        super().__init__("too much is waiting already; try again later")
-        self.retry_after = retry_after
 
 
 class Pace:
@@ -54,7 +49,7 @@ class Queue:
 
     @contextmanager
     def ticket(self, expected_bytes: int = 0) -> Iterator[Ticket]:
-        """The share of one request, from its headers to its answer, or `BusyError`.
+        """The share of one request, from its headers to its answer, or a refusal.
 
         `expected_bytes` is the length that its headers declare.
         """
@@ -71,7 +66,7 @@ class Queue:
             self.held -= ticket.bytes
 
     def make_room(self, size: int, asking: Ticket | None = None) -> None:
-        """Give up slow uploads, the largest first, or raise `BusyError` if that is not enough."""
+        """Give up slow uploads, the largest first, or refuse if that is not enough."""
         short = self.held + size - self._most_bytes
         if short <= 0:
             return
@@ -88,9 +83,12 @@ class Queue:
             ticket.is_given_up = True
             ticket.give_up()
 
-    def busy(self) -> BusyError:
-        """An error that says when what waits now will be done."""
-        return BusyError(min(60, max(1, math.ceil(self.images / self.rate))))
+    def busy(self) -> HTTPException:
+        """A refusal with the time when what waits now will be done."""
+        seconds = min(60, max(1, math.ceil(self.images / self.rate)))
+        return HTTPException(
+            503, "too much is waiting already; try again later", {"retry-after": str(seconds)}
+        )
 
     def learn(self, images: int, seconds: float) -> None:
         """Take a batch into account for the rate."""
@@ -109,7 +107,7 @@ class Ticket:
     is_given_up: bool = False
 
     def admit(self, images: int) -> None:
-        """Take a place for each image, all of which have arrived, or raise `BusyError`."""
+        """Take a place for each image, all of which have arrived, or refuse."""
         if self.queue.images + images > self.queue.most_images:
             raise self.queue.busy()
         self.queue.uploads.discard(self)
@@ -117,7 +115,7 @@ class Ticket:
         self.images += images
 
     def add_bytes(self, size: int) -> None:
-        """Count bytes that have arrived before they are kept, or raise `BusyError`."""
+        """Count bytes that have arrived before they are kept, or refuse."""
         self.pace.add(size)
         self.queue.make_room(size, self)
         self.queue.held += size

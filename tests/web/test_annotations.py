@@ -49,7 +49,7 @@ def test_undo_and_redo_leave_the_file_as_it_was(tmp_path: Path) -> None:
         assert corrections.redo() == []
         corrections.undo()
         corrections.set({a: "bird"})
-        assert not corrections.can_redo
+        assert not corrections.undone
 
 
 def test_what_changes_nothing_is_no_action(tmp_path: Path) -> None:

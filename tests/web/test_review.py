@@ -217,7 +217,7 @@ def test_known_images_are_not_encoded_again_and_fit_learns_the_same(
     encoded = encoder.images
     relearner = Relearner(classifier, [*paths, "gone.png"])
     relearner.embed()
-    assert relearner.seen.tolist() == [True] * 24 + [False]
+    assert relearner.vectors.any(axis=1).tolist() == [True] * 24 + [False]
     # Somebody's own idea of them, and a label that was not there.
     said = {n: ["green", "blue", "my own"][n % 3] for n in range(12)}
     learnt, found = relearner.learn(said)
@@ -251,7 +251,7 @@ def test_one_label_is_nothing_to_learn_from(
     classifier = ZeroShotClassifier(LABELS, encoder, cache=False).fit()
     relearner = Relearner(classifier, paths)
     relearner.embed()
-    with pytest.raises(InputError, match="only the label 'red'"):
+    with pytest.raises(InputError, match="'red'"):
         relearner.learn({0: "red", 1: "red"})
 
 

@@ -681,7 +681,7 @@ def test_learning_shows_what_changes_and_writes_the_classifier(
     page.wait_for_selector("#learnt:not([hidden])")
     assert "violet" in (page.text_content("#which") or "")
     assert "From 6 images of 2 labels" in page.inner_text("#learnt-summary")
-    assert "24 get another answer" in page.inner_text("#learnt-summary")
+    assert "24 get an answer that differs" in page.inner_text("#learnt-summary")
     assert "100 %" in page.inner_text("#learnt-figure")
     page.click("#show-changed")
     page.wait_for_function("() => document.getElementById('listed').textContent.endsWith('of 24')")

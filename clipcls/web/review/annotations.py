@@ -36,6 +36,7 @@ class Corrections:
         path: the file.
         labels: absolute path of an image -> its label.
         best: absolute path of an image -> the classifier's best label, where it is known.
+        done, undone: the actions of this process that can be undone and redone, the last one last.
 
     Raises:
         InputError: the file holds something else.
@@ -49,8 +50,8 @@ class Corrections:
             raise InputError(f"{self._real}: corrections are a .csv file")
         # Where the system starts from at a `..`, even if the folder's name is a link.
         self._folder = os.path.realpath(self.path.absolute().parent)
-        self._done: list[Change] = []
-        self._undone: list[Change] = []
+        self.done: list[Change] = []
+        self.undone: list[Change] = []
         self._size = 0  # bytes, as this process left it
         self.best: dict[str, str] = {}
         self._file = self._open()
@@ -83,8 +84,8 @@ class Corrections:
                 change[place] = before, label
         if change:
             self._apply({place: after for place, (_, after) in change.items()})
-            self._done.append(change)
-            self._undone.clear()
+            self.done.append(change)
+            self.undone.clear()
         return list(change)
 
     def undo(self) -> list[str]:
@@ -93,31 +94,19 @@ class Corrections:
         Raises:
             OutputError: it could not be written; nothing was done.
         """
-        if not self._done:
-            return []
-        change = self._done[-1]
-        self._apply({place: before for place, (before, _) in change.items()})
-        self._undone.append(self._done.pop())
-        return list(change)
+        return self._step(self.done, self.undone, 0)
 
     def redo(self) -> list[str]:
         """Redo what `undo` undid last; after a new action there is nothing to redo."""
-        if not self._undone:
+        return self._step(self.undone, self.done, 1)
+
+    def _step(self, source: list[Change], target: list[Change], side: int) -> list[str]:
+        if not source:
             return []
-        change = self._undone[-1]
-        self._apply({place: after for place, (_, after) in change.items()})
-        self._done.append(self._undone.pop())
+        change = source[-1]
+        self._apply({place: pair[side] for place, pair in change.items()})
+        target.append(source.pop())
         return list(change)
-
-    @property
-    def can_undo(self) -> bool:
-        """Whether there is something to undo."""
-        return bool(self._done)
-
-    @property
-    def can_redo(self) -> bool:
-        """Whether there is something to redo."""
-        return bool(self._undone)
 
     def place(self, path: str) -> str:
         """The key of an image in `labels`; `InputError` if a csv cannot hold its name."""

@@ -137,7 +137,7 @@ class ReviewApp:
         relearner.embed(watch)
         if self._stopping:
             return
-        if not relearner.seen.any():
+        if not relearner.vectors.any():
             raise InputError(f"{_WITHOUT_VECTORS}: no image can be read")
         self._relearner = relearner
         self._review.use_vectors(relearner.vectors)
@@ -150,7 +150,7 @@ class ReviewApp:
         labels = {
             image: review.name(label)
             for image, label in review.done().items()
-            if label != NO_LABEL and self._relearner.seen[image]
+            if label != NO_LABEL and self._relearner.vectors[image].any()
         }
         if len(set(labels.values())) < 2:
             raise InputError("learning needs images with two labels or more")

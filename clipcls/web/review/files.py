@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import stat
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from clipcls.data.sorted_folders import open_regular
 from clipcls.errors import InputError
 
 __all__ = ["ReviewFiles"]
@@ -32,16 +33,14 @@ class ReviewFiles:
     def refuse_foreign_table(self) -> None:
         """Raise `InputError` if `table` exists and is not a reviewed table."""
         try:
-            # Nobody named this file: a link could lead anywhere, and opening a pipe would block.
-            if stat.S_ISREG(self.table.lstat().st_mode):
-                with self.table.open("rb") as file:
-                    if b"labelled_by" in file.readline(1000):
-                        return
+            with open_regular(self.table, os.O_RDONLY) as file:  # nobody named this file
+                is_table = b"labelled_by" in file.read(1000)
         except FileNotFoundError:
             return
         except OSError:
-            pass
-        raise InputError(
-            f"{self.table}: the review would write its table here, but this is another file; "
-            "rename it, or name another file of corrections with -o"
-        )
+            is_table = False
+        if not is_table:
+            raise InputError(
+                f"{self.table}: the review would write its table here, but this is another file; "
+                "rename it, or name another file of corrections with -o"
+            )

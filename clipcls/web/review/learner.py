@@ -35,7 +35,6 @@ class Relearner:
 
     Attributes:
         vectors: unit rows, float32 (n, dim); the row of an image without a vector is zero.
-        seen: which images have a vector, bool (n,).
     """
 
     def __init__(self, classifier: ZeroShotClassifier, files: Sequence[str]) -> None:
@@ -44,7 +43,6 @@ class Relearner:
         self._embedded: list[Embedded | ImageError] = []
         dim = classifier.weights_.shape[1]
         self.vectors: NDArray[np.float32] = np.zeros((len(files), dim), np.float32)
-        self.seen: NDArray[np.bool_] = np.zeros(len(files), bool)
 
     def embed(self, watch: Callable[[int], bool] = lambda done: True) -> None:
         """Get the vectors; `watch` is called with the number of images done, False ends it."""
@@ -58,7 +56,6 @@ class Relearner:
             self._embedded.append(item)
             if not isinstance(item, ImageError):
                 self.vectors[number] = item.vector
-                self.seen[number] = True
             if not watch(number + 1):
                 break
 

@@ -31,7 +31,7 @@ async function ask(path, body) {
       body: JSON.stringify(body),
     });
   } catch {
-    throw new Error("clipcls does not answer: it may have ended. What was labelled before is kept.");
+    throw new Error("clipcls does not answer; it may have ended. The labels you gave before are saved.");
   }
   const answer = await response.json().catch(() => ({}));
   if (!response.ok) {
@@ -58,7 +58,7 @@ function act(path, body, then, otherwise = () => {}) {
   return queue;
 }
 
-// What was given a label stays in view.
+// Images that just got a label stay in view.
 const toList = () => $("grid").focus({ preventScroll: true });
 
 function say(text) { $("message").textContent = text; }
@@ -180,7 +180,7 @@ function giveTo(labels) {
   if (label !== null) moveOn(); else draw();
   act("/api/label", { labels }, (answer) => {
     apply(answer);
-    let what = label === null ? "without a label again" : `“${givenName(label)}”`;
+    let what = label === null ? "label removed" : `“${givenName(label)}”`;
     if (labels.some(([, other]) => other !== label)) what = "as answered";
     say(images.length === 1 ? `${state.images[images[0]][0]}: ${what}.` : `${images.length} images: ${what}.`);
     if (label !== null) state.sinceLearnt += images.length;
@@ -220,13 +220,13 @@ function back(path, word) {
 }
 
 function selectCluster() {
-  if (!state.clusters) return say("Images are not clustered (yet).");
+  if (!state.clusters) return say("Images are not clustered yet.");
   const cluster = state.clusters[here()], answer = latest(here())[0];
   const alike = state.list.filter((id) => state.clusters[id] === cluster && cluster >= 0 &&
     latest(id)[0] === answer && !state.done.has(id));
   state.chosen = new Set([...alike, here()]);
   draw();
-  return say(`${state.chosen.size} images that look alike are selected.`);
+  return say(`${state.chosen.size} similar images are selected.`);
 }
 
 // -- learning -----------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ function offerToLearn() {
   const labels = new Set([...state.done.values()].filter((label) => label !== NO_LABEL));
   $("learn").disabled = Boolean(state.status.busy) || labels.size < 2 || !state.status.can_learn;
   if (!$("learn").disabled && state.sinceLearnt >= OFFER_AFTER) {
-    say(`${state.sinceLearnt} new labels: the button Learn uses them for the other images.`);
+    say(`${state.sinceLearnt} new labels: press Learn to use them for the other images.`);
   }
 }
 
@@ -250,7 +250,7 @@ let polling = false;
 async function follow(status) {
   const before = state.status;
   state.status = status;
-  if (status.busy === "vectors") say(`Looking at the images: ${status.at.toLocaleString("en")} of ${status.of.toLocaleString("en")}. You can begin.`);
+  if (status.busy === "vectors") say(`Reading the images: ${status.at.toLocaleString("en")} of ${status.of.toLocaleString("en")}. You can already begin.`);
   if (status.busy === "learning") say("Learning …");
   if (before.order !== undefined && status.order !== before.order) {
     const answer = await ask("/api/order");
@@ -259,7 +259,7 @@ async function follow(status) {
     $("show").querySelector("[value=changed]").disabled = !state.now;
     // Nobody has begun yet: begin with the first of the new order.
     relist(state.hasBegun ? here() : undefined);
-    say(state.now ? "Learnt; the order is new." : "The order is new: different-looking doubtful images first.");
+    say(state.now ? "Learnt; the order is new." : "The order is new: doubtful images that look different come first.");
   }
   if (status.note && status.note !== before.note) {
     if (!status.can_learn) say(status.note); else fail(status.note);
@@ -280,13 +280,13 @@ function showLearnt(learnt) {
   $("learnt").hidden = false;
   $("learnt-summary").textContent =
     `From ${learnt.images} images of ${learnt.labels} labels. Of the ${learnt.others} images without a label from you, ` +
-    `${learnt.changed} get another answer than in the results.`;
+    `${learnt.changed} get an answer that differs from the results.`;
   const cv = learnt.cross_validation;
   $("learnt-figure").textContent = cv.accuracy === undefined
-    ? "One image per label is too few to measure it."
+    ? "One image per label is too few to measure the accuracy."
     : `Tested on ${cv.images} of your images, each held out in turn: ${(100 * cv.accuracy).toFixed(0)} % right` +
       (cv.accuracy_of_words === undefined ? "." : ` (${(100 * cv.accuracy_of_words).toFixed(0)} % without learning).`) +
-      " You are asked about the doubtful images: on all of them it is likely more.";
+      " You label the doubtful images, so the accuracy on all images is likely higher.";
   const rows = learnt.pairs.map(([from, to, count]) => make(
     "tr", {}, ...[nameOf(from), nameOf(to), String(count)].map((text) => make("td", {}, text))));
   $("pairs").tBodies[0].replaceChildren(...rows);
@@ -332,7 +332,7 @@ function drawProgress() {
     ? `Image ${(state.at + 1).toLocaleString("en")} of ${state.list.length.toLocaleString("en")}`
     : "No image matches";
   const n = selected().length;
-  $("selection").textContent = n > 1 ? `${n} images are selected: a label goes to all of them.` : "";
+  $("selection").textContent = n > 1 ? `${n} images are selected; a label applies to all of them.` : "";
 }
 
 let shown = -1;
@@ -341,7 +341,7 @@ function drawViewer() {
   if (id === undefined) {
     $("image").hidden = true;
     $("broken").hidden = true;
-    $("path").textContent = state.done.size === state.order.length ? "All images have a label. Finish shows what to do next." : "";
+    $("path").textContent = state.done.size === state.order.length ? "All images have a label. Press Finish to see what to do next." : "";
     $("said").textContent = "";
     $("candidates").replaceChildren();
     shown = -1;

@@ -275,8 +275,8 @@ class Review:
             return {
                 "images": [[path, error, answer.to_row()] for path, error, answer in images],
                 "done": list(self.done().items()),
-                "can_undo": self.corrections.can_undo,
-                "can_redo": self.corrections.can_redo,
+                "can_undo": bool(self.corrections.done),
+                "can_redo": bool(self.corrections.undone),
                 **self.order_record(),
             }
 
@@ -297,8 +297,8 @@ class Review:
             done = self.done()
             return {
                 "changed": [[number, done.get(number)] for number in images],
-                "can_undo": self.corrections.can_undo,
-                "can_redo": self.corrections.can_redo,
+                "can_undo": bool(self.corrections.done),
+                "can_redo": bool(self.corrections.undone),
             }
 
     # -------------------------------------------------------------------------------------------

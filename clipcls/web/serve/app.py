@@ -16,11 +16,11 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp
 
 from clipcls import __version__
 from clipcls.errors import LabelsError, PromptsError
-from clipcls.web.admission import BusyError
 from clipcls.web.local_server import BearerToken, Guard, json_response, page_routes, problem
 from clipcls.web.serve.fetch import Fetcher
 from clipcls.web.serve.metrics import CLIENT_GONE, PAGES, CountRequests
@@ -67,9 +67,7 @@ def make_app(
         redoc_url=None,
         openapi_url=None,
     )
-    for kind in (
-        *(AnyHTTPException, BusyError, ClientDisconnect, LabelsError, PromptsError, Exception),
-    ):
+    for kind in (AnyHTTPException, ClientDisconnect, LabelsError, PromptsError, Exception):
         app.add_exception_handler(kind, _answer_error)
 
     @app.post(
@@ -144,14 +142,8 @@ def make_app(
 
     @app.get(
         "/metrics",
-        response_class=Response,
-        responses={
-            200: {
-                "description": "For Prometheus.",
-                "content": {"text/plain": {"schema": {"type": "string"}}},
-            },
-            **problem_responses(401, 403, 421),
-        },
+        response_class=PlainTextResponse,
+        responses=problem_responses(401, 403, 421),
         summary="Metrics for Prometheus",
     )
     async def metrics() -> Response:
@@ -180,8 +172,6 @@ async def _answer_error(_: Request, error: Exception) -> Response:
     """An error's response; a coroutine, since others would each take a thread."""
     if isinstance(error, AnyHTTPException):
         return problem(error.status_code, str(error.detail), error.headers)
-    if isinstance(error, BusyError):
-        return problem(503, str(error), {"retry-after": str(error.retry_after)})
     if isinstance(error, (LabelsError, PromptsError)):
         return problem(422, str(error))
     if isinstance(error, ClientDisconnect):

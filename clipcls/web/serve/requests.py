@@ -54,8 +54,7 @@ async def read_request(
     """Receive a request's images, and take their places in the queue once all have arrived.
 
     Raises:
-        BusyError: there is no room for it.
-        HTTPException: it is refused.
+        HTTPException: it is refused, or there is no room for it.
     """
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()

@@ -99,7 +99,6 @@ class Service:
         self._own_prompts = replace(own_prompts, warnings=())
         self._texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
         self._classifiers: OrderedDict[bytes, _Known] = OrderedDict()
-        self._weight = 0
         threads = (classifier.backend or Backend()).threads
         self._decoders = ThreadPoolExecutor(threads, "clipcls-decode")
         self._matchers = ThreadPoolExecutor(2, "clipcls-match")
@@ -215,12 +214,10 @@ class Service:
         weight = _CLASS_WEIGHT * len(classifier.classes_) + len(texts)
         warnings = dict.fromkeys([*labels.warnings, *prompts.warnings, *cut])
         known = _Known(classifier, tuple(warnings), weight)
-        if key not in self._classifiers:  # another request may have been quicker
-            self._classifiers[key] = known
-            self._weight += weight
-        while self._weight > _WEIGHT_KEPT and len(self._classifiers) > 1:
-            _, oldest = self._classifiers.popitem(last=False)
-            self._weight -= oldest.weight
+        self._classifiers[key] = known
+        kept = self._classifiers
+        while len(kept) > 1 and sum(each.weight for each in kept.values()) > _WEIGHT_KEPT:
+            kept.popitem(last=False)
         return known
 
     def _make_texts(self, options: Options) -> tuple[LabelSet, PromptSet, list[str]]:
