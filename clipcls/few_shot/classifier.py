@@ -185,8 +185,7 @@ class FewShotClassifier(ImageClassifier):
         none: Sequence[str] = (),
     ) -> FewShotClassifier:
         """Learns from vectors; images of `none` are remembered as having none of the labels."""
-        from clipcls.few_shot.linear_probe import LinearProbe
-        from clipcls.few_shot.stacking import ROWS_A_BLOCK
+        from clipcls.few_shot.linear_probe import BLOCK, LinearProbe
 
         names = zero_shot.classes_
         counts = np.bincount(codes, minlength=len(names))
@@ -206,9 +205,9 @@ class FewShotClassifier(ImageClassifier):
         )
         self.probe_ = LinearProbe(
             text, np.arange(len(names)), logit_scale=self.encoder_.logit_scale
-        ).fit(rows, codes[of], groups, np.arange(len(rows)) < len(vectors))
+        ).fit(rows, codes[of], groups)
         self._examples = (vectors, codes, tuple(paths))
-        blocks = (vectors[i : i + ROWS_A_BLOCK] for i in range(0, len(vectors), ROWS_A_BLOCK))
+        blocks = (vectors[i : i + BLOCK] for i in range(0, len(vectors), BLOCK))
         answers = np.concatenate([self.probe_.predict(block) for block in blocks])
         prompts = make_prompts(self.prompts)
         self.learnt_ = Learnt(

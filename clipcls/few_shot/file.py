@@ -37,7 +37,7 @@ __all__ = [
 
 HASH_BYTES = 8  # that are kept of an image file's SHA-256
 
-_SHARES = ("words", "mean_words", "regression", "discriminant", "logistic")
+_PARTS = ("text", "mean_text", "regression", "discriminant")
 _FORMAT = "clipcls classifier 1"
 
 
@@ -115,12 +115,10 @@ class Learnt:
 def describe_method(probe: LinearProbe) -> dict[str, Any]:
     """`Learnt.method` of a fitted probe."""
     return {
-        "name": "words, ridge regression, linear discriminant and logistic regression",
+        "name": "zero-shot logits, ridge regression and linear discriminant",
         "ridge": probe.ridge_,
-        "penalty": probe.penalty_,
         "offset": probe.offset_,
-        "nearness": probe.nearness_,
-        "shares": dict(zip(_SHARES, probe.shares_.tolist(), strict=True)),
+        "weights": dict(zip(_PARTS, probe.weights_.tolist(), strict=True)),
     }
 
 
