@@ -3,7 +3,7 @@
     python research/review.py NAME.npz ... [--seeds 3] [--labels 200]
 
 Each file has the arrays vectors (n, dim), labels (n,), text (n_classes, dim) and scale, as
-benchmarks/few_shot.py takes them. For each seed the images are parted: two thirds, 1,000 at most,
+research/few_shot.py takes them. For each seed the images are parted: two thirds, 1,000 at most,
 are reviewed, the others, 600 at most, are asked about. 20 images at a time get their right label,
 `clipcls fit` (LinearProbe) learns from all so far, and the order of the rest is made anew.
 

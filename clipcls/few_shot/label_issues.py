@@ -1,9 +1,7 @@
-"""Labels that are likely wrong, by what a probe says of images that it was not learnt from.
+"""Labels that are likely wrong, by the held-out scores of a probe.
 
-An image is a suspect where another label's held-out score is more than 0.5 above its own's. Where
-5 % of the labels were made wrong, that found as many of them or more, among fewer, than the
-thresholds of confident learning (Northcutt et al. 2021, arXiv 1911.00068), which cleanlab has:
-docs/few-shot.md.
+An image is a suspect where another label's held-out score is more than 0.5 above its own's, after
+confident learning (Northcutt et al. 2021, arXiv 1911.00068).
 """
 
 from __future__ import annotations

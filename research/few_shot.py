@@ -1,10 +1,10 @@
 """What a few labels buy: `clipcls fit` beside other ways to learn from 1 to 16 images a class.
 
-    python benchmarks/few_shot.py --labels labels.txt DATA [--model mini] [--shots 1,2,4,8,16]
-    python benchmarks/few_shot.py --vectors NAME.npz ...      # vectors, labels, text, scale
-    python benchmarks/few_shot.py --speed                     # 1,000 classes x 16 x 512, made up
-    python benchmarks/few_shot.py --without 0.5,0.9 DATA      # labels without images
-    OMP_NUM_THREADS=1 python benchmarks/few_shot.py --speed NAME.npz   # CPU seconds, run to the end
+    python research/few_shot.py --labels labels.txt DATA [--model mini] [--shots 1,2,4,8,16]
+    python research/few_shot.py --vectors NAME.npz ...      # vectors, labels, text, scale
+    python research/few_shot.py --speed                     # 1,000 classes x 16 x 512, made up
+    python research/few_shot.py --without 0.5,0.9 DATA      # labels without images
+    OMP_NUM_THREADS=1 python research/few_shot.py --speed NAME.npz   # CPU seconds, run to the end
 
 DATA is as for `clipcls evaluate`. For each number of shots and each seed that many images of each
 class are drawn to learn from (half of the class at most), and the accuracy on the others is
