@@ -48,9 +48,13 @@ def half_precisions(device: str) -> tuple[Literal["fp16", "bf16"], ...]:
     Both are equally fast. fp16 has three more bits, so its vectors are closer to float32's; bf16
     has float32's range, for models whose activations exceed 65,504. Tensor cores for fp16 came with
     Volta (before, it is up to 64 times slower than float32), for bf16 with Ampere.
+
+    Raises:
+        ModelError: the device does not exist.
     """
     import torch
 
+    check(device)
     major, _ = torch.cuda.get_device_capability(device)
     if major < 7:
         return ()

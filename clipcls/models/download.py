@@ -316,7 +316,8 @@ class Download:
         self.step(*self._request, "answer")
         if response.request.method == "HEAD":
             self._located = True
-            self._by_xet = "x-xet-hash" in response.headers and _has_xet()
+            has_xet = not hub_constants().HF_HUB_DISABLE_XET and importlib.util.find_spec("hf_xet")
+            self._by_xet = bool(has_xet) and "x-xet-hash" in response.headers
         elif self._downloads and not self._by_xet:
             self._bodies.append(response)
 
@@ -329,10 +330,6 @@ def _is_unrelated(record: logging.LogRecord) -> bool:
 def _connects(name: str) -> bool:
     """Whether an event of httpcore's `trace` belongs to making a connection."""
     return any(part in name for part in ("connect_tcp", "start_tls", "socks5"))
-
-
-def _has_xet() -> bool:
-    return not hub_constants().HF_HUB_DISABLE_XET and bool(importlib.util.find_spec("hf_xet"))
 
 
 def _make_bar_class(download: Download, shown: bool) -> type:

@@ -70,7 +70,7 @@ def fetch(repo: str, *names: str, progress: bool = True, impatient: bool = False
         )
     if not constants.ENDPOINT.startswith(("http://", "https://")):
         raise ModelUnavailableError(
-            f"{missing} HF_ENDPOINT is no URL: {constants.ENDPOINT}; write https:// before it"
+            f"{missing} HF_ENDPOINT is not a URL: {constants.ENDPOINT}; write https:// before it"
         )
     facts, failed = ModelFacts(), _failure_key(constants.ENDPOINT)
     known = facts.get(failed) if impatient else None

@@ -300,7 +300,6 @@ class OpenClipEncoder:
         """The fastest precision that keeps float32's vectors; tried once per model and backend."""
         halves: tuple[Literal["bf16", "fp16"], ...] = ()
         if cuda.is_cuda(self.device):
-            cuda.check(self.device)
             halves = cuda.half_precisions(self.device)
         elif self.device == "cpu" and openvino.has_bf16():
             halves = ("bf16",)

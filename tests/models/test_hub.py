@@ -366,7 +366,7 @@ def test_a_token_that_is_none(endpoint, monkeypatch) -> None:
 
 def test_an_endpoint_without_a_scheme(use) -> None:
     use("hub.example")
-    assert "HF_ENDPOINT is no URL: hub.example; write https:// before it" in failure()
+    assert "HF_ENDPOINT is not a URL: hub.example" in failure()
 
 
 def test_the_proxy_is_named_where_one_is_set(use, monkeypatch) -> None:
