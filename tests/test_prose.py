@@ -24,6 +24,7 @@ DOCS = sorted(
     for pattern in ("*.md", "docs/**/*.md", "[bet]*/README.md", "clipcls/mini/README.md")
     for path in ROOT.glob(pattern)
 )
+CODE = sorted((ROOT / "clipcls").rglob("*.py"))
 NOT_YET = {ROOT / name for name in SETTINGS["not_yet"]}
 
 
@@ -164,8 +165,12 @@ def test_the_documentation_has_no_such_habits(path: Path) -> None:
     assert check(path) == []
 
 
+def test_docstrings_messages_and_comments_have_no_such_habits() -> None:
+    assert [line for path in sorted({*CODE} - NOT_YET) for line in check(path)] == []
+
+
 if __name__ == "__main__":
-    paths = [Path(name).resolve() for name in sys.argv[1:]] or sorted({*DOCS} - NOT_YET)
+    paths = [Path(name).resolve() for name in sys.argv[1:]] or sorted({*DOCS, *CODE} - NOT_YET)
     found = [line for path in paths for line in check(path)]
     print(*found, sep="\n")
     sys.exit(bool(found))

@@ -35,7 +35,7 @@ def xmp_option() -> Any:
 
 @dataclass(frozen=True)
 class FilingSettings(groups.Settings):
-    """What happens to the images themselves after a run."""
+    """Settings of how the images themselves are filed after a run."""
 
     section = "Filing"
 
@@ -179,7 +179,7 @@ def _count(results: Sequence[Result]) -> int:
 
 
 def shorten_path(path: Path) -> str:
-    """A path relative to the current folder if it lies below, as the user would name it."""
+    """A path relative to the current folder if it is below, as the user would name it."""
     try:
         text = os.path.relpath(path)
     except ValueError:  # on another drive

@@ -49,7 +49,7 @@ _HEIF_BRANDS = frozenset(
 )
 _AVIF_BRANDS = frozenset((b"avif", b"avis"))
 
-# What files named like images often are instead, by lower-case bytes near their beginning.
+# Other kinds of files that are often named like images, by lower-case bytes near their beginning.
 _NOT_READ = {
     b"<html": "not an image: a web page, as of a failed download",
     b"<!doctype html": "not an image: a web page, as of a failed download",

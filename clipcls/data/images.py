@@ -1,7 +1,7 @@
 """Read and decode image files within limits: a file or its bytes -> an upright 8-bit RGB image.
 
-Whatever is wrong with an image is an `ImageError` with a short reason, so a run reports it and goes
-on. Pillow's global state is neither changed nor relied on, and several threads may call any of the
+Any trouble with an image is an `ImageError` with a short reason, so a run reports it and goes on.
+Pillow's global state is neither changed nor relied on, and several threads may call any of the
 functions.
 
 - Raw files: the embedded preview; if it is missing or smaller than the model's input, the raw image

@@ -80,7 +80,7 @@ class Evaluation:
         }
 
     def _details(self) -> dict[str, Any]:
-        """What only one kind of outcomes has."""
+        """The fields that only one kind of outcomes has."""
         found = self.outcomes
         if isinstance(found, MultiLabelOutcomes):
             right, given = (float(m.sum(axis=1).mean()) for m in (found.truth, found.given))

@@ -60,7 +60,7 @@ def _format(name: str, value: float | None) -> str:
 def make_page_record(
     evaluation: Evaluation, source: str, comparisons: Sequence[Comparison] = ()
 ) -> dict[str, Any]:
-    """What `EvaluationPage` shows.
+    """The values that `EvaluationPage` shows.
 
     Args:
         evaluation: what to show.

@@ -140,7 +140,7 @@ class TorchModel:
             step = self.at_once = step // 2
             torch.cuda.empty_cache()
         if step < wanted:
-            message = "%s: not enough memory on %s for %d %ss at a time; going on with %d"
+            message = "%s: not enough memory on %s for %d %ss at a time; continuing with %d"
             logger.warning(message, self.name, self.device, wanted, self.tower, step)
         return rows
 
