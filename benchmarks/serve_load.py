@@ -18,6 +18,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import os
 import random
 import re
@@ -147,8 +148,9 @@ async def overload(client: Client, rate: float, seconds: float) -> dict[str, obj
         while True:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 rss, *others = await client.process()
-                memory.append((loop.time() - start, rss))
-                counts.append((others[0], others[1]))
+                if not math.isnan(rss):  # an overloaded server may refuse /metrics, too
+                    memory.append((loop.time() - start, rss))
+                    counts.append((others[0], others[1]))
             await asyncio.sleep(min(5.0, seconds / 20))
 
     watcher = asyncio.create_task(watch())
@@ -341,6 +343,7 @@ def main() -> None:
         if not given.only_capacity:
             figures |= await overload(client, given.times * rate, given.seconds)
         if given.hostile:
+            print(json.dumps(figures, indent=1), flush=True)  # in case the rest fails
             hostile = Hostile(client)
             others = asyncio.create_task(hostile.run())
             beside = await overload(client, given.times * rate, given.hostile)
