@@ -248,4 +248,6 @@ def estimate_cost(
     if "transparency" in image.info:
         copies += _TRANSPARENCY_COPIES.get(image.mode, 1.0)
     copies += "exif" in image.info or image.format == "TIFF"  # it may have to be turned
-    return pixels, int(pixels * (copies + 5 * low_bytes)), effort
+    # Pillow keeps an address of eight bytes per row, and decoders up to two rows.
+    rows = 2 * (image.width + image.height)
+    return pixels, int(pixels * (copies + 5 * low_bytes)) + rows, effort

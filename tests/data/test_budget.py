@@ -17,6 +17,7 @@ from PIL import Image
 from clipcls.data.budget import Budget
 from clipcls.data.images import FILES, MAX_PIXELS, PIXELS, decode_image
 from clipcls.errors import ImageError
+from helpers.pictures import png
 
 
 def test_threads_together_stay_within_the_limit() -> None:
@@ -91,8 +92,10 @@ def encoded(size: tuple[int, int], kind: str, mode: str = "RGB", **options) -> b
     [
         (encoded((8000, 8000), "WEBP", lossless=True, method=0), "takes too much memory"),
         (encoded((4000, 4000), "QOI"), "takes too much time"),
+        (png(1, 89_000_000, 8, 2, b""), "takes too much memory"),  # 8 bytes per row
+        (png(89_000_000, 1, 8, 2, b""), "takes too much memory"),  # rows in the decoder
     ],
-    ids=["webp", "decoded in Python"],
+    ids=["webp", "decoded in Python", "many rows", "long rows"],
 )
 def test_what_takes_too_much_of_either_is_refused_by_its_header(data: bytes, reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
