@@ -1,12 +1,11 @@
 """Split conformal prediction: sets of labels that hold a right one with a stated probability.
 
-The score of a label for an image is APS's (Romano et al. 2020, arXiv 2006.02544) without its random
-part: the softmax mass of the labels ranked before it. The best label's score is 0, so that no set
-is empty, and where the answers alone are right often enough, the sets are the answers. The
-softmax is the model's own, not fitted to the calibration's images, so the guarantee of split
-conformal prediction holds as it stands: for images drawn as the calibration's were, a set holds a
-right label with probability 1 - alpha at least. RAPS's penalty on long sets (Angelopoulos et al.
-2021, arXiv 2009.14193) made them smaller by a tenth at most where we measured it, if at all
+The score of a label is that of APS (Romano et al. 2020, arXiv 2006.02544) without its random part:
+the softmax mass of the labels ranked before it. The best label's score is 0, so that no set is
+empty; if the answers alone are right often enough, the sets are the answers. The softmax is the
+model's own, not fitted to the calibration's images, so the guarantee holds: for images drawn as the
+calibration's were, a set holds a right label with probability at least 1 - alpha. The penalty of
+RAPS on long sets (Angelopoulos et al. 2021, arXiv 2009.14193) shrank them by a tenth at most
 (research/confidence.md).
 """
 
@@ -21,7 +20,7 @@ __all__ = ["rank_scores", "set_sizes", "threshold_rank"]
 
 
 def rank_scores(logits: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Every class of each image, best first, and its score, which rises with the rank.
+    """Each image's classes, best first, and their scores, which rise with the rank.
 
     Args:
         logits: float64 (n, n_classes), not calibrated.
@@ -42,17 +41,17 @@ def set_sizes(scores: NDArray[np.float64], threshold: float) -> NDArray[np.int64
     """How many of the best classes are in each image's set, int64 (n,), at least 1.
 
     Args:
-        scores: as `rank_scores` gives them.
-        threshold: the score that the calibration allows.
+        scores: from `rank_scores`.
+        threshold: the highest score in a set.
     """
     sizes: NDArray[np.int64] = np.maximum((scores <= threshold).sum(axis=1), 1)
     return sizes
 
 
 def threshold_rank(n: int, alpha: float) -> int | None:
-    """Which of n calibration scores, counted from 1 for the least, is the threshold.
+    """Which of n calibration scores, from 1 for the least, is the threshold.
 
-    None where n is too small: then only the set of all labels has the guarantee.
+    None if n is too small: only the set of all labels has the guarantee then.
     """
     rank = math.ceil((n + 1) * (1 - alpha) - 1e-9)
     return rank if rank <= n else None

@@ -14,9 +14,9 @@ __all__ = ["Estimator"]
 
 
 class Estimator:
-    """A classifier's parameters, tags and fitted state, as scikit-learn's base classes have them.
+    """Parameters, tags and fitted state of a classifier.
 
-    A subclass names in `_fitted` the attribute that its `fit` sets last.
+    `_fitted` is the attribute that the subclass's `fit` sets last.
     """
 
     _fitted: str
@@ -26,7 +26,7 @@ class Estimator:
         return list(inspect.signature(cls.__init__).parameters)[1:]
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The parameters as given; with `deep` those of an estimator among them too."""
+        """The parameters as given; with `deep` also those of estimators among them."""
         found = {name: getattr(self, name) for name in self._parameters()}
         for name, value in list(found.items()) if deep else ():
             if isinstance(value, Estimator):
@@ -60,7 +60,7 @@ class Estimator:
         return hasattr(self, self._fitted)
 
     def _forget(self) -> None:
-        """Until a fit is done, and after one that failed, it is not fitted."""
+        """Makes the estimator unfitted, until `fit` succeeds."""
         vars(self).pop(self._fitted, None)
 
     def _check_fitted(self) -> None:

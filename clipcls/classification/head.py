@@ -16,26 +16,24 @@ if TYPE_CHECKING:
 
 __all__ = ["LinearHead", "log_sum_exp"]
 
-# Images at a time, and logits: both bound memory.
-_IMAGES_A_BLOCK = 1024
-_LOGITS_A_BLOCK = 4_000_000
+_IMAGES_A_BLOCK, _LOGITS_A_BLOCK = 1024, 4_000_000  # bound memory
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearHead:
     """Logits that are linear in an image's unit vector: scale x cosine + bias.
 
-    Labels in words, labels learnt from images and a level of their hierarchy are all one. All of it
-    is float64: in float32 the sixth digit of a score depends on the other images.
+    The labels are words or learnt from images. Everything is float64: in float32 the sixth digit of
+    a score depends on the other images.
 
     Attributes:
         weights: a unit row per label, float64 (n_labels, dim); float32 holds them, or their
             products with scales that differ, exactly.
-        scale: what cosines are multiplied by, float64 (n_labels,).
-        bias: what is then added, float64 (n_labels,).
-        temperature: what the classes' logits are divided by.
+        scale: the factor of the cosines, float64 (n_labels,).
+        bias: added to the product, float64 (n_labels,).
+        temperature: the divisor of the classes' logits.
         level: the level whose nodes are the classes, each with the summed scores of its labels;
-            None: the labels are.
+            None: the labels are the classes.
         index: finds the labels of the highest logits.
     """
 
@@ -64,7 +62,7 @@ class LinearHead:
         return replace(self, scale=scale, bias=bias, temperature=1.0, level=level)
 
     def logits(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Of all classes, float32 (n, dim) -> float64 (n, n_classes)."""
+        """The logits of all classes, float32 (n, dim) -> float64 (n, n_classes)."""
         n_classes = len(self.level.paths) if self.level else len(self.weights)
         found = np.empty((len(vectors), n_classes))
         for rows, logits in self.blocks(vectors):
@@ -72,11 +70,7 @@ class LinearHead:
         return found
 
     def blocks(self, vectors: NDArray[np.float32]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-        """`logits` of a block of images at a time, so that memory does not grow with the images.
-
-        Yields:
-            which images, and their logits, float64 (n_i, n_classes).
-        """
+        """The rows of a block of images and their logits, so that memory does not grow."""
         for rows, cosines in self._cosines(vectors):
             yield rows, self._logits(cosines)
 
@@ -94,11 +88,11 @@ class LinearHead:
 
         Args:
             vectors: unit rows, float32 (n, dim).
-            k: how many classes; no more than there are come back.
+            k: how many classes, at most.
 
         Returns:
-            scores float64, cosines float64 and class numbers int64, (n, k) each. A node's cosine
-            is that of its nearest label.
+            scores float64, cosines float64 and class numbers int64, (n, k) each. A node has the
+            cosine of its nearest label.
         """
         if self.level is not None:
             return self._top_nodes(self.level, vectors, k)
@@ -156,7 +150,4 @@ class LinearHead:
 def log_sum_exp(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """log sum exp over the last axis, which is kept."""
     highest = logits.max(axis=-1, keepdims=True)
-    total: NDArray[np.float64] = highest + np.log(
-        np.exp(logits - highest).sum(axis=-1, keepdims=True)
-    )
-    return total
+    return np.asarray(highest + np.log(np.exp(logits - highest).sum(axis=-1, keepdims=True)))

@@ -284,8 +284,7 @@ class ImageClassifier(Estimator):
             explain: give each prediction an `explanation`.
 
         Raises:
-            CalibrationError: `coverage`, `max_error` or `prediction_sets` without a calibration, or
-                with one that cannot promise that much.
+            CalibrationError: the calibration is missing, or cannot promise what is asked of it.
         """
         self._check_fitted()
         if top < 1:

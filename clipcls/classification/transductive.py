@@ -1,12 +1,11 @@
-"""Answers made better by the other images of the batch, without labels.
+"""Classifies a batch of images as a whole, without labels: each image helps with the others.
 
-Three things that the batch tells are put together. Class by class the mean logit of the batch is
-partly taken away: a text that fits all of the images says little of any (distribution
-normalisation, Zhou et al. 2023, arXiv 2302.11084). Images that look alike should have the same
-label: neighbours in a k-nearest-neighbour graph agree (LaplacianShot, Ziko et al. 2020,
-arXiv 2006.15486; ZLaP, Stojnic et al. 2024, arXiv 2404.04072). And a class looks like the images
-that are taken for it: their means are prototypes (TransCLIP, Zanella et al. 2024,
-arXiv 2406.01837), to which the words stay an anchor. research/refine.md has what was compared.
+Part of the batch's mean logit of each class is subtracted, since a text that fits all images says
+little about any (distribution normalisation, Zhou et al. 2023, arXiv 2302.11084). Neighbours in a
+k-nearest-neighbour graph should have the same label (LaplacianShot, Ziko et al. 2020,
+arXiv 2006.15486; ZLaP, Stojnic et al. 2024, arXiv 2404.04072). The means of the images of a class
+are its prototypes, anchored by the words (TransCLIP, Zanella et al. 2024, arXiv 2406.01837).
+research/refine.md compares the alternatives.
 """
 
 from __future__ import annotations
@@ -25,27 +24,22 @@ if TYPE_CHECKING:
 
 __all__ = ["FEWEST_LABELS", "LEAST_IMAGES", "MOST_ALIKE", "Assignments", "objection", "refine"]
 
-# Below so many images, and where more than this share of the answers is one label (a batch of one
-# label is then likelier than a text that fits all), refining costs more than it brings.
+# Refining costs more than it gains below so many images, if more than this share of the answers is
+# one label (likelier a batch of one label than a text that fits all), or if the answers count as
+# fewer labels than this share of what as many images of all labels would have (research/refine.md).
 LEAST_IMAGES = 40
 MOST_ALIKE = 0.9
-# A batch is not refined either if its answers count as fewer labels than this share of the number
-# that as many images of all labels would have (research/refine.md).
 FEWEST_LABELS = 0.3
 
-# Chosen on development sets (research/refine.py): how much of the mean logit is taken away, the
-# weights of the words, of the prototypes relative to them, and of the neighbours; neighbours an
-# image; rounds.
-_CENTRED = 0.5
-_WORDS = 0.7
-_PROTOTYPES = 1.0
-_GRAPH = 2.0
-_NEIGHBOURS = 10
+# Chosen on development sets (research/refine.py).
+_CENTRED = 0.5  # share of the mean logit that is subtracted
+_WORDS = 0.7  # weight of the words,
+_PROTOTYPES = 1.0  # of the prototypes relative to them,
+_GRAPH = 2.0  # and of the neighbours
+_NEIGHBOURS = 10  # per image
 _ROUNDS = 8
 
-# Classes kept of each image, and logits computed at a time: both bound memory.
-_KEPT = 32
-_LOGITS_A_BLOCK = 4_000_000
+_KEPT, _LOGITS_A_BLOCK = 32, 4_000_000  # classes per image; both bound memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +48,7 @@ class Assignments:
 
     Attributes:
         classes: class numbers, int32 (n, kept).
-        scores: their shares, float32 (n, kept); over all classes they sum to 1.
+        scores: their shares, float32 (n, kept), which over all classes sum to 1.
     """
 
     classes: NDArray[np.int32]
@@ -70,9 +64,9 @@ class Assignments:
 
 
 def objection(answers: NDArray[np.int64], n_classes: int) -> str | None:
-    """Why a batch is better left as it is, in words, or None.
+    """Why a batch should not be refined, or None.
 
-    Labels are counted by how evenly they are answered: as e to the entropy of their shares.
+    The number of labels is e to the entropy of their shares.
 
     Args:
         answers: the class number that each image gets on its own, (n,).
@@ -106,17 +100,17 @@ def refine(
         z_i = softmax(words x (l_i - centred x mean l) + prototypes x g_i + graph x mean z_j)
 
     over its neighbours j, where l are the logits of the words and g_ik = m_k v_i - m_k^2 / 2 for
-    the mean m_k of the images, weighted by their shares, less the mean of all; g is scaled so that
-    it varies over the classes as much as the words' logits.
+    the mean m_k of the images, weighted by their shares, less the mean of all; g is scaled to vary
+    over the classes as much as the words' logits.
 
-    Deterministic: the same vectors in the same order give the same answer. Memory grows with the
-    images as vectors + neighbours + kept classes, not with images x classes.
+    Deterministic. Memory grows with the images as vectors + neighbours + kept classes, not with
+    images x classes.
 
     Args:
         vectors: unit rows, float32 (n, dim), n at least 2.
         logits: the logits of some of the rows, float64 (m, n_classes); affine in the rows.
         n_classes: how many classes there are.
-        kept: classes to keep of each image, at least; the rounds keep 32.
+        kept: the least number of classes to keep per image; the rounds keep 32.
     """
     kept = min(max(kept, _KEPT), n_classes)
     graph = _graph(vectors)
@@ -164,7 +158,7 @@ def _prototypes(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Prototypes as a linear function of `centred`: weights (n_classes, dim), constants.
 
-    Scaled so that the root mean square of the logits, less each image's mean, is `spread`.
+    The root mean square of the logits, less each image's mean, is `spread`.
     """
     counts = np.asarray(shares.sum(axis=0), np.float64).ravel()
     means = np.asarray(shares.T @ centred, np.float64) / np.maximum(counts, 1e-9)[:, np.newaxis]
@@ -182,7 +176,7 @@ def _empty(n: int, kept: int) -> Assignments:
 
 
 def _keep(shares: Assignments, rows: slice, logits: NDArray[Any]) -> None:
-    """Writes the best classes of some images; of equal ones the first comes first."""
+    """Stores the best classes of some images; of equal ones the first comes first."""
     logits = logits - logits.max(axis=1, keepdims=True)
     scores = np.exp(logits)
     scores /= scores.sum(axis=1, keepdims=True)

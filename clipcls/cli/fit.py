@@ -91,7 +91,7 @@ def command(
         suspects = classifier.suspects()
         with open_output(None, "csv") as writer:
             for suspect in suspects:
-                writer.write(suspect.record())
+                writer.write(suspect)
         console.remark(f"labels that are likely wrong: {len(suspects):,}")
     read = sum(images for _, images, _ in classifier.learnt_.labels)
     return console.status(len(excluded.unreadable), read)

@@ -1,7 +1,7 @@
-"""Labels that are likely wrong, by the held-out scores of a probe.
+"""Finds labels that are likely wrong, by the held-out scores of a probe.
 
-An image is a suspect where another label's held-out score is more than 0.5 above its own's, after
-confident learning (Northcutt et al. 2021, arXiv 1911.00068).
+An image is a suspect if another label's held-out score is more than 0.5 above its own label's,
+after confident learning (Northcutt et al. 2021, arXiv 1911.00068).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.predictions import as_record
+
 if TYPE_CHECKING:
     from clipcls.few_shot.linear_probe import LinearProbe
 
@@ -23,7 +25,7 @@ _MARGIN = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A labelled image, its label's cross-validated score, and the label that is likelier."""
+    """A labelled image, its label's cross-validated score, and a likelier label."""
 
     path: str
     label: str
@@ -31,15 +33,10 @@ class Suspect:
     likelier: str
     likelier_score: float
 
-    def record(self) -> dict[str, Any]:
-        """As in csv."""
-        return {
-            "path": self.path,
-            "label": self.label,
-            "score": round(self.score, 6),
-            "likelier": self.likelier,
-            "likelier_score": round(self.likelier_score, 6),
-        }
+    def to_dict(self) -> dict[str, Any]:
+        """Its record."""
+        record: dict[str, Any] = as_record(self)
+        return record
 
 
 def find_suspects(
@@ -49,19 +46,18 @@ def find_suspects(
     names: Sequence[str],
     paths: Sequence[str],
 ) -> list[Suspect]:
-    """The suspects among the images that a probe was learnt from, widest margin first.
+    """Finds the suspects among a probe's training images, widest margin first.
 
     Args:
-        probe: learnt from `vectors`, and from views of them after these rows, with class numbers
-            as labels.
+        probe: learnt from `vectors`, then views of them, with class numbers as labels.
         vectors: float32 (n, dim).
         codes: class numbers, int64 (n,).
         names: the labels, (n_classes,).
         paths: (n,).
 
     Returns:
-        none where the probe has no folds, and none of a label all of whose images are in one fold
-        (one image, or copies of one): without it, the probe does not know that label's images.
+        none if the probe has no folds; none of a label whose images are all in one fold (one image,
+        or copies of one), since the probe does not know that label without it.
     """
     found = []
     for rows, scores in probe.cross_validated(vectors):

@@ -452,7 +452,7 @@ def test_wrong_labels_are_found(encoder: ColourEncoder, paint: Paint) -> None:
     assert [s.likelier for s in suspects] == [data[s.path] for s in suspects]
     margins = [s.likelier_score - s.score for s in suspects]
     assert margins == sorted(margins, reverse=True)
-    assert suspects[0].record()["label"] == wrong[suspects[0].path]
+    assert suspects[0].to_dict()["label"] == wrong[suspects[0].path]
     clean = FewShotClassifier(LABELS, encoder, cache=False).fit(list(data.items()))
     assert clean.suspects() == []
 
