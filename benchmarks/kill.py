@@ -66,7 +66,7 @@ def results() -> dict[str, bytes]:
 def files() -> set[str]:
     """Every file; OpenVINO names its compiled graphs anew at each export."""
     found = (p for folder in ("out", *FOLDERS.values()) for p in Path(folder).rglob("*"))
-    return {re.sub(r"\d+\.blob", "N.blob", str(p)) for p in found if p.is_file()}
+    return {re.sub(r"[0-9a-f]+\.blob", "N.blob", str(p)) for p in found if p.is_file()}
 
 
 def is_same(found: bytes, wanted: bytes) -> bool:
