@@ -348,7 +348,7 @@ class FewShotClassifier(ImageClassifier):
 
     @property
     def identity_(self) -> Identity:
-        """What a calibration of this classifier is for."""
+        """The identity that a calibration of this classifier carries."""
         learnt = self.learnt_
         return Identity(
             learnt.model,

@@ -98,7 +98,7 @@ class OpenClipEncoder:
 
     @property
     def precision(self) -> Precision:
-        """What the towers compute in; "auto" is decided now, if need be by trying."""
+        """The precision of the towers; "auto" is decided now, if need be by trying."""
         with self._loading:
             if self._precision == "auto":
                 self._precision = self._choose_precision()
@@ -133,7 +133,7 @@ class OpenClipEncoder:
 
     @property
     def logit_bias(self) -> float:
-        """What is then added (SigLIP), or 0."""
+        """The number added after scaling (SigLIP), or 0."""
         return float(self._setting("logit_bias") or 0.0)
 
     @property
@@ -143,7 +143,7 @@ class OpenClipEncoder:
 
     @property
     def image_backend(self) -> Literal["openvino", "torch"]:
-        """What runs the image tower, which is prepared for it now."""
+        """The backend of the image tower, which is prepared for it now."""
         with self._running:
             return "torch" if self._graph("image") is None else "openvino"
 
@@ -321,7 +321,7 @@ class OpenClipEncoder:
     def _try_in(self, half: Literal["bf16", "fp16"]) -> bool | None:
         """Whether images' vectors are those of float32; None if memory did not suffice to try.
 
-        What is loaded and exported to find out serves the precision that is chosen.
+        The tower loaded and exported to find out serves the precision that is chosen.
         """
         self._announce("image")
         model = loading.load(self.source, tower="image")
