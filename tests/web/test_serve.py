@@ -866,6 +866,22 @@ def test_base64_has_the_limits_of_a_form(encoder: ColourEncoder) -> None:
         assert server.service.queue.images == server.service.queue.held == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        (b'{"images": ["x"], "top": ' + b"1" * (4 << 20) + b"}", 400),
+        (b'{"images": ' + b"[" * 90_000 + b"]" * 90_000 + b"}", 400),
+        (b'{"images": ["x"], "labels": [' + b"7," * 90_000 + b"7]}", 422),
+        (b"{" + b"".join(b'"k%d":1,' % n for n in range(90_000)) + b'"images": ["x"]}', 422),
+    ],
+    ids=["digits", "depth", "items", "keys"],
+)
+def test_json_that_is_large_without_images_is_refused_at_once(
+    server: Server, text: bytes, status: int
+) -> None:
+    assert len(post(server, text, status)["detail"]) < 200
+
+
 def test_json_takes_no_more_memory_than_its_body_and_its_images(encoder: ColourEncoder) -> None:
     body = json.dumps({"images": [base64_of(bytes(12 << 20))] * 2}).encode()
     with Server(encoder) as server:

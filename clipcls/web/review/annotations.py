@@ -65,10 +65,9 @@ class Corrections:
     # -- one action each ------------------------------------------------------------------------
 
     def set(self, labels: Mapping[str, str | None]) -> list[str]:
-        """Give images labels, or take them away (None): one action, on the disk on return.
+        """Give images labels, or take them away (None); returns the `place`s that changed.
 
-        Returns:
-            The images whose label changed, as `place` names them.
+        This is one action, which is on the disk on return.
 
         Raises:
             InputError: the file cannot hold a path or a label; nothing was done.

@@ -41,12 +41,10 @@ class Review:
 
     Attributes:
         labels: the labels' names.
-        paths: of the images, as in the results.
-        files: the images' files.
+        paths, files: of the images, as in the results and on the disk.
         errors: why an image cannot be labelled, or "".
         answers: those of the results.
-        relearnt: the answers of a classifier learnt since, None for images that it could not read;
-            None if there is no such classifier.
+        relearnt: those of a classifier learnt since (None for images without a vector), or None.
 
     Raises:
         InputError: no image can be labelled, images have several labels, a file of corrections
@@ -131,10 +129,9 @@ class Review:
             return {n: self._numbers[label] for n, label in self._corrected().items()}
 
     def label(self, labels: Mapping[int, int | None]) -> list[int]:
-        """Give images labels, or take them away (None): one action, on the disk on return.
+        """Give images labels, or take them away (None); returns the images whose label changed.
 
-        Returns:
-            The images whose label changed.
+        This is one action, which is on the disk on return.
 
         Raises:
             IndexError: there is no such image or label.
