@@ -207,7 +207,7 @@ def test_the_command(tmp_path: Path) -> None:
         ([], 0, "clipcls: 0 written; 1 already done\n"),
         (["--xmp-remove"], 0, "clipcls: 1 written\n"),
         (["--xmp"], 2, "exclude each other"),
-        (["--into", "out"], 2, "keywords are written"),
+        (["--into", "out"], 2, "exclude each other"),
     ]:
         done = subprocess.run([*sort, *more], cwd=tmp_path, capture_output=True, text=True)
         assert (done.returncode, message in done.stderr) == (status, True), done.stderr
