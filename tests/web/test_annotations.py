@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -338,6 +339,7 @@ def test_what_could_not_be_written_was_not_done(
 
 WRITER = """
 import sys
+import time
 from clipcls.web.review.annotations import Corrections
 corrections = Corrections(sys.argv[1])
 for number in range(10_000):
@@ -365,3 +367,18 @@ def test_kill_9_loses_nothing_that_was_said(tmp_path: Path, lines: int) -> None:
     said = {f"{number % 50}.jpg": f"label {number}" for number in range(last + 1)}
     extra = {f"{(last + 1) % 50}.jpg": f"label {last + 1}"}  # done, but not told of any more
     assert found in (said, said | extra)
+
+
+def test_an_action_among_many_corrections_is_quick(tmp_path: Path) -> None:
+    def measure(labels: dict[str, str | None]) -> float:
+        start = time.perf_counter()
+        corrections.set(labels)
+        return time.perf_counter() - start
+
+    names = [str(tmp_path / f"{number}.jpg") for number in range(20_000)]
+    with Corrections(tmp_path / "corrections.csv") as corrections:
+        first = measure(dict.fromkeys(names, "cat"))
+        assert min(measure({name: "dog"}) for name in names[:5]) < first / 5
+        corrections.best[os.path.realpath(names[0])] = "dog"
+        corrections.set({names[1]: "cat"})
+    assert "\n0.jpg,dog,dog\n" in (tmp_path / "corrections.csv").read_text()
