@@ -45,6 +45,8 @@ _LABEL_FOLDS = 5  # in which labels are held back
 _LOGITS = 1_000_000  # how many held-out logits are enough to choose the weights
 BLOCK = 8192  # images per block, which bounds the memory
 _TINY = np.finfo(np.float64).tiny
+# Below these, differences of images, and of labels, are rounding: copies with several labels.
+_LEAST_VARIANCE, _LEAST_CONTRAST = 1e-9, 1e-6
 _SMALL = 1_000_000  # numbers in the vectors up to which one thread is the fastest
 
 
@@ -320,11 +322,11 @@ def _learn(sums: Sums, ridge: float) -> tuple[Floats, Floats, Floats]:
     away = np.where(seen[:, None], means - centre, 0.0)
     spread = products - n * np.outer(centre, centre)
     within = spread - (counts[:, None] * away).T @ away
-    penalty = ridge * max(np.trace(spread) / n, 1e-12) * np.eye(len(spread))
+    penalty = ridge * max(np.trace(spread) / n, _LEAST_VARIANCE) * np.eye(len(spread))
     regression = np.linalg.solve(spread + penalty, (counts[:, None] * away).T).T
     discriminant = np.linalg.solve(within + penalty, away.T).T
     own = (discriminant * away).sum(axis=1)
-    usual = max(own[seen].mean(), _TINY)
+    usual = max(own[seen].mean(), _LEAST_CONTRAST)
     coefs = np.stack([regression, discriminant / usual])
     levels = np.stack([counts / n - 1 / seen.sum(), 0.5 * (1 - own / usual)])
     return means, coefs, np.where(seen, levels - coefs @ centre, 0.0)

@@ -245,3 +245,13 @@ def test_it_works_inside_scikit_learn() -> None:
     probe = LinearProbe(words, np.arange(5), logit_scale=60)
     assert cross_val_score(probe, X, y, cv=3).mean() > 0.9
     assert clone(probe).fit(X.astype(np.float32), y).coef_.dtype == np.float64
+
+
+@pytest.mark.parametrize("n", [3, 5, 7, 100])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_copies_of_an_image_with_two_labels_teach_no_rounding(n: int, dtype: type) -> None:
+    rng = np.random.default_rng(1)
+    for image in unit(rng.normal(size=(20, 64))):
+        X = np.repeat(image[None], n, axis=0).astype(dtype)
+        probe = LinearProbe().fit(X, np.arange(n) % 2)
+        assert np.abs(probe.coef_).max() < 10
