@@ -19,6 +19,7 @@ import importlib.util
 import io
 import logging
 import os
+import re
 import shutil
 import sys
 import time
@@ -98,10 +99,8 @@ def version() -> str:
 @functools.cache
 def has_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 matrices itself (AVX512-BF16 or AMX)."""
-    if sys.platform == "linux":  # without importing OpenVINO: 0.1 s
-        with contextlib.suppress(OSError):
-            flags = Path("/proc/cpuinfo").read_text()
-            return "avx512_bf16" in flags or "amx_bf16" in flags
+    if flags := _cpu_flags():  # without importing OpenVINO: 0.1 s
+        return not flags.isdisjoint(("avx512_bf16", "amx_bf16"))
     return is_supported() and "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
@@ -179,9 +178,20 @@ def store(key: str, compiled: Any) -> None:
 
 
 def _prefix(key: str) -> str:
-    """Of a graph's file name; a compiled graph is one CPU's."""
+    """Of a graph's file name; a compiled graph is one CPU's, which "AMD EPYC" does not tell."""
+    sets = sorted(flag for flag in _cpu_flags() if flag.startswith(("amx", "avx", "fma", "sse")))
     cpu = _core().get_property("CPU", "FULL_DEVICE_NAME")
-    return f"{hashlib.sha256(f'{key} {cpu}'.encode()).hexdigest()[:32]}-openvino-"
+    name = hashlib.sha256(" ".join((key, cpu, *sets)).encode()).hexdigest()[:32]
+    return f"{name}-openvino-"
+
+
+@functools.cache
+def _cpu_flags() -> frozenset[str]:
+    """What Linux says that the CPU can do; empty on other systems."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"^flags\b.*", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        return frozenset(found[0].split() if found else ())
+    return frozenset()
 
 
 def _checksum(data: NDArray[np.uint8]) -> str:

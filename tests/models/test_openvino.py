@@ -295,6 +295,19 @@ def test_a_cache_that_cannot_be_written(
     assert found.encode_texts(["a cat"]).shape == (1, 16)
 
 
+def test_cpus_of_one_name_share_a_folder(
+    encoder, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Virtual machines hide the model; OpenVINO refuses a graph for other instruction sets."""
+    flags = openvino._cpu_flags()
+    for names in (flags, {"avx2"}, flags, {"avx2"}):
+        monkeypatch.setattr(openvino, "_cpu_flags", lambda names=names: frozenset(names))
+        encoder().encode_texts(["a cat"])
+        kept = {file.name for file in folder.iterdir()}
+    assert len(kept) == 2
+    assert "damaged" not in caplog.text
+
+
 def test_a_graph_of_another_openvino_goes(encoder, folder: Path) -> None:
     first = encoder()
     first.encode_images(pixels(first))
