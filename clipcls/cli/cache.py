@@ -14,7 +14,12 @@ from clipcls.cli.options import json_option
 from clipcls.cli.param_types import FILE
 from clipcls.errors import printable
 
-_file = click.option("--cache", "path", type=FILE, help="The cache; default: the usual one.")
+_file = click.option(
+    "--cache",
+    "path",
+    type=FILE,
+    help="The cache file; default: `embeddings.sqlite3` in the cache folder.",
+)
 
 
 @click.group("cache")
@@ -22,7 +27,7 @@ def command() -> None:
     """Manage stored embeddings and exported models.
 
     Without them everything works, only slower. Embeddings are in one SQLite file; models that were
-    exported for this machine are in a folder next to the usual one.
+    exported for this machine are in a folder next to the default file.
     """
 
 

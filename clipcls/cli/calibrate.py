@@ -34,8 +34,9 @@ def command(
 
     The file holds a temperature, which turns scores into probabilities, and what `classify` needs
     for --coverage, --max-error and --prediction-sets. With --multi-label it is for `tag`: it turns
-    each label's score into a probability, and holds a threshold per label. It fits one model with
-    its labels and prompts, and images like those in DATA, which is as for `clipcls evaluate`.
+    each label's score into a probability, and holds a threshold per label. It is valid for
+    one model, its labels and prompts, and images like those in DATA. DATA is as for `clipcls
+    evaluate`.
 
     \b
     Examples:
