@@ -187,7 +187,7 @@ def _prefix(key: str) -> str:
 
 @functools.cache
 def _cpu_flags() -> frozenset[str]:
-    """What Linux says that the CPU can do; empty on other systems."""
+    """The CPU features that Linux reports; empty on other systems."""
     with contextlib.suppress(OSError):
         found = re.search(r"^flags\b.*", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
         return frozenset(found[0].split() if found else ())
