@@ -189,13 +189,13 @@ def strip_text(data: bytes) -> bytes:
     """A PNG without its texts and colour profile (PNG 1.2, chapter 3); other data as it is."""
     if not data.startswith(b"\x89PNG"):
         return data
-    kept, at = [data[:8]], 8
+    kept, at = bytearray(data[:8]), 8  # no list: a file may be millions of chunks
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
         if data[at + 4 : at + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
-            kept.append(data[at:end])
+            kept += data[at:end]
         at = end
-    return b"".join(kept)
+    return bytes(kept)
 
 
 def _tiff_parts(data: bytes) -> int:

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, features
 
+from clipcls.data.image_formats import strip_text
 from clipcls.data.images import (
     MAX_PIXELS,
     decode_image,
@@ -753,6 +755,16 @@ def test_large_images_make_no_warning(name: str, monkeypatch: pytest.MonkeyPatch
     assert "too many pixels" in reason(data, size)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert decode_image(data, size).size == (width, height)
+
+
+def test_a_png_of_very_many_chunks_is_tried_without_its_texts_in_little_memory() -> None:
+    chunk = bytes(4) + b"abCd" + struct.pack(">I", zlib.crc32(b"abCd"))
+    data = b"\x89PNG\r\n\x1a\n" + chunk * 300_000
+    tracemalloc.start()
+    assert strip_text(data) == data
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * len(data)
 
 
 def test_text_bombs_in_png_cost_no_image() -> None:
