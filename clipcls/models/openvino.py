@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.errors import OutputError
+from clipcls.errors import OutputError, os_reason
 from clipcls.files.atomic import write_bytes
 from clipcls.files.folders import cache_folder
 
@@ -174,7 +174,8 @@ def store(key: str, compiled: Any) -> None:
             if version() not in other.name or is_old:
                 other.unlink()
     except (OSError, OutputError) as error:
-        logger.warning("%s: cannot keep the exported model (%s)", place, error)
+        reason = os_reason(error) if isinstance(error, OSError) else error
+        logger.warning("%s: cannot keep the exported model (%s)", place.parent, reason)
 
 
 def _prefix(key: str) -> str:
