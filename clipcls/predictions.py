@@ -207,11 +207,10 @@ class Prediction:
         labels = lineages = None
         if record.get("labels") is not None:
             found = _candidates(record["labels"], "labels")
-            paths = [
-                _names(entry.get("lineage") or [entry["label"]], "lineage")
-                for entry in record["labels"]
-            ]
-            given = dict(zip(paths, found, strict=True))
+            given = {
+                _lineage(entry, candidate.label): candidate
+                for entry, candidate in zip(record["labels"], found, strict=True)
+            }
             given.pop((UNKNOWN,), None)
             labels = tuple(given.values())
             if any(len(names) > 1 for names in given):
@@ -222,8 +221,8 @@ class Prediction:
         elif "label" in record:
             label = _label(record["label"])
             if record.get("lineage") is not None:
-                names = _names(record["lineage"], "lineage")
-                lineages = (names,) if names else () if label == UNKNOWN else ((label,),)
+                names = _lineage(record, label)
+                lineages = () if label == UNKNOWN else (names,)
             top = _candidates(record.get("top") or [], "top")
         else:
             raise ValueError("has no label; these are not results of `clipcls classify`")
@@ -330,6 +329,12 @@ def _names(value: object, name: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
         raise ValueError(f"`{name}` is not a list of labels")
     return tuple(map(_label, value))
+
+
+def _lineage(record: Mapping[str, Any], label: str) -> tuple[str, ...]:
+    """The names from the root to a label; those of another label, edited since, do not count."""
+    names = _names(record.get("lineage") or [], "lineage")
+    return names if names[-1:] == (label,) else (label,)
 
 
 @functools.lru_cache(maxsize=4096)

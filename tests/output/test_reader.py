@@ -135,3 +135,13 @@ def test_every_field_of_a_record_has_its_type_in_one_table() -> None:
     assert read == replace(one, explanation=None, heatmap=None)
     (row,) = flatten(one.to_dict())
     assert (row["lineage"], row["set"], row["text"]) == ("pet > cat", "cat", "a cat")
+
+
+def test_the_lineage_of_another_label_does_not_count(tmp_path: Path) -> None:
+    """As after a label was edited by hand: two lines of one image are still the same label."""
+    path = tmp_path / "r.jsonl"
+    lines = [{"path": "a.jpg", "label": "pug"}, {"path": "a.jpg", "label": "pug"}]
+    lines[1]["lineage"] = ["dog"]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    (found,) = read_results(path)
+    assert found.label_paths == (("pug",),)
