@@ -13,6 +13,8 @@ from clipcls.errors import ImageError
 
 __all__ = ["make_data_uri", "make_thumbnail", "make_thumbnails"]
 
+_AHEAD = 64  # images whose thumbnails are made ahead of the reader
+
 
 def make_thumbnail(path: str | os.PathLike[str], side: int, *, quality: int = 80) -> bytes:
     """Make an upright RGB JPEG without metadata, with at most `side` pixels per side.
@@ -43,8 +45,12 @@ def make_thumbnails(
         except ImageError as error:
             return error.without_frames()
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        yield from pool.map(make, paths)
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    try:
+        for start in range(0, len(paths), _AHEAD):
+            yield from pool.map(make, paths[start : start + _AHEAD])
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def make_data_uri(jpeg: bytes) -> str:

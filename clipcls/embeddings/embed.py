@@ -197,37 +197,37 @@ def _embed(
 ) -> Iterator[Embedded | ImageError]:
     queue: deque[Future[_Pending | ImageError] | _Pending | ImageError] = deque()
     decoding: Future[None] = Future()  # done when the first image that opens is decoded
-    with ThreadPoolExecutor(threads, thread_name_prefix="clipcls-decode") as pool:
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="clipcls-decode")
 
-        def ahead() -> Iterator[_Pending | ImageError]:
-            """The images in order, while a queue of later ones is being read."""
-            for image in images:
-                if isinstance(image, ImageError):
-                    queue.append(image)
-                else:
-                    known = _known(image, encoder, cache)
-                    queue.append(known or pool.submit(_prepare, image, encoder, cache, decoding))
-                # `batch_size` is read only if needed, since it may import torch.
-                while queue and (
-                    not isinstance(queue[0], Future)
-                    or len(queue) > 2 * encoder.batch_size + threads
-                ):
-                    yield _result(queue.popleft(), encoder, decoding)
-            while queue:
+    def ahead() -> Iterator[_Pending | ImageError]:
+        """The images in order, while a queue of later ones is being read."""
+        for image in images:
+            if isinstance(image, ImageError):
+                queue.append(image)
+            else:
+                known = _known(image, encoder, cache)
+                queue.append(known or pool.submit(_prepare, image, encoder, cache, decoding))
+            # `batch_size` is read only if needed, since it may import torch.
+            while queue and (
+                not isinstance(queue[0], Future) or len(queue) > 2 * encoder.batch_size + threads
+            ):
                 yield _result(queue.popleft(), encoder, decoding)
+        while queue:
+            yield _result(queue.popleft(), encoder, decoding)
 
-        batch: list[_Pending | ImageError] = []
-        waiting = 0
-        try:
-            for item in ahead():
-                batch.append(item)
-                waiting += isinstance(item, _Pending) and item.vector is None
-                if not waiting or waiting == encoder.batch_size or len(batch) == _LONGEST_BATCH:
-                    yield from _finish(batch, encoder, cache)
-                    batch, waiting = [], 0
-            yield from _finish(batch, encoder, cache)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    batch: list[_Pending | ImageError] = []
+    waiting = 0
+    try:
+        for item in ahead():
+            batch.append(item)
+            waiting += isinstance(item, _Pending) and item.vector is None
+            if not waiting or waiting == encoder.batch_size or len(batch) == _LONGEST_BATCH:
+                yield from _finish(batch, encoder, cache)
+                batch, waiting = [], 0
+        yield from _finish(batch, encoder, cache)
+    finally:
+        # Without waiting: if the garbage collector closes this, that may be in any thread.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _result(

@@ -133,6 +133,32 @@ def test_a_run_stopped_half_way_goes_on_where_it_was(
     assert encoder.images == 40
 
 
+def test_stopping_waits_for_no_thread(
+    encoder: ColourEncoder, paint: Paint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The garbage collector may stop a run while it has threading's locks."""
+    paths = [paint(f"{n}.png", shade(n)) for n in range(3)]
+    encode, released = encoder.preprocess, threading.Event()
+
+    def preprocess(image: Image.Image) -> Any:
+        if image.getpixel((0, 0)) != shade(0):
+            released.wait(60)
+        return encode(image)
+
+    monkeypatch.setattr(encoder, "preprocess", preprocess)
+    monkeypatch.setattr(encoder, "batch_size", 1)
+    run = embed_images(encoder, paths, backend=Backend(workers=1))
+    monkeypatch.setattr(embed, "_LONGEST_BATCH", 1)
+    queued = itertools.islice(run, 1)
+    assert [item.path for item in queued] == paths[:1]
+    stopping = threading.Thread(target=run.close)  # type: ignore[attr-defined]
+    stopping.start()
+    stopping.join(10)
+    is_stopped = not stopping.is_alive()
+    released.set()
+    assert is_stopped
+
+
 def test_look_ahead_is_bounded(encoder: ColourEncoder, paint: Paint) -> None:
     path = paint("a.png", "red")
     asked = 0
