@@ -46,7 +46,9 @@ def write_keywords(
         for result in results
         if isinstance(result, Prediction)
     ]
-    report = Report("written", unread=len(results) - len(images))
+    verb = "removed from" if remove else "written into"
+    action = f"{verb} {'images' if embed else 'sidecars'}"
+    report = Report(action, unread=len(results) - len(images))
     if images and not any(image.is_file() for _, image in images):
         raise no_images_error(images[0][0].path)
     sidecars = contextlib.nullcontext(SidecarNames(full_name).update)

@@ -15,7 +15,7 @@ class Report:
     """The outcome of a run over images.
 
     Attributes:
-        action: "copied", "moved", "linked", "written" or "restored".
+        action: "copied", "moved", "linked", "written into sidecars", "restored", ...
         changed: how many images were copied, ...; restored are files (sidecars count).
         unchanged: how many images needed no change.
         best_only: how many images with several labels go to the folder of the best one only.

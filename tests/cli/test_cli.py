@@ -575,7 +575,7 @@ def test_answers_are_filed_at_once(clipcls, tmp_path: Path) -> None:
     assert done.returncode == 1, "because of bad.jpg"
     assert (tmp_path / "out/panda/zoo.jpg").is_symlink()
     done = clipcls(*labels, "--sort-into", "out2", "--move", "--xmp", "photos", cwd=tmp_path)
-    assert "21 sidecars written" in done.stderr
+    assert "21 written into sidecars" in done.stderr
     assert "21 moved" in done.stderr
     assert sorted(os.listdir(photos)) == ["bad.jpg"]
     assert sorted(os.listdir(tmp_path / "out2/panda")) == [

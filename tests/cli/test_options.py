@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 import os
@@ -176,7 +177,11 @@ def test_commands_say_what_they_wrote_and_what_comes_next(
 
 
 def test_models_name_the_command_that_installs_what_they_need(run, monkeypatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *_: None if name == "transformers" else find_spec(name),
+    )
     status, out, err = run("models")
     assert (status, "[hf]" in out) == (0, False)
     assert err.startswith("multilingual needs ")

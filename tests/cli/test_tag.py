@@ -36,7 +36,7 @@ def test_images_are_filed_under_each_of_their_labels_with_keywords(run) -> None:
     pytest.importorskip("lxml", reason="needs lxml")
     filing = ("--sort-into", "out", "--link", "--xmp")
     status, _, err = run("tag", *LABELS, "--min-score", "0", *filing, "photos")
-    assert (status, "4 linked" in err, "2 written" in err) == (0, True, True)
+    assert (status, "4 linked" in err, "2 written into sidecars" in err) == (0, True, True)
     assert {"blue.png", "red.png"} <= set(os.listdir("out/red"))
     assert "red" in Path("photos/blue.xmp").read_text()
 

@@ -203,9 +203,9 @@ def test_the_command(tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_text('{"path": "a.jpg", "label": "cat"}\n')
     sort = [sys.executable, "-m", "clipcls", "sort", "r.jsonl", "--embed-xmp"]
     for more, status, message in [
-        ([], 0, "clipcls: 1 written\n"),
-        ([], 0, "clipcls: 0 written; 1 already done\n"),
-        (["--xmp-remove"], 0, "clipcls: 1 written\n"),
+        ([], 0, "clipcls: 1 written into images\n"),
+        ([], 0, "clipcls: 0 written into images; 1 already done\n"),
+        (["--xmp-remove"], 0, "clipcls: 1 removed from images\n"),
         (["--xmp"], 2, "exclude each other"),
         (["--into", "out"], 2, "exclude each other"),
     ]:

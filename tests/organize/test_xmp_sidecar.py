@@ -320,9 +320,9 @@ def test_an_image_that_is_named_twice_is_one(tmp_path: Path) -> None:
 def test_the_command_then_a_move_takes_the_sidecars_along(tmp_path: Path) -> None:
     put(tmp_path, {"a.jpg": "a", "r.jsonl": '{"path": "a.jpg", "label": "cat"}\n'})
     done = sort("r.jsonl", "--xmp", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "clipcls: 1 written\n")
+    assert (done.returncode, done.stderr) == (0, "clipcls: 1 written into sidecars\n")
     done = sort("r.jsonl", "--xmp", cwd=tmp_path)
-    assert done.stderr == "clipcls: 0 written; 1 already done\n"
+    assert done.stderr == "clipcls: 0 written into sidecars; 1 already done\n"
     assert sort("r.jsonl", "--into", "out", "--move", cwd=tmp_path).returncode == 0
     assert {p.name for p in (tmp_path / "out/cat").iterdir()} == {"a.jpg", "a.xmp"}
     assert sort("r.jsonl", "--xmp", "--into", "out", cwd=tmp_path).returncode == 2
