@@ -222,7 +222,7 @@ def find_files() -> list[File]:
     own = find_own_file()
     found: list[Path] = []
     for path in filter(None, (own, Path(FILE_NAME))):
-        if path.is_file():
+        if os.path.isfile(path):  # not Path's, which raises where a folder must not be searched
             if not any(path.samefile(other) for other in found):
                 found.append(path)
         elif os.path.lexists(path):  # never opened: a pipe would block

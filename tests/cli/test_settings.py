@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from clipcls.cli import cli
-from clipcls.cli.settings import list_options, name_variable, walk_commands
+from clipcls.cli.settings import find_files, list_options, name_variable, walk_commands
 
 LABELS = ("-l", "red", "-l", "blue")
 
@@ -305,3 +305,8 @@ def test_config_tells_what_holds_and_why(run, own: Path, of_folder: Path, monkey
 def test_without_settings_nothing_is_said(run, folder: Path) -> None:
     assert run("classify", *LABELS, "photos")[2] == ""
     assert "no such file" in run("config")[1]
+
+
+def test_a_folder_that_cannot_be_searched_has_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/" + 300 * "x")
+    assert find_files() == []
