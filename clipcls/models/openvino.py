@@ -143,6 +143,8 @@ def load(key: str, precision: str) -> Graph | None:
         key: names everything that decides the tower's vectors.
         precision: "fp32" or "bf16".
     """
+    if not os.access(".", os.X_OK):
+        return None  # in a folder that cannot be searched OpenVINO would abort the process
     for file in default_folder().glob(f"{_prefix(key)}{version()}-*.blob"):
         try:
             data = np.memmap(file, np.uint8, "c")
