@@ -18,20 +18,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from playwright.sync_api import Browser, Page, expect
 
 from clipcls.cli import cli
 from clipcls.cli.console import Console
 from clipcls.errors import InputError, install_command
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
 
 Paint = Callable[..., str]
 TESTS = Path(__file__).parents[1]
@@ -415,7 +413,7 @@ def test_keys_give_labels_which_can_be_undone_and_stay(
     four: Path, serve: Callable[..., Served], visit: Callable[..., Page]
 ) -> None:
     page = visit(serve(str(four)))
-    assert page.inner_text("#path").endswith("3.png")  # the most doubtful
+    expect(page.locator("#path")).to_have_text(re.compile(r"3\.png$"))  # the most doubtful
     press(page, "?")
     assert page.is_visible("#keys")
     press(page, "Escape")
@@ -435,7 +433,7 @@ def test_keys_give_labels_which_can_be_undone_and_stay(
     page.reload()
     page.wait_for_selector("body[data-ready]")
     wait_done(page, 1)
-    assert page.inner_text("#path").endswith("3.png")
+    expect(page.locator("#path")).to_have_text(re.compile(r"3\.png$"))
     page.click("#undo")  # of the same server still
     wait_done(page, 2)
     assert corrections(four) == {"3.png": "dog", "2.png": "cat"}
@@ -450,7 +448,7 @@ def test_a_range_all_and_some_at_once(
     page = visit(serve(str(results)))
     press(page, "ArrowRight", "Shift+ArrowRight", "Shift+ArrowRight")
     page.wait_for_function("() => document.querySelectorAll('[aria-selected=true]').length === 3")
-    assert "3 images are selected" in page.inner_text("#selection")
+    expect(page.locator("#selection")).to_contain_text("3 images are selected")
     press(page, "2")
     wait_done(page, 3)
     assert corrections(results) == {"1.png": "dog", "2.png": "dog", "3.png": "dog"}
@@ -527,8 +525,8 @@ def test_html_in_names_and_labels_is_inert(
     rows = [(paint(f"{evil}{n}.png", "red"), evil, 0.9 - n / 10) for n in range(3)]
     results = make_results(rows, "</script><script>window.hacked=1</script>")
     page = visit(serve(str(results)))
-    assert evil in page.inner_text("#path")
-    assert evil in page.inner_text("#labels")
+    expect(page.locator("#path")).to_contain_text(evil)
+    expect(page.locator("#labels")).to_contain_text(evil)
     press(page, "Enter", "/")
     page.keyboard.type("<b>new</b>")
     press(page, "Enter")
@@ -595,7 +593,7 @@ def test_many_labels_are_found_by_typing(
     results = make_results([(paint(f"{n}.png", "red"), "label 40", 0.6) for n in range(3)])
     (tmp_path / "labels.txt").write_text("\n".join(f"label {n}" for n in range(60)))
     page = visit(serve(str(results), "--labels", str(tmp_path / "labels.txt")))
-    assert page.inner_text("#labels kbd >> nth=0") == "1"
+    expect(page.locator("#labels kbd >> nth=0")).to_have_text("1")
     press(page, "1")  # the keys are the usual answers'
     wait_done(page, 1)
     assert corrections(results) == {"0.png": "label 40"}
@@ -620,7 +618,7 @@ def test_missing_and_broken_images_say_why(
     os.unlink(tmp_path / "0.png")
     page = visit(serve(str(results)))
     page.wait_for_selector("#broken:not([hidden])")
-    assert "no such file" in page.inner_text("#broken")
+    expect(page.locator("#broken")).to_contain_text("no such file")
     page.wait_for_selector("#image-0 .why")
     page.select_option("#show", "all")
     page.focus("#grid")
@@ -628,7 +626,7 @@ def test_missing_and_broken_images_say_why(
     page.wait_for_function("() => document.getElementById('broken').textContent === 'truncated'")
     press(page, "1")
     page.wait_for_selector("#failure:not([hidden])")
-    assert "truncated" in page.inner_text("#failure")
+    expect(page.locator("#failure")).to_contain_text("truncated")
 
 
 def test_ten_thousand_images_are_no_burden(
@@ -663,29 +661,23 @@ def test_learning_shows_what_changes_and_writes_the_classifier(
     page = visit(served)
     page.wait_for_function("() => document.getElementById('message').textContent.includes('new')")
     assert page.is_disabled("#learn")
-    for _ in range(2):  # the first of either cluster, then all that look like it
-        name = page.inner_text("#path")
-        red = int(re.findall(r"(\d+)\.png", name)[0]) % 2 == 0
-        press(page, "1" if red else "2")
-        page.wait_for_timeout(200)
-    for _ in range(4):
+    for done in range(1, 7):  # the first of either cluster, then all that look like it
         red = int(re.findall(r"(\d+)\.png", page.inner_text("#path"))[0]) % 2 == 0
         press(page, "1" if red else "2")
-        page.wait_for_timeout(200)
-    wait_done(page, 6)
+        wait_done(page, done)
     page.evaluate(  # as another tab does: a label that this one has not heard of
         """() => fetch("/api/labels", { method: "POST", body: '{"name": "violet"}' })"""
     )
     assert "violet" not in (page.text_content("#which") or "")
     page.click("#learn")
     page.wait_for_selector("#learnt:not([hidden])")
-    assert "violet" in (page.text_content("#which") or "")
-    assert "From 6 images of 2 labels" in page.inner_text("#learnt-summary")
-    assert "24 get an answer that differs" in page.inner_text("#learnt-summary")
-    assert "100 %" in page.inner_text("#learnt-figure")
+    expect(page.locator("#which")).to_contain_text("violet")
+    expect(page.locator("#learnt-summary")).to_contain_text("From 6 images of 2 labels")
+    expect(page.locator("#learnt-summary")).to_contain_text("24 get an answer that differs")
+    expect(page.locator("#learnt-figure")).to_contain_text("100 %")
     page.click("#show-changed")
     page.wait_for_function("() => document.getElementById('listed').textContent.endsWith('of 24')")
-    assert "(was blue" in page.inner_text("#said")
+    expect(page.locator("#said")).to_contain_text("(was blue")
     (tmp_path / "results.safetensors").write_bytes(b"mine")
     page.click("#save")
     page.wait_for_selector("#failure:not([hidden])")
@@ -704,14 +696,14 @@ def test_learning_shows_what_changes_and_writes_the_classifier(
         if page.inner_text("#selection"):
             break
         press(page, "Escape", "ArrowRight")
-    assert "images are selected" in page.inner_text("#selection")
+    expect(page.locator("#selection")).to_contain_text("images are selected")
     press(page, "Enter")
     page.wait_for_function("() => parseInt(document.getElementById('count').textContent) > 7")
     assert set(corrections(results).values()) == {"red", "green"}
     count = len(corrections(results))
     page.click("#finish")
     page.wait_for_selector("#closing:not([hidden])")
-    assert f"You gave {count} of 30 images a label" in page.inner_text("#closing-count")
+    expect(page.locator("#closing-count")).to_contain_text(f"You gave {count} of 30 images a label")
     commands = page.inner_text("#closing-commands").split("\n")
     status, said = served.end()
     assert status == 0
@@ -794,16 +786,16 @@ def test_an_unsure_answer_is_named_and_taken_by_enter(
     page = visit(serve(str(results)))
     page.click("#image-0")
     page.wait_for_function("() => document.getElementById('path').textContent.endsWith('0.png')")
-    assert page.inner_text("#said") == "not sure: mountain 28\N{NBSP}%"
-    assert "It is mountain" in page.inner_text("#confirm")
-    assert "not sure: mountain" in page.inner_text("#image-0")
+    expect(page.locator("#said")).to_have_text("not sure: mountain 28\N{NBSP}%")
+    expect(page.locator("#confirm")).to_contain_text("It is mountain")
+    expect(page.locator("#image-0")).to_contain_text("not sure: mountain")
     press(page, "Enter")
     wait_done(page, 1)
     page.click("#image-1")
     page.wait_for_function("() => document.getElementById('path').textContent.endsWith('1.png')")
     assert page.is_disabled("#confirm")
     press(page, "Enter")
-    assert "press a label's key" in page.inner_text("#message")
+    expect(page.locator("#message")).to_contain_text("press a label's key")
     press(page, "-")
     wait_done(page, 2)
     page.click("#image-0")

@@ -682,5 +682,6 @@ ask("/api/review").then((answer) => {
   say(`Your labels are saved in ${state.corrections}.`);
   follow(status);
   toList();
-  document.body.dataset.ready = "yes";
+  // Behind the frame that draws the page for the first time.
+  requestAnimationFrame(() => { document.body.dataset.ready = "yes"; });
 }).catch((error) => fail(error.message));
