@@ -72,7 +72,7 @@ class Served:
     @contextlib.contextmanager
     def client(self) -> Iterator[httpx.Client]:
         """A program that followed the link."""
-        with httpx.Client(base_url=self.url) as client:
+        with httpx.Client(base_url=self.url, timeout=60) as client:
             client.get(self.link, follow_redirects=True).raise_for_status()
             yield client
 
@@ -160,7 +160,7 @@ def test_only_whoever_has_the_link_gets_in_once_and_from_no_other_site(
     served = serve(str(four))
     paths = ("/", "/api/review", "/thumb/0", "/image/0", "/review.js")
     for path in paths:
-        assert httpx.get(served.url + path).status_code == 403
+        assert httpx.get(served.url + path, timeout=60).status_code == 403
     body = {"labels": [[0, 0]]}
     with served.client() as client:
         assert {client.get(path).status_code for path in paths} == {200}
@@ -171,7 +171,7 @@ def test_only_whoever_has_the_link_gets_in_once_and_from_no_other_site(
         policy = client.get("/").headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
-    assert httpx.get(served.link).status_code == 403, "the link works once"
+    assert httpx.get(served.link, timeout=60).status_code == 403, "the link works once"
     assert served.end(signal.SIGINT)[0] == 0
 
 

@@ -1151,7 +1151,9 @@ def test_the_command(tmp_path: Path) -> None:
         (record,) = check(answer)["results"]
         assert (record["path"], record["label"], record["model"]) == ("chelsea.jpg", "cat", "mini")
         kind = {"content-type": "multipart/form-data; boundary=x"}
-        answer = httpx.post(f"{url}/classify", content=b"nonsense", headers=headers | kind)
+        answer = httpx.post(
+            f"{url}/classify", content=b"nonsense", headers=headers | kind, timeout=60
+        )
         assert answer.status_code == 400
         port = url.rpartition(":")[2]
         settings = ("--host", name, "--insecure", "--no-cache", "--port", port)
