@@ -30,11 +30,16 @@ def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> list[tuple
 
 
 def reference() -> str:
-    parts = ["# Command line reference\n\nMade from `--help` by `python tests/test_docs.py`.\n"]
+    parts = [
+        "# Command line reference\n\nMade from `--help`, or `--help-all` where it exists, by "
+        "`python tests/test_docs.py`.\n"
+    ]
+    runner, widths = CliRunner(), {"terminal_width": 90, "max_content_width": 90}
     for path in commands():
-        result = CliRunner().invoke(
-            cli, [*path, "--help"], prog_name="clipcls", terminal_width=90, max_content_width=90
-        )
+        for option in ("--help-all", "--help"):
+            result = runner.invoke(cli, [*path, option], prog_name="clipcls", **widths)
+            if result.exit_code == 0:
+                break
         parts.append(f"## {' '.join(('clipcls', *path))}\n\n```\n{result.output}```\n")
     return "\n".join(parts)
 

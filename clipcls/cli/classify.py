@@ -171,12 +171,14 @@ class _Answers(groups.Settings):
         "Records are written after the last image is embedded.",
     )
     explain: bool = option(
+        rare=True,
         help="Add the reasons for each answer: the label's texts, the margin over the runner-up, "
         "and the nearest images in the cache.",
     )
     heatmap: Path | None = option(
         type=FOLDER,
         metavar="DIR",
+        rare=True,
         help="Draw pictures into DIR that show which part of each image led to the answer; takes "
         "50 passes of the model per image.",
     )
@@ -197,12 +199,14 @@ class _Doubt(groups.Settings):
         type=NumberRange(0, 1),
         default=0.0,
         metavar="M",
+        rare=True,
         help="Answer `unknown` when the best score leads the second by less than M.",
     )
     calibration: Path | None = calibration_option()
     coverage: float | None = option(
         type=NumberRange(0, 1, min_open=True),
         metavar="C",
+        rare=True,
         help="Answer only the share C of images whose scores are highest. Needs --calibration.",
     )
     max_error: float | None = option(
@@ -214,6 +218,7 @@ class _Doubt(groups.Settings):
     prediction_sets: float | None = option(
         type=NumberRange(0, 1, min_open=True, max_open=True),
         metavar="ALPHA",
+        rare=True,
         help="Add a set of labels per image; for all but a share ALPHA of the images it contains "
         "a right one. Needs --calibration.",
     )

@@ -11,13 +11,18 @@ import click
 from clipcls.cli import constraints
 from clipcls.cli.param_types import FILE
 
+_SHOWN = 18  # parameters of a command that `--help` shows all of
+_SHOW_ALL = "clipcls.show_all"
+
 
 class Option(click.Option):
-    """An option that `--help` lists below the heading of its section."""
+    """An option in a section of `--help`; of a long list, `--help` leaves out the `rare` ones."""
 
-    def __init__(self, *args: Any, section: str, **attributes: Any) -> None:
+    def __init__(
+        self, *args: Any, section: str = "", rare: bool = False, **attributes: Any
+    ) -> None:
         super().__init__(*args, **attributes)
-        self.section = section
+        self.section, self.rare = section, rare
 
 
 def option(*names: str, section: str = "", **attributes: Any) -> Any:
@@ -28,7 +33,7 @@ def option(*names: str, section: str = "", **attributes: Any) -> Any:
     Args:
         names: the option's names; default: the field's.
         section: its heading, if not the class's.
-        attributes: as for `click.option`.
+        attributes: as for `click.option`; `rare=True` leaves the option to `--help-all`.
     """
     metadata = {"names": names, "section": section, "attributes": attributes}
     return field(default=attributes.get("default"), metadata=metadata)
@@ -65,12 +70,23 @@ class _Command(click.Command):
     def __init__(self, groups: Mapping[str, type[Settings]], *args: Any, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
         self._groups = groups
-        shared = [param for param in self.params if isinstance(param, Option)]
-        own = [param for param in self.params if not isinstance(param, Option)]
+        shared = [param for param in self.params if getattr(param, "section", "")]
+        own = [param for param in self.params if param not in shared]
         self.params = [*own, *(o for group in groups.values() for o in group.options()), *shared]
+        self._hides = len(self.params) > _SHOWN
+        if self._hides:
+            option = click.Option(
+                ["--help-all"],
+                is_flag=True,
+                is_eager=True,
+                expose_value=False,
+                callback=_show_all,
+                help="Show all options and exit.",
+            )
+            self.params.append(option)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        is_run = not ctx.resilient_parsing and not {"-h", "--help"} & set(args)
+        is_run = not ctx.resilient_parsing and not {"-h", "--help", "--help-all"} & set(args)
         if is_run:
             from clipcls.cli import settings
 
@@ -91,16 +107,28 @@ class _Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
-        title = "Options"
+        title, hidden = "Options", 0
+        hides = self._hides and _SHOW_ALL not in ctx.meta
         for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
-            if record and not isinstance(param, click.Argument):
-                if "--help" not in param.opts:  # which comes last, in any section
-                    title = getattr(param, "section", "Options")
+            if hides and getattr(param, "rare", False):
+                hidden += 1
+            elif isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
+                if not param.is_eager:  # help comes last, in any section
+                    title = getattr(param, "section", "") or "Options"
                 sections.setdefault(title, []).append(record)
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+        if hidden:
+            formatter.write_paragraph()
+            formatter.write_text(f"For {hidden} more options: {ctx.command_path} --help-all")
+
+
+def _show_all(ctx: click.Context, _: click.Parameter, is_given: bool) -> None:
+    if is_given and not ctx.resilient_parsing:
+        ctx.meta[_SHOW_ALL] = True
+        click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()
 
 
 def command(name: str) -> Callable[[Callable[..., int]], click.Command]:

@@ -111,10 +111,13 @@ class LabelSettings(TextSettings):
     """Labels in words, one of which is the answer, or a classifier that learnt them."""
 
     reject: bool = option(
-        help="Add the answer `none of these`, for images closer to generic texts than to any label."
+        rare=True,
+        help="Add the answer `none of these`, for images closer to generic texts than to any "
+        "label.",
     )
     level: str | None = option(
         metavar="LEVEL",
+        rare=True,
         help="For labels like `animal > dog > pug`, answer at level 1 (the root), 2, ..., or at "
         "the level of this name.",
     )

@@ -32,7 +32,9 @@ inputs_argument = click.argument(
 )
 data_argument = click.argument("data", metavar="DATA", shell_complete=complete_files)
 results_argument = click.argument("results", metavar="RESULTS", shell_complete=complete_files)
-null_option = click.option("-0", "--null", is_flag=True, help="Paths on stdin end with NUL.")
+null_option = click.option(
+    "-0", "--null", cls=Option, rare=True, is_flag=True, help="Paths on stdin end with NUL."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 root_option = click.option(
     "--root", type=FOLDER, default=".", metavar="DIR", help="The folder that `classify` ran in."
@@ -71,13 +73,16 @@ class ModelChoice(Settings):
         help="A name from `clipcls models`, ARCHITECTURE/TAG, hf-hub:ORG/REPO or local-dir:PATH; "
         "auto is base if its weights are available, else mini.",
     )
-    checkpoint: Path | None = option(help="Weights for --model, if that is an architecture.")
+    checkpoint: Path | None = option(
+        rare=True, help="Weights for --model, if that is an architecture."
+    )
     device: str | None = option(
         metavar="DEVICE", help="cpu, cuda, cuda:1 or mps; default: the best."
     )
     batch_size: int | None = option(
         section=_MEMORY,
         type=COUNT,
+        rare=True,
         help="Images encoded at a time; default: 32, on a GPU 256.",
     )
 
@@ -92,22 +97,25 @@ class ModelChoice(Settings):
 class ModelSettings(ModelChoice):
     """The same, how the model runs, and the cache."""
 
-    cache: Path | None = option(section=_MEMORY, help="Store embeddings in this file.")
+    cache: Path | None = option(section=_MEMORY, rare=True, help="Store embeddings in this file.")
     no_cache: bool = option(section=_MEMORY, help="Neither store embeddings nor use stored ones.")
     precision: Precision | Literal["auto"] = option(
         type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
         default="auto",
+        rare=True,
         help="auto is fp16 or bf16 if the hardware is fast at it and the model's vectors stay the "
         "same, else fp32.",
     )
     backend: BackendName = option(
         type=click.Choice(["auto", "openvino", "torch"]),
         default="auto",
+        rare=True,
         help="Library that runs the model on a CPU; auto is openvino if it supports the model.",
     )
     workers: int | None = option(
         section=_MEMORY,
         type=COUNT,
+        rare=True,
         help="Threads that decode images; default: by the number of CPUs.",
     )
 
@@ -166,6 +174,7 @@ _style_option = _run_option(
     *("--progress", "style"),
     type=click.Choice(["auto", "bar", "log", "none"]),
     default="auto",
+    rare=True,
     help="auto is a bar on a terminal, elsewhere log: one line per minute.",
 )
 _max_errors_option = _run_option(
@@ -173,6 +182,7 @@ _max_errors_option = _run_option(
     type=_parse_max_errors,
     metavar="N|P%",
     default="0",
+    rare=True,
     help="Exit with 1 only if more than N images, or P % of them, cannot be read.",
 )
 _max_megapixels_option = _run_option(
@@ -180,6 +190,7 @@ _max_megapixels_option = _run_option(
     section=_MEMORY,
     callback=_limit_pixels,
     type=COUNT,
+    rare=True,
     help="Refuse images that decode to more megapixels; default: 179. Each takes up to 4 MB of "
     "memory per image being decoded. JPEGs are decoded no larger than the model needs.",
 )

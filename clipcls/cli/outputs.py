@@ -55,8 +55,10 @@ class OutputSettings(Settings):
         type=RESULTS,
         help="Write to this file, compressed if it ends in .gz; - is standard output.",
     )
-    columns: str | None = option(metavar="NAME,...")
-    bom: bool = option(help="Begin a csv or tsv with a byte order mark, as Excel needs for UTF-8.")
+    columns: str | None = option(metavar="NAME,...", rare=True)
+    bom: bool = option(
+        rare=True, help="Begin a csv or tsv with a byte order mark, as Excel needs for UTF-8."
+    )
 
     def choose_format(self) -> str:
         """The format: `--format`, else by the file's suffix, else by where the output goes."""

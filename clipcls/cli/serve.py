@@ -87,20 +87,24 @@ class _Access(groups.Settings):
     allow_host: tuple[str, ...] = option(
         metavar="NAME",
         type=_check_host,
+        rare=True,
         help="A host name of this server that requests may use, besides localhost.",
     )
     allow_origin: tuple[str, ...] = option(
         metavar="ORIGIN",
         type=_parse_origin,
+        rare=True,
         help="Allow requests from scripts of another web site (CORS), e.g. https://app.example.",
     )
     allow_url: tuple[str, ...] = option(
         metavar="HOST",
+        rare=True,
         help="Fetch images by URL from HOST, HOST:PORT or *.DOMAIN; never from private addresses.",
     )
     trust_proxy: tuple[Network, ...] = option(
         metavar="ADDRESS",
         type=_parse_network,
+        rare=True,
         help="Tell clients apart by the X-Forwarded-For of a proxy at this address or network.",
     )
 
@@ -128,7 +132,7 @@ class _Access(groups.Settings):
 
 def _limit(default: float, help: str, *, most: int | None = None) -> Any:
     kind = click.IntRange(1, most)
-    return option(type=kind, default=default, metavar="N", help=help)
+    return option(type=kind, default=default, metavar="N", rare=True, help=help)
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,7 @@ class _Load(groups.Settings):
         type=NumberRange(0, 3600, min_open=True),
         default=30.0,
         metavar="S",
+        rare=True,
         help="Seconds per request, upload included.",
     )
     max_batch: int = _limit(8, "Images per forward pass, from all requests together.")
@@ -156,6 +161,7 @@ class _Load(groups.Settings):
         type=NumberRange(0, 1000),
         default=2.0,
         metavar="MS",
+        rare=True,
         help="Milliseconds that an image may wait for a batch while the model is idle.",
     )
 

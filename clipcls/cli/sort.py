@@ -45,7 +45,7 @@ class FilingSettings(groups.Settings):
         help="Then copy the images into DIR, one folder per label, as `clipcls sort` does.",
     )
     move: bool = option(help="Move the images instead of copying them.")
-    link: bool = option(help="Make symbolic links instead of copying.")
+    link: bool = option(rare=True, help="Make symbolic links instead of copying.")
     xmp: bool = xmp_option()
 
 

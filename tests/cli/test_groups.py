@@ -15,10 +15,28 @@ COMMANDS = dict(walk_commands(cli))
 
 
 def test_classify_shows_its_options_in_groups(run) -> None:
-    status, out, _ = run("classify", "--help")
     titles = ["Labels", "Answers", "Doubt", "Output", "Filing", "Model", "Cache and memory"]
-    shown = re.findall(r"^(\w[\w ]+):$", out, re.MULTILINE)
-    assert (status, [title for title in shown if title in titles]) == (0, titles)
+    for option in ("--help", "--help-all"):
+        status, out, _ = run("classify", option)
+        shown = re.findall(r"^(\w[\w ]+):$", out, re.MULTILINE)
+        assert (status, [title for title in shown if title in titles]) == (0, titles)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_shows_at_most_18_options_and_names_the_way_to_the_others(run, path) -> None:
+    _, short, _ = run(*path, "--help")
+    options = list_options(COMMANDS[path])
+    shown = [name for name in options if re.search(rf"^  (-., )?--{name}\b", short, re.MULTILINE)]
+    assert len(shown) <= 18
+    hidden = len(options) - len(shown)
+    status, full, _ = run(*path, "--help-all")
+    if hidden:
+        assert short.endswith(f"{hidden} more options: clipcls {' '.join(path)} --help-all\n")
+        assert status == 0
+        assert all(f"--{name}" in full for name in options)
+        assert "--help-all" not in full.splitlines()[-1]
+    else:
+        assert status == 2
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
