@@ -21,7 +21,7 @@ from clipcls.errors import ImageError
 from clipcls.predictions import Prediction, Result
 
 if TYPE_CHECKING:
-    from clipcls.organize.journal import Mode
+    from clipcls.organize.fileops import Mode
     from clipcls.organize.report import Report
 
 

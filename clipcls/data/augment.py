@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageEnhance, ImageOps
 
-__all__ = ["View"]
-
 # Counts the ways in which views are made: part of every view's key.
 _RECIPE = "view 1"
 _LEAST_AREA = 0.5

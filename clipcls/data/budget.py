@@ -7,8 +7,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
-__all__ = ["Budget"]
-
 
 class Budget:
     """Units of memory that threads reserve before they need them, first come, first served.

@@ -20,8 +20,6 @@ from clipcls.predictions import PERSON
 
 log = logging.getLogger("clipcls")
 
-__all__ = ["Dataset", "DatasetLike", "make_dataset", "read_dataset"]
-
 _FILES = (".csv", ".tsv", ".tab", ".txt")  # Excel's "Unicode text" is a .txt with tabs
 
 

@@ -9,16 +9,6 @@ from importlib.util import find_spec
 
 from clipcls.errors import install_command
 
-__all__ = [
-    "KINDS",
-    "RAW_SUFFIXES",
-    "SUFFIXES",
-    "VIDEO_SUFFIXES",
-    "LeftOut",
-    "is_system_folder",
-    "reads_raw",
-]
-
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())

@@ -20,16 +20,6 @@ from clipcls.errors import ImageError, install_command
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
-__all__ = [
-    "START_OF_SCAN",
-    "check_header",
-    "check_pixels",
-    "estimate_cost",
-    "identify",
-    "image_errors",
-    "strip_text",
-]
-
 logger = logging.getLogger("clipcls")
 
 START_OF_SCAN = b"\xff\xda"  # of JPEG

@@ -45,16 +45,6 @@ from clipcls.errors import ImageError, install_command, os_reason
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
-__all__ = [
-    "MAX_BYTES",
-    "MAX_MISSING",
-    "MAX_PIXELS",
-    "decode_image",
-    "find_missing_share",
-    "find_whole",
-    "read_bytes",
-]
-
 logger = logging.getLogger("clipcls")
 
 MAX_BYTES = 1 << 29

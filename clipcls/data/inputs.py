@@ -37,17 +37,6 @@ from clipcls.data.images import MAX_BYTES, decode_image, read_bytes
 from clipcls.data.pixels import to_rgb
 from clipcls.errors import ImageError, os_reason
 
-__all__ = [
-    "ImageInput",
-    "Images",
-    "NamedImage",
-    "OnError",
-    "apply_on_error",
-    "has_no_file",
-    "name_images",
-    "open_input",
-]
-
 logger = logging.getLogger(__name__)
 
 ImageInput: TypeAlias = (

@@ -25,8 +25,6 @@ from clipcls.files.text import canonical
 from clipcls.labels.folder_names import folder_names, normalize_name
 from clipcls.labels.names import join_levels, split_levels
 
-__all__ = ["Excluded", "MatchedDataset", "match_labels"]
-
 
 @dataclass(frozen=True, slots=True)
 class Excluded:

@@ -20,8 +20,6 @@ from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.on_disk import explain_missing, find_on_disk
 from clipcls.files.text import canonical, detect_encoding
 
-__all__ = ["find_images"]
-
 log = logging.getLogger("clipcls")
 
 _SEPARATORS = re.compile("[" + re.escape(os.sep + (os.altsep or "")) + "]+")

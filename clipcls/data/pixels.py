@@ -30,16 +30,6 @@ from clipcls.errors import ImageError
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
-__all__ = [
-    "find_low_bytes",
-    "find_orientation",
-    "is_on_its_side",
-    "stretch_colour",
-    "to_rgb",
-    "turn_box",
-    "upright_rgb",
-]
-
 logger = logging.getLogger("clipcls")
 
 _STANDS_OUT = 32  # of 255: by how much a pixel differs from its background, to be seen

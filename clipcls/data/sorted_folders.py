@@ -11,8 +11,6 @@ from pathlib import Path
 from clipcls.errors import ClipclsError
 from clipcls.files.jsonfiles import parse_json
 
-__all__ = ["FLAGS", "PREFIX", "find_journals", "open_regular", "read_folder_labels"]
-
 PREFIX = "clipcls-sort-"
 FLAGS = sum(getattr(os, f"O_{name}", 0) for name in ("NOFOLLOW", "NONBLOCK", "CLOEXEC", "BINARY"))
 

@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from clipcls.data.images import decode_image, read_bytes
 from clipcls.errors import ImageError
 
-__all__ = ["make_data_uri", "make_thumbnail", "make_thumbnails"]
-
 _AHEAD = 64  # images whose thumbnails are made ahead of the reader
 
 

@@ -27,8 +27,6 @@ from clipcls.numerics import unit_rows
 if TYPE_CHECKING:
     pass
 
-__all__ = ["Measurement", "measure", "sample_photo"]
-
 _LABELS = 1000
 _ROUNDS = 3
 

@@ -26,8 +26,6 @@ from clipcls.embeddings.cache_file import CacheFile, DamageError, compute_checks
 from clipcls.errors import CacheError
 from clipcls.files.hashing import hash_file, is_settled
 
-__all__ = ["CacheInfo", "EmbeddingCache", "hash_image", "open_cache"]
-
 logger = logging.getLogger(__name__)
 
 

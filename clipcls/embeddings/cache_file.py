@@ -22,8 +22,6 @@ from typing import Any, TypeVar
 from clipcls.errors import CacheError
 from clipcls.files.folders import cache_folder
 
-__all__ = ["CacheFile", "DamageError", "clear", "compute_checksum", "default_path"]
-
 logger = logging.getLogger(__name__)
 
 # SQLite's application ID, at byte 68 of the file. A file without it is never written or deleted.

@@ -7,8 +7,6 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["cluster_vectors", "k_means"]
-
 _MOST_CLUSTERED = 20_000  # vectors for k-means; the others join the nearest cluster
 
 

@@ -27,14 +27,6 @@ if TYPE_CHECKING:
     from clipcls.embeddings.cache import EmbeddingCache
     from clipcls.models.encoder import Encoder
 
-__all__ = [
-    "Embedded",
-    "compute_rows",
-    "embed_array",
-    "embed_images",
-    "embed_texts",
-]
-
 logger = logging.getLogger(__name__)
 
 # Texts are stored this many at a time, so an interrupted long list does not start over.

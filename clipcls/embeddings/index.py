@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FlatIndex", "neighbours", "search_blocks"]
-
-
 # Up to this many rows NumPy is as fast as FAISS, whose import takes longer than the search.
 _FEW = 1_024
 

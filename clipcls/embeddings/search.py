@@ -16,8 +16,6 @@ from clipcls.embeddings.index import search_blocks
 from clipcls.models.encoder import Encoder
 from clipcls.predictions import Hit
 
-__all__ = ["search_cache", "search_images"]
-
 # As fast as larger ones: `FlatIndex` needs no FAISS for so few. Memory holds several blocks.
 _BLOCK = 1_024
 

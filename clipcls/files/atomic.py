@@ -10,8 +10,6 @@ from pathlib import Path
 
 from clipcls.errors import OutputError
 
-__all__ = ["lock_descriptor", "temporary_path", "write_bytes", "write_new"]
-
 
 @contextlib.contextmanager
 def temporary_path(path: Path, suffix: str = "") -> Iterator[Path]:

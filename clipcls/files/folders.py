@@ -14,8 +14,6 @@ from pathlib import Path
 
 import platformdirs
 
-__all__ = ["cache_folder", "is_inside", "sync_folder"]
-
 logger = logging.getLogger(__name__)
 
 

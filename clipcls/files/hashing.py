@@ -6,8 +6,6 @@ import hashlib
 import os
 import time
 
-__all__ = ["RACY_NS", "hash_file", "is_settled"]
-
 # A file changed twice within the clock's resolution can keep its times (git calls it racy).
 RACY_NS = 2_000_000_000
 

@@ -20,8 +20,6 @@ from typing import Any, NoReturn, TypeVar
 from clipcls.errors import ClipclsError, InputError
 from clipcls.files.text import read_text
 
-__all__ = ["build", "check_depth", "parse_json", "read_json", "unique_keys"]
-
 _DEEPEST = 50  # what clipcls reads has 5 levels at most
 _LARGEST_INTEGER = 2**63  # the largest of NumPy, SQLite and Parquet
 

@@ -9,8 +9,6 @@ import re
 
 from clipcls.files.text import canonical
 
-__all__ = ["explain_missing", "find_on_disk"]
-
 
 def find_on_disk(path: str) -> str:
     """The path as the disk spells it, if it exists, else as it was given.

@@ -10,8 +10,6 @@ from typing import IO, Any, TextIO
 
 from clipcls.files.atomic import lock_descriptor
 
-__all__ = ["Part"]
-
 
 class Part:
     """A new file `NAME.part` for one run; what an interrupted run left there is set aside.

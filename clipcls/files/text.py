@@ -17,21 +17,6 @@ from typing import NamedTuple
 
 from clipcls.errors import ClipclsError, InputError
 
-__all__ = [
-    "Table",
-    "canonical",
-    "clean",
-    "decode",
-    "detect_encoding",
-    "escape_bytes",
-    "guard",
-    "number_lines",
-    "parse_number",
-    "read_table",
-    "read_text",
-    "unguard",
-]
-
 # Files that are not the text a person means, by their lower-case first bytes.
 _OTHER_FILES = {
     b"{\\rtf": "is rich text (RTF); save it as plain text (TextEdit: Format, Make Plain Text)",

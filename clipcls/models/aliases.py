@@ -10,8 +10,6 @@ from typing import Any
 from clipcls.models import hub
 from clipcls.models.architectures import read_architecture
 
-__all__ = ["ALIASES", "HUB_FILES", "MINI", "ModelInfo", "Pretrained", "list_models", "model_names"]
-
 MINI = Path(__file__).parents[1] / "mini"
 
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")

@@ -15,8 +15,6 @@ from typing import Any
 
 from clipcls.errors import ModelError
 
-__all__ = ["find_architecture", "list_architectures", "list_tags", "quiet", "read_architecture"]
-
 
 def list_tags(architecture: str) -> list[str]:
     """The tags of published weights; imports open_clip."""

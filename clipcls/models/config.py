@@ -8,8 +8,6 @@ from typing import Any
 from clipcls.errors import ModelError
 from clipcls.files.jsonfiles import read_json
 
-__all__ = ["CONFIG_NAME", "find_weights", "read_config"]
-
 CONFIG_NAME = "open_clip_config.json"
 # open_clip's own order of preference (factory._find_checkpoint_in_dir, pretrained).
 _WEIGHTS = (

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["check", "copy_to_device", "exact_float32", "half_precisions", "is_cuda"]
-
 # Torch's settings belong to the whole process: they are restored before the next change.
 _settings = threading.RLock()
 

@@ -18,8 +18,6 @@ from typing import Any
 
 from clipcls.errors import ModelUnavailableError
 
-__all__ = ["Download", "hub_constants"]
-
 # A partial file counts as growing this long after another process wrote to it, since
 # huggingface_hub writes 10 MB at a time.
 _GROWING_SECONDS = 60.0

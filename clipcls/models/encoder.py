@@ -14,8 +14,6 @@ from clipcls.models.backend import Backend
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Encoder", "open_encoder"]
-
 
 class Encoder(Protocol):
     """A model as the rest of clipcls uses it; derive from it to get the defaults."""

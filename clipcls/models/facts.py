@@ -20,8 +20,6 @@ from clipcls.files import folders
 from clipcls.files.atomic import temporary_path
 from clipcls.files.hashing import hash_file, is_settled
 
-__all__ = ["ModelFacts"]
-
 
 class ModelFacts:
     """Facts by key; safe across threads and processes, and picklable.

@@ -16,8 +16,6 @@ from clipcls.errors import ModelUnavailableError, UnknownModelError
 from clipcls.models.download import Download, hub_constants
 from clipcls.models.facts import ModelFacts
 
-__all__ = ["REMEMBERED_SECONDS", "STALL_SECONDS", "cached", "fetch"]
-
 # How long a download may make no progress if nobody asked for it by name.
 STALL_SECONDS = 3.0
 

@@ -20,8 +20,6 @@ from clipcls.models.torch_model import TorchModel, Tower
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["load"]
-
 # create_model insists on both towers; the unwanted one is the smallest possible.
 _NO_IMAGE_TOWER = {"layers": 1, "width": 8, "head_width": 8, "image_size": 1, "patch_size": 1}
 _NO_TEXT_TOWER = {"layers": 1, "width": 8, "heads": 1, "vocab_size": 1, "context_length": 1}

@@ -27,8 +27,6 @@ from clipcls.numerics import unit_rows
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["OpenClipEncoder"]
-
 logger = logging.getLogger(__name__)
 
 # The version of how a file becomes pixels: part of every image's key.

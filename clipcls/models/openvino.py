@@ -35,21 +35,6 @@ from clipcls.errors import OutputError, os_reason
 from clipcls.files.atomic import write_bytes
 from clipcls.files.folders import cache_folder
 
-__all__ = [
-    "Graph",
-    "can_store",
-    "clear",
-    "compile_graph",
-    "default_folder",
-    "has_bf16",
-    "import_openvino",
-    "is_supported",
-    "load",
-    "store",
-    "stored_sizes",
-    "version",
-]
-
 logger = logging.getLogger(__name__)
 
 _ABANDONED_SECONDS = 86_400

@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["needed_lengths", "taking"]
-
 
 def needed_lengths(network: Any, tokens: torch.Tensor) -> torch.Tensor:
     """The number of tokens of each text that its vector depends on.

@@ -17,8 +17,6 @@ from PIL import Image
 
 from clipcls.data.images import find_whole
 
-__all__ = ["Preprocess"]
-
 _STRIP = 32
 
 

@@ -32,8 +32,6 @@ from clipcls.models.architectures import (
 )
 from clipcls.models.config import CONFIG_NAME, find_weights, read_config
 
-__all__ = ["ModelSource", "resolve"]
-
 logger = logging.getLogger(__name__)
 
 # `hub.fetch` with its settings.

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["TorchModel", "Tower", "dtype"]
-
 logger = logging.getLogger(__name__)
 
 Tower = Literal["image", "text"]

@@ -25,16 +25,6 @@ if TYPE_CHECKING:
     from clipcls.models.tokenizer import ClipTokenizer
     from clipcls.models.torch_model import TorchModel
 
-__all__ = [
-    "LEAST_COSINE",
-    "GraphError",
-    "NoMemoryError",
-    "export_image_tower",
-    "export_text_tower",
-    "image_probe",
-    "least_cosine",
-]
-
 # Least cosine similarity to torch's float32 vectors that a graph (or, in fp16, a GPU) must reach on
 # the probe batch. Photos lose more than its noise: up to nine times as much (1 - cosine) in models
 # that magnify rounding. fp16 has the bits to leave that room and still have photos at 0.999.

@@ -16,6 +16,7 @@ from pathlib import Path
 from clipcls.errors import ImageError, OutputError, os_reason
 from clipcls.files.folders import sync_folder
 from clipcls.organize.fileops import (
+    Mode,
     RefusalError,
     check_inside,
     copy,
@@ -29,12 +30,10 @@ from clipcls.organize.fileops import (
     place,
     same_content,
 )
-from clipcls.organize.journal import Entry, Journal, Mode, read_journals
+from clipcls.organize.journal import Entry, Journal, read_journals
 from clipcls.organize.plan import Plan, Step, make_plan
 from clipcls.organize.report import Report
 from clipcls.predictions import Result
-
-__all__ = ["file_results", "undo"]
 
 logger = logging.getLogger(__name__)
 

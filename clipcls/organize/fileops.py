@@ -18,24 +18,6 @@ from typing import Literal
 from clipcls.errors import os_reason
 from clipcls.files.folders import is_inside, sync_folder
 
-__all__ = [
-    "Mode",
-    "RefusalError",
-    "Version",
-    "check_inside",
-    "copy",
-    "describe_error",
-    "is_link_to",
-    "is_placed",
-    "is_reserved",
-    "is_same_file",
-    "make_folder",
-    "move",
-    "place",
-    "read_version",
-    "same_content",
-]
-
 Mode = Literal["copy", "move", "link"]
 Version = tuple[int, ...]
 """Size in bytes, mtime and ctime in ns; a file can be replaced without changing all but ctime."""

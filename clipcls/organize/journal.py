@@ -42,8 +42,6 @@ from clipcls.files.folders import sync_folder
 from clipcls.organize.fileops import Mode, Version
 from clipcls.organize.signing import Signer, key_path, make_key, new_key, read_key
 
-__all__ = ["Entry", "Journal", "Mode", "read_journals"]
-
 logger = logging.getLogger(__name__)
 
 _HEAD = b'{"clipcls sort": 1, '

@@ -14,8 +14,6 @@ from clipcls.organize.xmp_packet import need_lxml
 from clipcls.organize.xmp_sidecar import SidecarNames
 from clipcls.predictions import Prediction, Result
 
-__all__ = ["write_keywords"]
-
 
 def write_keywords(
     results: Sequence[Result],

@@ -15,6 +15,7 @@ from pathlib import Path
 from clipcls.errors import ImageError
 from clipcls.labels.folder_names import assign_folders, normalize_name
 from clipcls.organize.fileops import (
+    Mode,
     RefusalError,
     Version,
     check_inside,
@@ -24,12 +25,10 @@ from clipcls.organize.fileops import (
     read_version,
     same_content,
 )
-from clipcls.organize.journal import Entry, Journal, Mode, read_journals
+from clipcls.organize.journal import Entry, Journal, read_journals
 from clipcls.organize.report import Report, no_images_error
 from clipcls.organize.xmp_sidecar import SidecarNames
 from clipcls.predictions import Prediction, Result
-
-__all__ = ["Plan", "Step", "make_plan"]
 
 _ACTIONS = {"copy": "copied", "move": "moved", "link": "linked"}
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from clipcls.errors import ImageError, InputError
 
-__all__ = ["Report", "no_images_error"]
-
 
 @dataclass(slots=True)
 class Report:

@@ -12,8 +12,6 @@ from clipcls.errors import InputError, os_reason
 from clipcls.files.atomic import temporary_path, write_new
 from clipcls.files.folders import sync_folder
 
-__all__ = ["Signer", "key_path", "make_key", "new_key", "read_key"]
-
 _MAC_DIGITS = 32
 _KEY_BYTES = 32
 

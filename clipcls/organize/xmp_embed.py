@@ -21,8 +21,6 @@ from clipcls.files.folders import is_inside, sync_folder
 from clipcls.organize.fileops import read_version
 from clipcls.organize.xmp_packet import Labels, update_packet
 
-__all__ = ["open_exiftool"]
-
 
 @contextlib.contextmanager
 def open_exiftool() -> Iterator[Callable[[Path, Labels | None], bool]]:

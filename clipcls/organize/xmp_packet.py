@@ -19,8 +19,6 @@ from clipcls.errors import SidecarError, require_extra
 from clipcls.labels.folder_names import normalize_name
 from clipcls.predictions import REJECT
 
-__all__ = ["Labels", "need_lxml", "update_packet"]
-
 Labels: TypeAlias = "tuple[tuple[str, ...], ...]"
 """Each label as its names from the root of the hierarchy."""
 

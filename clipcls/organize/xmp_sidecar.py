@@ -16,8 +16,6 @@ from clipcls.labels.folder_names import normalize_name
 from clipcls.organize.fileops import place
 from clipcls.organize.xmp_packet import Labels, update_packet
 
-__all__ = ["SidecarNames", "update_sidecar"]
-
 _PICTURES = SUFFIXES | RAW_SUFFIXES | VIDEO_SUFFIXES
 _LARGEST = 64 << 20  # bytes
 

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 
 from starlette.exceptions import HTTPException
 
-__all__ = ["Pace", "Queue", "Ticket"]
-
 _SLOW = 32_000  # bytes per second
 _GRACE = 2.0  # seconds
 

@@ -32,8 +32,6 @@ from clipcls.errors import ServerError
 from clipcls.web.admission import Pace
 from clipcls.web.local_server import problem
 
-__all__ = ["BoundedServer", "Bounds", "Network", "run"]
-
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _HEADER_SECONDS = 10.0

@@ -34,18 +34,6 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = [
-    "PROBLEM",
-    "SECURITY_HEADERS",
-    "Access",
-    "BearerToken",
-    "Guard",
-    "OneTimeLink",
-    "json_response",
-    "page_routes",
-    "problem",
-]
-
 logger = logging.getLogger(__name__)
 
 SECURITY_HEADERS = {

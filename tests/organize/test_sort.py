@@ -18,7 +18,8 @@ from clipcls.errors import ImageError, InputError, OutputError
 from clipcls.labels.folder_names import assign_folders, safe_name
 from clipcls.organize import execute, fileops
 from clipcls.organize.execute import file_results, undo
-from clipcls.organize.journal import Journal, Mode, read_journals
+from clipcls.organize.fileops import Mode
+from clipcls.organize.journal import Journal, read_journals
 from clipcls.organize.plan import make_plan
 from clipcls.predictions import Prediction
 from helpers.cli import Run

@@ -36,8 +36,6 @@ from clipcls.web.serve.schemas import (
 )
 from clipcls.web.serve.service import Service
 
-__all__ = ["make_app"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-__all__ = ["Batcher"]
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Other = TypeVar("Other")

@@ -18,8 +18,6 @@ import h11
 from clipcls import __version__
 from clipcls.errors import ImageError
 
-__all__ = ["Fetcher", "is_public"]
-
 _PORTS = {"http": 80, "https": 443}
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _CHUNK = 64 << 10

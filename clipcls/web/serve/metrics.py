@@ -7,8 +7,6 @@ import asyncio
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["CLIENT_GONE", "PAGES", "CountRequests", "Metrics"]
-
 PAGES = {"/": "serve.html", "/serve.js": "serve.js", "/serve.css": "serve.css"}
 CLIENT_GONE = 499  # as nginx counts it; no client sees it
 

@@ -29,8 +29,6 @@ from clipcls.web.serve.schemas import ClassifyRequest, Limits, Options
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-__all__ = ["Image", "decode_base64", "gather", "read_request"]
-
 Image = tuple[str, bytes | str | ImageError]
 """A name, and the file's bytes, its base64, or why it is missing."""
 

@@ -16,19 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from clipcls.predictions import COLUMNS
 from clipcls.web import local_server
 
-__all__ = [
-    "PROBLEMS",
-    "Answer",
-    "ClassifyRequest",
-    "Health",
-    "LabelsAnswer",
-    "Limits",
-    "Options",
-    "openapi_document",
-    "problem_responses",
-    "request_body",
-]
-
 _MOST_TOP = 100
 _LONGEST_TEXT = 200  # characters of a label, synonym, prompt or template
 

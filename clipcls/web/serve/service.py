@@ -42,8 +42,6 @@ from clipcls.web.serve.schemas import Limits, Options
 if TYPE_CHECKING:
     from clipcls.models.encoder import Encoder
 
-__all__ = ["Service"]
-
 # Texts that the model's thread embeds between two batches of images.
 _TEXTS_A_CALL = 32
 
