@@ -13,6 +13,7 @@ from clipcls.errors import InputError
 from clipcls.files.text import parse_number
 from clipcls.labels.names import join_levels, split_levels
 from clipcls.predictions import PROVENANCE, UNKNOWN
+from clipcls.questions import name_column
 
 __all__ = [
     "EXPLAINED",
@@ -31,6 +32,7 @@ EXPLAINED = ("runner_up", "margin", "text", "text_similarity", "nearest", "neare
 """The columns of an explanation: the runner-up, the best text, the nearest image."""
 
 _CANDIDATE = ("label", "score", "similarity")
+_PER_LABEL = {*_CANDIDATE, "lineage"}
 
 
 def result_columns(top: int = 1, extra: Sequence[str] = ()) -> list[str]:
@@ -82,7 +84,19 @@ def flatten(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     The best label's similarity and the runners-up become columns of their own (`similarity`,
     `label_2`, `score_2`, `similarity_2`, ...); `best` is the label that `score` belongs to, also if
     the answer is `unknown`. A set of labels is joined by `|`, a lineage by ` > `.
+
+    The answers to several questions are one row, with the columns of `questions.prefix_columns`;
+    what a question has per label, as its scores, is joined by `|`.
     """
+    if "questions" in record:
+        joined = {key: value for key, value in record.items() if key != "questions"}
+        for question, answer in record["questions"].items():
+            first, *others = flatten(answer)
+            for row in others:
+                first |= {key: f"{first[key]}|{row[key]}" for key in _PER_LABEL & row.keys()}
+            joined |= {name_column(question, key): value for key, value in first.items()}
+        yield joined
+        return
     nested = ("labels", "top", "explain")
     rest = {key: _cell(key, value) for key, value in record.items() if key not in nested}
     if "explain" in record:
@@ -111,6 +125,15 @@ def unflatten(row: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(names := record.get("set"), str):
         record["set"] = names.split("|")
     record["refined"] = str(record.get("refined")).lower() == "true"
+    scores = record.get("score")
+    if isinstance(scores, str) and "|" in scores:  # of several labels to one of several questions
+        parts = [str(row.get(key) or "").split("|") for key in (*_CANDIDATE, "lineage")]
+        labels = [
+            {"label": label, "score": _number(score), "similarity": _number(similarity)}
+            | ({"lineage": split_levels(path)} if path else {})
+            for label, score, similarity, path in itertools.zip_longest(*parts, fillvalue="")
+        ]
+        return record | {"labels": labels, "best": None}
     if "label" not in record or record.get("labels") is not None or record.get("top"):
         return record
     first = record.get("best") or UNKNOWN if record["label"] == UNKNOWN else record["label"]

@@ -9,7 +9,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,7 +18,8 @@ from clipcls.files.jsonfiles import read_json
 from clipcls.files.text import escape_bytes, guard, read_table
 from clipcls.output.columns import flatten, usual_columns
 from clipcls.output.writer import Writer
-from clipcls.predictions import PROVENANCE, to_record
+from clipcls.predictions import to_record
+from clipcls.questions import find_questions, nest_columns, provenance_columns
 
 __all__ = ["CsvWriter", "metadata_path", "read_csv"]
 
@@ -56,9 +57,10 @@ class CsvWriter(Writer):
     def write(self, item: Any) -> None:
         """Add the row or rows of a record."""
         record = to_record(item)
-        if not self.provenance:
-            self.provenance = {key: record[key] for key in PROVENANCE if key in record}
         for row in flatten(record):
+            if not self.provenance:
+                names = provenance_columns(record.get("questions", ()))
+                self.provenance = {key: row[key] for key in names if key in row}
             if self._rows is None:
                 self._rows = self._begin(self._columns or usual_columns(row))
             self._rows.writerow({key: self._cell(value) for key, value in row.items()})
@@ -115,26 +117,33 @@ def read_csv(text: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         InputError: while iterating: it is no csv, or one of something else.
     """
     table = read_table(text, name, exact=True)
-    if not {"path", "label"} <= set(table.columns):
+    questions = find_questions(table.columns)
+    if "path" not in table.columns or not (questions or "label" in table.columns):
         raise InputError(
             f"{name}: is neither JSON nor a csv with the columns path and label; make it with "
             "`clipcls classify -f jsonl`"
         )
-    provenance = {} if name == "stdin" else _read_provenance(name)
+    provenance = {} if name == "stdin" else _read_provenance(name, questions)
     for where, cells in table.rows:
         row = {key: value for key, value in cells.items() if value and not _is_missing(key, value)}
-        yield where, {**provenance, **row} if "label" in row else {"error": "has no label", **row}
+        record = nest_columns({**provenance, **row}, questions)
+        is_answered = "label" in record or "questions" in record
+        yield where, record if is_answered else {"error": "has no label", **row}
 
 
-def _read_provenance(file: str) -> dict[str, Any]:
+def _read_provenance(file: str, questions: Iterable[str]) -> dict[str, Any]:
     """The provenance in the sidecar of a csv or tsv file; {} without one."""
     try:
         (notes,) = read_json(metadata_path(file))["notes"]
-        return {key: notes[key] for key in PROVENANCE if key in notes}
+        columns = provenance_columns(questions)
+        # A table's columns have no case.
+        return {key.lower(): notes[key] for key in notes if key.lower() in columns}
     except (InputError, ValueError, KeyError, TypeError):
         return {}
 
 
 def _is_missing(column: str, cell: str) -> bool:
     """Whether R or a spreadsheet left the cell blank."""
-    return cell in ("NA", "#N/A") and bool(re.match("error$|similarity|score", column))
+    return cell in ("NA", "#N/A") and bool(
+        re.search(r"^error$|(^|_)(similarity|score)(_\d+)?$", column)
+    )

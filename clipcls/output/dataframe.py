@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_args
 
 from clipcls.errors import ImageError, require_extra
 from clipcls.files.text import escape_bytes
 from clipcls.output.columns import RESULT, flatten
 from clipcls.predictions import PROVENANCE, Hit, Prediction
+from clipcls.questions import Answers
 
 if TYPE_CHECKING:
     import pandas
+
+_Item: TypeAlias = Prediction | Answers | ImageError | Hit
 
 __all__ = ["to_dataframe"]
 
 
 def to_dataframe(
-    results: Prediction | ImageError | Hit | Iterable[Prediction | ImageError | Hit],
+    results: _Item | Iterable[_Item],
 ) -> pandas.DataFrame:
     """A table of results: one row per image, or per image and label if it can have several.
 
@@ -45,15 +48,16 @@ def to_dataframe(
     with require_extra("pandas", "a DataFrame"):
         import pandas
 
-    kinds = (Prediction, ImageError, Hit)
+    kinds = get_args(_Item)
     rows: list[dict[str, Any]] = []
-    for result in cast(Iterable[Any], [results] if isinstance(results, kinds) else results):
+    given = list(cast(Iterable[Any], [results] if isinstance(results, kinds) else results))
+    for result in given:
         if not isinstance(result, kinds):
             kind = type(result).__name__
             raise TypeError(f"give what classify() or search_images() yields, not {kind}")
         rows += flatten(result.to_dict())
     found = dict.fromkeys(name for row in rows for name in row)
-    if "rank" not in found:
+    if "rank" not in found and not any(isinstance(one, Answers) for one in given):
         found = dict.fromkeys([*RESULT, *(name for name in found if name != "error"), "error"])
 
     def column(name: str) -> Any:

@@ -12,6 +12,7 @@ import importlib.resources
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote
@@ -21,6 +22,7 @@ from clipcls.errors import ImageError
 from clipcls.labels.names import join_levels
 from clipcls.output.writer import Writer
 from clipcls.predictions import UNKNOWN, Prediction, Provenance, Result
+from clipcls.questions import Answers
 
 __all__ = ["SIDE", "GalleryWriter"]
 
@@ -61,11 +63,11 @@ class GalleryWriter(Writer):
         name = getattr(stream, "name", None)
         file = name if isinstance(name, str) and os.path.isfile(name) else "here"
         self._folder = os.path.dirname(os.path.abspath(file))
-        self._waiting: list[Result] = []
+        self._waiting: list[Result | Answers] = []
         self._provenance: dict[Provenance, None] = {}
         self._begun = False
 
-    def write(self, result: Result) -> None:
+    def write(self, result: Result | Answers) -> None:
         """Add one result; every 64 are written together."""
         self._waiting.append(result)
         if len(self._waiting) == _TOGETHER:
@@ -83,7 +85,8 @@ class GalleryWriter(Writer):
             self._begun = True
             self._stream.write(_beginning(self._title))
         results, self._waiting = self._waiting, []
-        paths = [os.path.join(self._root, r.path) for r in results if isinstance(r, Prediction)]
+        read = [r for r in results if not isinstance(r, ImageError)]
+        paths = [os.path.join(self._root, r.path) for r in read]
         pictures = make_thumbnails(paths, self._side, quality=_QUALITY)
         records: list[dict[str, Any]] = []
         images = ""
@@ -95,27 +98,28 @@ class GalleryWriter(Writer):
             records.append(self._record(result, picture))
             code = "" if isinstance(picture, ImageError) else base64.b64encode(picture).decode()
             images += f'<script type="text/plain" class="image">{code}</script>\n'
-            if result.provenance:
-                self._provenance[result.provenance] = None
+            for answer in _answers(result).values():
+                if answer.provenance:
+                    self._provenance[answer.provenance] = None
         self._stream.write(_data(records, 'class="records"') + images)
         self._stream.flush()
 
-    def _record(self, result: Prediction, picture: bytes | ImageError) -> dict[str, Any]:
-        names = [join_levels(path) for path in result.label_paths] or [UNKNOWN]
-        scores = [candidate.score for candidate in result.given] or [result.score]
-        known = [c for c in result.top if c.label != UNKNOWN and not math.isnan(c.score)]
-        record: dict[str, Any] = {
-            "path": result.path,
-            "labels": [
-                (name, None if math.isnan(score) else round(score, 6))
+    def _record(self, result: Prediction | Answers, picture: bytes | ImageError) -> dict[str, Any]:
+        record: dict[str, Any] = {"path": result.path, "labels": [], "top": []}
+        for question, answer in _answers(result).items():
+            asked = f"{question}: " if question else ""
+            names = [join_levels(path) for path in answer.label_paths] or [UNKNOWN]
+            scores = [candidate.score for candidate in answer.given] or [answer.score]
+            known = [c for c in answer.top if c.label != UNKNOWN and not math.isnan(c.score)]
+            record["labels"] += [
+                (asked + name, None if math.isnan(score) else round(score, 6))
                 for name, score in zip(names, scores, strict=True)
-            ],
-            "top": [(candidate.label, round(candidate.score, 6)) for candidate in known],
-        }
-        if result.label_set is not None:
-            record["set"] = result.label_set
-        if result.by_person:
-            record["reviewed"] = True
+            ]
+            record["top"] += [(asked + c.label, round(c.score, 6)) for c in known]
+            if answer.label_set is not None:
+                record.setdefault("set", []).extend(asked + name for name in answer.label_set)
+            if answer.by_person:
+                record["reviewed"] = True
         if isinstance(picture, ImageError):
             self.gone += 1
             record["gone"] = picture.reason
@@ -133,6 +137,11 @@ class GalleryWriter(Writer):
             return Path(file).as_uri()
         # With ./ in front nothing before a colon is taken for a protocol.
         return "./" + quote(os.fsencode(relative.replace(os.sep, "/")))
+
+
+def _answers(result: Prediction | Answers) -> Mapping[str, Prediction]:
+    """The answers to each question; to a single one under ""."""
+    return result.questions if isinstance(result, Answers) else {"": result}
 
 
 def _beginning(title: str) -> str:

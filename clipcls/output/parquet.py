@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO, get_args, get_type_hints
 
 from clipcls.errors import InputError, require_extra
 from clipcls.files.text import escape_bytes
 from clipcls.output.writer import Writer
 from clipcls.predictions import COLUMNS, PROVENANCE, UNKNOWN, to_record
+from clipcls.questions import find_questions, name_column, nest_columns
 
 __all__ = ["MAGIC", "ParquetWriter", "read_parquet"]
 
@@ -25,8 +26,9 @@ class ParquetWriter(Writer):
     r"""Writes all results of `classify` and `tag` in one schema, so that files can be combined.
 
     `label`, `score` and `similarity` belong to the answer; with several labels per image, to the
-    best one, and `labels` holds all. Every 4,096 rows make a row group. Stray bytes of a path that
-    is not valid UTF-8 are written as \xNN.
+    best one, and `labels` holds all. The answers to several questions have the same columns per
+    question, named as in a csv. Every 4,096 rows make a row group. Stray bytes of a path that is
+    not valid UTF-8 are written as \xNN.
 
     Raises:
         InputError: pyarrow is missing.
@@ -39,14 +41,17 @@ class ParquetWriter(Writer):
         with require_extra("parquet", "--format parquet"):
             import pyarrow.parquet  # noqa: F401
 
-        self._schema = _schema()
+        self._questions: list[str] | None = None  # until a record tells
         self._file: Any = None
         self._rows: list[dict[str, Any]] = []
 
     def write(self, item: Any) -> None:
         """Add a row."""
-        self._rows.append(_row(to_record(item)))
-        if len(self._rows) == _ROWS:
+        record = to_record(item)
+        if self._questions is None and "error" not in record:
+            self._questions = list(record.get("questions", ()))
+        self._rows.append(_row(record))
+        if len(self._rows) >= _ROWS and self._questions is not None:
             self._write_group()
 
     def finish(self) -> None:
@@ -57,12 +62,13 @@ class ParquetWriter(Writer):
     def _write_group(self) -> None:
         import pyarrow.parquet
 
+        schema = _schema(self._questions or [])
         if self._file is None:
             self._file = pyarrow.parquet.ParquetWriter(
-                self._stream.buffer, self._schema, compression="zstd"
+                self._stream.buffer, schema, compression="zstd"
             )
         rows, self._rows = self._rows, []
-        self._file.write_table(pyarrow.Table.from_pylist(rows, self._schema))
+        self._file.write_table(pyarrow.Table.from_pylist(rows, schema))
 
 
 def read_parquet(source: str | io.BytesIO, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -76,15 +82,17 @@ def read_parquet(source: str | io.BytesIO, name: str) -> Iterator[tuple[str, Map
 
     try:
         with pyarrow.parquet.ParquetFile(source) as file:
+            questions = find_questions(file.schema_arrow.names)
             rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
             for number, row in enumerate(rows, start=1):
-                yield f"{name}, row {number}", {k: v for k, v in row.items() if v is not None}
+                known = {k: v for k, v in row.items() if v is not None}
+                yield f"{name}, row {number}", nest_columns(known, questions)
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{name}: is not a whole parquet file ({reason})") from error
 
 
-def _schema() -> Any:
+def _schema(questions: Sequence[str]) -> Any:
     import pyarrow as pa
 
     def typed(kind: Any) -> Any:
@@ -99,11 +107,23 @@ def _schema() -> Any:
         is_name = name in _REPEATED and COLUMNS[name] is str
         return pa.dictionary(pa.int32(), kind) if is_name else kind
 
-    return pa.schema([pa.field(name, column(name), nullable=name != "path") for name in COLUMNS])
+    fields = [pa.field(name, column(name), nullable=name != "path") for name in COLUMNS]
+    if not questions:
+        return pa.schema(fields)
+    shared = [field for field in fields if field.name in ("path", "error", *PROVENANCE)]
+    own = [
+        pa.field(name_column(question, field.name), field.type)
+        for question in questions
+        for field in fields
+        if field.name not in ("path", "error")
+    ]
+    return pa.schema([shared[0], *own, *shared[1:]])
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     row = dict(_valid(record))
+    for question, answer in row.pop("questions", {}).items():
+        row |= {name_column(question, key): value for key, value in _row(answer).items()}
     if "labels" in row:
         row |= row["labels"][0] if row["labels"] else {**row.get("best", {}), "label": UNKNOWN}
     elif "top" in row:

@@ -18,12 +18,15 @@ from clipcls.output.columns import unflatten
 from clipcls.output.csv import read_csv
 from clipcls.output.json import read_json
 from clipcls.predictions import Prediction, Result
+from clipcls.questions import Answers, find_name
 
-__all__ = ["read_results"]
+__all__ = ["read_answers", "read_results"]
 
 
 def read_results(
-    source: str | os.PathLike[str], root: str | os.PathLike[str] | None = None
+    source: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
+    question: str | None = None,
 ) -> tuple[Result, ...]:
     """Read a result file: csv, tsv, json, jsonl (also compressed, .gz) or parquet; `-` is stdin.
 
@@ -34,24 +37,82 @@ def read_results(
         source: the file.
         root: the folder that paths are relative to: those that exist there only in another spelling
             (see `find_on_disk`) are given as on the disk. None: all stay as they are.
+        question: the question to read the answers to, if there are several.
 
     Returns:
         per image a `Prediction`, or the `ImageError` that says why there is none.
 
     Raises:
-        InputError: it cannot be read or holds no results; the message names file and line.
+        InputError: it cannot be read, holds no results, or holds answers to other questions, or to
+            several; the message names file and line, or the questions.
     """
-    name = "stdin" if os.fspath(source) == "-" else os.fspath(source)
+    name = _name_source(source)
     merged: dict[str, Result] = {}
-    for where, record in _records(name):
-        found = _result(unflatten(record), where)
-        if root is not None and isinstance(found, Prediction):
-            found = _respelt(found, root)
+    asked: dict[str, None] = {}
+    for answers in _read(name, root):
+        first = found = next(iter(answers.values()))
+        if not isinstance(first, ImageError):
+            asked |= dict.fromkeys(answers)
+            if question is None and len(asked) > 1:
+                raise InputError(
+                    f"{name}: holds answers to several questions ({', '.join(asked)}): choose one "
+                    "with --question"
+                )
+            if question is not None:
+                chosen = find_name(question, answers)
+                no_label = ImageError(first.path, "has no label")
+                found = no_label if chosen is None else answers[chosen]
         before = merged.get(found.path)
         merged[found.path] = found if before is None else _merged(before, found)
     if not merged:
         raise InputError(f"{name}: contains no results")
+    if question is not None and asked and find_name(question, asked) is None:
+        known = "it has one answer per image" if "" in asked else f"it answers {', '.join(asked)}"
+        raise InputError(f"{name}: has no answers to the question {question!r}; {known}")
     return tuple(merged.values())
+
+
+def read_answers(
+    source: str | os.PathLike[str], root: str | os.PathLike[str] | None = None
+) -> tuple[Result | Answers, ...]:
+    """As `read_results`, but an image with answers to several questions has its `Answers`."""
+    name = _name_source(source)
+    merged: dict[str, dict[str, Result]] = {}
+    for answers in _read(name, root):
+        path = next(iter(answers.values())).path
+        known = merged.setdefault(path, {})
+        for question, found in answers.items():
+            known[question] = _merged(known[question], found) if question in known else found
+    if not merged:
+        raise InputError(f"{name}: contains no results")
+    return tuple(map(_gather, merged, merged.values()))
+
+
+def _gather(path: str, found: Mapping[str, Result]) -> Result | Answers:
+    answers = {q: result for q, result in found.items() if isinstance(result, Prediction) and q}
+    return Answers(path, answers) if answers else found[""]
+
+
+def _name_source(source: str | os.PathLike[str]) -> str:
+    return "stdin" if os.fspath(source) == "-" else os.fspath(source)
+
+
+def _read(name: str, root: str | os.PathLike[str] | None) -> Iterator[dict[str, Result]]:
+    """The answers of each record by question; one answer alone, or an error, is under ""."""
+    for where, record in _records(name):
+        answers = record.get("questions", {"": {}}) if not record.get("error") else {"": {}}
+        if not isinstance(answers, dict) or not answers:
+            raise InputError(f"{where}: `questions` is not a mapping from names to answers")
+        shared = {key: value for key, value in record.items() if key != "questions"}
+        results = {}
+        for question, answer in answers.items():
+            if not isinstance(answer, dict):
+                raise InputError(f"{where}: the answer to {question!r} is not an object")
+            found = _result(unflatten(shared | answer), where)
+            if root is not None and isinstance(found, Prediction):
+                found = _respelt(found, root)
+            results[question] = found
+        yield results
 
 
 def _records(name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

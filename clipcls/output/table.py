@@ -36,19 +36,27 @@ class TableWriter(Writer):
             return ""
         path = fit(record["path"], self._width)
         if "rank" in record:
-            line = f"{record['rank']:>4}  {path}  {record['similarity']:.3f}"
-        elif "labels" in record:
-            line = f"{path}  {self._format_labels(record)}"
-        else:
-            names = record.get("lineage") or [record["label"]]
-            label = fit(" > ".join(names), 30 if "lineage" in record else 20)
-            line = f"{path}  {self._colour(label, record['label'])}  {record['score']:.2f}"
-            rest = record["top"] if record["label"] == UNKNOWN else record["top"][1:]
-            others = [f"{printable(c['label'])} {c['score']:.2f}" for c in rest]
-            line += f"  ({', '.join(others)})" if others else ""
-            if "set" in record:
-                line += f"  {{{', '.join(map(printable, record['set']))}}}"
-        return "\n".join([line, *_explain(record)]) + "\n"
+            return f"{record['rank']:>4}  {path}  {record['similarity']:.3f}\n"
+        if "questions" not in record:
+            return "\n".join([f"{path}  {self._format_answer(record)}", *_explain(record)]) + "\n"
+        answers = record["questions"].items()
+        line = "  ".join(f"{name}: {self._format_answer(answer)}" for name, answer in answers)
+        reasons = (f"    {q}{text}" for q, answer in answers for text in _explain(answer))
+        return "\n".join([f"{path}  {line}", *reasons]) + "\n"
+
+    def _format_answer(self, record: Mapping[str, Any]) -> str:
+        """The labels of one answer, those that it might have been, and the prediction set."""
+        if "labels" in record:
+            return self._format_labels(record)
+        names = record.get("lineage") or [record["label"]]
+        label = fit(" > ".join(names), 30 if "lineage" in record else 20)
+        line = f"{self._colour(label, record['label'])}  {record['score']:.2f}"
+        rest = record["top"] if record["label"] == UNKNOWN else record["top"][1:]
+        others = [f"{printable(c['label'])} {c['score']:.2f}" for c in rest]
+        line += f"  ({', '.join(others)})" if others else ""
+        if "set" in record:
+            line += f"  {{{', '.join(map(printable, record['set']))}}}"
+        return line
 
     def _format_labels(self, record: Mapping[str, Any]) -> str:
         """The labels with their scores; if there are none, the best one in brackets."""
