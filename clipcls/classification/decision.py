@@ -252,7 +252,7 @@ class Decision:
                 yield from self._answer(images[start : start + _MATCHED_TOGETHER])
             return
         logger.info("refining the answers of %d images together", len(images))
-        found = refine(vectors, self.head.logits, len(self.classes), kept=self._shown)
+        found = refine(vectors, self.head.raw.logits, len(self.classes), kept=self._shown)
         scores = found.scores[:, : self._shown].astype(np.float64)
         sure = self.abstain.accepts(scores)
         refined = replace(self, provenance=replace(self.provenance, refined=True))

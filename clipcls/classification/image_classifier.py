@@ -117,7 +117,13 @@ class ImageClassifier(Estimator):
         self.classes_ = np.array(names)
 
     def _set_head(
-        self, prompts: str, weights: NDArray[Any], scale: Any, bias: Any, classifier: str = ""
+        self,
+        prompts: str,
+        weights: NDArray[Any],
+        scale: Any,
+        bias: Any,
+        classifier: str = "",
+        temperature: float = 1.0,
     ) -> None:
         """Opens the calibration and sets the head, which makes the classifier fitted.
 
@@ -126,6 +132,7 @@ class ImageClassifier(Estimator):
             weights: a unit row per label, (n_labels, dim).
             scale, bias: of the logits, for all labels or (n_labels,).
             classifier: hash of a learnt classifier's file, or "".
+            temperature: of the logits without a calibration.
         """
         found = None
         if self.calibration is not None:
@@ -147,7 +154,7 @@ class ImageClassifier(Estimator):
             weights.astype(np.float64),
             np.broadcast_to(np.asarray(scale, np.float64), n),
             np.broadcast_to(np.asarray(bias, np.float64), n),
-            found.temperature if found else 1.0,
+            found.temperature if found else temperature,
             self._level,
         )
 

@@ -176,7 +176,7 @@ def suggest_for_vectors(
         raise ValueError("the vocabulary's classifier must be fitted without reject and level")
     cluster = cluster_vectors(vectors, clusters or choose_cluster_count(len(vectors)))
     names, owner = np.unique(_name_clusters(classifier, vectors, cluster), return_inverse=True)
-    logits = np.concatenate([block[:, names] for _, block in classifier.head_.blocks(vectors)])
+    logits = np.concatenate([block[:, names] for _, block in classifier.head_.raw.blocks(vectors)])
     owner, merged = _merge(logits, owner[cluster])
     counts = np.bincount(owner, minlength=len(names))
     found = []

@@ -1,7 +1,7 @@
 """The zero-shot classifier, as in CLIP (Radford et al. 2021, arXiv 2103.00020, section 3.1.4).
 
 A class is the mean of its prompts' unit vectors, normalised again; an image's score for it is the
-softmax, over all classes, of logit scale x cosine similarity (+ bias).
+softmax, over all classes, of (logit scale x cosine similarity + bias) / temperature.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.calibration.temperature import default_temperature
 from clipcls.classification.image_classifier import ImageClassifier
 from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import embed_texts
@@ -114,7 +115,8 @@ class ZeroShotClassifier(ImageClassifier):
         self._set_classes(paths, labels.levels, labels.source)
         self.weights_ = _class_weights(self.encoder_, texts, self.cache_)
         scale, bias = self.encoder_.logit_scale, self.encoder_.logit_bias
-        self._set_head(prompts.name, self.weights_, scale, bias)
+        temperature = default_temperature(self.encoder_.weights, self.weights_)
+        self._set_head(prompts.name, self.weights_, scale, bias, temperature=temperature)
         return self
 
     @property

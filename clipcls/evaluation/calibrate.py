@@ -124,8 +124,9 @@ def calibrate_vectors(
         note = f"the temperature is at its bound, {temperature:g}: the scores tell next to nothing"
     after_loss, after_score = apply_temperatures(blocks, outcomes.truth, outcomes.answer, held_out)
     before_loss, before_score = apply_temperatures(
-        blocks, outcomes.truth, outcomes.answer, np.ones(n)
+        blocks, outcomes.truth, outcomes.answer, np.full(n, classifier.head_.temperature)
     )
+    _, own_score = apply_temperatures(blocks, outcomes.truth, outcomes.answer, np.ones(n))
     return Calibration(
         identity=classifier.identity_,
         images=n,
@@ -138,17 +139,17 @@ def calibrate_vectors(
                 "after": calibration_error(after_score, outcomes.correct),
             },
         },
-        thresholds=_thresholds(before_score, outcomes.correct),
+        thresholds=_thresholds(own_score, outcomes.correct),
         set_scores=_set_scores(blocks, truth),
         versions=collect_versions(),
     )
 
 
 def _remembered(classifier: ImageClassifier, vectors: NDArray[np.float32]) -> Blocks:
-    """The logits of all images, kept if they are few enough, else computed each time."""
+    """The model's own logits of all images, kept if they are few enough, else computed each time."""
     if len(vectors) * len(classifier.classes_) > _LOGITS_KEPT:
-        return lambda: classifier.head_.blocks(vectors)
-    kept = list(classifier.head_.blocks(vectors))
+        return lambda: classifier.head_.raw.blocks(vectors)
+    kept = list(classifier.head_.raw.blocks(vectors))
     return lambda: kept
 
 

@@ -22,16 +22,18 @@ from clipcls import (
     evaluate,
 )
 from clipcls.calibration.file import read_calibration
-from clipcls.calibration.temperature import fit_temperatures
+from clipcls.calibration.temperature import HOTTEST, default_temperature, fit_temperatures
 from clipcls.errors import CalibrationError, InputError, LabelsError, NotFittedError
 from clipcls.evaluation.calibrate import _thresholds
 from clipcls.evaluation.page import EvaluationPage, make_page_record
+from clipcls.models.encoder import open_encoder
 from clipcls.output.writing import open_output
 from helpers.conformal import simulated
 from helpers.encoders import ColourEncoder
 
 Paint = Callable[..., str]
 LABELS = ["red", "green", "blue"]
+MINI_WEIGHTS = "b1e073e60a22e14b653b0dff817525e6ec60c695304062e392792f83fdb89587"
 
 
 def blocks_of(logits: np.ndarray, size: int = 100):
@@ -49,6 +51,23 @@ def least_loss(logits: np.ndarray, truth: np.ndarray) -> float:
         return -scores[np.arange(len(truth)), truth].mean()
 
     return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), options={"xatol": 1e-10}).x))
+
+
+@pytest.mark.parametrize(
+    ("cosine", "expected"), [(0.0, 1.25), (0.5, 1.25 / 0.25), (1.0, HOTTEST), (-0.3, 1.25)]
+)
+def test_labels_that_are_alike_make_scores_of_mini_less_sure(
+    cosine: float, expected: float
+) -> None:
+    other = [cosine, np.sqrt(1 - cosine**2)]
+    found = default_temperature(MINI_WEIGHTS, np.array([[1, 0], other], np.float32))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_default_temperatures_are_for_models_that_were_measured() -> None:
+    assert default_temperature("0" * 64, np.eye(3)) == 1
+    assert default_temperature(MINI_WEIGHTS, np.eye(1, 3)) == 1.25  # one label
+    assert open_encoder("mini").weights == MINI_WEIGHTS
 
 
 def test_temperatures_are_scipys_optimum() -> None:

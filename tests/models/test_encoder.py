@@ -12,6 +12,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from scipy.special import softmax
 from safetensors.torch import save_file
 
 from clipcls import ZeroShotClassifier
@@ -88,11 +89,11 @@ def test_weights_and_scores_are_open_clips(which: str, request: pytest.FixtureRe
         logits = network.logit_scale.exp() * images @ weights
         if network.logit_bias is not None:
             logits += network.logit_bias
+    ours = classifier.head_.raw.logits(classifier.vectors(PHOTOS))
+    np.testing.assert_allclose(softmax(ours, axis=1), logits.softmax(-1).numpy(), atol=1e-4)
+    np.testing.assert_allclose(ours, logits.numpy(), rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(
-        classifier.predict_proba(PHOTOS), logits.softmax(-1).numpy(), atol=1e-4
-    )
-    np.testing.assert_allclose(
-        classifier.decision_function(PHOTOS), logits.numpy(), rtol=1e-4, atol=1e-3
+        classifier.decision_function(PHOTOS), ours / classifier.head_.temperature, rtol=1e-9
     )
 
 
