@@ -35,7 +35,7 @@ Blocks: TypeAlias = Callable[[], Iterable[tuple[slice, Floats]]]
 def default_temperature(weights: str, labels: NDArray[Any]) -> float:
     """The temperature without labelled images: the model's, more for labels that are alike to it.
 
-    It is T / (1 - c)^2, where c is the mean cosine of two labels' texts: texts that lie close
+    It is T / (1 - c)^2, where c is the mean cosine of two labels' texts: texts that are close
     together say that the model hardly tells their meanings apart.
 
     Args:
