@@ -22,7 +22,7 @@ if __name__ == "__main__":
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--weights", default="b1e073e60a22")
     given = parser.parse_args()
-    print("| set | labels | accuracy | T | log K | NLL at 1 | at T | (difference) | ECE at 1 | at T |")
+    print("set | labels | accuracy | T | log K | NLL at 1 | at T | difference | ECE at 1 | at T")
     for file in given.files:
         data = np.load(file)
         logits = data["scale"] * data["vectors"].astype(np.float64) @ data["text"].T
@@ -38,8 +38,8 @@ if __name__ == "__main__":
         gain = made[1][0] - made[0][0]
         errors = [calibration_error(score, answer == truth) for _, score in made]
         print(
-            f"| {file.stem} | {logits.shape[1]} | {(answer == truth).mean():.1%} | "
+            f"{file.stem} | {logits.shape[1]} | {(answer == truth).mean():.1%} | "
             f"{temperature:.2f} | {np.log(logits.shape[1]):.2f} | {made[0][0].mean():.2f} | "
             f"{made[1][0].mean():.2f} | {gain.mean():+.2f} ± {gain.std() / len(gain) ** 0.5:.2f} | "
-            f"{errors[0]:.3f} | {errors[1]:.3f} |"
+            f"{errors[0]:.3f} | {errors[1]:.3f}"
         )

@@ -146,7 +146,7 @@ def calibrate_vectors(
 
 
 def _remembered(classifier: ImageClassifier, vectors: NDArray[np.float32]) -> Blocks:
-    """The model's own logits of all images, kept if they are few enough, else computed each time."""
+    """The model's own logits of all images, kept if they are few, else computed each time."""
     if len(vectors) * len(classifier.classes_) > _LOGITS_KEPT:
         return lambda: classifier.head_.raw.blocks(vectors)
     kept = list(classifier.head_.raw.blocks(vectors))

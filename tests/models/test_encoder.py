@@ -12,8 +12,8 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from scipy.special import softmax
 from safetensors.torch import save_file
+from scipy.special import softmax
 
 from clipcls import ZeroShotClassifier
 from clipcls.errors import ModelError
