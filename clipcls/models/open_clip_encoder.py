@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.errors import ModelError
-from clipcls.models import cuda, loading, openvino, towers
+from clipcls.models import cuda, loading, mini, openvino, towers
 from clipcls.models.backend import Backend, Precision, best_device
 from clipcls.models.facts import ModelFacts
 from clipcls.models.preprocess import Preprocess
@@ -267,6 +267,10 @@ class OpenClipEncoder:
         return graph
 
     def _export(self, tower: Tower, key: str) -> openvino.Graph:
+        if self.source.is_bundled and tower == "image":
+            return towers.build_image_tower(key, self.precision)
+        if self.source.is_bundled and isinstance(self._tokenizer, ClipTokenizer):
+            return towers.build_text_tower(key, self.precision, self._tokenizer)
         self._announce(tower)
         if self.precision == "fp32":
             model = self._tower(tower)
@@ -299,7 +303,7 @@ class OpenClipEncoder:
         halves: tuple[Literal["bf16", "fp16"], ...] = ()
         if cuda.is_cuda(self.device):
             halves = cuda.half_precisions(self.device)
-        elif self.device == "cpu" and openvino.has_bf16():
+        elif self.device == "cpu" and not self.source.is_bundled and openvino.has_bf16():
             halves = ("bf16",)
         backend = f"{halves} by graph {self._can_be_graph()} within {towers.LEAST_COSINE}"
         key = f"best of {backend} {self._identify('fp32')}"
@@ -374,6 +378,8 @@ class OpenClipEncoder:
         if self._settings is None:
             with self._loading:
                 self._settings = self._facts.get(self._identify(self.precision))
+                if self._settings is None and self.source.is_bundled:
+                    self._settings = mini.read_settings()
                 if self._settings is None:
                     self._tower("image")
         assert self._settings is not None

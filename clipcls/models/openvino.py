@@ -67,6 +67,20 @@ def import_openvino() -> Any:
     return module
 
 
+def import_operations() -> Any:
+    """The functions that make a graph's nodes."""
+    with _hidden("openvino.tools.ovc"):
+        from openvino import opset13
+    return opset13
+
+
+def store_as_float16(model: Any) -> None:
+    """Makes an openvino.Model take half the space in a file; it still computes in float32."""
+    from openvino._offline_transformations import compress_model_transformation
+
+    compress_model_transformation(model)
+
+
 def is_supported() -> bool:
     """Whether OpenVINO is installed, without importing it; a mere folder of its name is not."""
     try:

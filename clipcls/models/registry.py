@@ -78,6 +78,11 @@ class ModelSource:
     text_config: Path | None = None
 
     @property
+    def is_bundled(self) -> bool:
+        """Whether it is `mini`, whose towers need no torch."""
+        return self.weights.parent == MINI
+
+    @property
     def context_length(self) -> int:
         """The number of tokens that a text is cut to."""
         length: int = self.config["text_cfg"].get("context_length", 77)

@@ -7,21 +7,22 @@ padding (`padding`) and its tokenizer is CLIP's.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.models import openvino
+from clipcls.models import mini, openvino
 from clipcls.models.architectures import quiet
 from clipcls.models.padding import needed_lengths
+from clipcls.models.preprocess import Preprocess
 
 if TYPE_CHECKING:
     import torch
 
     from clipcls.models.backend import Precision
-    from clipcls.models.preprocess import Preprocess
     from clipcls.models.tokenizer import ClipTokenizer
     from clipcls.models.torch_model import TorchModel
 
@@ -64,11 +65,31 @@ def export_text_tower(
 
     if not tokenizer.agrees_with(model.tokenizer):
         raise GraphError("its tokenizer is not CLIP's")
+    probe = text_probe(tokenizer)
+    short = torch.from_numpy(probe[1][:1])
+    if int(needed_lengths(model.network, short)[0]) > probe[0].shape[1]:
+        raise GraphError("its text tower sees padding")
+    return _export(key, precision, model.encode_tokens, probe, [-1, -1])
+
+
+def build_image_tower(key: str, precision: Precision) -> openvino.Graph:
+    """As `export_image_tower`, for the bundled model and without torch."""
+    probe = image_probe(Preprocess.from_config(mini.read_settings()["preprocess"]))
+    expected = [mini.read_expected("image")]
+    return _check(key, precision, mini.build_image_tower, [probe], expected)
+
+
+def build_text_tower(key: str, precision: Precision, tokenizer: ClipTokenizer) -> openvino.Graph:
+    """As `export_text_tower`, for the bundled model and without torch."""
+    expected = np.split(mini.read_expected("text"), [1])
+    return _check(key, precision, mini.build_text_tower, text_probe(tokenizer), expected)
+
+
+def text_probe(tokenizer: ClipTokenizer) -> list[NDArray[np.int64]]:
+    """A short text without padding; and with it one as long as the model reads."""
     tokens = tokenizer(_PROBE_TEXTS)
     length = int(tokens[0].argmax()) + 1  # the end of text has the highest number
-    if int(needed_lengths(model.network, torch.from_numpy(tokens))[0]) > length:
-        raise GraphError("its text tower sees padding")
-    return _export(key, precision, model.encode_tokens, [tokens[:1, :length], tokens], [-1, -1])
+    return [tokens[:1, :length], tokens]
 
 
 def image_probe(preprocess: Preprocess) -> NDArray[np.uint8]:
@@ -101,8 +122,20 @@ def _export(
 
     with torch.inference_mode():  # first, since it caches what a trace must not record
         expected = [encode(torch.from_numpy(inputs)).numpy() for inputs in probe]
+    make_model = functools.partial(_convert, encode, probe[0], shape)
+    return _check(key, precision, make_model, probe, expected)
+
+
+def _check(
+    key: str,
+    precision: Precision,
+    make_model: Callable[[], Any],
+    probe: Sequence[NDArray[Any]],
+    expected: Sequence[NDArray[np.float32]],
+) -> openvino.Graph:
+    """Compiles an openvino.Model and stores it if the probe's vectors are the expected ones."""
     try:
-        compiled = openvino.compile_graph(_convert(encode, probe[0], shape), precision)
+        compiled = openvino.compile_graph(make_model(), precision)
         graph = openvino.Graph(compiled)
         found = [graph(inputs) for inputs in probe]
     except MemoryError as error:
