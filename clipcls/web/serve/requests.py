@@ -1,7 +1,6 @@
 """Read a request of `/classify`, a form or JSON: its images and how to classify them.
 
-Bodies are read into memory, within limits that apply while they arrive. Starlette's own form parser
-writes files above a megabyte to the disk; the one here has nowhere to write to.
+Bodies are read into memory, within limits that apply while they arrive.
 """
 
 from __future__ import annotations
@@ -11,14 +10,13 @@ import base64
 import binascii
 import codecs
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
 
 from fastapi import HTTPException, Request
 from pydantic import ValidationError
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from clipcls.errors import ImageError
 from clipcls.files.text import number_lines
@@ -26,20 +24,16 @@ from clipcls.web.admission import Ticket
 from clipcls.web.serve.fetch import Fetcher
 from clipcls.web.serve.schemas import ClassifyRequest, Limits, Options
 
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartCallbacks
-
 Image = tuple[str, bytes | str | ImageError]
 """A name, and the file's bytes, its base64, or why it is missing."""
 
-_TEXT_BYTES = 1 << 20  # of a form's fields but for its images
+_TEXT_BYTES = 1 << 20  # of a field of a form, and of all labels and prompts
 _FEW_FIELDS = 16
 
 # Of JSON: each value of `[[],[],...` takes ten times its bytes. Base64 has no commas or brackets.
 _MOST_VALUES = 100_000
 
 _HTTP_URL = re.compile("https?://", re.IGNORECASE)
-_URL = re.compile(b"https?://|data:", re.IGNORECASE)
 _DATA_URL = re.compile("data:[^,]{0,200},", re.IGNORECASE)
 _LONGEST_URL = 8192
 
@@ -60,11 +54,7 @@ async def read_request(
     images: list[Image]
     options: Options
     if kind == "multipart/form-data":
-        form = _Form(limits)
-        await form.read(chunks, content_type)
-        images, options = form.images(), form.options()
-        if not images:
-            raise HTTPException(422, "images: missing; send each image as a part with this name")
+        images, options = await _read_form(request, chunks, limits)
     elif kind == "application/json":
         body = bytearray()
         async for chunk in chunks:
@@ -98,7 +88,7 @@ async def gather(calls: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
 
 async def _count(
     chunks: AsyncIterator[bytes], ticket: Ticket, max_bytes: int
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """The chunks of a body, counted before they are kept."""
     size = 0
     async for chunk in chunks:
@@ -155,116 +145,61 @@ def decode_base64(name: str, text: str) -> bytes:
     return data
 
 
-@dataclass(slots=True)
-class _Part:
-    """One part of a form: a field's text, or an image's file."""
+class _FormParser(MultiPartParser):
+    """Starlette's parser, which here writes nothing to the disk."""
 
-    name: str
-    filename: str
-    # One buffer: a list of what comes in small pieces would take many times their size.
-    content: bytearray = field(default_factory=bytearray)
+    spool_max_size = 0  # without limit
+    is_whole = False
+
+    def on_end(self) -> None:
+        self.is_whole = True
 
 
-class _Form:
-    """The parts of a multipart form (RFC 7578) within limits, as python_multipart finds them."""
+async def _read_form(
+    request: Request, chunks: AsyncGenerator[bytes, None], limits: Limits
+) -> tuple[list[Image], Options]:
+    """The images of a form, by file name or position, and the other fields.
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._parts: list[_Part] = []
-        self._key = self._value = self._disposition = b""
-        self._text = 0
-        self._is_whole = False
-
-    async def read(self, chunks: AsyncIterator[bytes], content_type: str) -> None:
-        """Read a whole body; `content_type` has the boundary."""
-        boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
-        if not boundary:
-            raise HTTPException(400, "the Content-Type names no boundary")
-        callbacks: MultipartCallbacks = {
-            "on_header_field": self._add_key,
-            "on_header_value": self._add_value,
-            "on_header_end": self._end_header,
-            "on_headers_finished": self._end_headers,
-            "on_part_data": self._add_data,
-            "on_end": self._end,
-        }
-        try:
-            parser = MultipartParser(boundary, callbacks)
-            async for chunk in chunks:
-                parser.write(chunk)
-            parser.finalize()
-        except FormParserError as error:
-            raise HTTPException(400, f"the body is not a multipart form: {error}") from error
-        if not self._is_whole:
-            raise HTTPException(400, "the body ends before its last boundary")
-
-    def images(self) -> list[Image]:
-        """The images, by file name or position; a part without a file name may hold a URL."""
-        found: list[Image] = []
-        for part in self._parts:
-            if part.name == "images":
-                data: bytes | str = bytes(part.content)
-                if not part.filename and _URL.match(part.content):  # curl -F images=https://...
-                    data = part.content.decode(errors="replace")
-                part.content = bytearray()
-                found.append((part.filename or f"images[{len(found)}]", data))
-        return found
-
-    def options(self) -> Options:
-        """The other fields; labels and templates are lines, and may come in several fields."""
-        given: dict[str, Any] = {}
-        for part in self._parts:
-            if part.name == "images":
-                continue
-            try:
-                text = part.content.decode()
-            except UnicodeDecodeError as error:
-                raise HTTPException(422, f"{part.name[:50]!r} is not UTF-8 text") from error
-            if part.name in ("labels", "prompts"):
-                text = text.replace("\r\n", "\n")
-                given.setdefault(part.name, []).extend(line for _, line in number_lines(text))
-            elif part.name in given:
-                raise HTTPException(422, f"{part.name[:50]!r} is given twice")
-            else:
-                given[part.name] = text
-        names = given.get("prompts", [])
-        if len(names) == 1 and "{}" not in names[0]:
-            given["prompts"] = names[0]
-        return _validate(Options.model_validate, given)
-
-    def _add_key(self, data: bytes, start: int, end: int) -> None:
-        self._key += data[start:end]
-
-    def _add_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _end_header(self) -> None:
-        if self._key.lower() == b"content-disposition":
-            self._disposition = self._value
-        self._key = self._value = b""
-
-    def _end_headers(self) -> None:
-        kind, options = parse_options_header(self._disposition)
-        self._disposition = b""
-        if kind != b"form-data" or b"name" not in options:
-            raise HTTPException(400, "a part of the form has no name")
-        name, filename = (
-            options.get(key, b"").decode("utf-8", "replace") for key in (b"name", b"filename")
-        )
-        self._parts.append(_Part(name, filename))
-        if len(self._parts) > self._limits.images + self._limits.labels + _FEW_FIELDS:
-            raise HTTPException(413, "too many fields in a request")
-
-    def _add_data(self, data: bytes, start: int, end: int) -> None:
-        part = self._parts[-1]
-        part.content += memoryview(data)[start:end]
-        if part.name != "images":
-            self._text += end - start
-            if self._text > _TEXT_BYTES:
-                raise HTTPException(413, f"the form's fields hold more than {_TEXT_BYTES:,} bytes")
-
-    def _end(self) -> None:
-        self._is_whole = True
+    An image without a file name is text, as in JSON: base64 or a URL. Labels and templates are
+    lines, and may come in several fields.
+    """
+    most = {"max_files": limits.images, "max_fields": limits.labels + _FEW_FIELDS}
+    parser = _FormParser(request.headers, chunks, max_part_size=_TEXT_BYTES, **most)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        is_much = error.message.startswith(("Too many", "Part exceeded"))
+        raise HTTPException(413 if is_much else 400, f"the form: {error.message}") from error
+    if not parser.is_whole:
+        raise HTTPException(400, "the form: the body ends before its last boundary")
+    images: list[Image] = []
+    given: dict[str, Any] = {}
+    size = 0
+    for name, value in form.multi_items():
+        position = f"images[{len(images)}]"
+        if isinstance(value, UploadFile):
+            if name != "images":
+                raise HTTPException(422, f"{name[:50]}: is a file; files are named images")
+            images.append((value.filename or position, await value.read()))
+            await value.close()
+        elif name == "images":
+            images.append((position, value))
+        elif name in ("labels", "prompts"):
+            size += len(value)
+            if size > _TEXT_BYTES:
+                raise HTTPException(413, f"labels and prompts: more than {_TEXT_BYTES:,} bytes")
+            lines = number_lines(value.replace("\r\n", "\n"))
+            given.setdefault(name, []).extend(line for _, line in lines)
+        elif name in given:
+            raise HTTPException(422, f"{name[:50]!r} is given twice")
+        else:
+            given[name] = value
+    if not images:
+        raise HTTPException(422, "images: missing; send each image as a part with this name")
+    names = given.get("prompts", [])
+    if len(names) == 1 and "{}" not in names[0]:
+        given["prompts"] = names[0]
+    return images, _validate(Options.model_validate, given)
 
 
 Model = TypeVar("Model", bound=Options)
