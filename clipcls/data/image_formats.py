@@ -203,7 +203,7 @@ def _tiff_parts(data: bytes) -> int:
 
 
 def estimate_cost(
-    image: ImageFile, whole: tuple[int, int], data: bytes, header: bytes, *, low_bytes: bool
+    image: ImageFile, whole: tuple[int, int], data: bytes, header: bytes
 ) -> tuple[int, int, int]:
     """Estimate the cost of an image, open at its reduced scale but not decoded yet.
 
@@ -213,7 +213,6 @@ def estimate_cost(
     Args:
         whole: the full size.
         header: the part of the file read so far.
-        low_bytes: whether the image has 16 bits per colour.
 
     Returns:
         The pixels it decodes to; the pixels of four bytes it takes at the peak, including copies
@@ -240,4 +239,4 @@ def estimate_cost(
     copies += "exif" in image.info or image.format == "TIFF"  # it may have to be turned
     # Pillow keeps an address of eight bytes per row, and decoders up to two rows.
     rows = 2 * (image.width + image.height)
-    return pixels, int(pixels * (copies + 5 * low_bytes)) + rows, effort
+    return pixels, int(pixels * copies) + rows, effort

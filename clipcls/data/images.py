@@ -33,10 +33,8 @@ from clipcls.data.image_formats import (
     strip_text,
 )
 from clipcls.data.pixels import (
-    find_low_bytes,
     find_orientation,
     is_on_its_side,
-    stretch_colour,
     turn_box,
     upright_rgb,
 )
@@ -231,10 +229,7 @@ def _decode(
         image = reopen(data)
         whole, header_end = image.size, image.fp.tell() if image.fp else 0
         box = _draft(image, least_side)
-        low_bytes = find_low_bytes(image)
-        pixels, memory, effort = estimate_cost(
-            image, whole, data, data[:header_end], low_bytes=bool(low_bytes)
-        )
+        pixels, memory, effort = estimate_cost(image, whole, data, data[:header_end])
         check_pixels(path, whole, pixels, max_pixels)
         memory += file_in_memory // 4
         if max(memory, effort) > _max_pixels_at_once():
@@ -259,8 +254,6 @@ def _decode(
             # After its first scan a progressive JPEG has all rows, if coarse ones.
             if kind != "JPEG" or data.find(START_OF_SCAN, header_end) < 0:
                 missing = _find_missing(path, first, image)
-        if low_bytes and not missing:
-            stretch_colour(image, reopen(data), low_bytes)
         upright = upright_rgb(image)
         if box and image.size != whole:
             number = find_orientation(image)

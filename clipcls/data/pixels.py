@@ -4,8 +4,8 @@
 - Alpha, palette transparency and PNG's transparent colour: composited over white; over black if
   less than 1 % of the visible pixels stand out from white, and more do from black.
 - 16-bit grey: value / 257, rounded (Pillow's own conversion clips at 255); 12-bit TIFF: / 16.06.
+  If it spans a quarter of its range or less, as 10- to 14-bit sensors do, it is stretched.
 - 16 bits per colour (PNG, TIFF): the higher byte.
-- If either spans a quarter of its range or less, as 10- to 14-bit sensors do, it is stretched.
 - 32-bit integers and floats have no agreed range: floats within 0..1 are scaled by 255, whole
   numbers within 0..255 stay as they are, integers within 0..65535 are 16-bit, and anything else is
   stretched.
@@ -19,16 +19,12 @@
 from __future__ import annotations
 
 import logging
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image, ImageChops
 
 from clipcls.data.image_formats import image_errors
 from clipcls.errors import ImageError
-
-if TYPE_CHECKING:
-    from PIL.ImageFile import ImageFile
 
 logger = logging.getLogger("clipcls")
 
@@ -201,40 +197,6 @@ def _range(mode: str, values: Any, full: int) -> tuple[float, float]:
     if is_16_bit and not 0 < brightest - darkest <= full / 4:
         return 0, full
     return darkest, brightest
-
-
-def find_low_bytes(image: ImageFile) -> list[Any]:
-    """The tiles that decode the lower bytes of an image of 16 bits per colour; [] for others.
-
-    Pillow decodes the higher bytes of these; with the opposite byte order, the lower ones.
-    """
-    tiles = []
-    for tile in image.tile:
-        mode, *more = [tile.args] if isinstance(tile.args, str) else tile.args or [""]
-        if mode not in ("RGB;16B", "RGB;16L", "RGB;16N", "RGBA;16B", "RGBA;16L", "RGBA;16N"):
-            return []
-        is_little = mode[-1] == "L" or (mode[-1] == "N" and sys.byteorder == "little")
-        mode = mode[:-1] + ("B" if is_little else "L")
-        tiles.append(tile._replace(args=(mode, *more) if more else mode))
-    return tiles
-
-
-def stretch_colour(image: Image.Image, low: ImageFile, low_bytes: list[Any]) -> None:
-    """Stretch, in place, an image of 16 bits per colour that spans little of its range."""
-    import numpy as np
-
-    high = np.asarray(image)[..., :3]
-    if int(high.max()) - int(high.min()) > 64:  # spares most images the second decoding
-        return
-    low.tile = low_bytes
-    low.load()
-    colours = (high.astype(np.uint16) << 8) + np.asarray(low)[..., :3]
-    darkest, brightest = _range("RGB;16", colours, 65535)
-    if (darkest, brightest) != (0, 65535):
-        stretched = Image.fromarray(_rescale(colours, darkest, brightest))
-        if image.mode == "RGBA":
-            stretched.putalpha(image.getchannel("A"))
-        image.paste(stretched)
 
 
 def _rescale(values: Any, low: float, high: float) -> Any:
