@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 __all__ = [
     "Abstain",
+    "Answers",
     "Backend",
     "Calibration",
     "Candidate",
@@ -26,6 +27,7 @@ __all__ = [
     "LinearProbe",
     "MultiLabelCalibration",
     "MultiLabelClassifier",
+    "MultiQuestionClassifier",
     "Prediction",
     "ZeroShotClassifier",
     "calibrate",
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from clipcls.calibration.single_label import Calibration
     from clipcls.classification.decision import Abstain
     from clipcls.classification.multilabel import MultiLabelClassifier
+    from clipcls.classification.questions import MultiQuestionClassifier
     from clipcls.classification.suggest import suggest
     from clipcls.classification.zero_shot import ZeroShotClassifier
     from clipcls.embeddings.clip_embedder import ClipEmbedder
@@ -52,9 +55,11 @@ if TYPE_CHECKING:
     from clipcls.models.backend import Backend
     from clipcls.output.dataframe import to_dataframe
     from clipcls.predictions import Candidate, Prediction
+    from clipcls.questions import Answers
 
 _HOMES = {
     "Abstain": "classification.decision",
+    "Answers": "questions",
     "Backend": "models.backend",
     "Calibration": "calibration.single_label",
     "Candidate": "predictions",
@@ -66,6 +71,7 @@ _HOMES = {
     "LinearProbe": "few_shot.linear_probe",
     "MultiLabelCalibration": "calibration.multilabel",
     "MultiLabelClassifier": "classification.multilabel",
+    "MultiQuestionClassifier": "classification.questions",
     "Prediction": "predictions",
     "ZeroShotClassifier": "classification.zero_shot",
     "calibrate": "evaluation.calibrate",

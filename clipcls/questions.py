@@ -15,17 +15,6 @@ from clipcls.errors import LabelsError
 from clipcls.files.text import clean
 from clipcls.predictions import COLUMNS, PROVENANCE, UNKNOWN, Prediction
 
-__all__ = [
-    "Answers",
-    "check_names",
-    "find_name",
-    "find_questions",
-    "name_column",
-    "nest_columns",
-    "prefix_columns",
-    "provenance_columns",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Answers:

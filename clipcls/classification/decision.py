@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 _MATCHED_TOGETHER = 1024  # images; bounds memory
 
 Watch = Callable[["ImageError | None"], None]
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,8 +276,8 @@ def watch_each(
 
 def answer_together(
     embedded: Iterable[Embedded | ImageError],
-    answer: Callable[[list[Embedded]], Iterator[Prediction]],
-) -> Iterator[Prediction | ImageError]:
+    answer: Callable[[list[Embedded]], Iterator[Answer]],
+) -> Iterator[Answer | ImageError]:
     """The answers to all of these images at once; errors keep their places."""
     items = list(embedded)
     errors = [item if isinstance(item, ImageError) else None for item in items]
@@ -289,8 +290,8 @@ def answer_together(
 
 def answer_in_blocks(
     embedded: Iterable[Embedded | ImageError],
-    answer: Callable[[list[Embedded]], Iterator[Prediction]],
-) -> Iterator[Prediction | ImageError]:
+    answer: Callable[[list[Embedded]], Iterator[Answer]],
+) -> Iterator[Answer | ImageError]:
     """The answers to images in their order, some at a time, which bounds memory.
 
     Images that the encoder just finished are answered at once; cached images come many at a time.

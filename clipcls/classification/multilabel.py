@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -187,6 +187,13 @@ class MultiLabelClassifier(Estimator):
             ImageError: with `on_error="raise"`, at its turn.
             TypeError: `images` is neither an image nor an iterable of them.
         """
+        answer = self.answerer(top=top, min_score=min_score)
+        return apply_on_error(answer_in_blocks(self.classifier.embed(images), answer), on_error)
+
+    def answerer(
+        self, *, top: int | None = None, min_score: float | None = None
+    ) -> Callable[[list[Embedded]], Iterator[Prediction]]:
+        """The function that answers embedded images; its arguments are those of `classify`."""
         self._check_fitted()
         if top is not None and top < 1:
             raise ValueError(f"top is {top}; the least is 1")
@@ -206,7 +213,7 @@ class MultiLabelClassifier(Estimator):
                 label = labels[0].label if labels else UNKNOWN
                 yield Prediction(image.path, label, (best,), self.provenance_, labels=tuple(labels))
 
-        return apply_on_error(answer_in_blocks(self.classifier.embed(images), predict), on_error)
+        return predict
 
     def scores(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
         """`predict_proba` of unit rows, float32 (n, dim) -> float64 (n, n_classes)."""
