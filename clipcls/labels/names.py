@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
 __all__ = [
+    "fill_template",
     "find_kinds",
     "join_levels",
     "make_distinct",
@@ -19,6 +21,19 @@ __all__ = [
 _ALONE = re.compile(r"(?<=\s)>(?=\s)")
 _LITERAL = re.compile(r"(?<=\s)\\*>(?=\s)")
 _UNDERSCORES = re.compile(r"(?<=[^\W_])_+(?=[^\W_])")
+
+_PLACE = re.compile(r"(?:\b(an?|the) )?\{\}", re.IGNORECASE)
+# Read letter by letter, as in MP3, SUV or X-ray: no vowel, or consonants that begin no word.
+_SPELLED = re.compile(
+    r"(?!(?:st|mrs?|ms)\b)(?:[a-z]\b|[^aeiouy]+\b|(?:led|suv)\b|"
+    r"(?!f[jlr]|l[hl]|m[cn]|r[hw]|s[bcfghklmnpqrtvwz])[fhlmnrsx][^aeiouy])"
+)
+_VOWEL = re.compile(
+    r"8|1[18](?!\d)|hour(?!i)|honou?r|honest|heir|hors d|"  # eight, eleven, eighteen; silent h
+    # u as in use, eu as in Europe and o as in one begin with a consonant.
+    r"(?!eu|ew|on(?:e|es|esie|ce)\b|oui|uni(?![nmd])|unimo|ubi|ugand|ukr|usn|"
+    r"u[cfhjkqrst][aeiou]|u(?:k|sb|sa|rl|v)\b)[aeiou]"
+)
 
 
 def join_levels(path: Sequence[str]) -> str:
@@ -47,6 +62,39 @@ def spell_out(name: str) -> str:
         ('golden retriever', '__init__')
     """
     return _UNDERSCORES.sub(" ", name)
+
+
+def fill_template(template: str, word: str) -> str:
+    """Put a word in place of the template's `{}`, after the article that it needs.
+
+    A word with an article of its own replaces the template's; `{c}` keeps the template's as it is.
+
+    Example:
+        >>> [fill_template("a photo of a {}.", word) for word in ("airport", "unicorn", "an X-ray")]
+        ['a photo of an airport.', 'a photo of a unicorn.', 'a photo of an X-ray.']
+        >>> fill_template("a photo of a {c}.", "airport")
+        'a photo of a airport.'
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        article = match[1]
+        if article is None or re.match("(?:an?|the) ", word):
+            return word
+        if article[0] in "aA":
+            article = article[0] + "n" * _begins_with_vowel(word)
+        return f"{article} {word}"
+
+    return _PLACE.sub(fill, template) if "{}" in template else template.replace("{c}", word)
+
+
+def _begins_with_vowel(word: str) -> bool:
+    """Whether English says `an` before it, by its sound."""
+    plain = unicodedata.normalize("NFKD", word).encode("ascii", "ignore").decode().lower()
+    plain = plain.lstrip("\"'( ")
+    spelled = re.match(r"[a-z]*", plain)
+    if spelled and _SPELLED.match(spelled[0]):
+        return plain[0] in "aefhilmnorsx"
+    return _VOWEL.match(plain) is not None
 
 
 def make_line(path: Sequence[str]) -> str:

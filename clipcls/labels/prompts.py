@@ -11,7 +11,7 @@ from pathlib import Path
 from clipcls.errors import PromptsError
 from clipcls.files.text import clean, number_lines, read_text
 from clipcls.labels.label_set import LabelSet, read_labels
-from clipcls.labels.names import spell_out
+from clipcls.labels.names import fill_template, spell_out
 from clipcls.labels.presets import Kind, ReadySet, describe, find_set, list_sets
 from clipcls.labels.structured import read_code
 
@@ -45,7 +45,7 @@ _LONGEST_NAME = 100  # characters, in every row of a csv
 
 @dataclass(frozen=True, slots=True)
 class PromptSet:
-    """Templates in the order given, each with exactly one `{}`.
+    """Templates in the order given, each with exactly one `{}` or `{c}` (see `fill_template`).
 
     Attributes:
         name: a ready set's name, a file's path, or the templates separated by `|` (`custom` if
@@ -62,17 +62,17 @@ class PromptSet:
         """The templates with the word in them.
 
         Example:
-            >>> PromptSet("two", ("a photo of a {}.", "a {} in a video game.")).fill("cat")
-            ['a photo of a cat.', 'a cat in a video game.']
+            >>> PromptSet("two", ("a photo of a {}.", "the {} in a video game.")).fill("owl")
+            ['a photo of an owl.', 'the owl in a video game.']
         """
-        return [template.replace("{}", word) for template in self.templates]
+        return [fill_template(template, word) for template in self.templates]
 
 
 def make_prompts(prompts: str | os.PathLike[str] | Iterable[str] | PromptSet) -> PromptSet:
     """Make a `PromptSet` from whatever a Python caller has.
 
     Args:
-        prompts: a template with `{}` in it, or several separated by `|`; a path or a ready set's
+        prompts: a template with `{}` or `{c}`, or several separated by `|`; a path or a ready set's
             name (see `read_prompts`); or templates as strings.
 
     Raises:
@@ -80,7 +80,7 @@ def make_prompts(prompts: str | os.PathLike[str] | Iterable[str] | PromptSet) ->
     """
     if isinstance(prompts, PromptSet):
         return prompts
-    if isinstance(prompts, str) and re.search(r"\{c?\}", prompts) and not os.path.exists(prompts):
+    if isinstance(prompts, str) and _PLACE.search(prompts) and not os.path.exists(prompts):
         prompts = prompts.split("|")
     if isinstance(prompts, str | os.PathLike):
         return read_prompts(prompts)
@@ -92,11 +92,11 @@ def make_prompts(prompts: str | os.PathLike[str] | Iterable[str] | PromptSet) ->
 def read_prompts(source: str | os.PathLike[str]) -> PromptSet:
     r"""Read a template file, or the ready set of that name.
 
-    One template per line, with exactly one `{}` (or CLIP_benchmark's `{c}`) for the label and no
-    other braces. A line that begins with `#` is a comment (`\#` begins a template with `#`). A
-    repeated template counts once, with a warning. CLIP_benchmark's JSON (`{"dataset":
-    [templates]}`) and lists pasted from code, such as open_clip's lambdas, are recognised, with a
-    warning that says so.
+    One template per line, with exactly one `{}` for the label, or `{c}` as in published templates,
+    whose articles are kept (see `fill_template`), and no other braces. A line that begins with `#`
+    is a comment (`\#` begins a template with `#`). A repeated template counts once, with a warning.
+    CLIP_benchmark's JSON (`{"dataset": [templates]}`) and lists pasted from code, such as
+    open_clip's lambdas, are recognised, with a warning that says so.
 
     Args:
         source: a path or a ready set's name; an existing file wins over a set of its name.
@@ -111,6 +111,7 @@ def read_prompts(source: str | os.PathLike[str]) -> PromptSet:
     return _build(os.fspath(source) if ready else str(path), templates, warnings)
 
 
+_PLACE = re.compile(r"\{c?\}")
 _BULLET = re.compile(r"[-*•]\s+(.*)")
 
 
@@ -143,15 +144,13 @@ def _build(name: str, lines: Iterable[tuple[str, object]], doubts: Iterable[str]
             template = clean(line)
         except ValueError as e:
             raise PromptsError(f"{where}: the template {line!r} {e}") from e
-        if "{}" not in template:
-            template = template.replace("{c}", "{}")
-        count = template.count("{}")
+        count = len(_PLACE.findall(template))
         if count != 1:
             raise PromptsError(
                 f"{where}: the template {template!r} has {{}} {count or 'no'} times; "
                 "write it exactly once, where the label goes"
             )
-        if re.search("[{}]", template.replace("{}", "")):
+        if re.search("[{}]", _PLACE.sub("", template)):
             raise PromptsError(
                 f"{where}: the template {template!r} has other braces than one {{}}; remove them"
             )
@@ -184,7 +183,8 @@ def make_texts(labels: LabelSet, prompts: PromptSet) -> list[tuple[str, ...]]:
     for label in labels:
         words = label.words if label.use_templates else ()
         texts = [text for word in words for text in prompts.fill(word)]
-        texts += [prompt.replace("{}", spell_out(label.name)) for prompt in label.prompts]
+        name = spell_out(label.name)
+        texts += [fill_template(p, name) if "{}" in p else p for p in label.prompts]
         made.append(tuple(dict.fromkeys(texts)))
     return made
 

@@ -150,7 +150,7 @@ def read_python(path: str, text: str, error: type[ClipclsError] = LabelsError) -
 
     The literal may be assigned (`CLASSES = [...]`), passed to a call (`np.array([...])`), without
     its brackets, or preceded by what another language writes (`const labels = [...];`). Lambdas and
-    f-strings are templates: `lambda c: f"a {c}"` is `a {}`.
+    f-strings are templates: `lambda c: f"a {c}"` is `a {c}`.
 
     Returns:
         None if the text is not such a literal.
@@ -190,7 +190,7 @@ def _value(node: Any) -> Any:
     if isinstance(node, ast.Lambda):
         return _value(node.body)
     if isinstance(node, ast.JoinedStr):
-        parts = (part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        parts = (part.value if isinstance(part, ast.Constant) else "{c}" for part in node.values)
         return "".join(map(str, parts))
     if isinstance(node, ast.List | ast.Tuple | ast.Set):
         return [_value(item) for item in node.elts]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from clipcls.errors import PromptsError
 from clipcls.labels import presets
 from clipcls.labels.label_set import Label, LabelSet, make_labels
+from clipcls.labels.names import fill_template
 from clipcls.labels.prompts import (
     PromptSet,
     list_ready_sets,
@@ -68,7 +70,7 @@ def test_python_lists_of_templates():
     assert make_prompts("a picture of a {}") == PromptSet(
         "a picture of a {}", ("a picture of a {}",)
     )
-    assert make_prompts(["a {c} there"]) == PromptSet("a {} there", ("a {} there",))
+    assert make_prompts(["a {c} there"]) == PromptSet("a {c} there", ("a {c} there",))
     with pytest.raises(PromptsError, match="custom: contains no templates"):
         make_prompts([])
 
@@ -93,7 +95,9 @@ def test_templates_of_other_tools(tmp_path, name, content, what):
     path = tmp_path / name
     path.write_text(content)
     prompts = read_prompts(path)
-    assert prompts.templates == ("a photo of a {}.", "art of the {}.")
+    assert prompts.fill("cat") == ["a photo of a cat.", "art of the cat."]
+    is_code = "lambda" in content or "{c}" in content
+    assert ("{c}" in prompts.templates[-1]) == is_code
     assert [what in warning for warning in prompts.warnings] == [True] * bool(what)
 
 
@@ -110,6 +114,43 @@ def test_templates_of_several_datasets_are_refused_with_their_names(tmp_path):
         PromptsError, match=r"of 2 datasets \(cifar10, imagenet1k.*keep those of one"
     ):
         read_prompts(path)
+
+
+AN = """
+airport, apple, elephant, island, orange, umbrella, urn, urchin, usher, upright piano, hour,
+heirloom, honest man, hors d'oeuvre, X-ray, x-ray image, MRI scan, MP3 player, LED lamp, SUV,
+FBI agent, F1 car, HDMI cable, S-bend, ATM, iPod, 8, 8-ball, 11, 18-wheeler, 80s car, A, H, éclair,
+unidentified object, unimportant thing, "owl", udon bowl, e-bike, Übergang
+"""
+A = """
+cat, house, hotel, unicorn, uniform, university, unicycle, union, user, utensil, ukulele, one,
+yacht, Ukrainian, USB stick, UFO, URL, U-turn, European, eucalyptus, ewer, one-armed bandit, onesie,
+once, ouija board, T-shirt, TV, DVD, 3D printer, 1, 100, 110, B, LION, SNAKE, llama, fjord,
+xylophone, St. Bernard, McLaren, rhino, schnauzer, snowman, houri, 車, кот, "cat", __init__
+"""
+
+
+@pytest.mark.parametrize(("article", "words"), [("an", AN), ("a", A)])
+def test_a_template_has_the_article_of_its_word(article, words):
+    for word in re.split(r",\s", words.strip()):
+        assert fill_template("a {}", word) == fill_template("an {}", word) == f"{article} {word}"
+        assert fill_template("A {} here", word) == f"{article.capitalize()} {word} here"
+        assert fill_template("the {}", word) == f"the {word}"
+        assert fill_template("data {}", word) == f"data {word}"
+
+
+def test_an_article_of_the_word_replaces_that_of_the_template():
+    for word in ("an owl", "a cat", "the Eiffel Tower"):
+        assert fill_template("a photo of a {}.", word) == f"a photo of {word}."
+        assert fill_template("a photo of the {}.", word) == f"a photo of {word}."
+
+
+def test_published_templates_keep_their_articles():
+    assert make_prompts("a {c}|a {}").fill("owl") == ["a owl", "an owl"]
+    for ready in list_ready_sets("templates"):
+        source = presets.list_sets("templates")[ready.name].read_text().split("\n")[1]
+        if "Source: openai/CLIP" in source:
+            assert all("{c}" in template for template in read_prompts(ready.name).templates)
 
 
 def test_a_set_of_the_other_kind_and_a_template_without_its_place_are_named():

@@ -97,7 +97,7 @@ def test_labels_of_one_name_are_told_apart() -> None:
     assert [texts[0] for texts in make_texts(labels, PromptSet("one", ("a {}.",)))] == [
         "a crane, a type of bird.",
         "a crane, a type of machine.",
-        "a owl.",
+        "an owl.",
     ]
     assert labels.labels[0] == Label("crane", parents=("bird",), kind="bird")
 
