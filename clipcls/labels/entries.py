@@ -11,7 +11,7 @@ from clipcls.errors import LabelsError, format_count
 __all__ = ["FIELDS", "Entry", "Item", "Number", "Parsed", "make_entry", "split_cell"]
 
 FIELDS = {"label": "label", "prompt": "prompts", "synonym": "synonyms"} | {
-    name: name for name in ("prompts", "synonyms", "use_templates")
+    name: name for name in ("prompts", "synonyms", "use_templates", "group")
 }
 """The keys and columns of a label file, in lower case -> the fields of an `Entry`."""
 
@@ -41,6 +41,7 @@ class Entry:
         where: the beginning of error messages: `file:line`, or `label 3`.
         label: the name; without `parents` it may be a path, as in `animal > dog`.
         prompts, synonyms: a text, a list of texts, or None.
+        group: the question that it is a label of, or None.
     """
 
     where: str
@@ -49,6 +50,7 @@ class Entry:
     synonyms: object = None
     parents: tuple[str, ...] | None = None
     use_templates: object = None
+    group: object = None
 
 
 @dataclass(slots=True)
@@ -94,7 +96,7 @@ def _fields(where: str, item: Mapping[Any, Any]) -> dict[str, Any]:
         name = FIELDS.get(str(key).strip().lower())
         if name is None or name in fields:
             problem = "appears twice" if name else "is unknown"
-            known = "label, prompts, synonyms, use_templates"
+            known = "label, prompts, synonyms, use_templates, group"
             raise LabelsError(f"{where}: the key {key!r} {problem}; use {known}")
         if name == "synonyms" and isinstance(value, str):
             value = split_cell(where, name, value)

@@ -172,8 +172,8 @@ def read_labels(source: str | os.PathLike[str]) -> LabelSet:
     - `.txt` (or `.names`, `.labels`, or no suffix): one label per line. A line that begins with `#`
       is a comment; `#` elsewhere is part of the label; `\#` begins a label with `#`.
     - `.csv`, `.tsv`: the first line names the columns: `label` and, optionally, `prompts`,
-      `synonyms` (several per cell separated by `|`) and `use_templates`. Cells are separated by
-      comma, semicolon or tab.
+      `synonyms` (several per cell separated by `|`), `use_templates` and `group` (see
+      `read_label_groups`). Cells are separated by comma, semicolon or tab.
     - `.json`, `.yaml`, `.yml`: a list of labels (or of mappings with `label`, `prompts`,
       `synonyms`, `use_templates`), or a mapping from label to nothing, a prompt, a list of prompts,
       or a mapping with the other keys. Numbers and words such as `yes` are taken as written.
@@ -194,6 +194,27 @@ def read_labels(source: str | os.PathLike[str]) -> LabelSet:
     Raises:
         LabelsError: no such file or set exists, or it cannot be used; the message names the line.
     """
+    groups = read_label_groups(source)
+    if len(groups) > 1:
+        shown = ", ".join(map(repr, groups))
+        raise LabelsError(
+            f"{next(iter(groups.values())).source}: has labels of the groups {shown}, each a "
+            "question of its own, and one is needed; make a file for each, or remove the groups"
+        )
+    return next(iter(groups.values()))
+
+
+def read_label_groups(source: str | os.PathLike[str]) -> dict[str, LabelSet]:
+    """Read a label file as `read_labels`, in which labels may belong to groups.
+
+    A column or key `group` names the question that a label answers.
+
+    Returns:
+        the labels of each group, by its name; "" if the labels have none.
+
+    Raises:
+        LabelsError: as `read_labels`, or a label has no group while others have one.
+    """
     if source == "-":
         path, ready = Path("standard input"), False
         text = decode(sys.stdin.buffer.read(), str(path), LabelsError)
@@ -201,7 +222,18 @@ def read_labels(source: str | os.PathLike[str]) -> LabelSet:
         path, ready = find_set("labels", source)
         text = read_text(path, LabelsError)
     name = os.fspath(source) if ready else str(path)
-    return _build(name, parse_labels(path, text), find_level_names(path, text))
+    parsed, levels = parse_labels(path, text), find_level_names(path, text)
+    groups: dict[str, Parsed] = {}
+    for entry in parsed.entries:
+        group = canonical(entry.group) if isinstance(entry.group, str) else ""
+        groups.setdefault(group, Parsed([])).entries.append(entry)
+    if len(groups) > 1 and "" in groups:
+        where = groups[""].entries[0].where
+        raise LabelsError(f"{where}: the label has no group, and others have one; name it")
+    if len(groups) < 2:
+        return {group: _build(name, parsed, levels) for group in groups or [""]}
+    next(iter(groups.values())).warnings[:] = parsed.warnings
+    return {group: _build(name, part, levels) for group, part in groups.items()}
 
 
 def _build(source: str, parsed: Parsed, levels: str = "") -> LabelSet:

@@ -138,6 +138,7 @@ def _parse_table(path: str, text: str) -> Parsed:
                 split_cell(where, "prompts", cells.get("prompts", ""), label),
                 split_cell(where, "synonyms", cells.get("synonyms", "")),
                 use_templates=cells.get("use_templates", "").strip() or None,
+                group=cells.get("group"),
             )
         )
     return parsed

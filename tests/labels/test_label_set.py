@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.errors import LabelsError
 from clipcls.files.text import canonical, guard
-from clipcls.labels.label_set import Label, LabelSet, make_labels, read_labels
+from clipcls.labels.label_set import Label, LabelSet, make_labels, read_label_groups, read_labels
 from clipcls.labels.names import join_levels
 from clipcls.labels.presets import list_sets
 
@@ -631,3 +631,40 @@ def test_python_objects_that_cannot_be_used_are_refused(labels, words):
 def test_a_supercategory_that_is_no_text_groups_nothing(write):
     content = '[{"name": "cat", "supercategory": ["a"]}, {"name": "dog", "supercategory": "cat"}]'
     assert read_labels(write("l.json", content)).names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("l.csv", "group,label,synonyms\nkind,shirt,\nkind,hat,cap\ncolour,red,\ncolour,white,\n"),
+        ("l.txt", "label;group\nshirt;kind\nhat;kind\nred;colour\nwhite;colour\n"),
+        ("l.yaml", "- {label: shirt, group: kind}\n- {label: hat, group: kind}\n"
+                   "- {label: red, group: colour}\n- {label: white, group: colour}\n"),
+    ],
+)  # fmt: skip
+def test_labels_in_groups_are_the_answers_to_several_questions(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    groups = read_label_groups(tmp_path / name)
+    assert {group: labels.names for group, labels in groups.items()} == {
+        "kind": ("shirt", "hat"),
+        "colour": ("red", "white"),
+    }
+    with pytest.raises(LabelsError, match="'kind', 'colour'"):
+        read_labels(tmp_path / name)
+
+
+def test_one_label_may_be_in_two_groups_and_none_in_no_group(tmp_path: Path) -> None:
+    path = tmp_path / "l.csv"
+    path.write_text("label,group\nwhite,wine\nred,wine\nwhite,colour\n")
+    assert [labels.names for labels in read_label_groups(path).values()] == [
+        ("white", "red"),
+        ("white",),
+    ]
+    path.write_text("label,group\nwhite,wine\nred,wine\n")
+    assert list(read_label_groups(path)) == ["wine"]
+    assert read_labels(path).names == ("white", "red")
+    path.write_text("label,group\nwhite,wine\nred,\n")
+    with pytest.raises(LabelsError, match=r"l\.csv:3: the label has no group"):
+        read_label_groups(path)
