@@ -10,8 +10,19 @@ import click
 from clipcls.cli import groups
 from clipcls.cli.console import Console, report_excluded, watching
 from clipcls.cli.constraints import refuse_overwriting
-from clipcls.cli.label_settings import LabelSettings, multi_label_option
-from clipcls.cli.options import ModelSettings, data_argument, repeat_options, run_options
+from clipcls.cli.label_settings import (
+    LabelSettings,
+    multi_label_option,
+    split_questions,
+    take_one,
+)
+from clipcls.cli.options import (
+    ModelSettings,
+    data_argument,
+    question_option,
+    repeat_options,
+    run_options,
+)
 from clipcls.cli.param_types import NEW_FILE
 
 _REPEATED = ("labels", "label", "classifier", "prompts", "reject", "level", "model", "checkpoint")
@@ -20,12 +31,14 @@ _REPEATED = ("labels", "label", "classifier", "prompts", "reject", "level", "mod
 @groups.command("calibrate")
 @data_argument
 @multi_label_option
+@question_option
 @click.option("-o", "--output", type=NEW_FILE, required=True, help="The calibration's file (JSON).")
 @run_options
 def command(
     console: Console,
     data: str,
     multi_label: bool,
+    question: str | None,
     output: Path,
     labels: LabelSettings,
     model: ModelSettings,
@@ -43,14 +56,15 @@ def command(
       clipcls calibrate --labels labels.txt sorted-photos/ -o calibration.json
       clipcls classify --labels labels.txt --calibration calibration.json --max-error 0.05 photos/
       clipcls calibrate --multi-label --labels labels.txt truth.csv -o calibration.json
+      clipcls calibrate --labels colour=colours.txt truth.csv -o colours.json
     """
-    names = labels.read_unless_learnt()
+    name, chosen = take_one(split_questions(labels, question))
     refuse_overwriting(output, data, labels.labels, labels.prompts, labels.classifier)
     from clipcls.data.dataset import read_dataset
     from clipcls.evaluation.calibrate import calibrate
 
-    labelled = read_dataset(data, unlabelled=multi_label)
-    fitted = labels.open_either(names, model.make_arguments(), None, multi_label)
+    labelled = read_dataset(data, unlabelled=multi_label, question=name or question)
+    fitted = chosen.open_either(model.make_arguments(), None, multi_label)
     with watching(console, len(labelled)) as watch:
         found, excluded = calibrate(fitted, labelled, watch=watch)
     report_excluded(console, excluded)
@@ -67,12 +81,7 @@ def command(
     if promises := found.promises():
         console.remark(promises)
     command = "tag" if multi_label else "classify"
-    words = [
-        "clipcls",
-        command,
-        *repeat_options(*_REPEATED),
-        "--calibration",
-        str(output),
-    ]
+    file = f"{name}={output}" if name else str(output)
+    words = ["clipcls", command, *repeat_options(*_REPEATED), "--calibration", file]
     console.say_written(output, f"{shlex.join(words)} PHOTOS")
     return console.status(len(excluded.unreadable), found.images)

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from clipcls.cli import groups
 from clipcls.cli.console import Console, watching
 from clipcls.cli.constraints import refuse_inside, refuse_overwriting
 from clipcls.cli.groups import option
-from clipcls.cli.label_settings import LabelSettings, calibration_option
+from clipcls.cli.label_settings import (
+    LabelSettings,
+    calibration_option,
+    open_questions,
+    split_questions,
+)
 from clipcls.cli.options import (
     ModelSettings,
     find_images,
@@ -26,7 +34,8 @@ from clipcls.cli.param_types import COUNT, FOLDER, NumberRange
 from clipcls.cli.progress import format_rate
 from clipcls.cli.sort import FilingSettings, choose_mode, file_into, without_scores, write_keywords
 from clipcls.errors import ImageError, require_extra
-from clipcls.predictions import PROVENANCE, UNKNOWN, Result
+from clipcls.predictions import UNKNOWN, Result
+from clipcls.questions import Answers, find_name, prefix_columns, provenance_columns
 
 if TYPE_CHECKING:
     from clipcls.calibration.base import BaseCalibration
@@ -41,23 +50,27 @@ class Report:
 
     excluded: LeftOut
     classified: int = 0
-    unknown: int = 0
+    unknown: Counter[str] = field(default_factory=Counter)  # by question
     skipped: int = 0
     started: float = field(default_factory=time.monotonic)
 
-    def count(self, result: Result) -> None:
+    def count(self, result: Result | Answers) -> None:
         """Count one result."""
         if isinstance(result, ImageError):
             self.skipped += 1
         else:
             self.classified += 1
-            self.unknown += result.label == UNKNOWN
+            if isinstance(result, Answers):
+                self.unknown.update(result.unknown)
+            elif result.label == UNKNOWN:
+                self.unknown[""] += 1
 
     def summary(self, rate: float | None = None) -> str:
         """One line: how many images were classified or not, how long it took and how fast."""
         parts = [f"{self.classified:,} classified"]
         if self.unknown:
-            parts[0] += f" ({self.unknown:,} as {UNKNOWN})"
+            counts = (f"{q}: {n:,}" if q else f"{n:,}" for q, n in self.unknown.items())
+            parts[0] += f" ({', '.join(counts)} as {UNKNOWN})"
         if self.skipped:
             parts.append(f"{self.skipped:,} could not be read")
         took = f"{time.monotonic() - self.started:.1f} s{f' ({format_rate(rate)})' if rate else ''}"
@@ -73,10 +86,16 @@ class Run:
     inputs: tuple[str, ...]
     output: ResultsOutput
     filing: FilingSettings
+    questions: Collection[str]
     report: Report = field(init=False)
     _to_file: list[Result] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
+        if self.filing.sort_into and "" not in self.questions:
+            raise click.UsageError(
+                "--sort-into files by one answer: write the results to a file, then `clipcls sort "
+                "RESULTS --question NAME --into DIR`"
+            )
         if self.filing.sort_into:
             refuse_inside(self.filing.sort_into, self.inputs)
         self._form = self.output.choose_format()
@@ -93,30 +112,32 @@ class Run:
 
     def select_columns(self, usual: Sequence[str], every: Sequence[str] = ()) -> list[str]:
         """The columns of a csv or tsv: the usual ones, or those that `--columns` picks of all."""
-        return self.output.choose_columns(self._form, usual, [*every, *PROVENANCE])
+        known = [*every, *provenance_columns(q for q in self.questions if q)]
+        return self.output.choose_columns(self._form, usual, known)
 
     def write(
         self,
-        results: Iterable[Result],
+        results: Iterable[Result | Answers],
         columns: Sequence[str],
         *,
-        calibration: BaseCalibration | None,
+        calibrations: Iterable[BaseCalibration | None],
         cache: EmbeddingCache | None,
         watch: Callable[[ImageError | None], None] | None,
     ) -> None:
         """Write one record per result, and report it to `watch`.
 
-        Warns if the calibration was made from these images, whose hashes the cache may know.
+        Warns if a calibration was made from these images, whose hashes the cache may know.
         """
         from clipcls.embeddings.cache import hash_image
 
-        known = 0
+        known, used = 0, [calibration for calibration in calibrations if calibration]
         with self.output.open(self._form, columns) as writer:
             for result in results:
                 self.report.count(result)
                 failure = result if isinstance(result, ImageError) else None
-                if calibration and not failure:
-                    known += calibration.knows(hash_image(cache, result.path))
+                if used and not failure:
+                    digest = hash_image(cache, result.path)
+                    known += any(calibration.knows(digest) for calibration in used)
                 if self.filing.sort_into or self.filing.xmp:
                     self._to_file.append(without_scores(result))
                 if self.output.file is None:
@@ -141,6 +162,8 @@ class Run:
         if self._form == "html":
             after = ["open it in a browser"]
         elif self._form != "table" and not (filing.sort_into or filing.xmp):
+            question, *_ = self.questions
+            file += f" --question {shlex.quote(question)}" if question else ""
             after = [f"clipcls review {file}"] if reviewable else []
             after += [f"clipcls sort {file} --into sorted"]
         console.say_written(output, *after)
@@ -165,6 +188,12 @@ class _Answers(groups.Settings):
         type=COUNT,
         default=1,
         help="Labels per image.",
+    )
+    tag: tuple[str, ...] = option(
+        metavar="QUESTION",
+        rare=True,
+        help="Answer this one of several questions with all labels that fit, as `clipcls tag` "
+        "does; may be repeated.",
     )
     refine: bool = option(
         help="Decide about all images together, which improves answers from some 40 images on. "
@@ -202,7 +231,7 @@ class _Doubt(groups.Settings):
         rare=True,
         help="Answer `unknown` when the best score leads the second by less than M.",
     )
-    calibration: Path | None = calibration_option()
+    calibration: Path | Mapping[str, Path] | None = calibration_option()
     coverage: float | None = option(
         type=NumberRange(0, 1, min_open=True),
         metavar="C",
@@ -257,49 +286,74 @@ def command(
       clipcls classify -l cat -l dog -l "hot dog" -k 3 photo.jpg
       clipcls classify --classifier classifier.safetensors photos/
       clipcls classify --labels labels.txt --sort-into sorted/ --move photos/
+      clipcls classify --labels kind=kinds.txt --labels colour=colours.txt photos/
     """
-    names = labels.read_unless_learnt()
+    questions = split_questions(labels, calibration=doubt.calibration)
+    tagged = {find_name(name, questions) or name for name in answers.tag}
+    if unknown := tagged - questions.keys() - {""}:
+        raise click.UsageError(f"--tag {min(unknown)}: no question has this name")
+    for option_name, value in {"--level": labels.level, "--heatmap": answers.heatmap}.items():
+        if value and "" not in questions:
+            raise click.UsageError(f"{option_name} is for labels without the name of a question")
     if answers.heatmap:
         refuse_inside(answers.heatmap, inputs, mirrored=True)
     refuse_overwriting(
         output.file, labels.labels, labels.prompts, labels.classifier, doubt.calibration, *inputs
     )
-    run = Run(console, inputs, output, filing)
+    run = Run(console, inputs, output, filing, questions)
     from clipcls.output.columns import EXPLAINED, result_columns
 
-    extra = [
-        *(["set"] if doubt.prediction_sets is not None else []),
-        *(EXPLAINED if answers.explain else []),
-        *(["heatmap"] if answers.heatmap else []),
-        *(["labelled_by"] if labels.classifier else []),
-    ]
-    every = result_columns(answers.top, ["lineage", *extra])
+    def list_columns(name: str, top: int, has_levels: bool) -> list[str]:
+        if name in tagged:
+            return result_columns()
+        extra = [
+            *(["lineage"] if has_levels else []),
+            *(["set"] if doubt.prediction_sets is not None else []),
+            *(EXPLAINED if answers.explain else []),
+            *(["heatmap"] if answers.heatmap else []),
+            *(["labelled_by"] if questions[name].classifier else []),
+        ]
+        return result_columns(top, extra)
+
+    every = prefix_columns({q: list_columns(q, answers.top, True) for q in questions})
     run.select_columns((), every)  # refuses before the work
     images, total = find_images(inputs, null, run.report.excluded)
-    fitted = labels.open_classifier(names, model.make_arguments(), doubt.calibration)
-    top = min(answers.top, len(fitted.classes_))
-    usual = result_columns(top, ["lineage", *extra] if fitted.hierarchy_ else extra)
+    arguments = model.make_arguments()
+    opened = open_questions(questions, arguments, doubt.calibration, tagged)
+    asked = {name: fitted for name, fitted in opened.items() if name not in tagged}
+    tops = {name: min(answers.top, len(fitted.classes_)) for name, fitted in asked.items()}
+    usual = prefix_columns(
+        {q: list_columns(q, tops.get(q, 1), q in asked and asked[q].hierarchy_) for q in opened}
+    )
     with watching(console, total) as watch:
-        results = fitted.classify(
-            images,
-            top=top,
-            abstain=doubt.abstain(),
-            prediction_sets=doubt.prediction_sets,
-            refine=answers.refine,
-            explain=answers.explain,
-            heatmaps=answers.heatmap,
-            watch=watch if answers.refine else None,
-        )
-        if threshold := doubt.abstain().threshold(fitted.calibration_):
-            console.remark(
-                f"of the calibration's images {threshold.coverage:.1%} would be answered, "
-                f"{threshold.risk:.1%} of these wrong"
-            )
+        options: dict[str, Any] = {
+            "top": max(tops.values(), default=1),
+            "abstain": doubt.abstain(),
+            "prediction_sets": doubt.prediction_sets,
+            "refine": answers.refine,
+            "explain": answers.explain,
+            "watch": watch if answers.refine else None,
+        }
+        if "" in opened:
+            results = opened[""].classify(images, heatmaps=answers.heatmap, **options)
+        else:
+            from clipcls.classification.questions import MultiQuestionClassifier
+
+            least = doubt.min_score or None
+            fitted = MultiQuestionClassifier(opened).fit()
+            results = fitted.classify(images, min_score=least, **options)
+        for name, fitted in asked.items():
+            if threshold := doubt.abstain().threshold(fitted.calibration_):
+                console.remark(
+                    f"{name}{': ' if name else ''}of the calibration's images "
+                    f"{threshold.coverage:.1%} would be answered, {threshold.risk:.1%} of these "
+                    "wrong"
+                )
         run.write(
             results,
             run.select_columns(usual, every),
-            calibration=fitted.calibration_,
-            cache=fitted.cache_,
+            calibrations=[fitted.calibration_ for fitted in opened.values()],
+            cache=arguments["cache"] or None,
             watch=None if answers.refine else watch,  # refining reports images as it embeds them
         )
     if answers.heatmap:

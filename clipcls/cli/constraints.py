@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -30,7 +31,7 @@ EXCLUSIVE: tuple[tuple[str, str, str], ...] = (
     ("coverage", "max-error", ""),
     ("cache", "no-cache", ""),
     ("move", "link", ""),
-    *(("undo", x, "it stands alone") for x in ("into", "move", "link", "dry-run")),
+    *(("undo", x, "it stands alone") for x in ("into", "move", "link", "dry-run", "question")),
     *(("undo", x, "it stands alone") for x in ("xmp", "xmp-full-name", "embed-xmp", "xmp-remove")),
     *(("into", x, _KEYWORDS) for x in ("xmp", "xmp-full-name", "embed-xmp", "xmp-remove")),
     ("embed-xmp", "xmp", "run sort for each"),
@@ -54,8 +55,9 @@ def check(context: click.Context) -> None:
     """Refuse a command line whose options, with settings, exclude or lack each other."""
     options = {long_name(param): param for param in context.command.params}
     given = {name for name, param in options.items() if _is_given(context, str(param.name))}
+    is_for_a_question = isinstance(context.params.get("classifier"), Mapping)
     for one, other, why in EXCLUSIVE:
-        if {one, other} <= given:
+        if {one, other} <= given and not (is_for_a_question and why == _OWN_LABELS):
             names = f"{options[one].opts[0]} and {options[other].opts[0]}"
             raise click.UsageError(
                 f"{names} exclude each other" + (f": {why}" if why else ""), context
@@ -103,15 +105,16 @@ def _is_among(folder: Path, images: str, searched: bool, mirrored: bool) -> bool
     return False
 
 
-def refuse_overwriting(
-    output: Path | None, *files: str | os.PathLike[str] | list[str] | None
-) -> None:
+def refuse_overwriting(output: Path | None, *files: Any) -> None:
     """Refuse a result file in the place of one that the command reads.
 
-    Of `files`, names of other things, lists of templates and None are ignored.
+    Of `files`, names of other things, lists of templates and None are ignored; a mapping has a file
+    per question.
     """
     for file in files:
-        if output is None or file is None or isinstance(file, list):
+        if isinstance(file, Mapping):
+            refuse_overwriting(output, *file.values())
+        if output is None or not isinstance(file, str | os.PathLike):
             continue
         if os.path.isfile(output) and os.path.isfile(file) and output.samefile(file):
             raise click.UsageError(

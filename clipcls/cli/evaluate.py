@@ -13,8 +13,12 @@ from clipcls.cli import groups
 from clipcls.cli.console import Console, report_excluded, watching
 from clipcls.cli.constraints import refuse_overwriting
 from clipcls.cli.groups import option
-from clipcls.cli.label_settings import CalibratedLabelSettings, multi_label_option
-from clipcls.cli.options import ModelSettings, data_argument, run_options
+from clipcls.cli.label_settings import (
+    CalibratedLabelSettings,
+    multi_label_option,
+    split_questions,
+)
+from clipcls.cli.options import ModelSettings, data_argument, question_option, run_options
 from clipcls.cli.outputs import MetricsOutput
 from clipcls.cli.param_types import NEW_FILE
 
@@ -51,6 +55,7 @@ def _parse_variant(text: str) -> tuple[str, str]:
 @groups.command("evaluate")
 @data_argument
 @multi_label_option
+@question_option
 @click.option(
     "--compare",
     "variants",
@@ -66,6 +71,7 @@ def command(
     console: Console,
     data: str,
     multi_label: bool,
+    question: str | None,
     variants: tuple[tuple[str, str], ...],
     labels: CalibratedLabelSettings,
     output: _Output,
@@ -78,6 +84,8 @@ def command(
     (relative to the file) and label. If an image has several labels, in rows or separated by |,
     any of them is right; with --multi-label it should be given all of them, and a blank label
     means none. In a reviewed table of `clipcls review` only the labels that a person gave count.
+    Labels with the name of a question, such as colour=colours.txt, are compared with the column
+    of that name.
 
     \b
     Examples:
@@ -85,20 +93,25 @@ def command(
       clipcls evaluate --labels labels.txt -o metrics.json truth.csv
       clipcls evaluate --labels labels.txt -o per-label.csv truth.csv
       clipcls evaluate --labels labels.txt --compare prompts=imagenet sorted-photos/
+      clipcls evaluate --labels kind=kinds.txt --labels colour=colours.txt truth.csv
       clipcls evaluate --multi-label --labels labels.txt truth.csv
       clipcls evaluate --multi-label --labels labels.txt --compare calibration=c.json truth.csv
     """
-    names = labels.read_unless_learnt()
+    questions = split_questions(labels, question)
     asked = {what for what, _ in variants}
     if multi_label and "classifier" in asked:
         raise click.UsageError(
             "--compare classifier= is for one label per image, not for --multi-label"
         )
-    if names is None and asked & {"model", "prompts"}:
+    if labels.classifier and asked & {"model", "prompts"}:
         raise click.UsageError("--compare model= and prompts= need --labels, not --classifier")
     for file in (output.file, output.html):
         read = [labels.labels, labels.prompts, labels.classifier, labels.calibration]
         refuse_overwriting(file, data, *read, *(value for _, value in variants))
+    if len(questions) > 1 and (variants or output.html):
+        raise click.UsageError(
+            "--compare and --html are for one question at a time: choose it with --question"
+        )
     if output.file and output.html and output.file.absolute() == output.html.absolute():
         raise click.UsageError("-o and --html name the same file; give each its own")
     from clipcls.data.dataset import read_dataset
@@ -116,49 +129,70 @@ def command(
             f"a {form} has the metrics per label and no comparison: with --compare write json, a "
             "table or, by --html, a page"
         )
-    labelled = read_dataset(data, unlabelled=multi_label)
+    records: dict[str, dict[str, Any]] = {}
+    status = 0
     chosen = model.make_arguments()
-    classifier = labels.open_either(names, chosen, labels.calibration, multi_label)
-    with watching(console, len(labelled)) as watch:
-        found = evaluate(classifier, labelled, watch=watch)
-    report_excluded(console, found.excluded)
-    evaluated = {}
-    for what, value in variants:
-        texts = value if what == "labels" else names
-        chosen["model"] = value if what == "model" else classifier.encoder_  # not loaded twice
-        changed = _change(labels, what, value)
-        other = changed.open_either(texts, chosen, changed.calibration, multi_label)
-        with watching(console, len(labelled), again=True) as watch:
-            evaluated[f"{what}={value}"] = evaluate(other, labelled, watch=watch)
-    comparisons = compare(found, evaluated)
-    if output.html:
-        with open_output(output.html, EvaluationPage) as writer:
-            writer.write(make_page_record(found, data, comparisons))
-        console.say_written(output.html, "open it in a browser")
-    record = found.to_dict()
-    if comparisons:
-        record["compare"] = [comparison.to_dict() for comparison in comparisons]
-    _write(console, record, form, output, columns)
-    return console.status(len(found.excluded.unreadable), found.images)
+    for name, settings in questions.items():
+        labelled = read_dataset(data, unlabelled=multi_label, question=name or question)
+        classifier = settings.open_either(chosen, settings.calibration, multi_label)
+        chosen |= {"model": classifier.encoder_, "checkpoint": None}  # not loaded twice
+        with watching(console, len(labelled), again=bool(records)) as watch:
+            found = evaluate(classifier, labelled, watch=watch)
+        report_excluded(console, found.excluded)
+        evaluated = {}
+        for what, value in variants:
+            changed = _change(settings, what, value)
+            model_too = {"model": value} if what == "model" else {}
+            other = changed.open_either(chosen | model_too, changed.calibration, multi_label)
+            with watching(console, len(labelled), again=True) as watch:
+                evaluated[f"{what}={value}"] = evaluate(other, labelled, watch=watch)
+        comparisons = compare(found, evaluated)
+        if output.html:
+            with open_output(output.html, EvaluationPage) as writer:
+                writer.write(make_page_record(found, data, comparisons))
+            console.say_written(output.html, "open it in a browser")
+        records[name] = found.to_dict()
+        if comparisons:
+            records[name]["compare"] = [comparison.to_dict() for comparison in comparisons]
+        status = max(status, console.status(len(found.excluded.unreadable), found.images))
+    _write(console, records, form, output, columns)
+    return status
 
 
 def _write(
-    console: Console, record: Mapping[str, Any], form: str, output: _Output, columns: Sequence[str]
+    console: Console,
+    records: Mapping[str, Mapping[str, Any]],
+    form: str,
+    output: _Output,
+    columns: Sequence[str],
 ) -> None:
-    """Write the record; a csv or tsv has one row per label, and the metrics go to stderr."""
+    """Write the record of each question.
+
+    A csv or tsv has one row per label, and the metrics go to stderr.
+    """
     from clipcls.evaluation.tables import NAMES, EvaluationTable, format_number
     from clipcls.output.writing import open_output
     from clipcls.predictions import PROVENANCE
 
+    several = len(records) > 1
+    first = next(iter(records.values()))
     if form in ("csv", "tsv"):
-        provenance = {key: record[key] for key in PROVENANCE if key in record}
+        provenance = {key: first[key] for key in PROVENANCE if key in first and not several}
+        columns = ["question", *columns] if several else columns
         with output.open(form, columns, provenance) as writer:
-            for row in record["per_class"]:
-                writer.write(row)
-        metrics = record["metrics"].items()
-        said = (f"{NAMES[name]} {format_number(name, one['value'])}" for name, one in metrics)
-        console.remark(f"{record['images']:,} images: {', '.join(said)}")
+            for name, record in records.items():
+                for row in record["per_class"]:
+                    writer.write({"question": name, **row})
+        for name, record in records.items():
+            metrics = record["metrics"].items()
+            said = (f"{NAMES[key]} {format_number(key, one['value'])}" for key, one in metrics)
+            asked = f"{name}: " if several else ""
+            console.remark(f"{asked}{record['images']:,} images: {', '.join(said)}")
+    elif form == "json":
+        with open_output(output.file, "document") as writer:
+            writer.write({"questions": records} if several else first)
     else:
-        with open_output(output.file, "document" if form == "json" else EvaluationTable) as writer:
-            writer.write(record)
+        with open_output(output.file, EvaluationTable) as writer:
+            for name, record in records.items():
+                writer.write({"question": name, **record} if several else record)
     console.say_written(output.file)

@@ -5,22 +5,33 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from clipcls.cli import groups
 from clipcls.cli.console import Console, report_excluded, watching
 from clipcls.cli.constraints import refuse_overwriting
-from clipcls.cli.label_settings import labels_option, prompts_option
-from clipcls.cli.options import ModelSettings, data_argument, run_options
+from clipcls.cli.label_settings import (
+    labels_option,
+    prompts_option,
+    split_questions,
+    take_one,
+)
+from clipcls.cli.options import ModelSettings, data_argument, question_option, run_options
 from clipcls.cli.param_types import NEW_FILE
+
+if TYPE_CHECKING:
+    from clipcls.labels.label_set import LabelsLike
 
 
 @dataclass(frozen=True)
 class _Learning(groups.Settings):
     section = "Learning"
 
-    labels: str | None = labels_option("A label file or ready set; default: the labels of DATA.")
+    labels: LabelsLike | None = labels_option(
+        "A label file or ready set; default: the labels of DATA."
+    )
     prompts: str | list[str] = prompts_option()
     no_words: tuple[str, ...] = groups.option(
         metavar="LABEL",
@@ -37,6 +48,7 @@ class _Learning(groups.Settings):
 
 @groups.command("fit")
 @data_argument
+@question_option
 @click.option(
     "-o", "--output", type=NEW_FILE, required=True, help="The classifier's file (safetensors)."
 )
@@ -49,6 +61,7 @@ class _Learning(groups.Settings):
 def command(
     console: Console,
     data: str,
+    question: str | None,
     output: Path,
     check_labels: bool,
     learning: _Learning,
@@ -63,16 +76,18 @@ def command(
     Examples:
       clipcls fit sorted-photos/ --labels labels.txt -o classifier.safetensors
       clipcls classify --classifier classifier.safetensors photos/
+      clipcls fit truth.csv --question colour --labels colours.txt -o colours.safetensors
       clipcls fit sorted-photos/ --check-labels -o classifier.safetensors > suspects.csv
     """
     refuse_overwriting(output, data, learning.labels, learning.prompts)
+    name, chosen = take_one(split_questions(learning, question))
     from clipcls.data.dataset import read_dataset
     from clipcls.few_shot.classifier import FewShotClassifier
     from clipcls.output.writing import open_output
 
-    labelled = read_dataset(data)
+    labelled = read_dataset(data, question=name or question)
     classifier = FewShotClassifier(
-        learning.labels,
+        chosen.labels,
         prompts=learning.prompts,
         no_words=learning.no_words,
         augment=learning.augment,
@@ -85,8 +100,8 @@ def command(
     report_excluded(console, excluded)
     classifier.save(output)
     console.remark(classifier.learnt_.summary())
-    file = shlex.quote(str(output))
-    console.say_written(output, f"clipcls classify --classifier {file} PHOTOS")
+    file, named = shlex.quote(str(output)), f"{name or question}=" if name or question else ""
+    console.say_written(output, f"clipcls classify --classifier {named}{file} PHOTOS")
     if check_labels:
         suspects = classifier.suspects()
         with open_output(None, "csv") as writer:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from clipcls.cli.completion import complete_label_sets, complete_template_sets
 from clipcls.cli.groups import Settings, option
 from clipcls.cli.param_types import FILE
+from clipcls.questions import check_names, find_name
 
 if TYPE_CHECKING:
     from clipcls.classification.image_classifier import ImageClassifier
@@ -35,9 +37,37 @@ def _join_prompts(
     return [template for made in sets for template in made.templates]
 
 
+def _gather_questions(
+    context: click.Context, param: click.Parameter, values: tuple[Any, ...]
+) -> Any:
+    """The one value of an option, or the values of `NAME=VALUE` by the question's name."""
+    parts = [split_question(os.fspath(value)) for value in values]
+    named = {name: param.type.convert(value, param, context) for name, value in parts if name}
+    if values and not named and len(values) < 2:
+        return values[0]
+    if len(named) < len(values):
+        raise click.BadParameter(
+            f"several are given, so each needs the name of its question, once: {param.opts[0]} "
+            "NAME=FILE"
+        )
+    return named or None
+
+
+def split_question(value: str) -> tuple[str | None, str]:
+    """The name and the value of `NAME=VALUE`; no name if that is a file's name."""
+    name, mark, rest = value.partition("=")
+    return (name, rest) if mark and not os.path.lexists(value) else (None, value)
+
+
 def labels_option(help: str) -> Any:
-    """The field of a group for `--labels`."""
-    return option(metavar="FILE|NAME", shell_complete=complete_label_sets, help=help)
+    """The field of a group for `--labels`; NAME=FILE for each of several questions is a dict."""
+    return option(
+        metavar="[QUESTION=]FILE|NAME",
+        multiple=True,
+        callback=_gather_questions,
+        shell_complete=complete_label_sets,
+        help=help,
+    )
 
 
 def prompts_option(default: str | None = "photo", help: str = "") -> Any:
@@ -63,7 +93,13 @@ multi_label_option = click.option(
 
 def calibration_option() -> Any:
     """The field of a group for `--calibration`."""
-    return option(type=FILE, help="Adjust scores by this file of `clipcls calibrate`.")
+    return option(
+        type=FILE,
+        metavar="[QUESTION=]FILE",
+        multiple=True,
+        callback=_gather_questions,
+        help="Adjust scores by this file of `clipcls calibrate`.",
+    )
 
 
 @dataclass(frozen=True)
@@ -72,38 +108,32 @@ class TextSettings(Settings):
 
     section = "Labels"
 
-    labels: str | None = labels_option(
+    labels: LabelsLike | None = labels_option(
         "A label file (in csv, | separates synonyms or prompts), a ready set, or - for a list on "
-        "stdin."
+        "stdin; may be repeated with the name of a question, such as colour=colours.txt."
     )
     label: tuple[str, ...] = option(
         "-l", "--label", metavar="LABEL", help="One label; may be repeated."
     )
     prompts: str | list[str] = prompts_option()
 
-    def read(self) -> LabelsLike:
-        """The labels that `--labels` or `-l` name; those on stdin, which ends, are read at once.
+    def open_classifier(
+        self, model: Mapping[str, Any], calibration: str | Path | None = None
+    ) -> ImageClassifier:
+        """Fit the classifier of one question; `model` is of `ModelSettings.make_arguments`."""
+        from clipcls.classification.zero_shot import ZeroShotClassifier
 
-        Raises:
-            click.UsageError: none are given, the images are on stdin too, or a `-l` looks like
-                several labels or a file.
-        """
-        if not (self.labels or self.label):
-            raise click.UsageError("give labels: --labels FILE, or -l for each")
-        if self.labels == "-":
-            given = click.get_current_context().params
-            if "-" in (given.get("inputs") or ()):
-                raise click.UsageError(
-                    "stdin cannot be both the labels and the images: name a file for one of them"
-                )
-            from clipcls.labels.label_set import log_warnings, read_labels
+        assert self.labels is not None
+        settings = {**model, "calibration": calibration}
+        return ZeroShotClassifier(self.labels, prompts=self.prompts, **settings).fit()
 
-            labels = read_labels("-")
-            log_warnings(labels)
-            return labels
-        for label in self.label:
-            _check_label(label, is_only=len(self.label) == 1)
-        return self.labels or list(self.label)
+    def open_either(self, model: Mapping[str, Any], calibration: Any, multi_label: bool) -> Any:
+        """Fit a classifier for one label per image or, with `multi_label`, for several."""
+        if not multi_label:
+            return self.open_classifier(model, calibration)
+        from clipcls.classification.multilabel import MultiLabelClassifier
+
+        return MultiLabelClassifier(self.open_classifier(model), calibration=calibration).fit()
 
 
 @dataclass(frozen=True)
@@ -121,59 +151,174 @@ class LabelSettings(TextSettings):
         help="For labels like `animal > dog > pug`, answer at level 1 (the root), 2, ..., or at "
         "the level of this name.",
     )
-    classifier: Path | None = option(
+    classifier: Path | Mapping[str, Path] | None = option(
+        metavar="[QUESTION=]FILE",
+        multiple=True,
+        callback=_gather_questions,
         help="Use a classifier learnt by `clipcls fit` instead of labels and prompts.",
     )
 
-    def read_unless_learnt(self) -> LabelsLike | None:
-        """As `read`; None with a learnt classifier, which has its own."""
-        return self.read() if self.classifier is None else None
-
     def open_classifier(
-        self,
-        labels: LabelsLike | None,
-        model: Mapping[str, Any],
-        calibration: str | Path | None = None,
+        self, model: Mapping[str, Any], calibration: str | Path | None = None
     ) -> ImageClassifier:
-        """Fit the classifier that the options describe.
-
-        `labels` come from `read_unless_learnt`, `model` from `ModelSettings.make_arguments`.
-        """
+        """The same, with `none of these` and a level, or a classifier that was learnt."""
         settings = {**model, "level": self.level, "calibration": calibration}
         if self.classifier is None:
             from clipcls.classification.zero_shot import ZeroShotClassifier
 
-            assert labels is not None
+            assert self.labels is not None
             return ZeroShotClassifier(
-                labels, prompts=self.prompts, reject=self.reject, **settings
+                self.labels, prompts=self.prompts, reject=self.reject, **settings
             ).fit()
         from clipcls.few_shot.classifier import FewShotClassifier
 
+        assert not isinstance(self.classifier, Mapping)
         if settings["model"] == "auto":
             settings["model"] = None  # its own
         return FewShotClassifier.load(self.classifier, **settings)
-
-    def open_either(
-        self,
-        labels: LabelsLike | None,
-        model: Mapping[str, Any],
-        calibration: str | Path | None,
-        multi_label: bool,
-    ) -> Any:
-        """Fit a classifier for one label per image or, with `--multi-label`, for several."""
-        if not multi_label:
-            return self.open_classifier(labels, model, calibration)
-        from clipcls.classification.multilabel import MultiLabelClassifier
-
-        base = self.open_classifier(labels, model)
-        return MultiLabelClassifier(base, calibration=calibration).fit()
 
 
 @dataclass(frozen=True)
 class CalibratedLabelSettings(LabelSettings):
     """The same, with a calibration of the scores."""
 
-    calibration: Path | None = calibration_option()
+    calibration: Path | Mapping[str, Path] | None = calibration_option()
+
+
+Chosen = TypeVar("Chosen", bound=Settings)
+
+
+def split_questions(
+    settings: Chosen, question: str | None = None, calibration: object = None
+) -> dict[str, Chosen]:
+    """The settings of each question, by its name; those of a question without one are under "".
+
+    Reads the label files, whose groups are questions too. Classifiers are not opened.
+
+    Args:
+        settings: with the field `labels` and perhaps `label`, `classifier` and `calibration`.
+        question: take this one alone, if they have names.
+        calibration: the value of `--calibration`, if `settings` have none.
+
+    Raises:
+        click.UsageError: no labels are given, not all questions are named, or an option is for
+            another question; the images are on stdin too; or a `-l` looks like several labels.
+        LabelsError: a file cannot be used, or a name.
+    """
+    labels = _read_labels(settings)
+    classifiers = getattr(settings, "classifier", None)
+    calibration = getattr(settings, "calibration", calibration)
+    options = {"--classifier": classifiers, "--calibration": calibration}
+    named = [value for value in (labels, *options.values()) if isinstance(value, Mapping)]
+    if not named:
+        return {"": replace(settings, labels=labels)}  # type: ignore[call-arg]
+    if labels is not None and not isinstance(labels, Mapping):
+        options = {"--labels" if getattr(settings, "labels", None) else "-l": labels}
+    for option_name, value in options.items():
+        if value is not None and not isinstance(value, Mapping):
+            cure = "--labels" if option_name == "-l" else option_name
+            raise click.UsageError(f"{option_name}: name its question too: {cure} NAME=FILE")
+    labels, classifiers = labels or {}, classifiers or {}
+    names = check_names([*labels, *(name for name in classifiers if name not in labels)])
+    given = [*dict.fromkeys([*labels, *classifiers])]
+    if both := labels.keys() & classifiers.keys():
+        raise click.UsageError(
+            f"the question {min(both)!r} has --labels and --classifier: a classifier has its own "
+            "labels"
+        )
+    for name in calibration if isinstance(calibration, Mapping) else ():
+        if name not in given:
+            raise click.UsageError(
+                f"--calibration {name}=...: no question has this name; questions: "
+                f"{', '.join(names)}"
+            )
+    found = {
+        name: replace(
+            settings,
+            labels=labels.get(key),
+            **{
+                field: choose(getattr(settings, field), key)
+                for field in ("classifier", "calibration")
+                if hasattr(settings, field)
+            },
+        )  # type: ignore[call-arg]
+        for name, key in zip(names, given, strict=True)
+    }
+    if question is None:
+        return found
+    chosen = find_name(question, found)
+    if chosen is None:
+        raise click.UsageError(f"--question {question}: the questions are {', '.join(found)}")
+    return {chosen: found[chosen]}
+
+
+def take_one(questions: Mapping[str, Chosen]) -> tuple[str, Chosen]:
+    """The name and the settings of the only question.
+
+    Raises:
+        click.UsageError: there are several.
+    """
+    if len(questions) > 1:
+        raise click.UsageError(
+            f"one question at a time: choose one of {', '.join(questions)} with --question"
+        )
+    return next(iter(questions.items()))
+
+
+def choose(value: Any, question: str) -> Any:
+    """The value of an option that may be given per question."""
+    return value.get(question) if isinstance(value, Mapping) else value
+
+
+def open_questions(
+    questions: Mapping[str, TextSettings],
+    model: Mapping[str, Any],
+    calibration: object,
+    multi_label: Collection[str] = (),
+) -> dict[str, Any]:
+    """Fit a classifier per question; all have the model of those that were learnt, if any were."""
+    chosen, opened = dict(model), {}
+    for name in sorted(questions, key=lambda name: not _is_learnt(questions[name])):
+        opened[name] = questions[name].open_either(
+            chosen, choose(calibration, name), name in multi_label
+        )
+        chosen |= {"model": opened[name].encoder_, "checkpoint": None}
+    return {name: opened[name] for name in questions}
+
+
+def _read_labels(settings: Any) -> Any:
+    """The labels, read now, or those of each question by its name."""
+    labels = settings.labels
+    if labels is None:
+        words = list(getattr(settings, "label", ()))
+        for label in words:
+            _check_label(label, is_only=len(words) == 1)
+        needs_words = isinstance(settings, TextSettings) and not _is_learnt(settings)
+        if needs_words and not words:
+            raise click.UsageError("give labels: --labels FILE, or -l for each")
+        return words or None
+    files = labels if isinstance(labels, Mapping) else {"": labels}
+    if "-" in files.values() and "-" in (click.get_current_context().params.get("inputs") or ()):
+        raise click.UsageError(
+            "stdin cannot be both the labels and the images: name a file for one of them"
+        )
+    from clipcls.labels.label_set import log_warnings, read_label_groups, read_labels
+
+    if isinstance(labels, Mapping):
+        groups = {}
+        for name, file in labels.items():
+            found = read_label_groups(file)
+            groups[name] = found[name] if name in found else read_labels(file)
+    else:
+        groups = read_label_groups(labels)
+    for each in groups.values():
+        log_warnings(each)
+    return groups.get("", groups)
+
+
+def _is_learnt(settings: Settings) -> bool:
+    """Whether a classifier, which has its own labels, is given."""
+    return getattr(settings, "classifier", None) is not None
 
 
 def _check_label(label: str, *, is_only: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -36,6 +36,11 @@ null_option = click.option(
     "-0", "--null", cls=Option, rare=True, is_flag=True, help="Paths on stdin end with NUL."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+question_option = click.option(
+    "--question",
+    metavar="NAME",
+    help="Of several questions per image, take this one: its column or answers.",
+)
 root_option = click.option(
     "--root", type=FOLDER, default=".", metavar="DIR", help="The folder that `classify` ran in."
 )
@@ -214,6 +219,8 @@ def repeat_options(*names: str) -> list[str]:
         source = context.get_parameter_source(str(each.name))
         if each.name in names and source == ParameterSource.COMMANDLINE:
             value = context.params[each.name]
+            if isinstance(value, Mapping):
+                value = [f"{question}={file}" for question, file in value.items()]
             for one in value if isinstance(value, list | tuple) else [value]:
                 words += [each.opts[0], *([] if one is True else [str(one)])]
     return words

@@ -11,7 +11,12 @@ import click
 from clipcls.cli import groups
 from clipcls.cli.console import Console
 from clipcls.cli.constraints import refuse_overwriting
-from clipcls.cli.options import progress_options, results_argument, root_option
+from clipcls.cli.options import (
+    progress_options,
+    question_option,
+    results_argument,
+    root_option,
+)
 from clipcls.cli.param_types import NEW_FILE
 from clipcls.errors import format_count
 
@@ -19,6 +24,7 @@ from clipcls.errors import format_count
 @groups.command("report")
 @results_argument
 @click.option("-o", "--output", type=NEW_FILE, required=True, help="Write the page to this file.")
+@question_option
 @root_option
 @click.option(
     "--side",
@@ -33,6 +39,7 @@ def command(
     console: Console,
     results: str,
     output: Path,
+    question: str | None,
     root: Path,
     side: int,
     title: str | None,
@@ -51,10 +58,12 @@ def command(
     """
     refuse_overwriting(output, results)
     from clipcls.output.gallery import GalleryWriter
-    from clipcls.output.reader import read_results
+    from clipcls.output.reader import read_answers, read_results
     from clipcls.output.writing import open_output
 
-    found = read_results(results, root)
+    found = read_answers(results, root)
+    if question is not None:
+        found = read_results(results, root, question)
     title = title or ("Results" if results == "-" else Path(results).name)
     make_page = partial(GalleryWriter, title=title, root=root, side=side)
     with open_output(output, make_page) as writer, console.progress(len(found)) as progress:

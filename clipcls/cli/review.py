@@ -8,21 +8,28 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from clipcls.cli import groups
 from clipcls.cli.console import Console
 from clipcls.cli.groups import option
-from clipcls.cli.label_settings import labels_option, prompts_option
-from clipcls.cli.options import ModelSettings, results_argument, root_option
+from clipcls.cli.label_settings import (
+    choose,
+    labels_option,
+    prompts_option,
+    split_questions,
+    take_one,
+)
+from clipcls.cli.options import ModelSettings, question_option, results_argument, root_option
 from clipcls.cli.param_types import NEW_FILE
 from clipcls.predictions import Prediction
+from clipcls.questions import check_names
 
 if TYPE_CHECKING:
     from clipcls.classification.zero_shot import ZeroShotClassifier
-    from clipcls.labels.label_set import LabelSet
+    from clipcls.labels.label_set import LabelSet, LabelsLike
     from clipcls.predictions import Provenance
     from clipcls.web.review.app import ReviewApp
 
@@ -33,7 +40,7 @@ logger = logging.getLogger(__name__)
 class _Learning(groups.Settings):
     section = "Labels and learning"
 
-    labels: str | None = labels_option(
+    labels: LabelsLike | None = labels_option(
         "The labels, as for `classify`; default: those that occur in RESULTS."
     )
     prompts: str | list[str] | None = prompts_option(
@@ -61,11 +68,13 @@ class _Page(groups.Settings):
     help="The file of corrections (csv); an existing one is resumed. Default: cat.corrections.csv "
     "for cat.jsonl, in the same folder.",
 )
+@question_option
 @root_option
 def command(
     console: Console,
     results: str,
     output: Path | None,
+    question: str | None,
     root: Path,
     learning: _Learning,
     page: _Page,
@@ -83,11 +92,11 @@ def command(
     Examples:
       clipcls classify --labels labels.txt --top 3 -o cat.jsonl photos/
       clipcls review cat.jsonl --labels labels.txt
+      clipcls review shop.csv --labels colour=colours.txt
       clipcls sort cat.reviewed.csv --into sorted/
       clipcls fit cat.corrections.csv --labels labels.txt -o cat.safetensors
     """
     from clipcls.errors import printable, require_extra
-    from clipcls.labels.label_set import log_warnings, read_labels
     from clipcls.output.reader import read_results
     from clipcls.web.review.annotations import Corrections
     from clipcls.web.review.answers import NO_LABEL
@@ -99,12 +108,13 @@ def command(
 
         from clipcls.web.review.app import ReviewApp
 
-    found = read_results(results, root)
+    named, chosen = take_one(split_questions(learning, question))
+    (asked,) = check_names([question or named]) if question or named else ("",)
+    found = read_results(results, root, asked or None)
     title = "stdin" if results == "-" else Path(results).name
-    labels = read_labels(learning.labels) if learning.labels else None
-    if labels:
-        log_warnings(labels)
-    files = ReviewFiles.for_results("results" if results == "-" else results, output)
+    title += f": {asked}" if asked else ""
+    labels = cast("LabelSet | None", chosen.labels)
+    files = ReviewFiles.for_results("results" if results == "-" else results, output, asked)
     files.refuse_foreign_table()
     known = (r.provenance for r in found if isinstance(r, Prediction) and r.provenance)
     provenance = next(known, None)
@@ -127,7 +137,9 @@ def command(
                 then = ["report", str(files.table), "-o", str(files.page)]
             else:
                 then = ["fit", str(files.corrections), "-m", provenance.model]
-                then += ["--labels", learning.labels] if learning.labels not in (None, "-") else []
+                file = choose(learning.labels, named)
+                if file not in (None, "-"):
+                    then += ["--labels", f"{named}={file}" if named else file]
                 for template in [templates] if isinstance(templates, str) else templates:
                     then += ["--prompts", template] if template != "photo" else []
                 given = {review.name(number) for number in labelled}

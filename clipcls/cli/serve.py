@@ -14,7 +14,12 @@ import click
 from clipcls.cli import groups
 from clipcls.cli.console import Console
 from clipcls.cli.groups import option
-from clipcls.cli.label_settings import CalibratedLabelSettings
+from clipcls.cli.label_settings import (
+    CalibratedLabelSettings,
+    choose,
+    split_questions,
+    take_one,
+)
 from clipcls.cli.options import ModelSettings, quiet_option
 from clipcls.cli.param_types import NumberRange
 from clipcls.errors import require_extra
@@ -188,7 +193,9 @@ def command(
       curl -F images=@cat.jpg -F labels=cat -F labels=dog -F top=2 localhost:8000/classify
       CLIPCLS_TOKEN=... clipcls serve --labels labels.txt --host 0.0.0.0
     """
-    names = labels.read_unless_learnt()
+    question, chosen = take_one(split_questions(labels))
+    if question:
+        raise click.UsageError("serve answers one question: give labels without a name")
     token = access.read_token()
     if load.max_images > load.max_queue:
         raise click.UsageError("--max-images is more than --max-queue has room for")
@@ -210,7 +217,7 @@ def command(
         queue=load.max_queue,
         held=4 * max_bytes,
     )
-    fitted = labels.open_classifier(names, model.make_arguments(), labels.calibration)
+    fitted = chosen.open_classifier(model.make_arguments(), choose(chosen.calibration, ""))
     service = Service(
         fitted,
         limits=limits,

@@ -32,6 +32,7 @@ _ALLOWED_IN_FOLDERS = frozenset(
         *("format", "columns", "bom", "progress", "max-errors"),
     )
 )
+_PER_QUESTION = frozenset(("labels", "classifier", "calibration"))
 _PATHS_OR_NAMES = frozenset(("labels", "prompts", "vocabulary", "model"))
 # Where the first is given, weaker places no longer set the second.
 _SUPERSEDES = (
@@ -184,11 +185,22 @@ class File:
             raise SettingsError(f"{where}: takes no text with control characters")
         is_path = isinstance(option.type, click.Path)
         if is_path or name in _PATHS_OR_NAMES:
-            values = [self._resolve_path(str(one), where, is_path) for one in values]
+            may_be_named = name in _PER_QUESTION
+            values = [self._resolve_path(str(v), where, is_path, may_be_named) for v in values]
         return values if option.multiple else values[0]
 
-    def _resolve_path(self, value: str, where: str, is_path: bool) -> str:
-        """A path, relative to the file; a folder's file must not lead out of its folder."""
+    def _resolve_path(
+        self, value: str, where: str, is_path: bool, may_be_named: bool = False
+    ) -> str:
+        """A path, relative to the file; a folder's file must not lead out of its folder.
+
+        In QUESTION=PATH the path is what follows.
+        """
+        question, mark, rest = value.partition("=")
+        if may_be_named and mark and not (self.is_own and (self._folder / value).exists()):
+            resolved = self._resolve_path(rest, where, is_path)
+            if self.is_own:
+                return f"{question}={resolved}"
         scheme = "local-dir:" if value.startswith("local-dir:") else ""
         path = value.removeprefix(scheme)
         if path == "-":  # a standard stream
@@ -308,7 +320,10 @@ def apply(context: click.Context, arguments: Sequence[str]) -> None:
     options = list_options(command)
     context.default_map = {str(options[n].name): _as_typed(s.value) for n, s in found.items()}
     if console := context.obj:
-        console.settings = {f"--{n}": (str(s.value), s.source) for n, s in found.items()}
+        console.settings = {
+            f"--{n}": (" ".join(s.value) if isinstance(s.value, list) else str(s.value), s.source)
+            for n, s in found.items()
+        }
         folders = [file.place for file in files if not file.is_own]
         used = sorted(n for n, s in found.items() if s.source in folders)
         if used and "quiet" not in {*given, *found}:

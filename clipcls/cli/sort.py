@@ -15,10 +15,11 @@ from clipcls.cli import groups
 from clipcls.cli.completion import complete_files
 from clipcls.cli.console import Console, show
 from clipcls.cli.groups import option
-from clipcls.cli.options import progress_options, root_option
+from clipcls.cli.options import progress_options, question_option, root_option
 from clipcls.cli.param_types import FOLDER
 from clipcls.errors import ImageError
 from clipcls.predictions import Prediction, Result
+from clipcls.questions import Answers
 
 if TYPE_CHECKING:
     from clipcls.organize.fileops import Mode
@@ -79,10 +80,16 @@ class _Keywords(groups.Settings):
 
 @groups.command("sort")
 @click.argument("results", required=False, metavar="[RESULTS]", shell_complete=complete_files)
+@question_option
 @root_option
 @progress_options
 def command(
-    console: Console, results: str | None, root: Path, folders: _Folders, keywords: _Keywords
+    console: Console,
+    results: str | None,
+    question: str | None,
+    root: Path,
+    folders: _Folders,
+    keywords: _Keywords,
 ) -> int:
     """File images into one folder per label, or write keywords.
 
@@ -97,6 +104,7 @@ def command(
       clipcls sort results.jsonl --into sorted/ --move
       clipcls sort --undo sorted/clipcls-sort-20261125-171500.jsonl
       clipcls sort results.jsonl --xmp
+      clipcls sort shop.csv --question colour --into by-colour/
     """
     if folders.undo is not None:
         if results is not None:
@@ -108,10 +116,13 @@ def command(
     if results is None or not (folders.into or keywords):
         raise click.UsageError("name the results and a folder: clipcls sort RESULTS --into DIR")
     from clipcls.organize.plan import make_plan
-    from clipcls.output.reader import read_results
+    from clipcls.output.reader import read_answers, read_results
 
     mode = choose_mode(folders.move, folders.link)
-    found = read_results(results, root)
+    if folders.into is None and question is None:  # keywords can be the answers to all questions
+        found = tuple(map(without_scores, read_answers(results, root)))
+    else:
+        found = read_results(results, root, question)
     if folders.into is None:
         return write_keywords(
             console,
@@ -136,11 +147,12 @@ def choose_mode(move: bool, link: bool) -> Mode:
     return "move" if move else "link" if link else "copy"
 
 
-def without_scores(result: Result) -> Result:
+def without_scores(result: Result | Answers) -> Result:
     """The part of a result that filing and keywords need, a fraction of its memory."""
     if isinstance(result, ImageError):
         return result
-    return Prediction(result.path, result.label, (), None, lineages=result.label_paths)
+    label = "" if isinstance(result, Answers) else result.label
+    return Prediction(result.path, label, (), None, lineages=result.label_paths)
 
 
 def file_into(

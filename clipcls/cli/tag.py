@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,12 @@ from clipcls.cli.classify import Run
 from clipcls.cli.console import Console, watching
 from clipcls.cli.constraints import refuse_overwriting
 from clipcls.cli.groups import option
-from clipcls.cli.label_settings import TextSettings, calibration_option
+from clipcls.cli.label_settings import (
+    TextSettings,
+    calibration_option,
+    open_questions,
+    split_questions,
+)
 from clipcls.cli.options import (
     ModelSettings,
     find_images,
@@ -39,7 +45,7 @@ class _Answers(groups.Settings):
         help="Give labels whose score is at least P; default: their thresholds in the calibration, "
         "else 0.08.",
     )
-    calibration: Path | None = calibration_option()
+    calibration: Path | Mapping[str, Path] | None = calibration_option()
 
 
 @groups.command("tag")
@@ -66,24 +72,35 @@ def command(
       clipcls tag --labels labels.txt photos/
       clipcls tag --labels labels.txt --xmp photos/
       clipcls tag --labels labels.txt --calibration calibration.json photos/ -o tags.jsonl
+      clipcls tag --labels things=things.txt --labels colours=colours.txt photos/
     """
-    names = labels.read()
+    questions = split_questions(labels, calibration=answers.calibration)
     refuse_overwriting(output.file, labels.labels, labels.prompts, answers.calibration, *inputs)
-    run = Run(console, inputs, output, filing)
-    from clipcls.classification.multilabel import MultiLabelClassifier
-    from clipcls.classification.zero_shot import ZeroShotClassifier
+    run = Run(console, inputs, output, filing, questions)
     from clipcls.output.columns import result_columns
+    from clipcls.questions import prefix_columns
 
-    columns = run.select_columns(result_columns())
+    usual = prefix_columns(dict.fromkeys(questions, result_columns()))
+    columns = run.select_columns(usual)
     images, total = find_images(inputs, null, run.report.excluded)
-    texts = ZeroShotClassifier(names, prompts=labels.prompts, **model.make_arguments()).fit()
-    fitted = MultiLabelClassifier(texts, calibration=answers.calibration).fit()
+    arguments = model.make_arguments()
+    opened = open_questions(questions, arguments, answers.calibration, multi_label=questions)
+    if "" in opened:
+        results = opened[""].classify(images, top=answers.top, min_score=answers.min_score)
+    else:
+        from clipcls.classification.questions import MultiQuestionClassifier
+
+        results = (
+            MultiQuestionClassifier(opened)
+            .fit()
+            .classify(images, max_labels=answers.top, min_score=answers.min_score)
+        )
     with watching(console, total) as watch:
         run.write(
-            fitted.classify(images, top=answers.top, min_score=answers.min_score),
+            results,
             columns,
-            calibration=fitted.calibration_,
-            cache=texts.cache_,
+            calibrations=[each.calibration_ for each in opened.values()],
+            cache=arguments["cache"] or None,
             watch=watch,
         )
     return run.finish(reviewable=False)

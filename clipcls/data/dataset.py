@@ -17,6 +17,7 @@ from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.on_disk import explain_missing, find_on_disk
 from clipcls.files.text import canonical, read_table, read_text
 from clipcls.predictions import PERSON
+from clipcls.questions import find_name
 
 log = logging.getLogger("clipcls")
 
@@ -87,7 +88,11 @@ def make_dataset(data: DatasetLike, *, unlabelled: bool = False) -> Dataset:
 
 
 def read_dataset(
-    source: str | os.PathLike[str], *, unlabelled: bool = False, exact: bool = False
+    source: str | os.PathLike[str],
+    *,
+    unlabelled: bool = False,
+    exact: bool = False,
+    question: str | None = None,
 ) -> Dataset:
     """Read a folder with a folder per class, or a csv file.
 
@@ -104,12 +109,19 @@ def read_dataset(
         source: the folder or file.
         unlabelled: whether an image may have no label.
         exact: whether to take paths exactly as the csv spells them.
+        question: the column of the labels, `label` if None: a csv can answer several questions per
+            image. Images without an answer to it are left out.
 
     Raises:
         InputError: no such folder or file exists, or it cannot be read as labelled images.
     """
     name = os.fspath(source)
     if os.path.isdir(name):
+        if question is not None:
+            raise InputError(
+                f"{name}: a folder has one label per image; the labels of a question such as "
+                f"{question!r} are a column of a csv"
+            )
         return _read_folder(name)
     if not os.path.exists(name):
         raise InputError(f"{name}: no such file or folder")
@@ -119,7 +131,7 @@ def read_dataset(
             "the columns path and label"
         )
     unreviewed: list[str] = []
-    rows = list(_rows(name, read_text(Path(name)), unlabelled, unreviewed))
+    rows = list(_rows(name, read_text(Path(name)), unlabelled, unreviewed, question))
     if unreviewed and not rows:
         raise InputError(f"{name}: none of its labels was given by a person; review the images")
     if not exact:
@@ -173,23 +185,30 @@ def _read_folder(root: str) -> Dataset:
 
 
 def _rows(
-    name: str, text: str, unlabelled: bool, unreviewed: list[str]
+    name: str, text: str, unlabelled: bool, unreviewed: list[str], question: str | None
 ) -> Iterator[tuple[str, list[str]]]:
     """(path, labels) of each row; paths that nobody reviewed are added to the list."""
     table = read_table(text, name)
-    if table.columns and not {"path", "label"} <= set(table.columns):
+    column = find_name(question or "label", table.columns)
+    if column is None and {"best", "labelled_by"} & {*table.columns}:
+        column = "label"  # of `clipcls review`, which has one file per question
+    if table.columns and ("path" not in table.columns or column is None):
+        cure = "" if question else "; for another column than label name it with --question"
         raise InputError(
-            f"{table.where}: the first line must name the columns path and label; it has "
-            f"{', '.join(map(repr, table.columns[:5]))}"
+            f"{table.where}: the first line must name the columns path and {question or 'label'}; "
+            f"it has {', '.join(map(repr, table.columns[:5]))}{cure}"
         )
     folder = os.path.dirname(name)
     for where, cells in table.rows:
         if cells.get("labelled_by", PERSON) != PERSON:
             unreviewed.append(cells["path"])
             continue
-        labels = [label for label in map(canonical, cells["label"].split("|")) if label]
+        labels = [label for label in map(canonical, cells[column or ""].split("|")) if label]
+        if question and not labels and not unlabelled:
+            unreviewed.append(cells["path"])
+            continue
         if not cells["path"] or not (labels or unlabelled):
-            raise InputError(f"{where}: the {'label' if cells['path'] else 'path'} is blank")
+            raise InputError(f"{where}: the {column if cells['path'] else 'path'} is blank")
         yield os.path.join(folder, cells["path"]), labels
 
 

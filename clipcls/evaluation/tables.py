@@ -47,6 +47,8 @@ class EvaluationTable(Writer):
 
 
 def _lines(record: Mapping[str, Any]) -> Iterator[str]:
+    if question := record.get("question"):
+        yield from ("", question, "-" * len(question))
     yield from _heading(record)
     yield (
         f"model {printable(record['model'])} ({record['weights']}, {record['precision']}), "

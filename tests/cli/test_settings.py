@@ -182,7 +182,7 @@ def test_ones_own_file_may_set_all(run, own: Path, folder: Path) -> None:
         ("min-score = true", "min-score: 'True' is not a valid float"),
         ("explain = 'maybe'", "explain: 'maybe' is not a valid boolean"),
         ("top = [1, 2]", "top: takes one value, not a list"),
-        ("labels = ['red', 'blue']", "labels: takes one value, not a list"),
+        ("model = ['mini', 'base']", "model: takes one value, not a list"),
         ("top = 1979-05-27", "top: '1979-05-27' is not a valid integer"),
         (f"output = '{'x' * 5000}/r.csv'", "output: file name too long"),
         ("top = ", "is not TOML"),

@@ -22,9 +22,14 @@ class ReviewFiles:
     page: Path  # a report of the table
 
     @classmethod
-    def for_results(cls, results: str, output: Path | None = None) -> ReviewFiles:
-        """The files for a file of results; `output` is another file of corrections."""
-        stem = Path(results.removesuffix(".gz")).stem
+    def for_results(
+        cls, results: str, output: Path | None = None, question: str = ""
+    ) -> ReviewFiles:
+        """The files for a file of results, or for its answers to one of several questions.
+
+        `output` is another file of corrections.
+        """
+        stem = Path(results.removesuffix(".gz")).stem + (question and f".{question.casefold()}")
         corrections = output or Path(results).with_name(f"{stem}.corrections.csv")
         base = corrections.stem.removesuffix(".corrections")
         ends = (".reviewed.csv", ".safetensors", ".reviewed.html")

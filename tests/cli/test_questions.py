@@ -1,0 +1,228 @@
+"""Several questions per image, from `classify` to everything that reads its results."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+ASKED = ("--labels", "warmth=warmth.txt", "--labels", "colour=colours.txt")
+
+
+@pytest.fixture(autouse=True)
+def world(paint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLIPCLS_NO_CACHE", "1")
+    Path("warmth.txt").write_text("red or yellow\nblue or green\n")
+    Path("colours.txt").write_text("red\ngreen\nblue\n")
+    lines = ["path,warmth,colour"]
+    for number in range(12):
+        red = number % 2 == 0
+        paint(f"photos/{number:02}.png", (255 - number, 0, number) if red else (number, 0, 200))
+        warmth = "red or yellow" if red else "blue or green"
+        lines.append(f"photos/{number:02}.png,{warmth},{'red' if red else 'blue'}")
+    Path("truth.csv").write_text("\n".join([*lines, "photos/00.png,,"]) + "\n")
+
+
+def read(path: str = "r.csv") -> list[dict[str, str]]:
+    return list(csv.DictReader(Path(path).open()))
+
+
+def classify(run, *arguments: str, output: str = "r.csv") -> None:
+    status, _, err = run("classify", *ASKED, *arguments, "photos", "-o", output)
+    assert status == 0, err
+
+
+def test_one_row_per_image_has_the_answers_of_separate_runs(run, encoder) -> None:
+    classify(run, "-k", "2")
+    assert encoder.images == 12
+    run("classify", "--labels", "warmth.txt", "-k", "2", "photos", "-o", "warmth.csv")
+    run("classify", "--labels", "colours.txt", "-k", "2", "photos", "-o", "colour.csv")
+    for row, warmth, colour in zip(read(), read("warmth.csv"), read("colour.csv"), strict=True):
+        assert row["path"] == warmth["path"]
+        for name, alone in (("warmth", warmth), ("colour", colour)):
+            assert row[name] == alone["label"]
+            for column in ("score", "similarity", "best", "label_2", "score_2"):
+                assert row[f"{name}_{column}"] == alone[column]
+    notes = json.loads(Path("r.csv-metadata.json").read_text())["notes"]
+    assert notes == json.loads(Path("colour.csv-metadata.json").read_text())["notes"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "json", "parquet"])
+def test_results_of_every_format_are_sorted_by_one_question(run, suffix: str) -> None:
+    pytest.importorskip("pyarrow", reason="needs pyarrow")
+    classify(run, output=f"r.{suffix}")
+    status, _, err = run("sort", f"r.{suffix}", "--into", "sorted")
+    assert (status, "warmth, colour" in err, "--question" in err) == (2, True, True)
+    assert run("sort", f"r.{suffix}", "--question", "Colour", "--into", "sorted")[0] == 0
+    assert sorted(p for p in os.listdir("sorted") if Path("sorted", p).is_dir()) == ["blue", "red"]
+
+
+def test_a_question_can_have_all_labels_that_fit(run) -> None:
+    Path("tags.txt").write_text("red\nblue\n")
+    asked = ("--labels", "tags=tags.txt", "--labels", "colour=colours.txt", "photos")
+    status, _, err = run(
+        "classify", *asked, "--tag", "tags", "--min-score", "0.01", "-o", "r.jsonl"
+    )
+    assert status == 0, err
+    record = json.loads(Path("r.jsonl").read_text().splitlines()[0])
+    assert record["questions"]["tags"].keys() == {"labels", "best"}
+    assert record["questions"]["colour"].keys() == {"label", "score", "top"}
+    out = run("tag", *asked, "--min-score", "0", "-k", "1", "-f", "csv")[1]
+    assert {row["tags"] for row in csv.DictReader(io.StringIO(out))} == {"red", "blue"}
+
+
+def test_words_and_a_learnt_classifier_answer_together(run, encoder) -> None:
+    status, _, err = run(
+        "fit", "truth.csv", "--question", "colour", "--labels", "colours.txt", "-o", "c.safetensors"
+    )
+    assert (status, "--classifier colour=c.safetensors" in err) == (0, True)
+    asked = ("--labels", "warmth=warmth.txt", "--classifier", "colour=c.safetensors")
+    status, _, err = run("classify", *asked, "photos", "-o", "r.csv")
+    assert status == 0, err
+    row = read()[1]
+    assert (row["warmth"], row["colour"], row["colour_labelled_by"]) == (
+        "blue or green",
+        "blue",
+        "person",
+    )
+    assert "warmth_labelled_by" not in row
+
+
+def test_each_question_has_a_calibration_of_its_own(run) -> None:
+    arguments = ("calibrate", "--labels", "colour=colours.txt", "truth.csv", "-o", "c.json")
+    status, _, err = run(*arguments)
+    assert (status, "--labels colour=colours.txt --calibration colour=c.json" in err) == (0, True)
+    run("calibrate", "--labels", "warmth.txt", "--question", "warmth", "truth.csv", "-o", "w.json")
+    both = ("--calibration", "colour=c.json", "--calibration", "warmth=w.json")
+    classify(run, *both, "--coverage", "0.9", "--prediction-sets", "0.2")
+    assert read()[0]["colour_set"] == "red"
+    status, _, err = run("classify", *ASKED, *both[:2], "--coverage", "0.9", "photos")
+    assert (status, "the question 'warmth'" in err) == (2, True)
+
+
+def test_questions_are_evaluated_each_with_its_column(run) -> None:
+    status, out, _ = run("evaluate", *ASKED, "truth.csv")
+    assert (status, out.count("accuracy"), "warmth\n------" in out) == (0, 4, True)
+    out = run("evaluate", *ASKED, "truth.csv", "-f", "json")[1]
+    found = json.loads(out)["questions"]
+    assert [found[name]["metrics"]["accuracy"]["value"] for name in ("warmth", "colour")] == [1, 1]
+    out = run("evaluate", *ASKED, "truth.csv", "-f", "csv")[1]
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert {(row["question"], row["label"]) for row in rows} > {("colour", "red")}
+    one = run("evaluate", "--labels", "colours.txt", "--question", "colour", "truth.csv")[1]
+    assert one == run("evaluate", *ASKED, "--question", "colour", "truth.csv")[1]
+    status, _, err = run("evaluate", "--labels", "colours.txt", "truth.csv")
+    assert (status, "--question" in err) == (2, True)
+
+
+def test_a_group_in_the_label_file_is_a_question(run) -> None:
+    Path("all.csv").write_text("label,group\nred,colour\nblue,colour\nred or yellow,warmth\n"
+                               "blue or green,warmth\n")  # fmt: skip
+    assert run("classify", "--labels", "all.csv", "photos", "-o", "r.csv")[0] == 0
+    assert [read()[0][name] for name in ("colour", "warmth")] == ["red", "red or yellow"]
+    assert run("evaluate", "--labels", "all.csv", "--question", "colour", "truth.csv")[0] == 0
+    status, _, err = run("fit", "--labels", "all.csv", "truth.csv", "-o", "c.safetensors")
+    assert (status, "choose one of colour, warmth with --question" in err) == (2, True)
+
+
+def test_a_review_and_its_files_are_of_one_question(run, monkeypatch) -> None:
+    pytest.importorskip("uvicorn", reason="needs uvicorn")
+    classify(run)
+    titles = []
+
+    def label_first(_console, app, _page) -> None:
+        titles.append(app._title)
+        app._review.label({0: 1})
+
+    monkeypatch.setattr("clipcls.cli.review._run", label_first)
+    status, _, err = run("review", "r.csv", "--no-model")
+    assert (status, "warmth, colour" in err) == (2, True)
+    arguments = ("review", "r.csv", "--no-model", "--question")
+    status, _, err = run(*arguments, "colour", "--labels", "colours.txt")
+    assert (status, "r.colour.reviewed.csv" in err) == (0, True)
+    assert run(*arguments, "warmth")[0] == 0
+    reviewed = {row["path"]: row["label"] for row in read("r.colour.reviewed.csv")}
+    assert reviewed["photos/00.png"] == "green"
+    assert len(read("r.colour.corrections.csv")) == len(read("r.warmth.corrections.csv")) == 1
+    assert read("r.warmth.corrections.csv")[0]["label"] == "red or yellow"
+    assert run("evaluate", "--labels", "colours.txt", "r.colour.corrections.csv")[0] == 0
+
+
+def test_keywords_and_a_report_have_all_answers(run) -> None:
+    pytest.importorskip("lxml", reason="needs lxml")
+    classify(run, "--xmp", output="r.jsonl")
+    text = Path("photos/00.xmp").read_text()
+    assert ">red<" in text
+    assert "red or yellow" in text
+    assert run("report", "r.jsonl", "-o", "page.html")[0] == 0
+    page = Path("page.html").read_text()
+    assert "colour: red" in page
+    assert "warmth: red or yellow" in page
+    assert run("report", "r.jsonl", "--question", "colour", "-o", "page.html")[0] == 0
+    assert "warmth" not in Path("page.html").read_text()
+
+
+def test_a_file_whose_name_has_an_equals_sign_is_a_file(run) -> None:
+    Path("a=b.txt").write_text("red\nblue\n")
+    assert run("classify", "--labels", "a=b.txt", "photos", "-o", "r.csv")[0] == 0
+    assert "label" in read()[0]
+    assert run("classify", "--labels", "x=a=b.txt", "photos", "-o", "r.csv")[0] == 0
+    assert read()[0]["x"] == "red"
+
+
+def test_settings_name_questions_too(run, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("CLIPCLS_LABELS", "warmth=warmth.txt\ncolour=colours.txt")
+    assert run("classify", "photos", "-o", "r.csv")[0] == 0
+    assert {"warmth", "colour"} <= read()[0].keys()
+    monkeypatch.delenv("CLIPCLS_LABELS")
+    Path("clipcls.toml").write_text("labels = ['warmth=warmth.txt', 'colour=colours.txt']\n")
+    assert run("classify", "photos", "-o", "r.csv")[0] == 0
+    assert {"warmth", "colour"} <= read()[0].keys()
+    for path in ("../x.txt", "a/../../x.txt", "/etc/passwd"):
+        Path("clipcls.toml").write_text(f"labels = ['warmth=warmth.txt', 'colour={path}']\n")
+        status, _, err = run("classify", "photos")
+        assert (status, "lies outside the folder" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--labels", "path=colours.txt"), "'path'"),
+        (("--labels", "score=colours.txt"), "'score'"),
+        (("--labels", "=colours.txt"), "=colours.txt"),
+        (("--labels", "a/b=colours.txt"), "'a/b'"),
+        (("--labels", "a=colours.txt", "--labels", "A=warmth.txt"), "same name"),
+        (("--labels", "a=colours.txt", "--labels", "a=warmth.txt"), "once"),
+        (("--labels", "a=colours.txt", "--labels", "a_b=warmth.txt"), "share columns"),
+        (("--labels", "colours.txt", "--labels", "warmth.txt"), "name of its question"),
+        (("--labels", "colours.txt", "--labels", "a=warmth.txt"), "name of its question"),
+        ((*ASKED, "--level", "1"), "--level"),
+        ((*ASKED, "--heatmap", "maps"), "--heatmap"),
+        ((*ASKED, "--sort-into", "sorted"), "clipcls sort"),
+        ((*ASKED, "--tag", "size"), "--tag size"),
+        ((*ASKED, "--calibration", "c.json"), "--calibration NAME=FILE"),
+        ((*ASKED, "--calibration", "size=c.json"), "warmth, colour"),
+        ((*ASKED, "--classifier", "colour=c.safetensors"), "'colour' has --labels and"),
+        ((*ASKED, "--classifier", "c.safetensors"), "exclude each other"),
+        ((*ASKED, "-l", "red"), "exclude each other"),
+        (("-l", "red", "--classifier", "a=c.safetensors"), "-l"),
+        (("--labels", "a=missing.txt"), "missing.txt: no such file"),
+        ((*ASKED, "--columns", "label"), "no column 'label'"),
+    ],
+)  # fmt: skip
+def test_impossible_questions_are_refused_in_one_line(run, arguments, said: str) -> None:
+    status, out, err = run("classify", *arguments, "photos", "-f", "csv")
+    assert (status, out) == (2, "")
+    assert said in err
+    assert len(err.strip().splitlines()) <= 4
+    assert not Path("sorted").exists()
+
+
+def test_serve_answers_one_question(run) -> None:
+    status, _, err = run("serve", *ASKED)
+    assert (status, "one question" in err) == (2, True)
