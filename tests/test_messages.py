@@ -38,6 +38,8 @@ FILES = {
     "truth-with-blank.csv": "path,label\nred.png,\n",
     "one-label.csv": "path,label\nred.png,red\nblue.png,red\n",
     "results.jsonl": '{"path": "red.png", "label": "red", "score": 0.9}\n',
+    "questions.jsonl": '{"path": "red.png", "questions": '
+    '{"kind": {"label": "hat"}, "colour": {"label": "red"}}}\n',
     "gone.jsonl": '{"path": "gone.png", "label": "red", "score": 0.9}\n',
     "no-results.jsonl": '{"colour": "red"}\n',
     "cut-off.jsonl": '{"path": "red.png", "lab',

@@ -193,7 +193,9 @@ def _rows(
     if column is None and {"best", "labelled_by"} & {*table.columns}:
         column = "label"  # of `clipcls review`, which has one file per question
     if table.columns and ("path" not in table.columns or column is None):
-        cure = "" if question else "; for another column than label name it with --question"
+        cure = (
+            "; choose the column of the labels with --question" if "path" in table.columns else ""
+        )
         raise InputError(
             f"{table.where}: the first line must name the columns path and {question or 'label'}; "
             f"it has {', '.join(map(repr, table.columns[:5]))}{cure}"
