@@ -20,7 +20,6 @@ __all__ = [
     "NO_CLASS",
     "PERSON",
     "PROVENANCE",
-    "REJECT",
     "UNKNOWN",
     "Candidate",
     "Explanation",
@@ -35,7 +34,6 @@ __all__ = [
 ]
 
 UNKNOWN = "unknown"
-REJECT = "none of these"
 PERSON = "person"
 """`labelled_by` of a reviewed table's row: a person gave this label."""
 NO_CLASS = -1
@@ -133,6 +131,8 @@ class Prediction:
             None.
         explanation: the reasons for the answer, or None.
         heatmap: the path of the heat map's picture, or None.
+        nearness: how many standard deviations the best label's similarity is above the mean
+            similarity of everyday names; None if it was not measured.
         by_person: whether a person gave the image this label when the classifier was learnt; the
             score is the classifier's all the same.
         labels: with several labels per image the given ones, best first; else None.
@@ -146,6 +146,7 @@ class Prediction:
     lineages: tuple[tuple[str, ...], ...] | None = None
     explanation: Explanation | None = None
     heatmap: str | None = None
+    nearness: float | None = None
     by_person: bool = False
     labels: tuple[Candidate, ...] | None = None
 
@@ -189,6 +190,7 @@ class Prediction:
             "set": self.label_set,
             "explain": self.explanation,
             "heatmap": self.heatmap,
+            "nearness": self.nearness,
             "labelled_by": PERSON if self.by_person else None,
         }
         known: dict[str, Any] = as_record(record)
@@ -274,6 +276,7 @@ COLUMNS: dict[str, Any] = {
     "set": list[str],
     "explain": Explanation,
     "heatmap": str,
+    "nearness": float,
     "labelled_by": str,
     **get_type_hints(Provenance),
     "error": str,

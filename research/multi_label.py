@@ -33,12 +33,12 @@ from clipcls.calibration.multilabel import DEFAULT_THRESHOLD, choose_thresholds,
 from clipcls.classification.multilabel import background_texts, log_shares
 from clipcls.data.dataset import read_dataset
 from clipcls.embeddings.embed import embed_texts
-from clipcls.labels.prompts import REJECT_TEXTS
 from clipcls.models.backend import Backend
 from clipcls.numerics import log_odds, logistic
 
 SPLITS, COLLAGES, SIDE = 10, 1000, 320
 FEW = 120  # collages of few classes
+GENERIC = ("a photo.", "an image.", "a photo of an object.", "a photo of a scene.", "a texture.")
 TRIED = (0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.3)
 
 # Of Flickr8k's captions: 42 labels that at least nine of 1,000 images have.
@@ -174,7 +174,7 @@ def ways(classifier: ZeroShotClassifier) -> dict[str, Score]:
     """Name -> scores, (n, labels), of images' vectors (n, dim) for labels' vectors and names."""
     encoder, cache = classifier.encoder_, classifier.cache_
     scale = encoder.logit_scale
-    generic = embed_texts(encoder, list(REJECT_TEXTS), cache).astype(float)
+    generic = embed_texts(encoder, list(GENERIC), cache).astype(float)
     vocabulary = embed_texts(encoder, background_texts(), cache).astype(float)
     without = embed_texts(
         encoder, [f"a photo without {name}." for name in classifier.classes_], cache

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clipcls.calibration.single_label import Calibration, Threshold
     from clipcls.classification.explain import Explainer
     from clipcls.classification.head import LinearHead
+    from clipcls.classification.nearness import Nearness
     from clipcls.labels.taxonomy import Level
 
 __all__ = ["Abstain", "Decision", "Watch", "answer_in_blocks", "answer_together", "watch_each"]
@@ -39,6 +40,8 @@ class Abstain:
             asked for, the deepest level is answered whose best score, summed along the tree,
             reaches it.
         min_margin: when the best score leads the second by less than this.
+        min_similarity: when the best label's similarity is fewer standard deviations than this
+            above the mean similarity of everyday names (see `Nearness`).
         coverage: answer only the surest images, at least this share of images like those of the
             calibration.
         max_error: answer as many images as possible with at most this share of the answers wrong.
@@ -49,6 +52,7 @@ class Abstain:
 
     min_score: float = 0.0
     min_margin: float = 0.0
+    min_similarity: float | None = None
     coverage: float | None = None
     max_error: float | None = None
 
@@ -62,6 +66,11 @@ class Abstain:
         if self.min_margin and scores.shape[1] > 1:
             enough &= scores[:, 0] - scores[:, 1] >= self.min_margin
         return enough
+
+    def is_near(self, nearness: float | None) -> bool:
+        """Whether an image reaches `min_similarity`."""
+        least = self.min_similarity
+        return least is None or nearness is None or nearness >= least
 
     def threshold(self, calibration: Calibration | None) -> Threshold | None:
         """The threshold that `coverage` or `max_error` asks for; None if neither is given.
@@ -104,6 +113,7 @@ class Decision:
         threshold: the score that the model's own best must exceed, or None.
         set_threshold: the conformal score up to which labels are in a prediction set, or None.
         explainer: explains each prediction, or None.
+        nearness: gives each prediction its `nearness`, or None.
         given: the class number that a person gave an image file, `NO_CLASS` or None.
     """
 
@@ -116,6 +126,7 @@ class Decision:
     threshold: float | None = None
     set_threshold: float | None = None
     explainer: Explainer | None = None
+    nearness: Nearness | None = None
     given: Callable[[str], int | None] = lambda path: None
 
     def classify_each(
@@ -155,7 +166,8 @@ class Decision:
     def _answer(self, images: list[Embedded]) -> Iterator[Prediction]:
         vectors = np.stack([image.vector for image in images])
         found = self.head.top(vectors, self._shown)
-        within = self._is_above_threshold(vectors)
+        near = self._measure_nearness(vectors, found[1][:, 0])
+        within = self._is_above_threshold(vectors) & [*map(self.abstain.is_near, near)]
         sure = within & self.abstain.accepts(found[0])
         above = self._answers_above(vectors, np.flatnonzero(within & ~sure))
         sets = self._prediction_sets(vectors)
@@ -172,7 +184,12 @@ class Decision:
             elif number in above:
                 is_sure, answer = True, above[number]
             yield self._predict(
-                image, answer, is_sure, label_set=label_set, by_person=given is not None
+                image,
+                answer,
+                is_sure,
+                nearness=near[number],
+                label_set=label_set,
+                by_person=given is not None,
             )
 
     def _predict(
@@ -207,6 +224,14 @@ class Decision:
         found = self.head.top(vector[None], len(self.classes))
         order = np.argsort(found[2][0] != given, kind="stable")[: self._shown]
         return _Answer(answer.level, *(part[0][order] for part in found))
+
+    def _measure_nearness(
+        self, vectors: NDArray[np.float32], similarities: NDArray[Any]
+    ) -> list[float] | list[None]:
+        """The nearness of each image to its best label."""
+        if self.nearness is None:
+            return [None] * len(vectors)
+        return [*map(float, self.nearness.measure(vectors, similarities))]
 
     def _is_above_threshold(self, vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Which images the model is sure enough of for the coverage or the error, bool (n,)."""
@@ -261,7 +286,9 @@ class Decision:
             classes = found.classes[number, : self._shown]
             similarities = self.head.weights[classes] @ image.vector.astype(np.float64)
             answer = _Answer(None, scores[number], similarities, classes)
-            yield refined._predict(image, answer, bool(sure[number]))
+            (near,) = self._measure_nearness(image.vector[None], similarities[:1])
+            is_sure = bool(sure[number]) and self.abstain.is_near(near)
+            yield refined._predict(image, answer, is_sure, nearness=near)
 
 
 def watch_each(

@@ -16,7 +16,7 @@ from clipcls.classification.head import LinearHead, log_sum_exp
 from clipcls.data.inputs import OnError, apply_on_error
 from clipcls.embeddings.cache import EmbeddingCache, open_cache
 from clipcls.embeddings.embed import Embedded, compute_rows, embed_array, embed_images
-from clipcls.errors import CalibrationError, ImageError
+from clipcls.errors import CalibrationError, ClipclsError, ImageError
 from clipcls.labels.names import make_distinct
 from clipcls.models.backend import Backend
 from clipcls.models.encoder import Encoder, open_encoder
@@ -59,7 +59,6 @@ class ImageClassifier(Estimator):
     cache: bool | str | os.PathLike[str] | EmbeddingCache
     calibration: Calibration | str | os.PathLike[str] | None
     level: int | str | None
-    reject: bool = False
 
     classes_: NDArray[np.str_]
     weights_: NDArray[np.float32]
@@ -228,6 +227,7 @@ class ImageClassifier(Estimator):
         prediction_sets: float | None = None,
         refine: bool = False,
         explain: bool = False,
+        nearness: bool = False,
         heatmaps: str | os.PathLike[str] | None = None,
         watch: Callable[[ImageError | None], None] | None = None,
         on_error: OnError = "yield",
@@ -237,7 +237,7 @@ class ImageClassifier(Estimator):
         Args:
             images: one image or any number (see `clipcls.data.inputs`); each `ImageError` among
                 them is yielded again.
-            top, abstain, prediction_sets, explain: see `decision`.
+            top, abstain, prediction_sets, explain, nearness: see `decision`.
             refine: let all images decide together, as in `transductive.refine`: nothing is yielded
                 until the last is embedded, and memory grows with the images. A batch that this
                 would not help is answered without it, which is logged.
@@ -260,7 +260,11 @@ class ImageClassifier(Estimator):
             OutputError: a heat map cannot be written.
         """
         decision = self.decision(
-            top=top, abstain=abstain, prediction_sets=prediction_sets, explain=explain
+            top=top,
+            abstain=abstain,
+            prediction_sets=prediction_sets,
+            explain=explain,
+            nearness=nearness,
         )
         embedded = self.embed(images, on_error=on_error if refine else "yield")
         if refine:
@@ -280,6 +284,7 @@ class ImageClassifier(Estimator):
         abstain: Abstain | None = None,
         prediction_sets: float | None = None,
         explain: bool = False,
+        nearness: bool = False,
     ) -> Decision:
         """The object that answers embedded images.
 
@@ -289,16 +294,20 @@ class ImageClassifier(Estimator):
             prediction_sets: give each prediction a `label_set` that holds no right label with at
                 most this probability.
             explain: give each prediction an `explanation`.
+            nearness: give each prediction its `nearness`, as `min_similarity` does too; ignored by
+                a learnt classifier.
 
         Raises:
             CalibrationError: the calibration is missing, or cannot promise what is asked of it.
+            ClipclsError: `min_similarity` with a learnt classifier, whose similarities are not to
+                texts.
         """
         self._check_fitted()
         if top < 1:
             raise ValueError(f"top is {top}; the least is 1")
         abstain = abstain or Abstain()
         threshold = abstain.threshold(self.calibration_)
-        set_threshold = explainer = None
+        set_threshold = explainer = measure = None
         if prediction_sets is not None:
             if self.calibration_ is None:
                 raise CalibrationError("prediction_sets need a calibration")
@@ -307,6 +316,13 @@ class ImageClassifier(Estimator):
             from clipcls.classification.explain import Explainer
 
             explainer = Explainer(self.encoder_, self.cache_, self._texts)
+        if self.provenance_.classifier:
+            if abstain.min_similarity is not None:
+                raise ClipclsError("similarities of a learnt classifier are not to texts")
+        elif nearness or abstain.min_similarity is not None:
+            from clipcls.classification.nearness import Nearness
+
+            measure = Nearness(self.encoder_, self.cache_)
         levels = self.hierarchy_.levels if self.hierarchy_ else ()
         return Decision(
             self.head_,
@@ -318,6 +334,7 @@ class ImageClassifier(Estimator):
             threshold.score if threshold else None,
             set_threshold,
             explainer,
+            measure,
             self.given_class,
         )
 

@@ -108,8 +108,6 @@ def embed_known(
     if not vectors:
         raise InputError(f"no image could be read; the first: {unreadable[0]}")
     present = {number for classes in truth for number in classes}
-    if base.reject:
-        present.add(len(names) - 1)  # nobody expects images of it
     excluded = replace(
         matched.excluded,
         unreadable=tuple(unreadable),

@@ -59,7 +59,7 @@ class MultiLabelClassifier(Estimator):
 
     Args:
         classifier: has the labels, prompts and model; `fit` fits it unless it is fitted. It has no
-            class `none of these`, no level and no calibration.
+            level and no calibration.
         calibration: a `MultiLabelCalibration`, or its file.
 
     Attributes:
@@ -94,14 +94,12 @@ class MultiLabelClassifier(Estimator):
         """Embeds the labels and the vocabulary; ignores `X` and `y`.
 
         Raises:
-            LabelsError: the classifier has a class `none of these` or a level.
+            LabelsError: the classifier has a level.
             CalibrationError: the calibration is for another classifier.
             ClipclsError: the classifier was learnt from images.
         """
         self._forget()
         base = self.classifier
-        if base.reject:
-            raise LabelsError("the label `none of these` is for one label per image; leave it out")
         if base.level is not None:
             raise LabelsError("a level is for one label per image; leave it out")
         if base.calibration is not None:

@@ -140,7 +140,7 @@ def suggest(
     All vectors are in memory at once: 2 KB per image at 512 dimensions, and about as much again.
 
     Args:
-        classifier: fitted with the vocabulary as its labels, without `reject` and `level`.
+        classifier: fitted with the vocabulary as its labels, without `level`.
         images: as for `ZeroShotClassifier.classify`.
         clusters: how many clusters; None: `choose_cluster_count`.
         watch: called after each image, with the `ImageError` if it could not be read.
@@ -173,7 +173,7 @@ def suggest_for_vectors(
     """`suggest` from images' unit vectors, float32 (n, dim); returns labels, number of clusters."""
     vocabulary = make_labels(classifier.labels).labels
     if len(vocabulary) != len(classifier.classes_):
-        raise ValueError("the vocabulary's classifier must be fitted without reject and level")
+        raise ValueError("the vocabulary's classifier must be fitted without a level")
     cluster = cluster_vectors(vectors, clusters or choose_cluster_count(len(vectors)))
     names, owner = np.unique(_name_clusters(classifier, vectors, cluster), return_inverse=True)
     logits = np.concatenate([block[:, names] for _, block in classifier.head_.raw.blocks(vectors)])

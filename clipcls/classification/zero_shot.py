@@ -18,13 +18,11 @@ from clipcls.calibration.temperature import default_temperature
 from clipcls.classification.image_classifier import ImageClassifier
 from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import embed_texts
-from clipcls.errors import LabelsError
 from clipcls.labels.label_set import LabelsLike, log_warnings, make_labels
-from clipcls.labels.prompts import REJECT_TEXTS, PromptSet, make_prompts, make_texts
+from clipcls.labels.prompts import PromptSet, make_prompts, make_texts
 from clipcls.models.backend import Backend
 from clipcls.models.encoder import Encoder
 from clipcls.numerics import unit_rows
-from clipcls.predictions import REJECT
 
 if TYPE_CHECKING:
     from clipcls.calibration.base import Identity
@@ -46,14 +44,13 @@ class ZeroShotClassifier(ImageClassifier):
             takes the best of this machine.
         cache: where embeddings are kept: True for the user's cache directory, False for nowhere,
             or a file. Facts about the model itself are kept in any case.
-        reject: whether to add the class `none of these`, made of generic texts.
         calibration: a `Calibration`, or its file.
         level: the level of the labels' hierarchy whose nodes are the classes: its number, 1 being
             the root, or its name; None: the labels are the classes.
 
     Attributes:
-        classes_: the labels, str (n_classes,), in the order given; with `reject` then
-            `none of these`; with `level` the names of that level.
+        classes_: the labels, str (n_classes,), in the order given; with `level` the names of that
+            level.
         weights_: the labels' unit vectors, float32 (n_labels, dim).
         head_: the `LinearHead`.
         encoder_: the `Encoder` in use.
@@ -78,7 +75,6 @@ class ZeroShotClassifier(ImageClassifier):
         checkpoint: str | os.PathLike[str] | None = None,
         backend: Backend | None = None,
         cache: bool | str | os.PathLike[str] | EmbeddingCache = True,
-        reject: bool = False,
         calibration: Calibration | str | os.PathLike[str] | None = None,
         level: int | str | None = None,
     ) -> None:
@@ -88,7 +84,6 @@ class ZeroShotClassifier(ImageClassifier):
         self.checkpoint = checkpoint
         self.backend = backend
         self.cache = cache
-        self.reject = reject
         self.calibration = calibration
         self.level = level
 
@@ -106,11 +101,6 @@ class ZeroShotClassifier(ImageClassifier):
         log_warnings(prompts, self.prompts)
         self._open()
         paths, texts = [label.path for label in labels], make_texts(labels, prompts)
-        if self.reject:
-            if any(REJECT in (path[0], path[-1]) for path in paths):
-                raise LabelsError(f"{labels.source}: {REJECT!r} is a label already; leave one out")
-            paths.append((REJECT,))
-            texts.append(REJECT_TEXTS)
         self._texts, self._prompts = texts, prompts
         self._set_classes(paths, labels.levels, labels.source)
         self.weights_ = _class_weights(self.encoder_, texts, self.cache_)

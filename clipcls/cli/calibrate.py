@@ -25,7 +25,7 @@ from clipcls.cli.options import (
 )
 from clipcls.cli.param_types import NEW_FILE
 
-_REPEATED = ("labels", "label", "classifier", "prompts", "reject", "level", "model", "checkpoint")
+_REPEATED = ("labels", "label", "classifier", "prompts", "level", "model", "checkpoint")
 
 
 @groups.command("calibrate")

@@ -40,8 +40,15 @@ from clipcls.questions import Answers, find_name, prefix_columns, provenance_col
 if TYPE_CHECKING:
     from clipcls.calibration.base import BaseCalibration
     from clipcls.classification.decision import Abstain
+    from clipcls.classification.doubt import Doubt
     from clipcls.data.file_kinds import LeftOut
     from clipcls.embeddings.cache import EmbeddingCache
+
+
+_CURE = (
+    "try other words for the labels, or label 1 to 4 images per label (`clipcls review`, then "
+    "`clipcls fit`): nothing helps more"
+)
 
 
 @dataclass(slots=True)
@@ -151,13 +158,21 @@ class Run:
                 "hold for other images like them"
             )
 
-    def finish(self, *, reviewable: bool) -> int:
-        """Say what was done and what to do next, file the images; returns the exit status."""
+    def finish(self, *, reviewable: bool, doubts: Mapping[str, Doubt] | None = None) -> int:
+        """Say what was done and what to do next, file the images; returns the exit status.
+
+        Args:
+            reviewable: whether `clipcls review` reads these results.
+            doubts: of each question.
+        """
         console, report, output, filing = self.console, self.report, self.output.file, self.filing
         console.say_done(
             report.summary(console.pace.rate if console.pace else None),
             matters=report.skipped > 0 or output is not None or report.excluded.may_be_images,
         )
+        reasons = {name: doubt.reason() for name, doubt in (doubts or {}).items()}
+        if said := [f"{name}{': ' * bool(name)}{why}" for name, why in reasons.items() if why]:
+            console.remark(f"doubtful: {', '.join(said)}; {_CURE}")
         file, after = shlex.quote(str(output)), []
         if self._form == "html":
             after = ["open it in a browser"]
@@ -231,6 +246,13 @@ class _Doubt(groups.Settings):
         rare=True,
         help="Answer `unknown` when the best score leads the second by less than M.",
     )
+    min_similarity: float | None = option(
+        type=NumberRange(-100, 100),
+        metavar="Z",
+        help="Answer `unknown` when the image's similarity to the label is less than Z standard "
+        "deviations above its similarity to everyday names (column nearness). Start with 2; 3 "
+        "turns away more images of other things, and more of your labels.",
+    )
     calibration: Path | Mapping[str, Path] | None = calibration_option()
     coverage: float | None = option(
         type=NumberRange(0, 1, min_open=True),
@@ -256,7 +278,13 @@ class _Doubt(groups.Settings):
         """When images are `unknown`."""
         from clipcls.classification.decision import Abstain
 
-        return Abstain(self.min_score, self.min_margin, self.coverage, self.max_error)
+        return Abstain(
+            self.min_score,
+            self.min_margin,
+            min_similarity=self.min_similarity,
+            coverage=self.coverage,
+            max_error=self.max_error,
+        )
 
 
 @groups.command("classify")
@@ -301,6 +329,7 @@ def command(
         output.file, labels.labels, labels.prompts, labels.classifier, doubt.calibration, *inputs
     )
     run = Run(console, inputs, output, filing, questions)
+    from clipcls.classification.doubt import LEAST_IMAGES, Doubt, count_each
     from clipcls.output.columns import EXPLAINED, result_columns
 
     def list_columns(name: str, top: int, has_levels: bool) -> list[str]:
@@ -311,6 +340,7 @@ def command(
             *(["set"] if doubt.prediction_sets is not None else []),
             *(EXPLAINED if answers.explain else []),
             *(["heatmap"] if answers.heatmap else []),
+            *(["nearness"] if doubt.min_similarity is not None else []),
             *(["labelled_by"] if questions[name].classifier else []),
         ]
         return result_columns(top, extra)
@@ -325,6 +355,7 @@ def command(
     usual = prefix_columns(
         {q: list_columns(q, tops.get(q, 1), q in asked and asked[q].hierarchy_) for q in opened}
     )
+    doubts = {name: Doubt(len(fitted.classes_)) for name, fitted in asked.items()}
     with watching(console, total) as watch:
         options: dict[str, Any] = {
             "top": max(tops.values(), default=1),
@@ -332,6 +363,7 @@ def command(
             "prediction_sets": doubt.prediction_sets,
             "refine": answers.refine,
             "explain": answers.explain,
+            "nearness": not (type(total) is int and total < LEAST_IMAGES),
             "watch": watch if answers.refine else None,
         }
         if "" in opened:
@@ -350,7 +382,7 @@ def command(
                     "wrong"
                 )
         run.write(
-            results,
+            count_each(doubts, results, keep_nearness=doubt.min_similarity is not None),
             run.select_columns(usual, every),
             calibrations=[fitted.calibration_ for fitted in opened.values()],
             cache=arguments["cache"] or None,
@@ -358,4 +390,4 @@ def command(
         )
     if answers.heatmap:
         console.remark(f"wrote heat maps into {answers.heatmap}")
-    return run.finish(reviewable=True)
+    return run.finish(reviewable=True, doubts=doubts)

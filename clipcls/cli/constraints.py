@@ -21,12 +21,12 @@ _KEYWORDS = "write keywords first; sidecars then move with their images"
 # given, it does not take the other from a weaker place.
 EXCLUSIVE: tuple[tuple[str, str, str], ...] = (
     ("labels", "label", "write --labels FILE, or -l for each label"),
-    *((other, "classifier", _OWN_LABELS) for other in ("labels", "label", "prompts", "reject")),
+    *((other, "classifier", _OWN_LABELS) for other in ("labels", "label", "prompts")),
     ("classifier", "multi-label", "it was learnt to choose one label per image"),
-    ("reject", "multi-label", _ONE_LABEL),
     ("level", "multi-label", _ONE_LABEL),
     *(("refine", x, _REFINED) for x in ("calibration", "coverage", "max-error", "prediction-sets")),
     ("classifier", "refine", "its answers are not refined"),
+    ("classifier", "min-similarity", "its similarities are not to texts"),
     ("level", "refine", "answers are not refined where labels have a hierarchy"),
     ("coverage", "max-error", ""),
     ("cache", "no-cache", ""),

@@ -140,11 +140,6 @@ class TextSettings(Settings):
 class LabelSettings(TextSettings):
     """Labels in words, one of which is the answer, or a classifier that learnt them."""
 
-    reject: bool = option(
-        rare=True,
-        help="Add the answer `none of these`, for images closer to generic texts than to any "
-        "label.",
-    )
     level: str | None = option(
         metavar="LEVEL",
         rare=True,
@@ -167,9 +162,7 @@ class LabelSettings(TextSettings):
             from clipcls.classification.zero_shot import ZeroShotClassifier
 
             assert self.labels is not None
-            return ZeroShotClassifier(
-                self.labels, prompts=self.prompts, reject=self.reject, **settings
-            ).fit()
+            return ZeroShotClassifier(self.labels, prompts=self.prompts, **settings).fit()
         from clipcls.few_shot.classifier import FewShotClassifier
 
         assert not isinstance(self.classifier, Mapping)

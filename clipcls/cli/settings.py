@@ -25,8 +25,9 @@ _OTHER_VARIABLES = frozenset(("CLIPCLS_TOKEN", "CLIPCLS_DEBUG", "CLIPCLS_NO_CONF
 _ALLOWED_IN_FOLDERS = frozenset(
     (
         *("model", "device", "batch-size", "precision", "backend", "workers"),
-        *("labels", "label", "prompts", "reject", "level", "classifier", "calibration"),
-        *("top", "min-score", "min-margin", "coverage", "max-error", "prediction-sets", "refine"),
+        *("labels", "label", "prompts", "level", "classifier", "calibration"),
+        *("top", "min-score", "min-margin", "min-similarity", "coverage", "max-error"),
+        *("prediction-sets", "refine"),
         *("explain", "multi-label"),
         *("clusters", "vocabulary", "augment", "no-words", "check-labels"),
         *("format", "columns", "bom", "progress", "max-errors"),

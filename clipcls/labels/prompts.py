@@ -16,29 +16,12 @@ from clipcls.labels.presets import Kind, ReadySet, describe, find_set, list_sets
 from clipcls.labels.structured import read_code
 
 __all__ = [
-    "REJECT_TEXTS",
     "PromptSet",
     "list_ready_sets",
     "make_prompts",
     "make_texts",
     "read_prompts",
 ]
-
-REJECT_TEXTS = (
-    *("a photo.", "an image.", "a picture of something."),
-    *(
-        f"a photo of {what}."
-        for what in (
-            *("an object", "a thing", "a scene", "a place", "a person", "an animal", "a plant"),
-            *("a texture", "a building", "a vehicle", "food", "a tool", "furniture", "clothing"),
-            *("a landscape", "the background"),
-        )
-    ),
-    *("a blurry photo.", "a drawing.", "a document.", "a screenshot."),
-    *("a photo of nothing in particular.", "a pattern."),
-)
-"""Texts of the class `none of these`: what images without any of the labels may show."""
-
 
 _LONGEST_NAME = 100  # characters, in every row of a csv
 

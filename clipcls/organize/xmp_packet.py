@@ -17,7 +17,6 @@ from typing import Any, TypeAlias
 
 from clipcls.errors import SidecarError, require_extra
 from clipcls.labels.folder_names import normalize_name
-from clipcls.predictions import REJECT
 
 Labels: TypeAlias = "tuple[tuple[str, ...], ...]"
 """Each label as its names from the root of the hierarchy."""
@@ -64,11 +63,7 @@ def update_packet(before: bytes, labels: Iterable[Sequence[str]], name: str) -> 
     """
     from lxml import etree
 
-    names = [
-        tuple(_make_writable(name) for name in label)
-        for label in labels
-        if tuple(label) != (REJECT,)
-    ]
+    names = [tuple(map(_make_writable, label)) for label in labels]
     if not before and not names:
         return None
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)

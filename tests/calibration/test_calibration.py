@@ -23,7 +23,7 @@ from clipcls import (
 )
 from clipcls.calibration.file import read_calibration
 from clipcls.calibration.temperature import HOTTEST, default_temperature, fit_temperatures
-from clipcls.errors import CalibrationError, InputError, LabelsError, NotFittedError
+from clipcls.errors import CalibrationError, InputError, NotFittedError
 from clipcls.evaluation.calibrate import _thresholds
 from clipcls.evaluation.page import EvaluationPage, make_page_record
 from clipcls.models.encoder import open_encoder
@@ -172,7 +172,6 @@ def test_a_calibration_for_something_else_is_refused_and_says_why(
     assert "the model colours (weights c0c0c0c0c0c0), not for" in refusal(weights="d1" * 32)
     assert "made without the label 'pink'" in refusal([*LABELS, "pink"])
     assert "made with the label 'blue'" in refusal(["red", "green"])
-    assert "made without the label 'none of these'" in refusal(reject=True)
     assert "for the prompts photo, not for art" in refusal(prompts="art")
     assert "'red' had other synonyms" in refusal(
         {"red": {"synonyms": "rose"}, "green": [], "blue": []}
@@ -411,13 +410,3 @@ def test_thresholds_in_classify(classifier: ZeroShotClassifier, paint: Paint) ->
         classifier.classify(paths, prediction_sets=0.1)
     with pytest.raises(ValueError, match="not both"):
         Abstain(coverage=0.9, max_error=0.1)
-
-
-def test_none_of_these_is_one_more_class(encoder: ColourEncoder, paint: Paint) -> None:
-    classifier = ZeroShotClassifier(["red", "blue"], encoder, cache=False, reject=True).fit()
-    assert classifier.classes_.tolist() == ["red", "blue", "none of these"]
-    # Texts that name no colour lie at grey.
-    grey = paint("grey.png", (100, 110, 100))
-    assert classifier.predict([paint("red.png", "red"), grey]).tolist() == ["red", "none of these"]
-    with pytest.raises(LabelsError, match="is a label already"):
-        ZeroShotClassifier(["none of these", "x"], encoder, cache=False, reject=True).fit()

@@ -108,9 +108,6 @@ def test_parameters(names_encoder: NamesEncoder) -> None:
     assert set(unfitted.get_params(deep=False)) == {"classifier", "calibration"}
     with pytest.raises(ValueError, match="shoes"):
         unfitted.set_params(shoes=1)
-    none = ZeroShotClassifier(LABELS, names_encoder, cache=False, reject=True)
-    with pytest.raises(LabelsError, match="none of these"):
-        MultiLabelClassifier(none).fit()
     ranked = ZeroShotClassifier(["a > red", "b > blue"], names_encoder, cache=False, level=1)
     with pytest.raises(LabelsError, match="level"):
         MultiLabelClassifier(ranked).fit()

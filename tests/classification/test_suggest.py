@@ -16,7 +16,7 @@ from clipcls.classification.suggest import (
     suggest_for_vectors,
 )
 from clipcls.errors import InputError
-from clipcls.labels.label_set import make_labels, read_labels
+from clipcls.labels.label_set import read_labels
 from clipcls.output.writing import open_output
 from helpers.encoders import ColourEncoder
 
@@ -156,6 +156,6 @@ def test_the_default_vocabulary_is_made_of_ready_sets() -> None:
 
 
 def test_a_vocabulary_with_a_class_that_is_no_name_is_refused(encoder: ColourEncoder) -> None:
-    classifier = ZeroShotClassifier(make_labels(WORDS), encoder, cache=False, reject=True).fit()
-    with pytest.raises(ValueError, match="without reject and level"):
+    classifier = ZeroShotClassifier(["a > red", "a > blue"], encoder, cache=False, level=1).fit()
+    with pytest.raises(ValueError, match="without a level"):
         suggest(classifier, [Image.new("RGB", (8, 8), "red")])

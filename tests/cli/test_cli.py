@@ -225,8 +225,8 @@ def test_images_that_people_have_and_what_is_left_out_of_a_folder(clipcls, tmp_p
         (("classify", "-l", "a", "-m", "mini", "--calibration", "none.json", CHELSEA), "none.json"),
         (("calibrate", "-l", "a", str(PHOTOS)), "--output"),
         (
-            ("evaluate", "--multi-label", "-l", "a", "--reject", "t.csv"),
-            "--reject and --multi-label exclude",
+            ("evaluate", "--multi-label", "-l", "a", "--level", "1", "t.csv"),
+            "--level and --multi-label exclude",
         ),
         (
             ("calibrate", "--multi-label", "-l", "a", "--level", "1", "-o", "c", "t"),
@@ -242,8 +242,8 @@ def test_images_that_people_have_and_what_is_left_out_of_a_folder(clipcls, tmp_p
         (("fit", "-m", "mini", "-o", "c", "no-such-folder"), "no-such-folder"),
         (("classify", "--classifier", "c", "-l", "a", CHELSEA), "-l and --classifier exclude"),
         (
-            ("classify", "--classifier", "c", "--reject", CHELSEA),
-            "--reject and --classifier exclude",
+            ("classify", "--classifier", "c", "--min-similarity", "2", CHELSEA),
+            "--classifier and --min-similarity exclude",
         ),
         (
             ("calibrate", "--classifier", "c", "--multi-label", "-o", "d", "t.csv"),
@@ -378,7 +378,6 @@ def test_calibrate_and_what_it_is_good_for(clipcls, tmp_path: Path) -> None:
         (("--max-error", "0.05"), "0.05 cannot be promised from 20 images"),
         (("--prediction-sets", "0.01"), "need 99 calibration images"),
         (("--prompts", "art"), "for the prompts photo, not for art"),
-        (("--reject",), "without the label 'none of these'"),
         (("--coverage", "0.5", "--max-error", "0.5"), "exclude each other"),
     ):
         refused = clipcls(*common, *wrong)
@@ -589,12 +588,13 @@ def test_answers_are_filed_at_once(clipcls, tmp_path: Path) -> None:
     assert [name for name in sorted(os.listdir(photos)) if not name.endswith(".xmp")] == before
 
 
-def test_none_of_these(clipcls) -> None:
-    labels = ("-m", "mini", "-l", "cat", "-l", "dog", "--reject", "-f", "jsonl")
+def test_images_of_other_things_are_near_no_label(clipcls) -> None:
+    labels = ("-m", "mini", "-l", "cat", "-l", "dog", "--min-similarity", "2", "-f", "jsonl")
     cat, pagoda = records(
         clipcls("classify", *labels, CHELSEA, str(PHOTOS / "summer-palace.jpg")).stdout
     )
-    assert (cat["label"], pagoda["label"]) == ("cat", "none of these")
+    assert (cat["label"], pagoda["label"]) == ("cat", "unknown")
+    assert pagoda["nearness"] < 2 < cat["nearness"]
 
 
 def test_a_hierarchy_of_labels(clipcls, tmp_path: Path) -> None:

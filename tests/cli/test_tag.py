@@ -55,7 +55,7 @@ def test_a_calibration_for_one_label_per_image_is_refused(run, paint) -> None:
     assert (status, "calibration was made from" in err) == (0, True)
 
 
-@pytest.mark.parametrize("option", ["--reject", "--refine", "--explain"])
+@pytest.mark.parametrize("option", ["--min-similarity", "--refine", "--explain"])
 def test_options_for_one_label_per_image_do_not_exist(run, option: str) -> None:
     status, _, err = run("tag", *LABELS, option, "photos")
     assert (status, f"No such option '{option}'" in err) == (2, True)

@@ -51,17 +51,6 @@ def test_a_small_folder(classifier: ZeroShotClassifier, paint: Paint, tmp_path: 
     assert record["model"] == "colours"
 
 
-def test_images_of_none_of_the_labels_can_be_labelled_so(
-    encoder: ColourEncoder, paint: Paint
-) -> None:
-    classifier = ZeroShotClassifier(["red", "blue"], encoder, cache=False, reject=True).fit()
-    red, grey = paint("r.png", "red"), paint("g.png", (90, 90, 90))
-    found = evaluate(classifier, [(red, "red"), (grey, "None of these")], draws=2)
-    assert found.metrics["accuracy"].value == 1
-    found = evaluate(classifier, [(red, "red")], draws=2)
-    assert found.excluded.without_images == ("blue",)
-
-
 def test_several_right_labels(classifier: ZeroShotClassifier, paint: Paint) -> None:
     data = [
         (paint("a.png", "red"), ["blue", "red"]),  # right: counts for red

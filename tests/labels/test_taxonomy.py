@@ -240,18 +240,6 @@ def test_flat_labels_are_as_ever(encoder: ColourEncoder, paint: Paint) -> None:
     assert levelled.predict([paint("r.png", "red")]).tolist() == ["red"]
 
 
-def test_none_of_these_is_a_root(encoder: ColourEncoder, paint: Paint) -> None:
-    classifier = ZeroShotClassifier(TREE, encoder, cache=False, reject=True, level=1).fit()
-    assert classifier.classes_.tolist() == ["warm", "cold", "none of these"]
-    assert classifier.predict([paint("g.png", GREY)]).tolist() == ["none of these"]
-
-
-def test_none_of_these_cannot_be_a_root_twice(encoder: ColourEncoder) -> None:
-    labels = ["none of these > red", "blue"]
-    with pytest.raises(LabelsError, match="leave one out"):
-        ZeroShotClassifier(labels, encoder, cache=False, reject=True).fit()
-
-
 # Measuring
 
 

@@ -155,9 +155,9 @@ def test_names_that_labels_share_are_told_apart_by_their_path(tmp_path: Path, pa
         assert [review.name(answer.label) for answer in review.answers] == ["animal > bat", "dog"]
 
 
-def test_none_of_these_is_unknown_and_no_label(tmp_path: Path, paint: Paint) -> None:
-    top = (("none of these", 0.5), ("cat", 0.4), ("dog", 0.1))
-    found = [predicted(paint("a.png", "red"), ("none of these",), top=top)]
+def test_unknown_is_no_label(tmp_path: Path, paint: Paint) -> None:
+    top = (("cat", 0.4), ("dog", 0.3))
+    found = [predicted(paint("a.png", "red"), (), top=top)]
     with Corrections(tmp_path / "c.csv") as corrections:
         review = Review(found, corrections)
         assert review.labels == ["cat", "dog"]

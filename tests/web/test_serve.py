@@ -121,8 +121,6 @@ def test_settings_of_a_request(server: Server) -> None:
     grey = ("grey", plain("grey"))
     assert server.classify(grey, min_score="0.9")["results"][0]["label"] == "unknown"
     assert server.classify(grey, min_margin="0.5")["results"][0]["label"] == "unknown"
-    answer = server.classify(grey, reject="true")["results"][0]
-    assert answer["label"] == "none of these"
     own = server.classify(("a", RED), prompts="photo")["results"][0]
     assert (own["label"], own["prompts"]) == ("red", "photo")
     tree = server.classify(("a", RED), labels=["warm > red", "cold > blue"])["results"][0]
@@ -223,13 +221,11 @@ def form(
         ({"top": "1000000000000000000000"}, 422, "top: "),
         ({"min_score": "1.5"}, 422, "min_score: "),
         ({"min_score": "nan"}, 422, "min_score: "),
-        ({"reject": "perhaps"}, 422, "reject: "),
         ({"surprise": "1"}, 422, "surprise: "),
         ({"labels": "# nothing"}, 422, "labels: "),
         ({"labels": "a\x07b"}, 422, "control character"),
         ({"labels": "x" * 201}, 422, "200 characters"),
         ({"labels": [f"x{n}" for n in range(1001)]}, 422, "1,001 labels"),
-        ({"labels": "none of these\na", "reject": "1"}, 422, "is a label already"),
         ({"labels": ["cat > "], "prompts": "no place"}, 422, "no ready template set 'no place'"),
         ({"prompts": "/etc/passwd"}, 422, "no ready template set"),
         ({"prompts": "pyproject.toml"}, 422, "no ready template set"),

@@ -72,7 +72,6 @@ def test_images_get_bars(page: Page) -> None:
     page.keyboard.press("Control+Enter")
     expect(answers.nth(1).locator(".bars span").first).to_have_text("green")
     expect(answers.nth(0).locator(".bars span").first).to_have_text("red thing")
-    page.check("#reject")
     page.select_option("#top", "1")
     page.click("#question button")
     expect(page.locator(".bars li")).to_have_count(2)
@@ -92,7 +91,7 @@ def test_by_keyboard_alone(page: Page) -> None:
     for _ in range(7):
         page.keyboard.press("Tab")
         seen.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
-    assert seen[:6] == ["labels", "top", "reject", "BUTTON", "files", "BODY"]
+    assert seen[:5] == ["labels", "top", "BUTTON", "files", "BODY"]
     page.focus("#labels")
     page.keyboard.press("Shift+Tab")
     page.focus("#files")

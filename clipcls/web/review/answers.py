@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipcls.labels.names import join_levels
-from clipcls.predictions import REJECT, UNKNOWN, Prediction
+from clipcls.predictions import UNKNOWN, Prediction
 
 __all__ = ["MOST_SHOWN", "NO_LABEL", "Answer", "make_answer", "name_answer", "score_or_none"]
 
@@ -21,7 +21,7 @@ class Answer:
     """A classifier's answer for an image.
 
     Attributes:
-        label: the label's number, `NO_LABEL` for `unknown` and `none of these`.
+        label: the label's number, `NO_LABEL` for `unknown`.
         score: of the best label, or None.
         margin: the difference between the best two scores; 0 if that is not known.
         top: numbers and scores of the best labels, best first.
@@ -48,7 +48,7 @@ class Answer:
 
 def name_answer(result: Prediction, known: set[str]) -> str:
     """The answer's name: its path if that is in `known`, where several share a name."""
-    if result.label_paths in ((), ((REJECT,),)):
+    if not result.label_paths:
         return UNKNOWN
     (lineage,) = result.label_paths
     path = join_levels(lineage)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from clipcls.embeddings.clustering import cluster_vectors
 from clipcls.errors import ImageError, InputError
 from clipcls.organize.report import no_images_error
-from clipcls.predictions import REJECT, UNKNOWN, Prediction, Result
+from clipcls.predictions import UNKNOWN, Prediction, Result
 from clipcls.web.review.active_learning import acquisition_order
 from clipcls.web.review.annotations import Corrections, check_label
 from clipcls.web.review.answers import NO_LABEL, Answer, make_answer, name_answer, score_or_none
@@ -336,5 +336,5 @@ def _known_scores(result: Prediction) -> list[tuple[str, float]]:
     return [
         (candidate.label, candidate.score)
         for candidate in result.top
-        if candidate.label not in (UNKNOWN, REJECT) and not math.isnan(candidate.score)
+        if candidate.label != UNKNOWN and not math.isnan(candidate.score)
     ]

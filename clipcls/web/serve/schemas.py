@@ -62,7 +62,6 @@ class Options(BaseModel):
     prompts: Text | Texts | None = Field(
         None, description="The name of a ready template set, or templates with {} for the label."
     )
-    reject: bool | None = Field(None, description="One more answer, `none of these`.")
     top: int = Field(1, ge=1, le=_MOST_TOP, description="Labels per image.")
     min_score: float = Field(
         0.0, ge=0, le=1, allow_inf_nan=False, description="Below it the answer is `unknown`."
@@ -180,7 +179,6 @@ def request_body(limits: Limits) -> dict[str, Any]:
         "images": fields["images"] | {"items": {"type": "string", "format": "binary"}},
         "labels": lines | {"minItems": 1, "maxItems": limits.labels},
         "prompts": lines,
-        "reject": {"type": "boolean"},
     }
     form = body | {"title": "Form", "properties": fields | form_fields}
     content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": body}}

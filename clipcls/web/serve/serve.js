@@ -77,7 +77,6 @@ function question(file) {
     for (const line of labels.split("\n")) if (line.trim()) form.append("labels", line);
   }
   form.append("top", $("top").value);
-  if ($("reject").checked) form.append("reject", "true");
   form.append("images", file, file.name);
   return form;
 }

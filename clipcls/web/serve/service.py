@@ -30,9 +30,9 @@ from clipcls.embeddings.embed import Embedded
 from clipcls.errors import ImageError, LabelsError, ModelError, PromptsError
 from clipcls.labels.label_set import LabelSet, make_labels
 from clipcls.labels.presets import list_sets
-from clipcls.labels.prompts import REJECT_TEXTS, PromptSet, make_prompts, make_texts, read_prompts
+from clipcls.labels.prompts import PromptSet, make_prompts, make_texts, read_prompts
 from clipcls.models.backend import Backend
-from clipcls.predictions import REJECT, UNKNOWN, Prediction
+from clipcls.predictions import UNKNOWN, Prediction
 from clipcls.web.admission import Queue
 from clipcls.web.serve.batching import Batcher
 from clipcls.web.serve.metrics import Metrics
@@ -184,26 +184,22 @@ class Service:
     # -- labels ---------------------------------------------------------------------------------
 
     async def _classifier(self, options: Options) -> _Known:
-        """The classifier of a request's labels, templates and `reject`."""
-        if options.labels is None and options.prompts is None and options.reject is None:
+        """The classifier of a request's labels and templates."""
+        if options.labels is None and options.prompts is None:
             return _Known(self.own)
-        asked = repr((options.labels, options.prompts, options.reject))
+        asked = repr((options.labels, options.prompts))
         key = hashlib.sha256(asked.encode()).digest()
         if found := self._classifiers.get(key):
             self._classifiers.move_to_end(key)
             return found
         labels, prompts, texts = await self._in(self._matchers, self._make_texts, options)
-        reject = self.own.reject if options.reject is None else options.reject
-        if reject and any(REJECT in (label.name, label.path[0]) for label in labels):
-            raise LabelsError(f"labels: {REJECT!r} is a label already; leave one out")
-        vectors = await self._vectors([*texts, *(REJECT_TEXTS if reject else ())])
+        vectors = await self._vectors(texts)
         cut = await self._in(self._matchers, self._encoder.describe_cut, texts)
         informed = _Informed(self._encoder, vectors)
         classifier = ZeroShotClassifier(
             labels,
             cast("Encoder", informed),
             prompts=prompts,
-            reject=reject,
             level=self.own.level if options.labels is None else None,
             cache=False,
         )
@@ -230,9 +226,7 @@ class Service:
                 for item in options.labels
             )
         if labels is None:
-            raise LabelsError(
-                "the server's classifier was learnt from images: prompts and reject need labels"
-            )
+            raise LabelsError("the server's classifier was learnt from images: prompts need labels")
         if options.prompts is not None:
             prompts = _make_prompts(options.prompts)
         count = sum(len(la.words) * len(prompts.templates) + len(la.prompts) for la in labels)

@@ -1,0 +1,86 @@
+"""`Doubt`: whether the answers to a batch, taken together, are likely wrong, without labels.
+
+A folder may truly hold one thing, so that many equal answers alone raise no doubt: their scores
+have to be low too. research/doubt.py measures how often that is right.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from clipcls.classification.nearness import NEAR
+from clipcls.predictions import Prediction, Result
+from clipcls.questions import Answers
+
+__all__ = ["LEAST_IMAGES", "Doubt", "count_each"]
+
+# Chosen on batches of development sets: docs/evidence/doubt.md.
+LEAST_IMAGES = 20
+_LEAST_SCORE = 0.5  # on average; scores of mini are about as high as answers are right
+_SHARE = 0.4  # of the images, that get one label
+
+
+@dataclass(slots=True)
+class Doubt:
+    """Counts answers, and says what makes them doubtful as a whole.
+
+    Attributes:
+        n_labels: the number of labels to choose from.
+    """
+
+    n_labels: int
+    _scores: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    _far: int = 0
+
+    def count(self, result: Prediction) -> None:
+        """Count an answer by its best label, given or not."""
+        self._scores[result.top[0].label].append(result.score)
+        self._far += result.nearness is not None and result.nearness < NEAR
+
+    def reason(self) -> str:
+        """Why most answers are likely wrong, or "" if nothing says so."""
+        images = sum(map(len, self._scores.values()))
+        if images < LEAST_IMAGES:
+            return ""
+        if 2 * self._far > images:
+            return f"{self._far:,} of {images:,} images are near none of the labels"
+        label, scores = max(self._scores.items(), key=lambda item: len(item[1]))
+        mean, share = sum(scores) / len(scores), len(scores) / images
+        low = max(_LEAST_SCORE, 1.2 / self.n_labels)  # with two labels no score is below 0.5
+        if share >= max(_SHARE, 1.5 / self.n_labels) and mean < low:
+            return (
+                f"{len(scores):,} of {images:,} images get the label {label!r}, with a mean score "
+                f"of only {mean:.2f}"
+            )
+        mean = sum(map(sum, self._scores.values())) / images
+        return f"the mean score is only {mean:.2f}" if mean < low else ""
+
+
+def count_each(
+    doubts: Mapping[str, Doubt], results: Iterable[Result | Answers], *, keep_nearness: bool
+) -> Iterator[Result | Answers]:
+    """Count answers, and pass them on.
+
+    Args:
+        doubts: of each question, by its name; "" if there is one question without a name.
+        results: the answers, and errors, which do not count.
+        keep_nearness: whether to pass them on with their `nearness`.
+    """
+
+    def count(question: str, result: Prediction) -> Prediction:
+        if doubt := doubts.get(question):
+            doubt.count(result)
+        if keep_nearness or result.nearness is None:
+            return result
+        return replace(result, nearness=None)
+
+    for result in results:
+        if isinstance(result, Prediction):
+            yield count("", result)
+        elif isinstance(result, Answers):
+            found = {name: count(name, answer) for name, answer in result.questions.items()}
+            yield replace(result, questions=found)
+        else:
+            yield result

@@ -1,0 +1,61 @@
+"""How near images are to their labels, on a scale that is the same for every model.
+
+Cosines of images and texts have another level and spread for each model. So an image's similarity
+to its label is standardised by its similarities to everyday names (a z-score against a text bank,
+as in `multilabel`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcls.classification.multilabel import background_texts
+from clipcls.embeddings.embed import embed_texts
+
+if TYPE_CHECKING:
+    from clipcls.embeddings.cache import EmbeddingCache
+    from clipcls.models.encoder import Encoder
+
+__all__ = ["NEAR", "Nearness"]
+
+NEAR = 2.0
+"""An image below it is near no label; chosen on development sets (docs/evidence/doubt.md)."""
+
+_BLOCK = 1024  # images; bounds memory
+_EVERY = 12  # of the names; as good as all of them, and quickly embedded
+
+
+class Nearness:
+    """Standardises similarities by those of 96 everyday names, which it embeds.
+
+    Args:
+        encoder: the model.
+        cache: where the names' vectors are kept, or None.
+    """
+
+    def __init__(self, encoder: Encoder, cache: EmbeddingCache | None) -> None:
+        rows = embed_texts(encoder, background_texts()[::_EVERY], cache)
+        self._names = rows.astype(np.float64)
+
+    def measure(
+        self, vectors: NDArray[np.float32], similarities: NDArray[Any]
+    ) -> NDArray[np.float64]:
+        """How many standard deviations similarities are above those of everyday names.
+
+        Args:
+            vectors: unit rows of images, float32 (n, dim).
+            similarities: of each image to its label, (n,).
+
+        Returns:
+            float64 (n,).
+        """
+        found = np.empty(len(vectors))
+        for start in range(0, len(vectors), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            names = vectors[rows].astype(np.float64) @ self._names.T
+            spread = np.maximum(names.std(axis=1), 1e-9)
+            found[rows] = (similarities[rows] - names.mean(axis=1)) / spread
+        return found

@@ -1,0 +1,103 @@
+"""Nearness to labels, and what says that a batch of answers is likely wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clipcls import Abstain, ZeroShotClassifier
+from clipcls.classification.doubt import Doubt, count_each
+from clipcls.classification.multilabel import background_texts
+from clipcls.errors import ClipclsError
+from clipcls.few_shot.classifier import FewShotClassifier
+from clipcls.predictions import Candidate, Prediction
+from helpers.encoders import NamesEncoder
+
+Paint = Callable[..., str]
+
+
+def answers(*counts: tuple[str, int, float], nearness: float | None = None) -> list[Prediction]:
+    return [
+        Prediction("a.png", label, (Candidate(label, score, 0.3),), None, nearness=nearness)
+        for label, count, score in counts
+        for _ in range(count)
+    ]
+
+
+def reason(results: list[Prediction], n_labels: int = 6) -> str:
+    doubt = Doubt(n_labels)
+    assert [*count_each({"": doubt}, results, keep_nearness=True)] == results
+    return doubt.reason()
+
+
+def test_nearness_is_standardised_by_everyday_names(
+    names_encoder: NamesEncoder, paint: Paint
+) -> None:
+    clf = ZeroShotClassifier(["red", "blue"], names_encoder, cache=False).fit()
+    path = paint("red.png", (200, 60, 0))
+    (found,) = clf.classify(path, nearness=True)
+    vector = clf.vectors([path])[0].astype(float)
+    names = names_encoder.encode_texts(background_texts()[::12]) @ vector
+    expected = (clf.weights_[0] @ vector - names.mean()) / names.std()
+    assert found.nearness == pytest.approx(expected, abs=1e-5)
+    assert found.to_dict()["nearness"] == round(found.nearness, 6)
+    assert next(iter(clf.classify(path))).nearness is None
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_images_of_other_things_are_unknown_however_high_their_score(
+    refine: bool, names_encoder: NamesEncoder, paint: Paint
+) -> None:
+    clf = ZeroShotClassifier(["red", "green"], names_encoder, cache=False).fit()
+    paths = [paint(f"{n}.png", "red" if n % 2 else (40, 0, 255)) for n in range(40)]
+    found = list(clf.classify(paths, abstain=Abstain(min_similarity=2), refine=refine))
+    assert [each.label for each in found] == ["unknown", "red"] * 20
+    assert found[0].top[0].label == "red"
+
+
+def test_a_learnt_classifier_has_no_nearness(names_encoder: NamesEncoder, paint: Paint) -> None:
+    pairs = [(paint("r.png", "red"), "red"), (paint("b.png", "blue"), "blue")]
+    learnt = FewShotClassifier(["red", "blue"], names_encoder, cache=False).fit(pairs)
+    with pytest.raises(ClipclsError, match="learnt"):
+        learnt.decision(abstain=Abstain(min_similarity=2))
+
+
+def test_a_label_that_most_images_get_with_low_scores_is_doubtful() -> None:
+    collapsed = answers(("scratches", 71, 0.4), ("patches", 19, 0.7))
+    assert "71 of 90 images get the label 'scratches', with a mean score" in reason(collapsed)
+    assert not reason(answers(("dog", 90, 0.9)))  # a folder of dogs
+    assert not reason(answers(("dog", 60, 0.8), ("cat", 10, 0.3)))
+    assert "the mean score is only 0.30" in reason(
+        answers(*((name, 10, 0.3) for name in ("a", "b", "c", "d", "e")))
+    )
+    assert not reason(answers(("scratches", 19, 0.2)))  # too few to tell
+    assert reason(answers(("defect", 40, 0.55)), n_labels=2)
+
+
+def test_images_that_are_near_no_label_are_doubtful() -> None:
+    far = answers(("shirt", 30, 0.9), nearness=1.2)
+    assert reason(far) == "30 of 30 images are near none of the labels"
+    assert not reason(answers(("shirt", 30, 0.9), nearness=4.0))
+
+
+def test_the_command_says_once_that_answers_are_doubtful(
+    run, paint: Paint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLIPCLS_NO_CACHE", "1")
+    rng = np.random.default_rng(0)
+    for n in range(20):
+        paint(f"photos/{n}.png", tuple(rng.integers(100, 120, 3).tolist()))
+    labels = ("-l", "red", "-l", "green", "-l", "blue")
+    status, out, err = run("classify", *labels, "-f", "jsonl", "photos")
+    assert status == 0
+    assert err.count("doubtful: ") == 1
+    assert "clipcls fit" in err
+    assert "nearness" not in json.loads(out.splitlines()[0])
+    assert "doubtful" not in run("classify", *labels, "--quiet", "-f", "jsonl", "photos")[2]
+    out = run("classify", *labels, "--min-similarity", "-100", "-f", "csv", "photos")[1]
+    assert out.splitlines()[0] == "path,label,score,best,similarity,nearness,error"
