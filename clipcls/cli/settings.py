@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -91,6 +92,17 @@ def walk_commands(
             yield (*path, name), command
 
 
+@functools.cache
+def _list_settings(root: click.Group) -> frozenset[tuple[CommandPath, str]]:
+    """Every option with the commands it can be set for; imports them all, which takes a while."""
+    return frozenset(
+        (scope, name)
+        for path, command in walk_commands(root)
+        for name in list_options(command)
+        for scope in (path, ())
+    )
+
+
 def name_variable(scope: CommandPath, name: str) -> str:
     """The variable of an option, such as CLIPCLS_TOP or, for one command, CLIPCLS_CLASSIFY_TOP."""
     if not scope and name == "sort-into":  # CLIPCLS_SORT_INTO is `sort --into`
@@ -111,14 +123,10 @@ def _read_variables(path: CommandPath, command: click.Command) -> dict[str, Sett
 
 def _warn_about_variables(root: click.Group, path: CommandPath, command: click.Command) -> None:
     """Name the variables that set nothing."""
-
-    def name_all(path: CommandPath, command: click.Command) -> set[str]:
-        return {name_variable(scope, n) for scope in (path, ()) for n in list_options(command)}
-
     unknown = {v for v in os.environ if v.startswith(_PREFIX)} - _OTHER_VARIABLES
-    unknown -= name_all(path, command)
-    if unknown:  # importing every command takes a while
-        known = set().union(*(name_all(*other) for other in walk_commands(root)))
+    unknown -= {name_variable(scope, n) for scope in (path, ()) for n in list_options(command)}
+    if unknown:
+        known = {name_variable(*setting) for setting in _list_settings(root)}
         for name in sorted(unknown - known):
             hint = _suggest(name.upper(), known, _PREFIX)
             logger.warning("%s: no option has this variable%s", name, hint)
@@ -155,16 +163,11 @@ class File:
             where = f"{self.place}: " + (f"[{'.'.join(scope)}] " if scope else "") + name
             if scope and scope[0] in commands and scope[: len(path)] != path[: len(scope)]:
                 continue  # for another command, which will check it
-            if scope not in (path, ()) or name not in options:
-                everywhere = {
-                    ".".join((*scope, name))
-                    for path, other in walk_commands(root)
-                    for name in list_options(other)
-                    for scope in (path, ())
-                }
-                if (key := ".".join((*scope, name))) not in everywhere:
-                    hint = _suggest(key, everywhere)
-                    raise SettingsError(f"{where}: no option has this name{hint}")
+            is_own = scope in (path, ()) and name in options
+            if not is_own and (scope, name) not in _list_settings(root):
+                keys = (".".join((*path, option)) for path, option in _list_settings(root))
+                hint = _suggest(".".join((*scope, name)), keys)
+                raise SettingsError(f"{where}: no option has this name{hint}")
             if not self.is_own and name not in _ALLOWED_IN_FOLDERS:
                 raise SettingsError(
                     f"{where}: a file that may have come with the folder cannot set it; set it in "

@@ -52,8 +52,9 @@ def test_an_backend_that_cannot_run_the_model_has_no_row(
     monkeypatch.setattr(openvino, "default_folder", lambda: tmp_path / "graphs")
     monkeypatch.setattr(towers, "_export", refuse)
     source = registry.resolve(str(write_model(tmp_path / "model", CONFIGS["clip"])))
-    steps = [
-        row.step for row in benchmark.measure(source, backend=Backend(batch_size=2), seconds=0.001)
-    ]
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(benchmark.sample_photo(200, 150))
+    measured = benchmark.measure(source, [str(photo)], backend=Backend(batch_size=2), seconds=0.001)
+    steps = [row.step for row in measured]
     assert any("encode, torch" in step for step in steps)
     assert not any("openvino" in step for step in steps)
