@@ -60,9 +60,8 @@ def _info(_console: Console, path: Path | None, as_json: bool) -> int:
         show(f"{place}: there is no cache yet")
     else:
         show(f"{record['path']}: {record['size'] / 1e6:,.1f} MB")
-        views = f"{record['views']:,} views of images, " if record["views"] else ""
         click.echo(
-            f"{record['images']:,} images, {views}{record['texts']:,} texts, "
+            f"{record['images']:,} images, {record['texts']:,} texts, "
             f"{record['files']:,} files known"
         )
     if exported.get("models"):

@@ -38,12 +38,6 @@ class _Learning(groups.Settings):
         help="Learn this label from images alone, since its words (a code, a number) mean nothing; "
         "may be repeated.",
     )
-    augment: int = groups.option(
-        type=click.IntRange(0),
-        default=0,
-        metavar="N",
-        help="Learn from N views (crop, flip, colour) of each image too.",
-    )
 
 
 @groups.command("fit")
@@ -90,7 +84,6 @@ def command(
         chosen.labels,
         prompts=learning.prompts,
         no_words=learning.no_words,
-        augment=learning.augment,
         **model.make_arguments(),
     )
     with watching(console, len(labelled)) as watch:

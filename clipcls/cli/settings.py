@@ -30,7 +30,7 @@ _ALLOWED_IN_FOLDERS = frozenset(
         *("top", "min-score", "min-margin", "min-similarity", "coverage", "max-error"),
         *("prediction-sets", "refine"),
         *("explain", "multi-label"),
-        *("clusters", "vocabulary", "augment", "no-words", "check-labels"),
+        *("clusters", "vocabulary", "no-words", "check-labels"),
         *("format", "columns", "bom", "progress", "max-errors"),
     )
 )

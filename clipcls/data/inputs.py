@@ -32,7 +32,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipcls.data.augment import View
 from clipcls.data.images import MAX_BYTES, decode_image, read_bytes
 from clipcls.data.pixels import to_rgb
 from clipcls.errors import ImageError, os_reason
@@ -58,10 +57,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class NamedImage:
-    """An image to embed: the file of that name, a file's bytes, an RGB image, or a file's view."""
+    """An image to embed: the file of that name, a file's bytes, or an RGB image."""
 
     name: str
-    source: bytes | Image.Image | View | None = None
+    source: bytes | Image.Image | None = None
 
 
 def name_images(images: Any) -> Iterator[NamedImage | ImageError]:
@@ -146,8 +145,6 @@ def _name(number: int, item: Any) -> NamedImage | ImageError:
     """Name one image of several, `number` being its position."""
     if isinstance(item, NamedImage | ImageError):
         return item
-    if isinstance(item, View):
-        return NamedImage(item.path, item)
     if isinstance(item, str | os.PathLike):
         return NamedImage(str(os.fsdecode(item)))
     own = getattr(item, "name", None) or getattr(item, "filename", None)

@@ -38,7 +38,6 @@ class CacheInfo:
     texts: int
     images: int
     files: int
-    views: int = 0  # of images, for `fit --augment`
 
 
 class EmbeddingCache:
@@ -191,11 +190,11 @@ class EmbeddingCache:
             )
         )
         ((files,),) = self._file.rows("SELECT count(*) FROM files") or [(0,)]
-        texts, images, views = (kinds.get(kind, 0) for kind in (b"text", b"image", b"view"))
-        return CacheInfo(self.path, self._file.size(), texts, images, files, views)
+        texts, images = (kinds.get(kind, 0) for kind in (b"text", b"image"))
+        return CacheInfo(self.path, self._file.size(), texts, images, files)
 
     def prune(self) -> int:
-        """Forgets missing and changed files, and images (with their views) that no file has.
+        """Forgets missing and changed files, and images that no file has.
 
         Returns:
             the number of images removed.
@@ -209,15 +208,10 @@ class EmbeddingCache:
 
         def work(connection: sqlite3.Connection) -> int:
             connection.executemany("DELETE FROM files WHERE path IS ?", gone)
-            _, removed = (
-                connection.execute(
-                    "DELETE FROM embeddings WHERE space LIKE ? "
-                    "AND substr(content, 1, 32) NOT IN (SELECT content FROM files)",
-                    (kind,),
-                ).rowcount
-                for kind in ("view %", "image %")
-            )
-            return removed
+            return connection.execute(
+                "DELETE FROM embeddings WHERE space LIKE 'image %' "
+                "AND content NOT IN (SELECT content FROM files)"
+            ).rowcount
 
         removed = self._file.write(work, 0)
         self._file.rows("VACUUM")

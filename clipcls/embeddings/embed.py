@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from clipcls.data.augment import View
 from clipcls.data.images import FILES, PIXELS, decode_image, find_missing_share, read_bytes
 from clipcls.data.inputs import NamedImage, OnError, apply_on_error, name_images
 from clipcls.errors import ImageError, ModelError
@@ -64,7 +63,6 @@ class _Pending:
     is_file: bool
     vector: NDArray[np.float32] | None = None
     pixels: NDArray[Any] | None = None
-    space: str = ""
     content: bytes = b""  # its key in the cache; empty: do not store it
     stat: os.stat_result | None = None
 
@@ -107,7 +105,7 @@ def embed_texts(
 
 def embed_images(
     encoder: Encoder,
-    images: Images | Iterable[View],
+    images: Images,
     cache: EmbeddingCache | None = None,
     *,
     backend: Backend | None = None,
@@ -120,7 +118,7 @@ def embed_images(
 
     Args:
         encoder: the model.
-        images: one image or many (see `clipcls.data.inputs`), views of files, or errors, which are
+        images: one image or many (see `clipcls.data.inputs`), or errors, which are
             passed through.
         cache: stores the vectors.
         backend: sets the number of decoding threads; None: `Backend()`.
@@ -260,7 +258,6 @@ def _prepare(
             decoding.set_result(None)
 
     name, source = image.name, image.source
-    view = source if isinstance(source, View) else None
     item = _Pending(name, is_file=source is None)
     try:
         with FILES.share() as reserve_file, PIXELS.share() as reserve_pixels:
@@ -270,15 +267,13 @@ def _prepare(
             if cache and source is None:
                 item.stat = _stat(name)  # before reading, so that a later change is noticed
             data = source if isinstance(source, bytes) else read_bytes(name, reserve=reserve_file)
-            content = hashlib.sha256(data).digest() if cache or view else b""
             if cache:
-                item.content = view.key(content) if view else content
-                item.space = f"view {encoder.image_space}" if view else encoder.image_space
-                item.vector = cache.get(item.space, item.content)
+                item.content = hashlib.sha256(data).digest()
+                item.vector = cache.get(encoder.image_space, item.content)
                 if item.vector is not None:
                     return item
             decoded = decode_image(data, name, least_side=encoder.least_side, reserve=reserve)
-            item.pixels = encoder.preprocess(view.render(decoded, content) if view else decoded)
+            item.pixels = encoder.preprocess(decoded)
             if find_missing_share(decoded):
                 item.content = b""  # not stored, so that the next run warns again
             return item
@@ -306,14 +301,12 @@ def _finish(
         for pending, row in zip(waiting, rows, strict=True):
             pending.vector = row
     new = [item for item in images if item.content and _is_unit(item.vector)]
-    if cache:
-        for space in dict.fromkeys(item.space for item in new):
-            items = [item for item in new if item.space == space]
-            cache.add(
-                space,
-                [(item.content, item.vector) for item in items if item.vector is not None],
-                [(item.path, item.stat, item.content) for item in items if item.stat],
-            )
+    if cache and new:
+        cache.add(
+            encoder.image_space,
+            [(item.content, item.vector) for item in new if item.vector is not None],
+            [(item.path, item.stat, item.content) for item in new if item.stat],
+        )
     for item in batch:
         if isinstance(item, ImageError):
             yield item

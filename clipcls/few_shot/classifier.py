@@ -15,9 +15,7 @@ from clipcls.calibration.base import Identity, collect_versions
 from clipcls.classification.image_classifier import ImageClassifier
 from clipcls.classification.labelled import own_names
 from clipcls.classification.zero_shot import ZeroShotClassifier
-from clipcls.data.augment import View
 from clipcls.embeddings.cache import EmbeddingCache, hash_image
-from clipcls.embeddings.embed import embed_images
 from clipcls.errors import ClassifierError, ClipclsError, ImageError, InputError, LabelsError
 from clipcls.few_shot.file import (
     HASH_BYTES,
@@ -55,7 +53,6 @@ class FewShotClassifier(ImageClassifier):
         model, prompts, checkpoint, backend, cache, calibration: as for `ZeroShotClassifier`.
         no_words: labels to learn from images alone, since their words (a code, a number) mean
             nothing. They need not be among `labels`.
-        augment: how many views (crop, flip, colour) of each image to learn from besides it.
         level: the level of the labels' tree to answer with, as for `ZeroShotClassifier`; the labels
             are learnt in any case.
 
@@ -82,7 +79,6 @@ class FewShotClassifier(ImageClassifier):
         *,
         prompts: str | os.PathLike[str] | Iterable[str] | PromptSet = "photo",
         no_words: Sequence[str] = (),
-        augment: int = 0,
         checkpoint: str | os.PathLike[str] | None = None,
         backend: Backend | None = None,
         cache: bool | str | os.PathLike[str] | EmbeddingCache = True,
@@ -98,7 +94,6 @@ class FewShotClassifier(ImageClassifier):
         self.calibration = calibration
         self.level = level
         self.no_words = no_words
-        self.augment = augment
 
     # -- learning -----------------------------------------------------------------------------
 
@@ -172,7 +167,7 @@ class FewShotClassifier(ImageClassifier):
         settings = {
             name: value
             for name, value in self.get_params().items()
-            if name not in ("labels", "no_words", "augment", "calibration", "level")
+            if name not in ("labels", "no_words", "calibration", "level")
         }
         return ZeroShotClassifier(labels, **settings).fit()
 
@@ -200,12 +195,10 @@ class FewShotClassifier(ImageClassifier):
                 f"no_words: {str(names[nothing[0]])!r} has no images either, so it cannot be learnt"
             )
         text = np.where(has_words[:, None], zero_shot.weights_, np.nan)
-        rows, of, groups = self._add_views(
-            vectors, paths, find_copies(vectors, hashes, paths, names[codes])
-        )
+        copies = find_copies(vectors, hashes, paths, names[codes])
         self.probe_ = LinearProbe(
             text, np.arange(len(names)), logit_scale=self.encoder_.logit_scale
-        ).fit(rows, codes[of], groups)
+        ).fit(vectors, codes, copies)
         self._examples = (vectors, codes, tuple(paths))
         blocks = (vectors[i : i + BLOCK] for i in range(0, len(vectors), BLOCK))
         answers = np.concatenate([self.probe_.predict(block) for block in blocks])
@@ -220,7 +213,6 @@ class FewShotClassifier(ImageClassifier):
                 (str(name), int(count), bool(words))
                 for name, count, words in zip(names, counts, has_words, strict=True)
             ),
-            augment=self.augment,
             method=describe_method(self.probe_),
             cross_validation=describe_cross_validation(self.probe_),
             outshouted=int((counts[answers] == 0).sum()),
@@ -244,25 +236,6 @@ class FewShotClassifier(ImageClassifier):
             }
         )
         return self
-
-    def _add_views(
-        self, vectors: NDArray[np.float32], paths: Sequence[str], copies: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-        """Rows to learn from, the images first; the image of each; and its fold group."""
-        of = np.arange(len(vectors))
-        if not self.augment:
-            return vectors, of, copies
-        if not all(paths) or not paths:
-            raise InputError("augment needs image files, not vectors or images in memory")
-        rows, origins = [vectors], [of]
-        views = (View(path, n + 1) for path in paths for n in range(self.augment))
-        found = embed_images(self.encoder_, views, self.cache_, backend=self.backend)
-        for number, item in enumerate(found):
-            if not isinstance(item, ImageError):  # the image itself could be read
-                rows.append(item.vector[None])
-                origins.append(np.array([number // self.augment]))
-        of = np.concatenate(origins)
-        return np.concatenate(rows), of, copies[of]
 
     def suspects(self) -> list[Suspect]:
         """Training images whose label is likely wrong, the likeliest first.
@@ -320,7 +293,6 @@ class FewShotClassifier(ImageClassifier):
             learnt.model if model is None else model,
             prompts=PromptSet(learnt.prompts, learnt.templates),
             no_words=[label for label, _, words in learnt.labels if not words],
-            augment=learnt.augment,
             **settings,
         )
         self._open()

@@ -55,7 +55,6 @@ class Learnt:
         paths: each label's names from the root of the labels' tree; () where they have no levels.
         levels: the names of the tree's levels, or ().
         labels: each label, how many images it was learnt from, and whether from its words too.
-        augment: how many views of each image it was also learnt from.
         method: the method, and the numbers it chose.
         cross_validation: images, accuracy, negative log-likelihood and the accuracy of the words
             alone, on images held out in turn, answered among the labels with images; empty if no
@@ -70,7 +69,6 @@ class Learnt:
     prompts: str
     templates: tuple[str, ...]
     labels: tuple[tuple[str, int, bool], ...]
-    augment: int
     method: dict[str, Any]
     cross_validation: dict[str, float]
     outshouted: int

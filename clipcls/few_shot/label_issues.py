@@ -49,7 +49,7 @@ def find_suspects(
     """Finds the suspects among a probe's training images, widest margin first.
 
     Args:
-        probe: learnt from `vectors`, then views of them, with class numbers as labels.
+        probe: learnt from `vectors`, with class numbers as labels.
         vectors: float32 (n, dim).
         codes: class numbers, int64 (n,).
         names: the labels, (n_classes,).
@@ -62,7 +62,7 @@ def find_suspects(
     found = []
     for rows, scores in probe.cross_validated(vectors):
         assert probe.folds_ is not None
-        outside = codes[probe.folds_[: len(codes)] != probe.folds_[rows[0]]]
+        outside = codes[probe.folds_ != probe.folds_[rows[0]]]
         known = np.isin(codes[rows], outside)
         at = np.arange(len(rows))
         likelier = scores.argmax(axis=1)

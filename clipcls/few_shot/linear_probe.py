@@ -98,7 +98,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Args:
             X: float (n, dim), finite.
             y: labels, (n,).
-            groups: (n,); of rows of one group (views or copies of an image), all are held out
+            groups: (n,); of rows of one group (copies of an image), all are held out
                 together and the first is predicted. None: each row is its own.
 
         Raises:

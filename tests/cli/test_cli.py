@@ -458,7 +458,7 @@ def test_fit_and_what_it_is_good_for(clipcls, kinds: Path, tmp_path: Path) -> No
     calibration = tmp_path / "calibration.json"
     assert clipcls("calibrate", *common[1:], str(kinds), "-o", str(calibration)).returncode == 0
     assert clipcls(*common, "--calibration", str(calibration), CHELSEA).returncode == 0
-    more = clipcls("fit", "-m", "mini", "--augment", "1", str(kinds), "-o", str(file))
+    more = clipcls("fit", "-m", "mini", "--prompts", "imagenet-7", str(kinds), "-o", str(file))
     assert more.returncode == 0, more.stderr
     refused = clipcls(*common, "--calibration", str(calibration), CHELSEA)
     assert (refused.returncode, refused.stdout) == (2, "")

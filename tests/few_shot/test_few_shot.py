@@ -22,7 +22,6 @@ from clipcls import (
     calibrate,
     evaluate,
 )
-from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import Embedded
 from clipcls.errors import (
     CalibrationError,
@@ -332,10 +331,8 @@ def test_vectors_and_labels_as_scikit_learn_gives_them(
     other.fit(vectors, list(data.values()))
     np.testing.assert_allclose(other.weights_, learnt.weights_, atol=1e-4)
     assert other.get_params()["no_words"] == ()
-    with pytest.raises(InputError, match="augment"):
-        other.set_params(augment=2).fit(vectors, list(data.values()))
     with pytest.raises(ValueError, match=r"NaN|infinity|finite"):
-        clone(other).set_params(augment=0).fit(np.full((2, 3), np.nan), ["red", "blue"])
+        clone(other).fit(np.full((2, 3), np.nan), ["red", "blue"])
 
 
 def test_labels_that_are_numbers_are_scored_as_they_were_learnt(
@@ -413,33 +410,6 @@ def test_copies_are_held_out_together_though_their_vectors_differ_by_rounding(
     vectors = learnt._examples[0]
     assert len(np.unique(vectors, axis=0)) == len(copies)
     np.testing.assert_array_equal(learnt.probe_.folds_[::2], learnt.probe_.folds_[1::2])
-
-
-def test_views_are_embedded_once_and_stay_in_the_fold_of_their_image(
-    encoder: ColourEncoder, paint: Paint, tmp_path: Path
-) -> None:
-    data = list(painted(paint).items())
-    settings = {"cache": tmp_path / "cache.sqlite3", "augment": 3}
-    learnt = FewShotClassifier(LABELS, encoder, **settings).fit(data)
-    assert encoder.images == 18 * 4
-    assert learnt.learnt_.augment == 3
-    folds = learnt.probe_.folds_
-    np.testing.assert_array_equal(folds, np.concatenate([folds[:18], np.repeat(folds[:18], 3)]))
-    again = FewShotClassifier(LABELS, encoder, **settings).fit(data)
-    assert encoder.images == 18 * 4
-    np.testing.assert_array_equal(again.weights_, learnt.weights_)
-    assert learnt.learnt_.cross_validation["images"] == 18
-    with EmbeddingCache(tmp_path / "cache.sqlite3") as cache:
-        assert (cache.info().images, cache.info().views) == (18, 54)
-        assert (cache.prune(), cache.info().views) == (0, 54)
-        assert all(len(paths) == 18 for paths, _ in cache.images(encoder.image_space))
-        Path(data[0][0]).unlink()
-        assert (cache.prune(), cache.info().images, cache.info().views) == (1, 17, 51)
-    FewShotClassifier(LABELS, encoder, **settings).fit(data[1:])
-    assert encoder.images == 18 * 4
-    paint(Path(data[0][0]).relative_to(tmp_path), MEANING[data[0][1]])
-    plain = FewShotClassifier(LABELS, encoder, cache=False).fit(data)
-    assert not np.array_equal(plain.weights_, learnt.weights_)
 
 
 def test_wrong_labels_are_found(encoder: ColourEncoder, paint: Paint) -> None:

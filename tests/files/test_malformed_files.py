@@ -475,7 +475,6 @@ LEARNT = Learnt(
     prompts="photo",
     templates=("a {}",),
     labels=(("cat", 3, True), ("dog", 0, False)),
-    augment=0,
     method={"name": "probe", "c": 1.0},
     cross_validation={"images": 3, "accuracy": 0.9, "accuracy_of_words": 0.8},
     outshouted=0,
