@@ -1,4 +1,4 @@
-"""What a calibration is good for: half of labelled images for it, the other half to see.
+"""What a fitted temperature is good for: half of the images to fit it, the other half to measure.
 
     python research/confidence.py --labels labels.txt DATA [--model mini]
 
@@ -13,18 +13,16 @@ import argparse
 import numpy as np
 
 from clipcls import ZeroShotClassifier
-from clipcls.calibration.conformal import rank_scores, set_sizes
-from clipcls.classification.labelled import embed_known, right_columns
-from clipcls.errors import CalibrationError
+from clipcls.classification.labelled import embed_known
 from clipcls.evaluation.calibrate import calibrate_vectors
 from clipcls.evaluation.evaluate import compute_outcomes
 from clipcls.metrics.single_label import calibration_error
 
-ERROR, ALPHA, SPLITS = 0.1, 0.1, 10
+SPLITS = 10
 
 
 def halves(classifier: ZeroShotClassifier, vectors, truth, settings: dict) -> dict[str, float]:
-    """The figures of the docs, as means over random halves; nan where there is none."""
+    """The figures of the docs, as means over random halves."""
     rows = []
     for seed in range(SPLITS):
         order = np.random.default_rng(seed).permutation(len(vectors))
@@ -34,15 +32,6 @@ def halves(classifier: ZeroShotClassifier, vectors, truth, settings: dict) -> di
         before = compute_outcomes(classifier, vectors[rest], known)
         calibrated = ZeroShotClassifier(**settings, calibration=fitted).fit()
         after = compute_outcomes(calibrated, vectors[rest], known)
-        try:
-            answered = before.confidence > fitted.for_error(ERROR).score
-            wrong = (~before.correct[answered]).mean()
-        except CalibrationError:
-            answered, wrong = np.zeros(len(rest), bool), np.nan
-        logits = classifier.head_.logits(vectors[rest])
-        ranking, scores = rank_scores(logits)
-        sizes = set_sizes(scores, fitted.set_threshold(ALPHA))
-        right = np.take_along_axis(right_columns(known, logits.shape[1]), ranking, 1)
         rows.append(
             {
                 "accuracy": before.correct.mean(),
@@ -51,13 +40,9 @@ def halves(classifier: ZeroShotClassifier, vectors, truth, settings: dict) -> di
                 "ece_after": calibration_error(after.confidence, after.correct),
                 "nll_before": before.loss.mean(),
                 "nll_after": after.loss.mean(),
-                "answered": answered.mean(),
-                "wrong": wrong,
-                "covered": (right.argmax(axis=1) < sizes).mean(),
-                "size": sizes.mean(),
             }
         )
-    return {name: float(np.nanmean([row[name] for row in rows])) for name in rows[0]}
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
 if __name__ == "__main__":

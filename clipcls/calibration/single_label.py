@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from clipcls.calibration.base import BaseCalibration
-from clipcls.calibration.conformal import threshold_rank
 from clipcls.calibration.temperature import HOTTEST
 from clipcls.errors import CalibrationError
-from clipcls.metrics.intervals import binomial_bound
 
 __all__ = ["Calibration", "Threshold", "images_needed"]
 
 CONFIDENCE = 0.95
 
-_USUAL_ERROR = 0.05  # what people ask for first
-_COVERAGES = 20  # tried for `max_error`, equally spaced: fixed before any data is seen
+_USUAL_ERROR, _USUAL_ALPHA = 0.05, 0.1  # what people ask for first
+
+# The tests for `max_error` start at the number of images that allows 4 mistakes, or fewer until it
+# is at most half of the calibration; and at no less than a tenth of it. Chosen on eight development
+# sets (docs/evidence/doubt.md).
+_MISTAKES, _LEAST_START, _MOST_START = 4, 0.1, 0.5
 
 
 class Threshold(NamedTuple):
@@ -42,7 +46,8 @@ class Calibration(BaseCalibration):
         thresholds: rows (score, above, wrong): how many images have a best score, by the model's
             own softmax, above `score`, and how many of these are wrong; by falling score, at most
             2,000, the last for all images.
-        set_scores: rows (rank, score) of the sorted conformal scores; at most 2,000.
+        set_scores: rows (rank, score, size): the rank-th highest softmax score of a right label,
+            and how many labels per image reach it on average, the best one included; at most 2,000.
         identity, images, note, metrics, versions, made_from: see `BaseCalibration`; the metrics
             are `nll` and `ece`.
     """
@@ -52,7 +57,7 @@ class Calibration(BaseCalibration):
 
     temperature: float
     thresholds: tuple[tuple[float, int, int], ...]
-    set_scores: tuple[tuple[int, float], ...]
+    set_scores: tuple[tuple[int, float, float], ...]
 
     def for_coverage(self, coverage: float) -> Threshold:
         """The highest threshold that a new image exceeds with at least probability `coverage`.
@@ -67,31 +72,56 @@ class Calibration(BaseCalibration):
     def for_error(self, max_error: float) -> Threshold:
         """The lowest threshold above which at most a share `max_error` of new images is wrong.
 
-        That holds with 95 % confidence: each of 20 fixed coverages has an exact binomial upper
-        bound at 5 %/20, so that all 20 bounds hold together (Learn then Test, Angelopoulos et al.
-        2021, arXiv 2110.01052; the aim is that of Geifman and El-Yaniv 2017, arXiv 1705.08500).
+        That holds with 95 % confidence, by fixed-sequence testing (Learn then Test, Angelopoulos
+        et al. 2021, arXiv 2110.01052): each threshold from a strict one downwards is tested with
+        the exact binomial p-value of its mistakes at 5 %, until the first test fails. The start
+        depends on `max_error` and the number of images alone.
 
         Raises:
-            CalibrationError: no coverage has so low a bound, or `max_error` is not a share.
+            CalibrationError: the first test fails, or `max_error` is not a share.
         """
         _check_share("an error of", max_error)
-        bounds = list(self._error_bounds())
-        promised = [row for bound, row in bounds if bound <= max_error]
-        if not promised:
-            least, row = min(bounds)
-            raise CalibrationError(
-                f"an error of at most {max_error:g} cannot be promised from {self.images:,} "
-                f"images: the least with {CONFIDENCE:.0%} confidence is {_rounded_up(least):g}, "
-                f"answering {row[1] / self.images:.0%}; allow more error, or calibrate with more "
-                f"images ({images_needed(max_error):,} or more that are answered without a mistake)"
-            )
-        return self._threshold(promised[-1])
+        if promised := list(self._promised(max_error)):
+            return self._threshold(promised[-1])
+        line = f"an error of at most {max_error:g} cannot be promised from {self.images:,} images"
+        for _, above, wrong in self._rows(self._start(max_error))[:1]:
+            line += f": {wrong:,} of the {above:,} surest are answered wrong"
+        if least := self._least_error():
+            *_, (_, above, _) = self._promised(least)
+            line += f"; the least with {CONFIDENCE:.0%} confidence is {least:g}, answering "
+            line += f"{above / self.images:.0%}"
+        raise CalibrationError(
+            f"{line}; allow more error, or calibrate with more images "
+            f"({images_needed(max_error):,} or more that are answered without a mistake)"
+        )
 
-    def _error_bounds(self) -> Iterator[tuple[float, tuple[float, int, int]]]:
-        """The error that each of the fixed coverages promises, and its row of `thresholds`."""
-        for step in range(1, _COVERAGES + 1):
-            row = next(row for row in self.thresholds if row[1] * _COVERAGES >= step * self.images)
-            yield binomial_bound(row[2], row[1], (1 - CONFIDENCE) / _COVERAGES), row
+    def _promised(self, error: float) -> Iterator[tuple[float, int, int]]:
+        """The rows of `thresholds` that pass their tests."""
+        from scipy.special import bdtr  # scipy.stats would take a second to import
+
+        start = self._start(error)
+        for number, row in enumerate(self._rows(start)):
+            # Where scores tie, the first row may hold more images than the test starts with. To
+            # count its mistakes but no more images keeps the test exact.
+            answered = row[1] if number else start
+            if bdtr(min(row[2], answered), answered, error) > 1 - CONFIDENCE:
+                return
+            yield row
+
+    def _start(self, error: float) -> int:
+        """How many images the first test is of."""
+        needed = (images_needed(error, mistakes) for mistakes in range(_MISTAKES, 0, -1))
+        few = next((n for n in needed if n <= _MOST_START * self.images), images_needed(error))
+        return max(few, math.ceil(_LEAST_START * self.images))
+
+    def _rows(self, images: int) -> tuple[tuple[float, int, int], ...]:
+        """The rows of `thresholds` that answer at least so many images."""
+        return self.thresholds[bisect_left(self.thresholds, images, key=lambda row: row[1]) :]
+
+    def _least_error(self) -> float:
+        """The least error from which on every one can be promised, to three digits; 0 if none."""
+        refused = (e for e in range(999, 0, -1) if not any(self._promised(e / 1000)))
+        return (next(refused, 0) + 1) % 1000 / 1000
 
     def summary(self) -> str:
         """One line: the temperature, and the metrics before and after."""
@@ -104,14 +134,15 @@ class Calibration(BaseCalibration):
 
     def promises(self) -> str:
         """One line: the least `max_error` and `prediction_sets` that these images allow."""
-        least = _rounded_up(min(self._error_bounds())[0])
-        sets = _rounded_up(1 / (self.images + 1))
-        if least >= 1:
-            line = "with these images no --max-error can be promised"
-        else:
-            line = f"with these images --max-error can be {least:g} or more"
-        line += f", --prediction-sets {sets:g} or more"
-        if least > _USUAL_ERROR:
+        least, alpha = self._least_error(), 1 / (self.images + 1)
+        can = f"--max-error can be {least:g} or more" if least else "no --max-error can be promised"
+        line = (
+            f"with these images {can}, --prediction-sets {math.ceil(1000 * alpha) / 1000:g} or more"
+        )
+        if alpha <= _USUAL_ALPHA:
+            size = self._set_row(_USUAL_ALPHA)[2]
+            line += f" (at {_USUAL_ALPHA:g} a set has {size:.3g} labels on average)"
+        if not 0 < least <= _USUAL_ERROR:
             line += (
                 f"; --max-error {_USUAL_ERROR:g} needs at least {images_needed(_USUAL_ERROR)} "
                 "images that are answered without a mistake"
@@ -119,19 +150,26 @@ class Calibration(BaseCalibration):
         return line
 
     def set_threshold(self, alpha: float) -> float:
-        """The conformal score up to which labels are in a set.
+        """The score, by the model's own softmax, that labels in a set reach.
+
+        The least ambiguous classifier (Sadinle et al. 2019, arXiv 1609.00451): split conformal
+        prediction with the score of the right label. For images drawn as the calibration's were,
+        a set holds a right label with probability at least 1 - `alpha`.
 
         Raises:
             CalibrationError: there are too few images for this `alpha`, or it is not a share.
         """
         _check_share("sets that miss at most", alpha)
-        rank = threshold_rank(self.images, alpha)
-        if rank is None:
+        if alpha * (self.images + 1) < 1 - 1e-9:
             raise CalibrationError(
                 f"sets that miss at most {alpha:g} need {math.ceil(1 / alpha) - 1:,} calibration "
                 f"images; this calibration has {self.images:,}"
             )
-        return next(score for row_rank, score in self.set_scores if row_rank >= rank)
+        return self._set_row(alpha)[1]
+
+    def _set_row(self, alpha: float) -> tuple[int, float, float]:
+        rank = math.ceil((self.images + 1) * (1 - alpha) - 1e-9)
+        return next(row for row in self.set_scores if row[0] >= rank)
 
     def _threshold(self, row: tuple[float, int, int]) -> Threshold:
         score, above, wrong = row
@@ -140,7 +178,7 @@ class Calibration(BaseCalibration):
     def find_damage(self) -> str:
         """A description of damage to numbers that come from a file, or ""."""
         above, wrong = [row[1] for row in self.thresholds], [row[2] for row in self.thresholds]
-        ranks = [rank for rank, _ in self.set_scores]
+        ranks = [row[0] for row in self.set_scores]
         if not 0.99 / HOTTEST <= self.temperature <= 1.01 * HOTTEST:
             return f"`temperature` is not between {1 / HOTTEST:g} and {HOTTEST:g}"
         # The last rows are for all images, so that some row always meets what is asked for.
@@ -155,15 +193,14 @@ class Calibration(BaseCalibration):
         return ""
 
 
-def _rounded_up(share: float) -> float:
-    """To three digits, so that what a message names is accepted."""
-    return math.ceil(1000 * share) / 1000
+@functools.lru_cache(maxsize=8192)  # for every error that a message could name
+def images_needed(error: float, mistakes: int = 0) -> int:
+    """How many images with this many mistakes promise an error of at most this share."""
+    from scipy.special import nbdtrik
 
-
-def images_needed(error: float) -> int:
-    """How many images, all answered rightly, promise an error of at most this share."""
-    # Below a billionth no number of images is worth naming, and the quotient would overflow.
-    return math.ceil(math.log((1 - CONFIDENCE) / _COVERAGES) / math.log1p(-max(error, 1e-9)))
+    # Below a billionth no number of images is worth naming.
+    right = float(nbdtrik(CONFIDENCE, mistakes + 1, max(error, 1e-9)))
+    return mistakes + 1 + math.ceil(right - 1e-9)
 
 
 def _check_share(what: str, share: float) -> None:

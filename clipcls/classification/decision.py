@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.classification.head import log_sum_exp
 from clipcls.embeddings.embed import Embedded
 from clipcls.errors import CalibrationError, ClipclsError, ImageError
 from clipcls.predictions import NO_CLASS, UNKNOWN, Candidate, Prediction, Provenance
@@ -111,7 +112,7 @@ class Decision:
         top: how many labels each prediction carries.
         abstain: when an image is `unknown`.
         threshold: the score that the model's own best must exceed, or None.
-        set_threshold: the conformal score up to which labels are in a prediction set, or None.
+        set_threshold: the softmax score from which labels are in a prediction set, or None.
         explainer: explains each prediction, or None.
         nearness: gives each prediction its `nearness`, or None.
         given: the class number that a person gave an image file, `NO_CLASS` or None.
@@ -255,12 +256,12 @@ class Decision:
     def _prediction_sets(self, vectors: NDArray[np.float32]) -> list[tuple[str, ...]] | list[None]:
         if self.set_threshold is None:
             return [None] * len(vectors)
-        from clipcls.calibration.conformal import rank_scores, set_sizes
-
         found = []
         for _, logits in self.head.raw.blocks(vectors):
-            order, scores = rank_scores(logits)
-            sizes = set_sizes(scores, self.set_threshold)
+            order = np.argsort(-logits, axis=1, kind="stable")
+            scores = np.exp(logits - log_sum_exp(logits))
+            # The best label is in every set, so that no set is empty.
+            sizes = np.maximum((scores >= self.set_threshold).sum(axis=1), 1)
             found += [
                 tuple(self.classes[row[:size]].tolist())
                 for row, size in zip(order, sizes, strict=True)

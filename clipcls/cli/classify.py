@@ -59,6 +59,8 @@ class Report:
     classified: int = 0
     unknown: Counter[str] = field(default_factory=Counter)  # by question
     skipped: int = 0
+    labels: dict[str, int] = field(default_factory=dict)  # question -> how many there are
+    sets: dict[str, Counter[int]] = field(default_factory=dict)  # question -> sizes of the sets
     started: float = field(default_factory=time.monotonic)
 
     def count(self, result: Result | Answers) -> None:
@@ -67,19 +69,25 @@ class Report:
             self.skipped += 1
         else:
             self.classified += 1
-            if isinstance(result, Answers):
-                self.unknown.update(result.unknown)
-            elif result.label == UNKNOWN:
-                self.unknown[""] += 1
+            answers = result.questions if isinstance(result, Answers) else {"": result}
+            for question, answer in answers.items():
+                if answer.label == UNKNOWN:
+                    self.unknown[question] += 1
+                if answer.label_set is not None:
+                    self.sets.setdefault(question, Counter())[len(answer.label_set)] += 1
 
     def summary(self, rate: float | None = None) -> str:
-        """One line: how many images were classified or not, how long it took and how fast."""
+        """One line: how many images were classified or not, how sure, how long it took."""
         parts = [f"{self.classified:,} classified"]
         if self.unknown:
             counts = (f"{q}: {n:,}" if q else f"{n:,}" for q, n in self.unknown.items())
             parts[0] += f" ({', '.join(counts)} as {UNKNOWN})"
         if self.skipped:
             parts.append(f"{self.skipped:,} could not be read")
+        for question, sizes in self.sets.items():
+            mean, most = sum(sizes.elements()) / sizes.total(), self.labels[question]
+            part = f"{question}{': ' * bool(question)}{mean:.3g} of {most:,} labels per set"
+            parts.append(part + (f" ({sizes[most]:,} with all labels)" if sizes[most] else ""))
         took = f"{time.monotonic() - self.started:.1f} s{f' ({format_rate(rate)})' if rate else ''}"
         left_out = f"; {self.excluded}" if self.excluded.counts else ""
         return f"{', '.join(parts)} in {took}{left_out}"
@@ -168,7 +176,10 @@ class Run:
         console, report, output, filing = self.console, self.report, self.output.file, self.filing
         console.say_done(
             report.summary(console.pace.rate if console.pace else None),
-            matters=report.skipped > 0 or output is not None or report.excluded.may_be_images,
+            matters=report.skipped > 0
+            or bool(report.sets)
+            or output is not None
+            or report.excluded.may_be_images,
         )
         reasons = {name: doubt.reason() for name, doubt in (doubts or {}).items()}
         if said := [f"{name}{': ' * bool(name)}{why}" for name, why in reasons.items() if why]:
@@ -356,6 +367,7 @@ def command(
         {q: list_columns(q, tops.get(q, 1), q in asked and asked[q].hierarchy_) for q in opened}
     )
     doubts = {name: Doubt(len(fitted.classes_)) for name, fitted in asked.items()}
+    run.report.labels = {name: len(fitted.classes_) for name, fitted in asked.items()}
     with watching(console, total) as watch:
         options: dict[str, Any] = {
             "top": max(tops.values(), default=1),

@@ -4,7 +4,7 @@
   model's temperature carries over to other labels and prompts (LeVine et al. 2023, arXiv
   2303.12748) and needs few images (Tu et al. 2024, arXiv 2402.07417); it is bound to the labels and
   prompts all the same, since thresholds and sets are.
-- Thresholds for `coverage` and `max_error` and the scores of conformal sets come from the model's
+- Thresholds for `coverage` and `max_error` and the scores of prediction sets come from the model's
   own softmax (temperature 1). It was not fitted to these images, so that the promises for new
   images like them hold exactly.
 """
@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.calibration.base import collect_versions
-from clipcls.calibration.conformal import rank_scores
 from clipcls.calibration.multilabel import (
     DEFAULT_THRESHOLD,
     LEAST_SLOPE,
@@ -34,6 +33,7 @@ from clipcls.calibration.temperature import (
     apply_temperatures,
     fit_temperatures,
 )
+from clipcls.classification.head import log_sum_exp
 from clipcls.classification.labelled import Watch, embed_known, right_columns
 from clipcls.classification.multilabel import MultiLabelClassifier
 from clipcls.data.dataset import DatasetLike
@@ -116,17 +116,25 @@ def calibrate_vectors(
     blocks = _remembered(classifier, vectors)
     folds = _draw_folds(n)
     temperatures = fit_temperatures(blocks, outcomes.truth, outcomes.correct, folds)
-    temperature, held_out = float(temperatures[-1]), temperatures[folds]
-    note = ""
-    if outcomes.correct.all():
-        note = f"all {n:,} answers are right, which determines no temperature: it stays 1"
-    elif math.isclose(abs(math.log(temperature)), math.log(HOTTEST), rel_tol=1e-5):
-        note = f"the temperature is at its bound, {temperature:g}: the scores tell next to nothing"
-    after_loss, after_score = apply_temperatures(blocks, outcomes.truth, outcomes.answer, held_out)
-    before_loss, before_score = apply_temperatures(
-        blocks, outcomes.truth, outcomes.answer, np.full(n, classifier.head_.temperature)
+    fitted, usual = float(temperatures[-1]), classifier.head_.temperature
+    (before_loss, before_score), (after_loss, after_score), (_, own_score) = (
+        apply_temperatures(blocks, outcomes.truth, outcomes.answer, each)
+        for each in (np.full(n, usual), temperatures[folds], np.ones(n))
     )
-    _, own_score = apply_temperatures(blocks, outcomes.truth, outcomes.answer, np.ones(n))
+    temperature, note = fitted, ""
+    if outcomes.correct.all():
+        temperature = usual
+        note = f"all {n:,} answers are right, which determines no temperature: it stays {usual:.3g}"
+    elif after_loss.mean() > before_loss.mean():
+        temperature = usual
+        note = (
+            f"the temperature stays {usual:.3g}: on held-out images the log loss was "
+            f"{before_loss.mean():.3f}, and {after_loss.mean():.3f} with fitted ones"
+        )
+    elif math.isclose(abs(math.log(fitted)), math.log(HOTTEST), rel_tol=1e-5):
+        note = f"the temperature is at its bound, {fitted:g}: the scores tell next to nothing"
+    if temperature == usual:
+        after_loss, after_score = before_loss, before_score
     return Calibration(
         identity=classifier.identity_,
         images=n,
@@ -164,16 +172,24 @@ def _thresholds(scores: Floats, correct: Flags) -> tuple[tuple[float, int, int],
     return (*rows, (-1.0, len(scores), int(wrong[-1])))
 
 
-def _set_scores(blocks: Blocks, truth: Sequence[tuple[int, ...]]) -> tuple[tuple[int, float], ...]:
-    """`Calibration.set_scores`: the conformal score of each image's best right label, sorted."""
-    found = np.empty(len(truth))
+def _set_scores(
+    blocks: Blocks, truth: Sequence[tuple[int, ...]]
+) -> tuple[tuple[int, float, float], ...]:
+    """`Calibration.set_scores`, from the score of each image's best right label."""
+    n = len(truth)
+    right = np.empty(n)
     for rows, logits in blocks():
-        order, scores = rank_scores(logits)
-        right = np.take_along_axis(right_columns(truth[rows], logits.shape[1]), order, 1)
-        found[rows] = scores[np.arange(len(scores)), right.argmax(axis=1)]
-    found.sort()
-    ranks = np.unique(np.ceil(np.linspace(0, 1, _ROWS + 1)[1:] * len(found)).astype(int))
-    return tuple((int(rank), float(found[rank - 1])) for rank in ranks)
+        scores = np.exp(logits - log_sum_exp(logits))
+        known = right_columns(truth[rows], scores.shape[1])
+        right[rows] = scores.max(axis=1, where=known, initial=0)
+    ranks = np.unique(np.ceil(np.linspace(0, 1, _ROWS + 1)[1:] * n).astype(int))
+    limits = np.sort(right)[n - ranks]
+    labels = np.zeros(len(ranks), int)
+    for _, logits in blocks():
+        scores = np.exp(logits - log_sum_exp(logits))
+        np.put_along_axis(scores, scores.argmax(axis=1)[:, None], 1, axis=1)  # always in the set
+        labels += scores.size - np.searchsorted(np.sort(scores, axis=None), limits)
+    return tuple(zip(ranks.tolist(), limits.tolist(), (labels / n).tolist(), strict=True))
 
 
 def _calibrate_labels(

@@ -17,7 +17,6 @@ __all__ = [
     "Interval",
     "Measure",
     "adjust_p",
-    "binomial_bound",
     "draw_bootstrap",
     "measure_share",
     "measure_with_intervals",
@@ -87,16 +86,6 @@ def measure_share(hits: Flags) -> Interval:
 
     found = binomtest(int(hits.sum()), len(hits)).proportion_ci()
     return Interval(float(hits.mean()), float(found.low), float(found.high))
-
-
-def binomial_bound(hits: int, n: int, alpha: float) -> float:
-    """The rate that is exceeded with probability `alpha` at most, given `hits` out of n.
-
-    Exact (Clopper and Pearson 1934). `classify` needs it, and scipy.stats takes a second to import.
-    """
-    from scipy.special import betaincinv
-
-    return 1.0 if hits >= n else float(betaincinv(hits + 1, n - hits, 1 - alpha))
 
 
 def adjust_p(p: Sequence[float]) -> list[float]:

@@ -14,6 +14,8 @@ from clipcls.errors import printable
 from clipcls.output.writer import Writer
 from clipcls.predictions import UNKNOWN
 
+_SHOWN = 5  # labels of a set
+
 __all__ = ["TableWriter", "fit"]
 
 
@@ -55,7 +57,9 @@ class TableWriter(Writer):
         others = [f"{printable(c['label'])} {c['score']:.2f}" for c in rest]
         line += f"  ({', '.join(others)})" if others else ""
         if "set" in record:
-            line += f"  {{{', '.join(map(printable, record['set']))}}}"
+            shown = [printable(name) for name in record["set"]]
+            more = [f"{len(shown) - _SHOWN} more"] if len(shown) > _SHOWN else []
+            line += f"  {{{', '.join([*shown[:_SHOWN], *more])}}}"
         return line
 
     def _format_labels(self, record: Mapping[str, Any]) -> str:

@@ -130,7 +130,7 @@ def test_calibrations_of_the_other_kind_are_refused(names_encoder: NamesEncoder)
         versions={},
         temperature=1.0,
         thresholds=((-1.0, 10, 0),),
-        set_scores=((10, 1.0),),
+        set_scores=((10, 1.0, 1.0),),
     )
     with pytest.raises(CalibrationError, match="for one label per image"):
         MultiLabelClassifier(base, calibration=one).fit()

@@ -427,7 +427,7 @@ SINGLE = Calibration(
     note="",
     metrics={"nll": {"before": 1.0, "after": 0.5}, "ece": {"before": 0.1, "after": 0.05}},
     thresholds=((0.9, 3, 0), (0.5, 8, 1), (0.1, 12, 3)),
-    set_scores=((4, 0.1), (8, 0.5), (12, 0.9)),
+    set_scores=((4, 0.9, 1.0), (8, 0.5, 1.2), (12, 0.1, 2.0)),
     versions={"clipcls": "0"},
     made_from=("0" * 12, "1" * 12),
 )

@@ -99,7 +99,7 @@ def test_several_labels_are_a_list_and_in_csv_rows() -> None:
     report = Report(LeftOut())
     for result in (both, none):
         report.count(result)
-    assert (report.classified, report.unknown) == (2, 1)
+    assert (report.classified, report.unknown.total()) == (2, 1)
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t"])
@@ -201,6 +201,15 @@ def test_report_counts_and_decides_the_exit_status() -> None:
     report.count(ImageError("c", "truncated"))
 
     assert report.summary().startswith("2 classified (1 as unknown), 1 could not be read")
+
+
+def test_report_says_how_large_prediction_sets_are() -> None:
+    report = Report(LeftOut(), labels={"": 3})
+    for label_set in (("cat",), ("cat", "dog"), ("cat", "dog", "pug")):
+        report.count(Prediction("a", "cat", TOP, MADE_BY, label_set=label_set))
+    assert report.summary().startswith("3 classified, 2 of 3 labels per set (1 with all labels) in")
+    shown = written("table", Prediction("a", "cat", TOP, MADE_BY, label_set=tuple("abcdefg")))
+    assert shown.endswith("  {a, b, c, d, e, 2 more}\n")
 
 
 def test_results_of_an_interrupted_run_stay_until_a_run_has_finished(
