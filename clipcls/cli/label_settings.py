@@ -156,19 +156,16 @@ class LabelSettings(TextSettings):
     def open_classifier(
         self, model: Mapping[str, Any], calibration: str | Path | None = None
     ) -> ImageClassifier:
-        """The same, with `none of these` and a level, or a classifier that was learnt."""
-        settings = {**model, "level": self.level, "calibration": calibration}
+        """The same, with a level, or a classifier that was learnt."""
+        settings = {**model, "level": self.level}
         if self.classifier is None:
-            from clipcls.classification.zero_shot import ZeroShotClassifier
-
-            assert self.labels is not None
-            return ZeroShotClassifier(self.labels, prompts=self.prompts, **settings).fit()
+            return super().open_classifier(settings, calibration)
         from clipcls.few_shot.classifier import FewShotClassifier
 
         assert not isinstance(self.classifier, Mapping)
         if settings["model"] == "auto":
             settings["model"] = None  # its own
-        return FewShotClassifier.load(self.classifier, **settings)
+        return FewShotClassifier.load(self.classifier, calibration=calibration, **settings)
 
 
 @dataclass(frozen=True)
