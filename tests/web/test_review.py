@@ -157,7 +157,7 @@ def test_names_that_labels_share_are_told_apart_by_their_path(tmp_path: Path, pa
 
 def test_unknown_is_no_label(tmp_path: Path, paint: Paint) -> None:
     top = (("cat", 0.4), ("dog", 0.3))
-    found = [predicted(paint("a.png", "red"), (), top=top)]
+    found = [predicted(paint("a.png", "red"), ("unknown",), top=top)]
     with Corrections(tmp_path / "c.csv") as corrections:
         review = Review(found, corrections)
         assert review.labels == ["cat", "dog"]
