@@ -22,6 +22,8 @@ from clipcls.cli.options import ModelSettings, data_argument, question_option, r
 from clipcls.cli.outputs import MetricsOutput
 from clipcls.cli.param_types import NEW_FILE
 
+_GOOD = 0.8  # accuracy from which learning from images is not recommended
+
 
 @dataclass(frozen=True)
 class _Output(MetricsOutput):
@@ -130,7 +132,7 @@ def command(
             "table or, by --html, a page"
         )
     records: dict[str, dict[str, Any]] = {}
-    status = 0
+    status, would_gain = 0, False
     chosen = model.make_arguments()
     for name, settings in questions.items():
         labelled = read_dataset(data, unlabelled=multi_label, question=name or question)
@@ -139,6 +141,8 @@ def command(
         with watching(console, len(labelled), again=bool(records)) as watch:
             found = evaluate(classifier, labelled, watch=watch)
         report_excluded(console, found.excluded)
+        if not (multi_label or settings.classifier):
+            would_gain |= found.metrics["accuracy"].value < _GOOD
         evaluated = {}
         for what, value in variants:
             changed = _change(settings, what, value)
@@ -156,6 +160,11 @@ def command(
             records[name]["compare"] = [comparison.to_dict() for comparison in comparisons]
         status = max(status, console.status(len(found.excluded.unreadable), found.images))
     _write(console, records, form, output, columns)
+    if would_gain:
+        console.remark(
+            "learning from 1 to 4 images per label (`clipcls fit`) raised the accuracy of mini by "
+            "about 10 to 20 points on average, more than anything else"
+        )
     return status
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from clipcls.web.review.app import ReviewApp
 
 logger = logging.getLogger(__name__)
+
+_ENOUGH = 4  # images per label; docs/evidence/learning.md
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,13 @@ def command(
         _run(console, app, page)
         done = len(review.done())
         console.say(f"{files.corrections}: {done:,} of {len(review.order):,} images have a label")
+        counts = Counter(review.done().values())
+        few = sum(counts[number] < _ENOUGH for number in range(len(review.labels)))
+        if few > 0 and done < len(review.order):
+            console.remark(
+                f"the first {_ENOUGH} images per label teach most, and {few:,} of "
+                f"{len(review.labels):,} labels have fewer"
+            )
         if done:
             review.write_table(files.table)
             console.say(f"{files.table}: your labels, and the answers elsewhere; next:")

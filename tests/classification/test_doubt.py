@@ -101,3 +101,17 @@ def test_the_command_says_once_that_answers_are_doubtful(
     assert "doubtful" not in run("classify", *labels, "--quiet", "-f", "jsonl", "photos")[2]
     out = run("classify", *labels, "--min-similarity", "-100", "-f", "csv", "photos")[1]
     assert out.splitlines()[0] == "path,label,score,best,similarity,nearness,error"
+
+
+def test_evaluate_recommends_learning_where_accuracy_is_low(
+    run, paint: Paint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLIPCLS_NO_CACHE", "1")
+    for colour in ("red", "blue"):
+        paint(f"good/{colour}/a.png", colour)
+        paint(f"bad/{colour}/a.png", "red")
+    labels = ("-l", "red", "-l", "blue")
+    assert run("evaluate", *labels, "bad")[2].count("`clipcls fit`") == 1
+    assert "clipcls fit" not in run("evaluate", *labels, "good")[2]
+    assert "clipcls fit" not in run("evaluate", *labels, "--quiet", "bad")[2]

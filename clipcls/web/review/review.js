@@ -5,6 +5,7 @@ const KEYS = "1234567890abcdefghijklmnopqrstuvwxyz";
 const NO_LABEL = -1;
 const CELL_WIDTH = 116, CELL_HEIGHT = 136, MARGIN = 4;
 const OFFER_AFTER = 25;
+const ENOUGH = 4;  // images per label: docs/evidence/learning.md
 const MOST_FOUND = 200;
 
 const $ = (id) => document.getElementById(id);
@@ -235,8 +236,16 @@ function offerToLearn() {
   const labels = new Set([...state.done.values()].filter((label) => label !== NO_LABEL));
   $("learn").disabled = Boolean(state.status.busy) || labels.size < 2 || !state.status.can_learn;
   if (!$("learn").disabled && state.sinceLearnt >= OFFER_AFTER) {
-    say(`${state.sinceLearnt} new labels: press Learn to use them for the other images.`);
+    say(`${state.sinceLearnt} new labels: press Learn to use them for the other images.${wish()}`);
   }
+}
+
+// The first images of each label teach most.
+function wish() {
+  const counts = state.labels.map(() => 0);
+  for (const label of state.done.values()) if (label !== NO_LABEL) counts[label] += 1;
+  const few = counts.filter((count) => count < ENOUGH).length;
+  return few ? ` The first ${ENOUGH} images per label help most; ${few} of ${counts.length} labels have fewer.` : "";
 }
 
 function learn() {
