@@ -64,13 +64,10 @@ class Setting(NamedTuple):
 
 def find_own_file() -> Path | None:
     """The user's own file, in their configuration folder; None if they have no home folder."""
-    import platformdirs
+    from clipcls.files.folders import find_user_folder
 
-    try:
-        path = Path(platformdirs.user_config_dir("clipcls", appauthor=False)) / FILE_NAME
-    except RuntimeError:  # newer versions of platformdirs; older ones give a relative path
-        return None
-    return path if path.is_absolute() else None
+    folder = find_user_folder("config")
+    return folder and folder / FILE_NAME
 
 
 def list_options(command: click.Command) -> dict[str, click.Option]:

@@ -11,10 +11,20 @@ import shutil
 import stat
 import tempfile
 from pathlib import Path
-
-import platformdirs
+from typing import Literal
 
 logger = logging.getLogger(__name__)
+
+
+def find_user_folder(kind: Literal["cache", "config", "state"]) -> Path | None:
+    """The user's folder of this kind for clipcls, which may not exist yet; None without a home."""
+    import platformdirs
+
+    try:
+        path = Path(getattr(platformdirs, f"user_{kind}_dir")("clipcls", appauthor=False))
+    except RuntimeError:  # newer versions of platformdirs; older ones give a relative path
+        return None
+    return path if path.is_absolute() else None
 
 
 @functools.cache
@@ -24,10 +34,8 @@ def cache_folder() -> Path:
     Without a home directory (an empty environment, a user without an account) it is a private
     temporary folder, with one warning.
     """
-    with contextlib.suppress(RuntimeError):  # of newer versions of platformdirs; older return a "~"
-        folder = Path(platformdirs.user_cache_dir("clipcls", appauthor=False))
-        if folder.is_absolute():
-            return folder
+    if folder := find_user_folder("cache"):
+        return folder
     folder = _own_temporary_folder()
     logger.warning(
         "no home directory: caching in %s; set HOME or XDG_CACHE_HOME to choose the place", folder

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clipcls.errors import InputError, os_reason
 from clipcls.files.atomic import temporary_path, write_new
-from clipcls.files.folders import sync_folder
+from clipcls.files.folders import find_user_folder, sync_folder
 
 _MAC_DIGITS = 32
 _KEY_BYTES = 32
@@ -41,13 +41,8 @@ def new_key() -> bytes:
 
 def key_path() -> Path | None:
     """Where the secret is kept that signs this user's journals; None without a home folder."""
-    import platformdirs
-
-    try:
-        path = Path(platformdirs.user_state_dir("clipcls", appauthor=False)) / "journal.key"
-    except RuntimeError:  # newer versions of platformdirs; older ones give a relative path
-        return None
-    return path if path.is_absolute() else None
+    folder = find_user_folder("state")
+    return folder and folder / "journal.key"
 
 
 def read_key() -> bytes | None:

@@ -92,22 +92,15 @@ def run(
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    is_v6 = ":" in host
+    both = is_v6 and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if is_v6 else socket.AF_INET
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        listening = socket.socket(family, kind, protocol)
-        try:
-            if sys.platform != "win32":  # where it would let two programs share the port
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-        except OSError:
-            listening.close()
-            raise
+        return socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = (error.strerror or str(error)).partition(" (while")[0].lower()
         cure = "choose another with --port, or 0 for any that is free" if port else "see --host"
         raise ServerError(f"cannot listen on {host}:{port} ({reason}); {cure}") from error
-    return listening
 
 
 class BoundedServer(uvicorn.Server):

@@ -121,6 +121,8 @@ def use(monkeypatch, tmp_path) -> Iterator[Callable[[str], None]]:
     monkeypatch.setattr("huggingface_hub.utils._detect_agent._registry", None, raising=False)
     monkeypatch.setattr(folders, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(hub, "STALL_SECONDS", STALL)
+    for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        monkeypatch.setattr(constants, name, 2)  # ends the threads of abandoned downloads
 
     def set_endpoint(url: str) -> None:
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, url)
@@ -300,7 +302,7 @@ def test_a_status_is_named(endpoint, monkeypatch, impatient, stage, status, cure
 
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 1)
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
-    endpoint.stages[stage] = lambda handler: handler.answer(status, {"Retry-After": "2"})
+    endpoint.stages[stage] = lambda handler: handler.answer(status, {"Retry-After": "1"})
     message = failure(impatient)
     server = endpoint.url if stage == "metadata" else endpoint.cdn
     assert f"{server} answered HTTP {status}" in message
