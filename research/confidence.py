@@ -53,6 +53,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     settings = {"labels": arguments.labels, "model": arguments.model}
     classifier = ZeroShotClassifier(**settings).fit()
+    classifier.head_ = classifier.head_.raw  # "before" is the model's own softmax
     if arguments.data.endswith(".npz"):
         data = np.load(arguments.data)
         vectors, truth = data["vectors"], [[label] for label in data["labels"].tolist()]
