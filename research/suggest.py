@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from clipcls import ZeroShotClassifier
-from clipcls.classification.suggest import TEMPLATE, read_vocabulary, suggest_for_vectors
+from clipcls.classification.suggest import read_vocabulary, suggest_for_vectors
 from clipcls.data.dataset import read_dataset
+from clipcls.labels.prompts import TEMPLATE
 from clipcls.models.backend import Backend
 
 

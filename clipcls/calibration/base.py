@@ -88,7 +88,7 @@ class Identity:
                 return f"it was made {how} the label {names[0]!r}{more}"
         if self.templates != other.templates:
             now = " as they are now" if self.prompts == other.prompts else ""
-            return f"it is for the prompts {self.prompts}, not for {other.prompts}{now}"
+            return f"it is for the prompts {self.prompts!r}, not for {other.prompts!r}{now}"
         if changed := [name for name in theirs if ours[name] != theirs[name]]:
             return f"the label {changed[0]!r} had other synonyms or prompts"
         if self.background != other.background:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from clipcls.calibration.base import Identity
     from clipcls.calibration.single_label import Calibration
     from clipcls.data.inputs import ImageInput, Images
+    from clipcls.labels.prompts import PromptSet
     from clipcls.labels.taxonomy import Hierarchy
 
 __all__ = ["ImageClassifier"]
@@ -41,6 +42,7 @@ class ImageClassifier(Estimator):
 
     Attributes:
         classes_: the labels, str (n_classes,); with `level` the names of that level.
+        prompts_: the `PromptSet` in use.
         head_: the `LinearHead`.
         encoder_: the `Encoder` in use.
         cache_: the `EmbeddingCache` in use, or None.
@@ -61,6 +63,7 @@ class ImageClassifier(Estimator):
     level: int | str | None
 
     classes_: NDArray[np.str_]
+    prompts_: PromptSet
     weights_: NDArray[np.float32]
     head_: LinearHead
     encoder_: Encoder

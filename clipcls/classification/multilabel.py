@@ -36,6 +36,8 @@ from clipcls.data.inputs import OnError, apply_on_error
 from clipcls.embeddings.embed import compute_rows, embed_texts
 from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError
 from clipcls.labels.label_set import read_labels
+from clipcls.labels.names import fill_template
+from clipcls.labels.prompts import TEMPLATE
 from clipcls.numerics import log_odds, logistic
 from clipcls.predictions import UNKNOWN, Candidate, Prediction
 
@@ -246,7 +248,7 @@ def background_texts() -> list[str]:
     """The vocabulary that labels are compared with: one text per name of the ready label sets
     `imagenet`, `scenes` and `textures`."""
     names = (name for ready in _BACKGROUND_SETS for name in read_labels(ready).names)
-    return list(dict.fromkeys(f"a photo of a {name}." for name in names))
+    return list(dict.fromkeys(fill_template(TEMPLATE, name) for name in names))
 
 
 def log_shares(

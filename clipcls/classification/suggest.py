@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from clipcls.predictions import Provenance
 
 __all__ = [
-    "TEMPLATE",
     "VOCABULARY",
     "SuggestedLabel",
     "Suggestion",
@@ -47,9 +46,6 @@ VOCABULARY = (
     "documents",
 )
 """The ready label sets that names are taken from by default."""
-
-TEMPLATE = "a photo of a {}."
-"""The only prompt of each name: a set of templates would multiply the time of a long vocabulary."""
 
 _MOST_CLUSTERS = 200
 _ALIKE = math.log(2)  # names whose scores differ by less than a factor of 2, on average, are one

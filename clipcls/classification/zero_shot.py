@@ -7,6 +7,7 @@ softmax, over all classes, of (logit scale x cosine similarity + bias) / tempera
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from clipcls.classification.image_classifier import ImageClassifier
 from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import embed_texts
 from clipcls.labels.label_set import LabelsLike, log_warnings, make_labels
-from clipcls.labels.prompts import PromptSet, make_prompts, make_texts
+from clipcls.labels.prompts import PromptSet, choose_prompts, make_prompts, make_texts
 from clipcls.models.backend import Backend
 from clipcls.models.encoder import Encoder
 from clipcls.numerics import unit_rows
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ZeroShotClassifier"]
 
+logger = logging.getLogger(__name__)
+
 
 class ZeroShotClassifier(ImageClassifier):
     """Classifies images by labels in words.
@@ -38,7 +41,8 @@ class ZeroShotClassifier(ImageClassifier):
         labels: a list of labels, a mapping from label to prompts or synonyms, a label file or
             the name of a ready label set.
         model: a model's name as in `clipcls models`, or an `Encoder`.
-        prompts: a template set's name, a file of templates or a list of them.
+        prompts: a template set's name, a file of templates or a list of them; None: as
+            `choose_prompts` says.
         checkpoint: a file with weights for `model`, where that is an architecture's name.
         backend: how the model runs: device, precision, batch size, ...; None: `Backend()`, which
             takes the best of this machine.
@@ -51,6 +55,7 @@ class ZeroShotClassifier(ImageClassifier):
     Attributes:
         classes_: the labels, str (n_classes,), in the order given; with `level` the names of that
             level.
+        prompts_: the `PromptSet` in use.
         weights_: the labels' unit vectors, float32 (n_labels, dim).
         head_: the `LinearHead`.
         encoder_: the `Encoder` in use.
@@ -71,7 +76,7 @@ class ZeroShotClassifier(ImageClassifier):
         labels: LabelsLike,
         model: str | Encoder = "auto",
         *,
-        prompts: str | os.PathLike[str] | Iterable[str] | PromptSet = "photo",
+        prompts: str | os.PathLike[str] | Iterable[str] | PromptSet | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         backend: Backend | None = None,
         cache: bool | str | os.PathLike[str] | EmbeddingCache = True,
@@ -96,12 +101,24 @@ class ZeroShotClassifier(ImageClassifier):
         """
         self._forget()
         labels = make_labels(self.labels)
-        prompts = make_prompts(self.prompts)
+        given = None if self.prompts is None else make_prompts(self.prompts)
         log_warnings(labels, self.labels)
-        log_warnings(prompts, self.prompts)
+        if given:
+            log_warnings(given, self.prompts)
         self._open()
+        prompts = given or choose_prompts(self.encoder_.name)
+        if (
+            self.encoder_.name == "mini"
+            and prompts is not self.prompts
+            and len(prompts.templates) > 1
+        ):
+            logger.warning(
+                "the model mini answers alike with any template: %s of them only take %s times as "
+                "long as one",
+                *(f"{len(prompts.templates):,}",) * 2,
+            )
         paths, texts = [label.path for label in labels], make_texts(labels, prompts)
-        self._texts, self._prompts = texts, prompts
+        self._texts, self.prompts_ = texts, prompts
         self._set_classes(paths, labels.levels, labels.source)
         self.weights_ = _class_weights(self.encoder_, texts, self.cache_)
         scale, bias = self.encoder_.logit_scale, self.encoder_.logit_bias
@@ -120,7 +137,7 @@ class ZeroShotClassifier(ImageClassifier):
                 [json.dumps(self._texts[label]) for label in level.labels(number)]
                 for number in range(len(self.classes_))
             ]
-        return Identity.of(self.encoder_, self._prompts, self.classes_.tolist(), texts)
+        return Identity.of(self.encoder_, self.prompts_, self.classes_.tolist(), texts)
 
 
 def _class_weights(

@@ -32,7 +32,7 @@ class _Learning(groups.Settings):
     labels: LabelsLike | None = labels_option(
         "A label file or ready set; default: the labels of DATA."
     )
-    prompts: str | list[str] = prompts_option()
+    prompts: str | list[str] | None = prompts_option()
     no_words: tuple[str, ...] = groups.option(
         metavar="LABEL",
         help="Learn this label from images alone, since its words (a code, a number) mean nothing; "

@@ -70,17 +70,16 @@ def labels_option(help: str) -> Any:
     )
 
 
-def prompts_option(default: str | None = "photo", help: str = "") -> Any:
+def prompts_option(help: str = "") -> Any:
     """The field of a group for `--prompts`."""
     return option(
         multiple=True,
-        default=(default,) if default else (),
         metavar="TEMPLATE|NAME|FILE",
         shell_complete=complete_template_sets,
         callback=_join_prompts,
         help=help
         or 'A template such as "a picture of a {}", a set of `clipcls prompts`, or a file of '
-        "templates; may be repeated.",
+        "templates; may be repeated.  [default: photo; with mini, one template]",
     )
 
 
@@ -115,7 +114,7 @@ class TextSettings(Settings):
     label: tuple[str, ...] = option(
         "-l", "--label", metavar="LABEL", help="One label; may be repeated."
     )
-    prompts: str | list[str] = prompts_option()
+    prompts: str | list[str] | None = prompts_option()
 
     def open_classifier(
         self, model: Mapping[str, Any], calibration: str | Path | None = None

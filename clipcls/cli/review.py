@@ -47,7 +47,7 @@ class _Learning(groups.Settings):
         "The labels, as for `classify`; default: those that occur in RESULTS."
     )
     prompts: str | list[str] | None = prompts_option(
-        None, "Templates to learn with, as for `classify`; default: those of RESULTS."
+        "Templates to learn with, as for `classify`; default: those of RESULTS."
     )
     no_model: bool = option(help="Order by the scores of RESULTS alone, and learn nothing.")
 
@@ -121,7 +121,7 @@ def command(
     files.refuse_foreign_table()
     known = (r.provenance for r in found if isinstance(r, Prediction) and r.provenance)
     provenance = next(known, None)
-    templates = learning.prompts or ("photo" if learning.no_model else find_templates(provenance))
+    templates = learning.prompts or (None if learning.no_model else find_templates(provenance))
     with Corrections(files.corrections) as corrections:
         review = Review(
             found,
@@ -143,8 +143,8 @@ def command(
                 file = choose(learning.labels, named)
                 if file not in (None, "-"):
                     then += ["--labels", f"{named}={file}" if named else file]
-                for template in [templates] if isinstance(templates, str) else templates:
-                    then += ["--prompts", template] if template != "photo" else []
+                for template in [templates] if isinstance(templates, str) else templates or ():
+                    then += ["--prompts", template]
                 given = {review.name(number) for number in labelled}
                 for name in sorted(given - {*labels.names}) if labels else []:
                     then += ["--no-words", name]  # a label that the person added
@@ -202,28 +202,28 @@ def _run(console: Console, app: ReviewApp, page: _Page) -> None:
         app.stop()
 
 
-def find_templates(provenance: Provenance | None) -> str:
-    """The templates that made the results, or `photo` if they cannot be found."""
+def find_templates(provenance: Provenance | None) -> str | None:
+    """The templates that made the results; None for the model's default, and if they are lost."""
     from clipcls.errors import PromptsError
-    from clipcls.labels.prompts import make_prompts
+    from clipcls.labels.prompts import choose_prompts, make_prompts
 
-    if provenance is None:
-        return "photo"
+    if provenance is None or provenance.prompts == choose_prompts(provenance.model).name:
+        return None
     try:
         make_prompts(provenance.prompts)
     except PromptsError:
         logger.warning(
-            "the templates of the results (%s) cannot be found here, so learning uses `photo`; "
-            "give them with --prompts",
+            "the templates of the results (%s) cannot be found here, so learning uses the "
+            "model's default; give them with --prompts",
             provenance.prompts,
         )
-        return "photo"
+        return None
     return provenance.prompts
 
 
 def _make_opener(
     labels: LabelSet | list[str],
-    templates: str | list[str],
+    templates: str | list[str] | None,
     provenance: Provenance | None,
     settings: ModelSettings,
 ) -> Callable[[], ZeroShotClassifier]:

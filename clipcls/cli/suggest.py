@@ -62,9 +62,10 @@ def command(
     """
     form = output.choose_format()
     columns = output.choose_columns(form, ("label", "images", "example", "merged"))
-    from clipcls.classification.suggest import TEMPLATE, VOCABULARY, read_vocabulary, suggest
+    from clipcls.classification.suggest import VOCABULARY, read_vocabulary, suggest
     from clipcls.classification.zero_shot import ZeroShotClassifier
     from clipcls.data.file_kinds import LeftOut
+    from clipcls.labels.prompts import TEMPLATE
 
     left_out = LeftOut()
     images, total = find_images(inputs, null, left_out)

@@ -27,7 +27,7 @@ from clipcls.few_shot.file import (
 )
 from clipcls.few_shot.training_data import find_copies, name_labels
 from clipcls.labels.label_set import Label, LabelSet, LabelsLike, log_warnings, make_labels
-from clipcls.labels.prompts import PromptSet, make_prompts
+from clipcls.labels.prompts import PromptSet
 from clipcls.models.backend import Backend
 from clipcls.models.encoder import Encoder
 from clipcls.predictions import NO_CLASS, UNKNOWN
@@ -77,7 +77,7 @@ class FewShotClassifier(ImageClassifier):
         labels: LabelsLike | None = None,
         model: str | Encoder = "auto",
         *,
-        prompts: str | os.PathLike[str] | Iterable[str] | PromptSet = "photo",
+        prompts: str | os.PathLike[str] | Iterable[str] | PromptSet | None = None,
         no_words: Sequence[str] = (),
         checkpoint: str | os.PathLike[str] | None = None,
         backend: Backend | None = None,
@@ -202,13 +202,12 @@ class FewShotClassifier(ImageClassifier):
         self._examples = (vectors, codes, tuple(paths))
         blocks = (vectors[i : i + BLOCK] for i in range(0, len(vectors), BLOCK))
         answers = np.concatenate([self.probe_.predict(block) for block in blocks])
-        prompts = make_prompts(self.prompts)
         self.learnt_ = Learnt(
             model=self.encoder_.name,
             weights=self.encoder_.weights,
             precision=self.encoder_.precision,
-            prompts=prompts.name,
-            templates=prompts.templates,
+            prompts=zero_shot.prompts_.name,
+            templates=zero_shot.prompts_.templates,
             labels=tuple(
                 (str(name), int(count), bool(words))
                 for name, count, words in zip(names, counts, has_words, strict=True)
@@ -308,6 +307,7 @@ class FewShotClassifier(ImageClassifier):
     def _use(self, tensors: dict[str, NDArray[Any]]) -> None:
         """Sets what answering needs, from `learnt_` and the tensors of its file."""
         self._set_classes(self.learnt_.label_paths, self.learnt_.levels, "the classifier")
+        self.prompts_ = PromptSet(self.learnt_.prompts, self.learnt_.templates)
         self._tensors = tensors
         given = zip(map(bytes, tensors["learnt_from"]), tensors["given"].tolist(), strict=True)
         self._known = dict(given)

@@ -16,12 +16,17 @@ from clipcls.labels.presets import Kind, ReadySet, describe, find_set, list_sets
 from clipcls.labels.structured import read_code
 
 __all__ = [
+    "TEMPLATE",
     "PromptSet",
+    "choose_prompts",
     "list_ready_sets",
     "make_prompts",
     "make_texts",
     "read_prompts",
 ]
+
+TEMPLATE = "a photo of a {}."
+"""The template that stands alone where a set would only take longer."""
 
 _LONGEST_NAME = 100  # characters, in every row of a csv
 
@@ -70,6 +75,15 @@ def make_prompts(prompts: str | os.PathLike[str] | Iterable[str] | PromptSet) ->
     made = _build("custom", [(f"template {n}", item) for n, item in enumerate(prompts, 1)])
     name = " | ".join(made.templates)
     return replace(made, name=name) if len(name) <= _LONGEST_NAME else made
+
+
+def choose_prompts(model: str) -> PromptSet:
+    """The default templates of a model: the set `photo`; for `mini` only `TEMPLATE`.
+
+    Of two templates `mini` makes nearly the same vectors (docs/evidence/labels.md, chosen on
+    mini-imagenet, tiny-imagenet and fashion).
+    """
+    return make_prompts([TEMPLATE] if model == "mini" else "photo")
 
 
 def read_prompts(source: str | os.PathLike[str]) -> PromptSet:

@@ -173,7 +173,7 @@ def test_a_calibration_for_something_else_is_refused_and_says_why(
     assert "the model colours (weights c0c0c0c0c0c0), not for" in refusal(weights="d1" * 32)
     assert "made without the label 'pink'" in refusal([*LABELS, "pink"])
     assert "made with the label 'blue'" in refusal(["red", "green"])
-    assert "for the prompts photo, not for art" in refusal(prompts="art")
+    assert "for the prompts 'photo', not for 'art'" in refusal(prompts="art")
     assert "'red' had other synonyms" in refusal(
         {"red": {"synonyms": "rose"}, "green": [], "blue": []}
     )

@@ -86,6 +86,25 @@ def test_synonyms_and_own_prompts_belong_to_one_class(encoder: ColourEncoder) ->
     np.testing.assert_allclose(classifier.weights_[0], mean / np.linalg.norm(mean), rtol=1e-5)
 
 
+def test_mini_gets_one_template_and_is_told_so_with_several(
+    encoder: ColourEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fit(**settings: str) -> int:
+        encoder.texts.clear()
+        classifier = ZeroShotClassifier(LABELS, encoder, cache=False, **settings).fit()
+        assert classifier.provenance_.prompts == classifier.prompts_.name
+        return len(encoder.texts)
+
+    assert fit() == fit(prompts="photo") == 7 * len(LABELS)
+    assert not caplog.records
+    encoder.name = "mini"
+    assert fit() == fit(prompts="none") == len(LABELS)
+    assert encoder.texts == LABELS
+    assert not caplog.records
+    assert fit(prompts="photo") == 7 * len(LABELS)
+    assert "take 7 times as long" in caplog.text
+
+
 def test_python_methods_agree(classifier: ZeroShotClassifier, paint: Paint) -> None:
     paths = [paint("a.png", "red"), paint("b.png", "blue")]
     images = [Image.open(path) for path in paths]

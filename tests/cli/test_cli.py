@@ -380,7 +380,7 @@ def test_calibrate_and_what_it_is_good_for(clipcls, tmp_path: Path) -> None:
     for wrong, said in (
         (("--max-error", "0.05"), "0.05 cannot be promised from 20 images"),
         (("--prediction-sets", "0.01"), "need 99 calibration images"),
-        (("--prompts", "art"), "for the prompts photo, not for art"),
+        (("--prompts", "art"), "for the prompts 'a photo of a {}.', not for 'art'"),
         (("--coverage", "0.5", "--max-error", "0.5"), "exclude each other"),
     ):
         refused = clipcls(*common, *wrong)

@@ -20,7 +20,7 @@ from clipcls.labels.prompts import make_prompts
 def show(_console: Console, inputs: tuple[str, ...], labels: TextSettings) -> int:
     _, chosen = take_one(split_questions(labels))
     click.echo("; ".join(make_labels(chosen.labels).names))
-    click.echo("; ".join(make_prompts(labels.prompts).templates))
+    click.echo("; ".join(make_prompts(labels.prompts).templates) if labels.prompts else "default")
     return 0
 
 
@@ -66,7 +66,8 @@ def test_labels_with_marks_among_others_are_labels() -> None:
 @pytest.mark.parametrize(
     ("given", "templates"),
     [
-        ([], None),
+        ([], "default"),
+        (["imagenet-7"], None),
         (["a picture of a {}"], "a picture of a {}"),
         (["a picture of a {}", "the {c}"], "a picture of a {}; the {c}"),
         (["none", "my {}"], "{}; my {}"),
@@ -76,7 +77,7 @@ def test_prompts_are_templates_sets_or_files(given: list[str], templates: str | 
     options = [part for prompt in given for part in ("--prompts", prompt)]
     done = run("-l", "cat", "-l", "cow", *options)
     assert done.exit_code == 0
-    wanted = templates or "; ".join(make_prompts("photo").templates)
+    wanted = templates or "; ".join(make_prompts("imagenet-7").templates)
     assert done.stdout.split("\n")[1] == wanted
 
 

@@ -170,16 +170,17 @@ def test_unknown_is_no_label(tmp_path: Path, paint: Paint) -> None:
 def test_templates_that_the_results_do_not_hold_are_not_asked_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def templates(prompts: str) -> str:
+    def templates(prompts: str) -> str | None:
         return find_templates(Provenance("mini", "0" * 12, "fp32", prompts))
 
     assert templates("a {} | the {}") == "a {} | the {}"
     assert templates("photo") == "photo"
+    assert templates("a photo of a {}.") is None  # the default of mini
     assert not caplog.records
     long = make_prompts([f"a photo of a {{}}, number {n}" for n in range(9)])
-    assert templates(long.name) == templates("gone.txt") == "photo"
+    assert templates(long.name) is templates("gone.txt") is None
     assert "cannot be found here" in caplog.text
-    assert find_templates(None) == "photo"
+    assert find_templates(None) is None
 
 
 def test_clusters_and_new_answers_change_the_order(

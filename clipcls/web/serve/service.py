@@ -93,8 +93,7 @@ class Service:
         self._own_labels = (
             None if is_learnt else replace(make_labels(classifier.labels), warnings=())
         )
-        own_prompts = make_prompts("photo" if is_learnt else classifier.prompts)
-        self._own_prompts = replace(own_prompts, warnings=())
+        self._own_prompts = replace(classifier.prompts_, warnings=())
         self._texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
         self._classifiers: OrderedDict[bytes, _Known] = OrderedDict()
         threads = (classifier.backend or Backend()).threads
