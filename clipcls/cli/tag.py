@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipcls.cli import groups
-from clipcls.cli.classify import Run
 from clipcls.cli.console import Console, watching
 from clipcls.cli.constraints import refuse_overwriting
 from clipcls.cli.groups import option
@@ -26,6 +25,7 @@ from clipcls.cli.options import (
 )
 from clipcls.cli.outputs import ResultsOutput
 from clipcls.cli.param_types import COUNT, NumberRange
+from clipcls.cli.run import Run
 from clipcls.cli.sort import FilingSettings
 
 

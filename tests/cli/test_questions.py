@@ -205,6 +205,7 @@ def test_settings_name_questions_too(run, tmp_path: Path, monkeypatch) -> None:
         ((*ASKED, "--heatmap", "maps"), "--heatmap"),
         ((*ASKED, "--sort-into", "sorted"), "clipcls sort"),
         ((*ASKED, "--tag", "size"), "--tag size"),
+        (("-l", "red", "-l", "blue", "--tag", ""), "--tag"),
         ((*ASKED, "--calibration", "c.json"), "--calibration NAME=FILE"),
         ((*ASKED, "--calibration", "size=c.json"), "warmth, colour"),
         ((*ASKED, "--classifier", "colour=c.safetensors"), "'colour' has --labels and"),

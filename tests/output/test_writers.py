@@ -16,8 +16,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from clipcls.cli.classify import Report
 from clipcls.cli.outputs import OutputSettings
+from clipcls.cli.run import Report
 from clipcls.data.file_kinds import LeftOut
 from clipcls.errors import ImageError, OutputError
 from clipcls.files.atomic import write_bytes

@@ -1,0 +1,188 @@
+"""A run of `classify` or `tag`: its results written, counted, summed up and filed."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from clipcls.cli.console import Console
+from clipcls.cli.constraints import refuse_inside
+from clipcls.cli.outputs import ResultsOutput
+from clipcls.cli.progress import format_rate
+from clipcls.cli.sort import FilingSettings, choose_mode, file_into, without_scores, write_keywords
+from clipcls.errors import ImageError, require_extra
+from clipcls.predictions import UNKNOWN, Result
+from clipcls.questions import Answers, provenance_columns
+
+if TYPE_CHECKING:
+    from clipcls.calibration.base import BaseCalibration
+    from clipcls.classification.doubt import Doubt
+    from clipcls.data.file_kinds import LeftOut
+    from clipcls.embeddings.cache import EmbeddingCache
+
+
+_CURE = (
+    "try other words for the labels, or label 1 to 4 images per label (`clipcls review`, then "
+    "`clipcls fit`): nothing helps more"
+)
+
+
+@dataclass(slots=True)
+class Report:
+    """Counts the results of a run, and sums them up."""
+
+    excluded: LeftOut
+    classified: int = 0
+    unknown: Counter[str] = field(default_factory=Counter)  # by question
+    skipped: int = 0
+    labels: dict[str, int] = field(default_factory=dict)  # question -> how many there are
+    sets: dict[str, Counter[int]] = field(default_factory=dict)  # question -> sizes of the sets
+    started: float = field(default_factory=time.monotonic)
+
+    def count(self, result: Result | Answers) -> None:
+        """Count one result."""
+        if isinstance(result, ImageError):
+            self.skipped += 1
+        else:
+            self.classified += 1
+            answers = result.questions if isinstance(result, Answers) else {"": result}
+            for question, answer in answers.items():
+                if answer.label == UNKNOWN:
+                    self.unknown[question] += 1
+                if answer.label_set is not None:
+                    self.sets.setdefault(question, Counter())[len(answer.label_set)] += 1
+
+    def summary(self, rate: float | None = None) -> str:
+        """One line: how many images were classified or not, how sure, how long it took."""
+        parts = [f"{self.classified:,} classified"]
+        if self.unknown:
+            counts = (f"{q}: {n:,}" if q else f"{n:,}" for q, n in self.unknown.items())
+            parts[0] += f" ({', '.join(counts)} as {UNKNOWN})"
+        if self.skipped:
+            parts.append(f"{self.skipped:,} could not be read")
+        for question, sizes in self.sets.items():
+            mean, most = sum(sizes.elements()) / sizes.total(), self.labels[question]
+            part = f"{question}{': ' * bool(question)}{mean:.3g} of {most:,} labels per set"
+            parts.append(part + (f" ({sizes[most]:,} with all labels)" if sizes[most] else ""))
+        took = f"{time.monotonic() - self.started:.1f} s{f' ({format_rate(rate)})' if rate else ''}"
+        left_out = f"; {self.excluded}" if self.excluded.counts else ""
+        return f"{', '.join(parts)} in {took}{left_out}"
+
+
+@dataclass
+class Run:
+    """Writes and files the results of a run; refuses impossible options before the work."""
+
+    console: Console
+    inputs: tuple[str, ...]
+    output: ResultsOutput
+    filing: FilingSettings
+    questions: Collection[str]
+    report: Report = field(init=False)
+    _to_file: list[Result] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.filing.sort_into and "" not in self.questions:
+            raise click.UsageError(
+                "--sort-into files by one answer: write the results to a file, then `clipcls sort "
+                "RESULTS --question NAME --into DIR`"
+            )
+        if self.filing.sort_into:
+            refuse_inside(self.filing.sort_into, self.inputs)
+        self._form = self.output.choose_format()
+        if self.filing.xmp:
+            from clipcls.organize.xmp_packet import need_lxml
+
+            need_lxml()
+        if self._form == "parquet":
+            with require_extra("parquet", "--format parquet"):
+                import pyarrow.parquet  # noqa: F401
+        from clipcls.data.file_kinds import LeftOut
+
+        self.report = Report(LeftOut())
+
+    def select_columns(self, usual: Sequence[str], every: Sequence[str] = ()) -> list[str]:
+        """The columns of a csv or tsv: the usual ones, or those that `--columns` picks of all."""
+        known = [*every, *provenance_columns(q for q in self.questions if q)]
+        return self.output.choose_columns(self._form, usual, known)
+
+    def write(
+        self,
+        results: Iterable[Result | Answers],
+        columns: Sequence[str],
+        *,
+        calibrations: Iterable[BaseCalibration | None],
+        cache: EmbeddingCache | None,
+        watch: Callable[[ImageError | None], None] | None,
+    ) -> None:
+        """Write one record per result, and report it to `watch`.
+
+        Warns if a calibration was made from these images, whose hashes the cache may know.
+        """
+        from clipcls.embeddings.cache import hash_image
+
+        known, used = 0, [calibration for calibration in calibrations if calibration]
+        with self.output.open(self._form, columns) as writer:
+            for result in results:
+                self.report.count(result)
+                failure = result if isinstance(result, ImageError) else None
+                if used and not failure:
+                    digest = hash_image(cache, result.path)
+                    known += any(calibration.knows(digest) for calibration in used)
+                if self.filing.sort_into or self.filing.xmp:
+                    self._to_file.append(without_scores(result))
+                if self.output.file is None:
+                    self.console.hide_progress()
+                writer.write(result)
+                if watch:
+                    watch(failure)
+        if known:
+            self.console.say(
+                f"warning: the calibration was made from {known:,} of these images; its promises "
+                "hold for other images like them"
+            )
+
+    def finish(self, *, reviewable: bool, doubts: Mapping[str, Doubt] | None = None) -> int:
+        """Say what was done and what to do next, file the images; returns the exit status.
+
+        Args:
+            reviewable: whether `clipcls review` reads these results.
+            doubts: of each question.
+        """
+        console, report, output, filing = self.console, self.report, self.output.file, self.filing
+        console.say_done(
+            report.summary(console.pace.rate if console.pace else None),
+            matters=report.skipped > 0
+            or bool(report.sets)
+            or output is not None
+            or report.excluded.may_be_images,
+        )
+        reasons = {name: doubt.reason() for name, doubt in (doubts or {}).items()}
+        if said := [f"{name}{': ' * bool(name)}{why}" for name, why in reasons.items() if why]:
+            console.remark(f"doubtful: {', '.join(said)}; {_CURE}")
+        file, after = shlex.quote(str(output)), []
+        if self._form == "html":
+            after = ["open it in a browser"]
+        elif self._form != "table" and not (filing.sort_into or filing.xmp):
+            question, *_ = self.questions
+            file += f" --question {shlex.quote(question)}" if question else ""
+            after = [f"clipcls review {file}"] if reviewable else []
+            after += [f"clipcls sort {file} --into sorted"]
+        console.say_written(output, *after)
+        # Only now: a run that stops earlier has moved no file that the next one would miss.
+        status = console.status(report.skipped, report.classified)
+        here = Path(".")
+        if filing.xmp:
+            status = max(status, write_keywords(console, here, self._to_file))
+        if filing.sort_into:
+            mode = choose_mode(filing.move, filing.link)
+            filed = file_into(console, filing.sort_into, mode, here, self._to_file)
+            status = max(status, filed)
+        return status
