@@ -86,7 +86,7 @@ def figures(
 ) -> dict[str, float]:
     """The figures of images' vectors, float32 (n, dim), with their right names' numbers."""
     words = classifier.classes_.tolist()
-    labels, _ = suggest_for_vectors(classifier, vectors, [""] * len(vectors))
+    labels = suggest_for_vectors(classifier, vectors, [""] * len(vectors)).labels
     chosen = np.array([words.index(label.label) for label in labels])
     parts = np.array_split(vectors, len(vectors) // 1000 + 1)
     logits = np.concatenate([classifier.head_.logits(part) for part in parts])

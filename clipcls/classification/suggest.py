@@ -1,20 +1,22 @@
 """Suggests labels for images that nobody has labelled: clusters, their names, equal names merged.
 
 Clusters vote for names from a vocabulary as in SCD (Han et al. 2023, arXiv 2304.02364), in one
-round, since a second gained nothing measurable (research/suggest.md).
+round, since a second gained nothing measurable (research/suggest.md). A cluster whose name has a
+low mean score stays without a label.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.classification.decision import Watch, watch_each
+from clipcls.classification.head import log_sum_exp
 from clipcls.embeddings.clustering import cluster_vectors
 from clipcls.errors import ImageError, InputError
 from clipcls.labels.label_set import Label, LabelSet, log_warnings, make_labels, read_labels
@@ -29,6 +31,7 @@ __all__ = [
     "VOCABULARY",
     "SuggestedLabel",
     "Suggestion",
+    "UnnamedCluster",
     "choose_cluster_count",
     "read_vocabulary",
     "suggest",
@@ -48,6 +51,9 @@ VOCABULARY = (
 """The ready label sets that names are taken from by default."""
 
 _MOST_CLUSTERS = 200
+_EXAMPLES = 3
+# A name's least mean score over a cluster; chosen on development sets (docs/evidence/accuracy.md).
+_LEAST_SCORE = 0.08
 _ALIKE = math.log(2)  # names whose scores differ by less than a factor of 2, on average, are one
 
 
@@ -71,22 +77,42 @@ class SuggestedLabel:
 
 
 @dataclass(frozen=True, slots=True)
+class UnnamedCluster:
+    """A cluster that no name of the vocabulary fits.
+
+    Attributes:
+        images: how many images are in it.
+        examples: the images nearest to its mean, at most 3.
+    """
+
+    images: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Suggestion:
     """Labels suggested for some images.
 
     Attributes:
-        labels: at least one, those with the most images first.
-        images: how many images they are for.
+        labels: those with the most images first.
+        unnamed: the clusters without a label, those with the most images first.
+        images: how many images could be read.
         clusters: how many clusters there were.
         unreadable: images that could not be read.
         provenance: the model and prompts.
     """
 
     labels: tuple[SuggestedLabel, ...]
+    unnamed: tuple[UnnamedCluster, ...]
     images: int
     clusters: int
     unreadable: tuple[ImageError, ...]
     provenance: Provenance
+
+    @property
+    def fitted(self) -> int:
+        """How many images are in clusters with a label."""
+        return sum(label.images for label in self.labels)
 
     def to_dict(self) -> dict[str, Any]:
         """Its record, of which a label file is made."""
@@ -94,6 +120,7 @@ class Suggestion:
             "images": self.images,
             "clusters": self.clusters,
             "labels": [asdict(label) for label in self.labels],
+            "unnamed": [asdict(cluster) for cluster in self.unnamed],
             **self.provenance.to_dict(),
         }
 
@@ -156,8 +183,8 @@ def suggest(
         raise InputError(f"no image could be read{first}")
     rows = np.stack(vectors)
     del vectors
-    labels, count = suggest_for_vectors(classifier, rows, paths, clusters)
-    return Suggestion(labels, len(paths), count, tuple(unreadable), classifier.provenance_)
+    found = suggest_for_vectors(classifier, rows, paths, clusters)
+    return replace(found, unreadable=tuple(unreadable))
 
 
 def suggest_for_vectors(
@@ -165,29 +192,61 @@ def suggest_for_vectors(
     vectors: NDArray[np.float32],
     paths: Sequence[str],
     clusters: int | None = None,
-) -> tuple[tuple[SuggestedLabel, ...], int]:
-    """`suggest` from images' unit vectors, float32 (n, dim); returns labels, number of clusters."""
+) -> Suggestion:
+    """`suggest` from images' unit vectors, float32 (n, dim)."""
     vocabulary = make_labels(classifier.labels).labels
     if len(vocabulary) != len(classifier.classes_):
         raise ValueError("the vocabulary's classifier must be fitted without a level")
     cluster = cluster_vectors(vectors, clusters or choose_cluster_count(len(vectors)))
-    names, owner = np.unique(_name_clusters(classifier, vectors, cluster), return_inverse=True)
+    named = _name_clusters(classifier, vectors, cluster)
+    fits = _is_fitting(classifier, vectors, cluster, named)
+    kept = np.flatnonzero(fits[cluster])
+    names, owner = np.unique(named[cluster[kept]], return_inverse=True)
     logits = np.concatenate([block[:, names] for _, block in classifier.head_.raw.blocks(vectors)])
-    owner, merged = _merge(logits, owner[cluster])
+    logits = logits[kept]
+    owner, merged = _merge(logits, owner) if len(kept) else (owner, {})
     counts = np.bincount(owner, minlength=len(names))
-    found = []
+    labels = []
     for name in np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)].tolist():
         inside = np.flatnonzero(owner == name)
-        found.append(
+        labels.append(
             SuggestedLabel(
                 str(classifier.classes_[names[name]]),
                 make_line(vocabulary[names[name]].path),
                 int(counts[name]),
-                paths[inside[logits[inside, name].argmax()]],
+                paths[kept[inside[logits[inside, name].argmax()]]],
                 tuple(str(classifier.classes_[names[other]]) for other in merged.get(name, ())),
             )
         )
-    return tuple(found), int(cluster.max()) + 1
+    unnamed = []
+    for number in np.flatnonzero(~fits):
+        inside = np.flatnonzero(cluster == number)
+        nearest = np.argsort(-(vectors[inside] @ vectors[inside].mean(axis=0)), kind="stable")
+        examples = tuple(paths[image] for image in inside[nearest[:_EXAMPLES]])
+        unnamed.append(UnnamedCluster(len(inside), examples))
+    return Suggestion(
+        tuple(labels),
+        tuple(sorted(unnamed, key=lambda each: -each.images)),
+        len(paths),
+        len(named),
+        (),
+        classifier.provenance_,
+    )
+
+
+def _is_fitting(
+    classifier: ZeroShotClassifier,
+    vectors: NDArray[np.float32],
+    cluster: NDArray[np.int64],
+    named: NDArray[np.int64],
+) -> NDArray[np.bool_]:
+    """Whether the name of each cluster has a high enough mean score, bool (n_clusters,)."""
+    name, scores = named[cluster], np.empty(len(vectors))
+    for rows, logits in classifier.head_.blocks(vectors):
+        own = logits[np.arange(len(logits)), name[rows]]
+        scores[rows] = np.exp(own - log_sum_exp(logits)[:, 0])
+    mean = np.bincount(cluster, scores) / np.bincount(cluster)
+    return np.asarray(mean >= max(_LEAST_SCORE, 1.5 / max(len(classifier.classes_), 2)))
 
 
 def _name_clusters(

@@ -53,7 +53,8 @@ def command(
 
     The images are clustered, each cluster is named from a vocabulary, and names that the model
     cannot tell apart are merged. The result is a label file to edit. The labels with most images
-    come first; a comment above each has the number of images and an example.
+    come first; a comment above each has the number of images and an example. Clusters that no
+    name fits stay without a label; comments at the end name some of their images.
 
     \b
     Examples:
@@ -82,8 +83,14 @@ def command(
     merged = sum(len(label.merged) for label in found.labels)
     console.remark(
         f"{found.images:,} images in {found.clusters:,} clusters: {len(found.labels):,} labels"
-        f"{f', {merged:,} names merged into them' if merged else ''}"
+        f"{f', {merged:,} names merged into them' if merged else ''}; they fit "
+        f"{found.fitted / found.images:.0%} of the images"
     )
+    if found.unnamed and form in ("csv", "tsv"):
+        console.remark(
+            f"{len(found.unnamed):,} clusters have no label, since no name of the vocabulary fits "
+            "them: json and label files have examples"
+        )
     if left_out.may_be_images:
         console.remark(str(left_out))
     next_step = []

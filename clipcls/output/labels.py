@@ -12,7 +12,10 @@ __all__ = ["LabelFileWriter"]
 
 
 class LabelFileWriter(Writer):
-    """Writes a line per label; a comment above it has its images, an example and other names."""
+    """Writes a line per label; a comment above it has its images, an example and other names.
+
+    Clusters without a label are comments.
+    """
 
     def format(self, record: Mapping[str, Any]) -> str:
         """The label file of a `Suggestion`'s record."""
@@ -29,4 +32,9 @@ class LabelFileWriter(Writer):
                 f"{'; also: ' * bool(also)}{also}",
                 printable(label["line"]) if self._stream.isatty() else label["line"],
             ]
+        if record["unnamed"]:
+            lines.append("# No name of the vocabulary fits the images below: look, and add labels.")
+        for cluster in record["unnamed"]:
+            examples = ", ".join(map(printable, cluster["examples"]))
+            lines.append(f"# {format_count(cluster['images'], 'image')}, such as {examples}")
         return "\n".join(lines) + "\n"

@@ -71,6 +71,24 @@ def test_the_file_is_read_back_unchanged(
     assert f"# 1 image, such as {photos[9]}\nx \\> green\n" in text
 
 
+def test_clusters_that_no_name_fits_stay_without_one(
+    encoder: ColourEncoder, photos: list[str], paint: Paint, tmp_path: Path
+) -> None:
+    between = [paint(f"between{n}.png", (120, 120, 118 + n)) for n in range(4)]
+    encoder.logit_scale = 3.0
+    found = suggest(named(["red", "green", "blue", "red green", "red blue"], encoder), photos)
+    assert found.unnamed == ()
+    found = suggest(named(["red", "green", "blue"], encoder), [*photos[:6], *between], clusters=2)
+    assert [(label.label, label.images) for label in found.labels] == [("red", 6)]
+    (cluster,) = found.unnamed
+    assert (cluster.images, found.fitted, found.images) == (4, 6, 10)
+    assert set(cluster.examples) < set(between)
+    with open_output(tmp_path / "l.txt", "labels") as writer:
+        writer.write(found.to_dict())
+    assert read_labels(tmp_path / "l.txt").names == ("red",)
+    assert f"# 4 images, such as {cluster.examples[0]}, " in (tmp_path / "l.txt").read_text()
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_few_images(encoder: ColourEncoder, photos: list[str], count: int) -> None:
     found = suggest(named(WORDS, encoder), photos[-count:])
@@ -140,8 +158,8 @@ def test_votes_count_and_ties_go_to_the_nearest(encoder: ColourEncoder) -> None:
     def first(rows: list[tuple[float, float, float]]) -> str:
         vectors = np.array(rows, np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        labels, _ = suggest_for_vectors(classifier, vectors, [""] * len(rows), clusters=1)
-        return labels[0].label
+        found = suggest_for_vectors(classifier, vectors, [""] * len(rows), clusters=1)
+        return found.labels[0].label
 
     assert first([(5, 4, 0), (5, 4, 0), (0, 9, 0)]) == "red"
     assert first([(5, 4, 0), (0, 9, 0)]) == "green"
