@@ -130,13 +130,16 @@ def provenance_columns(questions: Iterable[str]) -> list[str]:
 def find_questions(columns: Sequence[str]) -> list[str]:
     """The questions that a table has columns of; [] if it has a column `label`.
 
+    Columns without one of scores are someone's notes, unless no column has one.
+
     >>> find_questions(["path", "colour", "colour_score", "error"])
     ['colour']
     """
     if "label" in columns:
         return []
     names = [column for column in columns if column and column not in COLUMNS]
-    return [n for n in names if not any(n.startswith(f"{other}_") for other in names)]
+    found = [n for n in names if not any(n.startswith(f"{other}_") for other in names)]
+    return [name for name in found if name_column(name, "score") in columns] or found
 
 
 def nest_columns(row: Mapping[str, Any], questions: Collection[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from clipcls.classification.decision import (
 from clipcls.classification.image_classifier import ImageClassifier
 from clipcls.classification.multilabel import MultiLabelClassifier
 from clipcls.data.inputs import OnError, apply_on_error
-from clipcls.errors import CalibrationError, ImageError, ModelError, not_fitted
+from clipcls.errors import ClipclsError, ImageError, ModelError, not_fitted
 from clipcls.predictions import Prediction
 from clipcls.questions import Answers, check_names
 
@@ -106,7 +106,7 @@ class MultiQuestionClassifier:
             the `Answers` per image, or the `ImageError` that says why there are none.
 
         Raises:
-            CalibrationError: as for `ZeroShotClassifier.classify`; the message names the question.
+            ClipclsError: as for `ZeroShotClassifier.classify`; the message names the question.
         """
         if not hasattr(self, "encoder_"):
             raise not_fitted(self)
@@ -117,8 +117,10 @@ class MultiQuestionClassifier:
                 continue
             try:
                 decision = classifier.decision(top=top, abstain=abstain, **options)
-            except CalibrationError as error:
-                raise CalibrationError(f"the question {name!r}: {error}") from error
+                if refine:
+                    decision.classify_together(())  # refuses at once what it cannot refine
+            except ClipclsError as error:
+                raise type(error)(f"the question {name!r}: {error}") from error
             answerers[name] = decision.classify_together if refine else decision.answer
 
         def answer(block: list[Embedded]) -> Iterator[Answers]:

@@ -106,7 +106,10 @@ class GalleryWriter(Writer):
 
     def _record(self, result: Prediction | Answers, picture: bytes | ImageError) -> dict[str, Any]:
         record: dict[str, Any] = {"path": result.path, "labels": [], "top": []}
-        for question, answer in _answers(result).items():
+        answers = _answers(result)
+        if all(answer.by_person for answer in answers.values()):
+            record["reviewed"] = True
+        for question, answer in answers.items():
             asked = f"{question}: " if question else ""
             names = [join_levels(path) for path in answer.label_paths] or [UNKNOWN]
             scores = [candidate.score for candidate in answer.given] or [answer.score]
@@ -118,8 +121,6 @@ class GalleryWriter(Writer):
             record["top"] += [(asked + c.label, round(c.score, 6)) for c in known]
             if answer.label_set is not None:
                 record.setdefault("set", []).extend(asked + name for name in answer.label_set)
-            if answer.by_person:
-                record["reviewed"] = True
         if isinstance(picture, ImageError):
             self.gone += 1
             record["gone"] = picture.reason

@@ -67,7 +67,11 @@ def read_results(
     if not merged:
         raise InputError(f"{name}: contains no results")
     if question is not None and asked and find_name(question, asked) is None:
-        known = "it has one answer per image" if "" in asked else f"it answers {', '.join(asked)}"
+        known = (
+            "it has one answer per image: omit --question"
+            if "" in asked
+            else f"it answers {', '.join(asked)}"
+        )
         raise InputError(f"{name}: has no answers to the question {question!r}; {known}")
     return tuple(merged.values())
 

@@ -14,7 +14,7 @@ from clipcls import (
     ZeroShotClassifier,
     calibrate,
 )
-from clipcls.errors import CalibrationError, LabelsError, ModelError, NotFittedError
+from clipcls.errors import CalibrationError, ClipclsError, LabelsError, ModelError, NotFittedError
 from helpers.encoders import ColourEncoder, NamesEncoder
 
 WARM, NAMES = ["red or yellow", "blue or green"], ["red", "green", "blue"]
@@ -86,6 +86,9 @@ def test_options_go_to_the_questions_that_have_them(encoder, paint, photos: list
     mixed = {"warmth": words(WARM, calibration=calibration), "colour": words(NAMES)}
     with pytest.raises(CalibrationError, match="question 'colour'"):
         list(MultiQuestionClassifier(mixed).fit().classify(photos, abstain=Abstain(coverage=0.5)))
+    tree = {"warmth": words(WARM), "tree": words(["warm > red", "cold > blue"])}
+    with pytest.raises(ClipclsError, match=r"question 'tree'.*hierarchy"):
+        MultiQuestionClassifier(tree).fit().classify(photos, refine=True)
     with pytest.raises(ImageError):
         list(clf.classify(["missing.png"], on_error="raise"))
 

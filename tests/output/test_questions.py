@@ -119,6 +119,14 @@ def test_a_single_question_need_not_be_named(tmp_path: Path) -> None:
     assert read_results(path) == (SHIRT,)
 
 
+def test_columns_that_someone_added_are_no_questions(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.csv", FOUND[0])
+    header, row = path.read_text().splitlines()
+    path.write_text(f"{header},notes\n{row},sold out\n")
+    (found,) = read_answers(path)
+    assert [*found.questions] == ["category", "animal", "colours"]
+
+
 def test_an_image_without_an_answer_to_the_question_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text("path,kind,colour\na.jpg,shirt,red\nb.jpg,hat,\n")
     first, second = read_results(tmp_path / "r.csv", question="colour")
