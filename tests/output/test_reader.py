@@ -123,7 +123,16 @@ def test_every_field_of_a_record_has_its_type_in_one_table() -> None:
     )
     provenance = Provenance("m", "w", "fp32", "photo", "c", "d", refined=True)
     one = Prediction(
-        "a.jpg", "cat", top, provenance, ("cat",), (("pet", "cat"),), explanation, "h.png", True
+        "a.jpg",
+        "cat",
+        top,
+        provenance,
+        ("cat",),
+        (("pet", "cat"),),
+        explanation,
+        "h.png",
+        2.5,
+        True,
     )
     several = Prediction("a.jpg", "cat", top, provenance, labels=top)
     error = ImageError("a.jpg", "truncated")
@@ -132,7 +141,7 @@ def test_every_field_of_a_record_has_its_type_in_one_table() -> None:
     assert Prediction.from_dict(several.to_dict()) == several
     # What it rests on, and its picture, are for people: they are not read back.
     read = Prediction.from_dict(one.to_dict())
-    assert read == replace(one, explanation=None, heatmap=None)
+    assert read == replace(one, explanation=None, heatmap=None, nearness=None)
     (row,) = flatten(one.to_dict())
     assert (row["lineage"], row["set"], row["text"]) == ("pet > cat", "cat", "a cat")
 
