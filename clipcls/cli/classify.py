@@ -197,7 +197,11 @@ def command(
     usual = prefix_columns(
         {q: list_columns(q, tops.get(q, 1), q in asked and asked[q].hierarchy_) for q in opened}
     )
-    doubts = {name: Doubt(len(fitted.classes_)) for name, fitted in asked.items()}
+    doubts = {
+        name: Doubt(len(fitted.classes_))
+        for name, fitted in asked.items()
+        if not fitted.provenance_.classifier
+    }
     run.report.labels = {name: len(fitted.classes_) for name, fitted in asked.items()}
     with watching(console, total) as watch:
         options: dict[str, Any] = {
