@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -90,10 +91,9 @@ class Calibration(BaseCalibration):
             *_, (_, above, _) = self._promised(least)
             line += f"; the least with {CONFIDENCE:.0%} confidence is {least:g}, answering "
             line += f"{above / self.images:.0%}"
-        raise CalibrationError(
-            f"{line}; allow more error, or calibrate with more images "
-            f"({images_needed(max_error):,} or more that are answered without a mistake)"
-        )
+        count = self._estimate(max_error)
+        more = f"about {count:,} images like these" if count else "more images"
+        raise CalibrationError(f"{line}; allow more error, or calibrate with {more}")
 
     def _promised(self, error: float) -> Iterator[tuple[float, int, int]]:
         """The rows of `thresholds` that pass their tests."""
@@ -123,6 +123,17 @@ class Calibration(BaseCalibration):
         refused = (e for e in range(999, 0, -1) if not any(self._promised(e / 1000)))
         return (next(refused, 0) + 1) % 1000 / 1000
 
+    def _estimate(self, error: float) -> int:
+        """About how many images like these would promise an error; 0 if unknown."""
+        start = max(1, min(self._start(error), self.images // 2))
+        found = []
+        for _, above, wrong in (self._rows(start)[0], self.thresholds[-1]):
+            if wrong < 0.8 * error * above:
+                counts = ((m, images_needed(error, m)) for m in itertools.count())
+                needed = next(images for m, images in counts if wrong * images <= m * above)
+                found.append(math.ceil(needed * self.images / above))
+        return min((n for n in found if n > self.images), default=0)
+
     def summary(self) -> str:
         """One line: the temperature, and the metrics before and after."""
         ece, nll = self.metrics["ece"], self.metrics["nll"]
@@ -142,11 +153,8 @@ class Calibration(BaseCalibration):
         if alpha <= _USUAL_ALPHA:
             size = self._set_row(_USUAL_ALPHA)[2]
             line += f" (at {_USUAL_ALPHA:g} a set has {size:.3g} labels on average)"
-        if not 0 < least <= _USUAL_ERROR:
-            line += (
-                f"; --max-error {_USUAL_ERROR:g} needs at least {images_needed(_USUAL_ERROR)} "
-                "images that are answered without a mistake"
-            )
+        if not 0 < least <= _USUAL_ERROR and (images := self._estimate(_USUAL_ERROR)):
+            line += f"; --max-error {_USUAL_ERROR:g} needs about {images:,} images like these"
         return line
 
     def set_threshold(self, alpha: float) -> float:

@@ -363,18 +363,36 @@ def test_what_it_can_promise_is_what_it_grants(any_calibration: Calibration) -> 
             made.for_error(least - 0.001)
         (sets,) = map(float, re.findall(r"--prediction-sets (\S+) or more", line))
         assert sets == pytest.approx(1 / (images + 1), abs=0.001)
-        assert ("--max-error 0.05 needs at least 59 images" in line) == (least > 0.05)
     for error, need in ((0.05, 59), (0.01, 299)):
         few, enough = (
             cuts_of(np.arange(n) / n, np.ones(n, bool), any_calibration) for n in (need - 1, need)
         )
         enough.for_error(error)
-        with pytest.raises(CalibrationError, match=f"{need} or more that are answered without"):
+        with pytest.raises(CalibrationError, match=f"with about {need} images like these"):
             few.for_error(error)
     with pytest.raises(CalibrationError, match="cannot be promised"):
         any_calibration.for_error(5e-324)
     nothing = cuts_of(np.arange(10) / 10, np.zeros(10, bool), any_calibration)
     assert nothing.promises().startswith("with these images no --max-error can be promised")
+
+
+@pytest.mark.parametrize("images", [30, 40, 100])
+def test_a_refusal_says_how_many_images_would_do(any_calibration: Calibration, images: int) -> None:
+    def make(count: int, share: float) -> Calibration:
+        """Of the images with the lowest scores, this share of all, every fifth is wrong."""
+        number = np.arange(count)
+        wrong = (number > (1 - share) * count) & (number % 5 == 0)
+        return cuts_of(-number / count, ~wrong, any_calibration)
+
+    few = make(images, 0.4)
+    with pytest.raises(CalibrationError, match=r"with about [0-9]+ images like these") as caught:
+        few.for_error(0.02)
+    (needed,) = map(int, re.findall("about ([0-9]+) images", str(caught.value)))
+    assert make(needed, 0.4).for_error(0.02).coverage > 0.5
+    asked = re.search("--max-error 0.05 needs about [0-9]+ images like these", few.promises())
+    assert bool(asked) == (images < 59)
+    with pytest.raises(CalibrationError, match=r"or calibrate with more images$"):
+        make(images, 1).for_error(0.02)
 
 
 def test_images_that_a_calibration_was_made_from_are_told(
