@@ -107,15 +107,13 @@ class ZeroShotClassifier(ImageClassifier):
             log_warnings(given, self.prompts)
         self._open()
         prompts = given or choose_prompts(self.encoder_.name)
-        if (
-            self.encoder_.name == "mini"
-            and prompts is not self.prompts
-            and len(prompts.templates) > 1
-        ):
+        count = len(prompts.templates)
+        if count > 1 and self.encoder_.name == "mini" and prompts is not self.prompts:
             logger.warning(
-                "the model mini answers alike with any template: %s of them only take %s times as "
-                "long as one",
-                *(f"{len(prompts.templates):,}",) * 2,
+                "the model mini answers alike with any template: one is enough, and its labels "
+                "are ready %d times as fast as with these %d",
+                count,
+                count,
             )
         paths, texts = [label.path for label in labels], make_texts(labels, prompts)
         self._texts, self.prompts_ = texts, prompts
