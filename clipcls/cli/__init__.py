@@ -34,7 +34,7 @@ _COMMANDS = {
     "suggest": "Suggest labels for images that nobody has labelled.",
     "search": "Find the images nearest to a text or to another image.",
     "serve": "Classify images over HTTP, with a page to try it on.",
-    "models": "List the models that have a short name.",
+    "models": "List models, download one, or print where it is.",
     "prompts": "List the template sets and label sets, or print the set NAME.",
     "cache": "Manage stored embeddings and exported models.",
     "config": "Show which settings apply, and where they come from.",

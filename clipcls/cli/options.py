@@ -75,7 +75,7 @@ class ModelChoice(Settings):
         default="auto",
         metavar="NAME",
         shell_complete=complete_models,
-        help="A name from `clipcls models`, ARCHITECTURE/TAG, hf-hub:ORG/REPO or local-dir:PATH; "
+        help="A name from `clipcls models`, ARCHITECTURE/TAG, ORG/REPO of the hub or a folder; "
         "auto is base if its weights are available, else mini.",
     )
     checkpoint: Path | None = option(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcls.models import hub
-from clipcls.models.architectures import read_architecture
+from clipcls.models.architectures import quiet, read_architecture
 
 MINI = Path(__file__).parents[1] / "mini"
 
@@ -98,6 +98,63 @@ ALIASES = {
     ),
 }
 
+HUB_TWINS = {
+    **{
+        f"openai/clip-vit-{size}": f"ViT-{name}-quickgelu/openai"
+        for size, name in (
+            ("base-patch32", "B-32"),
+            ("base-patch16", "B-16"),
+            ("large-patch14", "L-14"),
+            ("large-patch14-336", "L-14-336"),
+        )
+    },
+    **{
+        f"google/siglip-{size}": f"ViT-{name}/webli"
+        for size, name in (
+            ("base-patch16-224", "B-16-SigLIP"),
+            ("base-patch16-256", "B-16-SigLIP-256"),
+            ("base-patch16-384", "B-16-SigLIP-384"),
+            ("base-patch16-512", "B-16-SigLIP-512"),
+            ("base-patch16-256-multilingual", "B-16-SigLIP-i18n-256"),
+            ("large-patch16-256", "L-16-SigLIP-256"),
+            ("large-patch16-384", "L-16-SigLIP-384"),
+            ("so400m-patch14-224", "SO400M-14-SigLIP"),
+            ("so400m-patch14-384", "SO400M-14-SigLIP-384"),
+        )
+    },
+    **{
+        f"google/siglip2-{size}": f"ViT-{name}/webli"
+        for size, name in (
+            ("base-patch32-256", "B-32-SigLIP2-256"),
+            ("base-patch16-224", "B-16-SigLIP2"),
+            ("base-patch16-256", "B-16-SigLIP2-256"),
+            ("base-patch16-384", "B-16-SigLIP2-384"),
+            ("base-patch16-512", "B-16-SigLIP2-512"),
+            ("large-patch16-256", "L-16-SigLIP2-256"),
+            ("large-patch16-384", "L-16-SigLIP2-384"),
+            ("large-patch16-512", "L-16-SigLIP2-512"),
+            ("so400m-patch14-224", "SO400M-14-SigLIP2"),
+            ("so400m-patch14-384", "SO400M-14-SigLIP2-378"),
+            ("so400m-patch16-256", "SO400M-16-SigLIP2-256"),
+            ("so400m-patch16-384", "SO400M-16-SigLIP2-384"),
+            ("so400m-patch16-512", "SO400M-16-SigLIP2-512"),
+            ("giant-opt-patch16-256", "gopt-16-SigLIP2-256"),
+            ("giant-opt-patch16-384", "gopt-16-SigLIP2-384"),
+        )
+    },
+    **{
+        f"facebook/PE-Core-{size}": f"PE-Core-{name}/meta"
+        for size, name in (
+            ("T16-384", "T-16-384"),
+            ("S16-384", "S-16-384"),
+            ("B16-224", "B-16"),
+            ("L14-336", "L-14-336"),
+            ("G14-448", "bigG-14-448"),
+        )
+    },
+}
+"""Repositories whose weights OpenCLIP has in its own form: their names there."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
@@ -132,6 +189,35 @@ def list_models() -> list[ModelInfo]:
         present = hub.cached(pretrained.repo, *pretrained.files) is not None
         rows.append(ModelInfo(alias, pretrained.name, *numbers, present))
     return rows
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainedInfo:
+    """Published weights of OpenCLIP.
+
+    Attributes:
+        name: what `resolve` takes.
+        repo: their repository on the Hugging Face hub; None if they are elsewhere.
+        present: whether they are on this machine.
+    """
+
+    name: str
+    repo: str | None
+    present: bool
+
+
+def list_pretrained(search: str = "") -> list[PretrainedInfo]:
+    """The published weights whose name or repository contains a text; imports open_clip."""
+    with quiet():
+        from open_clip import get_pretrained_cfg
+        from open_clip import list_pretrained as list_all
+    found = []
+    for architecture, tag in list_all():
+        repo = get_pretrained_cfg(architecture, tag).get("hf_hub", "").rpartition("/")[0] or None
+        if search.casefold() in f"{architecture}/{tag} {repo}".casefold():
+            present = repo is not None and hub.cached(repo, *HUB_FILES) is not None
+            found.append(PretrainedInfo(f"{architecture}/{tag}", repo, present))
+    return found
 
 
 def model_names() -> list[str]:

@@ -37,7 +37,13 @@ def cached(repo: str, *names: str) -> Path | None:
         return None
 
 
-def fetch(repo: str, *names: str, progress: bool = True, impatient: bool = False) -> Path | None:
+def fetch(
+    repo: str,
+    *names: str,
+    progress: bool = True,
+    impatient: bool = False,
+    offline: bool = False,
+) -> Path | None:
     """The first of these files that a repository has, downloaded if it is not on this machine.
 
     Args:
@@ -47,6 +53,7 @@ def fetch(repo: str, *names: str, progress: bool = True, impatient: bool = False
         impatient: give up after `STALL_SECONDS` without progress, and do not try within
             `REMEMBERED_SECONDS` of a failure; otherwise wait as long as HF_HUB_ETAG_TIMEOUT and
             HF_HUB_DOWNLOAD_TIMEOUT say.
+        offline: download nothing, as if HF_HUB_OFFLINE were set.
 
     Returns:
         the file's path in the hub's cache, or None if the repository has none of them.
@@ -61,6 +68,10 @@ def fetch(repo: str, *names: str, progress: bool = True, impatient: bool = False
     from huggingface_hub import errors
 
     missing = f"{repo}: {names[0]} is not on this machine and"
+    if offline:
+        raise ModelUnavailableError(
+            f"{missing.removesuffix(' and')}; `clipcls models get` downloads a model"
+        )
     if constants.HF_HUB_OFFLINE:
         raise ModelUnavailableError(
             f"{missing} HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set; unset it once to "

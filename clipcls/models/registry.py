@@ -22,7 +22,7 @@ from typing import Any
 
 from clipcls.errors import ModelError, ModelUnavailableError, UnknownModelError
 from clipcls.models import hub
-from clipcls.models.aliases import ALIASES, HUB_FILES, MINI, Pretrained
+from clipcls.models.aliases import ALIASES, HUB_FILES, HUB_TWINS, MINI, Pretrained
 from clipcls.models.architectures import (
     find_architecture,
     list_architectures,
@@ -108,23 +108,25 @@ def resolve(
     checkpoint: str | os.PathLike[str] | None = None,
     *,
     progress: bool = True,
+    offline: bool = False,
 ) -> ModelSource:
     """Finds a model's files, and downloads those that are not on this machine.
 
     Args:
         model: `auto` (the alias `base`, or `mini` with a warning if that is unavailable), `mini`,
-            an alias, `ARCHITECTURE/tag`, `hf-hub:organisation/name`, `local-dir:DIRECTORY` or just
-            a directory that open_clip wrote, or, with `checkpoint`, one of open_clip's
-            architectures.
+            an alias, `ARCHITECTURE/tag` (or `ARCHITECTURE`, if it has one tag), `ORG/REPO` of the
+            Hugging Face hub (`hf-hub:ORG/REPO`), `local-dir:DIRECTORY` or just a directory that
+            open_clip wrote, or, with `checkpoint`, one of open_clip's architectures.
         checkpoint: a file of weights for that architecture or directory.
         progress: show a bar for downloads if stderr is a terminal.
+        offline: download nothing.
 
     Raises:
         UnknownModelError: the model does not exist.
         ModelUnavailableError: its files are missing and cannot be downloaded now.
         ModelError: its files cannot be used.
     """
-    fetch = functools.partial(hub.fetch, progress=progress)
+    fetch = functools.partial(hub.fetch, progress=progress, offline=offline)
     if checkpoint is not None:
         return _resolve_checkpoint(model, _path(checkpoint), fetch)
     if model == "auto":
@@ -137,16 +139,22 @@ def resolve(
     if model == "mini":
         return _from_directory(model, MINI, None, fetch)
     if model.startswith("hf-hub:"):
-        repo = model.removeprefix("hf-hub:")
-        file = _require(fetch, repo, CONFIG_NAME, why=", so it is not an OpenCLIP model")
-        return _from_config(model, file, _require(fetch, repo, *HUB_FILES), fetch)
+        return _from_repository(model.removeprefix("hf-hub:"), fetch)
     if directory := _find_directory(model):
         return _from_directory(model, directory, None, fetch)
+    if repo := _find_repository(model):
+        model = HUB_TWINS.get(repo, f"hf-hub:{repo}")
+        if model.startswith("hf-hub:"):
+            return _from_repository(repo, fetch)
+        logger.info("%s is OpenCLIP's %s", repo, model)
     if architecture := find_architecture(model):
-        raise UnknownModelError(
-            f"{model}: weights are missing; name a tag, as in {architecture}/TAG (it has "
-            f"{_describe_tags(architecture)}), or give a checkpoint file"
-        )
+        tags = list_tags(architecture)
+        if len(tags) != 1:
+            raise UnknownModelError(
+                f"{model}: weights are missing; name a tag, as in {architecture}/TAG (it has "
+                f"{', '.join(tags) or 'none'}), or give a checkpoint file"
+            )
+        model = f"{architecture}/{tags[0]}"
     try:
         return _from_pretrained(_find_pretrained(model), fetch)
     except ModelUnavailableError as error:
@@ -181,6 +189,23 @@ def _find_directory(model: str) -> Path | None:
         return _path(model.removeprefix("local-dir:"))
     directory = _path(model)
     return directory if (directory / CONFIG_NAME).is_file() else None
+
+
+def _find_repository(model: str) -> str | None:
+    """The repository of the Hugging Face hub that ORG/REPO or its page's address names.
+
+    It is no repository if it resembles an architecture with a tag: a mistake costs no request.
+    """
+    page = r"(?:https?://)?(?:huggingface|hf)\.co/"
+    found = re.fullmatch(rf"({page})?([\w.-]+)/([\w.-]+)/?", model)
+    if not found or (not found[1] and _closest(found[2], list_architectures())):
+        return None
+    return f"{found[2]}/{found[3]}"
+
+
+def _from_repository(repo: str, fetch: Fetch) -> ModelSource:
+    file = _require(fetch, repo, CONFIG_NAME, why=", so OpenCLIP cannot load it")
+    return _from_config(f"hf-hub:{repo}", file, _require(fetch, repo, *HUB_FILES), fetch)
 
 
 def _from_pretrained(pretrained: Pretrained, fetch: Fetch) -> ModelSource:
@@ -289,12 +314,6 @@ def _hint(model: str) -> str:
         close = _closest(model, names) or close
     if close:
         return f"did you mean {' or '.join(close)}?"
-    page = r"(?:https?://)?(?:(?:huggingface|hf)\.co/)?"
-    if repo := re.fullmatch(rf"{page}([\w.-]+/[\w.-]+)/?", model):
-        return (
-            f"for a repository of the Hugging Face hub write hf-hub:{repo[1]} (it needs an "
-            f"{CONFIG_NAME}), for a directory local-dir:DIRECTORY"
-        )
     return "`clipcls models` lists some"
 
 

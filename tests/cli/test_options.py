@@ -176,6 +176,19 @@ def test_commands_say_what_they_wrote_and_what_comes_next(
     assert "wrote" not in run("classify", *LABELS, "sorted", "-o", os.devnull, "-f", "csv")[2]
 
 
+def test_all_models_can_be_searched(run) -> None:
+    status, out, _ = run("models", "--all", "pe-core-b")
+    assert status == 0
+    assert "PE-Core-B-16/meta" in out
+    assert "timm/PE-Core-B-16" in out
+    assert "ViT-" not in out
+    assert json.loads(run("models", "--all", "pe-core-b", "--json")[1])[0]["present"] is False
+    assert len(run("models", "--all")[1].splitlines()) > 100
+    status, _, err = run("models", "--all", "nothing-like-it")
+    assert status == 2
+    assert "nothing-like-it" in err
+
+
 def test_models_name_the_command_that_installs_what_they_need(run, monkeypatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(

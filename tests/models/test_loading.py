@@ -325,8 +325,6 @@ def test_out_of_memory(tmp_path) -> None:
         ("bsae", "did you mean base"),
         ("ViT-B-33/openai", "did you mean ViT-B-32/openai"),
         ("vit-b-32/OpenAI", "did you mean ViT-B-32/openai"),
-        ("openai/clip-vit-base-patch32", "write hf-hub:openai/clip-vit-base-patch32 "),
-        ("https://huggingface.co/imageomics/bioclip", "write hf-hub:imageomics/bioclip "),
         (str(ROOT), "has no open_clip_config.json"),
         ("ViT-B-32/openia", "it has openai, laion400m_e31"),
         ("ViT-B-32", "ViT-B-32/TAG"),
@@ -506,6 +504,13 @@ def resolve(name: str, **env: str) -> tuple[str, str]:
     return done.stdout.strip(), done.stderr.strip()
 
 
+def resolve_by_open_clip(name: str, **env: str) -> str:
+    """As `resolve`, for a name that only open_clip knows."""
+    done = run(RESOLVE.partition("assert")[0].replace("NAME", repr(name)), **env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 @pytest.fixture
 def mini(tmp_path, monkeypatch) -> Path:
     return write_model(tmp_path / "mini", CONFIGS["clip"])
@@ -522,6 +527,52 @@ def test_download_once(fake_hub, tmp_path) -> None:
     assert resolve("hf-hub:acme/tiny", **env) == (out, "")
     assert fake_hub.requests == []
     assert resolve("hf-hub:acme/tiny", HF_HOME=env["HF_HOME"], HF_HUB_OFFLINE="1") == (out, "")
+
+
+def test_a_repository_by_the_name_that_the_hub_shows(fake_hub, tmp_path) -> None:
+    write_model(fake_hub.repos / "acme" / "tiny", CONFIGS["clip"])
+    env = {"HF_ENDPOINT": fake_hub.url, "HF_HOME": str(tmp_path / "home")}
+    for name in ("acme/tiny", "acme/tiny/", "https://huggingface.co/acme/tiny"):
+        assert resolve(name, **env)[0].startswith("hf-hub:acme/tiny ")
+    (fake_hub.repos / "acme" / "bert").mkdir()
+    assert "bert: has no open_clip_config.json" in resolve("acme/bert", **env)[0]
+    assert registry._find_repository("ViT-B-33/openai") is None, "a mistake costs no request"
+
+
+def test_one_tag_needs_no_name_and_twins_are_known(fake_hub, tmp_path) -> None:
+    env = {"HF_ENDPOINT": fake_hub.url, "HF_HOME": str(tmp_path / "home")}
+    repo = fake_hub.repos / "timm" / "PE-Core-B-16"
+    repo.mkdir(parents=True)
+    (repo / "open_clip_model.safetensors").write_bytes(b"weights")
+    for name in ("PE-Core-B-16", "facebook/PE-Core-B16-224"):
+        assert resolve_by_open_clip(name, **env).startswith("PE-Core-B-16/meta ")
+
+
+def test_twins_exist() -> None:
+    for repo, name in aliases.HUB_TWINS.items():
+        config = architectures.read_architecture(name.partition("/")[0])
+        assert registry._find_pretrained(name).name == name
+        # Their names tell the image size, but for SigLIP 2's 378, which the hub calls 384.
+        size = re.search(r"-(\d{3})\b", repo.partition("-")[2])
+        if size:
+            assert config["vision_cfg"]["image_size"] in (int(size[1]), int(size[1]) - 6)
+
+
+def test_a_model_is_fetched_for_later(fake_hub, tmp_path) -> None:
+    write_model(fake_hub.repos / "acme" / "tiny", CONFIGS["clip"])
+    home = {"HF_HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path)}
+
+    def models(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        program = f"import sys; sys.argv[1:] = ['models', *{arguments}]\n"
+        return run(f"{program}from clipcls.cli import main; main()", **home, **env)
+
+    before = models("path", "acme/tiny", HF_ENDPOINT=fake_hub.url)
+    assert before.returncode == 2
+    assert "clipcls models get" in before.stderr
+    assert fake_hub.requests == []
+    assert models("get", "acme/tiny", HF_ENDPOINT=fake_hub.url).returncode == 0
+    after = models("path", "acme/tiny", HF_HUB_OFFLINE="1")
+    assert Path(after.stdout.strip()).is_file()
 
 
 def test_older_weights_where_there_are_no_safetensors(fake_hub, tmp_path) -> None:
@@ -566,7 +617,7 @@ def test_repositories_that_cannot_be_had(fake_hub, tmp_path) -> None:
     env = {"HF_ENDPOINT": fake_hub.url, "HF_HOME": str(tmp_path / "home")}
     for name, error, why in (
         ("hf-hub:acme/none", "UnknownModelError", "no such repository"),
-        ("hf-hub:acme/other", "UnknownModelError", "not an OpenCLIP model"),
+        ("hf-hub:acme/other", "UnknownModelError", "OpenCLIP cannot load it"),
         ("hf-hub:gated/model", "ModelUnavailableError", "hf auth login"),
         ("hf-hub:not a name", "UnknownModelError", "not the name of a repository"),
         ("hf-hub:", "UnknownModelError", "not the name of a repository"),
@@ -604,7 +655,7 @@ def test_mini() -> None:
 def test_auto_falls_back_and_says_so(mini, monkeypatch, caplog) -> None:
     monkeypatch.setattr(registry, "MINI", mini)
 
-    def unavailable(repo: str, *names: str, progress: bool, impatient: bool = False) -> None:
+    def unavailable(repo: str, *names: str, **_: object) -> None:
         raise ModelUnavailableError(f"{repo}: there is no hub")
 
     monkeypatch.setattr(hub, "fetch", unavailable)
