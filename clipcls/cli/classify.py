@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,7 +94,7 @@ class _Doubt(groups.Settings):
         "deviations above its similarity to everyday names (column nearness). Start with 2; 3 "
         "turns away more images of other things, and more of your labels.",
     )
-    calibration: Path | Mapping[str, Path] | None = calibration_option()
+    calibration: Any = calibration_option()
     coverage: float | None = option(
         type=NumberRange(0, 1, min_open=True),
         metavar="C",

@@ -55,7 +55,7 @@ def check(context: click.Context) -> None:
     """Refuse a command line whose options, with settings, exclude or lack each other."""
     options = {long_name(param): param for param in context.command.params}
     given = {name for name, param in options.items() if _is_given(context, str(param.name))}
-    is_for_a_question = isinstance(context.params.get("classifier"), Mapping)
+    is_for_a_question = "" not in (context.params.get("classifier") or {""})
     for one, other, why in EXCLUSIVE:
         if {one, other} <= given and not (is_for_a_question and why == _OWN_LABELS):
             names = f"{options[one].opts[0]} and {options[other].opts[0]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
@@ -21,17 +21,12 @@ from clipcls.cli.label_settings import (
 from clipcls.cli.options import ModelSettings, data_argument, question_option, run_options
 from clipcls.cli.param_types import NEW_FILE
 
-if TYPE_CHECKING:
-    from clipcls.labels.label_set import LabelsLike
-
 
 @dataclass(frozen=True)
 class _Learning(groups.Settings):
     section = "Learning"
 
-    labels: LabelsLike | None = labels_option(
-        "A label file or ready set; default: the labels of DATA."
-    )
+    labels: Any = labels_option("A label file or ready set; default: the labels of DATA.")
     prompts: str | list[str] | None = prompts_option()
     no_words: tuple[str, ...] = groups.option(
         metavar="LABEL",

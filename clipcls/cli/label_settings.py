@@ -19,7 +19,6 @@ from clipcls.questions import check_names, find_name
 
 if TYPE_CHECKING:
     from clipcls.classification.image_classifier import ImageClassifier
-    from clipcls.labels.label_set import LabelsLike
 
 
 def _join_prompts(
@@ -39,28 +38,21 @@ def _join_prompts(
 
 def _gather_questions(
     context: click.Context, param: click.Parameter, values: tuple[Any, ...]
-) -> Any:
-    """The one value of an option, or the values of `NAME=VALUE` by the question's name."""
-    parts = [split_question(os.fspath(value)) for value in values]
-    named = {name: param.type.convert(value, param, context) for name, value in parts if name}
-    if values and not named and len(values) < 2:
-        return values[0]
-    if len(named) < len(values):
-        raise click.BadParameter(
-            f"several are given, so each needs the name of its question, once: {param.opts[0]} "
-            "NAME=FILE"
-        )
-    return named or None
-
-
-def split_question(value: str) -> tuple[str | None, str]:
-    """The name and the value of `NAME=VALUE`; no name if that is a file's name."""
-    name, mark, rest = value.partition("=")
-    return (name, rest) if mark and not os.path.lexists(value) else (None, value)
+) -> dict[str, Any] | None:
+    """The values by the names of their questions; `NAME=VALUE` has a name, "" if it is a file."""
+    found: dict[str, Any] = {}
+    for value in map(os.fspath, values):
+        name, mark, rest = value.partition("=")
+        is_named = name and mark and not os.path.lexists(value)
+        name, rest = (*check_names([name]), rest) if is_named else ("", value)
+        if name in found:
+            raise click.BadParameter(f"name each question, once: {param.opts[0]} NAME=FILE")
+        found[name] = param.type.convert(rest, param, context)
+    return found or None
 
 
 def labels_option(help: str) -> Any:
-    """The field of a group for `--labels`; NAME=FILE for each of several questions is a dict."""
+    """The field of a group for `--labels`: a file per question, by its name."""
     return option(
         metavar="[QUESTION=]FILE|NAME",
         multiple=True,
@@ -107,7 +99,7 @@ class TextSettings(Settings):
 
     section = "Labels"
 
-    labels: LabelsLike | None = labels_option(
+    labels: Any = labels_option(
         "A label file (in csv, | separates synonyms or prompts), a ready set, or - for a list on "
         "stdin; may be repeated with the name of a question, such as colour=colours.txt."
     )
@@ -122,7 +114,6 @@ class TextSettings(Settings):
         """Fit the classifier of one question; `model` is of `ModelSettings.make_arguments`."""
         from clipcls.classification.zero_shot import ZeroShotClassifier
 
-        assert self.labels is not None
         settings = {**model, "calibration": calibration}
         return ZeroShotClassifier(self.labels, prompts=self.prompts, **settings).fit()
 
@@ -145,7 +136,8 @@ class LabelSettings(TextSettings):
         help="For labels like `animal > dog > pug`, answer at level 1 (the root), 2, ..., or at "
         "the level of this name.",
     )
-    classifier: Path | Mapping[str, Path] | None = option(
+    classifier: Any = option(
+        type=FILE,
         metavar="[QUESTION=]FILE",
         multiple=True,
         callback=_gather_questions,
@@ -161,7 +153,6 @@ class LabelSettings(TextSettings):
             return super().open_classifier(settings, calibration)
         from clipcls.few_shot.classifier import FewShotClassifier
 
-        assert not isinstance(self.classifier, Mapping)
         if settings["model"] == "auto":
             settings["model"] = None  # its own
         return FewShotClassifier.load(self.classifier, calibration=calibration, **settings)
@@ -171,14 +162,14 @@ class LabelSettings(TextSettings):
 class CalibratedLabelSettings(LabelSettings):
     """The same, with a calibration of the scores."""
 
-    calibration: Path | Mapping[str, Path] | None = calibration_option()
+    calibration: Any = calibration_option()
 
 
 Chosen = TypeVar("Chosen", bound=Settings)
 
 
 def split_questions(
-    settings: Chosen, question: str | None = None, calibration: object = None
+    settings: Chosen, question: str | None = None, calibration: Any = None
 ) -> dict[str, Chosen]:
     """The settings of each question, by its name; those of a question without one are under "".
 
@@ -189,51 +180,45 @@ def split_questions(
         question: take this one alone, if they have names.
         calibration: the value of `--calibration`, if `settings` have none.
 
+    Returns:
+        settings whose `labels`, `classifier` and `calibration` are those of one question.
+
     Raises:
         click.UsageError: no labels are given, not all questions are named, or an option is for
             another question; the images are on stdin too; or a `-l` looks like several labels.
         LabelsError: a file cannot be used, or a name.
     """
     labels = _read_labels(settings)
-    classifiers = getattr(settings, "classifier", None)
-    calibration = getattr(settings, "calibration", calibration)
-    options = {"--classifier": classifiers, "--calibration": calibration}
-    named = [value for value in (labels, *options.values()) if isinstance(value, Mapping)]
-    if not named:
-        return {"": replace(settings, labels=labels)}  # type: ignore[call-arg]
-    if labels is not None and not isinstance(labels, Mapping):
-        options = {"--labels" if getattr(settings, "labels", None) else "-l": labels}
-    for option_name, value in options.items():
-        if value is not None and not isinstance(value, Mapping):
-            cure = "--labels" if option_name == "-l" else option_name
-            raise click.UsageError(f"{option_name}: name its question too: {cure} NAME=FILE")
-    labels, classifiers = labels or {}, classifiers or {}
-    names = check_names([*labels, *(name for name in classifiers if name not in labels)])
-    given = [*dict.fromkeys([*labels, *classifiers])]
+    classifiers = getattr(settings, "classifier", None) or {}
+    calibrations = getattr(settings, "calibration", calibration) or {}
+    names = list(dict.fromkeys([*labels, *classifiers])) or [""]
+    if len(names) > 1 and "" in names:
+        raise click.UsageError("name each of several questions, as in --labels NAME=FILE")
+    if "" not in names:
+        check_names(names)
     if both := labels.keys() & classifiers.keys():
         raise click.UsageError(
-            f"the question {min(both)!r} has --labels and --classifier: a classifier has its own "
-            "labels"
+            f"the question {min(both)!r}: --labels and --classifier exclude each other"
         )
-    for name in calibration if isinstance(calibration, Mapping) else ():
-        if name not in given:
-            raise click.UsageError(
-                f"--calibration {name}=...: no question has this name; questions: "
-                f"{', '.join(names)}"
-            )
+    if wrong := [name for name in calibrations if name not in names]:
+        known = ", ".join(names) or "that have a name"
+        raise click.UsageError(
+            f"--calibration NAME=FILE: name one of the questions {known}"
+            + (f", not {wrong[0]!r}" if wrong[0] else "")
+        )
     found = {
         name: replace(
             settings,
-            labels=labels.get(key),
+            labels=labels.get(name),
             **{
-                field: choose(getattr(settings, field), key)
+                field: (getattr(settings, field) or {}).get(name)
                 for field in ("classifier", "calibration")
                 if hasattr(settings, field)
             },
         )  # type: ignore[call-arg]
-        for name, key in zip(names, given, strict=True)
+        for name in names
     }
-    if question is None:
+    if question is None or "" in found:
         return found
     chosen = find_name(question, found)
     if chosen is None:
@@ -254,55 +239,47 @@ def take_one(questions: Mapping[str, Chosen]) -> tuple[str, Chosen]:
     return next(iter(questions.items()))
 
 
-def choose(value: Any, question: str) -> Any:
-    """The value of an option that may be given per question."""
-    return value.get(question) if isinstance(value, Mapping) else value
-
-
 def open_questions(
     questions: Mapping[str, TextSettings],
     model: Mapping[str, Any],
-    calibration: object,
+    calibrations: Mapping[str, Path] | None,
     multi_label: Collection[str] = (),
 ) -> dict[str, Any]:
     """Fit a classifier per question; all have the model of those that were learnt, if any were."""
     chosen, opened = dict(model), {}
     for name in sorted(questions, key=lambda name: not _is_learnt(questions[name])):
-        opened[name] = questions[name].open_either(
-            chosen, choose(calibration, name), name in multi_label
-        )
+        calibration = (calibrations or {}).get(name)
+        opened[name] = questions[name].open_either(chosen, calibration, name in multi_label)
         chosen |= {"model": opened[name].encoder_, "checkpoint": None}
     return {name: opened[name] for name in questions}
 
 
-def _read_labels(settings: Any) -> Any:
-    """The labels, read now, or those of each question by its name."""
-    labels = settings.labels
-    if labels is None:
+def _read_labels(settings: Any) -> dict[str, Any]:
+    """The labels of each question by its name, which the groups of a file give too."""
+    if settings.labels is None:
         words = list(getattr(settings, "label", ()))
         for label in words:
             _check_label(label, is_only=len(words) == 1)
         needs_words = isinstance(settings, TextSettings) and not _is_learnt(settings)
         if needs_words and not words:
             raise click.UsageError("give labels: --labels FILE, or -l for each")
-        return words or None
-    files = labels if isinstance(labels, Mapping) else {"": labels}
-    if "-" in files.values() and "-" in (click.get_current_context().params.get("inputs") or ()):
+        return {"": words} if words else {}
+    given = click.get_current_context().params.get("inputs") or ()
+    if "-" in settings.labels.values() and "-" in given:
         raise click.UsageError(
             "stdin cannot be both the labels and the images: name a file for one of them"
         )
     from clipcls.labels.label_set import log_warnings, read_label_groups, read_labels
 
-    if isinstance(labels, Mapping):
-        groups = {}
-        for name, file in labels.items():
-            found = read_label_groups(file)
-            groups[name] = found[name] if name in found else read_labels(file)
-    else:
-        groups = read_label_groups(labels)
-    for each in groups.values():
-        log_warnings(each)
-    return groups.get("", groups)
+    found: dict[str, Any] = {}
+    for name, file in settings.labels.items():
+        groups = read_label_groups(file)
+        if name:
+            groups = {name: groups[name] if name in groups else read_labels(file)}
+        found |= groups
+    for labels in found.values():
+        log_warnings(labels)
+    return found
 
 
 def _is_learnt(settings: Settings) -> bool:

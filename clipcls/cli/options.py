@@ -220,7 +220,7 @@ def repeat_options(*names: str) -> list[str]:
         if each.name in names and source == ParameterSource.COMMANDLINE:
             value = context.params[each.name]
             if isinstance(value, Mapping):
-                value = [f"{question}={file}" for question, file in value.items()]
+                value = [f"{name}={file}" if name else file for name, file in value.items()]
             for one in value if isinstance(value, list | tuple) else [value]:
                 words += [each.opts[0], *([] if one is True else [str(one)])]
     return words

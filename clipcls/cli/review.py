@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +17,6 @@ from clipcls.cli import groups
 from clipcls.cli.console import Console
 from clipcls.cli.groups import option
 from clipcls.cli.label_settings import (
-    choose,
     labels_option,
     prompts_option,
     split_questions,
@@ -30,7 +29,7 @@ from clipcls.questions import check_names
 
 if TYPE_CHECKING:
     from clipcls.classification.zero_shot import ZeroShotClassifier
-    from clipcls.labels.label_set import LabelSet, LabelsLike
+    from clipcls.labels.label_set import LabelSet
     from clipcls.predictions import Provenance
     from clipcls.web.review.app import ReviewApp
 
@@ -43,7 +42,7 @@ _ENOUGH = 4  # images per label; docs/evidence/learning.md
 class _Learning(groups.Settings):
     section = "Labels and learning"
 
-    labels: LabelsLike | None = labels_option(
+    labels: Any = labels_option(
         "The labels, as for `classify`; default: those that occur in RESULTS."
     )
     prompts: str | list[str] | None = prompts_option(
@@ -116,7 +115,7 @@ def command(
     found = read_results(results, root, asked or None)
     title = "stdin" if results == "-" else Path(results).name
     title += f": {asked}" if asked else ""
-    labels = cast("LabelSet | None", chosen.labels)
+    labels: LabelSet | None = chosen.labels
     files = ReviewFiles.for_results("results" if results == "-" else results, output, asked)
     files.refuse_foreign_table()
     known = (r.provenance for r in found if isinstance(r, Prediction) and r.provenance)
@@ -140,7 +139,7 @@ def command(
                 then = ["report", str(files.table), "-o", str(files.page)]
             else:
                 then = ["fit", str(files.corrections), "-m", provenance.model]
-                file = choose(learning.labels, named)
+                file = (learning.labels or {}).get(named) or (learning.labels or {}).get("")
                 if file not in (None, "-"):
                     then += ["--labels", f"{named}={file}" if named else file]
                 for template in [templates] if isinstance(templates, str) else templates or ():

@@ -14,12 +14,7 @@ import click
 from clipcls.cli import groups
 from clipcls.cli.console import Console
 from clipcls.cli.groups import option
-from clipcls.cli.label_settings import (
-    CalibratedLabelSettings,
-    choose,
-    split_questions,
-    take_one,
-)
+from clipcls.cli.label_settings import CalibratedLabelSettings, split_questions, take_one
 from clipcls.cli.options import ModelSettings, quiet_option
 from clipcls.cli.param_types import NumberRange
 from clipcls.errors import require_extra
@@ -217,7 +212,7 @@ def command(
         queue=load.max_queue,
         held=4 * max_bytes,
     )
-    fitted = chosen.open_classifier(model.make_arguments(), choose(chosen.calibration, ""))
+    fitted = chosen.open_classifier(model.make_arguments(), chosen.calibration)
     service = Service(
         fitted,
         limits=limits,

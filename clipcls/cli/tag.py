@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from clipcls.cli import groups
 from clipcls.cli.console import Console, watching
@@ -45,7 +44,7 @@ class _Answers(groups.Settings):
         help="Give labels whose score is at least P; default: their thresholds in the calibration, "
         "else 0.08.",
     )
-    calibration: Path | Mapping[str, Path] | None = calibration_option()
+    calibration: Any = calibration_option()
 
 
 @groups.command("tag")
