@@ -1,30 +1,36 @@
-"""What `classify --refine` is good for: beside other ways to use a batch without labels.
+"""What `classify --refine` gains and loses, by the kind of batch, next to other methods.
 
-    python research/refine.py NAME.npz...                  accuracy of each way, in per cent
-    python research/refine.py --hard NAME.npz...           few, unbalanced and lone classes
-    python research/refine.py --sizes NAME.npz...          gain by the number of images
-    python research/refine.py --cost 100000 --classes 100  time and memory, random vectors
+    python research/refine.py NAME.npz...                    gains by kind of batch and by size
+    python research/refine.py --whole NAME.npz...            each file as one batch
+    python research/refine.py --against OLD.py NAME.npz...   with another version of transductive.py
+    python research/refine.py --cost 100000 --classes 100    time and memory, random vectors
     python research/refine.py --make NAME.npz --labels labels.txt DATA [--model mini]
 
 A file has the arrays vectors (n, dim), labels (n,), text (n_classes, dim) and scale; --make writes
-one from labelled images, DATA as for `clipcls evaluate`. research/refine.md has results.
+one from labelled images, DATA as for `clipcls evaluate`. docs/evidence/refine.md has the results.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import resource
+import sys
 import time
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_matrix, diags
 from scipy.special import log_softmax, softmax
 
-from clipcls.classification.transductive import LEAST_IMAGES, objection, refine
+from clipcls.classification import transductive
 from clipcls.embeddings.index import neighbours
 
-SIZES = (3, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
+KINDS = ("all", "half", "two", "60 %", "75 %", "90 %")  # of the labels occur, or one has that share
+SIZES = (20, 40, 100, 300, 1000)
+LABELS = (2, 3, 5, 7, 10, 0)  # to choose from, at random; 0: all of the set
 
 
 class Batch:
@@ -53,31 +59,53 @@ class Batch:
         return 100 * float((scores.argmax(axis=1) == self.labels).mean())
 
 
+def draw(batch: Batch, kind: str, size: int, n_labels: int, dice) -> Batch | None:
+    """A batch of at most `size` images, of a set's labels some to choose from; None if too few."""
+    names = dice.permutation(len(batch.text))[:n_labels]
+    numbers = np.full(len(batch.text), -1)
+    numbers[names] = np.arange(n_labels)
+    labels = numbers[batch.labels]
+    rows = dice.permutation(np.flatnonzero(labels >= 0))
+    if kind.endswith("%"):
+        share, first = float(kind[:-1]) / 100, labels[rows] == dice.integers(n_labels)
+        total = min(size, int(first.sum() / share), int((~first).sum() / (1 - share)))
+        many = round(total * share)
+        rows = dice.permutation(np.r_[rows[first][:many], rows[~first][: total - many]])
+    else:
+        occurring = {"all": n_labels, "half": max(2, n_labels // 2), "two": 2}[kind]
+        if kind != "all" and occurring >= n_labels:
+            return None
+        rows = rows[labels[rows] < occurring][:size]
+    if len(rows) < 0.6 * size:
+        return None
+    return Batch(batch.vectors[rows], batch.text[names], batch.scale, labels[rows])
+
+
+def draws(files: list[str], times: int) -> Iterator[tuple[tuple, Batch]]:
+    """((set, kind, size, labels to choose from, number of the draw), batch)."""
+    for file in files:
+        batch, name = Batch.read(file), Path(file).stem
+        n_classes = len(batch.text)
+        for n_labels in sorted({min(n or n_classes, n_classes) for n in LABELS}):
+            for kind in KINDS:
+                for size in SIZES:
+                    for number in range(times):
+                        key = (name, kind, size, n_labels, number)
+                        seed = zlib.crc32(repr(key).encode())
+                        found = draw(batch, kind, size, n_labels, np.random.default_rng(seed))
+                        if found:
+                            yield key, found
+
+
 def alone(batch: Batch):
     """Each image on its own, as without --refine."""
     return batch.logits()
 
 
-def prior(batch: Batch):
-    """EM for the classes' shares (Saerens et al. 2002)."""
-    scores = softmax(batch.logits(), axis=1)
-    shares = np.full(scores.shape[1], 1 / scores.shape[1])
-    for _ in range(100):
-        found = scores * shares
-        found /= found.sum(axis=1, keepdims=True)
-        shares = found.mean(axis=0)
-    return found
-
-
-def normalised(batch: Batch, share: float = 0.25):
+def normalised(batch: Batch):
     """Distribution normalisation (2302.11084): of its two means only the images' changes ranks."""
     logits = batch.logits()
-    return logits - share * logits.mean(axis=0)
-
-
-def normalised_whole(batch: Batch):
-    """The whole mean is taken away."""
-    return normalised(batch, 1.0)
+    return logits - 0.25 * logits.mean(axis=0)
 
 
 def graph(batch: Batch, k: int):
@@ -89,9 +117,9 @@ def graph(batch: Batch, k: int):
     return found.astype(np.float64)
 
 
-def propagated(batch: Batch, logits=None):
+def propagated(batch: Batch):
     """Label propagation from the words' scores (Zhou et al. 2004, as in ZLaP, 2404.04072)."""
-    scores = softmax(batch.logits() if logits is None else logits, axis=1)
+    scores = softmax(batch.logits(), axis=1)
     links = graph(batch, 8)
     links = links + links.T
     sides = diags(np.asarray(links.sum(axis=1)).ravel() ** -0.5)
@@ -101,22 +129,9 @@ def propagated(batch: Batch, logits=None):
     return found
 
 
-def laplacian(batch: Batch, share: float = 0.5):
-    """LaplacianShot (2006.15486) on logits that are normalised in part."""
-    logits = normalised(batch, share)
-    links = graph(batch, 8)
-    links = links + links.T
-    links = diags(1 / np.asarray(links.sum(axis=1)).ravel()) @ links
-    found = softmax(logits, axis=1)
-    for _ in range(20):
-        found = softmax(logits + 3 * (links @ found), axis=1)
-    return found
-
-
-def transclip(batch: Batch, logits=None):
+def transclip(batch: Batch):
     """TransCLIP (2406.01837), its zero-shot form with its own settings."""
-    logits = batch.logits() if logits is None else logits
-    log_words = log_softmax(logits, axis=1)
+    log_words = log_softmax(batch.logits(), axis=1)
     found = np.exp(log_words)
     vectors = batch.vectors.astype(np.float64)
     n, dim = vectors.shape
@@ -138,61 +153,85 @@ def transclip(batch: Batch, logits=None):
     return found
 
 
-def transclip_normalised(batch: Batch):
-    """TransCLIP, begun with normalised logits."""
-    return transclip(batch, normalised(batch, 1.0))
+def stata(batch: Batch):
+    """StatA (2501.03729) with its own settings: means and variances anchored at the texts."""
+    log_words, vectors = log_softmax(batch.logits(), axis=1), batch.vectors.astype(np.float64)
+    found, anchors, squares = np.exp(log_words), batch.text, vectors**2
+    fit = squares.sum(axis=0) - 2 * ((found.T @ vectors) * anchors).sum(axis=0)
+    spread = np.maximum(fit + found.sum(axis=0) @ anchors**2, 1e-9) / len(vectors)
+    means, variances = anchors, np.tile(spread, (len(anchors), 1))
+    links = graph(batch, 3)
+    links = links + links.T
+    for _ in range(11):
+        likelihood = vectors @ (means / variances).T - 0.5 * squares @ (1 / variances).T
+        likelihood -= 0.5 * (means**2 / variances + np.log(variances)).sum(axis=1)
+        for _ in range(5):
+            found = softmax(log_words + likelihood / 50 + links @ found / 6, axis=1)
+        counts = np.bincount(found.argmax(axis=1), minlength=len(anchors))
+        share = (counts / (1 + counts))[:, np.newaxis]
+        sums, weights = found.T @ vectors, np.maximum(found.sum(axis=0), 1e-12)[:, np.newaxis]
+        own = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+        means = share * own + (1 - share) * anchors
+        means /= np.linalg.norm(means, axis=1, keepdims=True)
+        around = (found.T @ squares - 2 * sums * means) / weights + means**2
+        variances = share * around + (1 - share) * (spread + (anchors - means) ** 2)
+        variances = np.maximum(variances, 1e-9)
+    return found
 
 
-def together(batch: Batch):
-    """`clipcls.classification.transductive.refine`, in use."""
-    answers = batch.logits().argmax(axis=1)
-    if len(answers) >= LEAST_IMAGES and objection(answers, len(batch.text)):
+def refined(batch: Batch, module=transductive):
+    """`--refine`, or another version of it."""
+    if hasattr(module, "objection") and module.objection(
+        batch.logits().argmax(axis=1), len(batch.text)
+    ):
         return batch.logits()
-    found = refine(batch.vectors, batch.logits, len(batch.text))
+    found = module.refine(batch.vectors, batch.logits, len(batch.text))
     return found.matrix(len(batch.text)).toarray()
 
 
 WAYS = {
-    "alone": alone,
-    "prior": prior,
+    "refine": refined,
     "DN": normalised,
-    "DN 1": normalised_whole,
-    "LP": propagated,
-    "Laplacian": laplacian,
+    "label propagation": propagated,
     "TransCLIP": transclip,
-    "DN 1 + TransCLIP": transclip_normalised,
-    "--refine": together,
+    "StatA": stata,
 }
 
 
-def hard(batch: Batch) -> dict[str, list[Batch]]:
-    """Batches that a real folder may be like, each drawn five times."""
-    n_classes = len(batch.text)
-    found: dict[str, list[Batch]] = {"Dirichlet(0.3)": [], "a fifth of the labels": [], "one": []}
-    for seed in range(5):
-        dice = np.random.default_rng(seed)
-        weights = dice.dirichlet(np.full(n_classes, 0.3))[batch.labels]
-        size = min(600, len(batch.labels) // 2, int((weights > 0).sum()))
-        rows = dice.choice(len(weights), size, replace=False, p=weights / weights.sum())
-        found["Dirichlet(0.3)"].append(batch[rows])
-        present = dice.choice(n_classes, max(2, n_classes // 5), replace=False)
-        found["a fifth of the labels"].append(batch[np.isin(batch.labels, present)])
-        found["one"].append(batch[batch.labels == dice.choice(np.unique(batch.labels))])
-    return found
+def load(path: str):
+    """The module in a file."""
+    sys.path.insert(0, str(Path(path).parent))
+    return importlib.import_module(Path(path).stem)
 
 
-def table(head: list[str], rows: list[list[object]]) -> None:
-    """Prints it as Markdown."""
-    print("|", " | ".join(head), "|")
-    print("|" + "---|" * len(head))
-    for row in rows:
-        cells = (f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in row)
-        print("|", " | ".join(cells), "|")
-
-
-def gain(batch: Batch) -> float:
-    """Points of accuracy that `--refine` brings."""
-    return batch.accuracy(together(batch)) - batch.accuracy(alone(batch))
+def compare(files: list[str], ways: dict, times: int) -> None:
+    """Prints gain ± standard error, worst gain and share of losses above 3 points, by kind."""
+    keys, before, gains = [], [], []
+    for key, batch in draws(files, times):
+        base = batch.accuracy(alone(batch))
+        keys.append((*key, len(batch.labels)))
+        before.append(base)
+        gains.append([batch.accuracy(way(batch)) - base for way in ways.values()])
+    table, before = np.array(gains), np.array(before)
+    kinds, sizes = (np.array([key[at] for key in keys]) for at in (1, 2))
+    few = np.array([key[3] for key in keys]) <= 10
+    large = sizes >= 100
+    groups = {f"{kind}, {SIZES[2]} or more images": (kinds == kind) & large for kind in KINDS}
+    groups |= {f"{size} images": sizes == size for size in SIZES}
+    groups |= {"up to 10 labels": few & large, "more labels": ~few & large}
+    groups |= {"whole sets of 300 or more": (kinds == "all") & (sizes >= 300)}
+    groups |= {"100 or more images": large, "everything": np.ones(len(keys), bool)}
+    print("| batches | number | alone |", " | ".join(ways), "|")
+    print("|" + "---|" * (3 + len(ways)))
+    for name, rows in groups.items():
+        if not rows.any():
+            continue
+        part = table[rows]
+        errors = part.std(axis=0) / np.sqrt(len(part))
+        lost = 100 * (part < -3.001).mean(axis=0)
+        cells = zip(part.mean(axis=0), errors, part.min(axis=0), lost, strict=True)
+        texts = [f"{m:+.1f} ± {e:.1f}, worst {w:+.0f}, {s:.0f} %" for m, e, w, s in cells]
+        print(f"| {name} | {len(part)} | {before[rows].mean():.1f} |", " | ".join(texts), "|")
 
 
 def cost(images: int, classes: int, dim: int) -> None:
@@ -209,7 +248,7 @@ def cost(images: int, classes: int, dim: int) -> None:
     batch = Batch(vectors, text, 20.0, labels)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     started = time.perf_counter()
-    refine(batch.vectors, batch.logits, classes)
+    transductive.refine(batch.vectors, batch.logits, classes)
     taken = time.perf_counter() - started
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
@@ -238,8 +277,10 @@ def main() -> None:
     """Does what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*")
-    parser.add_argument("--hard", action="store_true")
-    parser.add_argument("--sizes", action="store_true")
+    parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--against")
+    parser.add_argument("--draws", type=int, default=1)
+    parser.add_argument("--ways", default=",".join(WAYS), help="comma-separated")
     parser.add_argument("--cost", type=int)
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--dim", type=int, default=512)
@@ -253,40 +294,20 @@ def main() -> None:
     if given.make:
         make(given.make, given.labels, given.files[0], given.model)
         return
-    rows: list[list[object]] = []
-    for file in given.files:
-        batch, name = Batch.read(file), Path(file).stem
-        if given.sizes:
-            row: list[object] = [name]
-            for size in SIZES:
-                draws = range(max(3, min(20, 400 // size)))
-                orders = (np.random.default_rng(d).permutation(len(batch.labels)) for d in draws)
-                enough = size <= len(batch.labels)
-                row.append(
-                    float(np.mean([gain(batch[o[:size]]) for o in orders])) if enough else ""
-                )
-            rows.append(row)
-        elif given.hard:
-            for kind, batches in hard(batch).items():
-                many = [b for b in batches if len(b.labels) >= 2]
-                means = [np.mean([b.accuracy(way(b)) for b in many]) for way in WAYS.values()]
-                rows.append([name, kind, *map(float, means)])
-        else:
-            found = [batch.accuracy(way(batch)) for way in WAYS.values()]
-            rows.append([name, f"{len(batch.labels):,}", len(batch.text), *found])
-    if given.sizes:
-        table(["set", *map(str, SIZES)], rows)
+    ways = {name: WAYS[name] for name in given.ways.split(",")}
+    if given.against:
+        other = load(given.against)
+        ways["against"] = lambda batch: refined(batch, other)
+    if not given.whole:
+        compare(given.files, ways, given.draws)
         return
-    table(
-        ["set", "batch" if given.hard else "images", *([] if given.hard else ["labels"]), *WAYS],
-        rows,
-    )
-    numbers = np.array([row[-len(WAYS) :] for row in rows], float)
-    gains = numbers - numbers[:, :1]
-    for name, line in (("mean", gains.mean(axis=0)), ("worst", gains.min(axis=0))):
-        print(
-            f"{name} gain:", *(f"{way} {value:+.1f}" for way, value in zip(WAYS, line, strict=True))
-        )
+    print("| set | images | labels | alone |", " | ".join(ways), "|")
+    print("|" + "---|" * (4 + len(ways)))
+    for file in given.files:
+        batch = Batch.read(file)
+        found = [batch.accuracy(way(batch)) for way in (alone, *ways.values())]
+        counts = f"{len(batch.labels):,} | {len(batch.text)}"
+        print(f"| {Path(file).stem} | {counts} |", " | ".join(f"{x:.1f}" for x in found), "|")
 
 
 if __name__ == "__main__":

@@ -269,17 +269,18 @@ class Decision:
         return found
 
     def _refine(self, images: list[Embedded]) -> Iterator[Prediction]:
-        from clipcls.classification.transductive import objection, refine
+        from clipcls.classification.transductive import refine
 
         vectors = np.stack([image.vector for image in images])
         images[:] = [replace(image, vector=row) for image, row in zip(images, vectors, strict=True)]
-        if reason := objection(self.head.best(vectors), len(self.classes)):
-            logger.warning("%s: answered without refining", reason)
-            for start in range(0, len(images), _MATCHED_TOGETHER):
-                yield from self._answer(images[start : start + _MATCHED_TOGETHER])
-            return
         logger.info("refining the answers of %d images together", len(images))
-        found = refine(vectors, self.head.raw.logits, len(self.classes), kept=self._shown)
+        found = refine(
+            vectors,
+            self.head.raw.logits,
+            len(self.classes),
+            temperature=self.head.temperature,
+            kept=self._shown,
+        )
         scores = found.scores[:, : self._shown].astype(np.float64)
         sure = self.abstain.accepts(scores)
         refined = replace(self, provenance=replace(self.provenance, refined=True))

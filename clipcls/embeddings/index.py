@@ -119,7 +119,7 @@ def neighbours(
     Exact up to 20,000 rows; above that, FAISS's `IndexIVFFlat`, with its fixed seed, misses some.
 
     Args:
-        vectors: float32 (n, dim), n at least 2.
+        vectors: float32 (n, dim).
         k: how many; at most the number of other rows.
 
     Returns:
@@ -135,8 +135,8 @@ def neighbours(
         # A row is not its own neighbour; if k others equal it, it may not be among them.
         itself = at == np.arange(n)[block, np.newaxis]
         itself[~itself.any(axis=1), -1] = True
-        similarities[block] = found[~itself].reshape(-1, k)
-        rows[block] = at[~itself].reshape(-1, k)
+        similarities[block] = found[~itself].reshape(len(found), k)
+        rows[block] = at[~itself].reshape(len(at), k)
     return similarities, rows
 
 
