@@ -28,7 +28,7 @@ __all__ = ["Assignments", "refine"]
 _PROTOTYPES = 0.5  # weights of the prototypes
 _GRAPH = 1.5  # and of the neighbours, in units of the spread of the words' logits
 _LEVEL = 0.5  # share of the mean logits that is given back to the prototypes
-_HALF_STRENGTH = 100  # images with which both weights are halved
+_HALF_STRENGTH = 300  # images with which both weights are halved
 _NEIGHBOURS = 10  # per image
 _ROUNDS = 3
 
@@ -68,7 +68,7 @@ def refine(
 
     The class shares z of image i come from rounds of
 
-        z_i = softmax(l_i + n / (n + 100) x (1.5 s x mean z_j + s/2 x g_i + mean l / 4))
+        z_i = softmax(l_i + n / (n + 300) x (1.5 s x mean z_j + s/2 x g_i + mean l / 4))
 
     over its neighbours j, where l are the logits of the words and s is their standard deviation
     over images and classes, less the means of both. For the mean m_k of the images, weighted by

@@ -54,7 +54,7 @@ def by_hand(vectors: np.ndarray, words: np.ndarray, k: int = 10, rounds: int = 3
     logits = logits_of(words)(vectors)
     level = logits.mean(axis=0)
     deviations = logits - logits.mean(axis=1, keepdims=True) - (level - level.mean())
-    strength = n / (n + 100)
+    strength = n / (n + 300)
     centred = x - x.mean(axis=0)
     shares = softmax(logits, axis=1)
     for _ in range(rounds):
