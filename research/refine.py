@@ -1,4 +1,4 @@
-"""What `classify --refine` gains and loses, by the kind of batch, next to other methods.
+"""Measures `classify --refine` by the kind of batch, next to other methods.
 
     python research/refine.py NAME.npz...                    gains by kind of batch and by size
     python research/refine.py --whole NAME.npz...            each file as one batch
@@ -247,12 +247,12 @@ def cost(images: int, classes: int, dim: int) -> None:
         vectors[rows] /= np.linalg.norm(vectors[rows], axis=1, keepdims=True)
     batch = Batch(vectors, text, 20.0, labels)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    started = time.perf_counter()
+    started = time.process_time()
     transductive.refine(batch.vectors, batch.logits, classes)
-    taken = time.perf_counter() - started
+    taken = time.process_time() - started
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
-        f"{images:,} images x {dim}, {classes:,} classes: {taken:.1f} s, peak memory "
+        f"{images:,} images x {dim}, {classes:,} classes: {taken:.1f} CPU s, peak memory "
         f"{after:,.0f} MiB (vectors ready: {before:,.0f})"
     )
 

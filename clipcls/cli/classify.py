@@ -52,8 +52,8 @@ class _Answers(groups.Settings):
         "does; may be repeated.",
     )
     refine: bool = option(
-        help="Decide about all images together, which improves answers from some 40 images on. "
-        "Records are written after the last image is embedded.",
+        help="Decide about all images together, which corrects some answers in runs of several "
+        "hundred images. Records are written after the last image is embedded.",
     )
     explain: bool = option(
         rare=True,
