@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -53,7 +54,7 @@ class Abstain:
 
     min_score: float = 0.0
     min_margin: float = 0.0
-    min_similarity: float | None = None
+    min_similarity: float = -math.inf
     coverage: float | None = None
     max_error: float | None = None
 
@@ -67,11 +68,6 @@ class Abstain:
         if self.min_margin and scores.shape[1] > 1:
             enough &= scores[:, 0] - scores[:, 1] >= self.min_margin
         return enough
-
-    def is_near(self, nearness: float | None) -> bool:
-        """Whether an image reaches `min_similarity`."""
-        least = self.min_similarity
-        return least is None or nearness is None or nearness >= least
 
     def threshold(self, calibration: Calibration | None) -> Threshold | None:
         """The threshold that `coverage` or `max_error` asks for; None if neither is given.
@@ -168,7 +164,7 @@ class Decision:
         vectors = np.stack([image.vector for image in images])
         found = self.head.top(vectors, self._shown)
         near = self._measure_nearness(vectors, found[1][:, 0])
-        within = self._is_above_threshold(vectors) & [*map(self.abstain.is_near, near)]
+        within = self._is_above_threshold(vectors) & ~(near < self.abstain.min_similarity)
         sure = within & self.abstain.accepts(found[0])
         above = self._answers_above(vectors, np.flatnonzero(within & ~sure))
         sets = self._prediction_sets(vectors)
@@ -188,7 +184,7 @@ class Decision:
                 image,
                 answer,
                 is_sure,
-                nearness=near[number],
+                nearness=float(near[number]) if self.nearness else None,
                 label_set=label_set,
                 by_person=given is not None,
             )
@@ -228,11 +224,11 @@ class Decision:
 
     def _measure_nearness(
         self, vectors: NDArray[np.float32], similarities: NDArray[Any]
-    ) -> list[float] | list[None]:
-        """The nearness of each image to its best label."""
+    ) -> NDArray[np.float64]:
+        """The nearness of each image to its best label, (n,); NaN, below nothing, without it."""
         if self.nearness is None:
-            return [None] * len(vectors)
-        return [*map(float, self.nearness.measure(vectors, similarities))]
+            return np.full(len(vectors), np.nan)
+        return self.nearness.measure(vectors, similarities)
 
     def _is_above_threshold(self, vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Which images the model is sure enough of for the coverage or the error, bool (n,)."""
@@ -289,8 +285,9 @@ class Decision:
             similarities = self.head.weights[classes] @ image.vector.astype(np.float64)
             answer = _Answer(None, scores[number], similarities, classes)
             (near,) = self._measure_nearness(image.vector[None], similarities[:1])
-            is_sure = bool(sure[number]) and self.abstain.is_near(near)
-            yield refined._predict(image, answer, is_sure, nearness=near)
+            is_sure = bool(sure[number]) and not near < self.abstain.min_similarity
+            nearness = float(near) if self.nearness else None
+            yield refined._predict(image, answer, is_sure, nearness=nearness)
 
 
 def watch_each(

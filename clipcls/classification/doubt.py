@@ -72,9 +72,7 @@ def count_each(
     def count(question: str, result: Prediction) -> Prediction:
         if doubt := doubts.get(question):
             doubt.count(result)
-        if keep_nearness or result.nearness is None:
-            return result
-        return replace(result, nearness=None)
+        return result if keep_nearness else replace(result, nearness=None)
 
     for result in results:
         if isinstance(result, Prediction):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -320,9 +321,9 @@ class ImageClassifier(Estimator):
 
             explainer = Explainer(self.encoder_, self.cache_, self._texts)
         if self.provenance_.classifier:
-            if abstain.min_similarity is not None:
+            if abstain.min_similarity > -math.inf:
                 raise ClipclsError("similarities of a learnt classifier are not to texts")
-        elif nearness or abstain.min_similarity is not None:
+        elif nearness or abstain.min_similarity > -math.inf:
             from clipcls.classification.nearness import Nearness
 
             measure = Nearness(self.encoder_, self.cache_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,7 +123,7 @@ class _Doubt(groups.Settings):
         return Abstain(
             self.min_score,
             self.min_margin,
-            min_similarity=self.min_similarity,
+            -math.inf if self.min_similarity is None else self.min_similarity,
             coverage=self.coverage,
             max_error=self.max_error,
         )

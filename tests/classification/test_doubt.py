@@ -45,7 +45,9 @@ def test_nearness_is_standardised_by_everyday_names(
     expected = (clf.weights_[0] @ vector - names.mean()) / names.std()
     assert found.nearness == pytest.approx(expected, abs=1e-5)
     assert found.to_dict()["nearness"] == round(found.nearness, 6)
-    assert next(iter(clf.classify(path))).nearness is None
+    (plain,) = clf.classify(path)
+    assert plain.nearness is None
+    assert "nearness" not in plain.to_dict()
 
 
 @pytest.mark.parametrize("refine", [False, True])
