@@ -708,6 +708,7 @@ def test_learning_shows_what_changes_and_writes_the_classifier(
     status, said = served.end()
     assert status == 0
     assert f"{count} of 30 images have a label" in said
+    assert "the first 4 images per label teach most, and " in said
     assert [line.strip() for line in said.splitlines()[-2:]] == commands
     sort, fit = map(shlex.split, commands)
     table = results.with_name("results.reviewed.csv")
