@@ -1,6 +1,6 @@
 """Whatever a file holds, its reader returns something usable or refuses it in one line.
 
-The number of examples per kind is FUZZ_EXAMPLES (150 unless set).
+The number of examples per kind is FUZZ_EXAMPLES (100 unless set).
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ from clipcls.output.writing import open_output
 from clipcls.predictions import Prediction
 from clipcls.web.review.annotations import Corrections
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 
 fuzz = settings(
     max_examples=EXAMPLES,
     deadline=None,
-    derandomize=EXAMPLES == 150,
+    derandomize=EXAMPLES == 100,
     database=None,
     phases=[Phase.generate, Phase.shrink],
     suppress_health_check=list(HealthCheck),

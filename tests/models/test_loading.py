@@ -488,18 +488,19 @@ from clipcls.errors import ModelError
 from clipcls.models.aliases import list_models
 from clipcls.models.registry import resolve
 logging.basicConfig(format="%(levelname)s %(message)s")
-try:
-    source = resolve(sys.argv[1] if len(sys.argv) > 1 else NAME)
-    print(source.name, source.weights)
-except ModelError as error:
-    print(type(error).__name__, error)
+for name in NAMES:
+    try:
+        source = resolve(name)
+        print(source.name, source.weights)
+    except ModelError as error:
+        print(type(error).__name__, error)
 assert not {"torch", "open_clip", "transformers"} & sys.modules.keys()
 """
 
 
-def resolve(name: str, **env: str) -> tuple[str, str]:
-    """What resolving a name prints (its model and file, or the error), and what it logs."""
-    done = run(RESOLVE.replace("NAME", repr(name)), **env)
+def resolve(*names: str, **env: str) -> tuple[str, str]:
+    """What resolving names prints (a model and file, or the error, per line), and what it logs."""
+    done = run(RESOLVE.replace("NAMES", repr(names)), **env)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip(), done.stderr.strip()
 
@@ -615,17 +616,18 @@ def test_alias_from_the_hub(fake_hub, tmp_path) -> None:
 def test_repositories_that_cannot_be_had(fake_hub, tmp_path) -> None:
     (fake_hub.repos / "acme" / "other").mkdir(parents=True)
     env = {"HF_ENDPOINT": fake_hub.url, "HF_HOME": str(tmp_path / "home")}
-    for name, error, why in (
-        ("hf-hub:acme/none", "UnknownModelError", "no such repository"),
-        ("hf-hub:acme/other", "UnknownModelError", "OpenCLIP cannot load it"),
-        ("hf-hub:gated/model", "ModelUnavailableError", "hf auth login"),
-        ("hf-hub:not a name", "UnknownModelError", "not the name of a repository"),
-        ("hf-hub:", "UnknownModelError", "not the name of a repository"),
-    ):
-        out, log = resolve(name, **env)
-        assert out.startswith(error)
-        assert why in out
-        assert log == ""
+    expected = {
+        "hf-hub:acme/none": ("UnknownModelError", "no such repository"),
+        "hf-hub:acme/other": ("UnknownModelError", "OpenCLIP cannot load it"),
+        "hf-hub:gated/model": ("ModelUnavailableError", "hf auth login"),
+        "hf-hub:not a name": ("UnknownModelError", "not the name of a repository"),
+        "hf-hub:": ("UnknownModelError", "not the name of a repository"),
+    }
+    out, log = resolve(*expected, **env)
+    assert log == ""
+    for line, (error, why) in zip(out.splitlines(), expected.values(), strict=True):
+        assert line.startswith(error)
+        assert why in line
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
