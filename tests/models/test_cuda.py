@@ -253,7 +253,7 @@ def test_vectors_of_each_precision_are_kept_apart(encoder, tmp_path: Path) -> No
 
 
 def test_a_gpu_that_is_not_there_is_one_line() -> None:
-    with pytest.raises(ModelError, match="^cuda:99: "):
+    with pytest.raises(ModelError, match=r"^cuda:99: "):
         loading.load(registry.resolve("mini"), device="cuda:99", tower="image")
     done = classify("--device", "cuda:99", "-l", "cat", "-l", "dog", str(PHOTOS[0]))
     assert done.returncode == 2
