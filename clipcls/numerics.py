@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["log_odds", "logistic", "unit_rows"]
-
 
 def log_odds(log_shares: NDArray[np.float64]) -> NDArray[np.float64]:
     """log(p / (1 - p)) of log p."""

@@ -11,8 +11,6 @@ from clipcls.calibration.single_label import Calibration
 from clipcls.errors import CalibrationError
 from clipcls.files.jsonfiles import build, read_json
 
-__all__ = ["load_calibration", "read_calibration"]
-
 CalibrationT = TypeVar("CalibrationT", bound=BaseCalibration)
 
 _KINDS: dict[str, type[Calibration] | type[MultiLabelCalibration]] = {

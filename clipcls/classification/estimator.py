@@ -10,8 +10,6 @@ from clipcls.errors import not_fitted
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["Estimator"]
-
 
 class Estimator:
     """Parameters, tags and fitted state of a classifier.

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from clipcls.models.encoder import Encoder
     from clipcls.predictions import Candidate
 
-__all__ = ["Explainer"]
-
 _TEXTS = 5
 _NEAREST = 3
 _SOUGHT = 32  # for the nearest: the image itself and deleted files do not count

@@ -14,8 +14,6 @@ from clipcls.embeddings.index import FlatIndex
 if TYPE_CHECKING:
     from clipcls.labels.taxonomy import Level
 
-__all__ = ["LinearHead", "log_sum_exp"]
-
 _IMAGES_A_BLOCK, _LOGITS_A_BLOCK = 1024, 4_000_000  # bound memory
 
 

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from clipcls.classification.image_classifier import ImageClassifier
     from clipcls.data.inputs import ImageInput
 
-__all__ = ["Heatmaps", "compute_heat", "heatmap", "make_masks", "mirror_path", "overlay"]
-
 logger = logging.getLogger(__name__)
 
 _PLACES = 7  # along each side of the model's input: 50 passes per image, with the whole one

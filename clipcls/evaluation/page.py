@@ -16,8 +16,6 @@ from clipcls.metrics.multilabel import MultiLabelOutcomes
 from clipcls.metrics.single_label import Outcomes
 from clipcls.output.writer import Writer
 
-__all__ = ["EvaluationPage", "make_page_record"]
-
 _SHOWN = 24
 _SIDE = 160  # of a thumbnail, pixels
 _CLASSES = 30  # in the confusion matrix

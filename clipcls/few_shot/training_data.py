@@ -14,8 +14,6 @@ from clipcls.predictions import UNKNOWN
 if TYPE_CHECKING:
     from clipcls.data.dataset import Dataset
 
-__all__ = ["find_copies", "name_labels"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -9,8 +9,6 @@ from collections.abc import Iterable
 
 from clipcls.predictions import UNKNOWN
 
-__all__ = ["assign_folders", "folder_names", "normalize_name", "safe_name"]
-
 _LONGEST = 100  # bytes: eCryptfs takes 143, most others 255, and Windows 260 for a whole path
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*]')
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file

@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from clipcls.errors import LabelsError
 from clipcls.labels.entries import FIELDS, Entry, Item, Number, Parsed, make_entry
 
-__all__ = ["parse_items"]
-
 # Keys, in lower case, under which tools keep the names of classes, the preferred one first.
 _KEYS = (
     *("names", "categories", "id2label", "label2id", "class_to_idx", "idx_to_class"),

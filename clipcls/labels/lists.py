@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 
 from clipcls.errors import LabelsError
 
-__all__ = ["find_doubts", "strip_lines"]
-
 _NUMBER = r"(?P<number>\d{1,6})"
 # Patterns around every label of a list, and the numbers from which they may count up.
 _AROUND: tuple[tuple[str, tuple[int, ...], re.Pattern[str]], ...] = (

@@ -9,8 +9,6 @@ from typing import Literal, NamedTuple
 
 from clipcls.errors import LabelsError, PromptsError
 
-__all__ = ["Kind", "ReadySet", "describe", "find_set", "list_sets"]
-
 Kind = Literal["labels", "templates"]
 
 _ERRORS = {"labels": LabelsError, "templates": PromptsError}

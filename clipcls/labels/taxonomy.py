@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from clipcls.errors import LabelsError
 from clipcls.labels.names import join_levels, make_distinct
 
-__all__ = ["Hierarchy", "Level"]
-
 
 class Level:
     """The answers at one level: nodes, each with the classes at and below it.

@@ -18,8 +18,6 @@ from clipcls.metrics.intervals import (
 )
 from clipcls.metrics.single_label import ClassMetrics, compute_class_metrics
 
-__all__ = ["MultiLabelOutcomes", "f1_scores"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MultiLabelOutcomes:

@@ -21,16 +21,6 @@ from clipcls.metrics.intervals import (
     measure_with_intervals,
 )
 
-__all__ = [
-    "BINS",
-    "Bin",
-    "ClassMetrics",
-    "Outcomes",
-    "RiskPoint",
-    "calibration_error",
-    "compute_class_metrics",
-]
-
 BINS = 15
 
 

@@ -10,8 +10,6 @@ from clipcls.errors import InputError, is_control
 from clipcls.files.jsonfiles import parse_json
 from clipcls.output.writer import Writer
 
-__all__ = ["JsonArrayWriter", "JsonWriter", "JsonlWriter", "dump_line", "read_json"]
-
 
 class JsonlWriter(Writer):
     r"""Writes each record as one line of UTF-8.

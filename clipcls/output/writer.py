@@ -7,8 +7,6 @@ from typing import Any, TextIO
 
 from clipcls.predictions import to_record
 
-__all__ = ["Writer"]
-
 
 class Writer:
     """Writes records to a text stream, one after the other.

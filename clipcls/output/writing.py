@@ -32,8 +32,6 @@ from clipcls.output.parquet import ParquetWriter
 from clipcls.output.table import TableWriter
 from clipcls.output.writer import Writer
 
-__all__ = ["FORMATS", "Output", "is_stream", "open_output"]
-
 logger = logging.getLogger(__name__)
 
 MakeWriter: TypeAlias = "Callable[[TextIO], Writer]"

@@ -15,8 +15,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["acquisition_order", "diverse_batch"]
-
 _BATCH = 20  # images
 _BATCHES = 10  # chosen ahead; the images after these are ordered by margin
 _CANDIDATES = 10  # per image of a batch

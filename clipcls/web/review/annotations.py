@@ -19,8 +19,6 @@ from clipcls.files.atomic import lock_descriptor, temporary_path, write_new
 from clipcls.files.folders import sync_folder
 from clipcls.files.text import canonical, clean, decode, guard, read_table
 
-__all__ = ["Corrections", "check_label"]
-
 _COLUMNS = ["path", "label", "best"]
 _HEADER = ",".join(_COLUMNS) + "\n"
 

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from clipcls.few_shot.classifier import FewShotClassifier
     from clipcls.web.review.learner import Relearner
 
-__all__ = ["ReviewApp"]
-
 logger = logging.getLogger(__name__)
 
 _THUMBNAIL, _IMAGE = 240, 1600  # longer sides, pixels

@@ -23,8 +23,6 @@ from clipcls.web.review.answers import MOST_SHOWN
 if TYPE_CHECKING:
     from clipcls.classification.zero_shot import ZeroShotClassifier
 
-__all__ = ["Relearner"]
-
 
 class Relearner:
     """Learns from corrections of images whose vectors are known.
