@@ -18,8 +18,8 @@ __all__ = ["LEAST_IMAGES", "Doubt", "count_each"]
 
 # Chosen on batches of development sets: docs/evidence/doubt.md.
 LEAST_IMAGES = 20
-_LEAST_SCORE = 0.5  # on average; scores of mini are about as high as answers are right
 _SHARE = 0.4  # of the images, that get one label
+_LEAST_OF_LABEL, _LEAST_OF_ALL = 0.5, 0.35  # mean scores, of that label's images and of all
 
 
 @dataclass(slots=True)
@@ -48,14 +48,14 @@ class Doubt:
             return f"{self._far:,} of {images:,} images are near none of the labels"
         label, scores = max(self._scores.items(), key=lambda item: len(item[1]))
         mean, share = sum(scores) / len(scores), len(scores) / images
-        low = max(_LEAST_SCORE, 1.2 / self.n_labels)  # with two labels no score is below 0.5
-        if share >= max(_SHARE, 1.5 / self.n_labels) and mean < low:
+        few = 1.2 / self.n_labels  # with two labels no score is below 0.5
+        if share >= max(_SHARE, 1.5 / self.n_labels) and mean < max(_LEAST_OF_LABEL, few):
             return (
                 f"{len(scores):,} of {images:,} images get the label {label!r}, with a mean score "
                 f"of only {mean:.2f}"
             )
         mean = sum(map(sum, self._scores.values())) / images
-        return f"the mean score is only {mean:.2f}" if mean < low else ""
+        return f"the mean score is only {mean:.2f}" if mean < max(_LEAST_OF_ALL, few) else ""
 
 
 def count_each(
