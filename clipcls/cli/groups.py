@@ -11,7 +11,7 @@ import click
 from clipcls.cli import constraints
 from clipcls.cli.param_types import FILE
 
-_SHOWN = 18  # parameters of a command that `--help` shows all of
+_SHOWN = 15  # parameters of a command that `--help` shows all of
 _SHOW_ALL = "clipcls.show_all"
 
 

@@ -87,7 +87,6 @@ class _Access(groups.Settings):
     allow_host: tuple[str, ...] = option(
         metavar="NAME",
         type=_check_host,
-        rare=True,
         help="A host name of this server that requests may use, besides localhost.",
     )
     allow_origin: tuple[str, ...] = option(
@@ -98,7 +97,6 @@ class _Access(groups.Settings):
     )
     allow_url: tuple[str, ...] = option(
         metavar="HOST",
-        rare=True,
         help="Fetch images by URL from HOST, HOST:PORT or *.DOMAIN; never from private addresses.",
     )
     trust_proxy: tuple[Network, ...] = option(
