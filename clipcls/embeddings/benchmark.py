@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -23,9 +22,6 @@ from clipcls.models.backend import Backend, BackendName, Precision
 from clipcls.models.open_clip_encoder import OpenClipEncoder
 from clipcls.models.registry import ModelSource
 from clipcls.numerics import unit_rows
-
-if TYPE_CHECKING:
-    pass
 
 _LABELS = 1000
 _ROUNDS = 3
