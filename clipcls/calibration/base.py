@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from clipcls.labels.prompts import PromptSet
     from clipcls.models.encoder import Encoder
 
-__all__ = ["BaseCalibration", "Identity", "collect_versions"]
-
 _HASH_BYTES, _HASHES = 6, 5000  # kept of an image file's SHA-256, and of how many images
 
 

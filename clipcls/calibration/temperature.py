@@ -14,14 +14,6 @@ from numpy.typing import NDArray
 
 from clipcls.metrics.intervals import Counts, Flags, Floats
 
-__all__ = [
-    "HOTTEST",
-    "Blocks",
-    "apply_temperatures",
-    "default_temperature",
-    "fit_temperatures",
-]
-
 HOTTEST = 20.0  # bounds of the temperature: this, and one over it
 
 # Weights (first 12 hex) whose temperature without labelled images was chosen on development sets:

@@ -14,8 +14,6 @@ from clipcls.classification.nearness import NEAR
 from clipcls.predictions import Prediction, Result
 from clipcls.questions import Answers
 
-__all__ = ["LEAST_IMAGES", "Doubt", "count_each"]
-
 # Chosen on batches of development sets: docs/evidence/doubt.md.
 LEAST_IMAGES = 20
 _SHARE = 0.4  # of the images, that get one label

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from clipcls.labels.prompts import PromptSet
     from clipcls.labels.taxonomy import Hierarchy
 
-__all__ = ["ImageClassifier"]
-
 
 class ImageClassifier(Estimator):
     """Images -> labels: an encoder makes unit vectors, a `LinearHead` scores, a `Decision` answers.

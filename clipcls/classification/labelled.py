@@ -22,15 +22,6 @@ from clipcls.predictions import NO_CLASS
 if TYPE_CHECKING:
     from clipcls.classification.image_classifier import ImageClassifier
 
-__all__ = [
-    "Known",
-    "Watch",
-    "embed_known",
-    "meanings",
-    "own_names",
-    "right_columns",
-]
-
 logger = logging.getLogger(__name__)
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from clipcls.embeddings.cache import EmbeddingCache
     from clipcls.models.encoder import Encoder
 
-__all__ = ["NEAR", "Nearness"]
-
 NEAR = 2.0
 """An image below it is near no label; chosen on development sets (docs/evidence/doubt.md)."""
 

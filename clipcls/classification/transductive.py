@@ -21,8 +21,6 @@ from clipcls.embeddings.index import neighbours
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-__all__ = ["Assignments", "refine"]
-
 # Chosen on development sets, for the gain on whole sets and the losses where few labels occur:
 # docs/evidence/refine.md.
 _PROTOTYPES = 0.5  # weights of the prototypes

@@ -9,8 +9,6 @@ from clipcls.errors import format_count, printable
 from clipcls.output.table import fit
 from clipcls.output.writer import Writer
 
-__all__ = ["NAMES", "EvaluationTable", "format_number", "rank_classes"]
-
 NAMES = {
     "accuracy": "accuracy",
     "top5": "a right label among the top 5",

@@ -26,15 +26,6 @@ from clipcls.predictions import NO_CLASS
 if TYPE_CHECKING:
     from clipcls.few_shot.linear_probe import LinearProbe
 
-__all__ = [
-    "HASH_BYTES",
-    "Learnt",
-    "classifier_bytes",
-    "describe_cross_validation",
-    "describe_method",
-    "read_classifier",
-]
-
 HASH_BYTES = 8  # that are kept of an image file's SHA-256
 
 _PARTS = ("text", "mean_text", "regression", "discriminant")

@@ -18,8 +18,6 @@ from clipcls.predictions import as_record
 if TYPE_CHECKING:
     from clipcls.few_shot.linear_probe import LinearProbe
 
-__all__ = ["Suspect", "find_suspects"]
-
 _MARGIN = 0.5
 
 

@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 
 from clipcls.errors import LabelsError, format_count
 
-__all__ = ["FIELDS", "Entry", "Item", "Number", "Parsed", "make_entry", "split_cell"]
-
 FIELDS = {"label": "label", "prompt": "prompts", "synonym": "synonyms"} | {
     name: name for name in ("prompts", "synonyms", "use_templates", "group")
 }

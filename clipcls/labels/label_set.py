@@ -40,8 +40,6 @@ from clipcls.predictions import UNKNOWN
 if TYPE_CHECKING:
     from clipcls.labels.prompts import PromptSet
 
-__all__ = ["Label", "LabelSet", "LabelsLike", "log_warnings", "make_labels", "read_labels"]
-
 log = logging.getLogger("clipcls")
 
 # Labels that only another file explains.

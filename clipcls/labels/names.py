@@ -7,16 +7,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-__all__ = [
-    "fill_template",
-    "find_kinds",
-    "join_levels",
-    "make_distinct",
-    "make_line",
-    "spell_out",
-    "split_levels",
-]
-
 # A > between spaces divides levels, unless a backslash precedes it.
 _ALONE = re.compile(r"(?<=\s)>(?=\s)")
 _LITERAL = re.compile(r"(?<=\s)\\*>(?=\s)")

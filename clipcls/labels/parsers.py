@@ -16,8 +16,6 @@ from clipcls.labels.formats import parse_items
 from clipcls.labels.lists import find_doubts, strip_lines
 from clipcls.labels.structured import read_code, read_json, read_yaml
 
-__all__ = ["find_level_names", "parse_labels"]
-
 # Names that other tools give to the column of labels, the preferred one first.
 _LABEL_COLUMNS = (
     *("display_name", "displayname", "class_name", "classname", "label_name", "name", "labels"),

@@ -15,16 +15,6 @@ from clipcls.labels.names import fill_template, spell_out
 from clipcls.labels.presets import Kind, ReadySet, describe, find_set, list_sets
 from clipcls.labels.structured import read_code
 
-__all__ = [
-    "TEMPLATE",
-    "PromptSet",
-    "choose_prompts",
-    "list_ready_sets",
-    "make_prompts",
-    "make_texts",
-    "read_prompts",
-]
-
 TEMPLATE = "a photo of a {}."
 """The template that stands alone where a set would only take longer."""
 

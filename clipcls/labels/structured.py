@@ -21,8 +21,6 @@ from clipcls.labels.entries import Item, Number
 if TYPE_CHECKING:
     import yaml
 
-__all__ = ["read_code", "read_json", "read_python", "read_yaml"]
-
 _NUMBER = re.compile(r"[-+]?\d[\d_]*(?:\.\d*)?(?:[eE][-+]?\d+)?")
 _SPACE = re.compile(r"[\s,:]*")
 # Text before a list in other languages: `const labels = `, `List.of`, `vector<string> names`.

@@ -10,18 +10,6 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "Counts",
-    "Flags",
-    "Floats",
-    "Interval",
-    "Measure",
-    "adjust_p",
-    "draw_bootstrap",
-    "measure_share",
-    "measure_with_intervals",
-]
-
 Floats: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
 Counts: TypeAlias = NDArray[np.int64]

@@ -15,16 +15,6 @@ from clipcls.labels.names import join_levels, split_levels
 from clipcls.predictions import PROVENANCE, UNKNOWN
 from clipcls.questions import name_column
 
-__all__ = [
-    "EXPLAINED",
-    "RESULT",
-    "flatten",
-    "result_columns",
-    "select_columns",
-    "unflatten",
-    "usual_columns",
-]
-
 RESULT = ("path", "label", "score", "best", "similarity")
 """The columns of every prediction; `error` comes last."""
 

@@ -24,8 +24,6 @@ from clipcls.output.writer import Writer
 from clipcls.predictions import UNKNOWN, Prediction, Provenance, Result
 from clipcls.questions import Answers
 
-__all__ = ["SIDE", "GalleryWriter"]
-
 SIDE = 160
 """Longer side of a thumbnail in pixels, unless asked otherwise."""
 

@@ -8,8 +8,6 @@ from typing import Any
 from clipcls.errors import format_count, printable
 from clipcls.output.writer import Writer
 
-__all__ = ["LabelFileWriter"]
-
 
 class LabelFileWriter(Writer):
     """Writes a line per label; a comment above it has its images, an example and other names.

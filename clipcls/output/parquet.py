@@ -13,8 +13,6 @@ from clipcls.output.writer import Writer
 from clipcls.predictions import COLUMNS, PROVENANCE, UNKNOWN, to_record
 from clipcls.questions import find_questions, name_column, nest_columns
 
-__all__ = ["MAGIC", "ParquetWriter", "read_parquet"]
-
 MAGIC = b"PAR1"
 """How a file begins."""
 

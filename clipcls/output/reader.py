@@ -20,8 +20,6 @@ from clipcls.output.json import read_json
 from clipcls.predictions import Prediction, Result
 from clipcls.questions import Answers, find_name
 
-__all__ = ["read_answers", "read_results"]
-
 
 def read_results(
     source: str | os.PathLike[str],

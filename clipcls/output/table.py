@@ -16,8 +16,6 @@ from clipcls.predictions import UNKNOWN
 
 _SHOWN = 5  # labels of a set
 
-__all__ = ["TableWriter", "fit"]
-
 
 class TableWriter(Writer):
     """Writes path, label, score and the runners-up; in colour on a terminal, unless NO_COLOR.

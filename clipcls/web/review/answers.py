@@ -10,8 +10,6 @@ from typing import Any
 from clipcls.labels.names import join_levels
 from clipcls.predictions import UNKNOWN, Prediction
 
-__all__ = ["MOST_SHOWN", "NO_LABEL", "Answer", "make_answer", "name_answer", "score_or_none"]
-
 NO_LABEL = -1
 MOST_SHOWN = 5  # labels per image
 

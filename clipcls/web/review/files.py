@@ -9,8 +9,6 @@ from pathlib import Path
 from clipcls.data.sorted_folders import open_regular
 from clipcls.errors import InputError
 
-__all__ = ["ReviewFiles"]
-
 
 @dataclass(frozen=True, slots=True)
 class ReviewFiles:

@@ -25,8 +25,6 @@ from clipcls.web.review.active_learning import acquisition_order
 from clipcls.web.review.annotations import Corrections, check_label
 from clipcls.web.review.answers import NO_LABEL, Answer, make_answer, name_answer, score_or_none
 
-__all__ = ["Review"]
-
 
 class Review:
     """Results under review, and their corrections. May be used from several threads.
