@@ -191,7 +191,8 @@ def _rows(
     table = read_table(text, name)
     column = find_name(question or "label", table.columns)
     if column is None and {"best", "labelled_by"} & {*table.columns}:
-        column = "label"  # of `clipcls review`, which has one file per question
+        # A file of `clipcls review`, which has one per question.
+        column = find_name("label", table.columns)
     if table.columns and ("path" not in table.columns or column is None):
         cure = (
             "; choose the column of the labels with --question" if "path" in table.columns else ""

@@ -138,7 +138,7 @@ def _read_provenance(file: str, questions: Iterable[str]) -> dict[str, Any]:
         columns = provenance_columns(questions)
         # A table's columns have no case.
         return {key.lower(): notes[key] for key in notes if key.lower() in columns}
-    except (InputError, ValueError, KeyError, TypeError):
+    except (InputError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

@@ -150,7 +150,11 @@ def test_a_review_and_its_files_are_of_one_question(run, monkeypatch) -> None:
     assert reviewed["photos/00.png"] == "green"
     assert len(read("r.colour.corrections.csv")) == len(read("r.warmth.corrections.csv")) == 1
     assert read("r.warmth.corrections.csv")[0]["label"] == "red or yellow"
-    assert run("evaluate", "--labels", "colours.txt", "r.colour.corrections.csv")[0] == 0
+    for labels in ("colours.txt", "colour=colours.txt"):
+        assert run("evaluate", "--labels", labels, "r.colour.corrections.csv")[0] == 0
+    status, _, err = run(*arguments, "colour", "-o", "r.warmth.corrections.csv")
+    assert (status, "labels of another list" in err) == (2, True)
+    assert len(read("r.warmth.corrections.csv")) == 1
 
 
 def test_keywords_and_a_report_have_all_answers(run) -> None:

@@ -42,7 +42,7 @@ from clipcls.models.aliases import MINI
 from clipcls.models.registry import resolve as resolve_model
 from clipcls.organize.journal import Journal
 from clipcls.output.dataframe import to_dataframe
-from clipcls.output.reader import read_results
+from clipcls.output.reader import read_answers, read_results
 from clipcls.output.writing import open_output
 from clipcls.predictions import Prediction
 from clipcls.web.review.annotations import Corrections
@@ -366,6 +366,54 @@ def check_results(name: str, data: bytes) -> None:
 )
 def test_results_as_jsonl(data: bytes, name: str) -> None:
     check_results(name, gzip.compress(data) if name.endswith("gz") else data)
+
+
+QUESTIONS = {
+    "path": "a.jpg",
+    "questions": {
+        "kind": RESULTS[0] | {"path": 3, "calibration": "c0"},
+        "colours": {"labels": [{"label": "red", "score": 0.5}], "best": {"label": "red"}},
+    },
+    "model": "m",
+}
+
+
+def check_answers(name: str, data: bytes) -> None:
+    def read(path: Path) -> list[object]:
+        for question in (None, "kind", "colours"):
+            with contextlib.suppress(ClipclsError):
+                read_results(path, question=question)
+        return list(read_answers(path))
+
+    found = refused(read, name, data)
+    if found is None:
+        return
+    for form in ("jsonl", "csv"):
+        with open_output(Path(HERE.name) / f"again.{form}", form) as writer:
+            for answers in found:
+                writer.write(answers)
+    again = read_answers(Path(HERE.name) / "again.jsonl")
+    assert [one.to_dict() for one in again] == [one.to_dict() for one in found]
+    assert len(to_dataframe(found)) >= len(found)
+
+
+@fuzz
+@given(mutated_json(QUESTIONS))
+def test_answers_to_several_questions_as_jsonl(data: bytes) -> None:
+    check_answers("r.jsonl", data)
+
+
+@fuzz
+@given(
+    mutated_bytes(
+        b"path,kind,kind_score,kind_label_2,kind_score_2,kind_set,colours,colours_score,error\n"
+        b"a.jpg,cat,0.9,dog,0.1,cat|dog,red|blue,0.5|0.25,\nb.jpg,,,,,,,,x\n",
+    ),
+    mutated_json({"notes": [{**MADE_BY, "kind_calibration": "c0"}]}),
+)
+def test_answers_to_several_questions_as_csv(data: bytes, metadata: bytes) -> None:
+    (Path(HERE.name) / "r.csv-metadata.json").write_bytes(metadata)
+    check_answers("r.csv", data)
 
 
 @fuzz
