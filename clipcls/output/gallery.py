@@ -172,7 +172,7 @@ def _data(value: object, attribute: str) -> str:
 
 
 def _describe(made: Provenance) -> str:
-    parts = [f"model {made.model} ({made.weights}, {made.precision})", f"prompts {made.prompts}"]
+    parts = [f"model {made.model} ({made.weights}, {made.precision})", f'prompts "{made.prompts}"']
     parts += [f"calibration {made.calibration}"] if made.calibration else []
     parts += [f"classifier {made.classifier}"] if made.classifier else []
     return ", ".join([*parts, *(["refined"] if made.refined else [])])
