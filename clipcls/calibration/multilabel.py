@@ -6,7 +6,8 @@
 - A label's threshold is the geometric mean of two: the one with the best expected F1 over all
   labels together and the one over its own images (expected under the probabilities, as in
   Ye et al. 2012, arXiv 1206.4625). The first is best for micro F1 but misses rare labels, the
-  second is best for those; research/multi-label.md has the figures.
+  second is best for those. If they give worse labels than the default threshold in
+  cross-validation, the default stays: thresholds are then the probabilities it corresponds to.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = [
     "fit_probabilities",
 ]
 
-DEFAULT_THRESHOLD = 0.08  # see research/multi-label.md, Thresholds
+DEFAULT_THRESHOLD = 0.5  # of uncalibrated scores: `score_odds` sets the levels that it means
 _PRIOR = 1.0  # variance of the offsets around their mean
 LEAST_SLOPE, _MOST_SLOPE = 1e-3, 20.0
 

@@ -1,18 +1,20 @@
 """Several labels per image, each scored on its own.
 
-A softmax over the labels gives a score of 1 away to an image of none of them, and with five labels
-answers four too many. CLIP was not trained for a sigmoid of the cosine, and what is a high cosine
-differs from image to image. So each label is compared with names that nobody asked for:
+A softmax over the labels gives a score of 1 away to an image of none of them, and a cosine that is
+high for one image or model is low for another. So labels are compared with names that nobody asked
+for:
 
 1. An image's similarities are standardised by their mean and deviation over the names of a
-   background vocabulary (a z-score against a text bank, which for label sets is the test-time
-   distribution normalisation of arXiv 2302.11084 without its images), so that neither the model's
-   logit scale nor the image's own level counts.
-2. A label's score is its share in a softmax over itself, the other labels and the vocabulary,
-   which counts as 100 names (a background as in open-vocabulary recognition). A few labels must
-   beat the vocabulary, many similar ones must beat each other.
+   background vocabulary.
+2. Unrelated labels are expected to reach the vocabulary's quantile 1 - 3/n, for n labels: three of
+   n would be above it.
+3. The image shows any of the labels if the best one is at least 15 % of the way from there to the
+   vocabulary's best name: an image of something else has a better name.
+4. It shows another label too if that is 40 % of the way from unrelated labels to the best label.
+   Where many labels resemble the best one, the sixth label stands for unrelated ones.
 
-research/multi-label.md compares the alternatives and says how the constants were chosen.
+A label's score is the logistic function of its distance to these levels: 0.5 is at the higher one.
+docs/evidence/several-labels.md has the figures; research/multi_label.py measures them.
 """
 
 from __future__ import annotations
@@ -31,14 +33,13 @@ from clipcls.calibration.file import load_calibration
 from clipcls.calibration.multilabel import DEFAULT_THRESHOLD, MultiLabelCalibration
 from clipcls.classification.decision import answer_in_blocks
 from clipcls.classification.estimator import Estimator
-from clipcls.classification.head import log_sum_exp
 from clipcls.data.inputs import OnError, apply_on_error
 from clipcls.embeddings.embed import compute_rows, embed_texts
 from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError
 from clipcls.labels.label_set import read_labels
 from clipcls.labels.names import fill_template
 from clipcls.labels.prompts import TEMPLATE
-from clipcls.numerics import log_odds, logistic
+from clipcls.numerics import logistic
 from clipcls.predictions import UNKNOWN, Candidate, Prediction
 
 if TYPE_CHECKING:
@@ -48,11 +49,14 @@ if TYPE_CHECKING:
     from clipcls.embeddings.embed import Embedded
     from clipcls.models.encoder import Encoder
 
-__all__ = ["MultiLabelClassifier", "background_texts", "log_shares"]
+__all__ = ["MultiLabelClassifier", "background_texts", "score_odds"]
 
 _BACKGROUND_SETS = ("imagenet", "scenes", "textures")
-_BACKGROUND_NAMES = 100  # as many as the vocabulary counts, whatever its size
-_DEVIATION = 1.5  # of the standardised similarities over the vocabulary, in logits
+# Chosen on captions and on collages of mini-ImageNet, fashion and breeds: research/multi_label.py.
+_UNRELATED = 3  # labels that may reach the level of unrelated ones
+_MOST_RIGHT = 5  # labels of an image; the next one stands for those that resemble the best
+_TOWARDS_BEST_NAME, _TOWARDS_BEST_LABEL = 0.15, 0.4
+_MOST_ODDS = 30.0  # keeps scores between 0 and 1 exclusively, so that they have log odds
 _SCORES_A_BLOCK = 4_000_000
 
 
@@ -145,7 +149,7 @@ class MultiLabelClassifier(Estimator):
         """Each label's score, float64 (n, n_classes), between 0 and 1; rows have no fixed sum.
 
         With a calibration a score is the probability that the image has the label; without one it
-        is a share that says which labels fit best.
+        only says which labels fit best.
 
         Arguments and errors are those of `ZeroShotClassifier.decision_function`.
         """
@@ -204,7 +208,7 @@ class MultiLabelClassifier(Estimator):
         def predict(block: list[Embedded]) -> Iterator[Prediction]:
             rows = self._rows(np.stack([image.vector for image in block]))
             for image, (similarities, scores) in zip(block, rows, strict=True):
-                order = np.argsort(-scores, kind="stable")
+                order = np.lexsort((-similarities, -scores))
                 given = order[scores[order] >= thresholds[order]][:top]
                 best, *labels = (
                     Candidate(str(self.classes_[k]), float(scores[k]), float(similarities[k]))
@@ -231,12 +235,10 @@ class MultiLabelClassifier(Estimator):
         for start in range(0, len(vectors), step):
             rows = vectors[start : start + step].astype(np.float64)
             similarities = rows @ self.classifier.head_.weights.T
-            logs = log_shares(similarities, rows @ self.background_.T)
-            if self.calibration_ is None:
-                scores = np.exp(logs)
-            else:
-                scores = logistic(self.calibration_.slope * log_odds(logs) + self._offsets)
-            yield from zip(similarities, scores, strict=True)
+            odds = score_odds(similarities, rows @ self.background_.T)
+            if self.calibration_ is not None:
+                odds = self.calibration_.slope * odds + self._offsets
+            yield from zip(similarities, logistic(odds), strict=True)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -251,22 +253,27 @@ def background_texts() -> list[str]:
     return list(dict.fromkeys(fill_template(TEMPLATE, name) for name in names))
 
 
-def log_shares(
+def score_odds(
     similarities: NDArray[np.float64], background: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The log of each label's score.
+    """The log odds of each label's score.
 
     Args:
         similarities: cosines of images and labels, float64 (n, n_classes).
         background: cosines of images and the vocabulary, float64 (n, n_names).
 
     Returns:
-        float64 (n, n_classes), below 0.
+        float64 (n, n_classes), at least 0 for the labels that each image shows.
     """
     mean = background.mean(axis=1, keepdims=True)
-    unit = _DEVIATION / np.maximum(background.std(axis=1, keepdims=True), 1e-9)
-    labels, others = unit * (similarities - mean), unit * (background - mean)
-    weight = np.log(_BACKGROUND_NAMES / background.shape[1])
-    total = np.logaddexp(log_sum_exp(labels), log_sum_exp(others) + weight)
-    shares: NDArray[np.float64] = np.minimum(labels - total, -1e-15)
-    return shares
+    unit = 1 / np.maximum(background.std(axis=1, keepdims=True), 1e-9)
+    labels, names = unit * (similarities - mean), unit * (background - mean)
+    count = labels.shape[1]
+    unrelated = np.quantile(names, 1 - min(0.5, _UNRELATED / count), axis=1, keepdims=True)
+    best = labels.max(axis=1, keepdims=True)
+    any_level = unrelated + _TOWARDS_BEST_NAME * (names.max(axis=1, keepdims=True) - unrelated)
+    if count > _MOST_RIGHT:
+        at = count - _MOST_RIGHT - 1
+        unrelated = np.maximum(unrelated, np.partition(labels, at, axis=1)[:, [at]])
+    level = unrelated + _TOWARDS_BEST_LABEL * (best - unrelated)
+    return np.clip(np.minimum(best - any_level, labels - level), -_MOST_ODDS, _MOST_ODDS)

@@ -42,7 +42,7 @@ class _Answers(groups.Settings):
         type=NumberRange(0, 1),
         metavar="P",
         help="Give labels whose score is at least P; default: their thresholds in the calibration, "
-        "else 0.08.",
+        "else 0.5.",
     )
     calibration: Any = calibration_option()
 

@@ -210,6 +210,14 @@ def _calibrate_labels(
         given[outside] = held_out[outside] >= limits
     before, after = f1_scores(scores >= DEFAULT_THRESHOLD, truth), f1_scores(given, truth)
     thresholds = choose_thresholds(logistic(slope * odds + offsets))
+    note = "the scores say next to nothing of what is right" if slope <= LEAST_SLOPE else ""
+    if after[1] < before[1]:
+        note = (
+            f"learnt thresholds give worse labels than the default one (F1 {after[1]:.1%} against "
+            f"{before[1]:.1%} on held-out images): the default stays, and scores are calibrated"
+        )
+        after = before
+        thresholds = logistic(offsets)  # of log odds 0, the default
     return MultiLabelCalibration(
         identity=classifier.identity_,
         images=n,
@@ -217,7 +225,7 @@ def _calibrate_labels(
         offsets=tuple(offsets.tolist()),
         thresholds=tuple(thresholds.tolist()),
         positives=tuple(truth.sum(axis=0).tolist()),
-        note="the scores say next to nothing of what is right" if slope <= LEAST_SLOPE else "",
+        note=note,
         metrics={
             "nll": {"before": _loss(scores, truth), "after": _loss(held_out, truth)},
             "f1_macro": {"before": before[0], "after": after[0]},

@@ -158,6 +158,21 @@ def test_a_calibration_is_saved_and_applied(
     np.testing.assert_array_equal(other.thresholds_[::-1], clf.thresholds_)
 
 
+def test_the_default_stays_where_learnt_thresholds_are_worse(
+    base: ZeroShotClassifier, paint: Paint
+) -> None:
+    plain = MultiLabelClassifier(base).fit()
+    rng = np.random.default_rng(5)
+    paths = [paint(f"{k}.png", tuple(map(int, rng.integers(0, 255, 3)))) for k in range(14)]
+    given = plain.predict(paths)
+    truth = [[name for name, one in zip(LABELS, row, strict=True) if one] for row in given]
+    made, _ = calibrate(plain, list(zip(paths, truth, strict=True)))
+    assert "the default stays" in made.note
+    assert made.metrics["f1_micro"] == {"before": 1, "after": 1}
+    calibrated = MultiLabelClassifier(base, calibration=made).fit()
+    np.testing.assert_array_equal(calibrated.predict(paths), given)
+
+
 def test_what_is_for_something_else_is_refused_and_says_why(
     base: ZeroShotClassifier, paint: Paint, tmp_path: Path
 ) -> None:

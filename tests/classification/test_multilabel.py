@@ -6,15 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.special import softmax
 
 from clipcls import Calibration, MultiLabelClassifier, ZeroShotClassifier
 from clipcls.calibration.multilabel import DEFAULT_THRESHOLD
-from clipcls.classification.multilabel import background_texts, log_shares
-from clipcls.embeddings.embed import embed_texts
+from clipcls.classification.multilabel import score_odds
 from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError
 from clipcls.few_shot.classifier import FewShotClassifier
-from clipcls.numerics import log_odds
 from helpers.encoders import NamesEncoder
 
 Paint = Callable[..., str]
@@ -25,28 +22,45 @@ def several(encoder: NamesEncoder, labels=LABELS, **settings) -> MultiLabelClass
     return MultiLabelClassifier(ZeroShotClassifier(labels, encoder, cache=False), **settings).fit()
 
 
-def test_scores_are_the_documented_softmax(names_encoder: NamesEncoder) -> None:
+@pytest.mark.parametrize("count", [1, 3, 7, 30])
+def test_scores_are_the_documented_distances(count: int) -> None:
     rng = np.random.default_rng(0)
-    vectors = rng.random((7, 32)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    clf = several(names_encoder)
-    names = embed_texts(names_encoder, background_texts()).astype(float)
-    for row, found in zip(vectors.astype(float), clf.predict_proba(vectors), strict=True):
-        # Each name of the vocabulary counts as 100/n names.
-        all_of_them = np.concatenate([clf.classifier.weights_ @ row, names @ row])
-        mean, deviation = (names @ row).mean(), (names @ row).std()
-        logits = 1.5 * (all_of_them - mean) / deviation
-        logits[3:] += np.log(100 / len(names))
-        np.testing.assert_allclose(found, softmax(logits)[:3], rtol=1e-6)
+    labels, names = rng.normal(1, 2, (6, count)), rng.normal(size=(6, 200))
+    for row, others, found in zip(labels, names, score_odds(labels, names), strict=True):
+        z, v = ((x - others.mean()) / others.std() for x in (row, others))
+        unrelated = np.quantile(v, max(0.5, 1 - 3 / count))
+        shows_any = z.max() - (0.85 * unrelated + 0.15 * v.max())
+        if count > 5:
+            unrelated = max(unrelated, np.sort(z)[-6])
+        shows_label = z - (0.6 * unrelated + 0.4 * z.max())
+        np.testing.assert_allclose(found, np.minimum(shows_any, shows_label))
+
+
+@pytest.mark.parametrize("count", [5, 7, 20, 80, 101, 1000])
+def test_clear_labels_are_given_however_many_are_asked_for(count: int) -> None:
+    rng = np.random.default_rng(count)
+    names = rng.normal(size=(400, 1151))
+    for shown in (1, 2, 3):
+        labels = rng.normal(size=(400, count))
+        labels[:, :shown] += 5
+        given = score_odds(labels, names) >= 0
+        assert given[:, :shown].mean() > 0.8
+        assert given[:, shown:].sum() < 0.25 * given.sum()
+
+
+def test_images_of_none_of_the_labels_get_few() -> None:
+    rng = np.random.default_rng(3)
+    labels, names = rng.normal(size=(400, 7)), rng.normal(size=(400, 1151))
+    names[:, :58] += 4  # what they show has a name in the vocabulary, and others are like it
+    given = score_odds(labels, names) >= 0
+    assert given.any(axis=1).mean() < 0.7
 
 
 def test_scores_know_neither_the_logit_scale_nor_a_shift_of_similarities() -> None:
     rng = np.random.default_rng(1)
     labels, names = rng.normal(size=(5, 4)), rng.normal(size=(5, 50))
-    expected = log_shares(labels, names)
-    np.testing.assert_allclose(log_shares(3 * labels - 1, 3 * names - 1), expected, atol=1e-12)
-    assert (expected < 0).all()
-    np.testing.assert_allclose(np.exp(log_odds(np.log([0.2, 0.5]))), [0.25, 1])
+    expected = score_odds(labels, names)
+    np.testing.assert_allclose(score_odds(3 * labels - 1, 3 * names - 1), expected, atol=1e-12)
 
 
 def test_none_one_or_both_of_two_labels(names_encoder: NamesEncoder, paint: Paint) -> None:

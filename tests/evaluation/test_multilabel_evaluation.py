@@ -109,7 +109,7 @@ def test_a_csv_whose_images_have_several_labels_or_none(
     assert record["unknown"] == 1
     assert record["as_none"] == 1
     assert record["per_class"][2]["average_precision"] is None
-    assert record["per_class"][0]["threshold"] == 0.08
+    assert record["per_class"][0]["threshold"] == 0.5
 
     stream = io.StringIO()
     EvaluationTable(stream).write(found.to_dict())
