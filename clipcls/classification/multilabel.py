@@ -276,4 +276,5 @@ def score_odds(
         at = count - _MOST_RIGHT - 1
         unrelated = np.maximum(unrelated, np.partition(labels, at, axis=1)[:, [at]])
     level = unrelated + _TOWARDS_BEST_LABEL * (best - unrelated)
-    return np.clip(np.minimum(best - any_level, labels - level), -_MOST_ODDS, _MOST_ODDS)
+    odds = np.minimum(best - any_level, labels - level)
+    return np.asarray(np.clip(odds, -_MOST_ODDS, _MOST_ODDS))
