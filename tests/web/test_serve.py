@@ -145,7 +145,8 @@ def test_a_learnt_classifier(encoder: ColourEncoder, paint: Callable[..., str]) 
 
 
 def test_an_image_without_a_name(server: Server) -> None:
-    boundary, body = form([("", "images", RED), (None, "images", base64_of(RED).encode())])
+    large = base64_of(saved(Image.new("RGB", (700, 700), "red"), "BMP"))  # 2 MB
+    boundary, body = form([("", "images", RED), (None, "images", large.encode())])
     answer = server.ask("POST", "/classify", headers=boundary, content=body)
     records = check(answer)["results"]
     assert [(r["path"], r["label"]) for r in records] == [

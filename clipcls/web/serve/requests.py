@@ -13,6 +13,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
+import python_multipart  # noqa: F401  # Starlette's parser needs it
 from fastapi import HTTPException, Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
@@ -27,7 +28,7 @@ from clipcls.web.serve.schemas import ClassifyRequest, Limits, Options
 Image = tuple[str, bytes | str | ImageError]
 """A name, and the file's bytes, its base64, or why it is missing."""
 
-_TEXT_BYTES = 1 << 20  # of a field of a form, and of all labels and prompts
+_TEXT_SIZE = 1 << 20  # characters of a form's fields but for its images
 _FEW_FIELDS = 16
 
 # Of JSON: each value of `[[],[],...` takes ten times its bytes. Base64 has no commas or brackets.
@@ -164,11 +165,11 @@ async def _read_form(
     lines, and may come in several fields.
     """
     most = {"max_files": limits.images, "max_fields": limits.labels + _FEW_FIELDS}
-    parser = _FormParser(request.headers, chunks, max_part_size=_TEXT_BYTES, **most)
+    parser = _FormParser(request.headers, chunks, max_part_size=limits.bytes, **most)
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        is_much = error.message.startswith(("Too many", "Part exceeded"))
+        is_much = error.message.startswith("Too many")
         raise HTTPException(413 if is_much else 400, f"the form: {error.message}") from error
     if not parser.is_whole:
         raise HTTPException(400, "the form: the body ends before its last boundary")
@@ -182,12 +183,14 @@ async def _read_form(
                 raise HTTPException(422, f"{name[:50]}: is a file; files are named images")
             images.append((value.filename or position, await value.read()))
             await value.close()
-        elif name == "images":
+            continue
+        if name == "images":
             images.append((position, value))
-        elif name in ("labels", "prompts"):
-            size += len(value)
-            if size > _TEXT_BYTES:
-                raise HTTPException(413, f"labels and prompts: more than {_TEXT_BYTES:,} bytes")
+            continue
+        size += len(value)
+        if size > _TEXT_SIZE:
+            raise HTTPException(413, f"the fields hold more than {_TEXT_SIZE:,} characters")
+        if name in ("labels", "prompts"):
             lines = number_lines(value.replace("\r\n", "\n"))
             given.setdefault(name, []).extend(line for _, line in lines)
         elif name in given:
