@@ -127,10 +127,11 @@ def provenance_columns(questions: Iterable[str]) -> list[str]:
     return [*PROVENANCE, *(name_column(q, field) for q in questions for field in PROVENANCE)]
 
 
-def find_questions(columns: Sequence[str]) -> list[str]:
-    """The questions that a table has columns of; [] if it has a column `label`.
+def find_questions(columns: Sequence[str], question: str | None = None) -> list[str]:
+    """The questions that a table answers: columns that have one of scores too.
 
-    Columns without one of scores are someone's notes, unless no column has one.
+    Without scores a column answers only the question that is asked for: it may be someone's notes.
+    A table with a column `label` has one answer per image, and no questions.
 
     >>> find_questions(["path", "colour", "colour_score", "error"])
     ['colour']
@@ -139,7 +140,9 @@ def find_questions(columns: Sequence[str]) -> list[str]:
         return []
     names = [column for column in columns if column and column not in COLUMNS]
     found = [n for n in names if not any(n.startswith(f"{other}_") for other in names)]
-    return [name for name in found if name_column(name, "score") in columns] or found
+    scored = [name for name in found if name_column(name, "score") in columns]
+    asked = find_name(question, found) if question and not scored else None
+    return [asked] if asked else scored
 
 
 def nest_columns(row: Mapping[str, Any], questions: Collection[str]) -> dict[str, Any]:

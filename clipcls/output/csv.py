@@ -110,17 +110,20 @@ def metadata_path(file: str | os.PathLike[str]) -> Path:
     return Path(f"{os.path.realpath(file)}-metadata.json")
 
 
-def read_csv(text: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def read_csv(
+    text: str, name: str, question: str | None = None
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The rows of results, each with its place for messages; one without a label is an error.
 
     Raises:
         InputError: while iterating: it is no csv, or one of something else.
     """
     table = read_table(text, name, exact=True)
-    questions = find_questions(table.columns)
+    questions = find_questions(table.columns, question)
     if "path" not in table.columns or not (questions or "label" in table.columns):
         raise InputError(
-            f"{name}: is neither JSON nor a csv with the columns path and label; make it with "
+            f"{name}: is neither JSON nor a csv with the columns path and "
+            f"{question or 'label'}; make it with "
             "`clipcls classify -f jsonl`"
         )
     provenance = {} if name == "stdin" else _read_provenance(name, questions)

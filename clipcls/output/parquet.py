@@ -69,7 +69,9 @@ class ParquetWriter(Writer):
         self._file.write_table(pyarrow.Table.from_pylist(rows, schema))
 
 
-def read_parquet(source: str | io.BytesIO, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def read_parquet(
+    source: str | io.BytesIO, name: str, question: str | None = None
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The records of a file, each with its place for messages.
 
     Raises:
@@ -80,7 +82,7 @@ def read_parquet(source: str | io.BytesIO, name: str) -> Iterator[tuple[str, Map
 
     try:
         with pyarrow.parquet.ParquetFile(source) as file:
-            questions = find_questions(file.schema_arrow.names)
+            questions = find_questions(file.schema_arrow.names, question)
             rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
             for number, row in enumerate(rows, start=1):
                 known = {k: v for k, v in row.items() if v is not None}

@@ -47,7 +47,7 @@ def read_results(
     name = _name_source(source)
     merged: dict[str, Result] = {}
     asked: dict[str, None] = {}
-    for answers in _read(name, root):
+    for answers in _read(name, root, question):
         first = found = next(iter(answers.values()))
         if not isinstance(first, ImageError):
             asked |= dict.fromkeys(answers)
@@ -99,9 +99,11 @@ def _name_source(source: str | os.PathLike[str]) -> str:
     return "stdin" if os.fspath(source) == "-" else os.fspath(source)
 
 
-def _read(name: str, root: str | os.PathLike[str] | None) -> Iterator[dict[str, Result]]:
+def _read(
+    name: str, root: str | os.PathLike[str] | None, question: str | None = None
+) -> Iterator[dict[str, Result]]:
     """The answers of each record by question; one answer alone, or an error, is under ""."""
-    for where, record in _records(name):
+    for where, record in _records(name, question):
         answers = record.get("questions", {"": {}}) if not record.get("error") else {"": {}}
         if not isinstance(answers, dict) or not answers:
             raise InputError(f"{where}: `questions` is not a mapping from names to answers")
@@ -117,22 +119,24 @@ def _read(name: str, root: str | os.PathLike[str] | None) -> Iterator[dict[str, 
         yield results
 
 
-def _records(name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _records(name: str, question: str | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Each record with its place for messages."""
     if name == "stdin":
         data = sys.stdin.buffer.read()
         if data.startswith(parquet.MAGIC):
-            return parquet.read_parquet(io.BytesIO(data), name)
+            return parquet.read_parquet(io.BytesIO(data), name, question)
         text = decode(data, name)
     else:
         try:
             with open(name, "rb") as file:
                 if file.read(len(parquet.MAGIC)) == parquet.MAGIC:
-                    return parquet.read_parquet(name, name)
+                    return parquet.read_parquet(name, name, question)
             text = read_text(Path(name))
         except OSError as error:
             raise InputError(f"{name}: cannot be read: {os_reason(error)}") from error
-    return (read_json if text.lstrip().startswith(("{", "[")) else read_csv)(text, name)
+    if text.lstrip().startswith(("{", "[")):
+        return read_json(text, name)
+    return read_csv(text, name, question)
 
 
 def _result(record: Mapping[str, Any], where: str) -> Result:

@@ -125,6 +125,12 @@ def test_columns_that_someone_added_are_no_questions(tmp_path: Path) -> None:
     path.write_text(f"{header},notes\n{row},sold out\n")
     (found,) = read_answers(path)
     assert [*found.questions] == ["category", "animal", "colours"]
+    path.write_text("rank,path,similarity\n1,a.jpg,0.5\n")  # of `clipcls search`
+    for read in (read_results, read_answers):
+        with pytest.raises(InputError, match="columns path and label"):
+            read(path)
+    with pytest.raises(InputError, match="columns path and kind"):
+        read_results(path, question="kind")
 
 
 def test_an_image_without_an_answer_to_the_question_is_an_error(tmp_path: Path) -> None:
