@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # The version of how a file becomes pixels: part of every image's key.
-_PIXELS = "pixels 2"
+_PIXELS = "pixels 3"
 
 # Texts per image of a batch: a text is less work.
 _TEXTS_PER_IMAGE = 4
