@@ -6,12 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def log_odds(log_shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """log(p / (1 - p)) of log p."""
-    odds: NDArray[np.float64] = log_shares - np.log(-np.expm1(log_shares))
-    return odds
-
-
 def logistic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """1 / (1 + exp(-x)), exact for small ones too."""
     found: NDArray[np.float64] = np.exp(-np.logaddexp(0, -x))

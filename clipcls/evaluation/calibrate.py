@@ -45,7 +45,7 @@ from clipcls.evaluation.evaluate import compute_outcomes
 from clipcls.metrics.intervals import Flags, Floats
 from clipcls.metrics.multilabel import f1_scores
 from clipcls.metrics.single_label import calibration_error
-from clipcls.numerics import log_odds, logistic
+from clipcls.numerics import logistic
 
 if TYPE_CHECKING:
     from clipcls.classification.image_classifier import ImageClassifier
@@ -198,7 +198,7 @@ def _calibrate_labels(
 ) -> MultiLabelCalibration:
     """From the scores and right labels of images, (n, n_classes) each."""
     n = len(scores)
-    odds = log_odds(np.log(scores))
+    odds = np.log(scores) - np.log1p(-scores)
     slope, offsets = fit_probabilities(odds, truth)
     held_out, given = np.empty_like(odds), np.empty_like(truth)
     folds = _draw_folds(n)
