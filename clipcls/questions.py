@@ -13,7 +13,7 @@ from typing import Any
 
 from clipcls.errors import LabelsError
 from clipcls.files.text import clean
-from clipcls.predictions import COLUMNS, PROVENANCE, UNKNOWN, Prediction
+from clipcls.predictions import COLUMNS, PROVENANCE, Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,6 @@ class Answers:
 
     path: str
     questions: Mapping[str, Prediction]
-
-    @property
-    def unknown(self) -> list[str]:
-        """The questions that were answered `unknown`."""
-        return [name for name, answer in self.questions.items() if answer.label == UNKNOWN]
 
     @property
     def label_paths(self) -> tuple[tuple[str, ...], ...]:
