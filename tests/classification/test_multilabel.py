@@ -95,6 +95,16 @@ def test_top_and_min_score_are_per_label(names_encoder: NamesEncoder, paint: Pai
         clf.classify(paths, top=0)
 
 
+def test_labels_of_equal_score_are_given_by_similarity(
+    names_encoder: NamesEncoder, paint: Paint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The level for any label holds for all labels, so that several can have the same score.
+    monkeypatch.setattr("clipcls.classification.multilabel._TOWARDS_BEST_LABEL", -9.0)
+    (mixed,) = several(names_encoder).classify([paint("m.png", (100, 20, 180))], min_score=0)
+    assert len({c.score for c in mixed.labels}) == 1
+    assert [c.label for c in mixed.labels] == ["blue", "red", "green"]
+
+
 def test_bad_images_keep_their_place(
     names_encoder: NamesEncoder, paint: Paint, tmp_path: Path
 ) -> None:
