@@ -114,6 +114,11 @@ def command(
         raise click.UsageError(
             "--compare and --html are for one question at a time: choose it with --question"
         )
+    if len(questions) > 1 and Path(data).is_dir():
+        raise click.UsageError(
+            f"{data}: a folder has one label per image: choose one question with --question, or "
+            "give a csv with a column for each"
+        )
     if output.file and output.html and output.file.absolute() == output.html.absolute():
         raise click.UsageError("-o and --html name the same file; give each its own")
     from clipcls.data.dataset import read_dataset

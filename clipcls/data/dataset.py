@@ -110,18 +110,13 @@ def read_dataset(
         unlabelled: whether an image may have no label.
         exact: whether to take paths exactly as the csv spells them.
         question: the column of the labels, `label` if None: a csv can answer several questions per
-            image. Images without an answer to it are left out.
+            image. Images without an answer to it are left out. A folder is of any question.
 
     Raises:
         InputError: no such folder or file exists, or it cannot be read as labelled images.
     """
     name = os.fspath(source)
     if os.path.isdir(name):
-        if question is not None:
-            raise InputError(
-                f"{name}: a folder has one label per image; the labels of a question such as "
-                f"{question!r} are a column of a csv"
-            )
         return _read_folder(name)
     if not os.path.exists(name):
         raise InputError(f"{name}: no such file or folder")

@@ -106,6 +106,7 @@ def test_each_question_has_a_calibration_of_its_own(run) -> None:
 
 
 def test_questions_are_evaluated_each_with_its_column(run) -> None:
+    classify(run)
     status, out, _ = run("evaluate", *ASKED, "truth.csv")
     assert (status, out.count("accuracy"), "warmth\n------" in out) == (0, 4, True)
     out = run("evaluate", *ASKED, "truth.csv", "-f", "json")[1]
@@ -116,6 +117,10 @@ def test_questions_are_evaluated_each_with_its_column(run) -> None:
     assert {(row["question"], row["label"]) for row in rows} > {("colour", "red")}
     one = run("evaluate", "--labels", "colours.txt", "--question", "colour", "truth.csv")[1]
     assert one == run("evaluate", *ASKED, "--question", "colour", "truth.csv")[1]
+    run("sort", "r.csv", "--question", "colour", "--into", "sorted")
+    assert run("evaluate", *ASKED, "--question", "colour", "sorted")[0] == 0
+    status, _, err = run("evaluate", *ASKED, "sorted")
+    assert (status, "one question" in err) == (2, True)
     status, _, err = run("evaluate", "--labels", "colours.txt", "truth.csv")
     assert (status, "--question" in err) == (2, True)
 
