@@ -185,7 +185,7 @@ def _rows(
     """(path, labels) of each row; paths that nobody reviewed are added to the list."""
     table = read_table(text, name)
     column = find_name(question or "label", table.columns)
-    if column is None and {"best", "labelled_by"} & {*table.columns}:
+    if column is None and "label" in table.columns and {"best", "labelled_by"} & {*table.columns}:
         # A file of `clipcls review`, which has one per question.
         column = find_name("label", table.columns)
     if table.columns and ("path" not in table.columns or column is None):

@@ -136,7 +136,7 @@ async def test_calls_and_batches_take_turns() -> None:
         first = asyncio.create_task(batcher.submit(0))
         await begun(run)
         calls = [note(f"call {n}", batcher.call(lambda: None)) for n in range(2)]
-        items = [note(f"item {n}", batcher.submit(n)) for n in (1, 2)]
+        items = [note(f"item {n}", batcher.submit(n)) for n in range(1, 6)]
         work = asyncio.gather(first, *calls, *items)
         await asyncio.sleep(0)
         run.may_go.set()
