@@ -379,7 +379,8 @@ class OpenClipEncoder:
             with self._loading:
                 self._settings = self._facts.get(self._identify(self.precision))
                 if self._settings is None and self.source.is_bundled:
-                    self._settings = mini.read_settings()
+                    self._settings = mini.read_settings()  # of all its weights: once
+                    self._facts.set(self._identify(self.precision), self._settings)
                 if self._settings is None:
                     self._tower("image")
         assert self._settings is not None
