@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from clipcls.calibration.multilabel import MultiLabelCalibration
     from clipcls.calibration.single_label import Calibration
     from clipcls.classification.decision import Abstain
+    from clipcls.classification.multi_question import MultiQuestionClassifier
     from clipcls.classification.multilabel import MultiLabelClassifier
-    from clipcls.classification.questions import MultiQuestionClassifier
     from clipcls.classification.suggest import suggest
     from clipcls.classification.zero_shot import ZeroShotClassifier
     from clipcls.embeddings.clip_embedder import ClipEmbedder
@@ -71,7 +71,7 @@ _HOMES = {
     "LinearProbe": "few_shot.linear_probe",
     "MultiLabelCalibration": "calibration.multilabel",
     "MultiLabelClassifier": "classification.multilabel",
-    "MultiQuestionClassifier": "classification.questions",
+    "MultiQuestionClassifier": "classification.multi_question",
     "Prediction": "predictions",
     "ZeroShotClassifier": "classification.zero_shot",
     "calibrate": "evaluation.calibrate",

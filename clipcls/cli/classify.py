@@ -216,7 +216,7 @@ def command(
         if "" in opened:
             results = opened[""].classify(images, heatmaps=answers.heatmap, **options)
         else:
-            from clipcls.classification.questions import MultiQuestionClassifier
+            from clipcls.classification.multi_question import MultiQuestionClassifier
 
             least = doubt.min_score or None
             fitted = MultiQuestionClassifier(opened).fit()

@@ -87,7 +87,7 @@ def command(
     if "" in opened:
         results = opened[""].classify(images, top=answers.top, min_score=answers.min_score)
     else:
-        from clipcls.classification.questions import MultiQuestionClassifier
+        from clipcls.classification.multi_question import MultiQuestionClassifier
 
         results = (
             MultiQuestionClassifier(opened)
