@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipcls.classification.labelled import meanings
-from clipcls.data.images import decode_image, read_bytes
 from clipcls.data.inputs import has_no_file, open_input
+from clipcls.data.sources import open_image
 from clipcls.errors import ClipclsError, ImageError, LabelsError, OutputError, os_reason
 from clipcls.files.folders import is_inside
 from clipcls.labels.names import join_levels
@@ -218,8 +218,7 @@ class Heatmaps:
         label = prediction.top[0].label
         if prediction.lineage:
             label = join_levels(prediction.lineage)
-        data = read_bytes(prediction.path)
-        image = decode_image(data, prediction.path, least_side=encoder.least_side)
+        image = open_image(prediction.path, least_side=encoder.least_side)
         heat = compute_heat(self._classifier, image, _find_classes(self._classifier, label))
         stream = io.BytesIO()
         overlay(image, heat, encoder.seen(image.size)).save(stream, "JPEG", quality=90)

@@ -32,8 +32,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipcls.data.images import MAX_BYTES, decode_image, read_bytes
+from clipcls.data.images import MAX_BYTES, decode_image
 from clipcls.data.pixels import to_rgb
+from clipcls.data.sources import Source, find_source
 from clipcls.errors import ImageError, os_reason
 
 logger = logging.getLogger(__name__)
@@ -57,10 +58,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class NamedImage:
-    """An image to embed: the file of that name, a file's bytes, or an RGB image."""
+    """An image to embed: a source that its name leads to, a file's bytes, or an RGB image."""
 
     name: str
-    source: bytes | Image.Image | None = None
+    source: Source | bytes | Image.Image
 
 
 def name_images(images: Any) -> Iterator[NamedImage | ImageError]:
@@ -86,10 +87,8 @@ def open_input(image: ImageInput) -> Image.Image:
     named = _name(0, image)
     if isinstance(named, ImageError):
         raise named
-    if isinstance(named.source, Image.Image):
-        return named.source
-    data = named.source if isinstance(named.source, bytes) else read_bytes(named.name)
-    return decode_image(data, named.name)
+    data = named.source.read() if isinstance(named.source, Source) else named.source
+    return data if isinstance(data, Image.Image) else decode_image(data, named.name)
 
 
 def apply_on_error(
@@ -146,7 +145,8 @@ def _name(number: int, item: Any) -> NamedImage | ImageError:
     if isinstance(item, NamedImage | ImageError):
         return item
     if isinstance(item, str | os.PathLike):
-        return NamedImage(str(os.fsdecode(item)))
+        name = str(os.fsdecode(item))
+        return NamedImage(name, find_source(name))
     own = getattr(item, "name", None) or getattr(item, "filename", None)
     name = own if isinstance(own, str) and own else f"images[{number}]"
     try:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from clipcls.data.images import decode_image, read_bytes
+from clipcls.data.sources import open_image
 from clipcls.errors import ImageError
 
 _AHEAD = 64  # images whose thumbnails are made ahead of the reader
@@ -22,7 +22,7 @@ def make_thumbnail(path: str | os.PathLike[str], side: int, *, quality: int = 80
     """
     name = os.fspath(path)
     try:
-        image = decode_image(read_bytes(name), name, least_side=2 * side)
+        image = open_image(name, least_side=2 * side)
         image.thumbnail((side, side))
         stream = io.BytesIO()
         image.info.clear()  # otherwise Pillow would write its comment or profile

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from clipcls.embeddings.cache_file import CacheFile, DamageError, compute_checksum
 from clipcls.errors import CacheError
-from clipcls.files.hashing import hash_file, is_settled
+from clipcls.files.hashing import hash_file, stamp_file
 
 logger = logging.getLogger(__name__)
 
@@ -84,23 +84,24 @@ class EmbeddingCache:
             return None
         return np.frombuffer(rows[0][0], np.float32)
 
-    def get_file(self, space: str, path: str, stat: os.stat_result) -> NDArray[np.float32] | None:
-        """The vector of a file that has not changed since it was stored, without reading it."""
-        content = self._content(path, stat)
+    def get_file(self, space: str, name: str, stamp: bytes) -> NDArray[np.float32] | None:
+        """The vector of an image that has not changed since it was stored, without reading it."""
+        content = self._content(name, stamp)
         return self.get(space, content) if content else None
 
     def add(
         self,
         space: str,
         items: Iterable[tuple[bytes, NDArray[np.float32]]],
-        files: Iterable[tuple[str, os.stat_result, bytes]] = (),
+        files: Iterable[tuple[str, bytes, bytes]] = (),
     ) -> None:
-        """Stores vectors and the files they were read from, in one transaction.
+        """Stores vectors and the places they were read from, in one transaction.
 
         Args:
             space: the space the vectors belong to.
             items: (content's SHA-256, float32 vector (dim,)); known ones are replaced.
-            files: (path, its stat before it was read, content's SHA-256).
+            files: (name, its stamp before it was read, content's SHA-256); see `Source.stamp`. What
+                has no stamp is found by its content alone.
         """
         keys = [
             (space.encode(), content, np.ascontiguousarray(vector, np.float32).tobytes())
@@ -173,11 +174,11 @@ class EmbeddingCache:
         Raises:
             OSError: the file cannot be read.
         """
-        name, stat = os.fspath(path), os.stat(path)
-        if known := self._content(name, stat):
+        name, stamp = os.fspath(path), stamp_file(os.stat(path))
+        if known := self._content(name, stamp):
             return known.hex()
         content = hash_file(name)
-        file = (name, stat, bytes.fromhex(content))
+        file = (name, stamp, bytes.fromhex(content))
         self._file.write(lambda connection: _insert_files(connection, [file]), None)
         return content
 
@@ -218,10 +219,10 @@ class EmbeddingCache:
         self._file.rows("PRAGMA wal_checkpoint(TRUNCATE)")
         return removed
 
-    def _content(self, path: str, stat: os.stat_result) -> bytes | None:
-        """The SHA-256 of a file's content, if the file has not changed since it was stored."""
-        file = (_path_key(path), _stamp(stat))
-        rows = self._file.rows(
+    def _content(self, name: str, stamp: bytes) -> bytes | None:
+        """The SHA-256 of an image's content, if it has not changed since it was stored."""
+        file = (_path_key(name), stamp)
+        rows = stamp and self._file.rows(
             "SELECT content, checksum FROM files WHERE path = ? AND stamp = ?", file
         )
         if not rows or not self._is_whole(rows[0][1], *file, rows[0][0]):
@@ -273,32 +274,23 @@ def hash_image(cache: EmbeddingCache | None, path: str) -> bytes:
 
 
 def _insert_files(
-    connection: sqlite3.Connection, files: Iterable[tuple[str, os.stat_result, bytes]]
+    connection: sqlite3.Connection, files: Iterable[tuple[str, bytes, bytes]]
 ) -> None:
     rows = []
-    for path, stat, content in files:
-        # A young file may still change within the clock's grain: it is found by content alone.
-        row = (_path_key(path), _stamp(stat) if is_settled(stat) else b"", content)
+    for name, stamp, content in files:
+        row = (_path_key(name), stamp, content)
         rows.append((*row, compute_checksum(*row)))
     connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
 
 
-def _path_key(path: str) -> bytes:
-    return os.fsencode(os.path.abspath(path))
-
-
-def _stamp(stat: os.stat_result) -> bytes:
-    """A file's size and times.
-
-    A file replaced by another of the same size and mtime (`cp -p`, `rsync -t`) has a new ctime.
-    """
-    return b"%d %d %d" % (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+def _path_key(name: str) -> bytes:
+    return os.fsencode(os.path.abspath(name))
 
 
 def _has_changed(path: bytes, stamp: bytes) -> bool:
     """Whether a file is missing or has another size or mtime; linking to it changes its ctime."""
     try:
-        now = _stamp(os.stat(path))
+        now = os.stat(path)
     except OSError:
         return True
-    return bool(stamp) and stamp.rsplit(b" ", 1)[0] != now.rsplit(b" ", 1)[0]
+    return bool(stamp) and stamp.split()[:2] != [b"%d" % now.st_size, b"%d" % now.st_mtime_ns]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, ThreadPoolExecutor, wait
@@ -16,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from clipcls.data.images import FILES, PIXELS, decode_image, find_missing_share, read_bytes
+from clipcls.data.images import FILES, PIXELS, decode_image, find_missing_share
 from clipcls.data.inputs import NamedImage, OnError, apply_on_error, name_images
+from clipcls.data.sources import Source
 from clipcls.errors import ImageError, ModelError
 from clipcls.models.backend import Backend
 
@@ -46,7 +46,7 @@ class Embedded:
         path: the image's name.
         vector: the vector.
         stored: whether it came from the cache.
-        is_file: whether `path` is a file, not just a name that came with data.
+        is_file: whether `path` leads to the image, and is not just a name that came with data.
     """
 
     path: str
@@ -64,7 +64,7 @@ class _Pending:
     vector: NDArray[np.float32] | None = None
     pixels: NDArray[Any] | None = None
     content: bytes = b""  # its key in the cache; empty: do not store it
-    stat: os.stat_result | None = None
+    stamp: bytes = b""
 
 
 def embed_texts(
@@ -235,10 +235,9 @@ def _result(
 
 
 def _known(image: NamedImage, encoder: Encoder, cache: EmbeddingCache | None) -> _Pending | None:
-    """A file that has not changed since it was stored; finding it needs no thread."""
-    if cache and image.source is None:
-        stat = _stat(image.name)
-        vector = cache.get_file(encoder.image_space, image.name, stat) if stat else None
+    """An image that has not changed since it was stored; finding it needs no thread."""
+    if cache and isinstance(image.source, Source):
+        vector = cache.get_file(encoder.image_space, image.name, image.source.stamp())
         if vector is not None:
             return _Pending(image.name, is_file=True, vector=vector)
     return None
@@ -258,15 +257,16 @@ def _prepare(
             decoding.set_result(None)
 
     name, source = image.name, image.source
-    item = _Pending(name, is_file=source is None)
+    item = _Pending(name, is_file=isinstance(source, Source))
     try:
         with FILES.share() as reserve_file, PIXELS.share() as reserve_pixels:
+            if isinstance(source, Source):
+                item.stamp = source.stamp()  # before reading, so that a later change is noticed
+                source = source.read(reserve_file)
             if isinstance(source, Image):
                 item.pixels = encoder.preprocess(source)
                 return item
-            if cache and source is None:
-                item.stat = _stat(name)  # before reading, so that a later change is noticed
-            data = source if isinstance(source, bytes) else read_bytes(name, reserve=reserve_file)
+            data = source
             if cache:
                 item.content = hashlib.sha256(data).digest()
                 item.vector = cache.get(encoder.image_space, item.content)
@@ -281,13 +281,6 @@ def _prepare(
         return error.without_frames()
     except MemoryError:
         return ImageError(name, "not enough memory to decode it")
-
-
-def _stat(path: str) -> os.stat_result | None:
-    try:
-        return os.stat(path)
-    except (OSError, ValueError):
-        return None  # reading it will say why
 
 
 def _finish(
@@ -305,7 +298,7 @@ def _finish(
         cache.add(
             encoder.image_space,
             [(item.content, item.vector) for item in new if item.vector is not None],
-            [(item.path, item.stat, item.content) for item in new if item.stat],
+            [(item.path, item.stamp, item.content) for item in new if item.is_file],
         )
     for item in batch:
         if isinstance(item, ImageError):

@@ -16,6 +16,16 @@ def hash_file(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def stamp_file(stat: os.stat_result) -> bytes:
+    """A file's size and times, which change with its content; b"" if it is not settled.
+
+    A file replaced by another of the same size and mtime (`cp -p`, `rsync -t`) has a new ctime.
+    """
+    if not is_settled(stat):
+        return b""
+    return b"%d %d %d" % (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
 def is_settled(stat: os.stat_result) -> bool:
     """Whether a file is old enough for any later change to show in its times."""
     return max(stat.st_mtime_ns, stat.st_ctime_ns) < time.time_ns() - RACY_NS

@@ -23,7 +23,7 @@ from clipcls.embeddings.cache_file import clear, default_path
 from clipcls.embeddings.embed import embed_array, embed_texts
 from clipcls.errors import CacheError
 from clipcls.files.folders import cache_folder
-from clipcls.files.hashing import hash_file
+from clipcls.files.hashing import hash_file, stamp_file
 from clipcls.models.backend import Backend
 from helpers.encoders import NamesEncoder
 
@@ -42,10 +42,10 @@ def trust_new_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clipcls.files.hashing.RACY_NS", 0)
 
 
-def old_file(path: Path, content: bytes = b"x") -> os.stat_result:
+def old_file(path: Path, content: bytes = b"x") -> bytes:
     path.write_bytes(content)
     os.utime(path, (1_700_000_000, 1_700_000_000))
-    return path.stat()
+    return stamp_file(path.stat())
 
 
 def test_what_is_added_comes_back_after_a_restart(tmp_path: Path) -> None:
@@ -63,12 +63,12 @@ def test_another_space_never_gives_its_vectors(tmp_path: Path) -> None:
 
 def test_a_file_is_known_until_it_changes(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
-    stat = old_file(path)
+    stamp = old_file(path)
     with EmbeddingCache(tmp_path / "s.db") as cache:
-        cache.add("image a", [(key(1), vector(1, 0))], [(str(path), stat, key(1))])
-        assert cache.get_file("image a", str(path), path.stat()) is not None
+        cache.add("image a", [(key(1), vector(1, 0))], [(str(path), stamp, key(1))])
+        assert cache.get_file("image a", str(path), stamp_file(path.stat())) is not None
         os.utime(path, (1_700_000_001, 1_700_000_001))
-        assert cache.get_file("image a", str(path), path.stat()) is None
+        assert cache.get_file("image a", str(path), stamp_file(path.stat())) is None
 
 
 def test_a_file_just_written_is_not_trusted_by_its_times(
@@ -78,8 +78,10 @@ def test_a_file_just_written_is_not_trusted_by_its_times(
     path = tmp_path / "a.jpg"
     old_file(path)
     with EmbeddingCache(tmp_path / "s.db") as cache:
-        cache.add("image a", [(key(1), vector(1, 0))], [(str(path), path.stat(), key(1))])
-        assert cache.get_file("image a", str(path), path.stat()) is None
+        cache.add(
+            "image a", [(key(1), vector(1, 0))], [(str(path), stamp_file(path.stat()), key(1))]
+        )
+        assert cache.get_file("image a", str(path), stamp_file(path.stat())) is None
         assert cache.get("image a", key(1)) is not None
 
 
@@ -88,12 +90,12 @@ def test_a_file_replaced_by_one_of_the_same_size_and_mtime_is_noticed(tmp_path: 
     before = old_file(path, b"one")
     with EmbeddingCache(tmp_path / "s.db") as cache:
         cache.add("image a", [(key(1), vector(1, 0))], [(str(path), before, key(1))])
-        assert cache.get_file("image a", str(path), path.stat()) is not None
-        while old_file(other, b"two").st_ctime_ns == before.st_ctime_ns:
+        assert cache.get_file("image a", str(path), stamp_file(path.stat())) is not None
+        while old_file(other, b"two") == before:
             time.sleep(0.001)  # the clock's grain
         other.replace(path)
-        assert (path.stat().st_size, path.stat().st_mtime_ns) == (3, before.st_mtime_ns)
-        assert cache.get_file("image a", str(path), path.stat()) is None
+        assert stamp_file(path.stat()).split()[:2] == before.split()[:2]
+        assert cache.get_file("image a", str(path), stamp_file(path.stat())) is None
 
 
 def test_a_clock_that_steps_backwards_gives_no_replaced_file_its_old_vector(
@@ -101,19 +103,21 @@ def test_a_clock_that_steps_backwards_gives_no_replaced_file_its_old_vector(
 ) -> None:
     monkeypatch.setattr("clipcls.files.hashing.RACY_NS", 2_000_000_000)
     path, later = tmp_path / "a.jpg", time.time_ns() + 86_400 * 10**9
-    before = old_file(path, b"one")
     with EmbeddingCache(tmp_path / "s.db") as cache:
         with monkeypatch.context() as ahead:
             ahead.setattr(time, "time_ns", lambda: later)
+            before = old_file(path, b"one")
             cache.add("image a", [(key(1), vector(1, 0))], [(str(path), before, key(1))])
-        assert cache.get_file("image a", str(path), path.stat()) is not None
-        while old_file(path, b"two").st_ctime_ns == before.st_ctime_ns:
+            assert cache.get_file("image a", str(path), stamp_file(path.stat())) is not None
+        while old_file(path, b"two") == before:
             time.sleep(0.001)
-        assert cache.get_file("image a", str(path), path.stat()) is None
+        assert cache.get_file("image a", str(path), stamp_file(path.stat())) is None
         # Written while the clock was ahead: its times can come again, so they prove nothing.
         os.utime(path, ns=(later, later))
-        cache.add("image a", [(key(2), vector(0, 1))], [(str(path), path.stat(), key(2))])
-        assert cache.get_file("image a", str(path), path.stat()) is None
+        cache.add(
+            "image a", [(key(2), vector(0, 1))], [(str(path), stamp_file(path.stat()), key(2))]
+        )
+        assert cache.get_file("image a", str(path), stamp_file(path.stat())) is None
         assert cache.get("image a", key(2)) is not None
 
 
@@ -121,13 +125,15 @@ def test_a_clock_that_steps_backwards_gives_no_replaced_file_its_old_vector(
 def test_a_time_beyond_sqlites_integers(
     tmp_path: Path, year: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipcls.embeddings.cache.is_settled", lambda stat: True)
+    monkeypatch.setattr("clipcls.files.hashing.is_settled", lambda stat: True)
     nanoseconds = round((year - 1970) * 365.2425) * 86_400 * 10**9
-    stat = types.SimpleNamespace(st_size=1, st_mtime_ns=nanoseconds, st_ctime_ns=0)
-    other = types.SimpleNamespace(st_size=1, st_mtime_ns=nanoseconds + 1, st_ctime_ns=0)
+    stamp, other = (
+        stamp_file(types.SimpleNamespace(st_size=1, st_mtime_ns=time, st_ctime_ns=0))
+        for time in (nanoseconds, nanoseconds + 1)
+    )
     with EmbeddingCache(tmp_path / "s.db") as cache:
-        cache.add("image a", [(key(1), vector(1, 0))], [("a.jpg", stat, key(1))])
-        assert cache.get_file("image a", "a.jpg", stat) is not None
+        cache.add("image a", [(key(1), vector(1, 0))], [("a.jpg", stamp, key(1))])
+        assert cache.get_file("image a", "a.jpg", stamp) is not None
         assert cache.get_file("image a", "a.jpg", other) is None
 
 
@@ -141,18 +147,18 @@ def test_a_file_of_the_year_2300_is_found_by_its_content(tmp_path: Path) -> None
         pytest.skip("the file system has no such time")
     with EmbeddingCache(tmp_path / "s.db") as cache:
         assert cache.file_hash(path) == cache.file_hash(path) == hash_file(str(path))
-        cache.add("image a", [(key(1), vector(1))], [(str(path), path.stat(), key(1))])
+        cache.add("image a", [(key(1), vector(1))], [(str(path), stamp_file(path.stat()), key(1))])
         assert cache.prune() == 0
 
 
 def test_relative_and_absolute_names_are_the_same_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stat = old_file(tmp_path / "a.jpg")
+    stamp = old_file(tmp_path / "a.jpg")
     monkeypatch.chdir(tmp_path)
     with EmbeddingCache(tmp_path / "s.db") as cache:
-        cache.add("image a", [(key(1), vector(1, 0))], [("a.jpg", stat, key(1))])
-        assert cache.get_file("image a", str(tmp_path / "a.jpg"), stat) is not None
+        cache.add("image a", [(key(1), vector(1, 0))], [("a.jpg", stamp, key(1))])
+        assert cache.get_file("image a", str(tmp_path / "a.jpg"), stamp) is not None
 
 
 def test_file_hash_is_sha256_and_follows_changes(tmp_path: Path) -> None:
@@ -168,9 +174,9 @@ def test_file_hash_is_sha256_and_follows_changes(tmp_path: Path) -> None:
 def test_images_come_in_blocks_once_a_content(tmp_path: Path) -> None:
     with EmbeddingCache(tmp_path / "s.db") as cache:
         for n in range(5):
-            stat = old_file(tmp_path / f"{n}.jpg")
+            stamp = old_file(tmp_path / f"{n}.jpg")
             twin = old_file(tmp_path / f"{n}-twin.jpg")
-            files = [(str(tmp_path / f"{n}.jpg"), stat, key(n))]
+            files = [(str(tmp_path / f"{n}.jpg"), stamp, key(n))]
             files += [(str(tmp_path / f"{n}-twin.jpg"), twin, key(n))]
             cache.add("image a", [(key(n), vector(n, 0))], files)
         blocks = list(cache.images("image a", block=2))
@@ -189,10 +195,10 @@ def test_many_blocks_take_hardly_longer_than_one(tmp_path: Path) -> None:
         steps += 1
 
     with EmbeddingCache(tmp_path / "s.db") as cache:
-        stat = old_file(tmp_path / "a.jpg")
+        stamp = old_file(tmp_path / "a.jpg")
         for space in ("image a", "image b"):
             items = [(key(n * 7919 % 1000), vector(n, 0)) for n in range(1000)]
-            cache.add(space, items, [(f"{n}.jpg", stat, key(n)) for n in range(1000)])
+            cache.add(space, items, [(f"{n}.jpg", stamp, key(n)) for n in range(1000)])
         taken = []
         for block in (1000, 10):
             cache._file._connection.set_progress_handler(count, 10)
@@ -205,8 +211,8 @@ def test_many_blocks_take_hardly_longer_than_one(tmp_path: Path) -> None:
 def test_images_are_those_that_are_not_damaged(tmp_path: Path) -> None:
     with EmbeddingCache(tmp_path / "s.db") as cache:
         for n in range(6):
-            stat = old_file(tmp_path / f"{n}.jpg")
-            cache.add("image a", [(key(n), vector(n, 0))], [(f"{n}.jpg", stat, key(n))])
+            stamp = old_file(tmp_path / f"{n}.jpg")
+            cache.add("image a", [(key(n), vector(n, 0))], [(f"{n}.jpg", stamp, key(n))])
         cache._file._connection.execute("UPDATE embeddings SET vector = x'0102' WHERE id = 1")
         cache._file._connection.execute("UPDATE embeddings SET vector = x'' WHERE id IN (3, 4)")
         blocks = [(paths, rows[:, 0].tolist()) for paths, rows in cache.images("image a", block=2)]
