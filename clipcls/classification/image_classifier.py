@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from clipcls.calibration.base import Identity
     from clipcls.calibration.single_label import Calibration
+    from clipcls.classification.nearness import Nearness
     from clipcls.data.inputs import ImageInput, Images
     from clipcls.labels.prompts import PromptSet
     from clipcls.labels.taxonomy import Hierarchy
@@ -286,7 +287,7 @@ class ImageClassifier(Estimator):
         abstain: Abstain | None = None,
         prediction_sets: float | None = None,
         explain: bool = False,
-        nearness: bool = False,
+        nearness: bool | Nearness = False,
     ) -> Decision:
         """The object that answers embedded images.
 
@@ -297,7 +298,7 @@ class ImageClassifier(Estimator):
                 most this probability.
             explain: give each prediction an `explanation`.
             nearness: give each prediction its `nearness`, as `min_similarity` does too; ignored by
-                a learnt classifier.
+                a learnt classifier. A `Nearness` of the same encoder saves embedding its names.
 
         Raises:
             CalibrationError: the calibration is missing, or cannot promise what is asked of it.
@@ -324,7 +325,8 @@ class ImageClassifier(Estimator):
         elif nearness or abstain.min_similarity > -math.inf:
             from clipcls.classification.nearness import Nearness
 
-            measure = Nearness(self.encoder_, self.cache_)
+            measure = nearness if isinstance(nearness, Nearness) else None
+            measure = measure or Nearness(self.encoder_, self.cache_)
         levels = self.hierarchy_.levels if self.hierarchy_ else ()
         return Decision(
             self.head_,

@@ -35,8 +35,12 @@ class Nearness:
     """
 
     def __init__(self, encoder: Encoder, cache: EmbeddingCache | None) -> None:
-        rows = embed_texts(encoder, background_texts()[::_EVERY], cache)
-        self._names = rows.astype(np.float64)
+        self._names = embed_texts(encoder, self.texts(), cache).astype(np.float64)
+
+    @staticmethod
+    def texts() -> tuple[str, ...]:
+        """The texts of the everyday names."""
+        return tuple(background_texts()[::_EVERY])
 
     def measure(
         self, vectors: NDArray[np.float32], similarities: NDArray[Any]

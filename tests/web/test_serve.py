@@ -121,6 +121,12 @@ def test_settings_of_a_request(server: Server) -> None:
     grey = ("grey", plain("grey"))
     assert server.classify(grey, min_score="0.9")["results"][0]["label"] == "unknown"
     assert server.classify(grey, min_margin="0.5")["results"][0]["label"] == "unknown"
+    near, far = (
+        server.classify(("a", RED), labels=["red", "blue"], min_similarity=least)["results"][0]
+        for least in ("-100", "100")
+    )
+    assert (near["label"], far["label"]) == ("red", "unknown")
+    assert near["nearness"] == far["nearness"]
     own = server.classify(("a", RED), prompts="photo")["results"][0]
     assert (own["label"], own["prompts"]) == ("red", "photo")
     tree = server.classify(("a", RED), labels=["warm > red", "cold > blue"])["results"][0]
@@ -140,8 +146,9 @@ def test_a_learnt_classifier(encoder: ColourEncoder, paint: Callable[..., str]) 
         assert (record["label"], record["classifier"]) == ("blue", learnt.digest_)
         (record,) = server.classify(("a", RED), labels="red\nblue")["results"]
         assert (record["label"], "classifier" in record) == ("red", False)
-        answer = server.classify(("a", RED), prompts="photo", status=422)
-        assert "learnt from images" in answer["detail"]
+        for options in ({"prompts": "photo"}, {"min_similarity": "2"}):
+            answer = server.classify(("a", RED), **options, status=422)
+            assert "learnt from images" in answer["detail"]
 
 
 def test_an_image_without_a_name(server: Server) -> None:

@@ -73,6 +73,14 @@ class Options(BaseModel):
         allow_inf_nan=False,
         description="Below this difference from the second score the answer is `unknown`.",
     )
+    min_similarity: float | None = Field(
+        None,
+        ge=-100,
+        le=100,
+        allow_inf_nan=False,
+        description="Below this many standard deviations above everyday names (`nearness`) the "
+        "answer is `unknown`; start with 2.",
+    )
 
 
 class ClassifyRequest(Options):

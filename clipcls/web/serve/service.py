@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from clipcls.classification.decision import Abstain
 from clipcls.classification.image_classifier import ImageClassifier
+from clipcls.classification.nearness import Nearness
 from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.data.images import PIXELS, decode_image
 from clipcls.embeddings.embed import Embedded
@@ -128,10 +130,21 @@ class Service:
             LabelsError, PromptsError: the labels or templates cannot be used.
         """
         known = await self._classifier(options)
+        least, nearness = options.min_similarity, None
+        if least is not None:
+            if known.classifier.provenance_.classifier:
+                raise LabelsError(
+                    "min_similarity needs labels; the server's were learnt from images"
+                )
+            names = await self._vectors(Nearness.texts())
+            nearness = Nearness(cast("Encoder", _Informed(self._encoder, names)), None)
         embedded = await gather(self._embed(name, data) for name, data in images)
         decision = known.classifier.decision(
             top=min(options.top, len(known.classifier.classes_)),
-            abstain=Abstain(options.min_score, options.min_margin),
+            abstain=Abstain(
+                options.min_score, options.min_margin, -math.inf if least is None else least
+            ),
+            nearness=nearness or False,
         )
         results = await self._in(self._matchers, lambda: list(decision.answer(embedded)))
         for result in results:
