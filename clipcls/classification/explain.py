@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from clipcls.embeddings.embed import embed_texts
 from clipcls.embeddings.index import FlatIndex
+from clipcls.embeddings.space import Space
 from clipcls.predictions import Explanation, SimilarImage, SimilarText
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Explainer:
         self._vectors: dict[str, NDArray[np.float32]] = {}
         self._paths: list[str] = []
         blocks = []
-        for paths, vectors in cache.images(encoder.image_space) if cache else ():
+        for paths, vectors in Space(encoder, cache, "image").images() if cache else ():
             self._paths += paths
             blocks.append(vectors)
         self._index = None

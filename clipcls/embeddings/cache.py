@@ -84,6 +84,17 @@ class EmbeddingCache:
             return None
         return np.frombuffer(rows[0][0], np.float32)
 
+    def vectors(self, space: str) -> dict[bytes, NDArray[np.float32]]:
+        """All vectors of a space by their content, the one that was stored first coming first."""
+        rows = self._file.rows(
+            "SELECT content, vector, checksum FROM embeddings WHERE space = ? ORDER BY id", (space,)
+        )
+        return {
+            content: np.frombuffer(vector, np.float32)
+            for content, vector, checksum in rows
+            if self._is_whole(checksum, space.encode(), content, vector)
+        }
+
     def get_file(self, space: str, name: str, stamp: bytes) -> NDArray[np.float32] | None:
         """The vector of an image that has not changed since it was stored, without reading it."""
         content = self._content(name, stamp)

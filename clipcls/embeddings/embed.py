@@ -18,6 +18,7 @@ from PIL.Image import Image
 from clipcls.data.images import FILES, PIXELS, decode_image, find_missing_share
 from clipcls.data.inputs import NamedImage, OnError, apply_on_error, name_images
 from clipcls.data.sources import Source
+from clipcls.embeddings.space import Space
 from clipcls.errors import ImageError, ModelError
 from clipcls.models.backend import Backend
 
@@ -80,8 +81,9 @@ def embed_texts(
     """
     keys = {text: hashlib.sha256(text.encode()).digest() for text in texts}
     vectors = {}
+    space = Space(encoder, cache, "text") if cache else None
     for text, key in keys.items():
-        vector = cache.get(encoder.text_space, key) if cache else None
+        vector = space.get(key) if space else None
         if vector is not None:
             vectors[text] = vector
     missing = [text for text in keys if text not in vectors]
@@ -95,11 +97,8 @@ def embed_texts(
         vectors.update(zip(chunk, rows, strict=True))
         if len(missing) > _TEXTS_PER_TRANSACTION:
             logger.info("%d of %d prompts embedded", start + len(chunk), len(missing))
-        if cache:
-            cache.add(
-                encoder.text_space,
-                [(keys[text], row) for text, row in zip(chunk, rows, strict=True)],
-            )
+        if space:
+            space.add([(keys[text], row) for text, row in zip(chunk, rows, strict=True)])
     return np.stack([vectors[text] for text in texts])
 
 
@@ -187,16 +186,20 @@ def _embed(
 ) -> Iterator[Embedded | ImageError]:
     queue: deque[Future[_Pending | ImageError] | _Pending | ImageError] = deque()
     decoding: Future[None] = Future()  # done when the first image that opens is decoded
+    space: Space | None = None
     pool = ThreadPoolExecutor(threads, thread_name_prefix="clipcls-decode")
 
     def ahead() -> Iterator[_Pending | ImageError]:
         """The images in order, while a queue of later ones is being read."""
+        nonlocal space
         for image in images:
             if isinstance(image, ImageError):
                 queue.append(image)
             else:
-                known = _known(image, encoder, cache)
-                queue.append(known or pool.submit(_prepare, image, encoder, cache, decoding))
+                if cache and not space:
+                    space = Space(encoder, cache, "image")
+                known = _known(image, space)
+                queue.append(known or pool.submit(_prepare, image, encoder, space, decoding))
             # `batch_size` is read only if needed, since it may import torch.
             while queue and (
                 not isinstance(queue[0], Future) or len(queue) > 2 * encoder.batch_size + threads
@@ -212,9 +215,9 @@ def _embed(
             batch.append(item)
             waiting += isinstance(item, _Pending) and item.vector is None
             if not waiting or waiting == encoder.batch_size or len(batch) == _LONGEST_BATCH:
-                yield from _finish(batch, encoder, cache)
+                yield from _finish(batch, encoder, space)
                 batch, waiting = [], 0
-        yield from _finish(batch, encoder, cache)
+        yield from _finish(batch, encoder, space)
     finally:
         # Without waiting: if the garbage collector closes this, that may be in any thread.
         pool.shutdown(wait=False, cancel_futures=True)
@@ -234,17 +237,17 @@ def _result(
     return item.result()
 
 
-def _known(image: NamedImage, encoder: Encoder, cache: EmbeddingCache | None) -> _Pending | None:
+def _known(image: NamedImage, space: Space | None) -> _Pending | None:
     """An image that has not changed since it was stored; finding it needs no thread."""
-    if cache and isinstance(image.source, Source):
-        vector = cache.get_file(encoder.image_space, image.name, image.source.stamp())
+    if space and isinstance(image.source, Source):
+        vector = space.get_file(image.name, image.source.stamp())
         if vector is not None:
             return _Pending(image.name, is_file=True, vector=vector)
     return None
 
 
 def _prepare(
-    image: NamedImage, encoder: Encoder, cache: EmbeddingCache | None, decoding: Future[None]
+    image: NamedImage, encoder: Encoder, space: Space | None, decoding: Future[None]
 ) -> _Pending | ImageError:
     """Runs in a thread: reads, hashes, decodes and preprocesses one image.
 
@@ -267,9 +270,9 @@ def _prepare(
                 item.pixels = encoder.preprocess(source)
                 return item
             data = source
-            if cache:
+            if space:
                 item.content = hashlib.sha256(data).digest()
-                item.vector = cache.get(encoder.image_space, item.content)
+                item.vector = space.get(item.content)
                 if item.vector is not None:
                     return item
             decoded = decode_image(data, name, least_side=encoder.least_side, reserve=reserve)
@@ -284,7 +287,7 @@ def _prepare(
 
 
 def _finish(
-    batch: Sequence[_Pending | ImageError], encoder: Encoder, cache: EmbeddingCache | None
+    batch: Sequence[_Pending | ImageError], encoder: Encoder, space: Space | None
 ) -> Iterator[Embedded | ImageError]:
     """Encodes what waits in a batch, caches it, and yields the whole batch in order."""
     images = [item for item in batch if isinstance(item, _Pending)]
@@ -294,9 +297,8 @@ def _finish(
         for pending, row in zip(waiting, rows, strict=True):
             pending.vector = row
     new = [item for item in images if item.content and _is_unit(item.vector)]
-    if cache and new:
-        cache.add(
-            encoder.image_space,
+    if space and new:
+        space.add(
             [(item.content, item.vector) for item in new if item.vector is not None],
             [(item.path, item.stamp, item.content) for item in new if item.is_file],
         )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import Embedded
 from clipcls.embeddings.index import search_blocks
+from clipcls.embeddings.space import Space
 from clipcls.models.encoder import Encoder
 from clipcls.predictions import Hit
 
@@ -40,9 +41,9 @@ def search_cache(
     encoder: Encoder, query: NDArray[np.float32], cache: EmbeddingCache, k: int
 ) -> list[Hit]:
     """The k stored images nearest to a unit vector float32 (dim,) whose files still exist."""
-    wanted = k
+    wanted, space = k, Space(encoder, cache, "image")
     while True:
-        found = _search(encoder, query, cache.images(encoder.image_space, _BLOCK), wanted)
+        found = _search(encoder, query, space.images(_BLOCK), wanted)
         existing = [
             (hit, path)
             for hit in found

@@ -32,11 +32,20 @@ class Encoder(Protocol):
 
     @property
     def text_space(self) -> str:
-        """Names everything that decides a text's vector but the text; starts with "text "."""
+        """Names what decides a text's vector, text and `version` apart; begins with "text "."""
 
     @property
     def image_space(self) -> str:
-        """Names everything that decides an image's vector but its bytes; starts with "image "."""
+        """Names what decides an image's vector, bytes and `version` apart; begins with "image "."""
+
+    @property
+    def version(self) -> str:
+        """The version of the code that computes the vectors, which hardly ever changes them.
+
+        A cache is checked when it meets a new version (see `embeddings.space`). "", the default:
+        there is nothing to check, because each change of a vector changes its space.
+        """
+        return ""
 
     @property
     def batch_size(self) -> int:

@@ -60,7 +60,7 @@ class OpenClipEncoder:
         *,
         facts: ModelFacts | None = None,
     ) -> None:
-        self.source = source
+        self.source, self.name, self.version = source, source.name, source.version
         self._backend = backend = backend or Backend()
         self._facts = facts or ModelFacts()
         try:
@@ -88,11 +88,6 @@ class OpenClipEncoder:
         """A copy loads the model itself."""
         make = functools.partial(OpenClipEncoder, facts=self._facts)
         return make, (self.source, self._backend)
-
-    @property
-    def name(self) -> str:
-        """The model's name in records."""
-        return self.source.name
 
     @property
     def precision(self) -> Precision:
@@ -235,8 +230,8 @@ class OpenClipEncoder:
         """A tower's graph, loaded or, the first time, exported."""
         if not self._can_be_graph() or (tower == "text" and self.source.tokenizer):
             return None
-        key = self.image_space if tower == "image" else self.text_space
-        refusal = f"no graph by OpenVINO {openvino.version()}: {key}"
+        key = self._graph_key(tower, self.precision)
+        refusal = f"no graph {key.stem()}"
         known = self._facts.get(refusal)
         try:
             if known:
@@ -256,30 +251,34 @@ class OpenClipEncoder:
             logger.debug("%s: no tokenizer, so texts run on torch: %s", self.name, error)
         return None
 
-    def _load_graph(self, tower: Tower, key: str) -> openvino.Graph | None:
+    def _graph_key(self, tower: Tower, precision: Precision) -> openvino.GraphKey:
+        space = f"{tower} {self._identify(precision)}"
+        return openvino.GraphKey(space, self.version, precision)
+
+    def _load_graph(self, tower: Tower, key: openvino.GraphKey) -> openvino.Graph | None:
         if tower == "image":
-            return openvino.load(key, self.precision)
+            return openvino.load(key)
         # The vocabulary takes as long as the graph, and is read at the same time.
         with ThreadPoolExecutor(1, thread_name_prefix="clipcls-tokenizer") as pool:
             tokenizer = pool.submit(ClipTokenizer, self.source.context_length)
-            graph = openvino.load(key, self.precision)
+            graph = openvino.load(key)
             self._tokenizer = tokenizer.result()
         return graph
 
-    def _export(self, tower: Tower, key: str) -> openvino.Graph:
+    def _export(self, tower: Tower, key: openvino.GraphKey) -> openvino.Graph:
         if self.source.is_bundled and tower == "image":
-            return towers.build_image_tower(key, self.precision)
+            return towers.build_image_tower(key)
         if self.source.is_bundled and isinstance(self._tokenizer, ClipTokenizer):
-            return towers.build_text_tower(key, self.precision, self._tokenizer)
+            return towers.build_text_tower(key, self._tokenizer)
         self._announce(tower)
         if self.precision == "fp32":
             model = self._tower(tower)
         else:  # OpenVINO converts a graph's precision itself
             model = loading.load(self.source, tower=tower)
         if tower == "image":
-            return towers.export_image_tower(key, self.precision, model)
+            return towers.export_image_tower(key, model)
         assert isinstance(self._tokenizer, ClipTokenizer)
-        return towers.export_text_tower(key, self.precision, model, self._tokenizer)
+        return towers.export_text_tower(key, model, self._tokenizer)
 
     def _announce(self, tower: Tower) -> None:
         if tower not in self._announced:
@@ -305,8 +304,8 @@ class OpenClipEncoder:
             halves = cuda.half_precisions(self.device)
         elif self.device == "cpu" and not self.source.is_bundled and openvino.has_bf16():
             halves = ("bf16",)
-        backend = f"{halves} by graph {self._can_be_graph()} within {towers.LEAST_COSINE}"
-        key = f"best of {backend} {self._identify('fp32')}"
+        backend = f"by {openvino.build()}" if self._can_be_graph() else ""
+        key = f"best of {halves} within {towers.LEAST_COSINE} {backend} {self._fact('fp32')}"
         best: Precision = "fp32"
         if found := self._facts.get(key):
             best = found["precision"]
@@ -330,8 +329,8 @@ class OpenClipEncoder:
         is_same: bool | None = False
         if self._can_be_graph():
             try:
-                key = f"image {self._identify(half)}"
-                self._graphs["image"] = towers.export_image_tower(key, half, model)
+                key = self._graph_key("image", half)
+                self._graphs["image"] = towers.export_image_tower(key, model)
                 is_same = True
             except towers.NoMemoryError:
                 is_same = None
@@ -355,6 +354,10 @@ class OpenClipEncoder:
             self._identities[precision] = hashlib.sha256(parts.encode()).hexdigest()[:32]
         return self._identities[precision]
 
+    def _fact(self, precision: Precision) -> str:
+        """Names what is known of the model, as this version of open_clip has it."""
+        return f"{self._identify(precision)} {self.version}"
+
     def _tower(self, tower: Tower) -> TorchModel:
         with self._loading:
             precision = self.precision  # which may load it
@@ -372,15 +375,15 @@ class OpenClipEncoder:
             "logit_bias": model.logit_bias,
             "preprocess": model.preprocess_config,
         }
-        self._facts.set(self._identify(precision), self._settings)
+        self._facts.set(self._fact(precision), self._settings)
 
     def _setting(self, name: str) -> Any:
         if self._settings is None:
             with self._loading:
-                self._settings = self._facts.get(self._identify(self.precision))
+                self._settings = self._facts.get(self._fact(self.precision))
                 if self._settings is None and self.source.is_bundled:
                     self._settings = mini.read_settings()  # of all its weights: once
-                    self._facts.set(self._identify(self.precision), self._settings)
+                    self._facts.set(self._fact(self.precision), self._settings)
                 if self._settings is None:
                     self._tower("image")
         assert self._settings is not None

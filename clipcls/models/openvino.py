@@ -4,9 +4,9 @@ On a CPU OpenVINO computes the same vectors faster than torch (`clipcls bench` s
 and a process that finds a tower's graph on disk need not import torch, which takes seconds.
 `towers` exports the graphs.
 
-A graph is stored as OpenVINO compiled it, in a file whose name includes everything that decides the
-vectors, so a graph is never stale, and the file's checksum: OpenVINO can crash on a damaged file,
-or compute other vectors.
+A graph is stored as OpenVINO compiled it, in a file named `TOWER-BUILD-CHECKSUM.blob`. The build is
+the versions of open_clip and OpenVINO and the CPU, so a graph is never stale. The checksum is the
+file's: OpenVINO can crash on a damaged file, or compute other vectors.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ import importlib.util
 import io
 import logging
 import os
+import platform
 import re
 import shutil
 import sys
 import time
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,31 @@ from clipcls.files.folders import cache_folder
 
 logger = logging.getLogger(__name__)
 
-_ABANDONED_SECONDS = 86_400
+# How long a tower's graph of another build is kept: other environments may share the folder.
+_DAYS_KEPT = 7
+
+
+@dataclass(frozen=True, slots=True)
+class GraphKey:
+    """Names a tower's graph.
+
+    Attributes:
+        space: names everything that decides the tower's vectors besides code, precision included.
+        version: the version of the code that was exported.
+        precision: "fp32" or "bf16".
+    """
+
+    space: str
+    version: str
+    precision: str
+
+    def tower(self) -> str:
+        """Names the graphs of all builds."""
+        return _hash(self.space)
+
+    def stem(self) -> str:
+        """The beginning of the file name."""
+        return f"{self.tower()}-{_hash(self.version, build())}-"
 
 
 class Graph:
@@ -103,6 +129,14 @@ def has_bf16() -> bool:
     return is_supported() and "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+def build() -> str:
+    """Names OpenVINO's version and the CPU that it compiles for, without importing it."""
+    # Virtual machines hide the CPU's name: one name has several sets of instructions.
+    sets = sorted(flag for flag in _cpu_flags() if flag.startswith(("amx", "avx", "fma", "sse")))
+    names = version(), platform.machine(), platform.processor(), _read_cpuinfo("model name"), *sets
+    return " ".join(names)
+
+
 def default_folder() -> Path:
     """The folder of stored graphs, in the user's cache folder."""
     return cache_folder() / "graphs"
@@ -135,22 +169,19 @@ def compile_graph(model: Any, precision: str) -> Any:
     return _core().compile_model(model, "CPU", _settings(precision))
 
 
-def load(key: str, precision: str) -> Graph | None:
-    """A stored graph; None if it has to be exported, because it is missing or damaged.
-
-    Args:
-        key: names everything that decides the tower's vectors.
-        precision: "fp32" or "bf16".
-    """
+def load(key: GraphKey) -> Graph | None:
+    """A stored graph; None if it has to be exported, because it is missing or damaged."""
     if not os.access(".", os.X_OK):
         return None  # in a folder that cannot be searched OpenVINO would abort the process
-    for file in default_folder().glob(f"{_prefix(key)}{version()}-*.blob"):
+    for file in default_folder().glob(f"{key.stem()}*.blob"):
         try:
             data = np.memmap(file, np.uint8, "c")
             if file.stem.rpartition("-")[2] != _checksum(data):
                 raise ValueError("wrong checksum")
             tensor = import_openvino().Tensor(data, shared_memory=True)
-            return Graph(_core().import_model(tensor, "CPU", _settings(precision)), data)
+            graph = Graph(_core().import_model(tensor, "CPU", _settings(key.precision)), data)
+            _note_use(file, key)
+            return graph
         except Exception as error:  # whatever OpenVINO's C++ raises
             logger.warning("the exported model %s is damaged, and made again", file)
             logger.debug("%s: %r", file, error)
@@ -159,41 +190,59 @@ def load(key: str, precision: str) -> Graph | None:
     return None
 
 
-def store(key: str, compiled: Any) -> None:
+def store(key: GraphKey, compiled: Any) -> None:
     """Stores a compiled graph for `load`; if that fails, it is logged."""
     stream = io.BytesIO()
     compiled.export_model(stream)
     blob = stream.getvalue()
     checksum = _checksum(np.frombuffer(blob, np.uint8))
-    place = default_folder() / f"{_prefix(key)}{version()}-{checksum}.blob"
+    place = default_folder() / f"{key.stem()}{checksum}.blob"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(place, blob)
-        # Of another version of OpenVINO, or left by a process that was killed.
-        for other in place.parent.glob(f"*{_prefix(key)}*"):
-            is_old = time.time() - other.stat().st_mtime > _ABANDONED_SECONDS
-            if version() not in other.name or is_old:
-                other.unlink()
+        _delete_unused(key)
     except (OSError, OutputError) as error:
         reason = os_reason(error) if isinstance(error, OSError) else error
         logger.warning("%s: cannot keep the exported model (%s)", place.parent, reason)
 
 
-def _prefix(key: str) -> str:
-    """Of a graph's file name; a compiled graph is one CPU's, which "AMD EPYC" does not tell."""
-    sets = sorted(flag for flag in _cpu_flags() if flag.startswith(("amx", "avx", "fma", "sse")))
-    cpu = _core().get_property("CPU", "FULL_DEVICE_NAME")
-    name = hashlib.sha256(" ".join((key, cpu, *sets)).encode()).hexdigest()[:32]
-    return f"{name}-openvino-"
+def _note_use(file: Path, key: GraphKey) -> None:
+    """Marks a graph as used today."""
+    with contextlib.suppress(OSError):  # of a folder that can only be read
+        if _days_unused(file) > 1:
+            os.utime(file)
+            _delete_unused(key)
+
+
+def _delete_unused(key: GraphKey) -> None:
+    """Deletes a tower's graphs of other builds, and what killed processes left."""
+    for file in default_folder().glob(f"*{key.tower()}*"):
+        with contextlib.suppress(OSError):  # another process has deleted it, or is using it
+            if _days_unused(file) > _DAYS_KEPT:
+                file.unlink()
+
+
+def _days_unused(file: Path) -> float:
+    return (time.time() - file.stat().st_mtime) / 86_400
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+
+def _cpu_flags() -> frozenset[str]:
+    """The CPU features that Linux reports; empty on other systems."""
+    return frozenset(_read_cpuinfo("flags").split())
 
 
 @functools.cache
-def _cpu_flags() -> frozenset[str]:
-    """The CPU features that Linux reports; empty on other systems."""
+def _read_cpuinfo(field: str) -> str:
+    """A field that Linux reports of the first CPU; empty on other systems."""
     with contextlib.suppress(OSError):
-        found = re.search(r"^flags\b.*", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        return frozenset(found[0].split() if found else ())
-    return frozenset()
+        text = Path("/proc/cpuinfo").read_text()
+        if found := re.search(rf"^{field}\s*:(.*)", text, re.MULTILINE):
+            return found[1].strip()
+    return ""
 
 
 def _checksum(data: NDArray[np.uint8]) -> str:

@@ -6,6 +6,7 @@ nothing new to compute needs neither.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import hashlib
@@ -88,17 +89,29 @@ class ModelSource:
         length: int = self.config["text_cfg"].get("context_length", 77)
         return length
 
-    def key(self) -> str:
-        """Names everything that decides the vectors besides the weights; stable across runs.
+    @property
+    def version(self) -> str:
+        """The versions of the packages that compute the vectors; "" if clipcls does it itself."""
+        if self.is_bundled:
+            return ""
+        packages = ["open_clip_torch"]
+        if "timm_model_name" in self.config["vision_cfg"]:
+            packages.append("timm")
+        if self.tokenizer or self.text_config:
+            packages.append("transformers")
+        versions = []
+        for package in packages:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                versions.append(f"{package} {importlib.metadata.version(package)}")
+        return ", ".join(versions)
 
-        Includes open_clip's version, since transforms and architectures are its code.
-        """
+    def key(self) -> str:
+        """Names all that decides the vectors besides weights and code; stable across runs."""
         parts = (
             self.config,
             self.preprocess or self.architecture,
             self.quick_gelu,
             [_hash_files(path) for path in (self.tokenizer, self.text_config) if path],
-            importlib.metadata.version("open_clip_torch"),
         )
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

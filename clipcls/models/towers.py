@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from clipcls.models import mini, openvino
 from clipcls.models.architectures import quiet
+from clipcls.models.openvino import Graph, GraphKey
 from clipcls.models.padding import needed_lengths
 from clipcls.models.preprocess import Preprocess
 
 if TYPE_CHECKING:
     import torch
 
-    from clipcls.models.backend import Precision
     from clipcls.models.tokenizer import ClipTokenizer
     from clipcls.models.torch_model import TorchModel
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LEAST_COSINE = {"fp32": 0.99999, "bf16": 0.999, "fp16": 0.9999}
 
 # A short text, as labels are; and one as long as the model reads.
-_PROBE_TEXTS = ("a photo of a cat.", " ".join(f"{number} dogs" for number in range(99)))
+PROBE_TEXTS = ("a photo of a cat.", " ".join(f"{number} dogs" for number in range(99)))
 
 
 class GraphError(Exception):
@@ -43,23 +43,21 @@ class NoMemoryError(GraphError):
     """There was not enough memory to export it this time."""
 
 
-def export_image_tower(key: str, precision: Precision, model: TorchModel) -> openvino.Graph:
+def export_image_tower(key: GraphKey, model: TorchModel) -> Graph:
     """Exports an image tower, checks it against torch, and stores it if possible.
 
     Args:
-        key, precision: as for `openvino.load`.
+        key: as for `openvino.load`.
         model: with its image tower, float32 on the CPU.
 
     Raises:
         GraphError: OpenVINO cannot run the tower, or computes other vectors.
     """
     probe = image_probe(model.preprocess)
-    return _export(key, precision, model.encode_pixels, [probe], [-1, *probe.shape[1:]])
+    return _export(key, model.encode_pixels, [probe], [-1, *probe.shape[1:]])
 
 
-def export_text_tower(
-    key: str, precision: Precision, model: TorchModel, tokenizer: ClipTokenizer
-) -> openvino.Graph:
+def export_text_tower(key: GraphKey, model: TorchModel, tokenizer: ClipTokenizer) -> Graph:
     """As `export_image_tower`; refuses other tokenizers than CLIP's and towers that see padding."""
     import torch
 
@@ -69,38 +67,42 @@ def export_text_tower(
     short = torch.from_numpy(probe[1][:1])
     if int(needed_lengths(model.network, short)[0]) > probe[0].shape[1]:
         raise GraphError("its text tower sees padding")
-    return _export(key, precision, model.encode_tokens, probe, [-1, -1])
+    return _export(key, model.encode_tokens, probe, [-1, -1])
 
 
-def build_image_tower(key: str, precision: Precision) -> openvino.Graph:
+def build_image_tower(key: GraphKey) -> Graph:
     """As `export_image_tower`, for the bundled model and without torch."""
     probe = image_probe(Preprocess.from_config(mini.read_settings()["preprocess"]))
     expected = [mini.read_expected("image")]
-    return _check(key, precision, mini.build_image_tower, [probe], expected)
+    return _check(key, mini.build_image_tower, [probe], expected)
 
 
-def build_text_tower(key: str, precision: Precision, tokenizer: ClipTokenizer) -> openvino.Graph:
+def build_text_tower(key: GraphKey, tokenizer: ClipTokenizer) -> Graph:
     """As `export_text_tower`, for the bundled model and without torch."""
     expected = np.split(mini.read_expected("text"), [1])
-    return _check(key, precision, mini.build_text_tower, text_probe(tokenizer), expected)
+    return _check(key, mini.build_text_tower, text_probe(tokenizer), expected)
 
 
 def text_probe(tokenizer: ClipTokenizer) -> list[NDArray[np.int64]]:
     """A short text without padding; and with it one as long as the model reads."""
-    tokens = tokenizer(_PROBE_TEXTS)
+    tokens = tokenizer(PROBE_TEXTS)
     length = int(tokens[0].argmax()) + 1  # the end of text has the highest number
     return [tokens[:1, :length], tokens]
 
 
 def image_probe(preprocess: Preprocess) -> NDArray[np.uint8]:
     """Four images of noise, smooth and sharp: blocks of 16, 1, 4 and 32 pixels."""
+    return np.stack(draw_noise(preprocess.height, preprocess.width, (16, 1, 4, 32)))
+
+
+def draw_noise(height: int, width: int, sides: Sequence[int]) -> list[NDArray[np.uint8]]:
+    """An image of noise per side of its blocks in pixels: uint8 (height, width, 3)."""
     rng = np.random.default_rng(0)
-    height, width = preprocess.height, preprocess.width
     images = []
-    for side in (16, 1, 4, 32):
+    for side in sides:
         blocks = rng.integers(0, 256, (-(-height // side), -(-width // side), 3), np.uint8)
         images.append(blocks.repeat(side, axis=0).repeat(side, axis=1)[:height, :width])
-    return np.stack(images)
+    return images
 
 
 def least_cosine(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
@@ -111,32 +113,30 @@ def least_cosine(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> floa
 
 
 def _export(
-    key: str,
-    precision: Precision,
+    key: GraphKey,
     encode: Callable[[torch.Tensor], torch.Tensor],
     probe: Sequence[NDArray[Any]],
     shape: Sequence[int],
-) -> openvino.Graph:
+) -> Graph:
     """Exports `encode`, whose input has this shape, -1 standing for any size."""
     import torch
 
     with torch.inference_mode():  # first, since it caches what a trace must not record
         expected = [encode(torch.from_numpy(inputs)).numpy() for inputs in probe]
     make_model = functools.partial(_convert, encode, probe[0], shape)
-    return _check(key, precision, make_model, probe, expected)
+    return _check(key, make_model, probe, expected)
 
 
 def _check(
-    key: str,
-    precision: Precision,
+    key: GraphKey,
     make_model: Callable[[], Any],
     probe: Sequence[NDArray[Any]],
     expected: Sequence[NDArray[np.float32]],
-) -> openvino.Graph:
+) -> Graph:
     """Compiles an openvino.Model and stores it if the probe's vectors are the expected ones."""
     try:
-        compiled = openvino.compile_graph(make_model(), precision)
-        graph = openvino.Graph(compiled)
+        compiled = openvino.compile_graph(make_model(), key.precision)
+        graph = Graph(compiled)
         found = [graph(inputs) for inputs in probe]
     except MemoryError as error:
         raise NoMemoryError("not enough memory to export it") from error
@@ -145,7 +145,7 @@ def _check(
         reason = (lines[-1] if lines else type(error).__name__)[:200]
         raise GraphError(f"OpenVINO cannot run this model ({reason})") from error
     cosine = float(np.min(list(map(least_cosine, found, expected))))  # nan if one is
-    if not cosine >= LEAST_COSINE[precision]:
+    if not cosine >= LEAST_COSINE[key.precision]:
         raise GraphError(f"OpenVINO's vectors differ from torch's (cosine {cosine:.6f})")
     openvino.store(key, compiled)
     return graph

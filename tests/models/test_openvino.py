@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import os
 import pickle
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 from PIL import Image
 
-from clipcls.embeddings.embed import embed_texts
+from clipcls.embeddings.cache import EmbeddingCache
+from clipcls.embeddings.embed import embed_array, embed_texts
 from clipcls.errors import ModelError
 from clipcls.models import loading, openvino, registry, towers
 from clipcls.models.backend import Backend
@@ -308,18 +312,112 @@ def test_cpus_of_one_name_share_a_folder(
     assert "damaged" not in caplog.text
 
 
-def test_a_graph_of_another_openvino_goes(encoder, folder: Path) -> None:
-    first = encoder()
-    first.encode_images(pixels(first))
-    (file,) = folder.iterdir()
-    file.rename(file.with_name(file.name.replace(openvino.version(), "2000.1")))
-    killed = folder / f".{file.name}.0123abcd.part"
-    killed.write_bytes(b"")
-    os.utime(killed, (0, 0))
-    again = encoder()
-    again.encode_images(pixels(again))
-    (file,) = folder.iterdir()
-    assert openvino.version() in file.name
+def age(file: Path, days: float) -> None:
+    then = time.time() - days * 86_400
+    os.utime(file, (then, then))
+
+
+def test_versions_of_openvino_share_a_folder_until_one_is_no_longer_used(
+    encoder, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def use(version: str) -> set[str]:
+        monkeypatch.setattr(openvino, "version", lambda: version)
+        encoder().encode_texts(["a cat"])
+        return {file.name for file in folder.iterdir()}
+
+    (old,) = use("2025.4")
+    both = use("2026.1")
+    assert len(both) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(towers, "_export", None)
+        assert use("2025.4") == use("2026.1") == both
+        for name in both:
+            age(folder / name, 9)
+        killed = folder / f".{old}.0123abcd.part"
+        killed.write_bytes(b"")
+        age(killed, 9)
+        other = folder / "of-another-tower.blob"
+        other.write_bytes(b"")
+        age(other, 900)
+        assert use("2026.1") == both - {old} | {other.name}
+
+
+def test_a_refusal_is_that_of_one_cpu_and_version(
+    encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no such operation")
+
+    facts = ModelFacts(tmp_path / "facts")
+    with monkeypatch.context() as patch:
+        patch.setattr(towers, "_convert", fail)
+        first = encoder(facts=facts)
+        first.encode_images(pixels(first))
+    assert caplog.text.count("runs on torch") == 1
+    for build in ({"_cpu_flags": lambda: {"avx2"}}, {"version": lambda: "2030.1"}):
+        with monkeypatch.context() as patch:
+            for name, value in build.items():
+                patch.setattr(openvino, name, value)
+            other = encoder(facts=facts)
+            assert other.image_backend == "openvino"
+    assert encoder(facts=facts).image_backend == "torch"
+
+
+@pytest.mark.parametrize("name", ["openvino", "torch"])
+def test_an_upgrade_of_open_clip_keeps_vectors_unless_they_change(
+    name: str,
+    encoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    versions = {"open_clip_torch": "3.3.0"}
+    real = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda package: versions.get(package) or real(package)
+    )
+    facts = ModelFacts(tmp_path / "facts")
+    run = OpenClipEncoder.encode_images
+    counts: list[int] = []
+
+    def embed() -> tuple[int, np.ndarray]:
+        """The number of encoded images, and all vectors."""
+        counts.clear()
+        ours = encoder(facts=facts, name=name)
+        with EmbeddingCache(tmp_path / "cache.sqlite3") as cache:
+            rows = embed_texts(ours, ["a cat", "a dog"], cache), embed_array(ours, PHOTOS, cache)
+        return sum(counts), np.concatenate(rows)
+
+    def count(self: OpenClipEncoder, batch: list[np.ndarray]) -> np.ndarray:
+        counts.append(len(batch))
+        return run(self, batch)
+
+    monkeypatch.setattr(OpenClipEncoder, "encode_images", count)
+    encoded, first = embed()
+    assert encoded == 5 + 2  # and the probe
+    assert embed()[0] == 0
+    versions["open_clip_torch"] = "3.9"
+    encoded, rows = embed()
+    assert encoded == 2
+    assert embed()[0] == 0
+    np.testing.assert_array_equal(rows, first)
+    assert caplog.messages == []
+
+    versions["open_clip_torch"] = f"4.0.{name}"
+    configure = open_clip.get_model_preprocess_cfg
+    monkeypatch.setattr(
+        open_clip,
+        "get_model_preprocess_cfg",
+        lambda network: configure(network) | {"resize_mode": "shortest"},
+    )
+    encoded, other = embed()
+    assert encoded == 5 + 2
+    (line,) = caplog.messages
+    assert f"open_clip_torch 4.0.{name} computes other vectors" in line
+    assert abs(other - first).max() > 1e-3
+    assert embed()[0] == 0
+    versions["open_clip_torch"] = "3.3.0"
+    np.testing.assert_array_equal(embed()[1], first)
 
 
 def test_the_next_process_needs_no_torch_and_tells_nobody(tmp_path: Path) -> None:
