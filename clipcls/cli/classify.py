@@ -13,19 +13,14 @@ from clipcls.cli import groups
 from clipcls.cli.console import Console, watching
 from clipcls.cli.constraints import refuse_inside, refuse_overwriting
 from clipcls.cli.groups import option
+from clipcls.cli.inputs import InputSettings, inputs_argument
 from clipcls.cli.label_settings import (
     LabelSettings,
     calibration_option,
     open_questions,
     split_questions,
 )
-from clipcls.cli.options import (
-    ModelSettings,
-    find_images,
-    inputs_argument,
-    null_option,
-    run_options,
-)
+from clipcls.cli.options import ModelSettings, run_options
 from clipcls.cli.outputs import ResultsOutput
 from clipcls.cli.param_types import COUNT, FOLDER, NumberRange
 from clipcls.cli.run import Run
@@ -131,12 +126,11 @@ class _Doubt(groups.Settings):
 
 @groups.command("classify")
 @inputs_argument
-@null_option
 @run_options
 def command(
     console: Console,
     inputs: tuple[str, ...],
-    null: bool,
+    reading: InputSettings,
     labels: LabelSettings,
     answers: _Answers,
     doubt: _Doubt,
@@ -189,7 +183,7 @@ def command(
 
     every = prefix_columns({q: list_columns(q, answers.top, True) for q in questions})
     run.select_columns((), every)  # refuses before the work
-    images, total = find_images(inputs, null, run.report.excluded)
+    images, total = reading.find_images(inputs, run.report.excluded)
     arguments = model.make_arguments()
     opened = open_questions(questions, arguments, doubt.calibration, tagged)
     asked = {name: fitted for name, fitted in opened.items() if name not in tagged}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -19,22 +17,13 @@ from clipcls.cli.groups import Option, Settings, option
 from clipcls.cli.param_types import COUNT, FOLDER
 
 if TYPE_CHECKING:
-    from clipcls.cli.progress import Total
-    from clipcls.data.file_kinds import LeftOut
-    from clipcls.errors import ImageError
     from clipcls.models.backend import Backend, BackendName, Precision
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _MEMORY = "Cache and memory"
 
-inputs_argument = click.argument(
-    "inputs", nargs=-1, required=True, metavar="INPUT...", shell_complete=complete_files
-)
 data_argument = click.argument("data", metavar="DATA", shell_complete=complete_files)
 results_argument = click.argument("results", metavar="RESULTS", shell_complete=complete_files)
-null_option = click.option(
-    "-0", "--null", cls=Option, rare=True, is_flag=True, help="Paths on stdin end with NUL."
-)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 question_option = click.option(
     "--question",
@@ -44,21 +33,6 @@ question_option = click.option(
 root_option = click.option(
     "--root", type=FOLDER, default=".", metavar="DIR", help="The folder that `classify` ran in."
 )
-
-
-def find_images(
-    inputs: tuple[str, ...], null: bool, left_out: LeftOut | None
-) -> tuple[Iterator[str | ImageError], Total]:
-    """The images that the inputs name and, unless stdin lists them, how to count them.
-
-    To count them the folders are searched again: keeping a million paths would take more memory
-    than everything else together.
-    """
-    from clipcls.data import paths
-
-    images = paths.find_images(inputs, stdin=sys.stdin.buffer, null=null, left_out=left_out)
-    total = None if "-" in inputs else lambda: sum(1 for _ in paths.find_images(inputs))
-    return itertools.chain([next(images)], images), total
 
 
 # The model

@@ -14,7 +14,8 @@ import click
 from clipcls.cli import groups
 from clipcls.cli.completion import complete_files
 from clipcls.cli.console import Console, watching
-from clipcls.cli.options import ModelSettings, find_images, null_option, run_options
+from clipcls.cli.inputs import InputSettings
+from clipcls.cli.options import ModelSettings, run_options
 from clipcls.cli.outputs import OutputSettings
 from clipcls.cli.param_types import COUNT, FILE
 
@@ -32,14 +33,13 @@ if TYPE_CHECKING:
 @click.argument("arguments", nargs=-1, metavar="[TEXT] [INPUT...]", shell_complete=complete_files)
 @click.option("--image", type=FILE, help="Search by this image instead of TEXT.")
 @click.option("-k", "--top", type=COUNT, default=10, help="Images to find.")
-@null_option
 @run_options
 def command(
     console: Console,
     arguments: tuple[str, ...],
     image: Path | None,
     top: int,
-    null: bool,
+    reading: InputSettings,
     output: OutputSettings,
     model: ModelSettings,
 ) -> int:
@@ -83,7 +83,7 @@ def command(
                 watch(None)
 
     with output.open(form, columns) as writer:
-        images, total = find_images(inputs, null, left_out) if inputs else (iter(()), 0)
+        images, total = reading.find_images(inputs, left_out) if inputs else (iter(()), 0)
         settings = model.make_arguments()
         cache = settings.pop("cache") or None
         encoder = open_encoder(**settings, progress=not console.quiet)

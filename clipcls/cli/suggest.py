@@ -9,14 +9,8 @@ import click
 from clipcls.cli import groups
 from clipcls.cli.completion import complete_label_sets
 from clipcls.cli.console import Console, watching
-from clipcls.cli.options import (
-    ModelSettings,
-    find_images,
-    inputs_argument,
-    null_option,
-    repeat_options,
-    run_options,
-)
+from clipcls.cli.inputs import InputSettings, inputs_argument
+from clipcls.cli.options import ModelSettings, repeat_options, run_options
 from clipcls.cli.outputs import SuggestionsOutput
 
 
@@ -38,14 +32,13 @@ from clipcls.cli.outputs import SuggestionsOutput
     help="Take names from this label file or ready set; may be repeated. Default: about 1,500 "
     "everyday names from the ready sets.",
 )
-@null_option
 @run_options
 def command(
     console: Console,
     inputs: tuple[str, ...],
     clusters: int | None,
     vocabulary: tuple[str, ...],
-    null: bool,
+    reading: InputSettings,
     output: SuggestionsOutput,
     model: ModelSettings,
 ) -> int:
@@ -69,7 +62,7 @@ def command(
     from clipcls.labels.prompts import TEMPLATE
 
     left_out = LeftOut()
-    images, total = find_images(inputs, null, left_out)
+    images, total = reading.find_images(inputs, left_out)
     classifier = ZeroShotClassifier(
         read_vocabulary(vocabulary or VOCABULARY), prompts=[TEMPLATE], **model.make_arguments()
     ).fit()

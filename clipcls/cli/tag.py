@@ -9,19 +9,14 @@ from clipcls.cli import groups
 from clipcls.cli.console import Console, watching
 from clipcls.cli.constraints import refuse_overwriting
 from clipcls.cli.groups import option
+from clipcls.cli.inputs import InputSettings, inputs_argument
 from clipcls.cli.label_settings import (
     TextSettings,
     calibration_option,
     open_questions,
     split_questions,
 )
-from clipcls.cli.options import (
-    ModelSettings,
-    find_images,
-    inputs_argument,
-    null_option,
-    run_options,
-)
+from clipcls.cli.options import ModelSettings, run_options
 from clipcls.cli.outputs import ResultsOutput
 from clipcls.cli.param_types import COUNT, NumberRange
 from clipcls.cli.run import Run
@@ -49,12 +44,11 @@ class _Answers(groups.Settings):
 
 @groups.command("tag")
 @inputs_argument
-@null_option
 @run_options
 def command(
     console: Console,
     inputs: tuple[str, ...],
-    null: bool,
+    reading: InputSettings,
     labels: TextSettings,
     answers: _Answers,
     output: ResultsOutput,
@@ -81,7 +75,7 @@ def command(
 
     usual = prefix_columns(dict.fromkeys(questions, result_columns()))
     columns = run.select_columns(usual)
-    images, total = find_images(inputs, null, run.report.excluded)
+    images, total = reading.find_images(inputs, run.report.excluded)
     arguments = model.make_arguments()
     opened = open_questions(questions, arguments, answers.calibration, multi_label=questions)
     if "" in opened:

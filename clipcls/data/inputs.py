@@ -43,7 +43,7 @@ ImageInput: TypeAlias = (
     "str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | bytes | bytearray | memoryview"
     " | IO[bytes]"
 )
-Images: TypeAlias = "ImageInput | Iterable[ImageInput | ImageError]"
+Images: TypeAlias = "ImageInput | Iterable[ImageInput | NamedImage | ImageError]"
 
 OnError = Literal["raise", "skip", "yield"]
 """How to treat an image that cannot be read: raise its `ImageError`; leave it out, with a

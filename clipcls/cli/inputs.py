@@ -1,0 +1,49 @@
+"""The images that a command reads: its inputs, the options on them, and how many they are."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from clipcls.cli.completion import complete_files
+from clipcls.cli.groups import Settings, option
+
+if TYPE_CHECKING:
+    from clipcls.cli.progress import Total
+    from clipcls.data.file_kinds import LeftOut
+    from clipcls.data.inputs import NamedImage
+    from clipcls.errors import ImageError
+
+inputs_argument = click.argument(
+    "inputs", nargs=-1, required=True, metavar="INPUT...", shell_complete=complete_files
+)
+
+
+@dataclass(frozen=True)
+class InputSettings(Settings):
+    """How the inputs lead to images."""
+
+    section = "Input"
+
+    null: bool = option("-0", "--null", rare=True, help="Paths on stdin end with NUL.")
+
+    def find_images(
+        self, inputs: tuple[str, ...], left_out: LeftOut
+    ) -> tuple[Iterator[str | NamedImage | ImageError], Total]:
+        """The images that the inputs name and, unless stdin lists them, how to count them.
+
+        To count them the inputs are searched again: keeping a million paths would take more memory
+        than everything else together.
+        """
+        from clipcls.data import paths
+
+        images = paths.find_images(
+            inputs, stdin=sys.stdin.buffer, null=self.null, left_out=left_out
+        )
+        total = None if "-" in inputs else lambda: sum(1 for _ in paths.find_images(inputs))
+        return itertools.chain([next(images)], images), total
