@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +14,7 @@ def logistic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return found
 
 
-def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+def unit_rows(rows: NDArray[Any]) -> NDArray[np.float32]:
     """Each row divided by its L2 norm; a row of zeros stays one. float32 (n, dim) both."""
     rows = np.asarray(rows, np.float32)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)

@@ -56,7 +56,8 @@ def paint(tmp_path: Path) -> Callable[..., str]:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(colour, str):
-            colour = tuple(255 * c for c in COLOURS[colour])
+            red, green, blue = COLOURS[colour]
+            colour = 255 * red, 255 * green, 255 * blue
         Image.new("RGB", (size, size), colour).save(path)
         os.utime(path, (1_700_000_000, 1_700_000_000))
         return str(path)

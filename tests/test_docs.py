@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -34,10 +35,10 @@ def reference() -> str:
         "# Command line reference\n\nMade from `--help`, or `--help-all` where it exists, by "
         "`python tests/test_docs.py`.\n"
     ]
-    runner, widths = CliRunner(), {"terminal_width": 90, "max_content_width": 90}
+    widths: dict[str, Any] = {"terminal_width": 90, "max_content_width": 90}
     for path in commands():
         for option in ("--help-all", "--help"):
-            result = runner.invoke(cli, [*path, option], prog_name="clipcls", **widths)
+            result = CliRunner().invoke(cli, [*path, option], prog_name="clipcls", **widths)
             if result.exit_code == 0:
                 break
         parts.append(f"## {' '.join(('clipcls', *path))}\n\n```\n{result.output}```\n")

@@ -77,7 +77,8 @@ class Block:
 def read_blocks(text: str) -> list[Block]:
     """The fenced blocks of a page."""
     blocks: list[Block] = []
-    mark, fence, body, start = None, None, [], 0
+    mark, fence, start = None, None, 0
+    body: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
         if fence is None:
             if opening := re.fullmatch(r"\s*```(\w*)", line):
@@ -201,9 +202,8 @@ def shell(
     (tmp_path / "truth.csv").write_text(f"path,label\n{truth}")
     for row in rows:
         photo, label = row.split(",")
-        folder = tmp_path / "sorted" / label
-        folder.mkdir(parents=True)
-        shutil.copy(ROOT / "examples" / photo, folder)
+        (tmp_path / "sorted" / label).mkdir(parents=True)
+        shutil.copy(ROOT / "examples" / photo, tmp_path / "sorted" / label)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")

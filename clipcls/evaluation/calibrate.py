@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,18 @@ _LEAST_IMAGES = 10
 _FOLDS = 5
 _ROWS = 2000  # of a table in the file
 _LOGITS_KEPT = 20_000_000
+
+
+@overload
+def calibrate(
+    classifier: ImageClassifier, data: DatasetLike, *, watch: Watch | None = None
+) -> tuple[Calibration, Excluded]: ...
+
+
+@overload
+def calibrate(
+    classifier: MultiLabelClassifier, data: DatasetLike, *, watch: Watch | None = None
+) -> tuple[MultiLabelCalibration, Excluded]: ...
 
 
 def calibrate(

@@ -29,8 +29,10 @@ from clipcls.evaluation.calibrate import _thresholds
 from clipcls.evaluation.page import EvaluationPage, make_page_record
 from clipcls.models.encoder import open_encoder
 from clipcls.output.writing import open_output
+from clipcls.predictions import Prediction
 from helpers.encoders import ColourEncoder
 from helpers.logits import simulated
+from helpers.predictions import all_of
 
 Paint = Callable[..., str]
 LABELS = ["red", "green", "blue"]
@@ -131,7 +133,7 @@ def test_a_calibration_is_saved_and_applied(
     np.testing.assert_allclose(
         calibrated.predict_proba(paths), softmax(logits / made.temperature, axis=1), rtol=1e-9
     )
-    (first,) = calibrated.classify(paths[:1])
+    (first,) = all_of(Prediction, calibrated.classify(paths[:1]))
     assert first.score == pytest.approx(softmax(logits[0] / made.temperature).max())
     assert first.to_dict()["calibration"] == made.digest
     assert "calibration" not in next(iter(classifier.classify(paths[:1]))).to_dict()
@@ -458,7 +460,7 @@ def test_thresholds_in_classify(classifier: ZeroShotClassifier, paint: Paint) ->
     ).fit()
 
     def answered(**settings) -> np.ndarray:
-        found = calibrated.classify(paths, abstain=Abstain(**settings))
+        found = all_of(Prediction, calibrated.classify(paths, abstain=Abstain(**settings)))
         return np.array([p.label != "unknown" for p in found])
 
     scores = np.sort(calibrated.predict_proba(paths), axis=1)
@@ -475,10 +477,11 @@ def test_thresholds_in_classify(classifier: ZeroShotClassifier, paint: Paint) ->
     assert not answered(coverage=0.6, min_score=0.99).any()
 
     truth = [label for _, label in data]
-    found = list(calibrated.classify(paths, prediction_sets=0.1))
-    assert np.mean([label in p.label_set for p, label in zip(found, truth, strict=True)]) >= 0.9
-    assert all(p.label == p.label_set[0] for p in found)
-    assert found[0].to_dict()["set"] == list(found[0].label_set)
+    found = all_of(Prediction, calibrated.classify(paths, prediction_sets=0.1))
+    sets = [p.label_set or () for p in found]
+    assert np.mean([label in labels for labels, label in zip(sets, truth, strict=True)]) >= 0.9
+    assert [p.label for p in found] == [labels[0] for labels in sets]
+    assert found[0].to_dict()["set"] == list(sets[0])
     assert "set" not in next(iter(calibrated.classify(paths[:1]))).to_dict()
     for abstain in (Abstain(coverage=0.9), Abstain(max_error=0.1)):
         with pytest.raises(CalibrationError, match="need a calibration"):

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_thresholds_are_those_of_brute_force() -> None:
 
     def best(p: np.ndarray) -> float:
         expected = {t: 2 * p[p >= t].sum() / ((p >= t).sum() + p.sum()) for t in p}
-        return max(expected, key=expected.get)
+        return float(max(expected, key=lambda t: expected[t]))
 
     together = best(probabilities.ravel())
     expected = [np.sqrt(together * best(column)) for column in probabilities.T]
@@ -180,7 +181,7 @@ def test_what_is_for_something_else_is_refused_and_says_why(
     made.save(tmp_path / "multi.json")
     calibrate(base, [row for row in data if row[1]])[0].save(tmp_path / "single.json")
 
-    def refusal(calibration: object, labels=LABELS) -> str:
+    def refusal(calibration: Any, labels=LABELS) -> str:
         other = ZeroShotClassifier(labels, base.encoder_, cache=False)
         with pytest.raises(CalibrationError) as caught:
             MultiLabelClassifier(other, calibration=calibration).fit()
@@ -190,7 +191,8 @@ def test_what_is_for_something_else_is_refused_and_says_why(
     stale = replace(made, identity=replace(made.identity, background="0" * 12))
     assert "another vocabulary" in refusal(stale)
     assert "single.json: is for one label per image" in refusal(tmp_path / "single.json")
-    for calibration in (made, tmp_path / "multi.json"):
+    calibrations: tuple[Any, ...] = made, tmp_path / "multi.json"
+    for calibration in calibrations:
         one = ZeroShotClassifier(LABELS, base.encoder_, cache=False, calibration=calibration)
         with pytest.raises(CalibrationError, match="for several labels per image"):
             one.fit()

@@ -13,14 +13,15 @@ from clipcls.classification.head import LinearHead
 from clipcls.embeddings.embed import Embedded
 from clipcls.errors import CalibrationError
 from clipcls.evaluation.calibrate import _set_scores
-from clipcls.predictions import Provenance
+from clipcls.predictions import Prediction, Provenance
 from helpers.logits import simulated
+from helpers.predictions import all_of
 
 CLASSES = 10
 NAMES = np.array([f"label {number}" for number in range(CLASSES)])
 
 
-class Softmax(ClassifierMixin, BaseEstimator):
+class Softmax(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A scikit-learn classifier whose features are its logits."""
 
     classes_ = np.arange(CLASSES)
@@ -59,9 +60,10 @@ def sets_of(logits: np.ndarray, threshold: float) -> list[tuple[str, ...]]:
         head, NAMES, Provenance("m", "0", "fp32", "p"), top=1, set_threshold=threshold
     )
     images = [Embedded(str(n), row.astype(np.float32)) for n, row in enumerate(logits)]
-    found = list(decision.answer(images))
-    assert all(p.label_set[0] == p.label for p in found)
-    return [p.label_set for p in found]
+    found = all_of(Prediction, decision.answer(images))
+    sets = [p.label_set or () for p in found]
+    assert [labels[0] for labels in sets] == [p.label for p in found]
+    return sets
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.1, 0.3, 0.6])

@@ -16,6 +16,7 @@ from clipcls.errors import ClipclsError
 from clipcls.few_shot.classifier import FewShotClassifier
 from clipcls.predictions import Candidate, Prediction
 from helpers.encoders import NamesEncoder
+from helpers.predictions import all_of
 
 Paint = Callable[..., str]
 
@@ -39,13 +40,14 @@ def test_nearness_is_standardised_by_everyday_names(
 ) -> None:
     clf = ZeroShotClassifier(["red", "blue"], names_encoder, cache=False).fit()
     path = paint("red.png", (200, 60, 0))
-    (found,) = clf.classify(path, nearness=True)
+    (found,) = all_of(Prediction, clf.classify(path, nearness=True))
     vector = clf.vectors([path])[0].astype(float)
     names = names_encoder.encode_texts(background_texts()[::12]) @ vector
     expected = (clf.weights_[0] @ vector - names.mean()) / names.std()
+    assert found.nearness is not None
     assert found.nearness == pytest.approx(expected, abs=1e-5)
     assert found.to_dict()["nearness"] == round(found.nearness, 6)
-    (plain,) = clf.classify(path)
+    (plain,) = all_of(Prediction, clf.classify(path))
     assert plain.nearness is None
     assert "nearness" not in plain.to_dict()
 
@@ -56,7 +58,9 @@ def test_images_of_other_things_are_unknown_however_high_their_score(
 ) -> None:
     clf = ZeroShotClassifier(["red", "green"], names_encoder, cache=False).fit()
     paths = [paint(f"{n}.png", "red" if n % 2 else (40, 0, 255)) for n in range(40)]
-    found = list(clf.classify(paths, abstain=Abstain(min_similarity=2), refine=refine))
+    found = all_of(
+        Prediction, clf.classify(paths, abstain=Abstain(min_similarity=2), refine=refine)
+    )
     assert [each.label for each in found] == ["unknown", "red"] * 20
     assert found[0].top[0].label == "red"
 

@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def cache(tmp_path: Path) -> str:
 
 
 def explained(
-    labels: object, encoder: ColourEncoder, images: list[str], **settings: object
+    labels: Any, encoder: ColourEncoder, images: list[str], **settings: Any
 ) -> list[Explanation]:
     asked = {k: settings.pop(k) for k in ("top", "refine", "abstain") if k in settings}
     classifier = ZeroShotClassifier(labels, encoder, prompts=[PROMPT], **settings).fit()

@@ -15,7 +15,9 @@ from clipcls import (
     calibrate,
 )
 from clipcls.errors import CalibrationError, ClipclsError, LabelsError, ModelError, NotFittedError
+from clipcls.questions import Answers
 from helpers.encoders import ColourEncoder, NamesEncoder
+from helpers.predictions import all_of
 
 WARM, NAMES = ["red or yellow", "blue or green"], ["red", "green", "blue"]
 
@@ -56,10 +58,10 @@ def test_answers_are_those_of_separate_runs_with_each_image_embedded_once(
     clf = MultiQuestionClassifier(make()).fit()
     before = encoder.images
     images = [*photos[:2], "missing.png", *photos[2:]] * 12
-    answers = list(clf.classify(images, top=2, refine=refine))
+    found = list(clf.classify(images, top=2, refine=refine))
     assert encoder.images - before == len(photos) * 12
-    assert [one.path for one in answers] == images
-    answers = [one for one in answers if not isinstance(one, ImageError)]
+    assert [one.path for one in found] == images
+    answers = [one for one in found if isinstance(one, Answers)]
     assert len(answers) == len(photos) * 12
     for name, alone in make().items():
         if name != "learnt":
@@ -75,8 +77,11 @@ def test_options_go_to_the_questions_that_have_them(encoder, paint, photos: list
 
     colours = MultiLabelClassifier(words(NAMES))
     clf = MultiQuestionClassifier({"warmth": words(WARM), "colours": colours}).fit()
-    (found,) = clf.classify(
-        photos[0], abstain=Abstain(min_score=1), min_score=0.0, max_labels=2, explain=True
+    (found,) = all_of(
+        Answers,
+        clf.classify(
+            photos[0], abstain=Abstain(min_score=1), min_score=0.0, max_labels=2, explain=True
+        ),
     )
     assert found.questions["warmth"].label == "unknown"
     assert len(found.questions["colours"].given) == 2

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from clipcls.calibration.multilabel import DEFAULT_THRESHOLD
 from clipcls.classification.multilabel import score_odds
 from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError
 from clipcls.few_shot.classifier import FewShotClassifier
+from clipcls.predictions import Prediction
 from helpers.encoders import NamesEncoder
+from helpers.predictions import all_of
 
 Paint = Callable[..., str]
 LABELS = ["red", "green", "blue"]
@@ -66,16 +69,16 @@ def test_scores_know_neither_the_logit_scale_nor_a_shift_of_similarities() -> No
 def test_none_one_or_both_of_two_labels(names_encoder: NamesEncoder, paint: Paint) -> None:
     clf = several(names_encoder, ["red", "blue"])
     paths = [paint("r.png", "red"), paint("m.png", (200, 0, 200)), paint("g.png", "green")]
-    red, both, none = clf.classify(paths)
-    assert [c.label for c in red.labels] == ["red"]
-    assert {c.label for c in both.labels} == {"red", "blue"}
+    red, both, none = all_of(Prediction, clf.classify(paths))
+    assert [c.label for c in red.given] == ["red"]
+    assert {c.label for c in both.given} == {"red", "blue"}
     assert (none.labels, none.label) == ((), "unknown")
     assert none.score < DEFAULT_THRESHOLD
     np.testing.assert_array_equal(clf.predict(paths), [[1, 0], [1, 1], [0, 0]])
     proba = clf.predict_proba(paths)
-    assert [c.score for c in both.labels] == sorted(proba[1], reverse=True)
+    assert [c.score for c in both.given] == sorted(proba[1], reverse=True)
     assert none.score == proba[2].max()
-    single = list(several(names_encoder, ["red"]).classify(paths))
+    single = all_of(Prediction, several(names_encoder, ["red"]).classify(paths))
     assert [p.label for p in single] == ["red", "red", "unknown"], "one label can be refused too"
 
 
@@ -83,14 +86,14 @@ def test_top_and_min_score_are_per_label(names_encoder: NamesEncoder, paint: Pai
     clf = several(names_encoder)
     paths = [paint("m.png", (200, 0, 180)), paint("w.png", (99, 99, 99))]
     scores = clf.predict_proba(paths)
-    mixed, grey = clf.classify(paths, top=1)
-    assert [c.label for c in mixed.labels] == ["red"]
-    mixed, grey = clf.classify(paths, min_score=0)
-    assert [c.label for c in mixed.labels] == ["red", "blue", "green"]
-    assert len(grey.labels) == 3
+    mixed, grey = all_of(Prediction, clf.classify(paths, top=1))
+    assert [c.label for c in mixed.given] == ["red"]
+    mixed, grey = all_of(Prediction, clf.classify(paths, min_score=0))
+    assert [c.label for c in mixed.given] == ["red", "blue", "green"]
+    assert len(grey.given) == 3
     between = (scores[0, 0] + scores[0, 2]) / 2
-    mixed, _ = clf.classify(paths, min_score=between)
-    assert [c.label for c in mixed.labels] == ["red"]
+    mixed, _ = all_of(Prediction, clf.classify(paths, min_score=between))
+    assert [c.label for c in mixed.given] == ["red"]
     with pytest.raises(ValueError, match="top is 0"):
         clf.classify(paths, top=0)
 
@@ -100,17 +103,25 @@ def test_labels_of_equal_score_are_given_by_similarity(
 ) -> None:
     # The level for any label holds for all labels, so that several can have the same score.
     monkeypatch.setattr("clipcls.classification.multilabel._TOWARDS_BEST_LABEL", -9.0)
-    (mixed,) = several(names_encoder).classify([paint("m.png", (100, 20, 180))], min_score=0)
-    assert len({c.score for c in mixed.labels}) == 1
-    assert [c.label for c in mixed.labels] == ["blue", "red", "green"]
+    (mixed,) = all_of(
+        Prediction, several(names_encoder).classify([paint("m.png", (100, 20, 180))], min_score=0)
+    )
+    assert len({c.score for c in mixed.given}) == 1
+    assert [c.label for c in mixed.given] == ["blue", "red", "green"]
 
 
 def test_bad_images_keep_their_place(
     names_encoder: NamesEncoder, paint: Paint, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.png").write_text("no image")
-    images = [paint("r.png", "red"), tmp_path / "bad.png", Image.new("RGB", (4, 4), "blue")]
+    images: list[Any] = [
+        paint("r.png", "red"),
+        tmp_path / "bad.png",
+        Image.new("RGB", (4, 4), "blue"),
+    ]
     first, bad, last = several(names_encoder).classify(images)
+    assert isinstance(first, Prediction)
+    assert isinstance(last, Prediction)
     assert (first.label, last.label, last.path) == ("red", "blue", "images[2]")
     assert isinstance(bad, ImageError)
 
@@ -146,7 +157,7 @@ def test_a_learnt_classifier_is_refused(names_encoder: NamesEncoder, paint: Pain
 
 def test_calibrations_of_the_other_kind_are_refused(names_encoder: NamesEncoder) -> None:
     base = ZeroShotClassifier(LABELS, names_encoder, cache=False).fit()
-    one = Calibration(
+    one: Any = Calibration(
         base.identity_,
         images=10,
         note="",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,13 +39,13 @@ class CornerEncoder(ColourEncoder):
         super().__init__()
         self._preprocess = Preprocess(self.side, self.side, (0.5,) * 3, (0.5,) * 3)
 
-    def preprocess(self, image: Image.Image) -> NDArray[np.uint8]:
+    def preprocess(self, image: Image.Image) -> NDArray[Any]:
         return self._preprocess(image)
 
     def seen(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
         return self._preprocess.seen(size)
 
-    def encode_images(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def encode_images(self, pixels: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         assert len(pixels) <= self.batch_size
         half = self.side // 2
         lightest = [p[:half, :half].max() / 255 for p in pixels]
@@ -54,7 +55,7 @@ class CornerEncoder(ColourEncoder):
         return self._unit(np.array([(1, 0) if "spot" in text else (0, 1) for text in texts]))
 
 
-def corner(labels: object = ("spot", "nothing"), **settings: object) -> ZeroShotClassifier:
+def corner(labels: Any = ("spot", "nothing"), **settings: Any) -> ZeroShotClassifier:
     classifier = ZeroShotClassifier(labels, CornerEncoder(), cache=False, **settings)
     return classifier.fit()
 
@@ -186,7 +187,7 @@ def test_pictures_lie_as_the_images_do_and_overwrite_nothing(
     Path("heat").mkdir()
     Path("heat/a.png.heat.jpg").write_text("mine")
     gone = ImageError("gone.png", "no such file")
-    images = [*names, str(tmp_path / "a.png"), gone, "a.png"]
+    images: list[str | ImageError] = [*names, str(tmp_path / "a.png"), gone, "a.png"]
     results = list(corner().classify(images, heatmaps="heat"))
     assert results[6] is gone
     pictures = [r.heatmap for r in results if isinstance(r, Prediction)]
@@ -248,7 +249,7 @@ def test_a_full_disk_leaves_no_broken_picture(
     spotted((64, 64), (20, 12)).save(path)
     opened = Path.open
 
-    def full(self: Path, mode: str = "r", *args: object, **kwargs: object):
+    def full(self: Path, mode: str = "r", *args: Any, **kwargs: Any):
         file = opened(self, mode, *args, **kwargs)
         if "x" not in mode:
             return file

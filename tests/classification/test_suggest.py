@@ -15,16 +15,18 @@ from clipcls.classification.suggest import (
     read_vocabulary,
     suggest_for_vectors,
 )
+from clipcls.embeddings.embed import Embedded
 from clipcls.errors import InputError
 from clipcls.labels.label_set import read_labels
 from clipcls.output.writing import open_output
 from helpers.encoders import ColourEncoder
+from helpers.predictions import all_of
 
 Paint = Callable[..., str]
 WORDS = ["red", "green", "blue", "yellow", "grey"]
 
 
-def named(words: object, encoder: ColourEncoder) -> ZeroShotClassifier:
+def named(words: list[str], encoder: ColourEncoder) -> ZeroShotClassifier:
     return ZeroShotClassifier(words, encoder, prompts=["a {}"], cache=False).fit()
 
 
@@ -49,7 +51,9 @@ def test_clusters_are_named_counted_and_sorted(encoder: ColourEncoder, photos: l
     assert found.clusters == choose_cluster_count(10) == 7
     assert found.labels[2].example == photos[9]
     scores = named(["red"], encoder).head_.logits(
-        np.stack([item.vector for item in named(WORDS, encoder).embed(photos[:6])])
+        np.stack(
+            [item.vector for item in all_of(Embedded, named(WORDS, encoder).embed(photos[:6]))]
+        )
     )
     assert found.labels[0].example == photos[int(scores.argmax())]
     assert suggest(named(WORDS, encoder), photos) == found

@@ -17,6 +17,7 @@ from clipcls.embeddings.index import neighbours
 from clipcls.errors import CalibrationError
 from clipcls.numerics import unit_rows
 from helpers.encoders import ColourEncoder
+from helpers.predictions import all_of
 
 Paint = Callable[..., str]
 
@@ -208,31 +209,34 @@ def test_min_score_and_min_margin_hold_for_refined_scores(
     encoder: ColourEncoder, photos: list[str]
 ) -> None:
     classifier = ZeroShotClassifier(["red", "green", "blue"], encoder, cache=False).fit()
-    plain = [r for r in classifier.classify(photos, refine=True) if isinstance(r, Prediction)]
+    plain = all_of(Prediction, classifier.classify(photos, refine=True))
     cut = float(np.median([r.score for r in plain]))
-    asked = list(classifier.classify(photos, abstain=Abstain(cut), refine=True))
+    asked = all_of(Prediction, classifier.classify(photos, abstain=Abstain(cut), refine=True))
     assert [r.score >= cut for r in plain] == [r.label != "unknown" for r in asked]
     margins = [
-        r.top[0].score - r.top[1].score for r in classifier.classify(photos, top=2, refine=True)
+        r.top[0].score - r.top[1].score
+        for r in all_of(Prediction, classifier.classify(photos, top=2, refine=True))
     ]
     middle = float(np.median(margins))
-    asked = list(classifier.classify(photos, abstain=Abstain(min_margin=middle), refine=True))
+    asked = all_of(
+        Prediction, classifier.classify(photos, abstain=Abstain(min_margin=middle), refine=True)
+    )
     assert [m >= middle for m in margins] == [r.label != "unknown" for r in asked]
 
 
 def test_any_number_of_images_is_refined(encoder: ColourEncoder, photos: list[str]) -> None:
     classifier = ZeroShotClassifier(["red", "green", "blue"], encoder, cache=False).fit()
     for batch in (photos[:1], photos[:2], [path for path in photos if "red" in path]):
-        found = list(classifier.classify(batch, refine=True))
+        found = all_of(Prediction, classifier.classify(batch, refine=True))
         assert [r.path for r in found] == batch
-        assert all(isinstance(r, Prediction) and r.provenance.refined for r in found)
+        assert all(r.provenance is not None and r.provenance.refined for r in found)
         assert [r.label for r in found] == [Path(path).name[:-6] for path in batch]
     assert list(classifier.classify([], refine=True)) == []
 
 
 def test_what_refining_is_not_for(encoder: ColourEncoder, photos: list[str]) -> None:
-    tree = {"warm > red": [], "cold > green": [], "cold > blue": []}
-    classifier = ZeroShotClassifier(list(tree), encoder, cache=False, level=1).fit()
+    tree = ["warm > red", "cold > green", "cold > blue"]
+    classifier = ZeroShotClassifier(tree, encoder, cache=False, level=1).fit()
     with pytest.raises(ClipclsError, match="hierarchy"):
         classifier.classify(photos, refine=True)
     classifier = ZeroShotClassifier(["red", "green"], encoder, cache=False).fit()

@@ -5,6 +5,7 @@ import itertools
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from sklearn.utils.validation import check_is_fitted
 from clipcls import Abstain, FewShotClassifier, ImageError, ZeroShotClassifier
 from clipcls.classification.image_classifier import ImageClassifier
 from clipcls.errors import ClipclsError, LabelsError
+from clipcls.predictions import Prediction
 from helpers.encoders import ColourEncoder
+from helpers.predictions import all_of
 
 Paint = Callable[..., str]
 LABELS = ["red", "green", "blue"]
@@ -30,7 +33,7 @@ def classifier(encoder: ColourEncoder) -> ZeroShotClassifier:
 def test_scores_are_the_softmax_over_all_labels(
     classifier: ZeroShotClassifier, paint: Paint
 ) -> None:
-    (result,) = classifier.classify([paint("a.png", (200, 100, 0))], top=2)
+    (result,) = all_of(Prediction, classifier.classify([paint("a.png", (200, 100, 0))], top=2))
     cosines = np.array([200, 100, 0]) / np.hypot(200, 100)
     expected = softmax(10 * cosines)
     assert result.label == "red"
@@ -41,7 +44,10 @@ def test_scores_are_the_softmax_over_all_labels(
 
 def test_top_k_does_not_change_the_scores(classifier: ZeroShotClassifier, paint: Paint) -> None:
     path = paint("a.png", (200, 100, 30))
-    scores = [next(iter(classifier.classify([path], top=k))).score for k in (1, 2, 3, 99)]
+    scores = [
+        next(iter(all_of(Prediction, classifier.classify([path], top=k)))).score
+        for k in (1, 2, 3, 99)
+    ]
     assert len(set(scores)) == 1
 
 
@@ -71,7 +77,7 @@ def test_below_min_score_the_answer_is_unknown_and_keeps_its_ranking(
     classifier: ZeroShotClassifier, paint: Paint
 ) -> None:
     grey = paint("grey.png", (128, 128, 128))
-    (result,) = classifier.classify([grey], top=3, abstain=Abstain(0.5))
+    (result,) = all_of(Prediction, classifier.classify([grey], top=3, abstain=Abstain(0.5)))
     assert result.label == "unknown"
     assert len(result.top) == 3
     assert result.score == pytest.approx(1 / 3)
@@ -89,7 +95,7 @@ def test_synonyms_and_own_prompts_belong_to_one_class(encoder: ColourEncoder) ->
 def test_mini_gets_one_template_and_is_told_so_with_several(
     encoder: ColourEncoder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fit(**settings: str) -> int:
+    def fit(**settings: Any) -> int:
         encoder.texts.clear()
         classifier = ZeroShotClassifier(LABELS, encoder, cache=False, **settings).fit()
         assert classifier.provenance_.prompts == classifier.prompts_.name

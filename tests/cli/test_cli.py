@@ -22,6 +22,8 @@ from clipcls.errors import install_command
 from clipcls.models import openvino
 from clipcls.models.backend import Backend
 from clipcls.output.reader import read_results
+from clipcls.predictions import Prediction
+from helpers.predictions import all_of
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -156,7 +158,7 @@ def test_paths_on_stdin_and_bad_files_among_them(clipcls, tmp_path: Path) -> Non
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("no image")
     odd = os.fsencode(tmp_path) + b"/caf\xe9.jpg"
-    shutil.copy(CHELSEA, odd)
+    shutil.copy(os.fsencode(CHELSEA), odd)
     names = [b"cat.jpg", b"cut.jpg", b"empty.jpg", b"text.jpg", b"gone.jpg", odd]
     done = clipcls(
         *("classify", "-m", "mini", "-l", "cat", "-l", "dog", "-f", "jsonl", "-0", "-"),
@@ -295,7 +297,9 @@ def test_min_score_top_and_output_file(clipcls, tmp_path: Path) -> None:
     # What is the same in every row stands once.
     assert not {"model", "weights", "precision", "prompts"} & set(row)
     assert sorted(os.listdir(tmp_path)) == ["results.csv", "results.csv-metadata.json"]
-    assert read_results(out)[0].provenance.model == "mini"
+    (answer,) = all_of(Prediction, read_results(out))
+    assert answer.provenance is not None
+    assert answer.provenance.model == "mini"
 
 
 @pytest.fixture
@@ -585,8 +589,8 @@ def test_answers_are_filed_at_once(clipcls, tmp_path: Path) -> None:
         "zoo.jpg",
         "zoo.xmp",
     ]
-    undo = re.search(r"clipcls (sort --undo \S+)", done.stderr)[1].split()
-    assert clipcls(*undo, cwd=tmp_path).returncode == 0
+    (undo,) = re.findall(r"clipcls (sort --undo \S+)", done.stderr)
+    assert clipcls(*undo.split(), cwd=tmp_path).returncode == 0
     assert [name for name in sorted(os.listdir(photos)) if not name.endswith(".xmp")] == before
 
 
@@ -767,8 +771,8 @@ def test_several_labels(clipcls, tmp_path: Path) -> None:
     assert (rows[0]["label"], len(rows)) == ("cat", 2)
 
     truth = tmp_path / "truth.csv"
-    rows = [f"{photo},{'|'.join(found[photo.name])}" for photo in PHOTOS.glob("*")]
-    truth.write_text("\n".join(["path,label", *rows]))
+    lines = [f"{photo},{'|'.join(found[photo.name])}" for photo in PHOTOS.glob("*")]
+    truth.write_text("\n".join(["path,label", *lines]))
     metrics, page, file = (str(tmp_path / name) for name in ("f.json", "p.html", "c.json"))
     done = clipcls("evaluate", "--multi-label", *common, "-o", metrics, "--html", page, str(truth))
     assert done.returncode == 0, done.stderr
@@ -810,8 +814,10 @@ def test_cache_and_lists(clipcls_process, tmp_path: Path) -> None:
     assert "mini" in clipcls_process("models").stdout
 
 
-HEAVY = ("numpy", "PIL", "faiss", "openvino", "openvino_telemetry", "huggingface_hub.utils")
-HEAVY += ("torch", "torchvision", "open_clip", "timm", "transformers", "sklearn", "tqdm", "yaml")
+HEAVY = (
+    *("numpy", "PIL", "faiss", "openvino", "openvino_telemetry", "huggingface_hub.utils"),
+    *("torch", "torchvision", "open_clip", "timm", "transformers", "sklearn", "tqdm", "yaml"),
+)
 
 
 def test_no_help_imports_what_is_heavy() -> None:
@@ -903,9 +909,9 @@ def test_what_each_path_imports(
     )
     names = {"new": new, "word": word, "calibration": calibration, "classifier": classifier}
     names["cache"] = tmp_path / "new.sqlite3"
-    command = [part.format(**names) for part in arguments]
+    filled = [part.format(**names) for part in arguments]
     done = subprocess.run(
-        [sys.executable, "-c", script, *command],
+        [sys.executable, "-c", script, *filled],
         env={**os.environ, "XDG_CACHE_HOME": str(cache_home)},
         capture_output=True,
         text=True,

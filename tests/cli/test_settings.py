@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ LABELS = ("-l", "red", "-l", "blue")
 
 
 @pytest.fixture
-def folder(tmp_path: Path, paint: Callable[..., str], monkeypatch) -> Iterator[Path]:
+def folder(tmp_path: Path, paint: Callable[..., str], monkeypatch) -> Path:
     """The current folder, with a photo and labels; the user's own file is in `own`."""
     paint("photos/a.png", "red")
     (tmp_path / "own/clipcls").mkdir(parents=True)

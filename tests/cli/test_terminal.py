@@ -120,7 +120,7 @@ def test_listings_searches_suggestions_and_errors_show_no_control_characters(
         assert run(*listing)[0] == 0
         for name in NAMES:
             line = os.fsencode(f"{folder}/{name} -> out\x1b[1m/red/{name}\n")
-            assert line in pipe.buffer.getvalue()  # type: ignore[attr-defined]
+            assert line in pipe.buffer.getvalue()
     for status, *arguments in [
         (1, "classify", *LABELS, *cache, "--progress", "bar", folder),
         (1, "tag", *LABELS, *cache, folder),

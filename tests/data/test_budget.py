@@ -136,7 +136,7 @@ def test_decoding_takes_no_more_than_it_reserves(
 ) -> None:
     pixels = np.random.default_rng(0).bytes(8_000_000 * (2 if mode == "I;16" else 3))
     Image.frombytes(mode, (4000, 2000), pixels).save(tmp_path / "image", kind, **options)
-    command = [sys.executable, "-c", DECODE, tmp_path / "image"]
+    command = [sys.executable, "-c", DECODE, str(tmp_path / "image")]
     beyond = int(subprocess.run(command, capture_output=True, check=True).stdout)
     assert beyond < 8_000_000  # rounding and small things: a byte per pixel
 

@@ -221,7 +221,7 @@ def test_folders_of_a_hierarchy_are_still_its_labels(
     sorted_into(tmp_path / "out", paint, paths)
     for step in (forget, shutil.rmtree):
         found = match_labels(
-            read_dataset(tmp_path / "out"), classifier.classes_, meanings(classifier)
+            read_dataset(tmp_path / "out"), classifier.classes_.tolist(), meanings(classifier)
         )
         assert found.truth == tuple((int(Path(p).stem),) for p in found.paths)
         assert len(found.paths) == 3

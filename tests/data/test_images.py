@@ -449,7 +449,7 @@ def test_dead_and_hot_pixels_do_not_decide_the_range(kind: str) -> None:
 @pytest.mark.parametrize("flag", [0, 65535])
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
 def test_burnt_in_text_and_missing_data_do_not_set_the_range(flag: int, dtype: type) -> None:
-    values = np.rint(np.linspace(27_000, 28_000, 64 * 32)).reshape(32, 64).astype(dtype)
+    values: np.ndarray = np.rint(np.linspace(27_000, 28_000, 64 * 32)).reshape(32, 64).astype(dtype)
     want = np.rint((values - 27_000.0) * 255 / 1000)
     values[:8], want[:8] = flag, 255 if flag else 0
     same(decode_image(saved(Image.fromarray(values), "TIFF")), grey(want), within=66)

@@ -23,8 +23,10 @@ from clipcls import (
 )
 from clipcls.data.inputs import open_input
 from clipcls.embeddings.cache import EmbeddingCache
-from clipcls.embeddings.embed import embed_images
+from clipcls.embeddings.embed import Embedded, embed_images
+from clipcls.predictions import Prediction
 from helpers.encoders import ColourEncoder
+from helpers.predictions import all_of
 
 Paint = Callable[..., str]
 LABELS = ["red", "green", "blue"]
@@ -79,11 +81,15 @@ def test_every_method_takes_one_image_of_every_kind(
         assert one.predict(make(green)).tolist() == ["green"]
         assert one.predict_proba(make(green)).argmax(axis=1).tolist() == [1]
         assert one.decision_function(make(green)).shape == (1, 3)
-        assert [result.label for result in one.classify(make(green))] == ["green"]
-    assert [result.top[0].label for result in several.classify(make(green))] == ["green"]
+        assert [result.label for result in all_of(Prediction, one.classify(make(green)))] == [
+            "green"
+        ]
+    assert [
+        result.top[0].label for result in all_of(Prediction, several.classify(make(green)))
+    ] == ["green"]
     assert several.predict_proba(make(green)).argmax(axis=1).tolist() == [1]
     assert several.predict(make(green)).shape == (1, 3)
-    (embedded,) = classifier.embed(make(green))
+    (embedded,) = all_of(Embedded, classifier.embed(make(green)))
     np.testing.assert_array_equal(embedded.vector, [0, 1, 0])
     embedder = ClipEmbedder(classifier.encoder_, cache=False)
     np.testing.assert_array_equal(embedder.fit_transform(make(green)), [[0, 1, 0]])
@@ -109,7 +115,10 @@ def test_many_come_in_any_iterable(
 ) -> None:
     paths = [paint("a.png", "green"), paint("b.png", "red")]
     assert classifier.predict(many(paths)).tolist() == ["green", "red"]
-    assert [result.label for result in classifier.classify(many(paths))] == ["green", "red"]
+    assert [result.label for result in all_of(Prediction, classifier.classify(many(paths)))] == [
+        "green",
+        "red",
+    ]
 
 
 def test_grey_arrays_and_transparent_ones(classifier: ZeroShotClassifier) -> None:
@@ -177,7 +186,7 @@ def test_names(classifier: ZeroShotClassifier, green: str, tmp_path: Path) -> No
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         archive.write(green, "in/zip.png")
     with zipfile.ZipFile(tmp_path / "photos.zip") as archive:
-        images = [
+        images: list[Any] = [
             *(Path(green), Image.open(green), Image.new("RGB", (4, 4), "green")),
             *(open(green, "rb"), archive.open("in/zip.png"), in_memory(green)),  # noqa: SIM115
             *(array((0, 255, 0), 4, 4), b"text", io.BytesIO(), np.zeros((0, 4, 3), np.uint8)),
@@ -199,7 +208,7 @@ def test_names(classifier: ZeroShotClassifier, green: str, tmp_path: Path) -> No
 def test_on_error_means_the_same_everywhere(
     classifier: ZeroShotClassifier, green: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    images = [green, b"text", Image.new("RGB", (4, 4), "red")]
+    images: list[Any] = [green, b"text", Image.new("RGB", (4, 4), "red")]
     several = MultiLabelClassifier(classifier).fit()
     embedder = ClipEmbedder(classifier.encoder_, cache=False).fit()
     iterators: list[Callable[..., Iterator[Any]]] = [
@@ -229,7 +238,7 @@ def test_on_error_means_the_same_everywhere(
             ask(images)
     assert classifier.predict(images, on_error="yield").tolist() == ["green", "", "red"]
     assert classifier.predict(images, on_error="skip").tolist() == ["green", "red"]
-    assert several.predict(images, on_error="yield").any(axis=1).tolist()[1] is False
+    assert not several.predict(images, on_error="yield")[1].any()
     assert classifier.predict([b"text"], on_error="yield").tolist() == [""]
     assert classifier.predict([b"text"], on_error="skip").shape == (0,)
     with pytest.raises(ValueError, match="no images that can be read"):
@@ -242,7 +251,8 @@ def test_results_before_a_bad_image_come_before_its_error(
     classifier: ZeroShotClassifier, green: str
 ) -> None:
     results = classifier.classify([green, b"text"], on_error="raise")
-    assert next(results).label == "green"
+    (first,) = all_of(Prediction, [next(results)])
+    assert first.label == "green"
     with pytest.raises(ImageError):
         next(results)
 
@@ -283,10 +293,12 @@ def test_a_file_object_that_fails_is_one_bad_image(
 
     closed = open(green, "rb")  # noqa: SIM115
     closed.close()
-    broken, shut, good = classifier.classify([Broken(), closed, green])
+    images: list[Any] = [Broken(), closed, green]
+    broken, shut, good = classifier.classify(images)
     assert str(broken) == "s3://bucket/key.jpg: cannot be read (connection reset)"
     assert isinstance(shut, ImageError)
     assert "closed file" in shut.reason
+    assert isinstance(good, Prediction)
     assert good.label == "green"
 
 
@@ -295,9 +307,9 @@ def test_bytes_are_known_again_by_their_content(
 ) -> None:
     data = Path(green).read_bytes()
     with EmbeddingCache(tmp_path / "s.db") as cache:
-        (first,) = embed_images(encoder, data, cache)
-        (again,) = embed_images(encoder, io.BytesIO(data), cache)
-        (file,) = embed_images(encoder, green, cache)
+        (first,) = all_of(Embedded, embed_images(encoder, data, cache))
+        (again,) = all_of(Embedded, embed_images(encoder, io.BytesIO(data), cache))
+        (file,) = all_of(Embedded, embed_images(encoder, green, cache))
     assert (first.stored, again.stored, file.stored) == (False, True, True)
     assert encoder.images == 1
 

@@ -25,6 +25,7 @@ from clipcls.errors import CacheError
 from clipcls.files.folders import cache_folder
 from clipcls.files.hashing import hash_file, stamp_file
 from clipcls.models.backend import Backend
+from helpers.caches import connection
 from helpers.encoders import NamesEncoder
 
 
@@ -127,10 +128,11 @@ def test_a_time_beyond_sqlites_integers(
 ) -> None:
     monkeypatch.setattr("clipcls.files.hashing.is_settled", lambda stat: True)
     nanoseconds = round((year - 1970) * 365.2425) * 86_400 * 10**9
-    stamp, other = (
-        stamp_file(types.SimpleNamespace(st_size=1, st_mtime_ns=time, st_ctime_ns=0))
-        for time in (nanoseconds, nanoseconds + 1)
-    )
+    times = [nanoseconds, nanoseconds + 1]
+    stats: list[Any] = [
+        types.SimpleNamespace(st_size=1, st_mtime_ns=t, st_ctime_ns=0) for t in times
+    ]
+    stamp, other = map(stamp_file, stats)
     with EmbeddingCache(tmp_path / "s.db") as cache:
         cache.add("image a", [(key(1), vector(1, 0))], [("a.jpg", stamp, key(1))])
         assert cache.get_file("image a", "a.jpg", stamp) is not None
@@ -201,7 +203,7 @@ def test_many_blocks_take_hardly_longer_than_one(tmp_path: Path) -> None:
             cache.add(space, items, [(f"{n}.jpg", stamp, key(n)) for n in range(1000)])
         taken = []
         for block in (1000, 10):
-            cache._file._connection.set_progress_handler(count, 10)
+            connection(cache).set_progress_handler(count, 10)
             steps = 0
             assert sum(len(paths) for paths, _ in cache.images("image b", block)) == 1000
             taken.append(steps)
@@ -213,8 +215,8 @@ def test_images_are_those_that_are_not_damaged(tmp_path: Path) -> None:
         for n in range(6):
             stamp = old_file(tmp_path / f"{n}.jpg")
             cache.add("image a", [(key(n), vector(n, 0))], [(f"{n}.jpg", stamp, key(n))])
-        cache._file._connection.execute("UPDATE embeddings SET vector = x'0102' WHERE id = 1")
-        cache._file._connection.execute("UPDATE embeddings SET vector = x'' WHERE id IN (3, 4)")
+        connection(cache).execute("UPDATE embeddings SET vector = x'0102' WHERE id = 1")
+        connection(cache).execute("UPDATE embeddings SET vector = x'' WHERE id IN (3, 4)")
         blocks = [(paths, rows[:, 0].tolist()) for paths, rows in cache.images("image a", block=2)]
     assert [([Path(p).name for p in paths], rows) for paths, rows in blocks] == [
         (["1.jpg"], [1]),
@@ -303,7 +305,7 @@ def test_a_full_disk_is_said_once_and_costs_no_answer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with EmbeddingCache(tmp_path / "s.db") as cache:
-        cache._file._connection.execute("PRAGMA max_page_count=20")  # SQLite's own "disk is full"
+        connection(cache).execute("PRAGMA max_page_count=20")  # SQLite's own "disk is full"
         for n in range(100):
             cache.add("image a", [(key(n), vector(*range(300)))])
     assert caplog.text.count("going on without it") == 1
@@ -363,11 +365,11 @@ def test_an_interruption_while_another_process_writes_leaves_no_transaction(
 
     monkeypatch.setattr("clipcls.embeddings.cache_file._BUSY_SECONDS", 0.1)
     with EmbeddingCache(tmp_path / "s.db") as cache:
-        connection = cache._file._connection
-        monkeypatch.setattr(cache._file, "_connection", Interrupted(connection))
+        own = connection(cache)
+        monkeypatch.setattr(cache._file, "_connection", Interrupted(own))
         with pytest.raises(KeyboardInterrupt):
             cache.add("image a", [(key(1), vector(1, 0))])
-        monkeypatch.setattr(cache._file, "_connection", connection)
+        monkeypatch.setattr(cache._file, "_connection", own)
         with EmbeddingCache(tmp_path / "s.db") as other:
             other.add("image a", [(key(2), vector(1, 0))])
         cache.add("image a", [(key(3), vector(1, 0))])
@@ -458,7 +460,7 @@ def test_a_damaged_cache_in_a_place_of_its_own_is_recognised(
     data[damage] = b"\x07" * (damage.stop - damage.start)
     path.write_bytes(data)
     with EmbeddingCache(path) as cache:
-        cache.add("image a", [(key(1), np.ones(2))])
+        cache.add("image a", [(key(1), np.ones(2, np.float32))])
     with EmbeddingCache(path) as cache:
         assert cache.get("image a", key(1)) is not None
     assert caplog.text.count("a new one is started") <= 1
@@ -483,7 +485,7 @@ def test_a_file_that_its_owner_has_locked_is_left_alone(
 def test_a_damaged_row_is_as_if_it_were_not_there(tmp_path: Path) -> None:
     with EmbeddingCache(tmp_path / "s.db") as cache:
         cache.add("image a", [(key(1), vector(1, 0))])
-        cache._file._connection.execute("UPDATE embeddings SET vector = x'0102'")
+        connection(cache).execute("UPDATE embeddings SET vector = x'0102'")
         assert cache.get("image a", key(1)) is None
 
 
@@ -600,7 +602,9 @@ def test_no_damage_changes_an_answer(
     with EmbeddingCache(path) as cache:
         other = NamesEncoder()
         other.image_space = "image other"
-        other.encode_images = lambda pixels: np.eye(32, dtype=np.float32)[: len(pixels)]
+        monkeypatch.setattr(
+            other, "encode_images", lambda pixels: np.eye(32, dtype=np.float32)[: len(pixels)]
+        )
         embed_array(other, images, cache)
         assert answers(cache) == expected
         hashed = cache.file_hash(images[0])

@@ -5,7 +5,7 @@ import os
 import shutil
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipcls.data.images import decode_image
 from clipcls.embeddings import embed
 from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import Embedded, embed_images, embed_texts
 from clipcls.errors import ImageError, ModelError
 from clipcls.models.backend import Backend
+from helpers.caches import connection
 from helpers.encoders import ColourEncoder
+from helpers.predictions import all_of
 
 Paint = Callable[..., str]
 
@@ -38,11 +41,17 @@ def test_vectors_come_in_input_order_with_errors_in_place(
 ) -> None:
     paths = [paint(f"{n:02}.png", shade(n)) for n in range(30)]
     (tmp_path / "bad.png").write_bytes(b"no image")
-    inputs = [*paths[:7], str(tmp_path / "bad.png"), *paths[7:], ImageError("x", "was bad before")]
+    inputs: list[str | ImageError] = [
+        *paths[:7],
+        str(tmp_path / "bad.png"),
+        *paths[7:],
+        ImageError("x", "was bad before"),
+    ]
     found = list(embed_images(encoder, inputs, backend=Backend(workers=3)))
     assert [item.path for item in found] == [*inputs[:-1], "x"]
     assert isinstance(found[7], ImageError)
     expected = encoder.encode_images([encoder.preprocess(Image.open(paths[12]))])[0]
+    assert isinstance(found[13], Embedded)
     np.testing.assert_allclose(found[13].vector, expected, atol=1e-6)
 
 
@@ -50,9 +59,9 @@ def test_a_second_run_encodes_nothing(
     encoder: ColourEncoder, paint: Paint, cache: EmbeddingCache
 ) -> None:
     paths = [paint(f"{n}.png", shade(n)) for n in range(10)]
-    first = list(embed_images(encoder, paths, cache))
+    first = all_of(Embedded, embed_images(encoder, paths, cache))
     encoder.encode_images = encoder.preprocess = None  # type: ignore[assignment]
-    second = list(embed_images(encoder, paths, cache))
+    second = all_of(Embedded, embed_images(encoder, paths, cache))
     assert all(item.stored for item in second)
     assert not any(item.stored for item in first)
     for one, other in zip(first, second, strict=True):
@@ -73,7 +82,7 @@ def test_the_image_tower_is_loaded_beside_decoding_and_for_nothing_else(
     for name, content in bad.items():
         (tmp_path / f"{name}.png").write_bytes(content)
     calls: list[str] = []
-    decode, encode = embed.decode_image, encoder.encode_images
+    decode, encode = decode_image, encoder.encode_images
     is_loaded = threading.Event()
 
     def load() -> None:
@@ -87,9 +96,12 @@ def test_the_image_tower_is_loaded_beside_decoding_and_for_nothing_else(
 
     monkeypatch.setattr(encoder, "load_image_tower", load)
     monkeypatch.setattr(embed, "decode_image", decode_beside)
-    monkeypatch.setattr(
-        encoder, "encode_images", lambda pixels: calls.append("encode") or encode(pixels)
-    )
+
+    def encode_after(pixels: Any) -> np.ndarray:
+        calls.append("encode")
+        return encode(pixels)
+
+    monkeypatch.setattr(encoder, "encode_images", encode_after)
     known = [path, str(tmp_path / "copy.png")]
     unreadable = [str(tmp_path / f"{name}.png") for name in bad]
     found = list(embed_images(encoder, [*known, *unreadable], cache))
@@ -113,10 +125,10 @@ def test_a_changed_file_is_encoded_again(
     encoder: ColourEncoder, paint: Paint, cache: EmbeddingCache
 ) -> None:
     path = paint("a.png", "red")
-    (before,) = embed_images(encoder, [path], cache)
+    (before,) = all_of(Embedded, embed_images(encoder, [path], cache))
     paint("a.png", "blue")
     os.utime(path, (1_700_000_009, 1_700_000_009))
-    (after,) = embed_images(encoder, [path], cache)
+    (after,) = all_of(Embedded, embed_images(encoder, [path], cache))
     assert before.vector[0] == after.vector[2] == 1
 
 
@@ -125,6 +137,7 @@ def test_a_run_stopped_half_way_goes_on_where_it_was(
 ) -> None:
     paths = [paint(f"{n:02}.png", shade(n)) for n in range(40)]
     stopped = embed_images(encoder, paths, cache)
+    assert isinstance(stopped, Generator)
     list(itertools.islice(stopped, 21))
     stopped.close()
     done = encoder.images
@@ -236,18 +249,19 @@ def test_a_damaged_vector_in_the_cache_is_made_again(
     encoder: ColourEncoder, paint: Paint, cache: EmbeddingCache
 ) -> None:
     path = paint("a.png", "red")
-    list(embed_images(encoder, [path], cache))
-    cache._file._connection.execute("UPDATE embeddings SET vector = zeroblob(12)")
-    (item,) = embed_images(encoder, [path], cache)
+    all_of(Embedded, embed_images(encoder, [path], cache))
+    connection(cache).execute("UPDATE embeddings SET vector = zeroblob(12)")
+    (item,) = all_of(Embedded, embed_images(encoder, [path], cache))
     np.testing.assert_allclose(item.vector, [1, 0, 0])
-    (item,) = embed_images(encoder, [path], cache)
+    (item,) = all_of(Embedded, embed_images(encoder, [path], cache))
     assert item.stored
 
 
 def test_a_text_without_a_finite_vector_is_an_error_and_not_stored(
-    encoder: ColourEncoder, cache: EmbeddingCache
+    encoder: ColourEncoder, cache: EmbeddingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder.encode_texts = lambda texts: np.full((len(texts), 3), np.nan, np.float32)
+    nothing = lambda texts: np.full((len(texts), 3), np.nan, np.float32)  # noqa: E731
+    monkeypatch.setattr(encoder, "encode_texts", nothing)
     with pytest.raises(ModelError, match="no finite vector"):
         embed_texts(encoder, ["red"], cache)
     assert cache.info().texts == 0
@@ -272,10 +286,16 @@ def test_an_image_that_memory_does_not_suffice_for_stops_nothing(
 
     monkeypatch.setattr(encoder, "preprocess", short)
     large = Image.new("RGB", (200, 8), "red")
-    images = [large, large.resize((8, 8)), paint("a.png", "red", 200), paint("b.png", "red")]
+    images: list[str | Image.Image] = [
+        large,
+        large.resize((8, 8)),
+        paint("a.png", "red", 200),
+        paint("b.png", "red"),
+    ]
     found = list(embed_images(encoder, images))
     assert [type(item) for item in found] == [ImageError, Embedded] * 2
-    assert found[0].reason == found[2].reason == "not enough memory to decode it"
+    reasons = {item.reason for item in found if isinstance(item, ImageError)}
+    assert reasons == {"not enough memory to decode it"}
 
 
 def test_a_truncated_image_warns_in_every_run(

@@ -15,7 +15,9 @@ from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import Embedded, embed_images, embed_texts
 from clipcls.embeddings.search import search_cache, search_images
 from clipcls.numerics import unit_rows
+from helpers.caches import connection
 from helpers.encoders import ColourEncoder
+from helpers.predictions import all_of
 
 Paint = Callable[..., str]
 
@@ -29,10 +31,12 @@ def cache(tmp_path: Path) -> Iterator[EmbeddingCache]:
 def test_nearest_first_and_no_more_than_there_are(encoder: ColourEncoder, paint: Paint) -> None:
     paths = [paint("blue.png", "blue"), paint("red.png", "red"), paint("yellow.png", "yellow")]
     (query,) = embed_texts(encoder, ["red"])
-    hits = search_images(encoder, query, embed_images(encoder, paths), 2)
+    hits = search_images(encoder, query, all_of(Embedded, embed_images(encoder, paths)), 2)
     assert [(hit.rank, Path(hit.path).name) for hit in hits] == [(1, "red.png"), (2, "yellow.png")]
     np.testing.assert_allclose([hit.similarity for hit in hits], [1, 0.5**0.5], rtol=1e-6)
-    assert len(search_images(encoder, query, embed_images(encoder, paths), 9)) == 3
+    assert (
+        len(search_images(encoder, query, all_of(Embedded, embed_images(encoder, paths)), 9)) == 3
+    )
     assert search_images(encoder, query, iter(()), 9) == []
 
 
@@ -64,7 +68,7 @@ def test_an_image_whose_vector_is_damaged_is_not_found(
 ) -> None:
     paths = [paint(f"{name}.png", name) for name in ("red", "yellow", "blue")]
     list(embed_images(encoder, paths, cache))
-    cache._file._connection.execute("UPDATE embeddings SET vector = ? WHERE id = 2", (damage,))
+    connection(cache).execute("UPDATE embeddings SET vector = ? WHERE id = 2", (damage,))
     (query,) = embed_texts(encoder, ["red"])
     found = search_cache(encoder, query, cache, 3)
     assert [Path(hit.path).name for hit in found] == ["red.png", "blue.png"]

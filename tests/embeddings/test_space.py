@@ -11,10 +11,11 @@ import pytest
 
 from clipcls.classification.explain import Explainer
 from clipcls.embeddings.cache import EmbeddingCache
-from clipcls.embeddings.embed import embed_images, embed_texts
+from clipcls.embeddings.embed import Embedded, embed_images, embed_texts
 from clipcls.embeddings.search import search_cache
 from clipcls.errors import ModelError
 from helpers.encoders import ColourEncoder
+from helpers.predictions import all_of
 
 Paint = Callable[..., str]
 PROBES = 2  # of either kind
@@ -52,10 +53,10 @@ def count(encoder: ColourEncoder, images: list[str], file: Path) -> tuple[int, i
     """How many images and texts it encodes."""
     encoder.images, encoder.texts = 0, []
     with EmbeddingCache(file) as cache:
-        found = [item.vector for item in embed_images(encoder, images, cache)]
+        found = [item.vector for item in all_of(Embedded, embed_images(encoder, images, cache))]
         rows = embed_texts(encoder, ["red and blue", "yellow"], cache)
     expected = encoder.images, len(encoder.texts)
-    fresh = [item.vector for item in embed_images(encoder, images)]
+    fresh = [item.vector for item in all_of(Embedded, embed_images(encoder, images))]
     np.testing.assert_allclose(found, fresh, atol=1e-6)
     np.testing.assert_allclose(rows, embed_texts(encoder, ["red and blue", "yellow"]), atol=1e-6)
     return expected

@@ -9,8 +9,9 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from clipcls import MultiLabelClassifier, ZeroShotClassifier, calibrate, evaluate
-from clipcls.errors import InputError, NotFittedError
+from clipcls.errors import ImageError, InputError, NotFittedError
 from clipcls.evaluation.evaluate import compute_outcomes
+from clipcls.metrics.single_label import Outcomes
 from helpers.encoders import ColourEncoder
 
 Paint = Callable[..., str]
@@ -30,12 +31,13 @@ def test_a_small_folder(classifier: ZeroShotClassifier, paint: Paint, tmp_path: 
     paint("d/pink/a.png", "red")
     bad = tmp_path / "d/red/bad.png"
     bad.write_text("no image")
-    seen = []
+    seen: list[ImageError | None] = []
     found = evaluate(classifier, tmp_path / "d", draws=50, watch=seen.append)
     assert found.images == 4
     assert found.metrics["accuracy"].value == 3 / 4
     assert found.metrics["balanced_accuracy"].value == pytest.approx((2 / 3 + 1) / 2)
     assert "top5" not in found.metrics  # four labels
+    assert isinstance(found.outcomes, Outcomes)
     assert found.outcomes.confused_pairs() == [("red", "blue", 1)]
     assert found.outcomes.describe(found.paths.index(wrong)) == ("red", "blue")
     assert found.excluded.no_labels == {"pink": 1}
@@ -58,6 +60,7 @@ def test_several_right_labels(classifier: ZeroShotClassifier, paint: Paint) -> N
     ]
     found = evaluate(classifier, data, draws=10)
     assert (found.several, found.metrics["accuracy"].value) == (2, 0.5)
+    assert isinstance(found.outcomes, Outcomes)
     assert found.outcomes.confused_pairs() == [("yellow", "green", 1)]
     assert [c.support for c in found.classes] == [1, 0, 0, 1]
     logits = classifier.decision_function([path for path, _ in data])

@@ -19,6 +19,8 @@ from clipcls import (
     evaluate,
 )
 from clipcls.evaluation.page import EvaluationPage, make_page_record
+from clipcls.metrics.multilabel import MultiLabelOutcomes
+from clipcls.metrics.single_label import Outcomes
 from clipcls.output.writing import open_output
 from helpers.encoders import ColourEncoder, NamesEncoder
 
@@ -68,7 +70,7 @@ def test_the_page_is_whole_escaped_and_shows_the_images(
     assert len(images) == 4
     first = Image.open(io.BytesIO(base64.b64decode(images[0])))
     assert max(first.size) == 160
-    red, _, blue = first.convert("RGB").getpixel((80, 80))
+    red, _, blue = np.asarray(first.convert("RGB"))[80, 80]
     assert blue > 200 > 50 > red
 
 
@@ -122,6 +124,7 @@ def test_a_comparison_and_the_images_that_changed_sides_are_on_the_page(
     ]
     classifier = ZeroShotClassifier(["red", "blue"], encoder, cache=False).fit()
     first = evaluate(classifier, data, draws=10)
+    assert isinstance(first.outcomes, Outcomes)
     blue = [Path(path).stem in ("won", "lost") for path in first.paths]
     answer = np.where(blue, 1, first.outcomes.answer)
     other = replace(first, outcomes=replace(first.outcomes, answer=answer))
@@ -148,6 +151,7 @@ def test_a_comparison_of_several_labels_is_on_the_page(
     base = ZeroShotClassifier(["red", "blue"], names_encoder, cache=False)
     data = [(paint("a.png", "red"), ["red"]), (paint("b.png", "blue"), ["blue"])]
     first = evaluate(MultiLabelClassifier(base).fit(), data, draws=2)
+    assert isinstance(first.outcomes, MultiLabelOutcomes)
     truth = first.outcomes.truth
     right = replace(first, outcomes=replace(first.outcomes, given=truth))
     wrong = replace(first, outcomes=replace(first.outcomes, given=~truth))

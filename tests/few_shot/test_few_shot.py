@@ -6,6 +6,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ from clipcls.output.reader import read_results
 from clipcls.output.writing import open_output
 from clipcls.predictions import NO_CLASS, Prediction
 from helpers.encoders import ColourEncoder
+from helpers.predictions import all_of
 
 Paint = Callable[..., str]
 # What the labels mean here is not what the words say: that can only be learnt from images.
@@ -94,15 +96,15 @@ def test_a_learnt_classifier_answers_at_the_levels_of_its_labels_tree(
     sums = np.column_stack([scores[:, 0], scores[:, 1] + scores[:, 2]])
     np.testing.assert_allclose(roots.predict_proba(paths), sums)
     assert roots.predict(paths).tolist() == roots.classes_[sums.argmax(axis=1)].tolist()
-    for found, row in zip(roots.classify(paths, top=2), sums, strict=True):
+    for found, row in zip(all_of(Prediction, roots.classify(paths, top=2)), sums, strict=True):
         assert [c.score for c in found.top] == pytest.approx(sorted(row, reverse=True))
         assert found.lineage == (found.label,)
     # Between green and blue: surely cold, and what is nearest there tells how near.
     between = paint("between.png", (115, 115, 200))
     least = 0.5 + labels.predict_proba([between]).max() / 2
-    (found,) = labels.classify([between], abstain=Abstain(least))
+    (found,) = all_of(Prediction, labels.classify([between], abstain=Abstain(least)))
     assert (found.label, found.lineage) == ("cold", ("cold",))
-    (deep,) = flat.classify([between])
+    (deep,) = all_of(Prediction, flat.classify([between]))
     assert found.top[0].similarity == pytest.approx(deep.top[0].similarity)
     # At a level the tree tells what is right, and a calibration is for one level.
     truth = [(path, "cold" if "red" not in Path(path).parent.name else "warm") for path in paths]
@@ -151,6 +153,7 @@ def test_two_labels_of_one_name_are_two(encoder: ColourEncoder, paint: Paint) ->
     assert more.learnt_.summary().endswith(
         ", among the 3 labels with images; answered with a label without images: 0 of these images"
     )
+    assert learnt.excluded_ is not None
     assert learnt.excluded_.no_labels == {"warm": 1}
     paths, names = [path for path, _ in data[:3]], [name for _, name in data[:3]]
     assert learnt.predict(paths).tolist() == ["warm > colour", "cold > colour", "red"]
@@ -161,11 +164,11 @@ def test_scores_are_the_softmax_of_the_probes_logits(
     learnt: FewShotClassifier, encoder: ColourEncoder, paint: Paint
 ) -> None:
     paths = list(painted(paint, 4, seed=1))
-    vectors = np.stack([item.vector for item in learnt.embed(paths)])
+    vectors = np.stack([item.vector for item in all_of(Embedded, learnt.embed(paths))])
     expected = learnt.probe_.predict_proba(vectors)
     np.testing.assert_allclose(learnt.predict_proba(paths), expected, atol=1e-5)
     for result, scores, vector in zip(
-        learnt.classify(paths, top=3), expected, vectors, strict=True
+        all_of(Prediction, learnt.classify(paths, top=3)), expected, vectors, strict=True
     ):
         order = np.argsort(-scores)
         assert [c.label for c in result.top] == [LABELS[k] for k in order]
@@ -174,7 +177,7 @@ def test_scores_are_the_softmax_of_the_probes_logits(
         cosine = row @ vector / np.linalg.norm(row)
         assert result.top[0].similarity == pytest.approx(cosine, abs=1e-5)
         assert result.to_dict()["classifier"] == learnt.digest_
-    sure = [r.label for r in learnt.classify(paths, abstain=Abstain(0.9, 0.85))]
+    sure = [r.label for r in all_of(Prediction, learnt.classify(paths, abstain=Abstain(0.9, 0.85)))]
     top = np.sort(expected, axis=1)
     unsure = (top[:, -1] < 0.9) | (top[:, -1] - top[:, -2] < 0.85)
     assert [label == "unknown" for label in sure] == unsure.tolist()
@@ -270,7 +273,9 @@ def test_labels_without_images_without_words_and_unknown_ones(
     learnt.fit([*data.items(), *((path, "code-7") for path in white), (strange, "black")])
     assert learnt.classes_.tolist() == [*LABELS, "yellow", "code-7"]
     assert [words for _, _, words in learnt.learnt_.labels] == [True, True, False, True, False]
+    assert learnt.excluded_ is not None
     assert learnt.excluded_.without_images == ("yellow",)
+    assert learnt.excluded_ is not None
     assert learnt.excluded_.no_labels == {"black": 1}
     by_images = FewShotClassifier(LABELS, encoder, cache=False, no_words=["blue", "code-7"])
     by_images.fit([*data.items(), *((path, "code-7") for path in white)])
@@ -280,7 +285,7 @@ def test_labels_without_images_without_words_and_unknown_ones(
 def test_what_cannot_be_learnt_from_is_refused(encoder: ColourEncoder, paint: Paint) -> None:
     red, blue = paint("r.png", "red"), paint("b.png", "blue")
 
-    def fit(data: list[tuple[str, str]], labels: list[str] = LABELS) -> FewShotClassifier:
+    def fit(data: Any, labels: list[str] = LABELS) -> FewShotClassifier:
         return FewShotClassifier(labels, encoder, cache=False).fit(data)
 
     with pytest.raises(InputError, match="two labels are needed, not only of 'red'"):
@@ -318,6 +323,7 @@ def test_an_unreadable_image_is_set_aside(
     seen: list[ImageError | None] = []
     data = [*painted(paint).items(), (str(tmp_path / "bad.png"), "red")]
     learnt = FewShotClassifier(LABELS, encoder, cache=False).fit(data, watch=seen.append)
+    assert learnt.excluded_ is not None
     assert [e.path for e in learnt.excluded_.unreadable] == [str(tmp_path / "bad.png")]
     assert len(seen) == 19
 
@@ -326,7 +332,7 @@ def test_vectors_and_labels_as_scikit_learn_gives_them(
     learnt: FewShotClassifier, encoder: ColourEncoder, paint: Paint
 ) -> None:
     data = painted(paint)
-    vectors = np.stack([item.vector for item in learnt.embed(list(data))])
+    vectors = np.stack([item.vector for item in all_of(Embedded, learnt.embed(list(data)))])
     other = clone(FewShotClassifier(LABELS, encoder, cache=False))
     other.fit(vectors, list(data.values()))
     np.testing.assert_allclose(other.weights_, learnt.weights_, atol=1e-4)
@@ -389,6 +395,7 @@ def test_the_same_picture_with_two_labels_is_told_and_held_out_together(
     assert "the same picture with two labels" in caplog.text
     assert first in caplog.text
     folds = learnt.probe_.folds_
+    assert folds is not None
     assert folds[list(data).index(first)] == folds[-1]
 
 
@@ -409,7 +416,9 @@ def test_copies_are_held_out_together_though_their_vectors_differ_by_rounding(
     learnt = FewShotClassifier(LABELS, Rounding(), cache=False).fit(copies)
     vectors = learnt._examples[0]
     assert len(np.unique(vectors, axis=0)) == len(copies)
-    np.testing.assert_array_equal(learnt.probe_.folds_[::2], learnt.probe_.folds_[1::2])
+    folds = learnt.probe_.folds_
+    assert folds is not None
+    np.testing.assert_array_equal(folds[::2], folds[1::2])
 
 
 def test_wrong_labels_are_found(encoder: ColourEncoder, paint: Paint) -> None:
@@ -436,6 +445,7 @@ def test_copies_of_a_labels_only_picture_are_no_suspects(
     copy = shutil.copy(picture, f"{picture[:-5]}2.png")
     learnt = FewShotClassifier(LABELS, encoder, cache=False, no_words=["grey"])
     learnt.fit([*data.items(), (picture, "grey"), (copy, "grey")])
+    assert learnt.probe_.folds_ is not None
     held_out = dict(zip([*data, picture, copy], learnt.probe_.folds_, strict=True))
     assert held_out[picture] == held_out[copy]
     assert [s.path for s in learnt.suspects()] == []
@@ -453,10 +463,15 @@ def test_a_calibration_is_for_its_classifier_alone(
     )
     assert used.head_.temperature == made.temperature
     paths = [path for path, _ in others]
-    sets = [r.label_set for r in used.classify(paths, prediction_sets=0.2)]
+    sets = [
+        r.label_set or () for r in all_of(Prediction, used.classify(paths, prediction_sets=0.2))
+    ]
     assert np.mean([y in s for s, (_, y) in zip(sets, others, strict=True)]) >= 0.8
     raw = learnt.predict_proba(paths).max(axis=1)
-    answered = [r.label != "unknown" for r in used.classify(paths, abstain=Abstain(coverage=0.5))]
+    answered = [
+        r.label != "unknown"
+        for r in all_of(Prediction, used.classify(paths, abstain=Abstain(coverage=0.5)))
+    ]
     np.testing.assert_array_equal(answered, raw > made.for_coverage(0.5).score)
     with pytest.raises(CalibrationError, match=r"for the classifier .* not for zero-shot answers"):
         ZeroShotClassifier(LABELS, encoder, cache=False, calibration=made).fit()
@@ -508,7 +523,7 @@ def test_a_label_that_a_person_gave_is_not_overruled(
     copy, new = tmp_path / "copy.png", paint("new.png", (229, 119, 19))
     shutil.copy(odd, copy)
     for settings in ({}, {"top": 3}, {"abstain": Abstain(0.99)}, {"top": 2, "explain": True}):
-        first, again, other = classifier.classify([odd, copy, new], **settings)
+        first, again, other = all_of(Prediction, classifier.classify([odd, copy, new], **settings))
         for found in (first, again):
             assert (found.label, found.lineage, found.by_person) == ("blue", ("cold", "blue"), True)
             assert found.top[0].label == "blue"
@@ -517,16 +532,16 @@ def test_a_label_that_a_person_gave_is_not_overruled(
         assert "labelled_by" not in other.to_dict()
     # A name that comes with data (with an upload, say) is no file to look at.
     (vector,) = classifier.vectors([odd])
-    (found,) = classifier.decision().answer([Embedded(odd, vector)])
+    (found,) = all_of(Prediction, classifier.decision().answer([Embedded(odd, vector)]))
     assert (found.label, found.by_person) == ("red", False)
     # The scores stay the classifier's own.
-    (found,) = classifier.classify([odd], top=3)
+    (found,) = all_of(Prediction, classifier.classify([odd], top=3))
     scores = dict(zip(classifier.classes_, classifier.predict_proba([odd])[0], strict=True))
     assert {c.label: c.score for c in found.top} == pytest.approx(scores)
     result = Prediction.from_dict(found.to_dict())
     assert (result.by_person, result.label_paths) == (True, (("cold", "blue"),))
     roots = FewShotClassifier.load(tmp_path / "c.safetensors", encoder, cache=False, level=1)
-    (found,) = roots.classify([odd])
+    (found,) = all_of(Prediction, roots.classify([odd]))
     assert (found.label, found.by_person) == ("cold", True)
     # What it is measured by is its own answer.
     assert evaluate(classifier, [(odd, "blue")], draws=2).metrics["accuracy"].value == 0
@@ -544,7 +559,9 @@ def test_an_image_that_a_person_gave_none_of_the_labels_stays_unknown(
         classifier = FewShotClassifier.load(
             tmp_path / "c.safetensors", encoder, cache=False, level=level
         )
-        found, other = classifier.classify([odd, paint("new.png", (229, 119, 19))])
+        found, other = all_of(
+            Prediction, classifier.classify([odd, paint("new.png", (229, 119, 19))])
+        )
         assert (found.label, found.lineage, found.by_person) == ("unknown", (), True)
         assert other.label == ("warm" if level else "red")
         assert not other.by_person
@@ -560,7 +577,7 @@ def test_who_labelled_is_in_every_kind_of_results(
     new = paint("new.png", (229, 119, 19))
     columns = result_columns(1, ["labelled_by"])
     with open_output(tmp_path / f"r.{form}", form, columns=columns) as writer:
-        for found in classifier.classify([new, *data]):
+        for found in all_of(Prediction, classifier.classify([new, *data])):
             writer.write(found.to_dict())
-    results = read_results(tmp_path / f"r.{form}")
+    results = all_of(Prediction, read_results(tmp_path / f"r.{form}"))
     assert [result.by_person for result in results] == [False] + [True] * len(data)

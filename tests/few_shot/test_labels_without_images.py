@@ -11,7 +11,9 @@ from PIL import Image, ImageOps
 
 from clipcls import FewShotClassifier, LinearProbe, ZeroShotClassifier
 from clipcls.embeddings.cache import EmbeddingCache
+from clipcls.predictions import Prediction
 from clipcls.web.review.learner import Relearner
+from helpers.predictions import all_of
 from helpers.problems import few
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -94,7 +96,7 @@ def test_a_persons_label_is_the_answer_also_where_most_labels_have_no_image(
     relearner = Relearner(ZeroShotClassifier(labels, "mini", cache=cache).fit(), paths)
     relearner.embed()
     _, found = relearner.learn(dict(enumerate(truth)))
-    assert [result.label for result in found] == answers
+    assert [result.label for result in all_of(Prediction, found)] == answers
     file = tmp_path / "classifier.safetensors"
     fitted.save(file)
     again = FewShotClassifier.load(file, fitted.encoder_, cache=False)

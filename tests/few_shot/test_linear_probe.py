@@ -18,7 +18,7 @@ from clipcls.few_shot.linear_probe import _fit_weights
 from helpers.problems import few, unit
 
 
-class Shrunk(BaseEstimator):
+class Shrunk(BaseEstimator):  # type: ignore[misc]
     """A covariance with something added to its diagonal."""
 
     def __init__(self, added: float = 0) -> None:
@@ -59,7 +59,7 @@ def by_sklearn(
     return softmax(logits, axis=1)
 
 
-@parametrize_with_checks([LinearProbe()])
+@parametrize_with_checks([LinearProbe()])  # type: ignore[untyped-decorator]
 def test_scikit_learns_own_checks(estimator, check) -> None:
     check(estimator)
 
@@ -82,6 +82,7 @@ def test_held_out_scores_are_those_of_probes_learnt_without_the_fold(shots: int)
     for rows, scores in copy.cross_validated(X):
         assert np.isnan(found[rows]).all()
         found[rows] = scores
+        assert probe.folds_ is not None
         rest = probe.folds_ != probe.folds_[rows[0]]
         expected = by_sklearn(text, X[rest], y[rest], X[rows], probe.ridge_, probe.weights_)
         np.testing.assert_allclose(scores, expected, atol=1e-7)
@@ -210,11 +211,13 @@ def test_folds_are_even_and_groups_stay_together() -> None:
     y = np.repeat([0, 1, 2], [7, 4, 2])
     X = rng.normal(size=(len(y), 5))
     folds = LinearProbe(folds=4).fit(X, y).folds_
+    assert folds is not None
     counts = np.array([np.bincount(folds[y == k], minlength=4) for k in range(3)])
     assert (counts.max(axis=1) - counts.min(axis=1) <= 1).all()
     assert np.ptp(np.bincount(folds)) <= 1
     groups = np.array([0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 6, 7, 7])
     probe = LinearProbe().fit(X, y, groups)
+    assert probe.folds_ is not None
     assert all(len(set(probe.folds_[groups == g])) == 1 for g in range(8))
     # Label 2 has one image only, twice, which cannot be predicted from others.
     assert probe.cv_images_ == 7
@@ -252,6 +255,6 @@ def test_it_works_inside_scikit_learn() -> None:
 def test_copies_of_an_image_with_two_labels_teach_no_rounding(n: int, dtype: type) -> None:
     rng = np.random.default_rng(1)
     for image in unit(rng.normal(size=(20, 64))):
-        X = np.repeat(image[None], n, axis=0).astype(dtype)
+        X: np.ndarray = np.repeat(image[None], n, axis=0).astype(dtype)
         probe = LinearProbe().fit(X, np.arange(n) % 2)
         assert np.abs(probe.coef_).max() < 10

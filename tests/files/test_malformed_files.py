@@ -315,7 +315,7 @@ def test_corrections(data: bytes) -> None:
 # -- results -------------------------------------------------------------------------------------
 
 MADE_BY = {"model": "mini", "weights": "0" * 12, "precision": "fp32", "prompts": "photo"}
-RESULTS = [
+RESULTS: list[dict[str, Any]] = [
     {
         "path": "a.jpg",
         "label": "cat",
@@ -530,7 +530,7 @@ LEARNT = Learnt(
     paths=(("animal", "cat"), ("animal", "dog")),
     levels=("kind", "name"),
 )
-TENSORS = {
+TENSORS: dict[str, np.ndarray] = {
     "coef": np.eye(2, 4, dtype=np.float32),
     "intercept": np.zeros(2),
     "learnt_from": np.zeros((3, 8), np.uint8),
@@ -621,7 +621,7 @@ def toml(names: list[str], values: list[int]) -> bytes:
     return "\n".join(["[classify]", *lines]).encode()
 
 
-CLASSIFY = cli.get_command(click.Context(cli), "classify")
+CLASSIFY: Any = cli.get_command(click.Context(cli), "classify")
 assert CLASSIFY is not None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +34,10 @@ class ColourEncoder(Encoder):
         self.texts: list[str] = []
         self.images = 0
 
-    def preprocess(self, image: Image.Image) -> NDArray[np.float32]:
+    def preprocess(self, image: Image.Image) -> NDArray[Any]:
         return np.asarray(image.resize((2, 2)), np.float32).transpose(2, 0, 1) / 255
 
-    def encode_images(self, pixels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    def encode_images(self, pixels: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         assert len(pixels) <= self.batch_size
         self.images += len(pixels)
         return self._unit(np.stack([p.mean(axis=(1, 2)) for p in pixels]))
@@ -59,7 +59,7 @@ class NamesEncoder(ColourEncoder):
     text_space = "text colours and names"
     image_space = "image colours and names"
 
-    def encode_images(self, pixels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    def encode_images(self, pixels: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         return np.pad(super().encode_images(pixels), ((0, 0), (0, 29)))
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:

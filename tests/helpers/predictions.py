@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import TypeVar
 
 from clipcls.predictions import UNKNOWN, Candidate, Prediction
+
+Item = TypeVar("Item")
+
+
+def all_of(kind: type[Item], items: Iterable[object]) -> list[Item]:
+    """The items as a list. An item of another kind, as an unreadable image, fails the test."""
+    found = list(items)
+    others = [item for item in found if not isinstance(item, kind)]
+    assert not others
+    return [item for item in found if isinstance(item, kind)]
 
 
 def candidates(*pairs: tuple[str, float]) -> tuple[Candidate, ...]:

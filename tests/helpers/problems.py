@@ -6,7 +6,8 @@ import numpy as np
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+    found: np.ndarray = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+    return found
 
 
 def few(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipcls import ZeroShotClassifier
+from clipcls.classification.image_classifier import ImageClassifier
 from clipcls.web.connections import BoundedServer, Bounds
 from clipcls.web.serve.app import make_app
 from clipcls.web.serve.schemas import Limits
@@ -38,7 +39,7 @@ class Server:
         limits: Limits | None = None,
         max_batch: int = 4,
         max_wait: float = 0.0,
-        classifier: ZeroShotClassifier | None = None,
+        classifier: ImageClassifier | None = None,
         **options: Any,
     ) -> None:
         self.encoder = encoder
@@ -91,7 +92,7 @@ class Server:
 
 def check(answer: httpx.Response) -> dict[str, Any]:
     """The body; an error has the one form that is promised."""
-    body = answer.json()
+    body: dict[str, Any] = answer.json()
     if answer.status_code >= 400:
         assert answer.headers["content-type"] == "application/problem+json"
         assert set(body) == {"type", "title", "status", "detail"}

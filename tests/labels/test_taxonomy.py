@@ -20,6 +20,7 @@ from clipcls.output.csv import CsvWriter
 from clipcls.output.table import TableWriter
 from clipcls.predictions import Prediction
 from helpers.encoders import ColourEncoder
+from helpers.predictions import all_of
 
 Paint = Callable[..., str]
 TREE = ["warm > fire > red", "warm > yellow", "cold > green", "cold > blue"]
@@ -162,7 +163,7 @@ def test_at_a_rank_scores_are_sums(encoder: ColourEncoder, paint: Paint) -> None
     assert roots.classes_.tolist() == ["warm", "cold"]
     expected = leaves.predict_proba([path]).reshape(2, 2).sum(axis=1)
     np.testing.assert_allclose(roots.predict_proba([path])[0], expected)
-    (result,) = roots.classify([path], top=2)
+    (result,) = all_of(Prediction, roots.classify([path], top=2))
     assert (result.label, result.lineage) == ("warm", ("warm",))
     assert [c.label for c in result.top] == roots.classes_.tolist()
     np.testing.assert_allclose([c.score for c in result.top], expected)
@@ -172,7 +173,9 @@ def test_at_a_rank_scores_are_sums(encoder: ColourEncoder, paint: Paint) -> None
     assert roots.predict([path]).tolist() == ["warm"]
     assert [part.shape for part in roots.head_.top(roots.vectors([path]), 1)] == 3 * [(1, 1)]
     assert roots.score([path], ["warm"]) == 1
-    (unsure,) = roots.classify([paint("g.png", GREY)], abstain=Abstain(min_score=0.9))
+    (unsure,) = all_of(
+        Prediction, roots.classify([paint("g.png", GREY)], abstain=Abstain(min_score=0.9))
+    )
     assert (unsure.label, unsure.lineage, unsure.to_dict()["lineage"]) == ("unknown", (), [])
 
 
@@ -196,7 +199,8 @@ def test_without_rank_the_answer_is_at_the_deepest_level_that_is_sure(
     assert scores["yellow"] < 0.7 < warm
 
     def answer(least: float, **others: float) -> Prediction:
-        (result,) = classifier.classify([path], abstain=Abstain(least, **others), top=2)
+        abstain = Abstain(least, **others)
+        (result,) = all_of(Prediction, classifier.classify([path], abstain=abstain, top=2))
         return result
 
     sure, unsure, none = answer(0.1), answer(0.7), answer(0.9999)
@@ -233,7 +237,9 @@ def test_answers_do_not_depend_on_blocks(
 
 def test_flat_labels_are_as_ever(encoder: ColourEncoder, paint: Paint) -> None:
     flat = ZeroShotClassifier(["red", "blue"], encoder, cache=False).fit()
-    (result,) = flat.classify([paint("g.png", GREY)], abstain=Abstain(min_score=0.9))
+    (result,) = all_of(
+        Prediction, flat.classify([paint("g.png", GREY)], abstain=Abstain(min_score=0.9))
+    )
     assert result.label == "unknown"
     assert "lineage" not in result.to_dict()
     levelled = ZeroShotClassifier(["red", "blue"], encoder, cache=False, level=1).fit()
@@ -304,13 +310,14 @@ def test_calibrations_are_for_one_rank(
     ).fit()
     path = paint("o.png", ORANGE)
     expected = softmax(roots.decision_function([path])[0] / calibration.temperature)
-    (result,) = calibrated.classify(
-        [path], top=2, abstain=Abstain(coverage=0.99), prediction_sets=0.1
+    (result,) = all_of(
+        Prediction,
+        calibrated.classify([path], top=2, abstain=Abstain(coverage=0.99), prediction_sets=0.1),
     )
     np.testing.assert_allclose([c.score for c in result.top], expected, rtol=1e-6)
     assert set(result.label_set or ()) <= {"warm", "cold"}
     paths = [path for path, _ in data]
-    found = calibrated.classify(paths, abstain=Abstain(coverage=0.5))
+    found = all_of(Prediction, calibrated.classify(paths, abstain=Abstain(coverage=0.5)))
     answered = [result.label != "unknown" for result in found]
     raw = roots.predict_proba(paths).max(axis=1)
     np.testing.assert_array_equal(answered, raw > calibration.for_coverage(0.5).score)

@@ -189,5 +189,5 @@ def test_precision_is_part_of_the_spaces() -> None:
 
 def test_unit_rows_keeps_zeros() -> None:
     np.testing.assert_allclose(
-        unit_rows(np.array([[3, 4], [0, 0]])), [[0.6, 0.8], [0, 0]], rtol=1e-6
+        unit_rows(np.array([[3, 4], [0, 0]])), [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6
     )

@@ -110,7 +110,7 @@ def server() -> Iterator[Server]:
 def use(monkeypatch, tmp_path) -> Iterator[Callable[[str], None]]:
     """Makes a URL the endpoint, with empty caches and without the surroundings' proxies."""
     from huggingface_hub import constants
-    from huggingface_hub.utils import close_session
+    from huggingface_hub.utils._http import close_session
 
     for name in os.environ:
         if name.lower().endswith("_proxy"):

@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 
 from clipcls.errors import ModelError, ModelUnavailableError, UnknownModelError, install_command
 from clipcls.models import aliases, architectures, config, hub, loading, registry, torch_model
+from clipcls.models.architectures import quiet
 from clipcls.models.registry import ModelSource
 from helpers.checkpoints import CONFIGS, PREPROCESS, TEXT, VISION, write_model, write_text_tower
 
@@ -65,7 +66,7 @@ def builtin(architecture: str, weights: Path) -> ModelSource:
 def test_towers_are_open_clips_own(kind, precision, tmp_path) -> None:
     directory = write_model(tmp_path / "model", CONFIGS[kind])
     source = registry.resolve(f"local-dir:{directory}")
-    with loading.quiet():
+    with quiet():
         # open_clip's mixed precision fails for these.
         pure = "pure_" if kind in ("siglip", "coca") and precision == "bf16" else ""
         theirs, _, transform = open_clip.create_model_and_transforms(
@@ -83,7 +84,7 @@ def test_towers_are_open_clips_own(kind, precision, tmp_path) -> None:
         model = loading.load(source, precision=precision, tower=tower)
         with torch.inference_mode():
             if tower == "image":
-                close(model.encode_images(model.preprocess(photo())[None]), image)
+                close(model.encode_images([model.preprocess(photo())]), image)
             else:
                 assert torch.equal(model.tokenizer(["a photo of a cat", "a dog"]), tokens)
                 close(model.encode_texts(tokens), text)
@@ -133,7 +134,7 @@ def test_forms_that_open_clip_converts(form, tower, tmp_path) -> None:
     half = loading.load(registry.resolve(str(directory)), tower=tower)
     with torch.inference_mode():
         if tower == "image":
-            pixels = whole.preprocess(photo())[None]
+            pixels = [whole.preprocess(photo())]
             close(half.encode_images(pixels), whole.encode_images(pixels))
         else:
             tokens = whole.tokenizer(["a cat"])
@@ -144,7 +145,7 @@ def test_forms_that_open_clip_converts(form, tower, tmp_path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["ViT-B-32", "coca_ViT-B-32", "ViT-B-16-SigLIP"])
 def test_built_in_architectures(architecture, tmp_path) -> None:
-    with loading.quiet():
+    with quiet():
         theirs = open_clip.create_model(architecture, pretrained_text=False).eval()
     file = tmp_path / "random.safetensors"
     save_file(theirs.state_dict(), file)
@@ -154,7 +155,7 @@ def test_built_in_architectures(architecture, tmp_path) -> None:
         write_text_tower(tmp_path / "words")
         source = dataclasses.replace(source, tokenizer=tmp_path / "words")
     image, text = loading.load(source, tower="image"), loading.load(source, tower="text")
-    pixels = image.preprocess(photo())[None]
+    pixels = [image.preprocess(photo())]
     preprocess = image_transform_v2(PreprocessCfg(**image.preprocess_config), is_train=False)
     tokens = torch.randint(1, 30_000, (2, source.context_length))
     with torch.inference_mode():
@@ -171,7 +172,7 @@ def test_built_in_architectures(architecture, tmp_path) -> None:
 
 def test_quick_gelu_follows_the_weights(tmp_path, caplog) -> None:
     file = tmp_path / "random.safetensors"
-    with loading.quiet():
+    with quiet():
         theirs = open_clip.create_model("ViT-S-32-alt")
     save_file(theirs.state_dict(), file)
     source = builtin("ViT-S-32-alt", file)
@@ -378,7 +379,7 @@ def test_files_are_open_clips_choice(tmp_path) -> None:
         directory.mkdir()
         for name in names:
             (directory / name).touch()
-        with loading.quiet():
+        with quiet():
             theirs = _find_checkpoint_in_dir(directory)
         assert str(config.find_weights(directory)) == theirs
 
@@ -639,7 +640,7 @@ def test_mini() -> None:
     source = registry.resolve("mini")
     assert source.name == "mini"
     image, text = (loading.load(source, tower=tower) for tower in ("image", "text"))
-    assert image.encode_images(image.preprocess(photo())[None]).shape == (1, image.dim)
+    assert image.encode_images([image.preprocess(photo())]).shape == (1, image.dim)
     assert text.encode_texts(text.tokenizer(["a cat"])).shape == (1, image.dim)
     row = aliases.list_models()[0]
     assert (row.alias, row.present, row.imagenet) == ("mini", True, None)
@@ -677,7 +678,7 @@ def test_hugging_face_text_tower_offline(fake_hub, tmp_path, monkeypatch) -> Non
     directory = write_model(
         fake_hub.repos / "acme" / "tiny", {"vision_cfg": VISION, "text_cfg": {**text, **local}}
     )
-    with loading.quiet():
+    with quiet():
         theirs = open_clip.create_model(f"local-dir:{directory}").eval()
     config = directory / "open_clip_config.json"
     content = json.loads(config.read_text())

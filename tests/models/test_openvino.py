@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -104,7 +105,7 @@ def test_bf16_is_taken_where_it_changes_no_vector(
     facts = ModelFacts(tmp_path / "facts")
 
     def precisions() -> list[str]:
-        settings = {"name": name, "precision": "auto"}
+        settings: dict[str, Any] = {"name": name, "precision": "auto"}
         transformer = encoder("clip", facts, **settings)
         # EfficientNet's cosine to float32 is 0.997 in bf16.
         convolutions = OpenClipEncoder(registry.resolve("mini"), Backend(**settings), facts=facts)

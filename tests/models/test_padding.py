@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from clipcls.models import loading, registry
+from clipcls.models.architectures import quiet
 from clipcls.models.padding import needed_lengths, taking
 from helpers.checkpoints import CONFIGS, TEXT, VISION, write_model, write_text_tower
 
@@ -54,7 +55,7 @@ def test_hugging_face_towers(pooler: str, tmp_path: Path) -> None:
     directory = write_model(tmp_path / "model", {"vision_cfg": VISION, "text_cfg": text})
     import open_clip
 
-    with loading.quiet():
+    with quiet():
         network = open_clip.create_model(f"local-dir:{directory}").eval()
     tokens = torch.tensor([[0, 4, 5, 2] + 8 * [1], [0, 4, 5, 6, 4, 2] + 6 * [1]])
     assert needed_lengths(network, tokens).tolist() == [4, 6]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from clipcls.data.images import decode_image, find_whole
 from clipcls.models.preprocess import Preprocess
 
 PHOTOS = sorted((Path(__file__).parents[2] / "examples/photos").glob("*.jpg"))
-CONFIG = {"mean": [0.48, 0.45, 0.4], "std": [0.27, 0.26, 0.25], "fill_color": 0}
+CONFIG: dict[str, Any] = {"mean": [0.48, 0.45, 0.4], "std": [0.27, 0.26, 0.25], "fill_color": 0}
 
 
 @pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
@@ -25,7 +26,7 @@ def test_pixels_are_open_clips(mode: str, interpolation: str, size: int | tuple[
     theirs = image_transform_v2(PreprocessCfg(**config), is_train=False)
     ours = Preprocess.from_config(config)
     pixels = np.random.default_rng(0).integers(0, 256, (50, 333, 3), np.uint8)
-    images = [Image.open(path) for path in PHOTOS[:3]]
+    images: list[Image.Image] = [Image.open(path) for path in PHOTOS[:3]]
     images += [Image.fromarray(pixels), Image.fromarray(pixels.transpose(1, 0, 2))]
     images += [Image.new("RGB", (1, 1), "red"), Image.new("RGB", (224, 224), "blue")]
     for image in images:

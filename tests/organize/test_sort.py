@@ -10,6 +10,7 @@ import signal
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import pytest
 
@@ -21,8 +22,9 @@ from clipcls.organize.execute import file_results, undo
 from clipcls.organize.fileops import Mode
 from clipcls.organize.journal import Journal, read_journals
 from clipcls.organize.plan import make_plan
-from clipcls.predictions import Prediction
+from clipcls.predictions import Prediction, Result
 from helpers.cli import Run
+from helpers.predictions import all_of
 from helpers.sorting import put, results, sort
 
 Tree = dict[str, bytes]
@@ -312,7 +314,9 @@ def test_images_that_cannot_be_filed_are_named_and_the_rest_is_done(
 ) -> None:
     (photos / "link.jpg").symlink_to("b.jpg")
     put(tmp_path / "out", {"bird": "a file, not a folder"})
-    rows = results(("link.jpg", "cat"), ("sub", "cat"), ("", "cat"), ("c.png", "bird"))
+    rows: list[Result] = [
+        *results(("link.jpg", "cat"), ("sub", "cat"), ("", "cat"), ("c.png", "bird"))
+    ]
     rows += [ImageError("bad.jpg", "truncated"), *results(("a.jpg", "cat"))]
     done = file_results(rows, tmp_path / "out", "move", root=photos)
     assert {e.path: e.reason for e in done.failed} == {
@@ -459,7 +463,7 @@ def killed_at(call: int, action: Callable[[], object], no_links: bool = False) -
             setattr(os, name, counted)
 
         # Nothing of a killed process is lost with the system alive, so that fsync may be left out.
-        os.fsync = lambda file: None
+        os.fsync = lambda fd: None
         for name in ("link", "unlink", "replace", "symlink", "mkdir", "rmdir", "fsync"):
             counting(name)
         action()
@@ -536,8 +540,9 @@ def test_killed_anywhere_undo_goes_on(
         rows = results(("a.jpg", "cat"), ("b.jpg", "dog"))
         done = file_results(rows, base / f"out {call}", way, root=photos)
         assert done.journal is not None
-        killed = killed_at(call, lambda: undo(done.journal), "without" in mode)  # noqa: B023
-        assert undo(done.journal).failed == []
+        journal = done.journal
+        killed = killed_at(call, lambda: undo(journal), "without" in mode)  # noqa: B023
+        assert undo(journal).failed == []
         assert tree(photos) == before
         assert tree(base / f"out {call}") == {}
         if not killed:
@@ -551,21 +556,23 @@ def test_a_journal_cut_off_anywhere_is_read(
     monkeypatch.setattr(os, "fsync", lambda file: None)
     before = tree(photos)
     done = file_results(FOUR, tmp_path / "out", "move", root=photos)
-    assert done.journal is not None
-    whole = done.journal.read_bytes()
+    journal = done.journal
+    assert journal is not None
+    whole = journal.read_bytes()
     head = whole.index(b"\n") + 1
     announced = whole.index(b'{"done"')
     for size in [*range(announced, len(whole), 7), *range(announced, len(whole))[-30:]]:
-        done.journal.write_bytes(whole[:size])
-        assert undo(done.journal).failed == []
+        journal.write_bytes(whole[:size])
+        assert undo(journal).failed == []
         assert tree(photos) == before
-        done.journal.unlink()
+        journal.unlink()
         done = file_results(FOUR, tmp_path / "out", "move", root=photos)
-        assert done.journal is not None
-        whole = done.journal.read_bytes()
+        journal = done.journal
+        assert journal is not None
+        whole = journal.read_bytes()
     for size in (0, 5, head):
-        done.journal.write_bytes(whole[:size])
-        assert undo(done.journal).changed == 0
+        journal.write_bytes(whole[:size])
+        assert undo(journal).changed == 0
 
 
 def test_a_journal_in_use_is_left_alone(photos: Path, tmp_path: Path) -> None:
@@ -801,9 +808,9 @@ def test_the_secret_is_whole_wherever_its_maker_is_killed(
     (state / "clipcls/journal.key").write_bytes(b"")
     done = file_results(rows, tmp_path / "new", root=photos)
     assert (done.changed, done.journal) == (1, None)
-    (journal,) = (tmp_path / "new").glob("*.jsonl")
+    (file,) = (tmp_path / "new").glob("*.jsonl")
     with pytest.raises(InputError, match=r"journal.key: is damaged; delete it"):
-        undo(journal)
+        undo(file)
 
 
 def test_an_original_that_was_replaced_by_one_of_the_same_size_and_time_is_filed(
@@ -928,7 +935,8 @@ def test_paths_are_named_from_here_where_they_are_below(
     with monkeypatch.context() as windows:
         windows.setattr(os.path, "relpath", ntpath.relpath)
         windows.setattr(os, "getcwd", lambda: "C:\\photos")
-        below, elsewhere = PureWindowsPath("C:/photos/a.jpg"), PureWindowsPath("D:/sorted/cat")
+        below: Any = PureWindowsPath("C:/photos/a.jpg")
+        elsewhere: Any = PureWindowsPath("D:/sorted/cat")
         assert shorten_path(below) == "a.jpg"
         assert shorten_path(elsewhere) == "D:\\sorted\\cat"
 
@@ -958,7 +966,7 @@ def test_a_long_run_keeps_no_scores_for_filing() -> None:
     best = {"label": "cat", "score": 0.1, "similarity": 0.2}
     for labels in (answers, []):
         whole = Prediction.from_dict({"path": "a.jpg", "labels": labels, "best": best})
-        kept = without_scores(whole)
+        (kept,) = all_of(Prediction, [without_scores(whole)])
         assert (kept.path, kept.label, kept.label_paths) == (
             whole.path,
             whole.label,

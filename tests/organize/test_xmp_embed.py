@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def picture(path: Path) -> Path:
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010E] = "described"
-    more = {} if path.suffix == ".tif" else {"exif": exif}
+    more: dict[str, Any] = {} if path.suffix == ".tif" else {"exif": exif}
     Image.fromarray(noise).save(path, **more)
     path.chmod(0o640)
     os.utime(path, ns=(OLD, OLD))

@@ -16,6 +16,7 @@ from clipcls.errors import ImageError, InputError, SidecarError
 from clipcls.organize.execute import file_results
 from clipcls.organize.keywords import write_keywords
 from clipcls.organize.xmp_sidecar import update_sidecar
+from clipcls.predictions import Result
 from helpers.sorting import put, results, sort
 
 pytest.importorskip("lxml")
@@ -229,7 +230,9 @@ def test_a_run_over_results(tmp_path: Path) -> None:
             "d.XMP": "?",
         },
     )
-    rows = results(("a.jpg", "cat"), ("b.jpg", "cat"), ("b.png", "dog"), ("c.jpg", ""))
+    rows: list[Result] = [
+        *results(("a.jpg", "cat"), ("b.jpg", "cat"), ("b.png", "dog"), ("c.jpg", ""))
+    ]
     rows += [*results(("x.jpg", "cat"), ("d.jpg", "cat")), ImageError("e.jpg", "truncated")]
     done = write_keywords(rows, root=photos)
     assert {e.path: e.reason for e in done.failed} == {

@@ -9,6 +9,7 @@ import os
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -30,6 +31,7 @@ from clipcls.predictions import (
     Provenance,
 )
 from helpers.encoders import ColourEncoder
+from helpers.predictions import all_of
 
 MADE_BY = Provenance("mini", "0123456789ab", "fp32", "photo", calibration="abc")
 TOP = (Candidate("cat", 0.93, 0.31), Candidate("dog", 0.05, 0.22))
@@ -40,7 +42,7 @@ BOTH = Prediction("d.jpg", "cat", TOP[:1], MADE_BY, labels=TOP)
 NONE = Prediction("e.jpg", "unknown", TOP[1:], MADE_BY, labels=())
 
 
-def write(path: Path, form: str, results: tuple, **settings: object) -> Path:
+def write(path: Path, form: str, results: tuple, **settings: Any) -> Path:
     with open_output(path, form, **settings) as writer:
         for result in results:
             writer.write(result.to_dict())
@@ -64,7 +66,7 @@ def test_the_best_label_is_kept_where_the_answer_is_unknown(tmp_path: Path) -> N
         ("unknown", "cat"),
         ("", ""),
     ]
-    assert read_results(path)[1].top == TOP
+    assert all_of(Prediction, read_results(path)[:2])[1].top == TOP
     assert [row["best"] for row in flatten(NONE.to_dict())] == ["dog"]
 
 
@@ -77,19 +79,19 @@ def test_what_every_row_would_repeat_stands_once_beside_the_table(
     metadata = json.loads((tmp_path / f"r.{form}-metadata.json").read_text())
     assert (metadata["url"], metadata["dialect"]) == (f"r.{form}", {"delimiter": delimiter})
     assert metadata["notes"] == [MADE_BY.to_dict()]
-    assert [r.provenance for r in read_results(path)[1:]] == [MADE_BY, MADE_BY]
+    assert [r.provenance for r in all_of(Prediction, read_results(path)[1:])] == [MADE_BY, MADE_BY]
     # A link's sidecar is its file's; without one the results are read all the same.
     (tmp_path / "link").symlink_to(path)
-    assert read_results(tmp_path / "link")[1].provenance == MADE_BY
+    assert all_of(Prediction, read_results(tmp_path / "link")[1:])[0].provenance == MADE_BY
     (tmp_path / f"r.{form}-metadata.json").write_text("[]")
-    assert read_results(path)[1].provenance is None
+    assert all_of(Prediction, read_results(path)[1:])[0].provenance is None
 
 
 def test_results_are_kept_where_the_sidecar_cannot_be(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write(tmp_path / f"{'x' * 240}.csv", "csv", (SURE,))
-    assert read_results(path)[0].label == "cat"
+    assert all_of(Prediction, read_results(path))[0].label == "cat"
     assert "provenance is not stored" in caplog.text
     assert os.listdir(tmp_path) == [path.name]
 
@@ -111,7 +113,11 @@ def test_columns_are_chosen_or_added() -> None:
     ]:
         with pytest.raises(InputError, match=said.replace("+", r"\+")):
             select_columns(wanted, usual, PROVENANCE)
-    for options, said in [({"columns": "path"}, "--columns is for csv"), ({"bom": True}, "--bom")]:
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"columns": "path"}, "--columns is for csv"),
+        ({"bom": True}, "--bom"),
+    ]
+    for options, said in refused:
         with pytest.raises(click.UsageError, match=said):
             OutputSettings(**options).choose_columns("jsonl", usual)
 
@@ -128,7 +134,7 @@ def test_a_byte_order_mark_for_excel(tmp_path: Path) -> None:
         path = write(tmp_path / f"r.{form}", form, (SURE, UNSURE), bom=True)
         assert path.read_bytes().startswith(b"\xef\xbb\xbfpath")
         assert path.read_bytes().count(b"\xef\xbb\xbf") == 1
-        assert read_results(path)[0].label == "cat"
+        assert all_of(Prediction, read_results(path))[0].label == "cat"
 
 
 def test_a_table_without_rows_has_its_columns(tmp_path: Path) -> None:
@@ -147,12 +153,14 @@ def test_results_come_back_out_of_every_format(tmp_path: Path, name: str, compre
     for results in ((SURE, UNSURE, BROKEN), (BOTH, NONE, BROKEN)):
         write(path, OutputSettings(file=path).choose_format(), results)
         assert path.read_bytes().startswith(b"\x1f\x8b") == bool(compressed)
-        found = read_results(path)
-        assert [r.path for r in found] == [r.path for r in results]
+        *read, bad = read_results(path)
+        found = all_of(Prediction, read)
+        assert [r.path for r in (*found, bad)] == [r.path for r in results]
         assert found[0].label_paths == ((("cat",), ("dog",)) if results[0] is BOTH else (("cat",),))
         assert found[1].label_paths == ()
-        assert [r.score for r in found[:2]] == [0.93, results[1].score]
-        assert found[2].reason == "truncated"
+        assert [r.score for r in found] == [0.93, results[1].score]
+        assert isinstance(bad, ImageError)
+        assert bad.reason == "truncated"
         assert found[0].provenance == found[1].provenance == MADE_BY
 
 
@@ -228,7 +236,7 @@ def test_results_that_went_through_a_spreadsheet(
     saved = tmp_path / "saved.csv"
     with saved.open("w", newline="", encoding=encoding) as file:
         csv.writer(file, delimiter=delimiter).writerows([*rows, [""] * len(rows[0])])
-    found = read_results(saved)
+    found = all_of(Prediction, read_results(saved))
     assert [r.path for r in found] == list(names)
     assert {(r.label, r.score) for r in found} == {("+cat", 0.93)}
 
@@ -236,7 +244,7 @@ def test_results_that_went_through_a_spreadsheet(
 def test_percentages_and_missing_values_of_spreadsheets_and_r(tmp_path: Path) -> None:
     saved = tmp_path / "r.csv"
     saved.write_text("path;label;score;error\na.jpg;cat;93 %;NA\nb.jpg;NA;0,5;#N/A\n")
-    found = read_results(saved)
+    found = all_of(Prediction, read_results(saved))
     assert [(r.label, r.score) for r in found] == [("cat", 0.93), ("NA", 0.5)]
     saved.write_text("path,label,score\na.jpg,cat,1. May\n")
     with pytest.raises(InputError, match=r"r\.csv:2: the score '1\. May' is not a number"):
@@ -274,9 +282,9 @@ def test_a_dataframe_has_the_columns_of_a_csv(tmp_path: Path) -> None:
     assert list(to_dataframe([]).columns) == [*result_columns()]
     assert to_dataframe(SURE)["path"].tolist() == [SURE.path]
     assert to_dataframe(BROKEN)["error"].tolist() == [BROKEN.reason]
-    for other in (["cat"], "results.csv"):
+    for wrong in (["cat"], "results.csv"):
         with pytest.raises(TypeError, match="give what classify"):
-            to_dataframe(other)  # type: ignore[arg-type]
+            to_dataframe(wrong)  # type: ignore[arg-type]
     hits = to_dataframe([Hit(1, "a.jpg", 0.5, "mini", "w", "fp32")])
     assert list(hits.columns) == ["rank", "path", "similarity"]
     other = Prediction("z.jpg", "cat", TOP, Provenance("base", "f", "fp32", "photo"))

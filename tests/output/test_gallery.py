@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 from PIL import Image
@@ -62,7 +62,7 @@ class Opener:
         self.context = context
         self.trouble: list[str] = []
 
-    def __call__(self, path: Path, colours: str = "light") -> Page:
+    def __call__(self, path: Path, colours: Literal["light", "dark"] = "light") -> Page:
         page = self.context.new_page()
         page.emulate_media(color_scheme=colours)
         page.on("console", lambda message: self.trouble.append(message.text))
@@ -217,8 +217,7 @@ def small(paint: Paint, tmp_path: Path) -> Path:
             labels=(Candidate("dog", 0.95, 0.3), Candidate("cat", 0.05, 0.2)),
         )
     )
-    rows.append(ImageError("bad.png", "truncated"))
-    return page_of(tmp_path / "r.html", *rows)
+    return page_of(tmp_path / "r.html", *rows, ImageError("bad.png", "truncated"))
 
 
 def test_counts_and_the_doubtful_first(opened: Opener, small: Path) -> None:

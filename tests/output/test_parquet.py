@@ -25,6 +25,7 @@ from clipcls.predictions import (
     Provenance,
     as_record,
 )
+from helpers.predictions import all_of
 
 pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
 from pyarrow.parquet import ParquetFile, read_table  # noqa: E402
@@ -101,7 +102,7 @@ def test_what_an_interrupted_run_leaves_can_be_read(tmp_path: Path) -> None:
         writer.write(record)
         raise KeyboardInterrupt
     assert os.listdir(tmp_path) == ["r.part"]
-    (left,) = read_results(tmp_path / "r.part")
+    (left,) = all_of(Prediction, read_results(tmp_path / "r.part"))
     assert (left.path, left.label, left.top) == ("a.jpg", "cat", TOP)
 
 

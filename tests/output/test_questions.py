@@ -16,6 +16,7 @@ from clipcls.output.reader import read_answers, read_results
 from clipcls.output.writing import open_output
 from clipcls.predictions import Candidate, Prediction, Provenance
 from clipcls.questions import Answers, check_names, find_questions, prefix_columns
+from helpers.predictions import all_of
 
 MODEL = Provenance("m", "w", "fp32", "photo")
 SHIRT = Prediction(
@@ -29,18 +30,17 @@ TREE = Prediction("=a.jpg", "pug", (Candidate("pug", 0.5, 0.2),), MODEL, lineage
 COLOURS = (Candidate("red", 0.5, 0.25), Candidate("=blue", 0.125, 0.0))
 SEVERAL = Prediction("=a.jpg", "red", COLOURS[:1], MODEL, labels=COLOURS)
 NONE = Prediction("b.jpg", "unknown", COLOURS[:1], MODEL, labels=())
-FOUND = [
-    Answers("=a.jpg", {"category": SHIRT, "Animal": TREE, "colours": SEVERAL}),
-    Answers(
-        "b.jpg",
-        {
-            "category": replace(SHIRT, path="b.jpg"),
-            "Animal": replace(TREE, path="b.jpg", label="unknown", lineages=()),
-            "colours": NONE,
-        },
-    ),
-    ImageError("bad.jpg", "truncated"),
-]
+FIRST = Answers("=a.jpg", {"category": SHIRT, "Animal": TREE, "colours": SEVERAL})
+SECOND = Answers(
+    "b.jpg",
+    {
+        "category": replace(SHIRT, path="b.jpg"),
+        "Animal": replace(TREE, path="b.jpg", label="unknown", lineages=()),
+        "colours": NONE,
+    },
+)
+BAD = ImageError("bad.jpg", "truncated")
+FOUND = (FIRST, SECOND, BAD)
 COLUMNS = {
     "category": result_columns(2, ["set"]),
     "Animal": result_columns(1, ["lineage"]),
@@ -60,15 +60,16 @@ def test_each_answer_is_read_as_it_was_written(tmp_path: Path, form: str) -> Non
     path = write(tmp_path / f"r.{form}", *FOUND)
     expected = {"category": SHIRT, "Animal": TREE, "colours": SEVERAL}
     for question, answer in expected.items():
-        first, second, bad = read_results(path, question=question.upper())
-        assert bad.to_dict() == FOUND[2].to_dict()
+        *read, bad = read_results(path, question=question.upper())
+        first, second = all_of(Prediction, read)
+        assert bad.to_dict() == BAD.to_dict()
         assert first == answer
-        assert second.label == FOUND[1].questions[question].label
+        assert second.label == SECOND.questions[question].label
         assert (second.given, second.score) == (
-            FOUND[1].questions[question].given,
-            FOUND[1].questions[question].score,
+            SECOND.questions[question].given,
+            SECOND.questions[question].score,
         )
-    both, *_ = read_answers(path)
+    both, _ = all_of(Answers, read_answers(path)[:2])
     assert [*both.questions.values()] == [SHIRT, TREE, SEVERAL]
 
 
@@ -91,7 +92,7 @@ def test_a_table_has_one_row_per_image_and_the_columns_of_each_question(tmp_path
 
 
 def test_the_provenance_that_answers_share_is_written_once(tmp_path: Path) -> None:
-    record = FOUND[0].to_dict()
+    record = FIRST.to_dict()
     assert (record["model"], record["questions"]["category"]["calibration"]) == ("m", "c0")
     assert not {"model", "path"} & record["questions"]["category"].keys()
     notes = json.loads(
@@ -120,10 +121,10 @@ def test_a_single_question_need_not_be_named(tmp_path: Path) -> None:
 
 
 def test_columns_that_someone_added_are_no_questions(tmp_path: Path) -> None:
-    path = write(tmp_path / "r.csv", FOUND[0])
+    path = write(tmp_path / "r.csv", FIRST)
     header, row = path.read_text().splitlines()
     path.write_text(f"{header},notes\n{row},sold out\n")
-    (found,) = read_answers(path)
+    (found,) = all_of(Answers, read_answers(path))
     assert [*found.questions] == ["category", "animal", "colours"]
     path.write_text("rank,path,similarity\n1,a.jpg,0.5\n")  # of `clipcls search`
     for read in (read_results, read_answers):
@@ -136,6 +137,7 @@ def test_columns_that_someone_added_are_no_questions(tmp_path: Path) -> None:
 def test_an_image_without_an_answer_to_the_question_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text("path,kind,colour\na.jpg,shirt,red\nb.jpg,hat,\n")
     first, second = read_results(tmp_path / "r.csv", question="colour")
+    assert isinstance(first, Prediction)
     assert (first.label, str(second)) == ("red", "b.jpg: has no label")
     for text in ('{"path": "a", "questions": 3}', '{"path": "a", "questions": {"x": 3}}'):
         (tmp_path / "r.jsonl").write_text(text)
@@ -145,7 +147,7 @@ def test_an_image_without_an_answer_to_the_question_is_an_error(tmp_path: Path) 
 
 def test_errors_before_the_first_answer_do_not_hide_the_questions(tmp_path: Path) -> None:
     errors = [ImageError(f"{n}.jpg", "truncated") for n in range(5000)]
-    path = write(tmp_path / "r.parquet", *errors, FOUND[0])
+    path = write(tmp_path / "r.parquet", *errors, FIRST)
     assert read_results(path, question="category")[-1] == SHIRT
 
 

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ from clipcls.predictions import (
     SimilarImage,
     SimilarText,
 )
-from helpers.predictions import predicted
+from helpers.predictions import all_of, predicted
 
 
 def as_written(path: Path, form: str, records: list[dict], extra: tuple[str, ...] = ()) -> Path:
@@ -50,7 +51,8 @@ def test_results_are_read_as_they_were_written(tmp_path: Path, form: str) -> Non
     ]
     extra = ("lineage", "set")
     both = Candidate("-d", 0.5, 0.1), Candidate("x", 0.25, 0.0)
-    unread, *found = reversed(read_results(as_written(tmp_path / "r", form, rows, extra)))
+    unread, *read = reversed(read_results(as_written(tmp_path / "r", form, rows, extra)))
+    found = all_of(Prediction, read)
     assert unread.to_dict() == rows[2]
     assert [replace(answer, lineages=answer.label_paths) for answer in found] == [
         Prediction('b, "c".jpg', "unknown", both, provenance, ("-d", "x"), ()),
@@ -64,16 +66,16 @@ def test_results_are_read_as_they_were_written(tmp_path: Path, form: str) -> Non
         {"path": "a.jpg", "labels": several, "best": several[0], **made},
         {"path": "b.jpg", "labels": [], "best": several[0], **made},
     ]
-    two, none = read_results(as_written(tmp_path / "m", form, rows))
+    two, none = all_of(Prediction, read_results(as_written(tmp_path / "m", form, rows)))
     assert two.given == (Candidate("cat", 0.5, 0.1), Candidate("+dog", 0.25, 0.0))
     assert (two.label, two.score, two.provenance) == ("cat", 0.5, provenance)
     assert (none.label, none.given, none.score) == ("unknown", (), 0.5)
     if not is_table:
         assert [two.to_dict(), none.to_dict()] == rows
-    top = (("a", math.nan),)
-    bare = predicted("x", ("a",), ("b",), top=top)
+    unsure = (("a", math.nan),)
+    bare = predicted("x", ("a",), ("b",), top=unsure)
     assert bare.to_dict()["labels"] == [{"label": "a"}, {"label": "b"}]
-    for answer in (two, none, *found, bare, predicted("x", ("a", "b"), ("c",), top=top)):
+    for answer in (two, none, *found, bare, predicted("x", ("a", "b"), ("c",), top=unsure)):
         again = Prediction.from_dict(json.loads(json.dumps(answer.to_dict())))
         assert again.to_dict() == answer.to_dict()
 
@@ -149,8 +151,11 @@ def test_every_field_of_a_record_has_its_type_in_one_table() -> None:
 def test_the_lineage_of_another_label_does_not_count(tmp_path: Path) -> None:
     """As after a label was edited by hand: two lines of one image are still the same label."""
     path = tmp_path / "r.jsonl"
-    lines = [{"path": "a.jpg", "label": "pug"}, {"path": "a.jpg", "label": "pug"}]
+    lines: list[dict[str, Any]] = [
+        {"path": "a.jpg", "label": "pug"},
+        {"path": "a.jpg", "label": "pug"},
+    ]
     lines[1]["lineage"] = ["dog"]
     path.write_text("\n".join(map(json.dumps, lines)))
-    (found,) = read_results(path)
+    (found,) = all_of(Prediction, read_results(path))
     assert found.label_paths == (("pug",),)

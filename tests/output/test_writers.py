@@ -11,6 +11,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -38,7 +39,7 @@ def record(path: str = "a.jpg", label: str = "cat") -> dict:
     return Prediction(path, label, TOP, MADE_BY).to_dict()
 
 
-def written(form: str, *records: dict, **settings: object) -> str:
+def written(form: str, *records: dict | Prediction, **settings: Any) -> str:
     stream = io.StringIO()
     writer = FORMATS[form](stream, **settings)
     for item in records:
@@ -266,7 +267,7 @@ def test_a_second_run_with_the_same_file_is_refused(tmp_path: Path, rows_before:
             second.write({"run": 2})
         assert os.listdir(tmp_path) == ["r.jsonl.part"]
         (tmp_path / "in.jsonl").write_text('{"path": "a.jpg", "label": "cat"}\n')
-        command = [sys.executable, "-m", "clipcls", "report", "in.jsonl", "-o", path]
+        command = [sys.executable, "-m", "clipcls", "report", "in.jsonl", "-o", str(path)]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 3
         assert done.stderr.endswith("(another run is writing it)\n")

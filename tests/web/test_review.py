@@ -20,14 +20,14 @@ from clipcls.few_shot.classifier import FewShotClassifier
 from clipcls.labels.prompts import make_prompts
 from clipcls.output.reader import read_results
 from clipcls.output.writing import open_output
-from clipcls.predictions import Prediction, Provenance
+from clipcls.predictions import Prediction, Provenance, Result
 from clipcls.web.review.annotations import Corrections
 from clipcls.web.review.answers import NO_LABEL
 from clipcls.web.review.files import ReviewFiles
 from clipcls.web.review.learner import Relearner
 from clipcls.web.review.session import Review
 from helpers.encoders import ColourEncoder
-from helpers.predictions import predicted
+from helpers.predictions import all_of, predicted
 
 Paint = Callable[..., str]
 LABELS = ["red", "green", "blue"]
@@ -51,7 +51,7 @@ def paths(paint: Paint) -> list[str]:
 def test_the_doubtful_come_first(
     paths: list[str], encoder: ColourEncoder, tmp_path: Path, form: str
 ) -> None:
-    found = read_results(results(paths, encoder, tmp_path, form))
+    found = all_of(Prediction, read_results(results(paths, encoder, tmp_path, form)))
     with Corrections(tmp_path / "c.csv") as corrections:
         review = Review(found, corrections)
         assert review.labels == ["blue", "green", "red"]
@@ -113,7 +113,7 @@ def test_an_image_or_label_that_is_not_there(
 
 def test_results_that_cannot_be_reviewed(tmp_path: Path, paint: Paint) -> None:
     here = paint("a.png", "red")
-    cases = [
+    cases: list[tuple[list[Result], str]] = [
         ([predicted(here, ("cat",), ("dog",))], "several labels"),
         ([predicted("gone.png", ("cat",))], "--root"),
         ([predicted(here, ("a|b",))], "|"),
@@ -129,7 +129,7 @@ def test_results_that_cannot_be_reviewed(tmp_path: Path, paint: Paint) -> None:
 def test_images_that_could_not_be_read_are_shown_and_not_asked_about(
     tmp_path: Path, paint: Paint
 ) -> None:
-    found = [
+    found: list[Result] = [
         predicted(paint("a.png", "red"), ("cat",)),
         ImageError("bad.png", "truncated"),
         predicted("odd\udcff.png", ("cat",)),
@@ -214,18 +214,19 @@ def test_known_images_are_not_encoded_again_and_fit_learns_the_same(
     ]
     cache = EmbeddingCache(tmp_path / "cache.sqlite3")
     classifier = ZeroShotClassifier(LABELS, encoder, cache=cache).fit()
-    list(classifier.classify(paths))
+    all_of(Prediction, classifier.classify(paths))
     encoded = encoder.images
     relearner = Relearner(classifier, [*paths, "gone.png"])
     relearner.embed()
     assert relearner.vectors.any(axis=1).tolist() == [True] * 24 + [False]
     # Somebody's own idea of them, and a label that was not there.
     said = {n: ["green", "blue", "my own"][n % 3] for n in range(12)}
-    learnt, found = relearner.learn(said)
+    learnt, [*answers, gone] = relearner.learn(said)
+    found = all_of(Prediction, answers)
     assert encoder.images == encoded
-    assert [result.label for result in found[:24]] == ["green", "blue", "my own"] * 8
-    assert isinstance(found[24], ImageError)
-    for result in found[:24]:
+    assert [result.label for result in found] == ["green", "blue", "my own"] * 8
+    assert isinstance(gone, ImageError)
+    for result in found:
         assert sum(candidate.score for candidate in result.top) <= 1 + 1e-9
     with Corrections(tmp_path / "corrections.csv") as corrections:
         corrections.set({paths[n]: label for n, label in said.items()})
@@ -263,6 +264,7 @@ def test_images_marked_unknown_are_no_class_of_fit(
         corrections.set(dict(zip(paths, ["red", "unknown", "blue"], strict=True)))
         learnt = FewShotClassifier(model=encoder, cache=False).fit(corrections.path)
     assert learnt.classes_.tolist() == ["red", "blue"]
+    assert learnt.excluded_ is not None
     assert learnt.excluded_.no_labels == {"unknown": 1}
 
 
@@ -348,8 +350,9 @@ def test_the_reviewed_table_has_a_persons_labels_and_elsewhere_the_answers(
     assert learnt["blue.png"]["labelled_by"] == "learnt"
     # What reads it: results with these labels, and labelled images that a person labelled.
     again = read_results(file)
-    assert [r.label for r in again[:3]] == ["green", "unknown", "blue"]
-    assert [r.by_person for r in again[:3]] == [True, True, False]
+    answers = all_of(Prediction, again[:3])
+    assert [r.label for r in answers] == ["green", "unknown", "blue"]
+    assert [r.by_person for r in answers] == [True, True, False]
     assert isinstance(again[3], ImageError)
     known = read_dataset(file)
     assert (known.paths, known.labels) == ((paths[0], paths[1]), (("green",), ("unknown",)))
@@ -393,7 +396,7 @@ def test_a_label_of_a_hierarchy_keeps_its_place_in_the_reviewed_table(
         review = Review(found, corrections, labels=["oak"], lineages=lineages)
         review.label({0: review.add_label("cat"), 1: review.add_label("oak")})
         review.write_table(tmp_path / "t.csv")
-    labels = [result.label_paths for result in read_results(tmp_path / "t.csv")]
+    labels = [result.label_paths for result in all_of(Prediction, read_results(tmp_path / "t.csv"))]
     assert labels == [(("animal", "cat"),), (("plant", "oak"),), (("animal", "cat"),)]
 
 

@@ -195,7 +195,7 @@ def test_a_picture_is_asked_for_again_and_sent_again_where_it_is_another(
     four: Path, serve: Callable[..., Served], tmp_path: Path
 ) -> None:
     """The next review on the same port shows its own pictures, not what the browser has kept."""
-    tags = []
+    tags: list[dict[str, str]] = []
     for _ in range(2):
         with serve(str(four), "-o", str(tmp_path / f"{len(tags)}.csv")).client() as client:
             for path in ("/image/0", "/thumb/0"):
@@ -714,10 +714,10 @@ def test_learning_shows_what_changes_and_writes_the_classifier(
     table = results.with_name("results.reviewed.csv")
     assert sort == ["clipcls", "sort", str(table), "--into", "sorted"]
     assert fit[:3] == ["clipcls", "fit", str(results.with_name("results.corrections.csv"))]
-    rows = list(csv.DictReader(table.open()))
-    by = Counter(row["labelled_by"] for row in rows)
+    reviewed = list(csv.DictReader(table.open()))
+    by = Counter(row["labelled_by"] for row in reviewed)
     assert by == {"person": count, "learnt": 30 - count}
-    for row in rows:  # by what was learnt, though the results say blue of all
+    for row in reviewed:  # by what was learnt, though the results say blue of all
         red = int(re.findall(r"(\d+)\.png", row["path"])[0]) % 2 == 0
         assert row["label"] == ("red" if red else "green")
 

@@ -968,12 +968,12 @@ def test_images_by_url(encoder: ColourEncoder, photos: str) -> None:
         ):
             kind = {"content-type": "application/json"}
             text = json.dumps(body).encode()  # halves of surrogate pairs as \\u escapes
-            answer = server.ask("POST", "/classify", content=text, headers=kind)
-            assert answer.status_code == status, body
-            check(answer)
+            refused = server.ask("POST", "/classify", content=text, headers=kind)
+            assert refused.status_code == status, body
+            check(refused)
         for text in (b"", b"{", b"[" * 100_000, b"\xff", b'{"images": NaN}'):
-            answer = server.ask("POST", "/classify", content=text, headers=kind)
-            assert answer.status_code in (400, 422)
+            refused = server.ask("POST", "/classify", content=text, headers=kind)
+            assert refused.status_code in (400, 422)
         large = b"," * (1 << 20)
         assert server.ask("POST", "/classify", content=large, headers=kind).status_code == 413
         assert server.service.queue.images == server.service.queue.held == 0

@@ -7,10 +7,11 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 from PIL import Image
+from playwright.sync_api import FilePayload
 
 from helpers.encoders import ColourEncoder
 from helpers.servers import GREEN, RED, Server
@@ -24,7 +25,7 @@ PHOTOS = Path(__file__).parents[2] / "examples/photos"
 HTML = "<img src=x onerror=\"document.title='run'\"> red"
 
 
-def image(name: str, data: bytes = RED) -> dict[str, object]:
+def image(name: str, data: bytes = RED) -> FilePayload:
     return {"name": name, "mimeType": "image/png", "buffer": data}
 
 
@@ -34,7 +35,9 @@ def page(browser: Browser, encoder: ColourEncoder) -> Iterator[Page]:
         yield from opened(browser, f"http://{host}:{port}/")
 
 
-def opened(browser: Browser, url: str, scheme: str = "light") -> Iterator[Page]:
+def opened(
+    browser: Browser, url: str, scheme: Literal["light", "dark"] = "light"
+) -> Iterator[Page]:
     """The page, and afterwards what it may not have done."""
     context = browser.new_context(color_scheme=scheme, viewport={"width": 1100, "height": 800})
     page = context.new_page()
@@ -164,14 +167,12 @@ def test_a_token_is_asked_for(browser: Browser, encoder: ColourEncoder) -> None:
 def test_screenshot(browser: Browser) -> None:
     from clipcls import ZeroShotClassifier
     from clipcls.web.serve.app import make_app
-    from clipcls.web.serve.metrics import Counts
     from clipcls.web.serve.service import Service
 
     labels = str(PHOTOS.parent / "labels.txt")
-    counts = Counts()
-    service = Service(ZeroShotClassifier(labels, "mini", cache=False).fit(), figures=counts)
+    service = Service(ZeroShotClassifier(labels, "mini", cache=False).fit())
     server = Server.__new__(Server)
-    server.service, server.app = service, make_app(service, counts)
+    server.service, server.app = service, make_app(service)
     with server, server.listening() as (host, port):
         for page in opened(browser, f"http://{host}:{port}/"):
             page.select_option("#top", "3")
