@@ -60,6 +60,7 @@ class Provenance:
         prompts: the template set's name.
         calibration: first 12 hex of the calibration's SHA-256, or "".
         classifier: first 12 hex of the SHA-256 of the learnt classifier's file, or "".
+        licence: of the model's weights; "" if unknown.
         refined: whether the other images of the batch influenced the answer.
     """
 
@@ -69,6 +70,7 @@ class Provenance:
     prompts: str
     calibration: str = ""
     classifier: str = ""
+    licence: str = ""
     refined: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -257,11 +259,12 @@ class Hit:
     model: str
     weights: str
     precision: str
+    licence: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Its record."""
+        """Its record, without a licence that is unknown."""
         record: dict[str, Any] = as_record(self)
-        return record
+        return {key: value for key, value in record.items() if value != ""}
 
 
 COLUMNS: dict[str, Any] = {

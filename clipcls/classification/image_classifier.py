@@ -150,6 +150,7 @@ class ImageClassifier(Estimator):
             prompts,
             found.digest if found else "",
             classifier,
+            self.encoder_.licence,
         )
         n = len(weights)
         self.head_ = LinearHead(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 
 import click
@@ -26,9 +27,9 @@ from clipcls.cli.options import json_option
 def command(ctx: click.Context, search: str | None, as_json: bool) -> None:
     """List models, download one, or print where it is.
 
-    Without a command, the models that have a short name. IMAGENET is the zero-shot top-1 accuracy
-    in % that open_clip publishes. `--model` takes any name that `--all` lists, and any repository
-    of the Hugging Face hub in OpenCLIP's format.
+    Without a command, the models that have a short name. IMAGENET is the published zero-shot top-1
+    accuracy in %, SPEED the images per second as multiples of base. `--model` takes any name that
+    `--all` lists, and any repository of the Hugging Face hub in OpenCLIP's format.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -72,32 +73,29 @@ command.add_command(_path)
 
 
 def _list_aliases() -> None:
-    from importlib.util import find_spec
-
     from clipcls.errors import install_command
     from clipcls.models.aliases import list_models
 
     models = list_models()
     _print_table(
-        ("NAME", "MODEL", "LICENCE", "PARAMETERS", "SIZE", "IMAGENET", "PIXELS", "HERE"),
+        ("NAME", "FOR", "IMAGENET", "SPEED", "SIZE", "LICENCE", "HERE", "MODEL"),
         [
             (
                 model.alias,
-                model.name if model.name != model.alias else "(bundled)",
-                model.licence,
-                f"{model.parameters:.0f} M",
-                f"{model.megabytes:,.0f} MB",
+                model.use,
                 "-" if model.imagenet is None else f"{model.imagenet:.1f}",
-                str(model.image_size),
+                f"{model.speed:.2g}",
+                f"{model.megabytes:,} MB",
+                model.licence,
                 "yes" if model.present else "no",
+                model.name if model.name != model.alias else "(bundled)",
             )
             for model in models
         ],
     )
-    if not find_spec("transformers"):
-        for model in models:
-            if model.extra:
-                click.echo(f"{model.alias} needs {install_command(model.extra)}", err=True)
+    needs = [model.alias for model in models if model.extra]
+    if needs and not importlib.util.find_spec("transformers"):
+        click.echo(f"{', '.join(needs)}: need {install_command('hf')}", err=True)
 
 
 def _list_all(search: str) -> None:
@@ -107,8 +105,11 @@ def _list_all(search: str) -> None:
     models = list_pretrained(search)
     if not models:
         raise UnknownModelError(f"{search}: part of no name; `clipcls models --all` lists all")
-    rows = [(model.name, model.repo or "-", "yes" if model.present else "no") for model in models]
-    _print_table(("MODEL", "REPOSITORY", "HERE"), rows)
+    rows = [
+        (m.name, m.repo or "-", m.licence or "unknown", "yes" if m.present else "no")
+        for m in models
+    ]
+    _print_table(("MODEL", "REPOSITORY", "LICENCE", "HERE"), rows)
 
 
 def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

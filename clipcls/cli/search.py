@@ -66,7 +66,7 @@ def command(
     left_out, read, skipped = LeftOut(), 0, 0
     form = output.choose_format()
     columns = output.choose_columns(
-        form, ("rank", "path", "similarity"), ("model", "weights", "precision")
+        form, ("rank", "path", "similarity"), ("model", "weights", "precision", "licence")
     )
 
     def readable(

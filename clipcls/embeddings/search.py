@@ -72,7 +72,7 @@ def _search(
             yield block
 
     similarities, rows = search_blocks(vectors(), query[np.newaxis], k)
-    model = encoder.name, encoder.weights[:12], encoder.precision
+    model = encoder.name, encoder.weights[:12], encoder.precision, encoder.licence
     return [
         Hit(rank, paths[row], float(similarity), *model)
         for rank, (similarity, row) in enumerate(

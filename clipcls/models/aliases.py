@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from clipcls.models import hub
-from clipcls.models.architectures import quiet, read_architecture
+from clipcls.models.architectures import quiet
+from clipcls.models.licences import find_licence
 
 MINI = Path(__file__).parents[1] / "mini"
 
@@ -25,6 +26,7 @@ _SIGLIP = {
     "interpolation": "bicubic",
     "resize_mode": "squash",
 }
+_PE = {**_SIGLIP, "interpolation": "bilinear"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,58 +47,178 @@ class Pretrained:
 
 
 @dataclass(frozen=True, slots=True)
-class _Alias:
-    pretrained: Pretrained
-    licence: str  # as its model card says
-    parameters: float  # millions; open_clip's docs/model_profile.csv
-    imagenet: float  # zero-shot top-1, %; open_clip's docs/openclip_results.csv
+class ModelInfo:
+    """A row of `clipcls models`.
+
+    Attributes:
+        name: its full name, which `resolve` takes.
+        use: what it is for.
+        licence: of its weights, as its model card says.
+        parameters: in millions.
+        megabytes: of its weights.
+        imagenet: published ImageNet-1k zero-shot top-1 accuracy in %, or None; the sources are in
+            docs/evidence/models.md.
+        image_size: pixels per side.
+        speed: images per second of its image tower, as multiples of `base` (float32 on a CPU,
+            benchmarks/models.py).
+        extra: the extra of clipcls that its tokenizer or text tower needs, if any.
+        present: whether its weights are on this machine.
+    """
+
+    alias: str
+    name: str
+    use: str
+    licence: str
+    parameters: float
+    megabytes: int
+    imagenet: float | None
+    image_size: int
+    speed: float
     extra: str | None = None
+    present: bool = True
 
 
 # Written out so that a known model is found without importing open_clip (5 s); a test compares them
 # with open_clip.
-ALIASES = {
-    "fast": _Alias(
-        Pretrained(
-            "ViT-B-32",
-            "datacomp_xl_s13b_b90k",
-            "laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K",
-            _OPENAI,
-        ),
-        "MIT",
-        parameters=151.28,
-        imagenet=69.17,
-    ),
-    "base": _Alias(
+PRETRAINED = {
+    known.name: known
+    for known in (
         Pretrained(
             "ViT-B-32-256",
             "datacomp_s34b_b86k",
             "laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K",
             _OPENAI,
         ),
-        "MIT",
-        parameters=151.29,
-        imagenet=72.81,
-    ),
-    "accurate": _Alias(
-        Pretrained(
-            "ViT-L-14",
-            "datacomp_xl_s13b_b90k",
-            "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",
-            _OPENAI,
+        Pretrained("PE-Core-B-16", "meta", "timm/PE-Core-B-16", _PE),
+        *(
+            Pretrained(f"ViT-{size}", "webli", f"timm/ViT-{size}", _SIGLIP)
+            for size in ("B-16-SigLIP2-256", "L-16-SigLIP2-256", "SO400M-16-SigLIP2-384")
         ),
-        "MIT",
-        parameters=427.62,
-        imagenet=79.21,
-    ),
-    "multilingual": _Alias(
-        Pretrained("ViT-B-16-SigLIP-i18n-256", "webli", "timm/ViT-B-16-SigLIP-i18n-256", _SIGLIP),
-        "Apache-2.0",
-        parameters=370.63,
-        imagenet=75.13,
-        extra="hf",
-    ),
+    )
 }
+
+ALIASES = {
+    info.alias: info
+    for info in (
+        ModelInfo(
+            "mini",
+            "mini",
+            "trying things out",
+            "MIT AND Apache-2.0",
+            parameters=34.03,
+            megabytes=49,
+            imagenet=None,
+            image_size=260,
+            speed=9,
+        ),
+        ModelInfo(
+            "fast",
+            "ViT-B-32-256/datacomp_s34b_b86k",
+            "many images",
+            "MIT",
+            parameters=151.29,
+            megabytes=605,
+            imagenet=72.8,
+            image_size=256,
+            speed=3,
+        ),
+        ModelInfo(
+            "base",
+            "PE-Core-B-16/meta",
+            "most photos",
+            "Apache-2.0",
+            parameters=447.66,
+            megabytes=1791,
+            imagenet=78.4,
+            image_size=224,
+            speed=1.0,
+        ),
+        ModelInfo(
+            "accurate",
+            "ViT-L-16-SigLIP2-256/webli",
+            "fewer mistakes",
+            "Apache-2.0",
+            parameters=881.53,
+            megabytes=3526,
+            imagenet=82.5,
+            image_size=256,
+            speed=0.22,
+            extra="hf",
+        ),
+        ModelInfo(
+            "best",
+            "ViT-SO400M-16-SigLIP2-384/webli",
+            "fewest mistakes, on a GPU",
+            "Apache-2.0",
+            parameters=1136.04,
+            megabytes=4544,
+            imagenet=84.1,
+            image_size=384,
+            speed=0.07,
+            extra="hf",
+        ),
+        ModelInfo(
+            "multilingual",
+            "ViT-B-16-SigLIP2-256/webli",
+            "labels in other languages",
+            "Apache-2.0",
+            parameters=375.23,
+            megabytes=1501,
+            imagenet=79.1,
+            image_size=256,
+            speed=0.75,
+            extra="hf",
+        ),
+        ModelInfo(
+            "biology",
+            "hf-hub:imageomics/bioclip-2",
+            "species",
+            "MIT",
+            parameters=427.62,
+            megabytes=1711,
+            imagenet=None,
+            image_size=224,
+            speed=0.22,
+        ),
+        ModelInfo(
+            "fashion",
+            "hf-hub:Marqo/marqo-fashionSigLIP",
+            "clothes",
+            "Apache-2.0",
+            parameters=203.16,
+            megabytes=813,
+            imagenet=None,
+            image_size=224,
+            speed=1.0,
+            extra="hf",
+        ),
+        ModelInfo(
+            "medical",
+            "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
+            "medical images",
+            "MIT",
+            parameters=195.9,
+            megabytes=784,
+            imagenet=None,
+            image_size=224,
+            speed=1.0,
+            extra="hf",
+        ),
+        ModelInfo(
+            "remote-sensing",
+            "hf-hub:joaodaniel/RS-M-CLIP",
+            "aerial and satellite images",
+            "MIT",
+            parameters=366.12,
+            megabytes=1464,
+            imagenet=None,
+            image_size=224,
+            speed=3.9,
+            extra="hf",
+        ),
+    )
+}
+"""The models with a short name. None is for research or non-commercial use only."""
 
 HUB_TWINS = {
     **{
@@ -156,39 +278,15 @@ HUB_TWINS = {
 """Repositories whose weights OpenCLIP has in its own form: their names there."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """A row of `clipcls models`.
-
-    Attributes:
-        licence: SPDX identifier of the weights' licence.
-        imagenet: published ImageNet-1k zero-shot top-1 accuracy in % (open_clip's
-            docs/openclip_results.csv), or None.
-        extra: the extra of clipcls that its tokenizer needs, if any.
-        present: whether its weights are on this machine.
-    """
-
-    alias: str
-    name: str
-    licence: str
-    parameters: float  # millions
-    megabytes: int  # of float32 weights
-    imagenet: float | None
-    image_size: int
-    extra: str | None
-    present: bool
-
-
 def list_models() -> list[ModelInfo]:
-    """The models with a short name; no network."""
-    rows = [ModelInfo("mini", "mini", "Apache-2.0", 34.03, 49, None, 260, None, present=True)]
-    for alias, known in ALIASES.items():
-        pretrained, megabytes = known.pretrained, round(known.parameters * 4)
-        size = read_architecture(pretrained.architecture)["vision_cfg"]["image_size"]
-        numbers = known.licence, known.parameters, megabytes, known.imagenet, size, known.extra
-        present = hub.cached(pretrained.repo, *pretrained.files) is not None
-        rows.append(ModelInfo(alias, pretrained.name, *numbers, present))
-    return rows
+    """The models with a short name, those for any photo first; no network."""
+    return [replace(info, present=_is_present(info)) for info in ALIASES.values()]
+
+
+def _is_present(info: ModelInfo) -> bool:
+    known = PRETRAINED.get(info.name)
+    repo = known.repo if known else info.name.removeprefix("hf-hub:")
+    return repo == "mini" or hub.cached(repo, *HUB_FILES) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +296,13 @@ class PretrainedInfo:
     Attributes:
         name: what `resolve` takes.
         repo: their repository on the Hugging Face hub; None if they are elsewhere.
+        licence: as its model card says, or "".
         present: whether they are on this machine.
     """
 
     name: str
     repo: str | None
+    licence: str
     present: bool
 
 
@@ -216,10 +316,11 @@ def list_pretrained(search: str = "") -> list[PretrainedInfo]:
         repo = get_pretrained_cfg(architecture, tag).get("hf_hub", "").rpartition("/")[0] or None
         if search.casefold() in f"{architecture}/{tag} {repo}".casefold():
             present = repo is not None and hub.cached(repo, *HUB_FILES) is not None
-            found.append(PretrainedInfo(f"{architecture}/{tag}", repo, present))
+            licence = find_licence(repo) if repo else ""
+            found.append(PretrainedInfo(f"{architecture}/{tag}", repo, licence, present))
     return found
 
 
 def model_names() -> list[str]:
     """The short names of models, followed by their full names; reads no file."""
-    return ["auto", "mini", *ALIASES, *(known.pretrained.name for known in ALIASES.values())]
+    return ["auto", *ALIASES, *(info.name for info in ALIASES.values() if info.name != "mini")]

@@ -27,6 +27,11 @@ class Encoder(Protocol):
         """SHA-256 of its weights in hex."""
 
     @property
+    def licence(self) -> str:
+        """The licence of its weights; "" if unknown."""
+        return ""
+
+    @property
     def precision(self) -> str:
         """The precision it computes in."""
 

@@ -61,6 +61,7 @@ class OpenClipEncoder:
         facts: ModelFacts | None = None,
     ) -> None:
         self.source, self.name, self.version = source, source.name, source.version
+        self.licence = source.licence
         self._backend = backend = backend or Backend()
         self._facts = facts or ModelFacts()
         try:

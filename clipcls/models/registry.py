@@ -17,13 +17,13 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from clipcls.errors import ModelError, ModelUnavailableError, UnknownModelError
 from clipcls.models import hub
-from clipcls.models.aliases import ALIASES, HUB_FILES, HUB_TWINS, MINI, Pretrained
+from clipcls.models.aliases import ALIASES, HUB_FILES, HUB_TWINS, MINI, PRETRAINED, Pretrained
 from clipcls.models.architectures import (
     find_architecture,
     list_architectures,
@@ -32,6 +32,7 @@ from clipcls.models.architectures import (
     read_architecture,
 )
 from clipcls.models.config import CONFIG_NAME, find_weights, read_config
+from clipcls.models.licences import CARD, find_licence, is_restricted, read_card
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class ModelSource:
         weights: the checkpoint file.
         tokenizer: directory of a Hugging Face tokenizer; None: CLIP's.
         text_config: directory of a Hugging Face text tower's config; None: OpenCLIP's own tower.
+        licence: of the weights; "" if unknown.
     """
 
     name: str
@@ -77,6 +79,7 @@ class ModelSource:
     weights: Path
     tokenizer: Path | None = None
     text_config: Path | None = None
+    licence: str = ""
 
     @property
     def is_bundled(self) -> bool:
@@ -142,15 +145,27 @@ def resolve(
     fetch = functools.partial(hub.fetch, progress=progress, offline=offline)
     if checkpoint is not None:
         return _resolve_checkpoint(model, _path(checkpoint), fetch)
+    source = _resolve(model, fetch)
+    if is_restricted(source.licence):
+        logger.warning(
+            "%s: its licence (%s) allows research or non-commercial use only",
+            *(source.name, source.licence),
+        )
+    return source
+
+
+def _resolve(model: str, fetch: Fetch) -> ModelSource:
     if model == "auto":
         try:
             impatient = functools.partial(fetch, impatient=True)
-            return _from_pretrained(ALIASES["base"].pretrained, impatient)
+            return _from_pretrained(PRETRAINED[ALIASES["base"].name], impatient)
         except (ModelUnavailableError, UnknownModelError) as error:  # a mirror may lack it
             logger.warning("using the small bundled model mini instead of base: %s", error)
             model = "mini"
     if model == "mini":
-        return _from_directory(model, MINI, None, fetch)
+        source = _from_directory(model, MINI, None, fetch)
+        return replace(source, licence=ALIASES[model].licence)
+    model = ALIASES[model].name if model in ALIASES else model
     if model.startswith("hf-hub:"):
         return _from_repository(model.removeprefix("hf-hub:"), fetch)
     if directory := _find_directory(model):
@@ -191,7 +206,7 @@ def _resolve_checkpoint(model: str, file: Path, fetch: Fetch) -> ModelSource:
         how = None, config.get("quick_gelu", False), file
         name, text_files = f"{architecture}/{file.name}", _text_files(config, fetch)
         return ModelSource(name, architecture, config, *how, *text_files)
-    if model not in ("auto", "mini") and not model.startswith("hf-hub:"):
+    if model not in ("auto", *ALIASES) and not model.startswith("hf-hub:"):
         _find_pretrained(model)  # raises if it does not exist
     raise ModelError(f"{file}: {model} has weights; name an architecture alone (as in ViT-B-32)")
 
@@ -218,22 +233,31 @@ def _find_repository(model: str) -> str | None:
 
 def _from_repository(repo: str, fetch: Fetch) -> ModelSource:
     file = _require(fetch, repo, CONFIG_NAME, why=", so OpenCLIP cannot load it")
-    return _from_config(f"hf-hub:{repo}", file, _require(fetch, repo, *HUB_FILES), fetch)
+    weights, licence = _fetch_weights(fetch, repo, *HUB_FILES)
+    return replace(_from_config(f"hf-hub:{repo}", file, weights, fetch), licence=licence)
 
 
 def _from_pretrained(pretrained: Pretrained, fetch: Fetch) -> ModelSource:
     config = read_architecture(pretrained.architecture)
-    weights = _require(fetch, pretrained.repo, *pretrained.files)
+    weights, licence = _fetch_weights(fetch, pretrained.repo, *pretrained.files)
     how = pretrained.preprocess, pretrained.quick_gelu, weights
     text_files = _text_files(config, fetch)
-    return ModelSource(pretrained.name, pretrained.architecture, config, *how, *text_files)
+    return ModelSource(pretrained.name, pretrained.architecture, config, *how, *text_files, licence)
+
+
+def _fetch_weights(fetch: Fetch, repo: str, *files: str) -> tuple[Path, str]:
+    """The weights and their licence, whose card is only downloaded together with them."""
+    is_here = hub.cached(repo, *files) is not None
+    weights = _require(fetch, repo, *files)
+    return weights, find_licence(repo, None if is_here else fetch)
 
 
 def _from_directory(name: str, directory: Path, weights: Path | None, fetch: Fetch) -> ModelSource:
     if not directory.is_dir():
         raise ModelError(f"{directory}: no such model directory")
     # As in open_clip, the tokenizer of a model directory lies in it.
-    return _from_config(name, directory / CONFIG_NAME, weights, fetch, tokenizer=directory)
+    source = _from_config(name, directory / CONFIG_NAME, weights, fetch, tokenizer=directory)
+    return source if weights else replace(source, licence=read_card(directory / CARD))
 
 
 def _from_config(
@@ -277,10 +301,9 @@ def _text_files(
 
 
 def _find_pretrained(model: str) -> Pretrained:
-    """Published weights by alias or by ARCHITECTURE/tag."""
-    for alias, known in ALIASES.items():
-        if model in (alias, known.pretrained.name):
-            return known.pretrained
+    """Published weights by ARCHITECTURE/tag."""
+    if model in PRETRAINED:
+        return PRETRAINED[model]
     # open_clip writes ARCHITECTURE:tag where it lists them.
     name, _, tag = model.replace(":", "/").rpartition("/")
     architecture = find_architecture(name)
@@ -320,7 +343,7 @@ def _hint(model: str) -> str:
     if _path(model).is_dir():
         return f"the directory {model} has no {CONFIG_NAME}, so it is not an OpenCLIP model"
     name, _, tag = model.rpartition("/")
-    known = ["auto", "mini", *ALIASES, *list_architectures()]
+    known = ["auto", *ALIASES, *list_architectures()]
     close = _closest(name or model, known)
     if name and tag:
         names = [f"{each}/{tag}" for each in close for tag in list_tags(each)]

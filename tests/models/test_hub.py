@@ -25,12 +25,12 @@ from filelock import FileLock
 
 from clipcls.errors import ModelUnavailableError
 from clipcls.files import folders
-from clipcls.models import aliases, download, hub, registry
+from clipcls.models import download, hub, registry
 
 ROOT = Path(__file__).parents[2]
 DATA = bytes(range(256)) * 40
 ETAG = hashlib.sha256(DATA).hexdigest()
-REPO = aliases.ALIASES["base"].pretrained.repo
+REPO = "timm/PE-Core-B-16"
 STALL = 0.8
 
 

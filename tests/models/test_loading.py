@@ -27,7 +27,16 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from clipcls.errors import ModelError, ModelUnavailableError, UnknownModelError, install_command
-from clipcls.models import aliases, architectures, config, hub, loading, registry, torch_model
+from clipcls.models import (
+    aliases,
+    architectures,
+    config,
+    hub,
+    licences,
+    loading,
+    registry,
+    torch_model,
+)
 from clipcls.models.architectures import quiet
 from clipcls.models.registry import ModelSource
 from helpers.checkpoints import CONFIGS, PREPROCESS, TEXT, VISION, write_model, write_text_tower
@@ -356,14 +365,16 @@ def test_checkpoint_goes_with_an_architecture_only(tmp_path) -> None:
 
 
 def test_aliases_are_what_open_clip_says() -> None:
-    for alias in aliases.ALIASES.values():
-        ours = alias.pretrained
+    for name, ours in aliases.PRETRAINED.items():
         theirs = open_clip.get_pretrained_cfg(ours.architecture, ours.tag)
         assert theirs["hf_hub"] == f"{ours.repo}/"
         assert {key: theirs[key] for key in ours.preprocess} == ours.preprocess
         config = open_clip.get_model_config(ours.architecture)
         assert ours.quick_gelu == theirs.get("quick_gelu", config.get("quick_gelu", False))
+        alias = next(alias for alias in aliases.ALIASES.values() if alias.name == name)
         assert (alias.extra == "hf") == ("hf_tokenizer_name" in config["text_cfg"])
+        assert alias.image_size == config["vision_cfg"]["image_size"]
+        assert alias.licence == licences.find_licence(ours.repo)
     # All that open_clip lists can be asked for.
     for architecture, tag in open_clip.list_pretrained():
         found = registry._find_pretrained(f"{architecture}/{tag}")
@@ -400,11 +411,98 @@ def test_key(tmp_path) -> None:
 
 def test_table() -> None:
     rows = {row.alias: row for row in aliases.list_models()}
-    assert {"fast", "base", "accurate", "multilingual"} <= rows.keys()
-    assert rows["base"].imagenet == 72.81
-    assert rows["base"].extra is None
-    assert rows["multilingual"].extra == "hf"
-    assert rows["accurate"].image_size == 224
+    fields = {"biology", "fashion", "medical", "remote-sensing"}
+    assert rows.keys() == {"mini", "fast", "base", "accurate", "best", "multilingual", *fields}
+    for row in rows.values():
+        assert row.licence
+        assert not licences.is_restricted(row.licence), "no alias has restricted weights"
+        assert row.megabytes == pytest.approx(4 * row.parameters, rel=0.01) or row.alias == "mini"
+        if row.name.startswith("hf-hub:"):
+            assert row.licence == licences.find_licence(row.name.removeprefix("hf-hub:"))
+    by_accuracy = [rows[name] for name in ("fast", "base", "accurate", "best")]
+    assert sorted(by_accuracy, key=lambda row: row.imagenet or 0) == by_accuracy
+    assert sorted(by_accuracy, key=lambda row: -row.speed) == by_accuracy
+    assert rows["base"].speed == 1
+
+
+# -- licences -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("front", "licence", "restricted"),
+    [
+        ("license: mit", "MIT", False),
+        ("license:\n- apache-2.0\ntags:\n- clip", "Apache-2.0", False),
+        ("tags: [a]\nlicense: [mit, cc-by-nc-4.0]", "MIT, CC-BY-NC-4.0", True),
+        ('license: "cc-by-nc-sa-4.0"', "CC-BY-NC-SA-4.0", True),
+        ("license: other\nlicense_name: apple-amlr\nlicense_link: LICENSE", "apple-amlr", True),
+        ("license: apple-amlr\nlicense_name: apple-ascl", "apple-amlr", True),
+        ("license: other\nlicense_name: my-non-commercial-licence", None, True),
+        ("license: other\nlicense_name: fair-noncommercial-research-license", None, True),
+        ("license: openrail", "openrail", False),
+        ("license: cc-by-4.0", "CC-BY-4.0", False),
+        ("license: other", "", False),
+        ("license:", "", False),
+        ("tags:\n- license: mit", "", False),
+        ("license: \udc80\x00", None, False),
+    ],
+)
+def test_licence_of_a_card(front, licence, restricted, tmp_path) -> None:
+    card = tmp_path / "README.md"
+    card.write_bytes(f"---\n{front}\n---\nlicense: gpl\n".encode(errors="surrogateescape"))
+    found = licences.read_card(card)
+    assert licence is None or found == licence
+    assert licences.is_restricted(found) == restricted
+    card.write_text(f"# Model\n{front[:5]}")
+    assert licences.read_card(card) == ""
+    assert licences.read_card(tmp_path) == ""
+
+
+def test_licences_of_open_clips_families() -> None:
+    for name, restricted in {
+        "ViT-H-14-378-quickgelu/dfn5b": True,
+        "MobileCLIP-S1/datacompdr": True,
+        "MobileCLIP2-S0/dfndr2b": True,
+        "nllb-clip-base/v1": True,
+        "ViT-B-32-quickgelu/metaclip_400m": True,
+        "ViT-H-14-worldwide/metaclip2_worldwide": True,
+        "ViT-B-32/openai": False,
+        "RN50x16/openai": False,
+        "ViT-H-14/laion2b_s32b_b79k": False,
+        "ViT-SO400M-14-SigLIP-384/webli": False,
+        "ViT-L-14-CLIPA/datacomp1b": False,
+        "PE-Core-bigG-14-448/meta": False,
+    }.items():
+        licence = licences.find_licence(registry._find_pretrained(name).repo)
+        assert licence
+        assert licences.is_restricted(licence) == restricted
+    # An unknown one is not guessed.
+    assert licences.find_licence("timm/eva02_base_patch16_clip_224.merged2b_s8b_b131k") == ""
+
+
+def test_restricted_weights_are_warned_of_once(fake_hub, tmp_path) -> None:
+    directory = write_model(fake_hub.repos / "acme" / "tiny", CONFIGS["clip"])
+    env = {"HF_ENDPOINT": fake_hub.url, "HF_HOME": str(tmp_path / "home")}
+    (directory / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# Tiny\n")
+    warning = (
+        "WARNING hf-hub:acme/tiny: its licence (CC-BY-NC-4.0) allows research or non-commercial "
+        "use only"
+    )
+    for _ in range(2):  # the second time from this machine
+        out, log = resolve("acme/tiny", **env)
+        assert out.startswith("hf-hub:acme/tiny ")
+        assert log == warning
+    fake_hub.requests.clear()
+    assert resolve("acme/tiny", **env)[1] == warning
+    assert fake_hub.requests == []
+    assert registry.resolve(str(directory)).licence == "CC-BY-NC-4.0"
+    # Without a card, and for weights that were here before: unknown, and no request.
+    write_model(fake_hub.repos / "acme" / "plain", CONFIGS["clip"])
+    assert resolve("acme/plain", **env)[1] == ""
+    assert "GET /acme/plain/resolve/main/README.md" not in fake_hub.requests
+    fake_hub.requests.clear()
+    assert resolve("acme/plain", **env)[1] == ""
+    assert fake_hub.requests == []
 
 
 # -- the hub --------------------------------------------------------------------------------------
@@ -593,14 +691,15 @@ def test_broken_download_goes_on(fake_hub, tmp_path) -> None:
 
 
 def test_alias_from_the_hub(fake_hub, tmp_path) -> None:
-    repo = fake_hub.repos / aliases.ALIASES["base"].pretrained.repo
+    repo = fake_hub.repos / "timm" / "PE-Core-B-16"
     repo.mkdir(parents=True)
     (repo / "open_clip_model.safetensors").write_bytes(b"weights")
     env = {"HF_ENDPOINT": fake_hub.url, "HF_HOME": str(tmp_path / "home")}
-    for name in ("auto", "base", "ViT-B-32-256/datacomp_s34b_b86k"):
+    for name in ("auto", "base", "PE-Core-B-16/meta"):
         out, log = resolve(name, **env)
-        assert out.startswith("ViT-B-32-256/datacomp_s34b_b86k ")
+        assert out.startswith("PE-Core-B-16/meta ")
         assert log == ""
+    assert not [request for request in fake_hub.requests if "README" in request]
     present = run(
         "from clipcls.models.aliases import list_models\n"
         "print([row.alias for row in list_models() if row.present and row.alias != 'mini'])",
@@ -644,6 +743,7 @@ def test_mini() -> None:
     assert text.encode_texts(text.tokenizer(["a cat"])).shape == (1, image.dim)
     row = aliases.list_models()[0]
     assert (row.alias, row.present, row.imagenet) == ("mini", True, None)
+    assert source.licence == row.licence == "MIT AND Apache-2.0"
     count = sum(tensor.numel() for tensor in load_file(source.weights).values())
     assert row.parameters == pytest.approx(count / 1e6, abs=0.01)
     assert row.megabytes == round(source.weights.stat().st_size / 1e6) <= 50

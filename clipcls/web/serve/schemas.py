@@ -131,6 +131,7 @@ class LabelsAnswer(BaseModel):
     weights: str
     precision: str
     prompts: str
+    licence: str | None = Field(None, description="Of the model's weights, if it is known.")
     urls: bool = Field(description="Whether images may be given by URL.")
     limits: dict[str, float]
 
