@@ -124,7 +124,7 @@ class Decision:
     set_threshold: float | None = None
     explainer: Explainer | None = None
     nearness: Nearness | None = None
-    given: Callable[[str], int | None] = lambda path: None
+    given: Callable[[str, bytes], int | None] = lambda path, content: None
 
     def classify_each(
         self, embedded: Iterable[Embedded | ImageError]
@@ -171,7 +171,8 @@ class Decision:
         level = self.levels[-1] if self.levels else None
         for number, (image, label_set) in enumerate(zip(images, sets, strict=True)):
             is_sure, answer = bool(sure[number]), _Answer(level, *(part[number] for part in found))
-            given = self.given(image.path) if image.is_file else None
+            known = image.is_file or image.content
+            given = self.given(image.path, image.content) if known else None
             if given is not None:  # learning from a label does not overrule it
                 is_sure = given != NO_CLASS
                 if is_sure:

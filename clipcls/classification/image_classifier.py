@@ -16,7 +16,13 @@ from clipcls.classification.estimator import Estimator
 from clipcls.classification.head import LinearHead, log_sum_exp
 from clipcls.data.inputs import OnError, apply_on_error
 from clipcls.embeddings.cache import EmbeddingCache, open_cache
-from clipcls.embeddings.embed import Embedded, compute_rows, embed_array, embed_images
+from clipcls.embeddings.embed import (
+    Embedded,
+    compute_rows,
+    embed_array,
+    embed_images,
+    is_vector_array,
+)
 from clipcls.errors import CalibrationError, ClipclsError, ImageError
 from clipcls.labels.names import make_distinct
 from clipcls.models.backend import Backend
@@ -71,8 +77,7 @@ class ImageClassifier(Estimator):
     provenance_: Provenance
     calibration_: Calibration | None
     hierarchy_: Hierarchy | None
-    # The texts of each label, which explain answers; none if it was learnt from images.
-    _texts: Sequence[Sequence[str]] = ()
+    _texts: Sequence[Sequence[str]] = ()  # of each label; none if it was learnt from images
 
     @abstractmethod
     def fit(self, X: Any = None, y: Any = None) -> Self:
@@ -83,14 +88,14 @@ class ImageClassifier(Estimator):
     def identity_(self) -> Identity:
         """The identity that a calibration of this classifier carries."""
 
-    def given_class(self, path: str) -> int | None:
+    def given_class(self, path: str, content: bytes = b"") -> int | None:
         """The class number of the label that a person gave this image file.
+
+        The file is read only if `content`, its SHA-256, is not given.
 
         `NO_CLASS` if the person said that it has none of the labels; None if nobody labelled it.
         """
         return None
-
-    # -- fitting ------------------------------------------------------------------------------
 
     def _open(self) -> None:
         """Opens the cache and the encoder that the parameters name."""
@@ -170,7 +175,7 @@ class ImageClassifier(Estimator):
         """Logits: (logit scale x cosine similarity + bias) / temperature.
 
         Args:
-            X: one image, many, or vectors.
+            X: images or vectors.
             on_error: if an image cannot be read, "raise" raises its `ImageError`, "skip" leaves
                 its row out and logs it, and "yield" makes its row NaN.
 
@@ -263,13 +268,8 @@ class ImageClassifier(Estimator):
                 with a custom `Encoder` that has no `seen`.
             OutputError: a heat map cannot be written.
         """
-        decision = self.decision(
-            top=top,
-            abstain=abstain,
-            prediction_sets=prediction_sets,
-            explain=explain,
-            nearness=nearness,
-        )
+        asked: dict[str, Any] = {"explain": explain, "nearness": nearness}
+        decision = self.decision(top=top, abstain=abstain, prediction_sets=prediction_sets, **asked)
         embedded = self.embed(images, on_error=on_error if refine else "yield")
         if refine:
             results = decision.classify_together(embedded, watch)
@@ -367,11 +367,15 @@ class ImageClassifier(Estimator):
         return heatmap(self, image, label)
 
     def embed(
-        self, images: Images, *, on_error: OnError = "yield"
+        self, images: Images, *, on_error: OnError = "yield", hashed: bool = False
     ) -> Iterator[Embedded | ImageError]:
-        """The unit vector of each image, as `embed_images` gives them; `on_error` as `classify`."""
+        """As `embed_images`, with `on_error` as for `classify`."""
         self._check_fitted()
-        embedded = embed_images(self.encoder_, images, self.cache_, backend=self.backend)
+        if is_vector_array(images):
+            images = self.vectors(images)
+        embedded = embed_images(
+            self.encoder_, images, self.cache_, backend=self.backend, hashed=hashed
+        )
         return apply_on_error(embedded, on_error)
 
     def vectors(
@@ -383,13 +387,12 @@ class ImageClassifier(Estimator):
         """
         self._check_fitted()
         dim = self.head_.weights.shape[1]
-        if isinstance(X, np.ndarray) and X.dtype.kind == "f" and X.ndim < 3:
-            if X.ndim != 2 or X.shape[1] != dim:
+        if is_vector_array(X):
+            if X.shape[1] != dim:
                 raise ValueError(f"X has shape {X.shape}; vectors are (n, {dim})")
             if not np.isfinite(X).all():
                 raise ValueError("X has numbers that are not finite")
-            vectors: NDArray[Any] = X
-            return unit_rows(vectors)
+            return unit_rows(X)
         return embed_array(
             self.encoder_, X, self.cache_, backend=self.backend, on_error=on_error, dim=dim
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,15 +14,18 @@ from numpy.typing import NDArray
 
 from clipcls.classification.decision import Watch, watch_each
 from clipcls.classification.multilabel import MultiLabelClassifier
-from clipcls.data.dataset import DatasetLike, make_dataset
+from clipcls.data.dataset import Dataset, DatasetLike, make_dataset, merge_rows, read_dataset
+from clipcls.data.file_kinds import is_vectors
 from clipcls.data.matching import Excluded, match_labels
-from clipcls.embeddings.cache import hash_image
+from clipcls.embeddings.vector_files import open_vectors
 from clipcls.errors import ImageError, InputError
+from clipcls.files.text import canonical
 from clipcls.labels.names import join_levels
 from clipcls.predictions import NO_CLASS
 
 if TYPE_CHECKING:
     from clipcls.classification.image_classifier import ImageClassifier
+    from clipcls.embeddings.embed import Embedded
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +36,7 @@ class Known:
 
     Attributes:
         paths: the images.
+        hashes: the SHA-256 of each image's file; b"" if it is not known.
         vectors: float32 (n, dim), unit rows.
         truth: for each image the class numbers that are right; at least one, but for a
             `MultiLabelClassifier`.
@@ -39,10 +45,46 @@ class Known:
     """
 
     paths: tuple[str, ...]
+    hashes: tuple[bytes, ...]
     vectors: NDArray[np.float32]
     truth: tuple[tuple[int, ...], ...]
     excluded: Excluded
     notes: tuple[str, ...] = ()
+
+
+def read_labelled(
+    data: DatasetLike, *, unlabelled: bool = False, question: str | None = None
+) -> Dataset:
+    """Labelled images as a folder, csv file or pairs (see `make_dataset`), or as vectors.
+
+    The labels of a file of vectors are in its column `label`, or in the one of the question.
+    Without such a column, the name of each image's folder is its label.
+
+    Raises:
+        InputError: it cannot be read, or no image has a label.
+    """
+    if not isinstance(data, str | os.PathLike):
+        return make_dataset(data, unlabelled=unlabelled)
+    name = os.fspath(data)
+    if not is_vectors(name):
+        return read_dataset(name, unlabelled=unlabelled, question=question)
+    column = question or "label"
+    rows = list(open_vectors(name).labels(column))
+    if any(label is not None for _, label in rows):
+        cells = ((path, (label or "").split("|")) for path, label in rows)
+        split = ((path, [each for each in map(canonical, cell) if each]) for path, cell in cells)
+        return replace(merge_rows(name, split, unlabelled), vectors=name)
+    root = os.path.commonpath([os.path.dirname(path) for path, _ in rows] or [""])
+    chains = {path: Path(os.path.relpath(path, root)).parts[:-1] for path, _ in rows}
+    inside = {path: chain for path, chain in chains.items() if chain}
+    if not inside:
+        raise InputError(
+            f"{name}: has no column {column!r}, and its images are not in one folder per label; "
+            "add the column"
+        )
+    labels = tuple(chain[:1] for chain in inside.values())
+    beside, folders = len(chains) - len(inside), tuple(inside.values())
+    return Dataset(name, tuple(inside), labels, beside=beside, folders=folders, vectors=name)
 
 
 def embed_known(
@@ -60,7 +102,7 @@ def embed_known(
 
     Args:
         classifier: fitted.
-        data: see `make_dataset`.
+        data: see `read_labelled`.
         watch: called after each image, with the `ImageError` if it could not be read.
         alone: refuse images with several labels, and take a name above several labels for none of
             them instead of all. A `MultiLabelClassifier` does the latter too: that one label of a
@@ -75,7 +117,7 @@ def embed_known(
     right = every = meanings(base)
     if several or alone:
         right = {name: (number,) for name, number in own_names(base).items()}
-    dataset = make_dataset(data, unlabelled=several)
+    dataset = read_labelled(data, unlabelled=several)
     matched = match_labels(dataset, names, right, several=several, above=every if several else None)
     for path, classes in zip(matched.paths, matched.truth, strict=True):
         if alone and len(classes) > 1:
@@ -87,13 +129,19 @@ def embed_known(
     if watch:
         for error in unreadable:
             watch(error)
-    paths, vectors, truth = [], [], []
-    embedded = watch_each(base.embed(matched.paths), watch)
+    paths, hashes, vectors, truth = [], [], [], []
+    embedded: Iterable[Embedded | ImageError]
+    if dataset.vectors:
+        by_path = {item.path: item for item in base.embed(dataset.vectors)}
+        embedded = watch_each((by_path[path] for path in matched.paths), watch)
+    else:
+        embedded = watch_each(base.embed(matched.paths, hashed=True), watch)
     for path, classes, item in zip(matched.paths, matched.truth, embedded, strict=True):
         if isinstance(item, ImageError):
             unreadable.append(item)
         else:
             paths.append(path)
+            hashes.append(item.content)
             vectors.append(item.vector)
             truth.append(classes)
     if not vectors:
@@ -104,23 +152,22 @@ def embed_known(
         unreadable=tuple(unreadable),
         without_images=tuple(name for n, name in enumerate(names) if n not in present),
     )
-    notes = tuple(_note_seen(classifier, base, paths))
+    notes = tuple(_note_seen(classifier, base, paths, hashes))
     for note in notes:
         logger.warning("%s; take others", note)
-    return Known(tuple(paths), np.stack(vectors), tuple(truth), excluded, notes)
+    return Known(tuple(paths), tuple(hashes), np.stack(vectors), tuple(truth), excluded, notes)
 
 
 def _note_seen(
     classifier: ImageClassifier | MultiLabelClassifier,
     base: ImageClassifier,
     paths: Sequence[str],
+    hashes: Sequence[bytes],
 ) -> Iterator[str]:
     """Sentences on images that the classifier or its calibration has seen."""
-    seen = {
-        "the classifier was learnt": (base.given_class(p) not in (None, NO_CLASS) for p in paths)
-    }
+    given = map(base.given_class, paths, hashes)
+    seen = {"the classifier was learnt": (number not in (None, NO_CLASS) for number in given)}
     if calibration := classifier.calibration_:
-        hashes = (hash_image(base.cache_, path) for path in paths)
         seen["the calibration was made"] = (calibration.knows(digest) for digest in hashes)
     for what, flags in seen.items():
         if count := sum(flags):

@@ -60,11 +60,11 @@ def command(
     """
     name, chosen = take_one(split_questions(labels, question))
     refuse_overwriting(output, data, labels.labels, labels.prompts, labels.classifier)
-    from clipcls.data.dataset import read_dataset
+    from clipcls.classification.labelled import read_labelled
     from clipcls.evaluation.calibrate import calibrate
 
-    labelled = read_dataset(data, unlabelled=multi_label, question=name or question)
-    fitted = chosen.open_either(model.make_arguments(), None, multi_label)
+    labelled = read_labelled(data, unlabelled=multi_label, question=name or question)
+    fitted = chosen.open_either(model.make_arguments([data]), None, multi_label)
     with watching(console, len(labelled)) as watch:
         found, excluded = calibrate(fitted, labelled, watch=watch)
     report_excluded(console, excluded)

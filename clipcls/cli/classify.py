@@ -184,7 +184,7 @@ def command(
     every = prefix_columns({q: list_columns(q, answers.top, True) for q in questions})
     run.select_columns((), every)  # refuses before the work
     images, total = reading.find_images(inputs, run.report.excluded)
-    arguments = model.make_arguments()
+    arguments = model.make_arguments(inputs)
     opened = open_questions(questions, arguments, doubt.calibration, tagged)
     asked = {name: fitted for name, fitted in opened.items() if name not in tagged}
     tops = {name: min(answers.top, len(fitted.classes_)) for name, fitted in asked.items()}

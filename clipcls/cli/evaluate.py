@@ -121,7 +121,7 @@ def command(
         )
     if output.file and output.html and output.file.absolute() == output.html.absolute():
         raise click.UsageError("-o and --html name the same file; give each its own")
-    from clipcls.data.dataset import read_dataset
+    from clipcls.classification.labelled import read_labelled
     from clipcls.evaluation.compare import compare
     from clipcls.evaluation.evaluate import evaluate
     from clipcls.evaluation.page import EvaluationPage, make_page_record
@@ -138,9 +138,9 @@ def command(
         )
     records: dict[str, dict[str, Any]] = {}
     status, would_gain = 0, False
-    chosen = model.make_arguments()
+    chosen = model.make_arguments([data])
     for name, settings in questions.items():
-        labelled = read_dataset(data, unlabelled=multi_label, question=name or question)
+        labelled = read_labelled(data, unlabelled=multi_label, question=name or question)
         classifier = settings.open_either(chosen, settings.calibration, multi_label)
         chosen |= {"model": classifier.encoder_, "checkpoint": None}  # not loaded twice
         with watching(console, len(labelled), again=bool(records)) as watch:

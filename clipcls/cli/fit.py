@@ -70,16 +70,16 @@ def command(
     """
     refuse_overwriting(output, data, learning.labels, learning.prompts)
     name, chosen = take_one(split_questions(learning, question))
-    from clipcls.data.dataset import read_dataset
+    from clipcls.classification.labelled import read_labelled
     from clipcls.few_shot.classifier import FewShotClassifier
     from clipcls.output.writing import open_output
 
-    labelled = read_dataset(data, question=name or question)
+    labelled = read_labelled(data, question=name or question)
     classifier = FewShotClassifier(
         chosen.labels,
         prompts=learning.prompts,
         no_words=learning.no_words,
-        **model.make_arguments(),
+        **model.make_arguments([data]),
     )
     with watching(console, len(labelled)) as watch:
         classifier.fit(labelled, watch=watch)

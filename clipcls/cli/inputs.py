@@ -45,5 +45,15 @@ class InputSettings(Settings):
         images = paths.find_images(
             inputs, stdin=sys.stdin.buffer, null=self.null, left_out=left_out
         )
-        total = None if "-" in inputs else lambda: sum(1 for _ in paths.find_images(inputs))
+        total = None if "-" in inputs else lambda: sum(map(_count, paths.find_images(inputs)))
         return itertools.chain([next(images)], images), total
+
+
+def _count(found: str | NamedImage | ImageError) -> int:
+    from clipcls.data.file_kinds import is_vectors
+
+    if not isinstance(found, str) or not is_vectors(found):
+        return 1
+    from clipcls.embeddings.vector_files import open_vectors
+
+    return len(open_vectors(found))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -103,14 +103,27 @@ class ModelSettings(ModelChoice):
         chosen = super().make_backend()
         return replace(chosen, name=self.backend, precision=self.precision, workers=self.workers)
 
-    def make_arguments(self) -> dict[str, Any]:
-        """The arguments that classifiers share, with the cache opened."""
+    def make_arguments(self, inputs: Sequence[str] = ()) -> dict[str, Any]:
+        """The arguments that classifiers share, with the cache opened.
+
+        If all `inputs` hold vectors, "auto" is their model and precision.
+        """
+        from clipcls.data.file_kinds import is_vectors
         from clipcls.embeddings.cache import open_cache
 
+        model, backend = self.model, self.make_backend()
+        if inputs and all(map(is_vectors, inputs)):
+            from clipcls.embeddings.vector_files import open_vectors
+
+            info = open_vectors(inputs[0]).info
+            if model == "auto":
+                model = info.model
+            if backend.precision == "auto":  # else the image tower is tried in others
+                backend = replace(backend, precision="bf16" if info.precision == "bf16" else "fp32")
         return {
-            "model": self.model,
+            "model": model,
             "checkpoint": self.checkpoint,
-            "backend": self.make_backend(),
+            "backend": backend,
             "cache": open_cache(self.cache or not self.no_cache) or False,
         }
 

@@ -50,7 +50,20 @@ class _Count(click.IntRange):
         return "N"
 
 
+class _Vectors(click.Path):
+    """A file of vectors to write, by its suffix, or a folder, which has none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(os.fsdecode(value))
+        if path.suffix.lower() in (".parquet", ".npy") and not path.is_dir():
+            return os.fspath(NEW_FILE.convert(value, param, ctx))
+        if path.is_dir() or (not path.suffix and path.name not in ("", "-")):
+            return os.fspath(path)
+        self.fail(f"{value}: name a .parquet or .npy file, or a folder without a dot", param, ctx)
+
+
 COUNT = _Count(1)
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 NEW_FILE, RESULTS = _NewFile(), _NewFile(stdout=True)
+VECTORS = _Vectors()

@@ -84,7 +84,7 @@ def command(
 
     with output.open(form, columns) as writer:
         images, total = reading.find_images(inputs, left_out) if inputs else (iter(()), 0)
-        settings = model.make_arguments()
+        settings = model.make_arguments(inputs)
         cache = settings.pop("cache") or None
         encoder = open_encoder(**settings, progress=not console.quiet)
         query = _embed_query(encoder, image or arguments[0], cache)

@@ -64,7 +64,9 @@ def command(
     left_out = LeftOut()
     images, total = reading.find_images(inputs, left_out)
     classifier = ZeroShotClassifier(
-        read_vocabulary(vocabulary or VOCABULARY), prompts=[TEMPLATE], **model.make_arguments()
+        read_vocabulary(vocabulary or VOCABULARY),
+        prompts=[TEMPLATE],
+        **model.make_arguments(inputs),
     ).fit()
     with watching(console, total) as watch:
         found = suggest(classifier, images, clusters=clusters, watch=watch)

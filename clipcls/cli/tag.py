@@ -76,7 +76,7 @@ def command(
     usual = prefix_columns(dict.fromkeys(questions, result_columns()))
     columns = run.select_columns(usual)
     images, total = reading.find_images(inputs, run.report.excluded)
-    arguments = model.make_arguments()
+    arguments = model.make_arguments(inputs)
     opened = open_questions(questions, arguments, answers.calibration, multi_label=questions)
     if "" in opened:
         results = opened[""].classify(images, top=answers.top, min_score=answers.min_score)

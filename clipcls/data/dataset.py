@@ -38,6 +38,7 @@ class Dataset:
         beside: how many images are next to the class folders, without a label.
         folders: the folders that contain each image, from the class folder down; () for other data.
         unreviewed: how many rows of a reviewed table were left out, as no person gave their label.
+        vectors: the file of vectors that has these images; "" if they are files.
     """
 
     source: str
@@ -48,6 +49,7 @@ class Dataset:
     beside: int = 0
     folders: tuple[tuple[str, ...], ...] = ()
     unreviewed: int = 0
+    vectors: str = ""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -84,7 +86,7 @@ def make_dataset(data: DatasetLike, *, unlabelled: bool = False) -> Dataset:
         (os.fspath(path), [labels] if isinstance(labels, str) else list(labels))
         for path, labels in data
     )
-    return _merge("data", pairs, unlabelled)
+    return merge_rows("data", pairs, unlabelled)
 
 
 def read_dataset(
@@ -133,7 +135,7 @@ def read_dataset(
         rows = list(
             zip(_find_paths(name, [p for p, _ in rows]), (ls for _, ls in rows), strict=True)
         )
-    return replace(_merge(name, rows, unlabelled), unreviewed=len(unreviewed))
+    return replace(merge_rows(name, rows, unlabelled), unreviewed=len(unreviewed))
 
 
 def _read_folder(root: str) -> Dataset:
@@ -229,7 +231,12 @@ def _find_paths(name: str, paths: Sequence[str]) -> list[str]:
     return found
 
 
-def _merge(source: str, rows: Iterable[tuple[str, Sequence[str]]], unlabelled: bool) -> Dataset:
+def merge_rows(source: str, rows: Iterable[tuple[str, Sequence[str]]], unlabelled: bool) -> Dataset:
+    """The images of (path, labels) rows; rows with the same path add up.
+
+    Raises:
+        InputError: there are no rows, or, without `unlabelled`, one has no label.
+    """
     found: dict[str, dict[str, None]] = {}
     for path, labels in rows:
         if not (labels or unlabelled):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -68,6 +69,38 @@ _SYSTEM_FOLDERS = frozenset(
         "_gsdata_",
     )
 )
+
+
+VECTORS_KEY = b"clipcls.vectors"
+"""The key of the metadata of a parquet file of vectors (see `embeddings.vector_files`)."""
+
+VECTORS_MANIFEST = "clipcls-vectors.json"
+"""The file in a folder that makes it a folder of vectors."""
+
+
+def is_vectors(path: str) -> bool:
+    """Whether a file or folder holds stored vectors, judged by its content, not by its name.
+
+    A parquet file that is cut off counts as well: opening it tells what is wrong.
+    """
+    if os.path.splitext(path)[1].lower() in SUFFIXES:  # without opening a million photos
+        return False
+    try:
+        if os.path.isdir(path):
+            return os.path.isfile(os.path.join(path, VECTORS_MANIFEST))
+        if not os.path.isfile(path):  # opening a pipe or a device may wait or have side effects
+            return False
+        with open(path, "rb") as file:
+            begin = file.read(6)
+            if begin[:4] != b"PAR1":
+                return begin == b"\x93NUMPY"
+            # The metadata are at the end, before their length and the magic number.
+            size = file.seek(-8, os.SEEK_END)
+            length, end = int.from_bytes(file.read(4), "little"), file.read(4)
+            file.seek(max(0, size - length))
+            return end != b"PAR1" or VECTORS_KEY in file.read(length)
+    except (OSError, ValueError):
+        return False
 
 
 def is_system_folder(name: str) -> bool:

@@ -6,7 +6,8 @@ Every method that takes images takes one or many of these:
 - a PIL image,
 - a NumPy array, uint8: H x W x 3 (RGB), H x W x 4 (RGBA), H x W x 1 or H x W (grey);
   N x H x W x C is many images,
-- the bytes of an image file, or a binary file object, read from its start if it can seek.
+- the bytes of an image file, or a binary file object, read from its start if it can seek,
+- a file or folder of vectors, as `clipcls embed` writes it, which stands for all of its images.
 
 Many are a list or any other iterable except a mapping, a set or a table; anything ambiguous is a
 TypeError that says what to write instead.
@@ -32,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from clipcls.data.file_kinds import is_vectors
 from clipcls.data.images import MAX_BYTES, decode_image
 from clipcls.data.pixels import to_rgb
 from clipcls.data.sources import Source, find_source
@@ -64,7 +66,14 @@ class NamedImage:
     source: Source | bytes | Image.Image
 
 
-def name_images(images: Any) -> Iterator[NamedImage | ImageError]:
+@dataclass(frozen=True, slots=True)
+class NamedVectors:
+    """A file or folder of stored vectors, which stands for all of its images."""
+
+    path: str
+
+
+def name_images(images: Any) -> Iterator[NamedImage | NamedVectors | ImageError]:
     """Name one image or many, in their order; errors among them are passed on.
 
     Raises:
@@ -87,6 +96,8 @@ def open_input(image: ImageInput) -> Image.Image:
     named = _name(0, image)
     if isinstance(named, ImageError):
         raise named
+    if isinstance(named, NamedVectors):
+        raise ImageError(named.path, "holds vectors, not one image")
     data = named.source.read() if isinstance(named.source, Source) else named.source
     return data if isinstance(data, Image.Image) else decode_image(data, named.name)
 
@@ -122,8 +133,8 @@ def _is_one(images: Any) -> bool:
             return False
         if images.dtype.kind == "f" and images.ndim < 3:
             raise TypeError(
-                f"an array of {images.dtype} with the shape {images.shape} holds vectors, not "
-                "images; predict, predict_proba and decision_function take them"
+                f"an array of {images.dtype} with the shape {images.shape} holds one vector; give "
+                "an array of vectors, (n, dim)"
             )
         _check_array(images, "X", "N x H x W x 3")
         return images.ndim < 4
@@ -140,13 +151,13 @@ def _is_one(images: Any) -> bool:
     return False
 
 
-def _name(number: int, item: Any) -> NamedImage | ImageError:
+def _name(number: int, item: Any) -> NamedImage | NamedVectors | ImageError:
     """Name one image of several, `number` being its position."""
     if isinstance(item, NamedImage | ImageError):
         return item
     if isinstance(item, str | os.PathLike):
         name = str(os.fsdecode(item))
-        return NamedImage(name, find_source(name))
+        return NamedVectors(name) if is_vectors(name) else NamedImage(name, find_source(name))
     own = getattr(item, "name", None) or getattr(item, "filename", None)
     name = own if isinstance(own, str) and own else f"images[{number}]"
     try:

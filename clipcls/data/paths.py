@@ -15,7 +15,14 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from clipcls.data.file_kinds import KINDS, SUFFIXES, LeftOut, is_system_folder, reads_raw
+from clipcls.data.file_kinds import (
+    KINDS,
+    SUFFIXES,
+    LeftOut,
+    is_system_folder,
+    is_vectors,
+    reads_raw,
+)
 from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.on_disk import explain_missing, find_on_disk
 from clipcls.files.text import canonical, detect_encoding
@@ -53,6 +60,7 @@ def find_images(
     - A pattern (`*`, `?`, `[...]`, `**` for any depth) stands for its sorted matches, as in a
       shell; with `**` it matches only files. A part that names an existing file or folder, such as
       `[2024] Trip`, stands for that alone.
+    - A file or folder of vectors by `clipcls embed` comes as one path.
     - `-` reads paths of files and folders, not patterns, from `stdin` as they come: one per line
       (UTF-16, as PowerShell writes it, is recognised), or ended by NUL bytes with `null`.
 
@@ -171,7 +179,7 @@ def _find(path: str, is_pattern: bool, left_out: LeftOut) -> Iterator[str | Imag
         else:  # a NUL byte, or characters that the file system cannot encode
             yield ImageError(path, "not a valid file name")
         return
-    if os.path.isdir(path):
+    if os.path.isdir(path) and not is_vectors(path):
         yield from _walk(path, left_out)
     else:
         yield path

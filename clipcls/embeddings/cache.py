@@ -95,10 +95,13 @@ class EmbeddingCache:
             if self._is_whole(checksum, space.encode(), content, vector)
         }
 
-    def get_file(self, space: str, name: str, stamp: bytes) -> NDArray[np.float32] | None:
-        """The vector of an image that has not changed since it was stored, without reading it."""
+    def get_file(
+        self, space: str, name: str, stamp: bytes
+    ) -> tuple[bytes, NDArray[np.float32]] | None:
+        """The SHA-256 and the vector of an image that has not changed, without reading it."""
         content = self._content(name, stamp)
-        return self.get(space, content) if content else None
+        vector = self.get(space, content) if content else None
+        return None if content is None or vector is None else (content, vector)
 
     def add(
         self,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -16,11 +17,15 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from clipcls.data.images import FILES, PIXELS, decode_image, find_missing_share
-from clipcls.data.inputs import NamedImage, OnError, apply_on_error, name_images
+from clipcls.data.inputs import NamedImage, NamedVectors, OnError, apply_on_error, name_images
 from clipcls.data.sources import Source
 from clipcls.embeddings.space import Space
+from clipcls.embeddings.vector_files import open_vectors
+from clipcls.embeddings.vectors_info import is_unit
 from clipcls.errors import ImageError, ModelError
+from clipcls.files.hashing import read_size
 from clipcls.models.backend import Backend
+from clipcls.numerics import unit_rows
 
 if TYPE_CHECKING:
     from clipcls.data.inputs import Images
@@ -46,14 +51,18 @@ class Embedded:
     Attributes:
         path: the image's name.
         vector: the vector.
-        stored: whether it came from the cache.
+        stored: whether it came from the cache or a file of vectors.
         is_file: whether `path` leads to the image, and is not just a name that came with data.
+        content: the SHA-256 of the image file's content; b"" if it is not known.
+        size: the size of the file in bytes; 0 if it is not known.
     """
 
     path: str
     vector: NDArray[np.float32]
     stored: bool = False
     is_file: bool = False
+    content: bytes = b""
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -64,7 +73,9 @@ class _Pending:
     is_file: bool
     vector: NDArray[np.float32] | None = None
     pixels: NDArray[Any] | None = None
-    content: bytes = b""  # its key in the cache; empty: do not store it
+    content: bytes = b""  # its key in the cache
+    size: int = 0
+    is_whole: bool = True  # else it is not stored, so that the next run warns again
     stamp: bytes = b""
 
 
@@ -108,6 +119,7 @@ def embed_images(
     cache: EmbeddingCache | None = None,
     *,
     backend: Backend | None = None,
+    hashed: bool = False,
 ) -> Iterator[Embedded | ImageError]:
     """Unit vectors of images, in their order, reading ahead in threads with bounded memory.
 
@@ -121,6 +133,7 @@ def embed_images(
             passed through.
         cache: stores the vectors.
         backend: sets the number of decoding threads; None: `Backend()`.
+        hashed: give each file's `content` and `size`; without a cache it must be hashed.
 
     Yields:
         an `Embedded` per image, or an `ImageError` if it has no vector.
@@ -128,8 +141,51 @@ def embed_images(
     Raises:
         TypeError: at once if `images` is neither an image nor an iterable of them, and at its turn
             if an item is not an image.
+        InputError: at its turn, a file of vectors cannot be read, or is another model's.
     """
-    return _embed(encoder, name_images(images), cache, (backend or Backend()).threads)
+    if is_vector_array(images):
+        return _name_rows(images)
+    threads = (backend or Backend()).threads
+    named: Iterator[Any] = name_images(images)  # refuses other types at once
+
+    def embed_groups() -> Iterator[Embedded | ImageError]:
+        groups = itertools.groupby(named, lambda each: isinstance(each, NamedVectors))
+        for are_vectors, group in groups:
+            if are_vectors:
+                yield from _read_vectors(encoder, group)
+            else:
+                yield from _embed(encoder, group, cache, threads, hashed)
+
+    return embed_groups()
+
+
+def is_vector_array(images: object) -> TypeGuard[NDArray[Any]]:
+    """Whether this is an array of vectors, float (n, dim), not of images."""
+    return isinstance(images, np.ndarray) and images.dtype.kind == "f" and images.ndim == 2
+
+
+def _name_rows(vectors: NDArray[Any]) -> Iterator[Embedded]:
+    if not np.isfinite(vectors).all() or not vectors.any(axis=1).all():
+        raise ValueError("a row of X is zero or not finite")
+    for number, row in enumerate(unit_rows(vectors)):
+        yield Embedded(f"images[{number}]", row, stored=True)
+
+
+def _read_vectors(
+    encoder: Encoder, named: Iterable[NamedVectors]
+) -> Iterator[Embedded | ImageError]:
+    for each in named:
+        file = open_vectors(each.path)
+        file.info.check(encoder, each.path)
+        for block in file.blocks():
+            for number, is_whole in enumerate(is_unit(block.vectors).tolist()):
+                path = block.paths[number]
+                if is_whole:
+                    content = bytes.fromhex(block.hashes[number]) if block.hashes else b""
+                    size = block.sizes[number] if block.sizes else 0
+                    yield Embedded(path, block.vectors[number], True, False, content, size)
+                else:
+                    yield ImageError(path, "its stored vector is damaged; embed it anew")
 
 
 def embed_array(
@@ -180,9 +236,10 @@ def compute_rows(
 
 def _embed(
     encoder: Encoder,
-    images: Iterator[NamedImage | ImageError],
+    images: Iterable[NamedImage | ImageError],
     cache: EmbeddingCache | None,
     threads: int,
+    hashed: bool,
 ) -> Iterator[Embedded | ImageError]:
     queue: deque[Future[_Pending | ImageError] | _Pending | ImageError] = deque()
     decoding: Future[None] = Future()  # done when the first image that opens is decoded
@@ -199,7 +256,9 @@ def _embed(
                 if cache and not space:
                     space = Space(encoder, cache, "image")
                 known = _known(image, space)
-                queue.append(known or pool.submit(_prepare, image, encoder, space, decoding))
+                queue.append(
+                    known or pool.submit(_prepare, image, encoder, space, decoding, hashed)
+                )
             # `batch_size` is read only if needed, since it may import torch.
             while queue and (
                 not isinstance(queue[0], Future) or len(queue) > 2 * encoder.batch_size + threads
@@ -240,14 +299,20 @@ def _result(
 def _known(image: NamedImage, space: Space | None) -> _Pending | None:
     """An image that has not changed since it was stored; finding it needs no thread."""
     if space and isinstance(image.source, Source):
-        vector = space.get_file(image.name, image.source.stamp())
-        if vector is not None:
-            return _Pending(image.name, is_file=True, vector=vector)
+        stamp = image.source.stamp()
+        if found := space.get_file(image.name, stamp):
+            content, vector = found
+            size = read_size(stamp)
+            return _Pending(image.name, is_file=True, vector=vector, content=content, size=size)
     return None
 
 
 def _prepare(
-    image: NamedImage, encoder: Encoder, space: Space | None, decoding: Future[None]
+    image: NamedImage,
+    encoder: Encoder,
+    space: Space | None,
+    decoding: Future[None],
+    hashed: bool,
 ) -> _Pending | ImageError:
     """Runs in a thread: reads, hashes, decodes and preprocesses one image.
 
@@ -269,16 +334,17 @@ def _prepare(
             if isinstance(source, Image):
                 item.pixels = encoder.preprocess(source)
                 return item
-            data = source
-            if space:
+            data, item.size = source, len(source)
+            if space or hashed:
                 item.content = hashlib.sha256(data).digest()
+            if space:
                 item.vector = space.get(item.content)
                 if item.vector is not None:
                     return item
             decoded = decode_image(data, name, least_side=encoder.least_side, reserve=reserve)
             item.pixels = encoder.preprocess(decoded)
             if find_missing_share(decoded):
-                item.content = b""  # not stored, so that the next run warns again
+                item.is_whole = False
             return item
     except ImageError as error:
         return error.without_frames()
@@ -296,7 +362,7 @@ def _finish(
         rows = encoder.encode_images([item.pixels for item in waiting if item.pixels is not None])
         for pending, row in zip(waiting, rows, strict=True):
             pending.vector = row
-    new = [item for item in images if item.content and _is_unit(item.vector)]
+    new = [item for item in images if item.content and item.is_whole and _is_unit(item.vector)]
     if space and new:
         space.add(
             [(item.content, item.vector) for item in new if item.vector is not None],
@@ -306,7 +372,8 @@ def _finish(
         if isinstance(item, ImageError):
             yield item
         elif _is_unit(item.vector):
-            yield Embedded(item.path, item.vector, item.pixels is None, item.is_file)
+            is_stored = item.pixels is None
+            yield Embedded(item.path, item.vector, is_stored, item.is_file, item.content, item.size)
         else:
             yield ImageError(item.path, "the model gave no finite vector; try --precision fp32")
 

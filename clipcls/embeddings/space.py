@@ -53,7 +53,7 @@ class Space:
         """As `EmbeddingCache.get`."""
         return self._cache.get(self._name, content)
 
-    def get_file(self, name: str, stamp: bytes) -> NDArray[np.float32] | None:
+    def get_file(self, name: str, stamp: bytes) -> tuple[bytes, NDArray[np.float32]] | None:
         """As `EmbeddingCache.get_file`."""
         return self._cache.get_file(self._name, name, stamp)
 

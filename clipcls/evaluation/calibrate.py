@@ -39,7 +39,6 @@ from clipcls.classification.labelled import embed_known, right_columns
 from clipcls.classification.multilabel import MultiLabelClassifier
 from clipcls.data.dataset import DatasetLike
 from clipcls.data.matching import Excluded
-from clipcls.embeddings.cache import hash_image
 from clipcls.errors import CalibrationError, InputError, not_fitted
 from clipcls.evaluation.evaluate import compute_outcomes
 from clipcls.metrics.intervals import Flags, Floats
@@ -103,13 +102,11 @@ def calibrate(
         raise InputError(f"too few labelled images to calibrate: {n}; give {_LEAST_IMAGES} or more")
     found: Calibration | MultiLabelCalibration
     if isinstance(classifier, MultiLabelClassifier):
-        cache = classifier.classifier.cache_
         truth = right_columns(known.truth, len(classifier.classes_))
         found = _calibrate_labels(classifier, classifier.scores(known.vectors), truth)
     else:
-        cache = classifier.cache_
         found = calibrate_vectors(classifier, known.vectors, known.truth)
-    return found.keep_images(hash_image(cache, path) for path in known.paths), known.excluded
+    return found.keep_images(known.hashes), known.excluded
 
 
 def calibrate_vectors(

@@ -123,10 +123,9 @@ class FewShotClassifier(ImageClassifier):
         if X is None:
             raise InputError("give labelled images to learn from")
         if y is None:
-            from clipcls.classification.labelled import embed_known
-            from clipcls.data.dataset import make_dataset
+            from clipcls.classification.labelled import embed_known, read_labelled
 
-            data = make_dataset(X)
+            data = read_labelled(X)
             zero_shot = self._zero_shot(name_labels(data))
             known = embed_known(zero_shot, data, watch, alone=True)
             self.excluded_: Excluded | None = known.excluded
@@ -134,25 +133,26 @@ class FewShotClassifier(ImageClassifier):
             none = [p for p, labels in zip(data.paths, data.labels, strict=True) if labels == _NONE]
             if data.folders or UNKNOWN in own_names(zero_shot):
                 none = []
-            return self._learn(zero_shot, known.vectors, codes, known.paths, none)
+            return self._learn(zero_shot, known.vectors, codes, known.paths, known.hashes, none)
         from sklearn.utils.validation import check_consistent_length, column_or_1d
 
         labels = [str(label) for label in column_or_1d(y, warn=True)]
         zero_shot = self._zero_shot(labels)
         if isinstance(X, np.ndarray) and X.dtype.kind == "f":
-            vectors, paths = zero_shot.vectors(X), [""] * len(X)
+            vectors, paths, hashes = zero_shot.vectors(X), [""] * len(X), [b""] * len(X)
         else:
             # With "raise" there are no errors among them.
-            found: list[Any] = list(zero_shot.embed(X, on_error="raise"))
+            found: list[Any] = list(zero_shot.embed(X, on_error="raise", hashed=True))
             vectors = np.array([item.vector for item in found])
             paths = [item.path if item.is_file else "" for item in found]
+            hashes = [item.content for item in found]
         check_consistent_length(vectors, labels)
         numbers = own_names(zero_shot)
         if strange := [label for label in labels if label not in numbers]:
             raise InputError(f"y: {strange[0]!r} is none of the labels")
         self.excluded_ = None
         codes = np.array([numbers[label] for label in labels], np.int64)
-        return self._learn(zero_shot, vectors, codes, paths)
+        return self._learn(zero_shot, vectors, codes, paths, hashes)
 
     def _zero_shot(self, found: Sequence[str]) -> ZeroShotClassifier:
         """The classifier by words alone, of `labels` or else of the labels found."""
@@ -177,6 +177,7 @@ class FewShotClassifier(ImageClassifier):
         vectors: NDArray[np.float32],
         codes: NDArray[np.int64],
         paths: Sequence[str],
+        hashes: Sequence[bytes],
         none: Sequence[str] = (),
     ) -> FewShotClassifier:
         """Learns from vectors; images of `none` are remembered as having none of the labels."""
@@ -188,7 +189,6 @@ class FewShotClassifier(ImageClassifier):
             has_images = repr(str(names[codes[0]])) if len(codes) else "none"
             raise InputError(f"images of at least two labels are needed, not only of {has_images}")
         self.encoder_, self.cache_ = zero_shot.encoder_, zero_shot.cache_
-        hashes = [hash_image(self.cache_, path) if path else b"" for path in paths]
         has_words = ~np.isin(names, list(self.no_words))
         if (nothing := np.flatnonzero(~has_words & (counts == 0))).size:
             raise InputError(
@@ -332,9 +332,9 @@ class FewShotClassifier(ImageClassifier):
             classifier=self.digest_,
         )
 
-    def given_class(self, path: str) -> int | None:
+    def given_class(self, path: str, content: bytes = b"") -> int | None:
         """As in `ImageClassifier`: `fit` was given these labels by a person."""
-        code = self._known.get(hash_image(self.cache_, path)[:HASH_BYTES])
+        code = self._known.get((content or hash_image(self.cache_, path))[:HASH_BYTES])
         if code in (None, NO_CLASS) or self._level is None:
             return code
         return int(self._level.node[code])

@@ -26,6 +26,13 @@ def stamp_file(stat: os.stat_result) -> bytes:
     return b"%d %d %d" % (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
+def read_size(stamp: bytes) -> int:
+    """The size in a stamp of `stamp_file`; 0 if it is another stamp."""
+    numbers = stamp.split()
+    is_file = len(numbers) == 3 and all(map(bytes.isdigit, numbers))
+    return int(numbers[0]) if is_file else 0
+
+
 def is_settled(stat: os.stat_result) -> bool:
     """Whether a file is old enough for any later change to show in its times."""
     return max(stat.st_mtime_ns, stat.st_ctime_ns) < time.time_ns() - RACY_NS

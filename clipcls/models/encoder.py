@@ -68,6 +68,11 @@ class Encoder(Protocol):
     def least_side(self) -> int:
         """A JPEG may be decoded at a reduced scale while neither side falls below it; pixels."""
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How images are resized and normalised, for people to read; by default not said."""
+        return {}
+
     def load_image_tower(self) -> None:
         """Prepares for `encode_images` while images are decoded; by default does nothing."""
         return

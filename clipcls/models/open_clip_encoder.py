@@ -136,6 +136,11 @@ class OpenClipEncoder:
         return self._preprocess.least_side
 
     @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How images are resized and normalised: size, mean, std, interpolation, ..."""
+        return dict(self._setting("preprocess"))
+
+    @property
     def image_backend(self) -> Literal["openvino", "torch"]:
         """The backend of the image tower, which is prepared for it now."""
         with self._running:

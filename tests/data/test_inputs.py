@@ -170,14 +170,17 @@ def test_what_is_no_image_or_could_be_two_things_is_refused_with_the_cure(
             ask(given)
 
 
-def test_vectors_are_for_scikit_learns_methods_and_mistakes_are_told_at_once(
+def test_vectors_are_taken_and_mistakes_are_told_at_once(
     classifier: ZeroShotClassifier,
 ) -> None:
     assert classifier.predict(ROWS).tolist() == LABELS
-    with pytest.raises(TypeError, match="holds vectors, not images; predict,"):
-        classifier.classify(ROWS)  # and not only when the first answer is asked for
-    with pytest.raises(TypeError, match="vectors"):
-        classifier.embed(ROWS)
+    assert [item.to_dict()["label"] for item in classifier.classify(ROWS)] == LABELS
+    with pytest.raises(ValueError, match="vectors are"):
+        classifier.classify(ROWS[:, :2])  # and not only when the first answer is asked for
+    with pytest.raises(ValueError, match="not finite"):
+        classifier.embed(np.nan * ROWS)
+    with pytest.raises(TypeError, match=r"one vector; give .* \(n, dim\)"):
+        classifier.classify(ROWS[0])
     with pytest.raises(ValueError, match="on_error is 'ignore'; choose from raise, skip, yield"):
         classifier.classify([], on_error="ignore")  # type: ignore[arg-type]
 

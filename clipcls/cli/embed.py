@@ -1,0 +1,174 @@
+"""`clipcls embed`."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from clipcls.cli import groups
+from clipcls.cli.console import Console, watching
+from clipcls.cli.constraints import refuse_overwriting
+from clipcls.cli.inputs import InputSettings, inputs_argument
+from clipcls.cli.options import ModelSettings, run_options
+from clipcls.cli.param_types import VECTORS
+
+if TYPE_CHECKING:
+    from clipcls.embeddings.embed import Embedded
+    from clipcls.embeddings.vector_files import DType
+    from clipcls.embeddings.vectors_info import VectorsInfo
+
+_BLOCK = 1024  # images that are handed to a writer together
+
+
+@groups.command("embed")
+@inputs_argument
+@click.option(
+    "-o",
+    "--output",
+    type=VECTORS,
+    required=True,
+    metavar="FILE|DIR/",
+    help="x.parquet; x.npy, with its paths in x.npy.jsonl; or a folder, which gets parquet files "
+    "and to which the same command adds images that are missing.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    help="float16 halves the files; scores then differ in the third decimal.",
+)
+@click.option("--rows", type=click.IntRange(1), default=16_384, help="Images per file of a folder.")
+@run_options
+def command(
+    console: Console,
+    inputs: tuple[str, ...],
+    output: str,
+    dtype: Literal["float32", "float16"],
+    rows: int,
+    reading: InputSettings,
+    model: ModelSettings,
+) -> int:
+    """Write images' vectors to a file that other programs read.
+
+    DuckDB, pandas, LanceDB and pgvector read the result, and clipcls takes it in place of the
+    images, without decoding them again. Each row has the image's path, the SHA-256 and the size of
+    its file, and the vector, of length 1. Images that cannot be read have no row.
+
+    \b
+    Examples:
+      clipcls embed photos/ -o vectors.parquet
+      clipcls embed photos/ -o vectors/
+      clipcls classify --labels labels.txt vectors.parquet
+    """
+    refuse_overwriting(Path(output), *inputs)
+    from clipcls.data.file_kinds import LeftOut
+    from clipcls.embeddings.embed import embed_images
+    from clipcls.embeddings.vectors_info import VectorsInfo
+    from clipcls.errors import ImageError, InputError
+    from clipcls.models.encoder import open_encoder
+
+    left_out, read, skipped, known = LeftOut(), 0, 0, 0
+    images, total = reading.find_images(inputs, left_out)
+    settings = model.make_arguments(inputs)
+    cache = settings.pop("cache") or None
+    encoder = open_encoder(**settings, progress=not console.quiet)
+    with (
+        _open(output, functools.partial(VectorsInfo.of, encoder), dtype, rows) as (write, has),
+        watching(console, total) as watch,
+    ):
+
+        def new_images() -> Iterator[Any]:
+            nonlocal known
+            for image in images:
+                name = image if isinstance(image, str) else getattr(image, "name", "")
+                if isinstance(image, ImageError) or not has(name):
+                    yield image
+                else:
+                    known += 1
+                    watch(None)
+
+        embedded = embed_images(
+            encoder, new_images(), cache, backend=settings["backend"], hashed=True
+        )
+        block: list[Embedded] = []
+        try:
+            for item in embedded:
+                if isinstance(item, ImageError):
+                    skipped += 1
+                    watch(item)
+                    continue
+                block.append(item)
+                if len(block) == _BLOCK:
+                    write(block)
+                    read += len(block)
+                    block = []
+                watch(None)
+        finally:  # of an interrupted run, too
+            if block:
+                write(block)
+                read += len(block)
+        if not read + known:
+            raise InputError("no image could be read, so nothing was written")
+    parts = [f"{read:,} images embedded"]
+    parts += [f"{known:,} were known"] if known else []
+    parts += [f"{skipped:,} could not be read"] if skipped else []
+    console.say_done(", ".join(parts), matters=skipped > 0 or known > 0)
+    if left_out.may_be_images:
+        console.remark(str(left_out))
+    next_step = f"clipcls classify --labels labels.txt {shlex.quote(output)}"
+    console.say_written(Path(output), next_step)
+    return console.status(skipped, read + known)
+
+
+@contextlib.contextmanager
+def _open(
+    output: str, make_info: Callable[[int], VectorsInfo], dtype: DType, rows: int
+) -> Iterator[tuple[Callable[[list[Embedded]], None], Callable[[str], bool]]]:
+    """The function that writes images, and the one that tells which are written already."""
+    import numpy as np
+
+    from clipcls.embeddings import vector_files
+    from clipcls.embeddings.vector_folder import VectorFolder
+    from clipcls.embeddings.vectors_info import VectorBlock
+    from clipcls.output.writing import open_output
+
+    with contextlib.ExitStack() as stack:
+        writers: list[Any]
+        has: Callable[[str], bool] = lambda path: False  # noqa: E731
+        if (suffix := Path(output).suffix.lower()) in (".parquet", ".npy"):
+            kinds: dict[str, Any] = {output: vector_files.VectorParquetWriter}
+            if suffix == ".npy":
+                kinds = {
+                    vector_files.sidecar_path(output): vector_files.NpyPathsWriter,
+                    output: vector_files.NpyWriter,
+                }
+            writers = [
+                stack.enter_context(
+                    open_output(
+                        Path(path),
+                        functools.partial(kind, make_info=make_info, dtype=dtype),
+                    )
+                )
+                for path, kind in kinds.items()
+            ]
+        else:
+            folder = stack.enter_context(VectorFolder(output, make_info, dtype, rows))
+            writers, has = [folder], folder.has
+
+        def write(images: list[Embedded]) -> None:
+            block = VectorBlock(
+                [image.path for image in images],
+                np.stack([image.vector for image in images]),
+                [image.content.hex() for image in images],
+                [image.size for image in images],
+            )
+            for writer in writers:
+                writer.write(block)
+
+        yield write, has
