@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from clipcls.cli import groups
 from clipcls.cli.console import Console, show
 from clipcls.cli.options import json_option
-from clipcls.cli.param_types import FILE
+from clipcls.cli.param_types import FILE, NEW_FILE
 from clipcls.errors import printable
+
+if TYPE_CHECKING:
+    from clipcls.embeddings.cache import EmbeddingCache
 
 _file = click.option(
     "--cache",
@@ -116,5 +119,67 @@ def _prune(_console: Console, path: Path | None) -> int:
     return 0
 
 
-for _subcommand in (_info, _clear, _prune):
+@groups.command("export")
+@_file
+@click.option("-o", "--output", type=NEW_FILE, required=True, help="A parquet file.")
+def _export(console: Console, path: Path | None, output: Path) -> int:
+    """Write all vectors of images and texts, of every model, to a parquet file.
+
+    `clipcls cache import` reads it, on this machine or another one. To use one model's vectors in
+    other programs, see `clipcls embed`.
+    """
+    from clipcls.embeddings.cache_transfer import CacheWriter, dump_blocks
+    from clipcls.output.writing import open_output
+
+    with _open(path) as cache, open_output(output, CacheWriter) as writer:
+        count = 0
+        for vectors, files in dump_blocks(cache):
+            writer.write((vectors, files))
+            count += len(vectors)
+        show(f"{output}: {count:,} vectors written")
+    return 0
+
+
+@groups.command("import")
+@_file
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
+def _import(console: Console, path: Path | None, files: tuple[Path, ...]) -> int:
+    """Add the vectors of files by `clipcls cache export`; known ones stay."""
+    from clipcls.embeddings.cache import EmbeddingCache
+    from clipcls.embeddings.cache_transfer import absorb, read_blocks
+
+    with EmbeddingCache(path) as cache:
+        for file in files:
+            new, total = absorb(cache, read_blocks(file))
+            show(f"{file}: {new:,} of {total:,} vectors were new")
+    return 0
+
+
+@groups.command("merge")
+@_file
+@click.argument("caches", nargs=-1, required=True, type=FILE, metavar="CACHE...")
+def _merge(console: Console, path: Path | None, caches: tuple[Path, ...]) -> int:
+    """Add the vectors of other cache files, such as another machine's; known ones stay."""
+    from clipcls.embeddings.cache import EmbeddingCache
+    from clipcls.embeddings.cache_transfer import absorb, dump_blocks, open_other
+
+    with EmbeddingCache(path) as cache:
+        for file in caches:
+            with open_other(file, cache) as other:
+                new, total = absorb(cache, dump_blocks(other))
+            show(f"{file}: {new:,} of {total:,} vectors were new")
+    return 0
+
+
+def _open(path: Path | None) -> EmbeddingCache:
+    """Open a cache that exists."""
+    from clipcls.embeddings.cache import EmbeddingCache
+    from clipcls.embeddings.cache_file import default_path
+
+    if not (place := path or default_path()).exists():
+        raise click.UsageError(f"{place}: there is no cache yet")
+    return EmbeddingCache(path)
+
+
+for _subcommand in (_info, _clear, _prune, _export, _import, _merge):
     command.add_command(_subcommand)

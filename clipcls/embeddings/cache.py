@@ -233,6 +233,57 @@ class EmbeddingCache:
         self._file.rows("PRAGMA wal_checkpoint(TRUNCATE)")
         return removed
 
+    def dump_vectors(self, block: int) -> Iterator[list[tuple[str, bytes, bytes, int]]]:
+        """All vectors, a block at a time, as (space, content, vector's bytes, checksum)."""
+        last = 0
+        while rows := self._file.rows(
+            "SELECT id, space, content, vector, checksum FROM embeddings WHERE id > ? "
+            "ORDER BY id LIMIT ?",
+            (last, block),
+        ):
+            if rows[-1][0] <= last:
+                self._file.recover(DamageError("rows out of order"))
+                return
+            last = rows[-1][0]
+            yield [
+                (row[1].decode(), *row[2:]) for row in rows if self._is_whole(row[-1], *row[1:-1])
+            ]
+
+    def dump_files(self, block: int) -> Iterator[list[tuple[bytes, bytes, bytes, int]]]:
+        """All files, a block at a time, as (path, stamp, content, checksum)."""
+        last = b""
+        while rows := self._file.rows(
+            "SELECT * FROM files WHERE path > ? ORDER BY path LIMIT ?", (last, block)
+        ):
+            last = rows[-1][0]
+            yield [row for row in rows if self._is_whole(row[-1], *row[:-1])]
+
+    def absorb(
+        self,
+        vectors: Iterable[tuple[str, bytes, bytes, int]],
+        files: Iterable[tuple[bytes, bytes, bytes, int]],
+    ) -> int | None:
+        """Adds rows of another cache, as dumped, unless they are damaged or known.
+
+        Returns:
+            the number of new vectors; None if they could not be stored.
+        """
+        vectors = [row for row in vectors if self._is_whole(row[3], row[0].encode(), *row[1:3])]
+        files = [row for row in files if self._is_whole(row[-1], *row[:-1])]
+
+        def work(connection: sqlite3.Connection) -> int:
+            before = connection.total_changes
+            connection.executemany(
+                "INSERT OR IGNORE INTO embeddings (space, content, vector, checksum) "
+                "VALUES (?, ?, ?, ?)",
+                vectors,
+            )
+            new = connection.total_changes - before
+            connection.executemany("INSERT OR IGNORE INTO files VALUES (?, ?, ?, ?)", files)
+            return new
+
+        return self._file.write(work, None)
+
     def _content(self, name: str, stamp: bytes) -> bytes | None:
         """The SHA-256 of an image's content, if it has not changed since it was stored."""
         file = (_path_key(name), stamp)

@@ -23,6 +23,7 @@ from clipcls.data.file_kinds import VECTORS_KEY, VECTORS_MANIFEST
 from clipcls.embeddings.vectors_info import VectorBlock, VectorsInfo, as_unit
 from clipcls.errors import InputError, format_count, os_reason, require_extra
 from clipcls.files.text import escape_bytes
+from clipcls.output.parquet import open_parquet
 from clipcls.output.writer import Writer
 
 DType = Literal["float32", "float16"]
@@ -81,10 +82,7 @@ class VectorFile:
 
 class _ParquetFile(VectorFile):
     def __init__(self, path: str) -> None:
-        with require_extra("parquet", f"{path}: parquet"):
-            import pyarrow.parquet  # noqa: F401
-
-        with self._open(path) as file:
+        with open_parquet(path, path) as file:
             schema, self._rows = file.schema_arrow, file.metadata.num_rows
         info = VectorsInfo.from_json((schema.metadata or {}).get(VECTORS_KEY, b""), path)
         if missing := {"path", "vector"} - {*schema.names}:
@@ -101,7 +99,7 @@ class _ParquetFile(VectorFile):
         """The rows, `only` with some columns."""
         known = only or ("path", "vector", "hash", "size")
         columns = [name for name in known if name in self._names]
-        with self._open(self.path) as file:
+        with open_parquet(self.path, self.path) as file:
             for batch in file.iter_batches(ROWS, columns=columns):
                 yield self._block({name: batch.column(name) for name in columns})
 
@@ -125,23 +123,11 @@ class _ParquetFile(VectorFile):
     def labels(self, column: str) -> Iterator[tuple[str, str | None]]:
         """Each row's path and label."""
         columns = [name for name in ("path", column) if name in self._names]
-        with self._open(self.path) as file:
+        with open_parquet(self.path, self.path) as file:
             for batch in file.iter_batches(columns=columns):
                 for row in batch.to_pylist():
                     label = row.get(column)
                     yield row["path"] or "", None if label is None else str(label)
-
-    @staticmethod
-    @contextlib.contextmanager
-    def _open(path: str) -> Iterator[Any]:
-        import pyarrow.parquet
-
-        try:
-            with pyarrow.parquet.ParquetFile(path) as file:
-                yield file
-        except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{path}: is not a whole parquet file ({reason})") from error
 
 
 class FolderFile(VectorFile):

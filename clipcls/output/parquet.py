@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,16 +78,27 @@ def read_parquet(
     Raises:
         InputError: while iterating: pyarrow is missing, or the file is cut off or damaged.
     """
+    with open_parquet(source, name) as file:
+        questions = find_questions(file.schema_arrow.names, question)
+        rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
+        for number, row in enumerate(rows, start=1):
+            known = {k: v for k, v in row.items() if v is not None}
+            yield f"{name}, row {number}", nest_columns(known, questions)
+
+
+@contextlib.contextmanager
+def open_parquet(source: str | io.BytesIO, name: str) -> Iterator[Any]:
+    """A `pyarrow.parquet.ParquetFile`, whose errors in the block name the file.
+
+    Raises:
+        InputError: pyarrow is missing, or the file is cut off or damaged.
+    """
     with require_extra("parquet", f"{name}: parquet"):
         import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(source) as file:
-            questions = find_questions(file.schema_arrow.names, question)
-            rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
-            for number, row in enumerate(rows, start=1):
-                known = {k: v for k, v in row.items() if v is not None}
-                yield f"{name}, row {number}", nest_columns(known, questions)
+            yield file
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{name}: is not a whole parquet file ({reason})") from error
