@@ -133,6 +133,9 @@ class ImageError(ClipclsError):
         self.path = path
         self.reason = reason
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ImageError, (self.path, self.reason)
+
     def to_dict(self) -> dict[str, Any]:
         """Its record, as in jsonl."""
         return {"path": self.path, "error": self.reason}

@@ -61,6 +61,8 @@ class Provenance:
         calibration: first 12 hex of the calibration's SHA-256, or "".
         classifier: first 12 hex of the SHA-256 of the learnt classifier's file, or "".
         licence: of the model's weights; "" if unknown.
+        shard: the share of the images as I/N, or "" for all of them.
+        run: with a share, first 12 hex of the SHA-256 of the labels and options, else "".
         refined: whether the other images of the batch influenced the answer.
     """
 
@@ -71,6 +73,8 @@ class Provenance:
     calibration: str = ""
     classifier: str = ""
     licence: str = ""
+    shard: str = ""
+    run: str = ""
     refined: bool = False
 
     def to_dict(self) -> dict[str, Any]:

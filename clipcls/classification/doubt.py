@@ -6,7 +6,7 @@ have to be low too. research/doubt.py measures how often that is right.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -29,30 +29,38 @@ class Doubt:
     """
 
     n_labels: int
-    _scores: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    _images: Counter[str] = field(default_factory=Counter)  # by their best label
+    _scores: Counter[str] = field(default_factory=Counter)  # their sums, likewise
     _far: int = 0
 
     def count(self, result: Prediction) -> None:
         """Count an answer by its best label, given or not."""
-        self._scores[result.top[0].label].append(result.score)
+        self._images[result.top[0].label] += 1
+        self._scores[result.top[0].label] += result.score  # type: ignore[assignment]
         self._far += result.nearness is not None and result.nearness < NEAR
+
+    def add(self, other: Doubt) -> None:
+        """Count the answers that another has counted."""
+        self._images += other._images
+        self._scores += other._scores
+        self._far += other._far
 
     def reason(self) -> str:
         """Why most answers are likely wrong, or "" if nothing says so."""
-        images = sum(map(len, self._scores.values()))
+        images = self._images.total()
         if images < LEAST_IMAGES:
             return ""
         if 2 * self._far > images:
             return f"{self._far:,} of {images:,} images are near none of the labels"
-        label, scores = max(self._scores.items(), key=lambda item: len(item[1]))
-        mean, share = sum(scores) / len(scores), len(scores) / images
+        label, count = max(self._images.items(), key=lambda item: item[1])
+        mean, share = self._scores[label] / count, count / images
         few = 1.2 / self.n_labels  # with two labels no score is below 0.5
         if share >= max(_SHARE, 1.5 / self.n_labels) and mean < max(_LEAST_OF_LABEL, few):
             return (
-                f"{len(scores):,} of {images:,} images get the label {label!r}, with a mean score "
-                f"of only {mean:.2f}"
+                f"{count:,} of {images:,} images get the label {label!r}, with a mean score of "
+                f"only {mean:.2f}"
             )
-        mean = sum(map(sum, self._scores.values())) / images
+        mean = self._scores.total() / images
         return f"the mean score is only {mean:.2f}" if mean < max(_LEAST_OF_ALL, few) else ""
 
 

@@ -29,6 +29,7 @@ _COMMANDS = {
     "calibrate": "Learn from labelled images what a score means.",
     "report": "Make a page of the answers of `classify` to look through.",
     "review": "Correct the results of `classify` on a page in your browser.",
+    "merge": "Put results together: the shards of one run, or runs on several folders.",
     "sort": "File images into one folder per label, or write keywords.",
     "fit": "Learn a classifier from labelled images, few or many.",
     "suggest": "Suggest labels for images that nobody has labelled.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from clipcls.cli import groups
 from clipcls.cli.console import Console, watching
 from clipcls.cli.constraints import refuse_inside, refuse_overwriting
 from clipcls.cli.groups import option
-from clipcls.cli.inputs import InputSettings, inputs_argument
+from clipcls.cli.inputs import ShardedInputSettings, inputs_argument
 from clipcls.cli.label_settings import (
     LabelSettings,
     calibration_option,
@@ -23,7 +23,7 @@ from clipcls.cli.label_settings import (
 from clipcls.cli.options import ModelSettings, run_options
 from clipcls.cli.outputs import ResultsOutput
 from clipcls.cli.param_types import COUNT, FOLDER, NumberRange
-from clipcls.cli.run import Run
+from clipcls.cli.run import Run, note_shard
 from clipcls.cli.sort import FilingSettings
 from clipcls.questions import find_name, prefix_columns
 
@@ -130,7 +130,7 @@ class _Doubt(groups.Settings):
 def command(
     console: Console,
     inputs: tuple[str, ...],
-    reading: InputSettings,
+    reading: ShardedInputSettings,
     labels: LabelSettings,
     answers: _Answers,
     doubt: _Doubt,
@@ -186,6 +186,7 @@ def command(
     images, total = reading.find_images(inputs, run.report.excluded)
     arguments = model.make_arguments(inputs)
     opened = open_questions(questions, arguments, doubt.calibration, tagged)
+    note_shard(opened, reading.shard, answers, replace(doubt, calibration=None), labels.level)
     asked = {name: fitted for name, fitted in opened.items() if name not in tagged}
     tops = {name: min(answers.top, len(fitted.classes_)) for name, fitted in asked.items()}
     usual = prefix_columns(

@@ -28,6 +28,7 @@ EXCLUSIVE: tuple[tuple[str, str, str], ...] = (
     ("classifier", "refine", "its answers are not refined"),
     ("classifier", "min-similarity", "its similarities are not to texts"),
     ("level", "refine", "answers are not refined where labels have a hierarchy"),
+    ("refine", "shard", "all images are refined together"),
     ("coverage", "max-error", ""),
     ("cache", "no-cache", ""),
     ("move", "link", ""),

@@ -126,7 +126,7 @@ class ResultsOutput(OutputSettings):
         "a table on a terminal and csv in a pipe",
         "path, label, score, best (the label of the score, also if the answer is `unknown`), "
         "similarity, error, those of other options, and model, weights, precision, prompts, "
-        "calibration, classifier, refined",
+        "calibration, classifier, shard, run, refined",
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,15 +17,37 @@ from clipcls.cli.constraints import refuse_inside
 from clipcls.cli.outputs import ResultsOutput
 from clipcls.cli.progress import format_rate
 from clipcls.cli.sort import FilingSettings, choose_mode, file_into, without_scores, write_keywords
+from clipcls.data.file_kinds import LeftOut
 from clipcls.errors import ImageError, require_extra
+from clipcls.output.tally import Tally
 from clipcls.predictions import UNKNOWN, Result
 from clipcls.questions import Answers, provenance_columns
 
 if TYPE_CHECKING:
     from clipcls.calibration.base import BaseCalibration
     from clipcls.classification.doubt import Doubt
-    from clipcls.data.file_kinds import LeftOut
+    from clipcls.data.sharding import Shard
     from clipcls.embeddings.cache import EmbeddingCache
+
+
+def identify(fitted: Mapping[str, Any], *settings: object) -> str:
+    """First 12 hex of the SHA-256 of what decides the answers of the questions' classifiers."""
+    made = [
+        (
+            name,
+            replace(each.identity_, model="", precision="", prompts=""),
+            each.provenance_.calibration,
+        )
+        for name, each in fitted.items()
+    ]
+    return hashlib.sha256(repr((made, settings)).encode()).hexdigest()[:12]
+
+
+def note_shard(fitted: Mapping[str, Any], shard: Shard | None, *settings: object) -> None:
+    """Have records say which share of which run they belong to."""
+    run = identify(fitted, *settings)
+    for each in fitted.values() if shard else ():
+        each.provenance_ = replace(each.provenance_, shard=str(shard), run=run)
 
 
 _CURE = (
@@ -35,29 +57,12 @@ _CURE = (
 
 
 @dataclass(slots=True)
-class Report:
-    """Counts the results of a run, and sums them up."""
+class Report(Tally):
+    """Sums up a run; `excluded` is what its folders contain besides images."""
 
-    excluded: LeftOut
-    classified: int = 0
-    unknown: Counter[str] = field(default_factory=Counter)  # by question
-    skipped: int = 0
+    excluded: LeftOut = field(default_factory=LeftOut)
     labels: dict[str, int] = field(default_factory=dict)  # question -> how many there are
-    sets: dict[str, Counter[int]] = field(default_factory=dict)  # question -> sizes of the sets
     started: float = field(default_factory=time.monotonic)
-
-    def count(self, result: Result | Answers) -> None:
-        """Count one result."""
-        if isinstance(result, ImageError):
-            self.skipped += 1
-        else:
-            self.classified += 1
-            answers = result.questions if isinstance(result, Answers) else {"": result}
-            for question, answer in answers.items():
-                if answer.label == UNKNOWN:
-                    self.unknown[question] += 1
-                if answer.label_set is not None:
-                    self.sets.setdefault(question, Counter())[len(answer.label_set)] += 1
 
     def summary(self, rate: float | None = None) -> str:
         """One line: how many images were classified or not, how sure, how long it took."""
@@ -104,9 +109,7 @@ class Run:
         if self._form == "parquet":
             with require_extra("parquet", "--format parquet"):
                 import pyarrow.parquet  # noqa: F401
-        from clipcls.data.file_kinds import LeftOut
-
-        self.report = Report(LeftOut())
+        self.report = Report()
 
     def select_columns(self, usual: Sequence[str], every: Sequence[str] = ()) -> list[str]:
         """The columns of a csv or tsv: the usual ones, or those that `--columns` picks of all."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from clipcls.cli import groups
 from clipcls.cli.console import Console, watching
 from clipcls.cli.constraints import refuse_overwriting
 from clipcls.cli.groups import option
-from clipcls.cli.inputs import InputSettings, inputs_argument
+from clipcls.cli.inputs import ShardedInputSettings, inputs_argument
 from clipcls.cli.label_settings import (
     TextSettings,
     calibration_option,
@@ -19,7 +19,7 @@ from clipcls.cli.label_settings import (
 from clipcls.cli.options import ModelSettings, run_options
 from clipcls.cli.outputs import ResultsOutput
 from clipcls.cli.param_types import COUNT, NumberRange
-from clipcls.cli.run import Run
+from clipcls.cli.run import Run, note_shard
 from clipcls.cli.sort import FilingSettings
 
 
@@ -48,7 +48,7 @@ class _Answers(groups.Settings):
 def command(
     console: Console,
     inputs: tuple[str, ...],
-    reading: InputSettings,
+    reading: ShardedInputSettings,
     labels: TextSettings,
     answers: _Answers,
     output: ResultsOutput,
@@ -78,6 +78,7 @@ def command(
     images, total = reading.find_images(inputs, run.report.excluded)
     arguments = model.make_arguments(inputs)
     opened = open_questions(questions, arguments, answers.calibration, multi_label=questions)
+    note_shard(opened, reading.shard, replace(answers, calibration=None))
     if "" in opened:
         results = opened[""].classify(images, top=answers.top, min_score=answers.min_score)
     else:

@@ -23,6 +23,7 @@ from clipcls.data.file_kinds import (
     is_vectors,
     reads_raw,
 )
+from clipcls.data.sharding import Shard
 from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.on_disk import explain_missing, find_on_disk
 from clipcls.files.text import canonical, detect_encoding
@@ -48,6 +49,7 @@ def find_images(
     stdin: BinaryIO | None = None,
     null: bool = False,
     left_out: LeftOut | None = None,
+    shard: Shard | None = None,
 ) -> Iterator[str | ImageError]:
     r"""Yield the images that the inputs name, in the order of the inputs.
 
@@ -73,6 +75,7 @@ def find_images(
         stdin: the binary stream that `-` stands for, such as `sys.stdin.buffer`.
         null: names on `stdin` end with NUL bytes (`find -print0`).
         left_out: counts what else the folders contain.
+        shard: yield only this share of what was found, which may be nothing.
 
     Yields:
         A path; or, for an input or folder that cannot be read, the `ImageError` to report.
@@ -91,7 +94,9 @@ def find_images(
             has_warned = True
         for item in _find(on_disk, is_pattern, left_out):
             has_found = True
-            yield item
+            name = item.path if isinstance(item, ImageError) else item
+            if shard is None or shard.contains(name, on_disk):
+                yield item
     if not names:
         raise InputError("no images: name files, folders or patterns, or - for a list on stdin")
     if not has_found:

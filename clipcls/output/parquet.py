@@ -29,18 +29,23 @@ class ParquetWriter(Writer):
     question, named as in a csv. Every 4,096 rows make a row group. Stray bytes of a path that is
     not valid UTF-8 are written as \xNN.
 
+    Args:
+        stream: a text file with the attribute `buffer`.
+        questions: the questions' names, [] if there is one without a name; default: those of the
+            first record that is no error.
+
     Raises:
         InputError: pyarrow is missing.
     """
 
     needs_end = True
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, questions: Sequence[str] | None = None) -> None:
         super().__init__(stream)
         with require_extra("parquet", "--format parquet"):
             import pyarrow.parquet  # noqa: F401
 
-        self._questions: list[str] | None = None  # until a record tells
+        self._questions = None if questions is None else [*questions]  # None: a record tells
         self._file: Any = None
         self._rows: list[dict[str, Any]] = []
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.on_disk import find_on_disk
-from clipcls.files.text import decode, read_text
+from clipcls.files.text import decode, read_table, read_text
 from clipcls.output import parquet
 from clipcls.output.columns import unflatten
 from clipcls.output.csv import read_csv
@@ -82,16 +82,22 @@ def read_answers(
     merged: dict[str, dict[str, Result]] = {}
     for answers in _read(name, root):
         path = next(iter(answers.values())).path
-        known = merged.setdefault(path, {})
-        for question, found in answers.items():
-            known[question] = _merged(known[question], found) if question in known else found
+        merge_answers(merged.setdefault(path, {}), answers)
     if not merged:
         raise InputError(f"{name}: contains no results")
-    return tuple(map(_gather, merged, merged.values()))
+    return tuple(gather_answers(found) for found in merged.values())
 
 
-def _gather(path: str, found: Mapping[str, Result]) -> Result | Answers:
+def merge_answers(known: dict[str, Result], answers: Mapping[str, Result]) -> None:
+    """Add the answers of another line about the same image to those that are known."""
+    for question, found in answers.items():
+        known[question] = _merged(known[question], found) if question in known else found
+
+
+def gather_answers(found: Mapping[str, Result]) -> Result | Answers:
+    """The result of an image from its answers by question."""
     answers = {q: result for q, result in found.items() if isinstance(result, Prediction) and q}
+    path = next(iter(found.values())).path
     return Answers(path, answers) if answers else found[""]
 
 
@@ -103,40 +109,61 @@ def _read(
     name: str, root: str | os.PathLike[str] | None, question: str | None = None
 ) -> Iterator[dict[str, Result]]:
     """The answers of each record by question; one answer alone, or an error, is under ""."""
-    for where, record in _records(name, question):
-        answers = record.get("questions", {"": {}}) if not record.get("error") else {"": {}}
-        if not isinstance(answers, dict) or not answers:
-            raise InputError(f"{where}: `questions` is not a mapping from names to answers")
-        shared = {key: value for key, value in record.items() if key != "questions"}
-        results = {}
-        for question, answer in answers.items():
-            if not isinstance(answer, dict):
-                raise InputError(f"{where}: the answer to {question!r} is not an object")
-            found = _result(unflatten(shared | answer), where)
-            if root is not None and isinstance(found, Prediction):
-                found = _respelt(found, root)
-            results[question] = found
-        yield results
+    for where, record in open_records(name, question)[1]:
+        yield read_record(where, record, root)
 
 
-def _records(name: str, question: str | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each record with its place for messages."""
+def read_record(
+    where: str, record: Mapping[str, Any], root: str | os.PathLike[str] | None = None
+) -> dict[str, Result]:
+    """The answers of a record of `open_records` by question, as in `_read`.
+
+    Raises:
+        InputError: it is no record of `classify`.
+    """
+    answers = record.get("questions", {"": {}}) if not record.get("error") else {"": {}}
+    if not isinstance(answers, dict) or not answers:
+        raise InputError(f"{where}: `questions` is not a mapping from names to answers")
+    shared = {key: value for key, value in record.items() if key != "questions"}
+    results = {}
+    for question, answer in answers.items():
+        if not isinstance(answer, dict):
+            raise InputError(f"{where}: the answer to {question!r} is not an object")
+        found = _result(unflatten(shared | answer), where)
+        if root is not None and isinstance(found, Prediction):
+            found = _respelt(found, root)
+        results[question] = found
+    return results
+
+
+def open_records(
+    name: str, question: str | None = None
+) -> tuple[tuple[str, ...], Iterator[tuple[str, Mapping[str, Any]]]]:
+    """The columns of a csv or tsv, else (), and each record with its place for messages.
+
+    Args:
+        name: the file; "stdin" is standard input.
+        question: the question to read the answers to, if scores do not tell which it is.
+
+    Raises:
+        InputError: at once or while iterating: it cannot be read.
+    """
     if name == "stdin":
         data = sys.stdin.buffer.read()
         if data.startswith(parquet.MAGIC):
-            return parquet.read_parquet(io.BytesIO(data), name, question)
+            return (), parquet.read_parquet(io.BytesIO(data), name, question)
         text = decode(data, name)
     else:
         try:
             with open(name, "rb") as file:
                 if file.read(len(parquet.MAGIC)) == parquet.MAGIC:
-                    return parquet.read_parquet(name, name, question)
+                    return (), parquet.read_parquet(name, name, question)
             text = read_text(Path(name))
         except OSError as error:
             raise InputError(f"{name}: cannot be read: {os_reason(error)}") from error
     if text.lstrip().startswith(("{", "[")):
-        return read_json(text, name)
-    return read_csv(text, name, question)
+        return (), read_json(text, name)
+    return read_table(text, name, exact=True).columns, read_csv(text, name, question)
 
 
 def _result(record: Mapping[str, Any], where: str) -> Result:

@@ -123,7 +123,7 @@ def test_every_field_of_a_record_has_its_type_in_one_table() -> None:
     explanation = Explanation(
         (SimilarText("a cat", 0.3),), "dog", 0.5, (SimilarImage("b.jpg", 0.9),)
     )
-    provenance = Provenance("m", "w", "fp32", "photo", "c", "d", "MIT", refined=True)
+    provenance = Provenance("m", "w", "fp32", "photo", "c", "d", "MIT", "1/2", "r", refined=True)
     one = Prediction(
         "a.jpg",
         "cat",

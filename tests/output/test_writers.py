@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from clipcls.cli.outputs import OutputSettings
 from clipcls.cli.run import Report
-from clipcls.data.file_kinds import LeftOut
 from clipcls.errors import ImageError, OutputError
 from clipcls.files.atomic import write_bytes
 from clipcls.output.reader import read_results
@@ -97,7 +96,7 @@ def test_several_labels_are_a_list_and_in_csv_rows() -> None:
     lines = written("table", *records).splitlines()
     assert lines[0].endswith("  cat 0.93, dog 0.05")
     assert lines[1].endswith("  unknown  (dog 0.05)")
-    report = Report(LeftOut())
+    report = Report()
     for result in (both, none):
         report.count(result)
     assert (report.classified, report.unknown.total()) == (2, 1)
@@ -195,7 +194,7 @@ def test_pipes_without_a_name(tmp_path: Path) -> None:
 
 
 def test_report_counts_and_decides_the_exit_status() -> None:
-    report = Report(LeftOut())
+    report = Report()
     report.count(Prediction("a", "cat", TOP, MADE_BY))
 
     report.count(Prediction("b", "unknown", TOP, MADE_BY))
@@ -205,7 +204,7 @@ def test_report_counts_and_decides_the_exit_status() -> None:
 
 
 def test_report_says_how_large_prediction_sets_are() -> None:
-    report = Report(LeftOut(), labels={"": 3})
+    report = Report(labels={"": 3})
     for label_set in (("cat",), ("cat", "dog"), ("cat", "dog", "pug")):
         report.count(Prediction("a", "cat", TOP, MADE_BY, label_set=label_set))
     assert report.summary().startswith("3 classified, 2 of 3 labels per set (1 with all labels) in")

@@ -1,0 +1,201 @@
+"""Shards of a run, and the merge of their results."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clipcls.data.paths import find_images
+from clipcls.data.sharding import Shard
+from clipcls.errors import InputError
+from helpers.cli import Run
+
+FORMS = ["csv", "tsv", "jsonl", "json", "parquet"]
+
+
+@pytest.fixture(autouse=True)
+def photos(paint: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLIPCLS_NO_CACHE", "1")
+    for number in range(20):
+        colour = ["red", "green", "blue"][number % 3]
+        paint(f"photos/{'abc'[number % 3]}/{number:02}.png", colour)
+    Path("photos/a/broken.png").write_text("no image")
+    Path("labels.txt").write_text("red\ngreen\nblue\n")
+
+
+def classify(run: Run, output: str, *more: str, command: str = "classify") -> int:
+    options = () if "--labels" in more or "-l" in more else ("--labels", "labels.txt")
+    status, _, err = run(command, *options, *more, "-o", output)
+    assert status in (0, 1), err
+    return status
+
+
+def shards(run: Run, form: str, of: int = 3, *more: str, command: str = "classify") -> list[str]:
+    names = [f"{number}.{form}" for number in range(1, of + 1)]
+    for number, name in enumerate(names, start=1):
+        classify(run, name, "photos", "--shard", f"{number}/{of}", *more, command=command)
+    return names
+
+
+def test_shards_are_disjoint_and_do_not_depend_on_where_the_folder_is(tmp_path: Path) -> None:
+    whole = [*find_images(["photos"])]
+    found = [[*find_images(["photos/"], shard=Shard(n, 4))] for n in range(1, 5)]
+    assert sorted(map(str, itertools.chain(*found))) == sorted(map(str, whole))
+    assert all(0 < len(each) < 12 for each in found)
+    absolute = [*find_images([str(tmp_path / "photos")], shard=Shard(2, 4))]
+    assert absolute == [str(tmp_path / str(name)) for name in found[1]]
+    pattern = [*find_images(["photos/*/*.png"], shard=Shard(2, 4))]
+    assert pattern == found[1]
+
+
+def test_images_of_one_name_in_many_folders_are_spread(paint: Callable[..., str]) -> None:
+    names = [paint(f"many/{number}/front.png", "red") for number in range(40)]
+    assert 8 < len([*find_images(names, shard=Shard(1, 2))]) < 32
+
+
+@pytest.mark.parametrize("text", ["5/4", "0/4", "1/0", "x", "1", "-1/4", "1/2/3", ""])
+def test_other_shards_are_refused_in_one_line(run: Run, text: str) -> None:
+    status, _, err = run("classify", "-l", "red", "photos", "--shard", text)
+    assert status == 2
+    assert "--shard" in err
+    assert "Traceback" not in err
+
+
+def test_parse() -> None:
+    assert Shard.parse(" 3/8 ") == Shard(3, 8)
+    with pytest.raises(InputError, match="from 1 to 4"):
+        Shard.parse("5/4")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("command", ["classify", "tag"])
+def test_merged_shards_are_the_results_of_one_run(run: Run, form: str, command: str) -> None:
+    classify(run, f"whole.{form}", "photos", command=command)
+    names = shards(run, form, command=command)
+    status, _, err = run("merge", *names, "-o", f"all.{form}")
+    assert status == 0, err
+    if form == "parquet":
+        import pyarrow.parquet as pq
+
+        rows = [pq.read_table(f"{name}.parquet").to_pylist() for name in ("whole", "all")]
+    elif form in ("csv", "tsv"):
+        rows = [Path(f"{name}.{form}").read_text().splitlines() for name in ("whole", "all")]
+        assert rows[0][0] == rows[1][0]
+        notes = [
+            json.loads(Path(f"{n}.{form}-metadata.json").read_text()) for n in ("whole", "all")
+        ]
+        assert notes[0]["notes"] == notes[1]["notes"]
+    else:
+        rows = [
+            Path(f"{name}.{form}").read_text().replace("},\n", "}\n").splitlines()
+            for name in ("whole", "all")
+        ]
+    assert sorted(map(str, rows[0])) == sorted(map(str, rows[1]))
+
+
+def test_answers_to_several_questions_are_merged(run: Run) -> None:
+    Path("warmth.txt").write_text("red or yellow\nblue or green\n")
+    asked = ("--labels", "warmth=warmth.txt", "--labels", "colour=labels.txt")
+    for form in ("csv", "jsonl", "parquet"):
+        classify(run, f"whole.{form}", "photos", *asked)
+        status, _, err = run("merge", *shards(run, form, 3, *asked), "-o", "all.csv")
+        assert status == 0, err
+        classify(run, "whole.csv", "photos", *asked)
+        whole, merged = (Path(f"{name}.csv").read_text().splitlines() for name in ("whole", "all"))
+        assert sorted(whole) == sorted(merged)
+
+
+def test_formats_can_be_mixed(run: Run) -> None:
+    shards(run, "csv")
+    classify(run, "2.parquet", "photos", "--shard", "2/3")
+    classify(run, "whole.jsonl", "photos")
+    status, _, err = run("merge", "1.csv", "2.parquet", "3.csv", "-o", "all.jsonl")
+    assert status == 0, err
+    whole, merged = (
+        sorted(map(json.loads, Path(f"{name}.jsonl").read_text().splitlines()), key=str)
+        for name in ("whole", "all")
+    )
+    for one, other in zip(whole, merged, strict=True):
+        assert one == other
+
+
+def test_what_is_missing_is_said(run: Run) -> None:
+    names = shards(run, "csv", 4)
+    status, _, err = run("merge", names[0], names[2], "-o", "all.csv")
+    assert status == 1
+    assert "missing: shards 2, 4 of 4" in err
+    assert Path("all.csv").exists()
+
+
+def test_a_shard_without_images_is_not_missing(run: Run) -> None:
+    for form in ("csv", "jsonl", "parquet"):
+        names = shards(run, form, 60)
+        sizes = [Path(name).stat().st_size for name in names]
+        assert min(sizes) < max(sizes)
+        status, _, err = run("merge", *names, "-o", f"all.{form}")
+        assert (status, "missing" in err) == (0, False), err
+
+
+def test_images_that_occur_twice_are_written_once(run: Run) -> None:
+    names = shards(run, "jsonl")
+    status, _, err = run("merge", *names, names[1], "-o", "all.jsonl")
+    assert status == 0
+    assert "more than once" in err
+    assert len(Path("all.jsonl").read_text().splitlines()) == 21
+
+
+def test_different_answers_are_reported_and_errors_yield_to_answers(run: Run) -> None:
+    Path("a.jsonl").write_text(
+        '{"path": "1.png", "label": "cat", "score": 0.9}\n{"path": "2.png", "error": "gone"}\n'
+    )
+    Path("b.jsonl").write_text(
+        '{"path": "1.png", "label": "dog", "score": 0.9}\n'
+        '{"path": "2.png", "label": "cat", "score": 0.9}\n'
+    )
+    status, _, err = run("merge", "a.jsonl", "b.jsonl", "-o", "all.jsonl")
+    assert status == 1
+    assert "1.png: has different answers in a.jsonl, line 1 (kept) and b.jsonl, line 1" in err
+    labels = [json.loads(line)["label"] for line in Path("all.jsonl").read_text().splitlines()]
+    assert sorted(labels) == ["cat", "cat"]
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (("-l", "red", "-l", "green"), "labels or options"),
+        (("-k", "2"), "labels or options"),
+        (("--prompts", "a {}"), "prompts"),
+    ],
+)
+def test_results_of_another_kind_are_refused(run: Run, more: tuple[str, ...], reason: str) -> None:
+    shards(run, "jsonl")
+    classify(run, "other.jsonl", "photos", "--shard", "2/3", *more)
+    status, _, err = run("merge", "1.jsonl", "other.jsonl", "3.jsonl", "-o", "all.jsonl")
+    assert (status, reason in err, len(err.splitlines())) == (2, True, 1), err
+    assert not Path("all.jsonl").exists()
+
+
+def test_bad_files_are_refused_in_one_line(run: Run) -> None:
+    shards(run, "jsonl", 2)
+    classify(run, "of3.jsonl", "photos", "--shard", "2/3")
+    Path("2.jsonl.part").write_text(Path("2.jsonl").read_text())
+    Path("text.jsonl").write_text("no results\n")
+    Path("folder").mkdir()
+    for name in ("of3.jsonl", "2.jsonl.part", "text.jsonl", "absent.jsonl", "-", "folder"):
+        status, _, err = run("merge", "1.jsonl", name, "-o", "all.jsonl")
+        assert status == 2, name
+        assert len(err.strip().splitlines()) == 1, err
+        assert name in err or name == "-"
+
+
+def test_all_columns_survive(run: Run) -> None:
+    names = shards(run, "csv", 2, "--explain", "-k", "2", "--min-similarity", "0")
+    run("merge", *names, "-o", "all.csv")
+    merged, one = (Path(name).read_text().splitlines() for name in ("all.csv", "1.csv"))
+    assert merged[0] == one[0]
+    assert set(one) <= set(merged)
