@@ -25,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import re
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -187,10 +188,13 @@ def is_control(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and not is_joiner
 
 
-def install_command(extra: str) -> str:
-    """The command that installs the packages of an extra (of pyproject.toml) into this Python.
+def install_command(*names: str) -> str:
+    """The command that installs extras' packages or required packages into this Python.
 
     It names the packages themselves, since no index need offer clipcls[...].
+
+    Args:
+        names: extras of pyproject.toml or packages that clipcls requires.
     """
     import importlib.metadata
     import importlib.util
@@ -203,10 +207,12 @@ def install_command(extra: str) -> str:
     packages = [
         f'"{package.strip()}"'
         for package, _, marker in parts
-        if f"extra == '{extra}'" in marker.replace('"', "'")
+        for name in re.findall(r"extra == ['\"](.*?)['\"]", marker)
+        or re.findall(r"^[\w-]+", package)
+        if name in names
     ]
     if not packages:  # imported from a checkout that is not installed
-        packages = [f'"{Path(__file__).parents[1]}[{extra}]"']
+        packages = [f'"{Path(__file__).parents[1]}[{",".join(names)}]"']
     python = sys.executable or "python"
     if " " in python:
         python = f'"{python}"'

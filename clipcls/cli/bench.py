@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from clipcls.cli import groups
@@ -45,15 +43,11 @@ def _describe_machine() -> str:
     import contextlib
     import importlib.metadata
     import os
-    import platform
 
-    name = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        models = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
-        name = next(models, name)
+    from clipcls.models.openvino import cpu_name
+
     versions = []
     for package in ("torch", "openvino", "open_clip_torch"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(f"{package} {importlib.metadata.version(package)}")
-    return f"{name}, {os.cpu_count()} cores; {', '.join(versions)}"
+    return f"{cpu_name()}, {os.cpu_count()} cores; {', '.join(versions)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import io
 import os
 import tempfile
@@ -113,7 +114,8 @@ def _ways(device: str) -> Iterator[tuple[BackendName, Precision]]:
     for precision in ("fp32", "bf16") if openvino.has_bf16() else ("fp32",):
         if openvino.is_supported():
             yield "openvino", precision
-        yield "torch", precision
+        if importlib.util.find_spec("torch"):
+            yield "torch", precision
 
 
 def _best(work: Callable[[], object], seconds: float) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcls.models import hub
-from clipcls.models.architectures import quiet
+from clipcls.models.architectures import require_torch
 from clipcls.models.licences import find_licence
 
 MINI = Path(__file__).parents[1] / "mini"
@@ -308,7 +308,7 @@ class PretrainedInfo:
 
 def list_pretrained(search: str = "") -> list[PretrainedInfo]:
     """The published weights whose name or repository contains a text; imports open_clip."""
-    with quiet():
+    with require_torch("the list of OpenCLIP's models"):
         from open_clip import get_pretrained_cfg
         from open_clip import list_pretrained as list_all
     found = []

@@ -13,12 +13,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clipcls.errors import ModelError
+from clipcls.errors import ModelError, install_command
+
+
+@contextlib.contextmanager
+def require_torch(user: str) -> Iterator[None]:
+    """Use around the first import of torch or open_clip, which `user` needs.
+
+    Raises:
+        ModelError: one is missing or broken; the message has the command that installs it.
+    """
+    try:
+        with quiet():
+            yield
+    except Exception as error:  # a library of torch's that is missing is an OSError
+        reason = " ".join(str(error).split())[:120]
+        command = install_command("torch", "open-clip-torch")
+        raise ModelError(f"{user} needs torch and open_clip ({reason}): {command}") from error
 
 
 def list_tags(architecture: str) -> list[str]:
-    """The tags of published weights; imports open_clip."""
-    with quiet():
+    """The tags of published weights; imports open_clip.
+
+    Raises:
+        ModelError: torch or open_clip is missing.
+    """
+    with require_torch(architecture):
         from open_clip import list_pretrained_tags_by_model
     return list(list_pretrained_tags_by_model(architecture))
 
@@ -28,7 +48,7 @@ def list_architectures() -> dict[str, Path]:
     """open_clip's built-in architectures and their files, without importing it."""
     spec = importlib.util.find_spec("open_clip")
     if spec is None or spec.origin is None:
-        raise ModelError("open_clip is not installed: pip install open_clip_torch")
+        raise ModelError(f"open_clip is missing: {install_command('torch', 'open-clip-torch')}")
     files = sorted((Path(spec.origin).parent / "model_configs").glob("*.json"))
     return {file.stem: file for file in files}
 

@@ -72,8 +72,10 @@ def best_device() -> str:
     """CUDA if available, else Apple's GPU, else the CPU, as torch names them."""
     if not _may_have_gpu():
         return "cpu"  # without importing torch
-    import torch
-
+    try:
+        import torch
+    except Exception:  # missing or broken; whoever needs it says so
+        return "cpu"
     mps = torch.backends.mps.is_available()
     return "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from clipcls.errors import ModelError
+from clipcls.models.architectures import require_torch
 
 if TYPE_CHECKING:
     import torch
@@ -28,9 +29,10 @@ def check(device: str) -> None:
     """Checks that a CUDA device ("cuda" or "cuda:N") exists.
 
     Raises:
-        ModelError: it does not.
+        ModelError: it does not, or torch is missing.
     """
-    import torch
+    with require_torch(device):
+        import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not count:
@@ -50,9 +52,9 @@ def half_precisions(device: str) -> tuple[Literal["fp16", "bf16"], ...]:
     Raises:
         ModelError: the device does not exist.
     """
+    check(device)
     import torch
 
-    check(device)
     major, _ = torch.cuda.get_device_capability(device)
     if major < 7:
         return ()

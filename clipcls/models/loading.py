@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipcls.errors import ModelError, install_command
 from clipcls.models import cuda
-from clipcls.models.architectures import quiet
+from clipcls.models.architectures import quiet, require_torch
 from clipcls.models.backend import Precision
 from clipcls.models.preprocess import Preprocess
 from clipcls.models.registry import ModelSource
@@ -42,10 +42,11 @@ def load(
 
     Raises:
         ModelError: the weights are damaged, do not fit the architecture or the memory, or need
-            a package that is not installed; the CUDA device does not exist.
+            a package that is missing; the CUDA device does not exist.
     """
-    import torch
-
+    with require_torch(source.name):
+        import torch
+        from open_clip import get_model_preprocess_cfg
     if cuda.is_cuda(device):
         cuda.check(device)
     needs_transformers = source.tokenizer or source.text_config
@@ -53,8 +54,6 @@ def load(
         raise ModelError(f"{source.name}: its texts need transformers: {install_command('hf')}")
     try:
         with quiet():
-            from open_clip import get_model_preprocess_cfg
-
             network = _load_network(source, device, precision, tower)
             tokenizer, config, channels_last = None, {}, False
             if tower == "text":

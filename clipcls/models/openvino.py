@@ -133,8 +133,12 @@ def build() -> str:
     """Names OpenVINO's version and the CPU that it compiles for, without importing it."""
     # Virtual machines hide the CPU's name: one name has several sets of instructions.
     sets = sorted(flag for flag in _cpu_flags() if flag.startswith(("amx", "avx", "fma", "sse")))
-    names = version(), platform.machine(), platform.processor(), _read_cpuinfo("model name"), *sets
-    return " ".join(names)
+    return " ".join((version(), platform.machine(), cpu_name(), *sets))
+
+
+def cpu_name() -> str:
+    """The name of the CPU, as far as the system knows it."""
+    return _read_cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def default_folder() -> Path:

@@ -21,15 +21,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clipcls.errors import ModelError, ModelUnavailableError, UnknownModelError
+from clipcls.errors import (
+    ModelError,
+    ModelUnavailableError,
+    UnknownModelError,
+    install_command,
+)
 from clipcls.models import hub
 from clipcls.models.aliases import ALIASES, HUB_FILES, HUB_TWINS, MINI, PRETRAINED, Pretrained
 from clipcls.models.architectures import (
     find_architecture,
     list_architectures,
     list_tags,
-    quiet,
     read_architecture,
+    require_torch,
 )
 from clipcls.models.config import CONFIG_NAME, find_weights, read_config
 from clipcls.models.licences import CARD, find_licence, is_restricted, read_card
@@ -157,6 +162,9 @@ def resolve(
 def _resolve(model: str, fetch: Fetch) -> ModelSource:
     if model == "auto":
         try:
+            if not importlib.util.find_spec("torch"):
+                command = install_command("torch", "open-clip-torch")
+                raise ModelUnavailableError(f"it needs torch: {command}")
             impatient = functools.partial(fetch, impatient=True)
             return _from_pretrained(PRETRAINED[ALIASES["base"].name], impatient)
         except (ModelUnavailableError, UnknownModelError) as error:  # a mirror may lack it
@@ -309,7 +317,7 @@ def _find_pretrained(model: str) -> Pretrained:
     architecture = find_architecture(name)
     if architecture is None:
         raise UnknownModelError(f"{model}: no such model; {_hint(model)}")
-    with quiet():
+    with require_torch(model):
         from open_clip import get_pretrained_cfg
     found = get_pretrained_cfg(architecture, tag)
     if not found:
