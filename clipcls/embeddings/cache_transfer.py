@@ -16,6 +16,8 @@ import numpy as np
 
 from clipcls.data.file_kinds import is_vectors
 from clipcls.embeddings.cache import EmbeddingCache
+from clipcls.embeddings.cache_file import compute_checksum
+from clipcls.embeddings.space import is_probe, translate
 from clipcls.errors import CacheError, InputError, OutputError, require_extra
 from clipcls.output.parquet import MAGIC, open_parquet
 from clipcls.output.writer import Writer
@@ -116,12 +118,26 @@ def absorb(cache: EmbeddingCache, blocks: Iterable[tuple[list[Row], list[Row]]])
         CacheError: the rows could not be written.
     """
     new = total = 0
-    for vectors, files in blocks:
+    names: dict[str, str] = {}
+    for rows, files in blocks:
+        # First, since they decide where vectors by another version of open_clip belong.
+        cache.absorb([row for row in rows if is_probe(row[0])], ())
+        vectors = [_translate(row, names, cache) for row in rows if not is_probe(row[0])]
         added = cache.absorb(vectors, files)
         if added is None:
             raise OutputError(f"{cache.path}: cannot be written; check its disk")
         new, total = new + added, total + len(vectors)
     return new, total
+
+
+def _translate(row: Row, names: dict[str, str], cache: EmbeddingCache) -> Row:
+    """The row of a vector with the space's name in `cache`; `names` holds the known ones."""
+    space, *key, checksum = row
+    if space not in names:
+        names[space] = translate(cache, space)
+    if names[space] == space or checksum != compute_checksum(space.encode(), *key):
+        return row
+    return names[space], *key, compute_checksum(names[space].encode(), *key)
 
 
 def open_other(path: Path, cache: EmbeddingCache) -> EmbeddingCache:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 import numpy as np
@@ -24,6 +24,8 @@ from clipcls.models.encoder import Encoder
 from clipcls.models.towers import LEAST_COSINE, PROBE_TEXTS, draw_noise, least_cosine
 
 logger = logging.getLogger(__name__)
+
+_PROBE = "probe "  # begins the space of a space's probes
 
 
 class Space:
@@ -43,11 +45,11 @@ class Space:
         self._cache = cache
         self._kind = kind
         self._name = encoder.image_space if kind == "image" else encoder.text_space
-        self._probe = f"probe {self._name}"
+        self._probe = f"{_PROBE}{self._name}"
         self._version = hashlib.sha256(encoder.version.encode()).digest()
         self._is_new = False
         if encoder.version:
-            self._name += f" {self._find_version().hex()[:16]}"
+            self._name = _name(self._name, self._find_version())
 
     def get(self, content: bytes) -> NDArray[np.float32] | None:
         """As `EmbeddingCache.get`."""
@@ -73,7 +75,7 @@ class Space:
         self._cache.add(self._name, items, files)
 
     def _find_version(self) -> bytes:
-        """The hash of the first version whose probe agrees with that of the encoder's version."""
+        """The version that the space is named after."""
         known = self._cache.vectors(self._probe)
         if not known:
             self._is_new = True
@@ -82,17 +84,11 @@ class Space:
         if is_new:
             self._add_probe()
             known = self._cache.vectors(self._probe)  # in the order in which all processes see it
-        own = known.get(self._version, np.empty(0, np.float32))
-        agreeing = (version for version, probe in known.items() if self._agrees(probe, own))
-        first = next(agreeing, self._version)
+        least = LEAST_COSINE.get(self._encoder.precision, LEAST_COSINE["bf16"])
+        first = _find_first(known, self._version, least)
         if is_new and first == self._version:
             _report_change(self._encoder.name, self._encoder.version)
         return first
-
-    def _agrees(self, probe: NDArray[np.float32], own: NDArray[np.float32]) -> bool:
-        least = LEAST_COSINE.get(self._encoder.precision, LEAST_COSINE["bf16"])
-        same_size = probe.size == own.size > 0
-        return same_size and least_cosine(probe.reshape(2, -1), own.reshape(2, -1)) >= least
 
     def _add_probe(self) -> None:
         if self._kind == "text":
@@ -102,6 +98,32 @@ class Space:
             pixels = map(self._encoder.preprocess, images)
             rows = np.concatenate([self._encoder.encode_images([each]) for each in pixels])
         self._cache.add(self._probe, [(self._version, rows.ravel())])
+
+
+def is_probe(space: str) -> bool:
+    """Whether a space is that of a space's probes."""
+    return space.startswith(_PROBE)
+
+
+def translate(cache: EmbeddingCache, space: str) -> str:
+    """The name in `cache` of another cache's space, whose probes it has."""
+    base, _, _ = space.rpartition(" ")
+    known = cache.vectors(f"{_PROBE}{base}")
+    own = next((version for version in known if _name(base, version) == space), None)
+    return space if own is None else _name(base, _find_first(known, own, LEAST_COSINE["fp32"]))
+
+
+def _name(base: str, version: bytes) -> str:
+    return f"{base} {version.hex()[:16]}"
+
+
+def _find_first(known: Mapping[bytes, NDArray[np.float32]], own: bytes, least: float) -> bytes:
+    """The first version whose probe agrees with that of a version."""
+    probe = known.get(own, np.empty(0, np.float32)).reshape(2, -1)
+    for version, other in known.items():
+        if 0 < other.size == probe.size and least_cosine(other.reshape(2, -1), probe) >= least:
+            return version
+    return own
 
 
 @functools.cache  # one line for images and texts

@@ -11,6 +11,7 @@ import pytest
 
 from clipcls.classification.explain import Explainer
 from clipcls.embeddings.cache import EmbeddingCache
+from clipcls.embeddings.cache_transfer import absorb, dump_blocks
 from clipcls.embeddings.embed import Embedded, embed_images, embed_texts
 from clipcls.embeddings.search import search_cache
 from clipcls.errors import ModelError
@@ -99,6 +100,22 @@ def test_search_and_explanations_look_at_vectors_of_the_same_kind(
         assert len(Explainer(same, cache)._paths) == 3
         assert search_cache(other, yellow, cache, 1) == []
         assert Explainer(other, cache)._paths == []
+
+
+def test_merged_caches_of_several_versions_share_what_is_the_same(
+    images: list[str], file: Path, tmp_path: Path
+) -> None:
+    one, same, other = Versioned("1"), Versioned("2"), Versioned("3", (1, 2, 4))
+    count(one, images[:1], file)
+    for encoder, number in ((same, 1), (other, 2)):
+        count(encoder, images[number:], tmp_path / f"{number}.sqlite3")
+        theirs = EmbeddingCache(tmp_path / f"{number}.sqlite3")
+        with EmbeddingCache(file) as cache, theirs:
+            assert absorb(cache, dump_blocks(theirs)) == ((2, 4) if number == 1 else (3, 3))
+    for encoder in (one, same):
+        assert count(encoder, images, file) == (0, 0)
+    assert count(other, images[2:], file) == (0, 0)
+    assert count(other, images, file) == (2, 0)
 
 
 def test_nothing_is_encoded_for_a_cache_that_stays_empty(paint: Paint, file: Path) -> None:
