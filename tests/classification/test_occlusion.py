@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from clipcls import ClipclsError, ImageError, Prediction, ZeroShotClassifier
 from clipcls.classification.occlusion import Heatmaps, compute_heat, make_masks, overlay
 from clipcls.errors import LabelsError, OutputError
 from clipcls.models.preprocess import Preprocess
+from helpers.cli import Run
 from helpers.encoders import ColourEncoder
 
 PHOTOS = Path(__file__).parents[2] / "examples/photos"
@@ -311,51 +311,34 @@ def test_the_bundled_model_finds_each_photo_of_a_collage() -> None:
     assert np.maximum(-heat[:, ~half], 0).sum() > 0.7 * np.maximum(-heat, 0).sum()
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "clipcls",
-            "classify",
-            "-m",
-            "mini",
-            "-l",
-            "cat",
-            "-l",
-            "cow",
-            *arguments,
-        ],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr
-    return done
+@pytest.fixture
+def draw(run_real: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs `clipcls classify` with the bundled model in `tmp_path`."""
+    monkeypatch.chdir(tmp_path)
+    return functools.partial(run_real, "classify", "-m", "mini", "-l", "cat", "-l", "cow")
 
 
-def test_the_command_draws_and_names_each_picture(tmp_path: Path) -> None:
+def test_the_command_draws_and_names_each_picture(tmp_path: Path, draw: Run) -> None:
     for folder in ("in/one", "in/two"):
         (tmp_path / folder).mkdir(parents=True)
         Image.open(PHOTOS / "chelsea.jpg").resize((90, 60)).save(tmp_path / folder / "cat.png")
     (tmp_path / "in/cut.jpg").write_bytes((PHOTOS / "chelsea.jpg").read_bytes()[:3000])
-    done = run("--heatmap", "heat", "--explain", "-f", "jsonl", "in", cwd=tmp_path)
-    assert done.returncode == 1, done.stderr  # one could not be read
-    records = {r["path"]: r for r in map(json.loads, done.stdout.splitlines())}
+    status, out, said = draw("--heatmap", "heat", "--explain", "-f", "jsonl", "in")
+    assert status == 1, said  # one could not be read
+    records = {r["path"]: r for r in map(json.loads, out.splitlines())}
     assert records.pop("in/cut.jpg")["error"]
     pictures = {path: record["heatmap"] for path, record in records.items()}
     assert pictures == {f"in/{n}/cat.png": f"heat/in/{n}/cat.png.heat.jpg" for n in ("one", "two")}
     before = {p: (tmp_path / p).read_bytes() for p in pictures.values()}
-    again = run("--heatmap", "heat", "-f", "csv", "in/one", cwd=tmp_path)  # from the cache
-    assert again.returncode == 0, again.stderr
-    header, row = again.stdout.splitlines()
+    status, out, said = draw("--heatmap", "heat", "-f", "csv", "in/one")  # from the cache
+    assert status == 0, said
+    header, row = out.splitlines()
     assert dict(zip(header.split(","), row.split(","), strict=True))["heatmap"] == (
         "heat/in/one/cat.png.heat (2).jpg"
     )
     assert all((tmp_path / p).read_bytes() == data for p, data in before.items())
-    table = run("--heatmap", "heat", "-f", "table", "in/one", cwd=tmp_path)
-    assert "    heatmap  heat/in/one/cat.png.heat (3).jpg\n" in table.stdout
+    _, out, _ = draw("--heatmap", "heat", "-f", "table", "in/one")
+    assert "    heatmap  heat/in/one/cat.png.heat (3).jpg\n" in out
 
 
 @pytest.mark.parametrize(
@@ -371,10 +354,12 @@ def test_the_command_draws_and_names_each_picture(tmp_path: Path) -> None:
         (["--heatmap", "in/a.png", "in/a.png"], "is a file"),
     ],
 )
-def test_what_the_command_refuses(tmp_path: Path, arguments: list[str], reason: str) -> None:
+def test_what_the_command_refuses(
+    tmp_path: Path, draw: Run, arguments: list[str], reason: str
+) -> None:
     (tmp_path / "in").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "in/a.png")
-    done = run(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert reason in done.stderr
+    status, _, said = draw(*arguments)
+    assert status == 2
+    assert reason in said
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.png", "in"]

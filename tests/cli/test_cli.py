@@ -680,9 +680,9 @@ def test_a_full_disk_is_one_line_and_exit_3(cache_home: Path, unbuffered: str) -
     assert "Exception ignored" not in done.stderr
 
 
-def test_a_read_only_cache_costs_a_line_and_no_answer(clipcls_process, tmp_path: Path) -> None:
+def test_a_read_only_cache_costs_a_line_and_no_answer(clipcls, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    done = clipcls_process(
+    done = clipcls(
         *("classify", "-m", "mini", "-l", "cat", "-l", "dog", "-f", "jsonl", CHELSEA),
         env={"XDG_CACHE_HOME": str(tmp_path / "file")},
     )

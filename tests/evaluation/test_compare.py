@@ -136,7 +136,7 @@ def test_differences_of_several_labels_are_those_of_images_drawn_in_pairs(severa
     assert [d.value for d in found.metrics.values()] == pytest.approx(after)
     assert [d.difference.value for d in found.metrics.values()] == pytest.approx(after - before)
     rng, drawn = np.random.default_rng(9), []
-    for _ in range(400):
+    for _ in range(200):
         rows = rng.integers(150, size=150)
         drawn.append(np.subtract(brute_force(theirs, truth, rows), brute_force(ours, truth, rows)))
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
