@@ -30,6 +30,7 @@ from playwright.sync_api import Browser, Page, expect
 from clipcls.cli import cli
 from clipcls.cli.console import Console
 from clipcls.errors import InputError, install_command
+from helpers.cli import Run
 
 Paint = Callable[..., str]
 TESTS = Path(__file__).parents[1]
@@ -285,17 +286,14 @@ def test_two_reviews_of_one_file_are_refused(four: Path, serve: Callable[..., Se
         ('{"path": "a.png", "label": "a|b"}\n', "|"),
     ],
 )
-def test_what_cannot_be_reviewed_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_what_cannot_be_reviewed_is_one_line(
+    tmp_path: Path, run_real: Run, text: str, message: str
+) -> None:
     file = tmp_path / "results.jsonl"
     file.write_text(text)
-    done = subprocess.run(
-        [*COMMAND, "review", "--no-browser", "--no-model", str(file)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "")
-    assert message in done.stderr
+    status, out, said = run_real("review", "--no-browser", "--no-model", str(file))
+    assert (status, said.count("\n"), out) == (2, 1, "")
+    assert message in said
     assert [p.name for p in tmp_path.iterdir()] == ["results.jsonl"]
 
 
