@@ -197,6 +197,8 @@ def shell(
         for folder in ("photos", "more"):
             (tmp_path / folder).mkdir(exist_ok=True)
             shutil.copy(ROOT / f"examples/photos/{name}.jpg", tmp_path / folder)
+    boxes = "".join(f"{name}.jpg,0.1,0.1,0.5,0.5\n" for name in PHOTOS)
+    (tmp_path / "boxes.csv").write_text(f"path,x,y,w,h\n{boxes}")
     rows = (ROOT / "examples/truth.csv").read_text().splitlines()[1:]
     truth = "".join(f"examples/{row}\n" for row in rows)
     (tmp_path / "truth.csv").write_text(f"path,label\n{truth}")

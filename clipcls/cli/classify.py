@@ -13,7 +13,7 @@ from clipcls.cli import groups
 from clipcls.cli.console import Console, watching
 from clipcls.cli.constraints import refuse_inside, refuse_overwriting
 from clipcls.cli.groups import option
-from clipcls.cli.inputs import ShardedInputSettings, inputs_argument
+from clipcls.cli.inputs import AnsweredInputSettings, inputs_argument
 from clipcls.cli.label_settings import (
     LabelSettings,
     calibration_option,
@@ -130,7 +130,7 @@ class _Doubt(groups.Settings):
 def command(
     console: Console,
     inputs: tuple[str, ...],
-    reading: ShardedInputSettings,
+    reading: AnsweredInputSettings,
     labels: LabelSettings,
     answers: _Answers,
     doubt: _Doubt,
@@ -226,7 +226,7 @@ def command(
         run.write(
             count_each(doubts, results, keep_nearness=doubt.min_similarity is not None),
             run.select_columns(usual, every),
-            calibrations=[fitted.calibration_ for fitted in opened.values()],
+            classifiers=opened,
             cache=arguments["cache"] or None,
             watch=None if answers.refine else watch,  # refining reports images as it embeds them
         )

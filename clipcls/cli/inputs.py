@@ -6,12 +6,14 @@ import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from clipcls.cli.completion import complete_files
 from clipcls.cli.groups import Settings, option
+from clipcls.cli.param_types import NumberRange
 
 if TYPE_CHECKING:
     from clipcls.cli.progress import Total
@@ -33,26 +35,69 @@ class InputSettings(Settings):
 
     null: bool = option("-0", "--null", rare=True, help="Paths on stdin end with NUL.")
 
+    boxes: Path | None = option(
+        help="Classify what the boxes in FILE show: MegaDetector's or COCO's JSON, or csv with "
+        "path, x, y, w, h. The crops are called photo.jpg#1, photo.jpg#2, ...",
+    )
+    box_confidence: float = option(
+        type=NumberRange(0, 1),
+        metavar="C",
+        default=0.2,
+        rare=True,
+        help="Leave out boxes of which the detector was less sure.",
+    )
+    box_category: tuple[str, ...] = option(
+        metavar="NAME",
+        rare=True,
+        help="Leave out boxes of other categories, as in --box-category animal; may be repeated.",
+    )
+    box_margin: float = option(
+        type=NumberRange(0, 10),
+        metavar="SHARE",
+        default=0.1,
+        rare=True,
+        help="Widen boxes on each side by this share of their longer side; crops are squares.",
+    )
+
     def find_images(
-        self, inputs: tuple[str, ...], left_out: LeftOut, shard: Shard | None = None
+        self,
+        inputs: tuple[str, ...],
+        left_out: LeftOut,
+        shard: Shard | None = None,
+        empty: str | None = None,
     ) -> tuple[Iterator[str | NamedImage | ImageError], Total]:
         """The images that the inputs name and, unless stdin lists them, how to count them.
 
-        With a shard, its share of them, which may be none.
-
         To count them the inputs are searched again: keeping a million paths would take more memory
         than everything else together.
+
+        Args:
+            inputs: as on the command line.
+            left_out: counts what the inputs contain besides.
+            shard: take only this share of the images, which may be none.
+            empty: the label of images without boxes; None: they are left out.
         """
         from clipcls.data import paths
+        from clipcls.data.boxes import Boxes, EmptyError
 
-        images = paths.find_images(
-            inputs, stdin=sys.stdin.buffer, null=self.null, left_out=left_out, shard=shard
-        )
-        total = (
-            None
-            if "-" in inputs
-            else lambda: sum(map(_count, paths.find_images(inputs, shard=shard)))
-        )
+        boxes = None
+        if self.boxes is not None:
+            boxes = Boxes(
+                self.boxes,
+                min_confidence=self.box_confidence,
+                categories=self.box_category,
+                margin=self.box_margin,
+            )
+
+        def find(**options: Any) -> Iterator[str | NamedImage | ImageError]:
+            found = paths.find_images(inputs, shard=shard, **options)
+            if boxes is None:
+                return found
+            crops = boxes.crop_each(found, empty or "")
+            return (each for each in crops if empty or not isinstance(each, EmptyError))
+
+        images = find(stdin=sys.stdin.buffer, null=self.null, left_out=left_out)
+        total = None if "-" in inputs else lambda: sum(map(_count, find()))
         first = list(itertools.islice(images, 1))  # or the error that there is none
         return itertools.chain(first, images), total
 
@@ -90,7 +135,33 @@ class ShardedInputSettings(InputSettings):
     )
 
     def find_images(
-        self, inputs: tuple[str, ...], left_out: LeftOut, shard: Shard | None = None
+        self,
+        inputs: tuple[str, ...],
+        left_out: LeftOut,
+        shard: Shard | None = None,
+        empty: str | None = None,
     ) -> tuple[Iterator[str | NamedImage | ImageError], Total]:
         """The share's images, and how to count them."""
-        return super().find_images(inputs, left_out, shard or self.shard)
+        return super().find_images(inputs, left_out, shard or self.shard, empty)
+
+
+@dataclass(frozen=True)
+class AnsweredInputSettings(ShardedInputSettings):
+    """The same for commands that answer each image."""
+
+    empty: str = option(
+        metavar="LABEL",
+        default="empty",
+        rare=True,
+        help="With --boxes, the label of images without boxes.",
+    )
+
+    def find_images(
+        self,
+        inputs: tuple[str, ...],
+        left_out: LeftOut,
+        shard: Shard | None = None,
+        empty: str | None = None,
+    ) -> tuple[Iterator[str | NamedImage | ImageError], Total]:
+        """The images and those without boxes, and how to count them."""
+        return super().find_images(inputs, left_out, shard, empty or self.empty)

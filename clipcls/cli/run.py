@@ -24,8 +24,9 @@ from clipcls.predictions import UNKNOWN, Result
 from clipcls.questions import Answers, provenance_columns
 
 if TYPE_CHECKING:
-    from clipcls.calibration.base import BaseCalibration
     from clipcls.classification.doubt import Doubt
+    from clipcls.classification.image_classifier import ImageClassifier
+    from clipcls.classification.multilabel import MultiLabelClassifier
     from clipcls.data.sharding import Shard
     from clipcls.embeddings.cache import EmbeddingCache
 
@@ -121,19 +122,27 @@ class Run:
         results: Iterable[Result | Answers],
         columns: Sequence[str],
         *,
-        calibrations: Iterable[BaseCalibration | None],
+        classifiers: Mapping[str, ImageClassifier | MultiLabelClassifier],
         cache: EmbeddingCache | None,
         watch: Callable[[ImageError | None], None] | None,
     ) -> None:
         """Write one record per result, and report it to `watch`.
 
         Warns if a calibration was made from these images, whose hashes the cache may know.
+
+        Args:
+            results: a result per image.
+            columns: of a csv or tsv.
+            classifiers: what answers each question.
+            cache: may know the images' hashes.
+            watch: called after each image, with the `ImageError` if it could not be read.
         """
+        from clipcls.classification.empty import answer_empty
         from clipcls.embeddings.cache import hash_image
 
-        known, used = 0, [calibration for calibration in calibrations if calibration]
+        known, used = 0, [c.calibration_ for c in classifiers.values() if c.calibration_]
         with self.output.open(self._form, columns) as writer:
-            for result in results:
+            for result in answer_empty(results, classifiers):
                 self.report.count(result)
                 failure = result if isinstance(result, ImageError) else None
                 if used and not failure:

@@ -9,7 +9,7 @@ from clipcls.cli import groups
 from clipcls.cli.console import Console, watching
 from clipcls.cli.constraints import refuse_overwriting
 from clipcls.cli.groups import option
-from clipcls.cli.inputs import ShardedInputSettings, inputs_argument
+from clipcls.cli.inputs import AnsweredInputSettings, inputs_argument
 from clipcls.cli.label_settings import (
     TextSettings,
     calibration_option,
@@ -48,7 +48,7 @@ class _Answers(groups.Settings):
 def command(
     console: Console,
     inputs: tuple[str, ...],
-    reading: ShardedInputSettings,
+    reading: AnsweredInputSettings,
     labels: TextSettings,
     answers: _Answers,
     output: ResultsOutput,
@@ -93,7 +93,7 @@ def command(
         run.write(
             results,
             columns,
-            calibrations=[each.calibration_ for each in opened.values()],
+            classifiers=opened,
             cache=arguments["cache"] or None,
             watch=watch,
         )

@@ -43,9 +43,9 @@ logger = logging.getLogger(__name__)
 
 ImageInput: TypeAlias = (
     "str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | bytes | bytearray | memoryview"
-    " | IO[bytes]"
+    " | IO[bytes] | NamedImage"
 )
-Images: TypeAlias = "ImageInput | Iterable[ImageInput | NamedImage | ImageError]"
+Images: TypeAlias = "ImageInput | Iterable[ImageInput | ImageError]"
 
 OnError = Literal["raise", "skip", "yield"]
 """How to treat an image that cannot be read: raise its `ImageError`; leave it out, with a
@@ -138,9 +138,8 @@ def _is_one(images: Any) -> bool:
             )
         _check_array(images, "X", "N x H x W x 3")
         return images.ndim < 4
-    if isinstance(images, str | os.PathLike | Image.Image | bytes | bytearray | memoryview):
-        return True
-    if hasattr(images, "read"):
+    kinds = str, os.PathLike, Image.Image, bytes, bytearray, memoryview, NamedImage
+    if isinstance(images, kinds) or hasattr(images, "read"):
         return True
     if isinstance(images, Mapping) or hasattr(images, "columns"):
         raise TypeError("a mapping or table is ambiguous; give a list, as list(X), or X['path']")

@@ -20,8 +20,8 @@ Reserve = Callable[[int], None]
 """Called with a size in bytes before so much is read; may wait for memory."""
 
 
-def _never_wait(size: int) -> None:
-    pass
+def never_wait(size: int) -> None:
+    """The `Reserve` of a caller who reads one image alone."""
 
 
 @runtime_checkable
@@ -34,7 +34,7 @@ class Source(Protocol):
         For a file that is its size and times, for an object of a bucket its etag.
         """
 
-    def read(self, reserve: Reserve = _never_wait) -> bytes | Image.Image:
+    def read(self, reserve: Reserve = never_wait) -> bytes | Image.Image:
         """The bytes of an image file, or an upright RGB image.
 
         Raises:
@@ -55,7 +55,7 @@ class LocalFile:
         except (OSError, ValueError):
             return b""  # reading it will say why
 
-    def read(self, reserve: Reserve = _never_wait) -> bytes:
+    def read(self, reserve: Reserve = never_wait) -> bytes:
         """The file's bytes."""
         return read_bytes(self.path, reserve=reserve)
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, ThreadPoolExecutor, wait
@@ -333,6 +334,8 @@ def _prepare(
                 source = source.read(reserve_file)
             if isinstance(source, Image):
                 item.pixels = encoder.preprocess(source)
+                if item.stamp:  # of part of a file: not the hash of a file's bytes, but as unique
+                    item.content = hashlib.sha256(item.stamp + os.fsencode(name)).digest()
                 return item
             data, item.size = source, len(source)
             if space or hashed:
