@@ -61,7 +61,7 @@ class ModelInfo:
         image_size: pixels per side.
         speed: images per second of its image tower, as multiples of `base` (float32 on a CPU,
             benchmarks/models.py).
-        extra: the extra of clipcls that its tokenizer or text tower needs, if any.
+        extra: the extra of clipcls that its text tower needs, if any.
         present: whether its weights are on this machine.
     """
 
@@ -143,7 +143,6 @@ ALIASES = {
             imagenet=82.5,
             image_size=256,
             speed=0.22,
-            extra="hf",
         ),
         ModelInfo(
             "best",
@@ -155,7 +154,6 @@ ALIASES = {
             imagenet=84.1,
             image_size=384,
             speed=0.07,
-            extra="hf",
         ),
         ModelInfo(
             "multilingual",
@@ -167,7 +165,6 @@ ALIASES = {
             imagenet=79.1,
             image_size=256,
             speed=0.75,
-            extra="hf",
         ),
         ModelInfo(
             "biology",
@@ -190,7 +187,6 @@ ALIASES = {
             imagenet=None,
             image_size=224,
             speed=1.0,
-            extra="hf",
         ),
         ModelInfo(
             "medical",

@@ -50,6 +50,8 @@ def read_config(file: Path) -> dict[str, Any]:
         raise ModelError(f"{file}: needs a model_cfg with embed_dim, vision_cfg and text_cfg")
     if not isinstance(content.get("preprocess_cfg", {}), dict):
         raise ModelError(f"{file}: `preprocess_cfg` is not an object")
+    if not isinstance(config["text_cfg"].get("tokenizer_kwargs", {}), dict):
+        raise ModelError(f"{file}: `tokenizer_kwargs` is not an object")
     for part in (config, config["vision_cfg"], config["text_cfg"]):
         for key, value in part.items():
             if key.startswith("hf_") and key.endswith("_name") and not isinstance(value, str):

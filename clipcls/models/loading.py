@@ -49,16 +49,16 @@ def load(
         from open_clip import get_model_preprocess_cfg
     if cuda.is_cuda(device):
         cuda.check(device)
-    needs_transformers = source.tokenizer or source.text_config
-    if tower == "text" and needs_transformers and not importlib.util.find_spec("transformers"):
-        raise ModelError(f"{source.name}: its texts need transformers: {install_command('hf')}")
+    is_hugging_face = tower == "text" and source.text_config
+    if is_hugging_face and not importlib.util.find_spec("transformers"):
+        raise ModelError(
+            f"{source.name}: its text tower needs transformers: {install_command('hf')}"
+        )
     try:
         with quiet():
             network = _load_network(source, device, precision, tower)
-            tokenizer, config, channels_last = None, {}, False
-            if tower == "text":
-                tokenizer = _make_tokenizer(source)
-            else:
+            config, channels_last = {}, False
+            if tower == "image":
                 config = dict(get_model_preprocess_cfg(network))
                 Preprocess.from_config(config)  # raises if it is unusable
                 channels_last = cuda.is_cuda(device) and _is_convolutional(network.visual)
@@ -71,7 +71,6 @@ def load(
         source.name,
         tower,
         network,
-        tokenizer,
         config,
         dim=source.config["embed_dim"],
         logit_scale=float(network.logit_scale.detach().exp()),
@@ -202,21 +201,6 @@ def _find_preprocess(architecture: str) -> Mapping[str, Any]:
         config = get_pretrained_cfg(architecture, tag)
         known.append({k: config[k] for k in ("mean", "std", "interpolation", "resize_mode")})
     return known[0] if known and known.count(known[0]) == len(known) else {}
-
-
-def _make_tokenizer(source: ModelSource) -> Any:
-    from open_clip import get_tokenizer
-    from open_clip.tokenizer import HFTokenizer
-
-    if source.tokenizer is None:
-        return get_tokenizer(source.architecture)
-    text = source.config["text_cfg"]
-    return HFTokenizer(  # as get_tokenizer does, from local files
-        str(source.tokenizer),
-        context_length=source.context_length,
-        tokenizer_mode=text.get("tokenizer_mode"),
-        **(text.get("tokenizer_kwargs") or {}),
-    )
 
 
 def _explain(error: Exception, source: ModelSource, device: str) -> str:

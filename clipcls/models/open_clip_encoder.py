@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +20,7 @@ from clipcls.models.backend import Backend, Precision, best_device
 from clipcls.models.facts import ModelFacts
 from clipcls.models.preprocess import Preprocess
 from clipcls.models.registry import ModelSource
-from clipcls.models.tokenizer import ClipTokenizer
+from clipcls.models.tokenizer import Tokenizer, count_tokens, open_tokenizer
 from clipcls.models.torch_model import TorchModel, Tower
 from clipcls.numerics import unit_rows
 
@@ -40,8 +40,7 @@ class OpenClipEncoder:
     """An OpenCLIP model; each tower is loaded on its first use.
 
     On a CPU the towers run as OpenVINO graphs (`openvino`) if possible, which after the first time
-    needs no torch; otherwise torch runs them. Torch always runs a text tower whose tokenizer is not
-    CLIP's or that sees padding.
+    needs no torch; otherwise torch runs them.
 
     Args:
         source: the model, from `resolve`.
@@ -75,7 +74,6 @@ class OpenClipEncoder:
         self._settings: dict[str, Any] | None = None  # what the image tower says of itself
         self._towers: dict[Tower, TorchModel] = {}
         self._graphs: dict[Tower, openvino.Graph | None] = {}
-        self._tokenizer: Callable[[Sequence[str]], NDArray[np.int64]] | None = None
         self._announced: set[Tower] = set()
         self._loading = threading.RLock()  # decoding threads ask for the image tower together
         self._running = threading.RLock()  # no tower runs in two threads at once
@@ -193,10 +191,12 @@ class OpenClipEncoder:
             return np.empty((0, self.source.config["embed_dim"]), np.float32)
         batch = _TEXTS_PER_IMAGE * self.batch_size
         with self._running:
-            if (graph := self._graph("text")) is None or self._tokenizer is None:
-                return unit_rows(self._tower("text").embed_texts(texts, batch))
-            tokens = self._tokenizer(texts)
-            lengths = tokens.argmax(axis=1) + 1  # the end of text has the highest number
+            graph, tokens = self._graph("text"), self._tokenizer(texts)
+            if graph is None:
+                return unit_rows(self._tower("text").embed_tokens(tokens, batch))
+            lengths = np.full(len(texts), tokens.shape[1])
+            if graph.takes_any_length:
+                lengths = count_tokens(tokens, self._tokenizer.padding)
             # Short texts first: a batch takes as long as its longest one.
             order = lengths.argsort(kind="stable")
             parts = [order[start : start + batch] for start in range(0, len(texts), batch)]
@@ -211,14 +211,15 @@ class OpenClipEncoder:
         if not long:
             return []
         with self._running:
-            has_graph = self._graph("text") is not None
-            tokenizer = self._tokenizer if has_graph else self._tower("text").tokenizer
-        encode = getattr(tokenizer, "encode", str)
-        return [
-            f"{text[:40]}...: longer than {length} tokens, the rest is ignored"
-            for text in long
-            if len(encode(text)) + 2 > length
-        ]
+            return [
+                f"{text[:40]}...: longer than {length} tokens, the rest is ignored"
+                for text in long
+                if self._tokenizer.is_cut(text)
+            ]
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return open_tokenizer(self.source)
 
     @property
     def _preprocess(self) -> Preprocess:
@@ -234,7 +235,7 @@ class OpenClipEncoder:
 
     def _open_graph(self, tower: Tower) -> openvino.Graph | None:
         """A tower's graph, loaded or, the first time, exported."""
-        if not self._can_be_graph() or (tower == "text" and self.source.tokenizer):
+        if not self._can_be_graph():
             return None
         key = self._graph_key(tower, self.precision)
         refusal = f"no graph {key.stem()}"
@@ -253,8 +254,6 @@ class OpenClipEncoder:
             if tower == "image":  # for texts, which are embedded once, it hardly matters
                 hint = "`clipcls cache clear` makes it try again"
                 logger.warning("%s runs on torch, which is slower: %s; %s", self.name, error, hint)
-        except (ImportError, OSError, EOFError) as error:
-            logger.debug("%s: no tokenizer, so texts run on torch: %s", self.name, error)
         return None
 
     def _graph_key(self, tower: Tower, precision: Precision) -> openvino.GraphKey:
@@ -266,15 +265,15 @@ class OpenClipEncoder:
             return openvino.load(key)
         # The vocabulary takes as long as the graph, and is read at the same time.
         with ThreadPoolExecutor(1, thread_name_prefix="clipcls-tokenizer") as pool:
-            tokenizer = pool.submit(ClipTokenizer, self.source.context_length)
+            tokenizer = pool.submit(lambda: self._tokenizer)
             graph = openvino.load(key)
-            self._tokenizer = tokenizer.result()
+            tokenizer.result()
         return graph
 
     def _export(self, tower: Tower, key: openvino.GraphKey) -> openvino.Graph:
         if self.source.is_bundled and tower == "image":
             return towers.build_image_tower(key)
-        if self.source.is_bundled and isinstance(self._tokenizer, ClipTokenizer):
+        if self.source.is_bundled:
             return towers.build_text_tower(key, self._tokenizer)
         self._announce(tower)
         if self.precision == "fp32":
@@ -283,7 +282,6 @@ class OpenClipEncoder:
             model = loading.load(self.source, tower=tower)
         if tower == "image":
             return towers.export_image_tower(key, model)
-        assert isinstance(self._tokenizer, ClipTokenizer)
         return towers.export_text_tower(key, model, self._tokenizer)
 
     def _announce(self, tower: Tower) -> None:

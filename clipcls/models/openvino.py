@@ -67,11 +67,16 @@ class GraphKey:
 
 
 class Graph:
-    """A compiled tower: its input (n, ...) -> float32 (n, dim), not normalised."""
+    """A compiled tower: its input (n, ...) -> float32 (n, dim), not normalised.
+
+    Attributes:
+        takes_any_length: whether a text tower's input may have less than the context length.
+    """
 
     def __init__(self, compiled: Any, blob: NDArray[np.uint8] | None = None) -> None:
         self._request = compiled.create_infer_request()
         self._blob = blob  # whose weights OpenVINO reads in place
+        self.takes_any_length = bool(compiled.input(0).partial_shape[1].is_dynamic)
 
     def __call__(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Runs the tower; not to be called from several threads at once."""

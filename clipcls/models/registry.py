@@ -105,7 +105,7 @@ class ModelSource:
         packages = ["open_clip_torch"]
         if "timm_model_name" in self.config["vision_cfg"]:
             packages.append("timm")
-        if self.tokenizer or self.text_config:
+        if self.text_config:
             packages.append("transformers")
         versions = []
         for package in packages:

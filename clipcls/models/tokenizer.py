@@ -1,9 +1,9 @@
-"""CLIP's tokenizer without torch: the same token numbers as open_clip's.
+"""Texts to token numbers without torch or transformers: the same numbers as open_clip's tokenizers.
 
-The method is that of openai/CLIP (clip/simple_tokenizer.py): lower case, words split by a pattern,
-byte pair encoding (Sennrich et al. 2016, arXiv 1508.07909) with CLIP's 48,894 merges, read from
-open_clip's package. `regex` splits the words, as in open_clip, and Hugging Face's `tokenizers`
-merges them. open_clip's own tokenizer cannot be imported without torch, which takes seconds.
+CLIP's method is that of openai/CLIP (clip/simple_tokenizer.py): words split by a pattern, byte pair
+encoding (Sennrich et al. 2016, arXiv 1508.07909) with CLIP's 48,894 merges, read from open_clip's
+package. Other models have a Hugging Face tokenizer, whose `tokenizer.json` the package `tokenizers`
+reads. Only kinds of which neither is true run through open_clip's own code, with transformers.
 """
 
 from __future__ import annotations
@@ -11,37 +11,118 @@ from __future__ import annotations
 import gzip
 import html
 import importlib.util
-from collections.abc import Sequence
+import json
+import string
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.errors import ModelError, install_command
+from clipcls.models.architectures import quiet
+
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    import tokenizers
+
+    from clipcls.models.registry import ModelSource
 
 _MERGES = 48_894
 _START, _END = "<start_of_text>", "<end_of_text>"
 _PATTERN = rf"{_START}|{_END}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+"
-_SAMPLE = ["", "A  photo of a café's 12 DOGS!", "&lt;b&gt; schÃ¶n 猫 <end_of_text>"]
-_SAMPLE.append(" ".join(map(str, range(99))))
+
+_NO_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
+# open_clip's `clean`, after ftfy and HTML entities.
+_CLEAN: dict[str, Callable[[str], str]] = {
+    "lower": lambda text: " ".join(text.split()).lower(),
+    "whitespace": lambda text: " ".join(text.split()),
+    "canonicalize": lambda text: " ".join(text.translate(_NO_PUNCTUATION).lower().split()),
+}
+
+# The classes of transformers whose tokenizer.json is all that they do, and their padding's default.
+_READABLE = {
+    "BertTokenizer": "[PAD]",
+    "GemmaTokenizer": "<pad>",
+    "MT5Tokenizer": "<pad>",
+    "PreTrainedTokenizer": None,
+    "RobertaTokenizer": "<pad>",
+    "T5Tokenizer": "<pad>",
+    "TokenizersBackend": None,
+    "XLMRobertaTokenizer": "<pad>",
+}
+# The class by a repository's `model_type`, where tokenizer_config.json is silent.
+_CLASSES = {
+    "bert": "BertTokenizer",
+    "mt5": "T5Tokenizer",
+    "roberta": "RobertaTokenizer",
+    "t5": "T5Tokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer",
+}
+
+
+class Tokenizer(Protocol):
+    """Texts -> int64 (n, context length).
+
+    Attributes:
+        padding: the number that fills up short texts.
+    """
+
+    padding: int
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Token numbers, cut and padded to the context length."""
+
+    def is_cut(self, text: str) -> bool:
+        """Whether the text has more tokens than the model reads."""
+
+
+def open_tokenizer(source: ModelSource) -> Tokenizer:
+    """The tokenizer of a model's texts.
+
+    Raises:
+        ModelError: it cannot be read, or needs packages that are not installed.
+    """
+    text = source.config["text_cfg"]
+    settings = text.get("tokenizer_kwargs", {})
+    if str(settings.get("clean", "lower")) not in _CLEAN:
+        raise ModelError(f"{source.name}: its texts' `clean` is not one of {', '.join(_CLEAN)}")
+    if source.tokenizer is None:
+        if settings.keys() <= {"clean"}:
+            return ClipTokenizer(source.context_length, **settings)
+    elif (
+        settings.keys() <= {"clean", "strip_sep_token"}
+        and not text.get("tokenizer_mode")
+        and (found := _read_tokenizer(source.tokenizer))
+    ):
+        return JsonTokenizer(*found, source.context_length, **settings)
+    return _OpenClipTokenizer(source)
+
+
+def count_tokens(tokens: NDArray[np.int64], padding: int) -> NDArray[np.int64]:
+    """The length of each row of tokens (n, context length) without the padding at its end."""
+    lengths: NDArray[np.int64] = tokens.shape[1] - (tokens != padding)[:, ::-1].argmax(axis=1)
+    return lengths
 
 
 class ClipTokenizer:
-    """Texts -> int64 (n, context_length), as open_clip.SimpleTokenizer.
+    """CLIP's tokenizer, as open_clip.SimpleTokenizer.
 
     Args:
         context_length: the number of tokens a text is cut to, including its start and end.
+        clean: what is done to a text first: "lower", "whitespace" or "canonicalize".
 
     Raises:
-        OSError: open_clip's list of merges cannot be read.
+        ModelError: open_clip's list of merges cannot be read.
     """
 
-    def __init__(self, context_length: int = 77) -> None:
+    padding = 0
+
+    def __init__(self, context_length: int = 77, clean: str = "lower") -> None:
         import regex
 
-        self.context_length = context_length
+        self._length = context_length
+        self._clean = _CLEAN[clean]
         self._pattern = regex.compile(_PATTERN, regex.IGNORECASE)
         self._tokenizer = _make_byte_pair_encoding()
         numbers = self._tokenizer.get_vocab()
@@ -50,30 +131,22 @@ class ClipTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Token numbers from start to end of text, padded with zeros."""
-        tokens = np.zeros((len(texts), self.context_length), np.int64)
+        tokens = np.zeros((len(texts), self._length), np.int64)
         for row, text in zip(tokens, texts, strict=True):
             numbers = [self._start, *self.encode(text), self._end]
-            if len(numbers) > self.context_length:
-                numbers = [*numbers[: self.context_length - 1], self._end]
+            if len(numbers) > self._length:
+                numbers = [*numbers[: self._length - 1], self._end]
             row[: len(numbers)] = numbers
         return tokens
 
     def encode(self, text: str) -> list[int]:
         """All token numbers of one text, without start and end."""
-        import ftfy
-
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
-        words = self._pattern.findall(" ".join(text.split()).lower())
+        words = self._pattern.findall(self._clean(_unescape(text)))
         return [number for word in words for number in self._numbers(word)]
 
-    def agrees_with(self, tokenizer: Any) -> bool:
-        """Whether a tokenizer of open_clip is CLIP's, with the usual settings."""
-        try:
-            theirs = tokenizer(_SAMPLE, context_length=self.context_length).tolist()
-            same_words = tokenizer.encoder == self._tokenizer.get_vocab()
-            return bool(same_words and theirs == self(_SAMPLE).tolist())
-        except Exception:  # another kind altogether
-            return False
+    def is_cut(self, text: str) -> bool:
+        """Whether the text has more tokens than the model reads."""
+        return len(self.encode(text)) + 2 > self._length
 
     def _numbers(self, word: str) -> list[int]:
         if word not in self._words:
@@ -81,7 +154,183 @@ class ClipTokenizer:
         return self._words[word]
 
 
-def _make_byte_pair_encoding() -> Tokenizer:
+class JsonTokenizer:
+    """A tokenizer.json, as open_clip.tokenizer.HFTokenizer.
+
+    Args:
+        tokenizer: what the file holds.
+        padding: the number that fills up short texts.
+        config: its tokenizer_config.json.
+        context_length: the number of tokens a text is cut to, including the special ones.
+        clean: what is done to a text first: "lower", "whitespace" or "canonicalize".
+        strip_sep_token: whether the separator at the end becomes a 0.
+    """
+
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        padding: int,
+        config: dict[str, Any],
+        context_length: int,
+        clean: str = "whitespace",
+        strip_sep_token: bool = False,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._clean = _CLEAN[clean]
+        separator = _content(config.get("sep_token"), "[SEP]")
+        self._separator = tokenizer.token_to_id(separator) if strip_sep_token else None
+        self.padding = padding
+        tokenizer.enable_truncation(
+            context_length, direction=config.get("truncation_side") or "right"
+        )
+        tokenizer.enable_padding(
+            direction=config.get("padding_side") or "right",
+            pad_id=self.padding,
+            length=context_length,
+        )
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Token numbers with the model's special ones."""
+        # One at a time: a batch starts threads, which forbid the process to fork.
+        rows = [self._encode(text).ids for text in texts]
+        tokens = np.array(rows, np.int64)
+        if self._separator is not None:
+            tokens[tokens == self._separator] = 0
+        return tokens
+
+    def is_cut(self, text: str) -> bool:
+        """Whether the text has more tokens than the model reads."""
+        return bool(self._encode(text).overflowing)
+
+    def _encode(self, text: str) -> tokenizers.Encoding:
+        return self._tokenizer.encode(self._clean(_unescape(text)))
+
+
+class _OpenClipTokenizer:
+    """open_clip's own tokenizer, for the kinds that the other classes don't read."""
+
+    def __init__(self, source: ModelSource) -> None:
+        text = source.config["text_cfg"]
+        settings = text.get("tokenizer_kwargs", {})
+        self._length = source.context_length
+        if source.tokenizer and not importlib.util.find_spec("transformers"):
+            raise ModelError(
+                f"{source.name}: its tokenizer needs transformers: {install_command('hf')}"
+            )
+        try:
+            with quiet():
+                from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+
+                if source.tokenizer:
+                    settings = {**settings, "tokenizer_mode": text.get("tokenizer_mode")}
+                    self._tokenizer = HFTokenizer(str(source.tokenizer), self._length, **settings)
+                    self.padding = self._tokenizer.tokenizer.pad_token_id
+                else:
+                    self._tokenizer = SimpleTokenizer(context_length=self._length, **settings)
+                    self.padding = 0
+        except Exception as error:  # transformers and sentencepiece have their own
+            reason = " ".join(str(error).split())[:120]
+            cure = f"; try {install_command('hf')}" if isinstance(error, ImportError) else ""
+            place = source.tokenizer or source.name
+            raise ModelError(f"{place}: the tokenizer cannot be read ({reason}){cure}") from error
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        tokens: NDArray[np.int64] = self._tokenizer(list(texts)).numpy()
+        return tokens
+
+    def is_cut(self, text: str) -> bool:
+        longer: NDArray[np.int64] = self._tokenizer([text], 2 * self._length).numpy()
+        return int(count_tokens(longer, self.padding)[0]) > self._length
+
+
+def _unescape(text: str) -> str:
+    import ftfy
+
+    return html.unescape(html.unescape(ftfy.fix_text(text)))
+
+
+def _read_tokenizer(directory: Path) -> tuple[tokenizers.Tokenizer, int, dict[str, Any]] | None:
+    """What a `JsonTokenizer` is made of; None if only transformers can read it."""
+    from tokenizers import Tokenizer
+
+    config = {
+        **_read_object(directory / "special_tokens_map.json"),
+        **_read_object(directory / "tokenizer_config.json"),
+    }
+    model = _read_object(directory / "config.json")
+    kind = config.get("tokenizer_class") or model.get("tokenizer_class")
+    kind = str(kind or _CLASSES.get(str(model.get("model_type")))).removesuffix("Fast")
+    file, vocabulary = directory / "tokenizer.json", directory / "vocab.txt"
+    if kind not in _READABLE:
+        return None
+    if file.is_file():
+        try:
+            tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise ModelError(
+                f"{file}: not a tokenizer ({error}); delete it and run the command again"
+            ) from error
+    elif kind == "BertTokenizer" and vocabulary.is_file():
+        tokenizer = _make_word_pieces(vocabulary)
+    else:
+        return None
+    _adapt(tokenizer, kind, config)
+    padding = tokenizer.token_to_id(_content(config.get("pad_token"), _READABLE[kind]) or "")
+    return None if padding is None else (tokenizer, padding, config)
+
+
+def _adapt(tokenizer: tokenizers.Tokenizer, kind: str, config: dict[str, Any]) -> None:
+    """Sets what transformers' classes set, whatever a tokenizer.json says."""
+    from tokenizers import normalizers, pre_tokenizers
+
+    if kind == "BertTokenizer":
+        tokenizer.normalizer = normalizers.BertNormalizer(
+            handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+            strip_accents=config.get("strip_accents"),
+            lowercase=config.get("do_lower_case", True),
+        )
+    elif kind == "GemmaTokenizer":
+        tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    elif kind in ("MT5Tokenizer", "T5Tokenizer", "XLMRobertaTokenizer"):
+        splits = pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(list(splits))
+
+
+def _make_word_pieces(vocabulary: Path) -> tokenizers.Tokenizer:
+    """BERT's tokenizer from its vocab.txt, but for the normalizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    lines = vocabulary.read_text(encoding="utf-8").splitlines()
+    numbers = {token: number for number, token in enumerate(lines)}
+    tokenizer = Tokenizer(models.WordPiece(numbers, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ends = [(token, numbers[token]) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=ends
+    )
+    return tokenizer
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    """A JSON file of a hub's; empty if it is missing."""
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{file}: cannot be read as JSON; delete it and run the command again"
+        ) from error
+    return found if isinstance(found, dict) else {}
+
+
+def _content(token: Any, default: Any = None) -> Any:
+    """The text of a special token, which may have settings."""
+    return (token.get("content") if isinstance(token, dict) else token) or default
+
+
+def _make_byte_pair_encoding() -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())  # CLIP's order: printable ones first
@@ -98,8 +347,11 @@ def _make_byte_pair_encoding() -> Tokenizer:
 def _read_merges() -> list[str]:
     found = importlib.util.find_spec("open_clip")  # which does not import it
     if found is None or found.origin is None:
-        raise OSError("open_clip is not installed")
+        raise ModelError("open_clip is not installed: pip install open_clip_torch")
     path = Path(found.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        lines = file.read().split("\n")
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            lines = file.read().split("\n")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: cannot be read; reinstall open_clip_torch") from error
     return lines[1 : 1 + _MERGES]  # after the version

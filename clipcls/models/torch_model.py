@@ -33,7 +33,6 @@ class TorchModel:
     Attributes:
         name: the model's name in messages.
         network: open_clip's model.
-        tokenizer: list of n texts -> int64 (n, context_length); None with an image tower.
         preprocess_config: open_clip's preprocessing: size, mean, std, interpolation, ...; empty
             with a text tower.
         dim: length of its vectors.
@@ -46,7 +45,6 @@ class TorchModel:
     name: str
     tower: Tower
     network: Any
-    tokenizer: Any
     preprocess_config: dict[str, Any]
     dim: int
     logit_scale: float
@@ -69,20 +67,20 @@ class TorchModel:
         """
         return self._run(self.encode_images, pixels)
 
-    def embed_texts(self, texts: Sequence[str], batch: int) -> NDArray[np.float32]:
-        """Texts -> float32 (n, dim), not normalised, so many at a time.
+    def embed_tokens(self, tokens: NDArray[np.int64], batch: int) -> NDArray[np.float32]:
+        """Tokens (n, context_length) -> float32 (n, dim), not normalised; one batch at a time.
 
         Raises:
             ModelError: there is not enough memory for one.
         """
         import torch
 
-        tokens = self.tokenizer(list(texts))
+        texts = torch.from_numpy(tokens)
         # A batch takes as long as its longest text.
-        order = needed_lengths(self.network, tokens).argsort(stable=True)
+        order = needed_lengths(self.network, texts).argsort(stable=True)
         rows = np.empty((len(texts), self.dim), np.float32)
         for part in torch.split(order, batch):
-            rows[part.numpy()] = self._run(self.encode_texts, tokens[part])
+            rows[part.numpy()] = self._run(self.encode_texts, texts[part])
         return rows
 
     def encode_images(self, pixels: Sequence[NDArray[np.uint8]]) -> torch.Tensor:

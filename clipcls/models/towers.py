@@ -1,8 +1,8 @@
 """OpenCLIP's towers, exported as OpenVINO graphs and checked against torch.
 
 An image graph takes uint8 (n, height, width, 3) and includes the normalisation. A text graph takes
-int64 (n, length) of any length, so a text tower is exported only if its vectors do not depend on
-padding (`padding`) and its tokenizer is CLIP's.
+int64 (n, length) of any length, or only of the context length if its vectors depend on padding
+(`padding`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from clipcls.models.architectures import quiet
 from clipcls.models.openvino import Graph, GraphKey
 from clipcls.models.padding import needed_lengths
 from clipcls.models.preprocess import Preprocess
+from clipcls.models.tokenizer import Tokenizer, count_tokens
 
 if TYPE_CHECKING:
     import torch
 
-    from clipcls.models.tokenizer import ClipTokenizer
     from clipcls.models.torch_model import TorchModel
 
 # Least cosine similarity to torch's float32 vectors that a graph (or, in fp16, a GPU) must reach on
@@ -57,16 +57,14 @@ def export_image_tower(key: GraphKey, model: TorchModel) -> Graph:
     return _export(key, model.encode_pixels, [probe], [-1, *probe.shape[1:]])
 
 
-def export_text_tower(key: GraphKey, model: TorchModel, tokenizer: ClipTokenizer) -> Graph:
-    """As `export_image_tower`; refuses other tokenizers than CLIP's and towers that see padding."""
+def export_text_tower(key: GraphKey, model: TorchModel, tokenizer: Tokenizer) -> Graph:
+    """As `export_image_tower`; a tower that sees padding takes texts of the context length only."""
     import torch
 
-    if not tokenizer.agrees_with(model.tokenizer):
-        raise GraphError("its tokenizer is not CLIP's")
     probe = text_probe(tokenizer)
     short = torch.from_numpy(probe[1][:1])
     if int(needed_lengths(model.network, short)[0]) > probe[0].shape[1]:
-        raise GraphError("its text tower sees padding")
+        return _export(key, model.encode_tokens, probe[1:], [-1, probe[1].shape[1]])
     return _export(key, model.encode_tokens, probe, [-1, -1])
 
 
@@ -77,16 +75,16 @@ def build_image_tower(key: GraphKey) -> Graph:
     return _check(key, mini.build_image_tower, [probe], expected)
 
 
-def build_text_tower(key: GraphKey, tokenizer: ClipTokenizer) -> Graph:
+def build_text_tower(key: GraphKey, tokenizer: Tokenizer) -> Graph:
     """As `export_text_tower`, for the bundled model and without torch."""
     expected = np.split(mini.read_expected("text"), [1])
     return _check(key, mini.build_text_tower, text_probe(tokenizer), expected)
 
 
-def text_probe(tokenizer: ClipTokenizer) -> list[NDArray[np.int64]]:
+def text_probe(tokenizer: Tokenizer) -> list[NDArray[np.int64]]:
     """A short text without padding; and with it one as long as the model reads."""
     tokens = tokenizer(PROBE_TEXTS)
-    length = int(tokens[0].argmax()) + 1  # the end of text has the highest number
+    length = count_tokens(tokens, tokenizer.padding)[0]
     return [tokens[:1, :length], tokens]
 
 

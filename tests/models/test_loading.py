@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import http.server
 import io
 import json
 import logging
@@ -13,7 +12,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -41,9 +39,12 @@ from clipcls.models import (
 )
 from clipcls.models.architectures import quiet
 from clipcls.models.registry import ModelSource
+from clipcls.models.tokenizer import open_tokenizer
 from helpers.checkpoints import CONFIGS, PREPROCESS, TEXT, VISION, write_model, write_text_tower
+from helpers.hub import FakeHub
 
 ROOT = Path(__file__).parents[2]
+TEXTS = ["a photo of a cat", "a dog"]
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -86,7 +87,7 @@ def test_towers_are_open_clips_own(kind, precision, tmp_path) -> None:
         tokenizer = open_clip.get_tokenizer(source.architecture)
     theirs.eval()
     pixels = transform(photo())[None]
-    tokens = tokenizer(["a photo of a cat", "a dog"])
+    tokens = tokenizer(TEXTS)
     with torch.inference_mode():
         image = theirs.encode_image(pixels.to(torch_model.dtype(precision)), normalize=False)
         text = theirs.encode_text(tokens, normalize=False)
@@ -97,7 +98,7 @@ def test_towers_are_open_clips_own(kind, precision, tmp_path) -> None:
             if tower == "image":
                 close(model.encode_images([model.preprocess(photo())]), image)
             else:
-                assert torch.equal(model.tokenizer(["a photo of a cat", "a dog"]), tokens)
+                assert open_tokenizer(source)(TEXTS).tolist() == tokens.tolist()
                 close(model.encode_texts(tokens), text)
         assert model.dim == image.shape[1]
         assert source.context_length == tokens.shape[1]
@@ -148,7 +149,7 @@ def test_forms_that_open_clip_converts(form, tower, tmp_path) -> None:
             pixels = [whole.preprocess(photo())]
             close(half.encode_images(pixels), whole.encode_images(pixels))
         else:
-            tokens = whole.tokenizer(["a cat"])
+            tokens = open_clip.tokenize(["a cat"])
             close(half.encode_texts(tokens), whole.encode_texts(tokens))
     assert half.logit_scale == whole.logit_scale
 
@@ -162,9 +163,6 @@ def test_built_in_architectures(architecture, tmp_path) -> None:
     save_file(theirs.state_dict(), file)
     siglip = "SigLIP" in architecture
     source = builtin(architecture, file)
-    if siglip:  # any tokenizer will do: its own cannot be downloaded here
-        write_text_tower(tmp_path / "words")
-        source = dataclasses.replace(source, tokenizer=tmp_path / "words")
     image, text = loading.load(source, tower="image"), loading.load(source, tower="text")
     pixels = [image.preprocess(photo())]
     preprocess = image_transform_v2(PreprocessCfg(**image.preprocess_config), is_train=False)
@@ -297,6 +295,11 @@ def test_bad_checkpoints(damage, message, tower, tmp_path, monkeypatch) -> None:
         ("{", "is not JSON"),
         ("[]", "needs a model_cfg"),
         ('{"model_cfg": {"embed_dim": 4}}', "needs a model_cfg"),
+        (
+            '{"model_cfg": {"embed_dim": 4, "vision_cfg": {}, "text_cfg": {"tokenizer_kwargs": 1}}'
+            "}",
+            "`tokenizer_kwargs` is not an object",
+        ),
     ],
 )
 def test_bad_directories(config, message, tmp_path) -> None:
@@ -317,7 +320,7 @@ def test_directory_without_weights(tmp_path) -> None:
 
 def test_no_transformers(tmp_path, monkeypatch) -> None:
     source = registry.resolve(str(write_model(tmp_path / "model", CONFIGS["clip"])))
-    source = dataclasses.replace(source, tokenizer=tmp_path)
+    source = dataclasses.replace(source, text_config=tmp_path)
     monkeypatch.setitem(sys.modules, "transformers", None)
     loading.load(source, tower="image")
     with pytest.raises(ModelError, match=re.escape(install_command("hf"))):
@@ -374,7 +377,7 @@ def test_aliases_are_what_open_clip_says() -> None:
         config = open_clip.get_model_config(ours.architecture)
         assert ours.quick_gelu == theirs.get("quick_gelu", config.get("quick_gelu", False))
         alias = next(alias for alias in aliases.ALIASES.values() if alias.name == name)
-        assert (alias.extra == "hf") == ("hf_tokenizer_name" in config["text_cfg"])
+        assert (alias.extra == "hf") == ("hf_model_name" in config["text_cfg"])
         assert alias.image_size == config["vision_cfg"]["image_size"]
         assert alias.licence == licences.find_licence(ours.repo)
     # All that open_clip lists can be asked for.
@@ -425,6 +428,7 @@ def test_table() -> None:
     assert sorted(by_accuracy, key=lambda row: row.imagenet or 0) == by_accuracy
     assert sorted(by_accuracy, key=lambda row: -row.speed) == by_accuracy
     assert rows["base"].speed == 1
+    assert {row.alias for row in rows.values() if row.extra} == {"medical", "remote-sensing"}
 
 
 # -- licences -------------------------------------------------------------------------------------
@@ -508,63 +512,6 @@ def test_restricted_weights_are_warned_of_once(fake_hub, tmp_path) -> None:
 
 
 # -- the hub --------------------------------------------------------------------------------------
-
-
-class FakeHub:
-    """Serves a folder of repositories the way huggingface_hub asks for them."""
-
-    def __init__(self, repos: Path) -> None:
-        self.repos = repos
-        self.requests: list[str] = []
-        self.cut = 0  # so many downloads break off in the middle
-        hub = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                hub.requests.append(f"{self.command} {self.path}")
-                repo, _, file = self.path.strip("/").partition("/resolve/main/")
-                path = repos / repo / file
-                if not file:
-                    self.answer(200)
-                elif repo.startswith("gated/"):
-                    self.answer(403, {"X-Error-Code": "GatedRepo"})
-                elif not (repos / repo).is_dir():
-                    self.answer(401, {"X-Error-Code": "RepoNotFound"})
-                elif not path.is_file():
-                    self.answer(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": "c" * 40})
-                else:
-                    self.send(path.read_bytes(), f"{path.name}-{path.stat().st_size}")
-
-            do_GET = do_HEAD  # noqa: N815
-
-            def send(self, data: bytes, etag: str) -> None:
-                headers = {"X-Repo-Commit": "c" * 40, "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
-                start = 0
-                if wanted := self.headers.get("Range"):
-                    start = int(wanted.removeprefix("bytes=").split("-")[0])
-                    headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-                data = data[start:]
-                self.answer(206 if wanted else 200, {**headers, "Content-Length": str(len(data))})
-                if self.command == "GET":
-                    if hub.cut and len(data) > 10_000:
-                        hub.cut -= 1
-                        data = data[: len(data) // 2]
-                        self.close_connection = True
-                    with contextlib.suppress(OSError):
-                        self.wfile.write(data)
-
-            def answer(self, code: int, headers: dict[str, str] | None = None) -> None:
-                self.send_response(code)
-                for name, value in {"Content-Length": "0", **(headers or {})}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
 
 @pytest.fixture
@@ -763,7 +710,8 @@ def test_mini() -> None:
     assert source.name == "mini"
     image, text = (loading.load(source, tower=tower) for tower in ("image", "text"))
     assert image.encode_images([image.preprocess(photo())]).shape == (1, image.dim)
-    assert text.encode_texts(text.tokenizer(["a cat"])).shape == (1, image.dim)
+    tokens = torch.from_numpy(open_tokenizer(source)(["a cat"]))
+    assert text.encode_texts(tokens).shape == (1, image.dim)
     row = aliases.list_models()[0]
     assert (row.alias, row.present, row.imagenet) == ("mini", True, None)
     assert source.licence == row.licence == "MIT AND Apache-2.0"
@@ -823,7 +771,7 @@ def test_hugging_face_text_tower_offline(fake_hub, tmp_path, monkeypatch) -> Non
     half = loading.load(source, precision="bf16", tower="text")
     half.encode_texts(torch.tensor([[0, 4, 5, 2, 1]]))
     model = loading.load(source, tower="text")
-    tokens = model.tokenizer(["a cat", "a dog"])
+    tokens = torch.from_numpy(open_tokenizer(source)(["a cat", "a dog"]))
     assert tokens[:, :5].tolist() == [[0, 4, 5, 2, 1], [0, 4, 6, 2, 1]]
     assert tokens.shape == (2, 12)
     with torch.inference_mode():
