@@ -159,7 +159,10 @@ def _import(console: Console, path: Path | None, files: tuple[Path, ...]) -> int
 @_file
 @click.argument("caches", nargs=-1, required=True, type=FILE, metavar="CACHE...")
 def _merge(console: Console, path: Path | None, caches: tuple[Path, ...]) -> int:
-    """Add the vectors of other cache files, such as another machine's; known ones stay."""
+    """Add the vectors of other cache files.
+
+    They may be another machine's. Vectors that this cache has stay as they are.
+    """
     from clipcls.embeddings.cache import EmbeddingCache
     from clipcls.embeddings.cache_transfer import absorb, dump_blocks, open_other
 

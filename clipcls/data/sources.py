@@ -29,9 +29,9 @@ class Source(Protocol):
     """The place of one image. Sources are small, can be pickled, and are read in threads."""
 
     def stamp(self) -> bytes:
-        """What changes when the content does, found without reading it; b"" if nothing says so.
+        """A mark that changes with the content, found without reading it; b"" if there is none.
 
-        For a file that is its size and times, for an object of a bucket its etag.
+        A file's is its size and times, that of an object of a bucket its etag.
         """
 
     def read(self, reserve: Reserve = never_wait) -> bytes | Image.Image:

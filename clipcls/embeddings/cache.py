@@ -114,8 +114,8 @@ class EmbeddingCache:
         Args:
             space: the space the vectors belong to.
             items: (content's SHA-256, float32 vector (dim,)); known ones are replaced.
-            files: (name, its stamp before it was read, content's SHA-256); see `Source.stamp`. What
-                has no stamp is found by its content alone.
+            files: (name, its stamp before it was read, content's SHA-256); see `Source.stamp`. An
+                image without a stamp is found by its content alone.
         """
         keys = [
             (space.encode(), content, np.ascontiguousarray(vector, np.float32).tobytes())

@@ -55,7 +55,7 @@ class _Lines:
 
 @dataclass
 class Merge:
-    """What the files of a merge hold together.
+    """The contents of all files of a merge.
 
     Attributes:
         files: the files, in their order.

@@ -297,7 +297,7 @@ def test_config_tells_what_holds_and_why(run, own: Path, of_folder: Path, monkey
     assert found["model"] == ("mini", "CLIPCLS_MODEL")
     assert found["precision"] == ("auto", "default")
     assert "nonsense: no such command" in run("config", "nonsense")[2]
-    assert "choose cache clear or cache info" in run("config", "cache")[2]
+    assert "choose cache clear or cache export or" in run("config", "cache")[2]
     of_folder.write_text("[evaluate]\nfromat = 1\n")
     assert "did you mean evaluate.format?" in run("config")[2]
 
