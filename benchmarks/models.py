@@ -44,7 +44,8 @@ def make_graph(architecture: str, precisions: list[str], folder: Path) -> tuple[
     from safetensors.torch import save_file
 
     from clipcls.models import loading, openvino, towers
-    from clipcls.models.registry import resolve
+    from clipcls.models.architectures import read_architecture
+    from clipcls.models.registry import ModelSource
 
     torch.manual_seed(0)
     network = open_clip.create_model(architecture, pretrained=None)
@@ -52,7 +53,8 @@ def make_graph(architecture: str, precisions: list[str], folder: Path) -> tuple[
     file = folder / f"{architecture}.safetensors"
     save_file({k: v for k, v in tensors.items() if k.startswith(("visual.", "logit_"))}, file)
     del network, tensors
-    source = resolve(architecture, file)
+    config = read_architecture(architecture)
+    source = ModelSource(architecture, architecture, config, None, False, file)
     model = loading.load(source, tower="image")
     file.unlink()
     probe = towers.image_probe(model.preprocess)

@@ -65,7 +65,7 @@ def command(
 
     labelled = read_labelled(data, unlabelled=multi_label, question=name or question)
     fitted = chosen.open_either(model.make_arguments([data]), None, multi_label)
-    with watching(console, len(labelled)) as watch:
+    with watching(console, labelled.paths) as watch:
         found, excluded = calibrate(fitted, labelled, watch=watch)
     report_excluded(console, excluded)
     found.save(output)

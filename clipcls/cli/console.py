@@ -40,7 +40,7 @@ class Console(logging.Handler):
     """Writes lines to stderr without tearing a progress bar apart."""
 
     def __init__(self) -> None:
-        super().__init__(logging.INFO)
+        super().__init__()
         self.quiet = False
         self.style: Style | Literal["auto"] = "auto"
         self.max_errors = MaxErrors(0)
@@ -51,9 +51,12 @@ class Console(logging.Handler):
         self._next_news = time.monotonic() + _NEWS_EVERY
 
     def attach(self, logger: logging.Logger) -> None:
-        """Show a logger's warnings, and its news about what takes long, as lines."""
+        """Show a logger's warnings, and its news about what takes long, as lines.
+
+        Records with the attribute `batch` count encoded images.
+        """
         logger.addHandler(self)
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.DEBUG)
         logger.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -61,9 +64,13 @@ class Console(logging.Handler):
         if record.levelno >= logging.WARNING:
             self.say(f"{record.levelname.lower()}: {record.getMessage()}")
             return
+        if record.levelno < logging.INFO:
+            if self._progress and (batch := getattr(record, "batch", None)):
+                self._progress.add(batch)
+            return
         is_preparing = getattr(record, "is_preparing", False)
         if is_preparing and self._progress:
-            self._progress.pace.restart()
+            self._progress.restart()
         style = self._choose_style()
         if style == "none":
             return

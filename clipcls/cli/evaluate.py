@@ -143,7 +143,7 @@ def command(
         labelled = read_labelled(data, unlabelled=multi_label, question=name or question)
         classifier = settings.open_either(chosen, settings.calibration, multi_label)
         chosen |= {"model": classifier.encoder_, "checkpoint": None}  # not loaded twice
-        with watching(console, len(labelled), again=bool(records)) as watch:
+        with watching(console, labelled.paths, again=bool(records)) as watch:
             found = evaluate(classifier, labelled, watch=watch)
         report_excluded(console, found.excluded)
         if not (multi_label or settings.classifier):
@@ -153,7 +153,7 @@ def command(
             changed = _change(settings, what, value)
             model_too = {"model": value} if what == "model" else {}
             other = changed.open_either(chosen | model_too, changed.calibration, multi_label)
-            with watching(console, len(labelled), again=True) as watch:
+            with watching(console, labelled.paths, again=True) as watch:
                 evaluated[f"{what}={value}"] = evaluate(other, labelled, watch=watch)
         comparisons = compare(found, evaluated)
         if output.html:

@@ -81,7 +81,7 @@ def command(
         no_words=learning.no_words,
         **model.make_arguments([data]),
     )
-    with watching(console, len(labelled)) as watch:
+    with watching(console, labelled.paths) as watch:
         classifier.fit(labelled, watch=watch)
     excluded = classifier.excluded_
     assert excluded is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,9 +66,9 @@ class InputSettings(Settings):
         shard: Shard | None = None,
         empty: str | None = None,
     ) -> tuple[Iterator[str | NamedImage | ImageError], Total]:
-        """The images that the inputs name and, unless stdin lists them, how to count them.
+        """The images that the inputs name and, unless stdin lists them, how to list them again.
 
-        To count them the inputs are searched again: keeping a million paths would take more memory
+        To list them the inputs are searched again: keeping a million paths would take more memory
         than everything else together.
 
         Args:
@@ -97,19 +97,24 @@ class InputSettings(Settings):
             return (each for each in crops if empty or not isinstance(each, EmptyError))
 
         images = find(stdin=sys.stdin.buffer, null=self.null, left_out=left_out)
-        total = None if "-" in inputs else lambda: sum(map(_count, find()))
+        total = None if "-" in inputs else lambda: _expand_vectors(find())
         first = list(itertools.islice(images, 1))  # or the error that there is none
         return itertools.chain(first, images), total
 
 
-def _count(found: str | NamedImage | ImageError) -> int:
+def _expand_vectors(
+    found: Iterable[str | NamedImage | ImageError],
+) -> Iterator[str | NamedImage | ImageError | None]:
+    """The images, with None for each whose vector a file holds."""
     from clipcls.data.file_kinds import is_vectors
 
-    if not isinstance(found, str) or not is_vectors(found):
-        return 1
-    from clipcls.embeddings.vector_files import open_vectors
+    for each in found:
+        if isinstance(each, str) and is_vectors(each):
+            from clipcls.embeddings.vector_files import open_vectors
 
-    return len(open_vectors(found))
+            yield from itertools.repeat(None, len(open_vectors(each)))
+        else:
+            yield each
 
 
 def _parse_shard(_: click.Context, __: click.Parameter, value: str | None) -> Shard | None:
@@ -141,7 +146,7 @@ class ShardedInputSettings(InputSettings):
         shard: Shard | None = None,
         empty: str | None = None,
     ) -> tuple[Iterator[str | NamedImage | ImageError], Total]:
-        """The share's images, and how to count them."""
+        """The share's images, and how to list them again."""
         return super().find_images(inputs, left_out, shard or self.shard, empty)
 
 
@@ -163,5 +168,5 @@ class AnsweredInputSettings(ShardedInputSettings):
         shard: Shard | None = None,
         empty: str | None = None,
     ) -> tuple[Iterator[str | NamedImage | ImageError], Total]:
-        """The images and those without boxes, and how to count them."""
+        """The images and those without boxes, and how to list them again."""
         return super().find_images(inputs, left_out, shard, empty or self.empty)

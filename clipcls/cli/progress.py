@@ -6,14 +6,18 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Any, Literal
 
+from clipcls.cli.estimate import Estimate, format_time
 from clipcls.errors import format_count
 
+if TYPE_CHECKING:
+    from clipcls.embeddings.embed import EncodedBatch
+
 Style = Literal["bar", "log", "none"]
-Total = int | Callable[[], int] | None
-"""The number of steps; a function that finds it out runs only if the run takes a while."""
+Total = int | Collection[Any] | Callable[[], Iterable[Any]] | None
+"""The steps, or their number; a function that lists them runs only if the run takes a while."""
 
 _BAR_AFTER = 1.0  # seconds
 _BAR_EVERY = 0.1
@@ -61,7 +65,12 @@ class Progress:
     def __init__(self, say: Callable[[str], None], total: Total, style: Style) -> None:
         self.pace = Pace()
         self.lines = 0
-        self._say, self._total, self._style = say, total, style
+        self._say, self._style = say, style
+        self._total = len(total) if isinstance(total, Collection) else total
+        self._estimate = None
+        if style != "none" and total is not None and not isinstance(total, int):
+            list_images = total if callable(total) else lambda: total
+            self._estimate = Estimate(say, list_images)
         self._skipped = 0
         self._rate: float | None = None
         self._width = 0  # of the bar on the terminal
@@ -89,6 +98,17 @@ class Progress:
             self._shown = now
             self._draw()
 
+    def add(self, batch: EncodedBatch) -> None:
+        """A batch of images was encoded, which says how long the run will take."""
+        if self._estimate:
+            self._estimate.add(batch)
+
+    def restart(self) -> None:
+        """Measure anew from the next image on, since a model is being prepared now."""
+        self.pace.restart()
+        if self._estimate:
+            self._estimate.restart()
+
     def hide(self) -> None:
         """Remove the bar from the terminal, until the next step draws it again."""
         if self._width:
@@ -96,9 +116,9 @@ class Progress:
             sys.stderr.flush()
             self._width = 0
 
-    def _count(self, count: Callable[[], int]) -> None:
+    def _count(self, list_steps: Callable[[], Iterable[Any]]) -> None:
         try:
-            self._total = count()
+            self._total = sum(1 for _ in list_steps())
         except Exception:  # the run meets the same error, and reports it
             self._total = None
 
@@ -108,7 +128,7 @@ class Progress:
         if self._rate:
             parts.append(format_rate(self._rate))
             if total is not None and total > done:
-                parts.append(f"{_format_time((total - done) / self._rate)} left")
+                parts.append(f"{format_time((total - done) / self._rate)} left")
         if self._skipped:
             parts.append(f"{self._skipped:,} skipped")
         return ", ".join(parts)
@@ -129,10 +149,3 @@ def format_rate(rate: float) -> str:
     if rate < 1:
         return f"{1 / rate:,.1f} s per image"
     return f"{rate:,.{0 if rate >= 10 else 1}f} images/s"
-
-
-def _format_time(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if seconds < 60:
-        return f"{max(1, round(seconds))} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

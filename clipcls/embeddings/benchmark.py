@@ -69,7 +69,7 @@ def measure(
     """
 
     def timed(step: str, count: int, work: Callable[[], object]) -> Measurement:
-        return Measurement(step, _best(work, seconds) / count)
+        return Measurement(step, time_best(work, seconds) / count)
 
     encoder = OpenClipEncoder(source, backend)
     data = [read_bytes(path) for path in photos] or [sample_photo()]
@@ -118,8 +118,8 @@ def _ways(device: str) -> Iterator[tuple[BackendName, Precision]]:
             yield "torch", precision
 
 
-def _best(work: Callable[[], object], seconds: float) -> float:
-    """The least time of `work`, after a first time that does not count."""
+def time_best(work: Callable[[], object], seconds: float) -> float:
+    """The least time of `work`, repeated for so many seconds; the first time does not count."""
     work()
     times: list[float] = []
     while len(times) < _ROUNDS or sum(times) < seconds:

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, ThreadPoolExecutor, wait
@@ -78,6 +79,23 @@ class _Pending:
     size: int = 0
     is_whole: bool = True  # else it is not stored, so that the next run warns again
     stamp: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedBatch:
+    """The attribute `batch` of a log record: images that were encoded, in how many seconds."""
+
+    encoder: Encoder
+    images: int
+    seconds: float
+    space: Space | None
+
+    def count_unknown(self, images: Iterable[Any]) -> int:
+        """How many images (None: its vector is given) the cache does not know by their name."""
+        named = name_images(image for image in images if image is not None)
+        return sum(
+            isinstance(image, NamedImage) and _known(image, self.space) is None for image in named
+        )
 
 
 def embed_texts(
@@ -362,10 +380,15 @@ def _finish(
     images = [item for item in batch if isinstance(item, _Pending)]
     waiting = [item for item in images if item.pixels is not None]
     if waiting:
+        started = time.perf_counter()
         rows = encoder.encode_images([item.pixels for item in waiting if item.pixels is not None])
+        done = EncodedBatch(encoder, len(rows), time.perf_counter() - started, space)
+        logger.debug("%d images encoded", len(rows), extra={"batch": done})
         for pending, row in zip(waiting, rows, strict=True):
             pending.vector = row
-    new = [item for item in images if item.content and item.is_whole and _is_unit(item.vector)]
+    # Not those that were found by their stamp, which would lose it.
+    found = [item for item in images if item.pixels is not None or item.stamp]
+    new = [item for item in found if item.content and item.is_whole and _is_unit(item.vector)]
     if space and new:
         space.add(
             [(item.content, item.vector) for item in new if item.vector is not None],

@@ -59,8 +59,9 @@ class ModelInfo:
         imagenet: published ImageNet-1k zero-shot top-1 accuracy in %, or None; the sources are in
             docs/evidence/models.md.
         image_size: pixels per side.
-        speed: images per second of its image tower, as multiples of `base` (float32 on a CPU,
-            benchmarks/models.py).
+        speed: images per second of its image tower in float32 on a CPU, as multiples of `base`
+            (benchmarks/models.py).
+        speed_bf16: the same in bfloat16, as multiples of `base` in float32.
         extra: the extra of clipcls that its text tower needs, if any.
         present: whether its weights are on this machine.
     """
@@ -74,6 +75,7 @@ class ModelInfo:
     imagenet: float | None
     image_size: int
     speed: float
+    speed_bf16: float
     extra: str | None = None
     present: bool = True
 
@@ -110,6 +112,7 @@ ALIASES = {
             imagenet=None,
             image_size=260,
             speed=9,
+            speed_bf16=18.0,
         ),
         ModelInfo(
             "fast",
@@ -121,6 +124,7 @@ ALIASES = {
             imagenet=72.8,
             image_size=256,
             speed=3,
+            speed_bf16=6.0,
         ),
         ModelInfo(
             "base",
@@ -132,6 +136,7 @@ ALIASES = {
             imagenet=78.4,
             image_size=224,
             speed=1.0,
+            speed_bf16=2.0,
         ),
         ModelInfo(
             "accurate",
@@ -143,6 +148,7 @@ ALIASES = {
             imagenet=82.5,
             image_size=256,
             speed=0.22,
+            speed_bf16=0.44,
         ),
         ModelInfo(
             "best",
@@ -154,6 +160,7 @@ ALIASES = {
             imagenet=84.1,
             image_size=384,
             speed=0.07,
+            speed_bf16=0.14,
         ),
         ModelInfo(
             "multilingual",
@@ -165,6 +172,7 @@ ALIASES = {
             imagenet=79.1,
             image_size=256,
             speed=0.75,
+            speed_bf16=1.5,
         ),
         ModelInfo(
             "biology",
@@ -176,6 +184,7 @@ ALIASES = {
             imagenet=None,
             image_size=224,
             speed=0.22,
+            speed_bf16=0.44,
         ),
         ModelInfo(
             "fashion",
@@ -187,6 +196,7 @@ ALIASES = {
             imagenet=None,
             image_size=224,
             speed=1.0,
+            speed_bf16=2.0,
         ),
         ModelInfo(
             "medical",
@@ -198,6 +208,7 @@ ALIASES = {
             imagenet=None,
             image_size=224,
             speed=1.0,
+            speed_bf16=2.0,
             extra="hf",
         ),
         ModelInfo(
@@ -210,6 +221,7 @@ ALIASES = {
             imagenet=None,
             image_size=224,
             speed=3.9,
+            speed_bf16=7.8,
             extra="hf",
         ),
     )
@@ -277,6 +289,27 @@ HUB_TWINS = {
 def list_models() -> list[ModelInfo]:
     """The models with a short name, those for any photo first; no network."""
     return [replace(info, present=_is_present(info)) for info in ALIASES.values()]
+
+
+def find_faster(name: str, share: float, factor: float) -> tuple[str, float] | None:
+    """The most accurate general model that takes less time than another one.
+
+    Args:
+        name: the full name of the model in use.
+        share: of its time that its image tower takes; the rest is the same for every model.
+        factor: how many times as fast the other has to be.
+
+    Returns:
+        its alias, and the time it takes as a share of that of `name`.
+    """
+    general = [ALIASES[alias] for alias in ("best", "accurate", "base", "fast")]
+    speed = next((info.speed for info in general if info.name == name), None)
+    if speed is not None:
+        for info in general:
+            time = 1 - share + share * speed / info.speed
+            if time * factor <= 1:
+                return info.alias, time
+    return None
 
 
 def _is_present(info: ModelInfo) -> bool:

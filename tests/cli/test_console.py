@@ -103,10 +103,10 @@ def test_images_are_counted_only_where_someone_waits(
     counted = []
     before = set(threading.enumerate())
 
-    def count() -> int:
+    def count() -> range:
         counted.append(1)
         time.sleep(0.1)
-        return 400
+        return range(400)
 
     with Console().progress(count) as step:
         step(0)
@@ -153,7 +153,7 @@ def test_news_of_the_library_comes_as_seldom_as_progress(
     assert capsys.readouterr().err == "clipcls: 59 of 100 prompts embedded\nclipcls: warning: odd\n"
 
 
-@pytest.mark.parametrize("total", [60, None, lambda: 60])
+@pytest.mark.parametrize("total", [60, None, lambda: range(60)])
 def test_the_bar_is_gone_before_the_last_line(monkeypatch: pytest.MonkeyPatch, total) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
