@@ -80,7 +80,10 @@ def quiet() -> Iterator[None]:
     def others(record: logging.LogRecord) -> bool:
         return record.thread != thread
 
-    loggers = [root, *map(logging.getLogger, ("timm", "transformers", "huggingface_hub"))]
+    loggers = [
+        root,
+        *map(logging.getLogger, ("timm", "transformers", "huggingface_hub", "open_clip.factory")),
+    ]
     for log in loggers:
         log.addFilter(others)
     root.addHandler(silent)

@@ -26,7 +26,7 @@ from clipcls.models.open_clip_encoder import OpenClipEncoder
 from clipcls.models.registry import resolve
 from clipcls.numerics import unit_rows
 
-LABELS = ["cat", "dog", "a much longer label of many words", "hot dog"]
+LABELS = ["cat", "dog", "much longer label of many words", "hot dog"]
 TEMPLATES = list(read_prompts("photo").templates)
 PHOTOS = sorted((Path(__file__).parents[2] / "examples/photos").glob("*.jpg"))[:5]
 
