@@ -232,4 +232,4 @@ def command(
         )
     if answers.heatmap:
         console.remark(f"wrote heat maps into {answers.heatmap}")
-    return run.finish(reviewable=True, doubts=doubts)
+    return run.finish(review=labels.labels or {}, doubts=doubts)

@@ -161,11 +161,17 @@ class Run:
                 "hold for other images like them"
             )
 
-    def finish(self, *, reviewable: bool, doubts: Mapping[str, Doubt] | None = None) -> int:
+    def finish(
+        self,
+        *,
+        review: Mapping[str, str | Path] | None,
+        doubts: Mapping[str, Doubt] | None = None,
+    ) -> int:
         """Say what was done and what to do next, file the images; returns the exit status.
 
         Args:
-            reviewable: whether `clipcls review` reads these results.
+            review: the label file of each question, for `clipcls review`; None if it doesn't read
+                these results.
             doubts: of each question.
         """
         console, report, output, filing = self.console, self.report, self.output.file, self.filing
@@ -179,14 +185,18 @@ class Run:
         reasons = {name: doubt.reason() for name, doubt in (doubts or {}).items()}
         if said := [f"{name}{': ' * bool(name)}{why}" for name, why in reasons.items() if why]:
             console.remark(f"doubtful: {', '.join(said)}; {_CURE}")
-        file, after = shlex.quote(str(output)), []
+        after: list[str] = []
         if self._form == "html":
             after = ["open it in a browser"]
         elif self._form != "table" and not (filing.sort_into or filing.xmp):
             question, *_ = self.questions
-            file += f" --question {shlex.quote(question)}" if question else ""
-            after = [f"clipcls review {file}"] if reviewable else []
-            after += [f"clipcls sort {file} --into sorted"]
+            file = [str(output), *(["--question", question] if question else [])]
+            if review is not None:
+                named = question if question in review else ""
+                labels = review.get(named, "-")
+                known = [] if labels == "-" else ["--labels", f"{named}={labels}".removeprefix("=")]
+                after.append(shlex.join(["clipcls", "review", *file, *known]))
+            after.append(shlex.join(["clipcls", "sort", *file, "--into", "sorted"]))
         console.say_written(output, *after)
         # Only now: a run that stops earlier has moved no file that the next one would miss.
         status = console.status(report.skipped, report.classified)

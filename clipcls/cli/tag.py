@@ -97,4 +97,4 @@ def command(
             cache=arguments["cache"] or None,
             watch=watch,
         )
-    return run.finish(reviewable=False)
+    return run.finish(review=None)

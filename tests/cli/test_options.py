@@ -133,11 +133,22 @@ def test_commands_say_what_they_wrote_and_what_comes_next(
     for number in range(6):
         for colour in ("red", "blue"):
             paint(f"sorted/{colour}/{number}.png", colour)
+    for name in ("my l.txt", "o.txt"):
+        Path(name).write_text("red\nblue\n")
     for arguments, said in [
         (
             ("classify", *LABELS, "sorted", "-o", "my r.jsonl"),
             "wrote my r.jsonl; next: clipcls review 'my r.jsonl', or clipcls sort 'my r.jsonl' "
             "--into sorted",
+        ),
+        (
+            ("classify", "--labels", "my l.txt", "sorted", "-o", "r.csv"),
+            "wrote r.csv; next: clipcls review r.csv --labels 'my l.txt', or clipcls sort r.csv ",
+        ),
+        (
+            ("classify", "--labels", "is=my l.txt", "--labels", "o=o.txt", "sorted", "-o", "q.csv"),
+            "next: clipcls review q.csv --question is --labels 'is=my l.txt', or clipcls sort "
+            "q.csv --question is --into sorted",
         ),
         (
             ("classify", *LABELS, "sorted", "-o", "r.html"),
