@@ -29,6 +29,7 @@ import pytest
 
 from clipcls.cli import cli
 from helpers.cli import Run
+from helpers.videos import film
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -197,6 +198,7 @@ def shell(
         for folder in ("photos", "more"):
             (tmp_path / folder).mkdir(exist_ok=True)
             shutil.copy(ROOT / f"examples/photos/{name}.jpg", tmp_path / folder)
+    film(str(tmp_path / "clip.mp4"), ("red", "green", "blue"))
     boxes = "".join(f"{name}.jpg,0.1,0.1,0.5,0.5\n" for name in PHOTOS)
     (tmp_path / "boxes.csv").write_text(f"path,x,y,w,h\n{boxes}")
     rows = (ROOT / "examples/truth.csv").read_text().splitlines()[1:]

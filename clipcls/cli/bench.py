@@ -56,7 +56,9 @@ def _forecast(console: Console, inputs: tuple[str, ...], seconds: float, model: 
     found = list(find_images(inputs))
     for error in (item for item in found if isinstance(item, ImageError)):
         console.say(f"skipped {error}")
-    images = [item for item in found if not isinstance(item, ImageError)]
+    images = [
+        str(getattr(each, "name", each)) for each in found if not isinstance(each, ImageError)
+    ]
     named = model.model != "auto" or model.checkpoint
     source = resolve(model.model, model.checkpoint) if named else None
     rows = list(forecast(images, source, backend=model.make_backend(), seconds=seconds))

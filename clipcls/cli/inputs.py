@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -22,9 +22,32 @@ if TYPE_CHECKING:
     from clipcls.data.sharding import Shard
     from clipcls.errors import ImageError
 
+T = TypeVar("T")
+
 inputs_argument = click.argument(
     "inputs", nargs=-1, required=True, metavar="INPUT...", shell_complete=complete_files
 )
+
+
+def _parse_period(_: click.Context, __: click.Parameter, value: str) -> int:
+    from clipcls.data.video import parse_period
+
+    return _parse(parse_period, value)
+
+
+def _parse_shard(_: click.Context, __: click.Parameter, value: str | None) -> Shard | None:
+    from clipcls.data.sharding import Shard
+
+    return None if value is None else _parse(Shard.parse, value)
+
+
+def _parse(parse: Callable[[str], T], value: str) -> T:
+    from clipcls.errors import InputError
+
+    try:
+        return parse(value)
+    except InputError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -35,6 +58,14 @@ class InputSettings(Settings):
 
     null: bool = option("-0", "--null", rare=True, help="Paths on stdin end with NUL.")
 
+    every: int = option(
+        metavar="TIME",
+        default="1s",
+        rare=True,
+        callback=_parse_period,
+        help="From a video take a frame every TIME, like 1s, 500ms or 2min. Frames are called "
+        "clip.mp4@00:01:05.000.",
+    )
     boxes: Path | None = option(
         help="Classify what the boxes in FILE show: MegaDetector's or COCO's JSON, or csv with "
         "path, x, y, w, h. The crops are called photo.jpg#1, photo.jpg#2, ...",
@@ -90,7 +121,7 @@ class InputSettings(Settings):
             )
 
         def find(**options: Any) -> Iterator[str | NamedImage | ImageError]:
-            found = paths.find_images(inputs, shard=shard, **options)
+            found = paths.find_images(inputs, shard=shard, every=self.every, **options)
             if boxes is None:
                 return found
             crops = boxes.crop_each(found, empty or "")
@@ -115,16 +146,6 @@ def _expand_vectors(
             yield from itertools.repeat(None, len(open_vectors(each)))
         else:
             yield each
-
-
-def _parse_shard(_: click.Context, __: click.Parameter, value: str | None) -> Shard | None:
-    from clipcls.data.sharding import Shard
-    from clipcls.errors import InputError
-
-    try:
-        return None if value is None else Shard.parse(value)
-    except InputError as error:
-        raise click.BadParameter(str(error)) from error
 
 
 @dataclass(frozen=True)

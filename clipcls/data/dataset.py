@@ -160,8 +160,8 @@ def _read_folder(root: str) -> Dataset:
         for item in find_images([root], left_out=left_out):
             if isinstance(item, ImageError):
                 unreadable.append(item)
-            elif chain := Path(item).relative_to(root).parts[:-1]:
-                paths.append(item)
+            elif chain := Path(name := str(item)).relative_to(root).parts[:-1]:
+                paths.append(name)
                 chains.append(tuple(labels.get(chain[: n + 1], c) for n, c in enumerate(chain)))
             else:
                 beside += 1

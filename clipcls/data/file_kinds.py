@@ -136,7 +136,7 @@ class LeftOut:
         return bool(self.counts.keys() - {"other file", "system folder"})
 
     def __str__(self) -> str:
-        """`2 raw files (.nef), 1 video (.mp4) left out`, and how to read raw files."""
+        """`2 raw files (.nef), 1 video (.mp4) left out`, and how to read them."""
         if not self.counts:
             return ""
         parts = []
@@ -150,5 +150,9 @@ class LeftOut:
             more = ", ..." if len(suffixes) > 4 else ""
             names = f" ({', '.join(suffixes[:4])}{more})" if suffixes else ""
             parts.append(f"{total:,} {kind}{names}")
-        cure = f"; to read raw files: {install_command('raw')}" if "raw file" in self.counts else ""
+        cure = (
+            "; to read videos, name them or a pattern like *.mp4" if "video" in self.counts else ""
+        )
+        if "raw file" in self.counts:
+            cure += f"; to read raw files: {install_command('raw')}"
         return f"{', '.join(parts)} left out{cure}"

@@ -100,10 +100,10 @@ def read_bytes(path: str, *, reserve: Callable[[int], None] = lambda size: None)
     flags = sum(getattr(os, f"O_{name}", 0) for name in ("NONBLOCK", "BINARY", "CLOEXEC"))
     try:
         # stat() first: merely opening some device files has side effects.
-        _refuse_unless_file(path, os.stat(path))
+        refuse_unless_file(path, os.stat(path))
         with open(os.open(path, os.O_RDONLY | flags), "rb") as file:
             info = os.fstat(file.fileno())  # again: it may have been replaced in between
-            _refuse_unless_file(path, info)
+            refuse_unless_file(path, info)
             if info.st_size > MAX_BYTES:
                 size = f"{info.st_size / (1 << 20):.0f} MiB"
                 raise ImageError(path, f"too large ({size}; the limit is {MAX_BYTES >> 20} MiB)")
@@ -122,11 +122,17 @@ def read_bytes(path: str, *, reserve: Callable[[int], None] = lambda size: None)
     return data
 
 
-def _refuse_unless_file(path: str, info: os.stat_result) -> None:
+def refuse_unless_file(path: str, info: os.stat_result) -> None:
+    """Raise `ImageError` unless this is a regular file."""
     if stat.S_ISDIR(info.st_mode):
         raise ImageError(path, "is a directory")
     if not stat.S_ISREG(info.st_mode):
         raise ImageError(path, "not a regular file")
+
+
+def check_size(path: str, size: tuple[int, int]) -> None:
+    """Raise `ImageError` if an image of this size has more pixels than Pillow decodes."""
+    check_pixels(path, size, size[0] * size[1], _max_pixels())
 
 
 def decode_image(

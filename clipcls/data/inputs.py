@@ -7,6 +7,7 @@ Every method that takes images takes one or many of these:
 - a NumPy array, uint8: H x W x 3 (RGB), H x W x 4 (RGBA), H x W x 1 or H x W (grey);
   N x H x W x C is many images,
 - the bytes of an image file, or a binary file object, read from its start if it can seek,
+- a video, which stands for a frame per second (see `clipcls.data.video`),
 - a file or folder of vectors, as `clipcls embed` writes it, which stands for all of its images.
 
 Many are a list or any other iterable except a mapping, a set or a table; anything ambiguous is a
@@ -37,6 +38,7 @@ from clipcls.data.file_kinds import is_vectors
 from clipcls.data.images import MAX_BYTES, decode_image
 from clipcls.data.pixels import to_rgb
 from clipcls.data.sources import Source, find_source
+from clipcls.data.video import EVERY, is_video, list_frames
 from clipcls.errors import ImageError, os_reason
 
 logger = logging.getLogger(__name__)
@@ -81,7 +83,21 @@ def name_images(images: Any) -> Iterator[NamedImage | NamedVectors | ImageError]
             is not an image.
     """
     many = [images] if _is_one(images) else images
-    return (_name(number, item) for number, item in enumerate(many))
+
+    def name_each() -> Iterator[NamedImage | NamedVectors | ImageError]:
+        for number, item in enumerate(many):
+            if isinstance(item, str | os.PathLike) and is_video(path := os.fsdecode(item)):
+                yield from name_frames(path)
+            else:
+                yield _name(number, item)
+
+    return name_each()
+
+
+def name_frames(path: str, every: int = EVERY) -> Iterator[NamedImage | ImageError]:
+    """The frames of a video as images, `every` so many milliseconds."""
+    for frame in list_frames(path, every):
+        yield frame if isinstance(frame, ImageError) else NamedImage(frame.name, frame)
 
 
 def open_input(image: ImageInput) -> Image.Image:

@@ -23,7 +23,9 @@ from clipcls.data.file_kinds import (
     is_vectors,
     reads_raw,
 )
+from clipcls.data.inputs import NamedImage, name_frames
 from clipcls.data.sharding import Shard
+from clipcls.data.video import EVERY, is_video
 from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.on_disk import explain_missing, find_on_disk
 from clipcls.files.text import canonical, detect_encoding
@@ -50,7 +52,8 @@ def find_images(
     null: bool = False,
     left_out: LeftOut | None = None,
     shard: Shard | None = None,
-) -> Iterator[str | ImageError]:
+    every: int = EVERY,
+) -> Iterator[str | NamedImage | ImageError]:
     r"""Yield the images that the inputs name, in the order of the inputs.
 
     - A file is taken whatever its suffix.
@@ -62,6 +65,8 @@ def find_images(
     - A pattern (`*`, `?`, `[...]`, `**` for any depth) stands for its sorted matches, as in a
       shell; with `**` it matches only files. A part that names an existing file or folder, such as
       `[2024] Trip`, stands for that alone.
+    - A video, also one that a pattern matches, stands for its frames (see `video.list_frames`); in
+      folders videos are left out.
     - A file or folder of vectors by `clipcls embed` comes as one path.
     - `-` reads paths of files and folders, not patterns, from `stdin` as they come: one per line
       (UTF-16, as PowerShell writes it, is recognised), or ended by NUL bytes with `null`.
@@ -76,9 +81,11 @@ def find_images(
         null: names on `stdin` end with NUL bytes (`find -print0`).
         left_out: counts what else the folders contain.
         shard: yield only this share of what was found, which may be nothing.
+        every: the milliseconds from one frame of a video to the next.
 
     Yields:
-        A path; or, for an input or folder that cannot be read, the `ImageError` to report.
+        A path, or a frame of a video; for an input or folder that cannot be read, the `ImageError`
+        to report.
 
     Raises:
         InputError: nothing was found (after the last input), or `-` cannot be read or is not a list
@@ -92,9 +99,9 @@ def find_images(
         if on_disk != path and not has_warned:
             _warn_of_spelling(path, on_disk)
             has_warned = True
-        for item in _find(on_disk, is_pattern, left_out):
+        for item in _find(on_disk, is_pattern, left_out, every):
             has_found = True
-            name = item.path if isinstance(item, ImageError) else item
+            name = item.name if isinstance(item, NamedImage) else str(getattr(item, "path", item))
             if shard is None or shard.contains(name, on_disk):
                 yield item
     if not names:
@@ -172,12 +179,14 @@ def _warn_of_spelling(path: str, on_disk: str) -> None:
         log.warning("%r is not on this disk; %r is read, and others likewise", path, on_disk)
 
 
-def _find(path: str, is_pattern: bool, left_out: LeftOut) -> Iterator[str | ImageError]:
+def _find(
+    path: str, is_pattern: bool, left_out: LeftOut, every: int
+) -> Iterator[str | NamedImage | ImageError]:
     try:
         os.lstat(path)
     except (OSError, ValueError) as error:
         if is_pattern:
-            yield from _match_images(path, left_out)
+            yield from _match_images(path, left_out, every)
         elif isinstance(error, OSError):
             is_missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
             yield ImageError(path, explain_missing(path) if is_missing else os_reason(error))
@@ -186,6 +195,14 @@ def _find(path: str, is_pattern: bool, left_out: LeftOut) -> Iterator[str | Imag
         return
     if os.path.isdir(path) and not is_vectors(path):
         yield from _walk(path, left_out)
+    else:
+        yield from _expand(path, every)
+
+
+def _expand(path: str, every: int) -> Iterator[str | NamedImage | ImageError]:
+    """A file that was named; a video's frames."""
+    if is_video(path):
+        yield from name_frames(path, every)
     else:
         yield path
 
@@ -280,7 +297,9 @@ def _starts_as_image(entry: os.DirEntry[str]) -> bool:
     return _MAGIC.match(start) is not None
 
 
-def _match_images(pattern: str, left_out: LeftOut) -> Iterator[str | ImageError]:
+def _match_images(
+    pattern: str, left_out: LeftOut, every: int
+) -> Iterator[str | NamedImage | ImageError]:
     """The images that a pattern matches. `glob.glob` is unsorted and follows link loops."""
     drive, rest = os.path.splitdrive(pattern)
     root = drive + rest[: len(rest) - len(rest.lstrip(os.sep + (os.altsep or "")))]
@@ -297,7 +316,7 @@ def _match_images(pattern: str, left_out: LeftOut) -> Iterator[str | ImageError]
         if depths > 1:
             seen.add(path)
         has_found = True
-        yield from _walk(path, left_out) if is_folder else [path]
+        yield from _walk(path, left_out) if is_folder else _expand(path, every)
     if not has_found:
         yield ImageError(pattern, "no file matches this pattern")
 

@@ -61,7 +61,12 @@ class LocalFile:
 
 
 def find_source(name: str) -> Source:
-    """The source that an image's name leads to."""
+    """The source that an image's name leads to; a file of this very name comes first."""
+    if "@" in name:
+        from clipcls.data.video import find_frame
+
+        if frame := find_frame(name):
+            return frame
     return LocalFile(name)
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.data.sources import find_source
 from clipcls.embeddings.cache_file import CacheFile, DamageError, compute_checksum
 from clipcls.errors import CacheError
 from clipcls.files.hashing import hash_file, stamp_file
@@ -355,7 +356,8 @@ def _path_key(name: str) -> bytes:
 def _has_changed(path: bytes, stamp: bytes) -> bool:
     """Whether a file is missing or has another size or mtime; linking to it changes its ctime."""
     try:
-        now = os.stat(path)
+        # A frame changes with its video.
+        now = os.stat(getattr(find_source(os.fsdecode(path)), "path", path))
     except OSError:
         return True
     return bool(stamp) and stamp.split()[:2] != [b"%d" % now.st_size, b"%d" % now.st_mtime_ns]

@@ -117,7 +117,7 @@ def test_what_a_folder_holds_besides_is_counted_by_kind(monkeypatch: pytest.Monk
         "3 raw files (.nef, .cr3), 1 video (.mp4), 1 document (.pdf), 1 drawing (.svg), "
         "1 image file of another format (.jxl), 1 other file (.xmp), "
         "1 file not downloaded from iCloud, 1 file without a suffix, "
-        "1 system folder (@eaDir) left out; "
+        "1 system folder (@eaDir) left out; to read videos, name them or a pattern like *.mp4; "
         f"to read raw files: {install_command('raw')}"
     )
     assert left_out.may_be_images
