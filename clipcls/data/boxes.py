@@ -24,9 +24,10 @@ from typing import Any
 
 from PIL import Image
 
+from clipcls.data.budget import Reserve, never_wait
 from clipcls.data.images import decode_image, find_whole
 from clipcls.data.inputs import NamedImage
-from clipcls.data.sources import Reserve, Source, find_source, never_wait
+from clipcls.data.sources import Source, find_source
 from clipcls.errors import ImageError, InputError
 from clipcls.files.jsonfiles import parse_json
 from clipcls.files.text import parse_number, read_table, read_text
@@ -135,11 +136,7 @@ class Crop:
         return stamp and b"%s box %s" % (stamp, repr((self.box, self.margin)).encode())
 
     def read(self, reserve: Reserve = never_wait) -> Image.Image:
-        """The crop.
-
-        Raises:
-            ImageError: the image cannot be read, or the box shows nothing of it.
-        """
+        """The crop; `ImageError` if the image cannot be read, or the box shows nothing of it."""
         name = f"{self.photo.name}#{self.box.number}"
         try:
             image = self.photo.take(reserve)

@@ -7,6 +7,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
+Reserve = Callable[[int], None]
+"""Called with a size in bytes before so much is read; may wait for memory."""
+
+
+def never_wait(size: int) -> None:
+    """The `Reserve` of a caller who reads one image alone."""
+
 
 class Budget:
     """Units of memory that threads reserve before they need them, first come, first served.

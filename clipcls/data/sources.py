@@ -7,21 +7,15 @@ image by its name alone (`find_source`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
+from clipcls.data.budget import Reserve, never_wait
 from clipcls.data.images import decode_image, read_bytes
+from clipcls.data.video import find_frame
 from clipcls.files.hashing import stamp_file
-
-Reserve = Callable[[int], None]
-"""Called with a size in bytes before so much is read; may wait for memory."""
-
-
-def never_wait(size: int) -> None:
-    """The `Reserve` of a caller who reads one image alone."""
 
 
 @runtime_checkable
@@ -62,12 +56,7 @@ class LocalFile:
 
 def find_source(name: str) -> Source:
     """The source that an image's name leads to; a file of this very name comes first."""
-    if "@" in name:
-        from clipcls.data.video import find_frame
-
-        if frame := find_frame(name):
-            return frame
-    return LocalFile(name)
+    return find_frame(name) or LocalFile(name)
 
 
 def open_image(name: str, *, least_side: int | None = None) -> Image.Image:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from clipcls.data.budget import Reserve, never_wait
 from clipcls.data.file_kinds import VIDEO_SUFFIXES
 from clipcls.data.images import check_size, refuse_unless_file
-from clipcls.data.sources import Reserve, never_wait
 from clipcls.errors import ImageError, InputError, install_command, os_reason
 from clipcls.files.hashing import stamp_file
 
@@ -77,7 +77,7 @@ def format_time(time: int) -> str:
 
 def find_frame(name: str) -> VideoFrame | None:
     """The frame that a name means; None if it means none, or a file has that very name."""
-    found = _NAME.fullmatch(name)
+    found = _NAME.fullmatch(name) if "@" in name else None
     if not found or not is_video(found[1]) or os.path.lexists(name):
         return None
     hours, minutes, seconds, rest = map(int, found.groups()[1:])
