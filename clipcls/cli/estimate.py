@@ -73,7 +73,8 @@ class Estimate:
         if faster is None:
             return line
         alias, share = faster
-        return f"{line}; --model {alias} would take about {format_time(left * seconds * share)}"
+        less = format_time(left * seconds * share)
+        return f"{line}; --model {alias} would take about {less}, with more mistakes"
 
 
 def format_time(seconds: float) -> str:

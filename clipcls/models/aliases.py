@@ -26,7 +26,6 @@ _SIGLIP = {
     "interpolation": "bicubic",
     "resize_mode": "squash",
 }
-_PE = {**_SIGLIP, "interpolation": "bilinear"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,6 @@ PRETRAINED = {
             "laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K",
             _OPENAI,
         ),
-        Pretrained("PE-Core-B-16", "meta", "timm/PE-Core-B-16", _PE),
         *(
             Pretrained(f"ViT-{size}", "webli", f"timm/ViT-{size}", _SIGLIP)
             for size in ("B-16-SigLIP2-256", "L-16-SigLIP2-256", "SO400M-16-SigLIP2-384")
@@ -111,8 +109,8 @@ ALIASES = {
             megabytes=49,
             imagenet=None,
             image_size=260,
-            speed=9,
-            speed_bf16=18.0,
+            speed=18.2,
+            speed_bf16=18.2,
         ),
         ModelInfo(
             "fast",
@@ -123,20 +121,20 @@ ALIASES = {
             megabytes=605,
             imagenet=72.8,
             image_size=256,
-            speed=3,
-            speed_bf16=6.0,
+            speed=3.62,
+            speed_bf16=7.05,
         ),
         ModelInfo(
             "base",
-            "PE-Core-B-16/meta",
+            "ViT-B-16-SigLIP2-256/webli",
             "most photos",
             "Apache-2.0",
-            parameters=447.66,
-            megabytes=1791,
-            imagenet=78.4,
-            image_size=224,
+            parameters=375.23,
+            megabytes=1501,
+            imagenet=79.1,
+            image_size=256,
             speed=1.0,
-            speed_bf16=2.0,
+            speed_bf16=2.08,
         ),
         ModelInfo(
             "accurate",
@@ -147,8 +145,8 @@ ALIASES = {
             megabytes=3526,
             imagenet=82.5,
             image_size=256,
-            speed=0.22,
-            speed_bf16=0.44,
+            speed=0.267,
+            speed_bf16=0.522,
         ),
         ModelInfo(
             "best",
@@ -159,20 +157,8 @@ ALIASES = {
             megabytes=4544,
             imagenet=84.1,
             image_size=384,
-            speed=0.07,
-            speed_bf16=0.14,
-        ),
-        ModelInfo(
-            "multilingual",
-            "ViT-B-16-SigLIP2-256/webli",
-            "labels in other languages",
-            "Apache-2.0",
-            parameters=375.23,
-            megabytes=1501,
-            imagenet=79.1,
-            image_size=256,
-            speed=0.75,
-            speed_bf16=1.5,
+            speed=0.0766,
+            speed_bf16=0.167,
         ),
         ModelInfo(
             "biology",
@@ -183,8 +169,8 @@ ALIASES = {
             megabytes=1711,
             imagenet=None,
             image_size=224,
-            speed=0.22,
-            speed_bf16=0.44,
+            speed=0.267,
+            speed_bf16=0.522,
         ),
         ModelInfo(
             "fashion",
@@ -195,8 +181,8 @@ ALIASES = {
             megabytes=813,
             imagenet=None,
             image_size=224,
-            speed=1.0,
-            speed_bf16=2.0,
+            speed=1.18,
+            speed_bf16=2.29,
         ),
         ModelInfo(
             "medical",
@@ -207,8 +193,8 @@ ALIASES = {
             megabytes=784,
             imagenet=None,
             image_size=224,
-            speed=1.0,
-            speed_bf16=2.0,
+            speed=1.18,
+            speed_bf16=2.29,
             extra="hf",
         ),
         ModelInfo(
@@ -220,12 +206,15 @@ ALIASES = {
             megabytes=1464,
             imagenet=None,
             image_size=224,
-            speed=3.9,
-            speed_bf16=7.8,
+            speed=4.83,
+            speed_bf16=9.33,
             extra="hf",
         ),
     )
 }
+ALIASES["multilingual"] = replace(
+    ALIASES["base"], alias="multilingual", use="labels in other languages"
+)
 """The models with a short name. None is for research or non-commercial use only."""
 
 HUB_TWINS = {

@@ -135,7 +135,7 @@ def test_the_faster_model_is_the_most_accurate_one_that_is_worth_it() -> None:
     assert (find_faster(names["best"], 1.0, 1.5) or "")[0] == "accurate"
     # Where decoding takes the time, no model helps.
     assert find_faster(names["base"], 0.1, 1.5) is None
-    for name in (names["fast"], names["mini"], names["multilingual"], names["biology"], "x/y"):
+    for name in (names["fast"], names["mini"], names["biology"], "x/y"):
         assert find_faster(name, 1.0, 1.5) is None
 
 

@@ -208,7 +208,7 @@ def test_models_name_the_command_that_installs_what_they_need(run, monkeypatch) 
     )
     status, out, err = run("models")
     assert (status, "[hf]" in out) == (0, False)
-    assert "multilingual" in err
+    assert "medical" in err
     assert "mini" not in err
     assert "install" in err
     assert err.count("\n") == 1

@@ -42,6 +42,7 @@ from clipcls.models.registry import ModelSource
 from clipcls.models.tokenizer import open_tokenizer
 from helpers.checkpoints import CONFIGS, PREPROCESS, TEXT, VISION, write_model, write_text_tower
 from helpers.hub import FakeHub
+from helpers.tokenizer_files import write_kind
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["a photo of a cat", "a dog"]
@@ -664,18 +665,47 @@ def test_broken_download_goes_on(fake_hub, tmp_path, monkeypatch) -> None:
 
 
 def test_alias_from_the_hub(fake_hub, tmp_path) -> None:
-    repo = fake_hub.repos / "timm" / "PE-Core-B-16"
-    repo.mkdir(parents=True)
+    repo = fake_hub.repos / "timm" / "ViT-B-16-SigLIP2-256"
+    write_kind("gemma", repo)
     (repo / "open_clip_model.safetensors").write_bytes(b"weights")
     env = {"HF_ENDPOINT": fake_hub.url, "HF_HOME": str(tmp_path / "home")}
-    for name in ("auto", "base", "PE-Core-B-16/meta"):
+    for name in ("auto", "base", "ViT-B-16-SigLIP2-256/webli"):
         out, log = resolve(name, **env)
-        assert out.startswith("PE-Core-B-16/meta ")
+        assert out.startswith("ViT-B-16-SigLIP2-256/webli ")
         assert log == ""
     assert not [request for request in fake_hub.requests if "README" in request]
     with asking(**env):
         present = [row.alias for row in aliases.list_models() if row.present]
-    assert present == ["mini", "base"]
+    assert present == ["mini", "base", "multilingual"]
+
+
+@pytest.mark.parametrize("alias", sorted({*aliases.ALIASES} - {"mini"}))
+def test_nothing_that_an_alias_needs_is_missing_later(alias, fake_hub, tmp_path) -> None:
+    name = aliases.ALIASES[alias].name
+    if known := aliases.PRETRAINED.get(name):
+        repo, text = known.repo, architectures.read_architecture(known.architecture)["text_cfg"]
+    else:  # open_clip_config.json says what else it needs
+        repo, text = name.removeprefix("hf-hub:"), dict(TEXT)
+        if aliases.ALIASES[alias].extra or alias == "fashion":
+            text["hf_tokenizer_name"] = repo
+        if aliases.ALIASES[alias].extra:
+            text["hf_model_name"] = "acme/bert"
+            write_text_tower(fake_hub.repos / "acme" / "bert")
+    directory = fake_hub.repos / repo
+    write_kind("gemma", directory)
+    (directory / "open_clip_model.safetensors").write_bytes(b"weights")
+    model = {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": text}
+    (directory / "open_clip_config.json").write_text(json.dumps({"model_cfg": model}))
+    env = {"HF_HOME": str(tmp_path / "home")}
+    first = resolve(alias, HF_ENDPOINT=fake_hub.url, **env)
+    assert first[0].startswith(f"{name} ")
+    assert resolve(alias, HF_HUB_OFFLINE="1", **env) == first
+    fetched = {path.name for path in (tmp_path / "home").rglob("snapshots/*/*")}
+    assert "open_clip_model.safetensors" in fetched
+    if "hf_tokenizer_name" in text:
+        assert {"tokenizer.json", "tokenizer_config.json"} <= fetched
+    if "hf_model_name" in text:
+        assert "config.json" in fetched
 
 
 def test_repositories_that_cannot_be_had(fake_hub, tmp_path) -> None:
