@@ -14,7 +14,7 @@ from clipcls.data.file_kinds import LeftOut, is_system_folder
 from clipcls.data.paths import find_images
 from clipcls.data.sorted_folders import read_folder_labels
 from clipcls.errors import ImageError, InputError, os_reason
-from clipcls.files.on_disk import explain_missing, find_on_disk
+from clipcls.files.on_disk import explain_missing, find_on_disk, is_url, join_address
 from clipcls.files.text import canonical, read_table, read_text
 from clipcls.predictions import PERSON
 from clipcls.questions import find_name
@@ -209,7 +209,7 @@ def _rows(
             continue
         if not cells["path"] or not (labels or unlabelled):
             raise InputError(f"{where}: the {column if cells['path'] else 'path'} is blank")
-        yield os.path.join(folder, cells["path"]), labels
+        yield join_address(folder, cells["path"]), labels
 
 
 def _find_paths(name: str, paths: Sequence[str]) -> list[str]:
@@ -221,7 +221,8 @@ def _find_paths(name: str, paths: Sequence[str]) -> list[str]:
             "%s: the disk spells %d of %d paths differently, such as %a as %a; they were found",
             *(name, len(respelt), len(paths), *respelt[0]),
         )
-    missing = {path: explain_missing(path) for path in found if not os.path.lexists(path)}
+    local = (path for path in found if not is_url(path))
+    missing = {path: explain_missing(path) for path in local if not os.path.lexists(path)}
     if explained := [path for path, reason in missing.items() if ";" in reason]:
         log.warning(
             "%s: %d of %d paths are not on this disk, such as %s (%s); write them relative to the "

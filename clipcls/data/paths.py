@@ -24,10 +24,11 @@ from clipcls.data.file_kinds import (
     reads_raw,
 )
 from clipcls.data.inputs import NamedImage, name_frames
+from clipcls.data.remote import RemoteFile, list_url
 from clipcls.data.sharding import Shard
 from clipcls.data.video import EVERY, is_video
 from clipcls.errors import ImageError, InputError, os_reason
-from clipcls.files.on_disk import explain_missing, find_on_disk
+from clipcls.files.on_disk import explain_missing, find_on_disk, is_url
 from clipcls.files.text import canonical, detect_encoding
 
 log = logging.getLogger("clipcls")
@@ -67,6 +68,8 @@ def find_images(
       `[2024] Trip`, stands for that alone.
     - A video, also one that a pattern matches, stands for its frames (see `video.list_frames`); in
       folders videos are left out.
+    - A URL of anything that fsspec opens is a file, a folder or a pattern, too (see
+      `remote.list_url`), if no file of this disk has its name.
     - A file or folder of vectors by `clipcls embed` comes as one path.
     - `-` reads paths of files and folders, not patterns, from `stdin` as they come: one per line
       (UTF-16, as PowerShell writes it, is recognised), or ended by NUL bytes with `null`.
@@ -84,8 +87,8 @@ def find_images(
         every: the milliseconds from one frame of a video to the next.
 
     Yields:
-        A path, or a frame of a video; for an input or folder that cannot be read, the `ImageError`
-        to report.
+        A path, a frame of a video, or an image with what a listing says about it; for an input or
+        folder that cannot be read, the `ImageError` to report.
 
     Raises:
         InputError: nothing was found (after the last input), or `-` cannot be read or is not a list
@@ -185,7 +188,10 @@ def _find(
     try:
         os.lstat(path)
     except (OSError, ValueError) as error:
-        if is_pattern:
+        if is_url(path):
+            for item in list_url(path, is_pattern, _has_image_name, left_out):
+                yield NamedImage(item.url, item) if isinstance(item, RemoteFile) else item
+        elif is_pattern:
             yield from _match_images(path, left_out, every)
         elif isinstance(error, OSError):
             is_missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
@@ -274,12 +280,15 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _is_image(entry: os.DirEntry[str], left_out: LeftOut) -> bool:
     """Whether a file is taken from a folder; if not, count it."""
     suffix = os.path.splitext(entry.name)[1].lower()
-    if suffix in SUFFIXES:
-        return True
+    is_unknown = suffix not in SUFFIXES and suffix not in KINDS and not suffix.endswith("~")
+    return (is_unknown and _starts_as_image(entry)) or _has_image_name(entry.name, left_out)
+
+
+def _has_image_name(name: str, left_out: LeftOut) -> bool:
+    """Whether a file is taken because of its suffix; if not, count it."""
+    suffix = os.path.splitext(name)[1].lower()
     kind = KINDS.get(suffix)
-    if kind == "raw file" and reads_raw():
-        return True
-    if kind is None and not suffix.endswith("~") and _starts_as_image(entry):
+    if suffix in SUFFIXES or (kind == "raw file" and reads_raw()):
         return True
     left_out.add(kind or ("other file" if suffix else "file without a suffix"), suffix)
     return False

@@ -6,6 +6,7 @@ image by its name alone (`find_source`).
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -14,8 +15,11 @@ from PIL import Image
 
 from clipcls.data.budget import Reserve, never_wait
 from clipcls.data.images import decode_image, read_bytes
+from clipcls.data.remote import RemoteFile
 from clipcls.data.video import find_frame
-from clipcls.files.hashing import stamp_file
+from clipcls.errors import ImageError
+from clipcls.files.hashing import hash_file, stamp_file
+from clipcls.files.on_disk import is_url
 
 
 @runtime_checkable
@@ -56,7 +60,34 @@ class LocalFile:
 
 def find_source(name: str) -> Source:
     """The source that an image's name leads to; a file of this very name comes first."""
+    if is_url(name) and not os.path.lexists(name):
+        return RemoteFile(name)
     return find_frame(name) or LocalFile(name)
+
+
+def find_file(name: str) -> str:
+    """The file of this disk that has an image; "" if the image is elsewhere."""
+    source = find_source(name)
+    return "" if isinstance(source, RemoteFile) else str(getattr(source, "path", name))
+
+
+def absolute_name(name: str) -> str:
+    """A name that leads to the same image from every working directory."""
+    return os.path.abspath(name) if find_file(name) else name
+
+
+def hash_source(name: str) -> str:
+    """The SHA-256 of the image's file, as hex.
+
+    Raises:
+        ImageError, OSError: it cannot be read, or has no bytes of its own.
+    """
+    source = find_source(name)
+    if isinstance(source, LocalFile):
+        return hash_file(name)
+    if not isinstance(data := source.read(), bytes):
+        raise ImageError(name, "has no file of its own")
+    return hashlib.sha256(data).hexdigest()
 
 
 def open_image(name: str, *, least_side: int | None = None) -> Image.Image:

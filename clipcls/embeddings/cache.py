@@ -22,10 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.data.sources import find_source
+from clipcls.data.sources import absolute_name, find_file, find_source, hash_source
 from clipcls.embeddings.cache_file import CacheFile, DamageError, compute_checksum
-from clipcls.errors import CacheError
-from clipcls.files.hashing import hash_file, stamp_file
+from clipcls.errors import CacheError, ImageError
 
 logger = logging.getLogger(__name__)
 
@@ -184,15 +183,17 @@ class EmbeddingCache:
         return [os.fsdecode(row[0]) for row in rows if self._is_whole(row[-1], *row[:-1])]
 
     def file_hash(self, path: str | os.PathLike[str]) -> str:
-        """The SHA-256 of a file in hex; an unchanged file is not read again.
+        """The SHA-256 of an image's content in hex; an unchanged one is not read again.
 
         Raises:
             OSError: the file cannot be read.
+            ImageError: an image that is not a file of this disk cannot be read.
         """
-        name, stamp = os.fspath(path), stamp_file(os.stat(path))
+        name = os.fspath(path)
+        stamp = find_source(name).stamp()
         if known := self._content(name, stamp):
             return known.hex()
-        content = hash_file(name)
+        content = hash_source(name)
         file = (name, stamp, bytes.fromhex(content))
         self._file.write(lambda connection: _insert_files(connection, [file]), None)
         return content
@@ -334,8 +335,8 @@ def hash_image(cache: EmbeddingCache | None, path: str) -> bytes:
         b"" if the file cannot be read.
     """
     try:
-        return bytes.fromhex((cache.file_hash if cache else hash_file)(path))
-    except OSError:
+        return bytes.fromhex((cache.file_hash if cache else hash_source)(path))
+    except (OSError, ImageError):
         return b""
 
 
@@ -350,14 +351,19 @@ def _insert_files(
 
 
 def _path_key(name: str) -> bytes:
-    return os.fsencode(os.path.abspath(name))
+    return os.fsencode(absolute_name(name))
 
 
 def _has_changed(path: bytes, stamp: bytes) -> bool:
-    """Whether a file is missing or has another size or mtime; linking to it changes its ctime."""
+    """Whether a file is missing or has another size or mtime; linking to it changes its ctime.
+
+    Images that are not on this disk are taken as unchanged.
+    """
+    file = find_file(os.fsdecode(path))
+    if not file:
+        return False
     try:
-        # A frame changes with its video.
-        now = os.stat(getattr(find_source(os.fsdecode(path)), "path", path))
+        now = os.stat(file)
     except OSError:
         return True
     return bool(stamp) and stamp.split()[:2] != [b"%d" % now.st_size, b"%d" % now.st_mtime_ns]

@@ -20,6 +20,7 @@ from PIL.Image import Image
 
 from clipcls.data.images import FILES, PIXELS, decode_image, find_missing_share
 from clipcls.data.inputs import NamedImage, NamedVectors, OnError, apply_on_error, name_images
+from clipcls.data.remote import RemoteFile
 from clipcls.data.sources import Source
 from clipcls.embeddings.space import Space
 from clipcls.embeddings.vector_files import open_vectors
@@ -41,6 +42,9 @@ _TEXTS_PER_TRANSACTION = 1024
 
 # Squared norms differ from 1 by rounding, 1e-6 at most.
 _NORM_TOLERANCE = 1e-3
+
+# Threads that read URLs, which mostly wait.
+_READERS = 16
 
 # Most images, known ones included, that may wait for a batch to fill.
 _LONGEST_BATCH = 1024
@@ -264,6 +268,7 @@ def _embed(
     decoding: Future[None] = Future()  # done when the first image that opens is decoded
     space: Space | None = None
     pool = ThreadPoolExecutor(threads, thread_name_prefix="clipcls-decode")
+    readers = ThreadPoolExecutor(max(_READERS, threads), thread_name_prefix="clipcls-read")
 
     def ahead() -> Iterator[_Pending | ImageError]:
         """The images in order, while a queue of later ones is being read."""
@@ -274,9 +279,10 @@ def _embed(
             else:
                 if cache and not space:
                     space = Space(encoder, cache, "image")
-                known = _known(image, space)
+                known = None if _needs_request(image) else _known(image, space)
+                workers = readers if isinstance(image.source, RemoteFile) else pool
                 queue.append(
-                    known or pool.submit(_prepare, image, encoder, space, decoding, hashed)
+                    known or workers.submit(_prepare, image, encoder, space, decoding, hashed)
                 )
             # `batch_size` is read only if needed, since it may import torch.
             while queue and (
@@ -298,7 +304,13 @@ def _embed(
         yield from _finish(batch, encoder, space)
     finally:
         # Without waiting: if the garbage collector closes this, that may be in any thread.
-        pool.shutdown(wait=False, cancel_futures=True)
+        for workers in (pool, readers):
+            workers.shutdown(wait=False, cancel_futures=True)
+
+
+def _needs_request(image: NamedImage) -> bool:
+    """Whether even telling that an image has not changed takes a request to a server."""
+    return isinstance(image.source, RemoteFile) and image.source.info is None
 
 
 def _result(
@@ -345,6 +357,8 @@ def _prepare(
 
     name, source = image.name, image.source
     item = _Pending(name, is_file=isinstance(source, Source))
+    if _needs_request(image) and (known := _known(image, space)):
+        return known
     try:
         with FILES.share() as reserve_file, PIXELS.share() as reserve_pixels:
             if isinstance(source, Source):

@@ -1,4 +1,4 @@
-"""Find paths under the disk's spelling, or explain why they do not exist."""
+"""Names of files: URLs and paths, joined, found under the disk's spelling, or explained."""
 
 from __future__ import annotations
 
@@ -9,6 +9,26 @@ import re
 
 from clipcls.files.text import canonical
 
+_URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # not C:\\
+
+
+def is_url(name: str) -> bool:
+    """Whether a name is the URL of another place than this disk, such as `s3://bucket/a.jpg`."""
+    return _URL.match(name) is not None
+
+
+def join_address(folder: str, name: str) -> str:
+    """A name as seen from a folder, as `os.path.join` does; a URL stays as it is.
+
+    >>> join_address("photos", "a.jpg"), join_address("photos", "s3://b/a.jpg")
+    ('photos/a.jpg', 's3://b/a.jpg')
+    """
+    if is_url(name):
+        return name
+    if is_url(folder) and name and not name.startswith("/"):
+        return f"{folder.rstrip('/')}/{name}"
+    return os.path.join(folder, name)
+
 
 def find_on_disk(path: str) -> str:
     """The path as the disk spells it, if it exists, else as it was given.
@@ -16,6 +36,8 @@ def find_on_disk(path: str) -> str:
     A path that does not exist may mean the one name that looks the same (see `canonical`), be in
     quotes or a `file://` URL, as file managers copy paths, or contain Windows' backslashes.
     """
+    if is_url(path):
+        return path
     spellings = [path, canonical(path)]
     if quoted := re.fullmatch(r"""(["'])(.+)\1""", spellings[1]):
         spellings.append(quoted[2])
@@ -37,9 +59,7 @@ def explain_missing(path: str) -> str:
     """Why the path does not exist, with the likely cause: `no such file; ...`."""
     hint = ""
     name = os.path.basename(path)
-    if re.match(r"https?://", path, re.IGNORECASE):
-        hint = "a URL is not read; download it first"
-    elif "\n" in path:
+    if "\n" in path:
         hint = "its lines end with newlines: leave out -0"
     elif any("\udc80" <= character <= "\udcff" for character in path):
         hint = "the name is not valid UTF-8: save the list as UTF-8"

@@ -26,7 +26,7 @@ from clipcls.organize.fileops import (
     same_content,
 )
 from clipcls.organize.journal import Entry, Journal, read_journals
-from clipcls.organize.report import Report, no_images_error
+from clipcls.organize.report import Report, keep_local, no_images_error
 from clipcls.organize.xmp_sidecar import SidecarNames
 from clipcls.predictions import Prediction, Result
 
@@ -105,6 +105,7 @@ class _Planner:
     def plan(self, results: Sequence[Result]) -> Plan:
         predictions = [result for result in results if isinstance(result, Prediction)]
         self.report.unread = len(results) - len(predictions)
+        predictions = keep_local(predictions, self.report)
         folders = assign_folders(label for p in predictions for label in p.label_paths or ((),))
         for label, names in folders.items():
             for depth, name in enumerate(names):

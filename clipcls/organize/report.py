@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clipcls.data.sources import find_file
 from clipcls.errors import ImageError, InputError
+from clipcls.predictions import Prediction
 
 
 @dataclass(slots=True)
@@ -45,6 +48,20 @@ class Report:
         }
         parts = [f"{count:,} {what}" for what, count in counts.items() if count]
         return "; ".join([f"{self.changed:,} {self.action}", *parts])
+
+
+def keep_local(predictions: Iterable[Prediction], report: Report) -> list[Prediction]:
+    """The predictions for files of this disk; one line of `report.failed` counts the others."""
+    local: list[Prediction] = []
+    others: list[Prediction] = []
+    for prediction in predictions:
+        (local if find_file(prediction.path) == prediction.path else others).append(prediction)
+    if others:
+        more = f", like {len(others) - 1:,} more" if len(others) > 1 else ""
+        report.failed.append(
+            ImageError(others[0].path, f"is not a file of this disk{more}; left alone")
+        )
+    return local
 
 
 def no_images_error(path: str) -> InputError:

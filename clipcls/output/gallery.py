@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from clipcls.data.thumbnails import make_thumbnails
 from clipcls.errors import ImageError
+from clipcls.files.on_disk import is_url, join_address
 from clipcls.labels.names import join_levels
 from clipcls.output.writer import Writer
 from clipcls.predictions import UNKNOWN, Prediction, Provenance, Result
@@ -84,7 +85,7 @@ class GalleryWriter(Writer):
             self._stream.write(_beginning(self._title))
         results, self._waiting = self._waiting, []
         read = [r for r in results if not isinstance(r, ImageError)]
-        paths = [os.path.join(self._root, r.path) for r in read]
+        paths = [join_address(os.fspath(self._root), r.path) for r in read]
         pictures = make_thumbnails(paths, self._side, quality=_QUALITY)
         records: list[dict[str, Any]] = []
         images = ""
@@ -128,7 +129,9 @@ class GalleryWriter(Writer):
         return record
 
     def _link(self, path: str) -> str:
-        """The address of an image, relative to the page."""
+        """The address of an image, relative to the page if it is a file of this disk."""
+        if is_url(path):
+            return quote(path, safe=":/?&=%+,;@~!$'()*")
         file = os.path.abspath(os.path.join(self._root, path))
         try:
             relative = os.path.relpath(file, self._folder)

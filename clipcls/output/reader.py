@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcls.errors import ImageError, InputError, os_reason
-from clipcls.files.on_disk import find_on_disk
+from clipcls.files.on_disk import find_on_disk, join_address
 from clipcls.files.text import decode, read_table, read_text
 from clipcls.output import parquet
 from clipcls.output.columns import unflatten
@@ -179,7 +179,7 @@ def _result(record: Mapping[str, Any], where: str) -> Result:
 
 
 def _respelt(found: Prediction, root: str | os.PathLike[str]) -> Prediction:
-    path = os.path.join(root, found.path)
+    path = join_address(os.fspath(root), found.path)
     there = find_on_disk(path)
     if there == path or os.path.isdir(there):
         return found

@@ -17,6 +17,7 @@ from pathlib import Path
 from clipcls.errors import InputError, OutputError, os_reason
 from clipcls.files.atomic import lock_descriptor, temporary_path, write_new
 from clipcls.files.folders import sync_folder
+from clipcls.files.on_disk import is_url, join_address
 from clipcls.files.text import canonical, clean, decode, guard, read_table
 
 _COLUMNS = ["path", "label", "best"]
@@ -117,6 +118,8 @@ class Corrections:
             path.encode()
         except UnicodeEncodeError as error:
             raise InputError(f"{path!r}: the name is not UTF-8; rename the file") from error
+        if is_url(path):
+            return path
         folder, name = os.path.split(os.path.abspath(path))
         return os.path.join(self._resolve(folder), name)
 
@@ -180,7 +183,7 @@ class Corrections:
             label = canonical(row["label"])
             try:
                 check_label(label)
-                place = self.place(os.path.join(self.path.parent, row["path"]))
+                place = self.place(join_address(str(self.path.parent), row["path"]))
             except InputError as error:
                 raise InputError(f"{where}: {error}") from error
             if not row["path"] or found.setdefault(place, label) != label:
@@ -238,8 +241,9 @@ class Corrections:
 
     def _make_row(self, place: str, label: str, best: str) -> str:
         path = place
-        with contextlib.suppress(ValueError):  # another drive
-            path = os.path.relpath(place, self._folder)
+        if not is_url(place):
+            with contextlib.suppress(ValueError):  # another drive
+                path = os.path.relpath(place, self._folder)
         return ",".join(map(_cell, (path, label, best))) + "\n"
 
 

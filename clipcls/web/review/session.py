@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from clipcls.embeddings.clustering import cluster_vectors
 from clipcls.errors import ImageError, InputError
+from clipcls.files.on_disk import join_address
 from clipcls.organize.report import no_images_error
 from clipcls.predictions import UNKNOWN, Prediction, Result
 from clipcls.web.review.active_learning import acquisition_order
@@ -85,7 +86,7 @@ class Review:
             for lineage in result.label_paths
         } | dict(lineages or {})
         self.paths = [result.path for result in found]
-        self.files = [os.path.join(root, path) for path in self.paths]
+        self.files = [join_address(str(root), path) for path in self.paths]
         self.answers = [
             make_answer(self._numbers, answer, _known_scores(result), result)
             for answer, result in zip(answers, found, strict=True)
