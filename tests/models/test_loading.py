@@ -38,8 +38,10 @@ from clipcls.models import (
     torch_model,
 )
 from clipcls.models.architectures import quiet
+from clipcls.models.open_clip_encoder import OpenClipEncoder
 from clipcls.models.registry import ModelSource
 from clipcls.models.tokenizer import open_tokenizer
+from clipcls.predictions import Provenance
 from helpers.checkpoints import CONFIGS, PREPROCESS, TEXT, VISION, write_model, write_text_tower
 from helpers.hub import FakeHub
 from helpers.tokenizer_files import write_kind
@@ -502,7 +504,10 @@ def test_restricted_weights_are_warned_of_once(fake_hub, tmp_path) -> None:
     fake_hub.requests.clear()
     assert resolve("acme/tiny", **env)[1] == warning
     assert fake_hub.requests == []
-    assert registry.resolve(str(directory)).licence == "CC-BY-NC-4.0"
+    encoder = OpenClipEncoder(registry.resolve(str(directory)))
+    assert encoder.licence == "CC-BY-NC-4.0"
+    made = Provenance(encoder.name, "w", "fp32", "photo", licence=encoder.licence)
+    assert made.to_dict()["licence"] == "CC-BY-NC-4.0"
     # Without a card, and for weights that were here before: unknown, and no request.
     write_model(fake_hub.repos / "acme" / "plain", CONFIGS["clip"])
     assert resolve("acme/plain", **env)[1] == ""

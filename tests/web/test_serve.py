@@ -188,6 +188,16 @@ def test_other_paths(server: Server) -> None:
     check(wrong)
 
 
+def test_the_licence_of_the_weights_is_named() -> None:
+    class Restricted(ColourEncoder):
+        licence = "CC-BY-NC-4.0"
+
+    with Server(Restricted()) as server:
+        assert server.ask("GET", "/labels").json()["licence"] == "CC-BY-NC-4.0"
+        (record,) = server.classify(("a", RED))["results"]
+        assert record["licence"] == "CC-BY-NC-4.0"
+
+
 def test_figures(server: Server) -> None:
     server.classify(("a", RED), ("b", b"nothing"), ("c", plain("grey")), min_score="0.9")
     server.ask("GET", "/secret-path")
