@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.errors import ModelError, install_command
-from clipcls.models.architectures import quiet
+from clipcls.models.architectures import quiet, require_torch
 
 if TYPE_CHECKING:
     import tokenizers
@@ -217,10 +217,10 @@ class _OpenClipTokenizer:
             raise ModelError(
                 f"{source.name}: its tokenizer needs transformers: {install_command('hf')}"
             )
+        with require_torch(source.name):
+            from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
         try:
             with quiet():
-                from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
-
                 if source.tokenizer:
                     settings = {**settings, "tokenizer_mode": text.get("tokenizer_mode")}
                     self._tokenizer = HFTokenizer(str(source.tokenizer), self._length, **settings)
