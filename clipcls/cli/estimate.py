@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clipcls.embeddings.embed import EncodedBatch
+    from clipcls.embeddings.encoded_batch import EncodedBatch
 
 _LONG = 600.0  # seconds; shorter runs are not worth a line
 _MEASURED = 5.0  # seconds of encoding that a rate needs

@@ -13,7 +13,7 @@ from clipcls.cli.estimate import Estimate, format_time
 from clipcls.errors import format_count
 
 if TYPE_CHECKING:
-    from clipcls.embeddings.embed import EncodedBatch
+    from clipcls.embeddings.encoded_batch import EncodedBatch
 
 Style = Literal["bar", "log", "none"]
 Total = int | Collection[Any] | Callable[[], Iterable[Any]] | None

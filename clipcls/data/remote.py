@@ -127,6 +127,11 @@ class RemoteFile:
         return data
 
 
+def needs_request(source: object) -> bool:
+    """Whether even telling that an image has not changed takes a request to a server."""
+    return isinstance(source, RemoteFile) and source.info is None
+
+
 def _read_all(file: IO[bytes], name: str) -> bytes:
     chunks: list[bytes] = []
     size = 0

@@ -20,8 +20,9 @@ from PIL.Image import Image
 
 from clipcls.data.images import FILES, PIXELS, decode_image, find_missing_share
 from clipcls.data.inputs import NamedImage, NamedVectors, OnError, apply_on_error, name_images
-from clipcls.data.remote import RemoteFile
+from clipcls.data.remote import RemoteFile, needs_request
 from clipcls.data.sources import Source
+from clipcls.embeddings.encoded_batch import EncodedBatch
 from clipcls.embeddings.space import Space
 from clipcls.embeddings.vector_files import open_vectors
 from clipcls.embeddings.vectors_info import is_unit
@@ -83,23 +84,6 @@ class _Pending:
     size: int = 0
     is_whole: bool = True  # else it is not stored, so that the next run warns again
     stamp: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedBatch:
-    """The attribute `batch` of a log record: images that were encoded, in how many seconds."""
-
-    encoder: Encoder
-    images: int
-    seconds: float
-    space: Space | None
-
-    def count_unknown(self, images: Iterable[Any]) -> int:
-        """How many images (None: its vector is given) the cache does not know by their name."""
-        named = name_images(image for image in images if image is not None)
-        return sum(
-            isinstance(image, NamedImage) and _known(image, self.space) is None for image in named
-        )
 
 
 def embed_texts(
@@ -279,11 +263,10 @@ def _embed(
             else:
                 if cache and not space:
                     space = Space(encoder, cache, "image")
-                known = None if _needs_request(image) else _known(image, space)
+                known = None if needs_request(image.source) else _known(image, space)
                 workers = readers if isinstance(image.source, RemoteFile) else pool
-                queue.append(
-                    known or workers.submit(_prepare, image, encoder, space, decoding, hashed)
-                )
+                task = known or workers.submit(_prepare, image, encoder, space, decoding, hashed)
+                queue.append(task)
             # `batch_size` is read only if needed, since it may import torch.
             while queue and (
                 not isinstance(queue[0], Future) or len(queue) > 2 * encoder.batch_size + threads
@@ -308,11 +291,6 @@ def _embed(
             workers.shutdown(wait=False, cancel_futures=True)
 
 
-def _needs_request(image: NamedImage) -> bool:
-    """Whether even telling that an image has not changed takes a request to a server."""
-    return isinstance(image.source, RemoteFile) and image.source.info is None
-
-
 def _result(
     item: Future[_Pending | ImageError] | _Pending | ImageError,
     encoder: Encoder,
@@ -333,8 +311,7 @@ def _known(image: NamedImage, space: Space | None) -> _Pending | None:
         stamp = image.source.stamp()
         if found := space.get_file(image.name, stamp):
             content, vector = found
-            size = read_size(stamp)
-            return _Pending(image.name, is_file=True, vector=vector, content=content, size=size)
+            return _Pending(image.name, True, vector, None, content, read_size(stamp))
     return None
 
 
@@ -357,7 +334,7 @@ def _prepare(
 
     name, source = image.name, image.source
     item = _Pending(name, is_file=isinstance(source, Source))
-    if _needs_request(image) and (known := _known(image, space)):
+    if needs_request(image.source) and (known := _known(image, space)):
         return known
     try:
         with FILES.share() as reserve_file, PIXELS.share() as reserve_pixels:
