@@ -142,6 +142,7 @@ class Prediction:
         by_person: whether a person gave the image this label when the classifier was learnt; the
             score is the classifier's all the same.
         labels: with several labels per image the given ones, best first; else None.
+        frames: of a whole video, the names of the frames that the best label fits best; else None.
     """
 
     path: str
@@ -155,6 +156,7 @@ class Prediction:
     nearness: float | None = None
     by_person: bool = False
     labels: tuple[Candidate, ...] | None = None
+    frames: tuple[str, ...] | None = None
 
     @property
     def score(self) -> float:
@@ -197,6 +199,7 @@ class Prediction:
             "explain": self.explanation,
             "heatmap": self.heatmap,
             "nearness": self.nearness,
+            "frames": self.frames,
             "labelled_by": PERSON if self.by_person else None,
         }
         known: dict[str, Any] = as_record(record)
@@ -246,6 +249,7 @@ class Prediction:
             lineages,
             by_person=record.get("labelled_by") == PERSON,
             labels=labels,
+            frames=None if record.get("frames") is None else _names(record["frames"], "frames"),
         )
 
 
@@ -284,6 +288,7 @@ COLUMNS: dict[str, Any] = {
     "explain": Explanation,
     "heatmap": str,
     "nearness": float,
+    "frames": list[str],
     "labelled_by": str,
     **get_type_hints(Provenance),
     "error": str,

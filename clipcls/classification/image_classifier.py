@@ -371,12 +371,15 @@ class ImageClassifier(Estimator):
     ) -> Iterator[Embedded | ImageError]:
         """As `embed_images`, with `on_error` as for `classify`."""
         self._check_fitted()
+        from clipcls.classification.whole_videos import WholeVideos
+
         if is_vector_array(images):
             images = self.vectors(images)
         embedded = embed_images(
             self.encoder_, images, self.cache_, backend=self.backend, hashed=hashed
         )
-        return apply_on_error(embedded, on_error)
+        found = apply_on_error(embedded, on_error)
+        return images.average(found) if isinstance(images, WholeVideos) else found
 
     def vectors(
         self, X: Images | NDArray[Any], *, on_error: OnError = "raise"

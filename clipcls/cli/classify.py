@@ -159,6 +159,8 @@ def command(
     for option_name, value in {"--level": labels.level, "--heatmap": answers.heatmap}.items():
         if value and "" not in questions:
             raise click.UsageError(f"{option_name} is for labels without the name of a question")
+    if answers.heatmap and reading.per_file:
+        raise click.UsageError("--heatmap draws on one frame: leave out --per-file")
     if answers.heatmap:
         refuse_inside(answers.heatmap, inputs, mirrored=True)
     refuse_overwriting(
@@ -170,7 +172,7 @@ def command(
 
     def list_columns(name: str, top: int, has_levels: bool) -> list[str]:
         if name in tagged:
-            return result_columns()
+            return result_columns(1, reading.columns)
         extra = [
             *(["lineage"] if has_levels else []),
             *(["set"] if doubt.prediction_sets is not None else []),
@@ -178,6 +180,7 @@ def command(
             *(["heatmap"] if answers.heatmap else []),
             *(["nearness"] if doubt.min_similarity is not None else []),
             *(["labelled_by"] if questions[name].classifier else []),
+            *reading.columns,
         ]
         return result_columns(top, extra)
 
@@ -224,7 +227,11 @@ def command(
                     "wrong"
                 )
         run.write(
-            count_each(doubts, results, keep_nearness=doubt.min_similarity is not None),
+            count_each(
+                doubts,
+                reading.name_frames(results, images, opened),
+                keep_nearness=doubt.min_similarity is not None,
+            ),
             run.select_columns(usual, every),
             classifiers=opened,
             cache=arguments["cache"] or None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,11 +16,15 @@ from clipcls.cli.groups import Settings, option
 from clipcls.cli.param_types import NumberRange
 
 if TYPE_CHECKING:
+    from clipcls.classification.image_classifier import ImageClassifier
+    from clipcls.classification.multilabel import MultiLabelClassifier
     from clipcls.cli.progress import Total
     from clipcls.data.file_kinds import LeftOut
     from clipcls.data.inputs import NamedImage
     from clipcls.data.sharding import Shard
     from clipcls.errors import ImageError
+    from clipcls.predictions import Result
+    from clipcls.questions import Answers
 
 T = TypeVar("T")
 
@@ -181,6 +185,12 @@ class AnsweredInputSettings(ShardedInputSettings):
         rare=True,
         help="With --boxes, the label of images without boxes.",
     )
+    per_file: bool = option(
+        "--per-file",
+        rare=True,
+        help="Answer each video once: the mean of its frames' logits decides. Column frames names "
+        "the 3 that the label fits best.",
+    )
 
     def find_images(
         self,
@@ -190,4 +200,27 @@ class AnsweredInputSettings(ShardedInputSettings):
         empty: str | None = None,
     ) -> tuple[Iterator[str | NamedImage | ImageError], Total]:
         """The images and those without boxes, and how to list them again."""
-        return super().find_images(inputs, left_out, shard, empty or self.empty)
+        from clipcls.classification.whole_videos import WholeVideos
+
+        if self.per_file and self.shard:
+            raise click.UsageError("--shard splits videos: leave out --per-file")
+        images, total = super().find_images(inputs, left_out, shard, empty or self.empty)
+        return (WholeVideos(images), None) if self.per_file else (images, total)
+
+    def name_frames(
+        self,
+        results: Iterator[Result | Answers],
+        images: Iterator[Any],
+        classifiers: Mapping[str, ImageClassifier | MultiLabelClassifier],
+    ) -> Iterator[Result | Answers]:
+        """The results, those of whole videos with their best frames."""
+        from clipcls.classification.whole_videos import WholeVideos
+
+        if isinstance(images, WholeVideos):
+            return images.name_best(results, classifiers)
+        return results
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that these options add."""
+        return ["frames"] if self.per_file else []

@@ -73,7 +73,7 @@ def command(
     from clipcls.output.columns import result_columns
     from clipcls.questions import prefix_columns
 
-    usual = prefix_columns(dict.fromkeys(questions, result_columns()))
+    usual = prefix_columns(dict.fromkeys(questions, result_columns(1, reading.columns)))
     columns = run.select_columns(usual)
     images, total = reading.find_images(inputs, run.report.excluded)
     arguments = model.make_arguments(inputs)
@@ -91,7 +91,7 @@ def command(
         )
     with watching(console, total) as watch:
         run.write(
-            results,
+            reading.name_frames(results, images, opened),
             columns,
             classifiers=opened,
             cache=arguments["cache"] or None,

@@ -16,7 +16,7 @@ from PIL import Image
 from clipcls.data.budget import Reserve, never_wait
 from clipcls.data.images import decode_image, read_bytes
 from clipcls.data.remote import RemoteFile
-from clipcls.data.video import find_frame
+from clipcls.data.video import VideoFrame, find_frame, is_video
 from clipcls.errors import ImageError
 from clipcls.files.hashing import hash_file, stamp_file
 from clipcls.files.on_disk import is_url
@@ -91,7 +91,7 @@ def hash_source(name: str) -> str:
 
 
 def open_image(name: str, *, least_side: int | None = None) -> Image.Image:
-    """Decode the image that a name leads to: RGB and upright.
+    """Decode the image that a name leads to, or a video's first frame: RGB and upright.
 
     Args:
         name: the image's name.
@@ -100,7 +100,7 @@ def open_image(name: str, *, least_side: int | None = None) -> Image.Image:
     Raises:
         ImageError: it cannot be read.
     """
-    found = find_source(name).read()
+    found = (VideoFrame(name, 0) if is_video(name) else find_source(name)).read()
     if isinstance(found, Image.Image):
         return found
     return decode_image(found, name, least_side=least_side)

@@ -52,6 +52,10 @@ _FAR = 10_000  # the same if the file has no index of its key frames
 _TOLERANCE = 1_000  # milliseconds that a header may promise too much
 
 
+class CutShortError(ImageError):
+    """A video that stopped downloading; what it has is read."""
+
+
 def is_video(path: str) -> bool:
     """Whether a file is a video, by its suffix."""
     return os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES
@@ -91,7 +95,8 @@ def list_frames(path: str, every: int = EVERY) -> Iterator[VideoFrame | ImageErr
     order, by any number of threads.
 
     Yields:
-        the frames; or, first, the `ImageError` of a video that cannot be read or is cut short.
+        the frames; or, first, the `ImageError` of a video that cannot be read, or a
+            `CutShortError`.
     """
     try:
         end, missing = _find_end(path)
@@ -99,7 +104,7 @@ def list_frames(path: str, every: int = EVERY) -> Iterator[VideoFrame | ImageErr
         yield error
         return
     if missing > _TOLERANCE:
-        yield ImageError(path, f"cut short: the last {format_time(missing)} are missing")
+        yield CutShortError(path, f"cut short: the last {format_time(missing)} are missing")
     decoder = _Decoder(path, every)
     for time in range(0, max(end, 1), every):
         yield VideoFrame(path, time, decoder)

@@ -112,8 +112,9 @@ def unflatten(row: Mapping[str, Any]) -> dict[str, Any]:
     record = dict(row)
     if isinstance(lineage := record.get("lineage"), str):
         record["lineage"] = split_levels(lineage)
-    if isinstance(names := record.get("set"), str):
-        record["set"] = names.split("|")
+    for field in ("set", "frames"):
+        if isinstance(names := record.get(field), str):
+            record[field] = names.split("|")
     record["refined"] = str(record.get("refined")).lower() == "true"
     scores = record.get("score")
     if isinstance(scores, str) and "|" in scores:  # of several labels to one of several questions

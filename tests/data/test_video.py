@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import random
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipcls.classification.whole_videos import WholeVideos
 from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.data import video
 from clipcls.data.inputs import NamedImage
@@ -248,6 +250,61 @@ def test_python_takes_a_video_as_its_frames(encoder: ColourEncoder) -> None:
     answers = list(classifier.classify("a.mp4"))
     assert [answer.label for answer in answers if isinstance(answer, Prediction)] == [*SHOWN]
     assert classifier.predict("a.mp4@00:00:02.000").tolist() == ["blue"]
+
+
+def test_one_answer_per_file(encoder: ColourEncoder) -> None:
+    film("a.mp4", ("green", "red", "red", "red"))
+    film("b.mp4", ("blue",))
+    Image.new("RGB", (8, 8), "yellow").save("c.png")
+    images = WholeVideos(find_images(["a.mp4", "none.mp4", "b.mp4", "c.png"]))
+    classifier = ZeroShotClassifier([*SHOWN], model=encoder, cache=False).fit()
+    logits = classifier.decision_function("a.mp4").mean(axis=0)
+    results = images.name_best(classifier.classify(images, top=4), {"": classifier})
+    a, none, b, c = results
+    assert isinstance(none, ImageError)
+    assert isinstance(a, Prediction)
+    assert isinstance(b, Prediction)
+    assert isinstance(c, Prediction)
+    assert (a.path, a.label) == ("a.mp4", "red")
+    assert sorted(a.frames or ()) == [f"a.mp4@00:00:0{n}.000" for n in (1, 2, 3)]
+    scores = np.exp(logits) / np.exp(logits).sum()
+    by_label = {one.label: one.score for one in a.top}
+    np.testing.assert_allclose([by_label[name] for name in SHOWN], scores, atol=1e-3)
+    assert (b.path, b.label, b.frames) == ("b.mp4", "blue", ("b.mp4@00:00:00.000",))
+    assert (c.path, c.label, c.frames) == ("c.png", "yellow", None)
+
+
+def test_per_file_commands(run: Run) -> None:
+    film("a.mkv", ("red", "red", "red", "green", "blue"), each=30)
+    data = Path("a.mkv").read_bytes()
+    Path("a.mkv").write_bytes(data[: len(data) * 8 // 10])
+    status, out, err = run("classify", *LABELS, "--per-file", "-o", "a.csv", "a.mkv")
+    assert "cut short: the last" in err
+    head, row = (line.split(",") for line in Path("a.csv").read_text().splitlines())
+    record = dict(zip(head, row, strict=True))
+    assert (status, out, record["path"], record["label"]) == (0, "", "a.mkv", "red")
+    assert record["frames"].split("|")[0] == "a.mkv@00:00:00.000"
+    status, out, _ = run(
+        "tag", *LABELS, "--per-file", "--format", "jsonl", "--min-score=.6", "a.mkv"
+    )
+    assert len(json.loads(out)["frames"]) == 3
+    colours = ("--labels", "c=c.txt", "--labels", "d=d.txt", "--model", "fake")
+    Path("c.txt").write_text("red\ngreen\n")
+    Path("d.txt").write_text("blue\ngreen\n")
+    status, out, err = run("classify", *colours, "--per-file", "a.mkv", "--format", "jsonl")
+    assert status == 0, err
+    assert all(answer["frames"] for answer in json.loads(out)["questions"].values())
+    assert json.loads(out)["questions"]["d"]["label"] == "green"
+    (tmp := Path("tree.txt")).write_text("warm > red\ncold > green\ncold > blue\n")
+    status, out, err = run(
+        *("classify", "--labels", str(tmp), "--model", "fake", "--level", "1", "--per-file"),
+        *("a.mkv", "--format", "jsonl"),
+    )
+    assert json.loads(out)["label"] == "warm", err
+    assert len(json.loads(out)["frames"]) == 3
+    for bad in (("--shard", "1/2"), ("--heatmap", "maps")):
+        status, _, err = run("classify", *LABELS, "--per-file", *bad, "a.mkv")
+        assert (status, "leave out --per-file" in err) == (2, True)
 
 
 @pytest.mark.parametrize(

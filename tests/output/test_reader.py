@@ -135,6 +135,7 @@ def test_every_field_of_a_record_has_its_type_in_one_table() -> None:
         "h.png",
         2.5,
         True,
+        frames=("a.mp4@00:00:01.000",),
     )
     several = Prediction("a.jpg", "cat", top, provenance, labels=top)
     error = ImageError("a.jpg", "truncated")
