@@ -14,7 +14,7 @@ import pytest
 from clipcls.cli import console, estimate, progress
 from clipcls.cli.console import Console, watching
 from clipcls.cli.estimate import format_time
-from clipcls.embeddings import embed
+from clipcls.embeddings import embed, forecast
 from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.errors import ImageError
 from clipcls.models.aliases import ALIASES, find_faster
@@ -61,7 +61,7 @@ def shown() -> Iterator[Console]:
     logger.setLevel(logging.NOTSET)
 
 
-def run(
+def embed_all(
     shown: Console, encoder: ColourEncoder, images: list[str], total: Any, cache: Any = None
 ) -> None:
     with watching(shown, total) as watch:
@@ -79,7 +79,7 @@ def lines(text: str) -> list[str]:
 
 def test_a_long_run_says_how_long_and_what_is_faster(slow, shown, paint, capsys) -> None:
     images = paint_many(paint, 24)
-    run(shown, slow, images, lambda: [*images, *(f"{n}.jpg" for n in range(2_000))])
+    embed_all(shown, slow, images, lambda: [*images, *(f"{n}.jpg" for n in range(2_000))])
     (line,) = lines(capsys.readouterr().err)
     assert line.startswith("clipcls: about 1 h 7 min for 2,0")
     share = ALIASES["base"].speed / ALIASES["fast"].speed
@@ -91,7 +91,7 @@ def test_who_wants_no_progress_gets_no_estimate(slow, shown, paint, capsys, sett
     for name, value in setting.items():
         setattr(shown, name, value)
     images = paint_many(paint, 24)
-    run(shown, slow, images, lambda: [*images, *map(str, range(2_000))])
+    embed_all(shown, slow, images, lambda: [*images, *map(str, range(2_000))])
     assert capsys.readouterr().err == ""
 
 
@@ -102,9 +102,9 @@ def test_images_in_the_cache_take_no_time(slow, shown, paint, capsys, tmp_path: 
         fast = ColourEncoder()
         list(embed.embed_images(fast, known, cache))
         # With the others counted, or with the rate of the first ones, it would be 20 minutes.
-        run(shown, slow, [*new, *known], lambda: [*new, *known], cache)
+        embed_all(shown, slow, [*new, *known], lambda: [*new, *known], cache)
         assert slow.images == len(new)
-        run(shown, slow, [*known, *new], images, cache)
+        embed_all(shown, slow, [*known, *new], images, cache)
     assert lines(capsys.readouterr().err) == []
 
 
@@ -114,7 +114,7 @@ def test_known_images_that_come_first_do_not_hide_the_rest(
     images = paint_many(paint, 224)
     with EmbeddingCache(tmp_path / "cache.sqlite") as cache:
         list(embed.embed_images(ColourEncoder(), images[:200], cache))
-        run(shown, slow, images, [*images, *map(str, range(1_000))], cache)
+        embed_all(shown, slow, images, [*images, *map(str, range(1_000))], cache)
     (line,) = lines(capsys.readouterr().err)
     assert line.startswith("clipcls: about 34 min for 1,0")
 
@@ -122,7 +122,7 @@ def test_known_images_that_come_first_do_not_hide_the_rest(
 def test_a_short_run_and_one_of_unknown_length_say_nothing(slow, shown, paint, capsys) -> None:
     images = paint_many(paint, 24)
     for total in (images, None, 100_000):
-        run(shown, slow, images, total)
+        embed_all(shown, slow, images, total)
     assert lines(capsys.readouterr().err) == []
 
 
@@ -147,3 +147,15 @@ def test_times_are_those_that_people_say() -> None:
         "1 h 0 min",
         "2 h 14 min",
     ]
+
+
+def test_bench_of_a_folder_names_each_model(run, paint, monkeypatch) -> None:
+    rows = [forecast.Forecast("mini", 0.5, True), forecast.Forecast("base", 4.0, False)]
+    monkeypatch.setattr(forecast, "forecast", lambda images, *_, **__: rows)
+    folder = str(Path(paint_many(paint, 900)[0]).parent)
+    status, out, err = run("bench", folder)
+    assert (status, err) == (0, "")
+    head, _, mini, base = out.splitlines()
+    assert head.startswith("900 images on ")
+    assert mini.split() == ["mini", "8", "min", "2.0"]  # of 7.5, rounded to even
+    assert base.split() == ["base", "1", "h", "0", "min", "0.2", "(estimated)"]
