@@ -113,6 +113,7 @@ class InputSettings(Settings):
             empty: the label of images without boxes; None: they are left out.
         """
         from clipcls.data import paths
+        from clipcls.data.archives import is_stream
         from clipcls.data.boxes import Boxes, EmptyError
 
         boxes = None
@@ -132,7 +133,8 @@ class InputSettings(Settings):
             return (each for each in crops if empty or not isinstance(each, EmptyError))
 
         images = find(stdin=sys.stdin.buffer, null=self.null, left_out=left_out)
-        total = None if "-" in inputs else lambda: _expand_vectors(find())
+        unknown = "-" in inputs or any(map(is_stream, inputs))  # or read twice
+        total = None if unknown else lambda: _expand_vectors(find())
         first = list(itertools.islice(images, 1))  # or the error that there is none
         return itertools.chain(first, images), total
 

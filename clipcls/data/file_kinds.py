@@ -46,13 +46,14 @@ _SUFFIXES_BY_KIND = {
         ".bpg .czi .dcm .dicom .dpx .exr .flif .hdr .heics .jpm .jxl .jxr .livp .ndpi .nii .svs "
         ".wdp"
     ),
+    "archive": _words(".tar .tbz2 .tgz .txz .zip"),
     # Data, backups and unfinished downloads, which are not opened to look for images.
     "other file": _words(
         ".7z .aae .bak .bat .bin .c .cfg .conf .crdownload .css .csv .db .dll .download .exe .flac "
         ".gpx .gz .h5 .htm .html .ini .ipynb .jpeg_original .jpg_original .js .json .jsonl .lnk "
         ".log .lrcat .m4a .mat .md .mp3 .npy .npz .old .onnx .orig .parquet .part .pickle .pkl "
-        ".pp3 .pt .pth .py .rar .rtf .safetensors .sh .sqlite .srt .tar .tfrecord .thm .tmp .toml "
-        ".tsv .txt .url .wav .xls .xlsx .xml .xmp .yaml .yml .zip"
+        ".pp3 .pt .pth .py .rar .rtf .safetensors .sh .sqlite .srt .tfrecord .thm .tmp .toml "
+        ".tsv .txt .url .wav .xls .xlsx .xml .xmp .yaml .yml"
     ),
 }
 KINDS = {suffix: kind for kind, suffixes in _SUFFIXES_BY_KIND.items() for suffix in suffixes}
@@ -150,9 +151,13 @@ class LeftOut:
             more = ", ..." if len(suffixes) > 4 else ""
             names = f" ({', '.join(suffixes[:4])}{more})" if suffixes else ""
             parts.append(f"{total:,} {kind}{names}")
-        cure = (
-            "; to read videos, name them or a pattern like *.mp4" if "video" in self.counts else ""
+        named = {"archive": "*.zip", "video": "*.mp4"}
+        examples = (
+            f"; to read {kind}s, name them or a pattern like {example}"
+            for kind, example in named.items()
+            if kind in self.counts
         )
+        cure = "".join(examples)
         if "raw file" in self.counts:
             cure += f"; to read raw files: {install_command('raw')}"
         return f"{', '.join(parts)} left out{cure}"

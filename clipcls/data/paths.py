@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
+from clipcls.data.archives import is_archive, list_members
 from clipcls.data.file_kinds import (
     KINDS,
     SUFFIXES,
@@ -24,7 +25,7 @@ from clipcls.data.file_kinds import (
     reads_raw,
 )
 from clipcls.data.inputs import NamedImage, name_frames
-from clipcls.data.remote import RemoteFile, list_url
+from clipcls.data.remote import Info, list_url
 from clipcls.data.sharding import Shard
 from clipcls.data.video import EVERY, is_video
 from clipcls.errors import ImageError, InputError, os_reason
@@ -66,6 +67,8 @@ def find_images(
     - A pattern (`*`, `?`, `[...]`, `**` for any depth) stands for its sorted matches, as in a
       shell; with `**` it matches only files. A part that names an existing file or folder, such as
       `[2024] Trip`, stands for that alone.
+    - A zip or tar archive, also one that a pattern matches, stands for its images (see
+      `archives.list_members`); in folders archives are left out. `{000..099}` stands for numbers.
     - A video, also one that a pattern matches, stands for its frames (see `video.list_frames`); in
       folders videos are left out.
     - A URL of anything that fsspec opens is a file, a folder or a pattern, too (see
@@ -122,12 +125,25 @@ def _list_paths(
     """Each path, and whether it may be a pattern."""
     for name in names:
         if name != "-":
-            yield name, glob.has_magic(name)
+            for each in _expand_braces(name):
+                yield each, glob.has_magic(each)
         elif stdin is None:
             raise InputError("there is no standard input to read paths from")
         else:
             for path in _read_list(stdin, null):
                 yield path, False
+
+
+def _expand_braces(name: str) -> Iterator[str]:
+    """The names that `shard-{000..099}.tar` stands for, unless a file has this very name."""
+    found = re.search(r"\{(\d{1,9})\.\.(\d{1,9})\}", name)
+    if found is None or os.path.lexists(name):
+        yield name
+        return
+    first, last = int(found[1]), int(found[2])
+    for number in range(first, last + 1) if first <= last else range(first, last - 1, -1):
+        text = str(number).zfill(len(found[1]))
+        yield from _expand_braces(name[: found.start()] + text + name[found.end() :])
 
 
 def _read_list(stdin: BinaryIO, null: bool) -> Iterator[str]:
@@ -190,7 +206,12 @@ def _find(
     except (OSError, ValueError) as error:
         if is_url(path):
             for item in list_url(path, is_pattern, _has_image_name, left_out):
-                yield NamedImage(item.url, item) if isinstance(item, RemoteFile) else item
+                if isinstance(item, ImageError):
+                    yield item
+                elif is_archive(item.url):
+                    yield from _name_members(item.url, left_out, item.info)
+                else:
+                    yield NamedImage(item.url, item)
         elif is_pattern:
             yield from _match_images(path, left_out, every)
         elif isinstance(error, OSError):
@@ -202,15 +223,27 @@ def _find(
     if os.path.isdir(path) and not is_vectors(path):
         yield from _walk(path, left_out)
     else:
-        yield from _expand(path, every)
+        yield from _expand(path, left_out, every)
 
 
-def _expand(path: str, every: int) -> Iterator[str | NamedImage | ImageError]:
-    """A file that was named; a video's frames."""
-    if is_video(path):
+def _expand(path: str, left_out: LeftOut, every: int) -> Iterator[str | NamedImage | ImageError]:
+    """A file that was named; an archive's images, a video's frames."""
+    if is_archive(path):
+        yield from _name_members(path, left_out)
+    elif is_video(path):
         yield from name_frames(path, every)
     else:
         yield path
+
+
+def _name_members(
+    container: str, left_out: LeftOut, info: Info | None = None
+) -> Iterator[NamedImage | ImageError]:
+    for item in list_members(container, _has_image_name, left_out, info):
+        if isinstance(item, ImageError):
+            yield item
+        else:
+            yield NamedImage(f"{container}!{item.member}", item)
 
 
 def _walk(root: str, left_out: LeftOut) -> Iterator[str | ImageError]:
@@ -325,7 +358,7 @@ def _match_images(
         if depths > 1:
             seen.add(path)
         has_found = True
-        yield from _walk(path, left_out) if is_folder else _expand(path, every)
+        yield from _walk(path, left_out) if is_folder else _expand(path, left_out, every)
     if not has_found:
         yield ImageError(pattern, "no file matches this pattern")
 

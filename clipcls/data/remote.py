@@ -97,6 +97,11 @@ class RemoteFile:
     url: str
     info: Info | None = None
 
+    @property
+    def needs_request(self) -> bool:
+        """Whether even its stamp takes a request to the server."""
+        return self.info is None
+
     def stamp(self) -> bytes:
         """Its size and etag or time; a request, unless a listing told."""
         try:
@@ -129,7 +134,7 @@ class RemoteFile:
 
 def needs_request(source: object) -> bool:
     """Whether even telling that an image has not changed takes a request to a server."""
-    return isinstance(source, RemoteFile) and source.info is None
+    return bool(getattr(source, "needs_request", False))
 
 
 def _read_all(file: IO[bytes], name: str) -> bytes:

@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
+from clipcls.data.archives import find_member
 from clipcls.data.budget import Reserve, never_wait
 from clipcls.data.images import decode_image, read_bytes
 from clipcls.data.remote import RemoteFile
@@ -60,6 +61,8 @@ class LocalFile:
 
 def find_source(name: str) -> Source:
     """The source that an image's name leads to; a file of this very name comes first."""
+    if member := find_member(name):
+        return member
     if is_url(name) and not os.path.lexists(name):
         return RemoteFile(name)
     return find_frame(name) or LocalFile(name)
@@ -73,7 +76,8 @@ def find_file(name: str) -> str:
 
 def absolute_name(name: str) -> str:
     """A name that leads to the same image from every working directory."""
-    return os.path.abspath(name) if find_file(name) else name
+    file = find_file(name)
+    return os.path.abspath(file) + name.removeprefix(file) if file else name
 
 
 def hash_source(name: str) -> str:

@@ -11,13 +11,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from clipcls.data.archives import Member
 from clipcls.data.images import FILES, PIXELS, decode_image, find_missing_share
 from clipcls.data.inputs import NamedImage, NamedVectors, OnError, apply_on_error, name_images
 from clipcls.data.remote import RemoteFile, needs_request
@@ -43,9 +44,6 @@ _TEXTS_PER_TRANSACTION = 1024
 
 # Squared norms differ from 1 by rounding, 1e-6 at most.
 _NORM_TOLERANCE = 1e-3
-
-# Threads that read URLs, which mostly wait.
-_READERS = 16
 
 # Most images, known ones included, that may wait for a batch to fill.
 _LONGEST_BATCH = 1024
@@ -252,7 +250,7 @@ def _embed(
     decoding: Future[None] = Future()  # done when the first image that opens is decoded
     space: Space | None = None
     pool = ThreadPoolExecutor(threads, thread_name_prefix="clipcls-decode")
-    readers = ThreadPoolExecutor(max(_READERS, threads), thread_name_prefix="clipcls-read")
+    readers = ThreadPoolExecutor(max(16, threads), thread_name_prefix="clipcls-read")
 
     def ahead() -> Iterator[_Pending | ImageError]:
         """The images in order, while a queue of later ones is being read."""
@@ -264,6 +262,8 @@ def _embed(
                 if cache and not space:
                     space = Space(encoder, cache, "image")
                 known = None if needs_request(image.source) else _known(image, space)
+                if known is None and isinstance(image.source, Member):
+                    image = replace(image, source=image.source.load())  # a stream, in its order
                 workers = readers if isinstance(image.source, RemoteFile) else pool
                 task = known or workers.submit(_prepare, image, encoder, space, decoding, hashed)
                 queue.append(task)

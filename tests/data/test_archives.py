@@ -1,0 +1,181 @@
+"""Images in archives: named, listed in their order, read without unpacking."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from clipcls.data import archives
+from clipcls.data.archives import Member
+from clipcls.data.file_kinds import LeftOut
+from clipcls.data.inputs import NamedImage
+from clipcls.data.paths import find_images
+from clipcls.data.sources import find_source, open_image
+from clipcls.embeddings.cache import EmbeddingCache
+from clipcls.embeddings.embed import Embedded, embed_images
+from clipcls.errors import ImageError
+from helpers.encoders import ColourEncoder
+
+Paint = Callable[..., str]
+KINDS = ["zip", "tar", "tar.gz", "tgz", "tar.bz2", "tar.xz"]
+COLOURS = {"b.png": "blue", "sub/a.png": "red", "../up.png": "green"}
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[EmbeddingCache]:
+    with EmbeddingCache(tmp_path / "cache.db") as cache:
+        yield cache
+
+
+def pack(kind: str, members: dict[str, bytes], name: str = "photos") -> str:
+    path = f"{name}.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            for member, data in members.items():
+                file.writestr(member, data)
+    else:
+        mode: Any = {"tar": "w", "tgz": "w:gz"}.get(kind, f"w:{kind.partition('.')[2]}")
+        with tarfile.open(path, mode) as tar:
+            for member, data in members.items():
+                info = tarfile.TarInfo(member)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    old = os.stat(path)
+    assert old.st_size
+    return path
+
+
+def pictures(paint: Paint) -> dict[str, bytes]:
+    return {m: Path(paint(f"{c}.png", c)).read_bytes() for m, c in COLOURS.items()}
+
+
+def found(*inputs: str, left_out: LeftOut | None = None) -> list[str]:
+    items = find_images(inputs, left_out=left_out)
+    return [item.name if isinstance(item, NamedImage) else str(item) for item in items]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_members_in_the_order_of_the_archive(
+    kind: str, paint: Paint, encoder: ColourEncoder, cache: EmbeddingCache
+) -> None:
+    other = {"._b.png": b"x", "__MACOSX/b.png": b"x", "notes.txt": b"x", "inner.zip": b"x"}
+    path = pack(kind, {**other, **pictures(paint)})
+    left_out = LeftOut()
+    names = [f"{path}!{member}" for member in COLOURS]
+    assert found(path, left_out=left_out) == names
+    assert left_out.counts["archive"] == {".zip": 1}
+    results = list(embed_images(encoder, find_images([path]), cache))
+    assert [r.path for r in results if isinstance(r, Embedded)] == names
+    for name, result in zip(names, results, strict=True):
+        (alone,) = embed_images(encoder, name)  # by its name alone
+        assert isinstance(alone, Embedded)
+        assert isinstance(result, Embedded)
+        assert (alone.vector == result.vector).all()
+    assert open_image(names[1]).getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+def test_an_unchanged_archive_is_not_read_again(
+    kind: str,
+    paint: Paint,
+    encoder: ColourEncoder,
+    cache: EmbeddingCache,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = pack(kind, pictures(paint))
+    monkeypatch.setattr("clipcls.files.hashing.RACY_NS", -(1 << 62))  # old enough
+    list(embed_images(encoder, find_images([path]), cache))
+
+    def refuse(*_: object, **__: object) -> bytes:
+        raise AssertionError("read again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Member, "read", refuse)
+        again = list(embed_images(encoder, find_images([path]), cache))
+    assert [r.stored for r in again if isinstance(r, Embedded)] == [True] * 3
+    assert cache.prune() == 0
+    Path(path).unlink()
+    assert cache.prune() == 3
+
+
+def test_shards_by_numbers(paint: Paint) -> None:
+    red = Path(paint("red.png", "red")).read_bytes()
+    for number in range(2):
+        pack("tar", {"0.png": red, "0.json": b"{}"}, f"shard-{number:03}")
+    assert found("shard-{000..002}.tar") == [
+        "shard-000.tar!0.png",
+        "shard-001.tar!0.png",
+        "shard-002.tar: no such file",
+    ]
+    assert found("*.tar") == ["shard-000.tar!0.png", "shard-001.tar!0.png"]
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
+@pytest.mark.parametrize("share", [0.5, 0.97])
+def test_an_archive_cut_short(
+    kind: str, share: float, encoder: ColourEncoder, paint: Paint
+) -> None:
+    noise = Path(paint("n.png", "red")).read_bytes() + os.urandom(9_000)
+    path = Path(pack(kind, {f"{n}.png": noise for n in range(9)}))
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size) - 9_000])
+    *results, last = embed_images(encoder, find_images([str(path)]))
+    assert isinstance(last, ImageError)
+    assert last.path == str(path)
+    assert "damaged or cut short" in last.reason
+    assert kind == "zip" or f"after {len(results)} images" in last.reason
+
+
+def test_members_that_cannot_be_read(
+    paint: Paint, encoder: ColourEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(pack("zip", pictures(paint)))
+    data = bytearray(path.read_bytes())
+    for start in (b"PK\x03\x04", b"PK\x01\x02"):  # the first member: encrypted
+        data[data.index(start) + (6 if start[2] == 3 else 8)] |= 1
+    path.write_bytes(data)
+    first, *others = embed_images(encoder, find_images([str(path)]))
+    assert isinstance(first, ImageError)
+    assert "is encrypted" in first.reason
+    assert all(isinstance(item, Embedded) for item in others)
+    monkeypatch.setattr(archives, "MAX_BYTES", 50)
+    for kind in KINDS:
+        (item,) = embed_images(encoder, find_images([pack(kind, {"bomb.png": bytes(99)})]))
+        assert isinstance(item, ImageError)
+        assert "too large" in item.reason
+    (item,) = embed_images(encoder, "photos.zip!none.png")
+    assert isinstance(item, ImageError)
+    assert "no such member" in item.reason
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+def test_behind_a_url(kind: str, paint: Paint, encoder: ColourEncoder) -> None:
+    path = pack(kind, pictures(paint))
+    files = fsspec.filesystem("memory")
+    files.pipe(f"/a/{path}", Path(path).read_bytes())
+    results = list(embed_images(encoder, find_images([f"memory://a/{path}"])))
+    assert [r.path for r in results if isinstance(r, Embedded)] == [
+        f"memory://a/{path}!{member}" for member in COLOURS
+    ]
+    (alone,) = embed_images(encoder, f"memory://a/{path}!b.png")
+    assert isinstance(alone, Embedded)
+    files.rm("/a", recursive=True)
+
+
+def test_a_file_of_this_name_comes_first() -> None:
+    Path("a.zip!b.png").write_bytes(b"x")
+    assert not isinstance(find_source("a.zip!b.png"), Member)
+    assert isinstance(find_source("a.zip!c.png"), Member)
