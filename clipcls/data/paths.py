@@ -210,6 +210,8 @@ def _find(
                     yield item
                 elif is_archive(item.url):
                     yield from _name_members(item.url, left_out, item.info)
+                elif is_video(item.url):
+                    yield from name_frames(item.url, every)
                 else:
                     yield NamedImage(item.url, item)
         elif is_pattern:

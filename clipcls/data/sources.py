@@ -63,15 +63,15 @@ def find_source(name: str) -> Source:
     """The source that an image's name leads to; a file of this very name comes first."""
     if member := find_member(name):
         return member
-    if is_url(name) and not os.path.lexists(name):
-        return RemoteFile(name)
-    return find_frame(name) or LocalFile(name)
+    if frame := find_frame(name):
+        return frame
+    return RemoteFile(name) if is_url(name) and not os.path.lexists(name) else LocalFile(name)
 
 
 def find_file(name: str) -> str:
     """The file of this disk that has an image; "" if the image is elsewhere."""
-    source = find_source(name)
-    return "" if isinstance(source, RemoteFile) else str(getattr(source, "path", name))
+    path = str(getattr(find_source(name), "path", name))
+    return "" if is_url(path) and not os.path.lexists(path) else path
 
 
 def absolute_name(name: str) -> str:

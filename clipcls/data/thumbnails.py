@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,6 +22,8 @@ def make_thumbnail(path: str | os.PathLike[str], side: int, *, quality: int = 80
         ImageError: the file cannot be read or is not an image.
     """
     name = os.fspath(path)
+    if not os.path.lexists(name):
+        name = re.sub(r"#\d+\Z", "", name)  # of a crop the whole photo, whose box is not known
     try:
         image = open_image(name, least_side=2 * side)
         image.thumbnail((side, side))

@@ -23,8 +23,10 @@ from PIL import Image
 from clipcls.data.budget import Reserve, never_wait
 from clipcls.data.file_kinds import VIDEO_SUFFIXES
 from clipcls.data.images import check_size, refuse_unless_file
+from clipcls.data.remote import RemoteFile, open_remote, remote_errors
 from clipcls.errors import ImageError, InputError, install_command, os_reason
 from clipcls.files.hashing import stamp_file
+from clipcls.files.on_disk import is_url
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -128,6 +130,9 @@ class VideoFrame:
 
     def stamp(self) -> bytes:
         """The stamp of the file; b"" as for a file."""
+        if is_url(self.path):
+            stamp = (self.decoder.remote if self.decoder else RemoteFile(self.path)).stamp()
+            return stamp and stamp + b" frame"
         try:
             stamp = stamp_file(os.stat(self.path))
         except (OSError, ValueError):
@@ -156,6 +161,7 @@ class _Decoder:
 
     def __init__(self, path: str, every: int) -> None:
         self._path, self._every = path, every
+        self.remote = RemoteFile(path)  # keeps what the file system says, if it is behind a URL
         self._lock = threading.Lock()
         self._stream: VideoStream | None = None
         self._shown: Picture | None = None
@@ -257,16 +263,11 @@ def _open(path: str) -> tuple[InputContainer, VideoStream]:
     """A video file and its pictures' stream."""
     import av
 
-    try:
-        info = os.stat(path)
-    except (OSError, ValueError) as error:
-        reason = os_reason(error) if isinstance(error, OSError) else "not a valid file name"
-        raise ImageError(path, reason) from error
-    refuse_unless_file(path, info)
-    if not info.st_size:
-        raise ImageError(path, "is empty")
+    if not is_url(path):
+        _check_file(path)
     # `file:`, lest a name is taken for another protocol.
-    container = av.open(f"file:{path}", options={"format_whitelist": _FORMATS})
+    file: Any = open_remote(path) if is_url(path) else f"file:{path}"
+    container = av.open(file, options={"format_whitelist": _FORMATS})
     streams = [
         stream
         for stream in container.streams.video
@@ -279,6 +280,17 @@ def _open(path: str) -> tuple[InputContainer, VideoStream]:
     stream = streams[0]
     check_size(path, (stream.width, stream.height))
     return container, stream
+
+
+def _check_file(path: str) -> None:
+    try:
+        info = os.stat(path)
+    except (OSError, ValueError) as error:
+        reason = os_reason(error) if isinstance(error, OSError) else "not a valid file name"
+        raise ImageError(path, reason) from error
+    refuse_unless_file(path, info)
+    if not info.st_size:
+        raise ImageError(path, "is empty")
 
 
 def _find_end(path: str) -> tuple[int, int]:
@@ -330,8 +342,9 @@ def _video_errors(path: str) -> Iterator[None]:
         import av
     except ImportError as error:
         raise ImageError(path, f"videos need PyAV: {install_command('video')}") from error
-    try:
-        yield
-    except av.error.FFmpegError as error:
-        reason = error.strerror or type(error).__name__
-        raise ImageError(path, f"not a video, damaged or cut short ({reason})") from error
+    with remote_errors(path) if is_url(path) else contextlib.nullcontext():
+        try:
+            yield
+        except av.error.FFmpegError as error:
+            reason = error.strerror or type(error).__name__
+            raise ImageError(path, f"not a video, damaged or cut short ({reason})") from error

@@ -68,3 +68,10 @@ def test_many_come_in_their_order_with_the_bad_ones_in_place(paint: Paint, tmp_p
 def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no such file"):
         make_thumbnail(tmp_path / "gone.jpg", 8)
+
+
+def test_a_crop_is_shown_by_its_photo(paint: Paint) -> None:
+    photo = paint("a.png", "red")
+    assert make_thumbnail(f"{photo}#3", 8) == make_thumbnail(photo, 8)
+    Path(paint("b.png", "blue")).rename(f"{photo}#3")
+    assert make_thumbnail(f"{photo}#3", 8) != make_thumbnail(photo, 8)

@@ -10,6 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,10 +20,10 @@ from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.data import video
 from clipcls.data.inputs import NamedImage
 from clipcls.data.paths import find_images
-from clipcls.data.sources import LocalFile, find_source, open_image
+from clipcls.data.sources import LocalFile, find_file, find_source, open_image
 from clipcls.data.video import VideoFrame, format_time, list_frames, parse_period
 from clipcls.embeddings.cache import EmbeddingCache
-from clipcls.embeddings.embed import embed_images
+from clipcls.embeddings.embed import Embedded, embed_images
 from clipcls.errors import ImageError, InputError
 from clipcls.predictions import Prediction
 from helpers.cli import Run
@@ -250,6 +251,30 @@ def test_python_takes_a_video_as_its_frames(encoder: ColourEncoder) -> None:
     answers = list(classifier.classify("a.mp4"))
     assert [answer.label for answer in answers if isinstance(answer, Prediction)] == [*SHOWN]
     assert classifier.predict("a.mp4@00:00:02.000").tolist() == ["blue"]
+
+
+def test_behind_a_url(encoder: ColourEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = fsspec.filesystem("memory")
+    with memory.open("/clips/a.mp4", "wb") as file:
+        file.write(Path(film("a.mp4", SHOWN)).read_bytes())
+    with memory.open("/clips/text.mp4", "wb") as file:
+        file.write(b"no video")
+    names = [f"memory://clips/a.mp4@00:00:0{n}.000" for n in range(4)]
+    for url in ("memory://clips/a.mp4", "memory://clips/a*.mp4"):
+        found = [item for item in find_images([url]) if isinstance(item, NamedImage)]
+        assert [item.name for item in found] == names
+    assert colour(open_image(names[2])) == "blue"
+    assert find_file(names[2]) == ""
+    (text,), (missing,) = (find_images([f"memory://clips/{n}.mp4"]) for n in ("text", "none"))
+    assert "not a video" in str(text)
+    assert "none.mp4" in str(missing)
+    with EmbeddingCache("cache.sqlite3") as cache:
+        list(embed_images(encoder, find_images(["memory://clips/a.mp4"]), cache))
+        monkeypatch.setattr(video._Decoder, "_open", None)
+        again = list(embed_images(encoder, find_images(["memory://clips/a.mp4"]), cache))
+        assert [item.path for item in again if isinstance(item, Embedded)] == names
+        assert cache.prune() == 0
+    memory.rm("/clips", recursive=True)
 
 
 def test_one_answer_per_file(encoder: ColourEncoder) -> None:
