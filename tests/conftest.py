@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from clipcls.files import folders
 from helpers.cli import Run
 from helpers.encoders import COLOURS, ColourEncoder, NamesEncoder
 
@@ -63,6 +64,15 @@ def paint(tmp_path: Path) -> Callable[..., str]:
         return str(path)
 
     return make
+
+
+@pytest.fixture
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """clipcls's cache folder, for this test and the processes it starts alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folders.cache_folder.cache_clear()
+    yield folders.cache_folder()
+    folders.cache_folder.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,16 @@
-"""A stand-in for the Hugging Face hub on loopback."""
+"""A stand-in for the Hugging Face hub on loopback, and asking it from this process."""
 
 from __future__ import annotations
 
 import contextlib
 import http.server
+import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 
 class FakeHub:
@@ -64,3 +68,23 @@ class FakeHub:
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+
+@contextlib.contextmanager
+def asking(HF_ENDPOINT: str = "", HF_HOME: str = "", HF_HUB_OFFLINE: str = "") -> Iterator[None]:
+    """This process as one with these variables, which huggingface_hub reads at import."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils._http import close_session
+
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, HF_ENDPOINT)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+            patch.delenv(name)
+        patch.setattr(constants, "ENDPOINT", HF_ENDPOINT)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        patch.setattr(constants, "HF_HUB_CACHE", os.path.join(HF_HOME, "hub"))
+        patch.setattr(constants, "HF_HUB_OFFLINE", bool(HF_HUB_OFFLINE))
+        patch.setattr(constants, "HF_TOKEN_PATH", os.path.join(HF_HOME, "token"))
+        close_session()
+        yield
+        close_session()

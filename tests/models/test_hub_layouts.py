@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import huggingface_hub.constants
 import numpy as np
 import open_clip
 import pytest
@@ -21,11 +20,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from clipcls import ZeroShotClassifier
-from clipcls.files import folders
 from clipcls.models import architectures, loading, openvino
 from clipcls.models.backend import Backend
 from clipcls.models.tokenizer import JsonTokenizer
-from helpers.hub import FakeHub
+from helpers.hub import FakeHub, asking
 from helpers.tokenizer_files import write_kind
 
 LABELS = ["cat", "dog", "Übergang & Höhe", "hot-dog", "un café", "猫", "word " * 90]
@@ -214,20 +212,10 @@ LAYOUTS = {
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+def hub(tmp_path: Path, cache_folder: Path) -> Iterator[FakeHub]:
     fake = FakeHub(tmp_path / "repos")
-    constants = {
-        "ENDPOINT": fake.url,
-        "HUGGINGFACE_CO_URL_TEMPLATE": f"{fake.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
-        "HF_HUB_CACHE": str(tmp_path / "hub"),
-        "HF_HUB_OFFLINE": False,
-    }
-    for name, value in constants.items():
-        monkeypatch.setattr(huggingface_hub.constants, name, value)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folders.cache_folder.cache_clear()
-    yield fake
-    folders.cache_folder.cache_clear()
+    with asking(HF_ENDPOINT=fake.url, HF_HOME=str(tmp_path)):
+        yield fake
     fake.server.shutdown()
     fake.server.server_close()
 
@@ -285,7 +273,7 @@ def open_clips_scores(repo: str, photos: list[Path]) -> np.ndarray:
     [pytest.param(name, marks=[pytest.mark.slow] * (name == "PE-Core")) for name in LAYOUTS],
 )
 def test_scores_are_open_clips(
-    name: str, hub: FakeHub, photos: list[Path], monkeypatch: pytest.MonkeyPatch, caplog
+    name: str, hub: FakeHub, photos: list[Path], tmp_path: Path, monkeypatch, caplog
 ) -> None:
     layout = LAYOUTS[name]
     write(layout, hub.repos)
@@ -303,9 +291,9 @@ def test_scores_are_open_clips(
         return classifier.predict_proba(photos)
 
     found = scores("torch")
-    # From here on nothing is downloaded; transformers would ask the hub for more than files.
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    expected = open_clips_scores(layout.repo, photos)
+    # All files are here now. transformers would ask the hub for more than files.
+    with asking(HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1"):
+        expected = open_clips_scores(layout.repo, photos)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     if not openvino.is_supported():
         return

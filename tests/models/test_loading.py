@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import json
@@ -43,7 +42,7 @@ from clipcls.models.registry import ModelSource
 from clipcls.models.tokenizer import open_tokenizer
 from clipcls.predictions import Provenance
 from helpers.checkpoints import CONFIGS, PREPROCESS, TEXT, VISION, write_model, write_text_tower
-from helpers.hub import FakeHub
+from helpers.hub import FakeHub, asking
 from helpers.tokenizer_files import write_kind
 
 ROOT = Path(__file__).parents[2]
@@ -534,26 +533,6 @@ def run(program: str, **env: str) -> subprocess.CompletedProcess[str]:
     env = {**clean, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **env}
     command = [sys.executable, "-c", program]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
-
-
-@contextlib.contextmanager
-def asking(HF_ENDPOINT: str = "", HF_HOME: str = "", HF_HUB_OFFLINE: str = "") -> Iterator[None]:
-    """This process as one with these variables, which huggingface_hub reads at import."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils._http import close_session
-
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, HF_ENDPOINT)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-            patch.delenv(name)
-        patch.setattr(constants, "ENDPOINT", HF_ENDPOINT)
-        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        patch.setattr(constants, "HF_HUB_CACHE", os.path.join(HF_HOME, "hub"))
-        patch.setattr(constants, "HF_HUB_OFFLINE", bool(HF_HUB_OFFLINE))
-        patch.setattr(constants, "HF_TOKEN_PATH", os.path.join(HF_HOME, "token"))
-        close_session()
-        yield
-        close_session()
 
 
 def resolve(*names: str, **env: str) -> tuple[str, str]:

@@ -414,10 +414,9 @@ def test_an_upgrade_of_open_clip_keeps_vectors_unless_they_change(
 
 
 def test_the_next_process_needs_no_torch_and_tells_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cache_folder: Path
 ) -> None:
     """OpenVINO would report each import to its makers."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     directory = str(write_model(tmp_path / "model", CONFIGS["timm"]))
     encode = (
         "e = open_encoder(directory)\n"
