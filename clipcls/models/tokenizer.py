@@ -51,6 +51,7 @@ _READABLE = {
     "TokenizersBackend": None,
     "XLMRobertaTokenizer": "<pad>",
 }
+_VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*")
 # The class by a repository's `model_type`, where tokenizer_config.json is silent.
 _CLASSES = {
     "bert": "BertTokenizer",
@@ -213,9 +214,9 @@ class _OpenClipTokenizer:
         text = source.config["text_cfg"]
         settings = text.get("tokenizer_kwargs", {})
         self._length = source.context_length
-        if source.tokenizer and not importlib.util.find_spec("transformers"):
+        if source.tokenizer and (missing := _find_missing(source.tokenizer)):
             raise ModelError(
-                f"{source.name}: its tokenizer needs transformers: {install_command('hf')}"
+                f"{source.name}: its tokenizer needs {missing}: {install_command('hf')}"
             )
         with require_torch(source.name):
             from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
@@ -230,9 +231,8 @@ class _OpenClipTokenizer:
                     self.padding = 0
         except Exception as error:  # transformers and sentencepiece have their own
             reason = " ".join(str(error).split())[:120]
-            cure = f"; try {install_command('hf')}" if isinstance(error, ImportError) else ""
             place = source.tokenizer or source.name
-            raise ModelError(f"{place}: the tokenizer cannot be read ({reason}){cure}") from error
+            raise ModelError(f"{place}: the tokenizer cannot be read ({reason})") from error
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
         tokens: NDArray[np.int64] = self._tokenizer(list(texts)).numpy()
@@ -241,6 +241,25 @@ class _OpenClipTokenizer:
     def is_cut(self, text: str) -> bool:
         longer: NDArray[np.int64] = self._tokenizer([text], 2 * self._length).numpy()
         return int(count_tokens(longer, self.padding)[0]) > self._length
+
+
+def _find_missing(directory: Path) -> str | None:
+    """The package that transformers' way to a tokenizer needs and that is not installed.
+
+    Raises:
+        ModelError: the directory has no tokenizer.
+    """
+    files = [file.name for pattern in _VOCABULARIES for file in directory.glob(pattern)]
+    if not files:
+        raise ModelError(f"{directory}: has no tokenizer.json, which the model's texts need")
+    packages = ["transformers"]
+    if "tokenizer.json" not in files and any(name.endswith(".model") for name in files):
+        packages += ["sentencepiece", "google.protobuf"]
+    for package in packages:
+        parent = package.partition(".")[0]
+        if not importlib.util.find_spec(parent) or not importlib.util.find_spec(package):
+            return package.removeprefix("google.")
+    return None
 
 
 def _unescape(text: str) -> str:

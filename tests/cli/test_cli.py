@@ -817,6 +817,7 @@ def test_cache_and_lists(clipcls_process, tmp_path: Path) -> None:
 HEAVY = (
     *("numpy", "PIL", "faiss", "openvino", "openvino_telemetry", "huggingface_hub.utils"),
     *("torch", "torchvision", "open_clip", "timm", "transformers", "sklearn", "tqdm", "yaml"),
+    *("scipy", "sentencepiece"),
 )
 
 

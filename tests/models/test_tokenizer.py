@@ -198,6 +198,26 @@ def test_transformers_reads_other_kinds(
             open_tokenizer(make_source({}, tmp_path))
 
 
+@pytest.mark.parametrize("missing", ["transformers", "sentencepiece", "google", "google.protobuf"])
+def test_a_vocabulary_of_sentencepiece_alone_names_what_it_needs(
+    missing: str, tmp_path: Path, monkeypatch
+) -> None:
+    write_kind("spiece", tmp_path)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == missing else find(name)
+    )
+    named = "protobuf" if "google" in missing else missing
+    with pytest.raises(ModelError, match=rf"its tokenizer needs {named}: .*pip"):
+        open_tokenizer(make_source({}, tmp_path))
+
+
+def test_a_directory_without_a_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
+    with pytest.raises(ModelError, match=r"has no tokenizer\.json, which the model's texts need"):
+        open_tokenizer(make_source({}, tmp_path))
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '"x"', "\x00\xff"])
 def test_damaged_files(name: str, content: str, tmp_path: Path) -> None:
