@@ -222,9 +222,14 @@ class _Decoder:
 
     def _seek(self, time: int) -> None:
         """Go to the last key frame up to a time; to the start if there is none."""
+        import av
+
         for place in (time, 0):
             offset = self._start + int(place / (1000 * self._unit))
-            self._container.seek(offset, stream=self._stream)
+            try:
+                self._container.seek(offset, stream=self._stream)
+            except av.error.FFmpegError:  # such as a stream without an index
+                self._container, self._stream = _open(self._path)
             self._pictures = self._decode()
             self._shown, self._next = None, next(self._pictures, None)
             if self._next is not None and self._begin(self._next) <= time:
@@ -251,9 +256,9 @@ class _Decoder:
         """The frames from here on, without damaged ones."""
         import av
 
-        with contextlib.suppress(av.error.EOFError):
+        with contextlib.suppress(av.error.FFmpegError):  # where the file ends too early
             for packet in self._container.demux(self._stream):
-                with contextlib.suppress(av.error.InvalidDataError):
+                with contextlib.suppress(av.error.FFmpegError):
                     for frame in packet.decode():
                         if isinstance(frame, av.VideoFrame) and not frame.is_corrupt:
                             yield frame
@@ -267,7 +272,8 @@ def _open(path: str) -> tuple[InputContainer, VideoStream]:
         _check_file(path)
     # `file:`, lest a name is taken for another protocol.
     file: Any = open_remote(path) if is_url(path) else f"file:{path}"
-    container = av.open(file, options={"format_whitelist": _FORMATS})
+    options = {"format_whitelist": _FORMATS}
+    container = av.open(file, options=options, metadata_errors="replace")  # titles in Latin-1
     streams = [
         stream
         for stream in container.streams.video
@@ -278,6 +284,8 @@ def _open(path: str) -> tuple[InputContainer, VideoStream]:
             path, "has sound, but no pictures" if container.streams.audio else "has no pictures"
         )
     stream = streams[0]
+    if stream.codec_context is None:
+        raise ImageError(path, "is in a video format that PyAV does not decode")
     check_size(path, (stream.width, stream.height))
     return container, stream
 
@@ -299,12 +307,15 @@ def _find_end(path: str) -> tuple[int, int]:
     Only packets are read, and usually only the last ones.
     """
     with _video_errors(path):
+        import av
+
         container, stream = _open(path)
         with container:
             promised = (container.duration or 0) // 1000
             for place in (max(0, promised - _FAR), 0):
                 offset = int(place / (1000 * (stream.time_base or 1))) + (stream.start_time or 0)
-                container.seek(offset, stream=stream)
+                with contextlib.suppress(av.error.FFmpegError):  # then from the start
+                    container.seek(offset, stream=stream)
                 ends = _read_ends(container)
                 if stream.index in ends:
                     # Sound may last longer than the pictures.
@@ -314,13 +325,16 @@ def _find_end(path: str) -> tuple[int, int]:
 
 def _read_ends(container: InputContainer) -> dict[int, int]:
     """Where the pictures and the sound end, in milliseconds, by the number of their stream."""
+    import av
+
     ends: dict[int, int] = {}
-    for packet in container.demux([*container.streams.video, *container.streams.audio]):
-        stream, moment = packet.stream, packet.pts if packet.pts is not None else packet.dts
-        if moment is not None and packet.size and stream.time_base:
-            moment += (packet.duration or 0) - (stream.start_time or 0)
-            end = round(1000 * moment * stream.time_base)
-            ends[stream.index] = max(end, ends.get(stream.index, 0))
+    with contextlib.suppress(av.error.FFmpegError):  # where the file ends too early
+        for packet in container.demux([*container.streams.video, *container.streams.audio]):
+            stream, moment = packet.stream, packet.pts if packet.pts is not None else packet.dts
+            if moment is not None and packet.size and stream.time_base:
+                moment += (packet.duration or 0) - (stream.start_time or 0)
+                end = round(1000 * moment * stream.time_base)
+                ends[stream.index] = max(end, ends.get(stream.index, 0))
     return ends
 
 
@@ -330,7 +344,7 @@ def _make_upright(picture: Picture, shape: Fraction | None) -> Image.Image:
     `shape` is a pixel's width through its height.
     """
     image: Image.Image = picture.to_image()  # type: ignore[no-untyped-call]
-    if shape and shape != 1:
+    if shape and shape != 1 and 1 / 4 <= shape <= 4:  # others are damage, and may be huge
         image = image.resize((max(1, round(image.width * shape)), image.height))
     return image.rotate(picture.rotation, expand=True) if picture.rotation else image
 

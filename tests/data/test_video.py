@@ -140,6 +140,8 @@ def test_a_phone_held_upright() -> None:
 def test_pixels_that_are_not_square() -> None:
     film("a.mkv", ("red",), shape=2)
     assert open_image("a.mkv@00:00:00.000").size == (128, 32)
+    film("a.mkv", ("red",), shape=60000)
+    assert open_image("a.mkv@00:00:00.000").size == (64, 32)
 
 
 def test_ten_bits_and_hdr(caplog: pytest.LogCaptureFixture) -> None:
@@ -209,6 +211,15 @@ def test_a_download_that_stopped_gives_its_first_frames_and_one_error(name: str)
     shown = [colour(frame.read()) for frame in rest if isinstance(frame, VideoFrame)]
     assert 3 < len(shown) < 10
     assert shown[:4] == ["red", "red", "red", "green"]
+
+
+def test_titles_in_latin_1_and_unknown_codecs() -> None:
+    film("a.avi", SHOWN, codec="mpeg4")
+    data = Path("a.avi").read_bytes()
+    Path("a.avi").write_bytes(data.replace(b"Lavf", b"L\xe4vf"))
+    assert [colour(frame.read()) for frame in frames("a.avi")] == [*SHOWN]
+    Path("b.avi").write_bytes(data.replace(b"FMP4", b"?!?!"))
+    assert errors("b.avi") == ["b.avi: is in a video format that PyAV does not decode"]
 
 
 def test_a_damaged_part_is_passed_over() -> None:
