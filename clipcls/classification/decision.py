@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.classification.head import log_sum_exp
-from clipcls.embeddings.embed import Embedded
+from clipcls.embeddings.embedded import Embedded, StoredRows
 from clipcls.errors import CalibrationError, ClipclsError, ImageError
+from clipcls.output.answer_blocks import PlainAnswers
 from clipcls.predictions import NO_CLASS, UNKNOWN, Candidate, Prediction, Provenance
 
 if TYPE_CHECKING:
@@ -124,15 +126,15 @@ class Decision:
     set_threshold: float | None = None
     explainer: Explainer | None = None
     nearness: Nearness | None = None
-    given: Callable[[str, bytes], int | None] = lambda path, content: None
+    given: Callable[[str, bytes], int | None] | None = None
 
-    def classify_each(
-        self, embedded: Iterable[Embedded | ImageError]
-    ) -> Iterator[Prediction | ImageError]:
-        """Answers images one by one, in their order, with bounded memory."""
-        return answer_in_blocks(embedded, self._answer)
+    def classify_blocks(
+        self, embedded: Iterable[Embedded | ImageError | StoredRows]
+    ) -> Iterator[Iterable[Prediction | ImageError]]:
+        """Answers images in their order, some at a time, with bounded memory."""
+        return answer_blocks(embedded, self._answer)
 
-    def answer(self, block: Sequence[Embedded | ImageError]) -> Iterator[Prediction | ImageError]:
+    def answer(self, block: Sequence[Embedded | ImageError]) -> Iterable[Prediction | ImageError]:
         """Answers some images at once; errors keep their places."""
         return answer_together(block, self._answer)
 
@@ -160,19 +162,40 @@ class Decision:
             raise ClipclsError("answers of a learnt classifier are not refined")
         return answer_together(watch_each(embedded, watch), self._refine)
 
-    def _answer(self, images: list[Embedded]) -> Iterator[Prediction]:
-        vectors = np.stack([image.vector for image in images])
+    def _answer(self, images: Sequence[Embedded]) -> Iterable[Prediction]:
+        if isinstance(images, StoredRows):
+            paths, vectors = images.paths, images.vectors
+        else:
+            paths = [image.path for image in images]
+            vectors = np.stack([image.vector for image in images])
         found = self.head.top(vectors, self._shown)
         near = self._measure_nearness(vectors, found[1][:, 0])
         within = self._is_above_threshold(vectors) & ~(near < self.abstain.min_similarity)
         sure = within & self.abstain.accepts(found[0])
+        if not (self.given or self.levels or self.explainer or self.set_threshold is not None):
+            nearness = near if self.nearness else None
+            scores, similarities, classes = (part[:, : self.top] for part in found)
+            best = scores, similarities, classes
+            return PlainAnswers(paths, self.classes, *best, sure, nearness, self.provenance)
         above = self._answers_above(vectors, np.flatnonzero(within & ~sure))
+        return self._answer_each(images, vectors, found, sure, near, above)
+
+    def _answer_each(
+        self,
+        images: Sequence[Embedded],
+        vectors: NDArray[np.float32],
+        found: tuple[NDArray[Any], ...],
+        sure: NDArray[np.bool_],
+        near: NDArray[np.float64],
+        above: dict[int, _Answer],
+    ) -> Iterator[Prediction]:
         sets = self._prediction_sets(vectors)
         level = self.levels[-1] if self.levels else None
         for number, (image, label_set) in enumerate(zip(images, sets, strict=True)):
             is_sure, answer = bool(sure[number]), _Answer(level, *(part[number] for part in found))
-            known = image.is_file or image.content
-            given = self.given(image.path, image.content) if known else None
+            given = None
+            if self.given and (image.is_file or image.content):
+                given = self.given(image.path, image.content)
             if given is not None:  # learning from a label does not overrule it
                 is_sure = given != NO_CLASS
                 if is_sure:
@@ -303,31 +326,53 @@ def watch_each(
 
 def answer_together(
     embedded: Iterable[Embedded | ImageError],
-    answer: Callable[[list[Embedded]], Iterator[Answer]],
+    answer: Callable[[list[Embedded]], Iterable[Answer]],
 ) -> Iterator[Answer | ImageError]:
     """The answers to all of these images at once; errors keep their places."""
     items = list(embedded)
     errors = [item if isinstance(item, ImageError) else None for item in items]
     images = [item for item in items if not isinstance(item, ImageError)]
     del items  # `answer` may let go of vectors
-    answers = answer(images) if images else iter(())
+    answers = iter(answer(images)) if images else iter(())
     for error in errors:
         yield error or next(answers)
 
 
 def answer_in_blocks(
     embedded: Iterable[Embedded | ImageError],
-    answer: Callable[[list[Embedded]], Iterator[Answer]],
+    answer: Callable[[list[Embedded]], Iterable[Answer]],
 ) -> Iterator[Answer | ImageError]:
-    """The answers to images in their order, some at a time, which bounds memory.
+    """The answers to images in their order, some at a time, which bounds memory."""
+    return itertools.chain.from_iterable(answer_blocks(embedded, answer))
+
+
+def answer_blocks(
+    embedded: Iterable[Embedded | ImageError | StoredRows],
+    answer: Callable[[Any], Iterable[Answer]],
+) -> Iterator[Iterable[Answer | ImageError]]:
+    """The answers to images in their order, in blocks, as `answer` gives them.
 
     Images that the encoder just finished are answered at once; cached images come many at a time.
     """
     block: list[Embedded | ImageError] = []
     for item in embedded:
+        if isinstance(item, StoredRows):
+            yield from _answer_block(block, answer)
+            yield answer(item)
+            block = []
+            continue
         block.append(item)
         fresh = not isinstance(item, ImageError) and not item.stored
         if fresh or len(block) == _MATCHED_TOGETHER:
-            yield from answer_together(block, answer)
+            yield from _answer_block(block, answer)
             block = []
-    yield from answer_together(block, answer)
+    yield from _answer_block(block, answer)
+
+
+def _answer_block(
+    block: list[Embedded | ImageError], answer: Callable[[Any], Iterable[Answer]]
+) -> Iterator[Iterable[Answer | ImageError]]:
+    if any(isinstance(item, ImageError) for item in block):
+        yield answer_together(block, answer)
+    elif block:
+        yield answer(block)

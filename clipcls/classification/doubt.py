@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
 
 from clipcls.classification.nearness import NEAR
+from clipcls.output.answer_blocks import PlainAnswers, Results
 from clipcls.predictions import Prediction, Result
 from clipcls.questions import Answers
 
@@ -38,6 +42,17 @@ class Doubt:
         self._images[result.top[0].label] += 1
         self._scores[result.top[0].label] += result.score  # type: ignore[assignment]
         self._far += result.nearness is not None and result.nearness < NEAR
+
+    def count_block(self, answers: PlainAnswers) -> None:
+        """Count many answers."""
+        best = answers.classes[:, 0]
+        counts, sums = np.bincount(best), np.bincount(best, answers.scores[:, 0])
+        for number in np.flatnonzero(counts):
+            label = str(answers.names[number])
+            self._images[label] += int(counts[number])
+            self._scores[label] += float(sums[number])  # type: ignore[assignment]
+        if answers.nearness is not None:
+            self._far += int((answers.nearness < NEAR).sum())
 
     def add(self, other: Doubt) -> None:
         """Count the answers that another has counted."""
@@ -80,11 +95,25 @@ def count_each(
             doubt.count(result)
         return result if keep_nearness else replace(result, nearness=None)
 
-    for result in results:
+    def count_any(result: Result | Answers) -> Result | Answers:
         if isinstance(result, Prediction):
-            yield count("", result)
-        elif isinstance(result, Answers):
+            return count("", result)
+        if isinstance(result, Answers):
             found = {name: count(name, answer) for name, answer in result.questions.items()}
-            yield replace(result, questions=found)
-        else:
-            yield result
+            return replace(result, questions=found)
+        return result
+
+    def count_blocks(blocks: Iterable[Iterable[Any]]) -> Iterator[Iterable[Any]]:
+        for block in blocks:
+            if not isinstance(block, PlainAnswers):
+                yield map(count_any, block)
+                continue
+            if doubt := doubts.get(""):
+                doubt.count_block(block)
+            if not keep_nearness:
+                block.nearness = None
+            yield block
+
+    if isinstance(results, Results):
+        return Results(count_blocks(results.blocks()))
+    return map(count_any, results)

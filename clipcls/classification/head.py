@@ -14,6 +14,9 @@ from clipcls.embeddings.index import FlatIndex
 if TYPE_CHECKING:
     from clipcls.labels.taxonomy import Level
 
+_FEW = 1024  # labels whose logits are sorted as fast as an index finds the highest
+_FEW_BEST = 8  # classes that are found one by one
+_DIGITS = 9  # of logits that decide which one is higher
 _IMAGES_A_BLOCK, _LOGITS_A_BLOCK = 1024, 4_000_000  # bound memory
 
 
@@ -32,7 +35,7 @@ class LinearHead:
         temperature: the divisor of the classes' logits.
         level: the level whose nodes are the classes, each with the summed scores of its labels;
             None: the labels are the classes.
-        index: finds the labels of the highest logits.
+        index: finds the labels of the highest logits among many; None for few.
     """
 
     weights: NDArray[np.float64]
@@ -40,10 +43,10 @@ class LinearHead:
     bias: NDArray[np.float64]
     temperature: float = 1.0
     level: Level | None = None
-    index: FlatIndex = field(default=None, repr=False)  # type: ignore[assignment]
+    index: FlatIndex | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.index is None:
+        if self.index is None and len(self.weights) > _FEW:
             rows = self.weights
             if not self._is_uniform():  # a last column, which every image meets with a 1
                 rows = np.column_stack([self.scale[:, None] * rows, self.bias])
@@ -74,15 +77,16 @@ class LinearHead:
 
     def best(self, vectors: NDArray[np.float32]) -> NDArray[np.int64]:
         """The best class of each image, int64 (n,); of equal ones the first."""
-        found = self._nearest(vectors, 1) if self.level is None else self.top(vectors, 1)
-        return found[-1][:, 0]
+        if self.index is not None and self.level is None:
+            return self._nearest(self.index, vectors, 1)[-1][:, 0]
+        return self.top(vectors, 1)[-1][:, 0]
 
     def top(
         self, vectors: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
         """The k best classes of each image, best first.
 
-        Labels come out of the index; the softmax's denominator is summed over all classes.
+        Many labels come out of the index; the softmax's denominator is summed over all classes.
 
         Args:
             vectors: unit rows, float32 (n, dim).
@@ -92,36 +96,38 @@ class LinearHead:
             scores float64, cosines float64 and class numbers int64, (n, k) each. A node has the
             cosine of its nearest label.
         """
-        if self.level is not None:
-            return self._top_nodes(self.level, vectors, k)
-        cosines, labels = self._nearest(vectors, k)
+        if self.level is not None or self.index is None:
+            return self._top_of_all(vectors, k)
+        cosines, labels = self._nearest(self.index, vectors, k)
         logits = (self.scale[labels] * cosines + self.bias[labels]) / self.temperature
         scores = np.empty_like(logits)
         for rows, all_logits in self.blocks(vectors):
             scores[rows] = np.exp(logits[rows] - log_sum_exp(all_logits))
         return np.minimum(scores, 1.0), cosines, labels
 
-    def _top_nodes(
-        self, level: Level, vectors: NDArray[np.float32], k: int
+    def _top_of_all(
+        self, vectors: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-        shape = len(vectors), min(k, len(level.paths))
+        level = self.level
+        shape = len(vectors), min(k, len(level.paths) if level else len(self.weights))
         best, nearest, nodes = np.empty(shape), np.empty(shape), np.empty(shape, np.int64)
         for rows, cosines in self._cosines(vectors):
             logits = self._logits(cosines)
-            scores = np.exp(logits - log_sum_exp(logits))
-            nodes[rows] = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            best[rows] = np.take_along_axis(scores, nodes[rows], 1)
-            nearest[rows] = np.take_along_axis(level.best(cosines), nodes[rows], 1)
+            nodes[rows] = find_highest(logits, shape[1])
+            found = np.take_along_axis(logits, nodes[rows], 1)
+            best[rows] = np.exp(found - log_sum_exp(logits))
+            similarities = level.best(cosines) if level else cosines
+            nearest[rows] = np.take_along_axis(similarities, nodes[rows], 1)
         return np.minimum(best, 1.0), nearest, nodes
 
     def _nearest(
-        self, vectors: NDArray[np.float32], k: int
+        self, index: FlatIndex, vectors: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Cosines and numbers of the k labels of the highest logits."""
         if self._is_uniform():
-            return self.index.search(vectors, k)
+            return index.search(vectors, k)
         ones = np.ones(len(vectors), np.float32)
-        products, labels = self.index.search(np.column_stack([vectors, ones]), k)
+        products, labels = index.search(np.column_stack([vectors, ones]), k)
         products -= self.bias.astype(np.float32)[labels]
         return products / self.scale[labels], labels
 
@@ -143,6 +149,29 @@ class LinearHead:
         if self.temperature != 1:
             logits /= self.temperature
         return logits
+
+
+def find_highest(values: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+    """The columns of the k highest values of each row, (n, m) -> int64 (n, k), the highest first.
+
+    Values that differ by rounding alone are equal, and stay in the order of the columns.
+    """
+    if k > _FEW_BEST:
+        return np.argsort(-np.round(values, _DIGITS), axis=1, kind="stable")[:, :k]
+    rest, rows = values.copy(), np.arange(len(values))
+    found = np.empty((len(values), k), np.int64)
+    last, are_close = np.full(len(values), np.inf), np.zeros(len(values), bool)
+    for rank in range(min(k + 1, values.shape[1])):
+        best = rest.argmax(axis=1)
+        highest = rest[rows, best]
+        are_close |= last - highest < 10.0**-_DIGITS
+        last, rest[rows, best] = highest, -np.inf
+        if rank < k:
+            found[:, rank] = best
+    if are_close.any():
+        order = np.argsort(-np.round(values[are_close], _DIGITS), axis=1, kind="stable")
+        found[are_close] = order[:, :k]
+    return found
 
 
 def log_sum_exp(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -15,19 +15,15 @@ from clipcls.classification.decision import Abstain, Decision
 from clipcls.classification.estimator import Estimator
 from clipcls.classification.head import LinearHead, log_sum_exp
 from clipcls.data.inputs import OnError, apply_on_error
+from clipcls.embeddings import embed as embedding
 from clipcls.embeddings.cache import EmbeddingCache, open_cache
-from clipcls.embeddings.embed import (
-    Embedded,
-    compute_rows,
-    embed_array,
-    embed_images,
-    is_vector_array,
-)
+from clipcls.embeddings.embedded import Embedded
 from clipcls.errors import CalibrationError, ClipclsError, ImageError
 from clipcls.labels.names import make_distinct
 from clipcls.models.backend import Backend
 from clipcls.models.encoder import Encoder, open_encoder
 from clipcls.numerics import unit_rows
+from clipcls.output.answer_blocks import Results
 from clipcls.predictions import Prediction, Provenance
 
 if TYPE_CHECKING:
@@ -188,7 +184,7 @@ class ImageClassifier(Estimator):
             ValueError: the vectors have another dimension, or are not finite.
         """
         vectors = self.vectors(X, on_error=on_error)
-        return compute_rows(self.head_.logits, vectors, np.nan)
+        return embedding.compute_rows(self.head_.logits, vectors, np.nan)
 
     def predict_proba(
         self, X: Images | NDArray[Any], *, on_error: OnError = "raise"
@@ -198,8 +194,7 @@ class ImageClassifier(Estimator):
         Arguments and errors are those of `decision_function`.
         """
         logits = self.decision_function(X, on_error=on_error)
-        scores: NDArray[np.float64] = np.exp(logits - log_sum_exp(logits))
-        return scores
+        return np.asarray(np.exp(logits - log_sum_exp(logits)))
 
     def predict(self, X: Images | NDArray[Any], *, on_error: OnError = "raise") -> NDArray[np.str_]:
         """The best label of each image, str (n,); of equal ones the first in `classes_`.
@@ -208,7 +203,9 @@ class ImageClassifier(Estimator):
         cannot be read has the label "".
         """
         vectors = self.vectors(X, on_error=on_error)
-        return compute_rows(lambda rows: self.classes_[self.head_.best(rows)], vectors, "")
+        return embedding.compute_rows(
+            lambda rows: self.classes_[self.head_.best(rows)], vectors, ""
+        )
 
     def score(self, X: Images | NDArray[Any], y: Any) -> float:
         """The accuracy: the share of images whose label is `y`'s, (n,), as a str.
@@ -270,11 +267,13 @@ class ImageClassifier(Estimator):
         """
         asked: dict[str, Any] = {"explain": explain, "nearness": nearness}
         decision = self.decision(top=top, abstain=abstain, prediction_sets=prediction_sets, **asked)
-        embedded = self.embed(images, on_error=on_error if refine else "yield")
+        results: Iterator[Prediction | ImageError]
         if refine:
-            results = decision.classify_together(embedded, watch)
+            results = decision.classify_together(self.embed(images, on_error=on_error), watch)
         else:
-            results = apply_on_error(decision.classify_each(embedded), on_error)
+            embedded = self._embed(embedding.embed_blocks, images)
+            results = Results(decision.classify_blocks(embedded))
+            results = results if on_error == "yield" else apply_on_error(results, on_error)
         if heatmaps is None:
             return results
         from clipcls.classification.occlusion import Heatmaps
@@ -340,7 +339,7 @@ class ImageClassifier(Estimator):
             set_threshold,
             explainer,
             measure,
-            self.given_class,
+            self.given_class if self.provenance_.classifier else None,
         )
 
     def heatmap(self, image: ImageInput, label: str | None = None) -> NDArray[np.float32]:
@@ -370,15 +369,16 @@ class ImageClassifier(Estimator):
         self, images: Images, *, on_error: OnError = "yield", hashed: bool = False
     ) -> Iterator[Embedded | ImageError]:
         """As `embed_images`, with `on_error` as for `classify`."""
-        self._check_fitted()
+        return apply_on_error(self._embed(embedding.embed_images, images, hashed=hashed), on_error)
+
+    def _embed(self, embed: Callable[..., Any], images: Any, **options: Any) -> Any:
         from clipcls.classification.whole_videos import WholeVideos
 
-        if is_vector_array(images):
+        self._check_fitted()
+        if embedding.is_vector_array(images):
             images = self.vectors(images)
-        embedded = embed_images(
-            self.encoder_, images, self.cache_, backend=self.backend, hashed=hashed
-        )
-        found = apply_on_error(embedded, on_error)
+        embed = embedding.embed_images if isinstance(images, WholeVideos) else embed
+        found = embed(self.encoder_, images, self.cache_, backend=self.backend, **options)
         return images.average(found) if isinstance(images, WholeVideos) else found
 
     def vectors(
@@ -390,12 +390,12 @@ class ImageClassifier(Estimator):
         """
         self._check_fitted()
         dim = self.head_.weights.shape[1]
-        if is_vector_array(X):
+        if embedding.is_vector_array(X):
             if X.shape[1] != dim:
                 raise ValueError(f"X has shape {X.shape}; vectors are (n, {dim})")
             if not np.isfinite(X).all():
                 raise ValueError("X has numbers that are not finite")
             return unit_rows(X)
-        return embed_array(
+        return embedding.embed_array(
             self.encoder_, X, self.cache_, backend=self.backend, on_error=on_error, dim=dim
         )

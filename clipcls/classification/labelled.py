@@ -25,7 +25,7 @@ from clipcls.predictions import NO_CLASS
 
 if TYPE_CHECKING:
     from clipcls.classification.image_classifier import ImageClassifier
-    from clipcls.embeddings.embed import Embedded
+    from clipcls.embeddings.embedded import Embedded
 
 logger = logging.getLogger(__name__)
 

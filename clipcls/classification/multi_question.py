@@ -21,7 +21,7 @@ from clipcls.questions import Answers, check_names
 
 if TYPE_CHECKING:
     from clipcls.data.inputs import Images
-    from clipcls.embeddings.embed import Embedded
+    from clipcls.embeddings.embedded import Embedded
 
 
 class MultiQuestionClassifier:

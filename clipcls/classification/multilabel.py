@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from clipcls.calibration.base import Identity
     from clipcls.classification.image_classifier import ImageClassifier
     from clipcls.data.inputs import Images
-    from clipcls.embeddings.embed import Embedded
+    from clipcls.embeddings.embedded import Embedded
     from clipcls.models.encoder import Encoder
 
 __all__ = ["MultiLabelClassifier", "background_texts", "score_odds"]

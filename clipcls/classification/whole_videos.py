@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.data.video import CutShortError, find_frame
-from clipcls.embeddings.embed import Embedded
+from clipcls.embeddings.embedded import Embedded
 from clipcls.errors import ImageError
 from clipcls.predictions import Prediction, Result
 from clipcls.questions import Answers

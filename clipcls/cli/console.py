@@ -136,6 +136,11 @@ class Console(logging.Handler):
             self._has_reported |= self._progress.lines > 0
             self._progress = None
 
+    def advance(self, images: int) -> None:
+        """Count many images at once, none of which was skipped."""
+        if self._progress:
+            self._progress.advance(images)
+
     def _choose_style(self) -> Style:
         if self.quiet:
             return "none"

@@ -19,7 +19,7 @@ from clipcls.cli.options import ModelSettings, run_options
 from clipcls.cli.param_types import VECTORS
 
 if TYPE_CHECKING:
-    from clipcls.embeddings.embed import Embedded
+    from clipcls.embeddings.embedded import Embedded
     from clipcls.embeddings.vector_files import DType
     from clipcls.embeddings.vectors_info import VectorsInfo
 

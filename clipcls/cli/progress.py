@@ -76,6 +76,11 @@ class Progress:
         self._width = 0  # of the bar on the terminal
         self._shown = self._began = time.monotonic()
 
+    def advance(self, steps: int) -> None:
+        """Many more steps are done."""
+        self.pace.done += steps - 1
+        self.step(self._skipped)
+
     def step(self, skipped: int) -> None:
         """One more step is done; `skipped` of all so far were skipped."""
         self._rate = self.pace.rate  # before this step: it may be the first of a batch

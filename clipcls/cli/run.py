@@ -19,6 +19,7 @@ from clipcls.cli.progress import format_rate
 from clipcls.cli.sort import FilingSettings, choose_mode, file_into, without_scores, write_keywords
 from clipcls.data.file_kinds import LeftOut
 from clipcls.errors import ImageError, require_extra
+from clipcls.output.answer_blocks import PlainAnswers, Results
 from clipcls.output.tally import Tally
 from clipcls.predictions import UNKNOWN, Result
 from clipcls.questions import Answers, provenance_columns
@@ -142,19 +143,27 @@ class Run:
 
         known, used = 0, [c.calibration_ for c in classifiers.values() if c.calibration_]
         with self.output.open(self._form, columns) as writer:
-            for result in answer_empty(results, classifiers):
-                self.report.count(result)
-                failure = result if isinstance(result, ImageError) else None
-                if used and not failure:
-                    digest = hash_image(cache, result.path)
-                    known += any(calibration.knows(digest) for calibration in used)
-                if self.filing.sort_into or self.filing.xmp:
-                    self._to_file.append(without_scores(result))
-                if self.output.file is None:
-                    self.console.hide_progress()
-                writer.write(result)
-                if watch:
-                    watch(failure)
+            blocks = results.blocks() if isinstance(results, Results) else ([r] for r in results)
+            is_looked_at = used or self.filing.sort_into or self.filing.xmp or not self.output.file
+            for block in blocks:
+                if isinstance(block, PlainAnswers) and len(block) > 1 and not is_looked_at:
+                    self.report.count_block(block)
+                    writer.write_block(block)
+                    self.console.advance(len(block))
+                    continue
+                for result in answer_empty(block, classifiers):
+                    self.report.count(result)
+                    failure = result if isinstance(result, ImageError) else None
+                    if used and not failure:
+                        digest = hash_image(cache, result.path)
+                        known += any(calibration.knows(digest) for calibration in used)
+                    if self.filing.sort_into or self.filing.xmp:
+                        self._to_file.append(without_scores(result))
+                    if self.output.file is None:
+                        self.console.hide_progress()
+                    writer.write(result)
+                    if watch:
+                        watch(failure)
         if known:
             self.console.say(
                 f"warning: the calibration was made from {known:,} of these images; its promises "

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from clipcls.embeddings.cache import EmbeddingCache
-    from clipcls.embeddings.embed import Embedded
+    from clipcls.embeddings.embedded import Embedded
     from clipcls.errors import ImageError
     from clipcls.models.encoder import Encoder
 

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -23,10 +23,10 @@ from clipcls.data.images import FILES, PIXELS, decode_image, find_missing_share
 from clipcls.data.inputs import NamedImage, NamedVectors, OnError, apply_on_error, name_images
 from clipcls.data.remote import RemoteFile, needs_request
 from clipcls.data.sources import Source
+from clipcls.embeddings.embedded import Embedded, StoredRows, read_vectors
 from clipcls.embeddings.encoded_batch import EncodedBatch
 from clipcls.embeddings.space import Space
-from clipcls.embeddings.vector_files import open_vectors
-from clipcls.embeddings.vectors_info import is_unit
+from clipcls.embeddings.vectors_info import VectorBlock
 from clipcls.errors import ImageError, ModelError
 from clipcls.files.hashing import read_size
 from clipcls.models.backend import Backend
@@ -47,27 +47,6 @@ _NORM_TOLERANCE = 1e-3
 
 # Most images, known ones included, that may wait for a batch to fill.
 _LONGEST_BATCH = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """One image's unit vector, float32 (dim,).
-
-    Attributes:
-        path: the image's name.
-        vector: the vector.
-        stored: whether it came from the cache or a file of vectors.
-        is_file: whether `path` leads to the image, and is not just a name that came with data.
-        content: the SHA-256 of the image file's content; b"" if it is not known.
-        size: the size of the file in bytes; 0 if it is not known.
-    """
-
-    path: str
-    vector: NDArray[np.float32]
-    stored: bool = False
-    is_file: bool = False
-    content: bytes = b""
-    size: int = 0
 
 
 @dataclass(slots=True)
@@ -148,16 +127,42 @@ def embed_images(
             if an item is not an image.
         InputError: at its turn, a file of vectors cannot be read, or is another model's.
     """
-    if is_vector_array(images):
-        return _name_rows(images)
-    threads = (backend or Backend()).threads
-    named: Iterator[Any] = name_images(images)  # refuses other types at once
+    found = embed_blocks(encoder, images, cache, backend=backend, hashed=hashed)
 
-    def embed_groups() -> Iterator[Embedded | ImageError]:
+    def flatten() -> Iterator[Embedded | ImageError]:
+        with contextlib.closing(found):
+            for item in found:
+                if isinstance(item, StoredRows):
+                    yield from item
+                else:
+                    yield item
+
+    return flatten()
+
+
+def embed_blocks(
+    encoder: Encoder,
+    images: Images,
+    cache: EmbeddingCache | None = None,
+    *,
+    backend: Backend | None = None,
+    hashed: bool = False,
+) -> Generator[Embedded | ImageError | StoredRows, None, None]:
+    """As `embed_images`, with many rows of a file of vectors as one item."""
+    threads = (backend or Backend()).threads
+    rows = images if is_vector_array(images) else None
+    if rows is not None and not (np.isfinite(rows).all() and rows.any(axis=1).all()):
+        raise ValueError("a row of X is zero or not finite")
+    named: Iterator[Any] = name_images([] if rows is not None else images)  # refuses others at once
+
+    def embed_groups() -> Generator[Embedded | ImageError | StoredRows, None, None]:
+        if rows is not None:
+            names = [f"images[{number}]" for number in range(len(rows))]
+            yield StoredRows(VectorBlock(names, unit_rows(rows)))
         groups = itertools.groupby(named, lambda each: isinstance(each, NamedVectors))
         for are_vectors, group in groups:
             if are_vectors:
-                yield from _read_vectors(encoder, group)
+                yield from read_vectors(encoder, group)
             else:
                 yield from _embed(encoder, group, cache, threads, hashed)
 
@@ -167,30 +172,6 @@ def embed_images(
 def is_vector_array(images: object) -> TypeGuard[NDArray[Any]]:
     """Whether this is an array of vectors, float (n, dim), not of images."""
     return isinstance(images, np.ndarray) and images.dtype.kind == "f" and images.ndim == 2
-
-
-def _name_rows(vectors: NDArray[Any]) -> Iterator[Embedded]:
-    if not np.isfinite(vectors).all() or not vectors.any(axis=1).all():
-        raise ValueError("a row of X is zero or not finite")
-    for number, row in enumerate(unit_rows(vectors)):
-        yield Embedded(f"images[{number}]", row, stored=True)
-
-
-def _read_vectors(
-    encoder: Encoder, named: Iterable[NamedVectors]
-) -> Iterator[Embedded | ImageError]:
-    for each in named:
-        file = open_vectors(each.path)
-        file.info.check(encoder, each.path)
-        for block in file.blocks():
-            for number, is_whole in enumerate(is_unit(block.vectors).tolist()):
-                path = block.paths[number]
-                if is_whole:
-                    content = bytes.fromhex(block.hashes[number]) if block.hashes else b""
-                    size = block.sizes[number] if block.sizes else 0
-                    yield Embedded(path, block.vectors[number], True, False, content, size)
-                else:
-                    yield ImageError(path, "its stored vector is damaged; embed it anew")
 
 
 def embed_array(

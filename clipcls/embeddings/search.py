@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.embeddings.cache import EmbeddingCache
-from clipcls.embeddings.embed import Embedded
+from clipcls.embeddings.embedded import Embedded
 from clipcls.embeddings.index import search_blocks
 from clipcls.embeddings.space import Space
 from clipcls.models.encoder import Encoder

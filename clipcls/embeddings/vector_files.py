@@ -28,8 +28,8 @@ from clipcls.output.writer import Writer
 
 DType = Literal["float32", "float16"]
 
-ROWS = 8192
-"""Rows in a row group, and in a block that is read."""
+_ROWS = 8192  # in a row group
+_BLOCK = 2048  # rows that are read at a time
 
 
 # -- reading ------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ class _ParquetFile(VectorFile):
         known = only or ("path", "vector", "hash", "size")
         columns = [name for name in known if name in self._names]
         with open_parquet(self.path, self.path) as file:
-            for batch in file.iter_batches(ROWS, columns=columns):
+            for batch in file.iter_batches(_BLOCK, columns=columns):
                 yield self._block({name: batch.column(name) for name in columns})
 
     def _block(self, found: dict[str, Any]) -> VectorBlock:
@@ -187,8 +187,8 @@ class _NpyFile(VectorFile):
     def blocks(self) -> Iterator[VectorBlock]:
         with _reading(self._ids), open(self._ids, encoding="utf-8") as file:
             next(file)
-            for start in range(0, len(self), ROWS):
-                rows = self._rows[start : start + ROWS]
+            for start in range(0, len(self), _BLOCK):
+                rows = self._rows[start : start + _BLOCK]
                 try:
                     ids = [json.loads(line) for _, line in zip(rows, file, strict=False)]
                     paths, hashes, sizes = (
@@ -302,7 +302,7 @@ class VectorParquetWriter(VectorWriter):
     def add(self, block: VectorBlock) -> None:
         """Add rows; a row group is written when it is full."""
         self._waiting.append(block)
-        if sum(len(waiting.paths) for waiting in self._waiting) >= ROWS:
+        if sum(len(waiting.paths) for waiting in self._waiting) >= _ROWS:
             self._write_group()
 
     def finish(self) -> None:
@@ -326,7 +326,7 @@ class VectorParquetWriter(VectorWriter):
                 ),
             ]
             table = pa.table(columns, schema=self._schema)
-            self._file.write_table(table, row_group_size=ROWS)
+            self._file.write_table(table, row_group_size=_ROWS)
 
 
 class NpyWriter(VectorWriter):

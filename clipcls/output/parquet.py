@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO, get_args, get_type_hints
+
+import numpy as np
 
 from clipcls.errors import InputError, require_extra
 from clipcls.files.text import escape_bytes
+from clipcls.output.answer_blocks import PlainAnswers
 from clipcls.output.writer import Writer
 from clipcls.predictions import COLUMNS, PROVENANCE, UNKNOWN, to_record
 from clipcls.questions import find_questions, name_column, nest_columns
@@ -18,6 +21,7 @@ MAGIC = b"PAR1"
 """How a file begins."""
 
 _ROWS = 4096  # in a row group
+_FEW = 64  # answers that are written faster as records
 _REPEATED = ("label", "labelled_by", *PROVENANCE)  # the same text in many rows
 
 
@@ -48,6 +52,7 @@ class ParquetWriter(Writer):
         self._questions = None if questions is None else [*questions]  # None: a record tells
         self._file: Any = None
         self._rows: list[dict[str, Any]] = []
+        self._tables: list[Any] = []
 
     def write(self, item: Any) -> None:
         """Add a row."""
@@ -56,6 +61,17 @@ class ParquetWriter(Writer):
             self._questions = list(record.get("questions", ()))
         self._rows.append(_row(record))
         if len(self._rows) >= _ROWS and self._questions is not None:
+            self._write_group()
+
+    def write_block(self, items: Iterable[Any]) -> None:
+        """Add rows, of `PlainAnswers` without an object per row."""
+        if not isinstance(items, PlainAnswers) or len(items) < _FEW:
+            super().write_block(items)
+            return
+        self._questions = []
+        self._write_rows()
+        self._tables.append(_make_table(items))
+        if sum(map(len, self._tables)) >= _ROWS:
             self._write_group()
 
     def finish(self) -> None:
@@ -71,8 +87,17 @@ class ParquetWriter(Writer):
             self._file = pyarrow.parquet.ParquetWriter(
                 self._stream.buffer, schema, compression="zstd"
             )
+        self._write_rows()
+        tables, self._tables = self._tables, []
+        self._file.write_table(pyarrow.concat_tables(tables).combine_chunks())
+
+    def _write_rows(self) -> None:
+        import pyarrow
+
         rows, self._rows = self._rows, []
-        self._file.write_table(pyarrow.Table.from_pylist(rows, schema))
+        schema = _schema(self._questions or [])
+        if rows or not self._tables:
+            self._tables.append(pyarrow.Table.from_pylist(rows, schema))
 
 
 def read_parquet(
@@ -135,6 +160,37 @@ def _schema(questions: Sequence[str]) -> Any:
         if field.name not in ("path", "error")
     ]
     return pa.schema([shared[0], *own, *shared[1:]])
+
+
+def _make_table(answers: PlainAnswers) -> Any:
+    """The rows of plain answers."""
+    import pyarrow as pa
+
+    schema, (n, k) = _schema([]), answers.classes.shape
+    scores, similarities = np.round(answers.scores, 6), np.round(answers.similarities, 6)
+    names = pa.array([*map(str, answers.names), UNKNOWN])
+    labels = np.where(answers.sure, answers.classes[:, 0], len(names) - 1)
+    top = [names.take(pa.array(answers.classes.ravel())), scores.ravel(), similarities.ravel()]
+    found = {
+        "path": pa.array([escape_bytes(path) for path in answers.paths]),
+        "label": pa.DictionaryArray.from_arrays(pa.array(labels, pa.int32()), names),
+        "score": pa.array(scores[:, 0]),
+        "similarity": pa.array(similarities[:, 0]),
+        "top": pa.ListArray.from_arrays(
+            pa.array(np.arange(0, n * k + 1, k), pa.int32()),
+            pa.StructArray.from_arrays(list(map(pa.array, top)), ["label", "score", "similarity"]),
+        ),
+    }
+    if answers.nearness is not None:
+        found["nearness"] = pa.array(np.round(answers.nearness, 6))
+    for name, value in answers.provenance.to_dict().items():
+        column = pa.array([value], schema.field(name).type)
+        found[name] = column.take(pa.array(np.zeros(n, np.int32)))
+    columns = [
+        found[field.name].cast(field.type) if field.name in found else pa.nulls(n, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:

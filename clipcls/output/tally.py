@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from clipcls.errors import ImageError
+from clipcls.output.answer_blocks import PlainAnswers
 from clipcls.predictions import UNKNOWN, Result
 from clipcls.questions import Answers
 
@@ -38,6 +39,12 @@ class Tally:
                     self.unknown[question] += 1
                 if answer.label_set is not None:
                     self.sets.setdefault(question, Counter())[len(answer.label_set)] += 1
+
+    def count_block(self, answers: PlainAnswers) -> None:
+        """Count many results."""
+        self.classified += len(answers)
+        if unknown := len(answers) - int(answers.sure.sum()):
+            self.unknown[""] += unknown
 
     def add(self, other: Tally) -> None:
         """Count the results that another tally counted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,6 +25,11 @@ class Writer:
         """Add a record, or what has one (`to_dict`), and hand it to the system at once."""
         self._stream.write(self.format(to_record(item)))
         self._stream.flush()
+
+    def write_block(self, items: Iterable[Any]) -> None:
+        """Add many records."""
+        for item in items:
+            self.write(item)
 
     def format(self, record: Any) -> str:
         """The text of a record."""

@@ -17,7 +17,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
@@ -165,6 +165,14 @@ class Output(Writer):
         """Add one record."""
         with _translating(self._name):
             self.writer.write(item)
+            self.has_written = True
+            if self._part:
+                self._part.mark_whole()
+
+    def write_block(self, items: Iterable[Any]) -> None:
+        """Add many records."""
+        with _translating(self._name):
+            self.writer.write_block(items)
             self.has_written = True
             if self._part:
                 self._part.mark_whole()

@@ -10,7 +10,7 @@ from clipcls import Calibration
 from clipcls.calibration.base import Identity
 from clipcls.classification.decision import Decision
 from clipcls.classification.head import LinearHead
-from clipcls.embeddings.embed import Embedded
+from clipcls.embeddings.embedded import Embedded
 from clipcls.errors import CalibrationError
 from clipcls.evaluation.calibrate import _set_scores
 from clipcls.predictions import Prediction, Provenance

@@ -9,7 +9,7 @@ import pytest
 from scipy.special import logsumexp, softmax
 
 from clipcls.classification import head
-from clipcls.classification.head import LinearHead
+from clipcls.classification.head import LinearHead, find_highest
 from clipcls.labels.taxonomy import Level
 
 KINDS = ["words", "learnt", "level"]
@@ -98,3 +98,12 @@ def test_of_no_images_there_are_no_classes(kind: str) -> None:
     made = make_head(kind)
     assert [part.shape for part in made.top(unit(0), 3)] == [(0, 3)] * 3
     assert made.best(unit(0)).shape == (0,)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 12])
+def test_the_highest_are_those_of_a_stable_sort(k: int) -> None:
+    values = np.random.default_rng(0).integers(0, 9, (500, 12)).astype(float)
+    expected = np.argsort(-values, axis=1, kind="stable")[:, :k]
+    assert (find_highest(values, k) == expected).all()
+    rounding = 1e-15 * np.random.default_rng(1).standard_normal(values.shape)
+    assert (find_highest(values + rounding, k) == expected).all()

@@ -15,7 +15,7 @@ from clipcls.classification.suggest import (
     read_vocabulary,
     suggest_for_vectors,
 )
-from clipcls.embeddings.embed import Embedded
+from clipcls.embeddings.embedded import Embedded
 from clipcls.errors import InputError
 from clipcls.labels.label_set import read_labels
 from clipcls.output.writing import open_output

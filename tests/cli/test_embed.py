@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,12 @@ import pytest
 from clipcls import FewShotClassifier, ZeroShotClassifier
 from clipcls.data.inputs import open_input
 from clipcls.embeddings.embed import embed_array
-from clipcls.embeddings.vector_files import open_vectors
+from clipcls.embeddings.vector_files import VectorParquetWriter, open_vectors
+from clipcls.embeddings.vectors_info import VectorBlock, VectorsInfo
 from clipcls.errors import ImageError, InputError
 from clipcls.files.hashing import hash_file
+from clipcls.numerics import unit_rows
+from clipcls.output.writing import open_output
 from helpers.cli import Run
 from helpers.encoders import ColourEncoder
 
@@ -360,3 +365,54 @@ def test_vectors_without_labels_are_nothing_to_learn_from(photos: list[str], run
     status, _, errors = run("fit", "v.parquet", "-o", "c.safetensors")
     assert status == 2
     assert "'label'" in errors
+
+
+# -- many vectors -------------------------------------------------------------------------------
+
+
+def write_rows(file: str, rows: Any) -> None:
+    encoder = ColourEncoder()
+    rows = unit_rows(rows)
+    info = VectorsInfo.of(encoder, rows.shape[1])
+    make = functools.partial(VectorParquetWriter, make_info=lambda dim: info, dtype="float32")
+    with open_output(Path(file), make) as writer:
+        names = [f"{number}.jpg" for number in range(len(rows))]
+        writer.write(VectorBlock(names, rows, [""] * len(rows), [0] * len(rows)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--top", "2"), ("--min-score", "0.6"), ("--min-similarity", "0"), ("--explain",)],
+)
+def test_answers_in_blocks_are_those_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run, options: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    write_rows("v.parquet", np.abs(rng.normal(size=(9000, 3))))
+    arguments = ("classify", "v.parquet", *LABELS, *options, "--no-cache")
+    _, _, said = run(*arguments, "-o", "blocks.parquet")
+    _, _, again = run(*arguments, "-o", "each.jsonl")
+    blocks = pq.read_table("blocks.parquet")
+    with open_output(Path("each.parquet"), "parquet") as writer:
+        for line in Path("each.jsonl").read_text().splitlines():
+            writer.write(json.loads(line))
+    assert blocks.to_pylist() == pq.read_table("each.parquet").to_pylist()
+    assert blocks.num_rows == 9000
+    doubts = [line for line in said.splitlines() if "doubtful" in line]
+    assert doubts == [line for line in again.splitlines() if "doubtful" in line]
+
+
+def test_memory_does_not_grow_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: ColourEncoder
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    classifier = ZeroShotClassifier(["red", "green"], encoder, cache=False).fit()
+    peaks = []
+    for count in (20_000, 80_000):
+        write_rows("v.parquet", np.abs(np.random.default_rng(0).normal(size=(count, 3))))
+        tracemalloc.start()
+        assert sum(1 for _ in classifier.classify("v.parquet")) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]

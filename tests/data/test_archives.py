@@ -20,7 +20,8 @@ from clipcls.data.inputs import NamedImage
 from clipcls.data.paths import find_images
 from clipcls.data.sources import find_source, open_image
 from clipcls.embeddings.cache import EmbeddingCache
-from clipcls.embeddings.embed import Embedded, embed_images
+from clipcls.embeddings.embed import embed_images
+from clipcls.embeddings.embedded import Embedded
 from clipcls.errors import ImageError
 from helpers.encoders import ColourEncoder
 

@@ -23,7 +23,8 @@ from clipcls import (
 )
 from clipcls.data.inputs import open_input
 from clipcls.embeddings.cache import EmbeddingCache
-from clipcls.embeddings.embed import Embedded, embed_images
+from clipcls.embeddings.embed import embed_images
+from clipcls.embeddings.embedded import Embedded
 from clipcls.predictions import Prediction
 from helpers.encoders import ColourEncoder
 from helpers.predictions import all_of

@@ -18,7 +18,8 @@ from clipcls.data.inputs import NamedImage
 from clipcls.data.paths import find_images
 from clipcls.data.sources import open_image
 from clipcls.embeddings.cache import EmbeddingCache
-from clipcls.embeddings.embed import Embedded, embed_images
+from clipcls.embeddings.embed import embed_images
+from clipcls.embeddings.embedded import Embedded
 from clipcls.errors import ImageError, InputError, install_command
 from helpers.encoders import ColourEncoder
 

@@ -23,7 +23,8 @@ from clipcls.data.paths import find_images
 from clipcls.data.sources import LocalFile, find_file, find_source, open_image
 from clipcls.data.video import VideoFrame, format_time, list_frames, parse_period
 from clipcls.embeddings.cache import EmbeddingCache
-from clipcls.embeddings.embed import Embedded, embed_images
+from clipcls.embeddings.embed import embed_images
+from clipcls.embeddings.embedded import Embedded
 from clipcls.errors import ImageError, InputError
 from clipcls.predictions import Prediction
 from helpers.cli import Run

@@ -16,7 +16,8 @@ from PIL import Image
 from clipcls.data.images import decode_image
 from clipcls.embeddings import embed
 from clipcls.embeddings.cache import EmbeddingCache
-from clipcls.embeddings.embed import Embedded, embed_images, embed_texts
+from clipcls.embeddings.embed import embed_images, embed_texts
+from clipcls.embeddings.embedded import Embedded
 from clipcls.errors import ImageError, ModelError
 from clipcls.models.backend import Backend
 from helpers.caches import connection

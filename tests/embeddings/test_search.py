@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from clipcls.embeddings.cache import EmbeddingCache
-from clipcls.embeddings.embed import Embedded, embed_images, embed_texts
+from clipcls.embeddings.embed import embed_images, embed_texts
+from clipcls.embeddings.embedded import Embedded
 from clipcls.embeddings.search import search_cache, search_images
 from clipcls.numerics import unit_rows
 from helpers.caches import connection

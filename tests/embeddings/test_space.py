@@ -12,7 +12,8 @@ import pytest
 from clipcls.classification.explain import Explainer
 from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.cache_transfer import absorb, dump_blocks
-from clipcls.embeddings.embed import Embedded, embed_images, embed_texts
+from clipcls.embeddings.embed import embed_images, embed_texts
+from clipcls.embeddings.embedded import Embedded
 from clipcls.embeddings.search import search_cache
 from clipcls.errors import ModelError
 from helpers.encoders import ColourEncoder

@@ -23,7 +23,7 @@ from clipcls import (
     calibrate,
     evaluate,
 )
-from clipcls.embeddings.embed import Embedded
+from clipcls.embeddings.embedded import Embedded
 from clipcls.errors import (
     CalibrationError,
     ClassifierError,

@@ -28,7 +28,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from clipcls.embeddings.cache import EmbeddingCache
-from clipcls.embeddings.embed import Embedded, embed_images
+from clipcls.embeddings.embed import embed_images
+from clipcls.embeddings.embedded import Embedded
 from clipcls.errors import ModelError
 from clipcls.models import cuda, loading, registry
 from clipcls.models.backend import Backend

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.classification.labelled import own_names
-from clipcls.embeddings.embed import Embedded, embed_images
+from clipcls.embeddings.embed import embed_images
+from clipcls.embeddings.embedded import Embedded
 from clipcls.errors import ImageError
 from clipcls.few_shot.classifier import FewShotClassifier
 from clipcls.labels.label_set import Label, LabelSet, make_labels

@@ -28,7 +28,7 @@ from clipcls.classification.image_classifier import ImageClassifier
 from clipcls.classification.nearness import Nearness
 from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.data.images import PIXELS, decode_image
-from clipcls.embeddings.embed import Embedded
+from clipcls.embeddings.embedded import Embedded
 from clipcls.errors import ImageError, LabelsError, ModelError, PromptsError
 from clipcls.labels.label_set import LabelSet, make_labels
 from clipcls.labels.presets import list_sets

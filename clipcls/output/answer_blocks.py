@@ -1,0 +1,74 @@
+"""Answers to many images at once: arrays, of which predictions are made only if asked for."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcls.predictions import UNKNOWN, Candidate, Prediction, Provenance, Result
+
+
+class PlainAnswers:
+    """One label per image, without reasons, levels or sets; iterating gives each `Prediction`.
+
+    Attributes:
+        paths: the images, (n,).
+        names: the classes' names, str (n_classes,).
+        scores, similarities: of the best classes, best first, float64 (n, k).
+        classes: their numbers, int64 (n, k).
+        sure: whether the best label is given, bool (n,).
+        nearness: float64 (n,), or None.
+        provenance: of all.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        names: NDArray[np.str_],
+        scores: NDArray[Any],
+        similarities: NDArray[Any],
+        classes: NDArray[Any],
+        sure: NDArray[np.bool_],
+        nearness: NDArray[np.float64] | None,
+        provenance: Provenance,
+    ) -> None:
+        self.paths, self.names, self.sure = paths, names, sure
+        self.scores, self.similarities, self.classes = scores, similarities, classes
+        self.nearness, self.provenance = nearness, provenance
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        nearness = self.nearness.tolist() if self.nearness is not None else itertools.repeat(None)
+        columns = self.names[self.classes], self.scores, self.similarities
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        answers = zip(self.paths, rows, self.sure.tolist(), nearness, strict=False)
+        for path, row, is_sure, near in answers:
+            top = tuple(map(Candidate, *row))
+            label = top[0].label if is_sure else UNKNOWN
+            yield Prediction(path, label, top, self.provenance, nearness=near)
+
+
+class Results(Iterator[Result]):
+    """Results one by one, or in blocks for those who can make use of that."""
+
+    def __init__(self, blocks: Iterable[Iterable[Result]]) -> None:
+        self._blocks = iter(blocks)
+        self._each = itertools.chain.from_iterable(self._blocks)
+
+    def __next__(self) -> Result:
+        return next(self._each)
+
+    def blocks(self) -> Iterator[Iterable[Result]]:
+        """The results in blocks, if none was taken yet."""
+        return self._blocks
+
+    def close(self) -> None:
+        """Ends the work on later results."""
+        if close := getattr(self._blocks, "close", None):
+            close()
