@@ -7,12 +7,13 @@ A model's temperature carries over to other labels and prompts (LeVine et al. 20
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.metrics.intervals import Counts, Flags, Floats
+if TYPE_CHECKING:
+    from clipcls.metrics.intervals import Counts, Flags, Floats
 
 HOTTEST = 20.0  # bounds of the temperature: this, and one over it
 
@@ -20,7 +21,7 @@ HOTTEST = 20.0  # bounds of the temperature: this, and one over it
 # docs/evidence/doubt.md. Only `mini`: its texts have a mean cosine of 0, others' do not.
 _TEMPERATURES = {"b1e073e60a22": 1.25}
 
-Blocks: TypeAlias = Callable[[], Iterable[tuple[slice, Floats]]]
+Blocks: TypeAlias = "Callable[[], Iterable[tuple[slice, Floats]]]"
 """Called for an iterator over rows and their logits, float64 (rows, n_classes)."""
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from clipcls.classification.image_classifier import ImageClassifier
-from clipcls.classification.multilabel import MultiLabelClassifier
 from clipcls.data.boxes import EmptyError
 from clipcls.predictions import Candidate, Prediction, Result
 from clipcls.questions import Answers
+
+if TYPE_CHECKING:
+    from clipcls.classification.image_classifier import ImageClassifier
+    from clipcls.classification.multilabel import MultiLabelClassifier
 
 
 def answer_empty(
@@ -26,6 +29,8 @@ def answer_empty(
         if not isinstance(result, EmptyError):
             yield result
             continue
+        from clipcls.classification.multilabel import MultiLabelClassifier
+
         answers = {}
         for question, classifier in classifiers.items():
             only = Candidate(result.label, math.nan, math.nan)

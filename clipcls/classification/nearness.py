@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.classification.multilabel import background_texts
 from clipcls.embeddings.embed import embed_texts
 
 if TYPE_CHECKING:
@@ -40,6 +39,8 @@ class Nearness:
     @staticmethod
     def texts() -> tuple[str, ...]:
         """The texts of the everyday names."""
+        from clipcls.classification.multilabel import background_texts
+
         return tuple(background_texts()[::_EVERY])
 
     def measure(

@@ -11,11 +11,10 @@ import functools
 import logging
 import os
 import re
-import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from clipcls.data.budget import Budget, Reserve, never_wait
 from clipcls.data.file_kinds import LeftOut, is_system_folder
@@ -24,6 +23,9 @@ from clipcls.data.remote import Info, find_info, open_remote, stamp_info
 from clipcls.errors import ImageError, os_reason
 from clipcls.files.hashing import stamp_file
 from clipcls.files.on_disk import is_url
+
+if TYPE_CHECKING:
+    import tarfile
 
 logger = logging.getLogger(__name__)
 
@@ -238,6 +240,8 @@ def _list(container: str, stamp: bytes) -> Iterator[Member]:
 
 def _iterate(file: IO[bytes], mode: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     """The regular files of a tar; its list of members does not grow."""
+    import tarfile  # with bz2 and lzma, which only archives need
+
     with tarfile.open(fileobj=file, mode=mode) as tar:  # type: ignore[call-overload]
         while (info := tar.next()) is not None:
             tar.members = [info]
