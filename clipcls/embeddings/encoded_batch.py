@@ -1,4 +1,4 @@
-"""What `embed_images` logs about each batch that it encodes."""
+"""Logs each batch that `embed_images` encodes."""
 
 from __future__ import annotations
 
