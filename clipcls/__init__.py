@@ -32,7 +32,10 @@ __all__ = [
     "ZeroShotClassifier",
     "calibrate",
     "compare",
+    "embed_images",
+    "embed_texts",
     "evaluate",
+    "open_encoder",
     "suggest",
     "to_dataframe",
 ]
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from clipcls.classification.suggest import suggest
     from clipcls.classification.zero_shot import ZeroShotClassifier
     from clipcls.embeddings.clip_embedder import ClipEmbedder
+    from clipcls.embeddings.embed import embed_images, embed_texts
     from clipcls.errors import ClipclsError, ImageError
     from clipcls.evaluation.calibrate import calibrate
     from clipcls.evaluation.compare import compare
@@ -53,6 +57,7 @@ if TYPE_CHECKING:
     from clipcls.few_shot.classifier import FewShotClassifier
     from clipcls.few_shot.linear_probe import LinearProbe
     from clipcls.models.backend import Backend
+    from clipcls.models.encoder import open_encoder
     from clipcls.output.dataframe import to_dataframe
     from clipcls.predictions import Candidate, Prediction
     from clipcls.questions import Answers
@@ -76,7 +81,10 @@ _HOMES = {
     "ZeroShotClassifier": "classification.zero_shot",
     "calibrate": "evaluation.calibrate",
     "compare": "evaluation.compare",
+    "embed_images": "embeddings.embed",
+    "embed_texts": "embeddings.embed",
     "evaluate": "evaluation.evaluate",
+    "open_encoder": "models.encoder",
     "suggest": "classification.suggest",
     "to_dataframe": "output.dataframe",
 }

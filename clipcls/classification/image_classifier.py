@@ -222,8 +222,6 @@ class ImageClassifier(Estimator):
             raise ValueError("X has no images")
         return float(np.mean(answers == right))
 
-    # -- classifying files --------------------------------------------------------------------
-
     def classify(
         self,
         images: Images,

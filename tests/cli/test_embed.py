@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+import clipcls
 from clipcls import FewShotClassifier, ZeroShotClassifier
 from clipcls.data.inputs import open_input
 from clipcls.embeddings.embed import embed_array
@@ -298,6 +299,15 @@ def test_vectors_in_python(photos: list[str], run: Run, encoder: ColourEncoder) 
     encoder.weights = "e2" * 32
     with pytest.raises(InputError, match="colours"):
         classifier.predict("v.parquet")
+
+
+def test_images_and_texts_are_embedded_without_a_classifier(photos: list[str]) -> None:
+    encoder = clipcls.open_encoder(ColourEncoder())
+    red, _ = clipcls.embed_texts(encoder, ["red", "blue"])
+    found = list(clipcls.embed_images(encoder, [*photos, "missing.jpg"]))
+    assert isinstance(found.pop(), ImageError)
+    similarities = [float(item.vector @ red) for item in found if not isinstance(item, ImageError)]
+    assert similarities == pytest.approx([1, 0, 0, 0.5**0.5])
 
 
 def test_a_persons_label_holds_for_an_images_vector(
