@@ -55,7 +55,7 @@ NOT_RUN = {
         "Docker",
         "another machine",
     ],
-    "docs/guides/inputs.md": ["network", "an example's name"],
+    "docs/guides/inputs.md": ["network", "files of an example", "an example's name"],
     "docs/guides/serve.md": ["server", "a second server", "network"],
     "docs/guides/keywords.md": ["changes the photos"],
     "docs/guides/sort.md": ["the file's name has the time in it"],

@@ -140,9 +140,9 @@ def command(
 ) -> int:
     """Give each image the label that fits best.
 
-    INPUT is an image, a folder (searched recursively), a pattern, an archive (zip, tar), a URL of
-    one of these (https, s3, gs, ...), or - for a list on stdin. Scores are the softmax over
-    all labels; `clipcls tag` scores each label on its own.
+    INPUT is an image, a folder (searched recursively), a pattern, an archive (zip, tar), a table
+    (csv, jsonl, parquet), a URL of one of these (https, s3, gs, ...), or - for a list on stdin.
+    Scores are the softmax over all labels; `clipcls tag` scores each label on its own.
 
     \b
     Examples:

@@ -61,6 +61,12 @@ class InputSettings(Settings):
     section = "Input"
 
     null: bool = option("-0", "--null", rare=True, help="Paths on stdin end with NUL.")
+    image_column: str | None = option(
+        metavar="NAME",
+        rare=True,
+        help="The column with the images of an INPUT that is a csv, tsv, jsonl or parquet table; "
+        "default: the only one that is called image, path, url, filename or the like.",
+    )
 
     every: int = option(
         metavar="TIME",
@@ -126,7 +132,9 @@ class InputSettings(Settings):
             )
 
         def find(**options: Any) -> Iterator[str | NamedImage | ImageError]:
-            found = paths.find_images(inputs, shard=shard, every=self.every, **options)
+            found = paths.find_images(
+                inputs, shard=shard, every=self.every, image_column=self.image_column, **options
+            )
             if boxes is None:
                 return found
             crops = boxes.crop_each(found, empty or "")

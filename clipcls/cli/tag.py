@@ -57,9 +57,10 @@ def command(
 ) -> int:
     """Give each image all labels that fit, or none.
 
-    INPUT is an image, a folder (searched recursively), a pattern, an archive (zip, tar), a URL of
-    one of these (https, s3, gs, ...), or - for a list on stdin. Each label is scored on its
-    own; `clipcls calibrate --multi-label` turns scores into probabilities.
+    INPUT is an image, a folder (searched recursively), a pattern, an archive (zip, tar), a table
+    (csv, jsonl, parquet), a URL of one of these (https, s3, gs, ...), or - for a list on stdin.
+    Each label is scored on its own; `clipcls calibrate --multi-label` turns scores into
+    probabilities.
 
     \b
     Examples:

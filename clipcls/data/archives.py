@@ -65,7 +65,7 @@ class Member:
     offset: int = -1
     size: int = -1
     _stream: tarfile.TarFile | None = field(default=None, repr=False, compare=False)
-    _data: _Waiting | None = field(default=None, repr=False, compare=False)
+    _data: Waiting | None = field(default=None, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Member, (self.container, self.member, self.mark, self.offset, self.size)
@@ -92,7 +92,7 @@ class Member:
         try:
             (info,) = self._stream.members  # type: ignore[attr-defined]
             if info.offset_data == self.offset and (file := self._stream.extractfile(info)):
-                waiting = _Waiting(self.size)
+                waiting = Waiting(self.size)
                 waiting.data = file.read()
                 return replace(self, _stream=None, _data=waiting)
         except Exception:  # reading it by itself will say why
@@ -119,7 +119,7 @@ class Member:
         return data
 
     def _read_zip(self, name: str, reserve: Reserve) -> bytes:
-        file = _open_zip(self.container, _find_version(self.container, self.mark), os.getpid())
+        file = _open_zip(self.container, find_version(self.container, self.mark), os.getpid())
         try:
             info = file.getinfo(self.member)
         except KeyError:
@@ -135,7 +135,7 @@ class Member:
         offset, size = self.offset, self.size
         if not is_stream(self.container):
             if offset < 0:
-                places = _find_places(self.container, _find_version(self.container))
+                places = _find_places(self.container, find_version(self.container))
                 offset, size = places.get(self.member, (-1, -1))
             if offset >= 0:
                 _check_size(name, size)
@@ -147,7 +147,7 @@ class Member:
                     raise ImageError(name, "the archive is cut short")
                 return data
         else:
-            with contextlib.closing(_open_container(self.container)) as container:
+            with contextlib.closing(open_container(self.container)) as container:
                 for tar, info in _iterate(container, "r|*"):
                     if info.name == self.member and offset in (-1, info.offset_data):
                         _check_size(name, info.size)
@@ -157,7 +157,7 @@ class Member:
         raise ImageError(name, "the archive has no such member")
 
 
-class _Waiting:
+class Waiting:
     """A member's bytes, which count in `_AHEAD` until they are taken or forgotten."""
 
     def __init__(self, size: int) -> None:
@@ -166,6 +166,7 @@ class _Waiting:
         self.data = b""
 
     def take(self) -> bytes:
+        """The bytes, which no longer count."""
         self._stack.close()
         return self.data
 
@@ -225,12 +226,12 @@ def list_members(
 
 def _list(container: str, stamp: bytes) -> Iterator[Member]:
     if container.lower().endswith(".zip"):
-        for entry in _open_zip(container, _find_version(container, stamp), os.getpid()).infolist():
+        for entry in _open_zip(container, find_version(container, stamp), os.getpid()).infolist():
             if not entry.is_dir():
                 yield Member(container, entry.filename, stamp)
         return
     streams = is_stream(container)
-    with contextlib.closing(_open_container(container)) as file:
+    with contextlib.closing(open_container(container)) as file:
         for tar, info in _iterate(file, "r|*" if streams else "r:"):
             yield Member(
                 *(container, info.name, stamp, info.offset_data, info.size),
@@ -253,7 +254,7 @@ def _iterate(file: IO[bytes], mode: str) -> Iterator[tuple[tarfile.TarFile, tarf
 def _open_zip(container: str, version: bytes, process: int) -> zipfile.ZipFile:
     """A zip file; threads may read its members at once, forked processes not."""
     with archive_errors(container):
-        return zipfile.ZipFile(_open_container(container))
+        return zipfile.ZipFile(open_container(container))
 
 
 @functools.lru_cache(maxsize=8)
@@ -263,11 +264,12 @@ def _find_places(container: str, version: bytes) -> dict[str, tuple[int, int]]:
         return {info.name: (info.offset_data, info.size) for _, info in _iterate(file, "r:")}
 
 
-def _open_container(container: str) -> IO[bytes]:
+def open_container(container: str) -> IO[bytes]:
+    """Open a file of this disk or behind a URL."""
     return open_remote(container) if is_url(container) else open(container, "rb")
 
 
-def _find_version(container: str, mark: bytes = b"") -> bytes:
+def find_version(container: str, mark: bytes = b"") -> bytes:
     """A mark that differs between archives of the same name, also if one is young."""
     if is_url(container):
         return mark or stamp_archive(container)

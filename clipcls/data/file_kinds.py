@@ -161,3 +161,13 @@ class LeftOut:
         if "raw file" in self.counts:
             cure += f"; to read raw files: {install_command('raw')}"
         return f"{', '.join(parts)} left out{cure}"
+
+
+def has_image_name(name: str, left_out: LeftOut) -> bool:
+    """Whether a file is taken because of its suffix; if not, count it."""
+    suffix = os.path.splitext(name)[1].lower()
+    kind = KINDS.get(suffix)
+    if suffix in SUFFIXES or (kind == "raw file" and reads_raw()):
+        return True
+    left_out.add(kind or ("other file" if suffix else "file without a suffix"), suffix)
+    return False

@@ -12,22 +12,22 @@ import glob
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
-from clipcls.data.archives import is_archive, list_members
+from clipcls.data.containers import expand_file
 from clipcls.data.file_kinds import (
     KINDS,
     SUFFIXES,
     LeftOut,
+    has_image_name,
     is_system_folder,
     is_vectors,
-    reads_raw,
 )
-from clipcls.data.inputs import NamedImage, name_frames
-from clipcls.data.remote import Info, list_url
+from clipcls.data.inputs import NamedImage
+from clipcls.data.remote import RemoteFile, list_url
 from clipcls.data.sharding import Shard
-from clipcls.data.video import EVERY, is_video
+from clipcls.data.video import EVERY
 from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.on_disk import explain_missing, find_on_disk, is_url
 from clipcls.files.text import canonical, detect_encoding
@@ -42,6 +42,7 @@ _MAGIC = re.compile(
     re.DOTALL,
 )
 _CHUNK = 1 << 16
+Expand = Callable[[str | RemoteFile], Iterator[str | NamedImage | ImageError]]
 _BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _CONTROL = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")
 _BINARY = "standard input is binary data, not a list of paths; to classify one image, name its file"
@@ -55,6 +56,7 @@ def find_images(
     left_out: LeftOut | None = None,
     shard: Shard | None = None,
     every: int = EVERY,
+    image_column: str | None = None,
 ) -> Iterator[str | NamedImage | ImageError]:
     r"""Yield the images that the inputs name, in the order of the inputs.
 
@@ -69,6 +71,8 @@ def find_images(
       `[2024] Trip`, stands for that alone.
     - A zip or tar archive, also one that a pattern matches, stands for its images (see
       `archives.list_members`); in folders archives are left out. `{000..099}` stands for numbers.
+    - A table (csv, tsv, jsonl, parquet) that is named stands for the images in its column of paths,
+      URLs or bytes (see `tables.list_rows`).
     - A video, also one that a pattern matches, stands for its frames (see `video.list_frames`); in
       folders videos are left out.
     - A URL of anything that fsspec opens is a file, a folder or a pattern, too (see
@@ -88,6 +92,7 @@ def find_images(
         left_out: counts what else the folders contain.
         shard: yield only this share of what was found, which may be nothing.
         every: the milliseconds from one frame of a video to the next.
+        image_column: the column of tables with the images; None: see `tables.choose_column`.
 
     Yields:
         A path, a frame of a video, or an image with what a listing says about it; for an input or
@@ -99,13 +104,17 @@ def find_images(
     """
     names = [os.fspath(name) for name in inputs]
     left_out = LeftOut() if left_out is None else left_out
+
+    def expand(file: str | RemoteFile) -> Iterator[str | NamedImage | ImageError]:
+        return expand_file(file, left_out, every, image_column)
+
     has_found = has_warned = False
     for path, is_pattern in _list_paths(names, stdin, null):
         on_disk = path if is_pattern else find_on_disk(path)
         if on_disk != path and not has_warned:
             _warn_of_spelling(path, on_disk)
             has_warned = True
-        for item in _find(on_disk, is_pattern, left_out, every):
+        for item in _find(on_disk, is_pattern, left_out, expand):
             has_found = True
             name = item.name if isinstance(item, NamedImage) else str(getattr(item, "path", item))
             if shard is None or shard.contains(name, on_disk):
@@ -199,23 +208,16 @@ def _warn_of_spelling(path: str, on_disk: str) -> None:
 
 
 def _find(
-    path: str, is_pattern: bool, left_out: LeftOut, every: int
+    path: str, is_pattern: bool, left_out: LeftOut, expand: Expand
 ) -> Iterator[str | NamedImage | ImageError]:
     try:
         os.lstat(path)
     except (OSError, ValueError) as error:
         if is_url(path):
-            for item in list_url(path, is_pattern, _has_image_name, left_out):
-                if isinstance(item, ImageError):
-                    yield item
-                elif is_archive(item.url):
-                    yield from _name_members(item.url, left_out, item.info)
-                elif is_video(item.url):
-                    yield from name_frames(item.url, every)
-                else:
-                    yield NamedImage(item.url, item)
+            for item in list_url(path, is_pattern, has_image_name, left_out):
+                yield from [item] if isinstance(item, ImageError) else expand(item)
         elif is_pattern:
-            yield from _match_images(path, left_out, every)
+            yield from _match_images(path, left_out, expand)
         elif isinstance(error, OSError):
             is_missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
             yield ImageError(path, explain_missing(path) if is_missing else os_reason(error))
@@ -225,27 +227,7 @@ def _find(
     if os.path.isdir(path) and not is_vectors(path):
         yield from _walk(path, left_out)
     else:
-        yield from _expand(path, left_out, every)
-
-
-def _expand(path: str, left_out: LeftOut, every: int) -> Iterator[str | NamedImage | ImageError]:
-    """A file that was named; an archive's images, a video's frames."""
-    if is_archive(path):
-        yield from _name_members(path, left_out)
-    elif is_video(path):
-        yield from name_frames(path, every)
-    else:
-        yield path
-
-
-def _name_members(
-    container: str, left_out: LeftOut, info: Info | None = None
-) -> Iterator[NamedImage | ImageError]:
-    for item in list_members(container, _has_image_name, left_out, info):
-        if isinstance(item, ImageError):
-            yield item
-        else:
-            yield NamedImage(f"{container}!{item.member}", item)
+        yield from expand(path)
 
 
 def _walk(root: str, left_out: LeftOut) -> Iterator[str | ImageError]:
@@ -316,17 +298,7 @@ def _is_image(entry: os.DirEntry[str], left_out: LeftOut) -> bool:
     """Whether a file is taken from a folder; if not, count it."""
     suffix = os.path.splitext(entry.name)[1].lower()
     is_unknown = suffix not in SUFFIXES and suffix not in KINDS and not suffix.endswith("~")
-    return (is_unknown and _starts_as_image(entry)) or _has_image_name(entry.name, left_out)
-
-
-def _has_image_name(name: str, left_out: LeftOut) -> bool:
-    """Whether a file is taken because of its suffix; if not, count it."""
-    suffix = os.path.splitext(name)[1].lower()
-    kind = KINDS.get(suffix)
-    if suffix in SUFFIXES or (kind == "raw file" and reads_raw()):
-        return True
-    left_out.add(kind or ("other file" if suffix else "file without a suffix"), suffix)
-    return False
+    return (is_unknown and _starts_as_image(entry)) or has_image_name(entry.name, left_out)
 
 
 def _starts_as_image(entry: os.DirEntry[str]) -> bool:
@@ -342,7 +314,7 @@ def _starts_as_image(entry: os.DirEntry[str]) -> bool:
 
 
 def _match_images(
-    pattern: str, left_out: LeftOut, every: int
+    pattern: str, left_out: LeftOut, expand: Expand
 ) -> Iterator[str | NamedImage | ImageError]:
     """The images that a pattern matches. `glob.glob` is unsorted and follows link loops."""
     drive, rest = os.path.splitdrive(pattern)
@@ -360,7 +332,7 @@ def _match_images(
         if depths > 1:
             seen.add(path)
         has_found = True
-        yield from _walk(path, left_out) if is_folder else _expand(path, left_out, every)
+        yield from _walk(path, left_out) if is_folder else expand(path)
     if not has_found:
         yield ImageError(pattern, "no file matches this pattern")
 

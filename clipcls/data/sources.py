@@ -13,10 +13,11 @@ from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
-from clipcls.data.archives import find_member
+from clipcls.data.archives import Member, find_member
 from clipcls.data.budget import Reserve, never_wait
 from clipcls.data.images import decode_image, read_bytes
 from clipcls.data.remote import RemoteFile
+from clipcls.data.tables import Cell, find_cell
 from clipcls.data.video import VideoFrame, find_frame, is_video
 from clipcls.errors import ImageError
 from clipcls.files.hashing import hash_file, stamp_file
@@ -61,11 +62,14 @@ class LocalFile:
 
 def find_source(name: str) -> Source:
     """The source that an image's name leads to; a file of this very name comes first."""
-    if member := find_member(name):
-        return member
-    if frame := find_frame(name):
-        return frame
+    if found := find_member(name) or find_cell(name) or find_frame(name):
+        return found
     return RemoteFile(name) if is_url(name) and not os.path.lexists(name) else LocalFile(name)
+
+
+def load_ahead(source: Source | bytes | Image.Image) -> Source | bytes | Image.Image:
+    """The same source, with its bytes if these are read best in the order of the images."""
+    return source.load() if isinstance(source, Member | Cell) else source
 
 
 def find_file(name: str) -> str:

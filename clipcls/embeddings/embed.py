@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from clipcls.data.archives import Member
 from clipcls.data.images import FILES, PIXELS, decode_image, find_missing_share
 from clipcls.data.inputs import NamedImage, NamedVectors, OnError, apply_on_error, name_images
 from clipcls.data.remote import RemoteFile, needs_request
-from clipcls.data.sources import Source
+from clipcls.data.sources import Source, load_ahead
 from clipcls.embeddings.embedded import Embedded, StoredRows, read_vectors
 from clipcls.embeddings.encoded_batch import EncodedBatch
 from clipcls.embeddings.space import Space
@@ -243,8 +242,7 @@ def _embed(
                 if cache and not space:
                     space = Space(encoder, cache, "image")
                 known = None if needs_request(image.source) else _known(image, space)
-                if known is None and isinstance(image.source, Member):
-                    image = replace(image, source=image.source.load())  # a stream, in its order
+                image = image if known else replace(image, source=load_ahead(image.source))
                 workers = readers if isinstance(image.source, RemoteFile) else pool
                 task = known or workers.submit(_prepare, image, encoder, space, decoding, hashed)
                 queue.append(task)

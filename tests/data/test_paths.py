@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipcls.data import image_formats, images, paths
+from clipcls.data import file_kinds, image_formats, images
 from clipcls.data.file_kinds import SUFFIXES, LeftOut
 from clipcls.data.paths import find_images
 from clipcls.errors import ImageError, InputError, install_command
@@ -104,7 +104,7 @@ def test_a_folder_of_recycled_things_is_no_trash() -> None:
 
 
 def without_rawpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "reads_raw", lambda: False)
+    monkeypatch.setattr(file_kinds, "reads_raw", lambda: False)
 
 
 def test_what_a_folder_holds_besides_is_counted_by_kind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_a_folder_without_images_says_what_it_holds(monkeypatch: pytest.MonkeyPa
 
 
 def test_raw_files_are_images_where_they_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "reads_raw", lambda: True)
+    monkeypatch.setattr(file_kinds, "reads_raw", lambda: True)
     touch("p/1.CR3", "p/1.jpg")
     assert found("p") == ["p/1.CR3", "p/1.jpg"]
 

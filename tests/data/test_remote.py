@@ -129,6 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
     files: dict[str, bytes]
 
     def do_GET(self) -> None:
+        type(self).asked.append((self.command, self.path))
         path = self.path.partition("?")[0]
         status = {"/secret.jpg": 403, "/broken.jpg": 500}.get(path, 200)
         body = self.files.get(path)
@@ -142,7 +143,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(body)
-        type(self).asked.append((self.command, self.path))
 
     do_HEAD = do_GET  # noqa: N815
     asked: list[tuple[str, str]]

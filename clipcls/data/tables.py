@@ -1,0 +1,277 @@
+"""Images that a table lists: csv, tsv, jsonl or parquet with a column of paths, URLs or bytes.
+
+Paths are relative to the table's folder. Bytes, also in the structure of Hugging Face's datasets,
+are in parquet files; such an image is called `table.parquet#12` by its row, from 0.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from clipcls.data.archives import Waiting, find_version, open_container, stamp_archive
+from clipcls.data.budget import Reserve, never_wait
+from clipcls.data.file_kinds import VECTORS_KEY
+from clipcls.data.images import read_bytes
+from clipcls.data.remote import Info, RemoteFile
+from clipcls.errors import ImageError, InputError, require_extra
+from clipcls.files.jsonfiles import parse_json
+from clipcls.files.on_disk import find_on_disk, is_url, join_address
+from clipcls.files.text import decode, read_table, read_text
+
+_TABLE = re.compile(
+    r".+\.(?:csv|tsv|tab|jsonl|ndjson)(?:\.gz)?|.+\.parquet", re.IGNORECASE | re.DOTALL
+)
+_CELL = re.compile(r"(.+\.parquet)#(\d{1,15})", re.IGNORECASE | re.DOTALL)
+_NAMES = {"image", "img", "path", "file", "filename", "url", "image_path", "image_url", "file_name"}
+_NAMES |= {"filepath", "file_path", "image_file", "img_path", "img_url"}
+_ROWS = 16  # read at a time
+
+
+def is_table(name: str) -> bool:
+    """Whether a file that was named is a table of images, judged by its name."""
+    return _TABLE.fullmatch(name) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """An image whose bytes are in a parquet file; `mark` is the file's stamp, as listed."""
+
+    table: str
+    row: int
+    column: str = ""
+    mark: bytes = b""
+    _data: Waiting | None = field(default=None, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Cell, (self.table, self.row, self.column, self.mark)
+
+    @property
+    def path(self) -> str:
+        """The table, if it is a file of this disk; else ""."""
+        return "" if is_url(self.table) else self.table
+
+    @property
+    def needs_request(self) -> bool:
+        """Whether even its stamp takes a request to a server."""
+        return not self.mark and is_url(self.table)
+
+    def stamp(self) -> bytes:
+        """The table's stamp; b"" if it has none."""
+        mark = self.mark or stamp_archive(self.table)
+        return mark and mark + b" row"
+
+    def load(self) -> Cell:
+        """The same with its bytes: rows are read fastest in their order."""
+        try:
+            data = self._find()
+        except ImageError:  # reading it will say why
+            return self
+        waiting = Waiting(len(data))
+        waiting.data = data
+        return replace(self, _data=waiting)
+
+    def read(self, reserve: Reserve = never_wait) -> bytes:
+        """The image file's bytes.
+
+        Raises:
+            ImageError: the table cannot be read, or has no bytes there.
+        """
+        data = self._data.take() if self._data else self._find()
+        reserve(len(data))
+        return data
+
+    def _find(self) -> bytes:
+        name = f"{self.table}#{self.row}"
+        with table_errors(self.table, name):
+            version = find_version(self.table, self.mark)
+            cells = _open_cells(self.table, self.column, version, os.getpid())
+            value = cells.get(self.row)
+            if isinstance(value, dict):
+                path, value = value.get("path"), value.get("bytes")
+                if value is None and path:
+                    place = _join(self.table, path)
+                    value = RemoteFile(place).read() if is_url(place) else read_bytes(place)
+        if not isinstance(value, bytes) or not value:
+            raise ImageError(name, "the row has no image")
+        return value
+
+
+class table_errors:  # noqa: N801
+    """Turn whatever reading a table raises into an `ImageError` with a short reason."""
+
+    def __init__(self, table: str, name: str = "") -> None:
+        self.table, self.name = table, name or table
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, frames: object) -> None:
+        if isinstance(error, Exception):
+            text = error.reason if isinstance(error, ImageError) else str(error)
+            text = " ".join(text.removeprefix(f"{self.table}: ").split())
+            if not isinstance(error, ImageError | InputError):
+                text = f"the table cannot be read ({text[:150]})"
+            raise ImageError(self.name, text) from error
+
+
+def find_cell(name: str) -> Cell | None:
+    """The image that a name like `table.parquet#12` leads to; None if it is no such name."""
+    found = _CELL.fullmatch(name) if "#" in name else None
+    return Cell(found[1], int(found[2])) if found and not os.path.lexists(name) else None
+
+
+def list_rows(
+    table: str, column: str | None, info: Info | None = None
+) -> Iterator[str | Cell | ImageError]:
+    """The images that a table lists, in its order.
+
+    Args:
+        table: the file's path or URL.
+        column: the column of the images; None: the only one with a usual name, such as `path`.
+        info: what a listing says about the table.
+    """
+    lower = table.lower().removesuffix(".gz")
+    try:
+        with table_errors(table):
+            if lower.endswith(".parquet"):
+                yield from _list_parquet(table, column, info)
+            else:
+                if is_url(table):
+                    text = decode(RemoteFile(table, info).read(), table)
+                else:
+                    text = read_text(Path(table))
+                is_json = lower.endswith((".jsonl", ".ndjson"))
+                yield from (_list_json if is_json else _list_csv)(table, text, column)
+    except ImageError as error:
+        yield error.without_frames()
+
+
+def _list_csv(table: str, text: str, column: str | None) -> Iterator[str | ImageError]:
+    read = read_table(text, table, exact=True)
+    name = choose_column(table, read.columns, column)
+    for where, cells in read.rows:
+        yield _name(table, cells[name], where)
+
+
+def _list_json(table: str, text: str, column: str | None) -> Iterator[str | ImageError]:
+    name = None
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            record = parse_json(line, f"{table}, line {number}", has_paths=True)
+            if not isinstance(record, dict):
+                raise ImageError(table, f"line {number} is not an object")
+            name = name or choose_column(table, list(record), column)
+            value = record.get(name)
+            if isinstance(value, dict):
+                value = value.get("path")
+            yield _name(table, value, f"{table}, line {number}")
+
+
+def _list_parquet(
+    table: str, column: str | None, info: Info | None
+) -> Iterator[str | Cell | ImageError]:
+    with require_extra("parquet", "reading parquet"):
+        import pyarrow.parquet
+    mark = stamp_archive(table, info)
+    with open_container(table) as opened, pyarrow.parquet.ParquetFile(opened) as file:
+        if VECTORS_KEY in (file.schema_arrow.metadata or {}):
+            raise ImageError(table, "holds vectors; download it first")
+        name = choose_column(table, file.schema_arrow.names, column)
+        if _holds_bytes(file.schema_arrow.field(name).type):
+            for row in range(file.metadata.num_rows):
+                yield Cell(table, row, name, mark)
+            return
+        row = 0
+        for batch in file.iter_batches(columns=[name]):
+            for value in batch.column(0).to_pylist():
+                yield _name(table, value, f"{table}#{row}")
+                row += 1
+
+
+def _name(table: str, value: object, where: str) -> str | ImageError:
+    if not isinstance(value, str) or not value.strip():
+        return ImageError(where, "the row has no image")
+    return _join(table, value)
+
+
+def _join(table: str, path: str) -> str:
+    folder = table.rpartition("/")[0] if is_url(table) else os.path.dirname(table)
+    return find_on_disk(join_address(folder, path))
+
+
+def choose_column(table: str, columns: Sequence[str], column: str | None) -> str:
+    """The column of images.
+
+    Raises:
+        ImageError: it is missing, or it is not clear which one it is.
+    """
+    usual = [name for name in columns if name.strip().lower() in _NAMES]
+    wanted = [name for name in columns if column and name.lower() == column.strip().lower()]
+    if len(found := wanted if column else usual) == 1:
+        return found[0]
+    shown = ", ".join(map(repr, columns[:20]))
+    what = f"has no column {column!r}" if column else "it is not clear which column has the images"
+    raise ImageError(table, f"{what}; choose one with --image-column: {shown}")
+
+
+def _holds_bytes(kind: Any) -> bool:
+    import pyarrow
+
+    types = pyarrow.types
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_struct(kind))
+
+
+class _Cells:
+    """The cells of a column of a parquet file, read a few rows at a time."""
+
+    def __init__(self, table: str, column: str) -> None:
+        import pyarrow.parquet
+
+        self._file = pyarrow.parquet.ParquetFile(open_container(table))
+        schema = self._file.schema_arrow
+        with_bytes = [field.name for field in schema if _holds_bytes(field.type)]
+        self._column = column or (
+            with_bytes[0] if len(with_bytes) == 1 else choose_column(table, schema.names, None)
+        )
+        self._lock = threading.Lock()
+        self._batches: Iterator[Any] = iter(())
+        self._batch: Any = None
+        self._start = self._group_end = 0
+
+    def get(self, row: int) -> Any:
+        """The value of a row; forward is fast."""
+        with self._lock:
+            size = len(self._batch) if self._batch is not None else 0
+            if not self._start <= row < self._group_end:
+                self._seek(row)
+                size = 0
+            while not self._start <= row < self._start + size:
+                self._start += size
+                self._batch = next(self._batches).column(0)
+                size = len(self._batch)
+            return self._batch[row - self._start].as_py()
+
+    def _seek(self, row: int) -> None:
+        start, metadata = 0, self._file.metadata
+        for group in range(metadata.num_row_groups):
+            rows = metadata.row_group(group).num_rows
+            if start <= row < start + rows:
+                self._batches = self._file.iter_batches(
+                    _ROWS, row_groups=[group], columns=[self._column]
+                )
+                self._start, self._group_end, self._batch = start, start + rows, None
+                return
+            start += rows
+        raise InputError(f"has {start:,} rows, from 0")
+
+
+@functools.lru_cache(maxsize=8)
+def _open_cells(table: str, column: str, version: bytes, process: int) -> _Cells:
+    return _Cells(table, column)
