@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from clipcls.classification.decision import Abstain, Decision
 from clipcls.classification.estimator import Estimator
 from clipcls.classification.head import LinearHead, log_sum_exp
+from clipcls.classification.whole_videos import WholeVideos
 from clipcls.data.inputs import OnError, apply_on_error
 from clipcls.embeddings import embed as embedding
 from clipcls.embeddings.cache import EmbeddingCache, open_cache
@@ -370,8 +371,6 @@ class ImageClassifier(Estimator):
         return apply_on_error(self._embed(embedding.embed_images, images, hashed=hashed), on_error)
 
     def _embed(self, embed: Callable[..., Any], images: Any, **options: Any) -> Any:
-        from clipcls.classification.whole_videos import WholeVideos
-
         self._check_fitted()
         if embedding.is_vector_array(images):
             images = self.vectors(images)

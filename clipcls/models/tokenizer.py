@@ -269,7 +269,7 @@ def _unescape(text: str) -> str:
 
 
 def _read_tokenizer(directory: Path) -> tuple[tokenizers.Tokenizer, int, dict[str, Any]] | None:
-    """What a `JsonTokenizer` is made of; None if only transformers can read it."""
+    """Read the parts of a `JsonTokenizer`; None if only transformers can read them."""
     from tokenizers import Tokenizer
 
     config = {
