@@ -127,7 +127,8 @@ def open_parquet(source: str | io.BytesIO, name: str) -> Iterator[Any]:
         import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(source) as file:
+        # Otherwise all that has been read stays in memory until the end.
+        with pyarrow.parquet.ParquetFile(source, pre_buffer=False) as file:
             yield file
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]

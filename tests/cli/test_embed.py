@@ -16,6 +16,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -426,3 +427,14 @@ def test_memory_does_not_grow_with_the_file(
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0]
+
+
+def test_a_file_is_not_read_before_its_rows_are_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows("v.parquet", np.random.default_rng(0).normal(size=(60_000, 64)))
+    before = pa.total_allocated_bytes()
+    blocks = open_vectors("v.parquet").blocks()
+    for _ in zip(range(20), blocks, strict=False):
+        assert pa.total_allocated_bytes() - before < os.path.getsize("v.parquet") / 2
