@@ -209,7 +209,7 @@ def command(
             "prediction_sets": doubt.prediction_sets,
             "refine": answers.refine,
             "explain": answers.explain,
-            "nearness": not (type(total) is int and total < LEAST_IMAGES),
+            "nearness": not reading.is_few(inputs, LEAST_IMAGES),
             "watch": watch if answers.refine else None,
         }
         if "" in opened:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -99,6 +100,17 @@ class InputSettings(Settings):
         rare=True,
         help="Widen boxes on each side by this share of their longer side; crops are squares.",
     )
+
+    def is_few(self, inputs: tuple[str, ...], count: int) -> bool:
+        """Whether the inputs are files of one image each, and fewer than `count`."""
+        from clipcls.data.archives import is_archive
+        from clipcls.data.video import is_video
+
+        return (
+            len(inputs) < count
+            and self.boxes is None
+            and all(os.path.isfile(i) and not is_archive(i) and not is_video(i) for i in inputs)
+        )
 
     def find_images(
         self,

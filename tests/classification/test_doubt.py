@@ -15,7 +15,8 @@ from clipcls.classification.multilabel import background_texts
 from clipcls.errors import ClipclsError
 from clipcls.few_shot.classifier import FewShotClassifier
 from clipcls.predictions import Candidate, Prediction
-from helpers.encoders import NamesEncoder
+from helpers.cli import Run
+from helpers.encoders import ColourEncoder, NamesEncoder
 from helpers.predictions import all_of
 
 Paint = Callable[..., str]
@@ -121,3 +122,13 @@ def test_evaluate_recommends_learning_where_accuracy_is_low(
     assert run("evaluate", *labels, "bad")[2].count("`clipcls fit`") == 1
     assert "clipcls fit" not in run("evaluate", *labels, "good")[2]
     assert "clipcls fit" not in run("evaluate", *labels, "--quiet", "bad")[2]
+
+
+def test_a_few_photos_are_not_compared_with_everyday_names(
+    run: Run, encoder: ColourEncoder, paint: Paint
+) -> None:
+    photos = [paint(f"{n}.png", "red") for n in range(20)]
+    for count, has_names in ((19, False), (20, True)):
+        encoder.texts.clear()
+        assert run("classify", "--no-cache", "-l", "red", "-l", "blue", *photos[:count])[0] == 0
+        assert (len(encoder.texts) > 90) == has_names
