@@ -29,6 +29,7 @@ __all__ = [
     "MultiLabelClassifier",
     "MultiQuestionClassifier",
     "Prediction",
+    "RayClassifier",
     "ZeroShotClassifier",
     "calibrate",
     "compare",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from clipcls.classification.multilabel import MultiLabelClassifier
     from clipcls.classification.suggest import suggest
     from clipcls.classification.zero_shot import ZeroShotClassifier
+    from clipcls.cluster.ray_classifier import RayClassifier
     from clipcls.embeddings.clip_embedder import ClipEmbedder
     from clipcls.embeddings.embed import embed_images, embed_texts
     from clipcls.errors import ClipclsError, ImageError
@@ -78,6 +80,7 @@ _HOMES = {
     "MultiLabelClassifier": "classification.multilabel",
     "MultiQuestionClassifier": "classification.multi_question",
     "Prediction": "predictions",
+    "RayClassifier": "cluster.ray_classifier",
     "ZeroShotClassifier": "classification.zero_shot",
     "calibrate": "evaluation.calibrate",
     "compare": "evaluation.compare",

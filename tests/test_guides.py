@@ -57,6 +57,7 @@ NOT_RUN = {
     ],
     "docs/guides/inputs.md": ["network", "files of an example", "an example's name"],
     "docs/guides/serve.md": ["server", "a second server", "network"],
+    "docs/guides/scale.md": ["SLURM", "another machine", "Ray"],
     "docs/guides/keywords.md": ["changes the photos"],
     "docs/guides/sort.md": ["the file's name has the time in it"],
     "docs/start/gpu.md": ["GPU", "GPU"],

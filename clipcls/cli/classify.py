@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clipcls.cli import groups
+from clipcls.cli.cluster import ClusterSettings, classify_on_cluster
 from clipcls.cli.console import Console, watching
 from clipcls.cli.constraints import refuse_inside, refuse_overwriting
 from clipcls.cli.groups import option
@@ -23,7 +24,7 @@ from clipcls.cli.label_settings import (
 from clipcls.cli.options import ModelSettings, run_options
 from clipcls.cli.outputs import ResultsOutput
 from clipcls.cli.param_types import COUNT, FOLDER, NumberRange
-from clipcls.cli.run import Run, note_shard
+from clipcls.cli.run import Run, identify, note_shard
 from clipcls.cli.sort import FilingSettings
 from clipcls.questions import find_name, prefix_columns
 
@@ -137,6 +138,7 @@ def command(
     output: ResultsOutput,
     filing: FilingSettings,
     model: ModelSettings,
+    cluster: ClusterSettings,
 ) -> int:
     """Give each image the label that fits best.
 
@@ -151,6 +153,7 @@ def command(
       clipcls classify -l cat -l dog -l "hot dog" -k 3 photo.jpg
       clipcls classify --classifier classifier.safetensors photos/
       clipcls classify --labels labels.txt --sort-into sorted/ --move photos/
+      clipcls classify --labels labels.txt --ray s3://bucket/photos/ -o s3://bucket/results/
       clipcls classify --labels kind=kinds.txt --labels colour=colours.txt photos/
     """
     questions = split_questions(labels, calibration=doubt.calibration)
@@ -167,7 +170,7 @@ def command(
     refuse_overwriting(
         output.file, labels.labels, labels.prompts, labels.classifier, doubt.calibration, *inputs
     )
-    run = Run(console, inputs, output, filing, questions)
+    run = Run(console, inputs, output, filing, questions, cluster.is_used)
     from clipcls.classification.doubt import LEAST_IMAGES, Doubt, count_each
     from clipcls.output.columns import EXPLAINED, result_columns
 
@@ -190,7 +193,8 @@ def command(
     images, total = reading.find_images(inputs, run.report.excluded)
     arguments = model.make_arguments(inputs)
     opened = open_questions(questions, arguments, doubt.calibration, tagged)
-    note_shard(opened, reading.shard, answers, replace(doubt, calibration=None), labels.level)
+    settings = answers, replace(doubt, calibration=None), labels.level
+    note_shard(opened, reading.shard, *settings)
     asked = {name: fitted for name, fitted in opened.items() if name not in tagged}
     tops = {name: min(answers.top, len(fitted.classes_)) for name, fitted in asked.items()}
     usual = prefix_columns(
@@ -202,24 +206,41 @@ def command(
         if not fitted.provenance_.classifier
     }
     run.report.labels = {name: len(fitted.classes_) for name, fitted in asked.items()}
-    with watching(console, total) as watch:
-        options: dict[str, Any] = {
-            "top": max(tops.values(), default=1),
-            "abstain": doubt.abstain(),
-            "prediction_sets": doubt.prediction_sets,
-            "refine": answers.refine,
-            "explain": answers.explain,
-            "nearness": not reading.is_few(inputs, LEAST_IMAGES),
-            "watch": watch if answers.refine else None,
-        }
-        if "" in opened:
-            results = opened[""].classify(images, heatmaps=answers.heatmap, **options)
-        else:
-            from clipcls.classification.multi_question import MultiQuestionClassifier
+    options: dict[str, Any] = {
+        "top": max(tops.values(), default=1),
+        "abstain": doubt.abstain(),
+        "prediction_sets": doubt.prediction_sets,
+        "refine": answers.refine,
+        "explain": answers.explain,
+        "nearness": not reading.is_few(inputs, LEAST_IMAGES),
+    }
+    classifier: Any = opened.get("")
+    if classifier is None:
+        from clipcls.classification.multi_question import MultiQuestionClassifier
 
-            least = doubt.min_score or None
-            fitted = MultiQuestionClassifier(opened).fit()
-            results = fitted.classify(images, min_score=least, **options)
+        classifier = MultiQuestionClassifier(opened).fit()
+        options["min_score"] = doubt.min_score or None
+    if cluster.is_used:
+        from clipcls.classification.nearness import Nearness
+
+        if doubts:  # its names are embedded here, once
+            options["nearness"] = Nearness(classifier.encoder_, arguments["cache"] or None)
+        return classify_on_cluster(
+            run,
+            cluster,
+            images,
+            classifier,
+            options,
+            backend=arguments["backend"],
+            identity=identify(opened, *settings),
+            doubts=doubts,
+            keep_nearness=doubt.min_similarity is not None,
+        )
+    with watching(console, total) as watch:
+        options["watch"] = watch if answers.refine else None
+        if answers.heatmap:
+            options["heatmaps"] = answers.heatmap
+        results = classifier.classify(images, **options)
         for name, fitted in asked.items():
             if threshold := doubt.abstain().threshold(fitted.calibration_):
                 console.remark(

@@ -15,6 +15,7 @@ from click.core import ParameterSource
 _OWN_LABELS = "a classifier has its own labels"
 _REFINED = "its promises would not hold for refined scores"
 _ONE_LABEL = "it is for one label per image"
+_FILING = ("sort-into", "xmp")
 _KEYWORDS = "write keywords first; sidecars then move with their images"
 
 # By long name, the most telling reason first. `settings` reads this too: where one of a pair is
@@ -29,6 +30,11 @@ EXCLUSIVE: tuple[tuple[str, str, str], ...] = (
     ("classifier", "min-similarity", "its similarities are not to texts"),
     ("level", "refine", "answers are not refined where labels have a hierarchy"),
     ("refine", "shard", "all images are refined together"),
+    *(("ray", x, "filing needs one file of results: run `clipcls sort`") for x in _FILING),
+    *(("ray", x, "workers have no cache of embeddings") for x in ("cache", "explain")),
+    *(("ray", x, "it is for runs on this machine") for x in ("per-file", "boxes")),
+    ("ray", "refine", "all images are refined together"),
+    ("ray", "heatmap", "classify the images in question on this machine"),
     ("coverage", "max-error", ""),
     ("cache", "no-cache", ""),
     ("move", "link", ""),
@@ -42,6 +48,7 @@ EXCLUSIVE: tuple[tuple[str, str, str], ...] = (
 _CALIBRATED = "--calibration FILE, from `clipcls calibrate`"
 _NEEDS = (
     *((x, "calibration", _CALIBRATED) for x in ("coverage", "max-error", "prediction-sets")),
+    *((x, "ray", "--ray") for x in ("cpus-per-worker", "gpus-per-worker", "shard-size")),
     *((x, "sort-into", "--sort-into DIR") for x in ("move", "link")),
     *((x, "into", "--into DIR") for x in ("move", "link", "dry-run")),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, get_type_hints
@@ -19,10 +21,29 @@ class Option(click.Option):
     """An option in a section of `--help`; of a long list, `--help` leaves out the `rare` ones."""
 
     def __init__(
-        self, *args: Any, section: str = "", rare: bool = False, **attributes: Any
+        self,
+        *args: Any,
+        section: str = "",
+        rare: bool = False,
+        optional: str = "",
+        **attributes: Any,
     ) -> None:
         super().__init__(*args, **attributes)
         self.section, self.rare = section, rare
+        self._optional = optional
+
+    def spell_out(self, arguments: list[str]) -> list[str]:
+        """Arguments in which an option without its optional value has its `flag_value`.
+
+        click would take any next argument for the value; `optional` is the pattern of values.
+        """
+        if not self._optional:
+            return arguments
+        found = []
+        for word, after in itertools.pairwise([*arguments, ""]):
+            is_bare = word in self.opts and not re.fullmatch(self._optional, after)
+            found.append(f"{word}={self.flag_value}" if is_bare else word)
+        return found
 
 
 def option(*names: str, section: str = "", **attributes: Any) -> Any:
@@ -91,6 +112,8 @@ class _Command(click.Command):
             from clipcls.cli import settings
 
             settings.apply(ctx, args)
+        for param in self.params:
+            args = param.spell_out(args) if isinstance(param, Option) else args
         rest = super().parse_args(ctx, args)
         if is_run:
             constraints.check(ctx)

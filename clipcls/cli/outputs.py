@@ -6,7 +6,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
@@ -50,7 +49,7 @@ class OutputSettings(Settings):
     )
 
     form: str | None = option("-f", "--format")
-    file: Path | None = option(
+    file: Any = option(  # a Path, None or, for a folder or URL, a str
         *("-o", "--output"),
         type=RESULTS,
         help="Write to this file, compressed if it ends in .gz; - is standard output.",
@@ -62,6 +61,8 @@ class OutputSettings(Settings):
 
     def choose_format(self) -> str:
         """The format: `--format`, else by the file's suffix, else by where the output goes."""
+        if isinstance(self.file, str):
+            raise click.UsageError(f"{self.file}: is a directory or URL; name a file")
         suffixes = [suffix.lower() for suffix in self.file.suffixes] if self.file else []
         is_compressed = suffixes[-1:] == [".gz"]
         *_, suffix = ("", *suffixes[: -1 if is_compressed else None])

@@ -32,6 +32,15 @@ class _NewFile(click.Path):
         return path
 
 
+class _NewResults(_NewFile):
+    """The same, or as text a folder or URL, for commands that write many files."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = os.fsdecode(value)
+        is_place = "://" in text or text.endswith("/") or os.path.isdir(text)
+        return text if is_place else super().convert(value, param, ctx)
+
+
 class NumberRange(click.FloatRange):
     """`click.FloatRange` without nan, which is below and above nothing."""
 
@@ -65,5 +74,5 @@ class _Vectors(click.Path):
 COUNT = _Count(1)
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
-NEW_FILE, RESULTS = _NewFile(), _NewFile(stdout=True)
+NEW_FILE, RESULTS = _NewFile(), _NewResults(stdout=True)
 VECTORS = _Vectors()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clipcls.cli.cluster import find_place
 from clipcls.cli.console import Console
 from clipcls.cli.constraints import refuse_inside
 from clipcls.cli.outputs import ResultsOutput
@@ -92,6 +93,7 @@ class Run:
     output: ResultsOutput
     filing: FilingSettings
     questions: Collection[str]
+    on_cluster: bool = False
     report: Report = field(init=False)
     _to_file: list[Result] = field(init=False, default_factory=list)
 
@@ -103,7 +105,9 @@ class Run:
             )
         if self.filing.sort_into:
             refuse_inside(self.filing.sort_into, self.inputs)
-        self._form = self.output.choose_format()
+        if self.on_cluster:
+            find_place(self.output.file, self.output.form)
+        self._form = "parquet" if self.on_cluster else self.output.choose_format()
         if self.filing.xmp:
             from clipcls.organize.xmp_packet import need_lxml
 
@@ -170,6 +174,21 @@ class Run:
                 "hold for other images like them"
             )
 
+    def say_outcome(self, doubts: Mapping[str, Doubt]) -> int:
+        """Sum up the run, and say what makes its answers doubtful; returns the exit status."""
+        console, report = self.console, self.report
+        console.say_done(
+            report.summary(console.pace.rate if console.pace else None),
+            matters=report.skipped > 0
+            or bool(report.sets)
+            or self.output.file is not None
+            or report.excluded.may_be_images,
+        )
+        reasons = {name: doubt.reason() for name, doubt in doubts.items()}
+        if said := [f"{name}{': ' * bool(name)}{why}" for name, why in reasons.items() if why]:
+            console.remark(f"doubtful: {', '.join(said)}; {_CURE}")
+        return console.status(report.skipped, report.classified)
+
     def finish(
         self,
         *,
@@ -183,17 +202,8 @@ class Run:
                 these results.
             doubts: of each question.
         """
-        console, report, output, filing = self.console, self.report, self.output.file, self.filing
-        console.say_done(
-            report.summary(console.pace.rate if console.pace else None),
-            matters=report.skipped > 0
-            or bool(report.sets)
-            or output is not None
-            or report.excluded.may_be_images,
-        )
-        reasons = {name: doubt.reason() for name, doubt in (doubts or {}).items()}
-        if said := [f"{name}{': ' * bool(name)}{why}" for name, why in reasons.items() if why]:
-            console.remark(f"doubtful: {', '.join(said)}; {_CURE}")
+        console, output, filing = self.console, self.output.file, self.filing
+        status = self.say_outcome(doubts or {})
         after: list[str] = []
         if self._form == "html":
             after = ["open it in a browser"]
@@ -208,7 +218,6 @@ class Run:
             after.append(shlex.join(["clipcls", "sort", *file, "--into", "sorted"]))
         console.say_written(output, *after)
         # Only now: a run that stops earlier has moved no file that the next one would miss.
-        status = console.status(report.skipped, report.classified)
         here = Path(".")
         if filing.xmp:
             status = max(status, write_keywords(console, here, self._to_file))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from clipcls.cli import groups
+from clipcls.cli.cluster import ClusterSettings, classify_on_cluster
 from clipcls.cli.console import Console, watching
 from clipcls.cli.constraints import refuse_overwriting
 from clipcls.cli.groups import option
@@ -19,7 +20,7 @@ from clipcls.cli.label_settings import (
 from clipcls.cli.options import ModelSettings, run_options
 from clipcls.cli.outputs import ResultsOutput
 from clipcls.cli.param_types import COUNT, NumberRange
-from clipcls.cli.run import Run, note_shard
+from clipcls.cli.run import Run, identify, note_shard
 from clipcls.cli.sort import FilingSettings
 
 
@@ -54,6 +55,7 @@ def command(
     output: ResultsOutput,
     filing: FilingSettings,
     model: ModelSettings,
+    cluster: ClusterSettings,
 ) -> int:
     """Give each image all labels that fit, or none.
 
@@ -71,7 +73,7 @@ def command(
     """
     questions = split_questions(labels, calibration=answers.calibration)
     refuse_overwriting(output.file, labels.labels, labels.prompts, answers.calibration, *inputs)
-    run = Run(console, inputs, output, filing, questions)
+    run = Run(console, inputs, output, filing, questions, cluster.is_used)
     from clipcls.output.columns import result_columns
     from clipcls.questions import prefix_columns
 
@@ -80,17 +82,26 @@ def command(
     images, total = reading.find_images(inputs, run.report.excluded)
     arguments = model.make_arguments(inputs)
     opened = open_questions(questions, arguments, answers.calibration, multi_label=questions)
-    note_shard(opened, reading.shard, replace(answers, calibration=None))
-    if "" in opened:
-        results = opened[""].classify(images, top=answers.top, min_score=answers.min_score)
-    else:
+    settings = replace(answers, calibration=None)
+    note_shard(opened, reading.shard, settings)
+    options = {"top": answers.top, "min_score": answers.min_score}
+    classifier: Any = opened.get("")
+    if classifier is None:
         from clipcls.classification.multi_question import MultiQuestionClassifier
 
-        results = (
-            MultiQuestionClassifier(opened)
-            .fit()
-            .classify(images, max_labels=answers.top, min_score=answers.min_score)
+        classifier = MultiQuestionClassifier(opened).fit()
+        options["max_labels"] = options.pop("top")
+    if cluster.is_used:
+        return classify_on_cluster(
+            run,
+            cluster,
+            images,
+            classifier,
+            options,
+            backend=arguments["backend"],
+            identity=identify(opened, settings),
         )
+    results = classifier.classify(images, **options)
     with watching(console, total) as watch:
         run.write(
             reading.name_frames(results, images, opened),

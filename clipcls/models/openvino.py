@@ -264,10 +264,12 @@ def _checksum(data: NDArray[np.uint8]) -> str:
 def _settings(precision: str) -> dict[str, Any]:
     # OpenVINO itself overlooks containers' limits.
     has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")  # that torch keeps to, and that Ray sets
     return {
         "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, all cores on it
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
-        "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count(),
+        "INFERENCE_NUM_THREADS": min(cores, int(limit)) if limit.isdecimal() else cores,
     }
 
 

@@ -43,7 +43,7 @@ def test_help_shows_at_most_20_options_and_names_the_way_to_the_others(run, path
 def test_a_commands_function_has_few_parameters(path: tuple[str, ...]) -> None:
     command = COMMANDS[path]
     assert command.callback is not None
-    assert len(inspect.signature(command.callback).parameters) <= 9
+    assert len(inspect.signature(command.callback).parameters) <= 10
 
 
 def test_tables_of_options_name_options_that_exist() -> None:

@@ -1,0 +1,1 @@
+"""Classify on many machines with Ray Data: see `job`."""

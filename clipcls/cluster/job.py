@@ -1,0 +1,307 @@
+"""Classify shards of a list of images on a Ray cluster; results are a folder of parquet files.
+
+Each shard is a part of the list, named by its place in it and a hash of its images' names, so that
+a later run finds what is finished. A shard is written by the worker that answered it, whole or not
+at all; doing one twice is harmless. Retries, scheduling and transport are Ray Data's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import itertools
+import logging
+import os
+import pickle
+import platform
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from clipcls.classification.doubt import Doubt, count_each
+from clipcls.cluster.place import Place
+from clipcls.cluster.transport import pack, unpack, with_provenance
+from clipcls.data.inputs import NamedImage
+from clipcls.data.sources import Source
+from clipcls.errors import ClipclsError, ImageError, InputError, ModelError, require_extra
+from clipcls.models.backend import Backend
+from clipcls.output.parquet import ParquetWriter
+from clipcls.output.tally import Tally
+
+logger = logging.getLogger(__name__)
+
+SHARD_NAME = re.compile(r"part-\d{5,}-[0-9a-f]{8}\.parquet")
+
+_TRIES = 4  # of a shard whose worker dies: an image may crash it
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The images of one shard, compressed, and the name of the file for their results."""
+
+    name: str
+    count: int
+    images: bytes
+
+    def load(self) -> list[str | NamedImage | ImageError]:
+        """The images."""
+        images: list[str | NamedImage | ImageError] = pickle.loads(zlib.decompress(self.images))
+        return images
+
+
+def split(images: Iterable[str | NamedImage | ImageError], size: int) -> Iterator[Part]:
+    """Divide images into parts of `size`, in their order."""
+    images = iter(images)
+    for number in itertools.count():
+        chunk = list(itertools.islice(images, size))
+        if not chunk:
+            return
+        names = (each if isinstance(each, str) else getattr(each, "name", "") for each in chunk)
+        paths = (each.path if isinstance(each, ImageError) else "" for each in chunk)
+        text = "\0".join(map("\1".join, zip(names, paths, strict=True)))
+        digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
+        # Data that was read on the way, as from an archive, stays here: a name leads to it again.
+        chunk = [
+            each.name
+            if isinstance(each, NamedImage) and not isinstance(each.source, Source)
+            else each
+            for each in chunk
+        ]
+        data = zlib.compress(pickle.dumps(chunk, protocol=5), 1)
+        yield Part(f"part-{number:05}-{digest}.parquet", len(chunk), data)
+
+
+@dataclass
+class Report:
+    """The outcome of one shard.
+
+    Attributes:
+        name: its file.
+        tally: the number of results by outcome.
+        errors: its images that could not be read.
+        doubts: of each question.
+        failure: why it was not done, or None.
+    """
+
+    name: str
+    tally: Tally = field(default_factory=Tally)
+    errors: list[ImageError] = field(default_factory=list)
+    doubts: dict[str, Doubt] = field(default_factory=dict)
+    failure: ClipclsError | None = None
+
+
+@dataclass
+class Job:
+    """Everything a worker needs to answer a shard.
+
+    Attributes:
+        classifier: fitted.
+        options: of its `classify`.
+        place: where results go.
+        n_labels: per question whose answers can be doubtful, the number of labels.
+        keep_nearness: whether records keep `nearness`.
+        folder: that names of images are relative to.
+        inputs: local files and folders that have to exist where a worker runs.
+    """
+
+    classifier: Any
+    options: Mapping[str, Any]
+    place: Place
+    n_labels: Mapping[str, int] = field(default_factory=dict)
+    keep_nearness: bool = False
+    folder: str = field(default_factory=os.getcwd)
+    inputs: Sequence[str] = ()
+
+    def prepare(self) -> None:
+        """Check the machine of a worker, and go to the folder of the images.
+
+        Raises:
+            InputError: images are missing on this machine.
+        """
+        with contextlib.suppress(OSError):
+            os.chdir(self.folder)
+        for path in self.inputs:
+            if not os.path.exists(path):
+                raise InputError(
+                    f"{path}: is missing on the machine {platform.node()}; mount it in the same "
+                    "place on every machine, or name images by URLs"
+                )
+        for each in with_provenance(self.classifier):
+            precision = each.provenance_.precision
+            if precision != each.encoder_.precision:
+                each.provenance_ = replace(each.provenance_, precision=each.encoder_.precision)
+
+    def classify(self, part: Part) -> Report:
+        """Answer a part and write its results."""
+        report = Report(part.name, doubts={q: Doubt(n) for q, n in self.n_labels.items()})
+        results = self.classifier.classify(part.load(), **self.options)
+        data = io.BytesIO()
+        stream = io.TextIOWrapper(data, encoding="utf-8")
+        questions = list(getattr(self.classifier, "classifiers", {}))
+        writer = ParquetWriter(stream, questions)
+        for result in count_each(report.doubts, results, keep_nearness=self.keep_nearness):
+            report.tally.count(result)
+            if isinstance(result, ImageError):
+                report.errors.append(result.without_frames())
+            writer.write(result)
+        writer.finish()
+        self.place.write(part.name, data.getvalue())
+        return report
+
+
+class _Worker:
+    """A process of the cluster that keeps the model."""
+
+    def __init__(self, job: Any) -> None:
+        import ray
+
+        self._failure: ClipclsError | None = None
+        try:
+            self._job: Job = unpack(ray.get(job[0]))
+            self._job.prepare()
+        except ClipclsError as error:
+            self._failure = error
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[bytes]]:
+        part = Part(str(batch["name"][0]), int(batch["count"][0]), bytes(batch["images"][0]))
+        report = Report(part.name, failure=self._failure)
+        if self._failure is None:
+            try:
+                report = self._job.classify(part)
+            except ClipclsError as error:
+                report.failure = error
+            except MemoryError:
+                report.failure = ModelError(f"{platform.node()}: a worker has not enough memory")
+        return {"report": [pickle.dumps(report)]}
+
+
+def run(
+    job: Job, parts: Sequence[Part], backend: Backend, *, address: str, cpus: int, gpus: float
+) -> Iterator[Report]:
+    """Answer parts on a cluster; yields the report of each as it is done.
+
+    Parts whose workers died several times have no report.
+
+    Args:
+        job: what to do.
+        parts: at least one.
+        backend: how workers run the model.
+        address: of the cluster; "auto" is the one that this machine belongs to, or a new one of
+            this machine alone.
+        cpus, gpus: that each worker has for itself.
+
+    Raises:
+        InputError: Ray is missing, or the cluster does not answer.
+        ClipclsError: the failure of a shard that others would share.
+    """
+    with require_extra("ray", "--ray"):
+        import pyarrow as pa
+        import ray
+        import ray.data
+    with _connect(address):
+        context = ray.data.DataContext.get_current().copy()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        context.max_errored_blocks = -1  # a lost shard is missing from the reports
+        workers = min(_count_slots(cpus, gpus), len(parts))
+        packed = ray.put(pack(job, backend))  # kept until the end, for workers that restart
+        rows = [
+            pa.table({"name": [p.name], "count": [p.count], "images": pa.array([p.images])})
+            for p in parts
+        ]
+        with ray.data.DataContext.current(context):
+            reports = ray.data.from_arrow(rows).map_batches(
+                _Worker,
+                fn_constructor_args=([packed],),
+                batch_size=1,
+                compute=ray.data.ActorPoolStrategy(
+                    min_size=workers, max_size=workers, max_tasks_in_flight_per_actor=2
+                ),
+                num_cpus=cpus,
+                num_gpus=gpus,
+                ray_remote_args_fn=_limit_tries,
+            )
+            for row in reports.iter_rows():
+                report: Report = pickle.loads(row["report"])
+                if report.failure:
+                    raise report.failure
+                yield report
+
+
+def _limit_tries() -> dict[str, Any]:
+    return {"max_task_retries": _TRIES - 1}
+
+
+@contextlib.contextmanager
+def _connect(address: str) -> Iterator[None]:
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that this starts
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        ray.init(
+            None if address == "auto" else address,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(
+            f"--ray {address}: cannot connect ({reason}); start a cluster with `ray start --head`, "
+            "or leave out the address to use this machine alone"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _count_slots(cpus: int, gpus: float) -> int:
+    """The number of workers that fit on the cluster now, at least 1."""
+    import ray
+
+    found = ray.cluster_resources()
+    slots = int(found.get("CPU", 0) // cpus)
+    if gpus:
+        slots = min(slots, int(found.get("GPU", 0) // gpus))
+    if not slots:
+        logger.warning(
+            "waiting for a machine with room for a worker (%d CPUs, %g GPUs); the cluster has %g "
+            "CPUs and %g GPUs",
+            *(cpus, gpus, found.get("CPU", 0), found.get("GPU", 0)),
+        )
+    return max(slots, 1)
+
+
+def count_finished(place: Place, names: Sequence[str]) -> Tally:
+    """Count the results in shards that earlier runs finished.
+
+    Raises:
+        InputError: a shard is damaged.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    def count(name: str) -> tuple[int, int]:
+        try:
+            with place.open(name) as file:
+                table = pyarrow.parquet.read_table(file, columns=["error"])
+        except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"{place.url}/{name}: is not a whole shard; remove it, and the same command "
+                "computes it again"
+            ) from error
+        return table.num_rows, table.num_rows - table.column("error").null_count
+
+    tally = Tally()
+    with ThreadPoolExecutor(16) as pool:
+        for rows, errors in pool.map(count, names):
+            tally.add(Tally(rows - errors, skipped=errors))
+    return tally

@@ -1,0 +1,225 @@
+"""Shards of results in a folder or bucket: what is done, what is left, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import clipcls
+from clipcls.cluster import job
+from clipcls.cluster.place import MANIFEST, Place
+from clipcls.cluster.transport import pack, unpack
+from clipcls.errors import ImageError, InputError, OutputError
+from clipcls.models.backend import Backend
+from helpers.cli import Run
+from helpers.encoders import ColourEncoder
+
+OPTIONS = ("-l", "red", "-l", "green", "-l", "blue", "--shard-size", "4")
+
+
+@pytest.fixture(autouse=True)
+def photos(paint: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLIPCLS_NO_CACHE", "1")
+    for number in range(10):
+        paint(f"photos/{number:02}.png", ["red", "green", "blue"][number % 3])
+    for number in range(10, 14):
+        Path(f"photos/{number}.png").write_text("no image")
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the shards that were computed: in this process, in place of a cluster's."""
+    names: list[str] = []
+
+    def run(
+        work: job.Job, parts: Sequence[job.Part], backend: Backend, **where: Any
+    ) -> Iterator[job.Report]:
+        assert where == {"address": "auto", "cpus": 1, "gpus": 0}
+        copy: job.Job = unpack(pack(work, backend))
+        copy.prepare()
+        for part in parts:
+            names.append(part.name)
+            report = copy.classify(part)
+            yield pickle.loads(pickle.dumps(report))
+
+    monkeypatch.setattr(job, "run", run)
+    return names
+
+
+def read(folder: str) -> list[dict[str, Any]]:
+    return sorted(pq.read_table(folder).to_pylist(), key=lambda row: str(row["path"]))
+
+
+@pytest.mark.parametrize("command", ["classify", "tag"])
+def test_records_are_those_of_a_local_run(run: Run, answered: list[str], command: str) -> None:
+    status, _, err = run(command, *OPTIONS, "photos", "--ray", "-o", "results/")
+    assert status == 1
+    assert err.count("skipped photos/") == 4
+    assert "10 classified" in err
+    assert len(answered) == 4
+    local = [o for o in OPTIONS if o not in ("--shard-size", "4")]
+    run(command, *local, "photos", "-o", "local.parquet")
+    assert read("results") == read("local.parquet")
+    schemas = [pq.read_schema(path) for path in ["local.parquet", *Path("results").glob("*.p*")]]
+    assert all(schema.equals(schemas[0]) for schema in schemas)
+
+
+def test_several_questions_have_one_schema(run: Run, answered: list[str]) -> None:
+    Path("warmth.txt").write_text("red or yellow\nblue or green\n")
+    Path("colours.txt").write_text("red\ngreen\nblue\n")
+    asked = ("--labels", "warmth=warmth.txt", "--labels", "colour=colours.txt")
+    status, _, err = run("classify", *asked, "--shard-size", "4", "--ray", "photos", "-o", "r")
+    assert (status, len(answered)) == (1, 4), err
+    schemas = {str(pq.read_schema(path).names) for path in Path("r").glob("*.parquet")}
+    assert len(schemas) == 1
+    assert "colour_score" in schemas.pop()
+
+
+def test_a_second_run_computes_what_is_missing_or_changed(
+    run: Run, answered: list[str], paint: Callable[..., str]
+) -> None:
+    run("classify", *OPTIONS, "photos", "--ray", "-o", "results/")
+    first = sorted(os.listdir("results"))
+    answered.clear()
+    status, _, err = run("classify", *OPTIONS, "photos", "--ray", "-o", "results")
+    assert (status, answered) == (1, [])
+    assert "4 of 4 shards were finished before" in err
+    assert "10 classified, 4 could not be read" in err
+    Path("results", first[1]).unlink()
+    paint("photos/99.png", "red")
+    run("classify", *OPTIONS, "photos", "--ray", "-o", "results")
+    assert answered[0] == first[1]
+    assert len(answered) == 2  # and the last one, with one image more
+    assert len(read("results")) == 15
+    assert first[-1] not in os.listdir("results")
+
+
+def test_results_go_to_any_file_system(run: Run, answered: list[str]) -> None:
+    status, _, err = run("classify", *OPTIONS, "photos", "--ray", "-o", "memory://bucket/r/")
+    assert (status, len(answered)) == (1, 4), err
+    files = fsspec.filesystem("memory").ls("/bucket/r", detail=False)
+    assert len(files) == 5
+    manifest = json.loads(fsspec.filesystem("memory").cat(f"/bucket/r/{MANIFEST}"))
+    assert manifest["complete"] is True
+
+
+def test_other_folders_and_runs_are_left_alone(run: Run, answered: list[str]) -> None:
+    run("classify", *OPTIONS, "photos", "--ray", "-o", "results/")
+    before = sorted(os.listdir("results"))
+    for other in (("-l", "yellow"), ("-k", "2"), ("--min-score", "0.5")):
+        status, _, err = run("classify", *OPTIONS, *other, "photos", "--ray", "-o", "results/")
+        assert (status, err.count("\n")) == (3, 1), err
+        assert "another folder" in err
+    status, _, err = run("classify", *OPTIONS, "photos", "--ray", "-o", "photos/")
+    assert (status, "not empty" in err) == (3, True)
+    assert before == sorted(os.listdir("results"))
+    Path("results", MANIFEST).write_text("{")
+    status, _, err = run("classify", *OPTIONS, "photos", "--ray", "-o", "results/")
+    assert (status, MANIFEST in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--ray",), "name a folder or URL"),
+        (("--ray", "-o", "results.csv"), "name a folder"),
+        (("--ray", "-o", "r/", "-f", "csv"), "parquet"),
+        (("--ray", "-o", "r/", "--refine"), "--refine"),
+        (("--ray", "-o", "r/", "--sort-into", "s"), "--sort-into"),
+        (("--ray", "-o", "r/", "--cache", "c"), "--cache"),
+        (("--ray", "-o", "r/", "--heatmap", "h"), "--heatmap"),
+        (("--ray", "-o", "nope://r/"), "nope"),
+        (("-o", "r/"), "name a file"),
+        (("--gpus-per-worker", "1"), "--ray"),
+    ],
+)
+def test_impossible_options_are_refused_in_a_line(
+    run: Run, answered: list[str], arguments: tuple[str, ...], reason: str
+) -> None:
+    status, _, err = run("classify", "-l", "red", "photos", *arguments)
+    assert (status, answered) == (2, [])
+    assert reason in err.splitlines()[-1]
+    assert not Path("r").exists()
+
+
+def test_the_address_is_optional(run: Run, answered: list[str]) -> None:
+    for number, arguments in enumerate([("--ray", "photos"), ("photos", "--ray"), ("--ray=auto",)]):
+        inputs = () if "photos" in arguments else ("photos",)
+        status, _, err = run("classify", "-l", "red", *arguments, *inputs, "-o", f"r{number}/")
+        assert status == 1, err
+    assert len(answered) == 3
+
+
+def test_a_worker_without_the_images_stops_the_run(
+    run: Run, answered: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = Path("elsewhere").absolute()
+    elsewhere.mkdir()
+    monkeypatch.setattr(os, "chdir", lambda folder: None)
+    prepare = job.Job.prepare
+
+    def prepare_there(self: job.Job) -> None:
+        self.inputs = [str(elsewhere / name) for name in self.inputs]
+        prepare(self)
+
+    monkeypatch.setattr(job.Job, "prepare", prepare_there)
+    status, _, err = run("classify", *OPTIONS, "photos", "--ray", "-o", "results/")
+    assert (status, answered) == (2, [])
+    assert "is missing on the machine" in err
+    assert "mount it" in err
+
+
+def test_parts_are_named_by_their_images() -> None:
+    images: list[Any] = ["a", "b", ImageError("c", "gone"), "d", "e"]
+    parts = list(job.split(images, 2))
+    assert [part.count for part in parts] == [2, 2, 1]
+    assert all(job.SHARD_NAME.fullmatch(part.name) for part in parts)
+    assert str(parts[1].load()[0]) == "c: gone"
+    other = list(job.split([*images[:3], "x", "e"], 2))
+    same = [one.name == two.name for one, two in zip(parts, other, strict=True)]
+    assert same == [True, False, True]
+
+
+def test_a_file_in_the_place_of_the_folder_is_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="file"):
+        Place(str(tmp_path / "file" / "r")).write("a", b"x")
+    with pytest.raises(InputError, match="nope"):
+        Place("nope://bucket")
+
+
+def test_a_damaged_shard_is_named(run: Run, answered: list[str]) -> None:
+    run("classify", *OPTIONS, "photos", "--ray", "-o", "results/")
+    name = sorted(os.listdir("results"))[1]
+    Path("results", name).write_bytes(b"PAR1 cut off")
+    status, _, err = run("classify", *OPTIONS, "photos", "--ray", "-o", "results/")
+    assert (status, name in err, "remove it" in err) == (2, True, True)
+
+
+def test_ray_classifier_answers_arrays_bytes_and_paths(encoder: ColourEncoder) -> None:
+    classifier = clipcls.ZeroShotClassifier(["red", "green"], model=encoder, cache=False)
+    answer = clipcls.RayClassifier(classifier.fit(), top=2)
+    array = np.asarray(Image.open("photos/00.png"))
+    found = answer({"image": np.stack([array, array]), "id": np.array([7, 8])})
+    assert found["label"].tolist() == ["red", "red"]
+    assert (found["id"].tolist(), "image" in found) == ([7, 8], False)
+    data = np.array([Path("photos/01.png").read_bytes(), b"no image"], object)
+    found = answer({"bytes": data})
+    assert found["label"].tolist() == ["green", None]
+    assert found["error"].tolist() == [None, "not an image"]
+    assert found["score"].dtype == np.float64
+    found = answer({"path": ["photos/13.png"]})
+    assert (found["label"].dtype, found["path"]) == (object, ["photos/13.png"])
+    with pytest.raises(ValueError, match="it has text"):
+        answer({"text": ["a"]})
