@@ -29,12 +29,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_EVERY = "1s"
+
 inputs_argument = click.argument(
     "inputs", nargs=-1, required=True, metavar="INPUT...", shell_complete=complete_files
 )
 
 
 def _parse_period(_: click.Context, __: click.Parameter, value: str) -> int:
+    if value == _EVERY:  # help and completion import nothing heavy
+        return 1000
     from clipcls.data.video import parse_period
 
     return _parse(parse_period, value)
@@ -71,7 +75,7 @@ class InputSettings(Settings):
 
     every: int = option(
         metavar="TIME",
-        default="1s",
+        default=_EVERY,
         rare=True,
         callback=_parse_period,
         help="From a video take a frame every TIME, like 1s, 500ms or 2min. Frames are called "

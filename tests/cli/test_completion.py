@@ -33,7 +33,7 @@ def offered(line: str) -> list[str]:
 
 def test_commands_and_options() -> None:
     assert offered("cla") == ["classify"]
-    assert {"info", "clear", "prune"} == set(offered("cache "))
+    assert {"info", "clear", "prune", "export", "import", "merge"} == set(offered("cache "))
     assert "--labels" in offered("classify --l")
     assert offered("classify --format pa") == ["parquet"]
     assert offered("config cal") == ["calibrate"]
@@ -43,7 +43,7 @@ def test_commands_and_options() -> None:
 def test_models_labels_and_templates() -> None:
     assert offered("classify -m mi") == ["mini"]
     assert {"auto", "base", "accurate"} <= set(offered("search --model "))
-    assert offered("classify --model ViT-L") == ["ViT-L-14/datacomp_xl_s13b_b90k"]
+    assert offered("classify --model ViT-L") == ["ViT-L-16-SigLIP2-256/webli"]
     assert offered("classify --labels co") == ["coins.csv", "coco80"]
     assert "labels.txt" in offered("fit --labels ")
     assert "imagenet" in offered("suggest --vocabulary im")
