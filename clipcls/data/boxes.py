@@ -299,8 +299,9 @@ class Boxes:
                     yield from _read_megadetector(found)
                     return
             except (KeyError, TypeError, ValueError, AttributeError) as error:
+                reason = f"without {error}" if isinstance(error, KeyError) else str(error)
                 raise InputError(
-                    f"{self.path}: is not as MegaDetector or COCO writes boxes ({error!r})"
+                    f"{self.path}: is not as MegaDetector or COCO writes boxes ({reason})"
                 ) from error
             raise InputError(
                 f"{self.path}: has no boxes; give MegaDetector's or COCO's JSON, or csv with the "
@@ -327,6 +328,7 @@ class Boxes:
             try:
                 sides = [parse_number(given[side]) for side in "xywh"]
                 confidence = parse_number(given.get("confidence") or "1")
+                _make_box(1, sides, (1, 1))
             except ValueError as error:
                 raise InputError(f"{where}: {error}; write numbers") from error
             rows[given["path"]].append((sides, confidence, given.get("category", "")))
@@ -386,9 +388,9 @@ def _read_coco(found: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[Box, 
 
 
 def _make_box(number: int, sides: Any, whole: tuple[float, float]) -> Box:
-    x, y, width, height = map(float, sides)
-    if not all(map(math.isfinite, (x, y, width, height))):
-        raise ValueError("a box is not of finite numbers")
+    if len(sides) != 4 or not all(map(math.isfinite, sides := [float(side) for side in sides])):
+        raise ValueError("a box is not four finite numbers")
+    x, y, width, height = sides
     return Box(number, x, y, width, height, whole if all(whole) else (0, 0))
 
 

@@ -27,6 +27,7 @@ from clipcls.data.file_kinds import (
 from clipcls.data.inputs import NamedImage
 from clipcls.data.remote import RemoteFile, list_url
 from clipcls.data.sharding import Shard
+from clipcls.data.sources import LocalFile, find_file, find_source
 from clipcls.data.video import EVERY
 from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.on_disk import explain_missing, find_on_disk, is_url
@@ -77,6 +78,8 @@ def find_images(
       folders videos are left out.
     - A URL of anything that fsspec opens is a file, a folder or a pattern, too (see
       `remote.list_url`), if no file of this disk has its name.
+    - The name of one image in an archive, table or video stands for that image, if no file of this
+      disk has its name.
     - A file or folder of vectors by `clipcls embed` comes as one path.
     - `-` reads paths of files and folders, not patterns, from `stdin` as they come: one per line
       (UTF-16, as PowerShell writes it, is recognised), or ended by NUL bytes with `null`.
@@ -213,7 +216,11 @@ def _find(
     try:
         os.lstat(path)
     except (OSError, ValueError) as error:
-        if is_url(path):
+        source = find_source(path)  # perhaps one image in an archive, table or video
+        is_one = not isinstance(source, LocalFile | RemoteFile)
+        if is_one and (not is_pattern or os.path.lexists(find_file(path))):
+            yield NamedImage(path, source)
+        elif is_url(path):
             for item in list_url(path, is_pattern, has_image_name, left_out):
                 yield from [item] if isinstance(item, ImageError) else expand(item)
         elif is_pattern:

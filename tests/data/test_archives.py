@@ -176,6 +176,21 @@ def test_behind_a_url(kind: str, paint: Paint, encoder: ColourEncoder) -> None:
     files.rm("/a", recursive=True)
 
 
+def test_the_name_of_one_image_is_an_input(paint: Paint) -> None:
+    pack("zip", pictures(paint) | {"[1].png": b"x"})
+    names = ["photos.zip!b.png", "photos.zip![1].png", "clip.mp4@00:00:01.000", "t.parquet#2"]
+    items = list(find_images(names))
+    assert [item.name for item in items if isinstance(item, NamedImage)] == names
+    listed = io.BytesIO("\n".join(names).encode())
+    assert list(find_images(["-"], stdin=listed)) == items
+    assert found("photos.zip!z.png", "z.png") == ["photos.zip!z.png", "z.png: no such file"]
+
+
+def test_a_pattern_for_files_named_like_members() -> None:
+    Path("a.zip!b.png").write_bytes(b"x")
+    assert found("*.zip!b.png") == ["a.zip!b.png"]
+
+
 def test_a_file_of_this_name_comes_first() -> None:
     Path("a.zip!b.png").write_bytes(b"x")
     assert not isinstance(find_source("a.zip!b.png"), Member)
