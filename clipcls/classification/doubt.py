@@ -6,6 +6,7 @@ have to be low too. research/doubt.py measures how often that is right.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -36,12 +37,15 @@ class Doubt:
     _images: Counter[str] = field(default_factory=Counter)  # by their best label
     _scores: Counter[str] = field(default_factory=Counter)  # their sums, likewise
     _far: int = 0
+    _measured: int = 0  # images whose nearness is known
 
     def count(self, result: Prediction) -> None:
         """Count an answer by its best label, given or not."""
         self._images[result.top[0].label] += 1
         self._scores[result.top[0].label] += result.score  # type: ignore[assignment]
-        self._far += result.nearness is not None and result.nearness < NEAR
+        if result.nearness is not None and not math.isnan(result.nearness):
+            self._measured += 1
+            self._far += result.nearness < NEAR
 
     def count_block(self, answers: PlainAnswers) -> None:
         """Count many answers."""
@@ -52,6 +56,7 @@ class Doubt:
             self._images[label] += int(counts[number])
             self._scores[label] += float(sums[number])  # type: ignore[assignment]
         if answers.nearness is not None:
+            self._measured += int((~np.isnan(answers.nearness)).sum())
             self._far += int((answers.nearness < NEAR).sum())
 
     def add(self, other: Doubt) -> None:
@@ -59,14 +64,18 @@ class Doubt:
         self._images += other._images
         self._scores += other._scores
         self._far += other._far
+        self._measured += other._measured
 
     def reason(self) -> str:
         """Why most answers are likely wrong, or "" if nothing says so."""
         images = self._images.total()
         if images < LEAST_IMAGES:
             return ""
-        if 2 * self._far > images:
-            return f"{self._far:,} of {images:,} images are near none of the labels"
+        if 2 * self._far > self._measured:
+            sampled = " measured" if self._measured < images else ""
+            return (
+                f"{self._far:,} of {self._measured:,} images{sampled} are near none of the labels"
+            )
         label, count = max(self._images.items(), key=lambda item: item[1])
         mean, share = self._scores[label] / count, count / images
         few = 1.2 / self.n_labels  # with two labels no score is below 0.5

@@ -232,7 +232,7 @@ class ImageClassifier(Estimator):
         prediction_sets: float | None = None,
         refine: bool = False,
         explain: bool = False,
-        nearness: bool = False,
+        nearness: bool | Nearness = False,
         heatmaps: str | os.PathLike[str] | None = None,
         watch: Callable[[ImageError | None], None] | None = None,
         on_error: OnError = "yield",

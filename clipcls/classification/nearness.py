@@ -22,6 +22,7 @@ NEAR = 2.0
 """An image below it is near no label; chosen on development sets (docs/evidence/doubt.md)."""
 
 _BLOCK = 1024  # images; bounds memory
+_SAMPLE = 256  # images of a block, at least
 _EVERY = 12  # of the names; as good as all of them, and quickly embedded
 
 
@@ -31,9 +32,14 @@ class Nearness:
     Args:
         encoder: the model.
         cache: where the names' vectors are kept, or None.
+        is_sampled: whether to measure only some images of each block, which tells the share of far
+            ones well enough; the others get NaN.
     """
 
-    def __init__(self, encoder: Encoder, cache: EmbeddingCache | None) -> None:
+    def __init__(
+        self, encoder: Encoder, cache: EmbeddingCache | None, *, is_sampled: bool = False
+    ) -> None:
+        self.is_sampled = is_sampled
         self._names = embed_texts(encoder, self.texts(), cache).astype(np.float64)
 
     @staticmethod
@@ -55,6 +61,15 @@ class Nearness:
         Returns:
             float64 (n,).
         """
+        if self.is_sampled and (every := len(vectors) // _SAMPLE) > 1:
+            sampled = np.full(len(vectors), np.nan)
+            sampled[::every] = self._measure(vectors[::every], similarities[::every])
+            return sampled
+        return self._measure(vectors, similarities)
+
+    def _measure(
+        self, vectors: NDArray[np.float32], similarities: NDArray[Any]
+    ) -> NDArray[np.float64]:
         found = np.empty(len(vectors))
         for start in range(0, len(vectors), _BLOCK):
             rows = slice(start, start + _BLOCK)

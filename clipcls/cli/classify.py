@@ -212,7 +212,6 @@ def command(
         "prediction_sets": doubt.prediction_sets,
         "refine": answers.refine,
         "explain": answers.explain,
-        "nearness": not reading.is_few(inputs, LEAST_IMAGES),
     }
     classifier: Any = opened.get("")
     if classifier is None:
@@ -220,11 +219,14 @@ def command(
 
         classifier = MultiQuestionClassifier(opened).fit()
         options["min_score"] = doubt.min_score or None
-    if cluster.is_used:
+    keep_nearness = doubt.min_similarity is not None
+    if doubts and (cluster.is_used or not reading.is_few(inputs, LEAST_IMAGES)):
         from clipcls.classification.nearness import Nearness
 
-        if doubts:  # its names are embedded here, once
-            options["nearness"] = Nearness(classifier.encoder_, arguments["cache"] or None)
+        options["nearness"] = Nearness(
+            classifier.encoder_, arguments["cache"] or None, is_sampled=not keep_nearness
+        )
+    if cluster.is_used:
         return classify_on_cluster(
             run,
             cluster,
@@ -234,7 +236,7 @@ def command(
             backend=arguments["backend"],
             identity=identify(opened, *settings),
             doubts=doubts,
-            keep_nearness=doubt.min_similarity is not None,
+            keep_nearness=keep_nearness,
         )
     with watching(console, total) as watch:
         options["watch"] = watch if answers.refine else None
@@ -252,7 +254,7 @@ def command(
             count_each(
                 doubts,
                 reading.name_frames(results, images, opened),
-                keep_nearness=doubt.min_similarity is not None,
+                keep_nearness=keep_nearness,
             ),
             run.select_columns(usual, every),
             classifiers=opened,

@@ -107,13 +107,13 @@ class InputSettings(Settings):
 
     def is_few(self, inputs: tuple[str, ...], count: int) -> bool:
         """Whether the inputs are files of one image each, and fewer than `count`."""
-        from clipcls.data.archives import is_archive
-        from clipcls.data.video import is_video
+        from clipcls.data.file_kinds import SUFFIXES
 
         return (
             len(inputs) < count
             and self.boxes is None
-            and all(os.path.isfile(i) and not is_archive(i) and not is_video(i) for i in inputs)
+            and all(os.path.splitext(i)[1].lower() in SUFFIXES for i in inputs)
+            and all(map(os.path.isfile, inputs))
         )
 
     def find_images(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO, get_args, get_type_hints
@@ -82,7 +83,7 @@ class ParquetWriter(Writer):
     def _write_group(self) -> None:
         import pyarrow.parquet
 
-        schema = _schema(self._questions or [])
+        schema = _schema(tuple(self._questions or ()))
         if self._file is None:
             self._file = pyarrow.parquet.ParquetWriter(
                 self._stream.buffer, schema, compression="zstd"
@@ -95,7 +96,7 @@ class ParquetWriter(Writer):
         import pyarrow
 
         rows, self._rows = self._rows, []
-        schema = _schema(self._questions or [])
+        schema = _schema(tuple(self._questions or ()))
         if rows or not self._tables:
             self._tables.append(pyarrow.Table.from_pylist(rows, schema))
 
@@ -135,7 +136,8 @@ def open_parquet(source: str | io.BytesIO, name: str) -> Iterator[Any]:
         raise InputError(f"{name}: is not a whole parquet file ({reason})") from error
 
 
-def _schema(questions: Sequence[str]) -> Any:
+@functools.cache
+def _schema(questions: tuple[str, ...]) -> Any:
     import pyarrow as pa
 
     def typed(kind: Any) -> Any:
@@ -167,7 +169,7 @@ def _make_table(answers: PlainAnswers) -> Any:
     """The rows of plain answers."""
     import pyarrow as pa
 
-    schema, (n, k) = _schema([]), answers.classes.shape
+    schema, (n, k) = _schema(()), answers.classes.shape
     scores, similarities = np.round(answers.scores, 6), np.round(answers.similarities, 6)
     names = pa.array([*map(str, answers.names), UNKNOWN])
     labels = np.where(answers.sure, answers.classes[:, 0], len(names) - 1)

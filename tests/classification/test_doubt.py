@@ -12,8 +12,10 @@ import pytest
 from clipcls import Abstain, ZeroShotClassifier
 from clipcls.classification.doubt import Doubt, count_each
 from clipcls.classification.multilabel import background_texts
+from clipcls.classification.nearness import Nearness
 from clipcls.errors import ClipclsError
 from clipcls.few_shot.classifier import FewShotClassifier
+from clipcls.numerics import unit_rows
 from clipcls.predictions import Candidate, Prediction
 from helpers.cli import Run
 from helpers.encoders import ColourEncoder, NamesEncoder
@@ -132,3 +134,29 @@ def test_a_few_photos_are_not_compared_with_everyday_names(
         encoder.texts.clear()
         assert run("classify", "--no-cache", "-l", "red", "-l", "blue", *photos[:count])[0] == 0
         assert (len(encoder.texts) > 90) == has_names
+
+
+def test_a_table_and_stored_vectors_are_compared_with_everyday_names(
+    run: Run, encoder: ColourEncoder, paint: Paint, tmp_path: Path
+) -> None:
+    photos = [paint(f"{n}.png", "red") for n in range(20)]
+    table, vectors = tmp_path / "t.csv", tmp_path / "v.parquet"
+    table.write_text("\n".join(["path", *photos]))
+    assert run("embed", *photos, "-o", str(vectors))[0] == 0
+    for file in (table, vectors):
+        encoder.texts.clear()
+        assert run("classify", "--no-cache", "-l", "red", "-l", "blue", str(file))[0] == 0
+        assert len(encoder.texts) > 90
+
+
+def test_a_sample_tells_the_share_of_far_images() -> None:
+    rng = np.random.default_rng(0)
+    vectors = unit_rows(rng.standard_normal((2000, 3), np.float32))
+    similarities = vectors[:, 0].astype(np.float64)
+    encoder = NamesEncoder()
+    vectors = np.pad(vectors, ((0, 0), (0, 29)))
+    whole = Nearness(encoder, None).measure(vectors, similarities)
+    sample = Nearness(encoder, None, is_sampled=True).measure(vectors, similarities)
+    known = ~np.isnan(sample)
+    assert 256 <= known.sum() < 500
+    np.testing.assert_allclose(sample[known], whole[known])
