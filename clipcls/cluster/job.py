@@ -26,6 +26,7 @@ from clipcls.classification.doubt import Doubt, count_each
 from clipcls.cluster.place import Place
 from clipcls.cluster.transport import pack, unpack, with_provenance
 from clipcls.data.inputs import NamedImage
+from clipcls.data.remote import needs_request
 from clipcls.data.sources import Source
 from clipcls.errors import ClipclsError, ImageError, InputError, ModelError, require_extra
 from clipcls.models.backend import Backend
@@ -62,7 +63,8 @@ def split(images: Iterable[str | NamedImage | ImageError], size: int) -> Iterato
             return
         names = (each if isinstance(each, str) else getattr(each, "name", "") for each in chunk)
         paths = (each.path if isinstance(each, ImageError) else "" for each in chunk)
-        text = "\0".join(map("\1".join, zip(names, paths, strict=True)))
+        marks = map(_mark, chunk)
+        text = "\0".join(map("\1".join, zip(names, paths, marks, strict=True)))
         digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
         # Data that was read on the way, as from an archive, stays here: a name leads to it again.
         chunk = [
@@ -73,6 +75,13 @@ def split(images: Iterable[str | NamedImage | ImageError], size: int) -> Iterato
         ]
         data = zlib.compress(pickle.dumps(chunk, protocol=5), 1)
         yield Part(f"part-{number:05}-{digest}.parquet", len(chunk), data)
+
+
+def _mark(image: str | NamedImage | ImageError) -> str:
+    """What a listing says about the content of an image that is more than a file's name."""
+    source = getattr(image, "source", None)
+    known = isinstance(source, Source) and not needs_request(source)
+    return source.stamp().hex() if known else ""
 
 
 @dataclass

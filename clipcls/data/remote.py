@@ -1,12 +1,13 @@
 """Images behind URLs: files, folders and patterns of everything that fsspec opens.
 
-Credentials, retries and timeouts follow each file system's own rules. No listing is kept: folders
-are listed one at a time, as a run reaches them.
+Credentials and retries follow each file system's own rules, timeouts of http `_SECONDS`. No listing
+is kept: folders are listed one at a time, as a run reaches them.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ _EXTRAS |= dict.fromkeys(("az", "abfs", "abfss", "adl"), "az")
 _CHECKSUMS = ("etag", "md5hash", "content-md5", "digest", "content_md5", "blob_id")
 _TIMES = ("lastmodified", "last-modified", "last_modified", "updated", "mtime", "modified")
 _CHUNK = 1 << 20
+_SECONDS = 30  # without a byte; fsspec itself would wait five minutes for a server that hangs
 _BLOCK = 1 << 22  # bytes per request, when a part of a file is read
 
 Info = Mapping[str, Any]
@@ -53,8 +55,14 @@ def open_file_system(url: str) -> tuple[Any, str]:
     """
     import fsspec
 
+    options: dict[str, Any] = {}
+    if is_http(url) and importlib.util.find_spec("aiohttp"):  # else fsspec says that it is missing
+        from aiohttp import ClientTimeout
+
+        timeout = ClientTimeout(total=None, sock_connect=_SECONDS, sock_read=_SECONDS)
+        options["client_kwargs"] = {"timeout": timeout}
     with remote_errors(url):
-        found: tuple[Any, str] = fsspec.url_to_fs(url)
+        found: tuple[Any, str] = fsspec.url_to_fs(url, **options)
         return found
 
 
@@ -292,6 +300,8 @@ def _explain(url: str, error: Exception) -> str:
         return f"the server answered HTTP {status}"
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if type(error).__name__ == "ClientPayloadError":  # aiohttp's, whose text is about HTTP
+        return "the connection was cut; run again"
     if isinstance(error, OSError):
         return f"cannot be read ({os_reason(error) if error.errno and not text else text})"
     return f"cannot be read ({text or type(error).__name__})"

@@ -63,9 +63,9 @@ class Cell:
         return not self.mark and is_url(self.table)
 
     def stamp(self) -> bytes:
-        """The table's stamp; b"" if it has none."""
+        """The table's stamp, and the column, which the image's name does not tell."""
         mark = self.mark or stamp_archive(self.table)
-        return mark and mark + b" row"
+        return mark and mark + b" row " + self.column.encode()
 
     def load(self) -> Cell:
         """The same with its bytes: rows are read fastest in their order."""

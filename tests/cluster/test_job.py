@@ -19,6 +19,8 @@ import clipcls
 from clipcls.cluster import job
 from clipcls.cluster.place import MANIFEST, Place
 from clipcls.cluster.transport import pack, unpack
+from clipcls.data.inputs import NamedImage
+from clipcls.data.tables import Cell
 from clipcls.errors import ImageError, InputError, OutputError
 from clipcls.models.backend import Backend
 from helpers.cli import Run
@@ -189,6 +191,15 @@ def test_parts_are_named_by_their_images() -> None:
     other = list(job.split([*images[:3], "x", "e"], 2))
     same = [one.name == two.name for one, two in zip(parts, other, strict=True)]
     assert same == [True, False, True]
+
+
+def test_parts_of_other_content_under_the_same_names_are_other_parts() -> None:
+    names = []
+    for column, mark in (("a", b"x"), ("b", b"x"), ("a", b"y"), ("a", b"x")):
+        image = NamedImage("t.parquet#0", Cell("t.parquet", 0, column, mark))
+        names += [part.name for part in job.split([image], 2)]
+    assert len(set(names[:3])) == 3
+    assert names[0] == names[3]
 
 
 def test_a_file_in_the_place_of_the_folder_is_an_output_error(tmp_path: Path) -> None:

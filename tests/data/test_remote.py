@@ -273,3 +273,41 @@ def test_nothing_at_all(memory: Any) -> None:
     memory.pipe("/p/notes.txt", b"x")
     with pytest.raises(InputError, match="no images in memory://p/"):
         found("memory://p/")
+
+
+def test_a_server_that_hangs_or_cuts_off_costs_one_line(
+    encoder: ColourEncoder, paint: Paint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr("clipcls.data.remote._SECONDS", 0.5)
+    end = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/cut.png":
+                self.send_response(200)
+                self.send_header("Content-Length", "400")
+                self.end_headers()
+                self.wfile.write(b"begin")
+            else:
+                end.wait(20)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    names = [f"{address}/hang.png", f"{address}/cut.png", paint("red.png", "red")]
+    try:
+        hang, cut, red = embed_images(encoder, names)
+    finally:
+        end.set()
+        server.shutdown()
+        server.server_close()
+    assert isinstance(hang, ImageError)
+    assert isinstance(cut, ImageError)
+    assert (hang.reason, cut.reason) == ("no answer in time", "the connection was cut; run again")
+    assert isinstance(red, Embedded)

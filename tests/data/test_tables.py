@@ -136,3 +136,18 @@ def test_a_broken_table_is_one_line(name: str) -> None:
     assert "\n" not in error
     (missing,) = found(f"no-{name}")
     assert missing == f"no-{name}: no such file"
+
+
+def test_two_columns_of_bytes_are_not_mixed_up_in_the_cache(
+    paint: Paint,
+    encoder: ColourEncoder,
+    cache: EmbeddingCache,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("clipcls.files.hashing.RACY_NS", -(1 << 62))
+    front, back = (Path(paint(f"{c}.png", c)).read_bytes() for c in ("red", "green"))
+    table = write("t.parquet", [{"front": front, "back": back}])
+    for column, colour in (("front", 0), ("back", 1), ("front", 0)):
+        (result,) = embed_images(encoder, find_images([table], image_column=column), cache)
+        assert isinstance(result, Embedded)
+        assert result.vector.argmax() == colour
