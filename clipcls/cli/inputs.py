@@ -179,8 +179,8 @@ def _expand_vectors(
 
 
 @dataclass(frozen=True)
-class ShardedInputSettings(InputSettings):
-    """The same for commands whose results `clipcls merge` puts together."""
+class AnsweredInputSettings(InputSettings):
+    """The same for commands that answer each image."""
 
     shard: Shard | None = option(
         metavar="I/N",
@@ -189,21 +189,6 @@ class ShardedInputSettings(InputSettings):
         help="Read only share I, from 1, of N shares of the images, so that N jobs do the work of "
         "one. An image's share depends only on its name below INPUT. See `clipcls merge`.",
     )
-
-    def find_images(
-        self,
-        inputs: tuple[str, ...],
-        left_out: LeftOut,
-        shard: Shard | None = None,
-        empty: str | None = None,
-    ) -> tuple[Iterator[str | NamedImage | ImageError], Total]:
-        """The share's images, and how to list them again."""
-        return super().find_images(inputs, left_out, shard or self.shard, empty)
-
-
-@dataclass(frozen=True)
-class AnsweredInputSettings(ShardedInputSettings):
-    """The same for commands that answer each image."""
 
     empty: str = option(
         metavar="LABEL",
@@ -230,7 +215,9 @@ class AnsweredInputSettings(ShardedInputSettings):
 
         if self.per_file and self.shard:
             raise click.UsageError("--shard splits videos: leave out --per-file")
-        images, total = super().find_images(inputs, left_out, shard, empty or self.empty)
+        images, total = super().find_images(
+            inputs, left_out, shard or self.shard, empty or self.empty
+        )
         return (WholeVideos(images), None) if self.per_file else (images, total)
 
     def name_frames(

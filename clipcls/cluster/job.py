@@ -78,10 +78,11 @@ def split(images: Iterable[str | NamedImage | ImageError], size: int) -> Iterato
 
 
 def _mark(image: str | NamedImage | ImageError) -> str:
-    """What a listing says about the content of an image that is more than a file's name."""
+    """A mark of the content, as a listing tells it; "" of a file, whose name alone counts."""
     source = getattr(image, "source", None)
-    known = isinstance(source, Source) and not needs_request(source)
-    return source.stamp().hex() if known else ""
+    if not isinstance(source, Source) or needs_request(source):
+        return ""
+    return source.stamp().hex()
 
 
 @dataclass
