@@ -11,6 +11,7 @@ Every file says which model made its vectors, so that another model's are refuse
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import json
 import os
@@ -48,7 +49,7 @@ def open_vectors(path: str) -> VectorFile:
     return _NpyFile(path) if begin == b"\x93NUMPY" else _ParquetFile(path)
 
 
-class VectorFile:
+class VectorFile(abc.ABC):
     """Vectors in a file, in the order of its rows; memory holds a block at a time.
 
     Attributes:
@@ -59,25 +60,25 @@ class VectorFile:
     def __init__(self, path: str, info: VectorsInfo) -> None:
         self.path, self.info = path, info
 
+    @abc.abstractmethod
     def __len__(self) -> int:
         """The number of rows."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def blocks(self) -> Iterator[VectorBlock]:
         """The rows, as unit vectors, or as they are where they cannot be.
 
         Raises:
             InputError: while iterating: the file is cut off or damaged.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def labels(self, column: str) -> Iterator[tuple[str, str | None]]:
         """Each row's path and its text in a column; None where there is none.
 
         Raises:
             InputError: as `blocks`.
         """
-        raise NotImplementedError
 
 
 class _ParquetFile(VectorFile):
@@ -227,7 +228,7 @@ def _reading(name: str) -> Iterator[None]:
 # -- writing ------------------------------------------------------------------------------------
 
 
-class VectorWriter(Writer):
+class VectorWriter(Writer, abc.ABC):
     """Writes `VectorBlock`s.
 
     Args:
@@ -252,13 +253,13 @@ class VectorWriter(Writer):
             self.begin(self._make_info(self._dim))
         self.add(item)
 
+    @abc.abstractmethod
     def begin(self, info: VectorsInfo) -> None:
         """Write the file's beginning."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def add(self, block: VectorBlock) -> None:
         """Write a block."""
-        raise NotImplementedError
 
 
 class VectorParquetWriter(VectorWriter):
