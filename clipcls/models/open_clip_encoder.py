@@ -243,11 +243,14 @@ class OpenClipEncoder:
         try:
             if known:
                 raise towers.GraphError(known["reason"])
+            openvino.import_openvino()  # a broken one says nothing about the model's graph
             graph = self._load_graph(tower, key)
             # Exporting takes longer than a few texts by torch.
             if graph is None and (tower == "image" or openvino.can_store()):
                 graph = self._export(tower, key)
             return graph
+        except ImportError as error:
+            logger.warning("%s runs on torch: OpenVINO cannot be imported (%s)", self.name, error)
         except towers.GraphError as error:
             if not known and not isinstance(error, towers.NoMemoryError):
                 self._facts.set(refusal, {"reason": str(error)})
