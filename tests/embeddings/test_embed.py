@@ -303,7 +303,7 @@ def test_a_truncated_image_warns_in_every_run(
     encoder: ColourEncoder, cache: EmbeddingCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "a.jpg"
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (320, 320, 3), np.uint8)
     Image.fromarray(noise).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 8 // 10])
     for _ in range(2):
