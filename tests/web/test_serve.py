@@ -911,8 +911,8 @@ def test_json_takes_no_more_memory_than_its_body_and_its_images(encoder: ColourE
         peak = tracemalloc.get_traced_memory()[1] - before
         tracemalloc.stop()
     assert [record["error"].partition(":")[0] for record in results] == ["not an image"] * 2
-    # The body, its texts, their bytes, and what decoding one text takes beside the other's bytes.
-    assert peak < 3.3 * len(body)
+    # The body, its texts, their bytes, and what decoding takes, of both at once if threads meet.
+    assert peak < 3.7 * len(body)
 
 
 def test_a_form_takes_urls_too(server: Server) -> None:
