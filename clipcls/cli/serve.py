@@ -142,7 +142,7 @@ class _Load(groups.Settings):
     max_megapixels: int = _limit(
         50, "Megapixels per image; JPEGs are decoded no larger than the model needs.", most=178
     )
-    max_labels: int = _limit(1000, "Labels per request.")
+    max_labels: int = _limit(1000, "Labels per request, or texts to embed.")
     max_queue: int = _limit(64, "Images that may wait for an answer; more are refused with 503.")
     max_connections: int = _limit(
         128, "Connections per client; behind --trust-proxy, simultaneous requests."
@@ -176,8 +176,9 @@ def command(
     """Classify images over HTTP, with a page to try it on.
 
     POST images to /classify as a multipart form, or base64 as JSON; the records are those of
-    `classify`. A request may bring labels, prompts and other settings. /openapi.json describes
-    the API. Uploads stay in memory and are never written to disk. Needs the extra `serve`.
+    `classify`. A request may bring labels, prompts and other settings. POST images and texts to
+    /embed for their vectors. /openapi.json describes the API. Uploads stay in memory and are never
+    written to disk. Needs the extra `serve`.
 
     \b
     Examples:

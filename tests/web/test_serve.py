@@ -29,6 +29,7 @@ from starlette.exceptions import HTTPException
 
 from clipcls import FewShotClassifier
 from clipcls.cli import cli
+from clipcls.embeddings.embed import embed_images, embed_texts
 from clipcls.errors import install_command
 from clipcls.web.admission import Queue
 from clipcls.web.serve.fetch import Fetcher
@@ -765,6 +766,7 @@ def test_the_token(encoder: ColourEncoder) -> None:
     with Server(encoder, token="a-very-long-token") as server:
         for method, path in (
             ("POST", "/classify"),
+            ("POST", "/embed"),
             ("GET", "/labels"),
             ("GET", "/metrics"),
             ("GET", "/openapi.json"),
@@ -778,6 +780,108 @@ def test_the_token(encoder: ColourEncoder) -> None:
         bearer = {"authorization": "Bearer a-very-long-token"}
         answer = server.ask("POST", "/classify", files={"images": RED}, headers=bearer)
         assert check(answer)["results"][0]["label"] == "red"
+
+
+# -- vectors --------------------------------------------------------------------------------------
+
+
+def embed(server: Server, status: int = 200, **options: Any) -> dict[str, Any]:
+    answer = server.ask("POST", "/embed", **options)
+    assert answer.status_code == status, answer.text
+    return check(answer)
+
+
+def test_vectors_are_those_of_the_library(server: Server, paint: Callable[..., str]) -> None:
+    paths = [paint("a.png", "red"), paint("b.png", (250, 160, 9)), paint("c.png", (0, 99, 99))]
+    texts = ["a red thing", "blue # green", "a red thing", "nothing"]
+    images = [item.vector for item in embed_images(server.encoder, paths)]  # type: ignore
+    expected = np.vstack([images, embed_texts(server.encoder, texts)])
+    encoded = [base64_of(Path(path).read_bytes()) for path in paths]
+    server.encoder.texts.clear()
+    answer = embed(server, json={"images": encoded, "texts": texts})
+    rows = [record["vector"] for record in answer["images"] + answer["texts"]]
+    np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-6)
+    assert [record["path"] for record in answer["images"]] == [f"images[{n}]" for n in range(3)]
+    assert [record["text"] for record in answer["texts"]] == texts
+    own = server.classifier.provenance_
+    made_by = {"model": own.model, "weights": own.weights, "precision": "fp32", "dim": 3}
+    assert {name: answer[name] for name in made_by} == made_by
+    assert server.encoder.texts == ["a red thing", "blue # green", "nothing"]  # each once
+    packed = embed(server, json={"images": encoded, "texts": texts, "encoding_format": "base64"})
+    exact = [
+        np.frombuffer(base64.b64decode(record["vector"]), "<f4")
+        for record in packed["images"] + packed["texts"]
+    ]
+    np.testing.assert_array_equal(exact, expected)
+    files = [("images", (path, Path(path).read_bytes())) for path in paths]
+    form = embed(server, files=files, data={"texts": ["\n".join(texts[:2]), *texts[2:]]})
+    assert form["texts"] == answer["texts"]
+    assert [record["path"] for record in form["images"]] == paths
+    assert [r["vector"] for r in form["images"]] == [r["vector"] for r in answer["images"]]
+
+
+def test_an_image_without_a_vector_says_why_and_the_rest_has_one(server: Server) -> None:
+    server.encoder.describe_cut = lambda texts: [f"{text}: is cut" for text in texts]  # type: ignore
+    answer = embed(server, json={"images": [base64_of(b"text"), base64_of(RED)], "texts": ["red"]})
+    bad, good = answer["images"]
+    assert bad == {"path": "images[0]", "error": bad["error"]}
+    assert good["vector"] == answer["texts"][0]["vector"] == [1.0, 0.0, 0.0]
+    assert answer["warnings"] == ["red: is cut"]
+    none = embed(server, json={"images": [base64_of(b"text")]})
+    assert (none["dim"], none["texts"], none["warnings"]) == (3, [], [])
+    figures = server.ask("GET", "/metrics").text.splitlines()
+    assert 'clipcls_images_total{outcome="embedded"} 1.0' in figures
+    assert 'clipcls_images_total{outcome="error"} 2.0' in figures
+    assert 'clipcls_requests_total{path="/embed",status="200"} 2.0' in figures
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ({}, 422, "images, texts: both are missing"),
+        ({"images": [], "texts": []}, 422, "images, texts: both are missing"),
+        ({"texts": "red"}, 422, "texts: "),
+        ({"texts": [""]}, 422, "texts.0: "),
+        ({"texts": ["x" * 1001]}, 422, "texts.0: "),
+        ({"texts": ["red"], "labels": ["red"]}, 422, "labels: "),
+        ({"texts": ["red"], "encoding_format": "hex"}, 422, "encoding_format: "),
+        ({"texts": ["red"] * 1001}, 413, "more than 1,000 texts"),
+        ({"images": [""] * 33}, 413, "more than 32 images"),
+    ],
+)
+def test_what_cannot_be_embedded(
+    server: Server, body: dict[str, Any], status: int, says: str
+) -> None:
+    server.encoder.texts.clear()
+    assert says in embed(server, status, json=body)["detail"]
+    assert server.encoder.texts == []
+
+
+def test_texts_alone_take_a_place_and_run_between_batches() -> None:
+    calls: list[int] = []
+    encoder = SlowEncoder()
+    encode = encoder.encode_texts
+    with Server(encoder, limits=Limits(queue=1, images=1)) as server:
+        encoder.encode_texts = lambda texts: calls.append(len(texts)) or encode(texts)  # type: ignore
+
+        async def ask() -> list[int]:
+            transport = httpx.ASGITransport(server.app)
+            async with httpx.AsyncClient(transport=transport, base_url=HERE) as client:
+                texts = {"texts": [f"red {n}" for n in range(100)]}
+                image = asyncio.create_task(
+                    client.post("/embed", json={"images": [base64_of(RED)]})
+                )
+                while not encoder.began.is_set():
+                    await asyncio.sleep(0.01)
+                refused = await client.post("/embed", json=texts)
+                encoder.may_go.set()
+                first = await image
+                later = await client.post("/embed", json=texts)
+                return [refused.status_code, first.status_code, later.status_code]
+
+        assert run_async(ask()) == [503, 200, 200]
+    assert sum(calls) == 100
+    assert max(calls) <= 32
 
 
 # -- base64 ---------------------------------------------------------------------------------------
@@ -1050,7 +1154,7 @@ def test_the_description_is_kept(encoder: ColourEncoder, mode: str) -> None:
         left_out = [positive_data_acceptance]
         found: set[tuple[str, int]] = set()
         for operation in (result.ok() for result in schema.get_all_operations()):
-            if mode == "negative" and operation.path != "/classify":
+            if mode == "negative" and operation.method != "post":
                 continue  # nothing can be wrong with a request without parameters
             cases = operation.as_strategy(generation_mode=schemathesis.GenerationMode(mode))
 
@@ -1064,7 +1168,8 @@ def test_the_description_is_kept(encoder: ColourEncoder, mode: str) -> None:
                 found.add((case.path, answer.status_code))
 
             ask()
-    assert ("/classify", 200 if mode == "positive" else 422) in found
+    for path in ("/classify", "/embed"):
+        assert (path, 200 if mode == "positive" else 422) in found
 
 
 # -- the command --------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -24,10 +25,13 @@ from clipcls.errors import LabelsError, PromptsError
 from clipcls.web.local_server import BearerToken, Guard, json_response, page_routes, problem
 from clipcls.web.serve.fetch import Fetcher
 from clipcls.web.serve.metrics import CLIENT_GONE, PAGES, CountRequests
-from clipcls.web.serve.requests import read_request
+from clipcls.web.serve.requests import Image, Model, read_request
 from clipcls.web.serve.schemas import (
     PROBLEMS,
     Answer,
+    ClassifyRequest,
+    EmbedAnswer,
+    EmbedRequest,
     Health,
     LabelsAnswer,
     openapi_document,
@@ -37,6 +41,8 @@ from clipcls.web.serve.schemas import (
 from clipcls.web.serve.service import Service
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 def make_app(
@@ -68,14 +74,12 @@ def make_app(
     for kind in (AnyHTTPException, ClientDisconnect, LabelsError, PromptsError, Exception):
         app.add_exception_handler(kind, _answer_error)
 
-    @app.post(
-        "/classify",
-        response_model=Answer,
-        responses=problem_responses(*PROBLEMS),
-        openapi_extra={"requestBody": request_body(limits)},
-        summary="Classify images",
-    )
-    async def classify(request: Request) -> Response:
+    async def answer(
+        request: Request,
+        kind: type[Model],
+        work: Callable[[Sequence[Image], Model], Awaitable[Result]],
+    ) -> Result:
+        """Read a request within the limits and await `work`, unless the client goes."""
         length = int(request.headers.get("content-length", "0"))  # the server has checked it
         if length > limits.bytes:
             raise HTTPException(413, f"the body is larger than {limits.bytes:,} bytes")
@@ -84,7 +88,7 @@ def make_app(
             try:
                 async with asyncio.timeout(limits.seconds) as timer:
                     ticket.give_up = lambda: timer.reschedule(0)
-                    images, options = await read_request(request, ticket, limits, fetcher)
+                    images, options = await read_request(request, kind, ticket, limits, fetcher)
                     is_read = True
 
                     async def stop_when_gone() -> None:
@@ -96,7 +100,7 @@ def make_app(
 
                     watching = asyncio.create_task(stop_when_gone())
                     try:
-                        results, warnings = await service.classify(images, options)
+                        return await work(images, options)
                     finally:
                         watching.cancel()
             except TimeoutError as error:
@@ -107,9 +111,30 @@ def make_app(
                 if is_read:
                     raise HTTPException(504, "the answer took too long") from error
                 raise HTTPException(408, f"the body took over {limits.seconds:g} s") from error
+
+    @app.post(
+        "/classify",
+        response_model=Answer,
+        responses=problem_responses(*PROBLEMS),
+        openapi_extra={"requestBody": request_body(ClassifyRequest, limits)},
+        summary="Classify images",
+    )
+    async def classify(request: Request) -> Response:
+        results, warnings = await answer(request, ClassifyRequest, service.classify)
         return json_response(
             {"results": [item.to_dict() for item in results], "warnings": warnings}
         )
+
+    @app.post(
+        "/embed",
+        response_model=EmbedAnswer,
+        responses=problem_responses(*PROBLEMS),
+        openapi_extra={"requestBody": request_body(EmbedRequest, limits)},
+        summary="Embed images and texts",
+    )
+    async def embed(request: Request) -> Response:
+        vectors = await answer(request, EmbedRequest, service.embed)
+        return await asyncio.to_thread(json_response, vectors)  # megabytes
 
     @app.get(
         "/labels",

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 PAGES = {"/": "serve.html", "/serve.js": "serve.js", "/serve.css": "serve.css"}
 CLIENT_GONE = 499  # as nginx counts it; no client sees it
 
-_PATHS = ("/classify", "/labels", "/healthz", "/metrics", "/openapi.json", *PAGES)
+_PATHS = ("/classify", "/embed", "/labels", "/healthz", "/metrics", "/openapi.json", *PAGES)
 
 
 class Metrics:

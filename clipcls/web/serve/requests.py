@@ -1,4 +1,4 @@
-"""Read a request of `/classify`, a form or JSON: its images and how to classify them.
+"""Read a request, a form or JSON: its images, and what to do with them.
 
 Bodies are read into memory, within limits that apply while they arrive.
 """
@@ -23,7 +23,7 @@ from clipcls.errors import ImageError
 from clipcls.files.text import number_lines
 from clipcls.web.admission import Ticket
 from clipcls.web.serve.fetch import Fetcher
-from clipcls.web.serve.schemas import ClassifyRequest, Limits, Options
+from clipcls.web.serve.schemas import EmbedRequest, ImagesRequest, Limits
 
 Image = tuple[str, bytes | str | ImageError]
 """A name, and the file's bytes, its base64, or why it is missing."""
@@ -39,11 +39,16 @@ _DATA_URL = re.compile("data:[^,]{0,200},", re.IGNORECASE)
 _LONGEST_URL = 8192
 
 Result = TypeVar("Result")
+Model = TypeVar("Model", bound=ImagesRequest)
 
 
 async def read_request(
-    request: Request, ticket: Ticket, limits: Limits, fetcher: Fetcher | None
-) -> tuple[list[Image], Options]:
+    request: Request,
+    form: type[Model],
+    ticket: Ticket,
+    limits: Limits,
+    fetcher: Fetcher | None,
+) -> tuple[list[Image], Model]:
     """Receive a request's images, and take their places in the queue once all have arrived.
 
     Raises:
@@ -53,17 +58,16 @@ async def read_request(
     kind = content_type.partition(";")[0].strip().lower()
     chunks = _count(request.stream(), ticket, limits.bytes)
     images: list[Image]
-    options: Options
     if kind == "multipart/form-data":
-        images, options = await _read_form(request, chunks, limits)
+        images, options = await _read_form(request, form, chunks, limits)
     elif kind == "application/json":
         body = bytearray()
         async for chunk in chunks:
             body += chunk
-        options = given = await asyncio.to_thread(_parse_json, body)
+        options = await asyncio.to_thread(_parse_json, form, body)
         del body
-        images = [(f"images[{number}]", text) for number, text in enumerate(given.images)]
-        given.images = []  # each may go once it is decoded
+        images = [(f"images[{number}]", text) for number, text in enumerate(options.images)]
+        options.images = []  # each may go once it is decoded
     else:
         raise HTTPException(
             415,
@@ -72,8 +76,13 @@ async def read_request(
         )
     if len(images) > limits.images:
         raise HTTPException(413, f"more than {limits.images} images in a request")
+    if isinstance(options, EmbedRequest):
+        if len(options.texts) > limits.labels:
+            raise HTTPException(413, f"more than {limits.labels:,} texts in a request")
+        if not images and not options.texts:
+            raise HTTPException(422, "images, texts: both are missing; give one of them")
     images = await gather(_fetch(image, fetcher, ticket) for image in images)
-    ticket.admit(len(images))
+    ticket.admit(max(1, len(images)))
     return images, options
 
 
@@ -119,12 +128,12 @@ async def _fetch(image: Image, fetcher: Fetcher | None, ticket: Ticket) -> Image
         return url, error.without_frames()
 
 
-def _parse_json(body: bytearray) -> ClassifyRequest:
+def _parse_json(form: type[Model], body: bytearray) -> Model:
     if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
         raise HTTPException(413, f"the JSON holds more than {_MOST_VALUES:,} values")
     if body.startswith(codecs.BOM_UTF8):
         del body[: len(codecs.BOM_UTF8)]
-    return _validate(ClassifyRequest.model_validate_json, body)
+    return _validate(form.model_validate_json, body)
 
 
 def decode_base64(name: str, text: str) -> bytes:
@@ -157,12 +166,12 @@ class _FormParser(MultiPartParser):
 
 
 async def _read_form(
-    request: Request, chunks: AsyncGenerator[bytes, None], limits: Limits
-) -> tuple[list[Image], Options]:
+    request: Request, kind: type[Model], chunks: AsyncGenerator[bytes, None], limits: Limits
+) -> tuple[list[Image], Model]:
     """The images of a form, by file name or position, and the other fields.
 
-    An image without a file name is text, as in JSON: base64 or a URL. Labels and templates are
-    lines, and may come in several fields.
+    An image without a file name is text, as in JSON: base64 or a URL. Labels, templates and
+    texts are lines, and may come in several fields.
     """
     most = {"max_files": limits.images, "max_fields": limits.labels + _FEW_FIELDS}
     parser = _FormParser(request.headers, chunks, max_part_size=limits.bytes, **most)
@@ -191,21 +200,21 @@ async def _read_form(
         if size > _TEXT_SIZE:
             raise HTTPException(413, f"the fields hold more than {_TEXT_SIZE:,} characters")
         if name in ("labels", "prompts"):
-            lines = number_lines(value.replace("\r\n", "\n"))
-            given.setdefault(name, []).extend(line for _, line in lines)
+            numbered = number_lines(value.replace("\r\n", "\n"))
+            given.setdefault(name, []).extend(line for _, line in numbered)
+        elif name == "texts":  # in which # is no comment
+            lines = value.replace("\r\n", "\n").split("\n")
+            given.setdefault(name, []).extend(line for line in lines if line.strip())
         elif name in given:
             raise HTTPException(422, f"{name[:50]!r} is given twice")
         else:
             given[name] = value
-    if not images:
+    if not images and kind.model_fields["images"].is_required():
         raise HTTPException(422, "images: missing; send each image as a part with this name")
     names = given.get("prompts", [])
     if len(names) == 1 and "{}" not in names[0]:
         given["prompts"] = names[0]
-    return images, _validate(Options.model_validate, given)
-
-
-Model = TypeVar("Model", bound=Options)
+    return images, _validate(kind.model_validate, {**given, "images": [""] * len(images)})
 
 
 def _validate(parse: Callable[[Any], Model], given: object) -> Model:

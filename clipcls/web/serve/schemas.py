@@ -18,6 +18,7 @@ from clipcls.web import local_server
 
 _MOST_TOP = 100
 _LONGEST_TEXT = 200  # characters of a label, synonym, prompt or template
+_LONGEST_CAPTION = 1_000
 
 Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
 Texts = Annotated[list[Text], Field(fail_fast=True)]  # else each wrong item costs an error's memory
@@ -30,7 +31,7 @@ class Limits:
     bytes: int = 64 << 20  # of a request's body
     pixels: int = 50_000_000  # of a decoded image; JPEGs decode no larger than the model needs
     images: int = 32
-    labels: int = 1_000
+    labels: int = 1_000  # also texts to embed
     texts: int = 10_000  # that labels and templates make together
     seconds: float = 30.0
     queue: int = 64  # images accepted and not answered yet, of all requests
@@ -48,10 +49,21 @@ class LabelEntry(BaseModel):
     use_templates: bool | None = None
 
 
-class Options(BaseModel):
-    """How to classify the images."""
+class ImagesRequest(BaseModel):
+    """The part that all requests with images share."""
 
     model_config = ConfigDict(extra="forbid")
+
+    images: list[str] = Field(
+        min_length=1,
+        fail_fast=True,
+        description="Each as base64, as a data URL with base64 or, from hosts that the server "
+        "allows, as an http or https URL.",
+    )
+
+
+class ClassifyRequest(ImagesRequest):
+    """Images and how to classify them."""
 
     labels: list[Text | LabelEntry] | None = Field(
         None,
@@ -83,14 +95,21 @@ class Options(BaseModel):
     )
 
 
-class ClassifyRequest(Options):
-    """Images and how to classify them, as JSON."""
+class EmbedRequest(ImagesRequest):
+    """Images and texts to embed, at least one."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": ["images"]}, {"required": ["texts"]}]}
+    )
 
     images: list[str] = Field(
-        min_length=1,
-        fail_fast=True,
-        description="Each as base64, as a data URL with base64 or, from hosts that the server "
-        "allows, as an http or https URL.",
+        [], fail_fast=True, description=ImagesRequest.model_fields["images"].description
+    )
+    texts: list[Annotated[str, Field(min_length=1, max_length=_LONGEST_CAPTION)]] = Field(
+        [], fail_fast=True, description="Texts, which are embedded as they are: no templates."
+    )
+    encoding_format: Literal["float", "base64"] = Field(
+        "float", description="Vectors as lists, or as base64 of little-endian float32."
     )
 
 
@@ -121,6 +140,32 @@ class Answer(BaseModel):
 
     results: list[PredictionRecord | ErrorRecord]  # type: ignore[valid-type]
     warnings: list[str] = Field(description="Doubts about the labels.")
+
+
+class ImageVector(BaseModel):
+    """An image's unit vector."""
+
+    path: str = Field(description=_PATH)
+    vector: list[float] | str
+
+
+class TextVector(BaseModel):
+    """A text's unit vector."""
+
+    text: str
+    vector: list[float] | str
+
+
+class EmbedAnswer(BaseModel):
+    """A record per image and per text, in order."""
+
+    images: list[ImageVector | ErrorRecord]
+    texts: list[TextVector]
+    model: str
+    weights: str
+    precision: str
+    dim: int = Field(description="The vectors' length.")
+    warnings: list[str] = Field(description="Texts that are too long for the model.")
 
 
 class LabelsAnswer(BaseModel):
@@ -173,12 +218,14 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": PROBLEMS[status], "content": content} for status in statuses}
 
 
-def request_body(limits: Limits) -> dict[str, Any]:
-    """The OpenAPI of both bodies that `/classify` takes: a form and JSON."""
-    body = ClassifyRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+def request_body(kind: type[ImagesRequest], limits: Limits) -> dict[str, Any]:
+    """The OpenAPI of both bodies that a request comes in: a form and JSON."""
+    body = kind.model_json_schema(ref_template="#/components/schemas/{model}")
     body.pop("$defs", None)
     fields = body["properties"]
     fields["images"]["maxItems"] = limits.images
+    if "texts" in fields:
+        fields["texts"]["maxItems"] = limits.labels
     lines = {
         "type": "array",
         "items": {"type": "string", "maxLength": _LONGEST_TEXT},
@@ -189,6 +236,7 @@ def request_body(limits: Limits) -> dict[str, Any]:
         "labels": lines | {"minItems": 1, "maxItems": limits.labels},
         "prompts": lines,
     }
+    form_fields = {name: field for name, field in form_fields.items() if name in fields}
     form = body | {"title": "Form", "properties": fields | form_fields}
     content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": body}}
     return {"required": True, "content": content}

@@ -1,4 +1,4 @@
-"""Classify images for many clients at once: one model, labels per request, bounded queues.
+"""Answer many clients at once with one model: labels per request, bounded queues.
 
     bytes ─► decoding threads ─► Batcher: one thread for the model ─► matching threads ─► records
     labels ─► texts ─► vectors that are known, else the model's thread, some texts at a time
@@ -10,6 +10,7 @@ are kept nowhere: neither they nor their vectors nor the labels of requests reac
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import math
 import time
@@ -39,7 +40,7 @@ from clipcls.web.admission import Queue
 from clipcls.web.serve.batching import Batcher
 from clipcls.web.serve.metrics import Metrics
 from clipcls.web.serve.requests import Image, decode_base64, gather
-from clipcls.web.serve.schemas import Limits, Options
+from clipcls.web.serve.schemas import ClassifyRequest, EmbedRequest, Limits
 
 if TYPE_CHECKING:
     from clipcls.models.encoder import Encoder
@@ -52,6 +53,8 @@ _TEXTS_A_CALL = 32
 _TEXTS_KEPT = 20_000
 _WEIGHT_KEPT = 80_000
 _CLASS_WEIGHT = 8
+
+_MADE_BY = ("model", "weights", "precision")
 
 Result = TypeVar("Result")
 
@@ -66,7 +69,7 @@ class _Known:
 
 
 class Service:
-    """Answers requests to classify images.
+    """Answers requests to classify or embed images.
 
     Args:
         classifier: fitted; its encoder answers all requests, its labels those without labels.
@@ -122,7 +125,7 @@ class Service:
     # -- images ---------------------------------------------------------------------------------
 
     async def classify(
-        self, images: Sequence[Image], options: Options
+        self, images: Sequence[Image], options: ClassifyRequest
     ) -> tuple[list[Prediction | ImageError], list[str]]:
         """The answer for each image, in order, and warnings about the labels.
 
@@ -151,6 +154,36 @@ class Service:
             outcome = "unknown" if getattr(result, "label", "") == UNKNOWN else "classified"
             self.metrics.images.labels("error" if isinstance(result, ImageError) else outcome).inc()
         return results, list(known.warnings)
+
+    async def embed(self, images: Sequence[Image], options: EmbedRequest) -> dict[str, Any]:
+        """The unit vectors of images and texts, in order, as JSON takes them."""
+        embedded = await gather(self._embed(name, data) for name, data in images)
+        vectors = await self._vectors(options.texts)
+        cut = (
+            await self._in(self._matchers, self._encoder.describe_cut, options.texts)
+            if options.texts
+            else []
+        )
+        for item in embedded:
+            outcome = "error" if isinstance(item, ImageError) else "embedded"
+            self.metrics.images.labels(outcome).inc()
+        write = _write_base64 if options.encoding_format == "base64" else _write_floats
+
+        def make_answer() -> dict[str, Any]:
+            return {
+                "images": [
+                    item.to_dict()
+                    if isinstance(item, ImageError)
+                    else {"path": item.path, "vector": write(item.vector)}
+                    for item in embedded
+                ],
+                "texts": [{"text": text, "vector": write(vectors[text])} for text in options.texts],
+                **{name: getattr(self.own.provenance_, name) for name in _MADE_BY},
+                "dim": self.own.head_.weights.shape[1],
+                "warnings": list(dict.fromkeys(cut)),
+            }
+
+        return await self._in(self._matchers, make_answer)
 
     async def _embed(self, name: str, data: bytes | str | ImageError) -> Embedded | ImageError:
         if isinstance(data, ImageError):
@@ -195,7 +228,7 @@ class Service:
 
     # -- labels ---------------------------------------------------------------------------------
 
-    async def _classifier(self, options: Options) -> _Known:
+    async def _classifier(self, options: ClassifyRequest) -> _Known:
         """The classifier of a request's labels and templates."""
         if options.labels is None and options.prompts is None:
             return _Known(self.own)
@@ -226,7 +259,7 @@ class Service:
             kept.popitem(last=False)
         return known
 
-    def _make_texts(self, options: Options) -> tuple[LabelSet, PromptSet, list[str]]:
+    def _make_texts(self, options: ClassifyRequest) -> tuple[LabelSet, PromptSet, list[str]]:
         """A request's labels, templates, and the texts that these make."""
         limits = self.limits
         labels, prompts = self._own_labels, self._own_prompts
@@ -279,6 +312,15 @@ def _make_prompts(given: str | list[str]) -> PromptSet:
     if given not in sets:
         raise PromptsError(f"no ready template set {given[:50]!r}; they are {', '.join(sets)}")
     return PromptSet(given, read_prompts(sets[given]).templates)
+
+
+def _write_floats(vector: NDArray[np.float32]) -> list[float]:
+    """Its numbers, rounded well below what float32 tells apart, in half the characters."""
+    return [round(number, 9) for number in vector.tolist()]
+
+
+def _write_base64(vector: NDArray[np.float32]) -> str:
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
 
 
 class _Informed:
