@@ -146,6 +146,25 @@ class ImageError(ClipclsError):
         return ImageError(self.path, self.reason)
 
 
+class EmptyError(ImageError):
+    """An image without boxes, which is not read: its label is known.
+
+    Attributes:
+        label: that label.
+    """
+
+    def __init__(self, path: str, label: str) -> None:
+        super().__init__(path, "has no boxes")
+        self.label = label
+
+    def __reduce__(self) -> tuple[type[EmptyError], tuple[str, str]]:
+        return EmptyError, (self.path, self.label)
+
+
+class CutShortError(ImageError):
+    """A video that stopped downloading; what it has is read."""
+
+
 class SidecarError(ClipclsError):
     """An XMP sidecar is not XMP, or changed while it was being updated."""
 

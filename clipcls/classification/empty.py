@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from clipcls.data.boxes import EmptyError
+from clipcls.errors import EmptyError
 from clipcls.predictions import Candidate, Prediction, Result
 from clipcls.questions import Answers
 

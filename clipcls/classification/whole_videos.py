@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.data.video import CutShortError, find_frame
 from clipcls.embeddings.embedded import Embedded
-from clipcls.errors import ImageError
+from clipcls.errors import CutShortError, ImageError
 from clipcls.predictions import Prediction, Result
 from clipcls.questions import Answers
 
@@ -90,6 +89,8 @@ class WholeVideos(Iterator[Any]):
 
 def _find_video(item: Embedded | ImageError) -> str:
     """The video that a frame, or an error, is of; "" if it is of none."""
+    from clipcls.data.video import find_frame
+
     frame = find_frame(item.path)
     return frame.path if frame else item.path if isinstance(item, CutShortError) else ""
 

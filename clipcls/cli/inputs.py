@@ -15,6 +15,7 @@ import click
 from clipcls.cli.completion import complete_files
 from clipcls.cli.groups import Settings, option
 from clipcls.cli.param_types import NumberRange
+from clipcls.errors import EmptyError
 
 if TYPE_CHECKING:
     from clipcls.classification.image_classifier import ImageClassifier
@@ -135,11 +136,12 @@ class InputSettings(Settings):
             empty: the label of images without boxes; None: they are left out.
         """
         from clipcls.data import paths
-        from clipcls.data.archives import is_stream
-        from clipcls.data.boxes import Boxes, EmptyError
+        from clipcls.data.file_kinds import is_stream
 
         boxes = None
         if self.boxes is not None:
+            from clipcls.data.boxes import Boxes
+
             boxes = Boxes(
                 self.boxes,
                 min_confidence=self.box_confidence,

@@ -26,8 +26,7 @@ from clipcls.classification.doubt import Doubt, count_each
 from clipcls.cluster.place import Place
 from clipcls.cluster.transport import pack, unpack, with_provenance
 from clipcls.data.inputs import NamedImage
-from clipcls.data.remote import needs_request
-from clipcls.data.sources import Source
+from clipcls.data.sources import Source, needs_request
 from clipcls.errors import ClipclsError, ImageError, InputError, ModelError, require_extra
 from clipcls.models.backend import Backend
 from clipcls.output.parquet import ParquetWriter

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, Any
 
 from clipcls.data.budget import Budget, Reserve, never_wait
-from clipcls.data.file_kinds import LeftOut, is_system_folder
+from clipcls.data.file_kinds import ARCHIVE_SUFFIX, LeftOut, is_stream, is_system_folder
 from clipcls.data.images import MAX_BYTES
 from clipcls.data.remote import Info, find_info, open_remote, stamp_info
 from clipcls.errors import ImageError, os_reason
@@ -29,23 +29,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SUFFIX = r"\.(?:zip|tar|tgz|tbz2|txz|tar\.(?:gz|bz2|xz))"
-_ARCHIVE = re.compile(f".+{_SUFFIX}", re.IGNORECASE | re.DOTALL)
-_MEMBER = re.compile(f"(.+?{_SUFFIX})!(.+)", re.IGNORECASE | re.DOTALL)
+_MEMBER = re.compile(f"(.+?{ARCHIVE_SUFFIX})!(.+)", re.IGNORECASE | re.DOTALL)
 
 _AHEAD = Budget(lambda: 1 << 28)
 """The bytes of a stream's members that wait for a thread to decode them."""
-
-
-def is_archive(name: str) -> bool:
-    """Whether a file is an archive, judged by its name."""
-    return _ARCHIVE.fullmatch(name) is not None
-
-
-def is_stream(name: str) -> bool:
-    """Whether an archive can only be read from its beginning on."""
-    is_plain = name.lower().endswith(".tar") and not is_url(name)
-    return is_archive(name) and not is_plain and not name.lower().endswith(".zip")
 
 
 @dataclass(frozen=True, slots=True)

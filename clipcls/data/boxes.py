@@ -28,7 +28,7 @@ from clipcls.data.budget import Reserve, never_wait
 from clipcls.data.images import decode_image, find_whole
 from clipcls.data.inputs import NamedImage
 from clipcls.data.sources import Source, find_source
-from clipcls.errors import ImageError, InputError
+from clipcls.errors import EmptyError, ImageError, InputError
 from clipcls.files.jsonfiles import parse_json
 from clipcls.files.text import parse_number, read_table, read_text
 
@@ -75,21 +75,6 @@ class Box:
             (self.x + self.width) / wide,
             (self.y + self.height) / high,
         )
-
-
-class EmptyError(ImageError):
-    """An image without boxes, which is not read: its label is known.
-
-    Attributes:
-        label: that label.
-    """
-
-    def __init__(self, path: str, label: str) -> None:
-        super().__init__(path, "has no boxes")
-        self.label = label
-
-    def __reduce__(self) -> tuple[type[EmptyError], tuple[str, str]]:
-        return EmptyError, (self.path, self.label)
 
 
 @dataclass(slots=True)

@@ -1,14 +1,16 @@
-"""Kinds of files by suffix: images, raw files, videos and what else folders contain."""
+"""Kinds of files by suffix: images, raw files, videos, archives, tables and what else there is."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
 
 from clipcls.errors import install_command
+from clipcls.files.on_disk import is_url
 
 
 def _words(text: str) -> frozenset[str]:
@@ -71,12 +73,41 @@ _SYSTEM_FOLDERS = frozenset(
     )
 )
 
+ARCHIVE_SUFFIX = r"\.(?:zip|tar|tgz|tbz2|txz|tar\.(?:gz|bz2|xz))"
+_ARCHIVE = re.compile(f".+{ARCHIVE_SUFFIX}", re.IGNORECASE | re.DOTALL)
+_TABLE = re.compile(
+    r".+\.(?:csv|tsv|tab|jsonl|ndjson)(?:\.gz)?|.+\.parquet", re.IGNORECASE | re.DOTALL
+)
+
+FRAME_PERIOD = 1000
+"""The milliseconds from one frame of a video to the next, unless the user says otherwise."""
 
 VECTORS_KEY = b"clipcls.vectors"
 """The key of the metadata of a parquet file of vectors (see `embeddings.vector_files`)."""
 
 VECTORS_MANIFEST = "clipcls-vectors.json"
 """The file in a folder that makes it a folder of vectors."""
+
+
+def is_video(path: str) -> bool:
+    """Whether a file is a video, by its suffix."""
+    return os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file is an archive, by its suffix."""
+    return _ARCHIVE.fullmatch(name) is not None
+
+
+def is_stream(name: str) -> bool:
+    """Whether an archive can only be read from its beginning on."""
+    is_plain = name.lower().endswith(".tar") and not is_url(name)
+    return is_archive(name) and not is_plain and not name.lower().endswith(".zip")
+
+
+def is_table(name: str) -> bool:
+    """Whether a file that was named is a table of images, by its suffix."""
+    return _TABLE.fullmatch(name) is not None
 
 
 def is_vectors(path: str) -> bool:

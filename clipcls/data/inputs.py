@@ -34,11 +34,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipcls.data.file_kinds import is_vectors
+from clipcls.data.file_kinds import FRAME_PERIOD, is_vectors, is_video
 from clipcls.data.images import MAX_BYTES, decode_image
 from clipcls.data.pixels import to_rgb
 from clipcls.data.sources import Source, find_source
-from clipcls.data.video import EVERY, is_video, list_frames
 from clipcls.errors import ImageError, os_reason
 
 logger = logging.getLogger(__name__)
@@ -94,8 +93,10 @@ def name_images(images: Any) -> Iterator[NamedImage | NamedVectors | ImageError]
     return name_each()
 
 
-def name_frames(path: str, every: int = EVERY) -> Iterator[NamedImage | ImageError]:
+def name_frames(path: str, every: int = FRAME_PERIOD) -> Iterator[NamedImage | ImageError]:
     """The frames of a video as images, `every` so many milliseconds."""
+    from clipcls.data.video import list_frames
+
     for frame in list_frames(path, every):
         yield frame if isinstance(frame, ImageError) else NamedImage(frame.name, frame)
 

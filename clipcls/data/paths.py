@@ -13,10 +13,11 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from clipcls.data.containers import expand_file
 from clipcls.data.file_kinds import (
+    FRAME_PERIOD,
     KINDS,
     SUFFIXES,
     LeftOut,
@@ -25,13 +26,14 @@ from clipcls.data.file_kinds import (
     is_vectors,
 )
 from clipcls.data.inputs import NamedImage
-from clipcls.data.remote import RemoteFile, list_url
-from clipcls.data.sharding import Shard
-from clipcls.data.sources import LocalFile, find_file, find_source
-from clipcls.data.video import EVERY
+from clipcls.data.sources import find_file, find_part
 from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.on_disk import explain_missing, find_on_disk, is_url
 from clipcls.files.text import canonical, detect_encoding
+
+if TYPE_CHECKING:
+    from clipcls.data.remote import RemoteFile
+    from clipcls.data.sharding import Shard
 
 log = logging.getLogger("clipcls")
 
@@ -43,7 +45,7 @@ _MAGIC = re.compile(
     re.DOTALL,
 )
 _CHUNK = 1 << 16
-Expand = Callable[[str | RemoteFile], Iterator[str | NamedImage | ImageError]]
+Expand = Callable[["str | RemoteFile"], Iterator["str | NamedImage | ImageError"]]
 _BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _CONTROL = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")
 _BINARY = "standard input is binary data, not a list of paths; to classify one image, name its file"
@@ -56,7 +58,7 @@ def find_images(
     null: bool = False,
     left_out: LeftOut | None = None,
     shard: Shard | None = None,
-    every: int = EVERY,
+    every: int = FRAME_PERIOD,
     image_column: str | None = None,
 ) -> Iterator[str | NamedImage | ImageError]:
     r"""Yield the images that the inputs name, in the order of the inputs.
@@ -216,11 +218,12 @@ def _find(
     try:
         os.lstat(path)
     except (OSError, ValueError) as error:
-        source = find_source(path)  # perhaps one image in an archive, table or video
-        is_one = not isinstance(source, LocalFile | RemoteFile)
-        if is_one and (not is_pattern or os.path.lexists(find_file(path))):
-            yield NamedImage(path, source)
+        part = find_part(path)
+        if part and (not is_pattern or os.path.lexists(find_file(path))):
+            yield NamedImage(path, part)
         elif is_url(path):
+            from clipcls.data.remote import list_url
+
             for item in list_url(path, is_pattern, has_image_name, left_out):
                 yield from [item] if isinstance(item, ImageError) else expand(item)
         elif is_pattern:

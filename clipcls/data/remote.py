@@ -140,11 +140,6 @@ class RemoteFile:
         return data
 
 
-def needs_request(source: object) -> bool:
-    """Whether even telling that an image has not changed takes a request to a server."""
-    return bool(getattr(source, "needs_request", False))
-
-
 def _read_all(file: IO[bytes], name: str) -> bytes:
     chunks: list[bytes] = []
     size = 0

@@ -13,12 +13,9 @@ from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
-from clipcls.data.archives import Member, find_member
 from clipcls.data.budget import Reserve, never_wait
+from clipcls.data.file_kinds import is_video
 from clipcls.data.images import decode_image, read_bytes
-from clipcls.data.remote import RemoteFile
-from clipcls.data.tables import Cell, find_cell
-from clipcls.data.video import VideoFrame, find_frame, is_video
 from clipcls.errors import ImageError
 from clipcls.files.hashing import hash_file, stamp_file
 from clipcls.files.on_disk import is_url
@@ -62,14 +59,46 @@ class LocalFile:
 
 def find_source(name: str) -> Source:
     """The source that an image's name leads to; a file of this very name comes first."""
-    if found := find_member(name) or find_cell(name) or find_frame(name):
+    if found := find_part(name):
         return found
-    return RemoteFile(name) if is_url(name) and not os.path.lexists(name) else LocalFile(name)
+    if is_url(name) and not os.path.lexists(name):
+        from clipcls.data.remote import RemoteFile
+
+        return RemoteFile(name)
+    return LocalFile(name)
+
+
+def find_part(name: str) -> Source | None:
+    """The part of an archive, table or video that a name leads to; None if it leads to a file."""
+    found: Source | None = None
+    if "!" in name:
+        from clipcls.data.archives import find_member
+
+        found = find_member(name)
+    if not found and "#" in name:
+        from clipcls.data.tables import find_cell
+
+        found = find_cell(name)
+    if not found and "@" in name:
+        from clipcls.data.video import find_frame
+
+        found = find_frame(name)
+    return found
+
+
+def needs_request(source: object) -> bool:
+    """Whether even telling that an image has not changed takes a request to a server."""
+    return bool(getattr(source, "needs_request", False))
+
+
+def is_download(source: object) -> bool:
+    """Whether a server sends the image as a file of its own."""
+    return hasattr(source, "url")
 
 
 def load_ahead(source: Source | bytes | Image.Image) -> Source | bytes | Image.Image:
     """The same source, with its bytes if these are read best in the order of the images."""
-    return source.load() if isinstance(source, Member | Cell) else source
+    return source.load() if hasattr(source, "load") and isinstance(source, Source) else source
 
 
 def find_file(name: str) -> str:
@@ -108,7 +137,12 @@ def open_image(name: str, *, least_side: int | None = None) -> Image.Image:
     Raises:
         ImageError: it cannot be read.
     """
-    found = (VideoFrame(name, 0) if is_video(name) else find_source(name)).read()
+    source = find_source(name)
+    if is_video(name):
+        from clipcls.data.video import VideoFrame
+
+        source = VideoFrame(name, 0)
+    found = source.read()
     if isinstance(found, Image.Image):
         return found
     return decode_image(found, name, least_side=least_side)

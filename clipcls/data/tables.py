@@ -25,18 +25,10 @@ from clipcls.files.jsonfiles import parse_json
 from clipcls.files.on_disk import find_on_disk, is_url, join_address
 from clipcls.files.text import decode, read_table, read_text
 
-_TABLE = re.compile(
-    r".+\.(?:csv|tsv|tab|jsonl|ndjson)(?:\.gz)?|.+\.parquet", re.IGNORECASE | re.DOTALL
-)
 _CELL = re.compile(r"(.+\.parquet)#(\d{1,15})", re.IGNORECASE | re.DOTALL)
 _NAMES = {"image", "img", "path", "file", "filename", "url", "image_path", "image_url", "file_name"}
 _NAMES |= {"filepath", "file_path", "image_file", "img_path", "img_url"}
 _ROWS = 16  # read at a time
-
-
-def is_table(name: str) -> bool:
-    """Whether a file that was named is a table of images, judged by its name."""
-    return _TABLE.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from clipcls.data.budget import Reserve, never_wait
-from clipcls.data.file_kinds import VIDEO_SUFFIXES
+from clipcls.data.file_kinds import FRAME_PERIOD, is_video
 from clipcls.data.images import check_size, refuse_unless_file
 from clipcls.data.remote import RemoteFile, open_remote, remote_errors
-from clipcls.errors import ImageError, InputError, install_command, os_reason
+from clipcls.errors import CutShortError, ImageError, InputError, install_command, os_reason
 from clipcls.files.hashing import stamp_file
 from clipcls.files.on_disk import is_url
 
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 log = logging.getLogger("clipcls")
-
-EVERY = 1000
-"""Milliseconds from frame to frame, unless the user says otherwise."""
 
 _NAME = re.compile(r"(.+)@(\d{2,}):([0-5]\d):([0-5]\d)\.(\d{3})", re.DOTALL)
 _UNITS = {"ms": 1, "": 1000, "s": 1000, "sec": 1000, "min": 60_000, "m": 60_000, "h": 3_600_000}
@@ -52,15 +49,6 @@ _KEPT = 8  # frames that one thread passed, for others that ask for them a littl
 _NEAR = 500  # milliseconds that are decoded sooner than a key frame is sought
 _FAR = 10_000  # the same if the file has no index of its key frames
 _TOLERANCE = 1_000  # milliseconds that a header may promise too much
-
-
-class CutShortError(ImageError):
-    """A video that stopped downloading; what it has is read."""
-
-
-def is_video(path: str) -> bool:
-    """Whether a file is a video, by its suffix."""
-    return os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES
 
 
 def parse_period(text: str) -> int:
@@ -90,7 +78,7 @@ def find_frame(name: str) -> VideoFrame | None:
     return VideoFrame(found[1], ((hours * 60 + minutes) * 60 + seconds) * 1000 + rest)
 
 
-def list_frames(path: str, every: int = EVERY) -> Iterator[VideoFrame | ImageError]:
+def list_frames(path: str, every: int = FRAME_PERIOD) -> Iterator[VideoFrame | ImageError]:
     """The frames of a video at 0, `every`, 2 x `every` ... milliseconds, before its end.
 
     Nothing is decoded. The frames share one decoder, which is fast if they are read in about this

@@ -20,8 +20,7 @@ from PIL.Image import Image
 
 from clipcls.data.images import FILES, PIXELS, decode_image, find_missing_share
 from clipcls.data.inputs import NamedImage, NamedVectors, OnError, apply_on_error, name_images
-from clipcls.data.remote import RemoteFile, needs_request
-from clipcls.data.sources import Source, load_ahead
+from clipcls.data.sources import Source, is_download, load_ahead, needs_request
 from clipcls.embeddings.embedded import Embedded, StoredRows, read_vectors
 from clipcls.embeddings.encoded_batch import EncodedBatch
 from clipcls.embeddings.space import Space
@@ -243,7 +242,7 @@ def _embed(
                     space = Space(encoder, cache, "image")
                 known = None if needs_request(image.source) else _known(image, space)
                 image = image if known else replace(image, source=load_ahead(image.source))
-                workers = readers if isinstance(image.source, RemoteFile) else pool
+                workers = readers if is_download(image.source) else pool
                 task = known or workers.submit(_prepare, image, encoder, space, decoding, hashed)
                 queue.append(task)
             # `batch_size` is read only if needed, since it may import torch.

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipcls.data.inputs import NamedImage, name_images
-from clipcls.data.remote import needs_request
-from clipcls.data.sources import Source
+from clipcls.data.sources import Source, needs_request
 from clipcls.embeddings.space import Space
 from clipcls.models.encoder import Encoder
 

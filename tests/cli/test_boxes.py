@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from clipcls.data.boxes import Box, Boxes, EmptyError
+from clipcls.data.boxes import Box, Boxes
 from clipcls.data.inputs import NamedImage, open_input
 from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import embed_array
-from clipcls.errors import ImageError, InputError
+from clipcls.errors import EmptyError, ImageError, InputError
 from helpers.cli import Run
 from helpers.encoders import ColourEncoder
 
