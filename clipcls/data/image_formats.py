@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from clipcls.errors import ImageError, install_command
+from clipcls.files.magic import name_kind
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
@@ -38,22 +39,6 @@ _HEIF_BRANDS = frozenset(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 )
 _AVIF_BRANDS = frozenset((b"avif", b"avis"))
-
-# Other kinds of files that are often named like images, by lower-case bytes near their beginning.
-_NOT_READ = {
-    b"<html": "not an image: a web page, as of a failed download",
-    b"<!doctype html": "not an image: a web page, as of a failed download",
-    b"version https://git-lfs": "not an image: a Git LFS pointer (run `git lfs pull`)",
-    b"%pdf": "PDF files are not read",
-    b"%!ps": "PostScript files are not read",
-    b"<svg": "SVG files are not read",
-    b"jxl \r\n\x87\n": "JPEG XL files are not read",
-    b"\0\0\0\0dicm": "DICOM files are not read",
-    b"\0\x05\x16\x07\0\x02": "not an image: a metadata file of macOS",
-    b"ftypmp4": "not an image: a video",
-    b"ftypisom": "not an image: a video",
-    b"ftypqt": "not an image: a video",
-}
 
 # Four-byte units per pixel at the peak, measured on images of 24 megapixels: of an image's mode
 # including its conversion to RGB, and in addition of a format's library.
@@ -118,13 +103,10 @@ def identify(data: bytes, path: str) -> tuple[str, Opener]:
                 return kind, lambda file, opener=opener: opener(file, "")
     if brands & _HEIF_BRANDS:
         return "HEIF", _heif_opener(path)
-    start = data[:1024].lower()
-    for magic, reason in _NOT_READ.items():
-        if magic in start:
-            raise ImageError(path, reason)
     if data.count(0) == len(data):
         raise ImageError(path, "not an image: all its bytes are zero")
-    raise ImageError(path, "not an image")
+    kind = name_kind(data)
+    raise ImageError(path, f"not a supported image: {kind}" if kind else "not an image")
 
 
 def _brands(data: bytes) -> frozenset[bytes]:

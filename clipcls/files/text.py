@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipcls.errors import ClipclsError, InputError
+from clipcls.files.magic import name_kind
 
 # Files that are not the text a person means, by their lower-case first bytes.
 _OTHER_FILES = {
     b"{\\rtf": "is rich text (RTF); save it as plain text (TextEdit: Format, Make Plain Text)",
-    b"<!doctype html": "is a web page, not the file itself; download the raw file",
-    b"<html": "is a web page, not the file itself; download the raw file",
     b"pk\x03\x04": "is an Excel workbook or zip file; in a spreadsheet, save it as CSV UTF-8",
     b"\xd0\xcf\x11\xe0": "is an Excel workbook; in a spreadsheet, save it as CSV UTF-8",
-    b"version https://git-lfs": "is a Git LFS pointer, not the file itself; run `git lfs pull`",
 }
+_TEXTS = ("", "JSON", "XML")
 
 _BOMS = {
     b"\xff\xfe\x00\x00": "utf-32",
@@ -83,6 +82,8 @@ def decode(data: bytes, name: str, error: type[ClipclsError] = InputError) -> st
     for start, reason in _OTHER_FILES.items():
         if begin.startswith(start):
             raise error(f"{name}: {reason}")
+    if (kind := name_kind(data)) not in _TEXTS:
+        raise error(f"{name}: is {kind}, not a text file")
     encoding = detect_encoding(data)
     try:
         text = data.decode(encoding)

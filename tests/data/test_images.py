@@ -229,17 +229,20 @@ def test_raw_files_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch
 def test_other_files_are_named() -> None:
     assert reason(b"just a text, renamed\n" * 9, "x.jpg") == "not an image"
     assert reason(b"P", "x.jpg") == "not an image"
-    assert reason(saved(picture(), "PDF")) == "PDF files are not read"
-    assert reason(saved(picture(), "EPS")) == "PostScript files are not read"  # no Ghostscript
-    assert reason(b'<?xml version="1.0"?><svg xmlns="x"/>') == "SVG files are not read"
+    assert reason(saved(picture(), "PDF")) == "not a supported image: a PDF"
+    assert "a PostScript file" in reason(saved(picture(), "EPS"))  # no Ghostscript
+    assert reason(b'<?xml version="1.0"?><svg xmlns="x"/>').endswith("image: an SVG drawing")
     for data, what in (
         (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2mp41", "a video"),
-        (b"\n<!DOCTYPE HTML><html><svg>", "a web page, as of a failed download"),
+        (
+            b"\n<!DOCTYPE HTML><html><svg>",
+            "a web page (download the raw file, perhaps after a login)",
+        ),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer (run `git lfs pull`)"),
         (b"\0\x05\x16\x07\0\2\0\0Mac OS X" + bytes(99), "a metadata file of macOS"),
-        (bytes(4096), "all its bytes are zero"),
     ):
-        assert reason(data, "x.jpg") == f"not an image: {what}"
+        assert reason(data, "x.jpg") == f"not a supported image: {what}"
+    assert reason(bytes(4096), "x.jpg") == "not an image: all its bytes are zero"
 
 
 # Orientation, frames

@@ -185,7 +185,7 @@ def test_http(
         "no such file",
         "permission denied; check the credentials for http://",
         "the server answered HTTP 500",
-        "not an image: a web page, as of a failed download",
+        "not a supported image: a web page (download the raw file, perhaps after a login)",
         "is empty",
     ]
     handler.asked.clear()

@@ -39,7 +39,7 @@ def test_byte_order_marks_inside_joined_files_are_dropped() -> None:
         (b"cat\ncaf\xe9\n", "t:2: is not UTF-8 text; save the file as UTF-8"),
         (b"PK\x03\x04\x14\0\x06\0\x08\0\xff", "t: is an Excel workbook or zip file; in a spread"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "t: is an Excel workbook; in a spreadsheet, save it"),
-        (b"\xff\xd8\xff\xe0\0\x10JFIF\0", "t: is a binary file; name a text file"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF\0", "t: is a JPEG image, not a text file"),
         (b"\xff\xfec\0a", "t:1: is not UTF-16 text"),
     ],
 )
