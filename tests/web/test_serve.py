@@ -174,6 +174,39 @@ def test_names_come_back_as_they_were(server: Server) -> None:
     assert [r["path"] for r in answer["results"]] == names
 
 
+def test_a_name_that_is_not_utf8_comes_back_as_a_path_would(server: Server) -> None:
+    headers, body = form([("NAME", "images", RED)])
+    answer = server.ask(
+        "POST", "/classify", headers=headers, content=body.replace(b"NAME", b"caf\xe9 \xc3\xa9.png")
+    )
+    (record,) = check(answer)["results"]
+    assert (record["path"], record["label"]) == (os.fsdecode(b"caf\xe9 \xc3\xa9.png"), "red")
+
+
+@pytest.mark.parametrize("field", ["labels", "prompts", "top", "images", "texts"])
+@pytest.mark.parametrize("charset", ["", "; charset=iso-8859-1", "; charset=punycode"])
+def test_fields_that_are_not_utf8_are_refused(server: Server, field: str, charset: str) -> None:
+    headers, body = form([("a", "images", RED), (None, field, "caf\u00e9".encode("latin-1"))])
+    headers["content-type"] += charset
+    path = "/embed" if field == "texts" else "/classify"
+    answer = server.ask("POST", path, headers=headers, content=body)
+    assert answer.status_code == 400
+    assert f"{field!r} is not UTF-8" in check(answer)["detail"]
+
+
+@pytest.mark.parametrize("charset", ["", "; charset=iso-8859-1", "; charset=punycode"])
+def test_fields_are_utf8_whatever_the_request_says(server: Server, charset: str) -> None:
+    name = "gr\u00fcn \u7eff"
+    headers, body = form([("a", "images", RED), (None, "labels", f"{name}\nred".encode())])
+    headers["content-type"] += charset
+    answer = check(server.ask("POST", "/classify", headers=headers, content=body))
+    assert answer["results"][0]["label"] == "red"
+    headers, body = form([(f"{name}.png", "images", RED), (None, "labels", name.encode())])
+    headers["content-type"] += charset
+    (record,) = check(server.ask("POST", "/classify", headers=headers, content=body))["results"]
+    assert (record["path"], record["label"]) == (f"{name}.png", name)
+
+
 def test_other_paths(server: Server) -> None:
     assert server.ask("GET", "/healthz").json() == {"status": "ok"}
     labels = server.ask("GET", "/labels").json()

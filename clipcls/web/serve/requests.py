@@ -156,13 +156,41 @@ def decode_base64(name: str, text: str) -> bytes:
 
 
 class _FormParser(MultiPartParser):
-    """Starlette's parser, which here writes nothing to the disk."""
+    """Starlette's parser, but it writes nothing to the disk, and reads UTF-8 alone.
+
+    Starlette reads other bytes as Latin-1, and any encoding that a request names.
+    """
 
     spool_max_size = 0  # without limit
     is_whole = False
 
+    def on_headers_finished(self) -> None:
+        part = self._current_part
+        is_text = _is_utf8(part.content_disposition or b"")
+        self._charset = "utf-8" if is_text else "latin-1"
+        super().on_headers_finished()
+        self._charset = "utf-8"
+        if not is_text and part.file:  # its name is bytes, as a path can be
+            name = (part.file.filename or "").encode("latin-1")
+            part.file.filename = name.decode("utf-8", "surrogateescape")
+
+    def on_part_end(self) -> None:
+        part = self._current_part
+        if part.file is None and not _is_utf8(part.data):
+            raise MultiPartException(
+                f"{part.field_name[:50]!r} is not UTF-8; send fields of a form in UTF-8"
+            )
+        super().on_part_end()
+
     def on_end(self) -> None:
         self.is_whole = True
+
+
+def _is_utf8(text: bytes | bytearray) -> bool:
+    try:
+        return text.isascii() or bool(text.decode())  # base64 is not copied
+    except UnicodeDecodeError:
+        return False
 
 
 async def _read_form(
