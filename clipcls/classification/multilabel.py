@@ -36,9 +36,7 @@ from clipcls.classification.estimator import Estimator
 from clipcls.data.inputs import OnError, apply_on_error
 from clipcls.embeddings.embed import compute_rows, embed_texts
 from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError
-from clipcls.labels.label_set import read_labels
-from clipcls.labels.names import fill_template
-from clipcls.labels.prompts import TEMPLATE
+from clipcls.labels.everyday import everyday_texts
 from clipcls.numerics import logistic
 from clipcls.predictions import UNKNOWN, Candidate, Prediction
 
@@ -49,9 +47,8 @@ if TYPE_CHECKING:
     from clipcls.embeddings.embedded import Embedded
     from clipcls.models.encoder import Encoder
 
-__all__ = ["MultiLabelClassifier", "background_texts", "score_odds"]
+__all__ = ["MultiLabelClassifier", "score_odds"]
 
-_BACKGROUND_SETS = ("imagenet", "scenes", "textures")
 # Chosen on captions and on collages of mini-ImageNet, fashion and breeds: research/multi_label.py.
 _UNRELATED = 3  # labels that may reach the level of unrelated ones
 _MOST_RIGHT = 5  # labels of an image; the next one stands for those that resemble the best
@@ -117,7 +114,7 @@ class MultiLabelClassifier(Estimator):
                 "a learnt classifier chooses one label per image; its scores do not say whether "
                 "two are right: give labels alone, and calibrate them"
             )
-        texts = background_texts()
+        texts = everyday_texts()
         self.background_ = embed_texts(base.encoder_, texts, base.cache_).astype(np.float64)
         self.classes_ = base.classes_
         self._hash = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:12]
@@ -244,13 +241,6 @@ class MultiLabelClassifier(Estimator):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
-
-
-def background_texts() -> list[str]:
-    """The vocabulary that labels are compared with: one text per name of the ready label sets
-    `imagenet`, `scenes` and `textures`."""
-    names = (name for ready in _BACKGROUND_SETS for name in read_labels(ready).names)
-    return list(dict.fromkeys(fill_template(TEMPLATE, name) for name in names))
 
 
 def score_odds(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.embeddings.embed import embed_texts
+from clipcls.labels.everyday import everyday_texts
 
 if TYPE_CHECKING:
     from clipcls.embeddings.cache import EmbeddingCache
@@ -45,9 +46,7 @@ class Nearness:
     @staticmethod
     def texts() -> tuple[str, ...]:
         """The texts of the everyday names."""
-        from clipcls.classification.multilabel import background_texts
-
-        return tuple(background_texts()[::_EVERY])
+        return tuple(everyday_texts(_EVERY))
 
     def measure(
         self, vectors: NDArray[np.float32], similarities: NDArray[Any]

@@ -263,6 +263,8 @@ def _find_missing(directory: Path) -> str | None:
 
 
 def _unescape(text: str) -> str:
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return text  # ftfy would change nothing, and takes longer to import than a text to embed
     import ftfy
 
     return html.unescape(html.unescape(ftfy.fix_text(text)))

@@ -11,10 +11,13 @@ import pytest
 
 from clipcls import Abstain, ZeroShotClassifier
 from clipcls.classification.doubt import Doubt, count_each
-from clipcls.classification.multilabel import background_texts
 from clipcls.classification.nearness import Nearness
 from clipcls.errors import ClipclsError
 from clipcls.few_shot.classifier import FewShotClassifier
+from clipcls.labels.everyday import everyday_texts
+from clipcls.labels.label_set import read_labels
+from clipcls.labels.names import fill_template
+from clipcls.labels.prompts import TEMPLATE
 from clipcls.numerics import unit_rows
 from clipcls.predictions import Candidate, Prediction
 from helpers.cli import Run
@@ -38,6 +41,17 @@ def reason(results: list[Prediction], n_labels: int = 6) -> str:
     return doubt.reason()
 
 
+def test_everyday_texts_are_those_of_the_ready_sets_whatever_the_folder_contains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = [read_labels(name).names for name in ("imagenet", "scenes", "textures")]
+    names = dict.fromkeys(name for each in sets for name in each)
+    monkeypatch.chdir(tmp_path)
+    Path("scenes").write_text("a file of the user's own")
+    assert everyday_texts() == [fill_template(TEMPLATE, name) for name in names]
+    assert everyday_texts(12) == everyday_texts()[::12]
+
+
 def test_nearness_is_standardised_by_everyday_names(
     names_encoder: NamesEncoder, paint: Paint
 ) -> None:
@@ -45,7 +59,7 @@ def test_nearness_is_standardised_by_everyday_names(
     path = paint("red.png", (200, 60, 0))
     (found,) = all_of(Prediction, clf.classify(path, nearness=True))
     vector = clf.vectors([path])[0].astype(float)
-    names = names_encoder.encode_texts(background_texts()[::12]) @ vector
+    names = names_encoder.encode_texts(everyday_texts()[::12]) @ vector
     expected = (clf.weights_[0] @ vector - names.mean()) / names.std()
     assert found.nearness is not None
     assert found.nearness == pytest.approx(expected, abs=1e-5)
