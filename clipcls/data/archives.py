@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, Any
 
 from clipcls.data.budget import Budget, Reserve, never_wait
+from clipcls.data.container_file import (
+    container_errors,
+    find_version,
+    open_container,
+    stamp_container,
+)
 from clipcls.data.file_kinds import ARCHIVE_SUFFIX, LeftOut, is_stream, is_system_folder
 from clipcls.data.images import MAX_BYTES
-from clipcls.data.remote import Info, find_info, open_remote, stamp_info
-from clipcls.errors import ImageError, os_reason
-from clipcls.files.hashing import stamp_file
+from clipcls.data.remote import Info
+from clipcls.errors import ImageError, format_count
 from clipcls.files.on_disk import is_url
 
 if TYPE_CHECKING:
     import tarfile
-
-logger = logging.getLogger(__name__)
 
 _MEMBER = re.compile(f"(.+?{ARCHIVE_SUFFIX})!(.+)", re.IGNORECASE | re.DOTALL)
 
@@ -51,8 +54,9 @@ class Member:
     mark: bytes = b""
     offset: int = -1
     size: int = -1
-    _stream: tarfile.TarFile | None = field(default=None, repr=False, compare=False)
+    _stream: _Stream | None = field(default=None, repr=False, compare=False)
     _data: Waiting | None = field(default=None, repr=False, compare=False)
+    _failure: str = field(default="", repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Member, (self.container, self.member, self.mark, self.offset, self.size)
@@ -69,7 +73,7 @@ class Member:
 
     def stamp(self) -> bytes:
         """The archive's stamp; b"" if it has none."""
-        mark = self.mark or stamp_archive(self.container)
+        mark = self.mark or stamp_container(self.container)
         return mark and mark + b" member"
 
     def load(self) -> Member:
@@ -77,13 +81,15 @@ class Member:
         if self._stream is None or self.size > MAX_BYTES:
             return self
         try:
-            (info,) = self._stream.members  # type: ignore[attr-defined]
-            if info.offset_data == self.offset and (file := self._stream.extractfile(info)):
-                waiting = Waiting(self.size)
-                waiting.data = file.read()
-                return replace(self, _stream=None, _data=waiting)
-        except Exception:  # reading it by itself will say why
-            logger.debug("%s: %s", self.container, self.member, exc_info=True)
+            with _errors(self.container):
+                (info,) = self._stream.tar.members  # type: ignore[attr-defined]
+                if info.offset_data == self.offset and (file := self._stream.tar.extractfile(info)):
+                    waiting = Waiting(self.size)
+                    waiting.data = file.read()
+                    return replace(self, _stream=None, _data=waiting)
+        except ImageError as error:  # reading it says so
+            self._stream.has_failed = True
+            return replace(self, _stream=None, _failure=f"{error.reason} at {self.member}")
         return replace(self, _stream=None)
 
     def read(self, reserve: Reserve = never_wait) -> bytes:
@@ -92,8 +98,10 @@ class Member:
         Raises:
             ImageError: the archive or the member is missing, damaged, encrypted or too large.
         """
+        if self._failure:
+            raise ImageError(self.container, self._failure)
         name = f"{self.container}!{self.member}"
-        with archive_errors(name):
+        with _errors(self.container, name):
             if self._data:
                 data = self._data.take()
                 reserve(len(data))
@@ -131,7 +139,7 @@ class Member:
                     file.seek(offset)
                     data = file.read(size)
                 if len(data) < size:
-                    raise ImageError(name, "the archive is cut short")
+                    raise ImageError(name, "the archive became shorter")
                 return data
         else:
             with contextlib.closing(open_container(self.container)) as container:
@@ -142,6 +150,14 @@ class Member:
                         found = tar.extractfile(info)
                         return found.read() if found else b""
         raise ImageError(name, "the archive has no such member")
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A tar that is being read, and whether reading its last member failed."""
+
+    tar: tarfile.TarFile
+    has_failed: bool = False
 
 
 class Waiting:
@@ -167,16 +183,6 @@ def find_member(name: str) -> Member | None:
     return Member(found[1], found[2]) if found and not os.path.lexists(name) else None
 
 
-def stamp_archive(container: str, info: Info | None = None) -> bytes:
-    """The stamp of an archive; b"" if it is missing or has none."""
-    try:
-        if is_url(container):
-            return stamp_info(info or find_info(container))
-        return stamp_file(os.stat(container))
-    except (OSError, ValueError, ImageError):
-        return b""
-
-
 def list_members(
     container: str,
     is_image: Callable[[str, LeftOut], bool],
@@ -196,8 +202,8 @@ def list_members(
     """
     count = 0
     try:
-        with archive_errors(container):
-            stamp = stamp_archive(container, info)
+        with _errors(container):
+            stamp = stamp_container(container, info)
             for member in _list(container, stamp):
                 parts = member.member.replace("\\", "/").split("/")
                 hidden = any(p.startswith(".") and p not in (".", "..") for p in parts)
@@ -207,7 +213,7 @@ def list_members(
                     count += 1
                     yield member
     except ImageError as error:
-        after = f", after {count:,} images" if count else ""
+        after = f", after {format_count(count, 'image')}" if count else ""
         yield ImageError(container, f"{error.reason}{after}")
 
 
@@ -217,13 +223,20 @@ def _list(container: str, stamp: bytes) -> Iterator[Member]:
             if not entry.is_dir():
                 yield Member(container, entry.filename, stamp)
         return
-    streams = is_stream(container)
-    with contextlib.closing(open_container(container)) as file:
-        for tar, info in _iterate(file, "r|*" if streams else "r:"):
-            yield Member(
-                *(container, info.name, stamp, info.offset_data, info.size),
-                tar if streams else None,
-            )
+    stream = None
+    try:
+        with contextlib.closing(open_container(container)) as file:
+            if is_stream(container):
+                for tar, info in _iterate(file, "r|*"):
+                    stream = stream or _Stream(tar)
+                    place = info.offset_data, info.size
+                    yield Member(container, info.name, stamp, *place, stream)
+            else:
+                for name, (offset, size) in _iterate_places(file):
+                    yield Member(container, name, stamp, offset, size)
+    except Exception:
+        if not (stream and stream.has_failed):  # else the last member has said so
+            raise
 
 
 def _iterate(file: IO[bytes], mode: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
@@ -237,51 +250,41 @@ def _iterate(file: IO[bytes], mode: str) -> Iterator[tuple[tarfile.TarFile, tarf
                 yield tar, info
 
 
+def _iterate_places(file: IO[bytes]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Name, offset and size of the files of a plain tar, as far as these are whole."""
+    end = os.fstat(file.fileno()).st_size
+    for _, info in _iterate(file, "r:"):
+        if info.offset_data + info.size > end:
+            raise EOFError(f"in {info.name}")
+        yield info.name, (info.offset_data, info.size)
+
+
 @functools.lru_cache(maxsize=8)
 def _open_zip(container: str, version: bytes, process: int) -> zipfile.ZipFile:
     """A zip file; threads may read its members at once, forked processes not."""
-    with archive_errors(container):
+    with _errors(container):
         return zipfile.ZipFile(open_container(container))
 
 
 @functools.lru_cache(maxsize=8)
 def _find_places(container: str, version: bytes) -> dict[str, tuple[int, int]]:
     """Where the files of a plain tar are: name -> offset and size."""
-    with open(container, "rb") as file:
-        return {info.name: (info.offset_data, info.size) for _, info in _iterate(file, "r:")}
+    places: dict[str, tuple[int, int]] = {}
+    with open_container(container) as file:
+        try:
+            places.update(_iterate_places(file))
+        except Exception:
+            if not places:  # else those before the damage can be read
+                raise
+    return places
 
 
-def open_container(container: str) -> IO[bytes]:
-    """Open a file of this disk or behind a URL."""
-    return open_remote(container) if is_url(container) else open(container, "rb")
-
-
-def find_version(container: str, mark: bytes = b"") -> bytes:
-    """A mark that differs between archives of the same name, also if one is young."""
-    if is_url(container):
-        return mark or stamp_archive(container)
-    info = os.stat(container)
-    return b"%d %d %d" % (info.st_size, info.st_mtime_ns, info.st_ino)
+def _errors(container: str, name: str = "") -> AbstractContextManager[None]:
+    kind = "a compressed tar archive" if is_stream(container) else "a tar archive"
+    kind = "a zip archive" if container.lower().endswith(".zip") else kind
+    return container_errors(container, kind, name)
 
 
 def _check_size(name: str, size: int) -> None:
     if size > MAX_BYTES:
         raise ImageError(name, f"too large (the limit is {MAX_BYTES >> 20} MiB)")
-
-
-@contextlib.contextmanager
-def archive_errors(name: str) -> Iterator[None]:
-    """Turn whatever reading an archive raises into an `ImageError` with a short reason."""
-    try:
-        yield
-    except ImageError as error:
-        raise ImageError(name, error.reason) from error
-    except FileNotFoundError as error:
-        raise ImageError(name, os_reason(error)) from error
-    except MemoryError as error:
-        raise ImageError(name, "not enough memory to read it") from error
-    except Exception as error:  # each kind of compression has errors of its own
-        if isinstance(error, OSError) and error.errno:
-            raise ImageError(name, os_reason(error)) from error
-        text = " ".join(str(error).split())[:100] or type(error).__name__
-        raise ImageError(name, f"the archive is damaged or cut short ({text})") from error

@@ -44,7 +44,7 @@ def remote_errors(name: str) -> Iterator[None]:
     except ImageError:
         raise
     except Exception as error:  # every file system has errors of its own
-        raise ImageError(name, _explain(name, error)) from error
+        raise ImageError(name, explain(name, error)) from error
 
 
 def open_file_system(url: str) -> tuple[Any, str]:
@@ -275,7 +275,14 @@ def _list_folder(files: Any, path: str) -> Iterator[tuple[str, str, dict[str, An
     return iter(sorted(named, key=lambda entry: entry[0]))
 
 
-def _explain(url: str, error: Exception) -> str:
+def is_refusal(error: Exception) -> bool:
+    """Whether an error while reading comes from the network or the server, not from the content."""
+    kinds = FileNotFoundError, PermissionError, TimeoutError, ConnectionError
+    package = type(error).__module__.partition(".")[0]
+    return isinstance(error, kinds) or package in ("aiohttp", "azure", "botocore", "gcsfs", "httpx")
+
+
+def explain(url: str, error: Exception) -> str:
     """Why a file system refused, in a few words."""
     scheme = urlsplit(url).scheme.lower()
     status = getattr(error, "status", None)

@@ -15,8 +15,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from clipcls.data.archives import Waiting, find_version, open_container, stamp_archive
+from clipcls.data.archives import Waiting
 from clipcls.data.budget import Reserve, never_wait
+from clipcls.data.container_file import (
+    container_errors,
+    find_version,
+    open_container,
+    stamp_container,
+)
 from clipcls.data.file_kinds import VECTORS_KEY
 from clipcls.data.images import read_bytes
 from clipcls.data.remote import Info, RemoteFile
@@ -56,7 +62,7 @@ class Cell:
 
     def stamp(self) -> bytes:
         """The table's stamp, and the column, which the image's name does not tell."""
-        mark = self.mark or stamp_archive(self.table)
+        mark = self.mark or stamp_container(self.table)
         return mark and mark + b" row " + self.column.encode()
 
     def load(self) -> Cell:
@@ -81,7 +87,7 @@ class Cell:
 
     def _find(self) -> bytes:
         name = f"{self.table}#{self.row}"
-        with table_errors(self.table, name):
+        with container_errors(self.table, "a parquet file", name):
             version = find_version(self.table, self.mark)
             cells = _open_cells(self.table, self.column, version, os.getpid())
             value = cells.get(self.row)
@@ -93,24 +99,6 @@ class Cell:
         if not isinstance(value, bytes) or not value:
             raise ImageError(name, "the row has no image")
         return value
-
-
-class table_errors:  # noqa: N801
-    """Turn whatever reading a table raises into an `ImageError` with a short reason."""
-
-    def __init__(self, table: str, name: str = "") -> None:
-        self.table, self.name = table, name or table
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, frames: object) -> None:
-        if isinstance(error, Exception):
-            text = error.reason if isinstance(error, ImageError) else str(error)
-            text = " ".join(text.removeprefix(f"{self.table}: ").split())
-            if not isinstance(error, ImageError | InputError):
-                text = f"the table cannot be read ({text[:150]})"
-            raise ImageError(self.name, text) from error
 
 
 def find_cell(name: str) -> Cell | None:
@@ -130,9 +118,10 @@ def list_rows(
         info: what a listing says about the table.
     """
     lower = table.lower().removesuffix(".gz")
+    is_parquet = lower.endswith(".parquet")
     try:
-        with table_errors(table):
-            if lower.endswith(".parquet"):
+        with container_errors(table, "a parquet file" if is_parquet else "a text table"):
+            if is_parquet:
                 yield from _list_parquet(table, column, info)
             else:
                 if is_url(table):
@@ -171,7 +160,7 @@ def _list_parquet(
 ) -> Iterator[str | Cell | ImageError]:
     with require_extra("parquet", "reading parquet"):
         import pyarrow.parquet
-    mark = stamp_archive(table, info)
+    mark = stamp_container(table, info)
     with open_container(table) as opened, pyarrow.parquet.ParquetFile(opened) as file:
         if VECTORS_KEY in (file.schema_arrow.metadata or {}):
             raise ImageError(table, "holds vectors; download it first")

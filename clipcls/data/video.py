@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from clipcls.data.budget import Reserve, never_wait
+from clipcls.data.container_file import container_errors
 from clipcls.data.file_kinds import FRAME_PERIOD, is_video
 from clipcls.data.images import check_size, refuse_unless_file
-from clipcls.data.remote import RemoteFile, open_remote, remote_errors
+from clipcls.data.remote import RemoteFile, open_remote
 from clipcls.errors import CutShortError, ImageError, InputError, install_command, os_reason
 from clipcls.files.hashing import stamp_file
 from clipcls.files.on_disk import is_url
@@ -339,14 +340,10 @@ def _make_upright(picture: Picture, shape: Fraction | None) -> Image.Image:
 
 @contextlib.contextmanager
 def _video_errors(path: str) -> Iterator[None]:
-    """Turn FFmpeg's errors, or its absence, into an `ImageError` with a short reason."""
+    """Turn FFmpeg's errors, or the lack of PyAV, into an `ImageError` with a short reason."""
     try:
-        import av
+        import av  # noqa: F401
     except ImportError as error:
         raise ImageError(path, f"videos need PyAV: {install_command('video')}") from error
-    with remote_errors(path) if is_url(path) else contextlib.nullcontext():
-        try:
-            yield
-        except av.error.FFmpegError as error:
-            reason = error.strerror or type(error).__name__
-            raise ImageError(path, f"not a video, damaged or cut short ({reason})") from error
+    with container_errors(path, "a video"):
+        yield

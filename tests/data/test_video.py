@@ -192,7 +192,7 @@ def test_bad_videos() -> None:
     os.mkfifo("pipe.mp4")
     Path("list.mp4").write_text("ffconcat version 1.0\nfile whole.mp4\n")
     assert errors("sound.mp4") == ["sound.mp4: has sound, but no pictures"]
-    assert "not a video, damaged or cut short" in errors("cut.mp4")[0]
+    assert "mp4: damaged or cut short" in errors("cut.mp4")[0]
     assert "not a video, damaged or cut short" in errors("text.mp4")[0]
     assert "not a video, damaged or cut short" in errors("list.mp4")[0]
     assert errors("empty.mp4") == ["empty.mp4: is empty"]

@@ -1,0 +1,95 @@
+"""Files that hold several images: opened, and explained where they are damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import IO
+
+from clipcls.data.images import refuse_unless_file
+from clipcls.data.remote import Info, explain, find_info, is_refusal, open_remote, stamp_info
+from clipcls.errors import ImageError, InputError, os_reason
+from clipcls.files.hashing import stamp_file
+from clipcls.files.magic import START, name_kind
+from clipcls.files.on_disk import is_url
+
+_COMPRESSED = ("a gzip file", "a bzip2 file", "an xz file", "a tar archive")
+_SUFFIXES = {
+    "a zip archive": ".zip",
+    "a tar archive": ".tar",
+    "a gzip file": ".tar.gz",
+    "a bzip2 file": ".tar.bz2",
+    "an xz file": ".tar.xz",
+    "a parquet file": ".parquet",
+    "a NumPy file": ".npy",
+}
+
+
+def open_container(container: str) -> IO[bytes]:
+    """Open a file of this disk or behind a URL."""
+    if is_url(container):
+        return open_remote(container)
+    refuse_unless_file(container, os.stat(container))  # opening a pipe would wait
+    return open(container, "rb")
+
+
+def stamp_container(container: str, info: Info | None = None) -> bytes:
+    """The stamp of a file; b"" if it is missing or has none."""
+    try:
+        if is_url(container):
+            return stamp_info(info or find_info(container))
+        return stamp_file(os.stat(container))
+    except (OSError, ValueError, ImageError):
+        return b""
+
+
+def find_version(container: str, mark: bytes = b"") -> bytes:
+    """A mark that differs between files of the same name, also if one is young."""
+    if is_url(container):
+        return mark or stamp_container(container)
+    info = os.stat(container)
+    return b"%d %d %d" % (info.st_size, info.st_mtime_ns, info.st_ino)
+
+
+@contextlib.contextmanager
+def container_errors(container: str, kind: str, name: str = "") -> Iterator[None]:
+    """Turn whatever reading a container raises into an `ImageError` with a short reason.
+
+    Args:
+        container: the path or URL.
+        kind: what it should be, as `name_kind` calls it.
+        name: the image to name in the error; default: the container.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise ImageError(name or container, "not enough memory to read it") from error
+    except Exception as error:  # each kind of file has errors of its own
+        reason = _explain(container, kind, error)
+        raise ImageError(name or container, reason) from error
+
+
+def _explain(container: str, kind: str, error: Exception) -> str:
+    if isinstance(error, ImageError):
+        return error.reason
+    if isinstance(error, InputError):
+        return str(error).removeprefix(f"{container}: ")
+    if is_url(container):
+        if is_refusal(error):
+            return explain(container, error)
+    elif isinstance(error, OSError) and error.errno:
+        return os_reason(error)
+    start = b""
+    with contextlib.suppress(Exception), open_container(container) as file:
+        start = file.read(START)
+        if not start:
+            return "is empty"
+    found = name_kind(start)
+    is_kind = found in (_COMPRESSED if kind == "a compressed tar archive" else (kind,))
+    if found and not is_kind:
+        cure = f"; if it should be one, give it the suffix {_SUFFIXES.get(found)}"
+        return f"is {found}, not {kind}{cure if found in _SUFFIXES else ''}"
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    text = " ".join(text.split())[:100]
+    return f"{'' if is_kind else f'not {kind}, '}damaged or cut short ({text})"
