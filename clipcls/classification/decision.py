@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -353,20 +354,31 @@ def answer_blocks(
     """The answers to images in their order, in blocks, as `answer` gives them.
 
     Images that the encoder just finished are answered at once; cached images come many at a time.
+    A thread answers stored rows while the next ones are read and the answers before are written.
     """
     block: list[Embedded | ImageError] = []
-    for item in embedded:
-        if isinstance(item, StoredRows):
-            yield from _answer_block(block, answer)
-            yield answer(item)
-            block = []
-            continue
-        block.append(item)
-        fresh = not isinstance(item, ImageError) and not item.stored
-        if fresh or len(block) == _MATCHED_TOGETHER:
-            yield from _answer_block(block, answer)
-            block = []
-    yield from _answer_block(block, answer)
+    before: Future[Iterable[Answer]] | None = None
+    with ThreadPoolExecutor(1, thread_name_prefix="clipcls-answer") as pool:
+        for item in embedded:
+            if isinstance(item, StoredRows):
+                yield from _answer_block(block, answer)
+                block = []
+                started = pool.submit(answer, item)
+                if before:
+                    yield before.result()
+                before = started
+                continue
+            if before:
+                yield before.result()
+                before = None
+            block.append(item)
+            fresh = not isinstance(item, ImageError) and not item.stored
+            if fresh or len(block) == _MATCHED_TOGETHER:
+                yield from _answer_block(block, answer)
+                block = []
+        if before:
+            yield before.result()
+        yield from _answer_block(block, answer)
 
 
 def _answer_block(

@@ -110,7 +110,7 @@ class _ParquetFile(VectorFile):
             flat = vectors.flatten()
             if vectors.null_count or flat.null_count or len(flat) != len(vectors) * dim:
                 raise InputError(f"{self.path}: a row has no vector of {dim} numbers; remove it")
-            rows = flat.to_numpy(zero_copy_only=False).reshape(-1, dim)
+            rows = np.from_dlpack(flat).reshape(-1, dim)  # to_numpy() imports pandas
         columns = {name: column.to_pylist() for name, column in found.items()}
         if None in columns["path"]:
             raise InputError(f"{self.path}: a row has no path; remove it")

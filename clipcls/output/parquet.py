@@ -22,6 +22,7 @@ MAGIC = b"PAR1"
 """How a file begins."""
 
 _ROWS = 4096  # in a row group
+_BUFFER = 1 << 18  # bytes of a column that are read at a time
 _FEW = 64  # answers that are written faster as records
 _REPEATED = ("label", "labelled_by", *PROVENANCE)  # the same text in many rows
 
@@ -86,7 +87,10 @@ class ParquetWriter(Writer):
         schema = _schema(tuple(self._questions or ()))
         if self._file is None:
             self._file = pyarrow.parquet.ParquetWriter(
-                self._stream.buffer, schema, compression="zstd"
+                self._stream.buffer,
+                schema,
+                compression="zstd",
+                use_dictionary=_repeated_columns(schema),
             )
         self._write_rows()
         tables, self._tables = self._tables, []
@@ -128,8 +132,8 @@ def open_parquet(source: str | io.BytesIO, name: str) -> Iterator[Any]:
         import pyarrow.parquet
 
     try:
-        # Otherwise all that has been read stays in memory until the end.
-        with pyarrow.parquet.ParquetFile(source, pre_buffer=False) as file:
+        # Without these, memory holds a row group's whole columns, and all that has been read.
+        with pyarrow.parquet.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER) as file:
             yield file
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -165,6 +169,16 @@ def _schema(questions: tuple[str, ...]) -> Any:
     return pa.schema([shared[0], *own, *shared[1:]])
 
 
+def _repeated_columns(schema: Any) -> list[str]:
+    """The columns whose texts repeat; a dictionary of the others would only take time."""
+    import pyarrow as pa
+
+    return [
+        field.name if pa.types.is_dictionary(field.type) else f"{field.name}.list.element.label"
+        for field in schema
+    ]
+
+
 def _make_table(answers: PlainAnswers) -> Any:
     """The rows of plain answers."""
     import pyarrow as pa
@@ -175,7 +189,7 @@ def _make_table(answers: PlainAnswers) -> Any:
     labels = np.where(answers.sure, answers.classes[:, 0], len(names) - 1)
     top = [names.take(pa.array(answers.classes.ravel())), scores.ravel(), similarities.ravel()]
     found = {
-        "path": pa.array([escape_bytes(path) for path in answers.paths]),
+        "path": _make_texts(answers.paths),
         "label": pa.DictionaryArray.from_arrays(pa.array(labels, pa.int32()), names),
         "score": pa.array(scores[:, 0]),
         "similarity": pa.array(similarities[:, 0]),
@@ -194,6 +208,15 @@ def _make_table(answers: PlainAnswers) -> Any:
         for field in schema
     ]
     return pa.table(columns, schema=schema)
+
+
+def _make_texts(texts: Sequence[str]) -> Any:
+    import pyarrow as pa
+
+    try:
+        return pa.array(texts, pa.string())
+    except UnicodeEncodeError:
+        return pa.array(map(escape_bytes, texts), pa.string())
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:

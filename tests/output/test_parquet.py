@@ -125,7 +125,7 @@ def test_a_full_disk_leaves_no_file_that_cannot_be_read(
     monkeypatch.setattr(parquet, "_ROWS", rows)
     many = [Prediction(f"{n}.jpg", "cat", TOP, MADE_BY).to_dict() for n in range(9_000)]
     with (
-        files_limited_to(20_000),
+        files_limited_to(5_000),
         pytest.raises(OutputError, match=r"r: cannot be written \(.*\); nothing was kept$"),
     ):
         written(tmp_path / "r", *many)
