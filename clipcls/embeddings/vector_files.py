@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipcls.data.file_kinds import VECTORS_KEY, VECTORS_MANIFEST
 from clipcls.embeddings.vectors_info import VectorBlock, VectorsInfo, as_unit
@@ -105,7 +106,8 @@ class _ParquetFile(VectorFile):
                 yield self._block({name: batch.column(name) for name in columns})
 
     def _block(self, found: dict[str, Any]) -> VectorBlock:
-        rows, dim = np.empty((0, self.info.dim), np.float32), self.info.dim
+        dim = self.info.dim
+        rows: NDArray[Any] = np.empty((0, dim), np.float32)
         if (vectors := found.pop("vector", None)) is not None:
             flat = vectors.flatten()
             if vectors.null_count or flat.null_count or len(flat) != len(vectors) * dim:
