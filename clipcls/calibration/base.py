@@ -33,8 +33,9 @@ class Identity:
         prompts: the template set's name; not compared.
         templates: the templates.
         labels: each label and the first 8 hex of the SHA-256 of its texts.
-        background: if each label is scored on its own, first 12 hex of the SHA-256 of the
-            vocabulary it is compared with; else "".
+        formula: the `fingerprint` of how texts become labels' vectors and, if each label is scored
+            on its own, of the score and the vocabulary it is compared with; "" for a learnt
+            classifier, whose file decides.
         classifier: first 12 hex of the SHA-256 of a learnt classifier's file, or "".
     """
 
@@ -44,7 +45,7 @@ class Identity:
     prompts: str
     templates: tuple[str, ...]
     labels: tuple[tuple[str, str], ...]
-    background: str = ""
+    formula: str = ""
     classifier: str = ""
 
     @classmethod
@@ -54,8 +55,9 @@ class Identity:
         prompts: PromptSet,
         names: Sequence[str],
         texts: Sequence[Sequence[str]],
+        formula: str,
     ) -> Identity:
-        """From a model, the templates, and each label's name and texts."""
+        """From a model, the templates, each label's name and texts, and the formula."""
         hashes = (hashlib.sha256(json.dumps(group).encode()).hexdigest()[:8] for group in texts)
         return cls(
             encoder.name,
@@ -64,6 +66,7 @@ class Identity:
             prompts.name,
             prompts.templates,
             tuple(zip(names, hashes, strict=True)),
+            formula,
         )
 
     def difference(self, other: Identity) -> str:
@@ -89,9 +92,18 @@ class Identity:
             return f"it is for the prompts {self.prompts!r}, not for {other.prompts!r}{now}"
         if changed := [name for name in theirs if ours[name] != theirs[name]]:
             return f"the label {changed[0]!r} had other synonyms or prompts"
-        if self.background != other.background:
-            return "labels were compared with another vocabulary"
+        if self.formula != other.formula:
+            return "it is for another version of clipcls, which computed scores in another way"
         return ""
+
+
+def fingerprint(*made: Any) -> str:
+    """First 12 hex of the SHA-256 of texts, and of arrays to three decimals.
+
+    Of what code makes of fixed numbers: unlike a version it changes exactly if the results do.
+    """
+    plain = [each if isinstance(each, str) else (each.round(3) + 0.0).tolist() for each in made]
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,6 @@ docs/evidence/several-labels.md has the figures; research/multi_label.py measure
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.calibration.base import fingerprint
 from clipcls.calibration.file import load_calibration
 from clipcls.calibration.multilabel import DEFAULT_THRESHOLD, MultiLabelCalibration
 from clipcls.classification.decision import answer_in_blocks
@@ -37,7 +36,7 @@ from clipcls.data.inputs import OnError, apply_on_error
 from clipcls.embeddings.embed import compute_rows, embed_texts
 from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError
 from clipcls.labels.everyday import everyday_texts
-from clipcls.numerics import logistic
+from clipcls.numerics import PROBE, logistic
 from clipcls.predictions import UNKNOWN, Candidate, Prediction
 
 if TYPE_CHECKING:
@@ -117,7 +116,8 @@ class MultiLabelClassifier(Estimator):
         texts = everyday_texts()
         self.background_ = embed_texts(base.encoder_, texts, base.cache_).astype(np.float64)
         self.classes_ = base.classes_
-        self._hash = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:12]
+        tried = [score_odds(k * PROBE[:, :n], PROBE[:, 20:]) for k, n in ((1, 2), (1, 20), (2, 20))]
+        self._formula = fingerprint(base.identity_.formula, *texts, *tried)
         calibration = load_calibration(self.calibration, MultiLabelCalibration, self.identity_)
         thresholds = np.full(len(self.classes_), DEFAULT_THRESHOLD)
         if calibration:
@@ -136,7 +136,7 @@ class MultiLabelClassifier(Estimator):
     @property
     def identity_(self) -> Identity:
         """The identity that a calibration of this classifier carries."""
-        return replace(self.classifier.identity_, background=self._hash)
+        return replace(self.classifier.identity_, formula=self._formula)
 
     # -- scikit-learn's methods: X is as for `ImageClassifier` ---------------------------------
 

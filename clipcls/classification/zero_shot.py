@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from clipcls.labels.label_set import LabelsLike, log_warnings, make_labels
 from clipcls.labels.prompts import PromptSet, choose_prompts, make_prompts, make_texts
 from clipcls.models.backend import Backend
 from clipcls.models.encoder import Encoder
-from clipcls.numerics import unit_rows
+from clipcls.numerics import PROBE, unit_rows
 
 if TYPE_CHECKING:
     from clipcls.calibration.base import Identity
@@ -127,7 +127,7 @@ class ZeroShotClassifier(ImageClassifier):
     @property
     def identity_(self) -> Identity:
         """The identity that a calibration of this classifier carries."""
-        from clipcls.calibration.base import Identity
+        from clipcls.calibration.base import Identity, fingerprint
 
         texts = self._texts
         if (level := self._level) is not None:
@@ -135,13 +135,19 @@ class ZeroShotClassifier(ImageClassifier):
                 [json.dumps(self._texts[label]) for label in level.labels(number)]
                 for number in range(len(self.classes_))
             ]
-        return Identity.of(self.encoder_, self.prompts_, self.classes_.tolist(), texts)
+        formula = fingerprint(_average(PROBE[:, :9], [1, 2, 3]))
+        return Identity.of(self.encoder_, self.prompts_, self.classes_.tolist(), texts, formula)
 
 
 def _class_weights(
     encoder: Encoder, texts: Sequence[Sequence[str]], cache: EmbeddingCache | None
 ) -> NDArray[np.float32]:
-    """One unit vector per class, float32 (n_classes, dim): the mean of its texts', normalised."""
+    """One unit vector per class, float32 (n_classes, dim)."""
     rows = embed_texts(encoder, [text for group in texts for text in group], cache)
-    ends = np.cumsum([len(group) for group in texts])[:-1]
-    return unit_rows(np.stack([part.mean(axis=0) for part in np.split(rows, ends)]))
+    return _average(rows, [len(group) for group in texts])
+
+
+def _average(rows: NDArray[Any], counts: Sequence[int]) -> NDArray[np.float32]:
+    """The mean of each class's rows, normalised; the first class has `counts[0]` of them, ..."""
+    parts = np.split(rows, np.cumsum(counts)[:-1])
+    return unit_rows(np.stack([part.mean(axis=0) for part in parts]))

@@ -188,8 +188,8 @@ def test_what_is_for_something_else_is_refused_and_says_why(
         return str(caught.value)
 
     assert "without the label 'pink'" in refusal(made, [*LABELS, "pink"])
-    stale = replace(made, identity=replace(made.identity, background="0" * 12))
-    assert "another vocabulary" in refusal(stale)
+    stale = replace(made, identity=replace(made.identity, formula="0" * 12))
+    assert "computed scores in another way" in refusal(stale)
     assert "single.json: is for one label per image" in refusal(tmp_path / "single.json")
     calibrations: tuple[Any, ...] = made, tmp_path / "multi.json"
     for calibration in calibrations:
@@ -201,6 +201,28 @@ def test_what_is_for_something_else_is_refused_and_says_why(
     for damage in ({"offsets": [1.0]}, {"thresholds": "no"}, {"slope": -3}, {"slope": "1"}):
         (tmp_path / "bad.json").write_text(json.dumps({**record, **damage}))
         assert "damaged" in refusal(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("multilabel._UNRELATED", 4),
+        ("multilabel._MOST_RIGHT", 6),
+        ("multilabel._TOWARDS_BEST_NAME", 0.16),
+        ("multilabel._TOWARDS_BEST_LABEL", 0.39),
+        ("multilabel.everyday_texts", lambda: ["a photo of a cat."]),
+        ("multilabel.score_odds", lambda labels, names: labels - names.mean()),
+        ("zero_shot._average", lambda rows, counts: rows[np.cumsum(counts) - 1]),
+    ],
+)
+def test_a_calibration_of_another_formula_is_refused(
+    base: ZeroShotClassifier, paint: Paint, monkeypatch: pytest.MonkeyPatch, name: str, value: Any
+) -> None:
+    made, _ = calibrate(MultiLabelClassifier(base).fit(), painted(paint))
+    MultiLabelClassifier(base, calibration=made).fit()
+    monkeypatch.setattr(f"clipcls.classification.{name}", value)
+    with pytest.raises(CalibrationError, match="computed scores in another way; calibrate anew"):
+        MultiLabelClassifier(base, calibration=made).fit()
 
 
 def test_too_few_images(base: ZeroShotClassifier, paint: Paint) -> None:
