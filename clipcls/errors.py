@@ -28,7 +28,7 @@ import functools
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -127,23 +127,25 @@ class ImageError(ClipclsError):
     Attributes:
         path: the image as the caller named it.
         reason: why, in a few words, without the path.
+        kept: the cells of the table that lists the image, as far as results repeat them; or None.
     """
 
-    def __init__(self, path: str, reason: str) -> None:
+    def __init__(self, path: str, reason: str, kept: Mapping[str, Any] | None = None) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+        self.kept = kept
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ImageError, (self.path, self.reason)
+        return ImageError, (self.path, self.reason, self.kept)
 
     def to_dict(self) -> dict[str, Any]:
         """Its record, as in jsonl."""
-        return {"path": self.path, "error": self.reason}
+        return {"path": self.path, "error": self.reason, **(self.kept or {})}
 
-    def without_frames(self) -> ImageError:
+    def without_frames(self, kept: Mapping[str, Any] | None = None) -> ImageError:
         """A copy to keep: a raised error holds on to its frames, and so to the file and pixels."""
-        return ImageError(self.path, self.reason)
+        return ImageError(self.path, self.reason, kept or self.kept)
 
 
 class EmptyError(ImageError):
@@ -153,12 +155,12 @@ class EmptyError(ImageError):
         label: that label.
     """
 
-    def __init__(self, path: str, label: str) -> None:
-        super().__init__(path, "has no boxes")
+    def __init__(self, path: str, label: str, kept: Mapping[str, Any] | None = None) -> None:
+        super().__init__(path, "has no boxes", kept)
         self.label = label
 
-    def __reduce__(self) -> tuple[type[EmptyError], tuple[str, str]]:
-        return EmptyError, (self.path, self.label)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EmptyError, (self.path, self.label, self.kept)
 
 
 class CutShortError(ImageError):

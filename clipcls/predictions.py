@@ -143,6 +143,8 @@ class Prediction:
             score is the classifier's all the same.
         labels: with several labels per image the given ones, best first; else None.
         frames: of a whole video, the names of the frames that the best label fits best; else None.
+        kept: further fields of the record, such as cells of the table that lists the image; or
+            None.
     """
 
     path: str
@@ -157,6 +159,7 @@ class Prediction:
     by_person: bool = False
     labels: tuple[Candidate, ...] | None = None
     frames: tuple[str, ...] | None = None
+    kept: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False)
 
     @property
     def score(self) -> float:
@@ -203,7 +206,9 @@ class Prediction:
             "labelled_by": PERSON if self.by_person else None,
         }
         known: dict[str, Any] = as_record(record)
-        return known | (self.provenance.to_dict() if self.provenance else {})
+        return (
+            known | (self.provenance.to_dict() if self.provenance else {}) | dict(self.kept or {})
+        )
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Prediction:

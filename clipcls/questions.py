@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from clipcls.errors import LabelsError
@@ -23,10 +23,12 @@ class Answers:
     Attributes:
         path: the image, as in its predictions.
         questions: the prediction for each question, by the question's name.
+        kept: further fields of the record, as of a prediction.
     """
 
     path: str
     questions: Mapping[str, Prediction]
+    kept: Mapping[str, Any] | None = field(default=None, hash=False)
 
     @property
     def label_paths(self) -> tuple[tuple[str, ...], ...]:
@@ -43,11 +45,13 @@ class Answers:
             for key in PROVENANCE
             if key in first and all(record.get(key) == first[key] for record in records.values())
         }
+        kept = self.kept or {}
+        others = {"path", *shared, *kept}
         own = {
-            name: {key: value for key, value in record.items() if key not in {"path", *shared}}
+            name: {key: value for key, value in record.items() if key not in others}
             for name, record in records.items()
         }
-        return {"path": self.path, "questions": own, **shared}
+        return {"path": self.path, "questions": own, **shared, **kept}
 
 
 def check_names(names: Iterable[str]) -> list[str]:
@@ -147,7 +151,8 @@ def nest_columns(row: Mapping[str, Any], questions: Collection[str]) -> dict[str
     """
     if not questions:
         return dict(row)
-    record = {key: value for key, value in row.items() if key in COLUMNS}
+    own = tuple(f"{name}_" for name in questions)
+    record = {k: v for k, v in row.items() if k not in questions and not k.startswith(own)}
     answers = {
         name: {"label": row[name]}
         | {key[len(name) + 1 :]: value for key, value in row.items() if key.startswith(f"{name}_")}

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -334,9 +334,24 @@ def answer_together(
     errors = [item if isinstance(item, ImageError) else None for item in items]
     images = [item for item in items if not isinstance(item, ImageError)]
     del items  # `answer` may let go of vectors
-    answers = iter(answer(images)) if images else iter(())
+    answers = iter(_answer_all(images, answer)) if images else iter(())
     for error in errors:
         yield error or next(answers)
+
+
+def _answer_all(
+    images: list[Embedded], answer: Callable[[Any], Iterable[Answer]]
+) -> Iterable[Answer]:
+    """The answers to images, with what is kept of the table that lists them."""
+    every_kept = [image.kept for image in images]
+    found: Any = answer(images)
+    if not any(every_kept):
+        pass
+    elif isinstance(found, PlainAnswers):
+        found.kept = every_kept
+    else:
+        found = (replace(a, kept=kept) for a, kept in zip(found, every_kept, strict=True))
+    return cast("Iterable[Answer]", found)
 
 
 def answer_in_blocks(
@@ -387,4 +402,4 @@ def _answer_block(
     if any(isinstance(item, ImageError) for item in block):
         yield answer_together(block, answer)
     elif block:
-        yield answer(block)
+        yield _answer_all(cast("list[Embedded]", block), answer)

@@ -36,6 +36,11 @@ def answer_empty(
             only = Candidate(result.label, math.nan, math.nan)
             labels = (only,) if isinstance(classifier, MultiLabelClassifier) else None
             answers[question] = Prediction(
-                result.path, result.label, (only,), classifier.provenance_, labels=labels
+                result.path,
+                result.label,
+                (only,),
+                classifier.provenance_,
+                labels=labels,
+                kept=result.kept,
             )
-        yield answers[""] if "" in answers else Answers(result.path, answers)
+        yield answers[""] if "" in answers else Answers(result.path, answers, result.kept)

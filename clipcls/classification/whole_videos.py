@@ -49,18 +49,20 @@ class WholeVideos(Iterator[Any]):
             if not path:
                 yield from group
                 continue
-            names, rows = [], []
+            names, rows, kept = [], [], None
             for item in group:
                 if isinstance(item, CutShortError):
                     log.warning("%s", item)
                 elif isinstance(item, ImageError):
                     yield item
                 else:
+                    kept = item.kept
                     names.append(item.path)
                     rows.append(item.vector.astype(np.float16))
             if rows:
                 self._frames[path] = names, np.stack(rows)
-                yield Embedded(path, self._frames[path][1].mean(axis=0, dtype=np.float32))
+                mean = self._frames[path][1].mean(axis=0, dtype=np.float32)
+                yield Embedded(path, mean, kept=kept)
 
     def name_best(
         self,

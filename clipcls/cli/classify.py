@@ -170,7 +170,7 @@ def command(
     refuse_overwriting(
         output.file, labels.labels, labels.prompts, labels.classifier, doubt.calibration, *inputs
     )
-    run = Run(console, inputs, output, filing, questions, cluster.is_used)
+    run = Run(console, inputs, output, filing, questions, cluster.is_used, reading.keep)
     from clipcls.classification.doubt import LEAST_IMAGES, Doubt, count_each
     from clipcls.output.columns import EXPLAINED, result_columns
 
@@ -190,7 +190,7 @@ def command(
 
     every = prefix_columns({q: list_columns(q, answers.top, True) for q in questions})
     run.select_columns((), every)  # refuses before the work
-    images, total = reading.find_images(inputs, run.report.excluded)
+    images, total = reading.find_images(inputs, run.report.excluded, keep=run.keep)
     arguments = model.make_arguments(inputs)
     opened = open_questions(questions, arguments, doubt.calibration, tagged)
     settings = answers, replace(doubt, calibration=None), labels.level
@@ -234,7 +234,7 @@ def command(
             classifier,
             options,
             backend=arguments["backend"],
-            identity=identify(opened, *settings),
+            identity=identify(opened, *settings, run.kept),
             doubts=doubts,
             keep_nearness=keep_nearness,
         )

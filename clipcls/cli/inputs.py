@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from clipcls.cli.progress import Total
     from clipcls.data.file_kinds import LeftOut
     from clipcls.data.inputs import NamedImage
+    from clipcls.data.kept import Keep
     from clipcls.data.sharding import Shard
     from clipcls.errors import ImageError
     from clipcls.predictions import Result
@@ -43,6 +44,10 @@ def _parse_period(_: click.Context, __: click.Parameter, value: str) -> int:
     from clipcls.data.video import parse_period
 
     return _parse(parse_period, value)
+
+
+def _parse_names(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in value.split(",") if name.strip())
 
 
 def _parse_shard(_: click.Context, __: click.Parameter, value: str | None) -> Shard | None:
@@ -123,6 +128,7 @@ class InputSettings(Settings):
         left_out: LeftOut,
         shard: Shard | None = None,
         empty: str | None = None,
+        keep: Keep | None = None,
     ) -> tuple[Iterator[str | NamedImage | ImageError], Total]:
         """The images that the inputs name and, unless stdin lists them, how to list them again.
 
@@ -134,6 +140,7 @@ class InputSettings(Settings):
             left_out: counts what the inputs contain besides.
             shard: take only this share of the images, which may be none.
             empty: the label of images without boxes; None: they are left out.
+            keep: the columns of tables whose cells the images carry.
         """
         from clipcls.data import paths
         from clipcls.data.file_kinds import is_stream
@@ -151,7 +158,12 @@ class InputSettings(Settings):
 
         def find(**options: Any) -> Iterator[str | NamedImage | ImageError]:
             found = paths.find_images(
-                inputs, shard=shard, every=self.every, image_column=self.image_column, **options
+                inputs,
+                shard=shard,
+                every=self.every,
+                image_column=self.image_column,
+                keep=keep,
+                **options,
             )
             if boxes is None:
                 return found
@@ -204,6 +216,14 @@ class AnsweredInputSettings(InputSettings):
         help="Answer each video once: the mean of its frames' logits decides. Column frames names "
         "the 3 that the label fits best.",
     )
+    keep: Sequence[str] = option(
+        metavar="NAME,...",
+        default="",
+        show_default=False,
+        rare=True,
+        callback=_parse_names,
+        help="Add these columns of an INPUT that is a table, such as id,price, to the results.",
+    )
 
     def find_images(
         self,
@@ -211,6 +231,7 @@ class AnsweredInputSettings(InputSettings):
         left_out: LeftOut,
         shard: Shard | None = None,
         empty: str | None = None,
+        keep: Keep | None = None,
     ) -> tuple[Iterator[str | NamedImage | ImageError], Total]:
         """The images and those without boxes, and how to list them again."""
         from clipcls.classification.whole_videos import WholeVideos
@@ -218,7 +239,7 @@ class AnsweredInputSettings(InputSettings):
         if self.per_file and self.shard:
             raise click.UsageError("--shard splits videos: leave out --per-file")
         images, total = super().find_images(
-            inputs, left_out, shard or self.shard, empty or self.empty
+            inputs, left_out, shard or self.shard, empty or self.empty, keep
         )
         return (WholeVideos(images), None) if self.per_file else (images, total)
 

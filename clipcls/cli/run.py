@@ -19,8 +19,10 @@ from clipcls.cli.outputs import ResultsOutput
 from clipcls.cli.progress import format_rate
 from clipcls.cli.sort import FilingSettings, choose_mode, file_into, without_scores, write_keywords
 from clipcls.data.file_kinds import LeftOut
+from clipcls.data.kept import Keep
 from clipcls.errors import ImageError, require_extra
 from clipcls.output.answer_blocks import PlainAnswers, Results
+from clipcls.output.columns import refuse_own
 from clipcls.output.tally import Tally
 from clipcls.predictions import UNKNOWN, Result
 from clipcls.questions import Answers, provenance_columns
@@ -94,6 +96,8 @@ class Run:
     filing: FilingSettings
     questions: Collection[str]
     on_cluster: bool = False
+    kept: Sequence[str] = ()
+    keep: Keep | None = field(init=False, default=None)
     report: Report = field(init=False)
     _to_file: list[Result] = field(init=False, default_factory=list)
 
@@ -116,10 +120,14 @@ class Run:
             with require_extra("parquet", "--format parquet"):
                 import pyarrow.parquet  # noqa: F401
         self.report = Report()
+        if self.kept:
+            refuse_own(self.kept, self.questions)
+            self.keep = Keep(self.kept, is_typed=self._form == "parquet")
 
     def select_columns(self, usual: Sequence[str], every: Sequence[str] = ()) -> list[str]:
         """The columns of a csv or tsv: the usual ones, or those that `--columns` picks of all."""
-        known = [*every, *provenance_columns(q for q in self.questions if q)]
+        known = [*every, *self.kept, *provenance_columns(q for q in self.questions if q)]
+        usual = [*usual[:-1], *self.kept, *usual[-1:]]  # `error` comes last
         return self.output.choose_columns(self._form, usual, known)
 
     def write(

@@ -73,13 +73,13 @@ def command(
     """
     questions = split_questions(labels, calibration=answers.calibration)
     refuse_overwriting(output.file, labels.labels, labels.prompts, answers.calibration, *inputs)
-    run = Run(console, inputs, output, filing, questions, cluster.is_used)
+    run = Run(console, inputs, output, filing, questions, cluster.is_used, reading.keep)
     from clipcls.output.columns import result_columns
     from clipcls.questions import prefix_columns
 
     usual = prefix_columns(dict.fromkeys(questions, result_columns(1, reading.columns)))
     columns = run.select_columns(usual)
-    images, total = reading.find_images(inputs, run.report.excluded)
+    images, total = reading.find_images(inputs, run.report.excluded, keep=run.keep)
     arguments = model.make_arguments(inputs)
     opened = open_questions(questions, arguments, answers.calibration, multi_label=questions)
     settings = replace(answers, calibration=None)
@@ -99,7 +99,7 @@ def command(
             classifier,
             options,
             backend=arguments["backend"],
-            identity=identify(opened, settings),
+            identity=identify(opened, settings, run.kept),
         )
     results = classifier.classify(images, **options)
     with watching(console, total) as watch:

@@ -223,33 +223,34 @@ class Boxes:
                 yield image
                 continue
             seen += 1
-            name = image if isinstance(image, str) else image.name
-            key = self._find(name)
+            if isinstance(image, str):
+                image = NamedImage(image, find_source(image))
+            key = self._find(image.name)
             if key is None:
-                yield ImageError(name, f"is not in {self.path}; run the detector on it")
+                reason = f"is not in {self.path}; run the detector on it"
+                yield ImageError(image.name, reason, image.kept)
             elif key in self._failures:
-                yield ImageError(name, f"the detector failed on it ({self._failures[key]})")
+                reason = f"the detector failed on it ({self._failures[key]})"
+                yield ImageError(image.name, reason, image.kept)
             elif boxes := self._entries[key]:
-                source = find_source(name) if isinstance(image, str) else image.source
-                yield from self._crop(name, source, boxes)
+                yield from self._crop(image, boxes)
             else:
-                yield EmptyError(name, empty)
+                yield EmptyError(image.name, empty, image.kept)
         if seen and not self._matched:
             raise InputError(
                 f"{self.path}: knows none of the images; its paths have to end like theirs "
                 f"(it begins with {'/'.join(next(iter(self._entries)))})"
             )
 
-    def _crop(
-        self, name: str, source: Source | bytes | Image.Image, boxes: list[Box]
-    ) -> Iterator[NamedImage]:
+    def _crop(self, image: NamedImage, boxes: list[Box]) -> Iterator[NamedImage]:
         shares = [
             max(box.width / box.whole[0], box.height / box.whole[1]) if box.whole[0] else 0
             for box in boxes
         ]
-        photo = _Photo(name, source, max(min(shares), 1e-3), len(boxes))
+        photo = _Photo(image.name, image.source, max(min(shares), 1e-3), len(boxes))
         for box in boxes:
-            yield NamedImage(f"{name}#{box.number}", Crop(photo, box, self._margin))
+            crop = Crop(photo, box, self._margin)
+            yield NamedImage(f"{image.name}#{box.number}", crop, image.kept)
 
     def _find(self, name: str) -> tuple[str, ...] | None:
         """The entry of an image: of those whose path ends like the image's, the longest."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from clipcls.data.file_kinds import (
     LeftOut,
@@ -14,14 +15,20 @@ from clipcls.data.file_kinds import (
     is_video,
 )
 from clipcls.data.inputs import NamedImage, name_frames
-from clipcls.errors import ImageError
+from clipcls.data.sources import find_source
+from clipcls.errors import ImageError, InputError
 
 if TYPE_CHECKING:
+    from clipcls.data.kept import Keep
     from clipcls.data.remote import RemoteFile
 
 
 def expand_file(
-    file: str | RemoteFile, left_out: LeftOut, every: int, image_column: str | None = None
+    file: str | RemoteFile,
+    left_out: LeftOut,
+    every: int,
+    image_column: str | None = None,
+    keep: Keep | None = None,
 ) -> Iterator[str | NamedImage | ImageError]:
     """The images of a file that was named: those in it, or the file itself.
 
@@ -30,6 +37,7 @@ def expand_file(
         left_out: counts what else an archive contains.
         every: the milliseconds from one frame of a video to the next.
         image_column: the column of a table with the images.
+        keep: other columns of a table, whose cells the images carry.
     """
     name, info = (file, None) if isinstance(file, str) else (file.url, file.info)
     if is_archive(name):
@@ -43,11 +51,39 @@ def expand_file(
     elif is_table(name) and not is_vectors(name):
         from clipcls.data.tables import Cell, list_rows
 
-        for row in list_rows(name, image_column, info):
-            yield NamedImage(f"{name}#{row.row}", row) if isinstance(row, Cell) else row
+        for row, kept in list_rows(name, image_column, info, keep):
+            if isinstance(row, ImageError):
+                yield row.without_frames(kept)
+            elif isinstance(row, Cell):
+                yield NamedImage(f"{name}#{row.row}", row, kept)
+            elif is_video(row):
+                yield from (fill_kept(frame, kept) for frame in name_frames(row, every))
+            else:
+                yield NamedImage(row, find_source(row), kept) if kept else row
     elif is_video(name):
         yield from name_frames(name, every)
     elif isinstance(file, str):
         yield name
     else:
         yield NamedImage(name, file)
+
+
+def fill_kept(item: str | NamedImage | ImageError, kept: Mapping[str, Any] | None) -> Any:
+    """The same, with what is to be kept of a table that lists it, unless it has that already.
+
+    Raises:
+        InputError: it is a file of vectors.
+    """
+    if kept is None:
+        return item
+    if isinstance(item, ImageError):
+        item.kept = item.kept or kept
+        return item
+    if isinstance(item, str):
+        if is_vectors(item):
+            raise InputError(
+                f"{item}: has vectors and no other columns; leave out --keep, and join the results "
+                "with your table by path"
+            )
+        return NamedImage(item, find_source(item), kept)
+    return item if item.kept else replace(item, kept=kept)

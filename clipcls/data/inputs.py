@@ -27,7 +27,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
@@ -61,10 +61,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class NamedImage:
-    """An image to embed: a source that its name leads to, a file's bytes, or an RGB image."""
+    """An image to embed: a source that its name leads to, a file's bytes, or an RGB image.
+
+    `kept` are the cells of the table that lists it, as far as results repeat them.
+    """
 
     name: str
     source: Source | bytes | Image.Image
+    kept: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
-from clipcls.data.containers import expand_file
+from clipcls.data.containers import expand_file, fill_kept
 from clipcls.data.file_kinds import (
     FRAME_PERIOD,
     KINDS,
@@ -32,6 +32,7 @@ from clipcls.files.on_disk import explain_missing, find_on_disk, is_url
 from clipcls.files.text import canonical, detect_encoding
 
 if TYPE_CHECKING:
+    from clipcls.data.kept import Keep
     from clipcls.data.remote import RemoteFile
     from clipcls.data.sharding import Shard
 
@@ -60,6 +61,7 @@ def find_images(
     shard: Shard | None = None,
     every: int = FRAME_PERIOD,
     image_column: str | None = None,
+    keep: Keep | None = None,
 ) -> Iterator[str | NamedImage | ImageError]:
     r"""Yield the images that the inputs name, in the order of the inputs.
 
@@ -98,20 +100,21 @@ def find_images(
         shard: yield only this share of what was found, which may be nothing.
         every: the milliseconds from one frame of a video to the next.
         image_column: the column of tables with the images; None: see `tables.choose_column`.
+        keep: other columns of tables, whose cells the images carry.
 
     Yields:
         A path, a frame of a video, or an image with what a listing says about it; for an input or
         folder that cannot be read, the `ImageError` to report.
 
     Raises:
-        InputError: nothing was found (after the last input), or `-` cannot be read or is not a list
-            of paths.
+        InputError: nothing was found (after the last input), `-` cannot be read or is not a list of
+            paths, or an input has vectors and columns are to be kept.
     """
     names = [os.fspath(name) for name in inputs]
     left_out = LeftOut() if left_out is None else left_out
 
     def expand(file: str | RemoteFile) -> Iterator[str | NamedImage | ImageError]:
-        return expand_file(file, left_out, every, image_column)
+        return expand_file(file, left_out, every, image_column, keep)
 
     has_found = has_warned = False
     for path, is_pattern in _list_paths(names, stdin, null):
@@ -123,7 +126,7 @@ def find_images(
             has_found = True
             name = item.name if isinstance(item, NamedImage) else str(getattr(item, "path", item))
             if shard is None or shard.contains(name, on_disk):
-                yield item
+                yield fill_kept(item, keep.empty) if keep else item
     if not names:
         raise InputError("no images: name files, folders or patterns, or - for a list on stdin")
     if not has_found:

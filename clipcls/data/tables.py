@@ -7,10 +7,11 @@ are in parquet files; such an image is called `table.parquet#12` by its row, fro
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from clipcls.data.container_file import (
 )
 from clipcls.data.file_kinds import VECTORS_KEY
 from clipcls.data.images import read_bytes
+from clipcls.data.kept import Keep, Kept, column_types, find_types
 from clipcls.data.remote import Info, RemoteFile
 from clipcls.errors import ImageError, InputError, require_extra
 from clipcls.files.jsonfiles import parse_json
@@ -108,72 +110,88 @@ def find_cell(name: str) -> Cell | None:
 
 
 def list_rows(
-    table: str, column: str | None, info: Info | None = None
-) -> Iterator[str | Cell | ImageError]:
-    """The images that a table lists, in its order.
+    table: str, column: str | None, info: Info | None = None, keep: Keep | None = None
+) -> Iterator[tuple[str | Cell | ImageError, Kept | None]]:
+    """The images that a table lists, in its order, and the cells to keep of their rows.
 
     Args:
         table: the file's path or URL.
         column: the column of the images; None: the only one with a usual name, such as `path`.
         info: what a listing says about the table.
+        keep: the columns to keep; None: none.
     """
     lower = table.lower().removesuffix(".gz")
     is_parquet = lower.endswith(".parquet")
     try:
         with container_errors(table, "a parquet file" if is_parquet else "a text table"):
             if is_parquet:
-                yield from _list_parquet(table, column, info)
+                yield from _list_parquet(table, column, info, keep)
             else:
                 if is_url(table):
                     text = decode(RemoteFile(table, info).read(), table)
                 else:
                     text = read_text(Path(table))
                 is_json = lower.endswith((".jsonl", ".ndjson"))
-                yield from (_list_json if is_json else _list_csv)(table, text, column)
+                yield from (_list_json if is_json else _list_csv)(table, text, column, keep)
     except ImageError as error:
-        yield error.without_frames()
+        yield error.without_frames(), None
 
 
-def _list_csv(table: str, text: str, column: str | None) -> Iterator[str | ImageError]:
+def _list_csv(
+    table: str, text: str, column: str | None, keep: Keep | None
+) -> Iterator[tuple[str | ImageError, Kept | None]]:
     read = read_table(text, table, exact=True)
     name = choose_column(table, read.columns, column)
+    kept = keep.find(table, dict.fromkeys(read.columns, str)) if keep else {}
     for where, cells in read.rows:
-        yield _name(table, cells[name], where)
+        yield _name(table, cells[name], where), keep.take(kept, cells) if keep else None
 
 
-def _list_json(table: str, text: str, column: str | None) -> Iterator[str | ImageError]:
+def _list_json(
+    table: str, text: str, column: str | None, keep: Keep | None
+) -> Iterator[tuple[str | ImageError, Kept | None]]:
+    def parse() -> Iterator[tuple[str, dict[str, Any]]]:
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                where = f"{table}, line {number}"
+                record = parse_json(line, where, has_paths=True)
+                if not isinstance(record, dict):
+                    raise ImageError(table, f"line {number} is not an object")
+                yield where, record
+
     name = None
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            record = parse_json(line, f"{table}, line {number}", has_paths=True)
-            if not isinstance(record, dict):
-                raise ImageError(table, f"line {number} is not an object")
-            name = name or choose_column(table, list(record), column)
-            value = record.get(name)
-            if isinstance(value, dict):
-                value = value.get("path")
-            yield _name(table, value, f"{table}, line {number}")
+    kept = keep.find(table, find_types(record for _, record in parse())) if keep else {}
+    for where, record in parse():
+        name = name or choose_column(table, list(record), column)
+        value = record.get(name)
+        if isinstance(value, dict):
+            value = value.get("path")
+        yield _name(table, value, where), keep.take(kept, record) if keep else None
 
 
 def _list_parquet(
-    table: str, column: str | None, info: Info | None
-) -> Iterator[str | Cell | ImageError]:
+    table: str, column: str | None, info: Info | None, keep: Keep | None
+) -> Iterator[tuple[str | Cell | ImageError, Kept | None]]:
     with require_extra("parquet", "reading parquet"):
         import pyarrow.parquet
     mark = stamp_container(table, info)
     with open_container(table) as opened, pyarrow.parquet.ParquetFile(opened) as file:
         if VECTORS_KEY in (file.schema_arrow.metadata or {}):
             raise ImageError(table, "holds vectors; download it first")
-        name = choose_column(table, file.schema_arrow.names, column)
-        if _holds_bytes(file.schema_arrow.field(name).type):
-            for row in range(file.metadata.num_rows):
-                yield Cell(table, row, name, mark)
-            return
-        row = 0
-        for batch in file.iter_batches(columns=[name]):
-            for value in batch.column(0).to_pylist():
-                yield _name(table, value, f"{table}#{row}")
-                row += 1
+        schema = file.schema_arrow
+        name = choose_column(table, schema.names, column)
+        has_bytes = _holds_bytes(schema.field(name).type)
+        kept = keep.find(table, column_types(schema)) if keep else {}
+        read = {*kept.values()} | (set() if has_bytes else {name})
+        rows: Iterable[Mapping[str, Any]] = itertools.repeat({}, file.metadata.num_rows)
+        if read:
+            batches = file.iter_batches(columns=[*read])
+            rows = (row for batch in batches for row in batch.to_pylist())
+        for number, row in enumerate(rows):
+            image: str | Cell | ImageError = Cell(table, number, name, mark)
+            if not has_bytes:
+                image = _name(table, row[name], f"{table}#{number}")
+            yield image, keep.take(kept, row) if keep else None
 
 
 def _name(table: str, value: object, where: str) -> str | ImageError:

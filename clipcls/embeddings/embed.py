@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -57,6 +57,7 @@ class _Pending:
     pixels: NDArray[Any] | None = None
     content: bytes = b""  # its key in the cache
     size: int = 0
+    kept: Mapping[str, Any] | None = None
     is_whole: bool = True  # else it is not stored, so that the next run warns again
     stamp: bytes = b""
 
@@ -289,7 +290,8 @@ def _known(image: NamedImage, space: Space | None) -> _Pending | None:
         stamp = image.source.stamp()
         if found := space.get_file(image.name, stamp):
             content, vector = found
-            return _Pending(image.name, True, vector, None, content, read_size(stamp))
+            size = read_size(stamp)
+            return _Pending(image.name, True, vector, None, content, size, image.kept)
     return None
 
 
@@ -311,7 +313,7 @@ def _prepare(
             decoding.set_result(None)
 
     name, source = image.name, image.source
-    item = _Pending(name, is_file=isinstance(source, Source))
+    item = _Pending(name, is_file=isinstance(source, Source), kept=image.kept)
     if needs_request(image.source) and (known := _known(image, space)):
         return known
     try:
@@ -337,9 +339,9 @@ def _prepare(
                 item.is_whole = False
             return item
     except ImageError as error:
-        return error.without_frames()
+        return error.without_frames(image.kept)
     except MemoryError:
-        return ImageError(name, "not enough memory to decode it")
+        return ImageError(name, "not enough memory to decode it", image.kept)
 
 
 def _finish(
@@ -367,10 +369,18 @@ def _finish(
         if isinstance(item, ImageError):
             yield item
         elif _is_unit(item.vector):
-            is_stored = item.pixels is None
-            yield Embedded(item.path, item.vector, is_stored, item.is_file, item.content, item.size)
+            yield Embedded(
+                item.path,
+                item.vector,
+                item.pixels is None,
+                item.is_file,
+                item.content,
+                item.size,
+                item.kept,
+            )
         else:
-            yield ImageError(item.path, "the model gave no finite vector; try --precision fp32")
+            reason = "the model gave no finite vector; try --precision fp32"
+            yield ImageError(item.path, reason, item.kept)
 
 
 def _is_unit(vector: NDArray[np.float32] | None) -> TypeGuard[NDArray[np.float32]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,7 @@ class Embedded:
         is_file: whether `path` leads to the image, and is not just a name that came with data.
         content: the SHA-256 of the image file's content; b"" if it is not known.
         size: the size of the file in bytes; 0 if it is not known.
+        kept: the cells of the table that lists the image, as far as results repeat them; or None.
     """
 
     path: str
@@ -36,6 +37,7 @@ class Embedded:
     is_file: bool = False
     content: bytes = b""
     size: int = 0
+    kept: Mapping[str, Any] | None = None
 
 
 class StoredRows(Sequence[Embedded]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clipcls.predictions import UNKNOWN, Candidate, Prediction, Provenance, Result
@@ -24,6 +24,7 @@ class PlainAnswers:
         sure: whether the best label is given, bool (n,).
         nearness: float64 (n,), or None.
         provenance: of all.
+        kept: the further fields of each record, or None.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class PlainAnswers:
         self.paths, self.names, self.sure = paths, names, sure
         self.scores, self.similarities, self.classes = scores, similarities, classes
         self.nearness, self.provenance = nearness, provenance
+        self.kept: Sequence[Mapping[str, Any] | None] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -48,11 +50,12 @@ class PlainAnswers:
         nearness = self.nearness.tolist() if self.nearness is not None else itertools.repeat(None)
         columns = self.names[self.classes], self.scores, self.similarities
         rows = zip(*(column.tolist() for column in columns), strict=True)
-        answers = zip(self.paths, rows, self.sure.tolist(), nearness, strict=False)
-        for path, row, is_sure, near in answers:
+        every_kept = self.kept or itertools.repeat(None)
+        answers = zip(self.paths, rows, self.sure.tolist(), nearness, every_kept, strict=False)
+        for path, row, is_sure, near, kept in answers:
             top = tuple(map(Candidate, *row))
             label = top[0].label if is_sure else UNKNOWN
-            yield Prediction(path, label, top, self.provenance, nearness=near)
+            yield Prediction(path, label, top, self.provenance, nearness=near, kept=kept)
 
 
 class Results(Iterator[Result]):

@@ -6,13 +6,15 @@ Provenance, which is the same in every row, is no column by default.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from clipcls.errors import InputError
 from clipcls.files.text import parse_number
 from clipcls.labels.names import join_levels, split_levels
-from clipcls.predictions import PROVENANCE, UNKNOWN
+from clipcls.output.json import dump_value
+from clipcls.predictions import COLUMNS, PROVENANCE, UNKNOWN
 from clipcls.questions import name_column
 
 RESULT = ("path", "label", "score", "best", "similarity")
@@ -23,6 +25,8 @@ EXPLAINED = ("runner_up", "margin", "text", "text_similarity", "nearest", "neare
 
 _CANDIDATE = ("label", "score", "similarity")
 _PER_LABEL = {*_CANDIDATE, "lineage"}
+_RANKED = re.compile(r"(label|score|similarity)_\d+")
+_OWN = {*COLUMNS, *RESULT, *EXPLAINED, "questions", "rank"}
 
 
 def result_columns(top: int = 1, extra: Sequence[str] = ()) -> list[str]:
@@ -66,6 +70,45 @@ def select_columns(wanted: str, columns: Sequence[str], more: Sequence[str] = ()
     if len(set(found)) < len(found):
         raise InputError(f"{wanted}: a column occurs twice")
     return found
+
+
+def find_further(names: Iterable[str], questions: Collection[str] = ()) -> list[str]:
+    """The names of columns or fields that results of these questions do not have by themselves."""
+    own = tuple(f"{question}_" for question in questions)
+    return [
+        name
+        for name in names
+        if name not in _OWN
+        and not _RANKED.fullmatch(name)
+        and not f"{name}_".startswith(own or "\0")
+    ]
+
+
+def refuse_own(names: Sequence[str], questions: Collection[str]) -> None:
+    """Refuse columns to add to results that results have, or that look like answers.
+
+    Args:
+        names: the columns.
+        questions: that the results answer; "" if there is one without a name.
+
+    Raises:
+        InputError: for the first such name, or one that occurs twice.
+    """
+    folded = [name.lower() for name in names]
+    asked = [question.lower() for question in questions if question]
+    for name, low in zip(names, folded, strict=True):
+        if folded.count(low) > 1:
+            raise InputError(f"--keep {name}: the column occurs twice")
+        if not find_further([low]):
+            raise InputError(
+                f"--keep {name}: results have a column of this name; rename it in the table"
+            )
+        if any(f"{low}_".startswith(f"{q}_") or q.startswith(f"{low}_") for q in asked) or (
+            asked and f"{low}_score" in folded
+        ):
+            raise InputError(
+                f"--keep {name}: looks like an answer to a question; rename it in the table"
+            )
 
 
 def flatten(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -137,6 +180,8 @@ def unflatten(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cell(key: str, value: Any) -> Any:
+    if isinstance(value, list | dict) and key not in ("lineage", "set", "frames"):
+        return dump_value(value)
     if not isinstance(value, list):
         return value
     return join_levels(value) if key == "lineage" else "|".join(value)

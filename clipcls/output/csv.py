@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from clipcls.errors import InputError, printable
 from clipcls.files.jsonfiles import read_json
 from clipcls.files.text import escape_bytes, guard, read_table
-from clipcls.output.columns import flatten, usual_columns
+from clipcls.output.columns import find_further, flatten, usual_columns
 from clipcls.output.writer import Writer
 from clipcls.predictions import to_record
 from clipcls.questions import find_questions, nest_columns, provenance_columns
@@ -126,12 +126,14 @@ def read_csv(
             f"{question or 'label'}; make it with "
             "`clipcls classify -f jsonl`"
         )
+    further = find_further(filter(None, table.columns), questions)
     provenance = {} if name == "stdin" else _read_provenance(name, questions)
     for where, cells in table.rows:
         row = {key: value for key, value in cells.items() if value and not _is_missing(key, value)}
         record = nest_columns({**provenance, **row}, questions)
         is_answered = "label" in record or "questions" in record
-        yield where, record if is_answered else {"error": "has no label", **row}
+        found = record if is_answered else {"error": "has no label", **row}
+        yield where, {**dict.fromkeys(further), **found}
 
 
 def _read_provenance(file: str, questions: Iterable[str]) -> dict[str, Any]:

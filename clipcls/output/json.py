@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -58,10 +59,21 @@ def dump_line(value: object) -> str:
 
     Control and format characters are escaped, stray bytes of paths as \udc80 to \udcff.
     """
-    text = json.dumps(value, ensure_ascii=False)
+    text = dump_value(value)
     if text.isprintable():
         return text
     return "".join(json.dumps(c)[1:-1] if is_control(c) else c for c in text)
+
+
+def dump_value(value: object) -> str:
+    """A value as JSON; dates and times are texts in ISO 8601, decimal numbers are numbers."""
+    return json.dumps(value, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return float(value) if isinstance(value, decimal.Decimal) else str(value)
 
 
 def read_json(text: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from clipcls.errors import InputError, os_reason
-from clipcls.output.columns import flatten, usual_columns
+from clipcls.output.columns import find_further, flatten, usual_columns
 from clipcls.output.reader import gather_answers, merge_answers, open_records, read_record
 from clipcls.predictions import PROVENANCE, UNKNOWN, Result, to_record
 from clipcls.questions import prefix_columns
@@ -75,6 +75,7 @@ class Merge:
     precisions: set[str] = field(default_factory=set)
     _left_out: set[int] = field(default_factory=set)
     _columns: dict[str, None] = field(default_factory=dict)
+    _further: set[str] = field(default_factory=set)
 
     @classmethod
     def read(cls, files: Sequence[str]) -> Merge:
@@ -102,6 +103,7 @@ class Merge:
                 if image.answer:
                     has_shard |= merge._check(file, image.records[0], made, shards)
                 merge._columns |= dict.fromkeys(image.columns or _list_columns(image.records[0]))
+                merge._further |= {*find_further(image.records[0])}
             silent += not has_shard
         missing = [n for n in range(1, merge.of + 1) if n not in shards]
         merge.missing = missing if len(missing) > silent else []
@@ -110,7 +112,8 @@ class Merge:
 
     def columns(self) -> list[str]:
         """The columns of a csv or tsv."""
-        return [*(name for name in self._columns if name not in (*_SHARD, "error")), "error"]
+        names = [name for name in self._columns if name not in (*_SHARD, "error")]
+        return [*sorted(names, key=lambda name: name in self._further), "error"]
 
     def records(self, *, as_table: bool) -> Iterator[Mapping[str, Any]]:
         """The records, each image once, without the shard that it was in.
@@ -221,11 +224,12 @@ def _answer(record: Mapping[str, Any]) -> str:
 
 def _list_columns(record: Mapping[str, Any]) -> list[str]:
     """The columns of a nested record in a table."""
+    further = find_further(record)
     if record.get("error"):
-        return []
+        return further
     answers = record.get("questions", {"": record})
     rows = {name: next(flatten(_without_copies(answer))) for name, answer in answers.items()}
-    return prefix_columns({name: usual_columns(row) for name, row in rows.items()})
+    return [*prefix_columns({name: usual_columns(row) for name, row in rows.items()}), *further]
 
 
 def _without_copies(record: Mapping[str, Any]) -> dict[str, Any]:

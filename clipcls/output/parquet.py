@@ -7,13 +7,16 @@ import dataclasses
 import functools
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, TextIO, get_args, get_type_hints
 
 import numpy as np
 
-from clipcls.errors import InputError, require_extra
+from clipcls.errors import InputError, OutputError, require_extra
 from clipcls.files.text import escape_bytes
 from clipcls.output.answer_blocks import PlainAnswers
+from clipcls.output.columns import find_further
+from clipcls.output.json import dump_value
 from clipcls.output.writer import Writer
 from clipcls.predictions import COLUMNS, PROVENANCE, UNKNOWN, to_record
 from clipcls.questions import find_questions, name_column, nest_columns
@@ -52,6 +55,8 @@ class ParquetWriter(Writer):
             import pyarrow.parquet  # noqa: F401
 
         self._questions = None if questions is None else [*questions]  # None: a record tells
+        self._types: dict[str, Any] = {}  # of further fields in the first row group
+        self._made: Any = None
         self._file: Any = None
         self._rows: list[dict[str, Any]] = []
         self._tables: list[Any] = []
@@ -61,6 +66,7 @@ class ParquetWriter(Writer):
         record = to_record(item)
         if self._questions is None and "error" not in record:
             self._questions = list(record.get("questions", ()))
+        self._find_types(record, getattr(item, "kept", None))
         self._rows.append(_row(record))
         if len(self._rows) >= _ROWS and self._questions is not None:
             self._write_group()
@@ -71,26 +77,30 @@ class ParquetWriter(Writer):
             super().write_block(items)
             return
         self._questions = []
+        for kept in items.kept or ():
+            self._find_types(kept or {}, kept)
         self._write_rows()
-        self._tables.append(_make_table(items))
+        self._tables.append(_make_table(items, self._schema()))
         if sum(map(len, self._tables)) >= _ROWS:
             self._write_group()
 
     def finish(self) -> None:
         """Write the last row group, and the file's end."""
-        self._write_group()
-        self._file.close()
+        try:
+            self._write_group()
+        finally:
+            if self._file is not None:
+                self._file.close()
 
     def _write_group(self) -> None:
         import pyarrow.parquet
 
-        schema = _schema(tuple(self._questions or ()))
         if self._file is None:
             self._file = pyarrow.parquet.ParquetWriter(
                 self._stream.buffer,
-                schema,
+                self._schema(),
                 compression="zstd",
-                use_dictionary=_repeated_columns(schema),
+                use_dictionary=_repeated_columns(self._schema()),
             )
         self._write_rows()
         tables, self._tables = self._tables, []
@@ -99,10 +109,36 @@ class ParquetWriter(Writer):
     def _write_rows(self) -> None:
         import pyarrow
 
+        schema = self._schema()
         rows, self._rows = self._rows, []
-        schema = _schema(tuple(self._questions or ()))
-        if rows or not self._tables:
+        if not rows and self._tables:
+            return
+        for name in self._types:
+            if pyarrow.types.is_string(schema.field(name).type):
+                rows = [{**row, name: _to_text(row.get(name))} for row in rows]
+        try:
             self._tables.append(pyarrow.Table.from_pylist(rows, schema))
+        except (pyarrow.ArrowException, OverflowError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise OutputError(
+                f"parquet: a column has values of several types ({reason}); write csv or jsonl"
+            ) from error
+
+    def _find_types(self, record: Mapping[str, Any], kept: Mapping[str, Any] | None) -> None:
+        """Learn further fields, and their types as far as they are known."""
+        if self._made is None:
+            known = getattr(kept, "types", {})
+            for name in find_further(record):
+                self._types[name] = known.get(name) or self._types.get(name)
+
+    def _schema(self) -> Any:
+        """The schema; the rows before the first row group decide about further fields."""
+        if self._made is None:
+            for name, kind in self._types.items():
+                if kind is None:
+                    self._types[name] = _infer_type([row.get(name) for row in self._rows])
+            self._made = _make_schema(tuple(self._questions or ()), tuple(self._types.items()))
+        return self._made
 
 
 def read_parquet(
@@ -115,10 +151,12 @@ def read_parquet(
     """
     with open_parquet(source, name) as file:
         questions = find_questions(file.schema_arrow.names, question)
+        further = find_further(file.schema_arrow.names, questions)
         rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
         for number, row in enumerate(rows, start=1):
             known = {k: v for k, v in row.items() if v is not None}
-            yield f"{name}, row {number}", nest_columns(known, questions)
+            cells = {column: row[column] for column in further}
+            yield f"{name}, row {number}", nest_columns(known, questions) | cells
 
 
 @contextlib.contextmanager
@@ -140,8 +178,25 @@ def open_parquet(source: str | io.BytesIO, name: str) -> Iterator[Any]:
         raise InputError(f"{name}: is not a whole parquet file ({reason})") from error
 
 
+def _to_text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else dump_value(value)
+
+
+def _infer_type(values: Sequence[Any]) -> Any:
+    """The type of a column by its first values; text if they have several."""
+    import pyarrow
+
+    kinds = {type(value) for value in values} - {type(None)}
+    if kinds == {Decimal}:
+        return pyarrow.decimal128(38, max(-v.as_tuple().exponent for v in values if v is not None))
+    if len(kinds) == 1 or kinds == {int, float}:
+        with contextlib.suppress(pyarrow.ArrowException, OverflowError):
+            return pyarrow.array(values).type
+    return str
+
+
 @functools.cache
-def _schema(questions: tuple[str, ...]) -> Any:
+def _make_schema(questions: tuple[str, ...], types: tuple[tuple[str, Any], ...]) -> Any:
     import pyarrow as pa
 
     def typed(kind: Any) -> Any:
@@ -149,7 +204,7 @@ def _schema(questions: tuple[str, ...]) -> Any:
             return pa.list_(typed(arguments[0]))
         if dataclasses.is_dataclass(kind) or hasattr(kind, "_fields"):
             return pa.struct([(name, typed(hint)) for name, hint in get_type_hints(kind).items()])
-        return {str: pa.string(), float: pa.float64(), bool: pa.bool_()}[kind]
+        return {str: pa.string(), float: pa.float64(), bool: pa.bool_(), int: pa.int64()}[kind]
 
     def column(name: str) -> Any:
         kind = typed(COLUMNS[name])
@@ -157,8 +212,11 @@ def _schema(questions: tuple[str, ...]) -> Any:
         return pa.dictionary(pa.int32(), kind) if is_name else kind
 
     fields = [pa.field(name, column(name), nullable=name != "path") for name in COLUMNS]
+    further = [
+        pa.field(name, typed(kind) if isinstance(kind, type) else kind) for name, kind in types
+    ]
     if not questions:
-        return pa.schema(fields)
+        return pa.schema([*fields, *further])
     shared = [field for field in fields if field.name in ("path", "error", *PROVENANCE)]
     own = [
         pa.field(name_column(question, field.name), field.type)
@@ -166,7 +224,7 @@ def _schema(questions: tuple[str, ...]) -> Any:
         for field in fields
         if field.name not in ("path", "error")
     ]
-    return pa.schema([shared[0], *own, *shared[1:]])
+    return pa.schema([shared[0], *own, *shared[1:], *further])
 
 
 def _repeated_columns(schema: Any) -> list[str]:
@@ -179,11 +237,11 @@ def _repeated_columns(schema: Any) -> list[str]:
     ]
 
 
-def _make_table(answers: PlainAnswers) -> Any:
+def _make_table(answers: PlainAnswers, schema: Any) -> Any:
     """The rows of plain answers."""
     import pyarrow as pa
 
-    schema, (n, k) = _schema(()), answers.classes.shape
+    n, k = answers.classes.shape
     scores, similarities = np.round(answers.scores, 6), np.round(answers.similarities, 6)
     names = pa.array([*map(str, answers.names), UNKNOWN])
     labels = np.where(answers.sure, answers.classes[:, 0], len(names) - 1)
@@ -203,6 +261,10 @@ def _make_table(answers: PlainAnswers) -> Any:
     for name, value in answers.provenance.to_dict().items():
         column = pa.array([value], schema.field(name).type)
         found[name] = column.take(pa.array(np.zeros(n, np.int32)))
+    for name in find_further(schema.names) if answers.kept else ():
+        cells = [_valid((kept or {}).get(name)) for kept in answers.kept or ()]
+        kind = schema.field(name).type
+        found[name] = pa.array([*map(_to_text, cells)] if pa.types.is_string(kind) else cells, kind)
     columns = [
         found[field.name].cast(field.type) if field.name in found else pa.nulls(n, field.type)
         for field in schema

@@ -14,7 +14,7 @@ from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.on_disk import find_on_disk, join_address
 from clipcls.files.text import decode, read_table, read_text
 from clipcls.output import parquet
-from clipcls.output.columns import unflatten
+from clipcls.output.columns import find_further, unflatten
 from clipcls.output.csv import read_csv
 from clipcls.output.json import read_json
 from clipcls.predictions import Prediction, Result
@@ -97,8 +97,8 @@ def merge_answers(known: dict[str, Result], answers: Mapping[str, Result]) -> No
 def gather_answers(found: Mapping[str, Result]) -> Result | Answers:
     """The result of an image from its answers by question."""
     answers = {q: result for q, result in found.items() if isinstance(result, Prediction) and q}
-    path = next(iter(found.values())).path
-    return Answers(path, answers) if answers else found[""]
+    first = next(iter(found.values()))
+    return Answers(first.path, answers, first.kept) if answers else found[""]
 
 
 def _name_source(source: str | os.PathLike[str]) -> str:
@@ -125,6 +125,7 @@ def read_record(
     if not isinstance(answers, dict) or not answers:
         raise InputError(f"{where}: `questions` is not a mapping from names to answers")
     shared = {key: value for key, value in record.items() if key != "questions"}
+    kept = {key: shared[key] for key in find_further(shared)} or None
     results = {}
     for question, answer in answers.items():
         if not isinstance(answer, dict):
@@ -132,6 +133,10 @@ def read_record(
         found = _result(unflatten(shared | answer), where)
         if root is not None and isinstance(found, Prediction):
             found = _respelt(found, root)
+        if isinstance(found, ImageError):
+            found.kept = kept
+        else:
+            found = dataclasses.replace(found, kept=kept)
         results[question] = found
     return results
 

@@ -1,0 +1,128 @@
+"""Columns of tables of images that results repeat, such as an id or a price."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from clipcls.errors import ImageError
+
+_PLAIN = (str, int, bool)
+
+
+class Kept(dict[str, Any]):
+    """Cells of a table's row that results repeat.
+
+    Attributes:
+        types: of the columns, as far as known: str, int, float, bool, or a type of pyarrow.
+    """
+
+    def __init__(self, cells: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+        super().__init__(cells)
+        self.types = types
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Kept, (dict(self), self.types)
+
+
+class Keep:
+    """The columns of tables that results repeat, and their types.
+
+    Args:
+        names: of the columns.
+        is_typed: whether values of one column have to have one type, as parquet demands.
+
+    Attributes:
+        empty: the cells of an image that no table lists.
+    """
+
+    def __init__(self, names: Sequence[str], *, is_typed: bool = False) -> None:
+        self._is_typed = is_typed
+        self._types: dict[str, Any] = {}
+        self._first: dict[str, str] = {}  # the table that a type is from
+        self.empty = Kept(dict.fromkeys(names), self._types)
+
+    def find(self, table: str, types: Mapping[str, Any]) -> dict[str, str]:
+        """The table's columns with these names, whatever their case, by the names.
+
+        Args:
+            table: the file's name, for messages.
+            types: of all of its columns; None if a column is empty.
+
+        Raises:
+            ImageError: one is missing, has bytes, or has another type than in an earlier table.
+        """
+        found = {}
+        for name in self.empty:
+            wanted = [each for each in types if each.strip().lower() == name.lower()]
+            if name not in types and len(wanted) != 1:
+                shown = ", ".join(map(repr, [*types][:20]))
+                reason = f"has no column {name!r}; choose from these with --keep: {shown}"
+                raise ImageError(table, reason)
+            found[name] = column = name if name in types else wanted[0]
+            if (kind := types[column]) is None:
+                continue
+            if not isinstance(kind, type) and _has_bytes(kind):
+                raise ImageError(table, f"--keep {name}: the column has bytes, no text or numbers")
+            first = self._first.setdefault(name, table)
+            if kind != self._types.setdefault(name, kind) and self._is_typed:
+                names = [getattr(each, "__name__", each) for each in (kind, self._types[name])]
+                raise ImageError(
+                    table,
+                    f"--keep {name}: the column is {names[0]} here and {names[1]} in {first}; "
+                    "write csv or jsonl, or classify the two apart",
+                )
+        return found
+
+    def take(self, columns: Mapping[str, str], row: Mapping[str, Any]) -> Kept:
+        """A row's cells of the columns that `find` found."""
+        cells = {name: _without_nan(row.get(column)) for name, column in columns.items()}
+        return Kept(cells, self._types)
+
+
+def find_types(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The type of each field; str if there are several or it is nested, None if all are null."""
+    found: dict[str, set[type]] = {}
+    for record in records:
+        for name, value in record.items():
+            found.setdefault(name, set()).add(type(value))
+    types: dict[str, Any] = {}
+    for name, kinds in found.items():
+        kinds.discard(type(None))
+        one = float if kinds == {int, float} else next(iter(kinds), None)
+        types[name] = one if one in (float, None) or (len(kinds) == 1 and one in _PLAIN) else str
+    return types
+
+
+def column_types(schema: Any) -> dict[str, Any]:
+    """The types of the values in a parquet file's columns, however stored; None if all are null."""
+    import pyarrow
+
+    found = {}
+    for column in schema:
+        kind = column.type
+        while isinstance(kind, pyarrow.DictionaryType | pyarrow.BaseExtensionType):
+            kind = getattr(kind, "value_type", None) or kind.storage_type
+        found[column.name] = None if pyarrow.types.is_null(kind) else kind
+    return found
+
+
+def _has_bytes(kind: Any) -> bool:
+    """Whether values of a type have bytes in them."""
+    import pyarrow
+
+    types = pyarrow.types
+    binary = types.is_binary, types.is_large_binary, types.is_fixed_size_binary
+    return any(is_kind(kind) for is_kind in binary) or any(
+        _has_bytes(kind.field(number).type) for number in range(kind.num_fields)
+    )
+
+
+def _without_nan(value: Any) -> Any:
+    """The value, with None in place of numbers that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return [_without_nan(item) for item in value] if isinstance(value, list) else value
