@@ -133,6 +133,8 @@ def embed_known(
     embedded: Iterable[Embedded | ImageError]
     if dataset.vectors:
         by_path = {item.path: item for item in base.embed(dataset.vectors)}
+        if isinstance(failed := by_path.get(dataset.vectors), ImageError):
+            raise InputError(str(failed))
         embedded = watch_each((by_path[path] for path in matched.paths), watch)
     else:
         embedded = watch_each(base.embed(matched.paths, hashed=True), watch)

@@ -17,6 +17,7 @@ from clipcls.cli.groups import Option, Settings, option
 from clipcls.cli.param_types import COUNT, FOLDER
 
 if TYPE_CHECKING:
+    from clipcls.embeddings.vectors_info import VectorsInfo
     from clipcls.models.backend import Backend, BackendName, Precision
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -113,9 +114,7 @@ class ModelSettings(ModelChoice):
 
         model, backend = self.model, self.make_backend()
         if inputs and all(map(is_vectors, inputs)):
-            from clipcls.embeddings.vector_files import open_vectors
-
-            info = open_vectors(inputs[0]).info
+            info = _find_info(inputs)
             if model == "auto":
                 model = info.model
             if backend.precision == "auto":  # else the image tower is tried in others
@@ -126,6 +125,21 @@ class ModelSettings(ModelChoice):
             "backend": backend,
             "cache": open_cache(self.cache or not self.no_cache) or False,
         }
+
+
+def _find_info(vectors: Sequence[str]) -> VectorsInfo:
+    """The info of the first file that can be read."""
+    from clipcls.embeddings.vector_files import open_vectors
+    from clipcls.errors import InputError
+
+    first: InputError | None = None
+    for name in vectors:
+        try:
+            return open_vectors(name).info
+        except InputError as error:
+            first = first or error
+    assert first
+    raise first
 
 
 # Progress, errors, memory

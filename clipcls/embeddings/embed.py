@@ -124,7 +124,7 @@ def embed_images(
     Raises:
         TypeError: at once if `images` is neither an image nor an iterable of them, and at its turn
             if an item is not an image.
-        InputError: at its turn, a file of vectors cannot be read, or is another model's.
+        InputError: at its turn, a file of vectors is another model's.
     """
     found = embed_blocks(encoder, images, cache, backend=backend, hashed=hashed)
 

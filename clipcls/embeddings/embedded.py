@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from clipcls.data.inputs import NamedVectors
 from clipcls.embeddings.vector_files import open_vectors
 from clipcls.embeddings.vectors_info import VectorBlock, is_unit
-from clipcls.errors import ImageError
+from clipcls.errors import ImageError, InputError
 from clipcls.models.encoder import Encoder
 
 
@@ -67,12 +67,24 @@ def read_vectors(
     """The vectors of files, checked: whole blocks, or image by image where some are damaged.
 
     Raises:
-        InputError: at its turn, a file cannot be read, or is another model's.
+        InputError: at its turn, a file is another model's.
     """
     for each in named:
-        file = open_vectors(each.path)
+        try:
+            file = open_vectors(each.path)
+            blocks = _read_ahead(file.blocks())
+        except InputError as error:
+            yield _fail(each, error)
+            continue
         file.info.check(encoder, each.path)
-        for block in _read_ahead(file.blocks()):
+        while True:
+            try:
+                block = next(blocks, None)
+            except InputError as error:  # cut off or damaged from here on
+                yield _fail(each, error)
+                break
+            if block is None:
+                break
             whole = is_unit(block.vectors)
             if whole.all():
                 yield StoredRows(block)
@@ -80,6 +92,10 @@ def read_vectors(
             for item, is_whole in zip(StoredRows(block), whole, strict=True):
                 reason = "its stored vector is damaged; embed it anew"
                 yield item if is_whole else ImageError(item.path, reason)
+
+
+def _fail(named: NamedVectors, error: InputError) -> ImageError:
+    return ImageError(named.path, str(error).removeprefix(f"{named.path}: "))
 
 
 def _read_ahead(blocks: Iterator[VectorBlock]) -> Iterator[VectorBlock]:

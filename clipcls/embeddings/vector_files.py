@@ -168,20 +168,27 @@ class FolderFile(VectorFile):
 
 class _NpyFile(VectorFile):
     def __init__(self, path: str) -> None:
-        self._ids = sidecar_path(path)
-        if not os.path.exists(self._ids):
-            raise InputError(
-                f"{path}: the file {self._ids}, which says which model and images its vectors are "
-                "of, is missing; it belongs next to it"
-            )
-        with _reading(self._ids), open(self._ids, "rb") as file:
-            info = VectorsInfo.from_json(file.readline(), self._ids)
         try:
             self._rows = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{path}: is not a whole .npy file ({error})") from error
-        if self._rows.ndim != 2 or self._rows.shape[1] != info.dim or self._rows.dtype.kind != "f":
-            raise InputError(f"{path}: its rows are no vectors of {info.dim} numbers; embed anew")
+            raise InputError(f"{path}: is not a whole .npy file of vectors ({error})") from error
+        shape, dtype = self._rows.shape, self._rows.dtype
+        if len(shape) != 2 or dtype.kind != "f":
+            raise InputError(f"{path}: has no vectors: an array {shape} of {dtype}, not of floats")
+        self._ids = sidecar_path(path)
+        if not os.path.exists(self._ids):
+            raise InputError(
+                f"{path}: {self._ids}, which names the model and images of its {shape[0]:,} "
+                "vectors, is missing; put it there, or pass vectors of another program as an array "
+                "in Python"
+            )
+        with _reading(self._ids), open(self._ids, "rb") as file:
+            info = VectorsInfo.from_json(file.readline(), self._ids)
+        if shape[1] != info.dim:
+            raise InputError(
+                f"{path}: its rows have {shape[1]} numbers, not the {info.dim} that {self._ids} "
+                "names; embed anew"
+            )
         super().__init__(path, info)
 
     def __len__(self) -> int:
