@@ -196,6 +196,11 @@ class _Decoder:
             self._advance()
         if self._shown is None:
             raise ImageError(self._path, "no frame can be decoded: damaged or cut short")
+        is_named = not self._every  # others are listed before the end
+        if is_named and self._next is None and time > self._begin(self._shown):
+            end, _ = _find_end(self._path)
+            if time >= end:
+                raise ImageError(self._path, f"ends at {format_time(end)}")
         return self._shown
 
     def _is_sought(self, time: int) -> bool:
