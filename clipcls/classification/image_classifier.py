@@ -277,7 +277,7 @@ class ImageClassifier(Estimator):
             return results
         from clipcls.classification.occlusion import Heatmaps
 
-        return Heatmaps(self, heatmaps).draw_each(results)
+        return Heatmaps({"": self}, heatmaps).draw_each(results)
 
     def decision(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,7 @@ class MultiQuestionClassifier:
         min_score: float | None = None,
         abstain: Abstain | None = None,
         refine: bool = False,
+        heatmaps: str | os.PathLike[str] | None = None,
         watch: Watch | None = None,
         on_error: OnError = "yield",
         **options: Any,
@@ -98,6 +100,8 @@ class MultiQuestionClassifier:
         Args:
             images, refine, watch, on_error: as for `ZeroShotClassifier.classify`.
             top, abstain: as there, for the questions with one label per image.
+            heatmaps: draw the heat map of each answer with one label into a folder of this folder
+                that has the question's name.
             max_labels, min_score: `top` and `min_score` of `MultiLabelClassifier.classify`, for the
                 questions with several labels per image.
             options: other arguments of `ZeroShotClassifier.decision`.
@@ -130,9 +134,17 @@ class MultiQuestionClassifier:
                 yield Answers(path, dict(zip(answerers, row, strict=True)))
 
         embedded = _base(next(iter(self.classifiers.values()))).embed(images)
-        if refine:
-            return apply_on_error(answer_together(watch_each(embedded, watch), answer), on_error)
-        return apply_on_error(answer_in_blocks(embedded, answer), on_error)
+        results = (
+            answer_together(watch_each(embedded, watch), answer)
+            if refine
+            else answer_in_blocks(embedded, answer)
+        )
+        if heatmaps is not None:
+            from clipcls.classification.occlusion import Heatmaps
+
+            ranked = {n: c for n, c in self.classifiers.items() if isinstance(c, ImageClassifier)}
+            results = Heatmaps(ranked, heatmaps).draw_each(results)
+        return apply_on_error(results, on_error)
 
 
 def _base(classifier: ImageClassifier | MultiLabelClassifier) -> ImageClassifier:

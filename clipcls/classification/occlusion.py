@@ -16,10 +16,10 @@ import io
 import itertools
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +34,13 @@ from clipcls.labels.names import join_levels
 from clipcls.predictions import Prediction
 
 if TYPE_CHECKING:
+    from clipcls.classification.head import LinearHead
     from clipcls.classification.image_classifier import ImageClassifier
     from clipcls.data.inputs import ImageInput
 
 logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 _PLACES = 7  # along each side of the model's input: 50 passes per image, with the whole one
 _LONGEST_NAME = 230  # bytes, of the 255 that file systems take, with room for the suffix and " (2)"
@@ -74,30 +77,39 @@ def compute_heat(
     Returns:
         float32 (height, width) of `image`; see `ImageClassifier.heatmap`.
     """
-    encoder: Any = classifier.encoder_
-    pixels = encoder.preprocess(image)
-    masks = make_masks(*pixels.shape[:2])
-    hidden = np.rint(pixels.mean(axis=(0, 1)))
-    changes = (mask[..., None] * (hidden - pixels) for mask in masks)
-    views = itertools.chain(
-        [pixels], (np.rint(pixels + change).astype(np.uint8) for change in changes)
-    )
-    batches = iter(lambda: list(itertools.islice(views, encoder.batch_size)), [])
-    logits = np.concatenate(
-        [classifier.head_.logits(encoder.encode_images(batch)) for batch in batches]
-    )
-    odds = _log_odds(logits, [int(logits[0].argmax())] if numbers is None else numbers)
-    heat = np.tensordot(odds[0] - odds[1:], masks, 1) / masks.sum(axis=0)
-    # The part that the model sees, at its place in the image: 0 where the model does not look.
-    left, top, right, bottom = encoder.seen(image.size)
-    x, y = heat.shape[1] / (right - left), heat.shape[0] / (bottom - top)
-    placed = Image.fromarray(heat.astype(np.float32)).transform(
-        image.size,
-        Image.Transform.AFFINE,
-        (x, 0, -left * x, 0, y, -top * y),
-        Image.Resampling.BILINEAR,
-    )
-    return np.asarray(placed)
+    return _HiddenPlaces(classifier.encoder_, image).measure(classifier.head_, numbers)
+
+
+class _HiddenPlaces:
+    """The vectors of an image, whole and with each place hidden, of which any head finds heat."""
+
+    def __init__(self, encoder: Any, image: Image.Image) -> None:
+        pixels = encoder.preprocess(image)
+        self._masks = masks = make_masks(*pixels.shape[:2])
+        hidden = np.rint(pixels.mean(axis=(0, 1)))
+        changes = (mask[..., None] * (hidden - pixels) for mask in masks)
+        views = itertools.chain(
+            [pixels], (np.rint(pixels + change).astype(np.uint8) for change in changes)
+        )
+        batches = iter(lambda: list(itertools.islice(views, encoder.batch_size)), [])
+        self._vectors = np.concatenate([encoder.encode_images(batch) for batch in batches])
+        self._size, self.seen = image.size, encoder.seen(image.size)
+
+    def measure(self, head: LinearHead, numbers: Sequence[int] | None) -> NDArray[np.float32]:
+        """`compute_heat` of the classes of a head."""
+        masks, logits = self._masks, head.logits(self._vectors)
+        odds = _log_odds(logits, [int(logits[0].argmax())] if numbers is None else numbers)
+        heat = np.tensordot(odds[0] - odds[1:], masks, 1) / masks.sum(axis=0)
+        # The part that the model sees, at its place in the image: 0 where the model does not look.
+        left, top, right, bottom = self.seen
+        x, y = heat.shape[1] / (right - left), heat.shape[0] / (bottom - top)
+        placed = Image.fromarray(heat.astype(np.float32)).transform(
+            self._size,
+            Image.Transform.AFFINE,
+            (x, 0, -left * x, 0, y, -top * y),
+            Image.Resampling.BILINEAR,
+        )
+        return np.asarray(placed)
 
 
 def make_masks(height: int, width: int, places: int = _PLACES) -> NDArray[np.float32]:
@@ -185,15 +197,18 @@ class Heatmaps:
         OutputError: the folder cannot be made.
     """
 
-    def __init__(self, classifier: ImageClassifier, folder: str | os.PathLike[str]) -> None:
-        _check_encoder(classifier)
-        self._classifier = classifier
+    def __init__(
+        self, classifiers: Mapping[str, ImageClassifier], folder: str | os.PathLike[str]
+    ) -> None:
+        if not classifiers:
+            raise ClipclsError("heat maps are of one label per image; no question has that")
+        for classifier in classifiers.values():
+            _check_encoder(classifier)
+        self._classifiers = classifiers
         self._folder = Path(folder)
         _make_folder(self._folder)
 
-    def draw_each(
-        self, results: Iterable[Prediction | ImageError]
-    ) -> Iterator[Prediction | ImageError]:
+    def draw_each(self, results: Iterable[Answer]) -> Iterator[Answer]:
         """The results as they come, each answer with the path of its picture.
 
         An `unknown` image gets the map of its best label. An image that can no longer be read gets
@@ -206,26 +221,32 @@ class Heatmaps:
         for result in results:
             if not isinstance(result, ImageError):
                 try:
-                    result = replace(result, heatmap=str(self._draw(result)))
+                    result = self._draw(result)
                 except ImageError as error:
                     logger.warning("%s: no heat map (%s)", error.path, error.reason)
             yield result
 
-    def _draw(self, prediction: Prediction) -> Path:
-        if has_no_file(prediction.path):
+    def _draw(self, result: Any) -> Any:
+        if has_no_file(result.path):
             raise ValueError("heat maps are drawn of files; of an open image use heatmap()")
-        encoder: Any = self._classifier.encoder_
-        label = prediction.top[0].label
-        if prediction.lineage:
-            label = join_levels(prediction.lineage)
-        image = open_image(prediction.path, least_side=encoder.least_side)
-        heat = compute_heat(self._classifier, image, _find_classes(self._classifier, label))
-        stream = io.BytesIO()
-        overlay(image, heat, encoder.seen(image.size)).save(stream, "JPEG", quality=90)
-        return self._write(prediction.path, stream.getvalue())
+        encoder: Any = next(iter(self._classifiers.values())).encoder_
+        image = open_image(result.path, least_side=encoder.least_side)
+        places = _HiddenPlaces(encoder, image)
+        is_one = isinstance(result, Prediction)
+        drawn = {"": result} if is_one else dict(result.questions)
+        for name, classifier in self._classifiers.items():
+            label = drawn[name].top[0].label
+            if drawn[name].lineage:
+                label = join_levels(drawn[name].lineage)
+            heat = places.measure(classifier.head_, _find_classes(classifier, label))
+            stream = io.BytesIO()
+            overlay(image, heat, places.seen).save(stream, "JPEG", quality=90)
+            picture = self._write(self._folder / name, result.path, stream.getvalue())
+            drawn[name] = replace(drawn[name], heatmap=str(picture))
+        return drawn[""] if is_one else replace(result, questions=drawn)
 
-    def _write(self, path: str, data: bytes) -> Path:
-        place = mirror_path(self._folder, path)
+    def _write(self, within: Path, path: str, data: bytes) -> Path:
+        place = mirror_path(within, path)
         name, folder = _shorten(place.name), place.parent
         if not is_inside(folder, self._folder):
             raise OutputError(

@@ -61,8 +61,8 @@ class _Answers(groups.Settings):
         type=FOLDER,
         metavar="DIR",
         rare=True,
-        help="Draw pictures into DIR that show which part of each image led to the answer; takes "
-        "50 passes of the model per image.",
+        help="Draw pictures into DIR, in a folder per question, that show which part of each image "
+        "led to the answer; takes 50 passes of the model per image.",
     )
 
 
@@ -160,13 +160,11 @@ def command(
     tagged = {find_name(name, questions) or name for name in answers.tag}
     if unknown := tagged - (questions.keys() - {""}):
         raise click.UsageError(f"--tag {min(unknown)}: no question has this name")
-    for option_name, value in {"--level": labels.level, "--heatmap": answers.heatmap}.items():
-        if value and "" not in questions:
-            raise click.UsageError(f"{option_name} is for labels without the name of a question")
     if answers.heatmap and reading.per_file:
         raise click.UsageError("--heatmap draws on one frame: leave out --per-file")
     if answers.heatmap:
-        refuse_inside(answers.heatmap, inputs, mirrored=True)
+        for name in questions:
+            refuse_inside(answers.heatmap / name, inputs, mirrored=True)
     refuse_overwriting(
         output.file, labels.labels, labels.prompts, labels.classifier, doubt.calibration, *inputs
     )

@@ -46,9 +46,13 @@ def _gather_questions(
         is_named = name and mark and not os.path.lexists(value)
         name, rest = (*check_names([name]), rest) if is_named else ("", value)
         if name in found:
-            raise click.BadParameter(f"name each question, once: {param.opts[0]} NAME=FILE")
+            raise click.BadParameter(f"name each question, once: {_show_named(param.opts[0])}")
         found[name] = param.type.convert(rest, param, context)
     return found or None
+
+
+def _show_named(option: str) -> str:
+    return f"{option} NAME={'LEVEL' if option == '--level' else 'FILE'}"
 
 
 def labels_option(help: str) -> Any:
@@ -130,8 +134,10 @@ class TextSettings(Settings):
 class LabelSettings(TextSettings):
     """Labels in words, one of which is the answer, or a classifier that learnt them."""
 
-    level: str | None = option(
-        metavar="LEVEL",
+    level: Any = option(
+        metavar="[QUESTION=]LEVEL",
+        multiple=True,
+        callback=_gather_questions,
         rare=True,
         help="For labels like `animal > dog > pug`, answer at level 1 (the root), 2, ..., or at "
         "the level of this name.",
@@ -176,12 +182,13 @@ def split_questions(
     Reads the label files, whose groups are questions too. Classifiers are not opened.
 
     Args:
-        settings: with the field `labels` and perhaps `label`, `classifier` and `calibration`.
+        settings: with the field `labels` and perhaps `label`, `classifier`, `level` and
+            `calibration`.
         question: take this one alone, if they have names.
         calibration: the value of `--calibration`, if `settings` have none.
 
     Returns:
-        settings whose `labels`, `classifier` and `calibration` are those of one question.
+        settings whose `labels`, `classifier`, `level` and `calibration` are those of one question.
 
     Raises:
         click.UsageError: no labels are given, not all questions are named, or an option is for
@@ -189,8 +196,10 @@ def split_questions(
         LabelsError: a file cannot be used, or a name.
     """
     labels = _read_labels(settings)
-    classifiers = getattr(settings, "classifier", None) or {}
-    calibrations = getattr(settings, "calibration", calibration) or {}
+    fields = [name for name in ("classifier", "level", "calibration") if hasattr(settings, name)]
+    given = {"calibration": calibration or {}}
+    given |= {field: getattr(settings, field) or {} for field in fields}
+    classifiers = given.get("classifier", {})
     names = list(dict.fromkeys([*labels, *classifiers])) or [""]
     if len(names) > 1 and "" in names:
         raise click.UsageError("name each of several questions, as in --labels NAME=FILE")
@@ -200,21 +209,18 @@ def split_questions(
         raise click.UsageError(
             f"the question {min(both)!r}: --labels and --classifier exclude each other"
         )
-    if wrong := [name for name in calibrations if name not in names]:
-        known = ", ".join(names) or "that have a name"
-        raise click.UsageError(
-            f"--calibration NAME=FILE: name one of the questions {known}"
-            + (f", not {wrong[0]!r}" if wrong[0] else "")
-        )
+    for field in ("level", "calibration"):
+        if wrong := [name for name in given.get(field, {}) if name not in names]:
+            known = ", ".join(names) or "that have a name"
+            raise click.UsageError(
+                f"{_show_named(f'--{field}')}: name one of the questions {known}"
+                + (f", not {wrong[0]!r}" if wrong[0] else "")
+            )
     found = {
         name: replace(
             settings,
             labels=labels.get(name),
-            **{
-                field: (getattr(settings, field) or {}).get(name)
-                for field in ("classifier", "calibration")
-                if hasattr(settings, field)
-            },
+            **{field: given[field].get(name) for field in fields},
         )  # type: ignore[call-arg]
         for name in names
     }

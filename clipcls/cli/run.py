@@ -102,10 +102,10 @@ class Run:
     _to_file: list[Result] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.filing.sort_into and "" not in self.questions:
+        if self.filing.sort_into and len(self.questions) > 1:
             raise click.UsageError(
-                "--sort-into files by one answer: write the results to a file, then `clipcls sort "
-                "RESULTS --question NAME --into DIR`"
+                f"--sort-into files by one of {', '.join(self.questions)}: write the results to a "
+                "file, then `clipcls sort RESULTS --question NAME --into DIR`"
             )
         if self.filing.sort_into:
             refuse_inside(self.filing.sort_into, self.inputs)

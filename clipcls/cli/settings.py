@@ -188,7 +188,7 @@ class File:
         if is_path or name in _PATHS_OR_NAMES:
             may_be_named = name in _PER_QUESTION
             values = [self._resolve_path(str(v), where, is_path, may_be_named) for v in values]
-        return values if option.multiple else values[0]
+        return [*map(str, values)] if option.multiple else values[0]
 
     def _resolve_path(
         self, value: str, where: str, is_path: bool, may_be_named: bool = False

@@ -227,12 +227,12 @@ def test_what_cannot_be_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     (prediction,) = list(classifier.classify([path]))
     assert isinstance(prediction, Prediction)
     path.unlink()  # classified out of the cache, say, and then gone
-    (left,) = Heatmaps(classifier, tmp_path / "heat").draw_each([prediction])
+    (left,) = Heatmaps({"": classifier}, tmp_path / "heat").draw_each([prediction])
     assert left == prediction
     assert "no heat map (no such file)" in caplog.text
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file"):
-        Heatmaps(classifier, tmp_path / "file")
+        Heatmaps({"": classifier}, tmp_path / "file")
     Image.new("RGB", (8, 8)).save(path)
     with pytest.raises(OutputError, match="would lie among the images"):
         list(classifier.classify([path], heatmaps=os.path.splitdrive(path)[0] + os.sep))

@@ -210,9 +210,15 @@ def test_settings_name_questions_too(run, tmp_path: Path, monkeypatch) -> None:
         (("--labels", "a=colours.txt", "--labels", "a_b=warmth.txt"), "share columns"),
         (("--labels", "colours.txt", "--labels", "warmth.txt"), "name each question"),
         (("--labels", "colours.txt", "--labels", "a=warmth.txt"), "name each of several"),
-        ((*ASKED, "--level", "1"), "--level"),
-        ((*ASKED, "--heatmap", "maps"), "--heatmap"),
-        ((*ASKED, "--sort-into", "sorted"), "clipcls sort"),
+        ((*ASKED, "--level", "1"), "--level NAME=LEVEL: name one of the questions warmth, colour"),
+        ((*ASKED, "--level", "size=1"), "not 'size'"),
+        ((*ASKED, "--level", "colour=1", "--level", "colour=2"), "once: --level NAME=LEVEL"),
+        ((*ASKED, "--level", "colour=2"), "colours.txt: has no level '2'"),
+        ((*ASKED, "--level", "colour=1", "--tag", "colour"), "level"),
+        (("-l", "red", "-l", "blue", "--level", "a=1"), "--level NAME=LEVEL"),
+        ((*ASKED, "--heatmap", "photos/maps"), "would lie among the images"),
+        ((*ASKED, "--heatmap", "m", "--tag", "colour", "--tag", "warmth"), "one label per image"),
+        ((*ASKED, "--sort-into", "sorted"), "one of warmth, colour: write"),
         ((*ASKED, "--tag", "size"), "--tag size"),
         (("-l", "red", "-l", "blue", "--tag", ""), "--tag"),
         ((*ASKED, "--calibration", "c.json"), "--calibration NAME=FILE"),
@@ -231,6 +237,49 @@ def test_impossible_questions_are_refused_in_one_line(run, arguments, said: str)
     assert said in err
     assert len(err.strip().splitlines()) <= 4
     assert not Path("sorted").exists()
+
+
+def test_a_level_is_of_one_question(run, monkeypatch) -> None:
+    Path("tree.txt").write_text("warm > red\ncold > blue\ncold > green\n")
+    asked = ("--labels", "shade=tree.txt", "--labels", "colour=colours.txt", "photos")
+    run("classify", *asked[2:], "-o", "alone.csv")
+    assert run("classify", *asked, "--level", "shade=1", "-o", "r.csv")[0] == 0
+    assert [row["shade"] for row in read()[:2]] == ["warm", "cold"]
+    assert [row["colour"] for row in read()] == [row["colour"] for row in read("alone.csv")]
+    arguments = ("calibrate", *asked[:2], "--level", "shade=1", "levels.csv", "-o", "c.json")
+    rows = [f"{row['path']},{row['shade']}" for row in read()]
+    Path("levels.csv").write_text("\n".join(["path,shade", *rows]) + "\n")
+    status, _, err = run(*arguments)
+    assert (status, "--level shade=1 --calibration shade=c.json" in err) == (0, True)
+    calibrated = (*asked, "--calibration", "shade=c.json")
+    assert run("classify", *calibrated, "--level", "shade=1", "-o", "r.csv")[0] == 0
+    status, _, err = run("classify", *calibrated)
+    assert (status, "c.json: it was made" in err) == (2, True)
+    Path("clipcls.toml").write_text("level = 1\n")
+    assert run("classify", "--labels", "tree.txt", "photos", "-o", "r.csv")[0] == 0
+    assert read()[0]["label"] == "warm"
+    monkeypatch.setenv("CLIPCLS_LEVEL", "shade=1\ncolour=1")
+    assert run("classify", *asked, "-o", "r.csv")[0] == 0
+    assert read()[0]["shade"] == "warm"
+
+
+def test_each_answer_has_its_own_heat_map_from_the_same_passes(run, encoder) -> None:
+    encoder.seen = lambda size: (0, 0, *size)
+    run("classify", "--labels", "colours.txt", "--heatmap", "alone", "photos/00.png")
+    encoder.images = 0
+    tagged = ("--labels", "tags=colours.txt", "--tag", "tags")
+    status, out, err = run("classify", *ASKED, *tagged, "--heatmap", "m", "photos/00.png")
+    assert (status, encoder.images) == (0, 1 + 50), err
+    found = sorted(str(path) for path in Path("m").rglob("*.jpg"))
+    assert found == [f"m/{name}/photos/00.png.heat.jpg" for name in ("colour", "warmth")]
+    assert all(path in out for path in found)
+    assert Path(found[0]).read_bytes() == Path("alone/photos/00.png.heat.jpg").read_bytes()
+
+
+def test_one_question_with_a_name_can_be_filed_at_once(run) -> None:
+    arguments = ("classify", *ASKED[2:], "--sort-into", "sorted", "photos")
+    assert run(*arguments)[0] == 0
+    assert sorted(p for p in os.listdir("sorted") if Path("sorted", p).is_dir()) == ["blue", "red"]
 
 
 def test_serve_answers_one_question(run) -> None:

@@ -89,6 +89,13 @@ def test_a_value_by_variable_is_a_switch_a_list_or_a_text(run, folder: Path, mon
     assert "explain" not in json.loads(run("classify", "photos")[1])
 
 
+def test_a_list_of_numbers_is_one_of_texts(run, own: Path, folder: Path) -> None:
+    own.write_text("label = [1, 2.5, true]\n")
+    status, out, err = run("classify", "-f", "jsonl", "-k", "3", "photos")
+    assert status == 0, err
+    assert sorted(entry["label"] for entry in json.loads(out)["top"]) == ["1", "2.5", "True"]
+
+
 def test_paths_are_relative_to_their_file(run, own: Path, folder: Path) -> None:
     (own.parent / "mine.txt").write_text("red\ngreen\n")
     own.write_text('labels = "mine.txt"\ntop = 9\n')
