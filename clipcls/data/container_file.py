@@ -65,16 +65,30 @@ def container_errors(container: str, kind: str, name: str = "") -> Iterator[None
         yield
     except MemoryError as error:
         raise ImageError(name or container, "not enough memory to read it") from error
+    except InputError as error:
+        raise place_error(container, error, name) from error
     except Exception as error:  # each kind of file has errors of its own
         reason = _explain(container, kind, error)
         raise ImageError(name or container, reason) from error
 
 
+def place_error(where: str, error: InputError, name: str = "") -> ImageError:
+    """An error whose message begins with a place in the file `where`, as that of an image.
+
+    Args:
+        where: the file, or a row in it.
+        error: its message may begin with `where`, or `where:2`.
+        name: the image to name; default: the place.
+    """
+    place, colon, reason = str(error).removeprefix(where).partition(": ")
+    if not str(error).startswith(where) or not colon:
+        return ImageError(name or where, str(error))
+    return ImageError(name or where + place, reason)
+
+
 def _explain(container: str, kind: str, error: Exception) -> str:
     if isinstance(error, ImageError):
         return error.reason
-    if isinstance(error, InputError):
-        return str(error).removeprefix(f"{container}: ")
     if is_url(container):
         if is_refusal(error):
             return explain(container, error)

@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,11 @@ from clipcls.data.container_file import (
     container_errors,
     find_version,
     open_container,
+    place_error,
     stamp_container,
 )
 from clipcls.data.file_kinds import VECTORS_KEY
+from clipcls.data.image_column import choose_column, choose_typed, holds_bytes
 from clipcls.data.images import read_bytes
 from clipcls.data.kept import Keep, Kept, column_types, find_types
 from clipcls.data.remote import Info, RemoteFile
@@ -34,9 +36,8 @@ from clipcls.files.on_disk import find_on_disk, is_url, join_address
 from clipcls.files.text import decode, read_table, read_text
 
 _CELL = re.compile(r"(.+\.parquet)#(\d{1,15})", re.IGNORECASE | re.DOTALL)
-_NAMES = {"image", "img", "path", "file", "filename", "url", "image_path", "image_url", "file_name"}
-_NAMES |= {"filepath", "file_path", "image_file", "img_path", "img_url"}
 _ROWS = 16  # read at a time
+_LONGEST = 1024  # characters of a path
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,10 @@ class Cell:
                 path, value = value.get("path"), value.get("bytes")
                 if value is None and path:
                     place = _join(self.table, path)
-                    value = RemoteFile(place).read() if is_url(place) else read_bytes(place)
+                    try:
+                        value = RemoteFile(place).read() if is_url(place) else read_bytes(place)
+                    except ImageError as error:
+                        raise ImageError(name, str(error)) from error
         if not isinstance(value, bytes) or not value:
             raise ImageError(name, "the row has no image")
         return value
@@ -131,6 +135,8 @@ def list_rows(
                     text = decode(RemoteFile(table, info).read(), table)
                 else:
                     text = read_text(Path(table))
+                if not text.strip():
+                    raise ImageError(table, "is empty")
                 is_json = lower.endswith((".jsonl", ".ndjson"))
                 yield from (_list_json if is_json else _list_csv)(table, text, column, keep)
     except ImageError as error:
@@ -143,25 +149,44 @@ def _list_csv(
     read = read_table(text, table, exact=True)
     name = choose_column(table, read.columns, column)
     kept = keep.find(table, dict.fromkeys(read.columns, str)) if keep else {}
-    for where, cells in read.rows:
+    rows = iter(read.rows)
+    while True:
+        try:
+            where, cells = next(rows)
+        except StopIteration:
+            return
+        except InputError as error:
+            yield place_error(table, error), None
+            continue
         yield _name(table, cells[name], where), keep.take(kept, cells) if keep else None
 
 
 def _list_json(
     table: str, text: str, column: str | None, keep: Keep | None
 ) -> Iterator[tuple[str | ImageError, Kept | None]]:
-    def parse() -> Iterator[tuple[str, dict[str, Any]]]:
+    def parse() -> Iterator[tuple[str, dict[str, Any] | ImageError]]:
+        has_begun = False
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 where = f"{table}, line {number}"
-                record = parse_json(line, where, has_paths=True)
-                if not isinstance(record, dict):
-                    raise ImageError(table, f"line {number} is not an object")
+                try:
+                    record = parse_json(line, where, has_paths=True)
+                    if not isinstance(record, dict):
+                        raise InputError(f"{where}: is not a JSON object; write one per line")
+                except InputError as error:
+                    if not has_begun:
+                        raise
+                    record = place_error(where, error)
+                has_begun = True
                 yield where, record
 
     name = None
-    kept = keep.find(table, find_types(record for _, record in parse())) if keep else {}
+    whole = (record for _, record in parse() if not isinstance(record, ImageError))
+    kept = keep.find(table, find_types(whole)) if keep else {}
     for where, record in parse():
+        if isinstance(record, ImageError):
+            yield record, None
+            continue
         name = name or choose_column(table, list(record), column)
         value = record.get(name)
         if isinstance(value, dict):
@@ -179,8 +204,8 @@ def _list_parquet(
         if VECTORS_KEY in (file.schema_arrow.metadata or {}):
             raise ImageError(table, "holds vectors; download it first")
         schema = file.schema_arrow
-        name = choose_column(table, schema.names, column)
-        has_bytes = _holds_bytes(schema.field(name).type)
+        name = choose_typed(table, schema, column)
+        has_bytes = holds_bytes(schema.field(name).type)
         kept = keep.find(table, column_types(schema)) if keep else {}
         read = {*kept.values()} | (set() if has_bytes else {name})
         rows: Iterable[Mapping[str, Any]] = itertools.repeat({}, file.metadata.num_rows)
@@ -195,36 +220,24 @@ def _list_parquet(
 
 
 def _name(table: str, value: object, where: str) -> str | ImageError:
-    if not isinstance(value, str) or not value.strip():
+    if value is None or (isinstance(value, str) and not value.strip()):
         return ImageError(where, "the row has no image")
-    return _join(table, value)
+    if not isinstance(value, str):
+        return ImageError(where, f"{str(value)[:40]} is no path or URL")
+    if value.startswith("data:") or (len(value) > _LONGEST and not is_url(value)):
+        reason = f"has {len(value):,} characters, not a path or URL; images in base64 are not read"
+        return ImageError(where, f"{reason}, put their bytes into a parquet file")
+    place = _join(table, value)
+    is_missing = place != value and not is_url(place) and not os.path.lexists(place)
+    if is_missing and os.path.lexists(value):
+        cure = f"paths in a table are relative to its folder; move {table} to where they begin"
+        return ImageError(place, f"no such file; {cure}")
+    return place
 
 
 def _join(table: str, path: str) -> str:
     folder = table.rpartition("/")[0] if is_url(table) else os.path.dirname(table)
     return find_on_disk(join_address(folder, path))
-
-
-def choose_column(table: str, columns: Sequence[str], column: str | None) -> str:
-    """The column of images.
-
-    Raises:
-        ImageError: it is missing, or it is not clear which one it is.
-    """
-    usual = [name for name in columns if name.strip().lower() in _NAMES]
-    wanted = [name for name in columns if column and name.lower() == column.strip().lower()]
-    if len(found := wanted if column else usual) == 1:
-        return found[0]
-    shown = ", ".join(map(repr, columns[:20]))
-    what = f"has no column {column!r}" if column else "it is not clear which column has the images"
-    raise ImageError(table, f"{what}; choose one with --image-column: {shown}")
-
-
-def _holds_bytes(kind: Any) -> bool:
-    import pyarrow
-
-    types = pyarrow.types
-    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_struct(kind))
 
 
 class _Cells:
@@ -235,7 +248,7 @@ class _Cells:
 
         self._file = pyarrow.parquet.ParquetFile(open_container(table))
         schema = self._file.schema_arrow
-        with_bytes = [field.name for field in schema if _holds_bytes(field.type)]
+        with_bytes = [field.name for field in schema if holds_bytes(field.type)]
         self._column = column or (
             with_bytes[0] if len(with_bytes) == 1 else choose_column(table, schema.names, None)
         )

@@ -191,7 +191,8 @@ def read_table(
             `cat, "a cat, asleep"`.)
 
     Raises:
-        error: it is not csv, or a row has more cells than the header; for rows, once they are read.
+        error: it is not csv, or a row has more cells than the header; for rows, once they are
+            read, after which the next row can be read.
     """
     import csv
     import io
@@ -216,15 +217,14 @@ def read_table(
         except csv.Error as e:
             raise error(f"{name}:{line}: is not a csv line: {e}") from e
 
-    def name_cells(columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
-        for where, row in rows:
-            if any(cell.strip() for cell in row[len(columns) :]):
-                raise error(
-                    f"{where}: has {len(row)} cells for {len(columns)} columns; "
-                    'put a text with a comma in it between " quotes'
-                )
-            cells = itertools.chain(map(unguard, row), itertools.repeat(""))
-            yield where, dict(zip(columns, cells, strict=False))
+    def name_cells(where: str, row: list[str]) -> tuple[str, dict[str, str]]:
+        if any(cell.strip() for cell in row[len(columns) :]):
+            raise error(
+                f"{where}: has {len(row)} cells for {len(columns)} columns; "
+                'put a text with a comma in it between " quotes'
+            )
+        cells = itertools.chain(map(unguard, row), itertools.repeat(""))
+        return where, dict(zip(columns, cells, strict=False))
 
     rows = read_rows()
     where, header_row = next(rows, (name, []))
@@ -236,7 +236,7 @@ def read_table(
             return read_table(unpacked, name, error, exact=exact)
         rows = iter(others)
     columns = tuple(canonical(cell).lower() for cell in header_row)
-    return Table(where, columns, name_cells(columns))
+    return Table(where, columns, itertools.starmap(name_cells, rows))
 
 
 def escape_bytes(path: str) -> str:
