@@ -17,10 +17,10 @@ from clipcls.errors import OutputError, format_count, require_extra
 if TYPE_CHECKING:
     from clipcls.classification.doubt import Doubt
     from clipcls.cli.run import Run
-    from clipcls.cluster.place import Place
     from clipcls.data.inputs import NamedImage
     from clipcls.errors import ImageError
     from clipcls.models.backend import Backend
+    from clipcls.output.place import Place
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def classify_on_cluster(
     with require_extra("ray", "--ray"):
         import ray.data  # noqa: F401
     from clipcls.cluster import job
-    from clipcls.cluster.place import Place
+    from clipcls.output.place import Place
 
     assert cluster.ray is not None
     doubts, console = doubts or {}, run.console
@@ -154,7 +154,7 @@ def classify_on_cluster(
 
 def _list_shards(place: Place, identity: str) -> set[str]:
     """The shards that earlier runs of the same command finished."""
-    from clipcls.cluster.job import SHARD_NAME
+    from clipcls.output.place import SHARD_NAME
 
     names, manifest = place.names(), place.read_manifest()
     if manifest is None:

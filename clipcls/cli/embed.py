@@ -21,8 +21,9 @@ from clipcls.cli.param_types import VECTORS
 if TYPE_CHECKING:
     from clipcls.embeddings.embedded import Embedded
     from clipcls.embeddings.vector_files import DType
-    from clipcls.embeddings.vectors_info import VectorsInfo
+    from clipcls.embeddings.vectors_info import VectorBlock, VectorsInfo
 
+ROWS = 16_384
 _BLOCK = 1024  # images that are handed to a writer together
 
 
@@ -43,7 +44,7 @@ _BLOCK = 1024  # images that are handed to a writer together
     default="float32",
     help="float16 halves the files; scores then differ in the third decimal.",
 )
-@click.option("--rows", type=click.IntRange(1), default=16_384, help="Images per file of a folder.")
+@click.option("--rows", type=click.IntRange(1), default=ROWS, help="Images per file of a folder.")
 @run_options
 def command(
     console: Console,
@@ -67,9 +68,11 @@ def command(
       clipcls classify --labels labels.txt vectors.parquet
     """
     refuse_overwriting(Path(output), *inputs)
+    import numpy as np
+
     from clipcls.data.file_kinds import LeftOut
     from clipcls.embeddings.embed import embed_images
-    from clipcls.embeddings.vectors_info import VectorsInfo
+    from clipcls.embeddings.vectors_info import VectorBlock, VectorsInfo
     from clipcls.errors import ImageError, InputError
     from clipcls.models.encoder import open_encoder
 
@@ -78,8 +81,10 @@ def command(
     settings = model.make_arguments(inputs)
     cache = settings.pop("cache") or None
     encoder = open_encoder(**settings, progress=not console.quiet)
+    shard = str(reading.shard or "")
+    make_info = functools.partial(VectorsInfo.of, encoder, shard=shard)
     with (
-        _open(output, functools.partial(VectorsInfo.of, encoder), dtype, rows) as (write, has),
+        open_vectors_output(output, make_info, dtype, rows) as (write, has),
         watching(console, total) as watch,
     ):
 
@@ -97,6 +102,22 @@ def command(
             encoder, new_images(), cache, backend=settings["backend"], hashed=True
         )
         block: list[Embedded] = []
+
+        def write_block() -> None:
+            nonlocal block, read
+            write(
+                VectorBlock(
+                    [image.path for image in block],
+                    np.stack([image.vector for image in block])
+                    if block
+                    else encoder.encode_images([]),
+                    [image.content.hex() for image in block],
+                    [image.size for image in block],
+                )
+            )
+            read += len(block)
+            block = []
+
         try:
             for item in embedded:
                 if isinstance(item, ImageError):
@@ -105,15 +126,14 @@ def command(
                     continue
                 block.append(item)
                 if len(block) == _BLOCK:
-                    write(block)
-                    read += len(block)
-                    block = []
+                    write_block()
                 watch(None)
         finally:  # of an interrupted run, too
             if block:
-                write(block)
-                read += len(block)
-        if not read + known:
+                write_block()
+        if shard:
+            write_block()  # a share without images is a file, too
+        elif not read + known:
             raise InputError("no image could be read, so nothing was written")
     parts = [f"{read:,} images embedded"]
     parts += [f"{known:,} were known"] if known else []
@@ -127,15 +147,12 @@ def command(
 
 
 @contextlib.contextmanager
-def _open(
-    output: str, make_info: Callable[[int], VectorsInfo], dtype: DType, rows: int
-) -> Iterator[tuple[Callable[[list[Embedded]], None], Callable[[str], bool]]]:
-    """The function that writes images, and the one that tells which are written already."""
-    import numpy as np
-
+def open_vectors_output(
+    output: str, make_info: Callable[[int], VectorsInfo], dtype: DType, rows: int = ROWS
+) -> Iterator[tuple[Callable[[VectorBlock], None], Callable[[str], bool]]]:
+    """The function that writes vectors, and the one that tells which are written already."""
     from clipcls.embeddings import vector_files
     from clipcls.embeddings.vector_folder import VectorFolder
-    from clipcls.embeddings.vectors_info import VectorBlock
     from clipcls.output.writing import open_output
 
     with contextlib.ExitStack() as stack:
@@ -161,13 +178,7 @@ def _open(
             folder = stack.enter_context(VectorFolder(output, make_info, dtype, rows))
             writers, has = [folder], folder.has
 
-        def write(images: list[Embedded]) -> None:
-            block = VectorBlock(
-                [image.path for image in images],
-                np.stack([image.vector for image in images]),
-                [image.content.hex() for image in images],
-                [image.size for image in images],
-            )
+        def write(block: VectorBlock) -> None:
             for writer in writers:
                 writer.write(block)
 

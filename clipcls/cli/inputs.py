@@ -87,6 +87,13 @@ class InputSettings(Settings):
         help="From a video take a frame every TIME, like 1s, 500ms or 2min. Frames are called "
         "clip.mp4@00:01:05.000.",
     )
+    shard: Shard | None = option(
+        metavar="I/N",
+        rare=True,
+        callback=_parse_shard,
+        help="Read only share I, from 1, of N shares of the images, so that N jobs do the work of "
+        "one. An image's share depends only on its name below INPUT. See `clipcls merge`.",
+    )
     boxes: Path | None = option(
         help="Classify what the boxes in FILE show: MegaDetector's or COCO's JSON, or csv with "
         "path, x, y, w, h. The crops are called photo.jpg#1, photo.jpg#2, ...",
@@ -126,7 +133,6 @@ class InputSettings(Settings):
         self,
         inputs: tuple[str, ...],
         left_out: LeftOut,
-        shard: Shard | None = None,
         empty: str | None = None,
         keep: Keep | None = None,
     ) -> tuple[Iterator[str | NamedImage | ImageError], Total]:
@@ -138,7 +144,6 @@ class InputSettings(Settings):
         Args:
             inputs: as on the command line.
             left_out: counts what the inputs contain besides.
-            shard: take only this share of the images, which may be none.
             empty: the label of images without boxes; None: they are left out.
             keep: the columns of tables whose cells the images carry.
         """
@@ -159,7 +164,7 @@ class InputSettings(Settings):
         def find(**options: Any) -> Iterator[str | NamedImage | ImageError]:
             found = paths.find_images(
                 inputs,
-                shard=shard,
+                shard=self.shard,
                 every=self.every,
                 image_column=self.image_column,
                 keep=keep,
@@ -196,14 +201,6 @@ def _expand_vectors(
 class AnsweredInputSettings(InputSettings):
     """The same for commands that answer each image."""
 
-    shard: Shard | None = option(
-        metavar="I/N",
-        rare=True,
-        callback=_parse_shard,
-        help="Read only share I, from 1, of N shares of the images, so that N jobs do the work of "
-        "one. An image's share depends only on its name below INPUT. See `clipcls merge`.",
-    )
-
     empty: str = option(
         metavar="LABEL",
         default="empty",
@@ -229,7 +226,6 @@ class AnsweredInputSettings(InputSettings):
         self,
         inputs: tuple[str, ...],
         left_out: LeftOut,
-        shard: Shard | None = None,
         empty: str | None = None,
         keep: Keep | None = None,
     ) -> tuple[Iterator[str | NamedImage | ImageError], Total]:
@@ -238,9 +234,7 @@ class AnsweredInputSettings(InputSettings):
 
         if self.per_file and self.shard:
             raise click.UsageError("--shard splits videos: leave out --per-file")
-        images, total = super().find_images(
-            inputs, left_out, shard or self.shard, empty or self.empty, keep
-        )
+        images, total = super().find_images(inputs, left_out, empty or self.empty, keep)
         return (WholeVideos(images), None) if self.per_file else (images, total)
 
     def name_frames(

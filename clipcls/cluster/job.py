@@ -15,7 +15,6 @@ import logging
 import os
 import pickle
 import platform
-import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,18 +22,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clipcls.classification.doubt import Doubt, count_each
-from clipcls.cluster.place import Place
 from clipcls.cluster.transport import pack, unpack, with_provenance
 from clipcls.data.inputs import NamedImage
 from clipcls.data.sources import Source, needs_request
 from clipcls.errors import ClipclsError, ImageError, InputError, ModelError, require_extra
 from clipcls.models.backend import Backend
 from clipcls.output.parquet import ParquetWriter
+from clipcls.output.place import Place
 from clipcls.output.tally import Tally
 
 logger = logging.getLogger(__name__)
-
-SHARD_NAME = re.compile(r"part-\d{5,}-[0-9a-f]{8}\.parquet")
 
 _TRIES = 4  # of a shard whose worker dies: an image may crash it
 

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TextIO
 
 import numpy as np
@@ -30,6 +32,7 @@ from clipcls.output.writer import Writer
 
 DType = Literal["float32", "float16"]
 
+_COLUMNS = ("path", "vector", "hash", "size")
 _ROWS = 8192  # in a row group
 _BLOCK = 2048  # rows that are read at a time
 
@@ -56,7 +59,12 @@ class VectorFile(abc.ABC):
     Attributes:
         path: the file or folder.
         info: what made them.
+        dtype: of the numbers.
+        extra: the columns that others added.
     """
+
+    dtype: np.dtype[Any] = np.dtype(np.float32)
+    extra: Sequence[str] = ()
 
     def __init__(self, path: str, info: VectorsInfo) -> None:
         self.path, self.info = path, info
@@ -92,6 +100,9 @@ class _ParquetFile(VectorFile):
                 f"{path}: its vectors have no column {min(missing)!r}; give it that name"
             )
         self._names = schema.names
+        self.extra = [name for name in schema.names if name not in _COLUMNS]
+        if hasattr(kind := schema.field("vector").type, "value_type"):
+            self.dtype = np.dtype(kind.value_type.to_pandas_dtype())
         super().__init__(path, info)
 
     def __len__(self) -> int:
@@ -99,8 +110,7 @@ class _ParquetFile(VectorFile):
 
     def blocks(self, only: Sequence[str] = ()) -> Iterator[VectorBlock]:
         """The rows, `only` with some columns."""
-        known = only or ("path", "vector", "hash", "size")
-        columns = [name for name in known if name in self._names]
+        columns = [name for name in only or _COLUMNS if name in self._names]
         with open_parquet(self.path, self.path) as file:
             for batch in file.iter_batches(_BLOCK, columns=columns):
                 yield self._block({name: batch.column(name) for name in columns})
@@ -148,8 +158,9 @@ class FolderFile(VectorFile):
             if name.endswith(".parquet") and not name.startswith(".")
         ]
         for part in self.parts:
-            if part.info != info:
+            if part.info != replace(info, shard=""):
                 raise InputError(f"{part.path}: is not of the vectors of {path}; remove it")
+            self.dtype, self.extra = part.dtype, part.extra
         super().__init__(path, info)
 
     def __len__(self) -> int:
@@ -190,6 +201,7 @@ class _NpyFile(VectorFile):
                 "names; embed anew"
             )
         super().__init__(path, info)
+        self.dtype = self._rows.dtype
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -211,10 +223,10 @@ class _NpyFile(VectorFile):
             self._check(not next(file, ""))
 
     def labels(self, column: str) -> Iterator[tuple[str, str | None]]:
-        """Each row's path; labels have no place in this format."""
+        """Each row's path, and its hash if that is the column: this format has no others."""
         for block in self.blocks():
-            for path in block.paths:
-                yield path, None
+            texts = block.hashes if column == "hash" else itertools.repeat(None)
+            yield from zip(block.paths, texts, strict=False)
 
     def _check(self, is_whole: bool) -> None:
         if not is_whole:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from clipcls.data.file_kinds import VECTORS_MANIFEST
@@ -39,6 +40,7 @@ class VectorFolder:
         self._waiting: list[VectorBlock] = []
         self._info: VectorsInfo | None = None
         self._is_same = False
+        self._shard = ""  # the share that is being written
         self._known: dict[str, tuple[int, float, str]] = {}
         self._next = 0
         with self._writing():
@@ -56,9 +58,12 @@ class VectorFolder:
     def __enter__(self) -> VectorFolder:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: object, *exc: object) -> None:
         try:
             self._flush()
+            if kind is None and self._info and self._shard not in self._info.shard.split():
+                shards = f"{self._info.shard} {self._shard}".strip()
+                self._write_info(replace(self._info, shard=shards))
         finally:
             if self._lock is not None:
                 os.close(self._lock)
@@ -85,18 +90,24 @@ class VectorFolder:
         """Add rows; a file is written when there are enough for it."""
         if not self._is_same:
             info = self._make_info(item.vectors.shape[1])
+            self._shard = info.shard
             if self._info is None:
-                write_bytes(self._path / VECTORS_MANIFEST, f"{info.to_json()}\n".encode())
+                self._write_info(replace(info, shard=""))
             elif self._info.space != info.space:
                 raise InputError(
                     f"{self._path}: its vectors are by {self._info.model} in "
                     f"{self._info.precision}, and these by {info.model} in {info.precision}; "
                     "name another folder"
                 )
-            self._info, self._is_same = info, True
+            self._is_same = True
         self._waiting.append(item)
         if sum(len(block.paths) for block in self._waiting) >= self._rows:
             self._flush()
+
+    def _write_info(self, info: VectorsInfo) -> None:
+        with self._writing():
+            write_bytes(self._path / VECTORS_MANIFEST, f"{info.to_json()}\n".encode())
+        self._info = info
 
     def _read_known(self) -> None:
         found = FolderFile(str(self._path))
@@ -111,9 +122,9 @@ class VectorFolder:
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
-        if not waiting or self._info is None:
+        if not any(block.paths for block in waiting) or self._info is None:
             return
-        info, place = self._info, self._path / f"part-{self._next:06}.parquet"
+        info, place = replace(self._info, shard=""), self._path / f"part-{self._next:06}.parquet"
         with self._writing(), temporary_path(place) as part:
             with part.open("x", encoding="utf-8") as file:
                 writer = VectorParquetWriter(file, lambda dim: info, self._dtype)

@@ -29,6 +29,8 @@ class VectorsInfo:
         preprocessing: how images were resized and normalised.
         space: the encoder's `image_space`.
         dim: the vectors' length.
+        shard: the shares of the images that are all in it, as `1/4` or `1/4 2/4`; "" if it is not
+            of shares.
     """
 
     model: str
@@ -37,9 +39,10 @@ class VectorsInfo:
     preprocessing: dict[str, Any]
     space: str
     dim: int
+    shard: str = ""
 
     @classmethod
-    def of(cls, encoder: Encoder, dim: int) -> VectorsInfo:
+    def of(cls, encoder: Encoder, dim: int, shard: str = "") -> VectorsInfo:
         """The info of vectors that an encoder makes."""
         return cls(
             encoder.name,
@@ -48,6 +51,7 @@ class VectorsInfo:
             encoder.preprocessing,
             encoder.image_space,
             dim,
+            shard,
         )
 
     @classmethod
@@ -61,7 +65,7 @@ class VectorsInfo:
             given = json.loads(text)
             form = given.pop("format")
             info = cls(**given)
-            texts = info.model, info.weights, info.precision, info.space
+            texts = info.model, info.weights, info.precision, info.space, info.shard
             is_valid = all(isinstance(each, str) for each in texts) and info.dim > 0
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(

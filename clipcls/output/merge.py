@@ -8,15 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from clipcls.errors import InputError, os_reason
+from clipcls.files.on_disk import is_url
 from clipcls.output.columns import find_further, flatten, usual_columns
+from clipcls.output.parquet import read_parquet
+from clipcls.output.place import Place
 from clipcls.output.reader import gather_answers, merge_answers, open_records, read_record
 from clipcls.predictions import PROVENANCE, UNKNOWN, Result, to_record
 from clipcls.questions import prefix_columns
@@ -54,18 +58,20 @@ class _Lines:
 
 
 @dataclass
-class Merge:
-    """The contents of all files of a merge.
+class Comparison:
+    """Compares the images in the files of a merge, in 16 bytes per image.
 
     Attributes:
         files: the files, in their order.
         missing: the shards of the run that no file holds.
         of: the number of shards of the run, or 0.
         twice: images that are in several files, or several times in one.
-        contradictory: images with different answers, the first of which is kept: path and both
+        contradictory: images with different contents, the first of which is kept: path and both
             places.
         precisions: in which the model computed.
     """
+
+    content: ClassVar[str] = "answers"
 
     files: Sequence[str]
     missing: list[int] = field(default_factory=list)
@@ -73,13 +79,78 @@ class Merge:
     twice: int = 0
     contradictory: list[tuple[str, str, str]] = field(default_factory=list)
     precisions: set[str] = field(default_factory=set)
-    _left_out: set[int] = field(default_factory=set)
+    shards: set[int] = field(default_factory=set)
+    left_out: set[int] = field(default_factory=set)  # numbers of images that come again
+    _names: array[int] = field(default_factory=lambda: array("Q"))
+    _contents: array[int] = field(default_factory=lambda: array("Q"))
+
+    def add_image(self, path: str, content: str) -> None:
+        """Note the next image; its content is "" if it has none."""
+        self._names.append(_hash(path))
+        self._contents.append(_hash(content) if content else _NO_ANSWER)
+
+    def add_shards(self, file: str, text: str) -> bool:
+        """Note the shards that a file holds, as `1/4` or `1/4 2/4`; whether it names any.
+
+        Raises:
+            InputError: they are of another number of shards.
+        """
+        found = re.findall(r"(\d+)/(\d+)", text)
+        for number, of in found:
+            if self.of and int(of) != self.of:
+                raise InputError(
+                    f"{self.files[0]} and {file}: are shards of {self.of} and of {of}; merge those "
+                    "of one run"
+                )
+            self.of = int(of)
+            self.shards.add(int(number))
+        return bool(found)
+
+    def finish(self, places: Callable[[], Iterator[tuple[str, str]]], silent: int = 0) -> None:
+        """Find what is missing or repeated.
+
+        Of several results of one image the first that has an answer is kept.
+
+        Args:
+            places: place and path of each image, in the order of `add_image`.
+            silent: the number of files that do not tell their shard, since they hold no images.
+        """
+        missing = [n for n in range(1, self.of + 1) if n not in self.shards]
+        self.missing = missing if len(missing) > silent else []
+        names, contents = (np.array(n, np.uint64) for n in (self._names, self._contents))
+        order = np.argsort(names, kind="stable")
+        starts = np.flatnonzero(np.diff(names[order], prepend=~names[order[:1]]) != 0)
+        found: dict[int, int] = {}  # the number of a contradicting result -> of the one kept
+        ends = np.append(starts[1:], len(order))
+        several = ends - starts > 1
+        for start, end in zip(starts[several], ends[several], strict=True):
+            group = order[start:end].tolist()
+            kept = next((n for n in group if contents[n] != _NO_ANSWER), group[0])
+            self.twice += 1
+            self.left_out |= {*group} - {kept}
+            for number in group:
+                if contents[number] not in (_NO_ANSWER, contents[kept]):
+                    found.setdefault(number, kept)
+        if found:
+            wanted = {*found, *found.values()}
+            known = {n: place for n, place in enumerate(places()) if n in wanted}
+            self.contradictory = [
+                (known[number][1], known[kept][0], known[number][0])
+                for number, kept in found.items()
+            ]
+
+
+@dataclass
+class Merge(Comparison):
+    """The results in all files of a merge."""
+
     _columns: dict[str, None] = field(default_factory=dict)
     _further: set[str] = field(default_factory=set)
+    _made: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, files: Sequence[str]) -> Merge:
-        """Compare the results of files.
+        """Compare the results of files, or of folders of `--ray`.
 
         Raises:
             InputError: a file cannot be read, is unfinished, or is of another model, of other
@@ -91,23 +162,29 @@ class Merge:
             if file.endswith(".part"):
                 raise InputError(f"{file}: is unfinished; run its command again to finish it")
         merge = cls(files)
-        names, answers = array("Q"), array("Q")
-        made: dict[str, Any] = {}
-        shards: dict[int, str] = {}
         silent = 0
         for file in files:
             has_shard = False
             for image in _read_images(file):
-                names.append(_hash(image.path))
-                answers.append(_hash(image.answer) if image.answer else _NO_ANSWER)
+                if "rank" in image.records[0]:
+                    raise InputError(
+                        f"{file}: is of `clipcls search`; merge vectors by `clipcls embed`, and "
+                        "search these"
+                    )
+                merge.add_image(image.path, image.answer)
                 if image.answer:
-                    has_shard |= merge._check(file, image.records[0], made, shards)
+                    has_shard |= merge._check(file, image.records[0])
                 merge._columns |= dict.fromkeys(image.columns or _list_columns(image.records[0]))
                 merge._further |= {*find_further(image.records[0])}
+                merge._further |= {*find_further(image.records[0])}
             silent += not has_shard
-        missing = [n for n in range(1, merge.of + 1) if n not in shards]
-        merge.missing = missing if len(missing) > silent else []
-        merge._find_repeated(np.array(names, np.uint64), np.array(answers, np.uint64))
+
+        def places() -> Iterator[tuple[str, str]]:
+            for file in files:
+                for image in _read_images(file):
+                    yield image.where, image.path
+
+        merge.finish(places, silent)
         return merge
 
     def columns(self) -> list[str]:
@@ -125,15 +202,14 @@ class Merge:
         for file in self.files:
             for image in _read_images(file):
                 number += 1
-                if number in self._left_out:
+                if number in self.left_out:
                     continue
                 for record in image.convert(as_table):
                     yield {key: value for key, value in record.items() if key not in _SHARD}
 
-    def _check(
-        self, file: str, record: Mapping[str, Any], made: dict[str, Any], shards: dict[int, str]
-    ) -> bool:
+    def _check(self, file: str, record: Mapping[str, Any]) -> bool:
         """Refuse a record that was made otherwise than the first; whether it names its shard."""
+        made = self._made
         self.precisions.add(str(record.get("precision", "")))
         mine = {name: record[name] for name in _COMPARED if record.get(name)}
         mine["questions"] = ", ".join(record.get("questions", ()))
@@ -147,53 +223,28 @@ class Merge:
                     f"{first} and {file}: were made with different {what}{between}; merge results "
                     "of one command"
                 )
-        number, _, of = str(record.get("shard", "")).partition("/")
-        if not (number.isdecimal() and of.isdecimal()):
-            return False
-        if self.of and int(of) != self.of:
-            raise InputError(
-                f"{first} and {file}: are shards of {self.of} and of {of}; merge those of one run"
-            )
-        self.of = int(of)
-        shards[int(number)] = file
-        return True
-
-    def _find_repeated(self, names: Any, answers: Any) -> None:
-        """Choose which of several results of one image to keep: the first that has an answer."""
-        order = np.argsort(names, kind="stable")
-        starts = np.flatnonzero(np.diff(names[order], prepend=~names[order[:1]]) != 0)
-        found: dict[int, int] = {}  # the number of a contradicting result -> of the one kept
-        ends = np.append(starts[1:], len(order))
-        several = ends - starts > 1
-        for start, end in zip(starts[several], ends[several], strict=True):
-            group = order[start:end].tolist()
-            kept = next((n for n in group if answers[n] != _NO_ANSWER), group[0])
-            self.twice += 1
-            self._left_out |= {*group} - {kept}
-            for number in group:
-                if answers[number] not in (_NO_ANSWER, answers[kept]):
-                    found.setdefault(number, kept)
-        if found:
-            wanted = {*found, *found.values()}
-            places: dict[int, tuple[str, str]] = {}
-            every = (image for file in self.files for image in _read_images(file))
-            for number, image in enumerate(every):
-                if number in wanted:
-                    places[number] = (image.where, image.path)
-            self.contradictory = [
-                (places[number][1], places[kept][0], places[number][0])
-                for number, kept in found.items()
-            ]
+        return self.add_shards(file, str(record.get("shard", "")))
 
 
 def _read_images(file: str) -> Iterator[_Lines]:
     """The lines about each image; in a table those that follow each other."""
+    if os.path.isdir(file) or (is_url(file) and not os.path.lexists(file)):
+        place = Place(file)
+        for name in place.list_finished():
+            with place.open(name) as opened:
+                yield from _group((), read_parquet(opened, f"{place.url}/{name}"))
+        return
     try:
         if os.path.getsize(file) == 0:  # of a shard without images
             return
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {os_reason(error)}") from error
-    columns, records = open_records(file)
+    yield from _group(*open_records(file))
+
+
+def _group(
+    columns: tuple[str, ...], records: Iterable[tuple[str, Mapping[str, Any]]]
+) -> Iterator[_Lines]:
     found: _Lines | None = None
     for where, record in records:
         path = record.get("path")

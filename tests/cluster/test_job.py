@@ -17,12 +17,12 @@ from PIL import Image
 
 import clipcls
 from clipcls.cluster import job
-from clipcls.cluster.place import MANIFEST, Place
 from clipcls.cluster.transport import pack, unpack
 from clipcls.data.inputs import NamedImage
 from clipcls.data.tables import Cell
 from clipcls.errors import ImageError, InputError, OutputError
 from clipcls.models.backend import Backend
+from clipcls.output.place import MANIFEST, SHARD_NAME, Place
 from helpers.cli import Run
 from helpers.encoders import ColourEncoder
 
@@ -75,6 +75,25 @@ def test_records_are_those_of_a_local_run(run: Run, answered: list[str], command
     assert read("results") == read("local.parquet")
     schemas = [pq.read_schema(path) for path in ["local.parquet", *Path("results").glob("*.p*")]]
     assert all(schema.equals(schemas[0]) for schema in schemas)
+
+
+@pytest.mark.parametrize("place", ["results", "memory://merged/r"])
+def test_folders_of_results_are_merged(run: Run, answered: list[str], place: str) -> None:
+    for number in (1, 2, 3):
+        shard = ("--shard", f"{number}/3")
+        run("classify", *OPTIONS, "photos", *shard, "--ray", "-o", f"{place}{number}/")
+    status, _, err = run("merge", *(f"{place}{n}" for n in (1, 2, 3)), "-o", "all.parquet")
+    assert status == 0, err
+    local = [o for o in OPTIONS if o not in ("--shard-size", "4")]
+    run("classify", *local, "photos", "-o", "local.parquet")
+    assert read("all.parquet") == read("local.parquet")
+    status, _, err = run("merge", f"{place}1", f"{place}3", "-o", "all.csv")
+    assert (status, "missing: shard 2 of 3" in err) == (1, True)
+    manifest = Place(f"{place}2").read_manifest()
+    assert manifest
+    Place(f"{place}2").write_manifest({**manifest, "complete": False})
+    status, _, err = run("merge", f"{place}1", f"{place}2", "-o", "all.csv")
+    assert (status, err.count("\n"), "is unfinished" in err) == (2, 1, True)
 
 
 def test_several_questions_have_one_schema(run: Run, answered: list[str]) -> None:
@@ -186,7 +205,7 @@ def test_parts_are_named_by_their_images() -> None:
     images: list[Any] = ["a", "b", ImageError("c", "gone"), "d", "e"]
     parts = list(job.split(images, 2))
     assert [part.count for part in parts] == [2, 2, 1]
-    assert all(job.SHARD_NAME.fullmatch(part.name) for part in parts)
+    assert all(SHARD_NAME.fullmatch(part.name) for part in parts)
     assert str(parts[1].load()[0]) == "c: gone"
     other = list(job.split([*images[:3], "x", "e"], 2))
     same = [one.name == two.name for one, two in zip(parts, other, strict=True)]

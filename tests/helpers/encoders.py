@@ -40,7 +40,7 @@ class ColourEncoder(Encoder):
     def encode_images(self, pixels: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         assert len(pixels) <= self.batch_size
         self.images += len(pixels)
-        return self._unit(np.stack([p.mean(axis=(1, 2)) for p in pixels]))
+        return self._unit(np.array([p.mean(axis=(1, 2)) for p in pixels]).reshape(-1, 3))
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         self.texts += texts

@@ -5,13 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from clipcls.data.paths import find_images
 from clipcls.data.sharding import Shard
+from clipcls.embeddings.vector_files import VectorParquetWriter, open_vectors
+from clipcls.embeddings.vector_folder import VectorFolder
+from clipcls.embeddings.vectors_info import VectorBlock, VectorsInfo
 from clipcls.errors import InputError
+from clipcls.output.writing import open_output
 from helpers.cli import Run
 
 FORMS = ["csv", "tsv", "jsonl", "json", "parquet"]
@@ -199,3 +205,98 @@ def test_all_columns_survive(run: Run) -> None:
     merged, one = (Path(name).read_text().splitlines() for name in ("all.csv", "1.csv"))
     assert merged[0] == one[0]
     assert set(one) <= set(merged)
+
+
+def embed(run: Run, output: str, shard: str, *more: str) -> int:
+    status, _, err = run("embed", "photos", "-o", output, "--shard", shard, *more)
+    assert "Traceback" not in err
+    return status
+
+
+@pytest.mark.parametrize("name", ["{}.parquet", "{}.npy", "folder{}"])
+@pytest.mark.parametrize("of", [3, 40])
+def test_merged_vectors_are_those_of_one_run(run: Run, name: str, of: int) -> None:
+    names = [name.format(number) for number in range(1, of + 1)]
+    found = [embed(run, file, f"{n}/{of}") for n, file in enumerate(names, start=1)]
+    assert {*found} - {2} <= {0, 1}  # 2 where the share is the broken file alone
+    assert len(found) < 20 or found.count(0) > 20
+    run("embed", "photos", "-o", "whole.parquet")
+    status, _, err = run("merge", *names, "-o", name.format("all"))
+    assert (status, "missing" in err) == (0, False), err
+    whole, merged = (
+        {
+            path: (vector.tolist(), *rest)
+            for block in open_vectors(file).blocks()
+            for path, vector, *rest in zip(
+                block.paths, block.vectors, block.hashes, block.sizes, strict=True
+            )
+        }
+        for file in ("whole.parquet", name.format("all"))
+    )
+    assert merged == whole
+    assert len(open_vectors(name.format("all"))) == 20
+    status, _, err = run("classify", "-l", "red", name.format("all"), "-o", "r.csv")
+    assert status == 0, err
+
+
+@pytest.mark.parametrize("name", ["{}.parquet", "{}.npy", "folder{}"])
+def test_missing_and_repeated_vectors_are_said(run: Run, name: str) -> None:
+    names = [name.format(number) for number in range(1, 4)]
+    for number, file in enumerate(names, start=1):
+        embed(run, file, f"{number}/3")
+    status, _, err = run("merge", names[0], names[1], names[0], "-o", "part.parquet")
+    assert (status, "missing: shard 3 of 3" in err, "more than once" in err) == (1, True, True)
+    status, _, err = run("merge", "part.parquet", names[2], "-o", "all.parquet")
+    assert (status, "missing" in err) == (0, False), err
+    assert len(open_vectors("all.parquet")) == 20
+
+
+def test_an_image_that_changed_between_two_files_of_vectors_is_said(
+    run: Run, paint: Callable[..., str]
+) -> None:
+    run("embed", "photos", "-o", "1.parquet", "--dtype", "float16")
+    paint("photos/a/00.png", "blue")
+    run("embed", "photos", "-o", "2.parquet", "--dtype", "float16")
+    status, _, err = run("merge", "1.parquet", "2.parquet", "-o", "all.npy")
+    assert status == 1
+    assert "photos/a/00.png: has different contents in 1.parquet (kept) and 2.parquet" in err
+    assert np.load("all.npy").dtype == np.float16
+
+
+def test_a_folder_of_vectors_counts_as_a_shard_when_it_is_whole(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed(run, "1.parquet", "1/2")
+    with monkeypatch.context() as patch:
+        patch.setattr(VectorFolder, "_flush", lambda self: 1 / 0)
+        assert run("embed", "photos", "-o", "two", "--shard", "2/2")[0] not in (0, 1)
+    status, _, err = run("merge", "1.parquet", "two", "-o", "all.parquet")
+    assert (status, "missing: shard 2 of 2" in err) == (1, True)
+    embed(run, "two", "2/2")
+    assert run("merge", "1.parquet", "two", "-o", "all.parquet")[0] == 0
+    embed(run, "two", "1/2")  # one share after the other
+    status, _, err = run("merge", "two", "-o", "all.parquet")
+    assert (status, len(open_vectors("all.parquet"))) == (0, 20), err
+
+
+def test_vectors_that_do_not_fit_are_refused_in_one_line(run: Run) -> None:
+    embed(run, "1.parquet", "1/2")
+    embed(run, "3.parquet", "2/3")
+    classify(run, "results.csv", "photos")
+    info = VectorsInfo("other", "d0" * 32, "fp32", {}, "image other", 3)
+    with open_output(
+        Path("other.parquet"),
+        partial(VectorParquetWriter, make_info=lambda _: info, dtype="float32"),
+    ) as writer:
+        writer.write(VectorBlock(["a.png"], np.eye(3, dtype=np.float32)[:1], [""], [0]))
+    Path("cut.parquet").write_bytes(Path("1.parquet").read_bytes()[:200])
+    for name in ("3.parquet", "results.csv", "other.parquet", "cut.parquet", "absent.parquet"):
+        status, _, err = run("merge", "1.parquet", name, "-o", "all.parquet")
+        assert (status, name in err) == (2, True), err
+        assert "Traceback" not in err
+    run("search", "red", "photos", "-o", "hits.jsonl")
+    status, _, err = run("merge", "hits.jsonl", "-o", "all.csv")
+    assert (status, "search" in err) == (2, True)
+    for more in (("-o", "all.csv"), ("-o", "all.parquet", "-f", "csv"), ()):
+        assert run("merge", "1.parquet", *more)[0] == 2
+    assert not Path("all.parquet").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from clipcls.errors import InputError, OutputError
 from clipcls.files.jsonfiles import parse_json
 
 FORMAT = "clipcls shards 1"
+SHARD_NAME = re.compile(r"part-\d{5,}-[0-9a-f]{8}\.parquet")
 MANIFEST = "_manifest.json"
 """Its underscore hides it from programs that read the folder as one parquet table."""
 
@@ -110,6 +112,20 @@ class Place:
         found = parse_json(text, f"{self.url}/{MANIFEST}")
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise InputError(f"{self.url}/{MANIFEST}: is not a manifest of this version of clipcls")
+        return found
+
+    def list_finished(self) -> list[str]:
+        """The names of the shards of a finished run, in the order of the images.
+
+        Raises:
+            OutputError, InputError: it cannot be read, is no folder of results, or is unfinished.
+        """
+        names, manifest = self.names(), self.read_manifest()
+        if manifest is None:
+            raise InputError(f"{self.url}: holds no results of --ray")
+        found = sorted(name for name in names if SHARD_NAME.fullmatch(name))
+        if not manifest.get("complete") or len(found) != manifest.get("shards"):
+            raise InputError(f"{self.url}: is unfinished; run its command again to finish it")
         return found
 
     def write_manifest(self, content: dict[str, Any]) -> None:
