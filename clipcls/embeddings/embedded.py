@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.data.inputs import NamedVectors
-from clipcls.embeddings.vector_files import open_vectors
 from clipcls.embeddings.vectors_info import VectorBlock, is_unit
 from clipcls.errors import ImageError, InputError
 from clipcls.models.encoder import Encoder
@@ -69,6 +68,8 @@ def read_vectors(
     Raises:
         InputError: at its turn, a file is another model's.
     """
+    from clipcls.embeddings.vector_files import open_vectors  # few runs read any
+
     for each in named:
         try:
             file = open_vectors(each.path)
