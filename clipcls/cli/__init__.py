@@ -34,6 +34,7 @@ _COMMANDS = {
     "fit": "Learn a classifier from labelled images, few or many.",
     "suggest": "Suggest labels for images that nobody has labelled.",
     "embed": "Write images' vectors to a file that other programs read.",
+    "index": "Build an index of vectors, to search millions of images at once.",
     "search": "Find the images nearest to a text or to another image.",
     "serve": "Classify images over HTTP, with a page to try it on.",
     "models": "List models, download one, or print where it is.",

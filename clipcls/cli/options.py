@@ -104,10 +104,12 @@ class ModelSettings(ModelChoice):
         chosen = super().make_backend()
         return replace(chosen, name=self.backend, precision=self.precision, workers=self.workers)
 
-    def make_arguments(self, inputs: Sequence[str] = ()) -> dict[str, Any]:
+    def make_arguments(
+        self, inputs: Sequence[str] = (), info: VectorsInfo | None = None
+    ) -> dict[str, Any]:
         """The arguments that classifiers share, with the cache opened.
 
-        If all `inputs` hold vectors, "auto" is their model and precision.
+        If all `inputs` hold vectors, or with an `info`, "auto" is their model and precision.
         """
         from clipcls.data.file_kinds import is_vectors
         from clipcls.embeddings.cache import open_cache
@@ -115,6 +117,7 @@ class ModelSettings(ModelChoice):
         model, backend = self.model, self.make_backend()
         if inputs and all(map(is_vectors, inputs)):
             info = _find_info(inputs)
+        if info:
             if model == "auto":
                 model = info.model
             if backend.precision == "auto":  # else the image tower is tried in others

@@ -17,7 +17,7 @@ from clipcls.cli.console import Console, watching
 from clipcls.cli.inputs import InputSettings
 from clipcls.cli.options import ModelSettings, run_options
 from clipcls.cli.outputs import OutputSettings
-from clipcls.cli.param_types import COUNT, FILE
+from clipcls.cli.param_types import COUNT, FILE, FOLDER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,12 +32,14 @@ if TYPE_CHECKING:
 @groups.command("search")
 @click.argument("arguments", nargs=-1, metavar="[TEXT] [INPUT...]", shell_complete=complete_files)
 @click.option("--image", type=FILE, help="Search by this image instead of TEXT.")
+@click.option("--index", "index_path", type=FOLDER, help="Search in this index by `clipcls index`.")
 @click.option("-k", "--top", type=COUNT, default=10, help="Images to find.")
 @run_options
 def command(
     console: Console,
     arguments: tuple[str, ...],
     image: Path | None,
+    index_path: Path | None,
     top: int,
     reading: InputSettings,
     output: OutputSettings,
@@ -45,8 +47,8 @@ def command(
 ) -> int:
     """Find the images nearest to a text or to another image.
 
-    With INPUT, searches these images, embedding those that are new. Without, searches all images
-    in the cache that this model has embedded.
+    With INPUT, searches these images, embedding those that are new. With --index, searches those of
+    an index. Without either, searches all images in the cache that this model has embedded.
 
     \b
     Examples:
@@ -55,11 +57,14 @@ def command(
       clipcls search "a red car"
     """
     if image is None:
-        _check_text(console, arguments)
+        _check_text(console, arguments, in_cache=index_path is None)
     inputs = arguments if image else arguments[1:]
+    if index_path and inputs:
+        raise click.UsageError(f"{inputs[0]}: --index says where to search; leave one of them out")
     from clipcls.data.file_kinds import LeftOut
     from clipcls.embeddings.embed import embed_images
-    from clipcls.embeddings.search import search_cache, search_images
+    from clipcls.embeddings.search import search_cache, search_images, search_index
+    from clipcls.embeddings.vector_index import open_index
     from clipcls.errors import ImageError
     from clipcls.models.encoder import open_encoder
 
@@ -84,7 +89,8 @@ def command(
 
     with output.open(form, columns) as writer:
         images, total = reading.find_images(inputs, left_out) if inputs else (iter(()), 0)
-        settings = model.make_arguments(inputs)
+        index = open_index(index_path) if index_path else None
+        settings = model.make_arguments(inputs, index.info.vectors if index else None)
         cache = settings.pop("cache") or None
         encoder = open_encoder(**settings, progress=not console.quiet)
         query = _embed_query(encoder, image or arguments[0], cache)
@@ -92,6 +98,8 @@ def command(
             embedded = embed_images(encoder, images, cache, backend=settings["backend"])
             with watching(console, total) as watch:
                 hits = search_images(encoder, query, readable(embedded, watch), top)
+        elif index:
+            hits = search_index(encoder, query, index, top)
         elif cache is None:
             raise click.UsageError("name images to search: --no-cache leaves no cache to search")
         else:
@@ -101,7 +109,7 @@ def command(
     if inputs:
         unreadable = f", {skipped:,} could not be read" if skipped else ""
         console.say_done(f"{read:,} images searched{unreadable}", matters=skipped > 0)
-    elif not hits:
+    elif not hits and not index_path:
         console.say("the cache holds no images of this model yet: name a folder to search")
     if left_out.may_be_images:
         console.remark(str(left_out))
@@ -127,7 +135,7 @@ def _embed_query(
     return image.vector
 
 
-def _check_text(console: Console, arguments: tuple[str, ...]) -> None:
+def _check_text(console: Console, arguments: tuple[str, ...], in_cache: bool) -> None:
     """Refuse a path in place of the text to search for; warn if it may be either."""
     if not arguments:
         raise click.UsageError("say what to search for: a text, or --image FILE")
@@ -143,7 +151,7 @@ def _check_text(console: Console, arguments: tuple[str, ...]) -> None:
             f'clipcls search "a red car" {shlex.quote(text)}{by_image}'
         )
     # The bare name of a folder may be meant as text: `search cat` among folders named like labels.
-    if len(arguments) == 1 and os.path.isdir(text):
+    if in_cache and len(arguments) == 1 and os.path.isdir(text):
         console.say(
             f"searching the cache for the text {text!r}; to search in the folder of that name, "
             "write a text before it"

@@ -1,4 +1,4 @@
-"""Nearest vectors by inner product; the only module that imports faiss."""
+"""Nearest vectors by inner product, in memory; `inverted_lists` has those on disk."""
 
 from __future__ import annotations
 

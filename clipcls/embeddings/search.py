@@ -14,6 +14,7 @@ from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embedded import Embedded
 from clipcls.embeddings.index import search_blocks
 from clipcls.embeddings.space import Space
+from clipcls.embeddings.vector_index import VectorIndex
 from clipcls.models.encoder import Encoder
 from clipcls.predictions import Hit
 
@@ -58,6 +59,19 @@ def search_cache(
         wanted *= 4
 
 
+def search_index(
+    encoder: Encoder, query: NDArray[np.float32], index: VectorIndex, k: int
+) -> list[Hit]:
+    """The k images nearest to a unit vector float32 (dim,), as far as the index finds them.
+
+    Raises:
+        InputError: the index holds another model's vectors, or is damaged.
+    """
+    index.info.vectors.check(encoder, str(index.path))
+    similarities, paths = index.search(query, k)
+    return _rank(encoder, similarities, paths)
+
+
 def _search(
     encoder: Encoder,
     query: NDArray[np.float32],
@@ -72,10 +86,12 @@ def _search(
             yield block
 
     similarities, rows = search_blocks(vectors(), query[np.newaxis], k)
+    return _rank(encoder, similarities[0], [paths[row] for row in rows[0]])
+
+
+def _rank(encoder: Encoder, similarities: Iterable[float], paths: Iterable[str]) -> list[Hit]:
     model = encoder.name, encoder.weights[:12], encoder.precision, encoder.licence
     return [
-        Hit(rank, paths[row], float(similarity), *model)
-        for rank, (similarity, row) in enumerate(
-            zip(similarities[0], rows[0], strict=True), start=1
-        )
+        Hit(rank, path, float(similarity), *model)
+        for rank, (similarity, path) in enumerate(zip(similarities, paths, strict=True), start=1)
     ]
