@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import decimal
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -73,6 +72,8 @@ def dump_value(value: object) -> str:
 def _plain(value: Any) -> Any:
     if hasattr(value, "isoformat"):
         return value.isoformat()
+    import decimal  # only a table's columns hold any
+
     return float(value) if isinstance(value, decimal.Decimal) else str(value)
 
 
