@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clipcls.classification.doubt import Doubt, count_each
+from clipcls.classification.empty import answer_empty
 from clipcls.cluster.transport import pack, unpack, with_provenance
 from clipcls.data.inputs import NamedImage
 from clipcls.data.sources import Source, needs_request
@@ -53,32 +54,35 @@ class Part:
 def split(images: Iterable[str | NamedImage | ImageError], size: int) -> Iterator[Part]:
     """Divide images into parts of `size`, in their order."""
     images = iter(images)
-    for number in itertools.count():
-        chunk = list(itertools.islice(images, size))
-        if not chunk:
-            return
-        names = (each if isinstance(each, str) else getattr(each, "name", "") for each in chunk)
-        paths = (each.path if isinstance(each, ImageError) else "" for each in chunk)
-        marks = map(_mark, chunk)
-        text = "\0".join(map("\1".join, zip(names, paths, marks, strict=True)))
-        digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
-        # Data that was read on the way, as from an archive, stays here: a name leads to it again.
-        chunk = [
-            each.name
-            if isinstance(each, NamedImage) and not isinstance(each.source, Source)
-            else each
-            for each in chunk
-        ]
-        data = zlib.compress(pickle.dumps(chunk, protocol=5), 1)
-        yield Part(f"part-{number:05}-{digest}.parquet", len(chunk), data)
+    with ThreadPoolExecutor(16) as pool:  # servers of files answer slowly
+        for number in itertools.count():
+            chunk = list(itertools.islice(images, size))
+            if not chunk:
+                return
+            slices = (chunk[start : start + 64] for start in range(0, size, 64))
+            text = "\0".join(itertools.chain.from_iterable(pool.map(_mark_each, slices)))
+            digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
+            data = zlib.compress(pickle.dumps(chunk, protocol=5), 1)
+            yield Part(f"part-{number:05}-{digest}.parquet", len(chunk), data)
+
+
+def _mark_each(images: Iterable[str | NamedImage | ImageError]) -> list[str]:
+    return [*map(_mark, images)]
 
 
 def _mark(image: str | NamedImage | ImageError) -> str:
-    """A mark of the content, as a listing tells it; "" of a file, whose name alone counts."""
-    source = getattr(image, "source", None)
-    if not isinstance(source, Source) or needs_request(source):
-        return ""
-    return source.stamp().hex()
+    """A text that changes with the image, without a request to a server for it alone."""
+    if isinstance(image, ImageError):
+        return f"\1{image.path}\1{getattr(image, 'label', '')}"
+    if isinstance(image, str):
+        try:
+            info = os.stat(image)
+        except (OSError, ValueError):
+            return image
+        return f"{image}\1{info.st_size}\1{info.st_mtime_ns}"
+    source = image.source
+    stamp = source.stamp() if isinstance(source, Source) and not needs_request(source) else b""
+    return f"{image.name}\1{stamp.hex()}\1{dict(image.kept or {})}"
 
 
 @dataclass
@@ -145,11 +149,12 @@ class Job:
         """Answer a part and write its results."""
         report = Report(part.name, doubts={q: Doubt(n) for q, n in self.n_labels.items()})
         results = self.classifier.classify(part.load(), **self.options)
+        classifiers = getattr(self.classifier, "classifiers", {"": self.classifier})
         data = io.BytesIO()
         stream = io.TextIOWrapper(data, encoding="utf-8")
-        questions = list(getattr(self.classifier, "classifiers", {}))
-        writer = ParquetWriter(stream, questions)
-        for result in count_each(report.doubts, results, keep_nearness=self.keep_nearness):
+        writer = ParquetWriter(stream, [name for name in classifiers if name])
+        counted = count_each(report.doubts, results, keep_nearness=self.keep_nearness)
+        for result in answer_empty(counted, classifiers):
             report.tally.count(result)
             if isinstance(result, ImageError):
                 report.errors.append(result.without_frames())

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import re
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -77,9 +78,20 @@ class Member:
         return mark and mark + b" member"
 
     def load(self) -> Member:
-        """The same with its bytes, if the stream that lists it has just reached it."""
-        if self._stream is None or self.size > MAX_BYTES:
+        """The same with its bytes, if it is in a stream: members are read fastest in their order.
+
+        The stream that lists it has usually just reached it.
+        """
+        if self._data or self.size > MAX_BYTES or not is_stream(self.container):
             return self
+        if self._stream is None:
+            with contextlib.suppress(ImageError), _errors(self.container):
+                version = find_version(self.container, self.mark)
+                data = _open_forward(self.container, version, os.getpid()).read(self)
+                waiting = Waiting(len(data))
+                waiting.data = data
+                return replace(self, _data=waiting)
+            return self  # reading it by itself will say why
         try:
             with _errors(self.container):
                 (info,) = self._stream.tar.members  # type: ignore[attr-defined]
@@ -158,6 +170,46 @@ class _Stream:
 
     tar: tarfile.TarFile
     has_failed: bool = False
+
+
+class _Forward:
+    """A compressed or remote tar whose members are asked for in about their order.
+
+    Going back starts it again.
+    """
+
+    def __init__(self, container: str) -> None:
+        self._container = container
+        self._lock = threading.Lock()
+        self._file: IO[bytes] | None = None
+        self._members: Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]] = iter(())
+        self._place = -1  # of the last member's bytes
+
+    def read(self, member: Member) -> bytes:
+        """A member's bytes; `ImageError` if it is missing or too large."""
+        with self._lock:
+            if self._file is None or 0 <= member.offset <= self._place:
+                self._start()
+            for _ in range(2):  # from here on, then from the start
+                for tar, info in self._members:
+                    self._place = info.offset_data
+                    if info.name == member.member and member.offset in (-1, info.offset_data):
+                        _check_size(info.name, info.size)
+                        file = tar.extractfile(info)
+                        return file.read() if file else b""
+                self._start()
+        raise ImageError(member.member, "the archive has no such member")
+
+    def _start(self) -> None:
+        if self._file:
+            self._file.close()
+        self._file = open_container(self._container)
+        self._members, self._place = _iterate(self._file, "r|*"), -1
+
+
+@functools.lru_cache(maxsize=4)
+def _open_forward(container: str, version: bytes, process: int) -> _Forward:
+    return _Forward(container)
 
 
 class Waiting:

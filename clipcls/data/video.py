@@ -114,9 +114,6 @@ class VideoFrame:
         """The name that leads to this frame."""
         return f"{self.path}@{format_time(self.time)}"
 
-    def __reduce__(self) -> Any:
-        return VideoFrame, (self.path, self.time)
-
     def stamp(self) -> bytes:
         """The stamp of the file; b"" as for a file."""
         if is_url(self.path):
@@ -156,6 +153,9 @@ class _Decoder:
         self._shown: Picture | None = None
         self._next: Picture | None = None  # the one after it
         self._passed: deque[tuple[int, int, Picture]] = deque(maxlen=_KEPT)  # begin, end, frame
+
+    def __reduce__(self) -> Any:
+        return _Decoder, (self._path, self._every)  # frames that are pickled together share it
 
     def read(self, time: int, reserve: Reserve) -> Image.Image:
         """The frame shown at a time, as an upright RGB image."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from PIL import Image
 import clipcls
 from clipcls.cluster import job
 from clipcls.cluster.transport import pack, unpack
+from clipcls.data import archives, video
 from clipcls.data.inputs import NamedImage
 from clipcls.data.tables import Cell
 from clipcls.errors import ImageError, InputError, OutputError
@@ -25,6 +27,7 @@ from clipcls.models.backend import Backend
 from clipcls.output.place import MANIFEST, SHARD_NAME, Place
 from helpers.cli import Run
 from helpers.encoders import ColourEncoder
+from helpers.videos import film
 
 OPTIONS = ("-l", "red", "-l", "green", "-l", "blue", "--shard-size", "4")
 
@@ -77,6 +80,53 @@ def test_records_are_those_of_a_local_run(run: Run, answered: list[str], command
     assert all(schema.equals(schemas[0]) for schema in schemas)
 
 
+def test_each_part_reads_a_compressed_archive_or_a_video_once(
+    run: Run, answered: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tarfile.open("photos.tar.gz", "w:gz") as tar:
+        tar.add("photos")
+    film("clip.mp4", ["red", "green", "blue"] * 3)
+    opened: list[str] = []
+    for module in (archives, video):
+        name = "open_container" if module is archives else "_open"
+        monkeypatch.setattr(module, name, count(getattr(module, name), opened))
+    archives._open_forward.cache_clear()
+    status, _, err = run("classify", *OPTIONS, "photos.tar.gz", "clip.mp4", "--ray", "-o", "r/")
+    assert (status, len(answered)) == (1, 6), err
+    # The listing opens each, and then one reader the archive and each part the video.
+    assert opened.count("photos.tar.gz") == 2
+    assert opened.count("clip.mp4") == 1 + 3
+    local = [o for o in OPTIONS if o not in ("--shard-size", "4")]
+    run("classify", *local, "photos.tar.gz", "clip.mp4", "-o", "local.parquet")
+    assert read("r") == read("local.parquet")
+
+
+def count(function: Callable[..., Any], opened: list[str]) -> Callable[..., Any]:
+    def counted(name: str, *more: Any) -> Any:
+        opened.append(name)
+        return function(name, *more)
+
+    return counted
+
+
+def test_boxes_and_columns_of_a_table_are_those_of_a_local_run(
+    run: Run, answered: list[str]
+) -> None:
+    boxes = [f"photos/{n:02}.png,0,0,0.5,0.5" for n in range(9)] + ["photos/00.png,0,0,1,1"]
+    Path("boxes.csv").write_text("\n".join(["path,x,y,w,h", *boxes]))
+    Path("table.csv").write_text(
+        "path,id\n" + "".join(f"photos/{n:02}.png,{n}\n" for n in range(9))
+    )
+    local = [o for o in OPTIONS if o not in ("--shard-size", "4")]
+    for number, more in enumerate(
+        (["photos", "--boxes", "boxes.csv", "--empty", "none"], ["table.csv", "--keep", "id"])
+    ):
+        status, _, err = run("classify", *OPTIONS, *more, "--ray", "-o", f"r{number}/")
+        assert (status, len(answered) > 2) == (1 - number, True), err
+        run("classify", *local, *more, "-o", "local.parquet")
+        assert read(f"r{number}") == read("local.parquet")
+
+
 @pytest.mark.parametrize("place", ["results", "memory://merged/r"])
 def test_folders_of_results_are_merged(run: Run, answered: list[str], place: str) -> None:
     for number in (1, 2, 3):
@@ -123,6 +173,12 @@ def test_a_second_run_computes_what_is_missing_or_changed(
     assert answered[0] == first[1]
     assert len(answered) == 2  # and the last one, with one image more
     assert len(read("results")) == 15
+    answered.clear()
+    paint("photos/00.png", "blue")  # another content under its name
+    run("classify", *OPTIONS, "photos", "--ray", "-o", "results")
+    assert len(answered) == 1
+    assert read("results")[0]["label"] == "blue"
+    assert len(os.listdir("results")) == 5
     assert first[-1] not in os.listdir("results")
 
 
