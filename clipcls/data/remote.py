@@ -6,9 +6,12 @@ is kept: folders are listed one at a time, as a run reaches them.
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import importlib.util
+import os
 import re
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -282,11 +285,12 @@ def is_refusal(error: Exception) -> bool:
     return isinstance(error, kinds) or package in ("aiohttp", "azure", "botocore", "gcsfs", "httpx")
 
 
-def explain(url: str, error: Exception) -> str:
+def explain(url: str, error: BaseException) -> str:
     """Why a file system refused, in a few words."""
-    scheme = urlsplit(url).scheme.lower()
-    status = getattr(error, "status", None)
+    scheme = url.partition("://")[0].lower()
+    status: int | None = getattr(error, "status", None)
     text = " ".join(str(error).split())[:200]
+    kind = type(error).__name__
     if isinstance(error, ImportError):
         if extra := _EXTRAS.get(scheme):
             package = getattr(error.__cause__, "name", None) or "another package"
@@ -294,16 +298,43 @@ def explain(url: str, error: Exception) -> str:
         return f"{scheme}:// needs another package ({text})"
     if isinstance(error, ValueError) and "Protocol not known" in text:
         return f"no file system is known for {scheme}://"
+    if isinstance(error, FileNotFoundError) and is_http(url) and error.__cause__:
+        return explain(url, error.__cause__)  # whatever went wrong
     if isinstance(error, FileNotFoundError) or status in (404, 410):
-        return "no such file"
+        return "no such bucket" if "bucket does not exist" in text else "no such file"
+    if status in (401, 403) and is_http(url):
+        return f"permission denied (HTTP {status}); the server may want a login"
     if isinstance(error, PermissionError) or status in (401, 403):
         return f"permission denied; check the credentials for {scheme}://"
+    if kind == "NoCredentialsError":  # botocore's
+        return "no credentials; set AWS_PROFILE, or FSSPEC_S3_ANON=true for a public bucket"
+    if kind == "TooManyRedirects":
+        return "the server redirects without end"
     if status:
-        return f"the server answered HTTP {status}"
+        return f"the server answered HTTP {status}; run again" + " later" * (status == 429)
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    if type(error).__name__ == "ClientPayloadError":  # aiohttp's, whose text is about HTTP
+    if kind in ("ClientPayloadError", "ServerDisconnectedError", "ConnectionResetError") or (
+        kind == "ClientOSError" and getattr(error, "errno", None) == errno.ECONNRESET
+    ):
         return "the connection was cut; run again"
+    if kind.startswith("ClientConnector"):  # aiohttp's, whose texts are long
+        return f"cannot connect to {urlsplit(url).netloc} ({_explain_connection(error)})"
+    if kind == "InvalidURL" or text == url:
+        return "is not a valid URL"
     if isinstance(error, OSError):
         return f"cannot be read ({os_reason(error) if error.errno and not text else text})"
-    return f"cannot be read ({text or type(error).__name__})"
+    return f"cannot be read ({text or kind})"
+
+
+def _explain_connection(error: Any) -> str:
+    if certificate := getattr(error, "certificate_error", None):
+        why = getattr(certificate, "verify_message", "") or "see its issuer and date"
+        return f"its certificate is not trusted: {why}"
+    inner = getattr(error, "os_error", error)
+    if isinstance(inner, socket.gaierror):
+        return "unknown host"
+    code = getattr(inner, "errno", None) or 0
+    if code > 1 and code in errno.errorcode:  # 1 is OpenSSL's
+        return os.strerror(code).lower()
+    return str(getattr(inner, "strerror", None) or inner)[:100]

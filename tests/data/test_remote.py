@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -131,7 +132,15 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         type(self).asked.append((self.command, self.path))
         path = self.path.partition("?")[0]
-        status = {"/secret.jpg": 403, "/broken.jpg": 500}.get(path, 200)
+        if path.startswith("/drop"):
+            self.close_connection = True
+            return
+        if path.startswith("/loop"):
+            self.send_response(302)
+            self.send_header("Location", path)
+            self.end_headers()
+            return
+        status = {"/secret": 403, "/broken": 500, "/login": 401, "/often": 429}.get(path[:-4], 200)
         body = self.files.get(path)
         if status == 200 and body is None:
             status = 404
@@ -183,8 +192,8 @@ def test_http(
     assert [r.path for r in results] == urls
     assert [r.reason for r in results if isinstance(r, ImageError)] == [
         "no such file",
-        "permission denied; check the credentials for http://",
-        "the server answered HTTP 500",
+        "permission denied (HTTP 403); the server may want a login",
+        "the server answered HTTP 500; run again",
         "not a supported image: a web page (download the raw file, perhaps after a login)",
         "is empty",
     ]
@@ -194,6 +203,50 @@ def test_http(
     assert again.stored
     assert handler.asked == [("HEAD", "/a.png")]
     assert found(f"{root}/list/") == [f"{root}/list/b.png"]
+
+
+def found_reason(url: str, encoder: ColourEncoder) -> str:
+    (error,) = embed_images(encoder, find_images([url]))
+    assert isinstance(error, ImageError)
+    assert error.path == url
+    assert "\n" not in error.reason
+    return error.reason
+
+
+@pytest.mark.parametrize("kind", ["jpg", "zip", "tar", "csv", "mp4"])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("none", "no such file"),
+        ("secret", "permission denied (HTTP 403); the server may want a login"),
+        ("login", "permission denied (HTTP 401); the server may want a login"),
+        ("often", "the server answered HTTP 429; run again later"),
+        ("broken", "the server answered HTTP 500; run again"),
+        ("loop", "the server redirects without end"),
+        ("drop", "the connection was cut; run again"),
+    ],
+)
+def test_what_a_server_refuses_is_said_of_every_kind_of_file(
+    name: str, kind: str, reason: str, web: tuple[str, Any], encoder: ColourEncoder
+) -> None:
+    assert found_reason(f"{web[0]}/{name}.{kind}", encoder) == reason
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.zip", "a.csv", "a.mp4", "", "*.jpg"])
+def test_servers_that_cannot_be_reached(name: str, encoder: ColourEncoder) -> None:
+    pytest.importorskip("aiohttp")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    refused = found_reason(f"http://127.0.0.1:{port}/{name}", encoder)
+    assert refused == f"cannot connect to 127.0.0.1:{port} (connection refused)"
+    unknown = found_reason(f"http://nowhere.invalid/{name}", encoder)
+    assert unknown == "cannot connect to nowhere.invalid (unknown host)"
+
+
+@pytest.mark.parametrize("url", ["https:///a.jpg", "http://[::1/a.jpg", "http://127.0.0.1:99999/"])
+def test_urls_that_are_none(url: str, encoder: ColourEncoder) -> None:
+    pytest.importorskip("aiohttp")
+    assert found_reason(url, encoder)
 
 
 def test_no_answer(encoder: ColourEncoder) -> None:
@@ -246,7 +299,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     files = fsspec.filesystem("s3")
-    files.mkdir("bucket")
+    files.mkdirs("bucket", exist_ok=True)
     yield files
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     server.stop()
@@ -311,3 +364,19 @@ def test_a_server_that_hangs_or_cuts_off_costs_one_line(
     assert isinstance(cut, ImageError)
     assert (hang.reason, cut.reason) == ("no answer in time", "the connection was cut; run again")
     assert isinstance(red, Embedded)
+
+
+@pytest.mark.usefixtures("bucket")
+def test_buckets_that_are_missing_or_closed(
+    encoder: ColourEncoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    names = ["a.jpg", "p/", "*.jpg", "a.zip", "a.mp4"]
+    for name in names:
+        assert found_reason(f"s3://nowhere/{name}", encoder) == "no such bucket"
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    for name in names:
+        assert "no credentials; set AWS_PROFILE" in found_reason(f"s3://bucket/{name}", encoder)
