@@ -39,12 +39,7 @@ class Answers:
     def to_dict(self) -> dict[str, Any]:
         """Its record: the record of each answer, and once the provenance that they share."""
         records = {name: answer.to_dict() for name, answer in self.questions.items()}
-        first = next(iter(records.values()))
-        shared = {
-            key: first[key]
-            for key in PROVENANCE
-            if key in first and all(record.get(key) == first[key] for record in records.values())
-        }
+        shared = share_provenance([*records.values()])
         kept = self.kept or {}
         others = {"path", *shared, *kept}
         own = {
@@ -52,6 +47,16 @@ class Answers:
             for name, record in records.items()
         }
         return {"path": self.path, "questions": own, **shared, **kept}
+
+
+def share_provenance(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The fields of provenance that have the same value in all records."""
+    first = records[0]
+    return {
+        key: first[key]
+        for key in PROVENANCE
+        if key in first and all(record.get(key) == first[key] for record in records)
+    }
 
 
 def check_names(names: Iterable[str]) -> list[str]:

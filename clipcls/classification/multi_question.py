@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from clipcls.classification.decision import (
     Abstain,
@@ -23,6 +24,8 @@ from clipcls.questions import Answers, check_names
 if TYPE_CHECKING:
     from clipcls.data.inputs import Images
     from clipcls.embeddings.embedded import Embedded
+
+Answerer: TypeAlias = "Callable[[list[Embedded]], Iterable[Prediction | ImageError]]"
 
 
 class MultiQuestionClassifier:
@@ -114,7 +117,7 @@ class MultiQuestionClassifier:
         """
         if not hasattr(self, "encoder_"):
             raise not_fitted(self)
-        answerers: dict[str, Callable[[list[Embedded]], Iterable[Prediction | ImageError]]] = {}
+        answerers: dict[str, Answerer] = {}
         for name, classifier in self.classifiers.items():
             if isinstance(classifier, MultiLabelClassifier):
                 answerers[name] = classifier.answerer(top=max_labels, min_score=min_score)
@@ -127,12 +130,7 @@ class MultiQuestionClassifier:
                 raise type(error)(f"the question {name!r}: {error}") from error
             answerers[name] = decision.classify_together if refine else decision.answer
 
-        def answer(block: list[Embedded]) -> Iterator[Answers]:
-            paths = [image.path for image in block]
-            columns = [list(each(block[:])) for each in answerers.values()]
-            for path, *row in zip(paths, *columns, strict=True):
-                yield Answers(path, dict(zip(answerers, row, strict=True)))
-
+        answer = partial(answer_questions, answerers)
         embedded = _base(next(iter(self.classifiers.values()))).embed(images)
         results = (
             answer_together(watch_each(embedded, watch), answer)
@@ -145,6 +143,16 @@ class MultiQuestionClassifier:
             ranked = {n: c for n, c in self.classifiers.items() if isinstance(c, ImageClassifier)}
             results = Heatmaps(ranked, heatmaps).draw_each(results)
         return apply_on_error(results, on_error)
+
+
+def answer_questions(
+    answerers: Mapping[str, Answerer], block: Sequence[Embedded]
+) -> Iterator[Answers]:
+    """The answers to all questions about some images, none of them an error."""
+    paths = [image.path for image in block]
+    columns = [list(each([*block])) for each in answerers.values()]  # which may let go of vectors
+    for path, *row in zip(paths, *columns, strict=True):
+        yield Answers(path, dict(zip(answerers, row, strict=True)))
 
 
 def _base(classifier: ImageClassifier | MultiLabelClassifier) -> ImageClassifier:

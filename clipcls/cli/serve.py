@@ -14,7 +14,11 @@ import click
 from clipcls.cli import groups
 from clipcls.cli.console import Console
 from clipcls.cli.groups import option
-from clipcls.cli.label_settings import CalibratedLabelSettings, split_questions, take_one
+from clipcls.cli.label_settings import (
+    CalibratedLabelSettings,
+    open_questions,
+    split_questions,
+)
 from clipcls.cli.options import ModelSettings, quiet_option
 from clipcls.cli.param_types import NumberRange
 from clipcls.errors import require_extra
@@ -176,20 +180,19 @@ def command(
     """Classify images over HTTP, with a page to try it on.
 
     POST images to /classify as a multipart form, or base64 as JSON; the records are those of
-    `classify`. A request may bring labels, prompts and other settings. POST images and texts to
-    /embed for their vectors. /openapi.json describes the API. Uploads stay in memory and are never
-    written to disk. Needs the extra `serve`.
+    `classify`, for one question or several. A request may bring labels, prompts and other settings.
+    POST images and texts to /embed for their vectors. /openapi.json describes the API. Uploads stay
+    in memory and are never written to disk. Needs the extra `serve`.
 
     \b
     Examples:
       clipcls serve --labels labels.txt
+      clipcls serve --labels kind=kinds.txt --labels colour=colours.txt
       curl -F images=@cat.jpg -F images=@dog.jpg localhost:8000/classify
       curl -F images=@cat.jpg -F labels=cat -F labels=dog -F top=2 localhost:8000/classify
       CLIPCLS_TOKEN=... clipcls serve --labels labels.txt --host 0.0.0.0
     """
-    question, chosen = take_one(split_questions(labels))
-    if question:
-        raise click.UsageError("serve answers one question: give labels without a name")
+    questions = split_questions(labels)
     token = access.read_token()
     if load.max_images > load.max_queue:
         raise click.UsageError("--max-images is more than --max-queue has room for")
@@ -211,9 +214,13 @@ def command(
         queue=load.max_queue,
         held=4 * max_bytes,
     )
-    fitted = chosen.open_classifier(model.make_arguments(), chosen.calibration)
+    opened = open_questions(questions, model.make_arguments(), labels.calibration)
+    if "" not in opened:
+        from clipcls.classification.multi_question import MultiQuestionClassifier
+
+        MultiQuestionClassifier(opened).fit()  # refuses several models
     service = Service(
-        fitted,
+        opened,
         limits=limits,
         max_batch=load.max_batch,
         max_wait=load.max_wait / 1000,
@@ -224,7 +231,7 @@ def command(
         fetcher = Fetcher(access.allow_url, max_bytes=max_bytes, seconds=load.timeout / 2)
 
     def ready(url: str) -> None:
-        console.remark(f"{fitted.provenance_.model} answers at {url} (Ctrl-C stops it)")
+        console.remark(f"{service.first.provenance_.model} answers at {url} (Ctrl-C stops it)")
 
     try:
         service.warm()

@@ -8,7 +8,11 @@ import json
 import os
 from pathlib import Path
 
+import httpx
 import pytest
+
+from helpers.loops import run_async
+from helpers.servers import HERE
 
 ASKED = ("--labels", "warmth=warmth.txt", "--labels", "colour=colours.txt")
 
@@ -282,6 +286,30 @@ def test_one_question_with_a_name_can_be_filed_at_once(run) -> None:
     assert sorted(p for p in os.listdir("sorted") if Path("sorted", p).is_dir()) == ["blue", "red"]
 
 
-def test_serve_answers_one_question(run) -> None:
-    status, _, err = run("serve", *ASKED)
-    assert (status, "one question" in err) == (2, True)
+def test_serve_answers_all_questions_as_classify_does(run, monkeypatch) -> None:
+    pytest.importorskip("uvicorn", reason="needs uvicorn")
+    Path("tree.txt").write_text("warm > red\ncold > blue\ncold > green\n")
+    run("calibrate", "--labels", "colour=colours.txt", "truth.csv", "-o", "c.json")
+    shade = ("--labels", "shade=tree.txt", "--level", "shade=1")
+    asked = (*ASKED, *shade, "--calibration", "colour=c.json")
+    answers = []
+
+    def ask_once(app, **_) -> int:
+        async def ask() -> httpx.Response:
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url=HERE) as client:
+                images = [("images", (path, Path(path).read_bytes())) for path in paths]
+                return await client.post("/classify", files=images, data={"top": "2"})
+
+        answers.append(run_async(ask()).json())
+        return 0
+
+    paths = ["photos/00.png", "photos/01.png"]
+    monkeypatch.setattr("clipcls.web.connections.run", ask_once)
+    status, _, err = run("serve", *asked)
+    assert status == 0, err
+    out = run("classify", *asked, "-k", "2", "-f", "json", *paths)[1]
+    assert answers == [{"results": json.loads(out), "warnings": []}]
+    assert list(answers[0]["results"][0]["questions"]) == ["warmth", "colour", "shade"]
+    status, _, err = run("serve", *ASKED, "--level", "1")
+    assert (status, "--level NAME=LEVEL" in err) == (2, True)

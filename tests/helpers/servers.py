@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -40,6 +40,7 @@ class Server:
         max_batch: int = 4,
         max_wait: float = 0.0,
         classifier: ImageClassifier | None = None,
+        questions: Mapping[str, ImageClassifier] | None = None,
         **options: Any,
     ) -> None:
         self.encoder = encoder
@@ -47,7 +48,7 @@ class Server:
             classifier or ZeroShotClassifier(LABELS, encoder, prompts=["{}"], cache=False).fit()
         )
         self.service = Service(
-            self.classifier,
+            questions or {"": self.classifier},
             limits=limits,
             max_batch=max_batch,
             max_wait=max_wait,

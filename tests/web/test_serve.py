@@ -27,13 +27,13 @@ from click.testing import CliRunner
 from PIL import Image
 from starlette.exceptions import HTTPException
 
-from clipcls import FewShotClassifier
+from clipcls import FewShotClassifier, MultiQuestionClassifier, ZeroShotClassifier
 from clipcls.cli import cli
 from clipcls.embeddings.embed import embed_images, embed_texts
 from clipcls.errors import install_command
 from clipcls.web.admission import Queue
 from clipcls.web.serve.fetch import Fetcher
-from clipcls.web.serve.schemas import Limits
+from clipcls.web.serve.schemas import Answer, LabelsAnswer, Limits
 from helpers.encoders import ColourEncoder
 from helpers.loops import run_async
 from helpers.pictures import every_file, picture, png, saved
@@ -150,6 +150,77 @@ def test_a_learnt_classifier(encoder: ColourEncoder, paint: Callable[..., str]) 
         for options in ({"prompts": "photo"}, {"min_similarity": "2"}):
             answer = server.classify(("a", RED), **options, status=422)
             assert "learnt from images" in answer["detail"]
+
+
+def questions_of(
+    encoder: ColourEncoder, paint: Callable[..., str]
+) -> dict[str, ZeroShotClassifier | FewShotClassifier]:
+    """One in words with a level, one in words, and one that was learnt."""
+    data = [(paint(f"{c}{n}.png", c, 8 + n), c) for c in ("red", "blue") for n in range(4)]
+    tree = ["warm > red", "cold > blue", "cold > green"]
+    options: Any = {"model": encoder, "prompts": ["{}"], "cache": False}
+    return {
+        "shade": ZeroShotClassifier(tree, level=1, **options).fit(),
+        "colour": ZeroShotClassifier(LABELS, **options).fit(),
+        "learnt": FewShotClassifier(["blue", "red"], encoder, cache=False).fit(data),
+    }
+
+
+def test_several_questions_are_answered_as_by_classify(
+    encoder: ColourEncoder, paint: Callable[..., str]
+) -> None:
+    questions = questions_of(encoder, paint)
+    paths = [paint("a.png", "red"), paint("b.png", "blue"), paint("c.png", "yellow")]
+    Path(paths[1]).write_text("text")
+    together = MultiQuestionClassifier(questions).fit()
+    expected = [item.to_dict() for item in together.classify(paths, top=2)]
+    encoder.images = 0
+    with Server(encoder, questions=questions) as server:
+        images = [(path, Path(path).read_bytes()) for path in paths]
+        answer = server.classify(*images, top=2)
+        assert answer == {"results": expected, "warnings": []}
+        assert expected[0]["questions"]["learnt"]["labelled_by"] == "person"
+        kinds = [type(record).__name__ for record in Answer.model_validate(answer).results]
+        assert kinds == ["QuestionsRecord", "ErrorRecord", "QuestionsRecord"]
+        assert encoder.images == 2  # for all questions
+        assert set(expected[0]["questions"]) == set(questions)
+        described = server.ask("GET", "/labels").json()
+        LabelsAnswer.model_validate(described)
+        assert described["questions"] == {
+            "shade": ["warm", "cold"],
+            "colour": LABELS,
+            "learnt": ["blue", "red"],
+        }
+        assert described["model"] == "colours"
+        assert not {"labels", "classifier"} & set(described)
+        grey = ("grey", plain("grey"))
+        (unsure,) = server.classify(grey, min_score="0.999")["results"]
+        labels = {name: answer["label"] for name, answer in unsure["questions"].items()}
+        assert "unknown" in labels.values()
+        answer = server.classify(grey, min_similarity="2", status=422)
+        assert answer["detail"] == (
+            "min_similarity needs labels; those of 'learnt' were learnt from images"
+        )
+        vectors = check(server.ask("POST", "/embed", json={"texts": ["red"]}))
+        assert (len(vectors["texts"]), vectors["dim"]) == (1, 3)
+        images_figure = 'clipcls_images_total{outcome="classified"}'
+        assert images_figure in server.ask("GET", "/metrics").text
+
+
+def test_a_request_has_its_own_labels_or_templates_for_all_questions(
+    encoder: ColourEncoder, paint: Callable[..., str]
+) -> None:
+    with Server(encoder, questions=questions_of(encoder, paint)) as server:
+        (record,) = server.classify(("a", RED), labels=["red", "blue"])["results"]
+        assert (record["label"], "questions" in record) == ("red", False)
+        (record,) = server.classify(("a", RED), prompts="my {}", top=9)["results"]
+        answers = record["questions"]
+        assert [(a["label"], a["prompts"]) for a in answers.values()][:2] == [
+            ("warm", "my {}"),
+            ("red", "my {}"),
+        ]
+        assert (answers["learnt"]["label"], len(answers["colour"]["top"])) == ("red", 3)
+        assert answers["learnt"]["prompts"] != "my {}"
 
 
 def test_an_image_without_a_name(server: Server) -> None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import FilePayload
 
+from clipcls import ZeroShotClassifier
 from helpers.encoders import ColourEncoder
 from helpers.servers import GREEN, RED, Server
 
@@ -78,6 +79,28 @@ def test_images_get_bars(page: Page) -> None:
     page.select_option("#top", "1")
     page.click("#question button")
     expect(page.locator(".bars li")).to_have_count(2)
+
+
+def test_each_question_has_its_bars(browser: Browser, encoder: ColourEncoder) -> None:
+    questions = {
+        name: ZeroShotClassifier(labels, encoder, prompts=["{}"], cache=False).fit()
+        for name, labels in {"shade <b>": ["red", "blue"], "colour": ["red", "green"]}.items()
+    }
+    with Server(encoder, questions=questions) as server, server.listening() as (host, port):
+        for page in opened(browser, f"http://{host}:{port}/"):
+            note = page.text_content("#labels-note") or ""
+            assert "2 labels for shade <b>, 2 labels for colour" in note
+            assert page.input_value("#labels") == ""
+            page.set_input_files("#files", [image("a.png"), image("c.png", b"text")])
+            expect(page.locator("#status")).to_have_text("2 of 2 classified")
+            answer = page.locator("#results > li").first
+            assert answer.locator("h3").all_text_contents() == ["shade <b>", "colour"]
+            assert answer.locator(".bars").count() == 2
+            assert page.locator("#results .bad").count() == 1
+            page.fill("#labels", "green\nred thing")
+            page.click("#question button")
+            expect(answer.locator(".bars span").first).to_have_text("red thing")
+            assert answer.locator("h3").count() == 0
 
 
 def test_html_in_names_and_labels_is_text(page: Page) -> None:
@@ -165,12 +188,11 @@ def test_a_token_is_asked_for(browser: Browser, encoder: ColourEncoder) -> None:
 
 @pytest.mark.skipif("CLIPCLS_SCREENSHOTS" not in os.environ, reason="makes the docs' pictures")
 def test_screenshot(browser: Browser) -> None:
-    from clipcls import ZeroShotClassifier
     from clipcls.web.serve.app import make_app
     from clipcls.web.serve.service import Service
 
     labels = str(PHOTOS.parent / "labels.txt")
-    service = Service(ZeroShotClassifier(labels, "mini", cache=False).fit())
+    service = Service({"": ZeroShotClassifier(labels, "mini", cache=False).fit()})
     server = Server.__new__(Server)
     server.service, server.app = service, make_app(service)
     with server, server.listening() as (host, port):

@@ -143,12 +143,10 @@ def make_app(
         summary="The server's labels and limits",
     )
     async def labels() -> Response:
-        own = service.own
         names = ("bytes", "pixels", "images", "labels", "texts", "seconds")
         return json_response(
             {
-                "labels": own.classes_.tolist(),
-                **own.provenance_.to_dict(),
+                **service.describe(),
                 "urls": fetcher is not None,
                 "limits": {name: getattr(limits, name) for name in names},
             }

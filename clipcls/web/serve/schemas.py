@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from clipcls.predictions import COLUMNS
+from clipcls.predictions import COLUMNS, Candidate
 from clipcls.web import local_server
 
 _MOST_TOP = 100
@@ -69,7 +69,7 @@ class ClassifyRequest(ImagesRequest):
         None,
         min_length=1,
         fail_fast=True,
-        description="Labels in place of the server's; `animal > dog` is a level.",
+        description="Labels of one question in place of the server's; `animal > dog` is a level.",
     )
     prompts: Text | Texts | None = Field(
         None, description="The name of a ready template set, or templates with {} for the label."
@@ -128,6 +128,28 @@ PredictionRecord: type[BaseModel] = create_model(
 )
 
 
+class QuestionAnswer(BaseModel):
+    """The answer to one question."""
+
+    model_config = ConfigDict(extra="allow")
+
+    label: str
+    score: float
+    top: list[Candidate]
+
+
+class QuestionsRecord(BaseModel):
+    """The answers to the server's questions about one image, as `clipcls classify` writes them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    path: str = Field(description=_PATH)
+    questions: dict[str, QuestionAnswer]
+    model: str
+    weights: str
+    precision: str
+
+
 class ErrorRecord(BaseModel):
     """An image that could not be read."""
 
@@ -138,7 +160,7 @@ class ErrorRecord(BaseModel):
 class Answer(BaseModel):
     """A record per image, in order."""
 
-    results: list[PredictionRecord | ErrorRecord]  # type: ignore[valid-type]
+    results: list[PredictionRecord | QuestionsRecord | ErrorRecord]  # type: ignore[valid-type]
     warnings: list[str] = Field(description="Doubts about the labels.")
 
 
@@ -169,13 +191,14 @@ class EmbedAnswer(BaseModel):
 
 
 class LabelsAnswer(BaseModel):
-    """The server's own labels, model and limits."""
+    """The server's own labels, or those of each of its questions, its model and limits."""
 
-    labels: list[str]
+    labels: list[str] | None = None
+    questions: dict[str, list[str]] | None = None
     model: str
     weights: str
     precision: str
-    prompts: str
+    prompts: str | None = Field(None, description="Where all questions have the same.")
     licence: str | None = Field(None, description="Of the model's weights, if it is known.")
     urls: bool = Field(description="Whether images may be given by URL.")
     limits: dict[str, float]

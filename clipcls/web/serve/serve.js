@@ -60,13 +60,19 @@ async function begin() {
     return;
   }
   server = await answer.json();
-  $("made-by").textContent = `model ${server.model}, prompts ${server.prompts}`;
-  if (server.labels.length <= MOST_SHOWN) $("labels").value = server.labels.join("\n");
-  $("labels-note").textContent =
-    server.labels.length <= MOST_SHOWN
-      ? "These are the server's labels. Change them as you like."
-      : `The server uses its own ${server.labels.length.toLocaleString()} labels unless you enter some here.`;
+  $("made-by").textContent = `model ${server.model}` + (server.prompts ? `, prompts ${server.prompts}` : "");
+  const isShort = server.labels && server.labels.length <= MOST_SHOWN;
+  if (isShort) $("labels").value = server.labels.join("\n");
+  $("labels-note").textContent = isShort
+    ? "These are the server's labels. Change them as you like."
+    : `The server uses its own ${ownLabels()} unless you enter some here.`;
   $("labels").defaultValue = $("labels").value;
+}
+
+function ownLabels() {
+  const count = (labels) => `${labels.length.toLocaleString()} labels`;
+  if (server.labels) return count(server.labels);
+  return Object.entries(server.questions).map(([name, labels]) => `${count(labels)} for ${name}`).join(", ");
 }
 
 // The server's own labels are not sent: it knows more about them than their names.
@@ -116,6 +122,16 @@ function bars(record) {
   return list;
 }
 
+// The bars of the answer or, where the server asks several questions, of each one below its name.
+function answersOf(record) {
+  if (record.error) return [element("p", "bad", record.error)];
+  if (!record.questions) return [bars(record)];
+  return Object.entries(record.questions).flatMap(([name, answer]) => [
+    element("h3", "asked", name),
+    bars(answer),
+  ]);
+}
+
 function warn(warnings) {
   $("warnings").replaceChildren(...warnings.map((text) => element("li", "", text)));
   $("warnings").hidden = !warnings.length;
@@ -146,7 +162,7 @@ async function classifyOne(entry, asked) {
     if (asked !== round) return;
     const [record] = results;
     warn(warnings);
-    show(entry, record.error ? element("p", "bad", record.error) : bars(record));
+    show(entry, ...answersOf(record));
     return;
   }
 }

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.classification.decision import Abstain
+from clipcls.classification.decision import Abstain, answer_together
 from clipcls.classification.image_classifier import ImageClassifier
+from clipcls.classification.multi_question import Answerer, answer_questions
 from clipcls.classification.nearness import Nearness
 from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.data.images import PIXELS, decode_image
@@ -36,6 +37,7 @@ from clipcls.labels.presets import list_sets
 from clipcls.labels.prompts import PromptSet, make_prompts, make_texts, read_prompts
 from clipcls.models.backend import Backend
 from clipcls.predictions import UNKNOWN, Prediction
+from clipcls.questions import Answers, share_provenance
 from clipcls.web.admission import Queue
 from clipcls.web.serve.batching import Batcher
 from clipcls.web.serve.metrics import Metrics
@@ -61,9 +63,9 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A classifier of some labels, with the warnings about them."""
+    """A classifier per question, with the warnings about their labels."""
 
-    classifier: ImageClassifier
+    classifiers: Mapping[str, ImageClassifier]
     warnings: tuple[str, ...] = ()
     weight: int = 0
 
@@ -72,7 +74,9 @@ class Service:
     """Answers requests to classify or embed images.
 
     Args:
-        classifier: fitted; its encoder answers all requests, its labels those without labels.
+        classifiers: fitted, by the questions that they answer; a single one may be that of "".
+            Their encoder, of which all have the same, answers all requests, their labels those
+            without labels.
         limits: what a request may hold.
         max_batch: images per forward pass; None: the encoder's `batch_size`.
         max_wait: how long an image waits for others while the model is idle, seconds.
@@ -80,28 +84,31 @@ class Service:
 
     def __init__(
         self,
-        classifier: ImageClassifier,
+        classifiers: Mapping[str, ImageClassifier],
         *,
         limits: Limits | None = None,
         max_batch: int | None = None,
         max_wait: float = 0.002,
     ) -> None:
         self.limits = limits or Limits()
-        self.own = classifier
+        self.own = classifiers
+        self.first, *_ = classifiers.values()
         self.metrics = Metrics()
         self.queue = Queue(self.limits.queue, self.limits.held)
         self.metrics.queue_images.set_function(lambda: self.queue.images)
         self.metrics.held_bytes.set_function(lambda: self.queue.held)
-        self._encoder = classifier.encoder_
+        self._encoder = self.first.encoder_
         # Read now, since their files may change; their warnings are not for clients.
-        is_learnt = bool(classifier.provenance_.classifier)
-        self._own_labels = (
-            None if is_learnt else replace(make_labels(classifier.labels), warnings=())
-        )
-        self._own_prompts = replace(classifier.prompts_, warnings=())
+        self._own_labels = {
+            name: replace(make_labels(classifier.labels), warnings=())
+            for name, classifier in classifiers.items()
+            if not classifier.provenance_.classifier
+        }
+        known = next(iter(self._own_labels), next(iter(classifiers)))
+        self._own_prompts = replace(classifiers[known].prompts_, warnings=())
         self._texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
         self._classifiers: OrderedDict[bytes, _Known] = OrderedDict()
-        threads = (classifier.backend or Backend()).threads
+        threads = (self.first.backend or Backend()).threads
         self._decoders = ThreadPoolExecutor(threads, "clipcls-decode")
         self._matchers = ThreadPoolExecutor(2, "clipcls-match")
         self._batcher = Batcher[NDArray[Any], NDArray[np.float32]](
@@ -109,6 +116,12 @@ class Service:
             max_batch=min(max_batch or self._encoder.batch_size, self._encoder.batch_size),
             max_wait=max_wait,
         )
+
+    def describe(self) -> dict[str, Any]:
+        """The labels, or those of each question, and the provenance that all answers share."""
+        labels = {name: each.classes_.tolist() for name, each in self.own.items()}
+        made_by = share_provenance([each.provenance_.to_dict() for each in self.own.values()])
+        return {**({"labels": labels[""]} if "" in labels else {"questions": labels}), **made_by}
 
     def warm(self) -> None:
         """Load all that the first request would have to wait for."""
@@ -126,33 +139,39 @@ class Service:
 
     async def classify(
         self, images: Sequence[Image], options: ClassifyRequest
-    ) -> tuple[list[Prediction | ImageError], list[str]]:
-        """The answer for each image, in order, and warnings about the labels.
+    ) -> tuple[list[Prediction | Answers | ImageError], list[str]]:
+        """The answer or, with questions, the answers for each image, and warnings about the labels.
 
         Raises:
             LabelsError, PromptsError: the labels or templates cannot be used.
         """
-        known = await self._classifier(options)
+        known = await self._open(options)
         least, nearness = options.min_similarity, None
         if least is not None:
-            if known.classifier.provenance_.classifier:
-                raise LabelsError(
-                    "min_similarity needs labels; the server's were learnt from images"
-                )
+            for name, classifier in known.classifiers.items():
+                if classifier.provenance_.classifier:
+                    those = f"those of {name!r}" if name else "the server's"
+                    raise LabelsError(
+                        f"min_similarity needs labels; {those} were learnt from images"
+                    )
             names = await self._vectors(Nearness.texts())
             nearness = Nearness(cast("Encoder", _Informed(self._encoder, names)), None)
         embedded = await gather(self._embed(name, data) for name, data in images)
-        decision = known.classifier.decision(
-            top=min(options.top, len(known.classifier.classes_)),
-            abstain=Abstain(
-                options.min_score, options.min_margin, -math.inf if least is None else least
-            ),
-            nearness=nearness or False,
+        abstain = Abstain(
+            options.min_score, options.min_margin, -math.inf if least is None else least
         )
-        results = await self._in(self._matchers, lambda: list(decision.answer(embedded)))
+        answerers: dict[str, Answerer] = {
+            name: classifier.decision(
+                top=min(options.top, len(classifier.classes_)),
+                abstain=abstain,
+                nearness=nearness or False,
+            ).answer
+            for name, classifier in known.classifiers.items()
+        }
+        answer: Any = answerers.get("") or partial(answer_questions, answerers)
+        results = await self._in(self._matchers, lambda: list(answer_together(embedded, answer)))
         for result in results:
-            outcome = "unknown" if getattr(result, "label", "") == UNKNOWN else "classified"
-            self.metrics.images.labels("error" if isinstance(result, ImageError) else outcome).inc()
+            self.metrics.images.labels(_find_outcome(result)).inc()
         return results, list(known.warnings)
 
     async def embed(self, images: Sequence[Image], options: EmbedRequest) -> dict[str, Any]:
@@ -178,8 +197,8 @@ class Service:
                     for item in embedded
                 ],
                 "texts": [{"text": text, "vector": write(vectors[text])} for text in options.texts],
-                **{name: getattr(self.own.provenance_, name) for name in _MADE_BY},
-                "dim": self.own.head_.weights.shape[1],
+                **{name: getattr(self.first.provenance_, name) for name in _MADE_BY},
+                "dim": self.first.head_.weights.shape[1],
                 "warnings": list(dict.fromkeys(cut)),
             }
 
@@ -189,27 +208,31 @@ class Service:
         if isinstance(data, ImageError):
             return data
         try:
-            pixels = await self._in(self._decoders, self._decode, name, data)
+            pixels, content = await self._in(self._decoders, self._decode, name, data)
             del data  # the batcher's queue holds pixels alone
             vector = await self._batcher.submit(pixels)
         except ImageError as error:
             return error.without_frames()
         if not np.isfinite(vector).all() or not vector.any():
             return ImageError(name, "the model gave no finite vector; try --precision fp32")
-        return Embedded(name, vector)
+        return Embedded(name, vector, content=content)
 
-    def _decode(self, name: str, data: bytes | str) -> NDArray[Any]:
+    def _decode(self, name: str, data: bytes | str) -> tuple[NDArray[Any], bytes]:
+        """The model's input, and the SHA-256 by which learnt classifiers know their images."""
         try:
+            if isinstance(data, str):
+                data = decode_base64(name, data)
             with PIXELS.share() as reserve:
                 image = decode_image(
-                    decode_base64(name, data) if isinstance(data, str) else data,
+                    data,
                     name,
                     max_pixels=self.limits.pixels,
                     least_side=self._encoder.least_side,
                     reserve=reserve,
                     raw=False,
                 )
-                return self._encoder.preprocess(image)
+                pixels = self._encoder.preprocess(image)
+            return pixels, hashlib.sha256(data).digest()
         except MemoryError as error:
             raise ImageError(name, "not enough memory to decode it") from error
 
@@ -228,59 +251,65 @@ class Service:
 
     # -- labels ---------------------------------------------------------------------------------
 
-    async def _classifier(self, options: ClassifyRequest) -> _Known:
-        """The classifier of a request's labels and templates."""
+    async def _open(self, options: ClassifyRequest) -> _Known:
+        """The classifiers of a request: its labels make a single one, its templates one each."""
         if options.labels is None and options.prompts is None:
             return _Known(self.own)
-        asked = repr((options.labels, options.prompts))
-        key = hashlib.sha256(asked.encode()).digest()
+        key = hashlib.sha256(repr((options.labels, options.prompts)).encode()).digest()
         if found := self._classifiers.get(key):
             self._classifiers.move_to_end(key)
             return found
-        labels, prompts, texts = await self._in(self._matchers, self._make_texts, options)
+        asked, prompts = await self._in(self._matchers, self._read, options)
+        every = [make_texts(labels, prompts) for labels in asked.values()]
+        texts = [text for question in every for label in question for text in label]
         vectors = await self._vectors(texts)
         cut = await self._in(self._matchers, self._encoder.describe_cut, texts)
         informed = _Informed(self._encoder, vectors)
-        classifier = ZeroShotClassifier(
-            labels,
-            cast("Encoder", informed),
-            prompts=prompts,
-            level=self.own.level if options.labels is None else None,
-            cache=False,
-        )
-        await self._in(self._matchers, classifier.fit)
+        made: dict[str, ImageClassifier] = dict(self.own) if options.labels is None else {}
+        for name, labels in asked.items():
+            level = made[name].level if name in made else None
+            made[name] = ZeroShotClassifier(
+                labels, cast("Encoder", informed), prompts=prompts, level=level, cache=False
+            )
+            await self._in(self._matchers, made[name].fit)
         informed.vectors = {}
-        weight = _CLASS_WEIGHT * len(classifier.classes_) + len(texts)
-        warnings = dict.fromkeys([*labels.warnings, *prompts.warnings, *cut])
-        known = _Known(classifier, tuple(warnings), weight)
+        weight = _CLASS_WEIGHT * sum(len(made[name].classes_) for name in asked) + len(texts)
+        about_labels = (warning for labels in asked.values() for warning in labels.warnings)
+        warnings = dict.fromkeys([*about_labels, *prompts.warnings, *cut])
+        known = _Known(made, tuple(warnings), weight)
         self._classifiers[key] = known
         kept = self._classifiers
         while len(kept) > 1 and sum(each.weight for each in kept.values()) > _WEIGHT_KEPT:
             kept.popitem(last=False)
         return known
 
-    def _make_texts(self, options: ClassifyRequest) -> tuple[LabelSet, PromptSet, list[str]]:
-        """A request's labels, templates, and the texts that these make."""
+    def _read(self, options: ClassifyRequest) -> tuple[Mapping[str, LabelSet], PromptSet]:
+        """A request's labels, those of each question where it brings none, and templates."""
         limits = self.limits
-        labels, prompts = self._own_labels, self._own_prompts
+        asked, prompts = self._own_labels, self._own_prompts
         if options.labels is not None:
             if len(options.labels) > limits.labels:
                 raise LabelsError(f"{len(options.labels):,} labels; the most are {limits.labels:,}")
-            labels = make_labels(
+            given = (
                 item if isinstance(item, str) else item.model_dump(exclude_none=True)
                 for item in options.labels
             )
-        if labels is None:
+            asked = {"": make_labels(given)}
+        if not asked:
             raise LabelsError("the server's classifier was learnt from images: prompts need labels")
         if options.prompts is not None:
             prompts = _make_prompts(options.prompts)
-        count = sum(len(la.words) * len(prompts.templates) + len(la.prompts) for la in labels)
+        count = sum(
+            len(label.words) * len(prompts.templates) + len(label.prompts)
+            for labels in asked.values()
+            for label in labels
+        )
         if count > limits.texts:
             raise LabelsError(
                 f"labels, synonyms and templates make {count:,} texts; the most are "
                 f"{limits.texts:,}"
             )
-        return labels, prompts, [text for texts in make_texts(labels, prompts) for text in texts]
+        return asked, prompts
 
     async def _vectors(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """The texts' vectors; those not known are embedded between batches of images."""
@@ -302,6 +331,14 @@ class Service:
             self._texts.move_to_end(text)
             found[text] = self._texts[text]
         return text in found
+
+
+def _find_outcome(result: Prediction | Answers | ImageError) -> str:
+    """The outcome of an image in the metrics."""
+    if isinstance(result, ImageError):
+        return "error"
+    answers = result.questions.values() if isinstance(result, Answers) else [result]
+    return "unknown" if all(each.label == UNKNOWN for each in answers) else "classified"
 
 
 def _make_prompts(given: str | list[str]) -> PromptSet:
