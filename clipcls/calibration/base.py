@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from clipcls.errors import CalibrationError
+from clipcls.models.architectures import installed_versions
 
 if TYPE_CHECKING:
     from typing import Self
@@ -185,9 +186,6 @@ class BaseCalibration:
 
 def collect_versions(*packages: str) -> dict[str, str]:
     """The versions of clipcls, of what it computes with, and of some packages more."""
-    from importlib.metadata import version
-
     from clipcls import __version__
 
-    names = ("open_clip_torch", "numpy", *packages)
-    return {"clipcls": __version__, **{name: version(name) for name in names}}
+    return {"clipcls": __version__, **installed_versions("open_clip_torch", "numpy", *packages)}

@@ -74,14 +74,11 @@ def _forecast(console: Console, inputs: tuple[str, ...], seconds: float, model: 
 
 def _describe_machine() -> str:
     """The processor, the number of cores, and the versions that matter."""
-    import contextlib
-    import importlib.metadata
     import os
 
+    from clipcls.models.architectures import installed_versions
     from clipcls.models.openvino import cpu_name
 
-    versions = []
-    for package in ("torch", "openvino", "open_clip_torch"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions.append(f"{package} {importlib.metadata.version(package)}")
+    packages = installed_versions("torch", "openvino", "open_clip_torch")
+    versions = map(" ".join, packages.items())
     return f"{cpu_name()}, {os.cpu_count()} cores; {', '.join(versions)}"

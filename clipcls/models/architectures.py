@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.metadata
 import importlib.util
 import json
 import logging
@@ -30,6 +31,15 @@ def require_torch(user: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:120]
         command = install_command("torch", "open-clip-torch")
         raise ModelError(f"{user} needs torch and open_clip ({reason}): {command}") from error
+
+
+def installed_versions(*packages: str) -> dict[str, str]:
+    """The versions of those of these packages that are installed; imports none."""
+    versions = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
 
 
 def list_tags(architecture: str) -> list[str]:

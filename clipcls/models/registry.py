@@ -6,11 +6,9 @@ nothing new to compute needs neither.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import logging
@@ -31,6 +29,7 @@ from clipcls.models import hub
 from clipcls.models.aliases import ALIASES, HUB_FILES, HUB_TWINS, MINI, PRETRAINED, Pretrained
 from clipcls.models.architectures import (
     find_architecture,
+    installed_versions,
     list_architectures,
     list_tags,
     read_architecture,
@@ -107,11 +106,7 @@ class ModelSource:
             packages.append("timm")
         if self.text_config:
             packages.append("transformers")
-        versions = []
-        for package in packages:
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                versions.append(f"{package} {importlib.metadata.version(package)}")
-        return ", ".join(versions)
+        return ", ".join(map(" ".join, installed_versions(*packages).items()))
 
     def key(self) -> str:
         """Names all that decides the vectors besides weights and code; stable across runs."""
@@ -162,9 +157,9 @@ def resolve(
 def _resolve(model: str, fetch: Fetch) -> ModelSource:
     if model == "auto":
         try:
-            if not importlib.util.find_spec("torch"):
+            if not all(map(importlib.util.find_spec, ("torch", "open_clip"))):
                 command = install_command("torch", "open-clip-torch")
-                raise ModelUnavailableError(f"it needs torch: {command}")
+                raise ModelUnavailableError(f"it needs torch and open_clip: {command}")
             impatient = functools.partial(fetch, impatient=True)
             return _from_pretrained(PRETRAINED[ALIASES["base"].name], impatient)
         except (ModelUnavailableError, UnknownModelError) as error:  # a mirror may lack it

@@ -1,9 +1,9 @@
 """Texts to token numbers without torch or transformers: the same numbers as open_clip's tokenizers.
 
 CLIP's method is that of openai/CLIP (clip/simple_tokenizer.py): words split by a pattern, byte pair
-encoding (Sennrich et al. 2016, arXiv 1508.07909) with CLIP's 48,894 merges, read from open_clip's
-package. Other models have a Hugging Face tokenizer, whose `tokenizer.json` the package `tokenizers`
-reads. Only kinds of which neither is true run through open_clip's own code, with transformers.
+encoding (Sennrich et al. 2016, arXiv 1508.07909) with CLIP's 48,894 merges. Other models have a
+Hugging Face tokenizer, whose `tokenizer.json` the package `tokenizers` reads. Only kinds of which
+neither is true run through open_clip's own code, with transformers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from clipcls.models.registry import ModelSource
 
-_MERGES = 48_894
+_MERGES = Path(__file__).with_name("clip_merges.txt.gz")
 _START, _END = "<start_of_text>", "<end_of_text>"
 _PATTERN = rf"{_START}|{_END}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+"
 
@@ -112,9 +112,6 @@ class ClipTokenizer:
     Args:
         context_length: the number of tokens a text is cut to, including its start and end.
         clean: what is done to a text first: "lower", "whitespace" or "canonicalize".
-
-    Raises:
-        ModelError: open_clip's list of merges cannot be read.
     """
 
     padding = 0
@@ -354,8 +351,9 @@ def _content(token: Any, default: Any = None) -> Any:
 def _make_byte_pair_encoding() -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
+    lines = gzip.decompress(_MERGES.read_bytes()).decode().splitlines()
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())  # CLIP's order: printable ones first
-    pairs = [(first, second) for first, second in map(str.split, _read_merges())]
+    pairs = [(first, second) for first, second in map(str.split, lines)]
     ends = (f"{letter}</w>" for letter in letters)
     vocabulary = [*letters, *ends, *map("".join, pairs), _START, _END]
     numbers = {token: number for number, token in enumerate(vocabulary)}
@@ -363,16 +361,3 @@ def _make_byte_pair_encoding() -> tokenizers.Tokenizer:
     # It only turns bytes into letters, since its input is one word.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return tokenizer
-
-
-def _read_merges() -> list[str]:
-    found = importlib.util.find_spec("open_clip")  # which does not import it
-    if found is None or found.origin is None:
-        raise ModelError("open_clip is not installed: pip install open_clip_torch")
-    path = Path(found.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            lines = file.read().split("\n")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: cannot be read; reinstall open_clip_torch") from error
-    return lines[1 : 1 + _MERGES]  # after the version

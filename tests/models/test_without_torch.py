@@ -97,16 +97,24 @@ def test_commands_need_no_torch_for_mini(tmp_path: Path) -> None:
         ["fit", "--labels", labels, "-m", "mini", truth, "-o", "classifier.npz"],
         ["classify", "--classifier", "classifier.npz", *photos],
         ["search", "a cat", *few],
+        ["tag", "--labels", labels, *few],
+        ["embed", *few, "-o", "vectors.npy"],
+        ["classify", "--labels", labels, "-m", "mini", "vectors.npy"],
         ["sort", "results.jsonl", "--into", "sorted"],
         ["report", "results.jsonl", "-o", "report.html"],
         ["models"],
         ["cache", "info"],
     ]
     program = f"""
-import sys
+import importlib.metadata, sys
+def version(name, real=importlib.metadata.version):
+    if name in ("torch", "open_clip_torch"):
+        raise importlib.metadata.PackageNotFoundError(name)
+    return real(name)
+importlib.metadata.version = version
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name in ("torch", "torchvision", "timm"):
+        if name in ("torch", "torchvision", "timm", "open_clip"):
             raise ModuleNotFoundError("No module named " + name, name=name)
 
 sys.meta_path.insert(0, Absent())
