@@ -110,6 +110,7 @@ class VectorIndex:
             raise _damaged(self.path / name, "is missing or cut off")
         try:
             self._ends = np.memmap(self._files[".ends"], "<u8", "r", shape=(info.rows,))
+            self._paths = np.memmap(self._files[".txt"], np.uint8, "r")
             rows = self._files.get(".f16") or self._files[".f32"]
             number = "<f2" if ".f16" in self._files else "<f4"
             self._rows = np.memmap(rows, number, "r", shape=(info.rows, info.vectors.dim))
@@ -117,7 +118,7 @@ class VectorIndex:
             if info.kind != EXACT:
                 sizes = np.fromfile(self._files[".sizes"], "<u8")
                 self._lists = InvertedLists(self._files[".faiss"].with_suffix(""), sizes)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
             raise _damaged(self.path) from error
 
     def search(self, query: NDArray[np.float32], k: int) -> tuple[NDArray[np.float64], list[str]]:
@@ -138,7 +139,7 @@ class VectorIndex:
             return list(zip(*search_blocks(blocks, queries, k), strict=True))
         found, wanted = [], min(max(k, K) * _CANDIDATES, self.info.rows)
         for query, rows in zip(queries, self._lists.search(queries, wanted, probes), strict=True):
-            rows = np.sort(rows[rows >= 0])
+            rows = np.sort(rows[(rows >= 0) & (rows < self.info.rows)])
             similarities = self._rows[rows].astype(np.float64) @ query.astype(np.float64)
             best = np.argsort(-similarities, kind="stable")[:k]
             found.append((similarities[best], rows[best]))
@@ -155,11 +156,11 @@ class VectorIndex:
     def _read_path(self, row: int) -> str:
         start, end = int(self._ends[row - 1]) if row else 0, int(self._ends[row])
         try:
-            with self._files[".txt"].open("rb") as file:
-                file.seek(start)
-                return file.read(end - start).decode()
-        except (OSError, ValueError) as error:
+            if path := self._paths[start:end].tobytes().decode():
+                return path
+        except UnicodeDecodeError as error:
             raise _damaged(self._files[".txt"]) from error
+        raise _damaged(self._files[".ends"])
 
 
 def read_manifest(path: Path) -> IndexInfo:
@@ -175,7 +176,10 @@ def read_manifest(path: Path) -> IndexInfo:
             raise InputError(f"{path}: is no index by this version of clipcls; build it anew")
         given["vectors"] = VectorsInfo.from_json(json.dumps(given["vectors"]), os.fspath(name))
         info = IndexInfo(**given)
-        if not info.rows > 0 or not all(map(OWN_FILES.fullmatch, info.files)):
+        numbers = info.rows, *info.files.values(), *([] if info.kind == EXACT else [info.probes])
+        if not all(type(number) is int and number > 0 for number in numbers):
+            raise _damaged(name)
+        if not all(map(OWN_FILES.fullmatch, info.files)):
             raise _damaged(name)
     except OSError as error:
         if path.is_dir() and isinstance(error, FileNotFoundError):
