@@ -33,7 +33,7 @@ FILES = {
     "tree.txt": "warm > red\ncold > blue\n",
     "no-braces.txt": "a photo\n",
     "truth.csv": "path,label\nred.png,red\nblue.png,blue\n",
-    "truth-without-path.csv": "image,label\nred.png,red\n",
+    "truth-without-path.csv": "picture,label\nred.png,red\n",
     "truth-of-others.csv": "path,label\nred.png,cat\nblue.png,dog\n",
     "truth-with-blank.csv": "path,label\nred.png,\n",
     "one-label.csv": "path,label\nred.png,red\nblue.png,red\n",

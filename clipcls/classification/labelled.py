@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +13,14 @@ from numpy.typing import NDArray
 
 from clipcls.classification.decision import Watch, watch_each
 from clipcls.classification.multilabel import MultiLabelClassifier
-from clipcls.data.dataset import Dataset, DatasetLike, make_dataset, merge_rows, read_dataset
+from clipcls.data.dataset import (
+    Dataset,
+    DatasetLike,
+    label_by_folders,
+    make_dataset,
+    merge_rows,
+    read_dataset,
+)
 from clipcls.data.file_kinds import is_vectors
 from clipcls.data.matching import Excluded, match_labels
 from clipcls.embeddings.vector_files import open_vectors
@@ -53,9 +59,13 @@ class Known:
 
 
 def read_labelled(
-    data: DatasetLike, *, unlabelled: bool = False, question: str | None = None
+    data: DatasetLike,
+    *,
+    unlabelled: bool = False,
+    question: str | None = None,
+    image_column: str | None = None,
 ) -> Dataset:
-    """Labelled images as a folder, csv file or pairs (see `make_dataset`), or as vectors.
+    """Labelled images as a folder, table or pairs (see `make_dataset`), or as vectors.
 
     The labels of a file of vectors are in its column `label`, or in the one of the question.
     Without such a column, the name of each image's folder is its label.
@@ -67,24 +77,19 @@ def read_labelled(
         return make_dataset(data, unlabelled=unlabelled)
     name = os.fspath(data)
     if not is_vectors(name):
-        return read_dataset(name, unlabelled=unlabelled, question=question)
+        return read_dataset(
+            name, unlabelled=unlabelled, question=question, image_column=image_column
+        )
     column = question or "label"
     rows = list(open_vectors(name).labels(column))
     if any(label is not None for _, label in rows):
         cells = ((path, (label or "").split("|")) for path, label in rows)
         split = ((path, [each for each in map(canonical, cell) if each]) for path, cell in cells)
         return replace(merge_rows(name, split, unlabelled), vectors=name)
-    root = os.path.commonpath([os.path.dirname(path) for path, _ in rows] or [""])
-    chains = {path: Path(os.path.relpath(path, root)).parts[:-1] for path, _ in rows}
-    inside = {path: chain for path, chain in chains.items() if chain}
-    if not inside:
-        raise InputError(
-            f"{name}: has no column {column!r}, and its images are not in one folder per label; "
-            "add the column"
-        )
-    labels = tuple(chain[:1] for chain in inside.values())
-    beside, folders = len(chains) - len(inside), tuple(inside.values())
-    return Dataset(name, tuple(inside), labels, beside=beside, folders=folders, vectors=name)
+    try:
+        return label_by_folders(name, (path for path, _ in rows), vectors=name)
+    except InputError as error:
+        raise InputError(f"{error}, and it has no column {column!r}; add the column") from error
 
 
 def embed_known(
@@ -137,7 +142,8 @@ def embed_known(
             raise InputError(str(failed))
         embedded = watch_each((by_path[path] for path in matched.paths), watch)
     else:
-        embedded = watch_each(base.embed(matched.paths, hashed=True), watch)
+        images = dataset.open_images(matched.paths)
+        embedded = watch_each(base.embed(images, hashed=True), watch)
     for path, classes, item in zip(matched.paths, matched.truth, embedded, strict=True):
         if isinstance(item, ImageError):
             unreadable.append(item)

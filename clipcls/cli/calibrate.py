@@ -19,7 +19,8 @@ from clipcls.cli.label_settings import (
 from clipcls.cli.options import (
     ModelSettings,
     data_argument,
-    question_option,
+    image_column_option,
+    label_column_option,
     repeat_options,
     run_options,
 )
@@ -31,7 +32,8 @@ _REPEATED = ("labels", "label", "classifier", "prompts", "level", "model", "chec
 @groups.command("calibrate")
 @data_argument
 @multi_label_option
-@question_option
+@label_column_option
+@image_column_option
 @click.option("-o", "--output", type=NEW_FILE, required=True, help="The calibration's file (JSON).")
 @run_options
 def command(
@@ -39,6 +41,7 @@ def command(
     data: str,
     multi_label: bool,
     question: str | None,
+    image_column: str | None,
     output: Path,
     labels: LabelSettings,
     model: ModelSettings,
@@ -63,7 +66,9 @@ def command(
     from clipcls.classification.labelled import read_labelled
     from clipcls.evaluation.calibrate import calibrate
 
-    labelled = read_labelled(data, unlabelled=multi_label, question=name or question)
+    labelled = read_labelled(
+        data, unlabelled=multi_label, question=name or question, image_column=image_column
+    )
     fitted = chosen.open_either(model.make_arguments([data]), None, multi_label)
     with watching(console, labelled.paths) as watch:
         found, excluded = calibrate(fitted, labelled, watch=watch)

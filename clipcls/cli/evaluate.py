@@ -18,7 +18,13 @@ from clipcls.cli.label_settings import (
     multi_label_option,
     split_questions,
 )
-from clipcls.cli.options import ModelSettings, data_argument, question_option, run_options
+from clipcls.cli.options import (
+    ModelSettings,
+    data_argument,
+    image_column_option,
+    label_column_option,
+    run_options,
+)
 from clipcls.cli.outputs import MetricsOutput
 from clipcls.cli.param_types import NEW_FILE
 
@@ -57,7 +63,8 @@ def _parse_variant(text: str) -> tuple[str, str]:
 @groups.command("evaluate")
 @data_argument
 @multi_label_option
-@question_option
+@label_column_option
+@image_column_option
 @click.option(
     "--compare",
     "variants",
@@ -74,6 +81,7 @@ def command(
     data: str,
     multi_label: bool,
     question: str | None,
+    image_column: str | None,
     variants: tuple[tuple[str, str], ...],
     labels: CalibratedLabelSettings,
     output: _Output,
@@ -82,17 +90,18 @@ def command(
     """Measure answers and scores on images whose labels are known.
 
     DATA is a folder with one folder per class, named like its label (case, _ and - do not matter;
-    of nested folders the deepest that names a label decides), or a csv file with the columns path
-    (relative to the file) and label. If an image has several labels, in rows or separated by |,
-    any of them is right; with --multi-label it should be given all of them, and a blank label
-    means none. In a reviewed table of `clipcls review` only the labels that a person gave count.
-    Labels with the name of a question, such as colour=colours.txt, are compared with the column
-    of that name.
+    of nested folders the deepest that names a label decides), an archive or URL of such a folder,
+    or a table (csv, jsonl, parquet) with the columns path (relative to the file) and label. If an
+    image has several labels, in rows or separated by |, any of them is right; with --multi-label it
+    should be given all of them, and a blank label means none. In a reviewed table of `clipcls
+    review` only the labels that a person gave count. Labels with the name of a question, such as
+    colour=colours.txt, are compared with the column of that name.
 
     \b
     Examples:
       clipcls evaluate --labels labels.txt sorted-photos/
       clipcls evaluate --labels labels.txt -o metrics.json truth.csv
+      clipcls evaluate --labels labels.txt 'train-{000..009}.tar'
       clipcls evaluate --labels labels.txt -o per-label.csv truth.csv
       clipcls evaluate --labels labels.txt --compare prompts=imagenet sorted-photos/
       clipcls evaluate --labels kind=kinds.txt --labels colour=colours.txt truth.csv
@@ -113,11 +122,6 @@ def command(
     if len(questions) > 1 and (variants or output.html):
         raise click.UsageError(
             "--compare and --html are for one question at a time: choose it with --question"
-        )
-    if len(questions) > 1 and Path(data).is_dir():
-        raise click.UsageError(
-            f"{data}: a folder has one label per image: choose one question with --question, or "
-            "give a csv with a column for each"
         )
     if output.file and output.html and output.file.absolute() == output.html.absolute():
         raise click.UsageError("-o and --html name the same file; give each its own")
@@ -140,7 +144,14 @@ def command(
     status, would_gain = 0, False
     chosen = model.make_arguments([data])
     for name, settings in questions.items():
-        labelled = read_labelled(data, unlabelled=multi_label, question=name or question)
+        labelled = read_labelled(
+            data, unlabelled=multi_label, question=name or question, image_column=image_column
+        )
+        if len(questions) > 1 and labelled.folders:
+            raise click.UsageError(
+                f"{data}: a folder has one label per image: choose one question with --question, "
+                "or give a csv with a column for each"
+            )
         classifier = settings.open_either(chosen, settings.calibration, multi_label)
         chosen |= {"model": classifier.encoder_, "checkpoint": None}  # not loaded twice
         with watching(console, labelled.paths, again=bool(records)) as watch:

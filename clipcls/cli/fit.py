@@ -18,7 +18,13 @@ from clipcls.cli.label_settings import (
     split_questions,
     take_one,
 )
-from clipcls.cli.options import ModelSettings, data_argument, question_option, run_options
+from clipcls.cli.options import (
+    ModelSettings,
+    data_argument,
+    image_column_option,
+    label_column_option,
+    run_options,
+)
 from clipcls.cli.param_types import NEW_FILE
 
 
@@ -37,7 +43,8 @@ class _Learning(groups.Settings):
 
 @groups.command("fit")
 @data_argument
-@question_option
+@label_column_option
+@image_column_option
 @click.option(
     "-o", "--output", type=NEW_FILE, required=True, help="The classifier's file (safetensors)."
 )
@@ -51,6 +58,7 @@ def command(
     console: Console,
     data: str,
     question: str | None,
+    image_column: str | None,
     output: Path,
     check_labels: bool,
     learning: _Learning,
@@ -74,7 +82,7 @@ def command(
     from clipcls.few_shot.classifier import FewShotClassifier
     from clipcls.output.writing import open_output
 
-    labelled = read_labelled(data, question=name or question)
+    labelled = read_labelled(data, question=name or question, image_column=image_column)
     classifier = FewShotClassifier(
         chosen.labels,
         prompts=learning.prompts,

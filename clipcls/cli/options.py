@@ -31,6 +31,17 @@ question_option = click.option(
     metavar="NAME",
     help="Of several questions per image, take this one: its column or answers.",
 )
+label_column_option = click.option(
+    *("--question", "--label-column"),
+    metavar="NAME",
+    help="The column with the labels of a table; default: label. A csv may have one per question.",
+)
+image_column_option = click.option(
+    "--image-column",
+    metavar="NAME",
+    help="The column with the images of a table; default: path, or the only one that is called "
+    "image, url, filename or the like.",
+)
 root_option = click.option(
     "--root", type=FOLDER, default=".", metavar="DIR", help="The folder that `classify` ran in."
 )

@@ -1,26 +1,33 @@
-"""Read labelled images from a folder per class, a csv, or pairs of a path and a label."""
+"""Read labelled images from a folder per class, a table, or pairs of a path and a label."""
 
 from __future__ import annotations
 
 import contextlib
+import glob
+import itertools
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from clipcls.data.file_kinds import LeftOut, is_system_folder
+from clipcls.data.file_kinds import LeftOut, is_archive, is_system_folder, is_table
+from clipcls.data.inputs import NamedImage
+from clipcls.data.kept import Keep
 from clipcls.data.paths import find_images
 from clipcls.data.sorted_folders import read_folder_labels
+from clipcls.data.sources import find_part, find_source
 from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.on_disk import explain_missing, find_on_disk, is_url, join_address
-from clipcls.files.text import canonical, read_table, read_text
+from clipcls.files.text import canonical, decode, read_table, read_text
 from clipcls.predictions import PERSON
 from clipcls.questions import find_name
 
 log = logging.getLogger("clipcls")
 
+_SEPARATORS = re.compile(r"[/\\]")
 _FILES = (".csv", ".tsv", ".tab", ".txt")  # Excel's "Unicode text" is a .txt with tabs
 
 
@@ -39,6 +46,7 @@ class Dataset:
         folders: the folders that contain each image, from the class folder down; () for other data.
         unreviewed: how many rows of a reviewed table were left out, as no person gave their label.
         vectors: the file of vectors that has these images; "" if they are files.
+        listing: lists the images again with what is known of them; None if names are enough.
     """
 
     source: str
@@ -50,9 +58,17 @@ class Dataset:
     folders: tuple[tuple[str, ...], ...] = ()
     unreviewed: int = 0
     vectors: str = ""
+    listing: Callable[[], Iterator[str | NamedImage | ImageError]] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def open_images(self, paths: Iterable[str]) -> Iterator[NamedImage]:
+        """One image to embed per name; the names are in the order of the dataset."""
+        listed = iter(self.listing()) if self.listing else iter(())
+        for path in paths:
+            named = (each for each in listed if isinstance(each, NamedImage) and each.name == path)
+            yield next(named, None) or NamedImage(path, find_source(path))
 
 
 DatasetLike: TypeAlias = (
@@ -95,17 +111,23 @@ def read_dataset(
     unlabelled: bool = False,
     exact: bool = False,
     question: str | None = None,
+    image_column: str | None = None,
 ) -> Dataset:
-    """Read a folder with a folder per class, or a csv file.
+    """Read a folder with a folder per class, or a table.
 
     - A folder: the folders directly in it are the classes, with all images below them (see
       `find_images`), unless a folder further down names a label (see `match_labels`). Images next
       to the class folders are left out.
+    - An archive, a folder behind a URL, or a pattern of either: the same, below the folders that
+      all of its images are in.
+    - A `.jsonl` or `.parquet` file: a table as for `find_images`, with a column of labels: texts,
+      numbers or lists of them. Numbers that stand for names, by the metadata of Hugging Face's
+      datasets, become these names.
     - A `.csv` or `.tsv` file, also compressed (`.gz`): the first line names the columns, including
       `path` and `label`. Paths are relative to the file's folder; a warning counts those that the
       disk spells differently (see `find_on_disk`). Several labels, in one cell separated by `|` or
       in several rows, are several right answers. From a table by `clipcls review`, with a column
-      `labelled_by`, only labels that a person gave are taken.
+      `labelled_by`, only labels that a person gave are taken. It may be behind a URL.
 
     Args:
         source: the folder or file.
@@ -113,6 +135,7 @@ def read_dataset(
         exact: whether to take paths exactly as the csv spells them.
         question: the column of the labels, `label` if None: a csv can answer several questions per
             image. Images without an answer to it are left out. A folder is of any question.
+        image_column: the column of images; None: `path`, or the only one with a usual name.
 
     Raises:
         InputError: no such folder or file exists, or it cannot be read as labelled images.
@@ -120,15 +143,22 @@ def read_dataset(
     name = os.fspath(source)
     if os.path.isdir(name):
         return _read_folder(name)
-    if not os.path.exists(name):
+    is_remote = is_url(name) and not os.path.lexists(name)
+    is_csv = Path(name.lower().removesuffix(".gz")).suffix in _FILES
+    if is_table(name) and not is_csv:
+        return _read_table(name, unlabelled, question, image_column)
+    if not is_csv and (is_archive(name) or is_remote or glob.has_magic(name)):
+        return _read_listed(name)
+    if not (is_remote or os.path.exists(name)):
         raise InputError(f"{name}: no such file or folder")
-    if Path(name.lower().removesuffix(".gz")).suffix not in _FILES:
+    if not is_csv:
         raise InputError(
-            f"{name}: labelled images are a folder with a folder per class, or a .csv file with "
-            "the columns path and label"
+            f"{name}: labelled images are a folder or archive with a folder per class, or a table "
+            "(csv, tsv, jsonl, parquet) with the columns path and label"
         )
     unreviewed: list[str] = []
-    rows = list(_rows(name, read_text(Path(name)), unlabelled, unreviewed, question))
+    text = _read_remote(name) if is_remote else read_text(Path(name))
+    rows = list(_rows(name, text, unlabelled, unreviewed, question, image_column))
     if unreviewed and not rows:
         raise InputError(f"{name}: none of its labels was given by a person; review the images")
     if not exact:
@@ -181,8 +211,112 @@ def _read_folder(root: str) -> Dataset:
     )
 
 
+def label_by_folders(source: str, images: Iterable[str], **others: Any) -> Dataset:
+    """Images whose labels are the folders below those that all of them are in.
+
+    Args:
+        source: the dataset's name.
+        images: their names; of an image in an archive, only the folders in that count.
+        others: of a `Dataset`.
+
+    Raises:
+        InputError: the images are not in folders.
+    """
+    chains, root = {}, source.rstrip("/") + "/"
+    is_rooted = True
+    for name in images:
+        inner = getattr(find_part(name), "member", "") or name.removeprefix(root)
+        chains[name] = tuple(_SEPARATORS.split(inner)[:-1])
+        is_rooted &= inner != name
+    alike = itertools.takewhile(
+        lambda names: len({*names}) == 1, zip(*chains.values(), strict=False)
+    )
+    shared = len([*alike])
+    if shared and is_rooted and shared == max(map(len, chains.values())):
+        shared -= 1  # all have one label
+    inside = {name: chain[shared:] for name, chain in chains.items() if chain[shared:]}
+    if not inside:
+        raise InputError(f"{source}: its images are not in one folder per label")
+    labels, folders = tuple(chain[:1] for chain in inside.values()), tuple(inside.values())
+    beside = len(chains) - len(inside)
+    return Dataset(source, tuple(inside), labels, beside=beside, folders=folders, **others)
+
+
+def _read_listed(name: str) -> Dataset:
+    """Labelled images by their folders, in an archive or behind a URL."""
+
+    def find() -> Iterator[str | NamedImage | ImageError]:
+        return find_images([name])
+
+    names, unreadable = [], []
+    for each in find():
+        if isinstance(each, ImageError):
+            unreadable.append(each)
+        else:
+            names.append(each if isinstance(each, str) else each.name)
+    if not names:
+        raise InputError(str(unreadable[0]))
+    return label_by_folders(name, names, unreadable=tuple(unreadable), listing=find)
+
+
+def _read_table(
+    name: str, unlabelled: bool, question: str | None, image_column: str | None
+) -> Dataset:
+    """Labelled images by a column of a table."""
+    column = question or "label"
+
+    def find() -> Iterator[str | NamedImage | ImageError]:
+        keep = Keep([column], optional=["labelled_by"], is_named=True, option="--label-column")
+        return find_images([name], image_column=image_column, keep=keep)
+
+    rows: list[tuple[str, list[str]]] = []
+    unreadable, unreviewed = [], 0
+    for each in find():
+        if isinstance(each, ImageError):
+            unreadable.append(each)
+            continue
+        assert isinstance(each, NamedImage)  # since it has cells to keep
+        cells = each.kept or {}
+        labels = _split_labels(cells.get(column))
+        if cells.get("labelled_by", PERSON) != PERSON or (
+            question and not labels and not unlabelled
+        ):
+            unreviewed += 1
+        elif labels or unlabelled:
+            rows.append((each.name, labels))
+        else:
+            raise InputError(f"{each.name}: the {column} is blank")
+    if not rows and unreviewed:
+        raise InputError(f"{name}: none of its labels was given by a person; review the images")
+    if not rows:
+        raise InputError(str(unreadable[0]))
+    made = merge_rows(name, rows, unlabelled)
+    return replace(made, unreadable=tuple(unreadable), unreviewed=unreviewed, listing=find)
+
+
+def _split_labels(value: Any) -> list[str]:
+    """The labels in a cell."""
+    values = value.split("|") if isinstance(value, str) else value
+    values = values if isinstance(values, list) else [values]
+    return [label for each in values if each is not None and (label := canonical(str(each)))]
+
+
+def _read_remote(name: str) -> str:
+    from clipcls.data.remote import RemoteFile
+
+    try:
+        return decode(RemoteFile(name).read(), name)
+    except ImageError as error:
+        raise InputError(str(error)) from error
+
+
 def _rows(
-    name: str, text: str, unlabelled: bool, unreviewed: list[str], question: str | None
+    name: str,
+    text: str,
+    unlabelled: bool,
+    unreviewed: list[str],
+    question: str | None,
+    image_column: str | None,
 ) -> Iterator[tuple[str, list[str]]]:
     """(path, labels) of each row; paths that nobody reviewed are added to the list."""
     table = read_table(text, name)
@@ -190,26 +324,40 @@ def _rows(
     if column is None and "label" in table.columns and {"best", "labelled_by"} & {*table.columns}:
         # A file of `clipcls review`, which has one per question.
         column = find_name("label", table.columns)
-    if table.columns and ("path" not in table.columns or column is None):
-        cure = (
-            "; choose the column of the labels with --question" if "path" in table.columns else ""
-        )
+    image = _find_image_column(name, table.columns, image_column)
+    if table.columns and (image is None or column is None):
+        cure = "the labels with --label-column" if image else "the images with --image-column"
         raise InputError(
             f"{table.where}: the first line must name the columns path and {question or 'label'}; "
-            f"it has {', '.join(map(repr, table.columns[:5]))}{cure}"
+            f"it has {', '.join(map(repr, table.columns[:5]))}; choose the column of {cure}"
         )
-    folder = os.path.dirname(name)
+    folder = name.rpartition("/")[0] if is_url(name) else os.path.dirname(name)
     for where, cells in table.rows:
+        path = cells[image or ""]
         if cells.get("labelled_by", PERSON) != PERSON:
-            unreviewed.append(cells["path"])
+            unreviewed.append(path)
             continue
-        labels = [label for label in map(canonical, cells[column or ""].split("|")) if label]
+        labels = _split_labels(cells[column or ""])
         if question and not labels and not unlabelled:
-            unreviewed.append(cells["path"])
+            unreviewed.append(path)
             continue
-        if not cells["path"] or not (labels or unlabelled):
-            raise InputError(f"{where}: the {column if cells['path'] else 'path'} is blank")
-        yield join_address(folder, cells["path"]), labels
+        if not path or not (labels or unlabelled):
+            raise InputError(f"{where}: the {column if path else image} is blank")
+        yield join_address(folder, path), labels
+
+
+def _find_image_column(name: str, columns: Sequence[str], wanted: str | None) -> str | None:
+    """The column of images: the one that is wanted, else `path`, else the only usual one."""
+    if not wanted and "path" in columns:
+        return "path"
+    from clipcls.data.image_column import choose_column
+
+    try:
+        return choose_column(name, columns, wanted)
+    except ImageError as error:
+        if wanted and columns:
+            raise InputError(str(error)) from error
+        return None
 
 
 def _find_paths(name: str, paths: Sequence[str]) -> list[str]:

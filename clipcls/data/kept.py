@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -31,46 +32,68 @@ class Keep:
 
     Args:
         names: of the columns.
+        optional: of columns that a table may lack.
         is_typed: whether values of one column have to have one type, as parquet demands.
+        is_named: whether to name the classes that numbers stand for, where a table does so.
+        option: that names the columns, for messages.
 
     Attributes:
         empty: the cells of an image that no table lists.
     """
 
-    def __init__(self, names: Sequence[str], *, is_typed: bool = False) -> None:
-        self._is_typed = is_typed
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        optional: Sequence[str] = (),
+        is_typed: bool = False,
+        is_named: bool = False,
+        option: str = "--keep",
+    ) -> None:
+        self._optional, self._is_typed, self._is_named = optional, is_typed, is_named
+        self._option = option
+        self._classes: Mapping[str, Sequence[str]] = {}  # of the current table
         self._types: dict[str, Any] = {}
         self._first: dict[str, str] = {}  # the table that a type is from
         self.empty = Kept(dict.fromkeys(names), self._types)
 
-    def find(self, table: str, types: Mapping[str, Any]) -> dict[str, str]:
+    def find(
+        self,
+        table: str,
+        types: Mapping[str, Any],
+        classes: Mapping[str, Sequence[str]] | None = None,
+    ) -> dict[str, str]:
         """The table's columns with these names, whatever their case, by the names.
 
         Args:
             table: the file's name, for messages.
             types: of all of its columns; None if a column is empty.
+            classes: the names that the numbers in a column stand for.
 
         Raises:
             ImageError: one is missing, has bytes, or has another type than in an earlier table.
         """
         found = {}
-        for name in self.empty:
+        self._classes = (classes or {}) if self._is_named else {}
+        for name in (*self.empty, *self._optional):
             wanted = [each for each in types if each.strip().lower() == name.lower()]
             if name not in types and len(wanted) != 1:
+                if name in self._optional:
+                    continue
                 shown = ", ".join(map(repr, [*types][:20]))
-                reason = f"has no column {name!r}; choose from these with --keep: {shown}"
+                reason = f"has no column {name!r}; choose from these with {self._option}: {shown}"
                 raise ImageError(table, reason)
             found[name] = column = name if name in types else wanted[0]
             if (kind := types[column]) is None:
                 continue
             if not isinstance(kind, type) and _has_bytes(kind):
-                raise ImageError(table, f"--keep {name}: the column has bytes, no text or numbers")
+                raise ImageError(table, f"{self._option} {name}: it has bytes, no text or numbers")
             first = self._first.setdefault(name, table)
             if kind != self._types.setdefault(name, kind) and self._is_typed:
                 names = [getattr(each, "__name__", each) for each in (kind, self._types[name])]
                 raise ImageError(
                     table,
-                    f"--keep {name}: the column is {names[0]} here and {names[1]} in {first}; "
+                    f"{self._option} {name}: it is {names[0]} here and {names[1]} in {first}; "
                     "write csv or jsonl, or classify the two apart",
                 )
         return found
@@ -78,6 +101,9 @@ class Keep:
     def take(self, columns: Mapping[str, str], row: Mapping[str, Any]) -> Kept:
         """A row's cells of the columns that `find` found."""
         cells = {name: _without_nan(row.get(column)) for name, column in columns.items()}
+        for name, column in columns.items():
+            if names := self._classes.get(column):
+                cells[name] = _name_classes(cells[name], names)
         return Kept(cells, self._types)
 
 
@@ -106,6 +132,28 @@ def column_types(schema: Any) -> dict[str, Any]:
             kind = getattr(kind, "value_type", None) or kind.storage_type
         found[column.name] = None if pyarrow.types.is_null(kind) else kind
     return found
+
+
+def find_classes(schema: Any) -> dict[str, Sequence[str]]:
+    """The names that numbers in the columns of a file by Hugging Face's datasets stand for."""
+    found: dict[str, Sequence[str]] = {}
+    try:
+        info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        for column, feature in info["info"]["features"].items():
+            while isinstance(feature, list) or "feature" in feature:  # a list of them
+                feature = feature[0] if isinstance(feature, list) else feature["feature"]
+            if feature.get("_type") == "ClassLabel":
+                found[column] = [str(name) for name in feature["names"]]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return {}
+    return found
+
+
+def _name_classes(value: Any, names: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_name_classes(each, names) for each in value]
+    is_number = isinstance(value, int) and value < len(names)
+    return value if not is_number else names[value] if value >= 0 else None  # -1: no label
 
 
 def _has_bytes(kind: Any) -> bool:

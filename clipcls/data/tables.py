@@ -28,7 +28,7 @@ from clipcls.data.container_file import (
 from clipcls.data.file_kinds import VECTORS_KEY
 from clipcls.data.image_column import choose_column, choose_typed, holds_bytes
 from clipcls.data.images import read_bytes
-from clipcls.data.kept import Keep, Kept, column_types, find_types
+from clipcls.data.kept import Keep, Kept, column_types, find_classes, find_types
 from clipcls.data.remote import Info, RemoteFile
 from clipcls.errors import ImageError, InputError, require_extra
 from clipcls.files.jsonfiles import parse_json
@@ -206,7 +206,7 @@ def _list_parquet(
         schema = file.schema_arrow
         name = choose_typed(table, schema, column)
         has_bytes = holds_bytes(schema.field(name).type)
-        kept = keep.find(table, column_types(schema)) if keep else {}
+        kept = keep.find(table, column_types(schema), find_classes(schema)) if keep else {}
         read = {*kept.values()} | (set() if has_bytes else {name})
         rows: Iterable[Mapping[str, Any]] = itertools.repeat({}, file.metadata.num_rows)
         if read:
