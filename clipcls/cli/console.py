@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _NEWS_EVERY = 60.0  # seconds
 _LONGEST_LINE = 2_000  # characters
+_NAMED = 20  # images that are skipped for one reason
+_REASON = 100  # characters of a reason that tell it from others
 
 
 class MaxErrors(NamedTuple):
@@ -164,19 +167,30 @@ def show(line: str) -> None:
 def watching(
     console: Console, total: Total, *, again: bool = False
 ) -> Iterator[Callable[[ImageError | None], None]]:
-    """Show how far a run is, and report the images that it skips, unless it reads them again."""
-    skipped = 0
+    """Show how far a run is, and report the images that it skips, unless it reads them again.
+
+    Of many images with the same reason the first ones are named, and the others counted.
+    """
+    skipped, counts, last = 0, Counter[str](), dict[str, str]()
     with console.progress(total) as progress:
 
         def watch(error: ImageError | None) -> None:
             nonlocal skipped
             if error:
                 skipped += 1
-                if not again:
+                kind = re.sub(r"\d+", "0", error.reason)[:_REASON]
+                counts[kind] += 1
+                last[kind] = error.reason
+                if not again and counts[kind] <= _NAMED:
                     console.say(f"skipped {error}")
             progress(skipped)
 
-        yield watch
+        try:
+            yield watch
+        finally:
+            for kind, count in counts.items():
+                if count > _NAMED and not again:
+                    console.say(f"skipped {count - _NAMED:,} more: {last[kind]}")
 
 
 def report_excluded(console: Console, excluded: Excluded) -> None:

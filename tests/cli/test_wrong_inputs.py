@@ -233,3 +233,15 @@ def test_vectors_of_another_program_are_said_not_to_be_used(run: Run) -> None:
     Path("t.parquet").write_bytes(table(path=["red.png", "blue.png"], vector=VECTOR))
     _, _, errors = run(*COMMANDS["classify"], "t.parquet")
     assert "t.parquet: its images are read, not its vectors ('vector')" in errors
+
+
+@pytest.mark.usefixtures("here")
+def test_what_fails_a_thousand_times_is_not_said_a_thousand_times(run: Run) -> None:
+    rows = [*(f"no/{n}.png" for n in range(1_000)), "red.png", *["page.jpg"] * 100, "denied.jpg"]
+    Path("t.csv").write_text("\n".join(["path", *rows]))
+    status, out, errors = run(*COMMANDS["classify"], "t.csv")
+    lines = errors.splitlines()
+    assert (status, len(out.splitlines())) == (1, len(rows))  # every image has its record
+    assert "clipcls: skipped 980 more: no such file" in lines
+    assert any(re.match("clipcls: skipped 80 more: .* a web page", line) for line in lines)
+    assert sum(line.startswith("clipcls: skipped ") for line in lines) == 20 + 1 + 20 + 1 + 1
