@@ -18,6 +18,7 @@ from clipcls.cli.inputs import AnsweredInputSettings, inputs_argument
 from clipcls.cli.label_settings import (
     LabelSettings,
     calibration_option,
+    join_questions,
     open_questions,
     split_questions,
 )
@@ -211,11 +212,8 @@ def command(
         "refine": answers.refine,
         "explain": answers.explain,
     }
-    classifier: Any = opened.get("")
-    if classifier is None:
-        from clipcls.classification.multi_question import MultiQuestionClassifier
-
-        classifier = MultiQuestionClassifier(opened).fit()
+    classifier = join_questions(opened)
+    if "" not in opened:
         options["min_score"] = doubt.min_score or None
     keep_nearness = doubt.min_similarity is not None
     if doubts and (cluster.is_used or not reading.is_few(inputs, LEAST_IMAGES)):

@@ -260,6 +260,15 @@ def open_questions(
     return {name: opened[name] for name in questions}
 
 
+def join_questions(opened: Mapping[str, Any]) -> Any:
+    """The classifier for all questions, or that for a single one without a name."""
+    if "" in opened:
+        return opened[""]
+    from clipcls.classification.multi_question import MultiQuestionClassifier
+
+    return MultiQuestionClassifier(opened).fit()
+
+
 def _read_labels(settings: Any) -> dict[str, Any]:
     """The labels of each question by its name, which the groups of a file give too."""
     if settings.labels is None:

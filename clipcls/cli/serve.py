@@ -16,6 +16,7 @@ from clipcls.cli.console import Console
 from clipcls.cli.groups import option
 from clipcls.cli.label_settings import (
     CalibratedLabelSettings,
+    join_questions,
     open_questions,
     split_questions,
 )
@@ -215,10 +216,7 @@ def command(
         held=4 * max_bytes,
     )
     opened = open_questions(questions, model.make_arguments(), labels.calibration)
-    if "" not in opened:
-        from clipcls.classification.multi_question import MultiQuestionClassifier
-
-        MultiQuestionClassifier(opened).fit()  # refuses several models
+    join_questions(opened)  # refuses several models
     service = Service(
         opened,
         limits=limits,

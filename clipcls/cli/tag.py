@@ -14,6 +14,7 @@ from clipcls.cli.inputs import AnsweredInputSettings, inputs_argument
 from clipcls.cli.label_settings import (
     TextSettings,
     calibration_option,
+    join_questions,
     open_questions,
     split_questions,
 )
@@ -85,11 +86,8 @@ def command(
     settings = replace(answers, calibration=None)
     note_shard(opened, reading.shard, settings)
     options = {"top": answers.top, "min_score": answers.min_score}
-    classifier: Any = opened.get("")
-    if classifier is None:
-        from clipcls.classification.multi_question import MultiQuestionClassifier
-
-        classifier = MultiQuestionClassifier(opened).fit()
+    classifier = join_questions(opened)
+    if "" not in opened:
         options["max_labels"] = options.pop("top")
     if cluster.is_used:
         return classify_on_cluster(
