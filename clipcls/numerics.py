@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,3 +26,26 @@ def unit_rows(rows: NDArray[Any]) -> NDArray[np.float32]:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: NDArray[np.float32] = rows / np.maximum(norms, np.finfo(np.float32).tiny)
     return unit
+
+
+_lock = threading.Lock()
+_limits: list[Any] = []  # the first one is in force until the last is left
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Have matrix products use one thread each, process-wide: for blocks in several threads.
+
+    Products that share BLAS's own threads wait for each other, and these take time while idle.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with _lock:
+        _limits.append(_limits[0] if _limits else threadpool_limits(1, user_api="blas"))
+    try:
+        yield
+    finally:
+        with _lock:
+            if len(_limits) == 1:
+                _limits[0].restore_original_limits()
+            _limits.pop()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.classification.head import log_sum_exp
+from clipcls.classification.in_blocks import Watch, answer_blocks, answer_together, watch_each
 from clipcls.embeddings.embedded import Embedded, StoredRows
 from clipcls.errors import CalibrationError, ClipclsError, ImageError
 from clipcls.output.answer_blocks import PlainAnswers
@@ -26,14 +25,7 @@ if TYPE_CHECKING:
     from clipcls.classification.nearness import Nearness
     from clipcls.labels.taxonomy import Level
 
-__all__ = ["Abstain", "Decision", "Watch", "answer_in_blocks", "answer_together", "watch_each"]
-
 logger = logging.getLogger(__name__)
-
-_MATCHED_TOGETHER = 1024  # images; bounds memory
-
-Watch = Callable[["ImageError | None"], None]
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,93 +305,3 @@ class Decision:
             is_sure = bool(sure[number]) and not near < self.abstain.min_similarity
             nearness = float(near) if self.nearness else None
             yield refined._predict(image, answer, is_sure, nearness=nearness)
-
-
-def watch_each(
-    embedded: Iterable[Embedded | ImageError], watch: Watch | None
-) -> Iterator[Embedded | ImageError]:
-    """The images as they come; `watch` is called after each, with its error if it has one."""
-    for item in embedded:
-        yield item
-        if watch:
-            watch(item if isinstance(item, ImageError) else None)
-
-
-def answer_together(
-    embedded: Iterable[Embedded | ImageError],
-    answer: Callable[[list[Embedded]], Iterable[Answer]],
-) -> Iterator[Answer | ImageError]:
-    """The answers to all of these images at once; errors keep their places."""
-    items = list(embedded)
-    errors = [item if isinstance(item, ImageError) else None for item in items]
-    images = [item for item in items if not isinstance(item, ImageError)]
-    del items  # `answer` may let go of vectors
-    answers = iter(_answer_all(images, answer)) if images else iter(())
-    for error in errors:
-        yield error or next(answers)
-
-
-def _answer_all(
-    images: list[Embedded], answer: Callable[[Any], Iterable[Answer]]
-) -> Iterable[Answer]:
-    """The answers to images, with what is kept of the table that lists them."""
-    every_kept = [image.kept for image in images]
-    found: Any = answer(images)
-    if not any(every_kept):
-        pass
-    elif isinstance(found, PlainAnswers):
-        found.kept = every_kept
-    else:
-        found = (replace(a, kept=kept) for a, kept in zip(found, every_kept, strict=True))
-    return cast("Iterable[Answer]", found)
-
-
-def answer_in_blocks(
-    embedded: Iterable[Embedded | ImageError],
-    answer: Callable[[list[Embedded]], Iterable[Answer]],
-) -> Iterator[Answer | ImageError]:
-    """The answers to images in their order, some at a time, which bounds memory."""
-    return itertools.chain.from_iterable(answer_blocks(embedded, answer))
-
-
-def answer_blocks(
-    embedded: Iterable[Embedded | ImageError | StoredRows],
-    answer: Callable[[Any], Iterable[Answer]],
-) -> Iterator[Iterable[Answer | ImageError]]:
-    """The answers to images in their order, in blocks, as `answer` gives them.
-
-    Images that the encoder just finished are answered at once; cached images come many at a time.
-    A thread answers stored rows while the next ones are read and the answers before are written.
-    """
-    block: list[Embedded | ImageError] = []
-    before: Future[Iterable[Answer]] | None = None
-    with ThreadPoolExecutor(1, thread_name_prefix="clipcls-answer") as pool:
-        for item in embedded:
-            if isinstance(item, StoredRows):
-                yield from _answer_block(block, answer)
-                block = []
-                started = pool.submit(answer, item)
-                if before:
-                    yield before.result()
-                before = started
-                continue
-            if before:
-                yield before.result()
-                before = None
-            block.append(item)
-            fresh = not isinstance(item, ImageError) and not item.stored
-            if fresh or len(block) == _MATCHED_TOGETHER:
-                yield from _answer_block(block, answer)
-                block = []
-        if before:
-            yield before.result()
-        yield from _answer_block(block, answer)
-
-
-def _answer_block(
-    block: list[Embedded | ImageError], answer: Callable[[Any], Iterable[Answer]]
-) -> Iterator[Iterable[Answer | ImageError]]:
-    if any(isinstance(item, ImageError) for item in block):
-        yield answer_together(block, answer)
-    elif block:
-        yield _answer_all(cast("list[Embedded]", block), answer)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.classification.decision import Watch, watch_each
+from clipcls.classification.in_blocks import Watch, watch_each
 from clipcls.classification.multilabel import MultiLabelClassifier
 from clipcls.data.dataset import (
     Dataset,

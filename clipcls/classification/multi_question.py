@@ -7,14 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from clipcls.classification.decision import (
-    Abstain,
-    Watch,
-    answer_in_blocks,
-    answer_together,
-    watch_each,
-)
+from clipcls.classification.decision import Abstain
 from clipcls.classification.image_classifier import ImageClassifier
+from clipcls.classification.in_blocks import Watch, answer_in_blocks, answer_together, watch_each
 from clipcls.classification.multilabel import MultiLabelClassifier
 from clipcls.data.inputs import OnError, apply_on_error
 from clipcls.errors import ClipclsError, ImageError, ModelError, not_fitted

@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 from clipcls.calibration.base import fingerprint
 from clipcls.calibration.file import load_calibration
 from clipcls.calibration.multilabel import DEFAULT_THRESHOLD, MultiLabelCalibration
-from clipcls.classification.decision import answer_in_blocks
 from clipcls.classification.estimator import Estimator
+from clipcls.classification.in_blocks import answer_in_blocks
 from clipcls.data.inputs import OnError, apply_on_error
 from clipcls.embeddings.embed import compute_rows, embed_texts
 from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.classification.decision import Watch, watch_each
 from clipcls.classification.head import log_sum_exp
+from clipcls.classification.in_blocks import Watch, watch_each
 from clipcls.embeddings.clustering import cluster_vectors
 from clipcls.errors import ImageError, InputError
 from clipcls.labels.label_set import Label, LabelSet, log_warnings, make_labels, read_labels

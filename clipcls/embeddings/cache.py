@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from clipcls.embeddings.cache_file import CacheFile, DamageError, compute_checks
 from clipcls.errors import CacheError, ImageError
 
 logger = logging.getLogger(__name__)
+
+_PARAMETERS = 512  # of a statement; older versions of SQLite allow 999
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +101,35 @@ class EmbeddingCache:
         self, space: str, name: str, stamp: bytes
     ) -> tuple[bytes, NDArray[np.float32]] | None:
         """The SHA-256 and the vector of an image that has not changed, without reading it."""
-        content = self._content(name, stamp)
-        vector = self.get(space, content) if content else None
-        return None if content is None or vector is None else (content, vector)
+        (found,) = self.get_files(space, [(name, stamp)])
+        return found
+
+    def get_files(
+        self, space: str, files: Sequence[tuple[str, bytes]]
+    ) -> list[tuple[bytes, NDArray[np.float32]] | None]:
+        """As `get_file` for each (name, stamp), in their order."""
+        keys = [_path_key(name) if stamp else b"" for name, stamp in files]
+        found = {}
+        for start in range(0, len(keys), _PARAMETERS):
+            asked = keys[start : start + _PARAMETERS]
+            # CROSS JOIN: first the files, which are few, then their vectors.
+            rows = self._file.rows(
+                "SELECT path, stamp, files.content, files.checksum, vector, embeddings.checksum "
+                "FROM files CROSS JOIN embeddings ON embeddings.content = files.content "
+                f"WHERE space = ? AND path IN ({','.join('?' * len(asked))})",
+                (space, *asked),
+            )
+            for path, stamp, content, checksum, vector, vector_checksum in rows:
+                if self._is_whole(checksum, path, stamp, content) and self._is_whole(
+                    vector_checksum, space.encode(), content, vector
+                ):
+                    found[path] = stamp, (content, np.frombuffer(vector, np.float32))
+        none = None, None
+        known = (found.get(key, none) for key in keys)
+        return [
+            row if stamp == now else None
+            for (_, now), (stamp, row) in zip(files, known, strict=True)
+        ]
 
     def add(
         self,

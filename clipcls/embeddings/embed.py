@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,11 @@ from PIL.Image import Image
 from clipcls.data.images import FILES, PIXELS, decode_image, find_missing_share
 from clipcls.data.inputs import NamedImage, NamedVectors, OnError, apply_on_error, name_images
 from clipcls.data.sources import Source, is_download, load_ahead, needs_request
-from clipcls.embeddings.embedded import Embedded, StoredRows, read_vectors
+from clipcls.embeddings.embedded import Embedded, StoredRows, find_known, gather, read_vectors
 from clipcls.embeddings.encoded_batch import EncodedBatch
 from clipcls.embeddings.space import Space
 from clipcls.embeddings.vectors_info import VectorBlock
 from clipcls.errors import ImageError, ModelError
-from clipcls.files.hashing import read_size
 from clipcls.models.backend import Backend
 from clipcls.numerics import unit_rows
 
@@ -49,7 +48,7 @@ _LONGEST_BATCH = 1024
 
 @dataclass(slots=True)
 class _Pending:
-    """An image on its way: either its vector is known or its pixels wait for the encoder."""
+    """An image that was read: either its vector is known or its pixels wait for the encoder."""
 
     path: str
     is_file: bool
@@ -60,6 +59,9 @@ class _Pending:
     kept: Mapping[str, Any] | None = None
     is_whole: bool = True  # else it is not stored, so that the next run warns again
     stamp: bytes = b""
+
+
+_Item: TypeAlias = _Pending | ImageError | StoredRows
 
 
 def embed_texts(
@@ -225,44 +227,46 @@ def _embed(
     cache: EmbeddingCache | None,
     threads: int,
     hashed: bool,
-) -> Iterator[Embedded | ImageError]:
-    queue: deque[Future[_Pending | ImageError] | _Pending | ImageError] = deque()
+) -> Iterator[Embedded | ImageError | StoredRows]:
+    queue: deque[Future[_Item] | _Item] = deque()
     decoding: Future[None] = Future()  # done when the first image that opens is decoded
     space: Space | None = None
     pool = ThreadPoolExecutor(threads, thread_name_prefix="clipcls-decode")
     readers = ThreadPoolExecutor(max(16, threads), thread_name_prefix="clipcls-read")
 
-    def ahead() -> Iterator[_Pending | ImageError]:
+    def ahead() -> Iterator[_Item]:
         """The images in order, while a queue of later ones is being read."""
         nonlocal space
-        for image in images:
-            if isinstance(image, ImageError):
-                queue.append(image)
-            else:
-                if cache and not space:
-                    space = Space(encoder, cache, "image")
-                known = None if needs_request(image.source) else _known(image, space)
-                image = image if known else replace(image, source=load_ahead(image.source))
-                workers = readers if is_download(image.source) else pool
-                task = known or workers.submit(_prepare, image, encoder, space, decoding, hashed)
-                queue.append(task)
-            # `batch_size` is read only if needed, since it may import torch.
-            while queue and (
-                not isinstance(queue[0], Future) or len(queue) > 2 * encoder.batch_size + threads
-            ):
-                yield _result(queue.popleft(), encoder, decoding)
+        for block in gather(images) if cache else ([image] for image in images):
+            if cache and not space and any(isinstance(item, NamedImage) for item in block):
+                space = Space(encoder, cache, "image")
+            for item in find_known(block, space):
+                if isinstance(item, NamedImage):
+                    image = replace(item, source=load_ahead(item.source))
+                    workers = readers if is_download(image.source) else pool
+                    task = workers.submit(_prepare, image, encoder, space, decoding, hashed)
+                    queue.append(task)
+                else:
+                    queue.append(item)
+                # `batch_size` is read only if needed, since it may import torch.
+                while queue and (
+                    not isinstance(queue[0], Future)
+                    or sum(map(_count, queue)) > 2 * encoder.batch_size + threads
+                ):
+                    yield _result(queue.popleft(), encoder, decoding)
         while queue:
             yield _result(queue.popleft(), encoder, decoding)
 
-    batch: list[_Pending | ImageError] = []
-    waiting = 0
+    batch: list[_Item] = []
+    held = waiting = 0
     try:
         for item in ahead():
             batch.append(item)
+            held += _count(item)
             waiting += isinstance(item, _Pending) and item.vector is None
-            if not waiting or waiting == encoder.batch_size or len(batch) == _LONGEST_BATCH:
+            if not waiting or waiting == encoder.batch_size or held >= _LONGEST_BATCH:
                 yield from _finish(batch, encoder, space)
-                batch, waiting = [], 0
+                batch, held, waiting = [], 0, 0
         yield from _finish(batch, encoder, space)
     finally:
         # Without waiting: if the garbage collector closes this, that may be in any thread.
@@ -270,11 +274,16 @@ def _embed(
             workers.shutdown(wait=False, cancel_futures=True)
 
 
+def _count(item: object) -> int:
+    """How many images an item of the queue stands for."""
+    return len(item) if isinstance(item, StoredRows) else 1
+
+
 def _result(
-    item: Future[_Pending | ImageError] | _Pending | ImageError,
+    item: Future[_Item] | _Item,
     encoder: Encoder,
     decoding: Future[None],
-) -> _Pending | ImageError:
+) -> _Item:
     if not isinstance(item, Future):
         return item
     either: tuple[Future[Any], ...] = (item, decoding)
@@ -284,24 +293,13 @@ def _result(
     return item.result()
 
 
-def _known(image: NamedImage, space: Space | None) -> _Pending | None:
-    """An image that has not changed since it was stored; finding it needs no thread."""
-    if space and isinstance(image.source, Source):
-        stamp = image.source.stamp()
-        if found := space.get_file(image.name, stamp):
-            content, vector = found
-            size = read_size(stamp)
-            return _Pending(image.name, True, vector, None, content, size, image.kept)
-    return None
-
-
 def _prepare(
     image: NamedImage,
     encoder: Encoder,
     space: Space | None,
     decoding: Future[None],
     hashed: bool,
-) -> _Pending | ImageError:
+) -> _Item:
     """Runs in a thread: reads, hashes, decodes and preprocesses one image.
 
     Completes `decoding` when the first image can be opened, so the encoder is likely needed.
@@ -314,8 +312,10 @@ def _prepare(
 
     name, source = image.name, image.source
     item = _Pending(name, is_file=isinstance(source, Source), kept=image.kept)
-    if needs_request(image.source) and (known := _known(image, space)):
-        return known
+    if needs_request(image.source):
+        (known,) = find_known([image], space, by_request=True)
+        if isinstance(known, StoredRows):
+            return known
     try:
         with FILES.share() as reserve_file, PIXELS.share() as reserve_pixels:
             if isinstance(source, Source):
@@ -345,8 +345,8 @@ def _prepare(
 
 
 def _finish(
-    batch: Sequence[_Pending | ImageError], encoder: Encoder, space: Space | None
-) -> Iterator[Embedded | ImageError]:
+    batch: Sequence[_Item], encoder: Encoder, space: Space | None
+) -> Iterator[Embedded | ImageError | StoredRows]:
     """Encodes what waits in a batch, caches it, and yields the whole batch in order."""
     images = [item for item in batch if isinstance(item, _Pending)]
     waiting = [item for item in images if item.pixels is not None]
@@ -357,16 +357,14 @@ def _finish(
         logger.debug("%d images encoded", len(rows), extra={"batch": done})
         for pending, row in zip(waiting, rows, strict=True):
             pending.vector = row
-    # Not those that were found by their stamp, which would lose it.
-    found = [item for item in images if item.pixels is not None or item.stamp]
-    new = [item for item in found if item.content and item.is_whole and _is_unit(item.vector)]
+    new = [item for item in images if item.content and item.is_whole and _is_unit(item.vector)]
     if space and new:
         space.add(
             [(item.content, item.vector) for item in new if item.vector is not None],
             [(item.path, item.stamp, item.content) for item in new if item.is_file],
         )
     for item in batch:
-        if isinstance(item, ImageError):
+        if not isinstance(item, _Pending):
             yield item
         elif _is_unit(item.vector):
             yield Embedded(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipcls.data.inputs import NamedImage, name_images
-from clipcls.data.sources import Source, needs_request
+from clipcls.embeddings.embedded import find_known, gather
 from clipcls.embeddings.space import Space
 from clipcls.models.encoder import Encoder
 
@@ -26,11 +26,7 @@ class EncodedBatch:
 
         A URL that no listing found counts as unknown, since asking takes a request.
         """
-        named = name_images(image for image in images if image is not None)
-        return sum(isinstance(item, NamedImage) and not self._knows(item) for item in named)
-
-    def _knows(self, image: NamedImage) -> bool:
-        source = image.source
-        if self.space is None or not isinstance(source, Source) or needs_request(source):
-            return False
-        return self.space.get_file(image.name, source.stamp()) is not None
+        given = (image for image in images if image is not None)
+        named = (item for item in name_images(given) if isinstance(item, NamedImage))
+        found = (item for block in gather(named) for item in find_known(block, self.space))
+        return sum(isinstance(item, NamedImage) for item in found)

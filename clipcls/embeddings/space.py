@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -55,9 +55,11 @@ class Space:
         """As `EmbeddingCache.get`."""
         return self._cache.get(self._name, content)
 
-    def get_file(self, name: str, stamp: bytes) -> tuple[bytes, NDArray[np.float32]] | None:
-        """As `EmbeddingCache.get_file`."""
-        return self._cache.get_file(self._name, name, stamp)
+    def get_files(
+        self, files: Sequence[tuple[str, bytes]]
+    ) -> list[tuple[bytes, NDArray[np.float32]] | None]:
+        """As `EmbeddingCache.get_files`."""
+        return self._cache.get_files(self._name, files)
 
     def images(self, block: int = 1_024) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
         """As `EmbeddingCache.images`."""

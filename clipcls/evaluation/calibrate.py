@@ -33,8 +33,8 @@ from clipcls.calibration.temperature import (
     apply_temperatures,
     fit_temperatures,
 )
-from clipcls.classification.decision import Watch
 from clipcls.classification.head import log_sum_exp
+from clipcls.classification.in_blocks import Watch
 from clipcls.classification.labelled import embed_known, right_columns
 from clipcls.classification.multilabel import MultiLabelClassifier
 from clipcls.data.dataset import DatasetLike

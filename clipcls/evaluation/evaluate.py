@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.classification.decision import Watch
 from clipcls.classification.head import log_sum_exp
+from clipcls.classification.in_blocks import Watch
 from clipcls.classification.labelled import Known, embed_known, right_columns
 from clipcls.classification.multilabel import MultiLabelClassifier
 from clipcls.data.dataset import DatasetLike

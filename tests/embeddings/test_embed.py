@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -12,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from threadpoolctl import threadpool_info
 
+from clipcls import ZeroShotClassifier
 from clipcls.data.images import decode_image
 from clipcls.embeddings import embed
 from clipcls.embeddings.cache import EmbeddingCache
@@ -20,6 +23,7 @@ from clipcls.embeddings.embed import embed_images, embed_texts
 from clipcls.embeddings.embedded import Embedded
 from clipcls.errors import ImageError, ModelError
 from clipcls.models.backend import Backend
+from clipcls.numerics import one_blas_thread
 from helpers.caches import connection
 from helpers.encoders import ColourEncoder
 from helpers.predictions import all_of
@@ -312,3 +316,68 @@ def test_a_truncated_image_warns_in_every_run(
     assert [record.getMessage()[:30] for record in caplog.records] == 2 * [
         f"{path}: truncated"[:30],
     ]
+
+
+def test_known_images_are_looked_up_together_and_keep_their_places(
+    encoder: ColourEncoder, paint: Paint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipcls.files.hashing.is_settled", lambda stat: True)
+    colours = "red", "green", "blue"
+    paths = [paint(f"{n}.png", colours[n % 3]) for n in range(700)]
+    for n in (5, 600):
+        Path(paths[n]).write_bytes(b"no image")
+    classifier = ZeroShotClassifier(colours, encoder, cache=tmp_path / "c.db").fit()
+    answers = [getattr(each, "label", None) for each in classifier.classify(paths)]
+    assert answers == [None if n in (5, 600) else colours[n % 3] for n in range(700)]
+    paint("300.png", "blue", size=9)  # changed since
+    paths.insert(100, paint("new.png", "green", size=7))
+    answers.insert(100, "green")
+    answers[301] = "blue"
+
+    asked: list[str] = []
+    cache = classifier.cache_
+    assert cache
+    rows = cache._file.rows
+
+    def count(sql: str, *parameters: Any) -> list[Any]:
+        asked.append(sql)
+        return rows(sql, *parameters)
+
+    monkeypatch.setattr(cache._file, "rows", count)
+    again = list(classifier.classify(paths))
+    assert [getattr(each, "path", "") for each in again] == paths
+    assert [getattr(each, "label", None) for each in again] == answers
+    assert len(asked) < 20
+    stored = all_of(Embedded, embed_images(encoder, paths[:3], cache))
+    assert [item.stored for item in stored] == [True] * 3
+
+
+def test_images_before_a_failure_of_their_list_are_embedded(
+    encoder: ColourEncoder, paint: Paint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipcls.files.hashing.is_settled", lambda stat: True)
+    path = paint("a.png", "red")
+
+    def failing() -> Iterator[Any]:
+        yield path
+        yield 7
+
+    with EmbeddingCache(tmp_path / "c.db") as cache:
+        assert len(list(embed_images(encoder, path, cache))) == 1
+        found = embed_images(encoder, failing(), cache)
+        assert next(found).path == path
+        with pytest.raises(TypeError):
+            next(found)
+
+
+def test_products_have_their_threads_again_after_the_last_limit() -> None:
+    def count() -> list[int]:
+        return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+
+    before = count()
+    with one_blas_thread(), contextlib.ExitStack() as other:
+        other.enter_context(one_blas_thread())
+        assert set(count()) <= {1}
+        other.close()
+        assert set(count()) <= {1}
+    assert count() == before

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.classification.decision import Abstain, answer_together
+from clipcls.classification.decision import Abstain
 from clipcls.classification.image_classifier import ImageClassifier
+from clipcls.classification.in_blocks import answer_together
 from clipcls.classification.multi_question import Answerer, answer_questions
 from clipcls.classification.nearness import Nearness
 from clipcls.classification.zero_shot import ZeroShotClassifier
