@@ -73,7 +73,7 @@ def _mark_each(images: Iterable[str | NamedImage | ImageError]) -> list[str]:
 def _mark(image: str | NamedImage | ImageError) -> str:
     """A text that changes with the image, without a request to a server for it alone."""
     if isinstance(image, ImageError):
-        return f"\1{image.path}\1{getattr(image, 'label', '')}"
+        return f"\1{image.path}\1{getattr(image, 'label', '')}\1{dict(image.kept or {})}"
     if isinstance(image, str):
         try:
             info = os.stat(image)

@@ -171,11 +171,10 @@ class Merge(Comparison):
                         f"{file}: is of `clipcls search`; merge vectors by `clipcls embed`, and "
                         "search these"
                     )
-                merge.add_image(image.path, image.answer)
+                merge.add_image(_name_row(image.records[0]), image.answer)
                 if image.answer:
                     has_shard |= merge._check(file, image.records[0])
                 merge._columns |= dict.fromkeys(image.columns or _list_columns(image.records[0]))
-                merge._further |= {*find_further(image.records[0])}
                 merge._further |= {*find_further(image.records[0])}
             silent += not has_shard
 
@@ -250,7 +249,7 @@ def _group(
         path = record.get("path")
         if not isinstance(path, str) or not path:
             raise InputError(f"{where}: has no path of an image")
-        if found and columns and found.path == path:
+        if found and columns and _name_row(found.records[0]) == _name_row(record):
             if record not in found.records:
                 found.records.append(record)
             continue
@@ -259,6 +258,12 @@ def _group(
         found = _Lines(where, path, columns, [record])
     if found:
         yield found
+
+
+def _name_row(record: Mapping[str, Any]) -> str:
+    """An image and its cells of columns to keep: rows of a table may share an image."""
+    cells = (record[name] for name in find_further(record))
+    return "\0".join([record["path"], *("" if cell is None else str(cell) for cell in cells)])
 
 
 def _answer(record: Mapping[str, Any]) -> str:

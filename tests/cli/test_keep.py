@@ -265,3 +265,14 @@ def test_later_commands_read_results_with_further_columns(run: Run, form: str) -
     assert run("report", f"r.{form}", "-o", "page.html")[0] in (0, 1)
     _, _, error = run("classify", *LABELS, "--keep", "id", f"r.{form}", "-o", "again.jsonl")
     assert list(map(int, rows("again.jsonl", "id"))) == [7, 8, 9], error
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_merge_keeps_each_row_that_shares_an_image(run: Run, form: str) -> None:
+    Path("t.csv").write_text("image,id\nred.png,1\nred.png,2\nblue.png,3\n")
+    run("classify", *LABELS, "--keep", "id", "t.csv", "-o", f"r.{form}")
+    assert run("merge", f"r.{form}", f"r.{form}", "-o", "all.jsonl")[0] == 0
+    assert rows("all.jsonl", "id") == ["1", "2", "3"]
+    run("tag", *LABELS, "--min-score", "0", "--keep", "id", "t.csv", "-o", f"tags.{form}")
+    assert run("merge", f"tags.{form}", "-o", "all.jsonl")[0] == 0
+    assert rows("all.jsonl", "id") == ["1", "2", "3"]
