@@ -50,6 +50,8 @@ _NEEDS = (
     *((x, "calibration", _CALIBRATED) for x in ("coverage", "max-error", "prediction-sets")),
     *((x, "ray", "--ray") for x in ("cpus-per-worker", "gpus-per-worker", "shard-size")),
     *((x, "sort-into", "--sort-into DIR") for x in ("move", "link")),
+    *((x, "boxes", "--boxes FILE") for x in ("empty", "box-confidence", "box-category")),
+    ("box-margin", "boxes", "--boxes FILE"),
     *((x, "into", "--into DIR") for x in ("move", "link", "dry-run")),
 )
 

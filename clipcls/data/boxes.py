@@ -1,14 +1,4 @@
-"""Boxes that a detector or a person drew, and the crops of images that they make.
-
-Three forms are read:
-
-- MegaDetector's JSON: shares of the image's sides ("batch output format" of
-  https://github.com/agentmorris/MegaDetector);
-- COCO's JSON: pixels (https://cocodataset.org/#format-data);
-- csv with the columns path, x, y, w, h: shares if no number is above 1, else pixels.
-
-All boxes are those of the upright image, as detectors and annotation tools show it.
-"""
+"""Crops of images: what boxes in a file (see `box_files`) show of them."""
 
 from __future__ import annotations
 
@@ -17,64 +7,24 @@ import os
 import posixpath
 import threading
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from clipcls.data.box_files import Box, read_boxes
 from clipcls.data.budget import Reserve, never_wait
+from clipcls.data.file_kinds import is_video
 from clipcls.data.images import decode_image, find_whole
 from clipcls.data.inputs import NamedImage
 from clipcls.data.sources import Source, find_source
 from clipcls.errors import EmptyError, ImageError, InputError
-from clipcls.files.jsonfiles import parse_json
-from clipcls.files.text import parse_number, read_table, read_text
 
 MIN_CONFIDENCE = 0.2
 """MegaDetector's usual threshold (its README, for version 5)."""
 
 _LEAST_SIDE = 512  # pixels of a crop, if the photo has them: no model looks at more
-_COLUMNS = {
-    "path": ("path", "file", "filename", "file_name", "image"),
-    "x": ("x", "xmin", "x_min", "left"),
-    "y": ("y", "ymin", "y_min", "top"),
-    "w": ("w", "width"),
-    "h": ("h", "height"),
-    "confidence": ("confidence", "conf", "score"),
-    "category": ("category", "class"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A rectangle in an image.
-
-    Attributes:
-        number: its place among all boxes of its image in the file, from 1.
-        x, y: the upper left corner.
-        width, height: the sides.
-        whole: the image's width and height in the same units; (1, 1) if they are shares of its
-            sides, (0, 0) if the units are its own pixels.
-    """
-
-    number: int
-    x: float
-    y: float
-    width: float
-    height: float
-    whole: tuple[float, float] = (1, 1)
-
-    def relative(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Its left, top, right and bottom as shares of an image of this size."""
-        wide, high = (float(whole or side) for whole, side in zip(self.whole, size, strict=True))
-        return (
-            self.x / wide,
-            self.y / high,
-            (self.x + self.width) / wide,
-            (self.y + self.height) / high,
-        )
 
 
 @dataclass(slots=True)
@@ -184,7 +134,7 @@ class Boxes:
         self._matched = 0
         wanted = {category.casefold() for category in categories}
         known = set()
-        for name, boxes in self._read():
+        for name, boxes in read_boxes(self.path):
             key = _parts(name)
             if key in self._entries:
                 raise InputError(f"{self.path}: has {name} twice; keep one")
@@ -237,9 +187,12 @@ class Boxes:
             else:
                 yield EmptyError(image.name, empty, image.kept)
         if seen and not self._matched:
+            first = "/".join(next(iter(self._entries)))
+            cure = "its paths have to end like theirs"
+            if is_video(first):
+                cure = "boxes in frames of videos are not read; run the detector on images"
             raise InputError(
-                f"{self.path}: knows none of the images; its paths have to end like theirs "
-                f"(it begins with {'/'.join(next(iter(self._entries)))})"
+                f"{self.path}: knows none of the images; {cure} (it begins with {first})"
             )
 
     def _crop(self, image: NamedImage, boxes: list[Box]) -> Iterator[NamedImage]:
@@ -269,115 +222,6 @@ class Boxes:
             )
         self._matched += 1
         return best[0]
-
-    # -- formats --------------------------------------------------------------------------------
-
-    def _read(self) -> Iterator[tuple[str, list[tuple[Box, float, str]] | str]]:
-        """Each image's path; its boxes with confidence and category, or why there are none."""
-        text = read_text(Path(self.path))
-        if text.lstrip("\ufeff \t\r\n").startswith(("{", "[")):
-            found = parse_json(text, self.path)
-            try:
-                if isinstance(found, dict) and isinstance(found.get("annotations"), list):
-                    yield from _read_coco(found)
-                    return
-                if isinstance(found, dict) and isinstance(found.get("images"), list):
-                    yield from _read_megadetector(found)
-                    return
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                reason = f"without {error}" if isinstance(error, KeyError) else str(error)
-                raise InputError(
-                    f"{self.path}: is not as MegaDetector or COCO writes boxes ({reason})"
-                ) from error
-            raise InputError(
-                f"{self.path}: has no boxes; give MegaDetector's or COCO's JSON, or csv with the "
-                "columns path, x, y, w, h"
-            )
-        yield from self._read_csv(text)
-
-    def _read_csv(self, text: str) -> Iterator[tuple[str, list[tuple[Box, float, str]]]]:
-        table = read_table(text, self.path, exact=True)
-        names = {
-            field: next((name for name in known if name in table.columns), "")
-            for field, known in _COLUMNS.items()
-        }
-        if missing := [field for field in ("path", *"xywh") if not names[field]]:
-            raise InputError(
-                f"{table.where}: has no column {missing[0]!r}; boxes need path, x, y, w, h"
-            )
-        rows: dict[str, list[tuple[list[float], float, str]]] = defaultdict(list)
-        for where, cells in table.rows:
-            given = {field: cells[name].strip() for field, name in names.items() if name}
-            rows[given["path"]]  # an image without a box has a row without numbers
-            if not any(given[side] for side in "xywh"):
-                continue
-            try:
-                sides = [parse_number(given[side]) for side in "xywh"]
-                confidence = parse_number(given.get("confidence") or "1")
-                _make_box(1, sides, (1, 1))
-            except ValueError as error:
-                raise InputError(f"{where}: {error}; write numbers") from error
-            rows[given["path"]].append((sides, confidence, given.get("category", "")))
-        if not rows:
-            raise InputError(f"{self.path}: has no boxes")
-        every = [side for boxes in rows.values() for sides, _, _ in boxes for side in sides]
-        whole = (1.0, 1.0) if all(side <= 1 for side in every) else (0.0, 0.0)
-        for path, boxes in rows.items():
-            yield (
-                path,
-                [
-                    (_make_box(number, sides, whole), confidence, category)
-                    for number, (sides, confidence, category) in enumerate(boxes, 1)
-                ],
-            )
-
-
-def _read_megadetector(
-    found: Mapping[str, Any],
-) -> Iterator[tuple[str, list[tuple[Box, float, str]] | str]]:
-    names = found.get("detection_categories") or {}
-    for image in found["images"]:
-        if image.get("detections") is None:
-            yield str(image["file"]), str(image.get("failure") or "no reason is given")
-            continue
-        yield (
-            str(image["file"]),
-            [
-                (
-                    _make_box(number, each["bbox"], (1, 1)),
-                    float(each["conf"]),
-                    str(names.get(str(each.get("category")), each.get("category", ""))),
-                )
-                for number, each in enumerate(image["detections"], 1)
-            ],
-        )
-
-
-def _read_coco(found: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[Box, float, str]]]]:
-    names = {each["id"]: str(each["name"]) for each in found.get("categories") or ()}
-    boxes: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
-    for each in found["annotations"]:
-        boxes[each["image_id"]].append(each)
-    for image in found["images"]:
-        whole = float(image.get("width") or 0), float(image.get("height") or 0)
-        yield (
-            str(image["file_name"]),
-            [
-                (
-                    _make_box(number, each["bbox"], whole),
-                    float(each.get("score", 1)),
-                    names.get(each.get("category_id"), ""),
-                )
-                for number, each in enumerate(boxes[image["id"]], 1)
-            ],
-        )
-
-
-def _make_box(number: int, sides: Any, whole: tuple[float, float]) -> Box:
-    if len(sides) != 4 or not all(map(math.isfinite, sides := [float(side) for side in sides])):
-        raise ValueError("a box is not four finite numbers")
-    x, y, width, height = sides
-    return Box(number, x, y, width, height, whole if all(whole) else (0, 0))
 
 
 def _parts(path: str) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from clipcls.data.boxes import Box, Boxes
+from clipcls.data.box_files import Box
+from clipcls.data.boxes import Boxes
 from clipcls.data.inputs import NamedImage, open_input
 from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import embed_array
@@ -208,12 +209,27 @@ TWICE = json.dumps({"images": [{"file": f, "detections": NONE} for f in ("a.png"
         ("{", "is not JSON"),
         ('{"info": {}}', "has no boxes; give MegaDetector's or COCO's JSON"),
         ('{"images": [{"file": "a.png", "detections": [{"conf": 1}]}]}', "'bbox'"),
-        ("path,label\na.png,cat\n", "has no column 'x'; boxes need path, x, y, w, h"),
+        ("path,label\na.png,cat\n", "has no column 'x'; boxes need a header: path, x, y"),
         ("path,x,y,w,h\na.png,1,2,three,4\n", "boxes.txt:2: "),
         ("path,x,y,w,h\na.png,1,2,3,4\na.png,1,2,nan,4\n", "boxes.txt:3: a box is not four finite"),
         ("path,x,y,w,h\na.png,1,2,1e999,4\n", "boxes.txt:2: a box is not four finite"),
         ('{"images": [{"file": "a.png", "detections": [{"bbox": [1]}]}]}', "four finite numbers)"),
-        ("", "has no column 'path'"),
+        ("", "is empty"),
+        ("a.png,1,2,3,4\n", "has no column 'path'; boxes need a header"),
+        ("path,x,y,w,h\na.png,1,2,,4\n", "boxes.txt:2: a box is not four finite"),
+        ("path,x,y,w,h\na.png,1,2,3,4\na.png,.1,.2,.3,.4\n", "in pixels and in shares"),
+        ('{"images": []}', "has no boxes"),
+        ("[]", "has no boxes"),
+        ('[{"image_id": 1, "bbox": [1, 2, 3, 4]}]', "COCO's results have no paths"),
+        (
+            '{"images": [{"file": "a.png", "detections": [{"conf": 1, "bbox": [1, 2, 30, 4]}]}]}',
+            "is in pixels, not in shares",
+        ),
+        (
+            '{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 2}]}',
+            "the image 2 of an annotation is missing",
+        ),
+        ('{"images": [{"file": "c.mp4", "detections": []}]}', "in frames of videos are not read"),
         ('{"images": [{"file": "z.png", "detections": []}]}', "knows none of the images"),
         (TWICE, "has ./a.png twice"),
     ],
@@ -258,3 +274,31 @@ def test_shares_and_pixels_of_a_box() -> None:
     assert Box(1, 0.5, 0, 0.5, 0.5).relative((400, 200)) == (0.5, 0, 1, 0.5)
     assert Box(1, 200, 0, 200, 100, (0, 0)).relative((400, 200)) == (0.5, 0, 1, 0.5)
     assert Box(1, 400, 0, 400, 200, (800, 400)).relative((400, 200)) == (0.5, 0, 1, 0.5)
+
+
+def test_annotations_without_a_box_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    quarters(Path("a.png"))
+    annotations = [{"image_id": 1, "bbox": [1, 1, 9, 9], "iscrowd": 1}, {"image_id": 1}]
+    found = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": annotations}
+    Path("boxes.json").write_text(json.dumps(found))
+    code, out, err = run("classify", *LABELS, "a.png", "--boxes", "boxes.json")
+    assert (code, out.count("a.png#")) == (0, 1)
+    assert "1 annotation of COCO without a box left out" in err
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--empty", "none"),
+        ("--box-confidence", "0.5"),
+        ("--box-category", "animal"),
+        ("--box-margin", "0"),
+    ],
+)
+def test_options_on_boxes_need_boxes(run: Run, option: tuple[str, str]) -> None:
+    code, _, err = run("classify", *LABELS, "a.png", *option)
+    assert code == 2
+    assert f"{option[0]} needs --boxes FILE" in err
