@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from clipcls.data.inputs import Images
     from clipcls.embeddings.embedded import Embedded
 
+QuestionClassifier: TypeAlias = ImageClassifier | MultiLabelClassifier
 Answerer: TypeAlias = "Callable[[list[Embedded]], Iterable[Prediction | ImageError]]"
 
 
@@ -45,7 +46,7 @@ class MultiQuestionClassifier:
     {'kind': 'cat', 'place': 'indoors'}
     """
 
-    def __init__(self, classifiers: Mapping[str, ImageClassifier | MultiLabelClassifier]) -> None:
+    def __init__(self, classifiers: Mapping[str, QuestionClassifier]) -> None:
         if not classifiers:
             raise ValueError("give a classifier for each question")
         names = check_names(classifiers)
@@ -60,9 +61,9 @@ class MultiQuestionClassifier:
             ModelError: they have different models.
             ClipclsError: one cannot be fitted.
         """
-        first = _base(next(iter(self.classifiers.values())))
+        first = find_base(next(iter(self.classifiers.values())))
         for name, classifier in self.classifiers.items():
-            base = _base(classifier)
+            base = find_base(classifier)
             model = base.model
             if base is not first and (model, base.checkpoint) == (first.model, first.checkpoint):
                 base.model = first.encoder_
@@ -112,21 +113,17 @@ class MultiQuestionClassifier:
         """
         if not hasattr(self, "encoder_"):
             raise not_fitted(self)
-        answerers: dict[str, Answerer] = {}
-        for name, classifier in self.classifiers.items():
-            if isinstance(classifier, MultiLabelClassifier):
-                answerers[name] = classifier.answerer(top=max_labels, min_score=min_score)
-                continue
-            try:
-                decision = classifier.decision(top=top, abstain=abstain, **options)
-                if refine:
-                    decision.classify_together(())  # refuses at once what it cannot refine
-            except ClipclsError as error:
-                raise type(error)(f"the question {name!r}: {error}") from error
-            answerers[name] = decision.classify_together if refine else decision.answer
-
+        answerers = make_answerers(
+            self.classifiers,
+            top=top,
+            max_labels=max_labels,
+            min_score=min_score,
+            abstain=abstain,
+            refine=refine,
+            **options,
+        )
         answer = partial(answer_questions, answerers)
-        embedded = _base(next(iter(self.classifiers.values()))).embed(images)
+        embedded = find_base(next(iter(self.classifiers.values()))).embed(images)
         results = (
             answer_together(watch_each(embedded, watch), answer)
             if refine
@@ -140,6 +137,33 @@ class MultiQuestionClassifier:
         return apply_on_error(results, on_error)
 
 
+def make_answerers(
+    classifiers: Mapping[str, QuestionClassifier],
+    *,
+    max_labels: int | None = None,
+    min_score: float | None = None,
+    refine: bool = False,
+    **options: Any,
+) -> dict[str, Answerer]:
+    """The function that answers each question about embedded images.
+
+    Arguments and errors are those of `MultiQuestionClassifier.classify`.
+    """
+    answerers: dict[str, Answerer] = {}
+    for name, classifier in classifiers.items():
+        if isinstance(classifier, MultiLabelClassifier):
+            answerers[name] = classifier.answerer(top=max_labels, min_score=min_score)
+            continue
+        try:
+            decision = classifier.decision(**options)
+            if refine:
+                decision.classify_together(())  # refuses at once what it cannot refine
+        except ClipclsError as error:
+            raise type(error)(f"the question {name!r}: {error}") from error
+        answerers[name] = decision.classify_together if refine else decision.answer
+    return answerers
+
+
 def answer_questions(
     answerers: Mapping[str, Answerer], block: Sequence[Embedded]
 ) -> Iterator[Answers]:
@@ -150,6 +174,6 @@ def answer_questions(
         yield Answers(path, dict(zip(answerers, row, strict=True)))
 
 
-def _base(classifier: ImageClassifier | MultiLabelClassifier) -> ImageClassifier:
+def find_base(classifier: QuestionClassifier) -> ImageClassifier:
     """The classifier that has the encoder and the cache."""
     return classifier.classifier if isinstance(classifier, MultiLabelClassifier) else classifier

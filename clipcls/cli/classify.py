@@ -18,16 +18,18 @@ from clipcls.cli.inputs import AnsweredInputSettings, inputs_argument
 from clipcls.cli.label_settings import (
     LabelSettings,
     calibration_option,
+    find_tagged,
     join_questions,
     open_questions,
     split_questions,
+    tag_option,
 )
 from clipcls.cli.options import ModelSettings, run_options
 from clipcls.cli.outputs import ResultsOutput
 from clipcls.cli.param_types import COUNT, FOLDER, NumberRange
 from clipcls.cli.run import Run, identify, note_shard
 from clipcls.cli.sort import FilingSettings
-from clipcls.questions import find_name, prefix_columns
+from clipcls.questions import prefix_columns
 
 if TYPE_CHECKING:
     from clipcls.classification.decision import Abstain
@@ -43,12 +45,7 @@ class _Answers(groups.Settings):
         default=1,
         help="Labels per image.",
     )
-    tag: tuple[str, ...] = option(
-        metavar="QUESTION",
-        rare=True,
-        help="Answer this one of several questions with all labels that fit, as `clipcls tag` "
-        "does; may be repeated.",
-    )
+    tag: tuple[str, ...] = tag_option()
     refine: bool = option(
         help="Decide about all images together, which corrects some answers in runs of several "
         "hundred images. Records are written after the last image is embedded.",
@@ -158,9 +155,7 @@ def command(
       clipcls classify --labels kind=kinds.txt --labels colour=colours.txt photos/
     """
     questions = split_questions(labels, calibration=doubt.calibration)
-    tagged = {find_name(name, questions) or name for name in answers.tag}
-    if unknown := tagged - (questions.keys() - {""}):
-        raise click.UsageError(f"--tag {min(unknown)}: no question has this name")
+    tagged = find_tagged(questions, answers.tag)
     if answers.heatmap and reading.per_file:
         raise click.UsageError("--heatmap draws on one frame: leave out --per-file")
     if answers.heatmap:

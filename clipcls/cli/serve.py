@@ -16,9 +16,11 @@ from clipcls.cli.console import Console
 from clipcls.cli.groups import option
 from clipcls.cli.label_settings import (
     CalibratedLabelSettings,
+    find_tagged,
     join_questions,
     open_questions,
     split_questions,
+    tag_option,
 )
 from clipcls.cli.options import ModelSettings, quiet_option
 from clipcls.cli.param_types import NumberRange
@@ -72,6 +74,13 @@ def _parse_origin(name: str) -> str:
             f"{name!r} is not an origin; write scheme, host and perhaps a port: https://app.example"
         )
     return origin
+
+
+@dataclass(frozen=True)
+class _Answers(groups.Settings):
+    section = "Answers"
+
+    tag: tuple[str, ...] = tag_option()
 
 
 @dataclass(frozen=True)
@@ -174,6 +183,7 @@ class _Load(groups.Settings):
 def command(
     console: Console,
     labels: CalibratedLabelSettings,
+    answers: _Answers,
     access: _Access,
     load: _Load,
     model: ModelSettings,
@@ -194,6 +204,7 @@ def command(
       CLIPCLS_TOKEN=... clipcls serve --labels labels.txt --host 0.0.0.0
     """
     questions = split_questions(labels)
+    tagged = find_tagged(questions, answers.tag)
     token = access.read_token()
     if load.max_images > load.max_queue:
         raise click.UsageError("--max-images is more than --max-queue has room for")
@@ -215,7 +226,7 @@ def command(
         queue=load.max_queue,
         held=4 * max_bytes,
     )
-    opened = open_questions(questions, model.make_arguments(), labels.calibration)
+    opened = open_questions(questions, model.make_arguments(), labels.calibration, tagged)
     join_questions(opened)  # refuses several models
     service = Service(
         opened,

@@ -126,7 +126,7 @@ def test_questions_are_evaluated_each_with_its_column(run) -> None:
     status, _, err = run("evaluate", *ASKED, "sorted")
     assert (status, "one question" in err) == (2, True)
     status, _, err = run("evaluate", "--labels", "colours.txt", "truth.csv")
-    assert (status, "--question" in err) == (2, True)
+    assert (status, "--label-column" in err) == (2, True)
 
 
 def test_a_group_in_the_label_file_is_a_question(run) -> None:
@@ -291,7 +291,8 @@ def test_serve_answers_all_questions_as_classify_does(run, monkeypatch) -> None:
     Path("tree.txt").write_text("warm > red\ncold > blue\ncold > green\n")
     run("calibrate", "--labels", "colour=colours.txt", "truth.csv", "-o", "c.json")
     shade = ("--labels", "shade=tree.txt", "--level", "shade=1")
-    asked = (*ASKED, *shade, "--calibration", "colour=c.json")
+    tags = ("--labels", "tags=colours.txt", "--tag", "Tags")
+    asked = (*ASKED, *shade, *tags, "--calibration", "colour=c.json")
     answers = []
 
     def ask_once(app, **_) -> int:
@@ -310,6 +311,9 @@ def test_serve_answers_all_questions_as_classify_does(run, monkeypatch) -> None:
     assert status == 0, err
     out = run("classify", *asked, "-k", "2", "-f", "json", *paths)[1]
     assert answers == [{"results": json.loads(out), "warnings": []}]
-    assert list(answers[0]["results"][0]["questions"]) == ["warmth", "colour", "shade"]
-    status, _, err = run("serve", *ASKED, "--level", "1")
-    assert (status, "--level NAME=LEVEL" in err) == (2, True)
+    first = answers[0]["results"][0]["questions"]
+    assert list(first) == ["warmth", "colour", "shade", "tags"]
+    assert first["tags"].keys() == {"labels", "best"}
+    for wrong, said in (("--level", "--level NAME=LEVEL"), ("--tag", "--tag 1: no question")):
+        status, _, err = run("serve", *ASKED, wrong, "1")
+        assert (status, said in err) == (2, True)

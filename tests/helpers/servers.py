@@ -15,6 +15,7 @@ from PIL import Image
 
 from clipcls import ZeroShotClassifier
 from clipcls.classification.image_classifier import ImageClassifier
+from clipcls.classification.multi_question import QuestionClassifier
 from clipcls.web.connections import BoundedServer, Bounds
 from clipcls.web.serve.app import make_app
 from clipcls.web.serve.schemas import Limits
@@ -40,7 +41,7 @@ class Server:
         max_batch: int = 4,
         max_wait: float = 0.0,
         classifier: ImageClassifier | None = None,
-        questions: Mapping[str, ImageClassifier] | None = None,
+        questions: Mapping[str, QuestionClassifier] | None = None,
         **options: Any,
     ) -> None:
         self.encoder = encoder

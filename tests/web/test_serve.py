@@ -27,7 +27,13 @@ from click.testing import CliRunner
 from PIL import Image
 from starlette.exceptions import HTTPException
 
-from clipcls import FewShotClassifier, MultiQuestionClassifier, ZeroShotClassifier
+from clipcls import (
+    Abstain,
+    FewShotClassifier,
+    MultiLabelClassifier,
+    MultiQuestionClassifier,
+    ZeroShotClassifier,
+)
 from clipcls.cli import cli
 from clipcls.embeddings.embed import embed_images, embed_texts
 from clipcls.errors import install_command
@@ -221,6 +227,31 @@ def test_a_request_has_its_own_labels_or_templates_for_all_questions(
         ]
         assert (answers["learnt"]["label"], len(answers["colour"]["top"])) == ("red", 3)
         assert answers["learnt"]["prompts"] != "my {}"
+
+
+def test_a_tagged_question_has_all_labels_that_fit(
+    encoder: ColourEncoder, paint: Callable[..., str]
+) -> None:
+    questions: dict[str, Any] = {
+        "tags": MultiLabelClassifier(ZeroShotClassifier(LABELS, encoder, cache=False)).fit(),
+        "colour": questions_of(encoder, paint)["colour"],
+    }
+    path = paint("mixed.png", (200, 0, 200))
+    with Server(encoder, questions=questions) as server:
+        for least in (0, 1):
+            together = MultiQuestionClassifier(questions).fit()
+            asked: dict[str, Any] = {"min_score": least or None, "abstain": Abstain(least)}
+            expected = [item.to_dict() for item in together.classify([path], **asked)]
+            answer = server.classify((path, Path(path).read_bytes()), min_score=str(least))
+            assert answer["results"] == expected
+            Answer.model_validate(answer)
+        assert answer["results"][0]["questions"]["tags"]["labels"] == []
+        assert server.classify((path, RED), labels="red\nblue")["results"][0]["label"] == "red"
+        refused = server.classify((path, RED), prompts="my {}", status=422)
+        assert "'tags' keeps its own" in refused["detail"]
+        assert server.ask("GET", "/labels").json()["questions"]["tags"] == LABELS
+        figures = server.ask("GET", "/metrics").text
+        assert 'clipcls_images_total{outcome="unknown"} 1.0' in figures
 
 
 def test_an_image_without_a_name(server: Server) -> None:

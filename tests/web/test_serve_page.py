@@ -7,13 +7,13 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from PIL import Image
 from playwright.sync_api import FilePayload
 
-from clipcls import ZeroShotClassifier
+from clipcls import MultiLabelClassifier, ZeroShotClassifier
 from helpers.encoders import ColourEncoder
 from helpers.servers import GREEN, RED, Server
 
@@ -86,7 +86,9 @@ def test_each_question_has_its_bars(browser: Browser, encoder: ColourEncoder) ->
         name: ZeroShotClassifier(labels, encoder, prompts=["{}"], cache=False).fit()
         for name, labels in {"shade <b>": ["red", "blue"], "colour": ["red", "green"]}.items()
     }
-    with Server(encoder, questions=questions) as server, server.listening() as (host, port):
+    words = ZeroShotClassifier(["green"], encoder, prompts=["{}"], cache=False)
+    every: dict[str, Any] = {**questions, "tags": MultiLabelClassifier(words).fit()}
+    with Server(encoder, questions=every) as server, server.listening() as (host, port):
         for page in opened(browser, f"http://{host}:{port}/"):
             note = page.text_content("#labels-note") or ""
             assert "2 labels for shade <b>, 2 labels for colour" in note
@@ -94,8 +96,9 @@ def test_each_question_has_its_bars(browser: Browser, encoder: ColourEncoder) ->
             page.set_input_files("#files", [image("a.png"), image("c.png", b"text")])
             expect(page.locator("#status")).to_have_text("2 of 2 classified")
             answer = page.locator("#results > li").first
-            assert answer.locator("h3").all_text_contents() == ["shade <b>", "colour"]
+            assert answer.locator("h3").all_text_contents() == ["shade <b>", "colour", "tags"]
             assert answer.locator(".bars").count() == 2
+            assert answer.locator(".quiet").text_content() == "none of its labels"
             assert page.locator("#results .bad").count() == 1
             page.fill("#labels", "green\nred thing")
             page.click("#question button")

@@ -129,13 +129,15 @@ PredictionRecord: type[BaseModel] = create_model(
 
 
 class QuestionAnswer(BaseModel):
-    """The answer to one question."""
+    """The answer to one question: a label or, if it is tagged, all `labels` that fit."""
 
     model_config = ConfigDict(extra="allow")
 
-    label: str
-    score: float
-    top: list[Candidate]
+    label: str | None = None
+    score: float | None = None
+    top: list[Candidate] | None = None
+    labels: list[Candidate] | None = None
+    best: Candidate | None = None
 
 
 class QuestionsRecord(BaseModel):

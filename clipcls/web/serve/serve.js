@@ -108,9 +108,9 @@ function show(entry, ...nodes) {
   entry.body.replaceChildren(element("p", "name", entry.file.name || "pasted image"), ...nodes);
 }
 
-function bars(record) {
+function bars(candidates) {
   const list = element("ol", "bars");
-  for (const { label, score } of record.top) {
+  for (const { label, score } of candidates) {
     const line = element("li");
     const track = element("div", "track");
     const bar = element("div", "bar");
@@ -125,10 +125,10 @@ function bars(record) {
 // The bars of the answer or, where the server asks several questions, of each one below its name.
 function answersOf(record) {
   if (record.error) return [element("p", "bad", record.error)];
-  if (!record.questions) return [bars(record)];
+  if (!record.questions) return [bars(record.top)];
   return Object.entries(record.questions).flatMap(([name, answer]) => [
     element("h3", "asked", name),
-    bars(answer),
+    answer.labels?.length === 0 ? element("p", "quiet", "none of its labels") : bars(answer.top || answer.labels),
   ]);
 }
 

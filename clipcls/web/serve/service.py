@@ -27,7 +27,13 @@ from numpy.typing import NDArray
 from clipcls.classification.decision import Abstain
 from clipcls.classification.image_classifier import ImageClassifier
 from clipcls.classification.in_blocks import answer_together
-from clipcls.classification.multi_question import Answerer, answer_questions
+from clipcls.classification.multi_question import (
+    QuestionClassifier,
+    answer_questions,
+    find_base,
+    make_answerers,
+)
+from clipcls.classification.multilabel import MultiLabelClassifier
 from clipcls.classification.nearness import Nearness
 from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.data.images import PIXELS, decode_image
@@ -66,7 +72,7 @@ Result = TypeVar("Result")
 class _Known:
     """A classifier per question, with the warnings about their labels."""
 
-    classifiers: Mapping[str, ImageClassifier]
+    classifiers: Mapping[str, QuestionClassifier]
     warnings: tuple[str, ...] = ()
     weight: int = 0
 
@@ -85,7 +91,7 @@ class Service:
 
     def __init__(
         self,
-        classifiers: Mapping[str, ImageClassifier],
+        classifiers: Mapping[str, QuestionClassifier],
         *,
         limits: Limits | None = None,
         max_batch: int | None = None,
@@ -93,20 +99,23 @@ class Service:
     ) -> None:
         self.limits = limits or Limits()
         self.own = classifiers
-        self.first, *_ = classifiers.values()
+        self.first = find_base(next(iter(classifiers.values())))
         self.metrics = Metrics()
         self.queue = Queue(self.limits.queue, self.limits.held)
         self.metrics.queue_images.set_function(lambda: self.queue.images)
         self.metrics.held_bytes.set_function(lambda: self.queue.held)
         self._encoder = self.first.encoder_
         # Read now, since their files may change; their warnings are not for clients.
-        self._own_labels = {
-            name: replace(make_labels(classifier.labels), warnings=())
+        in_words = {
+            name: classifier
             for name, classifier in classifiers.items()
-            if not classifier.provenance_.classifier
+            if isinstance(classifier, ImageClassifier) and not classifier.provenance_.classifier
         }
-        known = next(iter(self._own_labels), next(iter(classifiers)))
-        self._own_prompts = replace(classifiers[known].prompts_, warnings=())
+        self._own_labels = {
+            name: replace(make_labels(each.labels), warnings=()) for name, each in in_words.items()
+        }
+        prompts = next(iter(in_words.values()), self.first).prompts_
+        self._own_prompts = replace(prompts, warnings=())
         self._texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
         self._classifiers: OrderedDict[bytes, _Known] = OrderedDict()
         threads = (self.first.backend or Backend()).threads
@@ -161,14 +170,13 @@ class Service:
         abstain = Abstain(
             options.min_score, options.min_margin, -math.inf if least is None else least
         )
-        answerers: dict[str, Answerer] = {
-            name: classifier.decision(
-                top=min(options.top, len(classifier.classes_)),
-                abstain=abstain,
-                nearness=nearness or False,
-            ).answer
-            for name, classifier in known.classifiers.items()
-        }
+        answerers = make_answerers(
+            known.classifiers,
+            top=options.top,
+            min_score=options.min_score or None,
+            abstain=abstain,
+            nearness=nearness or False,
+        )
         answer: Any = answerers.get("") or partial(answer_questions, answerers)
         results = await self._in(self._matchers, lambda: list(answer_together(embedded, answer)))
         for result in results:
@@ -266,9 +274,9 @@ class Service:
         vectors = await self._vectors(texts)
         cut = await self._in(self._matchers, self._encoder.describe_cut, texts)
         informed = _Informed(self._encoder, vectors)
-        made: dict[str, ImageClassifier] = dict(self.own) if options.labels is None else {}
+        made: dict[str, QuestionClassifier] = dict(self.own) if options.labels is None else {}
         for name, labels in asked.items():
-            level = made[name].level if name in made else None
+            level = find_base(made[name]).level if name in made else None
             made[name] = ZeroShotClassifier(
                 labels, cast("Encoder", informed), prompts=prompts, level=level, cache=False
             )
@@ -296,6 +304,8 @@ class Service:
                 for item in options.labels
             )
             asked = {"": make_labels(given)}
+        elif tagged := [n for n, c in self.own.items() if isinstance(c, MultiLabelClassifier)]:
+            raise LabelsError(f"prompts: the question {tagged[0]!r} keeps its own; send labels too")
         if not asked:
             raise LabelsError("the server's classifier was learnt from images: prompts need labels")
         if options.prompts is not None:
