@@ -86,10 +86,8 @@ def read_labelled(
         cells = ((path, (label or "").split("|")) for path, label in rows)
         split = ((path, [each for each in map(canonical, cell) if each]) for path, cell in cells)
         return replace(merge_rows(name, split, unlabelled), vectors=name)
-    try:
-        return label_by_folders(name, (path for path, _ in rows), vectors=name)
-    except InputError as error:
-        raise InputError(f"{error}, and it has no column {column!r}; add the column") from error
+    cure = f"add a column {column!r}"
+    return label_by_folders(name, (path for path, _ in rows), cure, vectors=name)
 
 
 def embed_known(

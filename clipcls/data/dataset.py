@@ -109,7 +109,6 @@ def read_dataset(
     source: str | os.PathLike[str],
     *,
     unlabelled: bool = False,
-    exact: bool = False,
     question: str | None = None,
     image_column: str | None = None,
 ) -> Dataset:
@@ -132,7 +131,6 @@ def read_dataset(
     Args:
         source: the folder or file.
         unlabelled: whether an image may have no label.
-        exact: whether to take paths exactly as the csv spells them.
         question: the column of the labels, `label` if None: a csv can answer several questions per
             image. Images without an answer to it are left out. A folder is of any question.
         image_column: the column of images; None: `path`, or the only one with a usual name.
@@ -161,11 +159,9 @@ def read_dataset(
     rows = list(_rows(name, text, unlabelled, unreviewed, question, image_column))
     if unreviewed and not rows:
         raise InputError(f"{name}: none of its labels was given by a person; review the images")
-    if not exact:
-        rows = list(
-            zip(_find_paths(name, [p for p, _ in rows]), (ls for _, ls in rows), strict=True)
-        )
-    return replace(merge_rows(name, rows, unlabelled), unreviewed=len(unreviewed))
+    paths = _find_paths(name, [path for path, _ in rows])
+    found = zip(paths, (labels for _, labels in rows), strict=True)
+    return replace(merge_rows(name, found, unlabelled), unreviewed=len(unreviewed))
 
 
 def _read_folder(root: str) -> Dataset:
@@ -211,12 +207,13 @@ def _read_folder(root: str) -> Dataset:
     )
 
 
-def label_by_folders(source: str, images: Iterable[str], **others: Any) -> Dataset:
+def label_by_folders(source: str, images: Iterable[str], cure: str, **others: Any) -> Dataset:
     """Images whose labels are the folders below those that all of them are in.
 
     Args:
         source: the dataset's name.
         images: their names; of an image in an archive, only the folders in that count.
+        cure: what to do if the images are not in folders, for the message.
         others: of a `Dataset`.
 
     Raises:
@@ -236,7 +233,7 @@ def label_by_folders(source: str, images: Iterable[str], **others: Any) -> Datas
         shared -= 1  # all have one label
     inside = {name: chain[shared:] for name, chain in chains.items() if chain[shared:]}
     if not inside:
-        raise InputError(f"{source}: its images are not in one folder per label")
+        raise InputError(f"{source}: its images are not in one folder per label; {cure}")
     labels, folders = tuple(chain[:1] for chain in inside.values()), tuple(inside.values())
     beside = len(chains) - len(inside)
     return Dataset(source, tuple(inside), labels, beside=beside, folders=folders, **others)
@@ -256,7 +253,8 @@ def _read_listed(name: str) -> Dataset:
             names.append(each if isinstance(each, str) else each.name)
     if not names:
         raise InputError(str(unreadable[0]))
-    return label_by_folders(name, names, unreadable=tuple(unreadable), listing=find)
+    cure = "list them in a csv with the columns path and label"
+    return label_by_folders(name, names, cure, unreadable=tuple(unreadable), listing=find)
 
 
 def _read_table(
