@@ -79,7 +79,8 @@ def check(context: click.Context) -> None:
 
 def _is_given(context: click.Context, name: str) -> bool:
     is_default = context.get_parameter_source(name) in (None, ParameterSource.DEFAULT)
-    return not is_default and context.params.get(name) not in (None, False, ())
+    value = context.params.get(name)
+    return not is_default and value is not None and value is not False and value != ()
 
 
 def refuse_inside(folder: Path, inputs: Iterable[str], *, mirrored: bool = False) -> None:
