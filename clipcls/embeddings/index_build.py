@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 _QUERIES = 512  # images to measure the recall with
 _BLOCK = 16_384  # rows
+_ROUNDING = 1e-5  # of similarities, by float16
 
 
 def build_index(
@@ -72,9 +73,12 @@ def build_index(
     with _open_folder(place) as manifest:
         token = secrets.token_hex(4)
         rows = place / f"rows-{token}.{'f32' if kind == EXACT else 'f16'}"
-        count = _copy(files, rows, place / f"paths-{token}", on_row)
+        logger.info("copying vectors", extra={"is_preparing": True})
+        count = _copy(files, rows, place / f"paths-{token}", on_row if kind == EXACT else None)
         if not count:
             raise InputError(f"{files[0].path}: holds no vectors to index")
+        if count < sum(map(len, files)) / 2:  # mostly damaged: too few for the kind
+            kind = EXACT
         if kind != EXACT:
             name = place / f"lists-{token}"
             memory = np.memmap(rows, "<f2", "r", shape=(count, info.dim))
@@ -82,7 +86,7 @@ def build_index(
             own = _spread(count, _QUERIES)  # which have no part in the training
             sample = np.setdiff1d(_spread(count, sample_size(kind, info.dim)), own)
             sizes = write_lists(
-                name, kind, memory[sample].astype(np.float32), _read_blocks(rows, info.dim)
+                name, kind, memory[sample].astype(np.float32), _read_blocks(rows, info.dim, on_row)
             )
             sizes.tofile(f"{name}.sizes")
         written = sorted(each for each in place.iterdir() if token in each.name)
@@ -112,7 +116,7 @@ def _check_files(files: Sequence[VectorFile]) -> VectorsInfo:
 
 
 def _copy(
-    files: Sequence[VectorFile], rows: Path, paths: Path, on_row: Callable[[], object]
+    files: Sequence[VectorFile], rows: Path, paths: Path, on_row: Callable[[], object] | None
 ) -> int:
     """Write all unit vectors and their paths; returns their number."""
     count, end = 0, 0
@@ -135,15 +139,20 @@ def _copy(
             lengths.tofile(ends)
             end += sum(map(len, kept))
             count += len(kept)
-            for _ in block.paths:
-                on_row()
+            if on_row:
+                for _ in kept:
+                    on_row()
     return count
 
 
-def _read_blocks(rows: Path, dim: int) -> Iterator[NDArray[np.float32]]:
+def _read_blocks(
+    rows: Path, dim: int, on_row: Callable[[], object]
+) -> Iterator[NDArray[np.float32]]:
     with rows.open("rb") as file:
         while len(block := np.fromfile(file, "<f2", _BLOCK * dim)):
             yield block.reshape(-1, dim).astype(np.float32)
+            for _ in range(len(block) // dim):
+                on_row()
 
 
 def _spread(rows: int, count: int) -> NDArray[np.int64]:
@@ -166,30 +175,41 @@ def _measure(
     queries = np.concatenate([*groups.values()])
     kinds = np.repeat([*groups], [*map(len, groups.values())])
     units = (block.vectors[is_unit(block.vectors)] for file in files for block in file.blocks())
-    _, exact = search_blocks(units, queries, K + 1)
+    similarities, exact = search_blocks(units, queries, K + 1)
 
     def measure(probes: int, half: int) -> dict[str, NDArray[np.float64]]:
         found = index.find_rows(queries[half::2], K + 1, probes)
-        nearest = zip(exact[half::2], own[half::2], strict=True)
-        each = np.array(
-            [
-                np.isin(best := [row for row in true if row != itself][:K], rows).sum() / len(best)
-                for (_, rows), (true, itself) in zip(found, nearest, strict=True)
-            ]
-        )
-        return {name: each[kinds[half::2] == name] for name in groups}
+        nearest = zip(similarities[half::2], exact[half::2], own[half::2], strict=True)
+        each = np.array([_count_hits(*one, *two) for one, two in zip(found, nearest, strict=True)])
+        return {name: each[kinds[half::2] == name] / K for name in groups}
 
     tried: dict[int, float] = {}  # by lists, the recall beyond chance
     for probes in _list_counts(index.count_lists()):
         parts = measure(probes, 0).values()
         tried[probes] = min(part.mean() - 2 * part.std() / math.sqrt(len(part)) for part in parts)
-        doubling = [*tried.values()][-3:]
-        if tried[probes] >= wanted or (len(doubling) == 3 and doubling[2] - doubling[0] < 0.002):
+        before = [*tried.values()][-3] if len(tried) > 2 else -1.0  # at half as many
+        is_flat = wanted / 2 < tried[probes] < before + 0.002
+        if tried[probes] >= wanted or is_flat:
             break
-    enough = min(wanted, max(tried.values()) - 0.005)
+    best = max(tried.values())
+    enough = wanted if best >= wanted else best - 0.005
     probes = next(probes for probes, reached in tried.items() if reached >= enough)
     recall = {name: round(float(part.mean()), 4) for name, part in measure(probes, 1).items()}
     return replace(index.info, probes=probes, recall=recall)
+
+
+def _count_hits(
+    similarities: NDArray[np.float64],
+    rows: NDArray[np.int64],
+    exact_similarities: NDArray[np.float64],
+    exact: NDArray[np.int64],
+    itself: int,
+) -> int:
+    """How many of the K nearest were found; equally near ones, such as copies, count as well."""
+    true = exact != itself
+    least = exact_similarities[true][K - 1] - _ROUNDING
+    is_hit = (similarities >= least) | np.isin(rows, exact[true][:K])
+    return int(np.sum(is_hit[rows != itself][:K]))
 
 
 def _list_counts(most: int) -> Iterator[int]:

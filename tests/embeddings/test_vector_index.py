@@ -224,6 +224,23 @@ def test_rows_without_a_unit_vector_are_left_out(rows: NDArray[np.float32], tmp_
     assert not (tmp_path / "none").exists()
 
 
+def test_few_whole_vectors_among_damaged_ones_are_searched_exactly(
+    rows: NDArray[np.float32], tmp_path: Path
+) -> None:
+    damaged = np.zeros((12_000, DIM), np.float32)
+    damaged[:20] = rows[:20]
+    write_npy(str(tmp_path / "v.npy"), damaged)
+    info = build([str(tmp_path / "v.npy")], tmp_path / "i", recall=0.9)
+    assert (info.kind, info.rows) == (EXACT, 20)
+    assert find(open_index(tmp_path / "i"), rows[7], 1) == ["7.jpg"]
+
+
+def test_copies_are_equally_near(rows: NDArray[np.float32], tmp_path: Path) -> None:
+    write_npy(str(tmp_path / "v.npy"), np.repeat(rows[:250], 50, axis=0))
+    info = build([str(tmp_path / "v.npy")], tmp_path / "i", recall=0.95)
+    assert info.recall["images"] == 1
+
+
 def test_vectors_of_two_models_are_refused(rows: NDArray[np.float32], tmp_path: Path) -> None:
     write_npy(str(tmp_path / "a.npy"), rows[:5])
     write_npy(str(tmp_path / "b.npy"), rows[:5], "e2" * 32)
@@ -288,7 +305,7 @@ def test_a_killed_build_leaves_no_index_and_the_next_removes_its_files(
         "import time; from clipcls.embeddings.vector_files import open_vectors\n"
         "from clipcls.embeddings.index_build import build_index\n"
         f"build_index([open_vectors({vectors!r})], {str(tmp_path / 'i')!r}, "
-        "on_row=lambda: time.sleep(0.01))"
+        "kind='IVF128,SQ8', on_row=lambda: time.sleep(0.01))"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
     while not list(tmp_path.glob("i/rows-*")):
