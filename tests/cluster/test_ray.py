@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,8 +73,8 @@ def read(path: str) -> pd.DataFrame:
     return pd.read_parquet(path).sort_values("path").reset_index(drop=True)
 
 
-def check_against_local(run: Run) -> None:
-    run("classify", *LABELS, "photos", "-o", "local.parquet")
+def check_against_local(run: Run, *more: str) -> None:
+    run("classify", *LABELS, "photos", *more, "-o", "local.parquet")
     local, found = read("local.parquet"), read("results")
     assert found["path"].tolist() == local["path"].tolist()
     for name in ("label", "error", "model", "weights", "precision"):
@@ -85,13 +86,20 @@ def test_two_nodes_answer_as_one_process(cluster: Any, run_real: Run) -> None:
     copy_photos(12)
     for number in range(12, 20):  # a shard of broken images, and one of both
         Path(f"photos/{number:04}.jpg").write_text("no image")
+    with tarfile.open("more.tar.gz", "w:gz") as tar:
+        tar.add("photos/0003.jpg")
+        tar.add("photos/0013.jpg")
+    words = ("photos", "more.tar.gz", "--ray", cluster.address, "--shard-size", "6")
+    status, _, err = run_real("classify", *LABELS, *words, "-o", "results/")
+    assert status == 1, err
+    assert "13 classified, 9 could not be read" in err
+    check_against_local(run_real, "more.tar.gz")
+
+
+@pytest.mark.slow
+def test_a_pipeline_of_ray_data(cluster: Any) -> None:
     ray.init(cluster.address, log_to_driver=False)
     try:
-        words = ("photos", "--ray", "--shard-size", "5", "-o", "results/")
-        status, _, err = run_real("classify", *LABELS, *words)
-        assert status == 1, err
-        assert "12 classified, 8 could not be read" in err
-        check_against_local(run_real)
         classifier = clipcls.ZeroShotClassifier(["cat", "rocket"], model="mini", cache=False).fit()
         images = ray.data.read_images(str(PHOTOS), mode="RGB", include_paths=True)
         rows = images.map_batches(
