@@ -13,7 +13,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from clipcls.data import archives
+from clipcls.data import archives, container_file
 from clipcls.data.archives import Member
 from clipcls.data.file_kinds import LeftOut
 from clipcls.data.inputs import NamedImage
@@ -234,3 +234,29 @@ def test_empty_files_and_pipes_are_named(name: str) -> None:
     Path(name).unlink()
     os.mkfifo(name)
     assert found(name) == [f"{name}: not a regular file"]
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "tgz", "tar.bz2", "tar.xz"])
+def test_a_list_of_members_reads_a_stream_once(
+    kind: str, paint: Paint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pack(kind, {f"{n}.png": Path(paint(f"{n}.png", "red")).read_bytes() for n in range(9)})
+    opened: list[str] = []
+    open_container = container_file.open_container
+
+    def count(name: str) -> Any:
+        opened.append(name)
+        return open_container(name)
+
+    monkeypatch.setattr(archives, "open_container", count)
+    archives._open_forward.cache_clear()
+    for order in (range(9), [3, 2], [8, 8]):
+        for number in order:
+            source = find_source(f"{path}!{number}.png")
+            assert isinstance(source, Member)
+            assert source.load().read() == Path(f"{number}.png").read_bytes()
+    assert len(opened) <= 1 + 1 + 2 + 2
+    missing = find_source(f"{path}!none.png")
+    assert isinstance(missing, Member)
+    with pytest.raises(ImageError, match="no such member"):
+        missing.load().read()
