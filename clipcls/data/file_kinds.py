@@ -111,10 +111,7 @@ def is_table(name: str) -> bool:
 
 
 def is_vectors(path: str) -> bool:
-    """Whether a file or folder holds stored vectors, judged by its content, not by its name.
-
-    A parquet file that is cut off counts as well: opening it tells what is wrong.
-    """
+    """Whether a file or folder holds stored vectors, judged by its content, not by its name."""
     if os.path.splitext(path)[1].lower() in SUFFIXES:  # without opening a million photos
         return False
     try:
@@ -130,7 +127,7 @@ def is_vectors(path: str) -> bool:
             size = file.seek(-8, os.SEEK_END)
             length, end = int.from_bytes(file.read(4), "little"), file.read(4)
             file.seek(max(0, size - length))
-            return end != b"PAR1" or VECTORS_KEY in file.read(length)
+            return end == b"PAR1" and VECTORS_KEY in file.read(length)
     except (OSError, ValueError):
         return False
 

@@ -47,9 +47,10 @@ def choose_typed(table: str, schema: Any, column: str | None) -> str:
     usable = [name for name in schema.names if _may_have_images(types[name])]
     vectors = [name for name in schema.names if _has_vectors(types[name])]
     advice = "vectors of an unknown model are read in Python alone, as an array"
-    if vectors and not column and not any(map(_is_usual, usable)):
+    has_usual = any(map(_is_usual, usable))
+    if vectors and not column and not has_usual:
         raise ImageError(table, f"has vectors ({vectors[0]!r}), but no paths of images; {advice}")
-    name = choose_column(table, schema.names if column else usable or schema.names, column)
+    name = choose_column(table, usable if has_usual and not column else schema.names, column)
     if name not in usable:
         others = ", ".join(map(repr, usable[:20])) or "none has these"
         raise ImageError(

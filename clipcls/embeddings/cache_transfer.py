@@ -19,11 +19,13 @@ from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.cache_file import compute_checksum
 from clipcls.embeddings.space import is_probe, translate
 from clipcls.errors import CacheError, InputError, OutputError, require_extra
+from clipcls.files.magic import START, name_kind
 from clipcls.output.parquet import MAGIC, open_parquet
 from clipcls.output.writer import Writer
 
 KEY = b"clipcls.cache"
 FORMAT = b"clipcls cache 1"
+_SQLITE = b"SQLite format 3\0"
 _ROWS = 4096  # in a row group and in a transaction
 
 Row = tuple[Any, ...]
@@ -151,8 +153,13 @@ def open_other(path: Path, cache: EmbeddingCache) -> EmbeddingCache:
     if path.samefile(cache.path):
         raise CacheError(f"{path}: is the cache that it would be merged into; name another")
     with path.open("rb") as file:
-        if file.read(4) == MAGIC:
-            raise CacheError(f"{path}: is parquet, not a cache; use `clipcls cache import`")
+        start = file.read(START)
+    if start.startswith(MAGIC):
+        raise CacheError(f"{path}: is parquet, not a cache; use `clipcls cache import`")
+    if not start.startswith(_SQLITE):  # an empty file would be made a cache
+        raise CacheError(
+            f"{path}: is {name_kind(start) or 'empty or another file'}, not a cache of clipcls"
+        )
     return EmbeddingCache(path)
 
 

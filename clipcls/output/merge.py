@@ -26,6 +26,7 @@ from clipcls.predictions import PROVENANCE, UNKNOWN, Result, to_record
 from clipcls.questions import prefix_columns
 
 _SHARD = ("shard", "run")
+_RESULT = {"label", "labels", "questions", "error", "rank"}  # one of these is in each record
 _COMPARED = (*(name for name in PROVENANCE if name not in (*_SHARD, "licence", "precision")), "run")
 _NO_ANSWER = 0
 
@@ -249,6 +250,8 @@ def _group(
         path = record.get("path")
         if not isinstance(path, str) or not path:
             raise InputError(f"{where}: has no path of an image")
+        if not record.keys() & _RESULT:
+            raise InputError(f"{where}: has no label; these are not results of clipcls")
         if found and columns and _name_row(found.records[0]) == _name_row(record):
             if record not in found.records:
                 found.records.append(record)

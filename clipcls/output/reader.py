@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcls.errors import ImageError, InputError, os_reason
-from clipcls.files.on_disk import find_on_disk, join_address
+from clipcls.files.on_disk import find_on_disk, is_url, join_address
 from clipcls.files.text import decode, read_table, read_text
 from clipcls.output import parquet
 from clipcls.output.columns import find_further, unflatten
@@ -165,6 +165,8 @@ def open_records(
                     return (), parquet.read_parquet(name, name, question)
             text = read_text(Path(name))
         except OSError as error:
+            if is_url(name):
+                raise InputError(f"{name}: results are read from files; download it") from error
             raise InputError(f"{name}: cannot be read: {os_reason(error)}") from error
     if text.lstrip().startswith(("{", "[")):
         return (), read_json(text, name)

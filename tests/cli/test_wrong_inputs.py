@@ -89,7 +89,7 @@ WRONG: dict[str, tuple[bytes | None, str]] = {
     "workbook.csv": (zipped(a_xml=b""), "is an Excel workbook or zip file"),
     **{f"empty.{kind}": (b"", "is empty") for kind in ("zip", "tar", "tgz", "parquet", "mp4")},
     "cut.zip": (zipped(a_png=NOISE[0])[:5_000], "damaged or cut short"),
-    "cut.parquet": (table(path=["x"] * 99)[:200], "is not a whole parquet file"),
+    "cut.parquet": (table(path=["x"] * 99)[:200], "damaged or cut short"),
     "random.zip": (os.urandom(999), "not a zip archive, damaged or cut short"),
     "random.mp4": (b"\1" + os.urandom(999), "not a video, damaged or cut short"),
     "secret.zip": (encrypted(), "secret.zip!a.png: is encrypted; unpack"),
@@ -245,3 +245,91 @@ def test_what_fails_a_thousand_times_is_not_said_a_thousand_times(run: Run) -> N
     assert "clipcls: skipped 980 more: no such file" in lines
     assert any(re.match("clipcls: skipped 80 more: .* a web page", line) for line in lines)
     assert sum(line.startswith("clipcls: skipped ") for line in lines) == 20 + 1 + 20 + 1 + 1
+
+
+RESULTS = {
+    # name: its content, and the words of the one line about it
+    "page.csv": (PAGE, "is a web page"),
+    "page.parquet": (PAGE, "is a web page"),
+    "cut.parquet": (table(path=["x"] * 99, label=["y"] * 99)[:200], "is not a whole parquet file"),
+    "foreign.parquet": (table(path=["red.png"], foo=[1]), "row 1: has no label"),
+    "integers.parquet": (table(path=[1], label=[2]), "row 1: has no path"),
+    "columns.csv": (b"path,foo\nred.png,1\n", "neither JSON nor a csv with the columns path and"),
+    "middle.jsonl": (b'{"path": "red.png", "label": "red"}\n{', "line 2: is not JSON"),
+    "picture.png": (picture(), "is a PNG image, not a text file"),
+    "array.npy": (array(np.ones(3)), "array.npy"),
+    "gone.csv": (None, "no such file"),
+}
+READERS = {
+    "sort": ("--into", "sorted"),
+    "report": ("-o", "report.html"),
+    "merge": ("-o", "merged.csv"),
+    "review": ("--labels", "labels.txt"),
+}
+
+
+@pytest.mark.parametrize("command", READERS)
+@pytest.mark.parametrize("name", RESULTS)
+def test_wrong_results(
+    command: str, name: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, words = RESULTS[name]
+    monkeypatch.chdir(tmp_path)
+    Path("labels.txt").write_text("red\nblue\n")
+    if data is not None:
+        Path(name).write_bytes(data)
+    before = sorted(os.listdir())
+    status, _, errors = run(command, name, *READERS[command])
+    (line,) = [line for line in errors.splitlines() if line.strip() and "sage:" not in line][-1:]
+    assert status == 2
+    assert "internal error" not in errors
+    if (name, command) != ("array.npy", "merge"):  # vectors, which are not merged into a csv
+        assert name in line
+        assert re.search(words, line)
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize("action", ["import", "merge"])
+@pytest.mark.parametrize(
+    "data", [b"", PAGE, picture(), table(path=["x"]), table(path=["x"])[:99], os.urandom(999)]
+)
+def test_wrong_caches_are_refused_and_left_as_they_are(
+    action: str, data: bytes, run: Run, tmp_path: Path, cache_folder: Path
+) -> None:
+    (tmp_path / "other").write_bytes(data)
+    status, _, errors = run("cache", action, str(tmp_path / "other"))
+    assert (status, errors.count("\n")) == (2, 1)
+    assert f"{tmp_path}/other: " in errors
+    assert (tmp_path / "other").read_bytes() == data
+
+
+LABELLED: dict[str, tuple[bytes, str]] = {
+    "page.csv": (PAGE, "is a web page"),
+    "page.zip": (PAGE, "is a web page"),
+    "page.parquet": (PAGE, "is a web page"),
+    "void.jsonl": (b"", "is empty"),
+    "cut.parquet": (table(path=["x"] * 99, label=["y"] * 99)[:200], "damaged or cut short"),
+    "columns.csv": (b"path,foo\nred.png,1\n", "columns path and label"),
+    "columns.parquet": (table(path=["red.png"], foo=["x"]), "has no column 'label'"),
+    "integers.parquet": (table(path=[1], label=["x"]), "column 'path' has int64"),
+    "gone.csv": (b"path,label\nno.png,red\nnone.png,blue\n", "no such file"),
+    "other.npy": (array(np.eye(3)), "other.npy.jsonl, which names the model"),
+    "picture.png": (picture(), "labelled images are"),
+}
+
+
+@pytest.mark.parametrize("command", ["evaluate", "fit", "calibrate"])
+@pytest.mark.parametrize("name", LABELLED)
+def test_wrong_labelled_images(
+    command: str, name: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, words = LABELLED[name]
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(data)
+    labels = () if command == "fit" else ("-l", "red", "-l", "blue")
+    output = () if command == "evaluate" else ("-o", "out.file")
+    status, _, errors = run(command, name, *labels, *output)
+    assert status == 2
+    assert re.search(words, errors)
+    assert "internal error" not in errors
+    assert not Path("out.file").exists()
