@@ -19,6 +19,7 @@ def classify(
     labels: Path,
     images: Path,
     cache: Path | None,
+    form: str = "jsonl",
 ) -> list[Any]:
     """The command line; `mini` is the bundled model, another name needs a checkpoint."""
     return [
@@ -26,7 +27,7 @@ def classify(
         "classify",
         *_model(args, work, model),
         *("--labels", labels),
-        *("--format", "jsonl", "--output", work.path("scratch", "clipcls.jsonl")),
+        *("--format", form, "--output", work.path("scratch", f"clipcls.{form}")),
         *(("--cache", cache) if cache else ("--no-cache",)),
         images,
     ]

@@ -310,7 +310,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _is_image(entry: os.DirEntry[str], left_out: LeftOut) -> bool:
     """Whether a file is taken from a folder; if not, count it."""
     suffix = os.path.splitext(entry.name)[1].lower()
-    is_unknown = suffix not in SUFFIXES and suffix not in KINDS and not suffix.endswith("~")
+    if suffix in SUFFIXES:
+        return True
+    is_unknown = suffix not in KINDS and not suffix.endswith("~")
     return (is_unknown and _starts_as_image(entry)) or has_image_name(entry.name, left_out)
 
 
