@@ -32,6 +32,7 @@ os.environ["XDG_CONFIG_HOME"] = CACHE
 os.environ["XDG_STATE_HOME"] = CACHE
 for name in [name for name in os.environ if name.startswith("CLIPCLS_")]:
     del os.environ[name]
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each process that tests start compiles anew
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub, whatever the machine reaches
 
 
