@@ -33,6 +33,7 @@ os.environ["XDG_STATE_HOME"] = CACHE
 for name in [name for name in os.environ if name.startswith("CLIPCLS_")]:
     del os.environ[name]
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each process that tests start compiles anew
+sys.dont_write_bytecode = False
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub, whatever the machine reaches
 
 
