@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -188,5 +189,6 @@ def _finish(
     for name in found - wanted:  # of a list of images that has changed since
         place.remove(name)
     place.write_manifest({**manifest, "complete": True})
-    run.console.remark(f"wrote {format_count(len(wanted), 'file')} into {place.url}")
+    count, merge = format_count(len(wanted), "file"), shlex.join(["clipcls", "merge", place.url])
+    run.console.remark(f"wrote {count} into {place.url}; next: {merge} -o results.csv")
     return 0

@@ -167,7 +167,8 @@ def open_records(
         except OSError as error:
             if is_url(name):
                 raise InputError(f"{name}: results are read from files; download it") from error
-            raise InputError(f"{name}: cannot be read: {os_reason(error)}") from error
+            cure = "; make one file of it with `clipcls merge`" if os.path.isdir(name) else ""
+            raise InputError(f"{name}: cannot be read: {os_reason(error)}{cure}") from error
     if text.lstrip().startswith(("{", "[")):
         return (), read_json(text, name)
     return read_table(text, name, exact=True).columns, read_csv(text, name, question)

@@ -137,6 +137,10 @@ def test_folders_of_results_are_merged(run: Run, answered: list[str], place: str
     local = [o for o in OPTIONS if o not in ("--shard-size", "4")]
     run("classify", *local, "photos", "-o", "local.parquet")
     assert read("all.parquet") == read("local.parquet")
+    if place == "results":
+        for words in (("sort", "--into", "s"), ("report", "-o", "r.html")):
+            status, _, err = run(words[0], f"{place}1", *words[1:])
+            assert (status, "clipcls merge" in err) == (2, True), err
     status, _, err = run("merge", f"{place}1", f"{place}3", "-o", "all.csv")
     assert (status, "missing: shard 2 of 3" in err) == (1, True)
     manifest = Place(f"{place}2").read_manifest()
