@@ -94,10 +94,10 @@ class VectorsInfo:
                 f"not by {encoder.name} ({encoder.weights[:12]}); use --model {self.model}, or "
                 "embed the images anew"
             )
-        if self.space == encoder.image_space:
-            return
+        is_other = self.space != encoder.image_space and self.precision == encoder.precision
+        # A new version of open_clip may prepare images otherwise under the same name.
         preprocessing = json.loads(json.dumps(encoder.preprocessing))  # which has tuples
-        if self.precision == encoder.precision or self.preprocessing != preprocessing:
+        if is_other or self.preprocessing != preprocessing:
             raise InputError(
                 f"{name}: its images were prepared otherwise than {encoder.name} prepares them "
                 "now; embed them anew"

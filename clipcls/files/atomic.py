@@ -48,11 +48,15 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def lock_descriptor(descriptor: int) -> bool:
+def lock_descriptor(descriptor: int, *, shared: bool = False) -> bool:
     """Lock an open file against other processes, until it and all duplicates are closed.
 
     The lock is on the file itself, so nothing is left behind and the lock survives a rename. There
     is none on Windows, where nobody can replace an open file and a lock would keep readers out.
+
+    Args:
+        descriptor: of the file.
+        shared: several processes may hold such a lock.
 
     Returns:
         Whether it is locked: some file systems have no locks.
@@ -65,7 +69,7 @@ def lock_descriptor(descriptor: int) -> bool:
     except ImportError:  # Windows
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError:

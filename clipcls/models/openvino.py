@@ -4,9 +4,12 @@ On a CPU OpenVINO computes the same vectors faster than torch (`clipcls bench` s
 and a process that finds a tower's graph on disk need not import torch, which takes seconds.
 `towers` exports the graphs.
 
-A graph is stored as OpenVINO compiled it, in a file named `TOWER-BUILD-CHECKSUM.blob`. The build is
-the versions of open_clip and OpenVINO and the CPU, so a graph is never stale. The checksum is the
-file's: OpenVINO can crash on a damaged file, or compute other vectors.
+A graph is stored as OpenVINO compiled it, in a file named `TOWER-CPU-VERSIONS-CHECKSUM.blob`. The
+versions are those of open_clip and OpenVINO, so a graph is never stale. The checksum is the file's:
+OpenVINO can crash on a damaged file, or compute other vectors.
+
+Machines with other CPUs may share the folder: their graphs stay. After an update a new graph
+replaces that of the old version, unless a process still has it open.
 """
 
 from __future__ import annotations
@@ -34,12 +37,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.errors import OutputError, os_reason
-from clipcls.files.atomic import write_bytes
+from clipcls.files.atomic import lock_descriptor, write_bytes
 from clipcls.files.folders import cache_folder
 
 logger = logging.getLogger(__name__)
 
-# How long a tower's graph of another build is kept: other environments may share the folder.
+# How long a tower's graph is kept without use.
 _DAYS_KEPT = 7
 
 
@@ -58,12 +61,16 @@ class GraphKey:
     precision: str
 
     def tower(self) -> str:
-        """Names the graphs of all builds."""
+        """Names the graphs of all CPUs and versions."""
         return _hash(self.space)
+
+    def machine(self) -> str:
+        """Names the graphs of all versions for this CPU."""
+        return f"{self.tower()}-{_hash(_cpu())}-"
 
     def stem(self) -> str:
         """The beginning of the file name."""
-        return f"{self.tower()}-{_hash(self.version, build())}-"
+        return f"{self.machine()}{_hash(self.version, version())}-"
 
 
 class Graph:
@@ -136,9 +143,13 @@ def has_bf16() -> bool:
 
 def build() -> str:
     """Names OpenVINO's version and the CPU that it compiles for, without importing it."""
+    return f"{version()} {_cpu()}"
+
+
+def _cpu() -> str:
     # Virtual machines hide the CPU's name: one name has several sets of instructions.
     sets = sorted(flag for flag in _cpu_flags() if flag.startswith(("amx", "avx", "fma", "sse")))
-    return " ".join((version(), platform.machine(), cpu_name(), *sets))
+    return " ".join((platform.machine(), cpu_name(), *sets))
 
 
 def cpu_name() -> str:
@@ -184,7 +195,10 @@ def load(key: GraphKey) -> Graph | None:
         return None  # in a folder that cannot be searched OpenVINO would abort the process
     for file in default_folder().glob(f"{key.stem()}*.blob"):
         try:
-            data = np.memmap(file, np.uint8, "c")
+            with file.open("rb") as opened:
+                with contextlib.suppress(BlockingIOError):  # it is being deleted
+                    lock_descriptor(opened.fileno(), shared=True)  # as long as the map is open
+                data = np.memmap(opened, np.uint8, "c")
             if file.stem.rpartition("-")[2] != _checksum(data):
                 raise ValueError("wrong checksum")
             tensor = import_openvino().Tensor(data, shared_memory=True)
@@ -224,11 +238,21 @@ def _note_use(file: Path, key: GraphKey) -> None:
 
 
 def _delete_unused(key: GraphKey) -> None:
-    """Deletes a tower's graphs of other builds, and what killed processes left."""
+    """Deletes a tower's graphs of other versions or without use, and what killed processes left."""
     for file in default_folder().glob(f"*{key.tower()}*"):
+        is_old = file.name.startswith(key.machine()) and not file.name.startswith(key.stem())
         with contextlib.suppress(OSError):  # another process has deleted it, or is using it
-            if _days_unused(file) > _DAYS_KEPT:
+            if (is_old and _is_free(file)) or _days_unused(file) > _DAYS_KEPT:
                 file.unlink()
+
+
+def _is_free(file: Path) -> bool:
+    """Whether no process has a graph open; also False where the file system cannot tell."""
+    try:
+        with file.open("r+b") as opened:
+            return lock_descriptor(opened.fileno()) or os.name == "nt"  # which deletes no open file
+    except BlockingIOError:
+        return False
 
 
 def _days_unused(file: Path) -> float:

@@ -136,6 +136,20 @@ def test_another_models_vectors_are_refused(
     assert run("classify", output, *LABELS)[0] == 0
 
 
+def test_vectors_outlive_an_update_that_prepares_images_as_before(
+    photos: list[str], run: Run, encoder: ColourEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ColourEncoder, "version", "open_clip_torch 3")
+    monkeypatch.setattr(ColourEncoder, "preprocessing", {"size": (8, 8), "resize_mode": "squash"})
+    run("embed", "photos", "-o", "v.npy")
+    monkeypatch.setattr(ColourEncoder, "version", "open_clip_torch 4")
+    assert run("classify", "v.npy", *LABELS)[0] == 0
+    monkeypatch.setattr(ColourEncoder, "preprocessing", {"size": (8, 8), "resize_mode": "shortest"})
+    status, _, errors = run("classify", "v.npy", *LABELS)
+    assert status == 2
+    assert "prepared otherwise" in errors
+
+
 def test_unreadable_images_have_no_row(photos: list[str], run: Run) -> None:
     Path(photos[1]).write_bytes(b"no image")
     for output in OUTPUTS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
 import transformers
 from PIL import Image
@@ -69,8 +71,8 @@ LAYOUTS = {
         {
             "embed_dim": 32,
             "vision_cfg": {
-                "image_size": 384,
-                "timm_model_name": "vit_pe_core_tiny_patch16_384",
+                "image_size": 96,
+                "timm_model_name": "vit_pe_core_tiny_patch16_384",  # `shallow`
                 "timm_model_pretrained": False,
                 "timm_pool": "map",
                 "timm_proj": None,
@@ -268,10 +270,17 @@ def open_clips_scores(repo: str, photos: list[Path]) -> np.ndarray:
             return logits.softmax(-1).numpy()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name == "PE-Core")) for name in LAYOUTS],
-)
+@pytest.fixture
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PE Core's image tower with 2 of its 12 layers, for images of 96 x 96 pixels."""
+    entries = getattr(timm.models, "_registry")._model_entrypoints  # noqa: B009
+    name = "vit_pe_core_tiny_patch16_384"
+    make = functools.partial(entries[name], depth=2, img_size=96)
+    monkeypatch.setitem(entries, name, make)
+
+
+@pytest.mark.usefixtures("shallow")
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_scores_are_open_clips(
     name: str, hub: FakeHub, photos: list[Path], tmp_path: Path, monkeypatch, caplog
 ) -> None:

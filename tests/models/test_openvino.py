@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import logging
 import os
@@ -310,29 +311,44 @@ def age(file: Path, days: float) -> None:
     os.utime(file, (then, then))
 
 
-def test_versions_of_openvino_share_a_folder_until_one_is_no_longer_used(
+def test_a_new_version_replaces_the_graphs_of_the_old_one(
     encoder, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def use(version: str) -> set[str]:
+    def use(version: str) -> OpenClipEncoder:
         monkeypatch.setattr(openvino, "version", lambda: version)
-        encoder().encode_texts(["a cat"])
+        ours = encoder()
+        ours.encode_texts(["a cat"])
+        return ours
+
+    def kept() -> set[str]:
         return {file.name for file in folder.iterdir()}
 
-    (old,) = use("2025.4")
-    both = use("2026.1")
+    use("2025.3")
+    older = kept()
+    use("2025.4")
+    assert len(kept()) == 1
+    assert not kept() & older
+    (old,) = kept()
+    held = use("2025.4")  # which has the stored graph open
+    use("2026.1")
+    both = kept()
     assert len(both) == 2
+    assert old in both
+    held.encode_texts(["a dog"])
+    del held
+    gc.collect()
+    killed = folder / f".{old}.0123abcd.part"
+    killed.write_bytes(b"")
+    age(killed, 9)
+    other = folder / "of-another-tower.blob"
+    other.write_bytes(b"")
+    age(other, 900)
+    for name in both:
+        age(folder / name, 2)  # so that its use is noted
     with monkeypatch.context() as patch:
         patch.setattr(towers, "_export", None)
-        assert use("2025.4") == use("2026.1") == both
-        for name in both:
-            age(folder / name, 9)
-        killed = folder / f".{old}.0123abcd.part"
-        killed.write_bytes(b"")
-        age(killed, 9)
-        other = folder / "of-another-tower.blob"
-        other.write_bytes(b"")
-        age(other, 900)
-        assert use("2026.1") == both - {old} | {other.name}
+        use("2026.1")
+    assert kept() == both - {old} | {other.name}
 
 
 def test_a_refusal_is_that_of_one_cpu_and_version(
