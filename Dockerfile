@@ -3,7 +3,7 @@
 
 ARG PYTHON=3.13
 
-FROM python:${PYTHON}-slim AS build
+FROM python:${PYTHON}-slim-trixie AS build
 # PyTorch's package index: cpu, or the CUDA version of the machine's driver, such as cu128.
 ARG TORCH=cpu
 WORKDIR /source
@@ -16,7 +16,7 @@ RUN python -m venv /venv \
         --index-url "https://download.pytorch.org/whl/${TORCH}" \
     && /venv/bin/pip install --no-cache-dir ".[heic,hf,parquet,serve]"
 
-FROM python:${PYTHON}-slim
+FROM python:${PYTHON}-slim-trixie
 RUN useradd --create-home --uid 10001 clipcls \
     && install --directory --owner clipcls /cache /data
 COPY --from=build /venv /venv

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcls.models import hub
-from clipcls.models.architectures import require_torch
+from clipcls.models.architectures import fold, require_torch
 from clipcls.models.licences import find_licence
 
 MINI = Path(__file__).parents[1] / "mini"
@@ -130,12 +130,30 @@ ALIASES["multilingual"] = replace(
 
 HUB_TWINS = {
     **{
-        f"openai/clip-vit-{size}": f"ViT-{name}-quickgelu/openai"
+        repo: f"ViT-{name}-quickgelu/openai"
+        for repo, name in (
+            ("openai/clip-vit-base-patch32", "B-32"),
+            ("openai/clip-vit-base-patch16", "B-16"),
+            ("openai/clip-vit-large-patch14", "L-14"),
+            ("openai/clip-vit-large-patch14-336", "L-14-336"),
+            ("sentence-transformers/clip-ViT-B-32", "B-32"),
+            ("sentence-transformers/clip-ViT-B-16", "B-16"),
+            ("sentence-transformers/clip-ViT-L-14", "L-14"),
+        )
+    },
+    **{
+        f"facebook/metaclip-{size}-{data}": f"ViT-{name}-quickgelu/metaclip_{tag}"
+        for size, name in (("b32", "B-32"), ("b16", "B-16"), ("l14", "L-14"), ("h14", "H-14"))
+        for data, tag in (("400m", "400m"), ("fullcc2.5b", "fullcc"))
+        if (size, data) != ("h14", "400m")
+    },
+    **{
+        f"apple/MobileCLIP-{size}": f"MobileCLIP-{name}"
         for size, name in (
-            ("base-patch32", "B-32"),
-            ("base-patch16", "B-16"),
-            ("large-patch14", "L-14"),
-            ("large-patch14-336", "L-14-336"),
+            ("S1", "S1/datacompdr"),
+            ("S2", "S2/datacompdr"),
+            ("B", "B/datacompdr"),
+            ("B-LT", "B/datacompdr_lt"),
         )
     },
     **{
@@ -236,17 +254,30 @@ class PretrainedInfo:
 
 
 def list_pretrained(search: str = "") -> list[PretrainedInfo]:
-    """The published weights whose name or repository contains a text; imports open_clip."""
+    """The weights whose name, repository or twin's contains a text; imports open_clip.
+
+    OpenCLIP's own come first, then those of the models with a short name.
+    """
     with require_torch("the list of OpenCLIP's models"):
         from open_clip import get_pretrained_cfg
         from open_clip import list_pretrained as list_all
+    repos: dict[str, str | None] = {
+        f"{architecture}/{tag}": get_pretrained_cfg(architecture, tag)
+        .get("hf_hub", "")
+        .rpartition("/")[0]
+        for architecture, tag in list_all()
+    }
+    others = (info.name for info in ALIASES.values() if info.name.startswith("hf-hub:"))
+    repos |= {name: name.removeprefix("hf-hub:") for name in others}
+    twins: dict[str, list[str]] = {}
+    for twin, name in HUB_TWINS.items():
+        twins.setdefault(name, []).append(twin)
     found = []
-    for architecture, tag in list_all():
-        repo = get_pretrained_cfg(architecture, tag).get("hf_hub", "").rpartition("/")[0] or None
-        if search.casefold() in f"{architecture}/{tag} {repo}".casefold():
-            present = repo is not None and hub.cached(repo, *HUB_FILES) is not None
+    for name, repo in repos.items():
+        if any(fold(search) in fold(each or "") for each in (name, repo, *twins.get(name, ()))):
+            present = bool(repo) and hub.cached(repo or "", *HUB_FILES) is not None
             licence = find_licence(repo) if repo else ""
-            found.append(PretrainedInfo(f"{architecture}/{tag}", repo, licence, present))
+            found.append(PretrainedInfo(name, repo or None, licence, present))
     return found
 
 

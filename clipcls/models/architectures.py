@@ -8,9 +8,10 @@ import importlib.metadata
 import importlib.util
 import json
 import logging
+import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,19 @@ def list_architectures() -> dict[str, Path]:
 
 
 def find_architecture(name: str) -> str | None:
-    """The built-in architecture of this name, also in OpenAI's spelling (ViT-B/32)."""
-    name = name.replace("/", "-")
-    return name if name in list_architectures() else None
+    """The built-in architecture of this name, also spelt as in ViT-L/14@336px or vit_b_32."""
+    return find_spelt(name, list_architectures())
+
+
+def find_spelt(name: str, names: Iterable[str]) -> str | None:
+    """The one of these names that is spelt like `name`, but for case and separators."""
+    wanted = fold(name)
+    return next((each for each in names if fold(each) == wanted), None)
+
+
+def fold(name: str) -> str:
+    """A name without what people spell differently: case, separators, and the px of 336px."""
+    return re.sub(r"(?<=\d)px$", "", re.sub(r"[\s_/@:,-]+", "-", name.strip().casefold()))
 
 
 def read_architecture(architecture: str) -> dict[str, Any]:

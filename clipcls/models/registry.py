@@ -29,6 +29,7 @@ from clipcls.models import hub
 from clipcls.models.aliases import ALIASES, HUB_FILES, HUB_TWINS, MINI, PRETRAINED, Pretrained
 from clipcls.models.architectures import (
     find_architecture,
+    find_spelt,
     installed_versions,
     list_architectures,
     list_tags,
@@ -168,15 +169,17 @@ def _resolve(model: str, fetch: Fetch) -> ModelSource:
     if model == "mini":
         source = _from_directory(model, MINI, None, fetch)
         return replace(source, licence=ALIASES[model].licence)
-    model = ALIASES[model].name if model in ALIASES else model
-    if model.startswith("hf-hub:"):
-        return _from_repository(model.removeprefix("hf-hub:"), fetch)
+    alias = find_spelt(model, ("auto", *ALIASES))
+    if alias in ("auto", "mini"):
+        return _resolve(alias, fetch)
+    model = ALIASES[alias].name if alias else model
     if directory := _find_directory(model):
         return _from_directory(model, directory, None, fetch)
-    if repo := _find_repository(model):
-        model = HUB_TWINS.get(repo, f"hf-hub:{repo}")
-        if model.startswith("hf-hub:"):
+    if (repo := _find_repository(model)) is not None:
+        twin = find_spelt(repo, HUB_TWINS)
+        if twin is None:
             return _from_repository(repo, fetch)
+        model = HUB_TWINS[twin]
         logger.info("%s is OpenCLIP's %s", repo, model)
     if architecture := find_architecture(model):
         tags = list_tags(architecture)
@@ -227,15 +230,20 @@ def _find_repository(model: str) -> str | None:
 
     It is no repository if it resembles an architecture with a tag: a mistake costs no request.
     """
-    page = r"(?:https?://)?(?:huggingface|hf)\.co/"
-    found = re.fullmatch(rf"({page})?([\w.-]+)/([\w.-]+)/?", model)
+    if model.startswith((".", "~")):
+        return None  # a path
+    page = r"hf[-_]hub:|hf://|(?:https?://)?(?:huggingface|hf)\.co/"
+    found = re.fullmatch(rf"({page})?([\w.-]+)/([\w.-]+)/?(?:tree/.*|blob/.*)?", model)
+    if model.startswith("hf-hub:") and not found:
+        return model.removeprefix("hf-hub:")  # the hub says what is wrong
     if not found or (not found[1] and _closest(found[2], list_architectures())):
         return None
     return f"{found[2]}/{found[3]}"
 
 
 def _from_repository(repo: str, fetch: Fetch) -> ModelSource:
-    file = _require(fetch, repo, CONFIG_NAME, why=", so OpenCLIP cannot load it")
+    why = ", so OpenCLIP cannot load it; `clipcls models --all TEXT` finds models that it can load"
+    file = _require(fetch, repo, CONFIG_NAME, why=why)
     weights, licence = _fetch_weights(fetch, repo, *HUB_FILES)
     return replace(_from_config(f"hf-hub:{repo}", file, weights, fetch), licence=licence)
 
@@ -305,10 +313,10 @@ def _text_files(
 
 def _find_pretrained(model: str) -> Pretrained:
     """Published weights by ARCHITECTURE/tag."""
-    if model in PRETRAINED:
-        return PRETRAINED[model]
-    # open_clip writes ARCHITECTURE:tag where it lists them.
-    name, _, tag = model.replace(":", "/").rpartition("/")
+    if known := find_spelt(model, PRETRAINED):
+        return PRETRAINED[known]
+    # open_clip writes ARCHITECTURE:tag where it lists them, others a space or a comma.
+    name, _, tag = re.sub(r"[:,\s]+", "/", model).rpartition("/")
     architecture = find_architecture(name)
     if architecture is None:
         raise UnknownModelError(f"{model}: no such model; {_hint(model)}")
@@ -327,7 +335,7 @@ def _find_pretrained(model: str) -> Pretrained:
     repo, _, file = found["hf_hub"].rpartition("/")
     return Pretrained(
         architecture,
-        tag,
+        find_spelt(tag, list_tags(architecture)) or tag,
         repo,
         {key: found[key] for key in ("mean", "std", "interpolation", "resize_mode")},
         # As the weights were trained; the architecture's default only if the tag is silent
@@ -345,6 +353,10 @@ def _hint(model: str) -> str:
     """A hint at the names that someone who wrote this one may have meant."""
     if _path(model).is_dir():
         return f"the directory {model} has no {CONFIG_NAME}, so it is not an OpenCLIP model"
+    if _path(model).is_file():
+        return "a file of weights is the --checkpoint of an architecture, as in --model ViT-B-32"
+    if others := _containing(model):
+        return f"did you mean {' or '.join(others)}?"
     name, _, tag = model.rpartition("/")
     known = ["auto", *ALIASES, *list_architectures()]
     close = _closest(name or model, known)
@@ -354,6 +366,13 @@ def _hint(model: str) -> str:
     if close:
         return f"did you mean {' or '.join(close)}?"
     return "`clipcls models` lists some"
+
+
+def _containing(text: str) -> list[str]:
+    """Up to three short names of models, or architectures, with a text in their names."""
+    text = text.casefold()
+    by_field = [alias for alias, info in ALIASES.items() if text in info.name.casefold()]
+    return [*by_field, *(each for each in list_architectures() if text in each.casefold())][:3]
 
 
 def _closest(name: str, names: Iterable[str]) -> list[str]:

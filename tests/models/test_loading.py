@@ -341,7 +341,8 @@ def test_out_of_memory(tmp_path) -> None:
     [
         ("bsae", "did you mean base"),
         ("ViT-B-33/openai", "did you mean ViT-B-32/openai"),
-        ("vit-b-32/OpenAI", "did you mean ViT-B-32/openai"),
+        ("bioclip", "did you mean biology"),
+        (str(ROOT / "LICENSE"), "is the --checkpoint of an architecture"),
         (str(ROOT), "has no open_clip_config.json"),
         ("ViT-B-32/openia", "it has openai, laion400m_e31"),
         ("ViT-B-32", "ViT-B-32/TAG"),
@@ -349,6 +350,7 @@ def test_out_of_memory(tmp_path) -> None:
         ("", "no such model"),
         ("\0", "no such model"),
         ("~nobody/here", "no such model"),
+        ("./model", "no such model"),
     ],
 )
 def test_unknown_names(name, message) -> None:
@@ -597,6 +599,48 @@ def test_one_tag_needs_no_name_and_twins_are_known(fake_hub, tmp_path) -> None:
     names = "PE-Core-B-16", "facebook/PE-Core-B16-224"
     out, _ = resolve(*names, **env)
     assert out.count("PE-Core-B-16/meta ") == 2
+
+
+@pytest.mark.parametrize(
+    ("spelt", "found"),
+    [
+        ("MINI", "mini"),
+        ("Remote_Sensing", "hf-hub:joaodaniel/RS-M-CLIP"),
+        ("vit_b_32:OpenAI", "ViT-B-32/openai"),
+        ("ViT-B/32 laion2b_s34b_b79k", "ViT-B-32/laion2b_s34b_b79k"),
+        ("ViT-L/14@336px", "ViT-L-14-336/openai"),
+        ("pe-core-b-16", "PE-Core-B-16/meta"),
+        ("OpenAI/CLIP-ViT-Base-Patch32", "ViT-B-32-quickgelu/openai"),
+        ("hf-hub:google/siglip2-base-patch16-224", "ViT-B-16-SigLIP2/webli"),
+        ("hf://imageomics/bioclip-2", "hf-hub:imageomics/bioclip-2"),
+        (
+            "https://huggingface.co/imageomics/bioclip-2/tree/main",
+            "hf-hub:imageomics/bioclip-2",
+        ),
+        ("facebook/metaclip-b32-400m", "ViT-B-32-quickgelu/metaclip_400m"),
+        ("apple/mobileclip_b_lt", "MobileCLIP-B/datacompdr_lt"),
+    ],
+)
+def test_names_as_people_write_them(spelt, found, monkeypatch) -> None:
+    monkeypatch.setattr(registry, "_from_repository", lambda repo, _: f"hf-hub:{repo}")
+    monkeypatch.setattr(registry, "_from_pretrained", lambda pretrained, _: pretrained.name)
+
+    def fetch_nothing(*_: object) -> None:
+        raise AssertionError("no file is needed")
+
+    source: Any = registry._resolve(spelt, fetch_nothing)
+    assert getattr(source, "name", source) == found
+
+
+def test_all_models_are_searched_by_any_of_their_names() -> None:
+    for search, name in {
+        "bioclip": "hf-hub:imageomics/bioclip-2",
+        "ViT-B/32": "ViT-B-32/openai",
+        "openai/clip-vit-base-patch32": "ViT-B-32-quickgelu/openai",
+        "timm/pe-core": "PE-Core-B-16/meta",
+    }.items():
+        assert name in [each.name for each in aliases.list_pretrained(search)]
+    assert aliases.list_pretrained("no such model") == []
 
 
 def test_twins_exist() -> None:
