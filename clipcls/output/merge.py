@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from clipcls.errors import InputError, os_reason
+from clipcls.errors import InputError
 from clipcls.files.on_disk import is_url
 from clipcls.output.columns import find_further, flatten, usual_columns
 from clipcls.output.parquet import read_parquet
@@ -228,17 +228,15 @@ class Merge(Comparison):
 
 def _read_images(file: str) -> Iterator[_Lines]:
     """The lines about each image; in a table those that follow each other."""
-    if os.path.isdir(file) or (is_url(file) and not os.path.lexists(file)):
+    has_suffix = bool(os.path.splitext(file)[1])
+    if os.path.isdir(file) or (is_url(file) and not has_suffix and not os.path.lexists(file)):
         place = Place(file)
         for name in place.list_finished():
             with place.open(name) as opened:
                 yield from _group((), read_parquet(opened, f"{place.url}/{name}"))
         return
-    try:
-        if os.path.getsize(file) == 0:  # of a shard without images
-            return
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {os_reason(error)}") from error
+    if os.path.isfile(file) and os.path.getsize(file) == 0:  # of a shard without images
+        return
     yield from _group(*open_records(file))
 
 

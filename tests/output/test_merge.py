@@ -192,11 +192,12 @@ def test_bad_files_are_refused_in_one_line(run: Run) -> None:
     Path("2.jsonl.part").write_text(Path("2.jsonl").read_text())
     Path("text.jsonl").write_text("no results\n")
     Path("folder").mkdir()
-    for name in ("of3.jsonl", "2.jsonl.part", "text.jsonl", "absent.jsonl", "-", "folder"):
+    names = ["of3.jsonl", "2.jsonl.part", "text.jsonl", "absent.jsonl", "-", "folder"]
+    for name in [*names, "https://localhost:1/2.jsonl", "memory://absent/results/"]:
         status, _, err = run("merge", "1.jsonl", name, "-o", "all.jsonl")
         assert status == 2, name
         assert len(err.strip().splitlines()) == 1, err
-        assert name in err or name == "-"
+        assert name.rstrip("/") in err or name == "-"
 
 
 def test_all_columns_survive(run: Run) -> None:
