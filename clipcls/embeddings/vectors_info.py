@@ -98,9 +98,10 @@ class VectorsInfo:
         # A new version of open_clip may prepare images otherwise under the same name.
         preprocessing = json.loads(json.dumps(encoder.preprocessing))  # which has tuples
         if is_other or self.preprocessing != preprocessing:
+            named = f"use --model {self.model}, or " if self.model != encoder.name else ""
             raise InputError(
                 f"{name}: its images were prepared otherwise than {encoder.name} prepares them "
-                "now; embed them anew"
+                f"now; {named}embed them anew"
             )
 
 

@@ -122,7 +122,11 @@ def test_vectors_are_known_by_their_content_not_by_their_name(photos: list[str],
 
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_another_models_vectors_are_refused(
-    photos: list[str], run: Run, encoder: ColourEncoder, output: str
+    photos: list[str],
+    run: Run,
+    encoder: ColourEncoder,
+    output: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run("embed", "photos", "-o", output)
     encoder.weights = "e2" * 32
@@ -131,7 +135,10 @@ def test_another_models_vectors_are_refused(
     assert [word in errors for word in ("colours", "c0c0", "e2e2")] == [True] * 3
     assert errors.count("\n") == 1
     encoder.weights, encoder.image_space = "c0" * 32, "image prepared otherwise"
-    assert "prepared otherwise" in run("classify", output, *LABELS)[2]
+    assert "now; embed them anew" in run("classify", output, *LABELS)[2]
+    with monkeypatch.context() as patch:  # the same weights under another name
+        patch.setattr(encoder, "name", "hf-hub:acme/colours")
+        assert "use --model colours, or embed" in run("classify", output, *LABELS)[2]
     encoder.precision = "bf16"  # another space, too, but the same preparation
     assert run("classify", output, *LABELS)[0] == 0
 
