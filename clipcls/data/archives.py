@@ -24,7 +24,14 @@ from clipcls.data.container_file import (
     open_container,
     stamp_container,
 )
-from clipcls.data.file_kinds import ARCHIVE_SUFFIX, LeftOut, is_stream, is_system_folder
+from clipcls.data.file_kinds import (
+    ARCHIVE_SUFFIX,
+    KINDS,
+    NESTED,
+    LeftOut,
+    is_stream,
+    is_system_folder,
+)
 from clipcls.data.images import MAX_BYTES
 from clipcls.data.remote import Info
 from clipcls.errors import ImageError, format_count
@@ -261,7 +268,10 @@ def list_members(
                 hidden = any(p.startswith(".") and p not in (".", "..") for p in parts)
                 if hidden or any(map(is_system_folder, parts[:-1])):
                     continue
-                if is_image(parts[-1], left_out):
+                suffix = os.path.splitext(parts[-1])[1].lower()
+                if kind := NESTED.get(KINDS.get(suffix, "")):
+                    left_out.add(kind, suffix)
+                elif is_image(parts[-1], left_out):
                     count += 1
                     yield member
     except ImageError as error:

@@ -58,6 +58,9 @@ _SUFFIXES_BY_KIND = {
         ".tsv .txt .url .wav .xls .xlsx .xml .xmp .yaml .yml"
     ),
 }
+NESTED = {"archive": "nested archive", "video": "nested video"}
+"""Names in `LeftOut` for files in an archive that are read only outside of one."""
+
 KINDS = {suffix: kind for kind, suffixes in _SUFFIXES_BY_KIND.items() for suffix in suffixes}
 """Suffixes of other files -> their kind, such as `video`; "other file" for data."""
 
@@ -170,7 +173,7 @@ class LeftOut:
             return ""
         parts = []
         others = "file not downloaded from iCloud", "file without a suffix", "system folder"
-        order = [*_SUFFIXES_BY_KIND, *others]
+        order = [*_SUFFIXES_BY_KIND, *NESTED.values(), *others]
         for kind in sorted(self.counts, key=order.index):
             suffixes = [name for name, _ in self.counts[kind].most_common() if name]
             total = self.counts[kind].total()
@@ -186,6 +189,8 @@ class LeftOut:
             if kind in self.counts
         )
         cure = "".join(examples)
+        if self.counts.keys() & {*NESTED.values()}:
+            cure += "; unpack the archive to read what is nested in it"
         if "raw file" in self.counts:
             cure += f"; to read raw files: {install_command('raw')}"
         return f"{', '.join(parts)} left out{cure}"

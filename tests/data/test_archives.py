@@ -78,7 +78,8 @@ def test_members_in_the_order_of_the_archive(
     left_out = LeftOut()
     names = [f"{path}!{member}" for member in COLOURS]
     assert found(path, left_out=left_out) == names
-    assert left_out.counts["archive"] == {".zip": 1}
+    assert left_out.counts["nested archive"] == {".zip": 1}
+    assert "1 nested archive (.zip) left out; unpack the archive" in str(left_out)
     results = list(embed_images(encoder, find_images([path]), cache))
     assert [r.path for r in results if isinstance(r, Embedded)] == names
     for name, result in zip(names, results, strict=True):
