@@ -124,6 +124,10 @@ def command(
                     skipped += 1
                     watch(item)
                     continue
+                if has(item.path):  # a row of a file of vectors
+                    known += 1
+                    watch(None)
+                    continue
                 block.append(item)
                 if len(block) == _BLOCK:
                     write_block()

@@ -25,7 +25,7 @@ from clipcls.classification.doubt import Doubt, count_each
 from clipcls.classification.empty import answer_empty
 from clipcls.cluster.transport import pack, unpack, with_provenance
 from clipcls.data.inputs import NamedImage
-from clipcls.data.sources import Source, needs_request
+from clipcls.data.sources import Source, find_source, needs_request
 from clipcls.errors import ClipclsError, ImageError, InputError, ModelError, require_extra
 from clipcls.models.backend import Backend
 from clipcls.output.parquet import ParquetWriter
@@ -78,8 +78,9 @@ def _mark(image: str | NamedImage | ImageError) -> str:
         try:
             info = os.stat(image)
         except (OSError, ValueError):
-            return image
-        return f"{image}\1{info.st_size}\1{info.st_mtime_ns}"
+            image = NamedImage(image, find_source(image))
+        else:
+            return f"{image}\1{info.st_size}\1{info.st_mtime_ns}"
     source = image.source
     stamp = source.stamp() if isinstance(source, Source) and not needs_request(source) else b""
     return f"{image.name}\1{stamp.hex()}\1{dict(image.kept or {})}"

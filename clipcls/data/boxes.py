@@ -18,7 +18,7 @@ from clipcls.data.budget import Reserve, never_wait
 from clipcls.data.file_kinds import is_video
 from clipcls.data.images import decode_image, find_whole
 from clipcls.data.inputs import NamedImage
-from clipcls.data.sources import Source, find_source
+from clipcls.data.sources import Source, find_source, needs_request
 from clipcls.errors import EmptyError, ImageError, InputError
 
 MIN_CONFIDENCE = 0.2
@@ -63,6 +63,11 @@ class Crop:
     photo: _Photo
     box: Box
     margin: float
+
+    @property
+    def needs_request(self) -> bool:
+        """Whether even its stamp takes a request to a server."""
+        return needs_request(self.photo.source)
 
     def stamp(self) -> bytes:
         """The image's stamp and the box."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -101,8 +102,17 @@ def load_ahead(source: Source | bytes | Image.Image) -> Source | bytes | Image.I
     return source.load() if hasattr(source, "load") and isinstance(source, Source) else source
 
 
+def find_whole(name: str) -> str:
+    """The name of the image that a crop called `photo.jpg#3` is of; other names as they are."""
+    from clipcls.data.tables import find_cell
+
+    found = re.fullmatch(r"(.+)#\d+", name, re.DOTALL)
+    return name if not found or find_cell(name) or os.path.lexists(name) else found[1]
+
+
 def find_file(name: str) -> str:
-    """The file of this disk that has an image; "" if the image is elsewhere."""
+    """The file of this disk that has an image, whole or in it; "" if the image is elsewhere."""
+    name = find_whole(name)
     path = str(getattr(find_source(name), "path", name))
     return "" if is_url(path) and not os.path.lexists(path) else path
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import os
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from clipcls.data.sources import open_image
+from clipcls.data.sources import find_whole, open_image
 from clipcls.errors import ImageError
 
 _AHEAD = 64  # images whose thumbnails are made ahead of the reader
@@ -21,9 +20,7 @@ def make_thumbnail(path: str | os.PathLike[str], side: int, *, quality: int = 80
     Raises:
         ImageError: the file cannot be read or is not an image.
     """
-    name = os.fspath(path)
-    if not os.path.lexists(name):
-        name = re.sub(r"#\d+\Z", "", name)  # of a crop the whole photo, whose box is not known
+    name = find_whole(os.fspath(path))  # of a crop, whose box is not known
     try:
         image = open_image(name, least_side=2 * side)
         image.thumbnail((side, side))

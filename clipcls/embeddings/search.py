@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.data.sources import find_file
 from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embedded import Embedded
 from clipcls.embeddings.index import search_blocks
@@ -41,14 +42,17 @@ def search_images(
 def search_cache(
     encoder: Encoder, query: NDArray[np.float32], cache: EmbeddingCache, k: int
 ) -> list[Hit]:
-    """The k stored images nearest to a unit vector float32 (dim,) whose files still exist."""
+    """The k stored images nearest to a unit vector float32 (dim,) whose files still exist.
+
+    Images behind URLs are taken as existing.
+    """
     wanted, space = k, Space(encoder, cache, "image")
     while True:
         found = _search(encoder, query, space.images(_BLOCK), wanted)
         existing = [
             (hit, path)
             for hit in found
-            if (path := next(filter(os.path.exists, cache.copies(hit.path)), None))
+            if (path := next(filter(_may_exist, cache.copies(hit.path)), None))
         ]
         # Others take the place of missing files.
         if len(existing) >= k or len(found) < wanted:
@@ -57,6 +61,12 @@ def search_cache(
                 for rank, (hit, path) in enumerate(existing[:k], start=1)
             ]
         wanted *= 4
+
+
+def _may_exist(name: str) -> bool:
+    """Whether an image's file exists, as far as that can be told without a request."""
+    file = find_file(name)
+    return not file or os.path.exists(file)
 
 
 def search_index(

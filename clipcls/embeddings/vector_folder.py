@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipcls.data.file_kinds import VECTORS_MANIFEST
+from clipcls.data.sources import find_file
 from clipcls.embeddings.vector_files import DType, FolderFile, VectorParquetWriter
 from clipcls.embeddings.vectors_info import VectorBlock, VectorsInfo
 from clipcls.errors import InputError, OutputError
@@ -69,19 +70,21 @@ class VectorFolder:
                 os.close(self._lock)
 
     def has(self, path: str) -> bool:
-        """Whether the folder holds this file's vector.
+        """Whether the folder holds this image's vector.
 
         Raises:
-            InputError: the file has changed since.
+            InputError: its file, or the archive, table or video with it, has changed since.
         """
         if (known := self._known.get(escape_bytes(path))) is None:
             return False
         size, written, part = known
         with contextlib.suppress(OSError, ValueError):
-            stat = os.stat(path)
-            if (size and stat.st_size != size) or stat.st_mtime > written:
+            file = find_file(path)
+            stat = os.stat(file)
+            is_whole = file == path and size
+            if (is_whole and stat.st_size != size) or stat.st_mtime > written:
                 raise InputError(
-                    f"{path}: has changed since {part} was written; delete that file, or name "
+                    f"{file}: has changed since {part} was written; delete that file, or name "
                     "another folder"
                 )
         return True

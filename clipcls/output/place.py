@@ -123,7 +123,8 @@ class Place:
         names, manifest = self.names(), self.read_manifest()
         if manifest is None:
             raise InputError(f"{self.url}: holds no results of --ray")
-        found = sorted(name for name in names if SHARD_NAME.fullmatch(name))
+        shards = filter(SHARD_NAME.fullmatch, names)
+        found = sorted(shards, key=lambda name: (len(name), name))  # from 100,000 on, more digits
         if not manifest.get("complete") or len(found) != manifest.get("shards"):
             raise InputError(f"{self.url}: is unfinished; run its command again to finish it")
         return found

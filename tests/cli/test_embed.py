@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,33 @@ def test_a_folder_is_added_to(photos: list[str], run: Run, encoder: ColourEncode
     status, _, errors = run("embed", *photos, "-o", "v", "--no-cache")
     assert status == 2
     assert [word in errors for word in (photos[0], "part-000000")] == [True] * 2
+
+
+def zip_photos(*paths: str) -> None:
+    with zipfile.ZipFile("photos.zip", "w") as archive:
+        for number, path in enumerate(paths):
+            archive.write(path, f"{number}.png")
+
+
+def test_a_folder_notices_that_what_holds_its_images_has_changed(
+    photos: list[str], run: Run
+) -> None:
+    zip_photos(*photos[:2])
+    Path("boxes.csv").write_text(f"path,x,y,w,h\n{photos[0]},0,0,1,1\n")
+    crops = (photos[0], "--boxes", "boxes.csv")
+    for name, inputs in (("photos.zip", ("photos.zip",)), (photos[0], crops)):
+        assert run("embed", *inputs, "-o", f"v-{name[-3:]}", "--no-cache")[0] == 0
+        assert run("embed", *inputs, "-o", f"v-{name[-3:]}", "--no-cache")[0] == 0
+        os.utime(name, (4e9, 4e9))
+        status, _, errors = run("embed", *inputs, "-o", f"v-{name[-3:]}", "--no-cache")
+        assert (status, f"{name}: has changed" in errors) == (2, True)
+
+
+def test_vectors_are_added_to_a_folder_once(photos: list[str], run: Run) -> None:
+    run("embed", *photos[:3], "-o", "v.parquet", "--no-cache")
+    for inputs in (["v.parquet"], ["v.parquet"], [*photos, "v.parquet"]):
+        assert run("embed", *inputs, "-o", "v", "--no-cache")[0] == 0
+    assert [path for block in open_vectors("v").blocks() for path in block.paths] == photos
 
 
 def test_a_folder_of_something_else_is_left_alone(photos: list[str], run: Run) -> None:

@@ -281,6 +281,26 @@ def test_parts_of_other_content_under_the_same_names_are_other_parts() -> None:
     assert names[0] == names[3]
 
 
+def test_an_archive_that_changed_makes_other_parts_of_its_members(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipcls.files.hashing.RACY_NS", 0)
+    names = []
+    for content in ("x", "yy"):
+        (tmp_path / "a.zip").write_text(content)
+        names += [part.name for part in job.split([f"{tmp_path}/a.zip!b.jpg"], 2)]
+    assert names[0] != names[1]
+
+
+def test_shards_are_in_the_order_of_the_images(tmp_path: Path) -> None:
+    place = Place(str(tmp_path))
+    shards = ["part-99999-00000000.parquet", "part-100000-00000000.parquet"]
+    for name in shards:
+        place.write(name, b"")
+    place.write_manifest({"shards": 2, "complete": True})
+    assert place.list_finished() == shards
+
+
 def test_a_file_in_the_place_of_the_folder_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="file"):

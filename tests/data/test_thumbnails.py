@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -75,3 +77,10 @@ def test_a_crop_is_shown_by_its_photo(paint: Paint) -> None:
     assert make_thumbnail(f"{photo}#3", 8) == make_thumbnail(photo, 8)
     Path(paint("b.png", "blue")).rename(f"{photo}#3")
     assert make_thumbnail(f"{photo}#3", 8) != make_thumbnail(photo, 8)
+
+
+def test_a_row_of_a_parquet_table_is_shown(paint: Paint, tmp_path: Path) -> None:
+    photo, table = Path(paint("a.png", "red")), f"{tmp_path}/t.parquet"
+    pq.write_table(pa.table({"image": [photo.read_bytes()]}), table)
+    for name in (f"{table}#0", f"{table}#0#1"):
+        assert make_thumbnail(name, 8) == make_thumbnail(photo, 8)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import tracemalloc
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from clipcls.data.boxes import Boxes
+from clipcls.data.paths import find_images
 from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import embed_images, embed_texts
 from clipcls.embeddings.embedded import Embedded
@@ -59,6 +62,37 @@ def test_the_cache_names_files_that_are_there(
     assert found(1) == ["yellow.png"]
     shutil.rmtree(tmp_path, ignore_errors=True)
     assert found(3) == []
+
+
+def test_the_cache_finds_images_in_archives_and_crops(
+    encoder: ColourEncoder,
+    paint: Paint,
+    cache: EmbeddingCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("clipcls.files.hashing.RACY_NS", 0)
+    red, yellow = paint("red.png", "red"), paint("yellow.png", "yellow")
+    archive, boxes = str(tmp_path / "a.zip"), tmp_path / "boxes.csv"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.write(red, "red.png")
+    boxes.write_text(f"path,x,y,w,h\n{yellow},0,0,1,1\n")
+    list(embed_images(encoder, find_images([archive]), cache))
+    list(embed_images(encoder, Boxes(boxes).crop_each(find_images([yellow])), cache))
+    (query,) = embed_texts(encoder, ["red"])
+    names = [f"{archive}!red.png", f"{yellow}#1"]
+
+    def found() -> list[str]:
+        return [hit.path for hit in search_cache(encoder, query, cache, 9)]
+
+    assert found() == names
+    assert cache.prune() == 0
+    assert found() == names
+    os.unlink(archive)
+    assert found() == names[1:]
+    os.unlink(yellow)
+    assert found() == []
+    assert cache.prune() == 2
 
 
 @pytest.mark.parametrize(
