@@ -96,7 +96,7 @@ def cli(no_config: bool) -> None:
       1    some images could not be read: each is reported, the rest are classified
       2    nothing was done: bad usage, labels, prompts or model, or no readable image
       3    the results could not be written; complete ones are kept in FILE.part
-      130  interrupted; the same command resumes, or after --no-cache starts over
+      130  interrupted; the same command computes only what is not cached yet
       141  the reading end of the pipe was closed
 
     Every option can be set by a variable, such as CLIPCLS_MODEL=mini for all commands or
@@ -203,7 +203,7 @@ def _run(console: Console) -> int:
             console.say(origin)
         return 2
     except (click.Abort, KeyboardInterrupt):
-        console.say("interrupted; the same command resumes (after --no-cache it starts over)")
+        console.say("interrupted; the same command computes only what is not cached yet")
         return 130
     except OutputClosedError:
         _end_output()
