@@ -64,7 +64,7 @@ def search_cache(
 
 
 def _may_exist(name: str) -> bool:
-    """Whether an image's file exists, as far as that can be told without a request."""
+    """Whether an image exists; one that only a request could find counts as existing."""
     file = find_file(name)
     return not file or os.path.exists(file)
 
