@@ -142,7 +142,9 @@ def _check_text(console: Console, arguments: tuple[str, ...], in_cache: bool) ->
     text = arguments[0]
     if not text.strip():
         raise click.UsageError("the text to search for is empty; write what the images show")
-    is_file, has_folder = os.path.isfile(text), bool(os.path.dirname(text))
+    from clipcls.data.sources import find_file
+
+    is_file, has_folder = os.path.isfile(find_file(text)), bool(os.path.dirname(text))
     is_path = text in ("-", os.curdir, os.pardir) or text.endswith((os.sep, os.altsep or os.sep))
     if is_path or is_file or (has_folder and (os.path.exists(text) or glob(text))):
         by_image = f"; to search by this image: --image {shlex.quote(text)}" if is_file else ""

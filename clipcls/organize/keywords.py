@@ -45,7 +45,7 @@ def write_keywords(
     report = Report(action, unread=len(results) - len(predictions))
     images = [
         (result, Path(os.path.abspath(Path(root) / result.path)))
-        for result in keep_local(predictions, report)
+        for result in keep_local(predictions, report, root)
     ]
     if images and not any(image.is_file() for _, image in images):
         raise no_images_error(images[0][0].path)

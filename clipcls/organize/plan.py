@@ -105,7 +105,7 @@ class _Planner:
     def plan(self, results: Sequence[Result]) -> Plan:
         predictions = [result for result in results if isinstance(result, Prediction)]
         self.report.unread = len(results) - len(predictions)
-        predictions = keep_local(predictions, self.report)
+        predictions = keep_local(predictions, self.report, self.root)
         folders = assign_folders(label for p in predictions for label in p.label_paths or ((),))
         for label, names in folders.items():
             for depth, name in enumerate(names):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ class Report:
         best_only: how many images with several labels go to the folder of the best one only.
         unread: how many images `classify` could not read; they are left alone.
         failed: images that are missing or could not be copied, ..., with the reason.
+        counted: further images, which the reason of one of these counts.
         journal: for `undo`; None if nothing was done, or nothing can be undone.
     """
 
@@ -31,6 +33,7 @@ class Report:
     best_only: int = 0
     unread: int = 0
     failed: list[ImageError] = field(default_factory=list)
+    counted: int = 0
     journal: Path | None = None
 
     @property
@@ -44,19 +47,27 @@ class Report:
             "already done": self.unchanged,
             "with several labels moved to the best only": self.best_only,
             "left alone that `classify` could not read": self.unread,
-            f"not {self.action}": len(self.failed),
+            f"not {self.action}": len(self.failed) + self.counted,
         }
         parts = [f"{count:,} {what}" for what, count in counts.items() if count]
         return "; ".join([f"{self.changed:,} {self.action}", *parts])
 
 
-def keep_local(predictions: Iterable[Prediction], report: Report) -> list[Prediction]:
-    """The predictions for files of this disk; one line of `report.failed` counts the others."""
+def keep_local(
+    predictions: Iterable[Prediction], report: Report, root: str | os.PathLike[str]
+) -> list[Prediction]:
+    """The predictions for files of this disk; one line of `report.failed` counts the others.
+
+    Paths are relative to `root`.
+    """
     local: list[Prediction] = []
     others: list[Prediction] = []
     for prediction in predictions:
-        (local if find_file(prediction.path) == prediction.path else others).append(prediction)
+        path = prediction.path
+        is_local = find_file(path) == path or os.path.lexists(os.path.join(root, path))
+        (local if is_local else others).append(prediction)
     if others:
+        report.counted += len(others) - 1
         more = f", like {len(others) - 1:,} more" if len(others) > 1 else ""
         report.failed.append(
             ImageError(others[0].path, f"is not a file of this disk{more}; left alone")

@@ -69,11 +69,13 @@ def test_a_run_into_a_file_ends_with_a_line_and_one_into_a_pipe_without(
 def test_search_takes_no_path_for_a_text(run, paint, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     paint("photos/a.png", "red"), paint("red/a.png", "red")
+    Path("photos.zip").write_bytes(b"")
     for arguments, said in [
         (("photos/",), 'clipcls search "a red car" photos/'),
         (("photos/", "red/"), "is a path, not a text"),
         (("photos/a.png",), "--image photos/a.png"),
         (("photos/*.png",), "is a path, not a text"),
+        (("photos.zip!red.png",), "is a path, not a text"),
         ((".",), "is a path, not a text"),
         (("no-such/",), "is a path, not a text"),
         (("-",), "is a path, not a text"),

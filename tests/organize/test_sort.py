@@ -69,6 +69,18 @@ FILED = {
 }
 
 
+def test_what_is_no_file_of_this_disk_is_left_alone_and_counted(photos: Path) -> None:
+    put(photos, {"photo.jpg#2": "a file of this name"})
+    found = results(
+        *((name, "cat") for name in ("a.jpg", "a.jpg#1", "x.zip!a.jpg", "s3://b/a.jpg")),
+        ("photo.jpg#2", "cat"),
+    )
+    report = file_results(found, photos / "sorted", root=photos)
+    assert (report.changed, len(report.failed)) == (2, 1)
+    assert "like 2 more" in str(report.failed[0])
+    assert "3 not copied" in report.summary()
+
+
 def test_a_copy_leaves_the_originals_and_their_times(photos: Path, tmp_path: Path) -> None:
     before = tree(photos)
     done = file_results(FOUR, tmp_path / "out", root=photos)
