@@ -69,7 +69,8 @@ def holds_bytes(kind: Any) -> bool:
     import pyarrow
 
     types = pyarrow.types
-    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_struct(kind))
+    kinds = types.is_binary, types.is_large_binary, types.is_struct
+    return kind is not None and any(is_kind(kind) for is_kind in kinds)
 
 
 def _is_usual(name: str) -> bool:

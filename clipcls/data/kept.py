@@ -60,6 +60,7 @@ class Keep:
     def find(
         self,
         table: str,
+        columns: Sequence[str],
         types: Mapping[str, Any],
         classes: Mapping[str, Sequence[str]] | None = None,
     ) -> dict[str, str]:
@@ -67,23 +68,29 @@ class Keep:
 
         Args:
             table: the file's name, for messages.
-            types: of all of its columns; None if a column is empty.
+            columns: all of its columns.
+            types: of these; None if a column is empty.
             classes: the names that the numbers in a column stand for.
 
         Raises:
-            ImageError: one is missing, has bytes, or has another type than in an earlier table.
+            ImageError: one is missing, occurs twice, has bytes, or has another type than in an
+                earlier table.
         """
         found = {}
         self._classes = (classes or {}) if self._is_named else {}
         for name in (*self.empty, *self._optional):
-            wanted = [each for each in types if each.strip().lower() == name.lower()]
-            if name not in types and len(wanted) != 1:
+            wanted = [each for each in columns if each == name]
+            wanted = wanted or [each for each in columns if each.strip().lower() == name.lower()]
+            if len(wanted) != 1:
                 if name in self._optional:
                     continue
-                shown = ", ".join(map(repr, [*types][:20]))
+                if len({*wanted}) == 1:
+                    twice = f"has {len(wanted)} columns called {wanted[0]!r}; rename the others"
+                    raise ImageError(table, twice)
+                shown = ", ".join(map(repr, columns[:20]))
                 reason = f"has no column {name!r}; choose from these with {self._option}: {shown}"
                 raise ImageError(table, reason)
-            found[name] = column = name if name in types else wanted[0]
+            found[name] = column = wanted[0]
             if (kind := types[column]) is None:
                 continue
             if not isinstance(kind, type) and _has_bytes(kind):
@@ -125,12 +132,13 @@ def column_types(schema: Any) -> dict[str, Any]:
     """The types of the values in a parquet file's columns, however stored; None if all are null."""
     import pyarrow
 
+    views = {pyarrow.string_view(): pyarrow.string(), pyarrow.binary_view(): pyarrow.binary()}
     found = {}
     for column in schema:
         kind = column.type
         while isinstance(kind, pyarrow.DictionaryType | pyarrow.BaseExtensionType):
             kind = getattr(kind, "value_type", None) or kind.storage_type
-        found[column.name] = None if pyarrow.types.is_null(kind) else kind
+        found[column.name] = None if pyarrow.types.is_null(kind) else views.get(kind, kind)
     return found
 
 

@@ -148,7 +148,7 @@ def _list_csv(
 ) -> Iterator[tuple[str | ImageError, Kept | None]]:
     read = read_table(text, table, exact=True)
     name = choose_column(table, read.columns, column)
-    kept = keep.find(table, dict.fromkeys(read.columns, str)) if keep else {}
+    kept = keep.find(table, read.columns, dict.fromkeys(read.columns, str)) if keep else {}
     rows = iter(read.rows)
     while True:
         try:
@@ -182,7 +182,8 @@ def _list_json(
 
     name = None
     whole = (record for _, record in parse() if not isinstance(record, ImageError))
-    kept = keep.find(table, find_types(whole)) if keep else {}
+    types = find_types(whole) if keep else {}
+    kept = keep.find(table, [*types], types) if keep else {}
     for where, record in parse():
         if isinstance(record, ImageError):
             yield record, None
@@ -205,8 +206,9 @@ def _list_parquet(
             raise ImageError(table, "holds vectors; download it first")
         schema = file.schema_arrow
         name = choose_typed(table, schema, column)
-        has_bytes = holds_bytes(schema.field(name).type)
-        kept = keep.find(table, column_types(schema), find_classes(schema)) if keep else {}
+        types = column_types(schema)
+        has_bytes = holds_bytes(types[name])
+        kept = keep.find(table, schema.names, types, find_classes(schema)) if keep else {}
         read = {*kept.values()} | (set() if has_bytes else {name})
         rows: Iterable[Mapping[str, Any]] = itertools.repeat({}, file.metadata.num_rows)
         if read:
@@ -248,7 +250,7 @@ class _Cells:
 
         self._file = pyarrow.parquet.ParquetFile(open_container(table))
         schema = self._file.schema_arrow
-        with_bytes = [field.name for field in schema if holds_bytes(field.type)]
+        with_bytes = [name for name, kind in column_types(schema).items() if holds_bytes(kind)]
         self._column = column or (
             with_bytes[0] if len(with_bytes) == 1 else choose_column(table, schema.names, None)
         )

@@ -44,6 +44,7 @@ _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 # Beginnings that spreadsheets may run as a formula (OWASP, CSV injection), and a byte order mark,
 # which `decode` would drop.
 _GUARDED = ("=", "+", "-", "@", "\t", "\ufeff")
+_NUMBER = re.compile(r"[+-]\d+([.,]\d+)?([eE][+-]?\d+)?", re.ASCII)  # which is no formula
 
 
 def read_text(path: Path, error: type[ClipclsError] = InputError) -> str:
@@ -254,7 +255,8 @@ def escape_bytes(path: str) -> str:
 
 def guard(cell: str) -> str:
     """Put a `'` before a cell that a spreadsheet would run as a formula."""
-    return f"'{cell}" if cell.lstrip("'").startswith(_GUARDED) else cell
+    is_guarded = cell.lstrip("'").startswith(_GUARDED) and not _NUMBER.fullmatch(cell)
+    return f"'{cell}" if is_guarded else cell
 
 
 def unguard(cell: str) -> str:

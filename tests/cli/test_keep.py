@@ -276,3 +276,11 @@ def test_merge_keeps_each_row_that_shares_an_image(run: Run, form: str) -> None:
     run("tag", *LABELS, "--min-score", "0", "--keep", "id", "t.csv", "-o", f"tags.{form}")
     assert run("merge", f"tags.{form}", "-o", "all.jsonl")[0] == 0
     assert rows("all.jsonl", "id") == ["1", "2", "3"]
+
+
+def test_a_column_that_occurs_twice_is_refused_and_a_negative_number_stays_one(run: Run) -> None:
+    for second, error in (("id", "has 2 columns called 'id'"), ("x", "")):
+        Path("t.csv").write_text(f"path,id,{second}\nred.png,-73.98,2\n")
+        err = run("classify", *LABELS, "t.csv", "--keep", "id", "-o", "r.csv")[2]
+        assert error in err
+    assert pd.read_csv("r.csv")["id"].tolist() == [-73.98]

@@ -76,6 +76,17 @@ def test_the_column_is_chosen(kind: str) -> None:
     assert "'url', 'path', 'photo'" in missing
 
 
+def test_texts_and_bytes_are_read_however_they_are_stored(paint: Paint) -> None:
+    photo = paint("red.png", "red")
+    images, paths = pyarrow.array([Path(photo).read_bytes()]), pyarrow.array([photo])
+    plain = images.dictionary_encode(), paths.dictionary_encode(), images, paths
+    views = images.cast(pyarrow.binary_view()), paths.cast(pyarrow.string_view())
+    for column in (*plain, *views):
+        pyarrow.parquet.write_table(pyarrow.table({"image": column}), "t.parquet")
+        (name,) = found("t.parquet")
+        assert open_image(name).getpixel((0, 0)) == (255, 0, 0)
+
+
 @pytest.mark.parametrize("structure", [False, True])
 def test_bytes(
     structure: bool,

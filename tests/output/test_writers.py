@@ -112,11 +112,20 @@ def test_csv_cells_are_no_formulas(start: str) -> None:
     assert row["path"] == f"'{start}cmd|' /C calc'!A0"
 
 
+def test_only_plain_numbers_keep_their_sign() -> None:
+    for name in ("-5", "+0.5", "-3,25", "-1e-7"):
+        assert f"\n{name}," in written("csv", record(name)).replace('"', "")
+    for name in ("-5+cmd", "-", "-1-2", "+1x"):
+        assert f"\n'{name}," in written("csv", record(name))
+
+
 @given(
     st.text(st.sampled_from("'=+-@\ta, \"\n"), min_size=1, max_size=6)
     | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), min_size=1)
 )
 @example("'-1.jpg")
+@example("-1")
+@example("'-1")
 @example("''=1")
 @example("'")
 @settings(deadline=None)
