@@ -83,7 +83,8 @@ def _mark(image: str | NamedImage | ImageError) -> str:
             return f"{image}\1{info.st_size}\1{info.st_mtime_ns}"
     source = image.source
     stamp = source.stamp() if isinstance(source, Source) and not needs_request(source) else b""
-    return f"{image.name}\1{stamp.hex()}\1{dict(image.kept or {})}"
+    part = [getattr(source, name, "") for name in ("column", "box", "margin")]
+    return f"{image.name}\1{stamp.hex()}\1{part}\1{dict(image.kept or {})}"
 
 
 @dataclass

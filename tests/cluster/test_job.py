@@ -20,6 +20,7 @@ import clipcls
 from clipcls.cluster import job
 from clipcls.cluster.transport import pack, unpack
 from clipcls.data import archives, video
+from clipcls.data.boxes import Boxes
 from clipcls.data.inputs import NamedImage
 from clipcls.data.tables import Cell
 from clipcls.errors import ImageError, InputError, OutputError
@@ -290,6 +291,15 @@ def test_an_archive_that_changed_makes_other_parts_of_its_members(
         (tmp_path / "a.zip").write_text(content)
         names += [part.name for part in job.split([f"{tmp_path}/a.zip!b.jpg"], 2)]
     assert names[0] != names[1]
+
+
+def test_other_boxes_make_other_parts_of_images_behind_urls(tmp_path: Path) -> None:
+    names = []
+    for x, margin in ((0, 0.1), (1, 0.1), (0, 0.2)):
+        (tmp_path / "b.csv").write_text(f"path,x,y,w,h\na.jpg,{x},0,9,9\n")
+        crops = Boxes(tmp_path / "b.csv", margin=margin).crop_each(["memory://a.jpg"])
+        names += [part.name for part in job.split(crops, 2)]
+    assert len(set(names)) == 3
 
 
 def test_shards_are_in_the_order_of_the_images(tmp_path: Path) -> None:
