@@ -79,8 +79,7 @@ class Provenance:
 
     def to_dict(self) -> dict[str, Any]:
         """Its part of a record, without fields that have their default."""
-        values = ((field, getattr(self, field.name)) for field in dataclasses.fields(self))
-        return {field.name: value for field, value in values if value != field.default}
+        return dict(_known_provenance(self))
 
 
 PROVENANCE = tuple(field.name for field in dataclasses.fields(Provenance))
@@ -205,10 +204,11 @@ class Prediction:
             "frames": self.frames,
             "labelled_by": PERSON if self.by_person else None,
         }
-        known: dict[str, Any] = as_record(record)
-        return (
-            known | (self.provenance.to_dict() if self.provenance else {}) | dict(self.kept or {})
-        )
+        return {
+            **as_record(record),
+            **(self.provenance.to_dict() if self.provenance else {}),
+            **(self.kept or {}),
+        }
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Prediction:
@@ -306,16 +306,24 @@ Only tables have `similarity`, the best label's, as a column.
 
 def as_record(value: Any) -> Any:
     """A value for JSON: objects as dicts, without fields that are None or NaN."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, float):
         return round(value, 6)
-    if dataclasses.is_dataclass(value):
-        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    elif hasattr(value, "_asdict"):
-        value = value._asdict()
-    if isinstance(value, Mapping):
-        known = (item for item in value.items() if item[1] is not None and item[1] == item[1])
-        return {key: as_record(item) for key, item in known}
-    return [as_record(item) for item in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list) or type(value) is tuple:
+        return [as_record(item) for item in value]
+    if names := _field_names(value.__class__):
+        value = {name: getattr(value, name) for name in names}
+    if not isinstance(value, Mapping):
+        return value
+    known = (item for item in value.items() if item[1] is not None and item[1] == item[1])
+    return {key: as_record(item) for key, item in known}
+
+
+@functools.lru_cache(maxsize=64)
+def _field_names(kind: type) -> tuple[str, ...]:
+    """The fields of a dataclass or named tuple; () of any other type."""
+    return tuple(getattr(kind, "__dataclass_fields__", getattr(kind, "_fields", ())))
 
 
 def to_record(item: Any) -> Mapping[str, Any]:
@@ -324,6 +332,12 @@ def to_record(item: Any) -> Mapping[str, Any]:
 
 
 _provenance = functools.lru_cache(maxsize=64)(Provenance)  # a million predictions share a few
+
+
+@functools.lru_cache(maxsize=64)
+def _known_provenance(provenance: Provenance) -> dict[str, Any]:
+    values = ((field, getattr(provenance, field.name)) for field in dataclasses.fields(provenance))
+    return {field.name: value for field, value in values if value != field.default}
 
 
 def _candidates(value: object, name: str) -> tuple[Candidate, ...]:

@@ -58,7 +58,7 @@ class CacheWriter(Writer):
             stream.buffer, self._schema, compression="zstd", use_dictionary=["space"]
         )
 
-    def write(self, item: tuple[list[Row], list[Row]]) -> None:
+    def add(self, item: tuple[list[Row], list[Row]]) -> None:
         """Add rows of vectors and of files."""
         import pyarrow as pa
 

@@ -136,7 +136,7 @@ def find_known(
             continue
         each, stamps, stored = zip(*(known[id(image)] for image in run), strict=True)
         contents, vectors = zip(*stored, strict=True)
-        rows = np.stack(vectors)
+        rows = np.concatenate(vectors).reshape(len(vectors), -1)
         if not is_unit(rows).all():  # of a cache that was imported: they are computed anew
             yield from run
             continue

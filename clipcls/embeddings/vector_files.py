@@ -267,19 +267,19 @@ class VectorWriter(Writer, abc.ABC):
         self._make_info, self._dtype = make_info, np.dtype(dtype)
         self._dim = 0
 
-    def write(self, item: VectorBlock) -> None:
+    def add(self, item: VectorBlock) -> None:
         """Add rows."""
         if not self._dim:
             self._dim = item.vectors.shape[1]
             self.begin(self._make_info(self._dim))
-        self.add(item)
+        self.write_rows(item)
 
     @abc.abstractmethod
     def begin(self, info: VectorsInfo) -> None:
         """Write the file's beginning."""
 
     @abc.abstractmethod
-    def add(self, block: VectorBlock) -> None:
+    def write_rows(self, block: VectorBlock) -> None:
         """Write a block."""
 
 
@@ -321,7 +321,7 @@ class VectorParquetWriter(VectorWriter):
             write_statistics=["path"],
         )
 
-    def add(self, block: VectorBlock) -> None:
+    def write_rows(self, block: VectorBlock) -> None:
         """Add rows; a row group is written when it is full."""
         self._waiting.append(block)
         if sum(len(waiting.paths) for waiting in self._waiting) >= _ROWS:
@@ -359,7 +359,7 @@ class NpyWriter(VectorWriter):
         self._rows = 0
         self._write_header()
 
-    def add(self, block: VectorBlock) -> None:
+    def write_rows(self, block: VectorBlock) -> None:
         """Write the vectors."""
         self._stream.buffer.write(block.vectors.astype(self._dtype).tobytes())
         self._rows += len(block.paths)
@@ -384,7 +384,7 @@ class NpyPathsWriter(VectorWriter):
         """Write the info."""
         self._stream.write(f"{info.to_json()}\n")
 
-    def add(self, block: VectorBlock) -> None:
+    def write_rows(self, block: VectorBlock) -> None:
         """Write a line per row."""
         rows = zip(block.paths, block.hashes, block.sizes, strict=True)
         self._stream.writelines(

@@ -52,19 +52,20 @@ class CsvWriter(Writer):
         self._columns = columns
         self._delimiter = delimiter
         self._bom = bom
-        self._rows: csv.DictWriter[str] | None = None
+        self._rows: Any = None
+        self._is_terminal = stream.isatty()
 
-    def write(self, item: Any) -> None:
-        """Add the row or rows of a record."""
+    def add(self, item: Any) -> None:
+        """Write the row or rows of a record."""
         record = to_record(item)
         for row in flatten(record):
             if not self.provenance:
                 names = provenance_columns(record.get("questions", ()))
                 self.provenance = {key: row[key] for key in names if key in row}
+            columns = self._columns = self._columns or usual_columns(row)
             if self._rows is None:
-                self._rows = self._begin(self._columns or usual_columns(row))
-            self._rows.writerow({key: self._cell(value) for key, value in row.items()})
-        self._stream.flush()
+                self._begin(columns)
+            self._rows.writerow([self._cell(row.get(name, "")) for name in columns])
 
     def finish(self) -> None:
         """Write the header if there was no record."""
@@ -83,26 +84,18 @@ class CsvWriter(Writer):
         }
         return f"{json.dumps(content, indent=1)}\n".encode()
 
-    def _begin(self, columns: Sequence[str]) -> csv.DictWriter[str]:
+    def _begin(self, columns: Sequence[str]) -> None:
         if self._bom:
             self._stream.write("\ufeff")
-        rows = csv.DictWriter(
-            self._stream,
-            columns,
-            restval="",
-            extrasaction="ignore",
-            delimiter=self._delimiter,
-            lineterminator="\n",
-        )
-        rows.writeheader()
-        return rows
+        self._rows = csv.writer(self._stream, delimiter=self._delimiter, lineterminator="\n")
+        self._rows.writerow(columns)
 
     def _cell(self, value: object) -> object:
         if not isinstance(value, str):
             return value
         # Python's writer would leave \r bare: half a row.
         value = guard(escape_bytes(value).replace("\r", "\\r"))
-        return printable(value) if self._stream.isatty() else value
+        return printable(value) if self._is_terminal else value
 
 
 def metadata_path(file: str | os.PathLike[str]) -> Path:

@@ -66,7 +66,7 @@ class GalleryWriter(Writer):
         self._provenance: dict[Provenance, None] = {}
         self._begun = False
 
-    def write(self, result: Result | Answers) -> None:
+    def add(self, result: Result | Answers) -> None:
         """Add one result; every 64 are written together."""
         self._waiting.append(result)
         if len(self._waiting) == _TOGETHER:

@@ -66,7 +66,7 @@ def dump_line(value: object) -> str:
 
 def dump_value(value: object) -> str:
     """A value as JSON; dates and times are texts in ISO 8601, decimal numbers are numbers."""
-    return json.dumps(value, ensure_ascii=False, default=_plain)
+    return _encode(value)
 
 
 def _plain(value: Any) -> Any:
@@ -75,6 +75,9 @@ def _plain(value: Any) -> Any:
     import decimal  # only a table's columns hold any
 
     return float(value) if isinstance(value, decimal.Decimal) else str(value)
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, default=_plain).encode
 
 
 def read_json(text: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

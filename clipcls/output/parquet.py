@@ -61,7 +61,7 @@ class ParquetWriter(Writer):
         self._rows: list[dict[str, Any]] = []
         self._tables: list[Any] = []
 
-    def write(self, item: Any) -> None:
+    def add(self, item: Any) -> None:
         """Add a row."""
         record = to_record(item)
         if self._questions is None and "error" not in record:

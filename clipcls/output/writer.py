@@ -23,13 +23,17 @@ class Writer:
 
     def write(self, item: Any) -> None:
         """Add a record, or what has one (`to_dict`), and hand it to the system at once."""
-        self._stream.write(self.format(to_record(item)))
-        self._stream.flush()
+        self.write_block([item])
 
     def write_block(self, items: Iterable[Any]) -> None:
-        """Add many records."""
+        """Add many records, and hand them to the system together."""
         for item in items:
-            self.write(item)
+            self.add(item)
+        self._stream.flush()
+
+    def add(self, item: Any) -> None:
+        """Write a record to the stream, which may hold it back."""
+        self._stream.write(self.format(to_record(item)))
 
     def format(self, record: Any) -> str:
         """The text of a record."""

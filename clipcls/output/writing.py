@@ -161,14 +161,6 @@ class Output(Writer):
         with _translating(name):
             self.writer = make(stream)
 
-    def write(self, item: Any) -> None:
-        """Add one record."""
-        with _translating(self._name):
-            self.writer.write(item)
-            self.has_written = True
-            if self._part:
-                self._part.mark_whole()
-
     def write_block(self, items: Iterable[Any]) -> None:
         """Add many records."""
         with _translating(self._name):
