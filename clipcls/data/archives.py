@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from clipcls.data.file_kinds import (
     KINDS,
     NESTED,
     LeftOut,
+    has_image_name,
     is_stream,
     is_system_folder,
 )
@@ -243,10 +244,7 @@ def find_member(name: str) -> Member | None:
 
 
 def list_members(
-    container: str,
-    is_image: Callable[[str, LeftOut], bool],
-    left_out: LeftOut,
-    info: Info | None = None,
+    container: str, left_out: LeftOut, info: Info | None = None
 ) -> Iterator[Member | ImageError]:
     """The images in an archive, in its order.
 
@@ -255,7 +253,6 @@ def list_members(
 
     Args:
         container: the archive's path or URL.
-        is_image: whether a file of this name is taken; counts those that are not.
         left_out: counts what else the archive contains.
         info: what a listing says about the archive.
     """
@@ -271,7 +268,7 @@ def list_members(
                 suffix = os.path.splitext(parts[-1])[1].lower()
                 if kind := NESTED.get(KINDS.get(suffix, "")):
                     left_out.add(kind, suffix)
-                elif is_image(parts[-1], left_out):
+                elif has_image_name(parts[-1], left_out):
                     count += 1
                     yield member
     except ImageError as error:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from clipcls.data.file_kinds import (
     LeftOut,
-    has_image_name,
     is_archive,
     is_table,
     is_vectors,
@@ -43,7 +42,7 @@ def expand_file(
     if is_archive(name):
         from clipcls.data.archives import list_members
 
-        for item in list_members(name, has_image_name, left_out, info):
+        for item in list_members(name, left_out, info):
             if isinstance(item, ImageError):
                 yield item
             else:

@@ -227,7 +227,7 @@ def _find(
         elif is_url(path):
             from clipcls.data.remote import list_url
 
-            for item in list_url(path, is_pattern, has_image_name, left_out):
+            for item in list_url(path, is_pattern, left_out):
                 yield from [item] if isinstance(item, ImageError) else expand(item)
         elif is_pattern:
             yield from _match_images(path, left_out, expand)

@@ -12,13 +12,14 @@ import importlib.util
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from clipcls.data.file_kinds import LeftOut, is_system_folder
+from clipcls.data.budget import Reserve, never_wait
+from clipcls.data.file_kinds import LeftOut, has_image_name, is_system_folder
 from clipcls.data.images import MAX_BYTES
 from clipcls.errors import ImageError, install_command, os_reason
 
@@ -121,7 +122,7 @@ class RemoteFile:
             return b""  # reading it will say why
         return stamp_info(self.info)
 
-    def read(self, reserve: Callable[[int], None] = lambda size: None) -> bytes:
+    def read(self, reserve: Reserve = never_wait) -> bytes:
         """The file's bytes.
 
         Raises:
@@ -154,9 +155,7 @@ def _read_all(file: IO[bytes], name: str) -> bytes:
     return b"".join(chunks)
 
 
-def list_url(
-    url: str, is_pattern: bool, is_image: Callable[[str, LeftOut], bool], left_out: LeftOut
-) -> Iterator[RemoteFile | ImageError]:
+def list_url(url: str, is_pattern: bool, left_out: LeftOut) -> Iterator[RemoteFile | ImageError]:
     """The files that a URL names.
 
     A URL that ends in `/`, or whose last part has no known suffix and names a folder, is searched
@@ -166,7 +165,6 @@ def list_url(
     Args:
         url: the file, folder or pattern.
         is_pattern: whether it may be a pattern.
-        is_image: whether a file of this name is taken from a folder; counts those that are not.
         left_out: counts what else the folders contain.
     """
     magic = "[*]" if is_http(url) else r"[*?[]"
@@ -174,11 +172,11 @@ def list_url(
         files, path = open_file_system(url)
         with remote_errors(url):
             if is_pattern and re.search(magic, path) and (is_http(url) or not files.exists(path)):
-                yield from _match_url(files, url, path, magic, is_image, left_out)
+                yield from _match_url(files, url, path, magic, left_out)
             elif url.endswith("/") or (
-                not is_http(url) and not is_image(url, LeftOut()) and files.isdir(path)
+                not is_http(url) and not has_image_name(url, LeftOut()) and files.isdir(path)
             ):
-                yield from _walk(files, url, path, is_image, left_out)
+                yield from _walk(files, url, path, left_out)
             else:
                 yield RemoteFile(url)
     except ImageError as error:
@@ -186,12 +184,7 @@ def list_url(
 
 
 def _match_url(
-    files: Any,
-    url: str,
-    path: str,
-    magic: str,
-    is_image: Callable[[str, LeftOut], bool],
-    left_out: LeftOut,
+    files: Any, url: str, path: str, magic: str, left_out: LeftOut
 ) -> Iterator[RemoteFile | ImageError]:
     start = re.search(magic, url)
     assert start
@@ -209,7 +202,7 @@ def _match_url(
             seen.add(found)
         has_found = True
         if is_folder:
-            yield from _walk(files, f"{found}/", inner, is_image, left_out)
+            yield from _walk(files, f"{found}/", inner, left_out)
         else:
             yield RemoteFile(found, info)
     if not has_found:
@@ -237,9 +230,7 @@ def _match(
                 yield from _match(files, f"{url}{name}/", inner, rest)
 
 
-def _walk(
-    files: Any, root: str, path: str, is_image: Callable[[str, LeftOut], bool], left_out: LeftOut
-) -> Iterator[RemoteFile | ImageError]:
+def _walk(files: Any, root: str, path: str, left_out: LeftOut) -> Iterator[RemoteFile | ImageError]:
     """The images below a folder; folders that cannot be listed are errors."""
     pending = [(root if root.endswith("/") else f"{root}/", _list_folder(files, path))]
     while pending:
@@ -257,7 +248,7 @@ def _walk(
         if name.startswith("."):
             continue
         if info["type"] != "directory":
-            if is_image(name, left_out):
+            if has_image_name(name, left_out):
                 yield RemoteFile(url + name, info)
         elif is_system_folder(name):
             left_out.add("system folder", name)
