@@ -90,7 +90,7 @@ WRONG: dict[str, tuple[bytes | None, str]] = {
     **{f"empty.{kind}": (b"", "is empty") for kind in ("zip", "tar", "tgz", "parquet", "mp4")},
     "cut.zip": (zipped(a_png=NOISE[0])[:5_000], "damaged or cut short"),
     "cut.parquet": (table(path=["x"] * 99)[:200], "damaged or cut short"),
-    "random.zip": (os.urandom(999), "not a zip archive, damaged or cut short"),
+    "random.zip": (b"\1" + os.urandom(999), "not a zip archive, damaged or cut short"),
     "random.mp4": (b"\1" + os.urandom(999), "not a video, damaged or cut short"),
     "secret.zip": (encrypted(), "secret.zip!a.png: is encrypted; unpack"),
     "whole.zip!gone.png": (None, "the archive has no such member"),
