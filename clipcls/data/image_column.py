@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipcls.data.file_kinds import SUFFIXES
-from clipcls.data.kept import column_types
+from clipcls.data.kept import column_types, find_column
 from clipcls.errors import ImageError
 from clipcls.files.on_disk import is_url
 
@@ -24,12 +24,10 @@ def choose_column(table: str, columns: Sequence[str], column: str | None) -> str
     Raises:
         ImageError: it is missing, or it is not clear which one it is.
     """
-    usual = [name for name in columns if _is_usual(name)]
-    wanted = [name for name in columns if column and name.lower() == column.strip().lower()]
-    if len(found := wanted if column else usual) == 1:
-        return found[0]
-    if len(found) > 1 and len({*found}) == 1:
-        raise ImageError(table, f"has {len(found)} columns called {found[0]!r}; rename the others")
+    usual = {name for name in columns if _is_usual(name)}
+    wanted = column or (usual.pop() if len(usual) == 1 else None)
+    if wanted and (found := find_column(table, columns, wanted)):
+        return found
     if any(is_url(name) or os.path.splitext(name)[1].lower() in SUFFIXES for name in columns):
         raise ImageError(table, "its first line is no header; begin it with a line like path,label")
     shown = ", ".join(repr(name[:50]) for name in columns[:20])

@@ -79,18 +79,14 @@ class Keep:
         found = {}
         self._classes = (classes or {}) if self._is_named else {}
         for name in (*self.empty, *self._optional):
-            wanted = [each for each in columns if each == name]
-            wanted = wanted or [each for each in columns if each.strip().lower() == name.lower()]
-            if len(wanted) != 1:
-                if name in self._optional:
-                    continue
-                if len({*wanted}) == 1:
-                    twice = f"has {len(wanted)} columns called {wanted[0]!r}; rename the others"
-                    raise ImageError(table, twice)
+            column = find_column(table, columns, name)
+            if column is None and name in self._optional:
+                continue
+            if column is None:
                 shown = ", ".join(map(repr, columns[:20]))
                 reason = f"has no column {name!r}; choose from these with {self._option}: {shown}"
                 raise ImageError(table, reason)
-            found[name] = column = wanted[0]
+            found[name] = column
             if (kind := types[column]) is None:
                 continue
             if not isinstance(kind, type) and _has_bytes(kind):
@@ -112,6 +108,20 @@ class Keep:
             if names := self._classes.get(column):
                 cells[name] = _name_classes(cells[name], names)
         return Kept(cells, self._types)
+
+
+def find_column(table: str, columns: Sequence[str], wanted: str) -> str | None:
+    """The column of this name, or else the only one that differs in case alone.
+
+    Raises:
+        ImageError: several columns have the very same name.
+    """
+    wanted = wanted.strip()
+    found = [each for each in columns if each == wanted]
+    found = found or [each for each in columns if each.strip().lower() == wanted.lower()]
+    if len(found) > 1 and len({*found}) == 1:
+        raise ImageError(table, f"has {len(found)} columns called {found[0]!r}; rename the others")
+    return found[0] if len(found) == 1 else None
 
 
 def find_types(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -76,6 +76,14 @@ def test_the_column_is_chosen(kind: str) -> None:
     assert "'url', 'path', 'photo'" in missing
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_of_columns_that_differ_in_case_the_exact_one_is_chosen(kind: str) -> None:
+    table = write(f"t.{kind}", [{"Photo": "a.jpg", "photo": "b.jpg"}])
+    assert found(table, column="Photo") == ["a.jpg"]
+    assert found(table, column="photo") == ["b.jpg"]
+    assert "has no column 'PHOTO'" in found(table, column="PHOTO")[0]
+
+
 def test_texts_and_bytes_are_read_however_they_are_stored(paint: Paint) -> None:
     photo = paint("red.png", "red")
     images, paths = pyarrow.array([Path(photo).read_bytes()]), pyarrow.array([photo])
