@@ -8,7 +8,7 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -154,14 +154,12 @@ def read_dataset(
             f"{name}: labelled images are a folder or archive with a folder per class, or a table "
             "(csv, tsv, jsonl, parquet) with the columns path and label"
         )
-    unreviewed: list[str] = []
     text = _read_remote(name) if is_remote else read_text(Path(name))
-    rows = list(_rows(name, text, unlabelled, unreviewed, question, image_column))
-    if unreviewed and not rows:
-        raise InputError(f"{name}: none of its labels was given by a person; review the images")
-    paths = _find_paths(name, [path for path, _ in rows])
-    found = zip(paths, (labels for _, labels in rows), strict=True)
-    return replace(merge_rows(name, found, unlabelled), unreviewed=len(unreviewed))
+    rows = list(_read_csv(name, text, unlabelled, question, image_column))
+    taken = [(path, labels) for path, labels in rows if labels is not None]
+    paths = _find_paths(name, [path for path, _ in taken])
+    found = zip(paths, (labels for _, labels in taken), strict=True)
+    return _merge_reviewed(name, list(found), unlabelled, len(rows) - len(taken))
 
 
 def _read_folder(root: str) -> Dataset:
@@ -269,34 +267,42 @@ def _read_table(
 
     rows: list[tuple[str, list[str]]] = []
     unreadable, unreviewed = [], 0
+    skip_blank = bool(question) and not unlabelled
     for each in find():
         if isinstance(each, ImageError):
             unreadable.append(each)
             continue
         assert isinstance(each, NamedImage)  # since it has cells to keep
-        cells = each.kept or {}
-        labels = _split_labels(cells.get(column))
-        if cells.get("labelled_by", PERSON) != PERSON or (
-            question and not labels and not unlabelled
-        ):
+        labels = _find_labels(each.kept or {}, column, skip_blank=skip_blank)
+        if labels is None:
             unreviewed += 1
         elif labels or unlabelled:
             rows.append((each.name, labels))
         else:
             raise InputError(f"{each.name}: the {column} is blank")
-    if not rows and unreviewed:
-        raise InputError(f"{name}: none of its labels was given by a person; review the images")
-    if not rows:
+    if not rows and not unreviewed:
         raise InputError(str(unreadable[0]))
-    made = merge_rows(name, rows, unlabelled)
-    return replace(made, unreadable=tuple(unreadable), unreviewed=unreviewed, listing=find)
+    made = _merge_reviewed(name, rows, unlabelled, unreviewed)
+    return replace(made, unreadable=tuple(unreadable), listing=find)
 
 
-def _split_labels(value: Any) -> list[str]:
-    """The labels in a cell."""
+def _find_labels(cells: Mapping[str, Any], column: str, *, skip_blank: bool) -> list[str] | None:
+    """A row's labels; None if no person gave them, or a blank is to be skipped."""
+    if cells.get("labelled_by", PERSON) != PERSON:
+        return None
+    value = cells.get(column)
     values = value.split("|") if isinstance(value, str) else value
     values = values if isinstance(values, list) else [values]
-    return [label for each in values if each is not None and (label := canonical(str(each)))]
+    labels = [label for each in values if each is not None and (label := canonical(str(each)))]
+    return labels if labels or not skip_blank else None
+
+
+def _merge_reviewed(
+    name: str, rows: Sequence[tuple[str, Sequence[str]]], unlabelled: bool, unreviewed: int
+) -> Dataset:
+    if unreviewed and not rows:
+        raise InputError(f"{name}: none of its labels was given by a person; review the images")
+    return replace(merge_rows(name, rows, unlabelled), unreviewed=unreviewed)
 
 
 def _read_remote(name: str) -> str:
@@ -308,15 +314,10 @@ def _read_remote(name: str) -> str:
         raise InputError(str(error)) from error
 
 
-def _rows(
-    name: str,
-    text: str,
-    unlabelled: bool,
-    unreviewed: list[str],
-    question: str | None,
-    image_column: str | None,
-) -> Iterator[tuple[str, list[str]]]:
-    """(path, labels) of each row; paths that nobody reviewed are added to the list."""
+def _read_csv(
+    name: str, text: str, unlabelled: bool, question: str | None, image_column: str | None
+) -> Iterator[tuple[str, list[str] | None]]:
+    """(path, labels) of each row, as `_find_labels` finds them."""
     table = read_table(text, name)
     column = find_name(question or "label", table.columns)
     if column is None and "label" in table.columns and {"best", "labelled_by"} & {*table.columns}:
@@ -330,16 +331,11 @@ def _rows(
             f"it has {', '.join(map(repr, table.columns[:5]))}; choose the column of {cure}"
         )
     folder = name.rpartition("/")[0] if is_url(name) else os.path.dirname(name)
+    skip_blank = bool(question) and not unlabelled
     for where, cells in table.rows:
         path = cells[image or ""]
-        if cells.get("labelled_by", PERSON) != PERSON:
-            unreviewed.append(path)
-            continue
-        labels = _split_labels(cells[column or ""])
-        if question and not labels and not unlabelled:
-            unreviewed.append(path)
-            continue
-        if not path or not (labels or unlabelled):
+        labels = _find_labels(cells, column or "", skip_blank=skip_blank)
+        if labels is not None and (not path or not (labels or unlabelled)):
             raise InputError(f"{where}: the {column if path else image} is blank")
         yield join_address(folder, path), labels
 
