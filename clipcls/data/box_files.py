@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from clipcls.errors import InputError, format_count
 from clipcls.files.jsonfiles import parse_json
@@ -68,8 +68,12 @@ class Box:
         )
 
 
-def read_boxes(path: str) -> Iterator[tuple[str, list[tuple[Box, float, str]] | str]]:
-    """Each image's path; its boxes with confidence and category, or why there are none.
+Detections: TypeAlias = "list[tuple[Box, float, str]]"
+"""The boxes of an image, each with its confidence and category."""
+
+
+def read_boxes(path: str) -> list[tuple[str, Detections | str]]:
+    """Each image's path, and its boxes or why there are none.
 
     Raises:
         InputError: the file cannot be read, or is of another form.
@@ -79,26 +83,23 @@ def read_boxes(path: str) -> Iterator[tuple[str, list[tuple[Box, float, str]] | 
         raise InputError(f"{path}: is empty")
     if text.lstrip("\ufeff \t\r\n").startswith(("{", "[")):
         found = parse_json(text, path)
-        is_empty = True
         try:
-            for each in _read_json(found):
-                is_empty = False
-                yield each
+            boxes = list(_read_json(found))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"without {error}" if isinstance(error, KeyError) else str(error)
             raise InputError(
                 f"{path}: is not as MegaDetector or COCO writes boxes ({reason})"
             ) from error
-        if is_empty:
+        if not boxes:
             raise InputError(
                 f"{path}: has no boxes; give MegaDetector's or COCO's JSON, or csv with "
                 "the columns path, x, y, w, h"
             )
-        return
-    yield from _read_csv(text, path)
+        return boxes
+    return list(_read_csv(text, path))
 
 
-def _read_csv(text: str, path: str) -> Iterator[tuple[str, list[tuple[Box, float, str]]]]:
+def _read_csv(text: str, path: str) -> Iterator[tuple[str, Detections]]:
     table = read_table(text, path, exact=True)
     names = {
         field: next((name for name in known if name in table.columns), "")
@@ -134,16 +135,14 @@ def _read_csv(text: str, path: str) -> Iterator[tuple[str, list[tuple[Box, float
         )
     whole = (1.0, 1.0) if True in are_shares else (0.0, 0.0)
     for name, boxes in rows.items():
-        yield (
-            name,
-            [
-                (_make_box(number, sides, whole), confidence, category)
-                for number, (sides, confidence, category) in enumerate(boxes, 1)
-            ],
-        )
+        made = [
+            (_make_box(number, sides, whole), confidence, category)
+            for number, (sides, confidence, category) in enumerate(boxes, 1)
+        ]
+        yield name, made
 
 
-def _read_json(found: Any) -> Iterator[tuple[str, list[tuple[Box, float, str]] | str]]:
+def _read_json(found: Any) -> Iterator[tuple[str, Detections | str]]:
     if isinstance(found, list) and any("image_id" in each for each in found[:1]):
         raise ValueError("COCO's results have no paths; add them to the file with the images")
     if isinstance(found, dict) and isinstance(found.get("annotations"), list):
@@ -153,9 +152,7 @@ def _read_json(found: Any) -> Iterator[tuple[str, list[tuple[Box, float, str]] |
     return iter(())
 
 
-def _read_megadetector(
-    found: Mapping[str, Any],
-) -> Iterator[tuple[str, list[tuple[Box, float, str]] | str]]:
+def _read_megadetector(found: Mapping[str, Any]) -> Iterator[tuple[str, Detections | str]]:
     names = found.get("detection_categories") or {}
     for image in found["images"]:
         if image.get("detections") is None:
@@ -174,7 +171,7 @@ def _read_megadetector(
         )
 
 
-def _read_coco(found: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[Box, float, str]]]]:
+def _read_coco(found: Mapping[str, Any]) -> Iterator[tuple[str, Detections]]:
     names = {each["id"]: str(each["name"]) for each in found.get("categories") or ()}
     boxes: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     known = {image["id"] for image in found["images"]}
