@@ -33,7 +33,7 @@ from clipcls.data.file_kinds import (
     is_stream,
     is_system_folder,
 )
-from clipcls.data.images import MAX_BYTES
+from clipcls.data.images import MAX_BYTES, check_bytes
 from clipcls.data.remote import Info
 from clipcls.errors import ImageError, format_count
 from clipcls.files.on_disk import is_url
@@ -141,7 +141,7 @@ class Member:
             raise ImageError(name, "the archive has no such member") from None
         if info.flag_bits & 1:
             raise ImageError(name, "is encrypted; unpack the archive with its password first")
-        _check_size(name, info.file_size)
+        check_bytes(name, info.file_size)
         reserve(info.file_size)
         with file.open(info) as member:
             return member.read(MAX_BYTES)
@@ -153,7 +153,7 @@ class Member:
                 places = _find_places(self.container, find_version(self.container))
                 offset, size = places.get(self.member, (-1, -1))
             if offset >= 0:
-                _check_size(name, size)
+                check_bytes(name, size)
                 reserve(size)
                 with open(self.container, "rb") as file:
                     file.seek(offset)
@@ -165,7 +165,7 @@ class Member:
             with contextlib.closing(open_container(self.container)) as container:
                 for tar, info in _iterate(container, "r|*"):
                     if info.name == self.member and offset in (-1, info.offset_data):
-                        _check_size(name, info.size)
+                        check_bytes(name, info.size)
                         reserve(info.size)
                         found = tar.extractfile(info)
                         return found.read() if found else b""
@@ -202,7 +202,7 @@ class _Forward:
                 for tar, info in self._members:
                     self._place = info.offset_data
                     if info.name == member.member and member.offset in (-1, info.offset_data):
-                        _check_size(info.name, info.size)
+                        check_bytes(info.name, info.size)
                         file = tar.extractfile(info)
                         return file.read() if file else b""
                 self._start()
@@ -342,8 +342,3 @@ def _errors(container: str, name: str = "") -> AbstractContextManager[None]:
     kind = "a compressed tar archive" if is_stream(container) else "a tar archive"
     kind = "a zip archive" if container.lower().endswith(".zip") else kind
     return container_errors(container, kind, name)
-
-
-def _check_size(name: str, size: int) -> None:
-    if size > MAX_BYTES:
-        raise ImageError(name, f"too large (the limit is {MAX_BYTES >> 20} MiB)")

@@ -16,9 +16,9 @@ from PIL import Image
 from clipcls.data.box_files import Box, read_boxes
 from clipcls.data.budget import Reserve, never_wait
 from clipcls.data.file_kinds import is_video
-from clipcls.data.images import decode_image, find_whole
+from clipcls.data.images import find_whole
 from clipcls.data.inputs import NamedImage
-from clipcls.data.sources import Source, find_source, needs_request
+from clipcls.data.sources import Source, find_source, needs_request, read_image
 from clipcls.errors import EmptyError, ImageError, InputError
 
 MIN_CONFIDENCE = 0.2
@@ -45,15 +45,14 @@ class _Photo:
         """The decoded image, for one of its crops."""
         with self._lock:
             self.waiting -= 1
-            image = self._image or self._open(reserve)
+            image = self._image or read_image(
+                self.source,
+                self.name,
+                least_side=round(_LEAST_SIDE / self.least_share),
+                reserve=reserve,
+            )
             self._image = image if self.waiting > 0 else None
             return image
-
-    def _open(self, reserve: Reserve) -> Image.Image:
-        found = self.source.read(reserve) if isinstance(self.source, Source) else self.source
-        if isinstance(found, Image.Image):
-            return found
-        return decode_image(found, self.name, least_side=round(_LEAST_SIDE / self.least_share))
 
 
 @dataclass(frozen=True, slots=True)

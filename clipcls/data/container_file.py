@@ -30,7 +30,10 @@ def open_container(container: str) -> IO[bytes]:
     """Open a file of this disk or behind a URL."""
     if is_url(container):
         return open_remote(container)
-    refuse_unless_file(container, os.stat(container))  # opening a pipe would wait
+    try:
+        refuse_unless_file(container, os.stat(container))  # opening a pipe would wait
+    except ValueError as error:  # a NUL byte, or characters that the file system cannot encode
+        raise ImageError(container, "not a valid file name") from error
     return open(container, "rb")
 
 

@@ -17,11 +17,11 @@ import logging
 import os
 import stat
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from PIL import Image
 
-from clipcls.data.budget import Budget
+from clipcls.data.budget import Budget, Reserve, never_wait
 from clipcls.data.file_kinds import RAW_SUFFIXES
 from clipcls.data.image_formats import (
     START_OF_SCAN,
@@ -82,11 +82,12 @@ _MISSING = "clipcls missing"  # of a truncated file: the share of rows that are 
 _ROW_BY_ROW = ("JPEG", "PNG", "BMP", "PPM")
 _END_OF_IMAGE = b"\xff\xd9"  # of JPEG
 _ZEROS = bytes(64)
+_CHUNK = 1 << 20
 
 _LEAST_PREVIEW = 224  # pixels, of the shorter side of a raw file's preview
 
 
-def read_bytes(path: str, *, reserve: Callable[[int], None] = lambda size: None) -> bytes:
+def read_bytes(path: str, *, reserve: Reserve = never_wait) -> bytes:
     """Read one regular file; pipes, sockets and devices are refused without waiting for them.
 
     Args:
@@ -117,9 +118,30 @@ def read_bytes(path: str, *, reserve: Callable[[int], None] = lambda size: None)
         raise ImageError(path, "not enough memory to read it") from error
     if not data:
         raise ImageError(path, "is empty")
-    if len(data) > MAX_BYTES:  # still growing, or a file without a size as in /proc
-        raise ImageError(path, f"too large (the limit is {MAX_BYTES >> 20} MiB)")
+    check_bytes(path, len(data))  # it may grow, or have no size, as in /proc
     return data
+
+
+def read_stream(file: IO[bytes], name: str) -> bytes:
+    """The rest of a binary file whose size is not known.
+
+    Raises:
+        ImageError: it is larger than `MAX_BYTES`.
+        TypeError: it is open as text.
+    """
+    data = bytearray()
+    while chunk := file.read(_CHUNK):
+        if isinstance(chunk, str):
+            raise TypeError(f"{name}: the file is open as text; open it with the mode 'rb'")
+        data += chunk
+        check_bytes(name, len(data))
+    return bytes(data)
+
+
+def check_bytes(name: str, size: int) -> None:
+    """Raise `ImageError` if a file of this size is larger than `MAX_BYTES`."""
+    if size > MAX_BYTES:
+        raise ImageError(name, f"too large (the limit is {MAX_BYTES >> 20} MiB)")
 
 
 def refuse_unless_file(path: str, info: os.stat_result) -> None:

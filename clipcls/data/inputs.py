@@ -35,9 +35,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipcls.data.file_kinds import FRAME_PERIOD, is_vectors, is_video
-from clipcls.data.images import MAX_BYTES, decode_image
+from clipcls.data.images import read_stream
 from clipcls.data.pixels import to_rgb
-from clipcls.data.sources import Source, find_source
+from clipcls.data.sources import Source, find_source, read_image
 from clipcls.errors import ImageError, os_reason
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,6 @@ warning in the log; or keep its place (an iterator yields the `ImageError`)."""
 
 _KINDS = "a path, a PIL image, a uint8 array (H x W x 3), bytes or a binary file object"
 _CHANNELS = (1, 3, 4)
-_CHUNK = 1 << 20
 
 Result = TypeVar("Result")
 
@@ -119,8 +118,7 @@ def open_input(image: ImageInput) -> Image.Image:
         raise named
     if isinstance(named, NamedVectors):
         raise ImageError(named.path, "holds vectors, not one image")
-    data = named.source.read() if isinstance(named.source, Source) else named.source
-    return data if isinstance(data, Image.Image) else decode_image(data, named.name)
+    return read_image(named.source, named.name)
 
 
 def apply_on_error(
@@ -224,22 +222,13 @@ def _check_array(array: NDArray[Any], name: str, wanted: str) -> None:
 
 def _read(file: Any, name: str) -> bytes:
     """Read a binary file object."""
-    chunks: list[bytes] = []
-    size = 0
     try:
         if not getattr(file, "closed", False) and hasattr(file, "seekable") and file.seekable():
             file.seek(0)  # as Pillow does: after writing to memory the position is the end
-        while chunk := file.read(_CHUNK):
-            if isinstance(chunk, str):
-                raise TypeError(f"{name}: the file is open as text; open it with the mode 'rb'")
-            size += len(chunk)
-            if size > MAX_BYTES:
-                raise ImageError(name, f"too large (the limit is {MAX_BYTES >> 20} MiB)")
-            chunks.append(bytes(chunk))
+        return read_stream(file, name)
     except (ImageError, TypeError, MemoryError):
         raise
     except OSError as error:
         raise ImageError(name, os_reason(error)) from error
     except Exception as error:  # archives and network streams have errors of their own
         raise ImageError(name, f"cannot be read ({error})") from error
-    return b"".join(chunks)

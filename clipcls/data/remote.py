@@ -20,14 +20,13 @@ from urllib.parse import urlsplit
 
 from clipcls.data.budget import Reserve, never_wait
 from clipcls.data.file_kinds import LeftOut, has_image_name, is_system_folder
-from clipcls.data.images import MAX_BYTES
+from clipcls.data.images import check_bytes, read_stream
 from clipcls.errors import ImageError, install_command, os_reason
 
 _EXTRAS = {"http": "https", "https": "https", "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _EXTRAS |= dict.fromkeys(("az", "abfs", "abfss", "adl"), "az")
 _CHECKSUMS = ("etag", "md5hash", "content-md5", "digest", "content_md5", "blob_id")
 _TIMES = ("lastmodified", "last-modified", "last_modified", "updated", "mtime", "modified")
-_CHUNK = 1 << 20
 _SECONDS = 30  # without a byte; fsspec itself would wait five minutes for a server that hangs
 _BLOCK = 1 << 22  # bytes per request, when a part of a file is read
 
@@ -129,30 +128,18 @@ class RemoteFile:
             ImageError: the file system refuses it, or it is empty or larger than `MAX_BYTES`.
         """
         size = (self.info or {}).get("size") or 0
-        if size > MAX_BYTES:
-            raise ImageError(self.url, f"too large (the limit is {MAX_BYTES >> 20} MiB)")
+        check_bytes(self.url, size)
         reserve(size)
         files, path = open_file_system(self.url)
         with remote_errors(self.url):
             if is_http(self.url):  # as a stream: its size need not be known, or be true
                 with files.open(path, "rb", block_size=0, size=1) as file:
-                    data = _read_all(file, self.url)
+                    data = read_stream(file, self.url)
             else:
                 data = bytes(files.cat_file(path))
         if not data:
             raise ImageError(self.url, "is empty")
         return data
-
-
-def _read_all(file: IO[bytes], name: str) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    while chunk := file.read(_CHUNK):
-        size += len(chunk)
-        if size > MAX_BYTES:
-            raise ImageError(name, f"too large (the limit is {MAX_BYTES >> 20} MiB)")
-        chunks.append(chunk)
-    return b"".join(chunks)
 
 
 def list_url(url: str, is_pattern: bool, left_out: LeftOut) -> Iterator[RemoteFile | ImageError]:

@@ -151,12 +151,25 @@ def open_image(name: str, *, least_side: int | None = None) -> Image.Image:
     Raises:
         ImageError: it cannot be read.
     """
-    source = find_source(name)
     if is_video(name):
         from clipcls.data.video import VideoFrame
 
-        source = VideoFrame(name, 0)
-    found = source.read()
+        return VideoFrame(name, 0).read()
+    return read_image(find_source(name), name, least_side=least_side)
+
+
+def read_image(
+    source: Source | bytes | Image.Image,
+    name: str,
+    *,
+    least_side: int | None = None,
+    reserve: Reserve = never_wait,
+) -> Image.Image:
+    """The decoded image of a source; `name`, `least_side` and errors are those of `open_image`.
+
+    `reserve` waits for the memory of the source's bytes.
+    """
+    found = source.read(reserve) if isinstance(source, Source) else source
     if isinstance(found, Image.Image):
         return found
     return decode_image(found, name, least_side=least_side)

@@ -21,12 +21,11 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from clipcls.data.budget import Reserve, never_wait
-from clipcls.data.container_file import container_errors
+from clipcls.data.container_file import container_errors, open_container, stamp_container
 from clipcls.data.file_kinds import FRAME_PERIOD, is_video
-from clipcls.data.images import check_size, refuse_unless_file
+from clipcls.data.images import check_size
 from clipcls.data.remote import RemoteFile, open_remote
-from clipcls.errors import CutShortError, ImageError, InputError, install_command, os_reason
-from clipcls.files.hashing import stamp_file
+from clipcls.errors import CutShortError, ImageError, InputError, install_command
 from clipcls.files.on_disk import is_url
 
 if TYPE_CHECKING:
@@ -116,13 +115,8 @@ class VideoFrame:
 
     def stamp(self) -> bytes:
         """The stamp of the file; b"" as for a file."""
-        if is_url(self.path):
-            stamp = (self.decoder.remote if self.decoder else RemoteFile(self.path)).stamp()
-            return stamp and stamp + b" frame"
-        try:
-            stamp = stamp_file(os.stat(self.path))
-        except (OSError, ValueError):
-            return b""
+        remote = self.decoder.remote if self.decoder else RemoteFile(self.path)
+        stamp = remote.stamp() if is_url(self.path) else stamp_container(self.path)
         return stamp and stamp + b" frame"
 
     def read(self, reserve: Reserve = never_wait) -> Image.Image:
@@ -263,7 +257,7 @@ def _open(path: str) -> tuple[InputContainer, VideoStream]:
     import av
 
     if not is_url(path):
-        _check_file(path)
+        open_container(path).close()  # refuses pipes and folders
     # `file:`, lest a name is taken for another protocol.
     file: Any = open_remote(path) if is_url(path) else f"file:{path}"
     options = {"format_whitelist": _FORMATS}
@@ -282,17 +276,6 @@ def _open(path: str) -> tuple[InputContainer, VideoStream]:
         raise ImageError(path, "is in a video format that PyAV does not decode")
     check_size(path, (stream.width, stream.height))
     return container, stream
-
-
-def _check_file(path: str) -> None:
-    try:
-        info = os.stat(path)
-    except (OSError, ValueError) as error:
-        reason = os_reason(error) if isinstance(error, OSError) else "not a valid file name"
-        raise ImageError(path, reason) from error
-    refuse_unless_file(path, info)
-    if not info.st_size:
-        raise ImageError(path, "is empty")
 
 
 def _find_end(path: str) -> tuple[int, int]:

@@ -152,7 +152,6 @@ def test_a_crop_is_a_square_that_shows_the_whole_box_within_the_image(tmp_path: 
 def test_a_photo_is_decoded_once_and_a_known_crop_never(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clipcls.data import boxes as module
     from clipcls.data import images
 
     monkeypatch.setattr("clipcls.files.hashing.RACY_NS", 0)
@@ -166,7 +165,7 @@ def test_a_photo_is_decoded_once_and_a_known_crop_never(
         opened.append(name)
         return decode(data, name, **options)
 
-    monkeypatch.setattr(module, "decode_image", count)
+    monkeypatch.setattr("clipcls.data.sources.decode_image", count)
     encoder = ColourEncoder()
     with EmbeddingCache(tmp_path / "s.db") as cache:
         for margin, decoded in ((0.0, 1), (0.0, 1), (0.1, 2)):

@@ -268,7 +268,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_too_large(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "MAX_BYTES", 3)
+    monkeypatch.setattr("clipcls.data.images.MAX_BYTES", 3)
     memory.pipe("/a.jpg", b"xxxx")
     (item,) = find_images(["memory://a.jpg"])
     assert isinstance(item, NamedImage)
