@@ -17,7 +17,7 @@ from clipcls.data.box_files import Box, read_boxes
 from clipcls.data.budget import Reserve, never_wait
 from clipcls.data.file_kinds import is_video
 from clipcls.data.images import find_whole
-from clipcls.data.inputs import NamedImage
+from clipcls.data.inputs import Found, NamedImage
 from clipcls.data.sources import Source, find_source, needs_request, read_image
 from clipcls.errors import EmptyError, ImageError, InputError
 
@@ -156,7 +156,7 @@ class Boxes:
             raise InputError(f"{self.path}: no box has the category {missing[0]!r}; it has {names}")
 
     def crop_each(
-        self, images: Iterable[str | NamedImage | ImageError], empty: str = "empty"
+        self, images: Iterable[Found], empty: str = "empty"
     ) -> Iterator[NamedImage | ImageError]:
         """The crops of each image, in the order of the images and of their boxes.
 

@@ -13,7 +13,7 @@ from clipcls.data.file_kinds import (
     is_vectors,
     is_video,
 )
-from clipcls.data.inputs import NamedImage, name_frames
+from clipcls.data.inputs import Found, NamedImage, name_frames
 from clipcls.data.sources import find_source
 from clipcls.errors import ImageError, InputError
 
@@ -28,7 +28,7 @@ def expand_file(
     every: int,
     image_column: str | None = None,
     keep: Keep | None = None,
-) -> Iterator[str | NamedImage | ImageError]:
+) -> Iterator[Found]:
     """The images of a file that was named: those in it, or the file itself.
 
     Args:
@@ -67,7 +67,7 @@ def expand_file(
         yield NamedImage(name, file)
 
 
-def fill_kept(item: str | NamedImage | ImageError, kept: Mapping[str, Any] | None) -> Any:
+def fill_kept(item: Found, kept: Mapping[str, Any] | None) -> Any:
     """The same, with what is to be kept of a table that lists it, unless it has that already.
 
     Raises:

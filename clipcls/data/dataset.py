@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from clipcls.data.file_kinds import LeftOut, is_archive, is_system_folder, is_table
-from clipcls.data.inputs import NamedImage
+from clipcls.data.inputs import Found, NamedImage
 from clipcls.data.kept import Keep
 from clipcls.data.paths import find_images
 from clipcls.data.sorted_folders import read_folder_labels
@@ -58,7 +58,7 @@ class Dataset:
     folders: tuple[tuple[str, ...], ...] = ()
     unreviewed: int = 0
     vectors: str = ""
-    listing: Callable[[], Iterator[str | NamedImage | ImageError]] | None = None
+    listing: Callable[[], Iterator[Found]] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -240,7 +240,7 @@ def label_by_folders(source: str, images: Iterable[str], cure: str, **others: An
 def _read_listed(name: str) -> Dataset:
     """Labelled images by their folders, in an archive or behind a URL."""
 
-    def find() -> Iterator[str | NamedImage | ImageError]:
+    def find() -> Iterator[Found]:
         return find_images([name])
 
     names, unreadable = [], []
@@ -261,7 +261,7 @@ def _read_table(
     """Labelled images by a column of a table."""
     column = question or "label"
 
-    def find() -> Iterator[str | NamedImage | ImageError]:
+    def find() -> Iterator[Found]:
         keep = Keep([column], optional=["labelled_by"], is_named=True, option="--label-column")
         return find_images([name], image_column=image_column, keep=keep)
 

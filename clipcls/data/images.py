@@ -16,7 +16,6 @@ import io
 import logging
 import os
 import stat
-from collections.abc import Callable
 from typing import IO, TYPE_CHECKING
 
 from PIL import Image
@@ -163,7 +162,7 @@ def decode_image(
     *,
     max_pixels: int | None = None,
     least_side: int | None = None,
-    reserve: Callable[[int], None] | None = None,
+    reserve: Reserve | None = None,
     raw: bool = True,
 ) -> Image.Image:
     """Decode the bytes of one image file to an upright image of mode RGB.
@@ -230,11 +229,7 @@ def find_missing_share(image: Image.Image) -> float:
 
 
 def _decode(
-    data: bytes,
-    path: str,
-    max_pixels: int,
-    least_side: int | None,
-    reserve: Callable[[int], None],
+    data: bytes, path: str, max_pixels: int, least_side: int | None, reserve: Reserve
 ) -> Image.Image:
     kind, opener = identify(data, path)
     with image_errors(path, kind, data):
@@ -334,11 +329,7 @@ def _find_missing(path: str, first: ImageFile, second: ImageFile) -> float:
 
 
 def _read_raw(
-    data: bytes,
-    path: str,
-    max_pixels: int,
-    least_side: int | None,
-    reserve: Callable[[int], None],
+    data: bytes, path: str, max_pixels: int, least_side: int | None, reserve: Reserve
 ) -> Image.Image | bytes:
     """A raw file's preview, a JPEG; or the raw image, developed, if the preview is too small."""
     try:

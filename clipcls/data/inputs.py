@@ -70,6 +70,10 @@ class NamedImage:
     kept: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
+Found: TypeAlias = "str | NamedImage | ImageError"
+"""What was found where images are looked for: a path, an image with more than that, or an error."""
+
+
 @dataclass(frozen=True, slots=True)
 class NamedVectors:
     """A file or folder of stored vectors, which stands for all of its images."""

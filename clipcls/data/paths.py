@@ -25,7 +25,7 @@ from clipcls.data.file_kinds import (
     is_system_folder,
     is_vectors,
 )
-from clipcls.data.inputs import NamedImage
+from clipcls.data.inputs import Found, NamedImage
 from clipcls.data.sources import find_file, find_part
 from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.on_disk import explain_missing, find_on_disk, is_url
@@ -46,7 +46,7 @@ _MAGIC = re.compile(
     re.DOTALL,
 )
 _CHUNK = 1 << 16
-Expand = Callable[["str | RemoteFile"], Iterator["str | NamedImage | ImageError"]]
+Expand = Callable[["str | RemoteFile"], Iterator[Found]]
 _BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _CONTROL = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")
 _BINARY = "standard input is binary data, not a list of paths; to classify one image, name its file"
@@ -62,7 +62,7 @@ def find_images(
     every: int = FRAME_PERIOD,
     image_column: str | None = None,
     keep: Keep | None = None,
-) -> Iterator[str | NamedImage | ImageError]:
+) -> Iterator[Found]:
     r"""Yield the images that the inputs name, in the order of the inputs.
 
     - A file is taken whatever its suffix.
@@ -113,7 +113,7 @@ def find_images(
     names = [os.fspath(name) for name in inputs]
     left_out = LeftOut() if left_out is None else left_out
 
-    def expand(file: str | RemoteFile) -> Iterator[str | NamedImage | ImageError]:
+    def expand(file: str | RemoteFile) -> Iterator[Found]:
         return expand_file(file, left_out, every, image_column, keep)
 
     has_found = has_warned = False
@@ -215,9 +215,7 @@ def _warn_of_spelling(path: str, on_disk: str) -> None:
         log.warning("%r is not on this disk; %r is read, and others likewise", path, on_disk)
 
 
-def _find(
-    path: str, is_pattern: bool, left_out: LeftOut, expand: Expand
-) -> Iterator[str | NamedImage | ImageError]:
+def _find(path: str, is_pattern: bool, left_out: LeftOut, expand: Expand) -> Iterator[Found]:
     try:
         os.lstat(path)
     except (OSError, ValueError) as error:
@@ -328,9 +326,7 @@ def _starts_as_image(entry: os.DirEntry[str]) -> bool:
     return _MAGIC.match(start) is not None
 
 
-def _match_images(
-    pattern: str, left_out: LeftOut, expand: Expand
-) -> Iterator[str | NamedImage | ImageError]:
+def _match_images(pattern: str, left_out: LeftOut, expand: Expand) -> Iterator[Found]:
     """The images that a pattern matches. `glob.glob` is unsorted and follows link loops."""
     drive, rest = os.path.splitdrive(pattern)
     root = drive + rest[: len(rest) - len(rest.lstrip(os.sep + (os.altsep or "")))]
