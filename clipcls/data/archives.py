@@ -17,8 +17,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, Any
 
-from clipcls.data.budget import Budget, Reserve, never_wait
+from clipcls.data.budget import Reserve, never_wait
 from clipcls.data.container_file import (
+    Contained,
+    Waiting,
     container_errors,
     find_version,
     open_container,
@@ -36,31 +38,23 @@ from clipcls.data.file_kinds import (
 from clipcls.data.images import MAX_BYTES, check_bytes
 from clipcls.data.remote import Info
 from clipcls.errors import ImageError, format_count
-from clipcls.files.on_disk import is_url
 
 if TYPE_CHECKING:
     import tarfile
 
 _MEMBER = re.compile(f"(.+?{ARCHIVE_SUFFIX})!(.+)", re.IGNORECASE | re.DOTALL)
 
-_AHEAD = Budget(lambda: 1 << 28)
-"""The bytes of a stream's members that wait for a thread to decode them."""
-
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class Member(Contained):
     """An image in an archive.
 
     Attributes:
-        container: the archive's path or URL.
         member: the image's name in it.
-        mark: the archive's stamp, as listed; b"" if it is not known.
         offset, size: where a plain tar file has its bytes; -1 if it is not known.
     """
 
-    container: str
     member: str
-    mark: bytes = b""
     offset: int = -1
     size: int = -1
     _stream: _Stream | None = field(default=None, repr=False, compare=False)
@@ -68,22 +62,11 @@ class Member:
     _failure: str = field(default="", repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Member, (self.container, self.member, self.mark, self.offset, self.size)
-
-    @property
-    def path(self) -> str:
-        """The archive, if it is a file of this disk; else ""."""
-        return "" if is_url(self.container) else self.container
-
-    @property
-    def needs_request(self) -> bool:
-        """Whether even its stamp takes a request to a server."""
-        return not self.mark and is_url(self.container)
+        return Member, (self.container, self.mark, self.member, self.offset, self.size)
 
     def stamp(self) -> bytes:
         """The archive's stamp; b"" if it has none."""
-        mark = self.mark or stamp_container(self.container)
-        return mark and mark + b" member"
+        return self.stamp_place(b" member")
 
     def load(self) -> Member:
         """The same with its bytes, if it is in a stream: members are read fastest in their order.
@@ -96,9 +79,7 @@ class Member:
             with contextlib.suppress(ImageError), _errors(self.container):
                 version = find_version(self.container, self.mark)
                 data = _open_forward(self.container, version, os.getpid()).read(self)
-                waiting = Waiting(len(data))
-                waiting.data = data
-                return replace(self, _data=waiting)
+                return replace(self, _data=Waiting(len(data), data))
             return self  # reading it by itself will say why
         try:
             with _errors(self.container):
@@ -220,27 +201,10 @@ def _open_forward(container: str, version: bytes, process: int) -> _Forward:
     return _Forward(container)
 
 
-class Waiting:
-    """A member's bytes, which count in `_AHEAD` until they are taken or forgotten."""
-
-    def __init__(self, size: int) -> None:
-        self._stack = contextlib.ExitStack()
-        self._stack.enter_context(_AHEAD.share())(size)
-        self.data = b""
-
-    def take(self) -> bytes:
-        """The bytes, which no longer count."""
-        self._stack.close()
-        return self.data
-
-    def __del__(self) -> None:
-        self._stack.close()
-
-
 def find_member(name: str) -> Member | None:
     """The member that a name like `a.tar!b.jpg` leads to; None if it is no such name."""
     found = _MEMBER.fullmatch(name) if "!" in name else None
-    return Member(found[1], found[2]) if found and not os.path.lexists(name) else None
+    return Member(found[1], b"", found[2]) if found and not os.path.lexists(name) else None
 
 
 def list_members(
@@ -280,7 +244,7 @@ def _list(container: str, stamp: bytes) -> Iterator[Member]:
     if container.lower().endswith(".zip"):
         for entry in _open_zip(container, find_version(container, stamp), os.getpid()).infolist():
             if not entry.is_dir():
-                yield Member(container, entry.filename, stamp)
+                yield Member(container, stamp, entry.filename)
         return
     stream = None
     try:
@@ -289,10 +253,10 @@ def _list(container: str, stamp: bytes) -> Iterator[Member]:
                 for tar, info in _iterate(file, "r|*"):
                     stream = stream or _Stream(tar)
                     place = info.offset_data, info.size
-                    yield Member(container, info.name, stamp, *place, stream)
+                    yield Member(container, stamp, info.name, *place, stream)
             else:
                 for name, (offset, size) in _iterate_places(file):
-                    yield Member(container, name, stamp, offset, size)
+                    yield Member(container, stamp, name, offset, size)
     except Exception:
         if not (stream and stream.has_failed):  # else the last member has said so
             raise

@@ -1,12 +1,14 @@
-"""Files that hold several images: opened, and explained where they are damaged."""
+"""Files that hold several images: opened, stamped, and explained where they are damaged."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import IO
 
+from clipcls.data.budget import Budget
 from clipcls.data.images import refuse_unless_file
 from clipcls.data.remote import Info, explain, find_info, is_refusal, open_remote, stamp_info
 from clipcls.errors import ImageError, InputError, os_reason
@@ -24,6 +26,54 @@ _SUFFIXES = {
     "a parquet file": ".parquet",
     "a NumPy file": ".npy",
 }
+
+_AHEAD = Budget(lambda: 1 << 28)
+"""The bytes of images read in their order that wait for a thread to decode them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contained:
+    """An image in a file that holds several.
+
+    Attributes:
+        container: the file's path or URL.
+        mark: the file's stamp, as listed; b"" if it is not known.
+    """
+
+    container: str
+    mark: bytes
+
+    @property
+    def path(self) -> str:
+        """The file, if it is on this disk; else ""."""
+        return "" if is_url(self.container) else self.container
+
+    @property
+    def needs_request(self) -> bool:
+        """Whether even its stamp takes a request to a server."""
+        return not self.mark and is_url(self.container)
+
+    def stamp_place(self, place: bytes) -> bytes:
+        """The file's stamp and a mark of the place in it; b"" if the file has none."""
+        mark = self.mark or stamp_container(self.container)
+        return mark and mark + place
+
+
+class Waiting:
+    """Bytes of an image, which count in `_AHEAD` until they are taken or forgotten."""
+
+    def __init__(self, size: int, data: bytes = b"") -> None:
+        self._stack = contextlib.ExitStack()
+        self._stack.enter_context(_AHEAD.share())(size)
+        self.data = data
+
+    def take(self) -> bytes:
+        """The bytes, which no longer count."""
+        self._stack.close()
+        return self.data
+
+    def __del__(self) -> None:
+        self._stack.close()
 
 
 def open_container(container: str) -> IO[bytes]:

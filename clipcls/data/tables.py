@@ -16,9 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from clipcls.data.archives import Waiting
 from clipcls.data.budget import Reserve, never_wait
 from clipcls.data.container_file import (
+    Contained,
+    Waiting,
     container_errors,
     find_version,
     open_container,
@@ -41,32 +42,19 @@ _LONGEST = 1024  # characters of a path
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """An image whose bytes are in a parquet file; `mark` is the file's stamp, as listed."""
+class Cell(Contained):
+    """An image whose bytes are in a row and a column of a parquet file."""
 
-    table: str
     row: int
     column: str = ""
-    mark: bytes = b""
     _data: Waiting | None = field(default=None, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Cell, (self.table, self.row, self.column, self.mark)
-
-    @property
-    def path(self) -> str:
-        """The table, if it is a file of this disk; else ""."""
-        return "" if is_url(self.table) else self.table
-
-    @property
-    def needs_request(self) -> bool:
-        """Whether even its stamp takes a request to a server."""
-        return not self.mark and is_url(self.table)
+        return Cell, (self.container, self.mark, self.row, self.column)
 
     def stamp(self) -> bytes:
         """The table's stamp, and the column, which the image's name does not tell."""
-        mark = self.mark or stamp_container(self.table)
-        return mark and mark + b" row " + self.column.encode()
+        return self.stamp_place(b" row " + self.column.encode())
 
     def load(self) -> Cell:
         """The same with its bytes: rows are read fastest in their order."""
@@ -74,9 +62,7 @@ class Cell:
             data = self._find()
         except ImageError:  # reading it will say why
             return self
-        waiting = Waiting(len(data))
-        waiting.data = data
-        return replace(self, _data=waiting)
+        return replace(self, _data=Waiting(len(data), data))
 
     def read(self, reserve: Reserve = never_wait) -> bytes:
         """The image file's bytes.
@@ -89,15 +75,15 @@ class Cell:
         return data
 
     def _find(self) -> bytes:
-        name = f"{self.table}#{self.row}"
-        with container_errors(self.table, "a parquet file", name):
-            version = find_version(self.table, self.mark)
-            cells = _open_cells(self.table, self.column, version, os.getpid())
+        name = f"{self.container}#{self.row}"
+        with container_errors(self.container, "a parquet file", name):
+            version = find_version(self.container, self.mark)
+            cells = _open_cells(self.container, self.column, version, os.getpid())
             value = cells.get(self.row)
             if isinstance(value, dict):
                 path, value = value.get("path"), value.get("bytes")
                 if value is None and path:
-                    place = _join(self.table, path)
+                    place = _join(self.container, path)
                     try:
                         value = RemoteFile(place).read() if is_url(place) else read_bytes(place)
                     except ImageError as error:
@@ -110,7 +96,7 @@ class Cell:
 def find_cell(name: str) -> Cell | None:
     """The image that a name like `table.parquet#12` leads to; None if it is no such name."""
     found = _CELL.fullmatch(name) if "#" in name else None
-    return Cell(found[1], int(found[2])) if found and not os.path.lexists(name) else None
+    return Cell(found[1], b"", int(found[2])) if found and not os.path.lexists(name) else None
 
 
 def list_rows(
@@ -215,7 +201,7 @@ def _list_parquet(
             batches = file.iter_batches(columns=[*read])
             rows = (row for batch in batches for row in batch.to_pylist())
         for number, row in enumerate(rows):
-            image: str | Cell | ImageError = Cell(table, number, name, mark)
+            image: str | Cell | ImageError = Cell(table, mark, number, name)
             if not has_bytes:
                 image = _name(table, row[name], f"{table}#{number}")
             yield image, keep.take(kept, row) if keep else None

@@ -276,7 +276,7 @@ def test_parts_are_named_by_their_images() -> None:
 def test_parts_of_other_content_under_the_same_names_are_other_parts() -> None:
     names = []
     for column, mark in (("a", b"x"), ("b", b"x"), ("a", b"y"), ("a", b"x")):
-        image = NamedImage("t.parquet#0", Cell("t.parquet", 0, column, mark))
+        image = NamedImage("t.parquet#0", Cell("t.parquet", mark, 0, column))
         names += [part.name for part in job.split([image], 2)]
     assert len(set(names[:3])) == 3
     assert names[0] == names[3]
