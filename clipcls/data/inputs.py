@@ -71,7 +71,7 @@ class NamedImage:
 
 
 Found: TypeAlias = "str | NamedImage | ImageError"
-"""What was found where images are looked for: a path, an image with more than that, or an error."""
+"""An item of a search for images: a path, an image with more than its path, or an error."""
 
 
 @dataclass(frozen=True, slots=True)
