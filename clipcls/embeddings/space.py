@@ -88,7 +88,7 @@ class Space:
             known = self._cache.vectors(self._probe)  # in the order in which all processes see it
         least = LEAST_COSINE.get(self._encoder.precision, LEAST_COSINE["bf16"])
         first = _find_first(known, self._version, least)
-        if is_new and first == self._version:
+        if is_new and known and first == self._version:
             _report_change(self._encoder.name, self._encoder.version)
         return first
 
