@@ -261,24 +261,31 @@ def list_pretrained(search: str = "") -> list[PretrainedInfo]:
     with require_torch("the list of OpenCLIP's models"):
         from open_clip import get_pretrained_cfg
         from open_clip import list_pretrained as list_all
-    repos: dict[str, str | None] = {
-        f"{architecture}/{tag}": get_pretrained_cfg(architecture, tag)
-        .get("hf_hub", "")
-        .rpartition("/")[0]
+    places = {
+        f"{architecture}/{tag}": split_place(get_pretrained_cfg(architecture, tag))
         for architecture, tag in list_all()
     }
     others = (info.name for info in ALIASES.values() if info.name.startswith("hf-hub:"))
-    repos |= {name: name.removeprefix("hf-hub:") for name in others}
+    places |= {name: (name.removeprefix("hf-hub:"), HUB_FILES) for name in others}
     twins: dict[str, list[str]] = {}
     for twin, name in HUB_TWINS.items():
         twins.setdefault(name, []).append(twin)
     found = []
-    for name, repo in repos.items():
-        if any(fold(search) in fold(each or "") for each in (name, repo, *twins.get(name, ()))):
-            present = bool(repo) and hub.cached(repo or "", *HUB_FILES) is not None
+    for name, (repo, files) in places.items():
+        if any(fold(search) in fold(each) for each in (name, repo, *twins.get(name, ()))):
+            present = bool(repo) and hub.cached(repo, *files) is not None
             licence = find_licence(repo) if repo else ""
             found.append(PretrainedInfo(name, repo or None, licence, present))
     return found
+
+
+def split_place(config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """The repository in open_clip's `pretrained_cfg` ("" if none), and its files of weights.
+
+    The files are in order of preference.
+    """
+    repo, _, file = config.get("hf_hub", "").rpartition("/")
+    return repo, (f"{Path(file).stem}.safetensors", file) if file else HUB_FILES
 
 
 def model_names() -> list[str]:

@@ -19,14 +19,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clipcls.errors import (
-    ModelError,
-    ModelUnavailableError,
-    UnknownModelError,
-    install_command,
-)
+from clipcls.errors import ModelError, ModelUnavailableError, UnknownModelError, install_command
 from clipcls.models import hub
-from clipcls.models.aliases import ALIASES, HUB_FILES, HUB_TWINS, MINI, PRETRAINED, Pretrained
+from clipcls.models.aliases import (
+    ALIASES,
+    HUB_FILES,
+    HUB_TWINS,
+    MINI,
+    PRETRAINED,
+    Pretrained,
+    split_place,
+)
 from clipcls.models.architectures import (
     find_architecture,
     find_spelt,
@@ -324,15 +327,14 @@ def _find_pretrained(model: str) -> Pretrained:
         from open_clip import get_pretrained_cfg
     found = get_pretrained_cfg(architecture, tag)
     if not found:
-        raise UnknownModelError(
-            f"{model}: {architecture} has no weights {tag!r}; it has {_describe_tags(architecture)}"
-        )
+        tags = ", ".join(list_tags(architecture)) or "none"
+        raise UnknownModelError(f"{model}: {architecture} has no weights {tag!r}; it has {tags}")
     if not found.get("hf_hub"):
         raise ModelUnavailableError(
             f"{model}: not on the Hugging Face hub; download {found.get('url')} and give it as the "
             f"checkpoint of {architecture}"
         )
-    repo, _, file = found["hf_hub"].rpartition("/")
+    repo, files = split_place(found)
     return Pretrained(
         architecture,
         find_spelt(tag, list_tags(architecture)) or tag,
@@ -341,12 +343,8 @@ def _find_pretrained(model: str) -> Pretrained:
         # As the weights were trained; the architecture's default only if the tag is silent
         # (https://github.com/mlfoundations/open_clip/issues/771).
         found.get("quick_gelu", read_architecture(architecture).get("quick_gelu", False)),
-        (f"{Path(file).stem}.safetensors", file) if file else HUB_FILES,
+        files,
     )
-
-
-def _describe_tags(architecture: str) -> str:
-    return ", ".join(list_tags(architecture)) or "none"
 
 
 def _hint(model: str) -> str:

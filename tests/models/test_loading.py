@@ -643,6 +643,18 @@ def test_all_models_are_searched_by_any_of_their_names() -> None:
     assert aliases.list_pretrained("no such model") == []
 
 
+def test_weights_in_a_file_of_their_own_name_are_found_on_this_machine(tmp_path) -> None:
+    folder = tmp_path / "hub" / "models--jienengchen--ViTamin-S"
+    snapshot = folder / "snapshots" / ("c" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "pytorch_model.bin").touch()
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("c" * 40)
+    with asking(HF_HOME=str(tmp_path)):
+        found = {each.name: each.present for each in aliases.list_pretrained("ViTamin-S")}
+    assert found == {"ViTamin-S/datacomp1b": True, "ViTamin-S-LTT/datacomp1b": False}
+
+
 def test_twins_exist() -> None:
     for repo, name in aliases.HUB_TWINS.items():
         config = architectures.read_architecture(name.partition("/")[0])
