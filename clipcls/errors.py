@@ -32,31 +32,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "CacheError",
-    "CalibrationError",
-    "ClassifierError",
-    "ClipclsError",
-    "ImageError",
-    "InputError",
-    "LabelsError",
-    "ModelError",
-    "ModelUnavailableError",
-    "NotFittedError",
-    "OutputClosedError",
-    "OutputError",
-    "PromptsError",
-    "ServerError",
-    "SidecarError",
-    "UnknownModelError",
-    "format_count",
-    "install_command",
-    "is_control",
-    "not_fitted",
-    "os_reason",
-    "require_extra",
-]
-
 
 class ClipclsError(Exception):
     """Base of every error that clipcls raises on purpose; control characters are escaped."""

@@ -15,24 +15,6 @@ from typing import Any, NamedTuple, TypeAlias, get_type_hints
 
 from clipcls.errors import ImageError
 
-__all__ = [
-    "COLUMNS",
-    "NO_CLASS",
-    "PERSON",
-    "PROVENANCE",
-    "UNKNOWN",
-    "Candidate",
-    "Explanation",
-    "Hit",
-    "Prediction",
-    "Provenance",
-    "Result",
-    "SimilarImage",
-    "SimilarText",
-    "as_record",
-    "to_record",
-]
-
 UNKNOWN = "unknown"
 PERSON = "person"
 """`labelled_by` of a reviewed table's row: a person gave this label."""

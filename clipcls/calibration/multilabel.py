@@ -20,13 +20,6 @@ from numpy.typing import NDArray
 
 from clipcls.calibration.base import BaseCalibration
 
-__all__ = [
-    "DEFAULT_THRESHOLD",
-    "MultiLabelCalibration",
-    "choose_thresholds",
-    "fit_probabilities",
-]
-
 DEFAULT_THRESHOLD = 0.5  # of uncalibrated scores: `score_odds` sets the levels that it means
 _PRIOR = 1.0  # variance of the offsets around their mean
 LEAST_SLOPE, _MOST_SLOPE = 1e-3, 20.0

@@ -14,8 +14,6 @@ from clipcls.calibration.base import BaseCalibration
 from clipcls.calibration.temperature import HOTTEST
 from clipcls.errors import CalibrationError
 
-__all__ = ["Calibration", "Threshold", "images_needed"]
-
 CONFIDENCE = 0.95
 
 _USUAL_ERROR, _USUAL_ALPHA = 0.05, 0.1  # what people ask for first

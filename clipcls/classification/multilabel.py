@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from clipcls.embeddings.embedded import Embedded
     from clipcls.models.encoder import Encoder
 
-__all__ = ["MultiLabelClassifier", "score_odds"]
-
 # Chosen on captions and on collages of mini-ImageNet, fashion and breeds: research/multi_label.py.
 _UNRELATED = 3  # labels that may reach the level of unrelated ones
 _MOST_RIGHT = 5  # labels of an image; the next one stands for those that resemble the best

@@ -27,17 +27,6 @@ if TYPE_CHECKING:
     from clipcls.data.inputs import Images
     from clipcls.predictions import Provenance
 
-__all__ = [
-    "VOCABULARY",
-    "SuggestedLabel",
-    "Suggestion",
-    "UnnamedCluster",
-    "choose_cluster_count",
-    "read_vocabulary",
-    "suggest",
-    "suggest_for_vectors",
-]
-
 VOCABULARY = (
     "imagenet",
     "coco80",

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from clipcls.calibration.base import Identity
     from clipcls.calibration.single_label import Calibration
 
-__all__ = ["ZeroShotClassifier"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -13,8 +13,6 @@ from clipcls.classification.multi_question import MultiQuestionClassifier
 from clipcls.output.columns import RESULT, flatten
 from clipcls.predictions import PROVENANCE
 
-__all__ = ["RayClassifier"]
-
 _NUMBER = re.compile(r"(^|_)(score|similarity|margin|nearness)(_\d+)?$")
 _SOURCES = ("image", "bytes", "path")
 

@@ -19,8 +19,6 @@ from clipcls.models.encoder import Encoder, open_encoder
 if TYPE_CHECKING:
     from clipcls.data.inputs import Images
 
-__all__ = ["ClipEmbedder"]
-
 
 class ClipEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Turns images into a model's unit vectors; learns nothing.

@@ -49,8 +49,6 @@ from clipcls.numerics import logistic
 if TYPE_CHECKING:
     from clipcls.classification.image_classifier import ImageClassifier
 
-__all__ = ["calibrate", "calibrate_vectors"]
-
 _LEAST_IMAGES = 10
 _FOLDS = 5
 _ROWS = 2000  # of a table in the file

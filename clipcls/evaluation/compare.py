@@ -14,8 +14,6 @@ from clipcls.metrics.intervals import Counts, Floats, Interval, adjust_p, draw_b
 from clipcls.metrics.multilabel import MultiLabelOutcomes
 from clipcls.metrics.single_label import Outcomes
 
-__all__ = ["Change", "Comparison", "Difference", "compare"]
-
 
 class Change(NamedTuple):
     """An image that one of two evaluations has right and the other wrong; labels as text."""

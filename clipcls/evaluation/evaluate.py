@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from clipcls.classification.image_classifier import ImageClassifier
     from clipcls.predictions import Provenance
 
-__all__ = ["Evaluation", "compute_outcomes", "evaluate", "round_metrics"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from clipcls.data.matching import Excluded
     from clipcls.few_shot.label_issues import Suspect
 
-__all__ = ["FewShotClassifier"]
-
 _NONE = (UNKNOWN,)  # what a person says of an image that has none of the labels
 
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     Sums: TypeAlias = tuple[Integers, Floats, Floats]  # counts, sums and outer products
     Trial: TypeAlias = tuple[Sums, Integers]  # the images to learn from; rows of others, to predict
 
-__all__ = ["BLOCK", "LinearProbe"]
-
 # Priors, chosen on fashion, breeds, gtsrb, cats and four styles of mini-imagenet. With one image
 # per label they are all there is.
 _RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # to try

@@ -11,8 +11,6 @@ from typing import Literal, get_args
 
 from clipcls.errors import ModelError
 
-__all__ = ["Backend", "BackendName", "Precision", "best_device"]
-
 BackendName = Literal["auto", "openvino", "torch"]
 Precision = Literal["fp32", "bf16", "fp16"]
 

@@ -21,8 +21,6 @@ from clipcls.output.writer import Writer
 from clipcls.predictions import to_record
 from clipcls.questions import find_questions, nest_columns, provenance_columns
 
-__all__ = ["CsvWriter", "metadata_path", "read_csv"]
-
 
 class CsvWriter(Writer):
     r"""Writes a header and the rows of each record (see `columns.flatten`).

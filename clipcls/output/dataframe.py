@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 _Item: TypeAlias = Prediction | Answers | ImageError | Hit
 
-__all__ = ["to_dataframe"]
-
 
 def to_dataframe(
     results: _Item | Iterable[_Item],
