@@ -295,13 +295,12 @@ class Decision:
             kept=self._shown,
         )
         scores = found.scores[:, : self._shown].astype(np.float64)
-        sure = self.abstain.accepts(scores)
+        classes = found.classes[:, : self._shown]
+        weights, rows = self.head.weights, zip(classes, vectors, strict=True)
+        similarities = np.array([weights[best] @ row.astype(np.float64) for best, row in rows])
+        near = self._measure_nearness(vectors, similarities[:, 0])
+        sure = self.abstain.accepts(scores) & ~(near < self.abstain.min_similarity)
         refined = replace(self, provenance=replace(self.provenance, refined=True))
-        for number, image in enumerate(images):
-            classes = found.classes[number, : self._shown]
-            similarities = self.head.weights[classes] @ image.vector.astype(np.float64)
-            answer = _Answer(None, scores[number], similarities, classes)
-            (near,) = self._measure_nearness(image.vector[None], similarities[:1])
-            is_sure = bool(sure[number]) and not near < self.abstain.min_similarity
-            nearness = float(near) if self.nearness else None
-            yield refined._predict(image, answer, is_sure, nearness=nearness)
+        return refined._answer_each(
+            images, vectors, (scores, similarities, classes), sure, near, {}
+        )
