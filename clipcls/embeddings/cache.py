@@ -82,7 +82,7 @@ class EmbeddingCache:
             "SELECT vector, checksum FROM embeddings WHERE space = ? AND content = ?",
             (space, content),
         )
-        if not rows or not self._is_whole(rows[0][1], space.encode(), content, rows[0][0]):
+        if not rows or not self._is_whole(space.encode(), content, *rows[0]):
             return None
         return np.frombuffer(rows[0][0], np.float32)
 
@@ -94,20 +94,13 @@ class EmbeddingCache:
         return {
             content: np.frombuffer(vector, np.float32)
             for content, vector, checksum in rows
-            if self._is_whole(checksum, space.encode(), content, vector)
+            if self._is_whole(space.encode(), content, vector, checksum)
         }
-
-    def get_file(
-        self, space: str, name: str, stamp: bytes
-    ) -> tuple[bytes, NDArray[np.float32]] | None:
-        """The SHA-256 and the vector of an image that has not changed, without reading it."""
-        (found,) = self.get_files(space, [(name, stamp)])
-        return found
 
     def get_files(
         self, space: str, files: Sequence[tuple[str, bytes]]
     ) -> list[tuple[bytes, NDArray[np.float32]] | None]:
-        """As `get_file` for each (name, stamp), in their order."""
+        """The SHA-256 and vector of each image (name, stamp), in order; None if it has changed."""
         keys = [_path_key(name) if stamp else b"" for name, stamp in files]
         found = {}
         for start in range(0, len(keys), _PARAMETERS):
@@ -120,8 +113,8 @@ class EmbeddingCache:
                 (space, *asked),
             )
             for path, stamp, content, checksum, vector, vector_checksum in rows:
-                if self._is_whole(checksum, path, stamp, content) and self._is_whole(
-                    vector_checksum, space.encode(), content, vector
+                if self._is_whole(path, stamp, content, checksum) and self._is_whole(
+                    space.encode(), content, vector, vector_checksum
                 ):
                     found[path] = stamp, (content, np.frombuffer(vector, np.float32))
         none = None, None
@@ -173,28 +166,21 @@ class EmbeddingCache:
             several files have the same content, the path is the first in byte order. Damaged
             entries are left out.
         """
-        last = 0
-        while True:
-            # The + keeps SQLite from the index on space, which has another order: each block would
-            # be picked out of all images. With min() the other columns are those of its row.
-            rows = self._file.rows(
-                "SELECT id, embeddings.content, vector, embeddings.checksum, "
-                "min(path), stamp, files.checksum "
-                "FROM embeddings CROSS JOIN files ON files.content = embeddings.content "
-                "WHERE +space = ? AND id > ? GROUP BY id ORDER BY id LIMIT ?",
-                (space, last, block),
-            )
-            if not rows:
-                return
-            if rows[-1][0] <= last:
-                self._file.recover(DamageError("rows out of order"))
-                return
-            last = rows[-1][0]
+        # The + keeps SQLite from the index on space, which has another order: each block would be
+        # picked out of all images. With min() the other columns are those of its row.
+        for rows in self._blocks(
+            "SELECT id, embeddings.content, vector, embeddings.checksum, "
+            "min(path), stamp, files.checksum "
+            "FROM embeddings CROSS JOIN files ON files.content = embeddings.content "
+            "WHERE +space = ? AND id > ? GROUP BY id ORDER BY id LIMIT ?",
+            (space,),
+            block,
+        ):
             whole = [
                 (os.fsdecode(path), vector)
                 for _, content, vector, checksum, path, stamp, file_checksum in rows
-                if self._is_whole(checksum, space.encode(), content, vector)
-                and self._is_whole(file_checksum, path, stamp, content)
+                if self._is_whole(space.encode(), content, vector, checksum)
+                and self._is_whole(path, stamp, content, file_checksum)
             ]
             if whole:
                 paths, vectors = zip(*whole, strict=True)
@@ -208,7 +194,7 @@ class EmbeddingCache:
             "WHERE content = (SELECT content FROM files WHERE path = ?) ORDER BY path",
             (_path_key(path),),
         )
-        return [os.fsdecode(row[0]) for row in rows if self._is_whole(row[-1], *row[:-1])]
+        return [os.fsdecode(row[0]) for row in rows if self._is_whole(*row)]
 
     def file_hash(self, path: str | os.PathLike[str]) -> str:
         """The SHA-256 of an image's content in hex; an unchanged one is not read again.
@@ -219,8 +205,12 @@ class EmbeddingCache:
         """
         name = os.fspath(path)
         stamp = find_source(name).stamp()
-        if known := self._content(name, stamp):
-            return known.hex()
+        key = _path_key(name), stamp
+        rows = stamp and self._file.rows(
+            "SELECT content, checksum FROM files WHERE path = ? AND stamp = ?", key
+        )
+        if rows and self._is_whole(*key, *rows[0]):
+            return str(rows[0][0].hex())
         content = hash_source(name)
         file = (name, stamp, bytes.fromhex(content))
         self._file.write(lambda connection: _insert_files(connection, [file]), None)
@@ -245,11 +235,7 @@ class EmbeddingCache:
             the number of images removed.
         """
         rows = self._file.rows("SELECT path, stamp, content, checksum FROM files")
-        gone = [
-            row[:1]
-            for row in rows
-            if not self._is_whole(row[-1], *row[:-1]) or _has_changed(*row[:2])
-        ]
+        gone = [row[:1] for row in rows if not self._is_whole(*row) or _has_changed(*row[:2])]
 
         def work(connection: sqlite3.Connection) -> int:
             connection.executemany("DELETE FROM files WHERE path IS ?", gone)
@@ -265,19 +251,12 @@ class EmbeddingCache:
 
     def dump_vectors(self, block: int) -> Iterator[list[tuple[str, bytes, bytes, int]]]:
         """All vectors, a block at a time, as (space, content, vector's bytes, checksum)."""
-        last = 0
-        while rows := self._file.rows(
+        sql = (
             "SELECT id, space, content, vector, checksum FROM embeddings WHERE id > ? "
-            "ORDER BY id LIMIT ?",
-            (last, block),
-        ):
-            if rows[-1][0] <= last:
-                self._file.recover(DamageError("rows out of order"))
-                return
-            last = rows[-1][0]
-            yield [
-                (row[1].decode(), *row[2:]) for row in rows if self._is_whole(row[-1], *row[1:-1])
-            ]
+            "ORDER BY id LIMIT ?"
+        )
+        for rows in self._blocks(sql, (), block):
+            yield [(row[1].decode(), *row[2:]) for row in rows if self._is_whole(*row[1:])]
 
     def dump_files(self, block: int) -> Iterator[list[tuple[bytes, bytes, bytes, int]]]:
         """All files, a block at a time, as (path, stamp, content, checksum)."""
@@ -286,7 +265,7 @@ class EmbeddingCache:
             "SELECT * FROM files WHERE path > ? ORDER BY path LIMIT ?", (last, block)
         ):
             last = rows[-1][0]
-            yield [row for row in rows if self._is_whole(row[-1], *row[:-1])]
+            yield [row for row in rows if self._is_whole(*row)]
 
     def absorb(
         self,
@@ -298,8 +277,8 @@ class EmbeddingCache:
         Returns:
             the number of new vectors; None if they could not be stored.
         """
-        vectors = [row for row in vectors if self._is_whole(row[3], row[0].encode(), *row[1:3])]
-        files = [row for row in files if self._is_whole(row[-1], *row[:-1])]
+        vectors = [row for row in vectors if self._is_whole(row[0].encode(), *row[1:])]
+        files = [row for row in files if self._is_whole(*row)]
 
         def work(connection: sqlite3.Connection) -> int:
             before = connection.total_changes
@@ -314,19 +293,19 @@ class EmbeddingCache:
 
         return self._file.write(work, None)
 
-    def _content(self, name: str, stamp: bytes) -> bytes | None:
-        """The SHA-256 of an image's content, if it has not changed since it was stored."""
-        file = (_path_key(name), stamp)
-        rows = stamp and self._file.rows(
-            "SELECT content, checksum FROM files WHERE path = ? AND stamp = ?", file
-        )
-        if not rows or not self._is_whole(rows[0][1], *file, rows[0][0]):
-            return None
-        return bytes(rows[0][0])
+    def _blocks(self, sql: str, parameters: tuple[Any, ...], block: int) -> Iterator[list[Any]]:
+        """The rows of a statement that also takes the last row's id and the number of rows."""
+        last = 0
+        while rows := self._file.rows(sql, (*parameters, last, block)):
+            if rows[-1][0] <= last:
+                self._file.recover(DamageError("rows out of order"))
+                return
+            last = rows[-1][0]
+            yield rows
 
-    def _is_whole(self, checksum: object, *values: Any) -> bool:
-        """Whether a row matches its checksum; the first that does not is logged."""
-        is_whole = checksum == compute_checksum(*values)
+    def _is_whole(self, *row: Any) -> bool:
+        """Whether a row matches its checksum, the last value; the first that does not is logged."""
+        is_whole: bool = row[-1] == compute_checksum(*row[:-1])
         if not is_whole and not self._has_warned:
             self._has_warned = True
             logger.warning(
