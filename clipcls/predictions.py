@@ -305,7 +305,9 @@ def as_record(value: Any) -> Any:
 @functools.lru_cache(maxsize=64)
 def _field_names(kind: type) -> tuple[str, ...]:
     """The fields of a dataclass or named tuple; () of any other type."""
-    return tuple(getattr(kind, "__dataclass_fields__", getattr(kind, "_fields", ())))
+    if dataclasses.is_dataclass(kind):
+        return tuple(field.name for field in dataclasses.fields(kind))
+    return getattr(kind, "_fields", ())
 
 
 def to_record(item: Any) -> Mapping[str, Any]:

@@ -4,8 +4,8 @@ Neighbours in a k-nearest-neighbour graph should have the same label (LaplacianS
 2020, arXiv 2006.15486; ZLaP, Stojnic et al. 2024, arXiv 2404.04072). The means of the images of a
 class are its prototypes, anchored by the words (TransCLIP, Zanella et al. 2024, arXiv 2406.01837).
 Both tell images of a batch apart. Which labels occur at all is left to the words, since a batch
-cannot tell a text that fits every image from a label that most images have. An answer only changes
-for clear evidence, and few answers change to a label that the words seldom give.
+cannot tell a text that fits every image from a label that most images have. An answer changes only
+on clear evidence, and few answers change to a label that the words seldom give.
 """
 
 from __future__ import annotations

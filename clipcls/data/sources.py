@@ -21,7 +21,7 @@ from clipcls.errors import ImageError
 from clipcls.files.hashing import hash_file, stamp_file
 from clipcls.files.on_disk import is_url
 
-_MARK = re.compile("[!#@:]")  # of names that may lead to a part of a file, or to a server
+_SIGN = re.compile("[!#@:]")  # in every name that leads to a part of a file, or to a server
 
 
 @runtime_checkable
@@ -114,7 +114,7 @@ def find_whole(name: str) -> str:
 
 def find_file(name: str) -> str:
     """The file of this disk that has an image, whole or in it; "" if the image is elsewhere."""
-    if not _MARK.search(name):  # nearly all names: a million take a second
+    if not _SIGN.search(name):  # nearly all names; each image's is looked up in the cache
         return name
     name = find_whole(name)
     path = str(getattr(find_source(name), "path", name))

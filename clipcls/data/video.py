@@ -115,8 +115,10 @@ class VideoFrame:
 
     def stamp(self) -> bytes:
         """The stamp of the file; b"" as for a file."""
-        remote = self.decoder.remote if self.decoder else RemoteFile(self.path)
-        stamp = remote.stamp() if is_url(self.path) else stamp_container(self.path)
+        if is_url(self.path):  # its listing may have told
+            stamp = (self.decoder.remote if self.decoder else RemoteFile(self.path)).stamp()
+        else:
+            stamp = stamp_container(self.path)
         return stamp and stamp + b" frame"
 
     def read(self, reserve: Reserve = never_wait) -> Image.Image:
