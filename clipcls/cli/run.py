@@ -122,7 +122,7 @@ class Run:
         self.report = Report()
         if self.kept:
             refuse_own(self.kept, self.questions)
-            self.keep = Keep(self.kept, is_typed=self._form == "parquet")
+            self.keep = Keep(self.kept, is_shared=True, is_typed=self._form == "parquet")
 
     def select_columns(self, usual: Sequence[str], every: Sequence[str] = ()) -> list[str]:
         """The columns of a csv or tsv: the usual ones, or those that `--columns` picks of all."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from clipcls.errors import ImageError
+from clipcls.errors import ImageError, InputError
 
 _PLAIN = (str, int, bool)
 
@@ -32,13 +32,15 @@ class Keep:
 
     Args:
         names: of the columns.
-        optional: of columns that a table may lack.
+        optional: of columns that tables may lack.
+        is_shared: whether a table may lack a column that another table has: its cells are empty.
         is_typed: whether values of one column have to have one type, as parquet demands.
         is_named: whether to name the classes that numbers stand for, where a table does so.
         option: that names the columns, for messages.
 
     Attributes:
         empty: the cells of an image that no table lists.
+        is_shared: as given.
     """
 
     def __init__(
@@ -46,12 +48,15 @@ class Keep:
         names: Sequence[str],
         *,
         optional: Sequence[str] = (),
+        is_shared: bool = False,
         is_typed: bool = False,
         is_named: bool = False,
         option: str = "--keep",
     ) -> None:
         self._optional, self._is_typed, self._is_named = optional, is_typed, is_named
-        self._option = option
+        self.is_shared, self._option = is_shared, option
+        self._columns: dict[str, None] = {}  # of all tables
+        self._known = {*optional}  # names of columns that a table has, or none needs
         self._classes: Mapping[str, Sequence[str]] = {}  # of the current table
         self._types: dict[str, Any] = {}
         self._first: dict[str, str] = {}  # the table that a type is from
@@ -73,20 +78,20 @@ class Keep:
             classes: the names that the numbers in a column stand for.
 
         Raises:
-            ImageError: one is missing, occurs twice, has bytes, or has another type than in an
-                earlier table.
+            ImageError: one is missing (see `is_shared`), occurs twice, has bytes, or has another
+                type than in an earlier table.
         """
-        found = {}
         self._classes = (classes or {}) if self._is_named else {}
-        for name in (*self.empty, *self._optional):
-            column = find_column(table, columns, name)
-            if column is None and name in self._optional:
-                continue
-            if column is None:
-                shown = ", ".join(map(repr, columns[:20]))
-                reason = f"has no column {name!r}; choose from these with {self._option}: {shown}"
-                raise ImageError(table, reason)
-            found[name] = column
+        wanted = {
+            name: find_column(table, columns, name) for name in (*self.empty, *self._optional)
+        }
+        self._columns |= dict.fromkeys(columns)
+        found = {name: column for name, column in wanted.items() if column is not None}
+        if self.is_shared:
+            self._known |= found.keys()
+        if missing := [name for name in wanted if name not in found and name not in self._known]:
+            raise ImageError(table, f"has no column {missing[0]!r}; {self._advise(columns)}")
+        for name, column in found.items():
             if (kind := types[column]) is None:
                 continue
             if not isinstance(kind, type) and _has_bytes(kind):
@@ -101,9 +106,27 @@ class Keep:
                 )
         return found
 
+    def check(self) -> None:
+        """Refuse columns that none of the tables has that were looked at.
+
+        Raises:
+            InputError: there are some.
+        """
+        missing = [repr(name) for name in self.empty if name not in self._known]
+        if missing and self._columns:
+            noun = "column" if len(missing) == 1 else "columns"
+            raise InputError(
+                f"no table has the {noun} {', '.join(missing)}; {self._advise([*self._columns])}"
+            )
+
+    def _advise(self, columns: Sequence[str]) -> str:
+        shown = ", ".join(map(repr, columns[:20]))
+        return f"choose from these with {self._option}: {shown}"
+
     def take(self, columns: Mapping[str, str], row: Mapping[str, Any]) -> Kept:
         """A row's cells of the columns that `find` found."""
         cells = {name: _without_nan(row.get(column)) for name, column in columns.items()}
+        cells = {**self.empty, **cells}
         for name, column in columns.items():
             if names := self._classes.get(column):
                 cells[name] = _name_classes(cells[name], names)

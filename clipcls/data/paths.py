@@ -9,10 +9,11 @@ import errno
 import fnmatch
 import functools
 import glob
+import itertools
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from clipcls.data.containers import expand_file, fill_kept
@@ -23,6 +24,7 @@ from clipcls.data.file_kinds import (
     LeftOut,
     has_image_name,
     is_system_folder,
+    is_table,
     is_vectors,
 )
 from clipcls.data.inputs import Found, NamedImage
@@ -108,7 +110,7 @@ def find_images(
 
     Raises:
         InputError: nothing was found (after the last input), `-` cannot be read or is not a list of
-            paths, or an input has vectors and columns are to be kept.
+            paths; or an input has vectors and columns are to be kept, or no table has one of these.
     """
     names = [os.fspath(name) for name in inputs]
     left_out = LeftOut() if left_out is None else left_out
@@ -116,6 +118,8 @@ def find_images(
     def expand(file: str | RemoteFile) -> Iterator[Found]:
         return expand_file(file, left_out, every, image_column, keep)
 
+    if keep and keep.is_shared:
+        _find_columns(names, expand, keep)
     has_found = has_warned = False
     for path, is_pattern in _list_paths(names, stdin, null):
         on_disk = path if is_pattern else find_on_disk(path)
@@ -134,6 +138,23 @@ def find_images(
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         besides = f": {left_out}" if left_out.counts else ""
         raise InputError(f"no images in {where}{more}{besides}")
+
+
+def _find_columns(names: Sequence[str], expand: Expand, keep: Keep) -> None:
+    """Have `keep` see the columns of all tables that are named, before the first is read.
+
+    Raises:
+        InputError: no table has a column to keep, and no list or pattern may lead to others.
+    """
+
+    def begin(table: str | RemoteFile) -> Iterator[Found]:
+        return itertools.islice(expand(table), 1)
+
+    for path, is_pattern in _list_paths(filter(is_table, names), None, False):
+        for _ in _find(find_on_disk(path), is_pattern, LeftOut(), begin):
+            pass
+    if not any(name == "-" or (glob.has_magic(name) and not is_table(name)) for name in names):
+        keep.check()
 
 
 def _list_paths(

@@ -126,6 +126,32 @@ def test_images_outside_the_table_have_empty_cells(run: Run) -> None:
         assert [cell and int(cell) for cell in found] == [None, 7, 8, 9]
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_table_may_lack_a_column_that_another_has(run: Run, kind: str) -> None:
+    write("a.parquet")
+    pd.DataFrame({"path": ["green.png"], "shop": ["x"]}).to_csv("b.csv", index=False)
+    Path("b.jsonl").write_text('{"path": "green.png", "shop": "x"}')
+    pq.write_table(pa.table({"path": ["green.png"], "shop": ["x"]}), "b.parquet")
+    for names in ((f"b.{kind}", "a.parquet"), (f"b.{kind[:2]}*", "a.parquet"), ("{0..1}.parquet",)):
+        Path("0.parquet").write_bytes(Path("a.parquet").read_bytes())
+        Path("1.parquet").write_bytes(Path("b.parquet").read_bytes())
+        for form in FORMS:
+            options = (*LABELS, "--keep", "shop,id", "-o", f"r.{form}")
+            assert run("classify", *options, *names)[0] == 1  # gone.png
+            made = zip(rows(f"r.{form}", "path"), rows(f"r.{form}", "shop"), strict=True)
+            none = dict.fromkeys(["red.png", "gone.png", "blue.png"])
+            assert dict(made) == {"green.png": "x", **none}
+            assert [int(cell) for cell in rows(f"r.{form}", "id") if cell] == [7, 8, 9]
+
+
+def test_columns_that_no_table_has_are_refused_in_one_line(run: Run) -> None:
+    Path("b.csv").write_text("path,shop\ngreen.png,x\n")
+    tables = ("red.png", write(), "b.csv")
+    status, out, error = run("classify", *LABELS, "--keep", "id,shop,prize,size", *tables)
+    assert (status, out, len(error.splitlines())) == (2, "", 1), error
+    assert all(f"'{name}'" in error for name in ("prize", "size", "price", "shop"))
+
+
 def test_several_questions_share_the_cells(run: Run) -> None:
     for question in ("kind", "hue"):
         Path(f"{question}.txt").write_text("red\ngreen\nblue\n")
