@@ -31,7 +31,8 @@ from clipcls.embeddings.vector_index import (
     read_manifest,
 )
 from clipcls.embeddings.vectors_info import VectorsInfo, is_unit
-from clipcls.errors import InputError, OutputError
+from clipcls.errors import InputError
+from clipcls.files.atomic import writing
 from clipcls.files.folders import sync_folder
 from clipcls.files.partial import Part
 from clipcls.files.text import escape_bytes
@@ -224,7 +225,7 @@ def _list_counts(most: int) -> Iterator[int]:
 @contextlib.contextmanager
 def _open_folder(place: Path) -> Iterator[TextIO]:
     """The manifest to be of an index; afterwards the folder holds only what its manifest names."""
-    try:
+    with writing(place):
         place.mkdir(exist_ok=True)
         if other := next((n for n in os.listdir(place) if not OWN_FILES.fullmatch(n)), None):
             raise InputError(f"{place}: holds {other}, so it is no index; name another folder")
@@ -236,16 +237,12 @@ def _open_folder(place: Path) -> Iterator[TextIO]:
                 os.fsync(file.fileno())
             manifest.rename()
             sync_folder(place)
+        except RuntimeError as error:  # FAISS's
+            raise OSError(None, "the disk may be full") from error
         finally:
             manifest.remove()
             _remove_leftovers(place)
             manifest.release()
-    except BlockingIOError as error:
-        raise OutputError(f"{place}: another run is writing it") from error
-    except OSError as error:
-        raise OutputError(f"{place}: cannot be written ({error.strerror or error})") from error
-    except RuntimeError as error:  # FAISS's
-        raise OutputError(f"{place}: cannot be written (the disk may be full)") from error
 
 
 def _remove_leftovers(place: Path) -> None:

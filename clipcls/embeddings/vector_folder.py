@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from clipcls.data.file_kinds import VECTORS_MANIFEST
 from clipcls.data.sources import find_file
 from clipcls.embeddings.vector_files import DType, FolderFile, VectorParquetWriter
 from clipcls.embeddings.vectors_info import VectorBlock, VectorsInfo
-from clipcls.errors import InputError, OutputError
-from clipcls.files.atomic import lock_descriptor, temporary_path, write_bytes
+from clipcls.errors import InputError
+from clipcls.files.atomic import lock_descriptor, temporary_path, write_bytes, writing
 from clipcls.files.folders import sync_folder
 from clipcls.files.text import escape_bytes
 
@@ -44,7 +44,7 @@ class VectorFolder:
         self._shard = ""  # the share that is being written
         self._known: dict[str, tuple[int, float, str]] = {}
         self._next = 0
-        with self._writing():
+        with writing(self._path):
             self._path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(path, os.O_RDONLY) if os.name != "nt" else None
             if self._lock is not None:
@@ -108,8 +108,7 @@ class VectorFolder:
             self._flush()
 
     def _write_info(self, info: VectorsInfo) -> None:
-        with self._writing():
-            write_bytes(self._path / VECTORS_MANIFEST, f"{info.to_json()}\n".encode())
+        write_bytes(self._path / VECTORS_MANIFEST, f"{info.to_json()}\n".encode())
         self._info = info
 
     def _read_known(self) -> None:
@@ -128,7 +127,7 @@ class VectorFolder:
         if not any(block.paths for block in waiting) or self._info is None:
             return
         info, place = replace(self._info, shard=""), self._path / f"part-{self._next:06}.parquet"
-        with self._writing(), temporary_path(place) as part:
+        with writing(self._path), temporary_path(place) as part:
             with part.open("x", encoding="utf-8") as file:
                 writer = VectorParquetWriter(file, lambda dim: info, self._dtype)
                 for block in waiting:
@@ -139,13 +138,3 @@ class VectorFolder:
             part.replace(place)
             sync_folder(self._path)
         self._next += 1
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except BlockingIOError as error:
-            raise OutputError(f"{self._path}: another run is writing it") from error
-        except OSError as error:
-            reason = error.strerror or error
-            raise OutputError(f"{self._path}: cannot be written ({reason})") from error

@@ -8,7 +8,18 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from clipcls.errors import OutputError
+from clipcls.errors import OutputClosedError, OutputError
+
+
+@contextlib.contextmanager
+def writing(name: object) -> Iterator[None]:
+    """Turn an error of the system into an `OutputError` that names what is written."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise OutputClosedError(f"{name}: the reading end of the pipe was closed") from error
+    except OSError as error:
+        raise OutputError(f"{name}: cannot be written ({error.strerror or error})") from error
 
 
 @contextlib.contextmanager
@@ -40,12 +51,9 @@ def write_bytes(path: Path, data: bytes) -> None:
         OutputError: it cannot be written.
     """
     place = Path(os.path.realpath(path))
-    try:
-        with temporary_path(place) as part:
-            write_new(part, data)
-            part.replace(place)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    with writing(path), temporary_path(place) as part:
+        write_new(part, data)
+        part.replace(place)
 
 
 def lock_descriptor(descriptor: int, *, shared: bool = False) -> bool:
@@ -70,8 +78,8 @@ def lock_descriptor(descriptor: int, *, shared: bool = False) -> bool:
         return False
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
+    except BlockingIOError as error:
+        raise BlockingIOError(error.errno, "another run is writing it") from error
     except OSError:
         return False
     return True

@@ -100,9 +100,9 @@ class _Lock:
         self._number = os.dup(file.fileno())
         try:
             lock_descriptor(self._number)
-        except BlockingIOError as error:
+        except BlockingIOError:
             self.release()
-            raise _busy() from error
+            raise
 
     def is_on(self, path: Path) -> bool:
         """Whether the file still has this name."""

@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
-from clipcls.errors import OutputClosedError, OutputError
-from clipcls.files.atomic import write_bytes
+from clipcls.errors import OutputError
+from clipcls.files.atomic import write_bytes, writing
 from clipcls.files.partial import Part
 from clipcls.output.csv import CsvWriter, metadata_path
 from clipcls.output.gallery import GalleryWriter
@@ -85,9 +85,9 @@ def open_output(
         output.finish()
     # By its own name: /dev/stdout and bash's >(...) lead to pipes that have no other.
     elif is_stream(path):
-        with _translating(str(path)):
+        with writing(path):
             file = path.open("w", encoding="utf-8", newline="")
-        with _writing(file, path, make) as output:
+        with _make_output(file, path, make) as output:
             yield output
             output.finish()
     else:
@@ -96,13 +96,13 @@ def open_output(
 
 def _write_file(path: Path, make: MakeWriter) -> Iterator[Output]:
     place = Path(os.path.realpath(path)) if path.is_symlink() else path
-    with _translating(str(path)):
+    with writing(path):
         if place.is_dir():
             raise IsADirectoryError(None, "is a directory")
         part = Part(place)
     output = None
     try:
-        with _writing(part.file, path, make, part) as output:
+        with _make_output(part.file, path, make, part) as output:
             try:
                 yield output
             except BaseException:
@@ -111,7 +111,7 @@ def _write_file(path: Path, make: MakeWriter) -> Iterator[Output]:
                         output.finish()
                 raise
             output.finish()
-        with _translating(str(path)):
+        with writing(path):
             part.rename()
     except BaseException as error:
         has_written = output is not None and output.has_written
@@ -158,12 +158,12 @@ class Output(Writer):
         super().__init__(stream)
         self.has_written = False
         self._file, self._name, self._part = file, name, part
-        with _translating(name):
+        with writing(name):
             self.writer = make(stream)
 
     def write_block(self, items: Iterable[Any]) -> None:
         """Add many records."""
-        with _translating(self._name):
+        with writing(self._name):
             self.writer.write_block(items)
             self.has_written = True
             if self._part:
@@ -175,7 +175,7 @@ class Output(Writer):
         A part that cannot be read without the end of its format is removed if that fails.
         """
         try:
-            with _translating(self._name):
+            with writing(self._name):
                 self.writer.finish()
                 self._stream.flush()
                 if self._stream is not self._file:
@@ -191,7 +191,7 @@ class Output(Writer):
 
 
 @contextlib.contextmanager
-def _writing(
+def _make_output(
     file: TextIO, path: Path, make: MakeWriter, part: Part | None = None
 ) -> Iterator[Output]:
     """An output on a file, compressed if its path says so; closes the file at the end."""
@@ -206,14 +206,3 @@ def _writing(
         for opened in (stream, file):
             with contextlib.suppress(OSError):  # what could not be written was reported before
                 opened.close()
-
-
-@contextlib.contextmanager
-def _translating(name: str) -> Iterator[None]:
-    """Turn an error of the system into an `OutputError`."""
-    try:
-        yield
-    except BrokenPipeError as error:
-        raise OutputClosedError(f"{name}: the reading end of the pipe was closed") from error
-    except OSError as error:
-        raise OutputError(f"{name}: cannot be written ({error.strerror or error})") from error
