@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from clipcls.errors import not_fitted
 
@@ -17,7 +17,7 @@ class Estimator:
     `_fitted` is the attribute that the subclass's `fit` sets last.
     """
 
-    _fitted: str
+    _fitted: ClassVar[str]
 
     @classmethod
     def _parameters(cls) -> list[str]:

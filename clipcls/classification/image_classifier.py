@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,46 +36,27 @@ if TYPE_CHECKING:
     from clipcls.classification.nearness import Nearness
     from clipcls.data.inputs import ImageInput, Images
     from clipcls.labels.prompts import PromptSet
-    from clipcls.labels.taxonomy import Hierarchy
+    from clipcls.labels.taxonomy import Hierarchy, Level
 
 
+@dataclass(eq=False, repr=False)
 class ImageClassifier(Estimator):
     """Images -> labels: an encoder makes unit vectors, a `LinearHead` scores, a `Decision` answers.
 
-    Follows scikit-learn's conventions.
-
-    Attributes:
-        classes_: the labels, str (n_classes,); with `level` the names of that level.
-        prompts_: the `PromptSet` in use.
-        head_: the `LinearHead`.
-        encoder_: the `Encoder` in use.
-        cache_: the `EmbeddingCache` in use, or None.
-        provenance_: the `Provenance` that its predictions carry.
-        calibration_: the `Calibration` in use, or None.
-        hierarchy_: the `Hierarchy` of the labels, or None if they have no levels.
+    Follows scikit-learn's conventions. `ZeroShotClassifier` describes parameters and attributes.
     """
 
-    _fitted = "head_"
-
     labels: Any
-    prompts: Any
-    model: str | Encoder
-    checkpoint: str | os.PathLike[str] | None
-    backend: Backend | None
-    cache: bool | str | os.PathLike[str] | EmbeddingCache
-    calibration: Calibration | str | os.PathLike[str] | None
-    level: int | str | None
+    model: str | Encoder = "auto"
+    _: KW_ONLY
+    prompts: str | os.PathLike[str] | Iterable[str] | PromptSet | None = None
+    checkpoint: str | os.PathLike[str] | None = None
+    backend: Backend | None = None
+    cache: bool | str | os.PathLike[str] | EmbeddingCache = True
+    calibration: Calibration | str | os.PathLike[str] | None = None
+    level: int | str | None = None
 
-    classes_: NDArray[np.str_]
-    prompts_: PromptSet
-    weights_: NDArray[np.float32]
-    head_: LinearHead
-    encoder_: Encoder
-    cache_: EmbeddingCache | None
-    provenance_: Provenance
-    calibration_: Calibration | None
-    hierarchy_: Hierarchy | None
-    _texts: Sequence[Sequence[str]] = ()  # of each label; none if it was learnt from images
+    _fitted: ClassVar = "head_"
 
     @abstractmethod
     def fit(self, X: Any = None, y: Any = None) -> Self:
@@ -109,7 +91,8 @@ class ImageClassifier(Estimator):
             level_names: of the hierarchy, or ().
             source: of the labels, for messages.
         """
-        self.hierarchy_ = self._level = None
+        self.hierarchy_: Hierarchy | None = None
+        self._level: Level | None = None
         names = make_distinct(paths)
         if self.level is not None or any(len(path) > 1 for path in paths):
             from clipcls.labels.taxonomy import Hierarchy
@@ -118,26 +101,30 @@ class ImageClassifier(Estimator):
             if self.level is not None:
                 self._level = self.hierarchy_.level(self.level)
                 names = self._level.names
-        self.classes_ = np.array(names)
+        self.classes_: NDArray[np.str_] = np.array(names)
 
     def _set_head(
         self,
-        prompts: str,
+        prompts: PromptSet,
         weights: NDArray[Any],
         scale: Any,
         bias: Any,
+        *,
+        texts: Sequence[Sequence[str]] = (),
         classifier: str = "",
         temperature: float = 1.0,
     ) -> None:
         """Opens the calibration and sets the head, which makes the classifier fitted.
 
         Args:
-            prompts: the template set's name.
+            prompts: the template set.
             weights: a unit row per label, (n_labels, dim).
             scale, bias: of the logits, for all labels or (n_labels,).
+            texts: of each label, if it was made of texts.
             classifier: hash of a learnt classifier's file, or "".
             temperature: of the logits without a calibration.
         """
+        self.prompts_, self._texts = prompts, texts
         found = None
         if self.calibration is not None:
             from clipcls.calibration.file import load_calibration
@@ -149,7 +136,7 @@ class ImageClassifier(Estimator):
             self.encoder_.name,
             self.encoder_.weights[:12],
             self.encoder_.precision,
-            prompts,
+            prompts.name,
             found.digest if found else "",
             classifier,
             self.encoder_.licence,

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,7 @@ _MOST_ODDS = 30.0  # keeps scores between 0 and 1 exclusively, so that they have
 _SCORES_A_BLOCK = 4_000_000
 
 
+@dataclass(eq=False, repr=False)
 class MultiLabelClassifier(Estimator):
     """Gives each image all labels that fit, which may be none.
 
@@ -76,19 +77,11 @@ class MultiLabelClassifier(Estimator):
     array([[ True, False]])
     """
 
-    _fitted = "thresholds_"
+    classifier: ImageClassifier
+    _: KW_ONLY
+    calibration: MultiLabelCalibration | str | os.PathLike[str] | None = None
 
-    classes_: NDArray[np.str_]
-    thresholds_: NDArray[np.float64]
-
-    def __init__(
-        self,
-        classifier: ImageClassifier,
-        *,
-        calibration: MultiLabelCalibration | str | os.PathLike[str] | None = None,
-    ) -> None:
-        self.classifier = classifier
-        self.calibration = calibration
+    _fitted: ClassVar = "thresholds_"
 
     def fit(self, X: object = None, y: object = None) -> MultiLabelClassifier:
         """Embeds the labels and the vocabulary; ignores `X` and `y`.
@@ -117,7 +110,7 @@ class MultiLabelClassifier(Estimator):
         tried = [score_odds(k * PROBE[:, :n], PROBE[:, 20:]) for k, n in ((1, 2), (1, 20), (2, 20))]
         self._formula = fingerprint(base.identity_.formula, *texts, *tried)
         calibration = load_calibration(self.calibration, MultiLabelCalibration, self.identity_)
-        thresholds = np.full(len(self.classes_), DEFAULT_THRESHOLD)
+        thresholds: NDArray[np.float64] = np.full(len(self.classes_), DEFAULT_THRESHOLD)
         if calibration:
             self._offsets, thresholds = calibration.in_order(self.classes_.tolist())
         self.provenance_ = replace(

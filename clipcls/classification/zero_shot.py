@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,21 +17,20 @@ from numpy.typing import NDArray
 
 from clipcls.calibration.temperature import default_temperature
 from clipcls.classification.image_classifier import ImageClassifier
-from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.embed import embed_texts
 from clipcls.labels.label_set import LabelsLike, log_warnings, make_labels
-from clipcls.labels.prompts import PromptSet, choose_prompts, make_prompts, make_texts
-from clipcls.models.backend import Backend
-from clipcls.models.encoder import Encoder
+from clipcls.labels.prompts import choose_prompts, make_prompts, make_texts
 from clipcls.numerics import PROBE, unit_rows
 
 if TYPE_CHECKING:
     from clipcls.calibration.base import Identity
-    from clipcls.calibration.single_label import Calibration
+    from clipcls.embeddings.cache import EmbeddingCache
+    from clipcls.models.encoder import Encoder
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, repr=False)
 class ZeroShotClassifier(ImageClassifier):
     """Classifies images by labels in words.
 
@@ -69,26 +68,7 @@ class ZeroShotClassifier(ImageClassifier):
     (2, 896)
     """
 
-    def __init__(
-        self,
-        labels: LabelsLike,
-        model: str | Encoder = "auto",
-        *,
-        prompts: str | os.PathLike[str] | Iterable[str] | PromptSet | None = None,
-        checkpoint: str | os.PathLike[str] | None = None,
-        backend: Backend | None = None,
-        cache: bool | str | os.PathLike[str] | EmbeddingCache = True,
-        calibration: Calibration | str | os.PathLike[str] | None = None,
-        level: int | str | None = None,
-    ) -> None:
-        self.labels = labels
-        self.model = model
-        self.prompts = prompts
-        self.checkpoint = checkpoint
-        self.backend = backend
-        self.cache = cache
-        self.calibration = calibration
-        self.level = level
+    labels: LabelsLike
 
     def fit(self, X: object = None, y: object = None) -> ZeroShotClassifier:
         """Embeds the labels; ignores `X` and `y`, which pipelines pass.
@@ -114,12 +94,11 @@ class ZeroShotClassifier(ImageClassifier):
                 count,
             )
         paths, texts = [label.path for label in labels], make_texts(labels, prompts)
-        self._texts, self.prompts_ = texts, prompts
         self._set_classes(paths, labels.levels, labels.source)
         self.weights_ = _class_weights(self.encoder_, texts, self.cache_)
         scale, bias = self.encoder_.logit_scale, self.encoder_.logit_bias
         temperature = default_temperature(self.encoder_.weights, self.weights_)
-        self._set_head(prompts.name, self.weights_, scale, bias, temperature=temperature)
+        self._set_head(prompts, self.weights_, scale, bias, texts=texts, temperature=temperature)
         return self
 
     @property

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from clipcls.calibration.base import Identity, collect_versions
 from clipcls.classification.image_classifier import ImageClassifier
 from clipcls.classification.labelled import own_names
 from clipcls.classification.zero_shot import ZeroShotClassifier
-from clipcls.embeddings.cache import EmbeddingCache, hash_image
+from clipcls.embeddings.cache import hash_image
 from clipcls.errors import ClassifierError, ClipclsError, ImageError, InputError, LabelsError
 from clipcls.few_shot.file import (
     HASH_BYTES,
@@ -28,18 +29,17 @@ from clipcls.few_shot.file import (
 from clipcls.few_shot.training_data import find_copies, name_labels
 from clipcls.labels.label_set import Label, LabelSet, LabelsLike, log_warnings, make_labels
 from clipcls.labels.prompts import PromptSet
-from clipcls.models.backend import Backend
-from clipcls.models.encoder import Encoder
 from clipcls.predictions import NO_CLASS, UNKNOWN
 
 if TYPE_CHECKING:
-    from clipcls.calibration.single_label import Calibration
     from clipcls.data.matching import Excluded
     from clipcls.few_shot.label_issues import Suspect
+    from clipcls.models.encoder import Encoder
 
 _NONE = (UNKNOWN,)  # what a person says of an image that has none of the labels
 
 
+@dataclass(eq=False, repr=False)
 class FewShotClassifier(ImageClassifier):
     """Classifies images by labels in words and labelled images, by a `LinearProbe`.
 
@@ -70,28 +70,8 @@ class FewShotClassifier(ImageClassifier):
     array(['cat', 'garden'], dtype='<U6')
     """
 
-    def __init__(
-        self,
-        labels: LabelsLike | None = None,
-        model: str | Encoder = "auto",
-        *,
-        prompts: str | os.PathLike[str] | Iterable[str] | PromptSet | None = None,
-        no_words: Sequence[str] = (),
-        checkpoint: str | os.PathLike[str] | None = None,
-        backend: Backend | None = None,
-        cache: bool | str | os.PathLike[str] | EmbeddingCache = True,
-        calibration: Calibration | str | os.PathLike[str] | None = None,
-        level: int | str | None = None,
-    ) -> None:
-        self.labels = labels
-        self.model = model
-        self.prompts = prompts
-        self.checkpoint = checkpoint
-        self.backend = backend
-        self.cache = cache
-        self.calibration = calibration
-        self.level = level
-        self.no_words = no_words
+    labels: LabelsLike | None = None
+    no_words: Sequence[str] = field(default=(), kw_only=True)
 
     # -- learning -----------------------------------------------------------------------------
 
@@ -305,7 +285,6 @@ class FewShotClassifier(ImageClassifier):
     def _use(self, tensors: dict[str, NDArray[Any]]) -> None:
         """Sets what answering needs, from `learnt_` and the tensors of its file."""
         self._set_classes(self.learnt_.label_paths, self.learnt_.levels, "the classifier")
-        self.prompts_ = PromptSet(self.learnt_.prompts, self.learnt_.templates)
         self._tensors = tensors
         given = zip(map(bytes, tensors["learnt_from"]), tensors["given"].tolist(), strict=True)
         self._known = dict(given)
@@ -313,8 +292,9 @@ class FewShotClassifier(ImageClassifier):
         self.digest_ = hashlib.sha256(classifier_bytes(self.learnt_, tensors)).hexdigest()[:12]
         lengths = np.linalg.norm(self.weights_.astype(np.float64), axis=1)
         lengths[lengths == 0] = 1
-        prompts, weights = self.learnt_.prompts, self.weights_ / lengths[:, None]
-        self._set_head(prompts, weights, lengths, self.intercept_, self.digest_)
+        prompts = PromptSet(self.learnt_.prompts, self.learnt_.templates)
+        weights = self.weights_ / lengths[:, None]
+        self._set_head(prompts, weights, lengths, self.intercept_, classifier=self.digest_)
 
     @property
     def identity_(self) -> Identity:
