@@ -78,7 +78,6 @@ class Queue:
             self.held -= ticket.bytes
             ticket.bytes = 0
             self.uploads.discard(ticket)
-            ticket.is_given_up = True
             ticket.give_up()
 
     def busy(self) -> HTTPException:
@@ -102,7 +101,6 @@ class Ticket:
     bytes: int = 0
     pace: Pace = field(default_factory=Pace)
     give_up: Callable[[], object] = lambda: None
-    is_given_up: bool = False
 
     def admit(self, images: int) -> None:
         """Take a place for each image, all of which have arrived, or refuse."""

@@ -256,15 +256,13 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) 
 
 def page_routes(folder: Path, pages: Mapping[str, str]) -> list[Route]:
     """Routes for the files of a page, such as `{"/": "serve.html"}`; the files are read now."""
-
-    def route(path: str, file: Path) -> Route:
-        content, kind = file.read_bytes(), _TYPES[file.suffix]
-        # Browsers ask again each time: an updated clipcls must not run yesterday's script.
-        headers = {"cache-control": "no-cache"}
-
-        async def answer(_: Request) -> Response:
-            return Response(content, media_type=kind, headers=headers)
-
-        return Route(path, answer, methods=["GET"])
-
-    return [route(path, folder / name) for path, name in pages.items()]
+    # Browsers ask again each time: an updated clipcls must not run yesterday's script.
+    headers = {"cache-control": "no-cache"}
+    return [
+        Route(
+            path,
+            Response((folder / name).read_bytes(), 200, headers, _TYPES[Path(name).suffix]),
+            methods=["GET"],
+        )
+        for path, name in pages.items()
+    ]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-PAGES = {"/": "serve.html", "/serve.js": "serve.js", "/serve.css": "serve.css"}
 CLIENT_GONE = 499  # as nginx counts it; no client sees it
-
-_PATHS = ("/classify", "/embed", "/labels", "/healthz", "/metrics", "/openapi.json", *PAGES)
 
 
 class Metrics:
@@ -54,11 +52,15 @@ class Metrics:
 
 
 class CountRequests:
-    """An ASGI application that counts every answer of another, refusals included."""
+    """An ASGI application that counts every answer of another, refusals included.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    Paths that are not in `paths` are counted as `other`: clients may ask for endlessly many.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str]) -> None:
         self._app = app
         self._metrics = metrics
+        self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, and count its answer."""
@@ -78,6 +80,6 @@ class CountRequests:
         try:
             await self._app(scope, receive, watch)
         finally:
-            path = scope["path"] if scope["path"] in _PATHS else "other"
+            path = scope["path"] if scope["path"] in self._paths else "other"
             self._metrics.requests.labels(path, str(status)).inc()
             self._metrics.request_seconds.labels(path).observe(loop.time() - started)

@@ -6,13 +6,14 @@ that `clipcls classify` writes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic.json_schema import models_json_schema
 
+from clipcls import __version__
 from clipcls.predictions import COLUMNS, Candidate
 from clipcls.web import local_server
 
@@ -221,7 +222,9 @@ class Problem(BaseModel):
     detail: str
 
 
-PROBLEMS = {
+_PLACE = "#/components/schemas/{model}"
+
+_PROBLEMS = {
     400: "The body is not what it says it is.",
     401: "The bearer token is missing or wrong.",
     403: "A request from another web site, or an image's URL where none are allowed.",
@@ -234,18 +237,61 @@ PROBLEMS = {
     503: "Too much is waiting; `Retry-After` says when to try again.",
     504: "The answer took too long.",
 }
-"""The statuses of all errors, and what each means."""
 
 
-def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI of a route's errors, for FastAPI's `responses`; each status is in `PROBLEMS`."""
-    content = {local_server.PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": PROBLEMS[status], "content": content} for status in statuses}
+def make_openapi(limits: Limits, has_token: bool) -> dict[str, Any]:
+    """The OpenAPI document of the server; `has_token`: requests need a bearer token."""
+    models = (Answer, EmbedAnswer, LabelsAnswer, Health, Problem, LabelEntry)
+    _, schemas = models_json_schema([(each, "validation") for each in models], ref_template=_PLACE)
+    guarded = (401, 403, 421)
+    paths = {
+        "/classify": _post("Classify images", ClassifyRequest, Answer, limits),
+        "/embed": _post("Embed images and texts", EmbedRequest, EmbedAnswer, limits),
+        "/labels": _describe("get", "The server's labels and limits", LabelsAnswer, guarded),
+        "/healthz": _describe("get", "Does the server answer?", Health, guarded[1:]),
+        "/metrics": _describe("get", "Metrics for Prometheus", None, guarded),
+    }
+    components: dict[str, Any] = {"schemas": schemas["$defs"]}
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "clipcls",
+            "description": "Zero-shot image classification with CLIP models.",
+            "version": __version__,
+        },
+        "paths": paths,
+        "components": components,
+    }
+    if has_token:
+        components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"bearer": []}]
+        paths["/healthz"]["get"]["security"] = []
+    return document
 
 
-def request_body(kind: type[ImagesRequest], limits: Limits) -> dict[str, Any]:
-    """The OpenAPI of both bodies that a request comes in: a form and JSON."""
-    body = kind.model_json_schema(ref_template="#/components/schemas/{model}")
+def _describe(
+    method: str,
+    summary: str,
+    answer: type[BaseModel] | None,
+    problems: Iterable[int],
+    **more: Any,
+) -> dict[str, Any]:
+    """A path's operation; `answer` None: it answers plain text."""
+    content = {"text/plain": {"schema": {"type": "string"}}}
+    if answer:
+        content = {"application/json": {"schema": {"$ref": _PLACE.format(model=answer.__name__)}}}
+    problem = {local_server.PROBLEM: {"schema": {"$ref": _PLACE.format(model="Problem")}}}
+    responses = {"200": {"description": "The answer.", "content": content}} | {
+        str(status): {"description": _PROBLEMS[status], "content": problem} for status in problems
+    }
+    return {method: {"summary": summary, "responses": responses, **more}}
+
+
+def _post(
+    summary: str, asked: type[ImagesRequest], answer: type[BaseModel], limits: Limits
+) -> dict[str, Any]:
+    """An operation that takes its request as a form or as JSON."""
+    body = asked.model_json_schema(ref_template=_PLACE)
     body.pop("$defs", None)
     fields = body["properties"]
     fields["images"]["maxItems"] = limits.images
@@ -256,32 +302,13 @@ def request_body(kind: type[ImagesRequest], limits: Limits) -> dict[str, Any]:
         "items": {"type": "string", "maxLength": _LONGEST_TEXT},
         "description": "One or more lines; the field may be repeated.",
     }
-    form_fields = {
+    as_form = {
         "images": fields["images"] | {"items": {"type": "string", "format": "binary"}},
         "labels": lines | {"minItems": 1, "maxItems": limits.labels},
         "prompts": lines,
     }
-    form_fields = {name: field for name, field in form_fields.items() if name in fields}
-    form = body | {"title": "Form", "properties": fields | form_fields}
+    as_form = {name: as_form.get(name, field) for name, field in fields.items()}
+    form = body | {"title": "Form", "properties": as_form}
     content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": body}}
-    return {"required": True, "content": content}
-
-
-def openapi_document(app: FastAPI, has_token: bool) -> dict[str, Any]:
-    """The OpenAPI of all routes that `app` has by now; `has_token`: they ask for a bearer token.
-
-    FastAPI's own lacks what only `problem_responses` and `request_body` refer to.
-    """
-    schema = get_openapi(
-        title=app.title, version=app.version, description=app.description, routes=app.routes
-    )
-    components = schema.setdefault("components", {})
-    for model in (Problem, LabelEntry):
-        components.setdefault("schemas", {})[model.__name__] = model.model_json_schema()
-    if has_token:
-        components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
-        for path, operations in schema["paths"].items():
-            for operation in operations.values():
-                if path != "/healthz":
-                    operation["security"] = [{"bearer": []}]
-    return schema
+    request = {"required": True, "content": content}
+    return _describe("post", summary, answer, _PROBLEMS, requestBody=request)
