@@ -118,9 +118,12 @@ class Place:
         """The names of the shards of a finished run, in the order of the images.
 
         Raises:
-            OutputError, InputError: it cannot be read, is no folder of results, or is unfinished.
+            InputError: it cannot be read, is no folder of results, or is unfinished.
         """
-        names, manifest = self.names(), self.read_manifest()
+        try:
+            names, manifest = self.names(), self.read_manifest()
+        except OutputError as error:  # nothing is written here
+            raise InputError(str(error)) from error
         if manifest is None:
             raise InputError(f"{self.url}: holds no results of --ray")
         shards = filter(SHARD_NAME.fullmatch, names)

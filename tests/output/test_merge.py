@@ -193,7 +193,8 @@ def test_bad_files_are_refused_in_one_line(run: Run) -> None:
     Path("text.jsonl").write_text("no results\n")
     Path("folder").mkdir()
     names = ["of3.jsonl", "2.jsonl.part", "text.jsonl", "absent.jsonl", "-", "folder"]
-    for name in [*names, "https://localhost:1/2.jsonl", "memory://absent/results/"]:
+    names += ["https://localhost:1/2.jsonl", "https://localhost:1/2/", "memory://absent/results/"]
+    for name in names:
         status, _, err = run("merge", "1.jsonl", name, "-o", "all.jsonl")
         assert status == 2, name
         assert len(err.strip().splitlines()) == 1, err
