@@ -91,7 +91,8 @@ def find_images(
       (UTF-16, as PowerShell writes it, is recognised), or ended by NUL bytes with `null`.
 
     Paths stay as the user wrote them. One that does not exist stands for the one that looks the
-    same, with one warning (see `find_on_disk`). An image named twice comes twice, so that
+    same, with one warning (see `find_on_disk`). Of several inputs, each without images gets a
+    warning, whatever it is. An image named twice comes twice, so that
     results match a list line by line. Memory grows only with the largest folder.
 
     Args:
@@ -121,16 +122,21 @@ def find_images(
     if keep and keep.is_shared:
         _find_columns(names, expand, keep)
     has_found = has_warned = False
+    empty: list[str] = []
     for path, is_pattern in _list_paths(names, stdin, null):
         on_disk = path if is_pattern else find_on_disk(path)
         if on_disk != path and not has_warned:
             _warn_of_spelling(path, on_disk)
             has_warned = True
+        is_empty = True
         for item in _find(on_disk, is_pattern, left_out, expand):
-            has_found = True
+            has_found, is_empty = True, False
             name = item.name if isinstance(item, NamedImage) else str(getattr(item, "path", item))
             if shard is None or shard.contains(name, on_disk):
                 yield fill_kept(item, keep.empty) if keep else item
+        empty += [on_disk] * is_empty
+        while has_found and empty:
+            _warn_of_empty(empty.pop(0))
     if not names:
         raise InputError("no images: name files, folders or patterns, or - for a list on stdin")
     if not has_found:
@@ -229,6 +235,11 @@ def _split(stdin: BinaryIO, end: bytes) -> Iterator[bytes]:
 
 
 @functools.cache  # images may be counted before they are read
+def _warn_of_empty(path: str) -> None:
+    log.warning("no images in %s", path)
+
+
+@functools.cache
 def _warn_of_spelling(path: str, on_disk: str) -> None:
     if canonical(path) == canonical(on_disk):  # the two would look the same here
         log.warning("%r is spelled with other Unicode characters on disk; it was found", path)

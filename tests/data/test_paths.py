@@ -6,10 +6,15 @@ import contextlib
 import io
 import os
 import sys
+import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -67,6 +72,27 @@ def test_paths_stay_as_named(tmp_path: Path) -> None:
     assert found(".") == ["./p/a.jpg"]
     assert found(str(tmp_path)) == [str(tmp_path / "p/a.jpg")]
     assert list(find_images([Path("p")])) == ["p/a.jpg"]
+
+
+def test_each_input_without_images_next_to_others_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    touch("void/a.txt", "p/a.jpg", "p/b.jpg")
+    zipfile.ZipFile("void.zip", "w").close()
+    for mode in ("", "gz"):
+        tarfile.open(f"void.tar{mode and '.gz'}", f"w:{mode}").close()
+    Path("void.csv").write_text("path,label\n")
+    pq.write_table(pa.table({"path": pa.array([], pa.string())}), "void.parquet")
+    fsspec.filesystem("memory").pipe("/void/a.txt", b"x")
+    empty = ["void", "void.zip", "void.tar", "void.tar.gz", "void.csv", "void.parquet"]
+    empty += ["memory://void/", "voi[d]"]
+    for _ in range(2):  # counted, then read
+        assert found(*empty[:4], "p", *empty[4:], "p/b.jpg") == ["p/a.jpg", "p/b.jpg", "p/b.jpg"]
+    assert [r.getMessage() for r in caplog.records] == [f"no images in {name}" for name in empty]
+    caplog.clear()
+    with pytest.raises(InputError, match="no images in void"):
+        found(*empty)
+    assert not caplog.records
 
 
 def test_hidden_and_system_files_only_when_named() -> None:
