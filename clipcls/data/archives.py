@@ -1,7 +1,8 @@
 """Images in archives (zip, tar and compressed tar), read without unpacking them.
 
-An image is called `archive.tar!folder/photo.jpg`. Members of a zip file, and of a plain tar file of
-this disk, are read where they are. Other tar files are streams, read once from their beginning on.
+An image is called `archive.tar!folder/photo.jpg`; of several with one name, the first counts.
+Members of a zip file, and of a plain tar file of this disk, are read where they are. Other tar
+files are streams, read once from their beginning on.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from clipcls.errors import ImageError, format_count
 if TYPE_CHECKING:
     import tarfile
 
+_TWICE = "the archive has it again, and the first is read; unpacking it leaves the last"
 _MEMBER = re.compile(f"(.+?{ARCHIVE_SUFFIX})!(.+)", re.IGNORECASE | re.DOTALL)
 
 
@@ -145,7 +147,7 @@ class Member(Contained):
         else:
             with contextlib.closing(open_container(self.container)) as container:
                 for tar, info in _iterate(container, "r|*"):
-                    if info.name == self.member and offset in (-1, info.offset_data):
+                    if info.name == self.member:
                         check_bytes(name, info.size)
                         reserve(info.size)
                         found = tar.extractfile(info)
@@ -172,28 +174,26 @@ class _Forward:
         self._lock = threading.Lock()
         self._file: IO[bytes] | None = None
         self._members: Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]] = iter(())
-        self._place = -1  # of the last member's bytes
+        self._passed: set[str] = set()
 
     def read(self, member: Member) -> bytes:
         """A member's bytes; `ImageError` if it is missing or too large."""
         with self._lock:
-            if self._file is None or 0 <= member.offset <= self._place:
+            if self._file is None or member.member in self._passed:
                 self._start()
-            for _ in range(2):  # from here on, then from the start
-                for tar, info in self._members:
-                    self._place = info.offset_data
-                    if info.name == member.member and member.offset in (-1, info.offset_data):
-                        check_bytes(info.name, info.size)
-                        file = tar.extractfile(info)
-                        return file.read() if file else b""
-                self._start()
+            for tar, info in self._members:
+                self._passed.add(info.name)
+                if info.name == member.member:
+                    check_bytes(info.name, info.size)
+                    file = tar.extractfile(info)
+                    return file.read() if file else b""
         raise ImageError(member.member, "the archive has no such member")
 
     def _start(self) -> None:
         if self._file:
             self._file.close()
         self._file = open_container(self._container)
-        self._members, self._place = _iterate(self._file, "r|*"), -1
+        self._members, self._passed = _iterate(self._file, "r|*"), set()
 
 
 @functools.lru_cache(maxsize=4)
@@ -213,14 +213,16 @@ def list_members(
     """The images in an archive, in its order.
 
     Taken are files with an image's suffix, as from folders; not hidden files, system folders, and
-    archives in the archive. If it is damaged, its images up to there and then an `ImageError`.
+    archives in the archive. Of several members with one name the first is taken, as a stream cannot
+    know that others follow; each other one is an `ImageError`. If the archive is damaged, its
+    images up to there and then an `ImageError`.
 
     Args:
         container: the archive's path or URL.
         left_out: counts what else the archive contains.
         info: what a listing says about the archive.
     """
-    count = 0
+    names: set[str] = set()
     try:
         with _errors(container):
             stamp = stamp_container(container, info)
@@ -233,10 +235,13 @@ def list_members(
                 if kind := NESTED.get(KINDS.get(suffix, "")):
                     left_out.add(kind, suffix)
                 elif has_image_name(parts[-1], left_out):
-                    count += 1
+                    if member.member in names:
+                        yield ImageError(f"{container}!{member.member}", _TWICE)
+                        continue
+                    names.add(member.member)
                     yield member
     except ImageError as error:
-        after = f", after {format_count(count, 'image')}" if count else ""
+        after = f", after {format_count(len(names), 'image')}" if names else ""
         yield ImageError(container, f"{error.reason}{after}")
 
 
@@ -286,7 +291,10 @@ def _iterate_places(file: IO[bytes]) -> Iterator[tuple[str, tuple[int, int]]]:
 def _open_zip(container: str, version: bytes, process: int) -> zipfile.ZipFile:
     """A zip file; threads may read its members at once, forked processes not."""
     with _errors(container):
-        return zipfile.ZipFile(open_container(container))
+        file = zipfile.ZipFile(open_container(container))
+    # Of members with one name, getinfo() would give the last.
+    file.NameToInfo = {info.filename: info for info in reversed(file.infolist())}
+    return file
 
 
 @functools.lru_cache(maxsize=8)
@@ -295,7 +303,8 @@ def _find_places(container: str, version: bytes) -> dict[str, tuple[int, int]]:
     places: dict[str, tuple[int, int]] = {}
     with open_container(container) as file:
         try:
-            places.update(_iterate_places(file))
+            for name, place in _iterate_places(file):
+                places.setdefault(name, place)
         except Exception:
             if not places:  # else those before the damage can be read
                 raise

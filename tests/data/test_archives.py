@@ -6,13 +6,14 @@ import io
 import os
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 
+from clipcls.cluster.job import split
 from clipcls.data import archives, container_file, images
 from clipcls.data.archives import Member
 from clipcls.data.file_kinds import LeftOut
@@ -41,16 +42,21 @@ def cache(tmp_path: Path) -> Iterator[EmbeddingCache]:
         yield cache
 
 
-def pack(kind: str, members: dict[str, bytes], name: str = "photos") -> str:
-    path = f"{name}.{kind}"
+def pack(
+    kind: str,
+    members: dict[str, bytes],
+    name: str = "photos",
+    more: Iterable[tuple[str, bytes]] = (),
+) -> str:
+    path, files = f"{name}.{kind}", [*members.items(), *more]
     if kind == "zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-            for member, data in members.items():
+            for member, data in files:
                 file.writestr(member, data)
     else:
         mode: Any = {"tar": "w", "tgz": "w:gz"}.get(kind, f"w:{kind.partition('.')[2]}")
         with tarfile.open(path, mode) as tar:
-            for member, data in members.items():
+            for member, data in files:
                 info = tarfile.TarInfo(member)
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
@@ -88,6 +94,29 @@ def test_members_in_the_order_of_the_archive(
         assert isinstance(result, Embedded)
         assert (alone.vector == result.vector).all()
     assert open_image(names[1]).getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+@pytest.mark.parametrize("root", ["", "memory://"])
+def test_of_a_name_that_occurs_twice_the_first_is_read_and_the_other_reported(
+    kind: str, root: str, paint: Paint, encoder: ColourEncoder, cache: EmbeddingCache
+) -> None:
+    photos = pictures(paint)
+    path = pack(kind, photos, more=[("b.png", photos["sub/a.png"]), ("c.txt", b""), ("c.txt", b"")])
+    if root:
+        fsspec.filesystem("memory").pipe(f"/{path}", Path(path).read_bytes())
+    name = f"{root}{path}!b.png"
+    (part,) = split(find_images([root + path]), 9)
+    for listed in (find_images([root + path]), part.load()):
+        first, _, _, second = embed_images(encoder, listed, cache)
+        assert isinstance(second, ImageError)
+        assert (second.path, "again" in second.reason) == (name, True)
+        assert isinstance(first, Embedded)
+        assert (first.path, int(first.vector.argmax())) == (name, 2)
+    (alone,) = embed_images(encoder, name)
+    assert isinstance(alone, Embedded)
+    assert alone.vector.argmax() == 2
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
