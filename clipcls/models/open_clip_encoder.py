@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ from clipcls.errors import ModelError
 from clipcls.models import cuda, loading, mini, openvino, towers
 from clipcls.models.backend import Backend, Precision, best_device
 from clipcls.models.facts import ModelFacts
+from clipcls.models.padding import needed_lengths
 from clipcls.models.preprocess import Preprocess
 from clipcls.models.registry import ModelSource
 from clipcls.models.tokenizer import Tokenizer, count_tokens, open_tokenizer
@@ -192,15 +193,18 @@ class OpenClipEncoder:
         batch = _TEXTS_PER_IMAGE * self.batch_size
         with self._running:
             graph, tokens = self._graph("text"), self._tokenizer(texts)
+            run: Callable[[NDArray[np.int64]], NDArray[np.float32]]
             if graph is None:
-                return unit_rows(self._tower("text").embed_tokens(tokens, batch))
-            lengths = np.full(len(texts), tokens.shape[1])
-            if graph.takes_any_length:
-                lengths = count_tokens(tokens, self._tokenizer.padding)
+                model = self._tower("text")
+                run, lengths = model.embed_tokens, needed_lengths(model.network, tokens)
+            elif graph.takes_any_length:
+                run, lengths = graph, count_tokens(tokens, self._tokenizer.padding)
+            else:
+                run, lengths = graph, np.full(len(texts), tokens.shape[1])
             # Short texts first: a batch takes as long as its longest one.
             order = lengths.argsort(kind="stable")
             parts = [order[start : start + batch] for start in range(0, len(texts), batch)]
-            rows = np.concatenate([graph(tokens[part, : lengths[part[-1]]]) for part in parts])
+            rows = np.concatenate([run(tokens[part, : lengths[part[-1]]]) for part in parts])
             return unit_rows(rows[order.argsort()])
 
     def describe_cut(self, texts: Sequence[str]) -> list[str]:
@@ -289,11 +293,8 @@ class OpenClipEncoder:
 
     def _announce(self, tower: Tower) -> None:
         if tower not in self._announced:
-            logger.info(
-                "preparing %s for %ss on this machine, once",
-                *(self.name, tower),
-                extra={"is_preparing": True},
-            )
+            message = "preparing %s for %ss on this machine, once"
+            logger.info(message, self.name, tower, extra={"is_preparing": True})
             self._announced.add(tower)
 
     def _can_be_graph(self) -> bool:

@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcls.models.tokenizer import count_tokens
 
 
-def needed_lengths(network: Any, tokens: torch.Tensor) -> torch.Tensor:
+def needed_lengths(network: Any, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
     """The number of tokens of each text that its vector depends on.
 
     Args:
@@ -44,9 +46,8 @@ def needed_lengths(network: Any, tokens: torch.Tensor) -> torch.Tensor:
     ):
         padding = getattr(tower, "pad_id", 0)
     else:
-        return tokens.new_full((len(tokens),), tokens.shape[1])
-    is_text: torch.Tensor = tokens != padding
-    return tokens.shape[1] - is_text.flip(-1).long().argmax(dim=-1)
+        return np.full(len(tokens), tokens.shape[1])
+    return count_tokens(tokens, padding)
 
 
 @contextlib.contextmanager

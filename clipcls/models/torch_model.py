@@ -67,21 +67,15 @@ class TorchModel:
         """
         return self._run(self.encode_images, pixels)
 
-    def embed_tokens(self, tokens: NDArray[np.int64], batch: int) -> NDArray[np.float32]:
-        """Tokens (n, context_length) -> float32 (n, dim), not normalised; one batch at a time.
+    def embed_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Tokens (n, length) -> float32 (n, dim), not normalised.
 
         Raises:
             ModelError: there is not enough memory for one.
         """
         import torch
 
-        texts = torch.from_numpy(tokens)
-        # A batch takes as long as its longest text.
-        order = needed_lengths(self.network, texts).argsort(stable=True)
-        rows = np.empty((len(texts), self.dim), np.float32)
-        for part in torch.split(order, batch):
-            rows[part.numpy()] = self._run(self.encode_texts, texts[part])
-        return rows
+        return self._run(self.encode_texts, torch.from_numpy(tokens))
 
     def encode_images(self, pixels: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
         """As `embed_images`, but on CUDA the vectors are still being computed."""
@@ -103,8 +97,8 @@ class TorchModel:
         return vectors
 
     def encode_texts(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens (n, context_length) -> vectors (n, dim); unneeded padding is left out."""
-        length = int(needed_lengths(self.network, tokens).max())
+        """Tokens (n, length) -> vectors (n, dim); unneeded padding is left out."""
+        length = needed_lengths(self.network, tokens.numpy()).max()
         return self.encode_tokens(tokens[:, :length].to(self.device))
 
     def encode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:

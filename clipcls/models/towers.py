@@ -59,11 +59,8 @@ def export_image_tower(key: GraphKey, model: TorchModel) -> Graph:
 
 def export_text_tower(key: GraphKey, model: TorchModel, tokenizer: Tokenizer) -> Graph:
     """As `export_image_tower`; a tower that sees padding takes texts of the context length only."""
-    import torch
-
     probe = text_probe(tokenizer)
-    short = torch.from_numpy(probe[1][:1])
-    if int(needed_lengths(model.network, short)[0]) > probe[0].shape[1]:
+    if needed_lengths(model.network, probe[1][:1])[0] > probe[0].shape[1]:
         return _export(key, model.encode_tokens, probe[1:], [-1, probe[1].shape[1]])
     return _export(key, model.encode_tokens, probe, [-1, -1])
 

@@ -35,7 +35,7 @@ def test_a_text_alone_has_the_vector_it_has_at_full_length(kind: str, tmp_path: 
     source = registry.resolve(str(write_model(tmp_path / "model", KINDS[kind])))
     model = loading.load(source, tower="text")
     tokens = torch.from_numpy(open_tokenizer(source)(TEXTS))
-    lengths = needed_lengths(model.network, tokens).tolist()
+    lengths = needed_lengths(model.network, tokens.numpy()).tolist()
     assert (lengths == [tokens.shape[1]] * 4) == (kind in SEES_PADDING)
     with torch.inference_mode():
         whole = model.network.encode_text(tokens, normalize=False)
@@ -59,7 +59,7 @@ def test_hugging_face_towers(pooler: str, tmp_path: Path) -> None:
     with quiet():
         network = open_clip.create_model(f"local-dir:{directory}").eval()
     tokens = torch.tensor([[0, 4, 5, 2] + 8 * [1], [0, 4, 5, 6, 4, 2] + 6 * [1]])
-    assert needed_lengths(network, tokens).tolist() == [4, 6]
+    assert needed_lengths(network, tokens.numpy()).tolist() == [4, 6]
     with torch.inference_mode():
         whole = network.encode_text(tokens)
         with taking(network, 6):
