@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,80 +129,12 @@ ALIASES["multilingual"] = replace(
 )
 """The models with a short name. None is for research or non-commercial use only."""
 
-HUB_TWINS = {
-    **{
-        repo: f"ViT-{name}-quickgelu/openai"
-        for repo, name in (
-            ("openai/clip-vit-base-patch32", "B-32"),
-            ("openai/clip-vit-base-patch16", "B-16"),
-            ("openai/clip-vit-large-patch14", "L-14"),
-            ("openai/clip-vit-large-patch14-336", "L-14-336"),
-            ("sentence-transformers/clip-ViT-B-32", "B-32"),
-            ("sentence-transformers/clip-ViT-B-16", "B-16"),
-            ("sentence-transformers/clip-ViT-L-14", "L-14"),
-        )
-    },
-    **{
-        f"facebook/metaclip-{size}-{data}": f"ViT-{name}-quickgelu/metaclip_{tag}"
-        for size, name in (("b32", "B-32"), ("b16", "B-16"), ("l14", "L-14"), ("h14", "H-14"))
-        for data, tag in (("400m", "400m"), ("fullcc2.5b", "fullcc"))
-        if (size, data) != ("h14", "400m")
-    },
-    **{
-        f"apple/MobileCLIP-{size}": f"MobileCLIP-{name}"
-        for size, name in (
-            ("S1", "S1/datacompdr"),
-            ("S2", "S2/datacompdr"),
-            ("B", "B/datacompdr"),
-            ("B-LT", "B/datacompdr_lt"),
-        )
-    },
-    **{
-        f"google/siglip-{size}": f"ViT-{name}/webli"
-        for size, name in (
-            ("base-patch16-224", "B-16-SigLIP"),
-            ("base-patch16-256", "B-16-SigLIP-256"),
-            ("base-patch16-384", "B-16-SigLIP-384"),
-            ("base-patch16-512", "B-16-SigLIP-512"),
-            ("base-patch16-256-multilingual", "B-16-SigLIP-i18n-256"),
-            ("large-patch16-256", "L-16-SigLIP-256"),
-            ("large-patch16-384", "L-16-SigLIP-384"),
-            ("so400m-patch14-224", "SO400M-14-SigLIP"),
-            ("so400m-patch14-384", "SO400M-14-SigLIP-384"),
-        )
-    },
-    **{
-        f"google/siglip2-{size}": f"ViT-{name}/webli"
-        for size, name in (
-            ("base-patch32-256", "B-32-SigLIP2-256"),
-            ("base-patch16-224", "B-16-SigLIP2"),
-            ("base-patch16-256", "B-16-SigLIP2-256"),
-            ("base-patch16-384", "B-16-SigLIP2-384"),
-            ("base-patch16-512", "B-16-SigLIP2-512"),
-            ("large-patch16-256", "L-16-SigLIP2-256"),
-            ("large-patch16-384", "L-16-SigLIP2-384"),
-            ("large-patch16-512", "L-16-SigLIP2-512"),
-            ("so400m-patch14-224", "SO400M-14-SigLIP2"),
-            ("so400m-patch14-384", "SO400M-14-SigLIP2-378"),
-            ("so400m-patch16-256", "SO400M-16-SigLIP2-256"),
-            ("so400m-patch16-384", "SO400M-16-SigLIP2-384"),
-            ("so400m-patch16-512", "SO400M-16-SigLIP2-512"),
-            ("giant-opt-patch16-256", "gopt-16-SigLIP2-256"),
-            ("giant-opt-patch16-384", "gopt-16-SigLIP2-384"),
-        )
-    },
-    **{
-        f"facebook/PE-Core-{size}": f"PE-Core-{name}/meta"
-        for size, name in (
-            ("T16-384", "T-16-384"),
-            ("S16-384", "S-16-384"),
-            ("B16-224", "B-16"),
-            ("L14-336", "L-14-336"),
-            ("G14-448", "bigG-14-448"),
-        )
-    },
-}
-"""Repositories whose weights OpenCLIP has in its own form: their names there."""
+
+@functools.cache
+def read_twins() -> dict[str, str]:
+    """Repositories whose weights OpenCLIP has in its own form: their names there."""
+    lines = Path(__file__).with_name("hub_twins.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split() for line in lines)
 
 
 def list_models() -> list[ModelInfo]:
@@ -268,7 +201,7 @@ def list_pretrained(search: str = "") -> list[PretrainedInfo]:
     others = (info.name for info in ALIASES.values() if info.name.startswith("hf-hub:"))
     places |= {name: (name.removeprefix("hf-hub:"), HUB_FILES) for name in others}
     twins: dict[str, list[str]] = {}
-    for twin, name in HUB_TWINS.items():
+    for twin, name in read_twins().items():
         twins.setdefault(name, []).append(twin)
     found = []
     for name, (repo, files) in places.items():

@@ -24,10 +24,10 @@ from clipcls.models import hub
 from clipcls.models.aliases import (
     ALIASES,
     HUB_FILES,
-    HUB_TWINS,
     MINI,
     PRETRAINED,
     Pretrained,
+    read_twins,
     split_place,
 )
 from clipcls.models.architectures import (
@@ -179,10 +179,10 @@ def _resolve(model: str, fetch: Fetch) -> ModelSource:
     if directory := _find_directory(model):
         return _from_directory(model, directory, None, fetch)
     if (repo := _find_repository(model)) is not None:
-        twin = find_spelt(repo, HUB_TWINS)
+        twin = find_spelt(repo, read_twins())
         if twin is None:
             return _from_repository(repo, fetch)
-        model = HUB_TWINS[twin]
+        model = read_twins()[twin]
         logger.info("%s is OpenCLIP's %s", repo, model)
     if architecture := find_architecture(model):
         tags = list_tags(architecture)

@@ -656,7 +656,7 @@ def test_weights_in_a_file_of_their_own_name_are_found_on_this_machine(tmp_path)
 
 
 def test_twins_exist() -> None:
-    for repo, name in aliases.HUB_TWINS.items():
+    for repo, name in aliases.read_twins().items():
         config = architectures.read_architecture(name.partition("/")[0])
         assert registry._find_pretrained(name).name == name
         # Their names tell the image size, but for SigLIP 2's 378, which the hub calls 384.
