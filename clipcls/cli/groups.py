@@ -65,8 +65,6 @@ class Settings:
     """The values of a group of options; subclasses are frozen dataclasses."""
 
     section: ClassVar[str] = "Options"
-    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Attributes of inherited fields that differ in this class."""
 
     @classmethod
     def options(cls) -> list[Option]:
@@ -81,7 +79,6 @@ class Settings:
                 **({"multiple": True} if kind.startswith("tuple[") else {}),
                 **({"type": FILE} if kind.startswith("Path") else {}),
                 **each.metadata["attributes"],
-                **cls.variants.get(each.name, {}),
             }
             found.append(Option([each.name, *names], section=section, **attributes))
         return found

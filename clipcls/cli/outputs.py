@@ -19,20 +19,21 @@ if TYPE_CHECKING:
 
 _SUFFIXES = {f".{form}": form for form in ("csv", "tsv", "json", "jsonl", "html", "parquet")}
 _SUFFIXES |= {".txt": "table", ".tab": "tsv", ".ndjson": "jsonl", ".htm": "html"}
+_STREAMS = "a table on a terminal and csv in a pipe"
 
 
-def _describe(forms: tuple[str, ...], usual: str, columns: str) -> Mapping[str, Mapping[str, Any]]:
-    """Settings of the options in which the classes below differ."""
-    return {
-        "form": {
-            "type": click.Choice(forms),
-            "help": f"Default: by the suffix of -o, else {usual}.",
-        },
-        "columns": {
-            "help": "Write only these columns to a csv or tsv; +NAME,... adds them to the usual "
-            f"ones. Available: {columns}."
-        },
-    }
+def _form_option(forms: Sequence[str], usual: str) -> Any:
+    help = f"Default: by the suffix of -o, else {usual}."
+    return option("-f", "--format", type=click.Choice(forms), help=help)
+
+
+def _columns_option(available: str) -> Any:
+    return option(
+        metavar="NAME,...",
+        rare=True,
+        help="Write only these columns to a csv or tsv; +NAME,... adds them to the usual ones. "
+        f"Available: {available}.",
+    )
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,14 @@ class OutputSettings(Settings):
     section = "Output"
     forms: ClassVar[tuple[str, ...]] = ("table", "csv", "tsv", "json", "jsonl")
     default: ClassVar[str] = ""  # the format of a stream; "": a table on a terminal, else csv
-    variants = _describe(
-        forms,
-        "a table on a terminal and csv in a pipe",
-        "rank, path, similarity, model, weights and precision",
-    )
 
-    form: str | None = option("-f", "--format")
+    form: str | None = _form_option(forms, _STREAMS)
     file: Any = option(  # a Path, None or, for a folder or URL, a str
         *("-o", "--output"),
         type=RESULTS,
         help="Write to this file, compressed if it ends in .gz; - is standard output.",
     )
-    columns: str | None = option(metavar="NAME,...", rare=True)
+    columns: str | None = _columns_option("rank, path, similarity, model, weights and precision")
     bom: bool = option(
         rare=True, help="Begin a csv or tsv with a byte order mark, as Excel needs for UTF-8."
     )
@@ -122,12 +118,11 @@ class ResultsOutput(OutputSettings):
     """The same for predictions."""
 
     forms = (*OutputSettings.forms, "html", "parquet")
-    variants = _describe(
-        forms,
-        "a table on a terminal and csv in a pipe",
+    form: str | None = _form_option(forms, _STREAMS)
+    columns: str | None = _columns_option(
         "path, label, score, best (the label of the score, also if the answer is `unknown`), "
         "similarity, error, those of other options, and model, weights, precision, prompts, "
-        "calibration, classifier, shard, run, refined",
+        "calibration, classifier, shard, run, refined"
     )
 
 
@@ -137,7 +132,8 @@ class MetricsOutput(OutputSettings):
 
     forms = ("table", "csv", "tsv", "json")
     default = "table"
-    variants = _describe(forms, "table", "label and its metrics")
+    form: str | None = _form_option(forms, default)
+    columns: str | None = _columns_option("label and its metrics")
 
 
 @dataclass(frozen=True)
@@ -146,6 +142,5 @@ class SuggestionsOutput(OutputSettings):
 
     forms = ("labels", "csv", "tsv", "json")
     default = "labels"
-    variants = _describe(
-        forms, "labels, a label file with comments", "label, images, example and merged"
-    )
+    form: str | None = _form_option(forms, "labels, a label file with comments")
+    columns: str | None = _columns_option("label, images, example and merged")
