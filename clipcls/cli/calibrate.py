@@ -10,17 +10,11 @@ import click
 from clipcls.cli import groups
 from clipcls.cli.console import Console, report_excluded, watching
 from clipcls.cli.constraints import refuse_overwriting
-from clipcls.cli.label_settings import (
-    LabelSettings,
-    multi_label_option,
-    split_questions,
-    take_one,
-)
+from clipcls.cli.label_settings import LabelSettings, choose_question, multi_label_option
 from clipcls.cli.options import (
+    LabelledSettings,
     ModelSettings,
     data_argument,
-    image_column_option,
-    label_column_option,
     repeat_options,
     run_options,
 )
@@ -32,17 +26,14 @@ _REPEATED = ("labels", "label", "classifier", "prompts", "level", "model", "chec
 @groups.command("calibrate")
 @data_argument
 @multi_label_option
-@label_column_option
-@image_column_option
 @click.option("-o", "--output", type=NEW_FILE, required=True, help="The calibration's file (JSON).")
 @run_options
 def command(
     console: Console,
     data: str,
     multi_label: bool,
-    question: str | None,
-    image_column: str | None,
     output: Path,
+    labelled: LabelledSettings,
     labels: LabelSettings,
     model: ModelSettings,
 ) -> int:
@@ -61,17 +52,14 @@ def command(
       clipcls calibrate --multi-label --labels labels.txt truth.csv -o calibration.json
       clipcls calibrate --labels colour=colours.txt truth.csv -o colours.json
     """
-    name, chosen = take_one(split_questions(labels, question))
-    refuse_overwriting(output, data, labels.labels, labels.prompts, labels.classifier)
-    from clipcls.classification.labelled import read_labelled
+    name, chosen = choose_question(labels, labelled.question)
+    refuse_overwriting(output, data, *labels.files)
     from clipcls.evaluation.calibrate import calibrate
 
-    labelled = read_labelled(
-        data, unlabelled=multi_label, question=name or question, image_column=image_column
-    )
-    fitted = chosen.open_either(model.make_arguments([data]), None, multi_label)
-    with watching(console, labelled.paths) as watch:
-        found, excluded = calibrate(fitted, labelled, watch=watch)
+    images = labelled.read(data, name, unlabelled=multi_label)
+    fitted = chosen.open_classifier(model.make_arguments([data]), multi_label)
+    with watching(console, images.paths) as watch:
+        found, excluded = calibrate(fitted, images, watch=watch)
     report_excluded(console, excluded)
     found.save(output)
     if found.note:

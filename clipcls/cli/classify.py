@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from clipcls.cli import groups
-from clipcls.cli.cluster import ClusterSettings, classify_on_cluster
-from clipcls.cli.console import Console, watching
+from clipcls.cli.cluster import ClusterSettings
+from clipcls.cli.console import Console
 from clipcls.cli.constraints import refuse_inside, refuse_overwriting
 from clipcls.cli.groups import option
 from clipcls.cli.inputs import AnsweredInputSettings, inputs_argument
 from clipcls.cli.label_settings import (
-    LabelSettings,
-    calibration_option,
+    CalibratedLabelSettings,
     find_tagged,
-    join_questions,
-    open_questions,
     split_questions,
     tag_option,
 )
 from clipcls.cli.options import ModelSettings, run_options
 from clipcls.cli.outputs import ResultsOutput
 from clipcls.cli.param_types import COUNT, FOLDER, NumberRange
-from clipcls.cli.run import Run, identify, note_shard
+from clipcls.cli.run import Run
 from clipcls.cli.sort import FilingSettings
 from clipcls.questions import prefix_columns
 
@@ -89,7 +86,6 @@ class _Doubt(groups.Settings):
         "deviations above its similarity to everyday names (column nearness). Start with 2; 3 "
         "turns away more images of other things, and more of your labels.",
     )
-    calibration: Any = calibration_option()
     coverage: float | None = option(
         type=NumberRange(0, 1, min_open=True),
         metavar="C",
@@ -130,7 +126,7 @@ def command(
     console: Console,
     inputs: tuple[str, ...],
     reading: AnsweredInputSettings,
-    labels: LabelSettings,
+    labels: CalibratedLabelSettings,
     answers: _Answers,
     doubt: _Doubt,
     output: ResultsOutput,
@@ -154,18 +150,16 @@ def command(
       clipcls classify --labels labels.txt --ray s3://bucket/photos/ -o s3://bucket/results/
       clipcls classify --labels kind=kinds.txt --labels colour=colours.txt photos/
     """
-    questions = split_questions(labels, calibration=doubt.calibration)
+    questions = split_questions(labels)
     tagged = find_tagged(questions, answers.tag)
     if answers.heatmap and reading.per_file:
         raise click.UsageError("--heatmap draws on one frame: leave out --per-file")
     if answers.heatmap:
         for name in questions:
             refuse_inside(answers.heatmap / name, inputs, mirrored=True)
-    refuse_overwriting(
-        output.file, labels.labels, labels.prompts, labels.classifier, doubt.calibration, *inputs
-    )
-    run = Run(console, inputs, output, filing, questions, cluster.is_used, reading.keep)
-    from clipcls.classification.doubt import LEAST_IMAGES, Doubt, count_each
+    refuse_overwriting(output.file, *labels.files, *inputs)
+    run = Run(console, inputs, reading, questions, output, filing, cluster)
+    from clipcls.classification.doubt import LEAST_IMAGES, Doubt
     from clipcls.output.columns import EXPLAINED, result_columns
 
     def list_columns(name: str, top: int, has_levels: bool) -> list[str]:
@@ -176,23 +170,20 @@ def command(
             *(["set"] if doubt.prediction_sets is not None else []),
             *(EXPLAINED if answers.explain else []),
             *(["heatmap"] if answers.heatmap else []),
-            *(["nearness"] if doubt.min_similarity is not None else []),
+            *(["nearness"] if keep_nearness else []),
             *(["labelled_by"] if questions[name].classifier else []),
             *reading.columns,
         ]
         return result_columns(top, extra)
 
+    keep_nearness = doubt.min_similarity is not None
     every = prefix_columns({q: list_columns(q, answers.top, True) for q in questions})
     run.select_columns((), every)  # refuses before the work
-    images, total = reading.find_images(inputs, run.report.excluded, keep=run.keep)
-    arguments = model.make_arguments(inputs)
-    opened = open_questions(questions, arguments, doubt.calibration, tagged)
-    settings = answers, replace(doubt, calibration=None), labels.level
-    note_shard(opened, reading.shard, *settings)
-    asked = {name: fitted for name, fitted in opened.items() if name not in tagged}
+    run.open(model, tagged, answers, doubt, labels.level)
+    asked = {name: fitted for name, fitted in run.opened.items() if name not in tagged}
     tops = {name: min(answers.top, len(fitted.classes_)) for name, fitted in asked.items()}
     usual = prefix_columns(
-        {q: list_columns(q, tops.get(q, 1), q in asked and asked[q].hierarchy_) for q in opened}
+        {q: list_columns(q, tops.get(q, 1), q in asked and asked[q].hierarchy_) for q in questions}
     )
     doubts = {
         name: Doubt(len(fitted.classes_))
@@ -206,52 +197,28 @@ def command(
         "prediction_sets": doubt.prediction_sets,
         "refine": answers.refine,
         "explain": answers.explain,
+        "heatmaps": answers.heatmap,
     }
-    classifier = join_questions(opened)
-    if "" not in opened:
+    if "" not in questions:
         options["min_score"] = doubt.min_score or None
-    keep_nearness = doubt.min_similarity is not None
     if doubts and (cluster.is_used or not reading.is_few(inputs, LEAST_IMAGES)):
         from clipcls.classification.nearness import Nearness
 
-        options["nearness"] = Nearness(
-            classifier.encoder_, arguments["cache"] or None, is_sampled=not keep_nearness
-        )
-    if cluster.is_used:
-        return classify_on_cluster(
-            run,
-            cluster,
-            images,
-            classifier,
-            options,
-            backend=arguments["backend"],
-            identity=identify(opened, *settings, run.kept),
-            doubts=doubts,
-            keep_nearness=keep_nearness,
-        )
-    with watching(console, total) as watch:
-        options["watch"] = watch if answers.refine else None
-        if answers.heatmap:
-            options["heatmaps"] = answers.heatmap
-        results = classifier.classify(images, **options)
-        for name, fitted in asked.items():
-            if threshold := doubt.abstain().threshold(fitted.calibration_):
-                console.remark(
-                    f"{name}{': ' if name else ''}of the calibration's images "
-                    f"{threshold.coverage:.1%} would be answered, {threshold.risk:.1%} of these "
-                    "wrong"
-                )
-        run.write(
-            count_each(
-                doubts,
-                reading.name_frames(results, images, opened),
-                keep_nearness=keep_nearness,
-            ),
-            run.select_columns(usual, every),
-            classifiers=opened,
-            cache=arguments["cache"] or None,
-            watch=None if answers.refine else watch,  # refining reports images as it embeds them
-        )
+        encoder = next(iter(asked.values())).encoder_
+        options["nearness"] = Nearness(encoder, run.cache, is_sampled=not keep_nearness)
+    status = run.answer(
+        options,
+        run.select_columns(usual, every),
+        doubts=doubts,
+        keep_nearness=keep_nearness,
+        review=labels.labels or {},
+    )
+    for name, fitted in asked.items():
+        if threshold := doubt.abstain().threshold(fitted.calibration_):
+            console.remark(
+                f"{name}{': ' if name else ''}of the calibration's images "
+                f"{threshold.coverage:.1%} would be answered, {threshold.risk:.1%} of these wrong"
+            )
     if answers.heatmap:
         console.remark(f"wrote heat maps into {answers.heatmap}")
-    return run.finish(review=labels.labels or {}, doubts=doubts)
+    return status

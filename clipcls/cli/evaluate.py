@@ -18,13 +18,7 @@ from clipcls.cli.label_settings import (
     multi_label_option,
     split_questions,
 )
-from clipcls.cli.options import (
-    ModelSettings,
-    data_argument,
-    image_column_option,
-    label_column_option,
-    run_options,
-)
+from clipcls.cli.options import LabelledSettings, ModelSettings, data_argument, run_options
 from clipcls.cli.outputs import MetricsOutput
 from clipcls.cli.param_types import NEW_FILE
 
@@ -63,8 +57,6 @@ def _parse_variant(text: str) -> tuple[str, str]:
 @groups.command("evaluate")
 @data_argument
 @multi_label_option
-@label_column_option
-@image_column_option
 @click.option(
     "--compare",
     "variants",
@@ -80,9 +72,8 @@ def command(
     console: Console,
     data: str,
     multi_label: bool,
-    question: str | None,
-    image_column: str | None,
     variants: tuple[tuple[str, str], ...],
+    labelled: LabelledSettings,
     labels: CalibratedLabelSettings,
     output: _Output,
     model: ModelSettings,
@@ -108,7 +99,7 @@ def command(
       clipcls evaluate --multi-label --labels labels.txt truth.csv
       clipcls evaluate --multi-label --labels labels.txt --compare calibration=c.json truth.csv
     """
-    questions = split_questions(labels, question)
+    questions = split_questions(labels, labelled.question)
     asked = {what for what, _ in variants}
     if multi_label and "classifier" in asked:
         raise click.UsageError(
@@ -117,15 +108,13 @@ def command(
     if labels.classifier and asked & {"model", "prompts"}:
         raise click.UsageError("--compare model= and prompts= need --labels, not --classifier")
     for file in (output.file, output.html):
-        read = [labels.labels, labels.prompts, labels.classifier, labels.calibration]
-        refuse_overwriting(file, data, *read, *(value for _, value in variants))
+        refuse_overwriting(file, data, *labels.files, *(value for _, value in variants))
     if len(questions) > 1 and (variants or output.html):
         raise click.UsageError(
             "--compare and --html are for one question at a time: choose it with --question"
         )
     if output.file and output.html and output.file.absolute() == output.html.absolute():
         raise click.UsageError("-o and --html name the same file; give each its own")
-    from clipcls.classification.labelled import read_labelled
     from clipcls.evaluation.compare import compare
     from clipcls.evaluation.evaluate import evaluate
     from clipcls.evaluation.page import EvaluationPage, make_page_record
@@ -144,18 +133,16 @@ def command(
     status, would_gain = 0, False
     chosen = model.make_arguments([data])
     for name, settings in questions.items():
-        labelled = read_labelled(
-            data, unlabelled=multi_label, question=name or question, image_column=image_column
-        )
-        if len(questions) > 1 and labelled.folders:
+        images = labelled.read(data, name, unlabelled=multi_label)
+        if len(questions) > 1 and images.folders:
             raise click.UsageError(
                 f"{data}: a folder has one label per image: choose one question with --question, "
                 "or give a csv with a column for each"
             )
-        classifier = settings.open_either(chosen, settings.calibration, multi_label)
+        classifier = settings.open_classifier(chosen, multi_label)
         chosen |= {"model": classifier.encoder_, "checkpoint": None}  # not loaded twice
-        with watching(console, labelled.paths, again=bool(records)) as watch:
-            found = evaluate(classifier, labelled, watch=watch)
+        with watching(console, images.paths, again=bool(records)) as watch:
+            found = evaluate(classifier, images, watch=watch)
         report_excluded(console, found.excluded)
         if not (multi_label or settings.classifier):
             would_gain |= found.metrics["accuracy"].value < _GOOD
@@ -163,9 +150,9 @@ def command(
         for what, value in variants:
             changed = _change(settings, what, value)
             model_too = {"model": value} if what == "model" else {}
-            other = changed.open_either(chosen | model_too, changed.calibration, multi_label)
-            with watching(console, labelled.paths, again=True) as watch:
-                evaluated[f"{what}={value}"] = evaluate(other, labelled, watch=watch)
+            other = changed.open_classifier(chosen | model_too, multi_label)
+            with watching(console, images.paths, again=True) as watch:
+                evaluated[f"{what}={value}"] = evaluate(other, images, watch=watch)
         comparisons = compare(found, evaluated)
         if output.html:
             with open_output(output.html, EvaluationPage) as writer:

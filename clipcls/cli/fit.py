@@ -12,19 +12,8 @@ import click
 from clipcls.cli import groups
 from clipcls.cli.console import Console, report_excluded, watching
 from clipcls.cli.constraints import refuse_overwriting
-from clipcls.cli.label_settings import (
-    labels_option,
-    prompts_option,
-    split_questions,
-    take_one,
-)
-from clipcls.cli.options import (
-    ModelSettings,
-    data_argument,
-    image_column_option,
-    label_column_option,
-    run_options,
-)
+from clipcls.cli.label_settings import choose_question, labels_option, prompts_option
+from clipcls.cli.options import LabelledSettings, ModelSettings, data_argument, run_options
 from clipcls.cli.param_types import NEW_FILE
 
 
@@ -43,8 +32,6 @@ class _Learning(groups.Settings):
 
 @groups.command("fit")
 @data_argument
-@label_column_option
-@image_column_option
 @click.option(
     "-o", "--output", type=NEW_FILE, required=True, help="The classifier's file (safetensors)."
 )
@@ -57,10 +44,9 @@ class _Learning(groups.Settings):
 def command(
     console: Console,
     data: str,
-    question: str | None,
-    image_column: str | None,
     output: Path,
     check_labels: bool,
+    labelled: LabelledSettings,
     learning: _Learning,
     model: ModelSettings,
 ) -> int:
@@ -77,26 +63,26 @@ def command(
       clipcls fit sorted-photos/ --check-labels -o classifier.safetensors > suspects.csv
     """
     refuse_overwriting(output, data, learning.labels, learning.prompts)
-    name, chosen = take_one(split_questions(learning, question))
-    from clipcls.classification.labelled import read_labelled
+    name, chosen = choose_question(learning, labelled.question)
     from clipcls.few_shot.classifier import FewShotClassifier
     from clipcls.output.writing import open_output
 
-    labelled = read_labelled(data, question=name or question, image_column=image_column)
+    images = labelled.read(data, name)
     classifier = FewShotClassifier(
         chosen.labels,
         prompts=learning.prompts,
         no_words=learning.no_words,
         **model.make_arguments([data]),
     )
-    with watching(console, labelled.paths) as watch:
-        classifier.fit(labelled, watch=watch)
+    with watching(console, images.paths) as watch:
+        classifier.fit(images, watch=watch)
     excluded = classifier.excluded_
     assert excluded is not None
     report_excluded(console, excluded)
     classifier.save(output)
     console.remark(classifier.learnt_.summary())
-    file, named = shlex.quote(str(output)), f"{name or question}=" if name or question else ""
+    file, question = shlex.quote(str(output)), name or labelled.question
+    named = f"{question}=" if question else ""
     console.say_written(output, f"clipcls classify --classifier {named}{file} PHOTOS")
     if check_labels:
         suspects = classifier.suspects()

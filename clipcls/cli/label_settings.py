@@ -6,9 +6,8 @@ import os
 import re
 import shlex
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import click
 
@@ -16,9 +15,6 @@ from clipcls.cli.completion import complete_label_sets, complete_template_sets
 from clipcls.cli.groups import Settings, option
 from clipcls.cli.param_types import FILE
 from clipcls.questions import check_names, find_name
-
-if TYPE_CHECKING:
-    from clipcls.classification.image_classifier import ImageClassifier
 
 
 def _join_prompts(
@@ -57,13 +53,7 @@ def _show_named(option: str) -> str:
 
 def labels_option(help: str) -> Any:
     """The field of a group for `--labels`: a file per question, by its name."""
-    return option(
-        metavar="[QUESTION=]FILE|NAME",
-        multiple=True,
-        callback=_gather_questions,
-        shell_complete=complete_label_sets,
-        help=help,
-    )
+    return _option_per_question("FILE|NAME", help, shell_complete=complete_label_sets)
 
 
 def prompts_option(help: str = "") -> Any:
@@ -86,15 +76,21 @@ multi_label_option = click.option(
 )
 
 
-def calibration_option() -> Any:
-    """The field of a group for `--calibration`."""
+def _option_per_question(value: str, help: str, **attributes: Any) -> Any:
+    """The field of a group for an option that each question has once."""
     return option(
-        type=FILE,
-        metavar="[QUESTION=]FILE",
+        metavar=f"[QUESTION=]{value}",
         multiple=True,
         callback=_gather_questions,
-        help="Adjust scores by this file of `clipcls calibrate`.",
+        help=help,
+        **attributes,
     )
+
+
+def calibration_option() -> Any:
+    """The field of a group for `--calibration`."""
+    help = "Adjust scores by this file of `clipcls calibrate`."
+    return _option_per_question("FILE", help, type=FILE)
 
 
 @dataclass(frozen=True)
@@ -112,56 +108,54 @@ class TextSettings(Settings):
     )
     prompts: str | list[str] | None = prompts_option()
 
-    def open_classifier(
-        self, model: Mapping[str, Any], calibration: str | Path | None = None
-    ) -> ImageClassifier:
-        """Fit the classifier of one question; `model` is of `ModelSettings.make_arguments`."""
-        from clipcls.classification.zero_shot import ZeroShotClassifier
+    classifier = level = calibration = None  # the options of subclasses
 
-        settings = {**model, "calibration": calibration}
-        return ZeroShotClassifier(self.labels, prompts=self.prompts, **settings).fit()
+    @property
+    def files(self) -> list[Any]:
+        """What the command reads besides images."""
+        return [self.labels, self.prompts, self.classifier, self.calibration]
 
-    def open_either(self, model: Mapping[str, Any], calibration: Any, multi_label: bool) -> Any:
-        """Fit a classifier for one label per image or, with `multi_label`, for several."""
+    def open_classifier(self, model: Mapping[str, Any], multi_label: bool = False) -> Any:
+        """Fit the classifier of one question.
+
+        Args:
+            model: as `ModelSettings.make_arguments` gives it.
+            multi_label: for any number of labels per image.
+        """
+        calibration = None if multi_label else self.calibration
+        settings = {**model, "level": self.level, "calibration": calibration}
+        if self.classifier is None:
+            from clipcls.classification.zero_shot import ZeroShotClassifier
+
+            found: Any = ZeroShotClassifier(self.labels, prompts=self.prompts, **settings).fit()
+        else:
+            from clipcls.few_shot.classifier import FewShotClassifier
+
+            if model["model"] == "auto":
+                settings["model"] = None  # its own
+            found = FewShotClassifier.load(self.classifier, **settings)
         if not multi_label:
-            return self.open_classifier(model, calibration)
+            return found
         from clipcls.classification.multilabel import MultiLabelClassifier
 
-        return MultiLabelClassifier(self.open_classifier(model), calibration=calibration).fit()
+        return MultiLabelClassifier(found, calibration=self.calibration).fit()
 
 
 @dataclass(frozen=True)
 class LabelSettings(TextSettings):
     """Labels in words, one of which is the answer, or a classifier that learnt them."""
 
-    level: Any = option(
-        metavar="[QUESTION=]LEVEL",
-        multiple=True,
-        callback=_gather_questions,
+    level: Any = _option_per_question(
+        "LEVEL",
+        "For labels like `animal > dog > pug`, answer at level 1 (the root), 2, ..., or at the "
+        "level of this name.",
         rare=True,
-        help="For labels like `animal > dog > pug`, answer at level 1 (the root), 2, ..., or at "
-        "the level of this name.",
     )
-    classifier: Any = option(
+    classifier: Any = _option_per_question(
+        "FILE",
+        "Use a classifier learnt by `clipcls fit` instead of labels and prompts.",
         type=FILE,
-        metavar="[QUESTION=]FILE",
-        multiple=True,
-        callback=_gather_questions,
-        help="Use a classifier learnt by `clipcls fit` instead of labels and prompts.",
     )
-
-    def open_classifier(
-        self, model: Mapping[str, Any], calibration: str | Path | None = None
-    ) -> ImageClassifier:
-        """The same, with a level, or a classifier that was learnt."""
-        settings = {**model, "level": self.level}
-        if self.classifier is None:
-            return super().open_classifier(settings, calibration)
-        from clipcls.few_shot.classifier import FewShotClassifier
-
-        if settings["model"] == "auto":
-            settings["model"] = None  # its own
-        return FewShotClassifier.load(self.classifier, calibration=calibration, **settings)
 
 
 @dataclass(frozen=True)
@@ -174,9 +168,7 @@ class CalibratedLabelSettings(LabelSettings):
 Chosen = TypeVar("Chosen", bound=Settings)
 
 
-def split_questions(
-    settings: Chosen, question: str | None = None, calibration: Any = None
-) -> dict[str, Chosen]:
+def split_questions(settings: Chosen, question: str | None = None) -> dict[str, Chosen]:
     """The settings of each question, by its name; those of a question without one are under "".
 
     Reads the label files, whose groups are questions too. Classifiers are not opened.
@@ -185,7 +177,6 @@ def split_questions(
         settings: with the field `labels` and perhaps `label`, `classifier`, `level` and
             `calibration`.
         question: take this one alone, if they have names.
-        calibration: the value of `--calibration`, if `settings` have none.
 
     Returns:
         settings whose `labels`, `classifier`, `level` and `calibration` are those of one question.
@@ -196,9 +187,8 @@ def split_questions(
         LabelsError: a file cannot be used, or a name.
     """
     labels = _read_labels(settings)
-    fields = [name for name in ("classifier", "level", "calibration") if hasattr(settings, name)]
-    given = {"calibration": calibration or {}}
-    given |= {field: getattr(settings, field) or {} for field in fields}
+    options = {field.name for field in fields(settings)} & {"classifier", "level", "calibration"}
+    given = {name: getattr(settings, name) or {} for name in options}
     classifiers = given.get("classifier", {})
     names = list(dict.fromkeys([*labels, *classifiers])) or [""]
     if len(names) > 1 and "" in names:
@@ -209,19 +199,19 @@ def split_questions(
         raise click.UsageError(
             f"the question {min(both)!r}: --labels and --classifier exclude each other"
         )
-    for field in ("level", "calibration"):
-        if wrong := [name for name in given.get(field, {}) if name not in names]:
+    for name in ("level", "calibration"):
+        if wrong := [question for question in given.get(name, {}) if question not in names]:
             known = ", ".join(names) or "that have a name"
             raise click.UsageError(
-                f"{_show_named(f'--{field}')}: name one of the questions {known}"
+                f"{_show_named(f'--{name}')}: name one of the questions {known}"
                 + (f", not {wrong[0]!r}" if wrong[0] else "")
             )
     found = {
         name: replace(
             settings,
-            labels=labels.get(name),
-            **{field: given[field].get(name) for field in fields},
-        )  # type: ignore[call-arg]
+            labels=labels.get(name),  # type: ignore[call-arg]
+            **{option: values.get(name) for option, values in given.items()},
+        )
         for name in names
     }
     if question is None or "" in found:
@@ -232,12 +222,13 @@ def split_questions(
     return {chosen: found[chosen]}
 
 
-def take_one(questions: Mapping[str, Chosen]) -> tuple[str, Chosen]:
-    """The name and the settings of the only question.
+def choose_question(settings: Chosen, question: str | None) -> tuple[str, Chosen]:
+    """The name and the settings of the only question, as `split_questions` gives them.
 
     Raises:
-        click.UsageError: there are several.
+        click.UsageError: there are several, too.
     """
+    questions = split_questions(settings, question)
     if len(questions) > 1:
         raise click.UsageError(
             f"one question at a time: choose one of {', '.join(questions)} with --question"
@@ -248,14 +239,12 @@ def take_one(questions: Mapping[str, Chosen]) -> tuple[str, Chosen]:
 def open_questions(
     questions: Mapping[str, TextSettings],
     model: Mapping[str, Any],
-    calibrations: Mapping[str, Path] | None,
     multi_label: Collection[str] = (),
 ) -> dict[str, Any]:
     """Fit a classifier per question; all have the model of those that were learnt, if any were."""
     chosen, opened = dict(model), {}
-    for name in sorted(questions, key=lambda name: not _is_learnt(questions[name])):
-        calibration = (calibrations or {}).get(name)
-        opened[name] = questions[name].open_either(chosen, calibration, name in multi_label)
+    for name in sorted(questions, key=lambda name: questions[name].classifier is None):
+        opened[name] = questions[name].open_classifier(chosen, name in multi_label)
         chosen |= {"model": opened[name].encoder_, "checkpoint": None}
     return {name: opened[name] for name in questions}
 
@@ -297,8 +286,7 @@ def _read_labels(settings: Any) -> dict[str, Any]:
         words = list(getattr(settings, "label", ()))
         for label in words:
             _check_label(label, is_only=len(words) == 1)
-        needs_words = isinstance(settings, TextSettings) and not _is_learnt(settings)
-        if needs_words and not words:
+        if isinstance(settings, TextSettings) and settings.classifier is None and not words:
             raise click.UsageError("give labels: --labels FILE, or -l for each")
         return {"": words} if words else {}
     given = click.get_current_context().params.get("inputs") or ()
@@ -317,11 +305,6 @@ def _read_labels(settings: Any) -> dict[str, Any]:
     for labels in found.values():
         log_warnings(labels)
     return found
-
-
-def _is_learnt(settings: Settings) -> bool:
-    """Whether a classifier, which has its own labels, is given."""
-    return getattr(settings, "classifier", None) is not None
 
 
 def _check_label(label: str, *, is_only: bool) -> None:

@@ -17,6 +17,7 @@ from clipcls.cli.groups import Option, Settings, option
 from clipcls.cli.param_types import COUNT, FOLDER
 
 if TYPE_CHECKING:
+    from clipcls.data.dataset import Dataset
     from clipcls.embeddings.vectors_info import VectorsInfo
     from clipcls.models.backend import Backend, BackendName, Precision
 
@@ -31,20 +32,37 @@ question_option = click.option(
     metavar="NAME",
     help="Of several questions per image, take this one: its column or answers.",
 )
-label_column_option = click.option(
-    *("--question", "--label-column"),
-    metavar="NAME",
-    help="The column with the labels of a table; default: label. A csv may have one per question.",
-)
-image_column_option = click.option(
-    "--image-column",
-    metavar="NAME",
-    help="The column with the images of a table; default: path, or the only one that is called "
-    "image, url, filename or the like.",
-)
 root_option = click.option(
     "--root", type=FOLDER, default=".", metavar="DIR", help="The folder that `classify` ran in."
 )
+
+
+@dataclass(frozen=True)
+class LabelledSettings(Settings):
+    """The columns of a table of labelled images."""
+
+    question: str | None = option(
+        *("--question", "--label-column"),
+        metavar="NAME",
+        help="The column with the labels of a table; default: label. A csv may have one per "
+        "question.",
+    )
+    image_column: str | None = option(
+        metavar="NAME",
+        help="The column with the images of a table; default: path, or the only one that is called "
+        "image, url, filename or the like.",
+    )
+
+    def read(self, data: str, question: str, *, unlabelled: bool = False) -> Dataset:
+        """The images with their labels for a question, or without one those of `--question`."""
+        from clipcls.classification.labelled import read_labelled
+
+        return read_labelled(
+            data,
+            unlabelled=unlabelled,
+            question=question or self.question,
+            image_column=self.image_column,
+        )
 
 
 # The model

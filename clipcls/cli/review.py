@@ -16,12 +16,7 @@ import click
 from clipcls.cli import groups
 from clipcls.cli.console import Console
 from clipcls.cli.groups import option
-from clipcls.cli.label_settings import (
-    labels_option,
-    prompts_option,
-    split_questions,
-    take_one,
-)
+from clipcls.cli.label_settings import choose_question, labels_option, prompts_option
 from clipcls.cli.options import ModelSettings, question_option, results_argument, root_option
 from clipcls.cli.param_types import NEW_FILE
 from clipcls.predictions import Prediction
@@ -110,7 +105,7 @@ def command(
 
         from clipcls.web.review.app import ReviewApp
 
-    named, chosen = take_one(split_questions(learning, question))
+    named, chosen = choose_question(learning, question)
     (asked,) = check_names([question or named]) if question or named else ("",)
     found = read_results(results, root, asked or None)
     title = "stdin" if results == "-" else Path(results).name

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import shlex
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from clipcls.cli.cluster import find_place
-from clipcls.cli.console import Console
+from clipcls.cli.cluster import ClusterSettings, classify_on_cluster, find_place
+from clipcls.cli.console import Console, watching
 from clipcls.cli.constraints import refuse_inside
+from clipcls.cli.inputs import AnsweredInputSettings
+from clipcls.cli.label_settings import TextSettings, join_questions, open_questions
+from clipcls.cli.options import ModelSettings
 from clipcls.cli.outputs import ResultsOutput
 from clipcls.cli.progress import format_rate
 from clipcls.cli.sort import FilingSettings, choose_mode, file_into, without_scores, write_keywords
@@ -29,31 +32,8 @@ from clipcls.questions import Answers, provenance_columns
 
 if TYPE_CHECKING:
     from clipcls.classification.doubt import Doubt
-    from clipcls.classification.image_classifier import ImageClassifier
-    from clipcls.classification.multilabel import MultiLabelClassifier
-    from clipcls.data.sharding import Shard
+    from clipcls.classification.in_blocks import Watch
     from clipcls.embeddings.cache import EmbeddingCache
-
-
-def identify(fitted: Mapping[str, Any], *settings: object) -> str:
-    """First 12 hex of the SHA-256 of what decides the answers of the questions' classifiers."""
-    made = [
-        (
-            name,
-            replace(each.identity_, model="", precision="", prompts=""),
-            each.provenance_.calibration,
-        )
-        for name, each in fitted.items()
-    ]
-    return hashlib.sha256(repr((made, settings)).encode()).hexdigest()[:12]
-
-
-def note_shard(fitted: Mapping[str, Any], shard: Shard | None, *settings: object) -> None:
-    """Have records say which share of which run they belong to."""
-    run = identify(fitted, *settings)
-    for each in fitted.values() if shard else ():
-        each.provenance_ = replace(each.provenance_, shard=str(shard), run=run)
-
 
 _CURE = (
     "try other words for the labels, or label 1 to 4 images per label (`clipcls review`, then "
@@ -88,17 +68,19 @@ class Report(Tally):
 
 @dataclass
 class Run:
-    """Writes and files the results of a run; refuses impossible options before the work."""
+    """Answers images, writes and files the results; refuses impossible options before the work."""
 
     console: Console
     inputs: tuple[str, ...]
+    reading: AnsweredInputSettings
+    questions: Mapping[str, TextSettings]
     output: ResultsOutput
     filing: FilingSettings
-    questions: Collection[str]
-    on_cluster: bool = False
-    kept: Sequence[str] = ()
+    cluster: ClusterSettings
     keep: Keep | None = field(init=False, default=None)
-    report: Report = field(init=False)
+    report: Report = field(init=False, default_factory=Report)
+    opened: dict[str, Any] = field(init=False)  # the classifier of each question
+    cache: EmbeddingCache | None = field(init=False)
     _to_file: list[Result] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
@@ -109,9 +91,9 @@ class Run:
             )
         if self.filing.sort_into:
             refuse_inside(self.filing.sort_into, self.inputs)
-        if self.on_cluster:
+        if self.cluster.is_used:
             find_place(self.output.file, self.output.form)
-        self._form = "parquet" if self.on_cluster else self.output.choose_format()
+        self._form = "parquet" if self.cluster.is_used else self.output.choose_format()
         if self.filing.xmp:
             from clipcls.organize.xmp_packet import need_lxml
 
@@ -119,41 +101,104 @@ class Run:
         if self._form == "parquet":
             with require_extra("parquet", "--format parquet"):
                 import pyarrow.parquet  # noqa: F401
-        self.report = Report()
-        if self.kept:
-            refuse_own(self.kept, self.questions)
-            self.keep = Keep(self.kept, is_shared=True, is_typed=self._form == "parquet")
+        if kept := self.reading.keep:
+            refuse_own(kept, self.questions)
+            self.keep = Keep(kept, is_shared=True, is_typed=self._form == "parquet")
+
+    def open(self, model: ModelSettings, multi_label: Collection[str], *settings: object) -> None:
+        """Find the images and fit the classifiers.
+
+        Args:
+            model: the model of all.
+            multi_label: the questions that are answered with several labels.
+            settings: what else decides the answers.
+        """
+        self._images, self._total = self.reading.find_images(
+            self.inputs, self.report.excluded, keep=self.keep
+        )
+        arguments = model.make_arguments(self.inputs)
+        self.opened = open_questions(self.questions, arguments, multi_label)
+        self.cache, self._backend = arguments["cache"] or None, arguments["backend"]
+        self._settings = settings
+        for each in self.opened.values() if self.reading.shard else ():
+            each.provenance_ = replace(
+                each.provenance_, shard=str(self.reading.shard), run=self._identify(*settings)
+            )
+
+    def _identify(self, *settings: object) -> str:
+        """First 12 hex of the SHA-256 of what decides the answers of the classifiers."""
+        made = [
+            (
+                name,
+                replace(each.identity_, model="", precision="", prompts=""),
+                each.provenance_.calibration,
+            )
+            for name, each in self.opened.items()
+        ]
+        return hashlib.sha256(repr((made, settings)).encode()).hexdigest()[:12]
+
+    def answer(
+        self,
+        options: dict[str, Any],
+        columns: Sequence[str],
+        *,
+        doubts: Mapping[str, Doubt] | None = None,
+        keep_nearness: bool = False,
+        review: Mapping[str, str | Path] | None = None,
+    ) -> int:
+        """Answer the images; returns the exit status.
+
+        Args:
+            options: of the `classify` of all classifiers.
+            columns: of a csv or tsv.
+            doubts: of each question.
+            keep_nearness: whether records keep `nearness`.
+            review: the label file of each question, for `clipcls review`; None if it doesn't read
+                these results.
+        """
+        from clipcls.classification.doubt import count_each
+
+        classifier, doubts = join_questions(self.opened), doubts or {}
+        if self.cluster.is_used:
+            return classify_on_cluster(
+                self,
+                self.cluster,
+                self._images,
+                classifier,
+                options,
+                backend=self._backend,
+                identity=self._identify(*self._settings, self.reading.keep),
+                doubts=doubts,
+                keep_nearness=keep_nearness,
+            )
+        with watching(self.console, self._total) as watch:
+            in_advance = options.get("refine")  # which reports images as it embeds them
+            more = {"watch": watch} if in_advance else {}
+            results = classifier.classify(self._images, **options, **more)
+            results = self.reading.name_frames(results, self._images, self.opened)
+            if doubts:
+                results = count_each(doubts, results, keep_nearness=keep_nearness)
+            self._write(results, columns, None if in_advance else watch)
+        return self._finish(doubts, review)
 
     def select_columns(self, usual: Sequence[str], every: Sequence[str] = ()) -> list[str]:
         """The columns of a csv or tsv: the usual ones, or those that `--columns` picks of all."""
-        known = [*every, *self.kept, *provenance_columns(q for q in self.questions if q)]
-        usual = [*usual[:-1], *self.kept, *usual[-1:]]  # `error` comes last
+        kept = self.reading.keep
+        known = [*every, *kept, *provenance_columns(q for q in self.questions if q)]
+        usual = [*usual[:-1], *kept, *usual[-1:]]  # `error` comes last
         return self.output.choose_columns(self._form, usual, known)
 
-    def write(
-        self,
-        results: Iterable[Result | Answers],
-        columns: Sequence[str],
-        *,
-        classifiers: Mapping[str, ImageClassifier | MultiLabelClassifier],
-        cache: EmbeddingCache | None,
-        watch: Callable[[ImageError | None], None] | None,
+    def _write(
+        self, results: Iterable[Result | Answers], columns: Sequence[str], watch: Watch | None
     ) -> None:
         """Write one record per result, and report it to `watch`.
 
         Warns if a calibration was made from these images, whose hashes the cache may know.
-
-        Args:
-            results: a result per image.
-            columns: of a csv or tsv.
-            classifiers: what answers each question.
-            cache: may know the images' hashes.
-            watch: called after each image, with the `ImageError` if it could not be read.
         """
         from clipcls.classification.empty import answer_empty
         from clipcls.embeddings.cache import hash_image
 
-        known, used = 0, [c.calibration_ for c in classifiers.values() if c.calibration_]
+        known, used = 0, [c.calibration_ for c in self.opened.values() if c.calibration_]
         with self.output.open(self._form, columns) as writer:
             blocks = results.blocks() if isinstance(results, Results) else ([r] for r in results)
             is_looked_at = used or self.filing.sort_into or self.filing.xmp or not self.output.file
@@ -163,11 +208,11 @@ class Run:
                     writer.write_block(block)
                     self.console.advance(len(block))
                     continue
-                for result in answer_empty(block, classifiers):
+                for result in answer_empty(block, self.opened):
                     self.report.count(result)
                     failure = result if isinstance(result, ImageError) else None
                     if used and not failure:
-                        digest = hash_image(cache, result.path)
+                        digest = hash_image(self.cache, result.path)
                         known += any(calibration.knows(digest) for calibration in used)
                     if self.filing.sort_into or self.filing.xmp:
                         self._to_file.append(without_scores(result))
@@ -197,21 +242,10 @@ class Run:
             console.remark(f"doubtful: {', '.join(said)}; {_CURE}")
         return console.status(report.skipped, report.classified)
 
-    def finish(
-        self,
-        *,
-        review: Mapping[str, str | Path] | None,
-        doubts: Mapping[str, Doubt] | None = None,
-    ) -> int:
-        """Say what was done and what to do next, file the images; returns the exit status.
-
-        Args:
-            review: the label file of each question, for `clipcls review`; None if it doesn't read
-                these results.
-            doubts: of each question.
-        """
+    def _finish(self, doubts: Mapping[str, Doubt], review: Mapping[str, str | Path] | None) -> int:
+        """Say what was done and what to do next, file the images; returns the exit status."""
         console, output, filing = self.console, self.output.file, self.filing
-        status = self.say_outcome(doubts or {})
+        status = self.say_outcome(doubts)
         after: list[str] = []
         if self._form == "html":
             after = ["open it in a browser"]

@@ -226,7 +226,7 @@ def command(
         queue=load.max_queue,
         held=4 * max_bytes,
     )
-    opened = open_questions(questions, model.make_arguments(), labels.calibration, tagged)
+    opened = open_questions(questions, model.make_arguments(), tagged)
     join_questions(opened)  # refuses several models
     service = Service(
         opened,

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from clipcls.cli import groups
-from clipcls.cli.cluster import ClusterSettings, classify_on_cluster
-from clipcls.cli.console import Console, watching
+from clipcls.cli.cluster import ClusterSettings
+from clipcls.cli.console import Console
 from clipcls.cli.constraints import refuse_overwriting
 from clipcls.cli.groups import option
 from clipcls.cli.inputs import AnsweredInputSettings, inputs_argument
-from clipcls.cli.label_settings import (
-    TextSettings,
-    calibration_option,
-    join_questions,
-    open_questions,
-    split_questions,
-)
+from clipcls.cli.label_settings import TextSettings, calibration_option, split_questions
 from clipcls.cli.options import ModelSettings, run_options
 from clipcls.cli.outputs import ResultsOutput
 from clipcls.cli.param_types import COUNT, NumberRange
-from clipcls.cli.run import Run, identify, note_shard
+from clipcls.cli.run import Run
 from clipcls.cli.sort import FilingSettings
+
+
+@dataclass(frozen=True)
+class _Labels(TextSettings):
+    calibration: Any = calibration_option()
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,6 @@ class _Answers(groups.Settings):
         help="Give labels whose score is at least P; default: their thresholds in the calibration, "
         "else 0.5.",
     )
-    calibration: Any = calibration_option()
 
 
 @groups.command("tag")
@@ -51,7 +49,7 @@ def command(
     console: Console,
     inputs: tuple[str, ...],
     reading: AnsweredInputSettings,
-    labels: TextSettings,
+    labels: _Labels,
     answers: _Answers,
     output: ResultsOutput,
     filing: FilingSettings,
@@ -72,40 +70,14 @@ def command(
       clipcls tag --labels labels.txt --calibration calibration.json photos/ -o tags.jsonl
       clipcls tag --labels things=things.txt --labels colours=colours.txt photos/
     """
-    questions = split_questions(labels, calibration=answers.calibration)
-    refuse_overwriting(output.file, labels.labels, labels.prompts, answers.calibration, *inputs)
-    run = Run(console, inputs, output, filing, questions, cluster.is_used, reading.keep)
+    questions = split_questions(labels)
+    refuse_overwriting(output.file, *labels.files, *inputs)
+    run = Run(console, inputs, reading, questions, output, filing, cluster)
     from clipcls.output.columns import result_columns
     from clipcls.questions import prefix_columns
 
     usual = prefix_columns(dict.fromkeys(questions, result_columns(1, reading.columns)))
     columns = run.select_columns(usual)
-    images, total = reading.find_images(inputs, run.report.excluded, keep=run.keep)
-    arguments = model.make_arguments(inputs)
-    opened = open_questions(questions, arguments, answers.calibration, multi_label=questions)
-    settings = replace(answers, calibration=None)
-    note_shard(opened, reading.shard, settings)
-    options = {"top": answers.top, "min_score": answers.min_score}
-    classifier = join_questions(opened)
-    if "" not in opened:
-        options["max_labels"] = options.pop("top")
-    if cluster.is_used:
-        return classify_on_cluster(
-            run,
-            cluster,
-            images,
-            classifier,
-            options,
-            backend=arguments["backend"],
-            identity=identify(opened, settings, run.kept),
-        )
-    results = classifier.classify(images, **options)
-    with watching(console, total) as watch:
-        run.write(
-            reading.name_frames(results, images, opened),
-            columns,
-            classifiers=opened,
-            cache=arguments["cache"] or None,
-            watch=watch,
-        )
-    return run.finish(review=None)
+    run.open(model, questions, answers)
+    most = "top" if "" in questions else "max_labels"
+    return run.answer({most: answers.top, "min_score": answers.min_score}, columns)

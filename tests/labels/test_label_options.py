@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from clipcls.cli import cli, groups
 from clipcls.cli.console import Console
-from clipcls.cli.label_settings import TextSettings, split_questions, take_one
+from clipcls.cli.label_settings import TextSettings, choose_question
 from clipcls.labels.label_set import make_labels
 from clipcls.labels.prompts import make_prompts
 
@@ -18,7 +18,7 @@ from clipcls.labels.prompts import make_prompts
 @groups.command("show")
 @click.argument("inputs", nargs=-1)
 def show(_console: Console, inputs: tuple[str, ...], labels: TextSettings) -> int:
-    _, chosen = take_one(split_questions(labels))
+    _, chosen = choose_question(labels, None)
     click.echo("; ".join(make_labels(chosen.labels).names))
     click.echo("; ".join(make_prompts(labels.prompts).templates) if labels.prompts else "default")
     return 0
