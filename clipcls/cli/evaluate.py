@@ -82,10 +82,11 @@ def command(
 
     DATA is a folder with one folder per class, named like its label (case, _ and - do not matter;
     of nested folders the deepest that names a label decides), an archive or URL of such a folder,
-    or a table (csv, jsonl, parquet) with the columns path (relative to the file) and label. If an
-    image has several labels, in rows or separated by |, any of them is right; with --multi-label it
-    should be given all of them, and a blank label means none. In a reviewed table of `clipcls
-    review` only the labels that a person gave count. Labels with the name of a question, such as
+    shards of WebDataset with .cls files (a label or its number in --labels, from 0), or a table
+    (csv, jsonl, parquet) with the columns path (relative to the file) and label. If an image has
+    several labels, in rows or separated by |, any of them is right; with --multi-label it should be
+    given all of them, and a blank label means none. In a reviewed table of `clipcls review` only
+    the labels that a person gave count. Labels with the name of a question, such as
     colour=colours.txt, are compared with the column of that name.
 
     \b

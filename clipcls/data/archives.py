@@ -39,6 +39,7 @@ from clipcls.data.file_kinds import (
 from clipcls.data.images import MAX_BYTES, check_bytes
 from clipcls.data.remote import Info
 from clipcls.errors import ImageError, format_count
+from clipcls.files.text import canonical
 
 if TYPE_CHECKING:
     import tarfile
@@ -65,6 +66,12 @@ class Member(Contained):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Member, (self.container, self.mark, self.member, self.offset, self.size)
+
+    @property
+    def sample(self) -> tuple[str, str]:
+        """The archive and the name up to its first dot, which WebDataset's samples share."""
+        folder, slash, name = self.member.rpartition("/")
+        return self.container, folder + slash + name.partition(".")[0]
 
     def stamp(self) -> bytes:
         """The archive's stamp; b"" if it has none."""
@@ -234,6 +241,13 @@ def list_members(
                 suffix = os.path.splitext(parts[-1])[1].lower()
                 if kind := NESTED.get(KINDS.get(suffix, "")):
                     left_out.add(kind, suffix)
+                elif suffix == ".cls" and left_out.classes is not None:
+                    try:
+                        label = canonical(member.load().read().decode(errors="replace"))
+                    except ImageError as error:
+                        yield error.without_frames()
+                    else:
+                        left_out.classes[member.sample] = label
                 elif has_image_name(parts[-1], left_out):
                     if member.member in names:
                         yield ImageError(f"{container}!{member.member}", _TWICE)

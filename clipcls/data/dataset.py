@@ -43,7 +43,9 @@ class Dataset:
         unreadable: folders that could not be searched.
         empty: class folders without images.
         beside: how many images are next to the class folders, without a label.
-        folders: the folders that contain each image, from the class folder down; () for other data.
+        folders: the folders that contain each image, from the class folder down, or its class in
+            WebDataset's shards; () for other data.
+        is_numbered: whether labels may be numbers of a classifier's labels, from 0.
         unreviewed: how many rows of a reviewed table were left out, as no person gave their label.
         vectors: the file of vectors that has these images; "" if they are files.
         listing: lists the images again with what is known of them; None if names are enough.
@@ -56,6 +58,7 @@ class Dataset:
     empty: tuple[str, ...] = ()
     beside: int = 0
     folders: tuple[tuple[str, ...], ...] = ()
+    is_numbered: bool = False
     unreviewed: int = 0
     vectors: str = ""
     listing: Callable[[], Iterator[Found]] | None = None
@@ -118,7 +121,8 @@ def read_dataset(
       `find_images`), unless a folder further down names a label (see `match_labels`). Images next
       to the class folders are left out.
     - An archive, a folder behind a URL, or a pattern of either: the same, below the folders that
-      all of its images are in.
+      all of its images are in. In shards of WebDataset the `.cls` file of each image has its label,
+      or the number of its label among the classifier's, from 0.
     - A `.jsonl` or `.parquet` file: a table as for `find_images`, with a column of labels: texts,
       numbers or lists of them. Numbers that stand for names, by the metadata of Hugging Face's
       datasets, become these names.
@@ -238,21 +242,42 @@ def label_by_folders(source: str, images: Iterable[str], cure: str, **others: An
 
 
 def _read_listed(name: str) -> Dataset:
-    """Labelled images by their folders, in an archive or behind a URL."""
+    """Labelled images by their folders or `.cls` files, in an archive or behind a URL."""
+    left_out = LeftOut(classes={})
+    samples: dict[str, Any] = {}
+    unreadable = []
+    for each in find_images([name], left_out=left_out):
+        if isinstance(each, ImageError):
+            unreadable.append(each)
+        elif isinstance(each, NamedImage):
+            samples[each.name] = getattr(each.source, "sample", None)
+        else:
+            samples[each] = None
+    if not samples:
+        raise InputError(str(unreadable[0]))
 
     def find() -> Iterator[Found]:
         return find_images([name])
 
-    names, unreadable = [], []
-    for each in find():
-        if isinstance(each, ImageError):
-            unreadable.append(each)
-        else:
-            names.append(each if isinstance(each, str) else each.name)
-    if not names:
-        raise InputError(str(unreadable[0]))
-    cure = "list them in a csv with the columns path and label"
-    return label_by_folders(name, names, cure, unreadable=tuple(unreadable), listing=find)
+    if not (classes := left_out.classes):
+        cure = "list them in a csv with the columns path and label, or add a .cls file to each"
+        return label_by_folders(name, samples, cure, unreadable=tuple(unreadable), listing=find)
+    labels = {path: (classes[sample],) for path, sample in samples.items() if sample in classes}
+    unreadable += [
+        ImageError(path, "has no label: no .cls file has its name")
+        for path in samples
+        if path not in labels
+    ]
+    folders = tuple(labels.values())
+    return Dataset(
+        name,
+        tuple(labels),
+        folders,
+        tuple(unreadable),
+        folders=folders,
+        is_numbered=all(label.isdecimal() for (label,) in folders),
+        listing=find,
+    )
 
 
 def _read_table(

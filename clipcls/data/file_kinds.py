@@ -154,9 +154,12 @@ class LeftOut:
     Attributes:
         counts: kind ("raw file", "video", ...) -> suffix -> number of files. System folders, which
             are not searched, count under their names.
+        classes: WebDataset's label of each sample of archives (see `archives.Member`); None: they
+            are not read.
     """
 
     counts: dict[str, Counter[str]] = field(default_factory=dict)
+    classes: dict[tuple[str, str], str] | None = None
 
     def add(self, kind: str, suffix: str) -> None:
         """Count one file or folder."""

@@ -95,6 +95,8 @@ def match_labels(
     """
     if meanings is None:
         meanings = {name: (number,) for number, name in enumerate(names)}
+    if data.is_numbered:
+        meanings = {str(number): (number,) for number in range(len(names))} | dict(meanings)
     find = _Finder(data.source, meanings)
     rows: Sequence[tuple[str, ...]] = data.labels
     empty = data.empty

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import tarfile
 import threading
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipcls.data.dataset import read_dataset
+from clipcls.data.matching import match_labels
 from clipcls.errors import InputError
 from helpers.cli import Run
 from helpers.videos import film
@@ -136,6 +138,64 @@ def test_an_archive_without_folders_is_refused(run: Run) -> None:
     for name in ("none.zip", "memory://nothing/here/", "no-*.tar"):
         status, _, error = run("fit", name, "-o", "c.safetensors")
         assert (status, len(error.splitlines())) == (2, 1), error
+
+
+def pack_samples(name: str, classes: dict[str, str]) -> str:
+    """A shard as WebDataset writes it, whose `.cls` files have these texts per colour."""
+    made: dict[str, bytes] = {}
+    for path, label in rows():
+        sample = path.replace("data/", "").replace("/", "-").removesuffix(".png")
+        made[f"{sample}.png"] = Path(path).read_bytes()
+        made[f"{sample}.cls"] = classes[label].encode()
+        made[f"{sample}.json"] = b"{}"
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(name, "w") as archive:
+            for member, data in made.items():
+                archive.writestr(member, data)
+    else:
+        with tarfile.open(name, "w:gz" if name.endswith("gz") else "w") as tar:
+            for member, data in made.items():
+                info = tarfile.TarInfo(member)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return name
+
+
+@pytest.mark.parametrize("name", ["s.zip", "s.tar", "s.tar.gz"])
+@pytest.mark.parametrize("texts", [["red", "green\n", " Blue"], ["0", "1\n", "2"]])
+def test_shards_of_webdataset_have_labels_in_cls_files(
+    run: Run, url: str, name: str, texts: list[str]
+) -> None:
+    pack_samples(name, dict(zip(COLOURS, texts, strict=True)))
+    assert is_perfect(evaluate(run, name))
+    assert is_perfect(evaluate(run, f"{url}/{name}"))
+    assert run("calibrate", *LABELS, name, "-o", "c.json")[0] == 0
+    Path("labels.txt").write_text("\n".join(COLOURS))
+    status, _, error = run("fit", "--labels", "labels.txt", name, "-o", "c.safetensors")
+    assert status == 0, error
+    status, out, _ = run("evaluate", "--classifier", "c.safetensors", "-f", "json", name)
+    assert (status, is_perfect(json.loads(out))) == (0, True)
+    labels = ("--labels", "a=labels.txt", "--labels", "b=labels.txt")
+    status, _, error = run("evaluate", *labels, name)
+    assert (status, "--question" in error) == (2, True)
+
+
+def test_a_cls_file_that_is_missing_empty_or_of_no_label_is_reported(run: Run) -> None:
+    pack_samples("s.zip", {"red": "red", "green": "", "blue": "7"})
+    with zipfile.ZipFile("s.zip", "a") as archive:
+        archive.write("data/red/0.png", "alone.png")
+    status, out, error = run("evaluate", *LABELS, "-f", "json", "s.zip")
+    found = json.loads(out)
+    assert (status, found["images"]) == (1, 4), error
+    assert found["no_labels"] == {"7": 4}
+    assert "s.zip!green-0.cls: is empty" in error
+    assert "s.zip!alone.png: has no label" in error
+
+
+def test_a_label_that_is_spelled_as_a_number_is_not_counted_to(run: Run) -> None:
+    pack_samples("s.tar", {"red": "0", "green": "1", "blue": "2"})
+    found = match_labels(read_dataset("s.tar"), ["2", "1", "0"])
+    assert set(zip(found.paths, found.truth, strict=True)) >= {("s.tar!red-0.png", (2,))}
 
 
 def test_a_damaged_archive_is_counted(run: Run) -> None:
