@@ -246,4 +246,6 @@ _REASONS = {
 
 def os_reason(error: OSError) -> str:
     """Why the system refused, in a few lower-case words without the path."""
+    if error.errno is None and error.strerror:  # our own words, perhaps with a name in them
+        return error.strerror
     return _REASONS.get(error.errno or 0) or (error.strerror or str(error) or "read error").lower()

@@ -11,6 +11,7 @@ research/heatmaps.md compares it with other methods.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import itertools
@@ -29,6 +30,7 @@ from clipcls.classification.labelled import meanings
 from clipcls.data.inputs import has_no_file, open_input
 from clipcls.data.sources import open_image
 from clipcls.errors import ClipclsError, ImageError, LabelsError, OutputError, os_reason
+from clipcls.files.atomic import writing
 from clipcls.files.folders import is_inside
 from clipcls.labels.names import join_levels
 from clipcls.predictions import Prediction
@@ -260,7 +262,7 @@ class Heatmaps:
         for number in itertools.count(1):
             mark = "" if number == 1 else f" ({number})"
             picture = folder / f"{name}.heat{mark}.jpg"
-            try:
+            with writing(picture), contextlib.suppress(FileExistsError):
                 with picture.open("xb") as file:
                     try:
                         file.write(data)
@@ -269,10 +271,6 @@ class Heatmaps:
                         picture.unlink()
                         raise
                 break
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise OutputError(f"{picture}: cannot be written ({os_reason(error)})") from error
         return picture
 
 

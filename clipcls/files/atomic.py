@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from clipcls.errors import OutputClosedError, OutputError
+from clipcls.errors import OutputClosedError, OutputError, os_reason
 
 
 @contextlib.contextmanager
@@ -19,7 +20,8 @@ def writing(name: object) -> Iterator[None]:
     except BrokenPipeError as error:
         raise OutputClosedError(f"{name}: the reading end of the pipe was closed") from error
     except OSError as error:
-        raise OutputError(f"{name}: cannot be written ({error.strerror or error})") from error
+        reason = "no such folder" if error.errno == errno.ENOENT else os_reason(error)
+        raise OutputError(f"{name}: cannot be written ({reason})") from error
 
 
 @contextlib.contextmanager

@@ -22,7 +22,9 @@ changed, added or moved does not verify, and such a journal is ignored.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import json
 import logging
 import os
@@ -37,7 +39,7 @@ from typing import Any
 
 from clipcls.data.sorted_folders import PREFIX, find_journals, open_regular
 from clipcls.errors import InputError, OutputError, os_reason
-from clipcls.files.atomic import lock_descriptor
+from clipcls.files.atomic import lock_descriptor, writing
 from clipcls.files.folders import sync_folder
 from clipcls.organize.fileops import Mode, Version
 from clipcls.organize.signing import Signer, key_path, make_key, new_key, read_key
@@ -93,25 +95,20 @@ class Journal:
     def create(cls, into: Path, mode: Mode) -> Journal:
         """A new journal in an existing folder, on the disk and locked, or `OutputError`."""
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        number = 0
-        while True:
+        for number in itertools.count():
             path = into / f"{PREFIX}{stamp}{f'_{number}' if number else ''}.jsonl"
-            try:
+            with writing(path), contextlib.suppress(FileExistsError):
                 file = path.open("xb", buffering=0)
-            except FileExistsError:
-                number += 1
-                continue
-            except OSError as error:
-                raise OutputError(f"{path}: cannot be written ({os_reason(error)})") from error
-            journal = cls(path, mode, _id=secrets.token_hex(16), _file=file)
-            try:
-                journal._signer = Signer(make_key())
-            except InputError as error:
-                journal.unsigned = str(error)
-            journal._lock()
-            journal._add([{"clipcls sort": 1, "mode": mode, "id": journal._id}], sync=True)
-            sync_folder(into)
-            return journal
+                break
+        journal = cls(path, mode, _id=secrets.token_hex(16), _file=file)
+        try:
+            journal._signer = Signer(make_key())
+        except InputError as error:
+            journal.unsigned = str(error)
+        journal._lock()
+        journal._add([{"clipcls sort": 1, "mode": mode, "id": journal._id}], sync=True)
+        sync_folder(into)
+        return journal
 
     @classmethod
     def read(cls, path: Path) -> Journal:
@@ -152,15 +149,13 @@ class Journal:
 
     def open(self) -> None:
         """Open it for new lines, or raise `OutputError`."""
-        try:
+        with writing(self.path):
             self._file = open_regular(self.path, os.O_RDWR)
             self._lock()
             if self._read(self.path, self._file)._signer != self._signer:
                 raise OutputError(f"{self.path}: another `clipcls sort` is using it")
             self._file.truncate(self._size)
             self._file.seek(0, os.SEEK_END)
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
 
     def close(self) -> None:
         """Close it and release its lock."""
@@ -236,13 +231,11 @@ class Journal:
     def _add(self, lines: list[dict[str, Any]], sync: bool = False) -> None:
         assert self._file is not None
         data = b"".join(self._signer.sign(json.dumps(line).encode()) for line in lines)
-        try:
+        with writing(self.path):
             while data:
                 data = data[self._file.write(data) :]
             if sync:
                 os.fsync(self._file.fileno())
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
 
     def _lock(self) -> None:
         assert self._file is not None

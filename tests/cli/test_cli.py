@@ -679,7 +679,7 @@ def test_a_full_disk_is_one_line_and_exit_3(cache_home: Path, unbuffered: str) -
             text=True,
         )
     assert done.returncode == 3
-    assert "No space left" in done.stderr
+    assert "no space left" in done.stderr
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
 

@@ -146,7 +146,7 @@ def test_what_a_full_disk_leaves_can_be_read_or_nothing_was_kept(tmp_path: Path,
     try:
         path = disk / f"r.{form}"
         with (
-            pytest.raises(OutputError, match="No space left on device") as caught,
+            pytest.raises(OutputError, match="no space left on device") as caught,
             open_output(path, form.removeprefix("x.").removesuffix(".gz")) as writer,
         ):
             collections.deque(map(writer.write, records), maxlen=0)

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
 
-from clipcls.errors import InputError, OutputError, os_reason
-from clipcls.files.atomic import lock_descriptor, temporary_path, write_new
+from clipcls.errors import InputError, OutputError
+from clipcls.files.atomic import lock_descriptor, temporary_path, write_new, writing
 from clipcls.files.folders import sync_folder
 from clipcls.files.on_disk import is_url, join_address
 from clipcls.files.text import canonical, clean, decode, guard, read_table
@@ -143,10 +143,8 @@ class Corrections:
     def _open(self) -> FileIO:
         """The file, locked, and surely the one that has this name now."""
         while True:
-            try:
+            with writing(self.path):
                 file = FileIO(os.fspath(self.path), "a+")
-            except OSError as error:
-                raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
             with contextlib.ExitStack() as stack:
                 stack.callback(file.close)
                 try:
@@ -197,12 +195,11 @@ class Corrections:
 
     def _check_unchanged(self) -> None:
         """Raise `OutputError` once another program has written the file, or replaced it."""
-        try:
-            now, own = os.stat(self._real), os.fstat(self._file.fileno())
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
+        with writing(self.path):
+            try:
+                now, own = os.stat(self._real), os.fstat(self._file.fileno())
+            except FileNotFoundError:
+                return
         if not os.path.samestat(now, own) or now.st_size != self._size:
             raise OutputError(f"{self.path}: was changed by another program; restart the review")
 
@@ -214,24 +211,21 @@ class Corrections:
     def _write(self, labels: dict[str, str]) -> None:
         rows = (self._format_row(p, label, self.best.get(p, "")) for p, label in labels.items())
         data = (_HEADER + "".join(rows)).encode()
-        try:
-            with temporary_path(self._real) as part:
-                write_new(part, data)
-                file = FileIO(os.fspath(part), "r+")
-                try:
-                    lock_descriptor(file.fileno())  # before it has the name: nobody gets in between
-                    if os.name == "nt":  # which replaces no file that is open
-                        file.close()
-                        self._file.close()
-                    os.replace(part, self._real)
-                except BaseException:
+        with writing(self.path), temporary_path(self._real) as part:
+            write_new(part, data)
+            file = FileIO(os.fspath(part), "r+")
+            try:
+                lock_descriptor(file.fileno())  # before it has the name: nobody gets in between
+                if os.name == "nt":  # which replaces no file that is open
                     file.close()
-                    raise
-                finally:
-                    if self._file.closed:
-                        self._file = file = self._open()
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written ({os_reason(error)})") from error
+                    self._file.close()
+                os.replace(part, self._real)
+            except BaseException:
+                file.close()
+                raise
+            finally:
+                if self._file.closed:
+                    self._file = file = self._open()
         sync_folder(self._real.parent)
         if file is not self._file:
             self._file.close()
