@@ -163,34 +163,46 @@ def show(line: str) -> None:
     click.echo(printable(line) if sys.stdout.isatty() else line, color=True)
 
 
-@contextmanager
-def watching(
-    console: Console, total: Total, *, again: bool = False
-) -> Iterator[Callable[[ImageError | None], None]]:
-    """Show how far a run is, and report the images that it skips, unless it reads them again.
+class Watch:
+    """Counts the images of a run, and reports those that it skips, unless it reads them again.
 
     Of many images with the same reason the first ones are named, and the others counted.
     """
-    skipped, counts, last = 0, Counter[str](), dict[str, str]()
-    with console.progress(total) as progress:
 
-        def watch(error: ImageError | None) -> None:
-            nonlocal skipped
-            if error:
-                skipped += 1
-                kind = re.sub(r"\d+", "0", error.reason)[:_REASON]
-                counts[kind] += 1
-                last[kind] = error.reason
-                if not again and counts[kind] <= _NAMED:
-                    console.say(f"skipped {error}")
-            progress(skipped)
+    def __init__(self, console: Console, step: Callable[[int], None], again: bool) -> None:
+        self.read = self.skipped = 0
+        self._console, self._step, self._again = console, step, again
+        self._counts, self._last = Counter[str](), dict[str, str]()
 
+    def __call__(self, error: ImageError | None) -> None:
+        """Count one more image, which is read, or skipped for an error."""
+        if error:
+            self.skipped += 1
+            kind = re.sub(r"\d+", "0", error.reason)[:_REASON]
+            self._counts[kind] += 1
+            self._last[kind] = error.reason
+            if not self._again and self._counts[kind] <= _NAMED:
+                self._console.say(f"skipped {error}")
+        else:
+            self.read += 1
+        self._step(self.skipped)
+
+    def say_others(self) -> None:
+        """Say how many more images were skipped than were named."""
+        for kind, count in self._counts.items():
+            if count > _NAMED and not self._again:
+                self._console.say(f"skipped {count - _NAMED:,} more: {self._last[kind]}")
+
+
+@contextmanager
+def watching(console: Console, total: Total, *, again: bool = False) -> Iterator[Watch]:
+    """Show how far a run is; `again` if it reads images whose errors were reported."""
+    with console.progress(total) as step:
+        watch = Watch(console, step, again)
         try:
             yield watch
         finally:
-            for kind, count in counts.items():
-                if count > _NAMED and not again:
-                    console.say(f"skipped {count - _NAMED:,} more: {last[kind]}")
+            watch.say_others()
 
 
 def report_excluded(console: Console, excluded: Excluded) -> None:

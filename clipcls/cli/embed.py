@@ -19,7 +19,6 @@ from clipcls.cli.options import ModelSettings, run_options
 from clipcls.cli.param_types import VECTORS
 
 if TYPE_CHECKING:
-    from clipcls.embeddings.embedded import Embedded
     from clipcls.embeddings.vector_files import DType
     from clipcls.embeddings.vectors_info import VectorBlock, VectorsInfo
 
@@ -70,41 +69,35 @@ def command(
     refuse_overwriting(Path(output), *inputs)
     import numpy as np
 
-    from clipcls.data.file_kinds import LeftOut
     from clipcls.embeddings.embed import embed_images
+    from clipcls.embeddings.embedded import Embedded
     from clipcls.embeddings.vectors_info import VectorBlock, VectorsInfo
     from clipcls.errors import ImageError, InputError
     from clipcls.models.encoder import open_encoder
 
-    left_out, read, skipped, known = LeftOut(), 0, 0, 0
-    images, total = reading.find_images(inputs, left_out)
+    images, total, left_out = reading.find_images(inputs)
     settings = model.make_arguments(inputs)
     cache = settings.pop("cache") or None
     encoder = open_encoder(**settings, progress=not console.quiet)
     shard = str(reading.shard or "")
     make_info = functools.partial(VectorsInfo.of, encoder, shard=shard)
+    known, block = 0, list[Embedded]()
     with (
         open_vectors_output(output, make_info, dtype, rows) as (write, has),
         watching(console, total) as watch,
     ):
 
-        def new_images() -> Iterator[Any]:
+        def is_new(image: Any) -> bool:
+            """Whether the image is missing in the output; counts it otherwise."""
             nonlocal known
-            for image in images:
-                name = image if isinstance(image, str) else getattr(image, "name", "")
-                if isinstance(image, ImageError) or not has(name):
-                    yield image
-                else:
-                    known += 1
-                    watch(None)
-
-        embedded = embed_images(
-            encoder, new_images(), cache, backend=settings["backend"], hashed=True
-        )
-        block: list[Embedded] = []
+            name = image if isinstance(image, str) else getattr(image, "name", "")
+            if isinstance(image, ImageError) or not has(getattr(image, "path", name)):
+                return True
+            known += 1
+            watch(None)
+            return False
 
         def write_block() -> None:
-            nonlocal block, read
             write(
                 VectorBlock(
                     [image.path for image in block],
@@ -115,18 +108,14 @@ def command(
                     [image.size for image in block],
                 )
             )
-            read += len(block)
-            block = []
+            block.clear()
 
+        new = filter(is_new, images)
+        embedded = embed_images(encoder, new, cache, backend=settings["backend"], hashed=True)
         try:
-            for item in embedded:
+            for item in filter(is_new, embedded):  # again: some are rows of a file of vectors
                 if isinstance(item, ImageError):
-                    skipped += 1
                     watch(item)
-                    continue
-                if has(item.path):  # a row of a file of vectors
-                    known += 1
-                    watch(None)
                     continue
                 block.append(item)
                 if len(block) == _BLOCK:
@@ -137,17 +126,17 @@ def command(
                 write_block()
         if shard:
             write_block()  # a share without images is a file, too
-        elif not read + known:
+        elif not watch.read:
             raise InputError("no image could be read, so nothing was written")
-    parts = [f"{read:,} images embedded"]
+    parts = [f"{watch.read - known:,} images embedded"]
     parts += [f"{known:,} were known"] if known else []
-    parts += [f"{skipped:,} could not be read"] if skipped else []
-    console.say_done(", ".join(parts), matters=skipped > 0 or known > 0)
+    parts += [f"{watch.skipped:,} could not be read"] if watch.skipped else []
+    console.say_done(", ".join(parts), matters=watch.skipped > 0 or known > 0)
     if left_out.may_be_images:
         console.remark(str(left_out))
     next_step = f"clipcls classify --labels labels.txt {shlex.quote(output)}"
     console.say_written(Path(output), next_step)
-    return console.status(skipped, read + known)
+    return console.status(watch.skipped, watch.read)
 
 
 @contextlib.contextmanager

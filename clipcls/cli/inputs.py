@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -63,6 +63,14 @@ def _parse(parse: Callable[[str], T], value: str) -> T:
         return parse(value)
     except InputError as error:
         raise click.BadParameter(str(error)) from error
+
+
+class FoundImages(NamedTuple):
+    """The images of a command."""
+
+    images: Iterator[str | NamedImage | ImageError]
+    total: Total  # lists them again, unless stdin does
+    left_out: LeftOut  # what the inputs contain besides
 
 
 @dataclass(frozen=True)
@@ -129,27 +137,20 @@ class InputSettings(Settings):
             and all(map(os.path.isfile, inputs))
         )
 
-    def find_images(
-        self,
-        inputs: tuple[str, ...],
-        left_out: LeftOut,
-        empty: str | None = None,
-        keep: Keep | None = None,
-    ) -> tuple[Iterator[str | NamedImage | ImageError], Total]:
-        """The images that the inputs name and, unless stdin lists them, how to list them again.
+    empty, per_file = "", False  # options of the subclass
 
-        To list them the inputs are searched again: keeping a million paths would take more memory
-        than everything else together.
+    def find_images(self, inputs: tuple[str, ...], keep: Keep | None = None) -> FoundImages:
+        """The images that the inputs name.
 
         Args:
             inputs: as on the command line.
-            left_out: counts what the inputs contain besides.
-            empty: the label of images without boxes; None: they are left out.
             keep: the columns of tables whose cells the images carry.
         """
         from clipcls.data import paths
-        from clipcls.data.file_kinds import is_stream
+        from clipcls.data.file_kinds import LeftOut, is_stream
 
+        if self.per_file and self.shard:
+            raise click.UsageError("--shard splits videos: leave out --per-file")
         boxes = None
         if self.boxes is not None:
             from clipcls.data.boxes import Boxes
@@ -172,14 +173,21 @@ class InputSettings(Settings):
             )
             if boxes is None:
                 return found
-            crops = boxes.crop_each(found, empty or "")
-            return (each for each in crops if empty or not isinstance(each, EmptyError))
+            crops = boxes.crop_each(found, self.empty)
+            return (each for each in crops if self.empty or not isinstance(each, EmptyError))
 
+        left_out = LeftOut()
         images = find(stdin=sys.stdin.buffer, null=self.null, left_out=left_out)
         unknown = "-" in inputs or any(map(is_stream, inputs))  # or read twice
-        total = None if unknown else lambda: _expand_vectors(find())
+        # Searched again: keeping a million paths would take more memory than everything else.
+        total = None if unknown or self.per_file else lambda: _expand_vectors(find())
         first = list(itertools.islice(images, 1))  # or the error that there is none
-        return itertools.chain(first, images), total
+        images = itertools.chain(first, images)
+        if self.per_file:
+            from clipcls.classification.whole_videos import WholeVideos
+
+            images = WholeVideos(images)
+        return FoundImages(images, total, left_out)
 
 
 def _expand_vectors(
@@ -221,21 +229,6 @@ class AnsweredInputSettings(InputSettings):
         callback=_parse_names,
         help="Add these columns of an INPUT that is a table, such as id,price, to the results.",
     )
-
-    def find_images(
-        self,
-        inputs: tuple[str, ...],
-        left_out: LeftOut,
-        empty: str | None = None,
-        keep: Keep | None = None,
-    ) -> tuple[Iterator[str | NamedImage | ImageError], Total]:
-        """The images and those without boxes, and how to list them again."""
-        from clipcls.classification.whole_videos import WholeVideos
-
-        if self.per_file and self.shard:
-            raise click.UsageError("--shard splits videos: leave out --per-file")
-        images, total = super().find_images(inputs, left_out, empty or self.empty, keep)
-        return (WholeVideos(images), None) if self.per_file else (images, total)
 
     def name_frames(
         self,

@@ -43,9 +43,9 @@ _CURE = (
 
 @dataclass(slots=True)
 class Report(Tally):
-    """Sums up a run; `excluded` is what its folders contain besides images."""
+    """Sums up a run; `left_out` is what its folders contain besides images."""
 
-    excluded: LeftOut = field(default_factory=LeftOut)
+    left_out: LeftOut = field(default_factory=LeftOut)
     labels: dict[str, int] = field(default_factory=dict)  # question -> how many there are
     started: float = field(default_factory=time.monotonic)
 
@@ -62,7 +62,7 @@ class Report(Tally):
             part = f"{question}{': ' * bool(question)}{mean:.3g} of {most:,} labels per set"
             parts.append(part + (f" ({sizes[most]:,} with all labels)" if sizes[most] else ""))
         took = f"{time.monotonic() - self.started:.1f} s{f' ({format_rate(rate)})' if rate else ''}"
-        left_out = f"; {self.excluded}" if self.excluded.counts else ""
+        left_out = f"; {self.left_out}" if self.left_out.counts else ""
         return f"{', '.join(parts)} in {took}{left_out}"
 
 
@@ -113,9 +113,8 @@ class Run:
             multi_label: the questions that are answered with several labels.
             settings: what else decides the answers.
         """
-        self._images, self._total = self.reading.find_images(
-            self.inputs, self.report.excluded, keep=self.keep
-        )
+        found = self.reading.find_images(self.inputs, self.keep)
+        self._images, self._total, self.report.left_out = found
         arguments = model.make_arguments(self.inputs)
         self.opened = open_questions(self.questions, arguments, multi_label)
         self.cache, self._backend = arguments["cache"] or None, arguments["backend"]
@@ -235,7 +234,7 @@ class Run:
             matters=report.skipped > 0
             or bool(report.sets)
             or self.output.file is not None
-            or report.excluded.may_be_images,
+            or report.left_out.may_be_images,
         )
         reasons = {name: doubt.reason() for name, doubt in doubts.items()}
         if said := [f"{name}{': ' * bool(name)}{why}" for name, why in reasons.items() if why]:

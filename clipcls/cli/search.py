@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from clipcls.embeddings.cache import EmbeddingCache
-    from clipcls.embeddings.embedded import Embedded
-    from clipcls.errors import ImageError
     from clipcls.models.encoder import Encoder
 
 
@@ -61,43 +58,30 @@ def command(
     inputs = arguments if image else arguments[1:]
     if index_path and inputs:
         raise click.UsageError(f"{inputs[0]}: --index says where to search; leave one of them out")
-    from clipcls.data.file_kinds import LeftOut
+    from clipcls.classification.in_blocks import watch_each
     from clipcls.embeddings.embed import embed_images
     from clipcls.embeddings.search import search_cache, search_images, search_index
     from clipcls.embeddings.vector_index import open_index
     from clipcls.errors import ImageError
     from clipcls.models.encoder import open_encoder
 
-    left_out, read, skipped = LeftOut(), 0, 0
     form = output.choose_format()
     columns = output.choose_columns(
         form, ("rank", "path", "similarity"), ("model", "weights", "precision", "licence")
     )
-
-    def readable(
-        embedded: Iterable[Embedded | ImageError], watch: Callable[[ImageError | None], None]
-    ) -> Iterator[Embedded]:
-        nonlocal read, skipped
-        for item in embedded:
-            if isinstance(item, ImageError):
-                skipped += 1
-                watch(item)
-            else:
-                read += 1
-                yield item
-                watch(None)
-
     with output.open(form, columns) as writer:
-        images, total = reading.find_images(inputs, left_out) if inputs else (iter(()), 0)
+        found = reading.find_images(inputs) if inputs else None
         index = open_index(index_path) if index_path else None
         settings = model.make_arguments(inputs, index.info.vectors if index else None)
         cache = settings.pop("cache") or None
         encoder = open_encoder(**settings, progress=not console.quiet)
         query = _embed_query(encoder, image or arguments[0], cache)
-        if inputs:
-            embedded = embed_images(encoder, images, cache, backend=settings["backend"])
-            with watching(console, total) as watch:
-                hits = search_images(encoder, query, readable(embedded, watch), top)
+        if found:
+            embedded = embed_images(encoder, found.images, cache, backend=settings["backend"])
+            with watching(console, found.total) as watch:
+                seen = watch_each(embedded, watch)
+                read = (item for item in seen if not isinstance(item, ImageError))
+                hits = search_images(encoder, query, read, top)
         elif index:
             hits = search_index(encoder, query, index, top)
         elif cache is None:
@@ -106,15 +90,15 @@ def command(
             hits = search_cache(encoder, query, cache, top)
         for hit in hits:
             writer.write(hit)
-    if inputs:
-        unreadable = f", {skipped:,} could not be read" if skipped else ""
-        console.say_done(f"{read:,} images searched{unreadable}", matters=skipped > 0)
-    elif not hits and not index_path:
+    if found:
+        unreadable = f", {watch.skipped:,} could not be read" if watch.skipped else ""
+        console.say_done(f"{watch.read:,} images searched{unreadable}", matters=watch.skipped > 0)
+        if found.left_out.may_be_images:
+            console.remark(str(found.left_out))
+    elif not hits and not index:
         console.say("the cache holds no images of this model yet: name a folder to search")
-    if left_out.may_be_images:
-        console.remark(str(left_out))
     console.say_written(output.file)
-    return console.status(skipped, read)
+    return console.status(watch.skipped, watch.read) if found else 0
 
 
 def _embed_query(

@@ -58,11 +58,9 @@ def command(
     columns = output.choose_columns(form, ("label", "images", "example", "merged"))
     from clipcls.classification.suggest import VOCABULARY, read_vocabulary, suggest
     from clipcls.classification.zero_shot import ZeroShotClassifier
-    from clipcls.data.file_kinds import LeftOut
     from clipcls.labels.prompts import TEMPLATE
 
-    left_out = LeftOut()
-    images, total = reading.find_images(inputs, left_out)
+    images, total, left_out = reading.find_images(inputs)
     classifier = ZeroShotClassifier(
         read_vocabulary(vocabulary or VOCABULARY),
         prompts=[TEMPLATE],
