@@ -153,12 +153,12 @@ def network(
     cpu = loading.load(source, tower="image")
     photos = images_of(cpu.preprocess, len(PHOTOS))
     with torch.inference_mode():
-        expected = cpu.encode_images(photos).numpy()
+        expected = cpu.encode(photos).numpy()
     flops = count_operations(source)
     peak = functools.cache(lambda precision: gemm_peak(precision, device, 0.1))
     for how, model in towers(source, device):
         with torch.inference_mode():
-            cosine = least_cosine(model.encode_images(photos).float().cpu().numpy(), expected)
+            cosine = least_cosine(model.encode(photos).float().cpu().numpy(), expected)
         slow = model.precision == "fp32" and name == "ViT-L-14"
         for batch in (args.batch // 4,) if slow else (1, args.batch // 4, args.batch):
             pixels = on_device(model, images_of(cpu.preprocess, batch))
@@ -290,10 +290,9 @@ def texts(
     made = OpenClipEncoder(source, Backend(device=device), facts=args.facts)
     labels = [f"a photo of a thing number {number}." for number in range(4 * args.images)]
     made.encode_texts(labels[: args.batch])
-    tokenizer = made._tower("text").tokenizer if cuda.is_cuda(device) else made._tokenizer
     for how, work in (
         (f"{made.precision}", lambda: made.encode_texts(labels)),
-        ("tokens only", lambda: tokenizer(labels)),
+        ("tokens only", lambda: made._tokenizer(labels)),
     ):
         started = time.perf_counter()
         work()

@@ -7,7 +7,6 @@ clipcls/mini/probe.npz.
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from clipcls.models import loading, registry, towers
 from clipcls.models.aliases import MINI
@@ -18,12 +17,11 @@ def main() -> None:
     """Writes the file."""
     source = registry.resolve("mini")
     model = loading.load(source, tower="image")
-    images = model.embed_images(list(towers.image_probe(model.preprocess)))
+    images = model(list(towers.image_probe(model.preprocess)))
     model = loading.load(source, tower="text")
     probe = towers.text_probe(ClipTokenizer(source.context_length))
-    with torch.inference_mode():
-        texts = [model.encode_tokens(torch.from_numpy(tokens)).numpy() for tokens in probe]
-    np.savez(MINI / "probe.npz", image=images, text=np.concatenate(texts))
+    texts = np.concatenate([model(tokens) for tokens in probe])
+    np.savez(MINI / "probe.npz", image=images, text=texts)
 
 
 if __name__ == "__main__":

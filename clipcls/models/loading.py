@@ -67,18 +67,12 @@ def load(
     except Exception as error:  # open_clip, torch, safetensors and transformers have their own
         raise ModelError(_explain(error, source, device)) from error
     bias = network.logit_bias
-    return TorchModel(
-        source.name,
-        tower,
-        network,
-        config,
-        dim=source.config["embed_dim"],
-        logit_scale=float(network.logit_scale.detach().exp()),
-        logit_bias=None if bias is None else float(bias),
-        device=device,
-        precision=precision,
-        channels_last=channels_last,
-    )
+    settings = {
+        "logit_scale": float(network.logit_scale.detach().exp()),
+        "logit_bias": None if bias is None else float(bias),
+        "preprocess": config,
+    }
+    return TorchModel(source.name, tower, network, settings, device, precision, channels_last)
 
 
 def _is_convolutional(tower: torch.nn.Module) -> bool:

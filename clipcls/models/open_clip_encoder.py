@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +18,7 @@ from clipcls.errors import ModelError
 from clipcls.models import cuda, loading, mini, openvino, towers
 from clipcls.models.backend import Backend, Precision, best_device
 from clipcls.models.facts import ModelFacts
-from clipcls.models.padding import needed_lengths
+from clipcls.models.padding import can_leave_out
 from clipcls.models.preprocess import Preprocess
 from clipcls.models.registry import ModelSource
 from clipcls.models.tokenizer import Tokenizer, count_tokens, open_tokenizer
@@ -68,8 +68,6 @@ class OpenClipEncoder:
             self.weights = self._facts.file_hash(source.weights)
         except OSError as error:
             raise ModelError(f"{source.weights}: cannot be read ({error.strerror})") from error
-        is_cpu = (backend.device or "").partition(":")[0] == "cpu"
-        self._device = "cpu" if is_cpu else backend.device
         self._precision: Precision | Literal["auto"] = backend.precision
         self._identities: dict[Precision, str] = {}
         self._settings: dict[str, Any] | None = None  # what the image tower says of itself
@@ -107,12 +105,11 @@ class OpenClipEncoder:
         """Names everything that decides an image's vector besides the image's bytes."""
         return f"image {self._identify(self.precision)}"
 
-    @property
+    @functools.cached_property
     def device(self) -> str:
         """The torch device in use."""
-        if self._device is None:
-            self._device = best_device()
-        return self._device
+        device = self._backend.device or best_device()
+        return "cpu" if device.startswith("cpu:") else device
 
     @property
     def batch_size(self) -> int:
@@ -143,7 +140,7 @@ class OpenClipEncoder:
     def image_backend(self) -> Literal["openvino", "torch"]:
         """The backend of the image tower, which is prepared for it now."""
         with self._running:
-            return "torch" if self._graph("image") is None else "openvino"
+            return "torch" if isinstance(self._tower("image"), TorchModel) else "openvino"
 
     def load_image_tower(self) -> None:
         """Does what the first call of `encode_images` would otherwise begin with.
@@ -152,8 +149,7 @@ class OpenClipEncoder:
             ModelError: the image tower cannot be loaded.
         """
         with self._running:
-            if self._graph("image") is None:
-                self._tower("image")
+            self._tower("image")
 
     def preprocess(self, image: Image) -> NDArray[np.uint8]:
         """One RGB image -> uint8 (height, width, 3), resized and cropped for the model."""
@@ -177,14 +173,11 @@ class OpenClipEncoder:
         """
         if not pixels:
             return np.empty((0, self.source.config["embed_dim"]), np.float32)
-        starts = range(0, len(pixels), self.batch_size)
-        batches = [pixels[start : start + self.batch_size] for start in starts]
+        batch = self.batch_size
         with self._running:
-            if (graph := self._graph("image")) is not None:
-                rows = [graph(np.stack(batch)) for batch in batches]
-            else:
-                rows = [self._tower("image").embed_images(batch) for batch in batches]
-        return unit_rows(np.concatenate(rows))
+            tower = self._tower("image")
+            parts = [pixels[start : start + batch] for start in range(0, len(pixels), batch)]
+            return unit_rows(np.concatenate([tower(part) for part in parts]))
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts -> unit rows: float32 (n, dim)."""
@@ -192,19 +185,18 @@ class OpenClipEncoder:
             return np.empty((0, self.source.config["embed_dim"]), np.float32)
         batch = _TEXTS_PER_IMAGE * self.batch_size
         with self._running:
-            graph, tokens = self._graph("text"), self._tokenizer(texts)
-            run: Callable[[NDArray[np.int64]], NDArray[np.float32]]
-            if graph is None:
-                model = self._tower("text")
-                run, lengths = model.embed_tokens, needed_lengths(model.network, tokens)
-            elif graph.takes_any_length:
-                run, lengths = graph, count_tokens(tokens, self._tokenizer.padding)
-            else:
-                run, lengths = graph, np.full(len(texts), tokens.shape[1])
+            tower, tokens = self._tower("text"), self._tokenizer(texts)
+            padding, lengths = self._tokenizer.padding, np.full(len(texts), tokens.shape[1])
+            if (
+                can_leave_out(tower.network, padding)
+                if isinstance(tower, TorchModel)
+                else tower.takes_any_length
+            ):
+                lengths = count_tokens(tokens, padding)
             # Short texts first: a batch takes as long as its longest one.
             order = lengths.argsort(kind="stable")
             parts = [order[start : start + batch] for start in range(0, len(texts), batch)]
-            rows = np.concatenate([run(tokens[part, : lengths[part[-1]]]) for part in parts])
+            rows = np.concatenate([tower(tokens[part, : lengths[part[-1]]]) for part in parts])
             return unit_rows(rows[order.argsort()])
 
     def describe_cut(self, texts: Sequence[str]) -> list[str]:
@@ -229,13 +221,14 @@ class OpenClipEncoder:
     def _preprocess(self) -> Preprocess:
         return Preprocess.from_config(self._setting("preprocess"))
 
-    def _graph(self, tower: Tower) -> openvino.Graph | None:
-        """A tower as a graph; None if torch has to run it. Needs the lock `_running`."""
+    def _tower(self, tower: Tower) -> openvino.Graph | TorchModel:
+        """A tower, opened on its first use. Needs the lock `_running`."""
         if tower not in self._graphs:
             self._graphs[tower] = self._open_graph(tower)
-        if self._graphs[tower] is not None:
+        if graph := self._graphs[tower]:
             self._towers.pop(tower, None)  # torch's is no longer needed
-        return self._graphs[tower]
+            return graph
+        return self._load(tower)
 
     def _open_graph(self, tower: Tower) -> openvino.Graph | None:
         """A tower's graph, loaded or, the first time, exported."""
@@ -284,7 +277,7 @@ class OpenClipEncoder:
             return towers.build_text_tower(key, self._tokenizer)
         self._announce(tower)
         if self.precision == "fp32":
-            model = self._tower(tower)
+            model = self._load(tower)
         else:  # OpenVINO converts a graph's precision itself
             model = loading.load(self.source, tower=tower)
         if tower == "image":
@@ -347,7 +340,7 @@ class OpenClipEncoder:
         else:
             halved = loading.load(self.source, device=self.device, precision=half, tower="image")
             probe = list(towers.image_probe(model.preprocess))
-            cosine = towers.least_cosine(halved.embed_images(probe), model.embed_images(probe))
+            cosine = towers.least_cosine(halved(probe), model(probe))
             is_same = cosine >= towers.LEAST_COSINE[half]
             if is_same:
                 self._towers["image"] = halved
@@ -366,7 +359,7 @@ class OpenClipEncoder:
         """Names what is known of the model, as this version of open_clip has it."""
         return f"{self._identify(precision)} {self.version}"
 
-    def _tower(self, tower: Tower) -> TorchModel:
+    def _load(self, tower: Tower) -> TorchModel:
         with self._loading:
             precision = self.precision  # which may load it
             if tower not in self._towers:
@@ -378,11 +371,7 @@ class OpenClipEncoder:
 
     def _note(self, model: TorchModel, precision: Precision) -> None:
         """Remembers what an image tower says of itself, so that it need not be loaded to ask."""
-        self._settings = {
-            "logit_scale": model.logit_scale,
-            "logit_bias": model.logit_bias,
-            "preprocess": model.preprocess_config,
-        }
+        self._settings = model.settings
         self._facts.set(self._fact(precision), self._settings)
 
     def _setting(self, name: str) -> Any:
@@ -393,6 +382,6 @@ class OpenClipEncoder:
                     self._settings = mini.read_settings()  # of all its weights: once
                     self._facts.set(self._fact(self.precision), self._settings)
                 if self._settings is None:
-                    self._tower("image")
+                    self._load("image")
         assert self._settings is not None
         return self._settings[name]

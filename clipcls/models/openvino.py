@@ -28,7 +28,7 @@ import shutil
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,10 +85,10 @@ class Graph:
         self._blob = blob  # whose weights OpenVINO reads in place
         self.takes_any_length = bool(compiled.input(0).partial_shape[1].is_dynamic)
 
-    def __call__(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+    def __call__(self, inputs: Sequence[NDArray[Any]] | NDArray[Any]) -> NDArray[np.float32]:
         """Runs the tower; not to be called from several threads at once."""
-        vectors: NDArray[np.float32] = np.array(self._request.infer([inputs])[0], np.float32)
-        return vectors
+        vectors = self._request.infer([np.asarray(inputs)])[0]
+        return np.array(vectors, np.float32)
 
 
 @functools.cache

@@ -18,36 +18,28 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 
-from clipcls.models.tokenizer import count_tokens
-
-
-def needed_lengths(network: Any, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The number of tokens of each text that its vector depends on.
+def can_leave_out(network: Any, padding: int) -> bool:
+    """Whether texts can do without the padding at their end.
 
     Args:
         network: open_clip's model.
-        tokens: int64 (n, context_length).
-
-    Returns:
-        int64 (n,); the context length if padding cannot be left out.
+        padding: the number that its tokenizer fills texts up with.
     """
     tower = getattr(network, "text", network)
     pool = getattr(tower, "pool_type", getattr(tower, "text_pool_type", None))
     if type(tower).__name__ == "HFTextEncoder":
-        padding = tower.config.pad_token_id
+        own: int = tower.config.pad_token_id
     elif (
         getattr(tower, "attn_mask", None) is not None
         and getattr(tower, "cls_emb", None) is None
         and not getattr(tower, "use_pad_mask", False)
         and pool in ("argmax", "eos", "first")
     ):
-        padding = getattr(tower, "pad_id", 0)
+        own = getattr(tower, "pad_id", 0)
     else:
-        return np.full(len(tokens), tokens.shape[1])
-    return count_tokens(tokens, padding)
+        return False
+    return own == padding
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +14,7 @@ import numpy as np
 from clipcls.errors import ModelError
 from clipcls.models import cuda
 from clipcls.models.backend import Precision
-from clipcls.models.padding import needed_lengths, taking
+from clipcls.models.padding import taking
 from clipcls.models.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -33,11 +33,9 @@ class TorchModel:
     Attributes:
         name: the model's name in messages.
         network: open_clip's model.
-        preprocess_config: open_clip's preprocessing: size, mean, std, interpolation, ...; empty
+        settings: `logit_scale`, the factor of cosine similarities; `logit_bias`, what is then added
+            (SigLIP), or None; `preprocess`, open_clip's size, mean, std, interpolation, ..., empty
             with a text tower.
-        dim: length of its vectors.
-        logit_scale: the factor of cosine similarities.
-        logit_bias: what is then added (SigLIP), or None.
         channels_last: whether its image tower takes pixels in that memory format.
         at_once: inputs that are encoded at once; halved when a device runs out of memory.
     """
@@ -45,10 +43,7 @@ class TorchModel:
     name: str
     tower: Tower
     network: Any
-    preprocess_config: dict[str, Any]
-    dim: int
-    logit_scale: float
-    logit_bias: float | None
+    settings: dict[str, Any]
     device: str
     precision: Precision
     channels_last: bool = False
@@ -57,58 +52,16 @@ class TorchModel:
     @property
     def preprocess(self) -> Preprocess:
         """open_clip's validation transform: RGB image -> uint8 (height, width, 3)."""
-        return Preprocess.from_config(self.preprocess_config)
+        return Preprocess.from_config(self.settings["preprocess"])
 
-    def embed_images(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Preprocessed images -> float32 (n, dim), not normalised.
+    def __call__(self, inputs: Sequence[NDArray[Any]] | NDArray[Any]) -> NDArray[np.float32]:
+        """Preprocessed images, or tokens (n, length) -> float32 (n, dim), not normalised.
 
-        Raises:
-            ModelError: there is not enough memory for one.
-        """
-        return self._run(self.encode_images, pixels)
-
-    def embed_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Tokens (n, length) -> float32 (n, dim), not normalised.
+        From then on half as many go at once when the memory is used up.
 
         Raises:
             ModelError: there is not enough memory for one.
         """
-        import torch
-
-        return self._run(self.encode_texts, torch.from_numpy(tokens))
-
-    def encode_images(self, pixels: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
-        """As `embed_images`, but on CUDA the vectors are still being computed."""
-        import torch
-
-        if cuda.is_cuda(self.device):
-            return self.encode_pixels(cuda.copy_to_device(pixels, self.device))
-        return self.encode_pixels(torch.from_numpy(np.stack(pixels)).to(self.device))
-
-    def encode_pixels(self, batch: torch.Tensor) -> torch.Tensor:
-        """Preprocessed images as one tensor uint8 (n, height, width, 3) -> vectors (n, dim)."""
-        preprocess = self.preprocess
-        batch = batch.permute(0, 3, 1, 2)
-        if not self.channels_last:
-            batch = batch.contiguous()
-        mean, std = (_column(values, self.device) for values in (preprocess.mean, preprocess.std))
-        batch = ((batch.float() - mean) / std).to(dtype(self.precision))
-        vectors: torch.Tensor = self.network.encode_image(batch, normalize=False)
-        return vectors
-
-    def encode_texts(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens (n, length) -> vectors (n, dim); unneeded padding is left out."""
-        length = needed_lengths(self.network, tokens.numpy()).max()
-        return self.encode_tokens(tokens[:, :length].to(self.device))
-
-    def encode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens (n, length) without unneeded padding -> vectors (n, dim)."""
-        with taking(self.network, tokens.shape[1]):
-            vectors: torch.Tensor = self.network.encode_text(tokens, normalize=False)
-        return vectors
-
-    def _run(self, encode: Callable[[Any], torch.Tensor], inputs: Any) -> NDArray[np.float32]:
-        """Encodes inputs, half as many at once from then on when the memory is used up."""
         import torch
 
         is_exact = cuda.is_cuda(self.device) and self.precision == "fp32"
@@ -118,7 +71,7 @@ class TorchModel:
             try:
                 with torch.inference_mode(), exact:
                     starts = range(0, len(inputs), step)
-                    parts = [encode(inputs[start : start + step]) for start in starts]
+                    parts = [self.encode(inputs[start : start + step]) for start in starts]
                     rows: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
                 break
             except torch.cuda.OutOfMemoryError as error:
@@ -133,6 +86,32 @@ class TorchModel:
             message = "%s: not enough memory on %s for %d %ss at a time; continuing with %d"
             logger.warning(message, self.name, self.device, wanted, self.tower, step)
         return rows
+
+    def encode(self, inputs: Any) -> torch.Tensor:
+        """All inputs at once; on CUDA the vectors are still being computed."""
+        import torch
+
+        if self.tower == "image" and cuda.is_cuda(self.device):
+            return self.encode_pixels(cuda.copy_to_device(inputs, self.device))
+        batch = torch.from_numpy(np.stack(inputs)).to(self.device)
+        return self.encode_pixels(batch) if self.tower == "image" else self.encode_tokens(batch)
+
+    def encode_pixels(self, batch: torch.Tensor) -> torch.Tensor:
+        """Preprocessed images as one tensor uint8 (n, height, width, 3) -> vectors (n, dim)."""
+        preprocess = self.preprocess
+        batch = batch.permute(0, 3, 1, 2)
+        if not self.channels_last:
+            batch = batch.contiguous()
+        mean, std = (_column(values, self.device) for values in (preprocess.mean, preprocess.std))
+        batch = ((batch.float() - mean) / std).to(dtype(self.precision))
+        vectors: torch.Tensor = self.network.encode_image(batch, normalize=False)
+        return vectors
+
+    def encode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens (n, length) without unneeded padding -> vectors (n, dim)."""
+        with taking(self.network, tokens.shape[1]):
+            vectors: torch.Tensor = self.network.encode_text(tokens, normalize=False)
+        return vectors
 
 
 def dtype(precision: Precision) -> torch.dtype:

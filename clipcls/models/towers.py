@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from clipcls.models import mini, openvino
 from clipcls.models.architectures import quiet
 from clipcls.models.openvino import Graph, GraphKey
-from clipcls.models.padding import needed_lengths
+from clipcls.models.padding import can_leave_out
 from clipcls.models.preprocess import Preprocess
 from clipcls.models.tokenizer import Tokenizer, count_tokens
 
@@ -60,9 +60,9 @@ def export_image_tower(key: GraphKey, model: TorchModel) -> Graph:
 def export_text_tower(key: GraphKey, model: TorchModel, tokenizer: Tokenizer) -> Graph:
     """As `export_image_tower`; a tower that sees padding takes texts of the context length only."""
     probe = text_probe(tokenizer)
-    if needed_lengths(model.network, probe[1][:1])[0] > probe[0].shape[1]:
-        return _export(key, model.encode_tokens, probe[1:], [-1, probe[1].shape[1]])
-    return _export(key, model.encode_tokens, probe, [-1, -1])
+    if can_leave_out(model.network, tokenizer.padding):
+        return _export(key, model.encode_tokens, probe, [-1, -1])
+    return _export(key, model.encode_tokens, probe[1:], [-1, probe[1].shape[1]])
 
 
 def build_image_tower(key: GraphKey) -> Graph:

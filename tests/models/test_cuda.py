@@ -205,10 +205,10 @@ def test_encoding_waits_for_nothing(encoder) -> None:
     model = loading.load(encoder("mini").source, device="cuda", precision="fp16", tower="image")
     images = photos(encoder("mini"))
     with torch.inference_mode():
-        expected = model.encode_images(images).cpu()
+        expected = model.encode(images).cpu()
         torch.cuda.set_sync_debug_mode("error")  # raises at a call that waits for the device
         try:
-            vectors = [model.encode_images(images) for _ in range(8)]
+            vectors = [model.encode(images) for _ in range(8)]
         finally:
             torch.cuda.set_sync_debug_mode("default")
         for found in vectors:

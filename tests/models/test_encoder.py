@@ -114,14 +114,14 @@ def test_where_memory_is_short_fewer_images_go_at_once(
     encoder = open_encoder("mini", backend=Backend("torch", precision="fp32"))
     pixels = [encoder.preprocess(Image.open(path).convert("RGB")) for path in PHOTOS]
     expected = encoder.encode_images(pixels)
-    encode, fits = torch_model.TorchModel.encode_images, 1
+    encode, fits = torch_model.TorchModel.encode, 1
 
     def short(model: torch_model.TorchModel, images: list[np.ndarray]) -> torch.Tensor:
         if len(images) > fits:
             raise torch.cuda.OutOfMemoryError
         return encode(model, images)
 
-    monkeypatch.setattr(torch_model.TorchModel, "encode_images", short)
+    monkeypatch.setattr(torch_model.TorchModel, "encode", short)
     np.testing.assert_allclose(encoder.encode_images(pixels), expected, atol=1e-5)
     (line,) = caplog.messages  # one for all halvings
     assert "not enough memory on cpu for 5 images at a time" in line

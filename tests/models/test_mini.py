@@ -64,14 +64,12 @@ def test_the_expected_vectors_are_those_of_these_weights(
 ) -> None:
     """`training/probe.py` writes them."""
     _, torchs = encoders
-    images = torchs._tower("image").embed_images(list(towers.image_probe(torchs._preprocess)))
+    images = torchs._load("image")(list(towers.image_probe(torchs._preprocess)))
     np.testing.assert_allclose(mini.read_expected("image"), images, rtol=1e-4, atol=1e-4)
-    tower = torchs._tower("text")
+    tower = torchs._load("text")
     short, both = towers.text_probe(ClipTokenizer())
     padded = np.pad(short, ((0, 0), (0, both.shape[1] - short.shape[1])))
-    import torch
-
-    texts = tower._run(tower.encode_texts, torch.from_numpy(np.concatenate([padded, both])))
+    texts = tower(np.concatenate([padded, both]))
     np.testing.assert_allclose(mini.read_expected("text"), texts, rtol=1e-4, atol=1e-4)
 
 

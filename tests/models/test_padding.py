@@ -9,8 +9,8 @@ import torch
 
 from clipcls.models import loading, registry
 from clipcls.models.architectures import quiet
-from clipcls.models.padding import needed_lengths, taking
-from clipcls.models.tokenizer import open_tokenizer
+from clipcls.models.padding import can_leave_out, taking
+from clipcls.models.tokenizer import count_tokens, open_tokenizer
 from helpers.checkpoints import CONFIGS, TEXT, VISION, write_model, write_text_tower
 
 TEXTS = ["a cat", "", "a photo of a dog on a beach, with a ball", "word " * 100]
@@ -34,15 +34,20 @@ SEES_PADDING = {"siglip", "coca", "last"}
 def test_a_text_alone_has_the_vector_it_has_at_full_length(kind: str, tmp_path: Path) -> None:
     source = registry.resolve(str(write_model(tmp_path / "model", KINDS[kind])))
     model = loading.load(source, tower="text")
-    tokens = torch.from_numpy(open_tokenizer(source)(TEXTS))
-    lengths = needed_lengths(model.network, tokens.numpy()).tolist()
-    assert (lengths == [tokens.shape[1]] * 4) == (kind in SEES_PADDING)
+    tokenizer = open_tokenizer(source)
+    tokens = torch.from_numpy(tokenizer(TEXTS))
+    lengths = count_tokens(tokens.numpy(), tokenizer.padding)
+    assert can_leave_out(model.network, tokenizer.padding) == (kind not in SEES_PADDING)
+    assert not can_leave_out(model.network, tokenizer.padding + 5)
+    if kind in SEES_PADDING:
+        lengths[:] = tokens.shape[1]
     with torch.inference_mode():
         whole = model.network.encode_text(tokens, normalize=False)
-        for number in range(4):
-            alone = model.encode_texts(tokens[number : number + 1])
+        for number, length in enumerate(lengths):
+            alone = model.encode_tokens(tokens[number : number + 1, :length])
             torch.testing.assert_close(alone[0], whole[number], atol=2e-6, rtol=1e-5)
-        torch.testing.assert_close(model.encode_texts(tokens[:3]), whole[:3], atol=2e-6, rtol=1e-5)
+        some = model.encode_tokens(tokens[:3, : max(lengths[:3])])
+        torch.testing.assert_close(some, whole[:3], atol=2e-6, rtol=1e-5)
         assert torch.equal(
             model.network.encode_text(tokens, normalize=False), whole
         )  # as it was before
@@ -59,7 +64,8 @@ def test_hugging_face_towers(pooler: str, tmp_path: Path) -> None:
     with quiet():
         network = open_clip.create_model(f"local-dir:{directory}").eval()
     tokens = torch.tensor([[0, 4, 5, 2] + 8 * [1], [0, 4, 5, 6, 4, 2] + 6 * [1]])
-    assert needed_lengths(network, tokens.numpy()).tolist() == [4, 6]
+    assert can_leave_out(network, padding=1)
+    assert not can_leave_out(network, padding=0)
     with torch.inference_mode():
         whole = network.encode_text(tokens)
         with taking(network, 6):
