@@ -400,6 +400,20 @@ def test_a_label_of_a_hierarchy_keeps_its_place_in_the_reviewed_table(
     assert labels == [(("animal", "cat"),), (("plant", "oak"),), (("animal", "cat"),)]
 
 
+def test_a_name_that_labels_share_keeps_its_place_in_the_reviewed_table(
+    paint: Paint, tmp_path: Path
+) -> None:
+    top = (("animal > bat", 0.6), ("sport > bat", 0.4))
+    found = [predicted(paint(f"{n}.png", "red"), ("animal", "bat"), top=top) for n in range(2)]
+    with Corrections(tmp_path / "c.csv") as corrections:
+        review = Review(found, corrections, lineages={"sport > bat": ("sport", "bat")})
+        review.label({0: review.add_label("sport > bat")})
+        review.write_table(tmp_path / "t.csv")
+    labels = [result.label_paths for result in all_of(Prediction, read_results(tmp_path / "t.csv"))]
+    assert labels == [(("sport", "bat"),), (("animal", "bat"),)]
+    assert read_dataset(tmp_path / "t.csv").labels == (("sport > bat",),)
+
+
 def test_a_table_that_nobody_reviewed_measures_nothing(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text("path,label,labelled_by\na.png,cat,model\n")
