@@ -56,8 +56,12 @@ def test_the_doubtful_come_first(
         review = Review(found, corrections)
         assert review.labels == ["blue", "green", "red"]
         assert review.order[0] == 1
-        assert [review.name(review.answers[n].label) for n in range(3)] == ["red", "red", "blue"]
-        margin = review.answers[1].margin
+        assert [review.name(review.images[n].answer.label) for n in range(3)] == [
+            "red",
+            "red",
+            "blue",
+        ]
+        margin = review.images[1].answer.margin
         top = found[1].top
         assert margin == pytest.approx(top[0].score - top[1].score)
 
@@ -72,7 +76,7 @@ def test_a_file_under_two_names_is_labelled_once(
     with Corrections(tmp_path / "c.csv") as corrections:
         review = Review(found, corrections)
         assert sorted(review.order) == [0, 1, 2]
-        assert review.errors[3] == f"is the same file as {paths[0]}"
+        assert review.images[3].error == f"is the same file as {paths[0]}"
         assert review.label({0: 1}) == [0]
         assert review.done() == {0: 1}
 
@@ -137,8 +141,8 @@ def test_images_that_could_not_be_read_are_shown_and_not_asked_about(
     with Corrections(tmp_path / "c.csv") as corrections:
         review = Review(found, corrections)
         assert review.order == [0]
-        assert review.errors[1] == "truncated"
-        assert "UTF-8" in review.errors[2]
+        assert review.images[1].error == "truncated"
+        assert "UTF-8" in review.images[2].error
         with pytest.raises(InputError, match="truncated"):
             review.label({0: 0, 1: 0})
         assert review.done() == {}
@@ -152,7 +156,10 @@ def test_names_that_labels_share_are_told_apart_by_their_path(tmp_path: Path, pa
     ]
     with Corrections(tmp_path / "c.csv") as corrections:
         review = Review(found, corrections)
-        assert [review.name(answer.label) for answer in review.answers] == ["animal > bat", "dog"]
+        assert [review.name(image.answer.label) for image in review.images] == [
+            "animal > bat",
+            "dog",
+        ]
 
 
 def test_unknown_is_no_label(tmp_path: Path, paint: Paint) -> None:
@@ -161,8 +168,8 @@ def test_unknown_is_no_label(tmp_path: Path, paint: Paint) -> None:
     with Corrections(tmp_path / "c.csv") as corrections:
         review = Review(found, corrections)
         assert review.labels == ["cat", "dog"]
-        assert review.answers[0].label == NO_LABEL
-        assert review.answers[0].margin == pytest.approx(0.1)
+        assert review.images[0].answer.label == NO_LABEL
+        assert review.images[0].answer.margin == pytest.approx(0.1)
         assert review.add_label("unknown") == NO_LABEL
         assert review.add_label(" cafe\u0301 ") == review.labels.index("caf\u00e9")
 
@@ -197,7 +204,7 @@ def test_clusters_and_new_answers_change_the_order(
         ]
         review.use_relearnt([*relearnt, gone])
         assert review.order[0] == 0
-        assert review.now(2) is review.answers[2]
+        assert review.images[2].latest is review.images[2].answer
         review.label({0: 0})
         review.use_relearnt([*relearnt, gone])
         assert review.order[-1] == 0

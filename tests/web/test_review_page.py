@@ -145,7 +145,7 @@ def test_kill_9_while_labelling_loses_nothing(four: Path, serve: Callable[..., S
     with served.client() as client:
         for image, label in ((3, 0), (2, 1), (3, 1), (1, -1)):
             answer = client.post("/api/label", json={"labels": [[image, label]]})
-            assert answer.json()["changed"] == [[image, label]]
+            assert answer.json()["done"] == [[image, label]]
         served.process.kill()
         served.process.wait()
     assert corrections(four) == {"3.png": "dog", "2.png": "dog", "1.png": "unknown"}

@@ -12,8 +12,12 @@ research/review.md has a comparison.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
+
+from clipcls.embeddings.clustering import cluster_vectors, k_means
 
 _BATCH = 20  # images
 _BATCHES = 10  # chosen ahead; the images after these are ordered by margin
@@ -64,8 +68,6 @@ def diverse_batch(
         margins: (n,).
         size: how many; all candidates if there are no more.
     """
-    from clipcls.embeddings.clustering import k_means
-
     if len(vectors) <= size:
         return np.arange(len(vectors))
     centres = k_means(vectors, size, 1 - margins + 1e-6)
@@ -75,3 +77,12 @@ def diverse_batch(
         batch[number] = away[:, number].argmin()
         away[batch[number]] = np.inf
     return batch
+
+
+def cluster_images(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Each image's cluster, int64 (n,); -1 for a row of zeros, which is no vector."""
+    rows = np.flatnonzero(vectors.any(axis=1))
+    clusters = np.full(len(vectors), -1, np.int64)
+    # Few enough that a cluster gets one label: the square root of the images, 200 at most.
+    clusters[rows] = cluster_vectors(vectors[rows], min(math.ceil(math.sqrt(len(rows))), 200))
+    return clusters

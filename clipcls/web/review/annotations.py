@@ -50,17 +50,22 @@ class Corrections:
             raise InputError(f"{self._real}: corrections are a .csv file")
         # Where the system starts from at a `..`, even if the folder's name is a link.
         self._folder = os.path.realpath(self.path.absolute().parent)
+        self.labels: dict[str, str] = {}
+        self.best: dict[str, str] = {}
         self.done: list[Change] = []
         self.undone: list[Change] = []
-        self._size = 0  # bytes, as this process left it
         # Else each action on 50,000 images would take a second.
         self._format_row = functools.cache(self._make_row)
         self._resolve = functools.cache(os.path.realpath)
-        self.best: dict[str, str] = {}
         self._file = self._open()
-        self.labels: dict[str, str] = {}
         try:
-            self.labels = self._read()
+            self._file.seek(0)
+            data = self._file.readall() or b""
+            self._size = len(data)  # bytes, as this process left it
+            if data:
+                self._parse(decode(data, str(self.path)))
+            else:
+                self._write({})
         except BaseException:
             self._file.close()
             raise
@@ -143,40 +148,30 @@ class Corrections:
     def _open(self) -> FileIO:
         """The file, locked, and surely the one that has this name now."""
         while True:
-            with writing(self.path):
-                file = FileIO(os.fspath(self.path), "a+")
-            with contextlib.ExitStack() as stack:
-                stack.callback(file.close)
+            with writing(self.path), contextlib.ExitStack() as stack:
+                file = stack.enter_context(FileIO(os.fspath(self.path), "a+"))
                 try:
                     lock_descriptor(file.fileno())
                     # A review that has just ended may have put another file in its place.
-                    is_current = os.path.samestat(os.fstat(file.fileno()), os.stat(self.path))
+                    if os.path.samestat(os.fstat(file.fileno()), os.stat(self.path)):
+                        stack.pop_all()
+                        return file
                 except BlockingIOError as error:
                     raise OutputError(
                         f"{self.path}: another `clipcls review` has it open; continue there, or "
                         "name another file with -o"
                     ) from error
                 except FileNotFoundError:
-                    continue
-                if is_current:
-                    stack.pop_all()
-                    return file
+                    pass
 
-    def _read(self) -> dict[str, str]:
-        self._file.seek(0)
-        data = self._file.readall() or b""
-        self._size = len(data)
-        if not data:
-            self._write({})
-            return {}
-        name = str(self.path)
-        table = read_table(decode(data, name), name, exact=True)
+    def _parse(self, text: str) -> None:
+        """Take the labels from a file's text."""
+        table = read_table(text, str(self.path), exact=True)
         if [*table.columns] not in (_COLUMNS, _COLUMNS[:2]):
             raise InputError(
-                f"{name}: is not what `clipcls review` writes (a csv with the columns "
+                f"{self.path}: is not what `clipcls review` writes (a csv with the columns "
                 f"{','.join(_COLUMNS)}); name another file with -o"
             )
-        found: dict[str, str] = {}
         for where, row in table.rows:
             label = canonical(row["label"])
             try:
@@ -184,24 +179,22 @@ class Corrections:
                 place = self.place(join_address(str(self.path.parent), row["path"]))
             except InputError as error:
                 raise InputError(f"{where}: {error}") from error
-            if not row["path"] or found.setdefault(place, label) != label:
+            if not row["path"] or self.labels.setdefault(place, label) != label:
                 why = "has several labels" if row["path"] else "has no path"
                 raise InputError(
                     f"{where}: {row['path'] or 'the row'} {why}; keep one row per image, or name "
                     "another file with -o"
                 )
             self.best[place] = row.get("best", "")
-        return found
 
     def _check_unchanged(self) -> None:
         """Raise `OutputError` once another program has written the file, or replaced it."""
-        with writing(self.path):
-            try:
-                now, own = os.stat(self._real), os.fstat(self._file.fileno())
-            except FileNotFoundError:
-                return
-        if not os.path.samestat(now, own) or now.st_size != self._size:
-            raise OutputError(f"{self.path}: was changed by another program; restart the review")
+        with writing(self.path), contextlib.suppress(FileNotFoundError):
+            now, own = os.stat(self._real), os.fstat(self._file.fileno())
+            if not os.path.samestat(now, own) or now.st_size != self._size:
+                raise OutputError(
+                    f"{self.path}: was changed by another program; restart the review"
+                )
 
     def _apply(self, changes: Mapping[str, str | None]) -> None:
         labels = {**self.labels, **changes}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,19 @@ class Answer:
         return [self.label, self.score, self.margin, top, self.guess]
 
 
-def name_answer(result: Prediction, known: set[str]) -> str:
+NO_ANSWER = Answer(NO_LABEL, None, 0.0, guess=NO_LABEL)
+
+
+def known_scores(result: Prediction) -> list[tuple[str, float]]:
+    """A result's labels with known scores, best first."""
+    return [
+        (candidate.label, candidate.score)
+        for candidate in result.top
+        if candidate.label != UNKNOWN and not math.isnan(candidate.score)
+    ]
+
+
+def name_answer(result: Prediction, known: Container[str]) -> str:
     """The answer's name: its path if that is in `known`, where several share a name."""
     if not result.label_paths:
         return UNKNOWN
@@ -53,19 +65,16 @@ def name_answer(result: Prediction, known: set[str]) -> str:
     return path if path in known else lineage[-1]
 
 
-def make_answer(
-    numbers: Mapping[str, int],
-    answer: str,
-    top: Sequence[tuple[str, float]],
-    result: Prediction,
-) -> Answer:
-    """The answer of a result, named by `name_answer`; `top` has the best labels' scores."""
-    rows = tuple((numbers[name], value) for name, value in top[:MOST_SHOWN])
-    score, margin = score_or_none(result.score), 0.0
+def make_answer(result: Prediction, name: str, numbers: Mapping[str, int]) -> Answer:
+    """A result's answer; `name` is that of its label, and `numbers` has all labels'."""
+    top = known_scores(result)
+    rows = tuple((numbers[label], score) for label, score in top[:MOST_SHOWN])
+    score = None if math.isnan(result.score) else result.score
     # A csv does not name the best label of an image whose answer is `unknown`.
     scores = [value for _, value in top]
     if score is not None and scores[:1] != [score]:
         scores = [score, *scores]
+    margin = 0.0
     if result.by_person:
         margin = 1.0
     elif len(scores) > 1:
@@ -75,9 +84,4 @@ def make_answer(
     guess = None
     if not result.given:
         guess = rows[0][0] if rows and rows[0][1] == score else NO_LABEL
-    return Answer(numbers[answer], score, margin, rows, guess)
-
-
-def score_or_none(score: float) -> float | None:
-    """A result's score, or None if it has none."""
-    return None if math.isnan(score) else score
+    return Answer(numbers[name], score, margin, rows, guess)

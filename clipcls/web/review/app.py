@@ -15,6 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from clipcls.data.thumbnails import make_thumbnail
 from clipcls.errors import ClipclsError, ImageError, InputError
 from clipcls.predictions import UNKNOWN
 from clipcls.web.local_server import json_response, page_routes, problem
+from clipcls.web.review.active_learning import cluster_images
 from clipcls.web.review.answers import NO_LABEL
 from clipcls.web.review.files import ReviewFiles
 from clipcls.web.review.session import Review
@@ -68,10 +70,11 @@ class ReviewApp:
         title: str,
     ) -> None:
         self._review = review
-        self._open_classifier = open_classifier
         self._files = files
+        self._open_classifier = open_classifier
         self._next_commands = next_commands
         self._title = title
+        self._lock = threading.Lock()  # of the review
         self._decoding = threading.BoundedSemaphore(min(8, os.cpu_count() or 1))
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="clipcls-review")
         self._relearner: Relearner | None = None
@@ -82,7 +85,7 @@ class ReviewApp:
         self._status: dict[str, Any] = {
             "busy": "",
             "at": 0,
-            "of": len(review.paths),
+            "of": len(review.images),
             "order": 0,
             "can_learn": False,
             "note": "",
@@ -96,14 +99,17 @@ class ReviewApp:
         """Begin to get vectors, in the background."""
         if self._open_classifier is None:
             self._status["note"] = _WITHOUT_VECTORS
-            return
-        self._status["busy"] = "vectors"
-        self._worker.submit(self._run, self._prepare)
+        else:
+            self._begin("vectors", partial(self._prepare, self._open_classifier))
 
     def stop(self) -> None:
         """End the work in the background, and wait for it."""
         self._stopping = True
         self._worker.shutdown(wait=True, cancel_futures=True)
+
+    def _begin(self, name: str, work: Callable[[], None]) -> None:
+        self._status |= {"busy": name, "note": ""}
+        self._worker.submit(self._run, work)
 
     def _run(self, work: Callable[[], None]) -> None:
         note = ""
@@ -119,12 +125,12 @@ class ReviewApp:
         # Together: a page that sees no work stops asking.
         self._status |= {"note": note, "busy": ""}
 
-    def _prepare(self) -> None:
+    def _prepare(self, open_classifier: Callable[[], ZeroShotClassifier]) -> None:
         from clipcls.web.review.learner import Relearner
 
-        assert self._open_classifier is not None
+        files = [image.file for image in self._review.images]
         try:
-            relearner = Relearner(self._open_classifier(), self._review.files)
+            relearner = Relearner(open_classifier(), files)
         except ClipclsError as error:
             raise InputError(f"{_WITHOUT_VECTORS}: {error}") from error
 
@@ -137,62 +143,64 @@ class ReviewApp:
             return
         if not relearner.vectors.any():
             raise InputError(f"{_WITHOUT_VECTORS}: no image can be read")
+        clusters = cluster_images(relearner.vectors)
+        with self._lock:
+            self._review.use_vectors(relearner.vectors, clusters)
         self._relearner = relearner
-        self._review.use_vectors(relearner.vectors)
-        self._status["can_learn"] = True
-        self._status["order"] += 1
+        self._status |= {"can_learn": True, "order": 1}
 
-    def _learn(self) -> None:
-        assert self._relearner is not None
+    def _learn(self, relearner: Relearner) -> None:
         review = self._review
-        labels = {
-            image: review.name(label)
-            for image, label in review.done().items()
-            if label != NO_LABEL and self._relearner.vectors[image].any()
-        }
+        with self._lock:
+            labels = {
+                image: review.name(label)
+                for image, label in review.done().items()
+                if label != NO_LABEL and relearner.vectors[image].any()
+            }
         if len(set(labels.values())) < 2:
             raise InputError("learning needs images with two labels or more")
-        classifier, results = self._relearner.learn(labels)
-        review.use_relearnt(results)
+        classifier, results = relearner.learn(labels)
+        with self._lock:
+            review.use_relearnt(results)
+            done = review.done()
         self._learnt, self._is_saved = classifier, False
+        answers = [
+            (image.answer.label, image.relearnt.label)
+            for number, image in enumerate(review.images)
+            if image.relearnt and number not in done
+        ]
+        changed = Counter((old, new) for old, new in answers if old != new)
         counts = [count for _, count, _ in classifier.learnt_.labels]
-        self._status["saved"] = ""
-        self._status["order"] += 1
-        self._status["learnt"] = {
-            "number": self._status["order"],
+        order = self._status["order"] + 1
+        learnt = {
+            "number": order,
             "images": sum(counts),
             "labels": sum(count > 0 for count in counts),
             "cross_validation": classifier.learnt_.cross_validation,
-            **self._count_changes(),
-        }
-
-    def _count_changes(self) -> dict[str, Any]:
-        """How many answers differ from those of the results, among images without a label."""
-        done = self._review.done()
-        pairs = [
-            (old.label, new.label)
-            for image, (old, new) in enumerate(
-                zip(self._review.answers, self._review.relearnt or (), strict=True)
-            )
-            if new is not None and image not in done
-        ]
-        changed = Counter((old, new) for old, new in pairs if old != new)
-        return {
-            "others": len(pairs),
+            "others": len(answers),
             "changed": changed.total(),
             "pairs": [[*pair, count] for pair, count in changed.most_common(_MOST_CHANGES)],
         }
+        self._status |= {"saved": "", "order": order, "learnt": learnt}
 
     # -- the application ------------------------------------------------------------------------
 
     def asgi(self) -> ASGIApp:
         """The ASGI application."""
-        review, change = self._review, self._review.change_record
+        review = self._review
+        change = review.change_record
+
+        def locked(act: Callable[..., Any], *given: Any) -> Response:
+            with self._lock:
+                return json_response(act(*given))
+
+        def get(path: str, act: Callable[[], Any]) -> Route:
+            return Route(path, lambda _: locked(act))
 
         def post(path: str, act: Callable[[dict[str, Any]], Any]) -> Route:
             async def endpoint(request: Request) -> Response:
                 try:
-                    return json_response(await run_in_threadpool(act, await request.json()))
+                    return await run_in_threadpool(locked, act, await request.json())
                 except ClipclsError as error:  # else the disk is full, say
                     return problem(422 if isinstance(error, InputError) else 507, str(error))
                 except (TypeError, ValueError, LookupError, RecursionError):
@@ -200,18 +208,15 @@ class ReviewApp:
 
             return Route(path, endpoint, methods=["POST"])
 
-        def get(path: str, answer: Callable[[Request], Response]) -> Route:
-            return Route(path, answer, methods=["GET"])
-
         pages = {"/": "review.html", "/review.js": "review.js", "/review.css": "review.css"}
         return Starlette(
             routes=[
                 *page_routes(Path(__file__).parent, pages),
-                get("/api/review", lambda _: json_response(self._record())),
-                get("/api/status", lambda _: json_response(self._status)),
-                get("/api/order", lambda _: json_response(review.order_record())),
-                get("/thumb/{image:int}", lambda request: self._picture(request, _THUMBNAIL)),
-                get("/image/{image:int}", lambda request: self._picture(request, _IMAGE)),
+                Route("/thumb/{image:int}", partial(self._picture, side=_THUMBNAIL)),
+                Route("/image/{image:int}", partial(self._picture, side=_IMAGE)),
+                get("/api/review", self._record),
+                get("/api/status", lambda: self._status),
+                get("/api/order", review.order_record),
                 post("/api/label", lambda body: change(review.label(dict(body["labels"])))),
                 post("/api/labels", self._add_label),
                 post("/api/undo", lambda _: change(review.undo())),
@@ -235,9 +240,9 @@ class ReviewApp:
 
     def _picture(self, request: Request, side: int) -> Response:
         number = request.path_params["image"]
-        if number >= len(self._review.files):
+        if number >= len(self._review.images):
             return problem(404, "no such image")
-        file = self._review.files[number]
+        file = self._review.images[number].file
         # Browsers ask again each time: the next review on this port has other images here.
         headers = {"cache-control": "private, no-cache"}
         with contextlib.suppress(OSError, ValueError):
@@ -260,8 +265,7 @@ class ReviewApp:
             raise HTTPException(409, "wait until the current work is done")
         if self._relearner is None:
             raise HTTPException(409, self._status["note"] or "there are no vectors to learn from")
-        self._status |= {"busy": "learning", "note": ""}
-        self._worker.submit(self._run, self._learn)
+        self._begin("learning", partial(self._learn, self._relearner))
         return self._status
 
     def _save(self, body: dict[str, Any]) -> Any:
@@ -276,7 +280,7 @@ class ReviewApp:
         return self._status
 
     def _finish(self, _: dict[str, Any]) -> Any:
-        given, answers = self._review.done(), self._review.answers
+        given, images = self._review.done(), self._review.images
         if given:
             self._review.write_table(self._files.table)
         signal.raise_signal(signal.SIGTERM)  # like `kill`: accepted requests are finished
@@ -284,7 +288,7 @@ class ReviewApp:
             "table": str(self._files.table) if given else "",
             "done": len(given),
             "of": len(self._review.order),
-            "corrected": sum(label != answers[n].label for n, label in given.items()),
+            "corrected": sum(label != images[n].answer.label for n, label in given.items()),
             "commands": self._next_commands() if given else [],
         }
 

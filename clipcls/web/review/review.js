@@ -201,7 +201,7 @@ function confirmAnswers() {
 }
 
 function apply(answer) {
-  for (const [id, label] of answer.changed) {
+  for (const [id, label] of answer.done) {
     if (label === null) state.done.delete(id); else state.done.set(id, label);
   }
   $("undo").disabled = !answer.can_undo;
@@ -212,8 +212,8 @@ function apply(answer) {
 function back(path, word) {
   act(path, {}, (answer) => {
     apply(answer);
-    if (!answer.changed.length) return say(`There is nothing to ${word}.`);
-    const ids = answer.changed.map(([id]) => id);
+    if (!answer.done.length) return say(`There is nothing to ${word}.`);
+    const ids = answer.done.map(([id]) => id);
     const at = state.list.indexOf(ids[0]);
     if (at >= 0) moveTo(at, false); else relist(here());
     return say(ids.length === 1 ? `${word}: ${state.images[ids[0]][0]}` : `${word}: ${ids.length} images`);
