@@ -143,6 +143,11 @@ class Prediction:
     kept: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False)
 
     @property
+    def questions(self) -> Mapping[str, Prediction]:
+        """As the only answer about the image, by the name "" (see `Answers.questions`)."""
+        return {"": self}
+
+    @property
     def score(self) -> float:
         """The score of the best label, given or not; NaN if unknown."""
         return self.top[0].score if self.top else math.nan

@@ -7,8 +7,8 @@ columns that begin with `colour_`: `colour_score`, `colour_best`, ...
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clipcls.errors import LabelsError
@@ -47,6 +47,14 @@ class Answers:
             for name, record in records.items()
         }
         return {"path": self.path, "questions": own, **shared, **kept}
+
+
+def change_answers(
+    result: Prediction | Answers, change: Callable[[str, Prediction], Prediction]
+) -> Prediction | Answers:
+    """A result in which each answer is what `change` makes of its question's name and of it."""
+    changed = {name: change(name, answer) for name, answer in result.questions.items()}
+    return replace(result, questions=changed) if isinstance(result, Answers) else changed[""]
 
 
 def share_provenance(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

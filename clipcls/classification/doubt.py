@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from clipcls.classification.nearness import NEAR
+from clipcls.errors import ImageError
 from clipcls.output.answer_blocks import PlainAnswers, Results
 from clipcls.predictions import Prediction, Result
-from clipcls.questions import Answers
+from clipcls.questions import Answers, change_answers
 
 # Chosen on batches of development sets: docs/evidence/doubt.md.
 LEAST_IMAGES = 20
@@ -105,12 +106,7 @@ def count_each(
         return result if keep_nearness else replace(result, nearness=None)
 
     def count_any(result: Result | Answers) -> Result | Answers:
-        if isinstance(result, Prediction):
-            return count("", result)
-        if isinstance(result, Answers):
-            found = {name: count(name, answer) for name, answer in result.questions.items()}
-            return replace(result, questions=found)
-        return result
+        return result if isinstance(result, ImageError) else change_answers(result, count)
 
     def count_blocks(blocks: Iterable[Iterable[Any]]) -> Iterator[Iterable[Any]]:
         for block in blocks:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.classification.in_blocks import Watch, watch_each
-from clipcls.classification.multilabel import MultiLabelClassifier
+from clipcls.classification.multilabel import MultiLabelClassifier, find_base
 from clipcls.data.dataset import (
     Dataset,
     DatasetLike,
@@ -24,10 +24,10 @@ from clipcls.data.dataset import (
 from clipcls.data.file_kinds import is_vectors
 from clipcls.data.matching import Excluded, match_labels
 from clipcls.embeddings.vector_files import open_vectors
-from clipcls.errors import ImageError, InputError
+from clipcls.errors import ImageError, InputError, LabelsError
 from clipcls.files.text import canonical
 from clipcls.labels.names import join_levels
-from clipcls.predictions import NO_CLASS
+from clipcls.predictions import NO_CLASS, Prediction
 
 if TYPE_CHECKING:
     from clipcls.classification.image_classifier import ImageClassifier
@@ -114,7 +114,7 @@ def embed_known(
     Raises:
         InputError: no labelled image can be used.
     """
-    base = classifier.classifier if isinstance(classifier, MultiLabelClassifier) else classifier
+    base = find_base(classifier)
     several = base is not classifier
     names = base.classes_.tolist()
     right = every = meanings(base)
@@ -198,6 +198,23 @@ def own_names(classifier: ImageClassifier) -> dict[str, int]:
         return found
     level = classifier.head_.level or classifier.hierarchy_.levels[-1]
     return {join_levels(path): number for number, path in enumerate(level.paths)} | found
+
+
+def find_classes(classifier: ImageClassifier, label: str) -> tuple[int, ...]:
+    """The class numbers that a name or a path of the hierarchy stands for.
+
+    Raises:
+        LabelsError: it is none of the labels.
+    """
+    if label not in (found := meanings(classifier)):
+        raise LabelsError(f"{label!r} is none of the labels")
+    return found[label]
+
+
+def find_answered(classifier: ImageClassifier, answer: Prediction) -> tuple[int, ...]:
+    """The class numbers that the best label of the classifier's answer stands for."""
+    label = join_levels(answer.lineage) if answer.lineage else answer.top[0].label
+    return find_classes(classifier, label)
 
 
 def meanings(classifier: ImageClassifier) -> dict[str, tuple[int, ...]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from clipcls.classification.decision import Abstain
 from clipcls.classification.image_classifier import ImageClassifier
 from clipcls.classification.in_blocks import Watch, answer_in_blocks, answer_together, watch_each
-from clipcls.classification.multilabel import MultiLabelClassifier
+from clipcls.classification.multilabel import MultiLabelClassifier, find_base
 from clipcls.data.inputs import OnError, apply_on_error
 from clipcls.errors import ClipclsError, ImageError, ModelError, not_fitted
 from clipcls.predictions import Prediction
@@ -172,8 +172,3 @@ def answer_questions(
     columns = [list(each([*block])) for each in answerers.values()]  # which may let go of vectors
     for path, *row in zip(paths, *columns, strict=True):
         yield Answers(path, dict(zip(answerers, row, strict=True)))
-
-
-def find_base(classifier: QuestionClassifier) -> ImageClassifier:
-    """The classifier that has the encoder and the cache."""
-    return classifier.classifier if isinstance(classifier, MultiLabelClassifier) else classifier

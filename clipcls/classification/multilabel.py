@@ -234,6 +234,11 @@ class MultiLabelClassifier(Estimator):
         return tags
 
 
+def find_base(classifier: ImageClassifier | MultiLabelClassifier) -> ImageClassifier:
+    """The classifier that has the encoder and the cache."""
+    return classifier.classifier if isinstance(classifier, MultiLabelClassifier) else classifier
+
+
 def score_odds(
     similarities: NDArray[np.float64], background: NDArray[np.float64]
 ) -> NDArray[np.float64]:

@@ -26,14 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipcls.classification.labelled import meanings
+from clipcls.classification.labelled import find_answered, find_classes
 from clipcls.data.inputs import has_no_file, open_input
 from clipcls.data.sources import open_image
-from clipcls.errors import ClipclsError, ImageError, LabelsError, OutputError, os_reason
+from clipcls.errors import ClipclsError, ImageError, OutputError, os_reason
 from clipcls.files.atomic import writing
 from clipcls.files.folders import is_inside
-from clipcls.labels.names import join_levels
 from clipcls.predictions import Prediction
+from clipcls.questions import change_answers
 
 if TYPE_CHECKING:
     from clipcls.classification.head import LinearHead
@@ -62,7 +62,7 @@ def heatmap(
 ) -> NDArray[np.float32]:
     """The heat of each pixel for one label; see `ImageClassifier.heatmap`."""
     _check_encoder(classifier)
-    numbers = None if label is None else _find_classes(classifier, label)
+    numbers = None if label is None else find_classes(classifier, label)
     return compute_heat(classifier, open_input(image), numbers)
 
 
@@ -151,13 +151,6 @@ def _check_encoder(classifier: ImageClassifier) -> None:
         )
 
 
-def _find_classes(classifier: ImageClassifier, label: str) -> tuple[int, ...]:
-    """The classes that a name or a path of the hierarchy stands for."""
-    if label not in (found := meanings(classifier)):
-        raise LabelsError(f"{label!r} is none of the labels")
-    return found[label]
-
-
 def overlay(
     image: Image.Image, heat: NDArray[np.float32], box: tuple[float, float, float, float]
 ) -> Image.Image:
@@ -234,18 +227,17 @@ class Heatmaps:
         encoder: Any = next(iter(self._classifiers.values())).encoder_
         image = open_image(result.path, least_side=encoder.least_side)
         places = _HiddenPlaces(encoder, image)
-        is_one = isinstance(result, Prediction)
-        drawn = {"": result} if is_one else dict(result.questions)
-        for name, classifier in self._classifiers.items():
-            label = drawn[name].top[0].label
-            if drawn[name].lineage:
-                label = join_levels(drawn[name].lineage)
-            heat = places.measure(classifier.head_, _find_classes(classifier, label))
+
+        def draw(name: str, answer: Prediction) -> Prediction:
+            if (classifier := self._classifiers.get(name)) is None:
+                return answer
+            heat = places.measure(classifier.head_, find_answered(classifier, answer))
             stream = io.BytesIO()
             overlay(image, heat, places.seen).save(stream, "JPEG", quality=90)
             picture = self._write(self._folder / name, result.path, stream.getvalue())
-            drawn[name] = replace(drawn[name], heatmap=str(picture))
-        return drawn[""] if is_one else replace(result, questions=drawn)
+            return replace(answer, heatmap=str(picture))
+
+        return change_answers(result, draw)
 
     def _write(self, within: Path, path: str, data: bytes) -> Path:
         place = mirror_path(within, path)

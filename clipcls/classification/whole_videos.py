@@ -6,6 +6,7 @@ import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from clipcls.embeddings.embedded import Embedded
 from clipcls.errors import CutShortError, ImageError
 from clipcls.predictions import Prediction, Result
-from clipcls.questions import Answers
+from clipcls.questions import Answers, change_answers
 
 if TYPE_CHECKING:
     from clipcls.classification.image_classifier import ImageClassifier
@@ -79,14 +80,8 @@ class WholeVideos(Iterator[Any]):
             found = self._frames.pop(result.path, None)
             if found is None or isinstance(result, ImageError):
                 yield result
-            elif isinstance(result, Prediction):
-                yield _add_frames(result, classifiers[""], *found)
             else:
-                answers = {
-                    question: _add_frames(answer, classifiers[question], *found)
-                    for question, answer in result.questions.items()
-                }
-                yield replace(result, questions=answers)
+                yield change_answers(result, partial(_add_frames, classifiers, *found))
 
 
 def _find_video(item: Embedded | ImageError) -> str:
@@ -98,21 +93,19 @@ def _find_video(item: Embedded | ImageError) -> str:
 
 
 def _add_frames(
-    answer: Prediction,
-    classifier: ImageClassifier | MultiLabelClassifier,
+    classifiers: Mapping[str, ImageClassifier | MultiLabelClassifier],
     names: list[str],
     vectors: NDArray[np.float16],
+    question: str,
+    answer: Prediction,
 ) -> Prediction:
-    base: Any = getattr(classifier, "classifier", classifier)
-    rows = base.head_.weights[_find_labels(base, answer.top[0].label)]
+    from clipcls.classification.labelled import find_answered
+    from clipcls.classification.multilabel import find_base
+
+    base = find_base(classifiers[question])
+    head, classes = base.head_, find_answered(base, answer)
+    labels = [*classes] if head.level is None else np.isin(head.level.node, classes)
+    rows = head.weights[labels]
     fit = (vectors.astype(np.float32) @ rows.astype(np.float32).T).max(axis=1)
     best = np.argsort(-fit, kind="stable")[:BEST_FRAMES]
     return replace(answer, frames=tuple(names[number] for number in best))
-
-
-def _find_labels(classifier: ImageClassifier, name: str) -> list[int]:
-    """The rows of the head that a label, or a name above labels, stands for."""
-    for level in reversed(classifier.hierarchy_.levels if classifier.hierarchy_ else ()):
-        if name in level.names:
-            return list(level.labels(list(level.names).index(name)))
-    return np.flatnonzero(classifier.classes_ == name).tolist()

@@ -151,7 +151,7 @@ def without_scores(result: Result | Answers) -> Result:
     """The part of a result that filing and keywords need, a fraction of its memory."""
     if isinstance(result, ImageError):
         return result
-    answers = [*result.questions.values()] if isinstance(result, Answers) else [result]
+    answers = [*result.questions.values()]
     label = answers[0].label if len(answers) == 1 else ""
     return Prediction(result.path, label, (), None, lineages=result.label_paths)
 

@@ -12,7 +12,6 @@ import importlib.resources
 import json
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote
@@ -97,7 +96,7 @@ class GalleryWriter(Writer):
             records.append(self._record(result, picture))
             code = "" if isinstance(picture, ImageError) else base64.b64encode(picture).decode()
             images += f'<script type="text/plain" class="image">{code}</script>\n'
-            for answer in _answers(result).values():
+            for answer in result.questions.values():
                 if answer.provenance:
                     self._provenance[answer.provenance] = None
         self._stream.write(_data(records, 'class="records"') + images)
@@ -105,7 +104,7 @@ class GalleryWriter(Writer):
 
     def _record(self, result: Prediction | Answers, picture: bytes | ImageError) -> dict[str, Any]:
         record: dict[str, Any] = {"path": result.path, "labels": [], "top": []}
-        answers = _answers(result)
+        answers = result.questions
         if all(answer.by_person for answer in answers.values()):
             record["reviewed"] = True
         for question, answer in answers.items():
@@ -139,11 +138,6 @@ class GalleryWriter(Writer):
             return Path(file).as_uri()
         # With ./ in front nothing before a colon is taken for a protocol.
         return "./" + quote(os.fsencode(relative.replace(os.sep, "/")))
-
-
-def _answers(result: Prediction | Answers) -> Mapping[str, Prediction]:
-    """The answers to each question; to a single one under ""."""
-    return result.questions if isinstance(result, Answers) else {"": result}
 
 
 def _beginning(title: str) -> str:

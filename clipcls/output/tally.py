@@ -33,8 +33,7 @@ class Tally:
             self.skipped += 1
         else:
             self.classified += 1
-            answers = result.questions if isinstance(result, Answers) else {"": result}
-            for question, answer in answers.items():
+            for question, answer in result.questions.items():
                 if answer.label == UNKNOWN:
                     self.unknown[question] += 1
                 if answer.label_set is not None:

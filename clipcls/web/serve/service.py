@@ -30,10 +30,9 @@ from clipcls.classification.in_blocks import answer_together
 from clipcls.classification.multi_question import (
     QuestionClassifier,
     answer_questions,
-    find_base,
     make_answerers,
 )
-from clipcls.classification.multilabel import MultiLabelClassifier
+from clipcls.classification.multilabel import MultiLabelClassifier, find_base
 from clipcls.classification.nearness import Nearness
 from clipcls.classification.zero_shot import ZeroShotClassifier
 from clipcls.data.images import PIXELS, decode_image
@@ -348,8 +347,8 @@ def _find_outcome(result: Prediction | Answers | ImageError) -> str:
     """The outcome of an image in the metrics."""
     if isinstance(result, ImageError):
         return "error"
-    answers = result.questions.values() if isinstance(result, Answers) else [result]
-    return "unknown" if all(each.label == UNKNOWN for each in answers) else "classified"
+    is_unknown = all(answer.label == UNKNOWN for answer in result.questions.values())
+    return "unknown" if is_unknown else "classified"
 
 
 def _make_prompts(given: str | list[str]) -> PromptSet:
