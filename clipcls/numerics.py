@@ -28,6 +28,12 @@ def unit_rows(rows: NDArray[Any]) -> NDArray[np.float32]:
     return unit
 
 
+def row_blocks(n: int, size: int) -> Iterator[slice]:
+    """The next `size` of `n` rows at a time, and at last the rest."""
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
+
+
 _lock = threading.Lock()
 _limits: list[Any] = []  # the first one is in force until the last is left
 

@@ -36,7 +36,7 @@ from clipcls.data.inputs import OnError, apply_on_error
 from clipcls.embeddings.embed import compute_rows, embed_texts
 from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError
 from clipcls.labels.everyday import everyday_texts
-from clipcls.numerics import PROBE, logistic
+from clipcls.numerics import PROBE, logistic, row_blocks
 from clipcls.predictions import UNKNOWN, Candidate, Prediction
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class MultiLabelClassifier(Estimator):
             thresholds = np.full(len(thresholds), min_score)
 
         def predict(block: list[Embedded]) -> Iterator[Prediction]:
-            rows = self._rows(np.stack([image.vector for image in block]))
+            rows = self._score_each(np.stack([image.vector for image in block]))
             for image, (similarities, scores) in zip(block, rows, strict=True):
                 order = np.lexsort((-similarities, -scores))
                 given = order[scores[order] >= thresholds[order]][:top]
@@ -211,17 +211,17 @@ class MultiLabelClassifier(Estimator):
         """`predict_proba` of unit rows, float32 (n, dim) -> float64 (n, n_classes)."""
         self._check_fitted()
         found = np.empty((len(vectors), len(self.classes_)))
-        for number, (_, scores) in enumerate(self._rows(vectors)):
+        for number, (_, scores) in enumerate(self._score_each(vectors)):
             found[number] = scores
         return found
 
-    def _rows(
+    def _score_each(
         self, vectors: NDArray[np.float32]
     ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """Similarities and scores of each image, float64 (n_classes,) each."""
         step = max(1, _SCORES_A_BLOCK // (len(self.classes_) + len(self.background_)))
-        for start in range(0, len(vectors), step):
-            rows = vectors[start : start + step].astype(np.float64)
+        for block in row_blocks(len(vectors), step):
+            rows = vectors[block].astype(np.float64)
             similarities = rows @ self.classifier.head_.weights.T
             odds = score_odds(similarities, rows @ self.background_.T)
             if self.calibration_ is not None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from clipcls.embeddings.embed import embed_texts
 from clipcls.labels.everyday import everyday_texts
+from clipcls.numerics import row_blocks
 
 if TYPE_CHECKING:
     from clipcls.embeddings.cache import EmbeddingCache
@@ -70,8 +71,7 @@ class Nearness:
         self, vectors: NDArray[np.float32], similarities: NDArray[Any]
     ) -> NDArray[np.float64]:
         found = np.empty(len(vectors))
-        for start in range(0, len(vectors), _BLOCK):
-            rows = slice(start, start + _BLOCK)
+        for rows in row_blocks(len(vectors), _BLOCK):
             names = vectors[rows].astype(np.float64) @ self._names.T
             spread = np.maximum(names.std(axis=1), 1e-9)
             found[rows] = (similarities[rows] - names.mean(axis=1)) / spread

@@ -10,7 +10,7 @@ on clear evidence, and few answers change to a label that the words seldom give.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.embeddings.index import neighbours
+from clipcls.numerics import row_blocks
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -98,7 +99,8 @@ def refine(
     strength = n / (n + _HALF_STRENGTH)
     square = 0.0
     shares = _empty(n, kept)
-    for rows in _blocks(n, n_classes):
+    step = max(1, _LOGITS_A_BLOCK // n_classes)
+    for rows in row_blocks(n, step):
         words = logits(vectors[rows])
         _keep(shares, rows, words)
         words -= level
@@ -110,7 +112,7 @@ def refine(
         matrix = shares.matrix(n_classes)
         prototypes, constants = _prototypes(matrix, vectors, mean, covariance)
         found = _empty(n, kept)
-        for rows in _blocks(n, n_classes):
+        for rows in row_blocks(n, step):
             adjustment = _PROTOTYPES * (vectors[rows] @ prototypes.T + constants)
             adjustment += _GRAPH * (graph[rows] @ matrix).toarray()
             refined = logits(vectors[rows]) + level + strength * spread * adjustment
@@ -119,7 +121,7 @@ def refine(
             _keep(found, rows, refined / (temperature if number == _ROUNDS - 1 else 1))
         shares = found
     unproven = _find_unproven(before, shares.classes[:, 0], leads, _MARGIN * spread)
-    for block in _blocks(len(unproven), n_classes):
+    for block in row_blocks(len(unproven), step):
         some = unproven[block]
         _keep(shares, some, logits(vectors[some]) / temperature)
     return shares
@@ -190,9 +192,3 @@ def _keep(shares: Assignments, rows: slice | NDArray[np.intp], logits: NDArray[A
     best = np.take_along_axis(some, order, 1)
     shares.classes[rows] = best
     shares.scores[rows] = np.take_along_axis(scores, best, 1)
-
-
-def _blocks(n: int, n_classes: int) -> Iterator[slice]:
-    step = max(1, _LOGITS_A_BLOCK // n_classes)
-    for start in range(0, n, step):
-        yield slice(start, start + step)

@@ -29,6 +29,7 @@ from clipcls.few_shot.file import (
 from clipcls.few_shot.training_data import find_copies, name_labels
 from clipcls.labels.label_set import Label, LabelSet, LabelsLike, log_warnings, make_labels
 from clipcls.labels.prompts import PromptSet
+from clipcls.numerics import row_blocks
 from clipcls.predictions import NO_CLASS, UNKNOWN
 
 if TYPE_CHECKING:
@@ -178,8 +179,8 @@ class FewShotClassifier(ImageClassifier):
             text, np.arange(len(names)), logit_scale=self.encoder_.logit_scale
         ).fit(vectors, codes, copies)
         self._examples = (vectors, codes, tuple(paths))
-        blocks = (vectors[i : i + BLOCK] for i in range(0, len(vectors), BLOCK))
-        answers = np.concatenate([self.probe_.predict(block) for block in blocks])
+        blocks = row_blocks(len(vectors), BLOCK)
+        answers = np.concatenate([self.probe_.predict(vectors[rows]) for rows in blocks])
         self.learnt_ = Learnt(
             model=self.encoder_.name,
             weights=self.encoder_.weights,

@@ -22,6 +22,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
+from clipcls.numerics import row_blocks
+
 if TYPE_CHECKING:
     from typing import TypeAlias
 
@@ -297,9 +299,9 @@ def _split_folds(codes: Integers, folds: int) -> Integers | None:
 
 def _sum_images(X: Any, codes: Integers, n_classes: int) -> Sums:
     sums, products = np.zeros((n_classes, X.shape[1])), np.zeros((X.shape[1],) * 2)
-    for start in range(0, len(X), BLOCK):
-        block = X[start : start + BLOCK].astype(np.float64)
-        np.add.at(sums, codes[start : start + BLOCK], block)
+    for rows in row_blocks(len(X), BLOCK):
+        block = X[rows].astype(np.float64)
+        np.add.at(sums, codes[rows], block)
         products += block.T @ block
     return np.bincount(codes, minlength=n_classes), sums, products
 
