@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -13,9 +13,6 @@ from clipcls.cli.console import Console, show
 from clipcls.cli.options import json_option
 from clipcls.cli.param_types import FILE, NEW_FILE
 from clipcls.errors import printable
-
-if TYPE_CHECKING:
-    from clipcls.embeddings.cache import EmbeddingCache
 
 _file = click.option(
     "--cache",
@@ -128,10 +125,15 @@ def _export(console: Console, path: Path | None, output: Path) -> int:
     `clipcls cache import` reads it, on this machine or another one. To use one model's vectors in
     other programs, see `clipcls embed`.
     """
+    from clipcls.embeddings.cache import EmbeddingCache
+    from clipcls.embeddings.cache_file import default_path
     from clipcls.embeddings.cache_transfer import CacheWriter, dump_blocks
     from clipcls.output.writing import open_output
 
-    with _open(path) as cache, open_output(output, CacheWriter) as writer:
+    path = path or default_path()
+    if not path.exists():
+        raise click.UsageError(f"{path}: there is no cache yet")
+    with EmbeddingCache(path) as cache, open_output(output, CacheWriter) as writer:
         count = 0
         for vectors, files in dump_blocks(cache):
             writer.write((vectors, files))
@@ -144,45 +146,20 @@ def _export(console: Console, path: Path | None, output: Path) -> int:
 @_file
 @click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
 def _import(console: Console, path: Path | None, files: tuple[Path, ...]) -> int:
-    """Add the vectors of files by `clipcls cache export`; known ones stay."""
+    """Add the vectors of other caches.
+
+    They may be files by `clipcls cache export` or cache files, also another machine's. Vectors that
+    this cache has stay as they are.
+    """
     from clipcls.embeddings.cache import EmbeddingCache
     from clipcls.embeddings.cache_transfer import absorb, read_blocks
 
     with EmbeddingCache(path) as cache:
         for file in files:
-            new, total = absorb(cache, read_blocks(file))
+            new, total = absorb(cache, read_blocks(file, cache))
             show(f"{file}: {new:,} of {total:,} vectors were new")
     return 0
 
 
-@groups.command("merge")
-@_file
-@click.argument("caches", nargs=-1, required=True, type=FILE, metavar="CACHE...")
-def _merge(console: Console, path: Path | None, caches: tuple[Path, ...]) -> int:
-    """Add the vectors of other cache files.
-
-    They may be another machine's. Vectors that this cache has stay as they are.
-    """
-    from clipcls.embeddings.cache import EmbeddingCache
-    from clipcls.embeddings.cache_transfer import absorb, dump_blocks, open_other
-
-    with EmbeddingCache(path) as cache:
-        for file in caches:
-            with open_other(file, cache) as other:
-                new, total = absorb(cache, dump_blocks(other))
-            show(f"{file}: {new:,} of {total:,} vectors were new")
-    return 0
-
-
-def _open(path: Path | None) -> EmbeddingCache:
-    """Open a cache that exists."""
-    from clipcls.embeddings.cache import EmbeddingCache
-    from clipcls.embeddings.cache_file import default_path
-
-    if not (place := path or default_path()).exists():
-        raise click.UsageError(f"{place}: there is no cache yet")
-    return EmbeddingCache(path)
-
-
-for _subcommand in (_info, _clear, _prune, _export, _import, _merge):
+for _subcommand in (_info, _clear, _prune, _export, _import):
     command.add_command(_subcommand)

@@ -18,7 +18,7 @@ from clipcls.data.file_kinds import is_vectors
 from clipcls.embeddings.cache import EmbeddingCache
 from clipcls.embeddings.cache_file import compute_checksum
 from clipcls.embeddings.space import is_probe, translate
-from clipcls.errors import CacheError, InputError, OutputError, require_extra
+from clipcls.errors import InputError, OutputError, require_extra
 from clipcls.files.magic import START, name_kind
 from clipcls.output.parquet import MAGIC, open_parquet
 from clipcls.output.writer import Writer
@@ -81,20 +81,35 @@ class CacheWriter(Writer):
         self._file.close()
 
 
-def read_blocks(path: Path) -> Iterator[tuple[list[Row], list[Row]]]:
-    """The rows of an exported cache, as `EmbeddingCache.dump` gives them.
+def read_blocks(path: Path, cache: EmbeddingCache) -> Iterator[tuple[list[Row], list[Row]]]:
+    """The rows of an exported cache or of another cache, as `dump_blocks` gives them.
+
+    Args:
+        path: the file.
+        cache: the cache that takes the rows.
 
     Raises:
-        InputError: it is no such file, or is cut off or damaged.
+        InputError: it is missing, no such file, cut off or damaged, or it is `cache` itself.
     """
     name = os.fspath(path)
     try:
         with path.open("rb") as file:
-            is_parquet = file.read(4) == MAGIC
+            start = file.read(START)
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror or error})") from error
-    if not is_parquet:
-        raise InputError(f"{name}: is not a parquet file by `clipcls cache export`")
+    if start.startswith(MAGIC):
+        yield from _read_exported(name)
+    elif not start.startswith(_SQLITE):  # an empty file would be made a cache
+        kind = name_kind(start) or "empty or another file"
+        raise InputError(f"{name}: is {kind}, not a cache, nor by `clipcls cache export`")
+    elif path.samefile(cache.path):
+        raise InputError(f"{name}: is the cache that it would be added to; name another")
+    else:
+        with EmbeddingCache(path) as other:
+            yield from dump_blocks(other)
+
+
+def _read_exported(name: str) -> Iterator[tuple[list[Row], list[Row]]]:
     with open_parquet(name, name) as file:
         if (file.schema_arrow.metadata or {}).get(KEY) != FORMAT:
             hint = "; name it in place of the images" if is_vectors(name) else ""
@@ -140,27 +155,6 @@ def _translate(row: Row, names: dict[str, str], cache: EmbeddingCache) -> Row:
     if names[space] == space or checksum != compute_checksum(space.encode(), *key):
         return row
     return names[space], *key, compute_checksum(names[space].encode(), *key)
-
-
-def open_other(path: Path, cache: EmbeddingCache) -> EmbeddingCache:
-    """Open another cache to take its rows.
-
-    Raises:
-        CacheError: it is missing, is no cache, or is the same one.
-    """
-    if not path.is_file():
-        raise CacheError(f"{path}: no such file")
-    if path.samefile(cache.path):
-        raise CacheError(f"{path}: is the cache that it would be merged into; name another")
-    with path.open("rb") as file:
-        start = file.read(START)
-    if start.startswith(MAGIC):
-        raise CacheError(f"{path}: is parquet, not a cache; use `clipcls cache import`")
-    if not start.startswith(_SQLITE):  # an empty file would be made a cache
-        raise CacheError(
-            f"{path}: is {name_kind(start) or 'empty or another file'}, not a cache of clipcls"
-        )
-    return EmbeddingCache(path)
 
 
 def dump_blocks(cache: EmbeddingCache) -> Iterator[tuple[list[Row], list[Row]]]:

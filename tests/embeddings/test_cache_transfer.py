@@ -47,10 +47,10 @@ def test_export_and_import(filled: Path, run: Run) -> None:
     assert "0 of 8" in run("cache", "import", "c.parquet", "--cache", "two.db")[1]
 
 
-def test_merge(filled: Path, run: Run) -> None:
+def test_another_cache_is_imported(filled: Path, run: Run) -> None:
     with EmbeddingCache("two.db") as cache:
         embed_texts(ColourEncoder(), [TEXTS[0], "yellow"], cache)
-    status, out, _ = run("cache", "merge", "one.db", "--cache", "two.db")
+    status, out, _ = run("cache", "import", "one.db", "--cache", "two.db")
     assert (status, "7 of 8" in out) == (0, True)
     computes_nothing("two.db")
     with EmbeddingCache("two.db") as cache:
@@ -79,22 +79,17 @@ def test_damaged_rows_stay_behind(filled: Path, run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "file", "said"),
+    ("file", "said"),
     [
-        ("import", "missing.parquet", "cannot be read"),
-        ("import", "a.png", "not a parquet file"),
-        ("import", "other.parquet", "was not made by"),
-        ("import", "vectors.parquet", "in place of the images"),
-        ("import", "cut.parquet", "not a whole parquet file"),
-        ("merge", "missing.db", "no such file"),
-        ("merge", "a.png", "not a cache"),
-        ("merge", "c.parquet", "cache import"),
-        ("merge", "two.db", "name another"),
+        ("missing.parquet", "cannot be read"),
+        ("a.png", "not a cache"),
+        ("other.parquet", "was not made by"),
+        ("vectors.parquet", "in place of the images"),
+        ("cut.parquet", "not a whole parquet file"),
+        ("two.db", "name another"),
     ],
 )
-def test_foreign_files_are_one_line(
-    filled: Path, run: Run, command: str, file: str, said: str
-) -> None:
+def test_foreign_files_are_one_line(filled: Path, run: Run, file: str, said: str) -> None:
     import pandas as pd
 
     run("cache", "export", "--cache", "one.db", "-o", "c.parquet")
@@ -103,7 +98,7 @@ def test_foreign_files_are_one_line(
     Path("cut.parquet").write_bytes(Path("c.parquet").read_bytes()[:-9])
     EmbeddingCache("two.db").close()
     before = Path(file).read_bytes() if Path(file).exists() else None
-    status, _, errors = run("cache", command, file, "--cache", "two.db")
+    status, _, errors = run("cache", "import", file, "--cache", "two.db")
     assert (status, errors.count("\n")) == (2, 1)
     assert said in errors
     assert (Path(file).read_bytes() if Path(file).exists() else None) == before
