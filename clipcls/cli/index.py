@@ -10,7 +10,7 @@ import click
 
 from clipcls.cli import groups
 from clipcls.cli.completion import complete_files
-from clipcls.cli.console import Console, watching
+from clipcls.cli.console import Console
 from clipcls.cli.options import progress_options
 from clipcls.cli.param_types import COUNT, FOLDER, NumberRange
 from clipcls.errors import ClipclsError, InputError, format_count
@@ -84,9 +84,9 @@ def command(
         )
     kind = choose_kind(total, info.dim, recall, bytes_per_vector)
     texts = None if kind == EXACT else _embed_texts(console, info)
-    with watching(console, total) as watch:
+    with console.progress(total):
         found = build_index(
-            files, output, kind, recall=recall, texts=texts, on_row=lambda: watch(None)
+            files, output, kind, recall=recall, texts=texts, on_rows=console.advance
         )
     if total > found.rows:
         console.say(f"{format_count(total - found.rows, 'row')} without a unit vector left out")

@@ -30,7 +30,7 @@ from clipcls.embeddings.vector_index import (
     VectorIndex,
     read_manifest,
 )
-from clipcls.embeddings.vectors_info import VectorsInfo, is_unit
+from clipcls.embeddings.vectors_info import is_unit
 from clipcls.errors import InputError
 from clipcls.files.atomic import writing
 from clipcls.files.folders import sync_folder
@@ -51,7 +51,7 @@ def build_index(
     *,
     recall: float | None = None,
     texts: NDArray[np.float32] | None = None,
-    on_row: Callable[[], object] = lambda: None,
+    on_rows: Callable[[int], object] = lambda count: None,
 ) -> IndexInfo:
     """Write an index of all vectors of these files; memory holds a part of them.
 
@@ -63,19 +63,20 @@ def build_index(
         kind: by `choose_kind`.
         recall: of lists; as many are read as reach it. Default: 0.95.
         texts: unit vectors float32 (n, dim) of texts to measure the recall with, besides images.
-        on_row: called once per vector.
+        on_rows: called with the number of vectors that have just been done.
 
     Raises:
         InputError: the vectors are of several models, none, or damaged.
         OutputError: the index cannot be written.
     """
-    info = _check_files(files)
-    place = Path(folder)
+    info, place = files[0].info, Path(folder)
+    for file in files[1:]:
+        file.info.check_same(file.path, info, files[0].path)
     with _open_folder(place) as manifest:
         token = secrets.token_hex(4)
         rows = place / f"rows-{token}.{'f32' if kind == EXACT else 'f16'}"
         logger.info("copying vectors", extra={"is_preparing": True})
-        count = _copy(files, rows, place / f"paths-{token}", on_row if kind == EXACT else None)
+        count = _copy(files, rows, place / f"paths-{token}", on_rows if kind == EXACT else None)
         if not count:
             raise InputError(f"{files[0].path}: holds no vectors to index")
         if count < sum(map(len, files)) / 2:  # mostly damaged: too few for the kind
@@ -86,9 +87,8 @@ def build_index(
             logger.info("training %s", kind, extra={"is_preparing": True})
             own = _spread(count, _QUERIES)  # which have no part in the training
             sample = np.setdiff1d(_spread(count, sample_size(kind, info.dim)), own)
-            sizes = write_lists(
-                name, kind, memory[sample].astype(np.float32), _read_blocks(rows, info.dim, on_row)
-            )
+            blocks = _read_blocks(rows, info.dim, on_rows)
+            sizes = write_lists(name, kind, memory[sample].astype(np.float32), blocks)
             sizes.tofile(f"{name}.sizes")
         written = sorted(each for each in place.iterdir() if token in each.name)
         for each in written:
@@ -104,20 +104,8 @@ def build_index(
     return found
 
 
-def _check_files(files: Sequence[VectorFile]) -> VectorsInfo:
-    info = files[0].info
-    for file in files[1:]:
-        same = info.weights, info.preprocessing, info.dim
-        if (file.info.weights, file.info.preprocessing, file.info.dim) != same:
-            raise InputError(
-                f"{file.path}: its vectors are by {file.info.model}, those of {files[0].path} by "
-                f"{info.model} or of images prepared otherwise; build an index for each"
-            )
-    return info
-
-
 def _copy(
-    files: Sequence[VectorFile], rows: Path, paths: Path, on_row: Callable[[], object] | None
+    files: Sequence[VectorFile], rows: Path, paths: Path, on_rows: Callable[[int], object] | None
 ) -> int:
     """Write all unit vectors and their paths; returns their number."""
     count, end = 0, 0
@@ -140,20 +128,18 @@ def _copy(
             lengths.tofile(ends)
             end += sum(map(len, kept))
             count += len(kept)
-            if on_row:
-                for _ in kept:
-                    on_row()
+            if on_rows:
+                on_rows(len(kept))
     return count
 
 
 def _read_blocks(
-    rows: Path, dim: int, on_row: Callable[[], object]
+    rows: Path, dim: int, on_rows: Callable[[int], object]
 ) -> Iterator[NDArray[np.float32]]:
     with rows.open("rb") as file:
         while len(block := np.fromfile(file, "<f2", _BLOCK * dim)):
             yield block.reshape(-1, dim).astype(np.float32)
-            for _ in range(len(block) // dim):
-                on_row()
+            on_rows(len(block) // dim)
 
 
 def _spread(rows: int, count: int) -> NDArray[np.int64]:

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 from clipcls.embeddings.vector_files import DType, VectorFile, open_vectors
 from clipcls.embeddings.vectors_info import VectorBlock, VectorsInfo
-from clipcls.errors import InputError
 from clipcls.output.merge import Comparison
 
 logger = logging.getLogger(__name__)
@@ -35,7 +34,12 @@ class VectorMerge(Comparison):
         for name in files:
             file = open_vectors(name)
             merge._opened.append(file)
-            merge._check(file)
+            merge.precisions.add(file.info.precision)
+            if file.extra:
+                columns = ", ".join(file.extra)
+                logger.warning("%s: the columns %s are left out", file.path, columns)
+            first = merge._opened[0]
+            file.info.check_same(file.path, first.info, first.path)
             merge.add_shards(name, file.info.shard)
             for path, content in file.labels("hash"):
                 merge.add_image(path, content or "")
@@ -73,19 +77,3 @@ class VectorMerge(Comparison):
                     [hashes[n] for n in kept],
                     [sizes[n] for n in kept],
                 )
-
-    def _check(self, file: VectorFile) -> None:
-        first, info = self._opened[0].info, file.info
-        self.precisions.add(info.precision)
-        if file.extra:
-            logger.warning("%s: the columns %s are left out", file.path, ", ".join(file.extra))
-        both = f"{self.files[0]} and {file.path}"
-        if info.weights != first.weights:
-            raise InputError(
-                f"{both}: are by different models ({first.model}, {info.model}); merge vectors of "
-                "one command"
-            )
-        if (info.preprocessing, info.dim) != (first.preprocessing, first.dim):
-            raise InputError(
-                f"{both}: are of images that were prepared differently; embed those of one anew"
-            )

@@ -104,6 +104,25 @@ class VectorsInfo:
                 f"now; {named}embed them anew"
             )
 
+    def check_same(self, name: str, other: VectorsInfo, other_name: str) -> None:
+        """Refuse to put these vectors together with those of another file.
+
+        Another precision is accepted, as by `check`.
+
+        Raises:
+            InputError: they are by different models, or of images that were prepared differently.
+        """
+        if self.weights != other.weights:
+            raise InputError(
+                f"{name}: its vectors are by {self.model}, those of {other_name} by {other.model}; "
+                "name files by one model"
+            )
+        if (self.preprocessing, self.dim) != (other.preprocessing, other.dim):
+            raise InputError(
+                f"{name}: its images were prepared otherwise than those of {other_name}; embed "
+                "those of one anew"
+            )
+
 
 @dataclass(slots=True)
 class VectorBlock:

@@ -305,7 +305,7 @@ def test_a_killed_build_leaves_no_index_and_the_next_removes_its_files(
         "import time; from clipcls.embeddings.vector_files import open_vectors\n"
         "from clipcls.embeddings.index_build import build_index\n"
         f"build_index([open_vectors({vectors!r})], {str(tmp_path / 'i')!r}, "
-        "kind='IVF128,SQ8', on_row=lambda: time.sleep(0.01))"
+        "kind='IVF128,SQ8', on_rows=lambda count: time.sleep(60))"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
     while not list(tmp_path.glob("i/rows-*")):
@@ -325,11 +325,11 @@ def test_a_failed_build_keeps_the_former_index(vectors: str, tmp_path: Path) -> 
     build([vectors], tmp_path / "i")
     before = sorted(os.listdir(tmp_path / "i"))
 
-    def stop() -> None:
+    def stop(count: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build([vectors], tmp_path / "i", recall=0.9, on_row=stop)
+        build([vectors], tmp_path / "i", recall=0.9, on_rows=stop)
     assert sorted(os.listdir(tmp_path / "i")) == before
     open_index(tmp_path / "i")
 
