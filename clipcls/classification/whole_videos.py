@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.data.sources import find_video
 from clipcls.embeddings.embedded import Embedded
 from clipcls.errors import CutShortError, ImageError
 from clipcls.predictions import Prediction, Result
@@ -86,10 +87,8 @@ class WholeVideos(Iterator[Any]):
 
 def _find_video(item: Embedded | ImageError) -> str:
     """The video that a frame, or an error, is of; "" if it is of none."""
-    from clipcls.data.video import find_frame
-
-    frame = find_frame(item.path)
-    return frame.path if frame else item.path if isinstance(item, CutShortError) else ""
+    video = find_video(item.path)
+    return video if video != item.path or isinstance(item, CutShortError) else ""
 
 
 def _add_frames(

@@ -18,8 +18,7 @@ from clipcls.errors import OutputError, format_count, require_extra
 if TYPE_CHECKING:
     from clipcls.classification.doubt import Doubt
     from clipcls.cli.run import Run
-    from clipcls.data.inputs import NamedImage
-    from clipcls.errors import ImageError
+    from clipcls.data.inputs import Found
     from clipcls.models.backend import Backend
     from clipcls.output.place import Place
 
@@ -82,7 +81,7 @@ def find_place(file: object, form: str | None) -> str:
 def classify_on_cluster(
     run: Run,
     cluster: ClusterSettings,
-    images: Iterable[str | NamedImage | ImageError],
+    images: Iterable[Found],
     classifier: Any,
     options: Mapping[str, Any],
     *,
@@ -106,6 +105,7 @@ def classify_on_cluster(
     """
     with require_extra("ray", "--ray"):
         import ray.data  # noqa: F401
+    from clipcls.classification.whole_videos import WholeVideos
     from clipcls.cluster import job
     from clipcls.output.place import Place
 
@@ -128,6 +128,7 @@ def classify_on_cluster(
         place,
         {name: doubt.n_labels for name, doubt in doubts.items()},
         keep_nearness,
+        isinstance(images, WholeVideos),
         inputs=[os.fspath(name) for name in run.inputs if os.path.exists(name)],
     )
     done = known & {part.name for part in parts}

@@ -32,7 +32,6 @@ EXCLUSIVE: tuple[tuple[str, str, str], ...] = (
     ("refine", "shard", "all images are refined together"),
     *(("ray", x, "filing needs one file of results: run `clipcls sort`") for x in _FILING),
     *(("ray", x, "workers have no cache of embeddings") for x in ("cache", "explain")),
-    ("ray", "per-file", "run it on each machine for videos of its own, then `clipcls merge`"),
     ("ray", "refine", "all images are refined together"),
     ("ray", "heatmap", "classify the images in question on this machine"),
     ("coverage", "max-error", ""),

@@ -100,7 +100,8 @@ class InputSettings(Settings):
         rare=True,
         callback=_parse_shard,
         help="Read only share I, from 1, of N shares of the images, so that N jobs do the work of "
-        "one. An image's share depends only on its name below INPUT. See `clipcls merge`.",
+        "one. An image's share depends only on its name below INPUT; a video's frames are in one "
+        "share. See `clipcls merge`.",
     )
     boxes: Path | None = option(
         help="Classify what the boxes in FILE show: MegaDetector's or COCO's JSON, or csv with "
@@ -149,8 +150,6 @@ class InputSettings(Settings):
         from clipcls.data import paths
         from clipcls.data.file_kinds import LeftOut, is_stream
 
-        if self.per_file and self.shard:
-            raise click.UsageError("--shard splits videos: leave out --per-file")
         boxes = None
         if self.boxes is not None:
             from clipcls.data.boxes import Boxes

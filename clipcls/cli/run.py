@@ -118,13 +118,13 @@ class Run:
         arguments = model.make_arguments(self.inputs)
         self.opened = open_questions(self.questions, arguments, multi_label)
         self.cache, self._backend = arguments["cache"] or None, arguments["backend"]
-        self._settings = settings
+        self._settings = *settings, self.reading.per_file, self.reading.every
         for each in self.opened.values() if self.reading.shard else ():
             each.provenance_ = replace(
-                each.provenance_, shard=str(self.reading.shard), run=self._identify(*settings)
+                each.provenance_, shard=str(self.reading.shard), run=self._identify()
             )
 
-    def _identify(self, *settings: object) -> str:
+    def _identify(self, *more: object) -> str:
         """First 12 hex of the SHA-256 of what decides the answers of the classifiers."""
         made = [
             (
@@ -134,7 +134,7 @@ class Run:
             )
             for name, each in self.opened.items()
         ]
-        return hashlib.sha256(repr((made, settings)).encode()).hexdigest()[:12]
+        return hashlib.sha256(repr((made, self._settings, more)).encode()).hexdigest()[:12]
 
     def answer(
         self,
@@ -166,7 +166,7 @@ class Run:
                 classifier,
                 options,
                 backend=self._backend,
-                identity=self._identify(*self._settings, self.reading.keep),
+                identity=self._identify(self.reading.keep),
                 doubts=doubts,
                 keep_nearness=keep_nearness,
             )

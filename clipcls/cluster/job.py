@@ -23,10 +23,13 @@ from typing import Any
 
 from clipcls.classification.doubt import Doubt, count_each
 from clipcls.classification.empty import answer_empty
+from clipcls.classification.whole_videos import WholeVideos
 from clipcls.cluster.transport import pack, unpack, with_provenance
-from clipcls.data.inputs import NamedImage
-from clipcls.data.sources import Source, find_source, needs_request
+from clipcls.data.boxes import Crop
+from clipcls.data.inputs import Found, NamedImage
+from clipcls.data.sources import Source, find_source, find_video, needs_request
 from clipcls.errors import ClipclsError, ImageError, InputError, ModelError, require_extra
+from clipcls.files.hashing import mark_file
 from clipcls.models.backend import Backend
 from clipcls.output.parquet import ParquetWriter
 from clipcls.output.place import Place
@@ -39,50 +42,64 @@ _TRIES = 4  # of a shard whose worker dies: an image may crash it
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The images of one shard, compressed, and the name of the file for their results."""
+    """The images of one shard, compressed, their results' number and the name of their file."""
 
     name: str
     count: int
     images: bytes
 
-    def load(self) -> list[str | NamedImage | ImageError]:
+    def load(self) -> list[Found]:
         """The images."""
-        images: list[str | NamedImage | ImageError] = pickle.loads(zlib.decompress(self.images))
+        images: list[Found] = pickle.loads(zlib.decompress(self.images))
         return images
 
 
-def split(images: Iterable[str | NamedImage | ImageError], size: int) -> Iterator[Part]:
-    """Divide images into parts of `size`, in their order."""
-    images = iter(images)
+def split(images: Iterable[Found], size: int) -> Iterator[Part]:
+    """Divide images into parts of `size`, in their order; `WholeVideos` stay whole."""
+    is_whole = isinstance(images, WholeVideos)
     with ThreadPoolExecutor(16) as pool:  # servers of files answer slowly
-        for number in itertools.count():
-            chunk = list(itertools.islice(images, size))
-            if not chunk:
-                return
-            slices = (chunk[start : start + 64] for start in range(0, size, 64))
+        for number, chunk in enumerate(_divide(images, size, is_whole)):
+            slices = (chunk[start : start + 64] for start in range(0, len(chunk), 64))
             text = "\0".join(itertools.chain.from_iterable(pool.map(_mark_each, slices)))
             digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
             data = zlib.compress(pickle.dumps(chunk, protocol=5), 1)
-            yield Part(f"part-{number:05}-{digest}.parquet", len(chunk), data)
+            count = len([*itertools.groupby(chunk, _find_video)]) if is_whole else len(chunk)
+            yield Part(f"part-{number:05}-{digest}.parquet", count, data)
 
 
-def _mark_each(images: Iterable[str | NamedImage | ImageError]) -> list[str]:
+def _divide(images: Iterable[Found], size: int, is_whole: bool) -> Iterator[list[Found]]:
+    chunk: list[Found] = []
+    for image in images:
+        if len(chunk) >= size and not (is_whole and _find_video(image) == _find_video(chunk[-1])):
+            yield chunk
+            chunk = []
+        chunk.append(image)
+    if chunk:
+        yield chunk
+
+
+def _find_video(image: Found) -> str:
+    """The video of a frame or of its error; the name of another image."""
+    name = image.name if isinstance(image, NamedImage) else getattr(image, "path", image)
+    return find_video(str(name))
+
+
+def _mark_each(images: Iterable[Found]) -> list[str]:
     return [*map(_mark, images)]
 
 
-def _mark(image: str | NamedImage | ImageError) -> str:
+def _mark(image: Found) -> str:
     """A text that changes with the image, without a request to a server for it alone."""
     if isinstance(image, ImageError):
         return f"\1{image.path}\1{getattr(image, 'label', '')}\1{dict(image.kept or {})}"
     if isinstance(image, str):
-        try:
-            info = os.stat(image)
-        except (OSError, ValueError):
-            image = NamedImage(image, find_source(image))
-        else:
-            return f"{image}\1{info.st_size}\1{info.st_mtime_ns}"
+        image = NamedImage(image, find_source(image))
     source = image.source
-    stamp = source.stamp() if isinstance(source, Source) and not needs_request(source) else b""
+    whole = source.photo.source if isinstance(source, Crop) else source
+    try:
+        stamp = mark_file(os.stat(getattr(whole, "path", "")))
+    except (OSError, ValueError):
+        stamp = source.stamp() if isinstance(source, Source) and not needs_request(source) else b""
     part = [getattr(source, name, "") for name in ("column", "box", "margin")]
     return f"{image.name}\1{stamp.hex()}\1{part}\1{dict(image.kept or {})}"
 
@@ -116,6 +133,7 @@ class Job:
         place: where results go.
         n_labels: per question whose answers can be doubtful, the number of labels.
         keep_nearness: whether records keep `nearness`.
+        per_file: whether a video has one answer.
         folder: that names of images are relative to.
         inputs: local files and folders that have to exist where a worker runs.
     """
@@ -125,6 +143,7 @@ class Job:
     place: Place
     n_labels: Mapping[str, int] = field(default_factory=dict)
     keep_nearness: bool = False
+    per_file: bool = False
     folder: str = field(default_factory=os.getcwd)
     inputs: Sequence[str] = ()
 
@@ -150,8 +169,10 @@ class Job:
     def classify(self, part: Part) -> Report:
         """Answer a part and write its results."""
         report = Report(part.name, doubts={q: Doubt(n) for q, n in self.n_labels.items()})
-        results = self.classifier.classify(part.load(), **self.options)
+        images: Any = WholeVideos(part.load()) if self.per_file else part.load()
+        results = self.classifier.classify(images, **self.options)
         classifiers = getattr(self.classifier, "classifiers", {"": self.classifier})
+        results = images.name_best(results, classifiers) if self.per_file else results
         data = io.BytesIO()
         stream = io.TextIOWrapper(data, encoding="utf-8")
         writer = ParquetWriter(stream, [name for name in classifiers if name])

@@ -28,7 +28,7 @@ from clipcls.data.file_kinds import (
     is_vectors,
 )
 from clipcls.data.inputs import Found, NamedImage
-from clipcls.data.sources import find_file, find_part
+from clipcls.data.sources import find_file, find_part, find_video
 from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.on_disk import explain_missing, find_on_disk, is_url
 from clipcls.files.text import canonical, detect_encoding
@@ -100,7 +100,8 @@ def find_images(
         stdin: the binary stream that `-` stands for, such as `sys.stdin.buffer`.
         null: names on `stdin` end with NUL bytes (`find -print0`).
         left_out: counts what else the folders contain.
-        shard: yield only this share of what was found, which may be nothing.
+        shard: yield only this share of what was found, which may be nothing; all frames of a video
+            are in one share.
         every: the milliseconds from one frame of a video to the next.
         image_column: the column of tables with the images; None: see `tables.choose_column`.
         keep: other columns of tables, whose cells the images carry.
@@ -132,7 +133,7 @@ def find_images(
         for item in _find(on_disk, is_pattern, left_out, expand):
             has_found, is_empty = True, False
             name = item.name if isinstance(item, NamedImage) else str(getattr(item, "path", item))
-            if shard is None or shard.contains(name, on_disk):
+            if shard is None or shard.contains(find_video(name), on_disk):
                 yield fill_kept(item, keep.empty) if keep else item
         empty += [on_disk] * is_empty
         while has_found and empty:

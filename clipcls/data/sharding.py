@@ -17,8 +17,8 @@ _SEPARATORS = "/" if os.sep == "/" else "/\\"
 class Shard:
     """Share `number` (from 1) of `of` shares of about equal size.
 
-    An image's share follows from its name below the input that led to it. It depends neither on the
-    other images nor on where the input is mounted.
+    An image's share follows from its name below the input that led to it, a frame's share from the
+    name of its video. It depends neither on the other images nor on where the input is mounted.
     """
 
     number: int

@@ -112,6 +112,16 @@ def find_whole(name: str) -> str:
     return name if not found or find_cell(name) or os.path.lexists(name) else found[1]
 
 
+def find_video(name: str) -> str:
+    """The video that a frame called `clip.mp4@00:01:05.000` is of; other names as they are."""
+    if "@" not in name:
+        return name
+    from clipcls.data.video import find_frame
+
+    frame = find_frame(name)
+    return frame.path if frame else name
+
+
 def find_file(name: str) -> str:
     """The file of this disk that has an image, whole or in it; "" if the image is elsewhere."""
     if not _SIGN.search(name):  # nearly all names; each image's is looked up in the cache

@@ -21,8 +21,11 @@ def stamp_file(stat: os.stat_result) -> bytes:
 
     A file replaced by another of the same size and mtime (`cp -p`, `rsync -t`) has a new ctime.
     """
-    if not is_settled(stat):
-        return b""
+    return mark_file(stat) if is_settled(stat) else b""
+
+
+def mark_file(stat: os.stat_result) -> bytes:
+    """A file's size and times, settled or not."""
     return b"%d %d %d" % (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 

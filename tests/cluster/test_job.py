@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import tarfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from clipcls.cluster.transport import pack, unpack
 from clipcls.data import archives, video
 from clipcls.data.boxes import Boxes
 from clipcls.data.inputs import NamedImage
+from clipcls.data.sources import find_source
 from clipcls.data.tables import Cell
 from clipcls.errors import ImageError, InputError, OutputError
 from clipcls.models.backend import Backend
@@ -100,6 +103,28 @@ def test_each_part_reads_a_compressed_archive_or_a_video_once(
     local = [o for o in OPTIONS if o not in ("--shard-size", "4")]
     run("classify", *local, "photos.tar.gz", "clip.mp4", "-o", "local.parquet")
     assert read("r") == read("local.parquet")
+
+
+@pytest.mark.parametrize("command", ["classify", "tag"])
+def test_a_video_that_has_one_answer_is_in_one_part(
+    run: Run, answered: list[str], command: str
+) -> None:
+    for number in range(3):
+        film(f"{number}.mp4", ["red", "green", "blue", "red", "red"])
+    data = Path("2.mp4").read_bytes()
+    Path("2.mp4").write_bytes(data[: len(data) // 2])
+    words = ("0.mp4", "photos", "1.mp4", "2.mp4", "--per-file")
+    status, _, err = run(command, *OPTIONS, *words, "--ray", "-o", "r/")
+    assert (status, len(answered) > 3) == (1, True), err
+    local = [o for o in OPTIONS if o not in ("--shard-size", "4")]
+    run(command, *local, *words, "-o", "local.parquet")
+    assert read("r") == read("local.parquet")
+    assert [len(row["frames"]) for row in read("r") if row["path"] in ("0.mp4", "1.mp4")] == [3, 3]
+    answered.clear()
+    assert run(command, *OPTIONS, *words, "--ray", "-o", "r/")[0] == 1
+    assert not answered
+    status, _, err = run(command, *OPTIONS, *words[:-1], "--ray", "-o", "r/")
+    assert (status, "another folder" in err) == (3, True)
 
 
 def count(function: Callable[..., Any], opened: list[str]) -> Callable[..., Any]:
@@ -282,15 +307,27 @@ def test_parts_of_other_content_under_the_same_names_are_other_parts() -> None:
     assert names[0] == names[3]
 
 
-def test_an_archive_that_changed_makes_other_parts_of_its_members(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["a.jpg", "a.zip!b.jpg", "a.mp4@00:00:01.000", "a.jpg#1", "kept"])
+@pytest.mark.parametrize("is_young", [True, False])
+def test_a_file_that_changed_makes_other_parts(
+    monkeypatch: pytest.MonkeyPatch, name: str, is_young: bool
 ) -> None:
-    monkeypatch.setattr("clipcls.files.hashing.RACY_NS", 0)
+    monkeypatch.setattr("clipcls.files.hashing.RACY_NS", 10**12 if is_young else 0)
+    file = "a.jpg" if name == "kept" else re.split("[!@#]", name)[0]
+    Path("boxes.csv").write_text("path,x,y,w,h\na.jpg,0,0,9,9\n")
     names = []
-    for content in ("x", "yy"):
-        (tmp_path / "a.zip").write_text(content)
-        names += [part.name for part in job.split([f"{tmp_path}/a.zip!b.jpg"], 2)]
-    assert names[0] != names[1]
+    for content, moment in (("x", 1), ("yy", 2), ("zz", 2)):  # the last as `rsync -t` does
+        time.sleep(0.02)  # the clock of files
+        Path("new").write_text(content)
+        os.utime("new", (moment, moment))
+        os.replace("new", file)
+        image: Any = name
+        if name == "kept":
+            image = NamedImage("a.jpg", find_source("a.jpg"), {"id": 1})
+        elif "#" in name:
+            (image,) = Boxes("boxes.csv").crop_each(["a.jpg"])
+        names += [part.name for part in job.split([image], 2)]
+    assert len({*names}) == 3
 
 
 def test_other_boxes_make_other_parts_of_images_behind_urls(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def check_against_local(run: Run, *more: str) -> None:
     run("classify", *LABELS, "photos", *more, "-o", "local.parquet")
     local, found = read("local.parquet"), read("results")
     assert found["path"].tolist() == local["path"].tolist()
-    for name in ("label", "error", "model", "weights", "precision"):
+    for name in ("label", "error", "frames", "model", "weights", "precision"):
         assert found[name].astype(str).tolist() == local[name].astype(str).tolist()
     assert (found["score"] - local["score"]).abs().max() <= 1e-6
 
@@ -94,6 +94,23 @@ def test_two_nodes_answer_as_one_process(cluster: Any, run_real: Run) -> None:
     assert status == 1, err
     assert "13 classified, 9 could not be read" in err
     check_against_local(run_real, "more.tar.gz")
+
+
+def test_videos_are_answered_whole(cluster: Any, run_real: Run) -> None:
+    pytest.importorskip("av", reason="needs PyAV")
+    from helpers.videos import film
+
+    copy_photos(3)
+    clips = [film(f"{n}.mp4", ["red", "green", "blue", "yellow"][n:] * 3) for n in range(3)]
+    words = (*clips, "--per-file", "--every", "500ms")
+    status, _, err = run_real(
+        *("classify", *LABELS, "photos", *words),
+        *("--ray", cluster.address, "--shard-size", "4", "-o", "results/"),
+    )
+    assert status == 0, err
+    assert "6 classified" in err
+    assert len(list(Path("results").glob("part-*"))) == 3
+    check_against_local(run_real, *words)
 
 
 @pytest.mark.slow

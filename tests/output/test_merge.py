@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -41,10 +42,17 @@ def classify(run: Run, output: str, *more: str, command: str = "classify") -> in
     return status
 
 
-def shards(run: Run, form: str, of: int = 3, *more: str, command: str = "classify") -> list[str]:
+def shards(
+    run: Run,
+    form: str,
+    of: int = 3,
+    *more: str,
+    command: str = "classify",
+    images: str = "photos",
+) -> list[str]:
     names = [f"{number}.{form}" for number in range(1, of + 1)]
     for number, name in enumerate(names, start=1):
-        classify(run, name, "photos", "--shard", f"{number}/{of}", *more, command=command)
+        classify(run, name, images, "--shard", f"{number}/{of}", *more, command=command)
     return names
 
 
@@ -62,6 +70,54 @@ def test_shards_are_disjoint_and_do_not_depend_on_where_the_folder_is(tmp_path: 
 def test_images_of_one_name_in_many_folders_are_spread(paint: Callable[..., str]) -> None:
     names = [paint(f"many/{number}/front.png", "red") for number in range(40)]
     assert 8 < len([*find_images(names, shard=Shard(1, 2))]) < 32
+
+
+def read_paths(name: str) -> list[str]:
+    return [json.loads(line)["path"] for line in Path(name).read_text().splitlines()]
+
+
+@pytest.fixture
+def clips() -> None:
+    pytest.importorskip("av", reason="needs PyAV")
+    from helpers.videos import film
+
+    Path("clips").mkdir()
+    names = [film(f"clips/{n}.mp4", ["red", "red", "blue"]) for n in range(8)]
+    Path("clips.csv").write_text("\n".join(["path", *names]))
+
+
+@pytest.mark.parametrize("images", ["clips/*.mp4", "clips.csv", "photos"])
+def test_a_video_and_the_crops_of_a_photo_belong_to_one_shard(
+    run: Run, clips: None, images: str
+) -> None:
+    sizes = (0.5, 0.7, 1)
+    rows = [f"{path},0,0,{s},{s}" for path in Path("photos").glob("*/??.png") for s in sizes]
+    Path("boxes.csv").write_text("\n".join(["path,x,y,w,h", *rows]))
+    more = ("--boxes", "boxes.csv") if images == "photos" else ()
+    found = [read_paths(name) for name in shards(run, "jsonl", 3, *more, images=images)]
+    names = [name for shard in found for name in {re.split("[@#]", path)[0] for path in shard}]
+    assert len(names) == len({*names}) == (21 if more else 8)
+    assert sum(map(len, found)) == (61 if more else 24)
+    assert sum(map(bool, found)) > 1
+
+
+def test_shards_of_whole_videos_are_merged(run: Run, clips: None) -> None:
+    classify(run, "whole.jsonl", "clips/*.mp4", "--per-file")
+    names = shards(run, "jsonl", 3, "--per-file", images="clips/*.mp4")
+    status, _, err = run("merge", *names, "-o", "all.jsonl")
+    assert status == 0, err
+    records = [
+        [json.loads(line) for line in sorted(Path(name).read_text().splitlines())]
+        for name in ("whole.jsonl", "all.jsonl")
+    ]
+    assert records[0] == records[1]
+    assert len(records[0][0]["frames"]) == 2 + 1
+    status, _, err = run("merge", names[0], names[0], names[2], "-o", "all.jsonl")
+    assert (status, "missing: shard 2 of 3" in err, "more than once" in err) == (1, True, True)
+    for more in ((), ("--per-file", "--every", "500ms")):
+        classify(run, "2.jsonl", "clips/*.mp4", "--shard", "2/3", *more)
+        status, _, err = run("merge", *names, "-o", "all.jsonl")
+        assert (status, "labels or options" in err) == (2, True), err
 
 
 @pytest.mark.parametrize("text", ["5/4", "0/4", "1/0", "x", "1", "-1/4", "1/2/3", ""])
