@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clipcls.predictions import UNKNOWN, Candidate, Prediction, Provenance, Result
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@dataclass(eq=False)
 class PlainAnswers:
     """One label per image, without reasons, levels or sets; iterating gives each `Prediction`.
 
@@ -27,21 +29,15 @@ class PlainAnswers:
         kept: the further fields of each record, or None.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[str],
-        names: NDArray[np.str_],
-        scores: NDArray[Any],
-        similarities: NDArray[Any],
-        classes: NDArray[Any],
-        sure: NDArray[np.bool_],
-        nearness: NDArray[np.float64] | None,
-        provenance: Provenance,
-    ) -> None:
-        self.paths, self.names, self.sure = paths, names, sure
-        self.scores, self.similarities, self.classes = scores, similarities, classes
-        self.nearness, self.provenance = nearness, provenance
-        self.kept: Sequence[Mapping[str, Any] | None] | None = None
+    paths: Sequence[str]
+    names: NDArray[np.str_]
+    scores: NDArray[Any]
+    similarities: NDArray[Any]
+    classes: NDArray[Any]
+    sure: NDArray[np.bool_]
+    nearness: NDArray[np.float64] | None
+    provenance: Provenance
+    kept: Sequence[Mapping[str, Any] | None] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)

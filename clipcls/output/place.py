@@ -6,11 +6,12 @@ import contextlib
 import json
 import os
 import re
-import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from clipcls.errors import InputError, OutputError
+from clipcls.files.atomic import write_bytes
 from clipcls.files.jsonfiles import parse_json
 
 FORMAT = "clipcls shards 1"
@@ -39,11 +40,6 @@ class Place:
     def __reduce__(self) -> tuple[type[Place], tuple[str]]:
         return Place, (self.url,)
 
-    @property
-    def is_local(self) -> bool:
-        """Whether it is a folder of this machine's file system."""
-        return "://" not in self.url or self.url.startswith("file://")
-
     def names(self) -> list[str]:
         """The names of its files; [] if it does not exist.
 
@@ -67,30 +63,15 @@ class Place:
         """
         path = f"{self._root}/{name}"
         with self._translating():
-            if not self.is_local:
+            if "://" in self.url and not self.url.startswith("file://"):
                 self._fs.pipe_file(path, data)  # an object store shows an object when it is whole
-                return
-            os.makedirs(self._root, exist_ok=True)
-            part = f"{self._root}/.{name}.{uuid.uuid4().hex}"
-            try:
-                with open(part, "xb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(part, path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(part)
-                raise
+            else:
+                os.makedirs(self._root, exist_ok=True)
+                write_bytes(Path(path), data)
 
     def open(self, name: str) -> Any:
         """Open a file for reading bytes."""
         return self._fs.open(f"{self._root}/{name}", "rb")
-
-    def has(self, name: str) -> bool:
-        """Whether a file exists."""
-        with self._translating():
-            return bool(self._fs.exists(f"{self._root}/{name}"))
 
     def remove(self, name: str) -> None:
         """Remove a file, if it exists."""
@@ -105,8 +86,7 @@ class Place:
         """
         with self._translating():
             try:
-                with self.open(MANIFEST) as file:
-                    text = file.read().decode()
+                text = self._fs.cat_file(f"{self._root}/{MANIFEST}").decode()
             except FileNotFoundError:
                 return None
         found = parse_json(text, f"{self.url}/{MANIFEST}")
@@ -141,7 +121,7 @@ class Place:
     def _translating(self) -> Iterator[None]:
         try:
             yield
-        except (InputError, FileNotFoundError):
+        except (InputError, OutputError, FileNotFoundError):
             raise
         except Exception as error:  # each file system has errors of its own
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]

@@ -44,48 +44,61 @@ def read_results(
         InputError: it cannot be read, holds no results, or holds answers to other questions, or to
             several; the message names file and line, or the questions.
     """
-    name = _name_source(source)
-    merged: dict[str, Result] = {}
-    asked: dict[str, None] = {}
-    for answers in _read(name, root, question):
-        first = found = next(iter(answers.values()))
-        if not isinstance(first, ImageError):
-            asked |= dict.fromkeys(answers)
-            if question is None and len(asked) > 1:
-                raise InputError(
-                    f"{name}: holds answers to several questions ({', '.join(asked)}): choose one "
-                    "with --question"
-                )
-            if question is not None:
-                chosen = find_name(question, answers)
-                no_label = ImageError(first.path, "has no label")
-                found = no_label if chosen is None else answers[chosen]
-        before = merged.get(found.path)
-        merged[found.path] = found if before is None else _merged(before, found)
-    if not merged:
-        raise InputError(f"{name}: contains no results")
-    if question is not None and asked and find_name(question, asked) is None:
+    name, images = _read(source, root, question)
+    asked = dict.fromkeys(
+        each
+        for answers in images.values()
+        for each, found in answers.items()
+        if isinstance(found, Prediction)
+    )
+    if question is None and len(asked) > 1:
+        raise InputError(
+            f"{name}: holds answers to several questions ({', '.join(asked)}): choose one "
+            "with --question"
+        )
+    chosen = next(iter(asked), "") if question is None else find_name(question, asked)
+    if asked and chosen is None:
         known = (
             "it has one answer per image: omit --question"
             if "" in asked
             else f"it answers {', '.join(asked)}"
         )
         raise InputError(f"{name}: has no answers to the question {question!r}; {known}")
-    return tuple(merged.values())
+
+    def choose(path: str, answers: Mapping[str, Result]) -> Result:
+        first = next(iter(answers.values()))
+        no_answer = first if isinstance(first, ImageError) else ImageError(path, "has no label")
+        return answers.get(chosen or "", no_answer)
+
+    return tuple(choose(path, answers) for path, answers in images.items())
 
 
 def read_answers(
     source: str | os.PathLike[str], root: str | os.PathLike[str] | None = None
 ) -> tuple[Result | Answers, ...]:
     """As `read_results`, but an image with answers to several questions has its `Answers`."""
-    name = _name_source(source)
-    merged: dict[str, dict[str, Result]] = {}
-    for answers in _read(name, root):
+    return tuple(map(gather_answers, _read(source, root)[1].values()))
+
+
+def _read(
+    source: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None,
+    question: str | None = None,
+) -> tuple[str, dict[str, dict[str, Result]]]:
+    """The file's name for messages; by path the answers of all lines, as `read_record` gives them.
+
+    Raises:
+        InputError: it cannot be read or holds no results.
+    """
+    name = "stdin" if os.fspath(source) == "-" else os.fspath(source)
+    images: dict[str, dict[str, Result]] = {}
+    for where, record in open_records(name, question)[1]:
+        answers = read_record(where, record, root)
         path = next(iter(answers.values())).path
-        merge_answers(merged.setdefault(path, {}), answers)
-    if not merged:
+        merge_answers(images.setdefault(path, {}), answers)
+    if not images:
         raise InputError(f"{name}: contains no results")
-    return tuple(gather_answers(found) for found in merged.values())
+    return name, images
 
 
 def merge_answers(known: dict[str, Result], answers: Mapping[str, Result]) -> None:
@@ -98,25 +111,13 @@ def gather_answers(found: Mapping[str, Result]) -> Result | Answers:
     """The result of an image from its answers by question."""
     answers = {q: result for q, result in found.items() if isinstance(result, Prediction) and q}
     first = next(iter(found.values()))
-    return Answers(first.path, answers, first.kept) if answers else found[""]
-
-
-def _name_source(source: str | os.PathLike[str]) -> str:
-    return "stdin" if os.fspath(source) == "-" else os.fspath(source)
-
-
-def _read(
-    name: str, root: str | os.PathLike[str] | None, question: str | None = None
-) -> Iterator[dict[str, Result]]:
-    """The answers of each record by question; one answer alone, or an error, is under ""."""
-    for where, record in open_records(name, question)[1]:
-        yield read_record(where, record, root)
+    return Answers(first.path, answers, first.kept) if answers else found.get("", first)
 
 
 def read_record(
     where: str, record: Mapping[str, Any], root: str | os.PathLike[str] | None = None
 ) -> dict[str, Result]:
-    """The answers of a record of `open_records` by question, as in `_read`.
+    """The answers of a record of `open_records` by question; a single one, or an error, under "".
 
     Raises:
         InputError: it is no record of `classify`.

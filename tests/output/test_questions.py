@@ -199,3 +199,11 @@ def test_names_of_every_script_are_columns() -> None:
     columns = prefix_columns({name: result_columns(2, ["set"]) for name in names})
     assert len({column.lower() for column in columns}) == len(columns)
     assert find_questions([column.lower() for column in columns]) == [n.lower() for n in names]
+
+
+def test_an_answer_to_a_question_can_be_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_text('{"path": "a.jpg", "questions": {"colour": {"error": "truncated"}}}\n')
+    for found in (read_answers(path), read_results(path)):
+        (error,) = all_of(ImageError, found)
+        assert (error.path, error.reason) == ("a.jpg", "truncated")
