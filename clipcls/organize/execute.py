@@ -64,15 +64,14 @@ def file_results(
     """
     target = Path(os.path.abspath(into))
     journals = read_journals(target)
-    # Before anything is made: it may refuse.
-    make_plan(results, target, mode, root=root, journals=journals)
-    try:
-        make_folder(target)
-    except OSError as error:
-        raise OutputError(f"{into}: cannot be made a folder ({os_reason(error)})") from error
     journal = _resume(journals, mode)
     try:
+        # Before anything is made: it may refuse.
         plan = make_plan(results, target, mode, root=root, journals=journals)
+        try:
+            make_folder(target)
+        except OSError as error:
+            raise OutputError(f"{into}: cannot be made a folder ({os_reason(error)})") from error
         if plan.steps and journal is None:
             journal = Journal.create(target, mode)
             if journal.unsigned:

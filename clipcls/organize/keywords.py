@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clipcls.errors import ImageError, SidecarError, os_reason
-from clipcls.organize.report import Report, keep_local, no_images_error
+from clipcls.organize.report import Report, no_images_error, start_report
 from clipcls.organize.xmp_embed import open_exiftool
 from clipcls.organize.xmp_packet import need_lxml
 from clipcls.organize.xmp_sidecar import SidecarNames
-from clipcls.predictions import Prediction, Result
+from clipcls.predictions import Result
 
 
 def write_keywords(
@@ -39,14 +39,9 @@ def write_keywords(
         InputError: lxml or what embedding needs is missing, or none of the images exists.
     """
     need_lxml()
-    predictions = [result for result in results if isinstance(result, Prediction)]
     verb = "removed from" if remove else "written into"
-    action = f"{verb} {'images' if embed else 'sidecars'}"
-    report = Report(action, unread=len(results) - len(predictions))
-    images = [
-        (result, Path(os.path.abspath(Path(root) / result.path)))
-        for result in keep_local(predictions, report, root)
-    ]
+    report, local = start_report(f"{verb} {'images' if embed else 'sidecars'}", results, root)
+    images = [(result, Path(os.path.abspath(Path(root) / result.path))) for result in local]
     if images and not any(image.is_file() for _, image in images):
         raise no_images_error(images[0][0].path)
     sidecars = contextlib.nullcontext(SidecarNames(full_name).update)

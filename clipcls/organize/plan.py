@@ -26,9 +26,9 @@ from clipcls.organize.fileops import (
     same_content,
 )
 from clipcls.organize.journal import Entry, Journal, read_journals
-from clipcls.organize.report import Report, keep_local, no_images_error
+from clipcls.organize.report import Report, no_images_error, start_report
 from clipcls.organize.xmp_sidecar import SidecarNames
-from clipcls.predictions import Prediction, Result
+from clipcls.predictions import Result
 
 _ACTIONS = {"copy": "copied", "move": "moved", "link": "linked"}
 
@@ -99,13 +99,10 @@ class _Planner:
         self.check_folder = functools.cache(functools.partial(check_inside, into=into))
         self.planned: set[tuple[Path, Path | None]] = set()
         self.sidecars = SidecarNames()
-        self.report = Report(_ACTIONS[mode])
-        self.result = Plan(self.report)
 
     def plan(self, results: Sequence[Result]) -> Plan:
-        predictions = [result for result in results if isinstance(result, Prediction)]
-        self.report.unread = len(results) - len(predictions)
-        predictions = keep_local(predictions, self.report, self.root)
+        self.report, predictions = start_report(_ACTIONS[self.mode], results, self.root)
+        self.result = Plan(self.report)
         folders = assign_folders(label for p in predictions for label in p.label_paths or ((),))
         for label, names in folders.items():
             for depth, name in enumerate(names):

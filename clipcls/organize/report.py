@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipcls.data.sources import find_file
 from clipcls.errors import ImageError, InputError
-from clipcls.predictions import Prediction
+from clipcls.predictions import Prediction, Result
 
 
 @dataclass(slots=True)
@@ -53,26 +53,28 @@ class Report:
         return "; ".join([f"{self.changed:,} {self.action}", *parts])
 
 
-def keep_local(
-    predictions: Iterable[Prediction], report: Report, root: str | os.PathLike[str]
-) -> list[Prediction]:
-    """The predictions for files of this disk; one line of `report.failed` counts the others.
+def start_report(
+    action: str, results: Sequence[Result], root: str | os.PathLike[str]
+) -> tuple[Report, list[Prediction]]:
+    """A report of what is left alone, and the predictions for files of this disk.
 
     Paths are relative to `root`.
     """
     local: list[Prediction] = []
     others: list[Prediction] = []
+    predictions = [result for result in results if isinstance(result, Prediction)]
     for prediction in predictions:
         path = prediction.path
         is_local = find_file(path) == path or os.path.lexists(os.path.join(root, path))
         (local if is_local else others).append(prediction)
+    report = Report(action, unread=len(results) - len(predictions))
     if others:
-        report.counted += len(others) - 1
+        report.counted = len(others) - 1
         more = f", like {len(others) - 1:,} more" if len(others) > 1 else ""
         report.failed.append(
             ImageError(others[0].path, f"is not a file of this disk{more}; left alone")
         )
-    return local
+    return report, local
 
 
 def no_images_error(path: str) -> InputError:
