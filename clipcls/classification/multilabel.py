@@ -35,7 +35,7 @@ from clipcls.classification.in_blocks import answer_in_blocks
 from clipcls.data.inputs import OnError, apply_on_error
 from clipcls.embeddings.embed import compute_rows, embed_texts
 from clipcls.errors import CalibrationError, ClipclsError, ImageError, LabelsError
-from clipcls.labels.everyday import everyday_texts
+from clipcls.labels.prompts import everyday_texts
 from clipcls.numerics import PROBE, logistic, row_blocks
 from clipcls.predictions import UNKNOWN, Candidate, Prediction
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.embeddings.embed import embed_texts
-from clipcls.labels.everyday import everyday_texts
+from clipcls.labels.prompts import everyday_texts
 from clipcls.numerics import row_blocks
 
 if TYPE_CHECKING:

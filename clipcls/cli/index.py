@@ -106,7 +106,7 @@ def command(
 def _embed_texts(console: Console, info: VectorsInfo) -> NDArray[np.float32] | None:
     """Vectors of names; none if the model is not on this machine."""
     from clipcls.embeddings.embed import embed_texts
-    from clipcls.labels.everyday import everyday_texts
+    from clipcls.labels.prompts import everyday_texts
     from clipcls.models.encoder import open_encoder
     from clipcls.models.registry import resolve
 

@@ -19,6 +19,7 @@ TEMPLATE = "a photo of a {}."
 """The template that stands alone where a set would only take longer."""
 
 _LONGEST_NAME = 100  # characters, in every row of a csv
+_EVERYDAY = ("imagenet", "scenes", "textures")  # ready label sets of plain names, one per line
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,17 @@ def make_texts(labels: LabelSet, prompts: PromptSet) -> list[tuple[str, ...]]:
         texts += [fill_template(p, name) if "{}" in p else p for p in label.prompts]
         made.append(tuple(dict.fromkeys(texts)))
     return made
+
+
+def everyday_texts(every: int = 1) -> list[str]:
+    """One text per everyday name, with which images and labels are compared.
+
+    Args:
+        every: take only each such name, for a sample.
+    """
+    files = list_sets("labels")
+    names = (line for name in _EVERYDAY for _, line in number_lines(read_text(files[name])))
+    return [fill_template(TEMPLATE, name) for name in [*dict.fromkeys(names)][::every]]
 
 
 def list_ready_sets(kind: Kind) -> list[ReadySet]:

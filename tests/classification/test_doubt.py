@@ -14,10 +14,9 @@ from clipcls.classification.doubt import Doubt, count_each
 from clipcls.classification.nearness import Nearness
 from clipcls.errors import ClipclsError
 from clipcls.few_shot.classifier import FewShotClassifier
-from clipcls.labels.everyday import everyday_texts
 from clipcls.labels.label_set import read_labels
 from clipcls.labels.names import fill_template
-from clipcls.labels.prompts import TEMPLATE
+from clipcls.labels.prompts import TEMPLATE, everyday_texts
 from clipcls.numerics import unit_rows
 from clipcls.predictions import Candidate, Prediction
 from helpers.cli import Run
