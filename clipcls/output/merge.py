@@ -6,6 +6,7 @@ The files are read twice, so that memory holds 16 bytes per image besides the la
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -50,7 +51,7 @@ class _Lines:
         if as_table:
             yield from self.records
         elif not self.columns:
-            yield _without_copies(self.records[0])
+            yield self.records[0]
         else:
             answers: dict[str, Result] = {}
             for record in self.records:
@@ -119,19 +120,16 @@ class Comparison:
         missing = [n for n in range(1, self.of + 1) if n not in self.shards]
         self.missing = missing if len(missing) > silent else []
         names, contents = (np.array(n, np.uint64) for n in (self._names, self._contents))
-        order = np.argsort(names, kind="stable")
-        starts = np.flatnonzero(np.diff(names[order], prepend=~names[order[:1]]) != 0)
+        _, image, count = np.unique(names, return_inverse=True, return_counts=True)
+        repeated: dict[int, list[int]] = {}
+        for number in np.flatnonzero(count[image] > 1).tolist():
+            repeated.setdefault(image[number], []).append(number)
         found: dict[int, int] = {}  # the number of a contradicting result -> of the one kept
-        ends = np.append(starts[1:], len(order))
-        several = ends - starts > 1
-        for start, end in zip(starts[several], ends[several], strict=True):
-            group = order[start:end].tolist()
-            kept = next((n for n in group if contents[n] != _NO_ANSWER), group[0])
-            self.twice += 1
-            self.left_out |= {*group} - {kept}
-            for number in group:
-                if contents[number] not in (_NO_ANSWER, contents[kept]):
-                    found.setdefault(number, kept)
+        for numbers in repeated.values():
+            kept = next((n for n in numbers if contents[n] != _NO_ANSWER), numbers[0])
+            self.left_out |= {*numbers} - {kept}
+            found |= {n: kept for n in numbers if contents[n] not in (_NO_ANSWER, contents[kept])}
+        self.twice = len(repeated)
         if found:
             wanted = {*found, *found.values()}
             known = {n: place for n, place in enumerate(places()) if n in wanted}
@@ -179,13 +177,11 @@ class Merge(Comparison):
                 merge._further |= {*find_further(image.records[0])}
             silent += not has_shard
 
-        def places() -> Iterator[tuple[str, str]]:
-            for file in files:
-                for image in _read_images(file):
-                    yield image.where, image.path
-
-        merge.finish(places, silent)
+        merge.finish(lambda: ((image.where, image.path) for image in merge._images()), silent)
         return merge
+
+    def _images(self) -> Iterator[_Lines]:
+        return itertools.chain.from_iterable(map(_read_images, self.files))
 
     def columns(self) -> list[str]:
         """The columns of a csv or tsv."""
@@ -198,14 +194,9 @@ class Merge(Comparison):
         Args:
             as_table: give them as a csv or tsv needs them.
         """
-        number = -1
-        for file in self.files:
-            for image in _read_images(file):
-                number += 1
-                if number in self.left_out:
-                    continue
-                for record in image.convert(as_table):
-                    yield {key: value for key, value in record.items() if key not in _SHARD}
+        for number, image in enumerate(self._images()):
+            for record in image.convert(as_table) if number not in self.left_out else ():
+                yield {key: value for key, value in record.items() if key not in _SHARD}
 
     def _check(self, file: str, record: Mapping[str, Any]) -> bool:
         """Refuse a record that was made otherwise than the first; whether it names its shard."""
@@ -285,18 +276,8 @@ def _list_columns(record: Mapping[str, Any]) -> list[str]:
     if record.get("error"):
         return further
     answers = record.get("questions", {"": record})
-    rows = {name: next(flatten(_without_copies(answer))) for name, answer in answers.items()}
+    rows = {name: next(flatten(answer)) for name, answer in answers.items()}
     return [*prefix_columns({name: usual_columns(row) for name, row in rows.items()}), *further]
-
-
-def _without_copies(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A nested record without the columns that parquet repeats from its answers."""
-    copies = {"similarity"} if record.get("labels") is None else {"label", "score", "similarity"}
-    found = {key: value for key, value in record.items() if key not in copies}
-    if "questions" in found:
-        items = found["questions"].items()
-        found["questions"] = {name: _without_copies(answer) for name, answer in items}
-    return found
 
 
 def _hash(text: str) -> int:

@@ -154,9 +154,10 @@ def read_parquet(
         further = find_further(file.schema_arrow.names, questions)
         rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
         for number, row in enumerate(rows, start=1):
-            known = {k: v for k, v in row.items() if v is not None}
-            cells = {column: row[column] for column in further}
-            yield f"{name}, row {number}", nest_columns(known, questions) | cells
+            record = nest_columns({k: v for k, v in row.items() if v is not None}, questions)
+            for answer in record.get("questions", {"": record}).values():
+                _remove_copies(answer)
+            yield f"{name}, row {number}", record | {column: row[column] for column in further}
 
 
 @contextlib.contextmanager
@@ -290,6 +291,14 @@ def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     elif "top" in row:
         row["similarity"] = row["top"][0]["similarity"]
     return row
+
+
+def _remove_copies(answer: dict[str, Any]) -> None:
+    """Remove what `_row` repeats from the labels."""
+    copies = ("label", "score", "similarity") if "labels" in answer else ("similarity",)
+    if "labels" in answer or "top" in answer:
+        for name in copies:
+            answer.pop(name, None)
 
 
 def _valid(value: Any) -> Any:
