@@ -18,13 +18,13 @@ from typing import NamedTuple
 from clipcls.errors import ClipclsError, InputError
 from clipcls.files.magic import name_kind
 
-# Files that are not the text a person means, by their lower-case first bytes.
-_OTHER_FILES = {
-    b"{\\rtf": "is rich text (RTF); save it as plain text (TextEdit: Format, Make Plain Text)",
-    b"pk\x03\x04": "is an Excel workbook or zip file; in a spreadsheet, save it as CSV UTF-8",
-    b"\xd0\xcf\x11\xe0": "is an Excel workbook; in a spreadsheet, save it as CSV UTF-8",
-}
 _TEXTS = ("", "JSON", "XML")
+# What to say of files that people take for text, by their kind.
+_OTHER_FILES = {
+    "rich text (RTF)": "rich text (RTF); save it as plain text (TextEdit: Format, Make Plain Text)",
+    "a zip archive": "an Excel workbook or zip file; in a spreadsheet, save it as CSV UTF-8",
+    "an Office document": "an Excel workbook; in a spreadsheet, save it as CSV UTF-8",
+}
 
 _BOMS = {
     b"\xff\xfe\x00\x00": "utf-32",
@@ -79,12 +79,8 @@ def decode(data: bytes, name: str, error: type[ClipclsError] = InputError) -> st
             raise error(
                 f"{name}: the gzip file is cut off or damaged; `gzip -dc` prints what it still has"
             ) from e
-    begin = data[:64].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
-    for start, reason in _OTHER_FILES.items():
-        if begin.startswith(start):
-            raise error(f"{name}: {reason}")
     if (kind := name_kind(data)) not in _TEXTS:
-        raise error(f"{name}: is {kind}, not a text file")
+        raise error(f"{name}: is {_OTHER_FILES.get(kind, f'{kind}, not a text file')}")
     encoding = detect_encoding(data)
     try:
         text = data.decode(encoding)
