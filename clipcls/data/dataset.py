@@ -21,7 +21,7 @@ from clipcls.data.sorted_folders import read_folder_labels
 from clipcls.data.sources import find_part, find_source
 from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.on_disk import explain_missing, find_on_disk, is_url, join_address
-from clipcls.files.text import canonical, decode, read_table, read_text
+from clipcls.files.text import canonical, read_table
 from clipcls.predictions import PERSON
 from clipcls.questions import find_name
 
@@ -158,8 +158,7 @@ def read_dataset(
             f"{name}: labelled images are a folder or archive with a folder per class, or a table "
             "(csv, tsv, jsonl, parquet) with the columns path and label"
         )
-    text = _read_remote(name) if is_remote else read_text(Path(name))
-    rows = list(_read_csv(name, text, unlabelled, question, image_column))
+    rows = list(_read_csv(name, unlabelled, question, image_column))
     taken = [(path, labels) for path, labels in rows if labels is not None]
     paths = _find_paths(name, [path for path, _ in taken])
     found = zip(paths, (labels for _, labels in taken), strict=True)
@@ -330,53 +329,39 @@ def _merge_reviewed(
     return replace(merge_rows(name, rows, unlabelled), unreviewed=unreviewed)
 
 
-def _read_remote(name: str) -> str:
-    from clipcls.data.remote import RemoteFile
-
-    try:
-        return decode(RemoteFile(name).read(), name)
-    except ImageError as error:
-        raise InputError(str(error)) from error
-
-
 def _read_csv(
-    name: str, text: str, unlabelled: bool, question: str | None, image_column: str | None
+    name: str, unlabelled: bool, question: str | None, image_column: str | None
 ) -> Iterator[tuple[str, list[str] | None]]:
     """(path, labels) of each row, as `_find_labels` finds them."""
-    table = read_table(text, name)
+    from clipcls.data.image_column import choose_column
+    from clipcls.data.tables import read_table_text
+
+    try:
+        table = read_table(read_table_text(name), name)
+        if not table.columns:
+            return
+        has_path = "path" in table.columns and not image_column
+        image = "path" if has_path else choose_column(table.where, table.columns, image_column)
+    except ImageError as error:
+        raise InputError(str(error)) from error
     column = find_name(question or "label", table.columns)
-    if column is None and "label" in table.columns and {"best", "labelled_by"} & {*table.columns}:
+    if column is None and {"best", "labelled_by"} & {*table.columns}:
         # A file of `clipcls review`, which has one per question.
         column = find_name("label", table.columns)
-    image = _find_image_column(name, table.columns, image_column)
-    if table.columns and (image is None or column is None):
-        cure = "the labels with --label-column" if image else "the images with --image-column"
+    if column is None:
+        shown = ", ".join(map(repr, table.columns[:20]))
         raise InputError(
-            f"{table.where}: the first line must name the columns path and {question or 'label'}; "
-            f"it has {', '.join(map(repr, table.columns[:5]))}; choose the column of {cure}"
+            f"{table.where}: has no column {question or 'label'!r}; choose from these with "
+            f"--label-column: {shown}"
         )
     folder = name.rpartition("/")[0] if is_url(name) else os.path.dirname(name)
     skip_blank = bool(question) and not unlabelled
     for where, cells in table.rows:
-        path = cells[image or ""]
-        labels = _find_labels(cells, column or "", skip_blank=skip_blank)
+        path = cells[image]
+        labels = _find_labels(cells, column, skip_blank=skip_blank)
         if labels is not None and (not path or not (labels or unlabelled)):
             raise InputError(f"{where}: the {column if path else image} is blank")
         yield join_address(folder, path), labels
-
-
-def _find_image_column(name: str, columns: Sequence[str], wanted: str | None) -> str | None:
-    """The column of images: the one that is wanted, else `path`, else the only usual one."""
-    if not wanted and "path" in columns:
-        return "path"
-    from clipcls.data.image_column import choose_column
-
-    try:
-        return choose_column(name, columns, wanted)
-    except ImageError as error:
-        if wanted and columns:
-            raise InputError(str(error)) from error
-        return None
 
 
 def _find_paths(name: str, paths: Sequence[str]) -> list[str]:

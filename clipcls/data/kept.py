@@ -123,8 +123,10 @@ class Keep:
         shown = ", ".join(map(repr, columns[:20]))
         return f"choose from these with {self._option}: {shown}"
 
-    def take(self, columns: Mapping[str, str], row: Mapping[str, Any]) -> Kept:
-        """A row's cells of the columns that `find` found."""
+    def take(self, columns: Mapping[str, str], row: Mapping[str, Any]) -> Kept | None:
+        """A row's cells of the columns that `find` found; None if none are to be kept."""
+        if not self.empty:
+            return None
         cells = {name: _without_nan(row.get(column)) for name, column in columns.items()}
         cells = {**self.empty, **cells}
         for name, column in columns.items():

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from clipcls.data.budget import Reserve, never_wait
 from clipcls.data.container_file import (
@@ -37,6 +37,8 @@ from clipcls.files.on_disk import find_on_disk, is_url, join_address
 from clipcls.files.text import decode, read_table, read_text
 
 _CELL = re.compile(r"(.+\.parquet)#(\d{1,15})", re.IGNORECASE | re.DOTALL)
+Listed: TypeAlias = "tuple[str | Cell | ImageError, Kept | None]"
+T = TypeVar("T")
 _ROWS = 16  # read at a time
 _LONGEST = 1024  # characters of a path
 
@@ -101,7 +103,7 @@ def find_cell(name: str) -> Cell | None:
 
 def list_rows(
     table: str, column: str | None, info: Info | None = None, keep: Keep | None = None
-) -> Iterator[tuple[str | Cell | ImageError, Kept | None]]:
+) -> Iterator[Listed]:
     """The images that a table lists, in its order, and the cells to keep of their rows.
 
     Args:
@@ -111,79 +113,62 @@ def list_rows(
         keep: the columns to keep; None: none.
     """
     lower = table.lower().removesuffix(".gz")
-    is_parquet = lower.endswith(".parquet")
+    is_parquet, keep = lower.endswith(".parquet"), keep or Keep(())
     try:
         with container_errors(table, "a parquet file" if is_parquet else "a text table"):
             if is_parquet:
                 yield from _list_parquet(table, column, info, keep)
-            else:
-                if is_url(table):
-                    text = decode(RemoteFile(table, info).read(), table)
-                else:
-                    text = read_text(Path(table))
-                if not text.strip():
-                    raise ImageError(table, "is empty")
-                is_json = lower.endswith((".jsonl", ".ndjson"))
-                yield from (_list_json if is_json else _list_csv)(table, text, column, keep)
+                return
+            text = read_table_text(table, info)
+            if not text.strip():
+                raise ImageError(table, "is empty")
+            is_json = lower.endswith((".jsonl", ".ndjson"))
+            yield from (_list_json if is_json else _list_csv)(table, text, column, keep)
     except ImageError as error:
         yield error.without_frames(), None
 
 
-def _list_csv(
-    table: str, text: str, column: str | None, keep: Keep | None
-) -> Iterator[tuple[str | ImageError, Kept | None]]:
+def read_table_text(table: str, info: Info | None = None) -> str:
+    """The text of a table of this disk or behind a URL.
+
+    Raises:
+        ImageError, InputError: it cannot be read.
+    """
+    if is_url(table) and not os.path.lexists(table):
+        return decode(RemoteFile(table, info).read(), table)
+    return read_text(Path(table))
+
+
+def _list_csv(table: str, text: str, column: str | None, keep: Keep) -> Iterator[Listed]:
     read = read_table(text, table, exact=True)
     name = choose_column(table, read.columns, column)
-    kept = keep.find(table, read.columns, dict.fromkeys(read.columns, str)) if keep else {}
-    rows = iter(read.rows)
-    while True:
-        try:
-            where, cells = next(rows)
-        except StopIteration:
-            return
-        except InputError as error:
-            yield place_error(table, error), None
-            continue
-        yield _name(table, cells[name], where), keep.take(kept, cells) if keep else None
+    kept = keep.find(table, read.columns, dict.fromkeys(read.columns, str))
+    return _list_rows(table, read.rows, name, keep, kept)
 
 
-def _list_json(
-    table: str, text: str, column: str | None, keep: Keep | None
-) -> Iterator[tuple[str | ImageError, Kept | None]]:
-    def parse() -> Iterator[tuple[str, dict[str, Any] | ImageError]]:
-        has_begun = False
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                where = f"{table}, line {number}"
-                try:
-                    record = parse_json(line, where, has_paths=True)
-                    if not isinstance(record, dict):
-                        raise InputError(f"{where}: is not a JSON object; write one per line")
-                except InputError as error:
-                    if not has_begun:
-                        raise
-                    record = place_error(where, error)
-                has_begun = True
-                yield where, record
+def _list_json(table: str, text: str, column: str | None, keep: Keep) -> Iterator[Listed]:
+    def parse(where: str, line: str) -> tuple[str, dict[str, Any]]:
+        record = parse_json(line, where, has_paths=True)
+        if not isinstance(record, dict):
+            raise InputError(f"{where}: is not a JSON object; write one per line")
+        return where, record
 
-    name = None
-    whole = (record for _, record in parse() if not isinstance(record, ImageError))
-    types = find_types(whole) if keep else {}
-    kept = keep.find(table, [*types], types) if keep else {}
-    for where, record in parse():
-        if isinstance(record, ImageError):
-            yield record, None
-            continue
-        name = name or choose_column(table, list(record), column)
-        value = record.get(name)
-        if isinstance(value, dict):
-            value = value.get("path")
-        yield _name(table, value, where), keep.take(kept, record) if keep else None
+    lines = [
+        (f"{table}, line {number}", line)
+        for number, line in enumerate(text.split("\n"), start=1)
+        if line.strip()
+    ]
+    _, first = parse(*lines[0])
+    whole = (row for row in _try_each(itertools.starmap(parse, lines)) if isinstance(row, tuple))
+    types = find_types(record for _, record in whole) if keep.empty else {}
+    kept = keep.find(table, [*types], types)
+    name = choose_column(table, [*first], column)
+    return _list_rows(table, itertools.starmap(parse, lines), name, keep, kept)
 
 
 def _list_parquet(
-    table: str, column: str | None, info: Info | None, keep: Keep | None
-) -> Iterator[tuple[str | Cell | ImageError, Kept | None]]:
+    table: str, column: str | None, info: Info | None, keep: Keep
+) -> Iterator[Listed]:
     with require_extra("parquet", "reading parquet"):
         import pyarrow.parquet
     mark = stamp_container(table, info)
@@ -194,20 +179,50 @@ def _list_parquet(
         name = choose_typed(table, schema, column)
         types = column_types(schema)
         has_bytes = holds_bytes(types[name])
-        kept = keep.find(table, schema.names, types, find_classes(schema)) if keep else {}
+        kept = keep.find(table, schema.names, types, find_classes(schema))
         read = {*kept.values()} | (set() if has_bytes else {name})
         rows: Iterable[Mapping[str, Any]] = itertools.repeat({}, file.metadata.num_rows)
         if read:
             batches = file.iter_batches(columns=[*read])
             rows = (row for batch in batches for row in batch.to_pylist())
-        for number, row in enumerate(rows):
-            image: str | Cell | ImageError = Cell(table, mark, number, name)
-            if not has_bytes:
-                image = _name(table, row[name], f"{table}#{number}")
-            yield image, keep.take(kept, row) if keep else None
+        if has_bytes:
+            for number, row in enumerate(rows):
+                yield Cell(table, mark, number, name), keep.take(kept, row)
+            return
+        named = ((f"{table}#{number}", row) for number, row in enumerate(rows))
+        yield from _list_rows(table, named, name, keep, kept)
+
+
+def _list_rows(
+    table: str,
+    rows: Iterable[tuple[str, Mapping[str, Any]]],
+    column: str,
+    keep: Keep,
+    kept: Mapping[str, str],
+) -> Iterator[Listed]:
+    """The images that a column names, of rows and their places."""
+    for row in _try_each(rows):
+        if isinstance(row, InputError):
+            yield place_error(table, row), None
+        else:
+            yield _name(table, row[1].get(column), row[0]), keep.take(kept, row[1])
+
+
+def _try_each(rows: Iterable[T]) -> Iterator[T | InputError]:
+    """The rows, with the error of each that cannot be read; the next may be."""
+    rows = iter(rows)
+    while True:
+        try:
+            yield next(rows)
+        except StopIteration:
+            return
+        except InputError as error:
+            yield error
 
 
 def _name(table: str, value: object, where: str) -> str | ImageError:
+    if isinstance(value, dict):
+        value = value.get("path")
     if value is None or (isinstance(value, str) and not value.strip()):
         return ImageError(where, "the row has no image")
     if not isinstance(value, str):

@@ -308,7 +308,7 @@ LABELLED: dict[str, tuple[bytes, str]] = {
     "page.parquet": (PAGE, "is a web page"),
     "void.jsonl": (b"", "is empty"),
     "cut.parquet": (table(path=["x"] * 99, label=["y"] * 99)[:200], "damaged or cut short"),
-    "columns.csv": (b"path,foo\nred.png,1\n", "columns path and label"),
+    "columns.csv": (b"path,foo\nred.png,1\n", "has no column 'label'"),
     "columns.parquet": (table(path=["red.png"], foo=["x"]), "has no column 'label'"),
     "integers.parquet": (table(path=[1], label=["x"]), "column 'path' has int64"),
     "gone.csv": (b"path,label\nno.png,red\nnone.png,blue\n", "no such file"),

@@ -114,7 +114,7 @@ def test_an_exact_name_wins_and_a_doubtful_one_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("picture,label\na.jpg,cat\n", "columns path and label.*--image-column"),
+        ("picture,label\na.jpg,cat\n", "t.csv:1: .*--image-column: 'picture', 'label'"),
         ("path,label\na.jpg,\n", "t.csv:2: the label is blank"),
         ("path,label\n,cat\n", "t.csv:2: the path is blank"),
         ("path,label\na.jpg,cat,dog\n", "t.csv:2: has 3 cells for 2 columns"),
