@@ -13,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import http
 import ipaddress
+import os
 import signal
 import socket
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -308,9 +308,5 @@ def _parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 def _most_files() -> int:
     """How many files the process may open."""
-    if sys.platform == "win32":
-        return 4096
-    import resource
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft if 0 < soft < 1 << 20 else 1 << 20
+    most = os.sysconf("SC_OPEN_MAX") if hasattr(os, "sysconf") else 4096
+    return most if most > 0 else 1 << 20

@@ -115,12 +115,12 @@ def test_labels_of_endless_levels_are_refused_before_they_cost_anything(server: 
 def test_what_is_remembered_of_labels_has_a_bound(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipcls.web.serve.service._WEIGHT_KEPT", 60)
+    monkeypatch.setattr("clipcls.web.serve.service._CLASSES_KEPT", 3_000)
     monkeypatch.setattr("clipcls.web.serve.service._TEXTS_KEPT", 7)
     for n in range(20):
         answer = server.classify(("a", RED), labels=[f"red {n}", f"blue {n}"])
         assert answer["results"][0]["label"] == f"red {n}"
-    assert len(server.service._classifiers) == 3  # of 18 each
+    assert len(server.service._classifiers) == 3  # of 1,000 each
     assert len(server.service._texts) == 7
 
 

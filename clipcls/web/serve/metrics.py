@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,38 +18,31 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self.requests = Counter(
-            "clipcls_requests",
-            "Requests by path and status.",
-            ["path", "status"],
-            registry=registry,
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self.requests = counter(
+            "clipcls_requests", "Requests by path and status.", ["path", "status"]
         )
-        self.request_seconds = Histogram(
+        self.request_seconds = histogram(
             "clipcls_request_seconds",
             "From a request's headers to its answer.",
             ["path"],
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
-            registry=registry,
         )
-        self.images = Counter(
-            "clipcls_images", "Images answered, by outcome.", ["outcome"], registry=registry
-        )
-        self.batch_images = Histogram(
+        self.images = counter("clipcls_images", "Images answered, by outcome.", ["outcome"])
+        self.batch_images = histogram(
             "clipcls_batch_images",
             "Images in a forward pass.",
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
-            registry=registry,
         )
-        self.batch_seconds = Histogram(
+        self.batch_seconds = histogram(
             "clipcls_batch_seconds",
             "Time of a forward pass.",
             buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
-            registry=registry,
         )
-        self.queue_images = Gauge(
-            "clipcls_queue_images", "Images accepted and not answered.", registry=registry
-        )
-        self.held_bytes = Gauge("clipcls_held_bytes", "Bytes of bodies held.", registry=registry)
+        self.queue_images = gauge("clipcls_queue_images", "Images accepted and not answered.")
+        self.held_bytes = gauge("clipcls_held_bytes", "Bytes of bodies held.")
 
 
 class CountRequests:

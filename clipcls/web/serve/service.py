@@ -14,12 +14,11 @@ import base64
 import hashlib
 import math
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,24 +55,16 @@ if TYPE_CHECKING:
 # Texts that the model's thread embeds between two batches of images.
 _TEXTS_A_CALL = 32
 
-# Bounds of what is cached of requests' labels: vectors of texts, and whole classifiers, in units of
-# about 1 kB. At 512 dimensions both together take less than 150 MB.
+# What is kept of requests' labels: vectors of texts, and classifiers, each of which may have
+# `Limits.labels` classes. At 512 dimensions both together take less than 150 MB.
 _TEXTS_KEPT = 20_000
-_WEIGHT_KEPT = 80_000
-_CLASS_WEIGHT = 8
+_CLASSES_KEPT = 25_000
 
 _MADE_BY = ("model", "weights", "precision")
 
-Result = TypeVar("Result")
 
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A classifier per question, with the warnings about their labels."""
-
-    classifiers: Mapping[str, QuestionClassifier]
-    warnings: tuple[str, ...] = ()
-    weight: int = 0
+Known = tuple[Mapping[str, QuestionClassifier], list[str]]
+"""A classifier per question, and the warnings about their labels."""
 
 
 class Service:
@@ -115,11 +106,10 @@ class Service:
         }
         prompts = next(iter(in_words.values()), self.first).prompts_
         self._own_prompts = replace(prompts, warnings=())
-        self._texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
-        self._classifiers: OrderedDict[bytes, _Known] = OrderedDict()
+        self._texts: dict[str, NDArray[np.float32]] = {}  # the last used come last
+        self._classifiers: dict[str, Known] = {}
         threads = (self.first.backend or Backend()).threads
         self._decoders = ThreadPoolExecutor(threads, "clipcls-decode")
-        self._matchers = ThreadPoolExecutor(2, "clipcls-match")
         self._batcher = Batcher[NDArray[Any], NDArray[np.float32]](
             self._encode,
             max_batch=min(max_batch or self._encoder.batch_size, self._encoder.batch_size),
@@ -142,7 +132,6 @@ class Service:
         """Finish what was begun and end the threads."""
         self._decoders.shutdown(cancel_futures=True)
         self._batcher.close()
-        self._matchers.shutdown(cancel_futures=True)
 
     # -- images ---------------------------------------------------------------------------------
 
@@ -154,10 +143,10 @@ class Service:
         Raises:
             LabelsError, PromptsError: the labels or templates cannot be used.
         """
-        known = await self._open(options)
+        classifiers, warnings = await self._open(options)
         least, nearness = options.min_similarity, None
         if least is not None:
-            for name, classifier in known.classifiers.items():
+            for name, classifier in classifiers.items():
                 if classifier.provenance_.classifier:
                     those = f"those of {name!r}" if name else "the server's"
                     raise LabelsError(
@@ -170,27 +159,23 @@ class Service:
             options.min_score, options.min_margin, -math.inf if least is None else least
         )
         answerers = make_answerers(
-            known.classifiers,
+            classifiers,
             top=options.top,
             min_score=options.min_score or None,
             abstain=abstain,
             nearness=nearness or False,
         )
         answer: Any = answerers.get("") or partial(answer_questions, answerers)
-        results = await self._in(self._matchers, lambda: list(answer_together(embedded, answer)))
+        results = await asyncio.to_thread(lambda: list(answer_together(embedded, answer)))
         for result in results:
             self.metrics.images.labels(_find_outcome(result)).inc()
-        return results, list(known.warnings)
+        return results, warnings
 
     async def embed(self, images: Sequence[Image], options: EmbedRequest) -> dict[str, Any]:
         """The unit vectors of images and texts, in order, as JSON takes them."""
         embedded = await gather(self._embed(name, data) for name, data in images)
         vectors = await self._vectors(options.texts)
-        cut = (
-            await self._in(self._matchers, self._encoder.describe_cut, options.texts)
-            if options.texts
-            else []
-        )
+        cut = await asyncio.to_thread(self._encoder.describe_cut, options.texts)
         for item in embedded:
             outcome = "error" if isinstance(item, ImageError) else "embedded"
             self.metrics.images.labels(outcome).inc()
@@ -210,13 +195,15 @@ class Service:
                 "warnings": list(dict.fromkeys(cut)),
             }
 
-        return await self._in(self._matchers, make_answer)
+        return await asyncio.to_thread(make_answer)
 
     async def _embed(self, name: str, data: bytes | str | ImageError) -> Embedded | ImageError:
         if isinstance(data, ImageError):
             return data
         try:
-            pixels, content = await self._in(self._decoders, self._decode, name, data)
+            decode = partial(self._decode, name, data)
+            loop = asyncio.get_running_loop()
+            pixels, content = await loop.run_in_executor(self._decoders, decode)
             del data  # the batcher's queue holds pixels alone
             vector = await self._batcher.submit(pixels)
         except ImageError as error:
@@ -253,43 +240,34 @@ class Service:
         self.metrics.batch_seconds.observe(seconds)
         return rows
 
-    @staticmethod
-    async def _in(pool: ThreadPoolExecutor, function: Callable[..., Result], *given: Any) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(pool, function, *given)
-
     # -- labels ---------------------------------------------------------------------------------
 
-    async def _open(self, options: ClassifyRequest) -> _Known:
+    async def _open(self, options: ClassifyRequest) -> Known:
         """The classifiers of a request: its labels make a single one, its templates one each."""
         if options.labels is None and options.prompts is None:
-            return _Known(self.own)
-        key = hashlib.sha256(repr((options.labels, options.prompts)).encode()).digest()
-        if found := self._classifiers.get(key):
-            self._classifiers.move_to_end(key)
-            return found
-        asked, prompts = await self._in(self._matchers, self._read, options)
+            return self.own, []
+        key = repr((options.labels, options.prompts))
+        known = self._classifiers.pop(key, None) or await self._make_classifiers(options)
+        self._classifiers[key] = known
+        _drop_oldest(self._classifiers, max(1, _CLASSES_KEPT // self.limits.labels))
+        return known
+
+    async def _make_classifiers(self, options: ClassifyRequest) -> Known:
+        asked, prompts = await asyncio.to_thread(self._read, options)
         every = [make_texts(labels, prompts) for labels in asked.values()]
         texts = [text for question in every for label in question for text in label]
-        vectors = await self._vectors(texts)
-        cut = await self._in(self._matchers, self._encoder.describe_cut, texts)
-        informed = _Informed(self._encoder, vectors)
+        informed = _Informed(self._encoder, await self._vectors(texts))
+        cut = await asyncio.to_thread(self._encoder.describe_cut, texts)
         made: dict[str, QuestionClassifier] = dict(self.own) if options.labels is None else {}
         for name, labels in asked.items():
             level = find_base(made[name]).level if name in made else None
             made[name] = ZeroShotClassifier(
                 labels, cast("Encoder", informed), prompts=prompts, level=level, cache=False
             )
-            await self._in(self._matchers, made[name].fit)
+            await asyncio.to_thread(made[name].fit)
         informed.vectors = {}
-        weight = _CLASS_WEIGHT * sum(len(made[name].classes_) for name in asked) + len(texts)
         about_labels = (warning for labels in asked.values() for warning in labels.warnings)
-        warnings = dict.fromkeys([*about_labels, *prompts.warnings, *cut])
-        known = _Known(made, tuple(warnings), weight)
-        self._classifiers[key] = known
-        kept = self._classifiers
-        while len(kept) > 1 and sum(each.weight for each in kept.values()) > _WEIGHT_KEPT:
-            kept.popitem(last=False)
-        return known
+        return made, list(dict.fromkeys([*about_labels, *prompts.warnings, *cut]))
 
     def _read(self, options: ClassifyRequest) -> tuple[Mapping[str, LabelSet], PromptSet]:
         """A request's labels, those of each question where it brings none, and templates."""
@@ -324,23 +302,23 @@ class Service:
     async def _vectors(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """The texts' vectors; those not known are embedded between batches of images."""
         found: dict[str, NDArray[np.float32]] = {}
-        wanted = list(dict.fromkeys(texts))
-        while missing := [text for text in wanted if not self._is_known(text, found)]:
-            chunk = missing[:_TEXTS_A_CALL]
-            rows = await self._batcher.call(partial(self._encoder.encode_texts, chunk))
-            if not np.isfinite(rows).all():
-                raise ModelError("the model gave no finite vector for a text")
-            found.update((text, row.copy()) for text, row in zip(chunk, rows, strict=True))
-            self._texts.update((text, found[text]) for text in chunk)
-        while len(self._texts) > _TEXTS_KEPT:
-            self._texts.popitem(last=False)
+        while missing := [text for text in dict.fromkeys(texts) if text not in found]:
+            known = {text: self._texts.pop(text) for text in missing if text in self._texts}
+            if not known:
+                chunk = missing[:_TEXTS_A_CALL]
+                rows = await self._batcher.call(partial(self._encoder.encode_texts, chunk))
+                if not np.isfinite(rows).all():
+                    raise ModelError("the model gave no finite vector for a text")
+                known = {text: row.copy() for text, row in zip(chunk, rows, strict=True)}
+            found |= known
+            self._texts |= known
+        _drop_oldest(self._texts, _TEXTS_KEPT)
         return found
 
-    def _is_known(self, text: str, found: dict[str, NDArray[np.float32]]) -> bool:
-        if text not in found and text in self._texts:
-            self._texts.move_to_end(text)
-            found[text] = self._texts[text]
-        return text in found
+
+def _drop_oldest(cache: dict[str, Any], most: int) -> None:
+    while len(cache) > most:
+        del cache[next(iter(cache))]
 
 
 def _find_outcome(result: Prediction | Answers | ImageError) -> str:
