@@ -55,7 +55,7 @@ Access = Callable[[Request], Response | None]
 """The response that turns a request away; None lets it pass."""
 
 # RFC 9110, 7.2: a name, an IPv4 address or an IPv6 address in brackets; perhaps a port.
-_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([\w.-]+))(?::\d{1,5})?", re.ASCII | re.IGNORECASE)
+_HOST = re.compile(r"(?:\[([0-9a-f.]*:[0-9a-f:.]*)\]|([\w.-]+))(?::\d{1,5})?", re.ASCII)
 
 _MOST_LOGGED = 100  # distinct refusals, so that invented names cannot fill the log
 
@@ -150,12 +150,9 @@ class Guard:
         match = _HOST.fullmatch(host.lower())
         if not match:
             return False
-        in_brackets, name = match.groups()
+        name = match[1] or match[2]
         try:
-            if in_brackets:
-                address: Any = ipaddress.IPv6Address(in_brackets)
-            else:
-                address = ipaddress.IPv4Address(name)
+            address = ipaddress.ip_address(name)
         except ValueError:
             return name in self._hosts
         return self._any_address or address.is_loopback or str(address) in self._hosts

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
 from clipcls import __version__
-from clipcls.predictions import COLUMNS, Candidate
+from clipcls.predictions import Candidate
 from clipcls.web import local_server
 
 _MOST_TOP = 100
@@ -23,6 +23,19 @@ _LONGEST_CAPTION = 1_000
 
 Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
 Texts = Annotated[list[Text], Field(fail_fast=True)]  # else each wrong item costs an error's memory
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Images = Annotated[
+    list[str],
+    Field(
+        fail_fast=True,
+        description="Each as base64, as a data URL with base64 or, from hosts that the server "
+        "allows, as an http or https URL.",
+    ),
+]
+Path = Annotated[
+    str,
+    Field(description="The image's file name as it came, its URL, or `images[0]` by its position."),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +68,7 @@ class ImagesRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    images: list[str] = Field(
-        min_length=1,
-        fail_fast=True,
-        description="Each as base64, as a data URL with base64 or, from hosts that the server "
-        "allows, as an http or https URL.",
-    )
+    images: Images = Field(min_length=1)
 
 
 class ClassifyRequest(ImagesRequest):
@@ -76,15 +84,9 @@ class ClassifyRequest(ImagesRequest):
         None, description="The name of a ready template set, or templates with {} for the label."
     )
     top: int = Field(1, ge=1, le=_MOST_TOP, description="Labels per image.")
-    min_score: float = Field(
-        0.0, ge=0, le=1, allow_inf_nan=False, description="Below it the answer is `unknown`."
-    )
-    min_margin: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
-        description="Below this difference from the second score the answer is `unknown`.",
+    min_score: Share = Field(0.0, description="Below it the answer is `unknown`.")
+    min_margin: Share = Field(
+        0.0, description="Below this difference from the second score the answer is `unknown`."
     )
     min_similarity: float | None = Field(
         None,
@@ -103,9 +105,7 @@ class EmbedRequest(ImagesRequest):
         json_schema_extra={"anyOf": [{"required": ["images"]}, {"required": ["texts"]}]}
     )
 
-    images: list[str] = Field(
-        [], fail_fast=True, description=ImagesRequest.model_fields["images"].description
-    )
+    images: Images = []
     texts: list[Annotated[str, Field(min_length=1, max_length=_LONGEST_CAPTION)]] = Field(
         [], fail_fast=True, description="Texts, which are embedded as they are: no templates."
     )
@@ -114,19 +114,19 @@ class EmbedRequest(ImagesRequest):
     )
 
 
-_PATH = "The image's file name as it came, its URL, or `images[0]` by its position."
-_REQUIRED = ("label", "score", "top", "model", "weights", "precision", "prompts")
-_FIELDS: dict[str, Any] = {
-    "path": (str, Field(description=_PATH)),
-    **{name: (COLUMNS[name], ...) for name in _REQUIRED},
-}
+class PredictionRecord(BaseModel):
+    """The answer for one image, as in the jsonl of `clipcls classify`."""
 
-PredictionRecord: type[BaseModel] = create_model(
-    "PredictionRecord",
-    __config__=ConfigDict(extra="allow"),
-    __doc__="The answer for one image, as in the jsonl of `clipcls classify`.",
-    **_FIELDS,
-)
+    model_config = ConfigDict(extra="allow")
+
+    path: Path
+    label: str
+    score: float
+    top: list[Candidate]
+    model: str
+    weights: str
+    precision: str
+    prompts: str
 
 
 class QuestionAnswer(BaseModel):
@@ -146,7 +146,7 @@ class QuestionsRecord(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    path: str = Field(description=_PATH)
+    path: Path
     questions: dict[str, QuestionAnswer]
     model: str
     weights: str
@@ -163,14 +163,14 @@ class ErrorRecord(BaseModel):
 class Answer(BaseModel):
     """A record per image, in order."""
 
-    results: list[PredictionRecord | QuestionsRecord | ErrorRecord]  # type: ignore[valid-type]
+    results: list[PredictionRecord | QuestionsRecord | ErrorRecord]
     warnings: list[str] = Field(description="Doubts about the labels.")
 
 
 class ImageVector(BaseModel):
     """An image's unit vector."""
 
-    path: str = Field(description=_PATH)
+    path: Path
     vector: list[float] | str
 
 
@@ -248,7 +248,7 @@ def make_openapi(limits: Limits, has_token: bool) -> dict[str, Any]:
         "/classify": _post("Classify images", ClassifyRequest, Answer, limits),
         "/embed": _post("Embed images and texts", EmbedRequest, EmbedAnswer, limits),
         "/labels": _describe("get", "The server's labels and limits", LabelsAnswer, guarded),
-        "/healthz": _describe("get", "Does the server answer?", Health, guarded[1:]),
+        "/healthz": _describe("get", "Does the server answer?", Health, (403, 421)),
         "/metrics": _describe("get", "Metrics for Prometheus", None, guarded),
     }
     components: dict[str, Any] = {"schemas": schemas["$defs"]}
