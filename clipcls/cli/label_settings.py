@@ -112,7 +112,7 @@ class TextSettings(Settings):
 
     @property
     def files(self) -> list[Any]:
-        """What the command reads besides images."""
+        """The files that the command reads, except images."""
         return [self.labels, self.prompts, self.classifier, self.calibration]
 
     def open_classifier(self, model: Mapping[str, Any], multi_label: bool = False) -> Any:
