@@ -61,8 +61,9 @@ def command(
     from clipcls.output.reader import read_answers, read_results
     from clipcls.output.writing import open_output
 
-    found = read_answers(results, root)
-    if question is not None:
+    if question is None:
+        found = read_answers(results, root)
+    else:
         found = read_results(results, root, question)
     title = title or ("Results" if results == "-" else Path(results).name)
     make_page = partial(GalleryWriter, title=title, root=root, side=side)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import sys
 from pathlib import Path
 
 import httpx
@@ -166,7 +167,7 @@ def test_a_review_and_its_files_are_of_one_question(run, monkeypatch) -> None:
     assert len(read("r.warmth.corrections.csv")) == 1
 
 
-def test_keywords_and_a_report_have_all_answers(run) -> None:
+def test_keywords_and_a_report_have_all_answers(run, monkeypatch) -> None:
     pytest.importorskip("lxml", reason="needs lxml")
     classify(run, "--xmp", output="r.jsonl")
     text = Path("photos/00.xmp").read_text()
@@ -176,7 +177,9 @@ def test_keywords_and_a_report_have_all_answers(run) -> None:
     page = Path("page.html").read_text()
     assert "colour: red" in page
     assert "warmth: red or yellow" in page
-    assert run("report", "r.jsonl", "--question", "colour", "-o", "page.html")[0] == 0
+    with open("r.jsonl") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert run("report", "-", "--question", "colour", "-o", "page.html")[0] == 0
     assert "warmth" not in Path("page.html").read_text()
 
 
