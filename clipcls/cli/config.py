@@ -46,20 +46,17 @@ def command(_console: Console, words: tuple[str, ...], as_json: bool) -> int:
         raise click.UsageError(f"{' '.join(words)}: no such command{cure}")
     files = [] if program.params.get("no_config") else settings.find_files()
     found = {path: settings.resolve(files, root, path, known) for path, known in commands.items()}
-    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    rows: dict[Any, dict[str, Any]] = {}
     if words:
         for name, option in settings.list_options(commands[words]).items():
             setting = found[words].get(name)
-            value, source = (
-                (setting.value, setting.source) if setting else (_default(option), "default")
-            )
-            rows[name,] = {"option": name, "value": value, "from": source}
+            value, source = setting[1:] if setting else (_default(option), "default")
+            rows[name] = {"option": name, "value": value, "from": source}
     else:
         for path, applied in found.items():
-            for scope, name, value, source in applied.values():
-                row = {"option": ".".join((*scope, name)), "value": value, "from": source}
-                row = rows.setdefault((scope, name, source), {**row, "for": []})
-                row["for"].append(" ".join(path))
+            for key, value, source in applied.values():
+                row = {"option": key, "value": value, "from": source, "for": []}
+                rows.setdefault((key, source), row)["for"].append(" ".join(path))
     places = [Path(settings.FILE_NAME).absolute(), *filter(None, [settings.find_own_file()])]
     exist = {str(place): os.path.isfile(place) for place in places}
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import operator
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -46,7 +47,7 @@ _SUPERSEDES = (
 _FORMATS = frozenset(("table", "csv", "tsv", "json", "jsonl", "html", "parquet", "labels"))
 _OFF = ("false", "0", "no", "off", "n", "f")
 
-CommandPath = tuple[str, ...]
+CommandPath = tuple[str, ...]  # the words that call a command
 
 
 class SettingsError(ClipclsError):
@@ -56,10 +57,14 @@ class SettingsError(ClipclsError):
 class Setting(NamedTuple):
     """A value for an option."""
 
-    scope: CommandPath  # the command that it is for; () for all
-    name: str  # the option's long name, without the dashes
+    key: str  # the option's long name, after `search.` if it is for this command alone
     value: Any  # as written
     source: str  # the variable or the file that holds it
+
+    @property
+    def name(self) -> str:
+        """The option's long name."""
+        return self.key.rpartition(".")[2]
 
 
 def find_own_file() -> Path | None:
@@ -89,41 +94,40 @@ def walk_commands(
             yield (*path, name), command
 
 
+def list_keys(path: CommandPath, command: click.Command) -> dict[str, click.Option]:
+    """The keys that set the options of a command, those for this command alone last."""
+    options = list_options(command)
+    return options | {".".join((*path, name)): option for name, option in options.items()}
+
+
 @functools.cache
-def _list_settings(root: click.Group) -> frozenset[tuple[CommandPath, str]]:
-    """Every option with the commands it can be set for; imports them all, which takes a while."""
-    return frozenset(
-        (scope, name)
-        for path, command in walk_commands(root)
-        for name in list_options(command)
-        for scope in (path, ())
-    )
+def _list_all_keys(root: click.Group) -> frozenset[str]:
+    """The keys of all commands; imports them all, which takes a while."""
+    return frozenset(key for each in walk_commands(root) for key in list_keys(*each))
 
 
-def name_variable(scope: CommandPath, name: str) -> str:
-    """The variable of an option, such as CLIPCLS_TOP or, for one command, CLIPCLS_CLASSIFY_TOP."""
-    if not scope and name == "sort-into":  # CLIPCLS_SORT_INTO is `sort --into`
+def name_variable(key: str) -> str:
+    """The variable of a key, such as CLIPCLS_TOP or CLIPCLS_SEARCH_TOP."""
+    if key == "sort-into":  # CLIPCLS_SORT_INTO is `sort --into`
         return ""
-    return _PREFIX + "_".join((*scope, name)).upper().replace("-", "_")
+    return _PREFIX + re.sub("[.-]", "_", key).upper()
 
 
 def _read_variables(path: CommandPath, command: click.Command) -> dict[str, Setting]:
     found = {}
-    for scope in ((), path):
-        for name, option in list_options(command).items():
-            variable = name_variable(scope, name)
-            if text := os.environ.get(variable):  # an empty one counts as none
-                value = text.splitlines() if option.multiple else text
-                found[name] = Setting(scope, name, value, variable)
+    for key, option in list_keys(path, command).items():
+        variable = name_variable(key)
+        if text := os.environ.get(variable):  # an empty one counts as none
+            value = text.splitlines() if option.multiple else text
+            found[long_name(option)] = Setting(key, value, variable)
     return found
 
 
 def _warn_about_variables(root: click.Group, path: CommandPath, command: click.Command) -> None:
     """Name the variables that set nothing."""
     unknown = {v for v in os.environ if v.startswith(_PREFIX)} - _OTHER_VARIABLES
-    unknown -= {name_variable(scope, n) for scope in (path, ()) for n in list_options(command)}
-    if unknown:
-        known = {name_variable(*setting) for setting in _list_settings(root)}
+    if unknown := unknown - {*map(name_variable, list_keys(path, command))}:
+        known = {*map(name_variable, _list_all_keys(root))}
         for name in sorted(unknown - known):
             hint = _suggest(name.upper(), known, _PREFIX)
             logger.warning("%s: no option has this variable%s", name, hint)
@@ -140,7 +144,7 @@ class File:
 
         try:
             table = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-            self._values = {(s, k.replace("_", "-")): v for s, k, v in _flatten(table)}
+            self._values = dict(_flatten(table))
         except OSError as error:
             raise SettingsError(
                 f"{path}: cannot be read ({error.strerror}); --no-config runs without it"
@@ -154,26 +158,25 @@ class File:
         self, root: click.Group, path: CommandPath, command: click.Command
     ) -> dict[str, Setting]:
         """The settings for a command, by option; refuses those that it must not set."""
-        commands, options = root.list_commands(click.Context(root)), list_options(command)
+        commands, keys = root.list_commands(click.Context(root)), list_keys(path, command)
         found: dict[str, Setting] = {}
-        for scope, name in sorted(self._values, key=lambda key: len(key[0])):
-            where = f"{self.place}: " + (f"[{'.'.join(scope)}] " if scope else "") + name
-            if scope and scope[0] in commands and scope[: len(path)] != path[: len(scope)]:
+        for key in sorted(self._values, key=lambda key: key.count(".")):
+            *words, name = key.split(".")
+            if words and words[0] in commands and any(map(operator.ne, words, path)):
                 continue  # for another command, which will check it
-            is_own = scope in (path, ()) and name in options
-            if not is_own and (scope, name) not in _list_settings(root):
-                keys = (".".join((*path, option)) for path, option in _list_settings(root))
-                hint = _suggest(".".join((*scope, name)), keys)
-                raise SettingsError(f"{where}: no option has this name{hint}")
+            if key not in keys and key not in (known := _list_all_keys(root)):
+                raise SettingsError(
+                    f"{self.place}: {key}: no option has this name{_suggest(key, known)}"
+                )
             if not self.is_own and name not in _ALLOWED_IN_FOLDERS:
                 raise SettingsError(
-                    f"{where}: a file that may have come with the folder cannot set it; set it in "
-                    f"{find_own_file() or 'your own file'}, by a variable or on the command line, "
-                    "or ignore the file with --no-config"
+                    f"{self.place}: {key}: a file that may have come with the folder cannot set "
+                    f"it; set it in {find_own_file() or 'your own file'}, by a variable or on the "
+                    "command line, or ignore the file with --no-config"
                 )
-            if name in options:
-                value = self._check(self._values[scope, name], name, options[name])
-                found[name] = Setting(scope, name, value, self.place)
+            if key in keys:
+                value = self._check(self._values[key], name, keys[key])
+                found[name] = Setting(key, value, self.place)
         return found
 
     def _check(self, value: Any, name: str, option: click.Option) -> Any:
@@ -219,15 +222,13 @@ class File:
         return value
 
 
-def _flatten(
-    table: Mapping[str, Any], scope: CommandPath = ()
-) -> Iterator[tuple[CommandPath, str, Any]]:
-    """Tables of tables as command, key and value."""
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys and values of tables in tables."""
     for key, value in table.items():
         if isinstance(value, dict):
-            yield from _flatten(value, (*scope, key))
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
-            yield scope, key, value
+            yield prefix + key.replace("_", "-"), value
 
 
 def find_files() -> list[File]:
@@ -289,7 +290,7 @@ def _is_for_others(setting: Setting, option: click.Option) -> bool:
     """Whether it is a format, set for all commands, that only others have."""
     return (
         isinstance(option.type, click.Choice)
-        and setting[:2] == ((), "format")
+        and setting.key == "format"
         and setting.value in _FORMATS - {*option.type.choices}
     )
 

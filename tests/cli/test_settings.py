@@ -69,8 +69,8 @@ def test_every_option_has_a_variable_of_its_own() -> None:
     for path, command in walk_commands(cli):
         assert list_options(command).keys() - {""} == list_options(command).keys()
         for name in list_options(command):
-            general.add(name_variable((), name))
-            variable = name_variable(path, name)
+            general.add(name_variable(name))
+            variable = name_variable(".".join((*path, name)))
             assert variable not in special
             special.add(variable)
     assert not general & special
@@ -175,13 +175,13 @@ def test_ones_own_file_may_set_all(run, own: Path, folder: Path) -> None:
         ("modle = 'mini'", "modle: no option has this name; did you mean model?"),
         (
             "[clasify]\ntop = 1",
-            "[clasify] top: no option has this name; did you mean classify.top?",
+            "clasify.top: no option has this name; did you mean classify.top?",
         ),
-        ("[classify]\nmin-scor = 1", "[classify] min-scor: no option has this name; did you mean "),
-        ("[classify.top]\na = 1", "[classify.top] a: no option"),
+        ("[classify]\nmin-scor = 1", "classify.min-scor: no option has this name; did you mean "),
+        ("[classify.top]\na = 1", "classify.top.a: no option"),
         ("classify = 3", "classify: no option has this name"),
-        ("top = 1\n[tool.clipcls]\ntop = 1", "[tool.clipcls] top: no option has this name"),
-        ("[cache]\nstore = 'x'", "[cache] store: no option"),
+        ("top = 1\n[tool.clipcls]\ntop = 1", "tool.clipcls.top: no option has this name"),
+        ("[cache]\nstore = 'x'", "cache.store: no option"),
         ("top = 'many'", "top: 'many' is not a valid integer"),
         ("min-score = 2", "min-score: 2"),
         ("top = 2.5", "top: '2.5' is not a valid integer"),
