@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.classification.head import log_sum_exp
-from clipcls.classification.in_blocks import Watch, answer_blocks, answer_together, watch_each
 from clipcls.embeddings.embedded import Embedded, StoredRows
-from clipcls.errors import CalibrationError, ClipclsError, ImageError
+from clipcls.errors import CalibrationError, ClipclsError
 from clipcls.output.answer_blocks import PlainAnswers
 from clipcls.predictions import NO_CLASS, UNKNOWN, Candidate, Prediction, Provenance
 
@@ -106,7 +105,12 @@ class Decision:
         set_threshold: the softmax score from which labels are in a prediction set, or None.
         explainer: explains each prediction, or None.
         nearness: gives each prediction its `nearness`, or None.
+        refine: whether the images decide together (see `transductive`).
         given: the class number that a person gave an image file, `NO_CLASS` or None.
+
+    Raises:
+        CalibrationError: `refine` with a calibration, whose promises would not hold.
+        ClipclsError: `refine` with a hierarchy of labels or a learnt classifier.
     """
 
     head: LinearHead
@@ -119,43 +123,23 @@ class Decision:
     set_threshold: float | None = None
     explainer: Explainer | None = None
     nearness: Nearness | None = None
+    refine: bool = False
     given: Callable[[str, bytes], int | None] | None = None
 
-    def classify_blocks(
-        self, embedded: Iterable[Embedded | ImageError | StoredRows]
-    ) -> Iterator[Iterable[Prediction | ImageError]]:
-        """Answers images in their order, some at a time, with bounded memory."""
-        return answer_blocks(embedded, self._answer)
-
-    def answer(self, block: Sequence[Embedded | ImageError]) -> Iterable[Prediction | ImageError]:
-        """Answers some images at once; errors keep their places."""
-        return answer_together(block, self._answer)
-
-    def classify_together(
-        self, embedded: Iterable[Embedded | ImageError], watch: Watch | None = None
-    ) -> Iterator[Prediction | ImageError]:
-        """Lets all images decide together (see `transductive`), once all are embedded.
-
-        Args:
-            embedded: the images.
-            watch: called after each image is embedded, with the `ImageError` if it could not be
-                read.
-
-        Raises:
-            CalibrationError: the classifier has a calibration.
-            ClipclsError: its labels have a hierarchy, or it was learnt.
-        """
-        if self.provenance.calibration:
+    def __post_init__(self) -> None:
+        if self.refine and self.provenance.calibration:
             raise CalibrationError(
                 "refined scores are not those of the calibration: its promises would not hold"
             )
-        if self.levels:
+        if self.refine and self.levels:
             raise ClipclsError("answers are not refined if labels have a hierarchy")
-        if self.provenance.classifier:
+        if self.refine and self.provenance.classifier:
             raise ClipclsError("answers of a learnt classifier are not refined")
-        return answer_together(watch_each(embedded, watch), self._refine)
 
-    def _answer(self, images: Sequence[Embedded]) -> Iterable[Prediction]:
+    def answer(self, images: Sequence[Embedded]) -> Iterable[Prediction]:
+        """Answers some images at once."""
+        if self.refine:
+            return self._refine(images)
         if isinstance(images, StoredRows):
             paths, vectors = images.paths, images.vectors
         else:
@@ -281,26 +265,24 @@ class Decision:
             ]
         return found
 
-    def _refine(self, images: list[Embedded]) -> Iterator[Prediction]:
+    def _refine(self, images: Any) -> Iterator[Prediction]:
         from clipcls.classification.transductive import refine
 
         vectors = np.stack([image.vector for image in images])
         images[:] = [replace(image, vector=row) for image, row in zip(images, vectors, strict=True)]
         logger.info("refining the answers of %d images together", len(images))
-        found = refine(
+        refined = refine(
             vectors,
             self.head.raw.logits,
             len(self.classes),
             temperature=self.head.temperature,
             kept=self._shown,
         )
-        scores = found.scores[:, : self._shown].astype(np.float64)
-        classes = found.classes[:, : self._shown]
+        scores = refined.scores[:, : self._shown].astype(np.float64)
+        classes = refined.classes[:, : self._shown]
         weights, rows = self.head.weights, zip(classes, vectors, strict=True)
         similarities = np.array([weights[best] @ row.astype(np.float64) for best, row in rows])
         near = self._measure_nearness(vectors, similarities[:, 0])
         sure = self.abstain.accepts(scores) & ~(near < self.abstain.min_similarity)
-        refined = replace(self, provenance=replace(self.provenance, refined=True))
-        return refined._answer_each(
-            images, vectors, (scores, similarities, classes), sure, near, {}
-        )
+        found = scores, similarities, classes
+        return self._answer_each(images, vectors, found, sure, near, {})

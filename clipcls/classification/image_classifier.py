@@ -6,7 +6,7 @@ import math
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from clipcls.classification.decision import Abstain, Decision
 from clipcls.classification.estimator import Estimator
 from clipcls.classification.head import LinearHead, log_sum_exp
+from clipcls.classification.in_blocks import answer_blocks, answer_together, watch_each
 from clipcls.classification.whole_videos import WholeVideos
 from clipcls.data.inputs import OnError, apply_on_error
 from clipcls.embeddings import embed as embedding
@@ -230,8 +231,8 @@ class ImageClassifier(Estimator):
             images: one image or any number (see `clipcls.data.inputs`); each `ImageError` among
                 them is yielded again.
             top, abstain, prediction_sets, explain, nearness: see `decision`.
-            refine: let all images decide together, as in `transductive.refine`: nothing is yielded
-                until the last is embedded, and memory grows with the images. A batch that this
+            refine: let all images decide together: nothing is yielded until the last is embedded,
+                and memory grows with the images. A batch that this
                 would not help is answered without it, which is logged.
             heatmaps: draw a heat map of each answer into this folder, as `Heatmaps` does; the
                 images must be files.
@@ -246,19 +247,25 @@ class ImageClassifier(Estimator):
 
         Raises:
             TypeError: `images` is neither an image nor an iterable of them.
-            CalibrationError: see `decision`; `refine` with a calibration.
-            ClipclsError: `refine` with a hierarchy of labels or a learnt classifier; `heatmaps`
-                with a custom `Encoder` that has no `seen`.
+            CalibrationError: see `decision`.
+            ClipclsError: see `decision`; `heatmaps` with a custom `Encoder` that has no `seen`.
             OutputError: a heat map cannot be written.
         """
-        asked: dict[str, Any] = {"explain": explain, "nearness": nearness}
-        decision = self.decision(top=top, abstain=abstain, prediction_sets=prediction_sets, **asked)
+        decision = self.decision(
+            top=top,
+            abstain=abstain,
+            prediction_sets=prediction_sets,
+            refine=refine,
+            explain=explain,
+            nearness=nearness,
+        )
         results: Iterator[Prediction | ImageError]
         if refine:
-            results = decision.classify_together(self.embed(images, on_error=on_error), watch)
+            embedded = watch_each(self.embed(images, on_error=on_error), watch)
+            results = answer_together(embedded, decision.answer)
         else:
-            embedded = self._embed(embedding.embed_blocks, images)
-            results = Results(decision.classify_blocks(embedded))
+            blocks = self._embed(embedding.embed_blocks, images)
+            results = Results(answer_blocks(blocks, decision.answer))
             results = results if on_error == "yield" else apply_on_error(results, on_error)
         if heatmaps is None:
             return results
@@ -272,6 +279,7 @@ class ImageClassifier(Estimator):
         top: int = 1,
         abstain: Abstain | None = None,
         prediction_sets: float | None = None,
+        refine: bool = False,
         explain: bool = False,
         nearness: bool | Nearness = False,
     ) -> Decision:
@@ -282,14 +290,17 @@ class ImageClassifier(Estimator):
             abstain: when an image is `unknown`; None: never.
             prediction_sets: give each prediction a `label_set` that holds no right label with at
                 most this probability.
+            refine: let the images that it answers at once decide together, as in
+                `transductive.refine`.
             explain: give each prediction an `explanation`.
             nearness: give each prediction its `nearness`, as `min_similarity` does too; ignored by
                 a learnt classifier. A `Nearness` of the same encoder saves embedding its names.
 
         Raises:
-            CalibrationError: the calibration is missing, or cannot promise what is asked of it.
-            ClipclsError: `min_similarity` with a learnt classifier, whose similarities are not to
-                texts.
+            CalibrationError: the calibration is missing, or cannot promise what is asked of it;
+                `refine` with a calibration.
+            ClipclsError: `refine` with a hierarchy of labels or a learnt classifier;
+                `min_similarity` with a learnt classifier, whose similarities are not to texts.
         """
         self._check_fitted()
         if top < 1:
@@ -317,7 +328,7 @@ class ImageClassifier(Estimator):
         return Decision(
             self.head_,
             self.classes_,
-            self.provenance_,
+            replace(self.provenance_, refined=refine),
             levels if self._level is None else (self._level,),
             top,
             abstain,
@@ -325,6 +336,7 @@ class ImageClassifier(Estimator):
             set_threshold,
             explainer,
             measure,
+            refine,
             self.given_class if self.provenance_.classifier else None,
         )
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clipcls.embeddings.embedded import Embedded
 
 QuestionClassifier: TypeAlias = ImageClassifier | MultiLabelClassifier
-Answerer: TypeAlias = "Callable[[list[Embedded]], Iterable[Prediction | ImageError]]"
+Answerer: TypeAlias = "Callable[[list[Embedded]], Iterable[Prediction]]"
 
 
 class MultiQuestionClassifier:
@@ -142,7 +142,6 @@ def make_answerers(
     *,
     max_labels: int | None = None,
     min_score: float | None = None,
-    refine: bool = False,
     **options: Any,
 ) -> dict[str, Answerer]:
     """The function that answers each question about embedded images.
@@ -155,12 +154,9 @@ def make_answerers(
             answerers[name] = classifier.answerer(top=max_labels, min_score=min_score)
             continue
         try:
-            decision = classifier.decision(**options)
-            if refine:
-                decision.classify_together(())  # refuses at once what it cannot refine
+            answerers[name] = classifier.decision(**options).answer
         except ClipclsError as error:
             raise type(error)(f"the question {name!r}: {error}") from error
-        answerers[name] = decision.classify_together if refine else decision.answer
     return answerers
 
 

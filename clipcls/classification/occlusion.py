@@ -63,27 +63,16 @@ def heatmap(
     """The heat of each pixel for one label; see `ImageClassifier.heatmap`."""
     _check_encoder(classifier)
     numbers = None if label is None else find_classes(classifier, label)
-    return compute_heat(classifier, open_input(image), numbers)
+    return HiddenPlaces(classifier.encoder_, open_input(image)).measure(classifier.head_, numbers)
 
 
-def compute_heat(
-    classifier: ImageClassifier, image: Image.Image, numbers: Sequence[int] | None
-) -> NDArray[np.float32]:
-    """The heat of each pixel of an upright RGB image for the sum of some classes' scores.
+class HiddenPlaces:
+    """The vectors of an image, whole and with each place hidden, of which any head finds heat.
 
     Args:
-        classifier: fitted, with an encoder that has `seen`.
-        image: as `open_image` gives it.
-        numbers: of the classes; None: the image's best.
-
-    Returns:
-        float32 (height, width) of `image`; see `ImageClassifier.heatmap`.
+        encoder: has `seen`.
+        image: upright, RGB, as `open_image` gives it.
     """
-    return _HiddenPlaces(classifier.encoder_, image).measure(classifier.head_, numbers)
-
-
-class _HiddenPlaces:
-    """The vectors of an image, whole and with each place hidden, of which any head finds heat."""
 
     def __init__(self, encoder: Any, image: Image.Image) -> None:
         pixels = encoder.preprocess(image)
@@ -98,7 +87,15 @@ class _HiddenPlaces:
         self._size, self.seen = image.size, encoder.seen(image.size)
 
     def measure(self, head: LinearHead, numbers: Sequence[int] | None) -> NDArray[np.float32]:
-        """`compute_heat` of the classes of a head."""
+        """The heat of each pixel for the sum of some classes' scores.
+
+        Args:
+            head: whose classes they are.
+            numbers: of the classes; None: the image's best.
+
+        Returns:
+            float32 (height, width) of the image; see `ImageClassifier.heatmap`.
+        """
         masks, logits = self._masks, head.logits(self._vectors)
         odds = _log_odds(logits, [int(logits[0].argmax())] if numbers is None else numbers)
         heat = np.tensordot(odds[0] - odds[1:], masks, 1) / masks.sum(axis=0)
@@ -184,7 +181,8 @@ class Heatmaps:
     the second one `a/b.jpg.heat (2).jpg`. No file is ever overwritten.
 
     Args:
-        classifier: the one that gave the answers.
+        classifiers: of each question with one label per image, by its name; "" if there is one
+            question without a name.
         folder: made if it is missing.
 
     Raises:
@@ -226,7 +224,7 @@ class Heatmaps:
             raise ValueError("heat maps are drawn of files; of an open image use heatmap()")
         encoder: Any = next(iter(self._classifiers.values())).encoder_
         image = open_image(result.path, least_side=encoder.least_side)
-        places = _HiddenPlaces(encoder, image)
+        places = HiddenPlaces(encoder, image)
 
         def draw(name: str, answer: Prediction) -> Prediction:
             if (classifier := self._classifiers.get(name)) is None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcls.classification.in_blocks import answer_together
 from clipcls.classification.labelled import own_names
 from clipcls.embeddings.embed import embed_images
 from clipcls.embeddings.embedded import Embedded
@@ -84,4 +85,4 @@ class Relearner:
             cache=old.cache_ or False,
         ).fit([(self._files[number], label) for number, label in labels.items()])
         decision = few_shot.decision(top=min(MOST_SHOWN, len(few_shot.classes_)))
-        return few_shot, list(decision.answer(self._embedded))
+        return few_shot, list(answer_together(self._embedded, decision.answer))
