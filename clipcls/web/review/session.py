@@ -7,7 +7,6 @@ order of the results; a label is a number in `labels`, `NO_LABEL` for "none of t
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from clipcls.errors import ImageError, InputError
 from clipcls.files.on_disk import join_address
+from clipcls.files.text import canonical
 from clipcls.organize.report import no_images_error
 from clipcls.predictions import PERSON, UNKNOWN, Prediction, Result
 from clipcls.web.review.active_learning import acquisition_order
@@ -161,7 +161,7 @@ class Review:
 
     def add_label(self, name: str) -> int:
         """The number of the label with this name, new or not, or `InputError`."""
-        name = unicodedata.normalize("NFC", name.strip())
+        name = canonical(name)
         check_label(name)
         return self._number(name)
 
@@ -175,52 +175,43 @@ class Review:
 
     # -- the reviewed table ---------------------------------------------------------------------
 
-    def reviewed(self, folder: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-        """The reviewed table: the person's label where one was given, elsewhere the answer.
+    def write_table(self, path: Path) -> None:
+        """Write the reviewed table (csv), whole or not at all, or raise `OutputError`.
 
-        Args:
-            folder: the table's folder. Paths are written as in the results if these are relative to
-                it, else absolute, so that every command finds the images.
-
-        Yields:
-            One record per result. `labelled_by` is `person`, `learnt` (by the classifier that was
-            learnt from the corrections) or `model` (as in the results); `best` is the best label
-            of the latest classifier.
+        It has one row per result, with the person's label where one was given, elsewhere the
+        answer. `labelled_by` is `person`, `learnt` (by the classifier that was learnt from the
+        corrections) or `model` (as in the results); `best` is the best label of the latest
+        classifier. Paths are written as in the results if these are relative to the table's folder,
+        else absolute, so that every command finds the images.
         """
+        from clipcls.output.writing import open_output
+
+        with open_output(path, "csv") as writer:
+            for record in self._make_records(path.absolute().parent):
+                writer.write(record)
+
+    def _make_records(self, folder: Path) -> Iterator[dict[str, Any]]:
         is_here = os.path.realpath(folder) == os.path.realpath(self._root)
         has_levels = any(len(lineage) > 1 for lineage in self._lineages.values())
         for image in self.images:
-            result, answer, score = image.result, image.latest, image.answer.score
-            lineage: tuple[str, ...] | None = None
-            error = ""
+            result, best = image.result, image.latest.best
+            is_known = isinstance(result, Prediction) and result.by_person
+            answer = image.answer if is_known else image.latest
+            by = PERSON if is_known else "learnt" if image.relearnt else "model"
+            label, score, error = self.name(answer.label), answer.score, ""
             if isinstance(result, ImageError):
-                label, lineage, by, error = "", (), "", result.reason
+                label, by, error = "", "", result.reason
             elif image.place in self.corrections.labels:
                 label, score, by = self.corrections.labels[image.place], None, PERSON
-            elif image.relearnt and not result.by_person:
-                label, score, by = self.name(answer.label), answer.score, "learnt"
-            else:
-                lineage = result.label_paths[0] if result.given else (UNKNOWN,)
-                label, by = lineage[-1], PERSON if result.by_person else "model"
-            if lineage is None:
-                lineage = self._lineages.get(label, (label,))
             yield {
                 "path": result.path if is_here else os.path.abspath(image.file),
                 "label": label,
                 "score": None if score is None else round(score, 6),
                 "labelled_by": by,
-                "best": "" if answer.best == NO_LABEL else self.name(answer.best),
-                **({"lineage": list(lineage)} if has_levels else {}),
+                "best": "" if best == NO_LABEL else self.name(best),
+                **({"lineage": [*self._lineages.get(label, (label,))]} if has_levels else {}),
                 "error": error,
             }
-
-    def write_table(self, path: Path) -> None:
-        """Write the reviewed table (csv), whole or not at all, or raise `OutputError`."""
-        from clipcls.output.writing import open_output
-
-        with open_output(path, "csv") as writer:
-            for record in self.reviewed(path.absolute().parent):
-                writer.write(record)
 
     # -- the order ------------------------------------------------------------------------------
 

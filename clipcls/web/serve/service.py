@@ -55,8 +55,8 @@ if TYPE_CHECKING:
 # Texts that the model's thread embeds between two batches of images.
 _TEXTS_A_CALL = 32
 
-# What is kept of requests' labels: vectors of texts, and classifiers, each of which may have
-# `Limits.labels` classes. At 512 dimensions both together take less than 150 MB.
+# Bounds of what requests' labels leave behind: vectors of texts, and classifiers, each of which may
+# have `Limits.labels` classes. At 512 dimensions both together take less than 150 MB.
 _TEXTS_KEPT = 20_000
 _CLASSES_KEPT = 25_000
 
