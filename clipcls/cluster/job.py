@@ -16,6 +16,7 @@ import os
 import pickle
 import platform
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -187,12 +188,24 @@ class Job:
         return report
 
 
+class _Tries:
+    """Counts how often each part was begun, in a process that outlives the workers."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def add(self, name: str) -> int:
+        self._counts[name] += 1
+        return self._counts[name]
+
+
 class _Worker:
     """A process of the cluster that keeps the model."""
 
-    def __init__(self, job: Any) -> None:
+    def __init__(self, job: Any, tries: Any) -> None:
         import ray
 
+        self._tries = tries
         self._failure: ClipclsError | None = None
         try:
             self._job: Job = unpack(ray.get(job[0]))
@@ -201,9 +214,13 @@ class _Worker:
             self._failure = error
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[bytes]]:
+        import ray
+
         part = Part(str(batch["name"][0]), int(batch["count"][0]), bytes(batch["images"][0]))
+        if ray.get(self._tries.add.remote(part.name)) > _TRIES:
+            return {"report": [b""]}
         report = Report(part.name, failure=self._failure)
-        if self._failure is None:
+        if not self._failure:
             try:
                 report = self._job.classify(part)
             except ClipclsError as error:
@@ -239,8 +256,10 @@ def run(
     with _connect(address):
         context = ray.data.DataContext.get_current().copy()
         context.enable_progress_bars = context.print_on_execution_start = False
-        context.max_errored_blocks = -1  # a lost shard is missing from the reports
+        context.max_errored_blocks = -1  # else one error ends the run
         workers = min(_count_slots(cpus, gpus), len(parts))
+        remote = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+        tries = remote(_Tries).remote()  # Ray Data itself tries without end
         packed = ray.put(pack(job, backend))  # kept until the end, for workers that restart
         rows = [
             pa.table({"name": [p.name], "count": [p.count], "images": pa.array([p.images])})
@@ -249,24 +268,20 @@ def run(
         with ray.data.DataContext.current(context):
             reports = ray.data.from_arrow(rows).map_batches(
                 _Worker,
-                fn_constructor_args=([packed],),
+                fn_constructor_args=([packed], tries),
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(
                     min_size=workers, max_size=workers, max_tasks_in_flight_per_actor=2
                 ),
                 num_cpus=cpus,
                 num_gpus=gpus,
-                ray_remote_args_fn=_limit_tries,
             )
             for row in reports.iter_rows():
-                report: Report = pickle.loads(row["report"])
-                if report.failure:
-                    raise report.failure
-                yield report
-
-
-def _limit_tries() -> dict[str, Any]:
-    return {"max_task_retries": _TRIES - 1}
+                if row["report"]:
+                    report: Report = pickle.loads(row["report"])
+                    if report.failure:
+                        raise report.failure
+                    yield report
 
 
 @contextlib.contextmanager

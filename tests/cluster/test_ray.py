@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ import pandas as pd
 import pytest
 
 import clipcls
+from clipcls.cluster import job
+from clipcls.models.backend import Backend
+from clipcls.output.place import Place
 from helpers.cli import Run
 
 ray = pytest.importorskip("ray", reason="needs ray")
@@ -82,7 +87,14 @@ def check_against_local(run: Run, *more: str) -> None:
     assert (found["score"] - local["score"]).abs().max() <= 1e-6
 
 
-def test_two_nodes_answer_as_one_process(cluster: Any, run_real: Run) -> None:
+def check_warnings(recwarn: pytest.WarningsRecorder) -> None:
+    of_ray = ray.util.annotations.RayDeprecationWarning
+    assert [w.message for w in recwarn if issubclass(w.category, of_ray)] == []
+
+
+def test_two_nodes_answer_as_one_process(
+    cluster: Any, run_real: Run, recwarn: pytest.WarningsRecorder
+) -> None:
     copy_photos(12)
     for number in range(12, 20):  # a shard of broken images, and one of both
         Path(f"photos/{number:04}.jpg").write_text("no image")
@@ -94,6 +106,7 @@ def test_two_nodes_answer_as_one_process(cluster: Any, run_real: Run) -> None:
     assert status == 1, err
     assert "13 classified, 9 could not be read" in err
     check_against_local(run_real, "more.tar.gz")
+    check_warnings(recwarn)
 
 
 def test_videos_are_answered_whole(cluster: Any, run_real: Run) -> None:
@@ -114,9 +127,10 @@ def test_videos_are_answered_whole(cluster: Any, run_real: Run) -> None:
 
 
 @pytest.mark.slow
-def test_a_pipeline_of_ray_data(cluster: Any) -> None:
+def test_a_pipeline_of_ray_data(cluster: Any, recwarn: pytest.WarningsRecorder) -> None:
     ray.init(cluster.address, log_to_driver=False)
     try:
+        recwarn.clear()
         classifier = clipcls.ZeroShotClassifier(["cat", "rocket"], model="mini", cache=False).fit()
         images = ray.data.read_images(str(PHOTOS), mode="RGB", include_paths=True)
         rows = images.map_batches(
@@ -129,6 +143,7 @@ def test_a_pipeline_of_ray_data(cluster: Any) -> None:
         assert [row["label"] for row in rows] == classifier.predict(paths).tolist()
         assert len(rows) == len(list(PHOTOS.glob("*.jpg")))
         assert "image" not in rows[0]
+        check_warnings(recwarn)
     finally:
         ray.shutdown()
 
@@ -152,6 +167,26 @@ def test_a_killed_worker_loses_nothing(cluster: Any, run_real: Run) -> None:
     assert all(line.startswith("clipcls: ") for line in err.decode().splitlines()), err.decode()
     assert len(list(Path("results").glob("part-*"))) == 24
     check_against_local(run_real)
+
+
+class Killer:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self) -> Any:
+        return os._exit, (1,)
+
+
+@pytest.mark.slow
+def test_images_that_kill_workers_do_not_cost_others(cluster: Any) -> None:
+    copy_photos(8)
+    classifier = clipcls.ZeroShotClassifier(["cat", "rocket"], model="mini", cache=False).fit()
+    bad = job.Part("part-99999-00000000.parquet", 1, zlib.compress(pickle.dumps([Killer()])))
+    good = list(job.split(sorted(map(str, Path("photos").iterdir())), 2))
+    work = job.Job(classifier, {"top": 1}, Place("results"))
+    where = {"address": cluster.address, "cpus": 1, "gpus": 0}
+    reports = list(job.run(work, [bad, *good], Backend(workers=1), **where))
+    assert sorted(report.name for report in reports) == [part.name for part in good]
+    assert sum(report.tally.classified for report in reports) == 8
 
 
 @pytest.mark.slow
