@@ -59,8 +59,8 @@ def make_graph(architecture: str, precisions: list[str], folder: Path) -> tuple[
     file.unlink()
     probe = towers.image_probe(model.preprocess)
     with torch.inference_mode():  # caches what a trace must not record
-        model.encode_pixels(torch.from_numpy(probe))
-    graph = towers._convert(model.encode_pixels, probe, [-1, *probe.shape[1:]])
+        model.forward(torch.from_numpy(probe))
+    graph = towers._convert(model, probe, [-1, *probe.shape[1:]])
     compiled = {p: openvino.Graph(openvino.compile_graph(graph, p)) for p in precisions}
     return probe.shape[1], compiled
 

@@ -271,18 +271,15 @@ class OpenClipEncoder:
         return graph
 
     def _export(self, tower: Tower, key: openvino.GraphKey) -> openvino.Graph:
-        if self.source.is_bundled and tower == "image":
-            return towers.build_image_tower(key)
+        tokenizer = self._tokenizer if tower == "text" else None
         if self.source.is_bundled:
-            return towers.build_text_tower(key, self._tokenizer)
+            return towers.build_tower(key, tokenizer)
         self._announce(tower)
         if self.precision == "fp32":
             model = self._load(tower)
         else:  # OpenVINO converts a graph's precision itself
             model = loading.load(self.source, tower=tower)
-        if tower == "image":
-            return towers.export_image_tower(key, model)
-        return towers.export_text_tower(key, model, self._tokenizer)
+        return towers.export_tower(key, model, tokenizer)
 
     def _announce(self, tower: Tower) -> None:
         if tower not in self._announced:
@@ -331,7 +328,7 @@ class OpenClipEncoder:
         if self._can_be_graph():
             try:
                 key = self._graph_key("image", half)
-                self._graphs["image"] = towers.export_image_tower(key, model)
+                self._graphs["image"] = towers.export_tower(key, model)
                 is_same = True
             except towers.NoMemoryError:
                 is_same = None

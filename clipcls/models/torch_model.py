@@ -92,25 +92,23 @@ class TorchModel:
         import torch
 
         if self.tower == "image" and cuda.is_cuda(self.device):
-            return self.encode_pixels(cuda.copy_to_device(inputs, self.device))
-        batch = torch.from_numpy(np.stack(inputs)).to(self.device)
-        return self.encode_pixels(batch) if self.tower == "image" else self.encode_tokens(batch)
+            return self.forward(cuda.copy_to_device(inputs, self.device))
+        return self.forward(torch.from_numpy(np.stack(inputs)).to(self.device))
 
-    def encode_pixels(self, batch: torch.Tensor) -> torch.Tensor:
-        """Preprocessed images as one tensor uint8 (n, height, width, 3) -> vectors (n, dim)."""
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Pixels uint8 (n, height, width, 3), or tokens int64 (n, length) -> vectors (n, dim)."""
+        vectors: torch.Tensor
+        if self.tower == "text":
+            with taking(self.network, batch.shape[1]):
+                vectors = self.network.encode_text(batch, normalize=False)
+            return vectors
         preprocess = self.preprocess
         batch = batch.permute(0, 3, 1, 2)
         if not self.channels_last:
             batch = batch.contiguous()
         mean, std = (_column(values, self.device) for values in (preprocess.mean, preprocess.std))
         batch = ((batch.float() - mean) / std).to(dtype(self.precision))
-        vectors: torch.Tensor = self.network.encode_image(batch, normalize=False)
-        return vectors
-
-    def encode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens (n, length) without unneeded padding -> vectors (n, dim)."""
-        with taking(self.network, tokens.shape[1]):
-            vectors: torch.Tensor = self.network.encode_text(tokens, normalize=False)
+        vectors = self.network.encode_image(batch, normalize=False)
         return vectors
 
 

@@ -7,7 +7,6 @@ int64 (n, length) of any length, or only of the context length if its vectors de
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -43,39 +42,38 @@ class NoMemoryError(GraphError):
     """There was not enough memory to export it this time."""
 
 
-def export_image_tower(key: GraphKey, model: TorchModel) -> Graph:
-    """Exports an image tower, checks it against torch, and stores it if possible.
+def export_tower(key: GraphKey, model: TorchModel, tokenizer: Tokenizer | None = None) -> Graph:
+    """Exports a tower, checks it against torch, and stores it if possible.
+
+    A text tower that sees padding takes texts of the context length only.
 
     Args:
         key: as for `openvino.load`.
-        model: with its image tower, float32 on the CPU.
+        model: with the tower, float32 on the CPU.
+        tokenizer: a text tower's.
 
     Raises:
         GraphError: OpenVINO cannot run the tower, or computes other vectors.
     """
-    probe = image_probe(model.preprocess)
-    return _export(key, model.encode_pixels, [probe], [-1, *probe.shape[1:]])
+    if tokenizer is None:
+        probe: list[NDArray[Any]] = [image_probe(model.preprocess)]
+        shape = [-1, *probe[0].shape[1:]]
+    else:
+        probe, shape = text_probe(tokenizer), [-1, -1]
+        if not can_leave_out(model.network, tokenizer.padding):
+            probe, shape = probe[1:], [-1, probe[1].shape[1]]
+    # First, since it caches what a trace must not record.
+    expected = np.concatenate([model(inputs) for inputs in probe])
+    return _check(key, lambda: _convert(model, probe[0], shape), probe, expected)
 
 
-def export_text_tower(key: GraphKey, model: TorchModel, tokenizer: Tokenizer) -> Graph:
-    """As `export_image_tower`; a tower that sees padding takes texts of the context length only."""
-    probe = text_probe(tokenizer)
-    if can_leave_out(model.network, tokenizer.padding):
-        return _export(key, model.encode_tokens, probe, [-1, -1])
-    return _export(key, model.encode_tokens, probe[1:], [-1, probe[1].shape[1]])
-
-
-def build_image_tower(key: GraphKey) -> Graph:
-    """As `export_image_tower`, for the bundled model and without torch."""
-    probe = image_probe(Preprocess.from_config(mini.read_settings()["preprocess"]))
-    expected = [mini.read_expected("image")]
-    return _check(key, mini.build_image_tower, [probe], expected)
-
-
-def build_text_tower(key: GraphKey, tokenizer: Tokenizer) -> Graph:
-    """As `export_text_tower`, for the bundled model and without torch."""
-    expected = np.split(mini.read_expected("text"), [1])
-    return _check(key, mini.build_text_tower, text_probe(tokenizer), expected)
+def build_tower(key: GraphKey, tokenizer: Tokenizer | None = None) -> Graph:
+    """As `export_tower`, for the bundled model and without torch."""
+    if tokenizer is None:
+        preprocess = Preprocess.from_config(mini.read_settings()["preprocess"])
+        expected = mini.read_expected("image")
+        return _check(key, mini.build_image_tower, [image_probe(preprocess)], expected)
+    return _check(key, mini.build_text_tower, text_probe(tokenizer), mini.read_expected("text"))
 
 
 def text_probe(tokenizer: Tokenizer) -> list[NDArray[np.int64]]:
@@ -107,54 +105,37 @@ def least_cosine(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> floa
         return float(((ours * theirs).sum(axis=1) / norms).min())
 
 
-def _export(
-    key: GraphKey,
-    encode: Callable[[torch.Tensor], torch.Tensor],
-    probe: Sequence[NDArray[Any]],
-    shape: Sequence[int],
-) -> Graph:
-    """Exports `encode`, whose input has this shape, -1 standing for any size."""
-    import torch
-
-    with torch.inference_mode():  # first, since it caches what a trace must not record
-        expected = [encode(torch.from_numpy(inputs)).numpy() for inputs in probe]
-    make_model = functools.partial(_convert, encode, probe[0], shape)
-    return _check(key, make_model, probe, expected)
-
-
 def _check(
     key: GraphKey,
     make_model: Callable[[], Any],
     probe: Sequence[NDArray[Any]],
-    expected: Sequence[NDArray[np.float32]],
+    expected: NDArray[np.float32],
 ) -> Graph:
     """Compiles an openvino.Model and stores it if the probe's vectors are the expected ones."""
     try:
         compiled = openvino.compile_graph(make_model(), key.precision)
         graph = Graph(compiled)
-        found = [graph(inputs) for inputs in probe]
+        found = np.concatenate([graph(inputs) for inputs in probe])
     except MemoryError as error:
         raise NoMemoryError("not enough memory to export it") from error
     except Exception as error:  # OpenVINO raises what it likes
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = (lines[-1] if lines else type(error).__name__)[:200]
         raise GraphError(f"OpenVINO cannot run this model ({reason})") from error
-    cosine = float(np.min(list(map(least_cosine, found, expected))))  # nan if one is
-    if not cosine >= LEAST_COSINE[key.precision]:
+    cosine = least_cosine(found, expected)
+    if not cosine >= LEAST_COSINE[key.precision]:  # or is nan
         raise GraphError(f"OpenVINO's vectors differ from torch's (cosine {cosine:.6f})")
     openvino.store(key, compiled)
     return graph
 
 
-def _convert(
-    encode: Callable[[torch.Tensor], torch.Tensor], example: NDArray[Any], shape: Sequence[int]
-) -> Any:
-    """A function of torch's as an openvino.Model."""
+def _convert(model: TorchModel, example: NDArray[Any], shape: Sequence[int]) -> Any:
+    """A tower as an openvino.Model, whose input has this shape, -1 standing for any size."""
     import torch
 
     class Module(torch.nn.Module):  # which is what can be traced
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            return encode(inputs)
+            return model.forward(inputs)
 
     ov = openvino.import_openvino()
     with quiet(), torch.inference_mode():

@@ -13,8 +13,8 @@ from clipcls.models.backend import Backend
 from helpers.checkpoints import CONFIGS, write_model
 
 
-def test_each_step_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino, "default_folder", lambda: tmp_path / "graphs")
+@pytest.mark.usefixtures("cache_folder")
+def test_each_step_is_measured(tmp_path: Path) -> None:
     source = registry.resolve(str(write_model(tmp_path / "model", CONFIGS["clip"])))
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(benchmark.sample_photo(200, 150))
@@ -43,14 +43,14 @@ def test_the_photo_is_a_whole_jpeg() -> None:
     assert (image.format, image.size) == ("JPEG", (200, 100))
 
 
-def test_an_backend_that_cannot_run_the_model_has_no_row(
+@pytest.mark.usefixtures("cache_folder")
+def test_a_backend_that_cannot_run_the_model_has_no_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise towers.GraphError("refused")
 
-    monkeypatch.setattr(openvino, "default_folder", lambda: tmp_path / "graphs")
-    monkeypatch.setattr(towers, "_export", refuse)
+    monkeypatch.setattr(towers, "export_tower", refuse)
     source = registry.resolve(str(write_model(tmp_path / "model", CONFIGS["clip"])))
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(benchmark.sample_photo(200, 150))

@@ -129,7 +129,7 @@ def test_bf16_is_tried_again_where_memory_was_short(
     with monkeypatch.context() as patch:
         patch.setattr(towers, "_convert", short)
         assert encoder(facts=facts, precision="auto").precision == "fp32"
-    monkeypatch.setattr(towers, "_export", lambda *_: object())
+    monkeypatch.setattr(towers, "export_tower", lambda *_: object())
     assert encoder(facts=facts, precision="auto").precision == "bf16"
 
 
@@ -144,7 +144,7 @@ def test_a_graph_is_exported_once(encoder, folder: Path, monkeypatch: pytest.Mon
     row = first.encode_images(pixels(first))
     (file,) = folder.iterdir()
     assert file.suffix == ".blob"
-    monkeypatch.setattr(towers, "_export", None)
+    monkeypatch.setattr(towers, "export_tower", None)
     second = encoder()
     np.testing.assert_allclose(second.encode_images(pixels(second)), row, atol=1e-6)
 
@@ -247,7 +247,7 @@ def test_a_wrong_graph_is_refused_once_and_torch_answers(
         np.testing.assert_allclose(wrong.encode_images(pixels(wrong)), row, atol=1e-6)
         assert caplog.text.count("runs on torch") == attempt
         assert "differ" in caplog.text
-        monkeypatch.setattr(towers, "_export", None)  # the second time it is known
+        monkeypatch.setattr(towers, "export_tower", None)  # the second time it is known
 
 
 @pytest.mark.parametrize("wrong", [0.0, np.nan])
@@ -265,7 +265,7 @@ def test_a_text_graph_that_is_wrong_for_long_texts_is_refused(
     facts = ModelFacts(tmp_path / "facts")
     np.testing.assert_allclose(encoder(facts=facts).encode_texts(texts), rows, atol=1e-6)
     assert openvino.stored_sizes() == []
-    monkeypatch.setattr(towers, "_export", None)  # it is known
+    monkeypatch.setattr(towers, "export_tower", None)  # it is known
     np.testing.assert_allclose(encoder(facts=facts).encode_texts(texts), rows, atol=1e-6)
 
 
@@ -289,7 +289,7 @@ def test_a_cache_that_cannot_be_written(
         found = encoder()
         assert found.encode_images(pixels(found)).shape == (5, 16)
     assert "cannot keep the exported model" in caplog.text
-    monkeypatch.setattr(towers, "_export", None)  # for texts, torch is sooner
+    monkeypatch.setattr(towers, "export_tower", None)  # for texts, torch is sooner
     assert found.encode_texts(["a cat"]).shape == (1, 16)
 
 
@@ -346,7 +346,7 @@ def test_a_new_version_replaces_the_graphs_of_the_old_one(
     for name in both:
         age(folder / name, 2)  # so that its use is noted
     with monkeypatch.context() as patch:
-        patch.setattr(towers, "_export", None)
+        patch.setattr(towers, "export_tower", None)
         use("2026.1")
     assert kept() == both - {old} | {other.name}
 

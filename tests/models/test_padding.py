@@ -44,9 +44,9 @@ def test_a_text_alone_has_the_vector_it_has_at_full_length(kind: str, tmp_path: 
     with torch.inference_mode():
         whole = model.network.encode_text(tokens, normalize=False)
         for number, length in enumerate(lengths):
-            alone = model.encode_tokens(tokens[number : number + 1, :length])
+            alone = model.forward(tokens[number : number + 1, :length])
             torch.testing.assert_close(alone[0], whole[number], atol=2e-6, rtol=1e-5)
-        some = model.encode_tokens(tokens[:3, : max(lengths[:3])])
+        some = model.forward(tokens[:3, : max(lengths[:3])])
         torch.testing.assert_close(some, whole[:3], atol=2e-6, rtol=1e-5)
         assert torch.equal(
             model.network.encode_text(tokens, normalize=False), whole
