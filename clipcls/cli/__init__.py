@@ -19,8 +19,6 @@ from clipcls import __version__
 from clipcls.cli.console import Console
 from clipcls.errors import ClipclsError, OutputClosedError, OutputError, printable
 
-__all__ = ["cli", "main"]
-
 # With their summaries, so that `clipcls --help` need not import them.
 _COMMANDS = {
     "classify": "Give each image the label that fits best.",

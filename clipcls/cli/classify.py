@@ -15,12 +15,7 @@ from clipcls.cli.console import Console
 from clipcls.cli.constraints import refuse_inside, refuse_overwriting
 from clipcls.cli.groups import option
 from clipcls.cli.inputs import AnsweredInputSettings, inputs_argument
-from clipcls.cli.label_settings import (
-    CalibratedLabelSettings,
-    find_tagged,
-    split_questions,
-    tag_option,
-)
+from clipcls.cli.label_settings import AnsweredLabelSettings, split_questions
 from clipcls.cli.options import ModelSettings, run_options
 from clipcls.cli.outputs import ResultsOutput
 from clipcls.cli.param_types import COUNT, FOLDER, NumberRange
@@ -42,7 +37,6 @@ class _Answers(groups.Settings):
         default=1,
         help="Labels per image.",
     )
-    tag: tuple[str, ...] = tag_option()
     refine: bool = option(
         help="Decide about all images together, which corrects some answers in runs of several "
         "hundred images. Records are written after the last image is embedded.",
@@ -126,7 +120,7 @@ def command(
     console: Console,
     inputs: tuple[str, ...],
     reading: AnsweredInputSettings,
-    labels: CalibratedLabelSettings,
+    labels: AnsweredLabelSettings,
     answers: _Answers,
     doubt: _Doubt,
     output: ResultsOutput,
@@ -151,7 +145,7 @@ def command(
       clipcls classify --labels kind=kinds.txt --labels colour=colours.txt photos/
     """
     questions = split_questions(labels)
-    tagged = find_tagged(questions, answers.tag)
+    tagged = labels.find_tagged(questions)
     if answers.heatmap and reading.per_file:
         raise click.UsageError("--heatmap draws on one frame: leave out --per-file")
     if answers.heatmap:
@@ -179,7 +173,7 @@ def command(
     keep_nearness = doubt.min_similarity is not None
     every = prefix_columns({q: list_columns(q, answers.top, True) for q in questions})
     run.select_columns((), every)  # refuses before the work
-    run.open(model, tagged, answers, doubt, labels.level)
+    run.open(model, tagged, answers, doubt, labels.level, labels.tag)
     asked = {name: fitted for name, fitted in run.opened.items() if name not in tagged}
     tops = {name: min(answers.top, len(fitted.classes_)) for name, fitted in asked.items()}
     usual = prefix_columns(

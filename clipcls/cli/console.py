@@ -19,6 +19,7 @@ from clipcls.errors import printable
 from clipcls.predictions import UNKNOWN
 
 if TYPE_CHECKING:
+    from clipcls.data.file_kinds import LeftOut
     from clipcls.data.matching import Excluded
     from clipcls.errors import ImageError
 
@@ -100,10 +101,11 @@ class Console(logging.Handler):
         if not self.quiet:
             self.say(line)
 
-    def say_done(self, summary: str, *, matters: bool) -> None:
+    def say_done(self, summary: str, left_out: LeftOut, *, matters: bool) -> None:
         """Sum up a run, on a terminal or after earlier lines; elsewhere only if it matters."""
+        matters |= left_out.may_be_images
         if not self.quiet and (matters or self._has_reported or sys.stderr.isatty()):
-            self.say(summary)
+            self.say(f"{summary}; {left_out}" if left_out.counts else summary)
 
     def say_written(self, path: Path | None, *after: str) -> None:
         """Say which file was written, and what to do next; --quiet silences it."""

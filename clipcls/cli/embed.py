@@ -131,9 +131,7 @@ def command(
     parts = [f"{watch.read - known:,} images embedded"]
     parts += [f"{known:,} were known"] if known else []
     parts += [f"{watch.skipped:,} could not be read"] if watch.skipped else []
-    console.say_done(", ".join(parts), matters=watch.skipped > 0 or known > 0)
-    if left_out.may_be_images:
-        console.remark(str(left_out))
+    console.say_done(", ".join(parts), left_out, matters=watch.skipped > 0 or known > 0)
     next_step = f"clipcls classify --labels labels.txt {shlex.quote(output)}"
     console.say_written(Path(output), next_step)
     return console.status(watch.skipped, watch.read)
@@ -148,31 +146,27 @@ def open_vectors_output(
     from clipcls.embeddings.vector_folder import VectorFolder
     from clipcls.output.writing import open_output
 
+    kinds: dict[str, dict[str, Any]] = {
+        ".parquet": {output: vector_files.VectorParquetWriter},
+        ".npy": {
+            vector_files.sidecar_path(output): vector_files.NpyPathsWriter,
+            output: vector_files.NpyWriter,
+        },
+    }
+    if (files := kinds.get(Path(output).suffix.lower())) is None:
+        with VectorFolder(output, make_info, dtype, rows) as folder:
+            yield folder.write, folder.has
+        return
     with contextlib.ExitStack() as stack:
-        writers: list[Any]
-        has: Callable[[str], bool] = lambda path: False  # noqa: E731
-        if (suffix := Path(output).suffix.lower()) in (".parquet", ".npy"):
-            kinds: dict[str, Any] = {output: vector_files.VectorParquetWriter}
-            if suffix == ".npy":
-                kinds = {
-                    vector_files.sidecar_path(output): vector_files.NpyPathsWriter,
-                    output: vector_files.NpyWriter,
-                }
-            writers = [
-                stack.enter_context(
-                    open_output(
-                        Path(path),
-                        functools.partial(kind, make_info=make_info, dtype=dtype),
-                    )
-                )
-                for path, kind in kinds.items()
-            ]
-        else:
-            folder = stack.enter_context(VectorFolder(output, make_info, dtype, rows))
-            writers, has = [folder], folder.has
+        writers: list[Any] = [
+            stack.enter_context(
+                open_output(Path(path), functools.partial(kind, make_info=make_info, dtype=dtype))
+            )
+            for path, kind in files.items()
+        ]
 
         def write(block: VectorBlock) -> None:
             for writer in writers:
                 writer.write(block)
 
-        yield write, has
+        yield write, lambda path: False

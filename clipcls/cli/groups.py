@@ -12,6 +12,7 @@ import click
 
 from clipcls.cli import constraints
 from clipcls.cli.param_types import FILE
+from clipcls.errors import InputError
 
 _SHOWN = 15  # parameters of a command that `--help` shows all of
 _SHOW_ALL = "clipcls.show_all"
@@ -31,6 +32,13 @@ class Option(click.Option):
         super().__init__(*args, **attributes)
         self.section, self.rare = section, rare
         self._optional = optional
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """The value for the command; an `InputError` about it is a usage error."""
+        try:
+            return super().process_value(ctx, value)
+        except InputError as error:
+            raise click.BadParameter(str(error), ctx, self) from error
 
     def spell_out(self, arguments: list[str]) -> list[str]:
         """Arguments in which an option without its optional value has its `flag_value`.

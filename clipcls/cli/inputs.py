@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from clipcls.predictions import Result
     from clipcls.questions import Answers
 
-T = TypeVar("T")
-
 _EVERY = "1s"
 
 inputs_argument = click.argument(
@@ -43,7 +41,7 @@ def _parse_period(_: click.Context, __: click.Parameter, value: str) -> int:
         return 1000
     from clipcls.data.video import parse_period
 
-    return _parse(parse_period, value)
+    return parse_period(value)
 
 
 def _parse_names(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
@@ -53,16 +51,7 @@ def _parse_names(_: click.Context, __: click.Parameter, value: str) -> tuple[str
 def _parse_shard(_: click.Context, __: click.Parameter, value: str | None) -> Shard | None:
     from clipcls.data.sharding import Shard
 
-    return None if value is None else _parse(Shard.parse, value)
-
-
-def _parse(parse: Callable[[str], T], value: str) -> T:
-    from clipcls.errors import InputError
-
-    try:
-        return parse(value)
-    except InputError as error:
-        raise click.BadParameter(str(error)) from error
+    return None if value is None else Shard.parse(value)
 
 
 class FoundImages(NamedTuple):

@@ -165,6 +165,29 @@ class CalibratedLabelSettings(LabelSettings):
     calibration: Any = calibration_option()
 
 
+@dataclass(frozen=True)
+class AnsweredLabelSettings(CalibratedLabelSettings):
+    """The same, where some questions may have several labels."""
+
+    tag: tuple[str, ...] = option(
+        metavar="QUESTION",
+        rare=True,
+        help="Answer this one of several questions with all labels that fit, as `clipcls tag` "
+        "does; may be repeated.",
+    )
+
+    def find_tagged(self, questions: Collection[str]) -> set[str]:
+        """The questions that `--tag` names.
+
+        Raises:
+            click.UsageError: a question is unknown.
+        """
+        tagged = {find_name(name, questions) or name for name in self.tag}
+        if unknown := tagged - ({*questions} - {""}):
+            raise click.UsageError(f"--tag {min(unknown)}: no question has this name")
+        return tagged
+
+
 Chosen = TypeVar("Chosen", bound=Settings)
 
 
@@ -256,28 +279,6 @@ def join_questions(opened: Mapping[str, Any]) -> Any:
     from clipcls.classification.multi_question import MultiQuestionClassifier
 
     return MultiQuestionClassifier(opened).fit()
-
-
-def tag_option() -> Any:
-    """The field of a group for `--tag`; `find_tagged` checks its value."""
-    return option(
-        metavar="QUESTION",
-        rare=True,
-        help="Answer this one of several questions with all labels that fit, as `clipcls tag` "
-        "does; may be repeated.",
-    )
-
-
-def find_tagged(questions: Collection[str], given: Collection[str]) -> set[str]:
-    """The questions that `--tag` names.
-
-    Raises:
-        click.UsageError: a question is unknown.
-    """
-    tagged = {find_name(name, questions) or name for name in given}
-    if unknown := tagged - ({*questions} - {""}):
-        raise click.UsageError(f"--tag {min(unknown)}: no question has this name")
-    return tagged
 
 
 def _read_labels(settings: Any) -> dict[str, Any]:

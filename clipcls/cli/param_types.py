@@ -11,20 +11,10 @@ import click
 
 
 class _NewFile(click.Path):
-    """A file to write, refused before the work if it cannot be.
-
-    Args:
-        stdout: whether `-` is standard output, as no file is.
-    """
-
-    def __init__(self, *, stdout: bool = False) -> None:
-        super().__init__(path_type=Path, dir_okay=False)
-        self._stdout = stdout
+    """A file to write, refused before the work if it cannot be."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if os.fspath(value) == "-":
-            if self._stdout:
-                return None
             self.fail("-: this does not go to standard output; name a file", param, ctx)
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if not path.absolute().parent.is_dir():
@@ -33,10 +23,12 @@ class _NewFile(click.Path):
 
 
 class _NewResults(_NewFile):
-    """The same, or as text a folder or URL, for commands that write many files."""
+    """The same, or as text a folder or URL, for commands that write many files; None for `-`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         text = os.fsdecode(value)
+        if text == "-":
+            return None
         is_place = "://" in text or text.endswith("/") or os.path.isdir(text)
         return text if is_place else super().convert(value, param, ctx)
 
@@ -74,5 +66,5 @@ class _Vectors(click.Path):
 COUNT = _Count(1)
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
-NEW_FILE, RESULTS = _NewFile(), _NewResults(stdout=True)
+NEW_FILE, RESULTS = _NewFile(dir_okay=False), _NewResults(dir_okay=False)
 VECTORS = _Vectors()

@@ -21,7 +21,6 @@ from clipcls.cli.options import ModelSettings
 from clipcls.cli.outputs import ResultsOutput
 from clipcls.cli.progress import format_rate
 from clipcls.cli.sort import FilingSettings, choose_mode, file_into, without_scores, write_keywords
-from clipcls.data.file_kinds import LeftOut
 from clipcls.data.kept import Keep
 from clipcls.errors import ImageError, require_extra
 from clipcls.output.answer_blocks import PlainAnswers, Results
@@ -43,9 +42,8 @@ _CURE = (
 
 @dataclass(slots=True)
 class Report(Tally):
-    """Sums up a run; `left_out` is what its folders contain besides images."""
+    """Sums up a run."""
 
-    left_out: LeftOut = field(default_factory=LeftOut)
     labels: dict[str, int] = field(default_factory=dict)  # question -> how many there are
     started: float = field(default_factory=time.monotonic)
 
@@ -62,8 +60,7 @@ class Report(Tally):
             part = f"{question}{': ' * bool(question)}{mean:.3g} of {most:,} labels per set"
             parts.append(part + (f" ({sizes[most]:,} with all labels)" if sizes[most] else ""))
         took = f"{time.monotonic() - self.started:.1f} s{f' ({format_rate(rate)})' if rate else ''}"
-        left_out = f"; {self.left_out}" if self.left_out.counts else ""
-        return f"{', '.join(parts)} in {took}{left_out}"
+        return f"{', '.join(parts)} in {took}"
 
 
 @dataclass
@@ -113,8 +110,7 @@ class Run:
             multi_label: the questions that are answered with several labels.
             settings: what else decides the answers.
         """
-        found = self.reading.find_images(self.inputs, self.keep)
-        self._images, self._total, self.report.left_out = found
+        self._found = self.reading.find_images(self.inputs, self.keep)
         arguments = model.make_arguments(self.inputs)
         self.opened = open_questions(self.questions, arguments, multi_label)
         self.cache, self._backend = arguments["cache"] or None, arguments["backend"]
@@ -157,12 +153,12 @@ class Run:
         """
         from clipcls.classification.doubt import count_each
 
-        classifier, doubts = join_questions(self.opened), doubts or {}
+        classifier, images, doubts = join_questions(self.opened), self._found.images, doubts or {}
         if self.cluster.is_used:
             return classify_on_cluster(
                 self,
                 self.cluster,
-                self._images,
+                images,
                 classifier,
                 options,
                 backend=self._backend,
@@ -170,11 +166,11 @@ class Run:
                 doubts=doubts,
                 keep_nearness=keep_nearness,
             )
-        with watching(self.console, self._total) as watch:
+        with watching(self.console, self._found.total) as watch:
             in_advance = options.get("refine")  # which reports images as it embeds them
             more = {"watch": watch} if in_advance else {}
-            results = classifier.classify(self._images, **options, **more)
-            results = self.reading.name_frames(results, self._images, self.opened)
+            results = classifier.classify(images, **options, **more)
+            results = self.reading.name_frames(results, images, self.opened)
             if doubts:
                 results = count_each(doubts, results, keep_nearness=keep_nearness)
             self._write(results, columns, None if in_advance else watch)
@@ -231,10 +227,8 @@ class Run:
         console, report = self.console, self.report
         console.say_done(
             report.summary(console.pace.rate if console.pace else None),
-            matters=report.skipped > 0
-            or bool(report.sets)
-            or self.output.file is not None
-            or report.left_out.may_be_images,
+            self._found.left_out,
+            matters=report.skipped > 0 or bool(report.sets) or self.output.file is not None,
         )
         reasons = {name: doubt.reason() for name, doubt in doubts.items()}
         if said := [f"{name}{': ' * bool(name)}{why}" for name, why in reasons.items() if why]:

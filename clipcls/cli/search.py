@@ -92,9 +92,8 @@ def command(
             writer.write(hit)
     if found:
         unreadable = f", {watch.skipped:,} could not be read" if watch.skipped else ""
-        console.say_done(f"{watch.read:,} images searched{unreadable}", matters=watch.skipped > 0)
-        if found.left_out.may_be_images:
-            console.remark(str(found.left_out))
+        summary = f"{watch.read:,} images searched{unreadable}"
+        console.say_done(summary, found.left_out, matters=watch.skipped > 0)
     elif not hits and not index:
         console.say("the cache holds no images of this model yet: name a folder to search")
     console.say_written(output.file)

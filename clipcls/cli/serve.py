@@ -15,12 +15,10 @@ from clipcls.cli import groups
 from clipcls.cli.console import Console
 from clipcls.cli.groups import option
 from clipcls.cli.label_settings import (
-    CalibratedLabelSettings,
-    find_tagged,
+    AnsweredLabelSettings,
     join_questions,
     open_questions,
     split_questions,
-    tag_option,
 )
 from clipcls.cli.options import ModelSettings, quiet_option
 from clipcls.cli.param_types import NumberRange
@@ -74,13 +72,6 @@ def _parse_origin(name: str) -> str:
             f"{name!r} is not an origin; write scheme, host and perhaps a port: https://app.example"
         )
     return origin
-
-
-@dataclass(frozen=True)
-class _Answers(groups.Settings):
-    section = "Answers"
-
-    tag: tuple[str, ...] = tag_option()
 
 
 @dataclass(frozen=True)
@@ -182,8 +173,7 @@ class _Load(groups.Settings):
 @quiet_option
 def command(
     console: Console,
-    labels: CalibratedLabelSettings,
-    answers: _Answers,
+    labels: AnsweredLabelSettings,
     access: _Access,
     load: _Load,
     model: ModelSettings,
@@ -204,7 +194,7 @@ def command(
       CLIPCLS_TOKEN=... clipcls serve --labels labels.txt --host 0.0.0.0
     """
     questions = split_questions(labels)
-    tagged = find_tagged(questions, answers.tag)
+    tagged = labels.find_tagged(questions)
     token = access.read_token()
     if load.max_images > load.max_queue:
         raise click.UsageError("--max-images is more than --max-queue has room for")

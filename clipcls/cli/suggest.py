@@ -74,18 +74,18 @@ def command(
         for row in record["labels"] if form in ("csv", "tsv") else [record]:
             writer.write(row)
     merged = sum(len(label.merged) for label in found.labels)
-    console.remark(
+    console.say_done(
         f"{found.images:,} images in {found.clusters:,} clusters: {len(found.labels):,} labels"
         f"{f', {merged:,} names merged into them' if merged else ''}; they fit "
-        f"{found.fitted / found.images:.0%} of the images"
+        f"{found.fitted / found.images:.0%} of the images",
+        left_out,
+        matters=True,
     )
     if found.unnamed and form in ("csv", "tsv"):
         console.remark(
             f"{len(found.unnamed):,} clusters have no label, since no name of the vocabulary fits "
             "them: json and label files have examples"
         )
-    if left_out.may_be_images:
-        console.remark(str(left_out))
     next_step = []
     if form == "labels":
         words = ["clipcls", "classify", "--labels", str(output.file)]
