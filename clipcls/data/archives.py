@@ -82,25 +82,19 @@ class Member(Contained):
 
         The stream that lists it has usually just reached it.
         """
+        stream = self._stream
         if self._data or self.size > MAX_BYTES or not is_stream(self.container):
             return self
-        if self._stream is None:
-            with contextlib.suppress(ImageError), _errors(self.container):
-                version = find_version(self.container, self.mark)
-                data = _open_forward(self.container, version, os.getpid()).read(self)
-                return replace(self, _data=Waiting(len(data), data))
-            return self  # reading it by itself will say why
         try:
             with _errors(self.container):
-                (info,) = self._stream.tar.members  # type: ignore[attr-defined]
-                if info.offset_data == self.offset and (file := self._stream.tar.extractfile(info)):
-                    waiting = Waiting(self.size)
-                    waiting.data = file.read()
-                    return replace(self, _stream=None, _data=waiting)
+                data = stream.read(self) if stream else None
+                data = self._read_stream() if data is None else data
         except ImageError as error:  # reading it says so
-            self._stream.has_failed = True
+            if not stream:
+                return self
+            stream.has_failed = True
             return replace(self, _stream=None, _failure=f"{error.reason} at {self.member}")
-        return replace(self, _stream=None)
+        return replace(self, _stream=None, _data=Waiting(len(data), data))
 
     def read(self, reserve: Reserve = never_wait) -> bytes:
         """The image file's bytes.
@@ -112,8 +106,8 @@ class Member(Contained):
             raise ImageError(self.container, self._failure)
         name = f"{self.container}!{self.member}"
         with _errors(self.container, name):
-            if self._data:
-                data = self._data.take()
+            if is_stream(self.container):
+                data = self._data.take() if self._data else self._read_stream()
                 reserve(len(data))
             elif self.container.lower().endswith(".zip"):
                 data = self._read_zip(name, reserve)
@@ -122,6 +116,10 @@ class Member(Contained):
         if not data:
             raise ImageError(name, "is empty")
         return data
+
+    def _read_stream(self) -> bytes:
+        version = find_version(self.container, self.mark)
+        return _open_forward(self.container, version, os.getpid()).read(self)
 
     def _read_zip(self, name: str, reserve: Reserve) -> bytes:
         file = _open_zip(self.container, find_version(self.container, self.mark), os.getpid())
@@ -138,36 +136,33 @@ class Member(Contained):
 
     def _read_tar(self, name: str, reserve: Reserve) -> bytes:
         offset, size = self.offset, self.size
-        if not is_stream(self.container):
-            if offset < 0:
-                places = _find_places(self.container, find_version(self.container))
-                offset, size = places.get(self.member, (-1, -1))
-            if offset >= 0:
-                check_bytes(name, size)
-                reserve(size)
-                with open(self.container, "rb") as file:
-                    file.seek(offset)
-                    data = file.read(size)
-                if len(data) < size:
-                    raise ImageError(name, "the archive became shorter")
-                return data
-        else:
-            with contextlib.closing(open_container(self.container)) as container:
-                for tar, info in _iterate(container, "r|*"):
-                    if info.name == self.member:
-                        check_bytes(name, info.size)
-                        reserve(info.size)
-                        found = tar.extractfile(info)
-                        return found.read() if found else b""
-        raise ImageError(name, "the archive has no such member")
+        if offset < 0:
+            places = _find_places(self.container, find_version(self.container))
+            if self.member not in places:
+                raise ImageError(name, "the archive has no such member")
+            offset, size = places[self.member]
+        check_bytes(name, size)
+        reserve(size)
+        with open(self.container, "rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+        if len(data) < size:
+            raise ImageError(name, "the archive became shorter")
+        return data
 
 
 @dataclass(slots=True)
 class _Stream:
-    """A tar that is being read, and whether reading its last member failed."""
+    """A tar that is being listed, and whether reading its last member failed."""
 
     tar: tarfile.TarFile
     has_failed: bool = False
+
+    def read(self, member: Member) -> bytes | None:
+        """The bytes of the member that was listed last; None of another one."""
+        (info,) = self.tar.members  # type: ignore[attr-defined]
+        file = self.tar.extractfile(info) if info.offset_data == member.offset else None
+        return file.read() if file else None
 
 
 class _Forward:
