@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import codecs
 import errno
 import fnmatch
 import functools
@@ -28,10 +27,11 @@ from clipcls.data.file_kinds import (
     is_vectors,
 )
 from clipcls.data.inputs import Found, NamedImage
+from clipcls.data.path_list import read_path_list
 from clipcls.data.sources import find_file, find_part, find_video
 from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.on_disk import explain_missing, find_on_disk, is_url
-from clipcls.files.text import canonical, detect_encoding
+from clipcls.files.text import canonical
 
 if TYPE_CHECKING:
     from clipcls.data.kept import Keep
@@ -47,11 +47,7 @@ _MAGIC = re.compile(
     rb"|BM.{4}\0{4}|.{4}ftyp(?:hei[cx]|mif1|avif)",
     re.DOTALL,
 )
-_CHUNK = 1 << 16
 Expand = Callable[["str | RemoteFile"], Iterator[Found]]
-_BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
-_CONTROL = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")
-_BINARY = "standard input is binary data, not a list of paths; to classify one image, name its file"
 
 
 def find_images(
@@ -92,8 +88,8 @@ def find_images(
 
     Paths stay as the user wrote them. One that does not exist stands for the one that looks the
     same, with one warning (see `find_on_disk`). Of several inputs, each without images gets a
-    warning, whatever it is. An image named twice comes twice, so that
-    results match a list line by line. Memory grows only with the largest folder.
+    warning. An image named twice comes twice, so that results match a list line by line. Memory
+    grows only with the largest folder.
 
     Args:
         inputs: files, folders, patterns or `-`.
@@ -112,7 +108,7 @@ def find_images(
 
     Raises:
         InputError: nothing was found (after the last input), `-` cannot be read or is not a list of
-            paths; or an input has vectors and columns are to be kept, or no table has one of these.
+            paths, an input has vectors and columns are to be kept, or no table has one of these.
     """
     names = [os.fspath(name) for name in inputs]
     left_out = LeftOut() if left_out is None else left_out
@@ -175,7 +171,7 @@ def _list_paths(
         elif stdin is None:
             raise InputError("there is no standard input to read paths from")
         else:
-            for path in _read_list(stdin, null):
+            for path in read_path_list(stdin, null):
                 yield path, False
 
 
@@ -189,50 +185,6 @@ def _expand_braces(name: str) -> Iterator[str]:
     for number in range(first, last + 1) if first <= last else range(first, last - 1, -1):
         text = str(number).zfill(len(found[1]))
         yield from _expand_braces(name[: found.start()] + text + name[found.end() :])
-
-
-def _read_list(stdin: BinaryIO, null: bool) -> Iterator[str]:
-    """The names on standard input, each as soon as it is complete."""
-    for raw in _split(stdin, b"\0" if null else b"\n"):
-        if b"\0" in raw:
-            if any(map(os.path.lexists, filter(None, raw.split(b"\0")))):
-                raise InputError("the list on standard input is separated by NUL bytes: add -0")
-            raise InputError(_BINARY)
-        if not null and raw.endswith(b"\r") and not os.path.lexists(raw):
-            raw = raw[:-1]
-        if raw.strip():
-            yield os.fsdecode(raw)
-
-
-def _split(stdin: BinaryIO, end: bytes) -> Iterator[bytes]:
-    read = getattr(stdin, "read1", stdin.read)  # read1: what has arrived, without waiting for more
-    try:
-        chunk = start = read(_CHUNK)
-        while chunk and any(bom.startswith(start) for bom in _BOMS):
-            chunk = read(_CHUNK)
-            start += chunk
-        encoding = detect_encoding(start)
-        if is_utf16 := encoding != "utf-8-sig":
-            if end == b"\0":
-                raise InputError(
-                    "the list on standard input is UTF-16 text with one path per line: leave out -0"
-                )
-            decoder = codecs.getincrementaldecoder(encoding)()
-        else:
-            start = start.removeprefix(_BOMS[0])
-            odd = [raw for raw in start.split(end) if _CONTROL.search(raw.replace(b"\0", b""))]
-            if odd and not any(os.path.lexists(raw) for raw in odd if b"\0" not in raw):
-                raise InputError(_BINARY)
-        rest, chunk = b"", start
-        while chunk:
-            text = os.fsencode(decoder.decode(chunk)) if is_utf16 else chunk
-            *whole, rest = (rest + text).split(end)
-            yield from whole
-            chunk = read(_CHUNK)
-        if rest:
-            yield rest
-    except (OSError, ValueError) as error:
-        raise InputError(f"standard input cannot be read: {error}") from error
 
 
 @functools.cache  # images may be counted before they are read
