@@ -11,6 +11,8 @@ ClipclsError
 ├── ClassifierError
 ├── NotFittedError
 ├── ImageError
+│   ├── EmptyError
+│   └── CutShortError
 ├── SidecarError
 ├── CacheError
 ├── ServerError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from clipcls.calibration.base import BaseCalibration, Identity
 from clipcls.calibration.multilabel import MultiLabelCalibration
@@ -13,10 +13,7 @@ from clipcls.files.jsonfiles import build, read_json
 
 CalibrationT = TypeVar("CalibrationT", bound=BaseCalibration)
 
-_KINDS: dict[str, type[Calibration] | type[MultiLabelCalibration]] = {
-    Calibration.form: Calibration,
-    MultiLabelCalibration.form: MultiLabelCalibration,
-}
+_KINDS: dict[str, Any] = {kind.form: kind for kind in (Calibration, MultiLabelCalibration)}
 
 
 def read_calibration(path: str | os.PathLike[str]) -> Calibration | MultiLabelCalibration:

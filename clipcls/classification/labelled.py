@@ -116,10 +116,9 @@ def embed_known(
     """
     base = find_base(classifier)
     several = base is not classifier
-    names = base.classes_.tolist()
-    right = every = meanings(base)
-    if several or alone:
-        right = {name: (number,) for name, number in own_names(base).items()}
+    names, every = base.classes_.tolist(), meanings(base)
+    own = {name: (number,) for name, number in own_names(base).items()}
+    right = own if several or alone else every
     dataset = read_labelled(data, unlabelled=several)
     matched = match_labels(dataset, names, right, several=several, above=every if several else None)
     for path, classes in zip(matched.paths, matched.truth, strict=True):
@@ -128,11 +127,9 @@ def embed_known(
             raise InputError(
                 f"{dataset.source}: {path} has the labels {found}; to learn from it, keep one"
             )
-    unreadable = list(matched.excluded.unreadable)
-    if watch:
-        for error in unreadable:
+    for error in matched.excluded.unreadable:
+        if watch:
             watch(error)
-    paths, hashes, vectors, truth = [], [], [], []
     embedded: Iterable[Embedded | ImageError]
     if dataset.vectors:
         by_path = {item.path: item for item in base.embed(dataset.vectors)}
@@ -142,16 +139,15 @@ def embed_known(
     else:
         images = dataset.open_images(matched.paths)
         embedded = watch_each(base.embed(images, hashed=True), watch)
+    unreadable, read = [*matched.excluded.unreadable], []
     for path, classes, item in zip(matched.paths, matched.truth, embedded, strict=True):
         if isinstance(item, ImageError):
             unreadable.append(item)
         else:
-            paths.append(path)
-            hashes.append(item.content)
-            vectors.append(item.vector)
-            truth.append(classes)
-    if not vectors:
+            read.append((path, item.content, item.vector, classes))
+    if not read:
         raise InputError(f"no image could be read; the first: {unreadable[0]}")
+    paths, hashes, vectors, truth = zip(*read, strict=True)
     present = {number for classes in truth for number in classes}
     excluded = replace(
         matched.excluded,
@@ -161,7 +157,7 @@ def embed_known(
     notes = tuple(_note_seen(classifier, base, paths, hashes))
     for note in notes:
         logger.warning("%s; take others", note)
-    return Known(tuple(paths), tuple(hashes), np.stack(vectors), tuple(truth), excluded, notes)
+    return Known(paths, hashes, np.stack(vectors), truth, excluded, notes)
 
 
 def _note_seen(

@@ -30,7 +30,7 @@ from clipcls.classification.labelled import find_answered, find_classes
 from clipcls.data.inputs import has_no_file, open_input
 from clipcls.data.sources import open_image
 from clipcls.errors import ClipclsError, ImageError, OutputError, os_reason
-from clipcls.files.atomic import writing
+from clipcls.files.atomic import write_new, writing
 from clipcls.files.folders import is_inside
 from clipcls.predictions import Prediction
 from clipcls.questions import change_answers
@@ -253,13 +253,7 @@ class Heatmaps:
             mark = "" if number == 1 else f" ({number})"
             picture = folder / f"{name}.heat{mark}.jpg"
             with writing(picture), contextlib.suppress(FileExistsError):
-                with picture.open("xb") as file:
-                    try:
-                        file.write(data)
-                        file.flush()
-                    except OSError:
-                        picture.unlink()
-                        raise
+                write_new(picture, data)
                 break
         return picture
 

@@ -160,20 +160,15 @@ def suggest(
     Raises:
         InputError: no image could be read.
     """
-    paths, vectors, unreadable = [], [], []
-    for item in watch_each(classifier.embed(images), watch):
-        if isinstance(item, ImageError):
-            unreadable.append(item)
-        else:
-            paths.append(item.path)
-            vectors.append(item.vector)
-    if not vectors:
+    items = list(watch_each(classifier.embed(images), watch))
+    unreadable = tuple(item for item in items if isinstance(item, ImageError))
+    read = [item for item in items if not isinstance(item, ImageError)]
+    if not read:
         first = f"; the first: {unreadable[0]}" if unreadable else ""
         raise InputError(f"no image could be read{first}")
-    rows = np.stack(vectors)
-    del vectors
-    found = suggest_for_vectors(classifier, rows, paths, clusters)
-    return replace(found, unreadable=tuple(unreadable))
+    paths, vectors = [item.path for item in read], np.stack([item.vector for item in read])
+    del items, read  # with as much memory as `vectors`
+    return replace(suggest_for_vectors(classifier, vectors, paths, clusters), unreadable=unreadable)
 
 
 def suggest_for_vectors(

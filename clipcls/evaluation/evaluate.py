@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -132,19 +132,11 @@ def evaluate(
     known = embed_known(classifier, data, watch)
     outcomes: Outcomes | MultiLabelOutcomes
     if isinstance(classifier, MultiLabelClassifier):
-        scores, labels = classifier.scores(known.vectors), classifier.classes_.tolist()
-        outcomes = MultiLabelOutcomes(
-            scores,
-            np.greater_equal(scores, classifier.thresholds_),
-            right_columns(known.truth, len(labels)),
-            tuple(labels),
-        )
-        classes = tuple(
-            replace(one, threshold=threshold)
-            for one, threshold in zip(
-                outcomes.class_metrics(), classifier.thresholds_.tolist(), strict=True
-            )
-        )
+        scores, labels = classifier.scores(known.vectors), tuple(classifier.classes_.tolist())
+        given = np.greater_equal(scores, classifier.thresholds_)
+        truth = right_columns(known.truth, len(labels))
+        outcomes = MultiLabelOutcomes(scores, given, truth, labels)
+        classes = outcomes.class_metrics(classifier.thresholds_)
     else:
         outcomes = compute_outcomes(classifier, known.vectors, known.truth)
         classes = outcomes.class_metrics()

@@ -35,15 +35,19 @@ def temporary_path(path: Path, suffix: str = "") -> Iterator[Path]:
 
 
 def write_new(path: Path, data: bytes, mode: int = 0o666) -> None:
-    """Write a new file and flush it to the disk.
+    """Write a new file, whole or not at all, and flush it to the disk.
 
     Raises:
         OSError: it exists, or cannot be written.
     """
     with open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            path.unlink()
+            raise
 
 
 def write_bytes(path: Path, data: bytes) -> None:

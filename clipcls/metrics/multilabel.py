@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import compress
 
 import numpy as np
@@ -84,15 +84,12 @@ class MultiLabelOutcomes:
         """The metrics in `names`, each with its 95 % bootstrap interval."""
         return measure_with_intervals(self.names, self.measurer(), len(self), draws, self.size)
 
-    def class_metrics(self) -> tuple[ClassMetrics, ...]:
-        """Each label's metrics."""
-        precision = _average_precision(self.scores, self.truth)(np.ones(len(self)))
+    def class_metrics(self, thresholds: Floats) -> tuple[ClassMetrics, ...]:
+        """Each label's metrics; `thresholds` are the scores from which labels are given."""
         counts = (m.sum(axis=0) for m in (self.given & self.truth, self.given, self.truth))
-        return tuple(
-            replace(one, average_precision=float(found))
-            for one, found in zip(
-                compute_class_metrics(self.labels, *counts), precision, strict=True
-            )
+        precision = _average_precision(self.scores, self.truth)(np.ones(len(self)))
+        return compute_class_metrics(
+            self.labels, *counts, average_precision=precision, threshold=thresholds
         )
 
     def measurer(self) -> Measure:

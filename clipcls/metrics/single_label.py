@@ -203,23 +203,25 @@ class Outcomes:
 
 
 def compute_class_metrics(
-    labels: Sequence[str], hits: Counts, answers: Counts, support: Counts
+    labels: Sequence[str], hits: Counts, answers: Counts, support: Counts, **others: Floats
 ) -> tuple[ClassMetrics, ...]:
-    """Each label's metrics: from how often it was rightly given, given, and right, (n_classes,)."""
+    """Each label's metrics: from how often it was rightly given, given, and right, (n_classes,).
+
+    `others` are further metrics, (n_classes,) each.
+    """
     with np.errstate(invalid="ignore"):
-        columns = hits / answers, hits / support, 2 * hits / (answers + support)
+        columns = {
+            "precision": hits / answers,
+            "recall": hits / support,
+            "f1": 2 * hits / (answers + support),
+            "support": support,
+            "answers": answers,
+            **others,
+        }
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     return tuple(
-        ClassMetrics(
-            label=label,
-            precision=float(precision),
-            recall=float(recall),
-            f1=float(f1),
-            support=int(right),
-            answers=int(given),
-        )
-        for label, precision, recall, f1, right, given in zip(
-            labels, *columns, support, answers, strict=True
-        )
+        ClassMetrics(label=label, **dict(zip(columns, row, strict=True)))
+        for label, row in zip(labels, rows, strict=True)
     )
 
 

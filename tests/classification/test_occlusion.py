@@ -246,27 +246,11 @@ def test_a_full_disk_leaves_no_broken_picture(
 ) -> None:
     path = tmp_path / "a.png"
     spotted((64, 64), (20, 12)).save(path)
-    opened = Path.open
 
-    def full(self: Path, mode: str = "r", *args: Any, **kwargs: Any):
-        file = opened(self, mode, *args, **kwargs)
-        if "x" not in mode:
-            return file
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-        class Full:
-            def __enter__(self):
-                return self
-
-            def __exit__(self, *_: object) -> None:
-                file.close()
-
-            def write(self, data: bytes) -> None:
-                file.write(data[:10])
-                raise OSError(errno.ENOSPC, "No space left on device")
-
-        return Full()
-
-    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr("clipcls.files.atomic.os.fsync", full)
     with pytest.raises(OutputError, match="no space left"):
         list(corner().classify([path], heatmaps=tmp_path / "heat"))
     assert list((tmp_path / "heat").rglob("*.jpg")) == []

@@ -43,7 +43,7 @@ def test_metrics_are_scikit_learns() -> None:
     }
     assert {k: v.value for k, v in found.items()} == pytest.approx(expected)
     assert all(0 <= v.low <= v.value <= v.high <= 1 for v in found.values())
-    last = outcomes.class_metrics()[-1]
+    last = outcomes.class_metrics(np.full(5, 0.7))[-1]
     assert np.isnan(np.array([last.average_precision, last.recall], float)).all()
     assert (last.support, last.answers) == (0, given[:, -1].sum())
 
@@ -51,7 +51,8 @@ def test_metrics_are_scikit_learns() -> None:
 def test_the_metrics_of_a_label_do_not_depend_on_the_others() -> None:
     outcomes = simulated()
     alone = outcomes.take(np.arange(len(outcomes)), np.array([0]))
-    (one,), first = alone.class_metrics(), outcomes.class_metrics()[0]
+    (one,) = alone.class_metrics(np.full(1, 0.7))
+    first = outcomes.class_metrics(np.full(5, 0.7))[0]
     assert round_metrics(one) == round_metrics(first)
 
 
