@@ -233,6 +233,15 @@ def require_extra(extra: str, what: str) -> Iterator[None]:
         raise InputError(f"{what} needs {package}: {install_command(extra)}") from error
 
 
+@contextlib.contextmanager
+def raising(kind: type[ClipclsError]) -> Iterator[None]:
+    """Turn an `InputError` into an error of this kind: that of what the file should hold."""
+    try:
+        yield
+    except InputError as error:
+        raise kind(str(error)) from error
+
+
 _REASONS = {
     errno.ENOENT: "no such file",
     errno.ENOTDIR: "no such file",

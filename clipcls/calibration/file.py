@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from clipcls.calibration.base import BaseCalibration, Identity
 from clipcls.calibration.multilabel import MultiLabelCalibration
 from clipcls.calibration.single_label import Calibration
-from clipcls.errors import CalibrationError
+from clipcls.errors import CalibrationError, raising
 from clipcls.files.jsonfiles import build, read_json
 
 CalibrationT = TypeVar("CalibrationT", bound=BaseCalibration)
@@ -16,6 +16,7 @@ CalibrationT = TypeVar("CalibrationT", bound=BaseCalibration)
 _KINDS: dict[str, Any] = {kind.form: kind for kind in (Calibration, MultiLabelCalibration)}
 
 
+@raising(CalibrationError)
 def read_calibration(path: str | os.PathLike[str]) -> Calibration | MultiLabelCalibration:
     """Reads a calibration's file, of the kind that its `format` names.
 
@@ -23,7 +24,7 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration | MultiLabelCa
         CalibrationError: it cannot be read, is not a calibration, or is damaged.
     """
     name = os.fspath(path)
-    data = read_json(name, CalibrationError)
+    data = read_json(name)
     kind = _KINDS.get(str(data.get("format"))) if isinstance(data, dict) else None
     if kind is None:
         raise CalibrationError(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.errors import ClassifierError
+from clipcls.errors import ClassifierError, InputError, raising
 from clipcls.files.jsonfiles import build, parse_json
 from clipcls.labels.label_set import Label, LabelSet
 from clipcls.labels.names import find_kinds
@@ -135,6 +135,7 @@ def classifier_bytes(learnt: Learnt, tensors: dict[str, NDArray[Any]]) -> bytes:
     )
 
 
+@raising(ClassifierError)
 def read_classifier(path: str | os.PathLike[str]) -> tuple[Learnt, dict[str, NDArray[Any]]]:
     """Reads and checks a classifier's file.
 
@@ -157,11 +158,11 @@ def read_classifier(path: str | os.PathLike[str]) -> tuple[Learnt, dict[str, NDA
     try:
         tensors = load(data)
         header = data[8 : 8 + int.from_bytes(data[:8], "little")].decode()
-        text = parse_json(header, name, ClassifierError)["__metadata__"]["clipcls"]
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        text = parse_json(header, name)["__metadata__"]["clipcls"]
+    except (SafetensorError, InputError, KeyError, TypeError, ValueError) as error:
         cut = "is cut off or damaged, or " if name.endswith(".safetensors") else ""
         raise ClassifierError(f"{name}: {cut}is no classifier; make it by `clipcls fit`") from error
-    record = parse_json(text, name, ClassifierError)
+    record = parse_json(text, name)
     if not isinstance(record, dict) or record.get("format") != _FORMAT:
         raise ClassifierError(
             f"{name}: is no classifier of this version of clipcls; make it by `clipcls fit`"

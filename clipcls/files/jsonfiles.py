@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from clipcls.errors import ClipclsError, InputError
+from clipcls.errors import InputError
 from clipcls.files.text import read_text
 
 _DEEPEST = 50  # what clipcls reads has 5 levels at most
@@ -30,26 +30,23 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 T = TypeVar("T")
 
 
-def read_json(path: str | os.PathLike[str], error: type[ClipclsError] = InputError) -> Any:
+def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file; see `parse_json` and `read_text`."""
-    return parse_json(read_text(Path(path), error), os.fspath(path), error)
+    return parse_json(read_text(Path(path)), os.fspath(path))
 
 
-def parse_json(
-    text: str, name: str, error: type[ClipclsError] = InputError, *, has_paths: bool = False
-) -> Any:
+def parse_json(text: str, name: str, *, has_paths: bool = False) -> Any:
     """Parse JSON by RFC 8259, without repeated keys and huge numbers.
 
     Args:
         text: the whole text.
         name: the file's name, for messages.
-        error: the type to raise.
         has_paths: allow half surrogate pairs, which stand for bytes in file names (`os.fsdecode`).
 
     Raises:
-        error: the text is something else; the message names the reason.
+        InputError: the text is something else; the message names the reason.
     """
-    check_depth(text, name, error)
+    check_depth(text, name)
     try:
         found = json.loads(
             text,
@@ -62,23 +59,23 @@ def parse_json(
             json.dumps(found, ensure_ascii=False).encode()
     except json.JSONDecodeError as e:
         line = f":{e.lineno}" if "\n" in text.rstrip() else ""
-        raise error(f"{name}{line}: is not JSON: {e.msg} (column {e.colno})") from e
+        raise InputError(f"{name}{line}: is not JSON: {e.msg} (column {e.colno})") from e
     except UnicodeEncodeError as e:
-        half = e.object[e.start]
-        raise error(f"{name}: has half a surrogate pair, {half!r}, which is no character") from e
+        half = f"half a surrogate pair, {e.object[e.start]!r}"
+        raise InputError(f"{name}: has {half}, which is no character") from e
     except ValueError as e:
-        raise error(f"{name}: {e}") from e
+        raise InputError(f"{name}: {e}") from e
     return found
 
 
-def check_depth(text: str, name: str, error: type[ClipclsError] = InputError) -> None:
+def check_depth(text: str, name: str) -> None:
     """Refuse JSON whose nesting would exhaust the stack."""
     depth = 0
     if text.count("[") + text.count("{") > _DEEPEST:
         for bracket in re.finditer(r"[\[{\]}]", _STRING.sub("", text)):
             depth += 1 if bracket[0] in "[{" else -1
             if depth > _DEEPEST:
-                raise error(f"{name}: is nested too deeply (more than {_DEEPEST} levels)")
+                raise InputError(f"{name}: is nested too deeply (more than {_DEEPEST} levels)")
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

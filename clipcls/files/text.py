@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from clipcls.errors import ClipclsError, InputError
+from clipcls.errors import InputError
 from clipcls.files.magic import name_kind
 
 _TEXTS = ("", "JSON", "XML")
@@ -47,27 +47,27 @@ _GUARDED = ("=", "+", "-", "@", "\t", "\ufeff")
 _NUMBER = re.compile(r"[+-]\d+([.,]\d+)?([eE][+-]?\d+)?", re.ASCII)  # which is no formula
 
 
-def read_text(path: Path, error: type[ClipclsError] = InputError) -> str:
+def read_text(path: Path) -> str:
     """Read a whole text file; see `decode`."""
     try:
         data = path.read_bytes()
     except OSError as e:
-        raise error(f"{path}: cannot be read: {(e.strerror or str(e)).lower()}") from e
+        raise InputError(f"{path}: cannot be read: {(e.strerror or str(e)).lower()}") from e
     except ValueError as e:  # NUL, or half a surrogate pair
-        raise error(f"{str(path)!r}: no file can have this name") from e
+        raise InputError(f"{str(path)!r}: no file can have this name") from e
     except MemoryError as e:
-        raise error(f"{path}: is too large for this machine's memory") from e
-    return decode(data, str(path), error)
+        raise InputError(f"{path}: is too large for this machine's memory") from e
+    return decode(data, str(path))
 
 
-def decode(data: bytes, name: str, error: type[ClipclsError] = InputError) -> str:
+def decode(data: bytes, name: str) -> str:
     r"""Decode UTF-8 with or without a byte order mark, UTF-16 or UTF-32 (see `detect_encoding`).
 
     Gzip is decompressed. Newlines become `\n`; byte order marks at the beginning of lines, as in
     files that were joined, are dropped.
 
     Raises:
-        error: the data is binary or in another encoding; the message names `name`, line and cure.
+        InputError: the data is binary or in another encoding; the message names line and cure.
     """
     if data.startswith(b"\x1f\x8b"):
         import gzip
@@ -76,20 +76,20 @@ def decode(data: bytes, name: str, error: type[ClipclsError] = InputError) -> st
         try:
             data = gzip.decompress(data)
         except (EOFError, OSError, zlib.error) as e:
-            raise error(
+            raise InputError(
                 f"{name}: the gzip file is cut off or damaged; `gzip -dc` prints what it still has"
             ) from e
     if (kind := name_kind(data)) not in _TEXTS:
-        raise error(f"{name}: is {_OTHER_FILES.get(kind, f'{kind}, not a text file')}")
+        raise InputError(f"{name}: is {_OTHER_FILES.get(kind, f'{kind}, not a text file')}")
     encoding = detect_encoding(data)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as e:
         if encoding == "utf-8-sig" and b"\0" in data:
-            raise error(f"{name}: is a binary file; name a text file") from e
+            raise InputError(f"{name}: is a binary file; name a text file") from e
         line = data.count(b"\n", 0, e.start) + 1
         shown = encoding.removesuffix("-sig").upper()
-        raise error(
+        raise InputError(
             f"{name}:{line}: is not {shown} text; save the file as UTF-8 (in Excel: CSV UTF-8)"
         ) from e
     text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -170,9 +170,7 @@ class Table(NamedTuple):
     rows: Iterator[tuple[str, dict[str, str]]]
 
 
-def read_table(
-    text: str, name: str, error: type[ClipclsError] = InputError, *, exact: bool = False
-) -> Table:
+def read_table(text: str, name: str, *, exact: bool = False) -> Table:
     """Read a csv as people and spreadsheets write it.
 
     The delimiter is comma, semicolon, tab or bar, whichever the header has most of, or what Excel's
@@ -183,12 +181,11 @@ def read_table(
     Args:
         text: the whole file, as from `decode`.
         name: the file's name, for messages.
-        error: the type to raise.
         exact: keep white space at the beginning of cells, as programs write it. (People write
             `cat, "a cat, asleep"`.)
 
     Raises:
-        error: it is not csv, or a row has more cells than the header; for rows, once they are
+        InputError: it is not csv, or a row has more cells than the header; for rows, once they are
             read, after which the next row can be read.
     """
     import csv
@@ -212,11 +209,11 @@ def read_table(
                 if any(cell.strip() for cell in row):
                     yield where, row
         except csv.Error as e:
-            raise error(f"{name}:{line}: is not a csv line: {e}") from e
+            raise InputError(f"{name}:{line}: is not a csv line: {e}") from e
 
     def name_cells(where: str, row: list[str]) -> tuple[str, dict[str, str]]:
         if any(cell.strip() for cell in row[len(columns) :]):
-            raise error(
+            raise InputError(
                 f"{where}: has {len(row)} cells for {len(columns)} columns; "
                 'put a text with a comma in it between " quotes'
             )
@@ -230,7 +227,7 @@ def read_table(
         others = list(rows)
         unpacked = "\n".join(["\n" * bool(hint) + header_row[0], *(row[0] for _, row in others)])
         if hint or len(unpacked) < len(text):
-            return read_table(unpacked, name, error, exact=exact)
+            return read_table(unpacked, name, exact=exact)
         rows = iter(others)
     columns = tuple(canonical(cell).lower() for cell in header_row)
     return Table(where, columns, itertools.starmap(name_cells, rows))

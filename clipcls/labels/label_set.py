@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from clipcls.errors import LabelsError, format_count
+from clipcls.errors import LabelsError, format_count, raising
 from clipcls.files.text import canonical, clean, decode, read_text
 from clipcls.labels.entries import Entry, Item, Parsed, make_entry
 from clipcls.labels.formats import parse_items
@@ -202,6 +202,7 @@ def read_labels(source: str | os.PathLike[str]) -> LabelSet:
     return next(iter(groups.values()))
 
 
+@raising(LabelsError)
 def read_label_groups(source: str | os.PathLike[str]) -> dict[str, LabelSet]:
     """Read a label file as `read_labels`, in which labels may belong to groups.
 
@@ -215,22 +216,22 @@ def read_label_groups(source: str | os.PathLike[str]) -> dict[str, LabelSet]:
     """
     if source == "-":
         path, ready = Path("standard input"), False
-        text = decode(sys.stdin.buffer.read(), str(path), LabelsError)
+        text = decode(sys.stdin.buffer.read(), str(path))
     else:
         path, ready = find_set("labels", source)
-        text = read_text(path, LabelsError)
+        text = read_text(path)
     name = os.fspath(source) if ready else str(path)
     parsed, levels = parse_labels(path, text), find_level_names(path, text)
     groups: dict[str, Parsed] = {}
     for entry in parsed.entries:
         group = canonical(entry.group) if isinstance(entry.group, str) else ""
-        groups.setdefault(group, Parsed([])).entries.append(entry)
+        if group not in groups:
+            groups[group] = Parsed([], [] if groups else parsed.warnings)
+        groups[group].entries.append(entry)
     if len(groups) > 1 and "" in groups:
         where = groups[""].entries[0].where
         raise LabelsError(f"{where}: the label has no group, and others have one; name it")
-    if len(groups) < 2:
-        return {group: _build(name, parsed, levels) for group in groups or [""]}
-    next(iter(groups.values())).warnings[:] = parsed.warnings
+    groups = groups or {"": parsed}
     return {group: _build(name, part, levels) for group, part in groups.items()}
 
 

@@ -123,7 +123,7 @@ def _parse_label_map(path: str, text: str) -> Parsed:
 
 
 def _parse_table(path: str, text: str) -> Parsed:
-    table = read_table(text, path, LabelsError)
+    table = read_table(text, path)
     parsed = Parsed([])
     columns = _find_columns(table.where, table.columns, parsed.warnings) if table.columns else {}
     for where, row in table.rows:

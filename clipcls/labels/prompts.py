@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from clipcls.errors import PromptsError
+from clipcls.errors import PromptsError, raising
 from clipcls.files.text import clean, number_lines, read_text
 from clipcls.labels.label_set import LabelSet, read_labels
 from clipcls.labels.names import fill_template, spell_out
@@ -77,6 +77,7 @@ def choose_prompts(model: str) -> PromptSet:
     return make_prompts([TEMPLATE] if model == "mini" else "photo")
 
 
+@raising(PromptsError)
 def read_prompts(source: str | os.PathLike[str]) -> PromptSet:
     r"""Read a template file, or the ready set of that name.
 
@@ -93,7 +94,7 @@ def read_prompts(source: str | os.PathLike[str]) -> PromptSet:
         PromptsError: no such file or set exists, or it cannot be used; the message names the line.
     """
     path, ready = find_set("templates", source)
-    text = read_text(path, PromptsError)
+    text = read_text(path)
     templates, what = _parse_templates(str(path), text)
     warnings = [f"read {path} as {what}: {len(templates)} templates"] if what else []
     return _build(os.fspath(source) if ready else str(path), templates, warnings)
@@ -105,7 +106,7 @@ _BULLET = re.compile(r"[-*•]\s+(.*)")
 
 def _parse_templates(path: str, text: str) -> tuple[list[tuple[str, object]], str]:
     """(`where`, template) of each template, and what the file was read as; "" for a plain list."""
-    what, items = read_code(path, text, PromptsError) or ("", [])
+    what, items = read_code(path, text) or ("", [])
     if not any(isinstance(item.value, str | list) for item in items):  # {} and {{}} are templates
         lines = [(f"{path}:{number}", line) for number, line in number_lines(text)]
         bare = [(where, match[1]) for where, line in lines if (match := _BULLET.fullmatch(line))]

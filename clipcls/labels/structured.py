@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from clipcls.errors import ClipclsError, LabelsError
+from clipcls.errors import InputError
 from clipcls.files.jsonfiles import check_depth, unique_keys
 from clipcls.files.text import canonical
 from clipcls.labels.entries import Item, Number
@@ -29,28 +29,26 @@ _STRAIGHT = str.maketrans("“”„‘’", '"""\'\'')
 _NEITHER = "must be a list of labels, or a mapping from label to texts"
 
 
-def read_code(
-    path: str, text: str, error: type[ClipclsError] = LabelsError
-) -> tuple[str, list[Item]] | None:
+def read_code(path: str, text: str) -> tuple[str, list[Item]] | None:
     """Read JSON or a list pasted from code: its name and its items; None for any other text.
 
     Raises:
-        error: as `read_json` and `read_python`.
+        InputError: as `read_json` and `read_python`.
     """
     if text.lstrip()[:1] in ("[", "{"):
         with contextlib.suppress(json.JSONDecodeError):
-            return "JSON", read_json(path, text, error)
-    items = read_python(path, text, error)
+            return "JSON", read_json(path, text)
+    items = read_python(path, text)
     return None if items is None else ("a list in code", items)
 
 
-def read_json(path: str, text: str, error: type[ClipclsError] = LabelsError) -> list[Item]:
+def read_json(path: str, text: str) -> list[Item]:
     """Read the items of a JSON list or mapping; the mapping may repeat a key, as labels may.
 
     Raises:
         json.JSONDecodeError: the text is not JSON.
-        error: the text is neither a list nor a mapping, or it nests too deeply or repeats a key
-            further down.
+        InputError: it is neither a list nor a mapping, nests too deeply, or repeats a key further
+            down.
     """
     decoder = json.JSONDecoder(
         object_pairs_hook=unique_keys, parse_int=Number, parse_float=Number, parse_constant=Number
@@ -64,10 +62,10 @@ def read_json(path: str, text: str, error: type[ClipclsError] = LabelsError) -> 
             try:
                 value, at = decoder.raw_decode(text, at)
             except ValueError as e:
-                raise error(f"{where}: {e}") from e
+                raise InputError(f"{where}: {e}") from e
             yield where, value
 
-    check_depth(text, path, error)
+    check_depth(text, path)
     if not text.strip():
         return []
     # Parsed whole for syntax errors, then value by value for the line of each.
@@ -79,14 +77,14 @@ def read_json(path: str, text: str, error: type[ClipclsError] = LabelsError) -> 
         return [
             Item(where, key, value) for (where, key), (_, value) in zip(walk, walk, strict=True)
         ]
-    raise error(f"{path}: {_NEITHER}")
+    raise InputError(f"{path}: {_NEITHER}")
 
 
 def read_yaml(path: str, text: str) -> list[Item]:
     """Read the items of a YAML list or mapping.
 
     Raises:
-        LabelsError: the text is something else; the message names file and line.
+        InputError: the text is something else; the message names file and line.
     """
     import yaml
 
@@ -109,7 +107,7 @@ def read_yaml(path: str, text: str) -> list[Item]:
                 for key, item in node.value
             }
             if len(found) < len(node.value):
-                raise LabelsError(f"{where(node)}: a key appears twice in one entry; keep one")
+                raise InputError(f"{where(node)}: a key appears twice in one entry; keep one")
             return {key: value(item) for key, item in found.items()}
         if getattr(node, "style", None) is None:  # a plain scalar, without quotes
             if node.value.lower() in ("", "~", "null"):
@@ -130,7 +128,7 @@ def read_yaml(path: str, text: str) -> list[Item]:
             problem = f"it contains the character {chr(e.character)!r}"
         if isinstance(e, RecursionError):
             problem = "it is too deeply nested"
-        raise LabelsError(f"{path}:{line}: is not YAML for labels: {problem}") from e
+        raise InputError(f"{path}:{line}: is not YAML for labels: {problem}") from e
     if isinstance(top, yaml.SequenceNode):
         return [Item(where(node), None, value(node)) for node in top.value]
     if isinstance(top, yaml.MappingNode):
@@ -140,10 +138,10 @@ def read_yaml(path: str, text: str) -> list[Item]:
         ]
     if top is None:
         return []
-    raise LabelsError(f"{where(top)}: {_NEITHER}")
+    raise InputError(f"{where(top)}: {_NEITHER}")
 
 
-def read_python(path: str, text: str, error: type[ClipclsError] = LabelsError) -> list[Item] | None:
+def read_python(path: str, text: str) -> list[Item] | None:
     """Read the items of a list, tuple, set or dict pasted from code.
 
     The literal may be assigned (`CLASSES = [...]`), passed to a call (`np.array([...])`), without
@@ -154,7 +152,7 @@ def read_python(path: str, text: str, error: type[ClipclsError] = LabelsError) -
         None if the text is not such a literal.
 
     Raises:
-        error: a comma is missing, so that Python would join two texts.
+        InputError: a comma is missing, so that Python would join two texts.
     """
     import ast
 
@@ -177,7 +175,7 @@ def read_python(path: str, text: str, error: type[ClipclsError] = LabelsError) -
                 found = [(item.lineno, None, _value(item)) for item in node.elts]
         except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError):
             continue
-        _refuse_joined(source, path, error)
+        _refuse_joined(source, path)
         return [Item(f"{path}:{line}", key, value) for line, key, value in found]
     return None
 
@@ -203,7 +201,7 @@ def _value(node: Any) -> Any:
     raise ValueError("not a literal")
 
 
-def _refuse_joined(source: str, path: str, error: type[ClipclsError]) -> None:
+def _refuse_joined(source: str, path: str) -> None:
     """Refuse two strings without a comma between them, which Python would join."""
     import io
     import tokenize
@@ -212,7 +210,7 @@ def _refuse_joined(source: str, path: str, error: type[ClipclsError]) -> None:
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     for one, other in itertools.pairwise(t for t in tokens if t.type not in blank):
         if one.type == other.type == tokenize.STRING:
-            raise error(
+            raise InputError(
                 f"{path}:{other.start[0]}: a comma is missing between {one.string} and "
                 f"{other.string}"
             )

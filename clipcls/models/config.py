@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from clipcls.errors import ModelError
+from clipcls.errors import ModelError, raising
 from clipcls.files.jsonfiles import read_json
 
 CONFIG_NAME = "open_clip_config.json"
@@ -32,6 +32,7 @@ _SIZES = {
 }
 
 
+@raising(ModelError)
 def read_config(file: Path) -> dict[str, Any]:
     """Reads a model directory's configuration.
 
@@ -40,7 +41,7 @@ def read_config(file: Path) -> dict[str, Any]:
     """
     if not file.exists():
         raise ModelError(f"{file.parent}: not an OpenCLIP model (it has no {file.name})")
-    content: dict[str, Any] = read_json(file, ModelError)
+    content: dict[str, Any] = read_json(file)
     config = content.get("model_cfg") if isinstance(content, dict) else None
     if not isinstance(config, dict) or not (
         isinstance(config.get("embed_dim"), int)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipcls.errors import InputError, LabelsError
+from clipcls.errors import InputError
 from clipcls.files.text import (
     canonical,
     decode,
@@ -44,8 +44,8 @@ def test_byte_order_marks_inside_joined_files_are_dropped() -> None:
     ],
 )
 def test_what_is_no_text_is_refused_with_the_cure(data: bytes, said: str) -> None:
-    with pytest.raises(LabelsError, match=said):
-        decode(data, "t", LabelsError)
+    with pytest.raises(InputError, match=said):
+        decode(data, "t")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -130,8 +130,8 @@ def test_rows_are_named_by_the_line_where_they_begin() -> None:
     ],
 )
 def test_rows_that_are_no_csv_are_refused_with_their_line(text: str, said: str) -> None:
-    with pytest.raises(LabelsError, match=said):
-        list(read_table(text, "t.csv", LabelsError).rows)
+    with pytest.raises(InputError, match=said):
+        list(read_table(text, "t.csv").rows)
 
 
 def test_an_empty_table_has_neither_columns_nor_rows() -> None:
