@@ -20,7 +20,6 @@ from clipcls.organize.fileops import (
     RefusalError,
     check_inside,
     copy,
-    describe_error,
     is_link_to,
     is_placed,
     is_reserved,
@@ -115,7 +114,7 @@ def undo(
                 log.mark(entry, "undone")
                 report.changed += 1
             except OSError as error:
-                report.failed.append(ImageError(os.fspath(entry.target), describe_error(error)))
+                report.failed.append(ImageError(os.fspath(entry.target), os_reason(error)))
             watch(len(report.failed))
         for folder in reversed(log.folders):
             with contextlib.suppress(OSError):
@@ -163,7 +162,7 @@ def _run(journal: Journal, plan: Plan, watch: Callable[[int], None]) -> None:
                         f"{step.folder}: cannot be written ({os_reason(error)}); once it can, the "
                         "same command resumes"
                     ) from error
-                report.failed.append(ImageError(step.path, describe_error(error)))
+                report.failed.append(ImageError(step.path, os_reason(error)))
             watch(len(report.failed))
 
 

@@ -15,7 +15,6 @@ import stat
 from pathlib import Path
 from typing import Literal
 
-from clipcls.errors import os_reason
 from clipcls.files.folders import is_inside, sync_folder
 
 Mode = Literal["copy", "move", "link"]
@@ -29,10 +28,8 @@ _CHUNK = 1 << 20
 class RefusalError(OSError):
     """An error with a message of our own, shown as it is."""
 
-
-def describe_error(error: OSError) -> str:
-    """Why a file could not be handled, in a few words."""
-    return str(error) if isinstance(error, RefusalError) else os_reason(error)
+    def __init__(self, reason: str) -> None:
+        super().__init__(None, reason)
 
 
 def check_inside(folder: Path, into: Path) -> None:

@@ -12,14 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipcls.errors import ImageError
+from clipcls.errors import ImageError, os_reason
 from clipcls.labels.folder_names import assign_folders, normalize_name
 from clipcls.organize.fileops import (
     Mode,
     RefusalError,
     Version,
     check_inside,
-    describe_error,
     is_link_to,
     is_placed,
     read_version,
@@ -121,7 +120,7 @@ class _Planner:
                 missing += 1
                 self.report.failed.append(ImageError(result.path, "no such file"))
             except OSError as error:
-                self.report.failed.append(ImageError(result.path, describe_error(error)))
+                self.report.failed.append(ImageError(result.path, os_reason(error)))
         if missing and missing == len(predictions):
             raise no_images_error(self.report.failed[0].path)
         return self.result
