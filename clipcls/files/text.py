@@ -19,7 +19,7 @@ from clipcls.errors import InputError
 from clipcls.files.magic import name_kind
 
 _TEXTS = ("", "JSON", "XML")
-# What to say of files that people take for text, by their kind.
+# Descriptions, with the cure, of files that people take for text, by their kind.
 _OTHER_FILES = {
     "rich text (RTF)": "rich text (RTF); save it as plain text (TextEdit: Format, Make Plain Text)",
     "a zip archive": "an Excel workbook or zip file; in a spreadsheet, save it as CSV UTF-8",
