@@ -88,19 +88,17 @@ class Download:
         self._client: Any = None
         self._abandoned = False
         self._unreachable = False
-        self._steps: set[tuple[str, ...]] = set()
+        self._steps: set[tuple[str, ...]] = set()  # each connection and answer so far
         self._request = ("HEAD", "")
         self._stream: Any = None
         self._bodies: list[Any] = []
         self._bars: list[Any] = []  # to be closed if the download is abandoned
-        self._received = 0
+        self._shown_bytes = 0.0  # by the bars: Xet's do not go through the HTTP client
         self._by_xet = False
-        self._xet_bytes = 0.0
         self._located = False  # the metadata has arrived
         self._downloads = False  # and the file itself has been requested
         self._status: int | None = None
         self._trouble = ""
-        self._last = time.monotonic()
 
     def result(self) -> Path:
         """Path of the downloaded file.
@@ -115,20 +113,15 @@ class Download:
         for name in [n for n in logging.root.manager.loggerDict if n.startswith("huggingface_hub")]:
             logging.getLogger(name).addFilter(_is_unrelated)  # each retry is a warning
         self._watch(get_session())
-        self._last = time.monotonic()
         self._thread.start()
+        progress, since = self._progress(), time.monotonic()
         try:
             while not wait([self._outcome], _POLL_SECONDS).done:
                 self._watch(get_session())  # huggingface_hub takes a new one after some failures
-                received = sum(response.num_bytes_downloaded for response in self._bodies)
-                received += int(self._xet_bytes)
-                if received > self._received:
-                    self._received = received
-                    self._last = time.monotonic()
-                if self._is_elsewhere():
-                    self._last = time.monotonic()
+                if self._is_elsewhere() or progress != self._progress():
+                    progress, since = self._progress(), time.monotonic()
                 hopeless = self._unreachable and self._stall is not None
-                if hopeless or time.monotonic() - self._last > self._patience():
+                if hopeless or time.monotonic() - since > self._patience():
                     raise _StalledError
         except BaseException:
             self._abandon()
@@ -177,7 +170,7 @@ class Download:
                 trouble = " (HF_HUB_DISABLE_XET=1 downloads without Xet)"
             return f"{server} made no progress for {self._patience():g} s{trouble}", self._advise()
         reason = self._trouble or text or kind
-        if self._received:
+        if self._received():
             return f"{server} broke off ({reason})", "run the command again"
         if "CERTIFICATE_VERIFY_FAILED" in reason:
             return f"{server} could not be trusted ({reason})", (
@@ -226,8 +219,16 @@ class Download:
         if not self._downloads:
             return float(constants.HF_HUB_ETAG_TIMEOUT)
         # To keep what was received, wait for huggingface_hub's own six attempts.
-        attempts = 6 if self._received else 1
+        attempts = 6 if self._received() else 1
         return float(attempts * constants.HF_HUB_DOWNLOAD_TIMEOUT)
+
+    def _progress(self) -> tuple[int, float]:
+        """What grows while the download moves; a retry is no step."""
+        return len(self._steps), self._received()
+
+    def _received(self) -> float:
+        """A number that grows with the bytes that arrive."""
+        return self._shown_bytes + sum(int(body.num_bytes_downloaded) for body in self._bodies)
 
     def _is_elsewhere(self) -> bool:
         """Whether another process is downloading from this repository and holds the lock."""
@@ -263,15 +264,12 @@ class Download:
         """Notes a step; ends the thread if the download was abandoned."""
         if self._abandoned:
             raise _AbandonedError
-        if step not in self._steps:
-            self._steps.add(step)
-            self._last = time.monotonic()
+        self._steps.add(step)
 
-    def receive(self, count: float) -> None:
-        """Notes bytes that a bar shows; Xet's do not go through the HTTP client."""
-        self.step()
-        if self._by_xet:
-            self._xet_bytes += count
+    def show(self, count: float) -> None:
+        """Notes bytes that a bar shows."""
+        self.step("bytes")
+        self._shown_bytes += count
 
     def add_bar(self, bar: Any) -> None:
         """Takes a bar: the download itself has begun."""
@@ -282,8 +280,7 @@ class Download:
     def _on_request(self, request: Any) -> None:
         if threading.current_thread() is not self._thread:
             return
-        if self._abandoned:
-            raise _AbandonedError
+        self.step(request.method, str(request.url))
         if self._request != (request.method, str(request.url)):  # not a retry
             self._request = (request.method, str(request.url))
             self._status, self._trouble = None, ""
@@ -295,8 +292,6 @@ class Download:
             if isinstance(error := info["exception"], Exception):
                 self._status, self._trouble = None, str(error) or type(error).__name__
             self._unreachable |= _connects(name)
-        if self._abandoned:
-            raise _AbandonedError
         if name.endswith(".complete") and "close" not in name:
             self._unreachable &= not _connects(name)
             self.step(self._server(), name)
@@ -342,7 +337,7 @@ def _make_bar_class(download: Download, shown: bool) -> type:
             download.add_bar(self)
 
         def update(self, n: float | None = 1) -> bool | None:
-            download.receive(n or 0)
+            download.show(n or 0)
             return super().update(n)
 
     return Bar
