@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from clipcls.data.budget import Reserve, never_wait
 from clipcls.data.container_file import (
@@ -63,9 +63,6 @@ class Member(Contained):
     _stream: _Stream | None = field(default=None, repr=False, compare=False)
     _data: Waiting | None = field(default=None, repr=False, compare=False)
     _failure: str = field(default="", repr=False, compare=False)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Member, (self.container, self.mark, self.member, self.offset, self.size)
 
     @property
     def sample(self) -> tuple[str, str]:

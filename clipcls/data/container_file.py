@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import IO
+from dataclasses import dataclass, fields
+from typing import IO, Any
 
 from clipcls.data.budget import Budget
 from clipcls.data.images import refuse_unless_file
@@ -42,6 +42,10 @@ class Contained:
 
     container: str
     mark: bytes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        names = (each.name for each in fields(self) if not each.name.startswith("_"))
+        return type(self), tuple(getattr(self, name) for name in names)
 
     @property
     def path(self) -> str:

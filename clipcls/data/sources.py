@@ -164,7 +164,7 @@ def open_image(name: str, *, least_side: int | None = None) -> Image.Image:
     if is_video(name):
         from clipcls.data.video import VideoFrame
 
-        return VideoFrame(name, 0).read()
+        return VideoFrame(name, b"", 0).read()
     return read_image(find_source(name), name, least_side=least_side)
 
 

@@ -51,9 +51,6 @@ class Cell(Contained):
     column: str = ""
     _data: Waiting | None = field(default=None, repr=False, compare=False)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Cell, (self.container, self.mark, self.row, self.column)
-
     def stamp(self) -> bytes:
         """The table's stamp, and the column, which the image's name does not tell."""
         return self.stamp_place(b" row " + self.column.encode())

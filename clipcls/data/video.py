@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from clipcls.data.budget import Reserve, never_wait
-from clipcls.data.container_file import container_errors, open_container, stamp_container
+from clipcls.data.container_file import Contained, container_errors, open_container, stamp_container
 from clipcls.data.file_kinds import FRAME_PERIOD, is_video
 from clipcls.data.images import check_size
-from clipcls.data.remote import RemoteFile, open_remote
+from clipcls.data.remote import open_remote
 from clipcls.errors import CutShortError, ImageError, InputError, install_command
 from clipcls.files.on_disk import is_url
 
@@ -75,7 +75,7 @@ def find_frame(name: str) -> VideoFrame | None:
     if not found or not is_video(found[1]) or os.path.lexists(name):
         return None
     hours, minutes, seconds, rest = map(int, found.groups()[1:])
-    return VideoFrame(found[1], ((hours * 60 + minutes) * 60 + seconds) * 1000 + rest)
+    return VideoFrame(found[1], b"", ((hours * 60 + minutes) * 60 + seconds) * 1000 + rest)
 
 
 def list_frames(path: str, every: int = FRAME_PERIOD) -> Iterator[VideoFrame | ImageError]:
@@ -95,31 +95,26 @@ def list_frames(path: str, every: int = FRAME_PERIOD) -> Iterator[VideoFrame | I
         return
     if missing > _TOLERANCE:
         yield CutShortError(path, f"cut short: the last {format_time(missing)} are missing")
-    decoder = _Decoder(path, every)
+    decoder, mark = _Decoder(path, every), stamp_container(path)
     for time in range(0, max(end, 1), every):
-        yield VideoFrame(path, time, decoder)
+        yield VideoFrame(path, mark, time, decoder)
 
 
 @dataclass(frozen=True, slots=True)
-class VideoFrame:
+class VideoFrame(Contained):
     """The frame of a video that is shown at a time, in milliseconds from its first one."""
 
-    path: str
     time: int
     decoder: _Decoder | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
         """The name that leads to this frame."""
-        return f"{self.path}@{format_time(self.time)}"
+        return f"{self.container}@{format_time(self.time)}"
 
     def stamp(self) -> bytes:
-        """The stamp of the file; b"" as for a file."""
-        if is_url(self.path):  # its listing may have told
-            stamp = (self.decoder.remote if self.decoder else RemoteFile(self.path)).stamp()
-        else:
-            stamp = stamp_container(self.path)
-        return stamp and stamp + b" frame"
+        """The video's stamp; b"" if it has none."""
+        return self.stamp_place(b" frame")
 
     def read(self, reserve: Reserve = never_wait) -> Image.Image:
         """The frame, upright.
@@ -128,7 +123,7 @@ class VideoFrame:
             ImageError: it cannot be decoded.
         """
         try:
-            return (self.decoder or _Decoder(self.path, 0)).read(self.time, reserve)
+            return (self.decoder or _Decoder(self.container, 0)).read(self.time, reserve)
         except ImageError as error:
             raise ImageError(self.name, error.reason) from error
 
@@ -143,7 +138,6 @@ class _Decoder:
 
     def __init__(self, path: str, every: int) -> None:
         self._path, self._every = path, every
-        self.remote = RemoteFile(path)  # keeps what the file system says, if it is behind a URL
         self._lock = threading.Lock()
         self._stream: VideoStream | None = None
         self._shown: Picture | None = None

@@ -359,7 +359,7 @@ def test_bad_periods(text: str) -> None:
 
 def test_times_beyond_a_day() -> None:
     assert format_time(100 * 3_600_000 + 61_001) == "100:01:01.001"
-    assert find_source("a.mp4@100:01:01.001") == VideoFrame("a.mp4", 100 * 3_600_000 + 61_001)
+    assert find_source("a.mp4@100:01:01.001") == VideoFrame("a.mp4", b"", 100 * 3_600_000 + 61_001)
 
 
 def test_command(run: Run) -> None:
