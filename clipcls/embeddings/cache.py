@@ -28,7 +28,7 @@ from clipcls.errors import CacheError, ImageError
 
 logger = logging.getLogger(__name__)
 
-_PARAMETERS = 512  # of a statement; older versions of SQLite allow 999
+_PARAMETERS = 128  # of a statement; its rows fit into the processor's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,30 +99,42 @@ class EmbeddingCache:
 
     def get_files(
         self, space: str, files: Sequence[tuple[str, bytes]]
-    ) -> list[tuple[bytes, NDArray[np.float32]] | None]:
-        """The SHA-256 and vector of each image (name, stamp), in order; None if it has changed."""
+    ) -> tuple[list[bytes | None], NDArray[np.float32]]:
+        """The SHA-256 of each image (name, stamp), and the vectors of those that are known.
+
+        Returns:
+            the hashes, None if an image has changed or is not stored, and float32 (n_known, dim).
+        """
         keys = [_path_key(name) if stamp else b"" for name, stamp in files]
-        found = {}
+        found: dict[bytes, tuple[bytes, bytes, int]] = {}
+        vectors = bytearray()
+        encoded = space.encode()
         for start in range(0, len(keys), _PARAMETERS):
             asked = keys[start : start + _PARAMETERS]
             # CROSS JOIN: first the files, which are few, then their vectors.
-            rows = self._file.rows(
+            for path, stamp, content, checksum, vector, vector_checksum in self._file.rows(
                 "SELECT path, stamp, files.content, files.checksum, vector, embeddings.checksum "
                 "FROM files CROSS JOIN embeddings ON embeddings.content = files.content "
                 f"WHERE space = ? AND path IN ({','.join('?' * len(asked))})",
                 (space, *asked),
-            )
-            for path, stamp, content, checksum, vector, vector_checksum in rows:
-                if self._is_whole(path, stamp, content, checksum) and self._is_whole(
-                    space.encode(), content, vector, vector_checksum
+            ):
+                if (
+                    compute_checksum(path, stamp, content) == checksum
+                    and compute_checksum(encoded, content, vector) == vector_checksum
                 ):
-                    found[path] = stamp, (content, np.frombuffer(vector, np.float32))
-        none = None, None
-        known = (found.get(key, none) for key in keys)
-        return [
-            row if stamp == now else None
-            for (_, now), (stamp, row) in zip(files, known, strict=True)
+                    found[path] = stamp, content, len(found)
+                    vectors += vector
+                else:
+                    self._warn_of_damage()
+        known = [
+            row if row and row[0] == stamp else None
+            for (_, stamp), row in zip(files, map(found.get, keys), strict=True)
         ]
+        order = [row[2] for row in known if row]
+        array = np.frombuffer(vectors, np.float32).reshape(max(len(found), 1), -1)
+        if order != [*range(len(found))]:
+            array = array[order]
+        return [row and row[1] for row in known], array
 
     def add(
         self,
@@ -306,13 +318,17 @@ class EmbeddingCache:
     def _is_whole(self, *row: Any) -> bool:
         """Whether a row matches its checksum, the last value; the first that does not is logged."""
         is_whole: bool = row[-1] == compute_checksum(*row[:-1])
-        if not is_whole and not self._has_warned:
+        if not is_whole:
+            self._warn_of_damage()
+        return is_whole
+
+    def _warn_of_damage(self) -> None:
+        if not self._has_warned:
             self._has_warned = True
             logger.warning(
                 "the cache %s has damaged entries: they are ignored and recomputed when needed",
                 self.path,
             )
-        return is_whole
 
 
 def open_cache(cache: bool | str | os.PathLike[str] | EmbeddingCache) -> EmbeddingCache | None:

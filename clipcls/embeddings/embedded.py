@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,30 +50,40 @@ class Embedded:
 class StoredRows(Sequence[Embedded]):
     """Stored vectors of a file or the cache: as many `Embedded`, which are made only if asked for.
 
+    Args:
+        block: of a file of vectors, or of the cache, which gives paths and vectors alone.
+        kept: of each image, as in `Embedded`; () if none has any.
+        contents, stamps: of each image that the cache knows.
+
     Attributes:
         paths: the images' names.
         vectors: float32 (n, dim).
-        kept: of each image, as in `Embedded`; () if none has any.
+        kept: as given.
     """
 
     def __init__(
         self,
         block: VectorBlock,
-        is_file: bool = False,
         kept: Sequence[Mapping[str, Any] | None] = (),
+        contents: Sequence[bytes] = (),
+        stamps: Sequence[bytes] = (),
     ) -> None:
         self.paths, self.vectors, self.kept = block.paths, block.vectors, kept
-        self._hashes, self._sizes, self._is_file = block.hashes, block.sizes, is_file
+        self._hashes, self._sizes = block.hashes, block.sizes
+        self._contents, self._stamps = contents, stamps
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, number: Any) -> Any:
-        content = bytes.fromhex(self._hashes[number]) if self._hashes else b""
-        size = self._sizes[number] if self._sizes else 0
-        kept = self.kept[number] if self.kept else None
         path, vector = self.paths[number], self.vectors[number]
-        return Embedded(path, vector, True, self._is_file, content, size, kept)
+        kept = self.kept[number] if self.kept else None
+        if self._contents:
+            content, size = self._contents[number], read_size(self._stamps[number])
+        else:
+            content = bytes.fromhex(self._hashes[number]) if self._hashes else b""
+            size = self._sizes[number] if self._sizes else 0
+        return Embedded(path, vector, True, bool(self._contents), content, size, kept)
 
 
 def gather(
@@ -117,37 +127,37 @@ def find_known(
         by_request: also look for images whose stamps take a request to a server.
     """
     asked = [
-        (image, image.source.stamp())
-        for image in images
-        if space
-        and isinstance(image, NamedImage)
-        and isinstance(image.source, LocalFile | Source)
-        and (by_request or not needs_request(image.source))
+        (number, image, image.source.stamp())
+        for number, image in enumerate(images)
+        if space and isinstance(image, NamedImage) and _can_be_asked(image.source, by_request)
     ]
-    known = {}
+    contents: list[bytes | None] = [None] * len(images)
+    stamps = [b""] * len(images)
     if space and asked:
-        found = space.get_files([(image.name, stamp) for image, stamp in asked])
-        pairs = zip(asked, found, strict=True)
-        known = {id(image): (image, stamp, row) for (image, stamp), row in pairs if row}
-    for is_known, group in itertools.groupby(images, lambda image: id(image) in known):
-        run = [*group]
-        if not is_known:
+        found, vectors = space.get_files([(image.name, stamp) for _, image, stamp in asked])
+        for (number, _, stamp), content in zip(asked, found, strict=True):
+            contents[number], stamps[number] = content, stamp
+    edges = np.flatnonzero(np.diff([content is not None for content in contents])) + 1
+    for start, end in itertools.pairwise([0, *edges.tolist(), len(images)]):
+        run: Sequence[Any] = images[start:end]
+        if contents[start] is None:
             yield from run
             continue
-        each, stamps, stored = zip(*(known[id(image)] for image in run), strict=True)
-        contents, vectors = zip(*stored, strict=True)
-        rows = np.concatenate(vectors).reshape(len(vectors), -1)
+        rows, vectors = np.split(vectors, [len(run)])
         if not is_unit(rows).all():  # of a cache that was imported: they are computed anew
             yield from run
             continue
-        kept = [image.kept for image in each]
-        block = VectorBlock(
-            [image.name for image in each],
-            rows,
-            [content.hex() for content in contents],
-            [*map(read_size, stamps)],
-        )
-        yield StoredRows(block, True, kept if any(kept) else ())
+        kept = [image.kept for image in run]
+        block = VectorBlock([image.name for image in run], rows)
+        known = cast("list[bytes]", contents[start:end])
+        yield StoredRows(block, kept if any(kept) else (), known, stamps[start:end])
+
+
+def _can_be_asked(source: object, by_request: bool) -> TypeGuard[Source]:
+    """Whether the cache may know a source's content by its name."""
+    return isinstance(source, LocalFile) or (
+        isinstance(source, Source) and (by_request or not needs_request(source))
+    )
 
 
 def read_vectors(

@@ -57,7 +57,7 @@ class Space:
 
     def get_files(
         self, files: Sequence[tuple[str, bytes]]
-    ) -> list[tuple[bytes, NDArray[np.float32]] | None]:
+    ) -> tuple[list[bytes | None], NDArray[np.float32]]:
         """As `EmbeddingCache.get_files`."""
         return self._cache.get_files(self._name, files)
 

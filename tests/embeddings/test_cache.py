@@ -38,7 +38,7 @@ def key(n: int) -> bytes:
 
 
 def find_vector(cache: EmbeddingCache, name: str, stamp: bytes) -> object:
-    (found,) = cache.get_files("image a", [(name, stamp)])
+    (found,), _ = cache.get_files("image a", [(name, stamp)])
     return found
 
 
