@@ -17,10 +17,7 @@ from clipcls.cli.param_types import NumberRange
 @groups.command("bench")
 @click.argument("inputs", nargs=-1, metavar="[INPUT...]", shell_complete=complete_files)
 @click.option(
-    "--seconds",
-    type=NumberRange(0.01),
-    default=1.0,
-    help="About how long to time each step.",
+    "--seconds", type=NumberRange(0.01), default=1.0, help="About how long to time each step."
 )
 def command(console: Console, inputs: tuple[str, ...], seconds: float, model: ModelChoice) -> int:
     """Measure where the time goes on this machine.

@@ -10,10 +10,10 @@ import click
 from clipcls.cli import groups
 from clipcls.cli.console import Console, report_excluded, watching
 from clipcls.cli.constraints import refuse_overwriting
-from clipcls.cli.label_settings import LabelSettings, choose_question, multi_label_option
+from clipcls.cli.label_settings import LabelSettings, choose_question
 from clipcls.cli.options import (
-    LabelledSettings,
     ModelSettings,
+    MultiLabelledSettings,
     data_argument,
     repeat_options,
     run_options,
@@ -25,15 +25,13 @@ _REPEATED = ("labels", "label", "classifier", "prompts", "level", "model", "chec
 
 @groups.command("calibrate")
 @data_argument
-@multi_label_option
 @click.option("-o", "--output", type=NEW_FILE, required=True, help="The calibration's file (JSON).")
 @run_options
 def command(
     console: Console,
     data: str,
-    multi_label: bool,
     output: Path,
-    labelled: LabelledSettings,
+    labelled: MultiLabelledSettings,
     labels: LabelSettings,
     model: ModelSettings,
 ) -> int:
@@ -56,8 +54,8 @@ def command(
     refuse_overwriting(output, data, *labels.files)
     from clipcls.evaluation.calibrate import calibrate
 
-    images = labelled.read(data, name, unlabelled=multi_label)
-    fitted = chosen.open_classifier(model.make_arguments([data]), multi_label)
+    images = labelled.read(data, name)
+    fitted = chosen.open_classifier(model.make_arguments([data]), labelled.multi_label)
     with watching(console, images.paths) as watch:
         found, excluded = calibrate(fitted, images, watch=watch)
     report_excluded(console, excluded)
@@ -73,7 +71,7 @@ def command(
     console.remark(f"{found.summary()} (cross-validated)")
     if promises := found.promises():
         console.remark(promises)
-    command = "tag" if multi_label else "classify"
+    command = "tag" if labelled.multi_label else "classify"
     file = f"{name}={output}" if name else str(output)
     words = ["clipcls", command, *repeat_options(*_REPEATED), "--calibration", file]
     console.say_written(output, f"{shlex.join(words)} PHOTOS")

@@ -31,15 +31,10 @@ if TYPE_CHECKING:
 class _Answers(groups.Settings):
     section = "Answers"
 
-    top: int = option(
-        *("-k", "--top"),
-        type=COUNT,
-        default=1,
-        help="Labels per image.",
-    )
+    top: int = option(*("-k", "--top"), type=COUNT, default=1, help="Labels per image.")
     refine: bool = option(
         help="Decide about all images together, which corrects some answers in runs of several "
-        "hundred images. Records are written after the last image is embedded.",
+        "hundred images. Records are written after the last image is embedded."
     )
     explain: bool = option(
         rare=True,

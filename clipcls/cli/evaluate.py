@@ -13,12 +13,8 @@ from clipcls.cli import groups
 from clipcls.cli.console import Console, report_excluded, watching
 from clipcls.cli.constraints import refuse_overwriting
 from clipcls.cli.groups import option
-from clipcls.cli.label_settings import (
-    CalibratedLabelSettings,
-    multi_label_option,
-    split_questions,
-)
-from clipcls.cli.options import LabelledSettings, ModelSettings, data_argument, run_options
+from clipcls.cli.label_settings import CalibratedLabelSettings, split_questions
+from clipcls.cli.options import ModelSettings, MultiLabelledSettings, data_argument, run_options
 from clipcls.cli.outputs import MetricsOutput
 from clipcls.cli.param_types import NEW_FILE
 
@@ -56,7 +52,6 @@ def _parse_variant(text: str) -> tuple[str, str]:
 
 @groups.command("evaluate")
 @data_argument
-@multi_label_option
 @click.option(
     "--compare",
     "variants",
@@ -71,9 +66,8 @@ def _parse_variant(text: str) -> tuple[str, str]:
 def command(
     console: Console,
     data: str,
-    multi_label: bool,
     variants: tuple[tuple[str, str], ...],
-    labelled: LabelledSettings,
+    labelled: MultiLabelledSettings,
     labels: CalibratedLabelSettings,
     output: _Output,
     model: ModelSettings,
@@ -100,7 +94,7 @@ def command(
       clipcls evaluate --multi-label --labels labels.txt truth.csv
       clipcls evaluate --multi-label --labels labels.txt --compare calibration=c.json truth.csv
     """
-    questions = split_questions(labels, labelled.question)
+    questions, multi_label = split_questions(labels, labelled.question), labelled.multi_label
     asked = {what for what, _ in variants}
     if multi_label and "classifier" in asked:
         raise click.UsageError(
@@ -134,7 +128,7 @@ def command(
     status, would_gain = 0, False
     chosen = model.make_arguments([data])
     for name, settings in questions.items():
-        images = labelled.read(data, name, unlabelled=multi_label)
+        images = labelled.read(data, name)
         if len(questions) > 1 and images.folders:
             raise click.UsageError(
                 f"{data}: a folder has one label per image: choose one question with --question, "

@@ -130,12 +130,7 @@ class InputSettings(Settings):
     empty, per_file = "", False  # options of the subclass
 
     def find_images(self, inputs: tuple[str, ...], keep: Keep | None = None) -> FoundImages:
-        """The images that the inputs name.
-
-        Args:
-            inputs: as on the command line.
-            keep: the columns of tables whose cells the images carry.
-        """
+        """The images that the inputs name, with the cells of tables that are to be kept."""
         from clipcls.data import paths
         from clipcls.data.file_kinds import LeftOut, is_stream
 

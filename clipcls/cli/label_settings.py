@@ -56,24 +56,18 @@ def labels_option(help: str) -> Any:
     return _option_per_question("FILE|NAME", help, shell_complete=complete_label_sets)
 
 
-def prompts_option(help: str = "") -> Any:
+def prompts_option(
+    help: str = 'A template such as "a picture of a {}", a set of `clipcls prompts`, or a file of '
+    "templates; may be repeated.  [default: photo; with mini, one template]",
+) -> Any:
     """The field of a group for `--prompts`."""
     return option(
         multiple=True,
         metavar="TEMPLATE|NAME|FILE",
         shell_complete=complete_template_sets,
         callback=_join_prompts,
-        help=help
-        or 'A template such as "a picture of a {}", a set of `clipcls prompts`, or a file of '
-        "templates; may be repeated.  [default: photo; with mini, one template]",
+        help=help,
     )
-
-
-multi_label_option = click.option(
-    "--multi-label",
-    is_flag=True,
-    help="For `clipcls tag`: any number of labels per image, each scored on its own.",
-)
 
 
 def _option_per_question(value: str, help: str, **attributes: Any) -> Any:
@@ -116,12 +110,7 @@ class TextSettings(Settings):
         return [self.labels, self.prompts, self.classifier, self.calibration]
 
     def open_classifier(self, model: Mapping[str, Any], multi_label: bool = False) -> Any:
-        """Fit the classifier of one question.
-
-        Args:
-            model: as `ModelSettings.make_arguments` gives it.
-            multi_label: for any number of labels per image.
-        """
+        """Fit the classifier of one question; `multi_label` is for several labels per image."""
         calibration = None if multi_label else self.calibration
         settings = {**model, "level": self.level, "calibration": calibration}
         if self.classifier is None:
@@ -152,9 +141,7 @@ class LabelSettings(TextSettings):
         rare=True,
     )
     classifier: Any = _option_per_question(
-        "FILE",
-        "Use a classifier learnt by `clipcls fit` instead of labels and prompts.",
-        type=FILE,
+        "FILE", "Use a classifier learnt by `clipcls fit` instead of labels and prompts.", type=FILE
     )
 
 
@@ -194,15 +181,8 @@ Chosen = TypeVar("Chosen", bound=Settings)
 def split_questions(settings: Chosen, question: str | None = None) -> dict[str, Chosen]:
     """The settings of each question, by its name; those of a question without one are under "".
 
-    Reads the label files, whose groups are questions too. Classifiers are not opened.
-
-    Args:
-        settings: with the field `labels` and perhaps `label`, `classifier`, `level` and
-            `calibration`.
-        question: take this one alone, if they have names.
-
-    Returns:
-        settings whose `labels`, `classifier`, `level` and `calibration` are those of one question.
+    Reads the label files, whose groups are questions too; opens no classifier. If questions have
+    names, `question` takes one alone.
 
     Raises:
         click.UsageError: no labels are given, not all questions are named, or an option is for

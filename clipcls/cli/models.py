@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from clipcls.cli import groups
 from clipcls.cli.console import Console
 from clipcls.cli.options import json_option
+from clipcls.errors import UnknownModelError, install_command
+
+if TYPE_CHECKING:
+    from clipcls.models.aliases import ModelInfo
+
+_HERE = {True: "yes", False: "no"}
 
 
 @click.group("models", invoke_without_command=True)
@@ -33,18 +40,22 @@ def command(ctx: click.Context, search: str | None, as_json: bool) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
+    from clipcls.models.aliases import list_models, list_pretrained
+
+    models: list[Any] = list_models() if search is None else list_pretrained(search)
     if as_json:
         from dataclasses import asdict
 
-        from clipcls.models.aliases import list_models, list_pretrained
         from clipcls.output.json import dump_line
 
-        models = list_models() if search is None else list_pretrained(search)
         click.echo(dump_line([asdict(model) for model in models]))
     elif search is None:
-        _list_aliases()
+        _print_aliases(models)
+    elif models:
+        rows = ((m.name, m.repo or "-", m.licence or "unknown", _HERE[m.present]) for m in models)
+        _print_table(("MODEL", "REPOSITORY", "LICENCE", "HERE"), rows)
     else:
-        _list_all(search)
+        raise UnknownModelError(f"{search}: part of no name; `clipcls models --all` lists all")
 
 
 @groups.command("get")
@@ -72,14 +83,10 @@ command.add_command(_get)
 command.add_command(_path)
 
 
-def _list_aliases() -> None:
-    from clipcls.errors import install_command
-    from clipcls.models.aliases import list_models
-
-    models = list_models()
+def _print_aliases(models: Sequence[ModelInfo]) -> None:
     _print_table(
         ("NAME", "FOR", "IMAGENET", "SPEED", "SIZE", "LICENCE", "HERE", "MODEL"),
-        [
+        (
             (
                 model.alias,
                 model.use,
@@ -87,32 +94,18 @@ def _list_aliases() -> None:
                 f"{model.speed:.2g}",
                 f"{model.megabytes:,} MB",
                 model.licence,
-                "yes" if model.present else "no",
+                _HERE[model.present],
                 model.name if model.name != model.alias else "(bundled)",
             )
             for model in models
-        ],
+        ),
     )
     needs = [model.alias for model in models if model.extra]
     if needs and not importlib.util.find_spec("transformers"):
         click.echo(f"{', '.join(needs)}: need {install_command('hf')}", err=True)
 
 
-def _list_all(search: str) -> None:
-    from clipcls.errors import UnknownModelError
-    from clipcls.models.aliases import list_pretrained
-
-    models = list_pretrained(search)
-    if not models:
-        raise UnknownModelError(f"{search}: part of no name; `clipcls models --all` lists all")
-    rows = [
-        (m.name, m.repo or "-", m.licence or "unknown", "yes" if m.present else "no")
-        for m in models
-    ]
-    _print_table(("MODEL", "REPOSITORY", "LICENCE", "HERE"), rows)
-
-
-def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     lines = [heads, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:

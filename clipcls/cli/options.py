@@ -41,6 +41,8 @@ root_option = click.option(
 class LabelledSettings(Settings):
     """The columns of a table of labelled images."""
 
+    multi_label = False  # an option of the subclass
+
     question: str | None = option(
         *("--question", "--label-column"),
         metavar="NAME",
@@ -53,16 +55,25 @@ class LabelledSettings(Settings):
         "image, url, filename or the like.",
     )
 
-    def read(self, data: str, question: str, *, unlabelled: bool = False) -> Dataset:
+    def read(self, data: str, question: str) -> Dataset:
         """The images with their labels for a question, or without one those of `--question`."""
         from clipcls.classification.labelled import read_labelled
 
         return read_labelled(
             data,
-            unlabelled=unlabelled,
+            unlabelled=self.multi_label,
             question=question or self.question,
             image_column=self.image_column,
         )
+
+
+@dataclass(frozen=True)
+class MultiLabelledSettings(LabelledSettings):
+    """The same, with one label per image or several."""
+
+    multi_label: bool = option(
+        help="For `clipcls tag`: any number of labels per image, each scored on its own.",
+    )
 
 
 # The model

@@ -14,11 +14,7 @@ from clipcls.cli.options import json_option
 
 @groups.command("prompts")
 @click.argument("name", required=False, shell_complete=complete_sets)
-@click.option(
-    "--label-set",
-    is_flag=True,
-    help="Print the label set if both have this name.",
-)
+@click.option("--label-set", is_flag=True, help="Print the label set if both have this name.")
 @json_option
 def command(_console: Console, name: str | None, label_set: bool, as_json: bool) -> int:
     """List the template sets and label sets, or print the set NAME.

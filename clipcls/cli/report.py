@@ -11,12 +11,7 @@ import click
 from clipcls.cli import groups
 from clipcls.cli.console import Console
 from clipcls.cli.constraints import refuse_overwriting
-from clipcls.cli.options import (
-    progress_options,
-    question_option,
-    results_argument,
-    root_option,
-)
+from clipcls.cli.options import progress_options, question_option, results_argument, root_option
 from clipcls.cli.param_types import NEW_FILE
 from clipcls.errors import format_count
 

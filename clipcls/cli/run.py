@@ -103,13 +103,7 @@ class Run:
             self.keep = Keep(kept, is_shared=True, is_typed=self._form == "parquet")
 
     def open(self, model: ModelSettings, multi_label: Collection[str], *settings: object) -> None:
-        """Find the images and fit the classifiers.
-
-        Args:
-            model: the model of all.
-            multi_label: the questions that are answered with several labels.
-            settings: what else decides the answers.
-        """
+        """Find the images, and fit the classifiers; other `settings` decide the answers too."""
         self._found = self.reading.find_images(self.inputs, self.keep)
         arguments = model.make_arguments(self.inputs)
         self.opened = open_questions(self.questions, arguments, multi_label)

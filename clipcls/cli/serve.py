@@ -86,7 +86,7 @@ class _Access(groups.Settings):
         help="The port; 0 takes a free one.",
     )
     token_file: Path | None = option(
-        help=f"Require the bearer token in this file; default: that in {_TOKEN_VARIABLE}.",
+        help=f"Require the bearer token in this file; default: that in {_TOKEN_VARIABLE}."
     )
     insecure: bool = option(help="Accept requests from other machines without a token.")
     allow_host: tuple[str, ...] = option(
@@ -219,10 +219,7 @@ def command(
     opened = open_questions(questions, model.make_arguments(), tagged)
     join_questions(opened)  # refuses several models
     service = Service(
-        opened,
-        limits=limits,
-        max_batch=load.max_batch,
-        max_wait=load.max_wait / 1000,
+        opened, limits=limits, max_batch=load.max_batch, max_wait=load.max_wait / 1000
     )
     fetcher = None
     if access.allow_url:

@@ -253,12 +253,7 @@ def resolve(
 ) -> dict[str, Setting]:
     """The settings that apply to a command, by option: those of variables, then those of files.
 
-    Args:
-        files: the strongest first.
-        root: the program.
-        path: the words that call the command.
-        command: the command.
-        given: the options on the command line, which no setting replaces.
+    `files` has the strongest first; options that are `given` on the command line stay as they are.
 
     Raises:
         SettingsError: a file or an option refuses a setting.

@@ -29,10 +29,7 @@ class _Answers(groups.Settings):
     section = "Answers"
 
     top: int | None = option(
-        "-k",
-        "--top",
-        type=COUNT,
-        help="At most N labels per image; default: all.",
+        "-k", "--top", type=COUNT, help="At most N labels per image; default: all."
     )
     min_score: float | None = option(
         type=NumberRange(0, 1),
