@@ -74,6 +74,8 @@ class Site(http.server.BaseHTTPRequestHandler):
                     time.sleep(0.02)
             except OSError:
                 pass
+        elif kind == "/nothing":
+            self.close_connection = True
         elif kind == "/nonsense":
             self.wfile.write(b"hello\r\n\r\n")
             self.close_connection = True
@@ -200,6 +202,7 @@ def names_lead_here(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[st
         ("missing", "its host answers 404"),
         ("large", "larger than 1,000 bytes"),
         ("endless", "larger than 1,000 bytes"),
+        ("nothing", "its host does not answer properly"),
         ("nonsense", "its host does not answer properly"),
         ("cut", "its host does not answer properly"),
     ],

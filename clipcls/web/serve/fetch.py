@@ -21,6 +21,8 @@ from clipcls.errors import ImageError
 _PORTS = {"http": 80, "https": 443}
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _CHUNK = 64 << 10
+_MOST_CONNECTIONS = 64
+_SAFE = "/%:@!$&'()*+,;=~?"  # what need not be quoted in a path or a query
 
 
 def is_public(address: str) -> bool:
@@ -45,7 +47,6 @@ class Fetcher:
             port, those of http and https.
         max_bytes: the most that an image may hold.
         seconds: how long one image may take.
-        at_a_time: the most connections.
         is_public: which addresses may be connected to.
     """
 
@@ -55,14 +56,13 @@ class Fetcher:
         *,
         max_bytes: int,
         seconds: float,
-        at_a_time: int = 64,
         is_public: Callable[[str], bool] = is_public,
     ) -> None:
         self._hosts = frozenset(host.lower().rstrip(".") for host in hosts)
         self._max_bytes = max_bytes
         self._seconds = seconds
         self._is_public = is_public
-        self._room = asyncio.Semaphore(at_a_time)
+        self._room = asyncio.Semaphore(_MOST_CONNECTIONS)
         self._tls = ssl.create_default_context()
 
     async def fetch(self, url: str, took: Callable[[int], None] = lambda size: None) -> bytes:
@@ -110,19 +110,19 @@ class Fetcher:
         reader: asyncio.StreamReader,
         took: Callable[[int], None],
     ) -> bytes:
+        """The body of the answer; h11 raises if the host closes the connection before its end."""
         content = bytearray()
         while True:
             event = connection.next_event()
             if event is h11.NEED_DATA:
                 connection.receive_data(await reader.read(_CHUNK))
             elif isinstance(event, h11.Response):
-                if 300 <= event.status_code < 400:
-                    raise ImageError(
-                        url,
-                        f"redirects ({event.status_code}); give the address of the image itself",
-                    )
-                if event.status_code != 200:
-                    raise ImageError(url, f"its host answers {event.status_code}")
+                status = event.status_code
+                if 300 <= status < 400:
+                    why = f"redirects ({status}); give the address of the image itself"
+                    raise ImageError(url, why)
+                if status != 200:
+                    raise ImageError(url, f"its host answers {status}")
             elif isinstance(event, h11.Data):
                 if len(content) + len(event.data) > self._max_bytes:
                     raise ImageError(url, f"larger than {self._max_bytes:,} bytes")
@@ -130,8 +130,6 @@ class Fetcher:
                 content += event.data
             elif isinstance(event, h11.EndOfMessage):
                 return bytes(content)
-            elif isinstance(event, h11.ConnectionClosed):
-                raise ImageError(url, "its host does not answer properly")
 
     def _parse(self, url: str) -> tuple[str, str, int, str]:
         """Scheme, host, port and request target of a URL that may be fetched."""
@@ -140,25 +138,22 @@ class Fetcher:
             host = (parts.hostname or "").rstrip(".")
             host = host if ":" in host else host.encode("idna").decode()
             port = parts.port or _PORTS[parts.scheme]
-            target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~")
-            if parts.query:
-                target += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~?")
+            if not host:
+                raise ValueError("no host")
         except (ValueError, KeyError) as error:  # UnicodeError is a ValueError
             raise ImageError(url, "not an http or https URL") from error
-        if not host:
-            raise ImageError(url, "not an http or https URL")
         if parts.username is not None or parts.password is not None:
             raise ImageError(url, "contains a user name; URLs with passwords are not fetched")
         if not self._is_allowed(host, port, parts.scheme):
             raise ImageError(url, "its host is not allowed (--allow-url)")
-        return parts.scheme, host, port, target
+        target = (parts.path or "/") + (parts.query and f"?{parts.query}")
+        return parts.scheme, host, port, quote(target, _SAFE)
 
     def _is_allowed(self, host: str, port: int, scheme: str) -> bool:
         names = {host, *(f"*.{host[i + 1 :]}" for i, c in enumerate(host) if c == ".")}
         shown = {f"[{name}]" if ":" in name else name for name in names}
-        if port == _PORTS[scheme] and shown & self._hosts:
-            return True
-        return any(f"{name}:{port}" in self._hosts for name in shown)
+        with_port = {f"{name}:{port}" for name in shown}
+        return bool(self._hosts & (with_port | shown if port == _PORTS[scheme] else with_port))
 
     async def _look_up(self, url: str, host: str, port: int) -> str:
         loop = asyncio.get_running_loop()
