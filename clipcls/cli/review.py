@@ -19,7 +19,7 @@ from clipcls.cli.groups import option
 from clipcls.cli.label_settings import choose_question, labels_option, prompts_option
 from clipcls.cli.options import ModelSettings, question_option, results_argument, root_option
 from clipcls.cli.param_types import NEW_FILE
-from clipcls.predictions import Prediction
+from clipcls.predictions import UNKNOWN, Prediction
 from clipcls.questions import check_names
 
 if TYPE_CHECKING:
@@ -96,7 +96,6 @@ def command(
     from clipcls.errors import printable, require_extra
     from clipcls.output.reader import read_results
     from clipcls.web.review.annotations import Corrections
-    from clipcls.web.review.answers import NO_LABEL
     from clipcls.web.review.files import ReviewFiles
     from clipcls.web.review.session import Review
 
@@ -129,7 +128,7 @@ def command(
 
         def next_commands() -> list[str]:
             """File the images; then learn from the corrections, or look at the answers."""
-            labelled = {*review.done().values()} - {NO_LABEL}
+            labelled = {*review.done().values()} - {UNKNOWN}
             if learning.no_model or provenance is None or len(labelled) < 2:
                 then = ["report", str(files.table), "-o", str(files.page)]
             else:
@@ -139,8 +138,7 @@ def command(
                     then += ["--labels", f"{named}={file}" if named else file]
                 for template in [templates] if isinstance(templates, str) else templates or ():
                     then += ["--prompts", template]
-                given = {review.name(number) for number in labelled}
-                for name in sorted(given - {*labels.names}) if labels else []:
+                for name in sorted(labelled - {*labels.names}) if labels else []:
                     then += ["--no-words", name]  # a label that the person added
                 then += ["-o", str(files.classifier)]
             sort = ["sort", str(files.table), "--into", "sorted"]
@@ -156,7 +154,7 @@ def command(
         done = len(review.done())
         console.say(f"{files.corrections}: {done:,} of {len(review.order):,} images have a label")
         counts = Counter(review.done().values())
-        few = sum(counts[number] < _ENOUGH for number in range(len(review.labels)))
+        few = sum(counts[label] < _ENOUGH for label in review.labels)
         if few > 0 and done < len(review.order):
             console.remark(
                 f"the first {_ENOUGH} images per label teach most, and {few:,} of "

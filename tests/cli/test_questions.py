@@ -147,7 +147,7 @@ def test_a_review_and_its_files_are_of_one_question(run, monkeypatch) -> None:
 
     def label_first(_console, app, _page) -> None:
         titles.append(app._title)
-        app._review.label({0: 1})
+        app._review.label({0: app._review.labels[1]})
 
     monkeypatch.setattr("clipcls.cli.review._run", label_first)
     status, _, err = run("review", "r.csv", "--no-model")

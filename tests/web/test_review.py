@@ -22,7 +22,6 @@ from clipcls.output.reader import read_results
 from clipcls.output.writing import open_output
 from clipcls.predictions import Prediction, Provenance, Result
 from clipcls.web.review.annotations import Corrections
-from clipcls.web.review.answers import NO_LABEL
 from clipcls.web.review.files import ReviewFiles
 from clipcls.web.review.learner import Relearner
 from clipcls.web.review.session import Review
@@ -56,7 +55,7 @@ def test_the_doubtful_come_first(
         review = Review(found, corrections)
         assert review.labels == ["blue", "green", "red"]
         assert review.order[0] == 1
-        assert [review.name(review.images[n].answer.label) for n in range(3)] == [
+        assert [review.images[n].answer.label for n in range(3)] == [
             "red",
             "red",
             "blue",
@@ -77,8 +76,8 @@ def test_a_file_under_two_names_is_labelled_once(
         review = Review(found, corrections)
         assert sorted(review.order) == [0, 1, 2]
         assert review.images[3].error == f"is the same file as {paths[0]}"
-        assert review.label({0: 1}) == [0]
-        assert review.done() == {0: 1}
+        assert review.label({0: "green"}) == [0]
+        assert review.done() == {0: "green"}
 
 
 def test_labels_undo_and_a_second_start(
@@ -87,32 +86,33 @@ def test_labels_undo_and_a_second_start(
     found = read_results(results(paths, encoder, tmp_path))
     with Corrections(tmp_path / "c.csv") as corrections:
         review = Review(found, corrections, labels=LABELS)
-        assert review.label({0: 0, 2: 0}) == [0, 2]
-        review.label({1: NO_LABEL})
-        new = review.add_label("a new one")
-        review.label({2: new})
-        assert review.done() == {0: 0, 1: NO_LABEL, 2: 3}
+        assert review.label({0: "red", 2: "red"}) == [0, 2]
+        review.label({1: "unknown"})
+        review.label({2: "a new one"})
+        assert review.done() == {0: "red", 1: "unknown", 2: "a new one"}
         assert review.undo() == [2]
         assert review.undo() == [1]
         assert review.redo() == [1]
-        assert review.done() == {0: 0, 1: NO_LABEL, 2: 0}
-        review.label({2: new})
+        assert review.done() == {0: "red", 1: "unknown", 2: "red"}
+        review.label({2: "a new one"})
     with Corrections(tmp_path / "c.csv") as corrections:
         again = Review(found, corrections, labels=LABELS)
         assert again.labels == [*LABELS, "a new one"]
-        assert again.done() == {0: 0, 1: NO_LABEL, 2: 3}
+        assert again.done() == {0: "red", 1: "unknown", 2: "a new one"}
 
 
-def test_an_image_or_label_that_is_not_there(
+def test_an_action_that_cannot_be_done_whole_is_not_done(
     paths: list[str], encoder: ColourEncoder, tmp_path: Path
 ) -> None:
     found = read_results(results(paths, encoder, tmp_path))
     with Corrections(tmp_path / "c.csv") as corrections:
         review = Review(found, corrections)
-        for labels in ({3: 0}, {-1: 0}, {0: 9}, {0: 0, 1: -2}):
+        for labels in ({3: "red"}, {-1: "red"}, {0: "red", 3: None}):
             with pytest.raises(IndexError):
                 review.label(labels)
-        assert review.done() == {}
+        with pytest.raises(InputError, match=r"a\|b"):
+            review.label({0: "new", 1: "a|b"})
+        assert (review.done(), review.labels) == ({}, ["blue", "green", "red"])
 
 
 def test_results_that_cannot_be_reviewed(tmp_path: Path, paint: Paint) -> None:
@@ -144,7 +144,7 @@ def test_images_that_could_not_be_read_are_shown_and_not_asked_about(
         assert review.images[1].error == "truncated"
         assert "UTF-8" in review.images[2].error
         with pytest.raises(InputError, match="truncated"):
-            review.label({0: 0, 1: 0})
+            review.label({0: "cat", 1: "cat"})
         assert review.done() == {}
         json.loads(json.dumps(review.record()))
 
@@ -156,7 +156,7 @@ def test_names_that_labels_share_are_told_apart_by_their_path(tmp_path: Path, pa
     ]
     with Corrections(tmp_path / "c.csv") as corrections:
         review = Review(found, corrections)
-        assert [review.name(image.answer.label) for image in review.images] == [
+        assert [image.answer.label for image in review.images] == [
             "animal > bat",
             "dog",
         ]
@@ -168,10 +168,13 @@ def test_unknown_is_no_label(tmp_path: Path, paint: Paint) -> None:
     with Corrections(tmp_path / "c.csv") as corrections:
         review = Review(found, corrections)
         assert review.labels == ["cat", "dog"]
-        assert review.images[0].answer.label == NO_LABEL
+        assert review.images[0].answer.label == "unknown"
         assert review.images[0].answer.margin == pytest.approx(0.1)
-        assert review.add_label("unknown") == NO_LABEL
-        assert review.add_label(" cafe\u0301 ") == review.labels.index("caf\u00e9")
+        review.label({0: "unknown"})
+        assert review.labels == ["cat", "dog"]
+        review.label({0: " cafe\u0301\u200b "})
+        assert review.labels == ["cat", "dog", "caf\u00e9"]
+        assert review.done() == {0: "caf\u00e9"}
 
 
 def test_templates_that_the_results_do_not_hold_are_not_asked_for(
@@ -205,7 +208,7 @@ def test_clusters_and_new_answers_change_the_order(
         review.use_relearnt([*relearnt, gone])
         assert review.order[0] == 0
         assert review.images[2].latest is review.images[2].answer
-        review.label({0: 0})
+        review.label({0: "red"})
         review.use_relearnt([*relearnt, gone])
         assert review.order[-1] == 0
 
@@ -288,7 +291,7 @@ def test_corrections_of_another_list_are_refused_by_name(paths: list[str], tmp_p
     with Corrections(file) as corrections:
         review = Review(animals, corrections)
         # Labels that a person added are no sign of another list.
-        review.label({n: review.add_label("fox") for n in range(3)})
+        review.label(dict.fromkeys(range(3), "fox"))
     with Corrections(file) as corrections:
         assert set(Review(animals, corrections).done()) == {0, 1, 2}
     text = file.read_text()
@@ -338,7 +341,7 @@ def test_the_reviewed_table_has_a_persons_labels_and_elsewhere_the_answers(
     file = tmp_path / "r.reviewed.csv"
     with Corrections(tmp_path / "c.csv") as corrections:
         review = Review(found, corrections, labels=LABELS)
-        review.label({0: 1, 1: NO_LABEL})
+        review.label({0: "green", 1: "unknown"})
         rows = table(review, file)
         # A classifier learnt later changes other answers, never what a person said.
         labels = ("blue", "blue", "red")
@@ -367,7 +370,7 @@ def test_the_reviewed_table_has_a_persons_labels_and_elsewhere_the_answers(
     # Reviewed once more, the first person's labels stay theirs.
     with Corrections(tmp_path / "d.csv") as corrections:
         review = Review(again, corrections, labels=LABELS)
-        review.label({2: 0})
+        review.label({2: "red"})
         rows = table(review, tmp_path / "again.csv")
     assert [row["labelled_by"] for row in rows.values()] == ["person", "person", "person", ""]
 
@@ -383,7 +386,7 @@ def test_the_reviewed_table_finds_its_images_from_its_own_folder(
     for folder, expected in ((".", "photos/a.png"), ("out", str(tmp_path / "photos/a.png"))):
         with Corrections(f"{folder}/c.csv") as corrections:
             review = Review(found, corrections)
-            review.label({0: 1})
+            review.label({0: "dog"})
             review.write_table(Path(folder, "t.csv"))
         assert read_results(f"{folder}/t.csv")[0].path == expected
         (path,) = read_dataset(f"{folder}/t.csv").paths
@@ -401,7 +404,7 @@ def test_a_label_of_a_hierarchy_keeps_its_place_in_the_reviewed_table(
     with Corrections(tmp_path / "c.csv") as corrections:
         lineages = {"oak": ("plant", "oak")}
         review = Review(found, corrections, labels=["oak"], lineages=lineages)
-        review.label({0: review.add_label("cat"), 1: review.add_label("oak")})
+        review.label({0: "cat", 1: "oak"})
         review.write_table(tmp_path / "t.csv")
     labels = [result.label_paths for result in all_of(Prediction, read_results(tmp_path / "t.csv"))]
     assert labels == [(("animal", "cat"),), (("plant", "oak"),), (("animal", "cat"),)]
@@ -414,7 +417,7 @@ def test_a_name_that_labels_share_keeps_its_place_in_the_reviewed_table(
     found = [predicted(paint(f"{n}.png", "red"), ("animal", "bat"), top=top) for n in range(2)]
     with Corrections(tmp_path / "c.csv") as corrections:
         review = Review(found, corrections, lineages={"sport > bat": ("sport", "bat")})
-        review.label({0: review.add_label("sport > bat")})
+        review.label({0: "sport > bat"})
         review.write_table(tmp_path / "t.csv")
     labels = [result.label_paths for result in all_of(Prediction, read_results(tmp_path / "t.csv"))]
     assert labels == [(("sport", "bat"),), (("animal", "bat"),)]

@@ -143,7 +143,7 @@ def corrections(results: Path) -> dict[str, str]:
 def test_kill_9_while_labelling_loses_nothing(four: Path, serve: Callable[..., Served]) -> None:
     served = serve(str(four))
     with served.client() as client:
-        for image, label in ((3, 0), (2, 1), (3, 1), (1, -1)):
+        for image, label in ((3, "cat"), (2, "dog"), (3, "dog"), (1, "unknown")):
             answer = client.post("/api/label", json={"labels": [[image, label]]})
             assert answer.json()["done"] == [[image, label]]
         served.process.kill()
@@ -151,7 +151,7 @@ def test_kill_9_while_labelling_loses_nothing(four: Path, serve: Callable[..., S
     assert corrections(four) == {"3.png": "dog", "2.png": "dog", "1.png": "unknown"}
     with serve(str(four)).client() as client:
         record = client.get("/api/review").json()
-    assert sorted(record["done"]) == [[1, -1], [2, 1], [3, 1]]
+    assert sorted(record["done"]) == [[1, "unknown"], [2, "dog"], [3, "dog"]]
     assert record["order"] == [0, 3, 2, 1]
 
 
@@ -162,7 +162,7 @@ def test_only_whoever_has_the_link_gets_in_once_and_from_no_other_site(
     paths = ("/", "/api/review", "/thumb/0", "/image/0", "/review.js")
     for path in paths:
         assert httpx.get(served.url + path, timeout=60).status_code == 403
-    body = {"labels": [[0, 0]]}
+    body = {"labels": [[0, "cat"]]}
     with served.client() as client:
         assert {client.get(path).status_code for path in paths} == {200}
         for headers in ({"origin": "http://evil.example"}, {"sec-fetch-site": "cross-site"}):
@@ -230,13 +230,13 @@ def test_what_is_learnt_has_the_labels_of_the_results(
         labels = client.get("/api/review").json()["labels"]
         assert labels == ["bird > red", "blue"]
         assert done()["can_learn"]
-        given = {"labels": [[n, n % 2] for n in range(4)]}
+        given = {"labels": [[n, labels[n % 2]] for n in range(4)]}
         client.post("/api/label", json=given).raise_for_status()
         client.post("/api/learn", json={}).raise_for_status()
         assert done()["learnt"]
         order = client.get("/api/order").json()
         assert order["labels"] == client.get("/api/review").json()["labels"] == labels
-        assert [now[0] for now in order["now"]] == [0, 1] * 3
+        assert [now[0] for now in order["now"]] == labels * 3
 
 
 def test_requests_that_make_no_sense_change_nothing(
@@ -249,11 +249,11 @@ def test_requests_that_make_no_sense_change_nothing(
         b'{"labels": 0}',
         b'{"labels": [0]}',
         b'{"labels": [[0]]}',
-        b'{"labels": [["0", 0]]}',
-        b'{"labels": [[[], 0]]}',
-        b'{"labels": [[0, "cat"]]}',
-        b'{"labels": [[0, 0], [99, 0]]}',
-        b'{"labels": [[0, 99]]}',
+        b'{"labels": [["0", "cat"]]}',
+        b'{"labels": [[[], "cat"]]}',
+        b'{"labels": [[0, 0]]}',
+        b'{"labels": [[0, ["cat"]]]}',
+        b'{"labels": [[0, "cat"], [99, "cat"]]}',
         b"[" * 200_000,
     ]
     with serve(str(four)).client() as client:
@@ -313,7 +313,7 @@ def test_sort_and_report_take_what_a_review_ends_with(
 ) -> None:
     served = serve(str(four))
     with served.client() as client:
-        client.post("/api/label", json={"labels": [[0, 1], [3, 0]]}).raise_for_status()
+        client.post("/api/label", json={"labels": [[0, "dog"], [3, "cat"]]}).raise_for_status()
         end = client.post("/api/finish", json={}).json()
     assert (end["done"], end["of"], end["corrected"]) == (2, 4, 1)
     status, said = served.end()
@@ -353,7 +353,7 @@ def test_two_results_have_corrections_of_their_own(
         files.append(tmp_path / f"{name}.jsonl")
         make_results([(paint("0.png", "red"), label, 0.6)]).rename(files[-1])
         with serve(str(files[-1])).client() as client:
-            client.post("/api/label", json={"labels": [[0, 0]]}).raise_for_status()
+            client.post("/api/label", json={"labels": [[0, label]]}).raise_for_status()
     assert "cat" in (tmp_path / "cat.corrections.csv").read_text()
     assert "red" in (tmp_path / "colour.corrections.csv").read_text()
     other = ["-o", str(tmp_path / "new.csv")]
@@ -556,7 +556,7 @@ def test_another_site_gets_nothing_done(
         other.goto(f"http://127.0.0.1:{evil.server_address[1]}/index.html")
         seen = other.evaluate(
             """async (url) => {
-                const body = JSON.stringify({ labels: [[0, 0], [1, 0], [2, 0]] });
+                const body = JSON.stringify({ labels: [[0, "cat"], [1, "cat"], [2, "cat"]] });
                 const seen = [];
                 for (const mode of ["no-cors", "cors"]) {
                     try {
@@ -664,7 +664,11 @@ def test_learning_shows_what_changes_and_writes_the_classifier(
         press(page, "1" if red else "2")
         wait_done(page, done)
     page.evaluate(  # as another tab does: a label that this one has not heard of
-        """() => fetch("/api/labels", { method: "POST", body: '{"name": "violet"}' })"""
+        """async () => {
+            const post = (path, body) => fetch(path, { method: "POST", body });
+            await post("/api/label", '{"labels": [[0, "violet"]]}');
+            await post("/api/undo", "{}");
+        }"""
     )
     assert "violet" not in (page.text_content("#which") or "")
     page.click("#learn")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
 from clipcls.labels.names import join_levels
 from clipcls.predictions import UNKNOWN, Prediction
 
-NO_LABEL = -1
 MOST_SHOWN = 5  # labels per image
 
 
@@ -19,23 +18,23 @@ class Answer:
     """A classifier's answer for an image.
 
     Attributes:
-        label: the label's number, `NO_LABEL` for `unknown`.
+        label: its label, or `unknown`.
         score: of the best label, or None.
         margin: the difference between the best two scores; 0 if that is not known.
-        top: numbers and scores of the best labels, best first.
-        guess: for `unknown` the best label's number, `NO_LABEL` if the results do not name it;
-            None for every other answer.
+        top: the best labels and their scores, best first.
+        guess: for `unknown` the best label, "" if the results do not name it; None for every other
+            answer.
     """
 
-    label: int
+    label: str
     score: float | None
     margin: float
-    top: tuple[tuple[int, float], ...] = ()
-    guess: int | None = None
+    top: tuple[tuple[str, float], ...] = ()
+    guess: str | None = None
 
     @property
-    def best(self) -> int:
-        """The best label's number, sure enough or not; `NO_LABEL` if there is none."""
+    def best(self) -> str:
+        """The best label, sure enough or not; "" if the results do not name it."""
         return self.label if self.guess is None else self.guess
 
     def to_row(self) -> list[Any]:
@@ -44,7 +43,7 @@ class Answer:
         return [self.label, self.score, self.margin, top, self.guess]
 
 
-NO_ANSWER = Answer(NO_LABEL, None, 0.0, guess=NO_LABEL)
+NO_ANSWER = Answer(UNKNOWN, None, 0.0, guess="")
 
 
 def known_scores(result: Prediction) -> list[tuple[str, float]]:
@@ -65,10 +64,9 @@ def name_answer(result: Prediction, known: Container[str]) -> str:
     return path if path in known else lineage[-1]
 
 
-def make_answer(result: Prediction, name: str, numbers: Mapping[str, int]) -> Answer:
-    """A result's answer; `name` is that of its label, and `numbers` has all labels'."""
+def make_answer(result: Prediction, label: str) -> Answer:
+    """A result's answer, whose label is spelled like this."""
     top = known_scores(result)
-    rows = tuple((numbers[label], score) for label, score in top[:MOST_SHOWN])
     score = None if math.isnan(result.score) else result.score
     # A csv does not name the best label of an image whose answer is `unknown`.
     scores = [value for _, value in top]
@@ -83,5 +81,5 @@ def make_answer(result: Prediction, name: str, numbers: Mapping[str, int]) -> An
         margin = max(0.0, 2 * score - 1)  # the second has at most what the best leaves
     guess = None
     if not result.given:
-        guess = rows[0][0] if rows and rows[0][1] == score else NO_LABEL
-    return Answer(numbers[name], score, margin, rows, guess)
+        guess = top[0][0] if top and top[0][1] == score else ""
+    return Answer(label, score, margin, tuple(top[:MOST_SHOWN]), guess)

@@ -32,7 +32,6 @@ from clipcls.errors import ClipclsError, ImageError, InputError
 from clipcls.predictions import UNKNOWN
 from clipcls.web.local_server import json_response, page_routes, problem
 from clipcls.web.review.active_learning import cluster_images
-from clipcls.web.review.answers import NO_LABEL
 from clipcls.web.review.files import ReviewFiles
 from clipcls.web.review.session import Review
 
@@ -153,9 +152,9 @@ class ReviewApp:
         review = self._review
         with self._lock:
             labels = {
-                image: review.name(label)
+                image: label
                 for image, label in review.done().items()
-                if label != NO_LABEL and relearner.vectors[image].any()
+                if label != UNKNOWN and relearner.vectors[image].any()
             }
         if len(set(labels.values())) < 2:
             raise InputError("learning needs images with two labels or more")
@@ -203,7 +202,7 @@ class ReviewApp:
                     return await run_in_threadpool(locked, act, await request.json())
                 except ClipclsError as error:  # else the disk is full, say
                     return problem(422 if isinstance(error, InputError) else 507, str(error))
-                except (TypeError, ValueError, LookupError, RecursionError):
+                except (AttributeError, TypeError, ValueError, LookupError, RecursionError):
                     return problem(400, "the request is not understood")
 
             return Route(path, endpoint, methods=["POST"])
@@ -218,7 +217,6 @@ class ReviewApp:
                 get("/api/status", lambda: self._status),
                 get("/api/order", review.order_record),
                 post("/api/label", lambda body: change(review.label(dict(body["labels"])))),
-                post("/api/labels", self._add_label),
                 post("/api/undo", lambda _: change(review.undo())),
                 post("/api/redo", lambda _: change(review.redo())),
                 post("/api/learn", self._start_learning),
@@ -255,10 +253,6 @@ class ReviewApp:
         except ImageError as error:
             return problem(404, error.reason)
         return Response(jpeg, media_type="image/jpeg", headers=headers)
-
-    def _add_label(self, body: dict[str, Any]) -> Any:
-        number = self._review.add_label(str(body["name"]))
-        return {"label": number, "labels": self._review.labels}
 
     def _start_learning(self, _: dict[str, Any]) -> Any:
         if self._status["busy"]:

@@ -2,7 +2,6 @@
 // Texts come from files and labels of the user: they are set as text, never as HTML.
 
 const KEYS = "1234567890abcdefghijklmnopqrstuvwxyz";
-const NO_LABEL = -1;
 const CELL_WIDTH = 116, CELL_HEIGHT = 136, MARGIN = 4;
 const OFFER_AFTER = 25;
 const ENOUGH = 4;  // images per label: docs/evidence/learning.md
@@ -70,11 +69,10 @@ function fail(text) {
 
 // -- what is shown of an image ------------------------------------------------------------------
 
-const nameOf = (label) => (label === NO_LABEL ? state.unknown : state.labels[label]);
-const givenName = (label) => (label === NO_LABEL ? "none of the labels" : state.labels[label]);
+const givenName = (label) => (label === state.unknown ? "none of the labels" : label);
 const percent = (score) => (score === null ? "" : `${(100 * score).toFixed(0)}\u00a0%`);
 // [label, score, margin, [[label, score], ...], guess]: the guess is the best label of an answer
-// that was not sure enough, NO_LABEL where the results do not name it, else null.
+// that was not sure enough, "" where the results do not name it, else null.
 const first = (id) => state.images[id][2];
 const latest = (id) => (state.now && state.now[id]) || first(id);
 const hasChanged = (id) => Boolean(state.now && state.now[id]) && state.now[id][0] !== first(id)[0];
@@ -83,8 +81,8 @@ const isUnsure = (answer) => answer[4] !== null;
 const bestOf = (answer) => (isUnsure(answer) ? answer[4] : answer[0]);
 function answerText(answer) {
   const score = percent(answer[1]);
-  if (!isUnsure(answer)) return `${nameOf(answer[0])} ${score}`;
-  return answer[4] === NO_LABEL ? `not sure ${score}` : `not sure: ${nameOf(answer[4])} ${score}`;
+  if (!isUnsure(answer)) return `${answer[0]} ${score}`;
+  return answer[4] ? `not sure: ${answer[4]} ${score}` : `not sure ${score}`;
 }
 
 function selected() {
@@ -95,14 +93,14 @@ function selected() {
 function assignKeys() {
   const counts = new Map();
   for (const [, , answer] of state.images) counts.set(answer[0], (counts.get(answer[0]) || 0) + 1);
-  const numbers = state.labels.map((_, number) => number);
-  if (numbers.length > KEYS.length) {
+  const labels = [...state.labels];
+  if (labels.length > KEYS.length) {
     // The usual answers get the keys; the rest is found by typing.
-    numbers.sort((a, b) => (counts.get(b) || 0) - (counts.get(a) || 0) || a - b);
+    labels.sort((a, b) => (counts.get(b) || 0) - (counts.get(a) || 0));
   }
   state.keys.clear();
   state.labelOfKey.clear();
-  numbers.slice(0, KEYS.length).forEach((label, at) => {
+  labels.slice(0, KEYS.length).forEach((label, at) => {
     state.keys.set(label, KEYS[at]);
     state.labelOfKey.set(KEYS[at], label);
   });
@@ -123,7 +121,7 @@ function relist(keep) {
     if (show === "done" && !isDone) return false;
     if (show === "corrected" && !(isDone && state.done.get(id) !== first(id)[0])) return false;
     if (show === "changed" && (isDone || !hasChanged(id))) return false;
-    if (which !== "" && (isDone ? state.done.get(id) : label) !== Number(which)) return false;
+    if (which !== "" && (isDone ? state.done.get(id) : label) !== which) return false;
     return score === null || (score >= low && score <= high);
   });
   state.chosen.clear();
@@ -192,7 +190,7 @@ function giveTo(labels) {
 function confirmAnswers() {
   const images = selected(), named = images.filter((id) => {
     const answer = latest(id);
-    return !isUnsure(answer) || answer[4] !== NO_LABEL;
+    return bestOf(answer) !== "";
   });
   if (named.length < images.length) {
     say("The results do not say which label was best: press a label's key, or - for none of the labels.");
@@ -204,6 +202,7 @@ function apply(answer) {
   for (const [id, label] of answer.done) {
     if (label === null) state.done.delete(id); else state.done.set(id, label);
   }
+  if (answer.labels.length > state.labels.length) useLabels(answer.labels);
   $("undo").disabled = !answer.can_undo;
   $("redo").disabled = !answer.can_redo;
   draw();
@@ -233,7 +232,7 @@ function selectCluster() {
 // -- learning -----------------------------------------------------------------------------------
 
 function offerToLearn() {
-  const labels = new Set([...state.done.values()].filter((label) => label !== NO_LABEL));
+  const labels = new Set([...state.done.values()].filter((label) => label !== state.unknown));
   $("learn").disabled = Boolean(state.status.busy) || labels.size < 2 || !state.status.can_learn;
   if (!$("learn").disabled && state.sinceLearnt >= OFFER_AFTER) {
     say(`${state.sinceLearnt} new labels: press Learn to use them for the other images.${wish()}`);
@@ -242,10 +241,10 @@ function offerToLearn() {
 
 // The first images of each label teach most.
 function wish() {
-  const counts = state.labels.map(() => 0);
-  for (const label of state.done.values()) if (label !== NO_LABEL) counts[label] += 1;
-  const few = counts.filter((count) => count < ENOUGH).length;
-  return few ? ` The first ${ENOUGH} images per label help most; ${few} of ${counts.length} labels have fewer.` : "";
+  const counts = new Map(state.labels.map((label) => [label, 0]));
+  for (const label of state.done.values()) counts.set(label, counts.get(label) + 1);
+  const few = state.labels.filter((label) => counts.get(label) < ENOUGH).length;
+  return few ? ` The first ${ENOUGH} images per label help most; ${few} of ${state.labels.length} labels have fewer.` : "";
 }
 
 function learn() {
@@ -297,7 +296,7 @@ function showLearnt(learnt) {
       (cv.accuracy_of_words === undefined ? "." : ` (${(100 * cv.accuracy_of_words).toFixed(0)} % without learning).`) +
       " You label the doubtful images, so the accuracy on all images is likely higher.";
   const rows = learnt.pairs.map(([from, to, count]) => make(
-    "tr", {}, ...[nameOf(from), nameOf(to), String(count)].map((text) => make("td", {}, text))));
+    "tr", {}, ...[from, to, String(count)].map((text) => make("td", {}, text))));
   $("pairs").tBodies[0].replaceChildren(...rows);
   $("pairs").hidden = !rows.length;
   $("save").textContent = `Save ${state.classifier}`;
@@ -384,7 +383,7 @@ function labelButton(label) {
   const button = make("button", { type: "button" });
   button.dataset.label = label;
   if (state.keys.has(label)) button.append(make("kbd", {}, state.keys.get(label)), " ");
-  button.append(nameOf(label));
+  button.append(label);
   return button;
 }
 
@@ -409,35 +408,34 @@ function drawLabels() {
   const id = here();
   const answer = id === undefined ? undefined : bestOf(latest(id));
   const given = id === undefined ? undefined : state.done.get(id);
-  let numbers = state.labels.map((_, number) => number);
+  const labels = state.labels.filter((label) => label.toLowerCase().includes(typed));
   if (typed) {
-    numbers = numbers.filter((number) => state.labels[number].toLowerCase().includes(typed));
-    const rank = (number) => (state.labels[number].toLowerCase().startsWith(typed) ? 0 : 1);
-    numbers.sort((a, b) => rank(a) - rank(b) || a - b);
-  } else if (state.labels.length > KEYS.length) {
-    const place = (number) => (state.keys.has(number) ? KEYS.indexOf(state.keys.get(number)) : KEYS.length);
-    numbers.sort((a, b) => place(a) - place(b) || a - b);
+    const rank = (label) => (label.toLowerCase().startsWith(typed) ? 0 : 1);
+    labels.sort((a, b) => rank(a) - rank(b));
+  } else if (labels.length > KEYS.length) {
+    const place = (label) => (state.keys.has(label) ? KEYS.indexOf(state.keys.get(label)) : KEYS.length);
+    labels.sort((a, b) => place(a) - place(b));
   }
-  const items = numbers.slice(0, MOST_FOUND).map((number) => {
-    const button = labelButton(number);
-    button.classList.toggle("answer", number === answer);
-    button.classList.toggle("given", number === given);
+  const items = labels.slice(0, MOST_FOUND).map((label) => {
+    const button = labelButton(label);
+    button.classList.toggle("answer", label === answer);
+    button.classList.toggle("given", label === given);
     return make("li", {}, button);
   });
   if (typed && !state.labels.some((label) => label.toLowerCase() === typed)) {
     const name = $("find").value.trim();
     const button = make("button", { type: "button" }, `New label: ${name}`);
-    button.dataset.name = name;
+    button.dataset.label = name;
     items.push(make("li", {}, button));
   }
   $("labels").replaceChildren(...items);
   const unsure = id !== undefined && isUnsure(latest(id));
   let confirm = "The answer is right";
-  if (unsure) confirm = answer === NO_LABEL ? "No answer to confirm" : `It is ${givenName(answer)}`;
+  if (unsure) confirm = answer ? `It is ${answer}` : "No answer to confirm";
   else if (answer !== undefined) confirm += `: ${givenName(answer)}`;
   $("confirm").lastElementChild.textContent = confirm;
   for (const button of [$("confirm"), $("none"), $("clear")]) button.disabled = id === undefined;
-  if (unsure && answer === NO_LABEL) $("confirm").disabled = true;
+  if (answer === "") $("confirm").disabled = true;
 }
 
 const columns = () => Math.max(1, Math.floor(($("grid").clientWidth - MARGIN) / CELL_WIDTH));
@@ -519,8 +517,8 @@ function drawFilter() {
   const option = (value, text) => make("option", { value }, text);
   $("which").replaceChildren(
     option("", "any"),
-    ...state.labels.map((label, number) => option(number, label)),
-    option(NO_LABEL, `${state.unknown} / none of the labels`),
+    ...state.labels.map((label) => option(label, label)),
+    option(state.unknown, `${state.unknown} / none of the labels`),
   );
   $("which").value = kept;
 }
@@ -564,7 +562,7 @@ function onListKey(event) {
   };
   if (event.key in moves) { moveTo(state.at + moves[event.key], event.shiftKey); return true; }
   const acts = {
-    " ": skip, Enter: confirmAnswers, "-": () => give(NO_LABEL), ".": selectCluster,
+    " ": skip, Enter: confirmAnswers, "-": () => give(state.unknown), ".": selectCluster,
     Backspace: () => give(null), Delete: () => give(null),
     Escape: () => closePanel() || moveTo(state.at, false), "?": toggleKeys,
     "/": () => { $("find").focus(); $("find").select(); },
@@ -592,16 +590,9 @@ function toggleKeys() {
 }
 
 function giveByButton(button) {
-  const images = selected();
-  const typed = $("find").value;
   $("find").value = "";
   toList();
-  if (button.dataset.label !== undefined) return give(Number(button.dataset.label));
-  return act("/api/labels", { name: button.dataset.name || typed.trim() }, (answer) => {
-    useLabels(answer.labels);
-    // Behind what is queued already; the next action must not wait for itself.
-    setTimeout(() => giveTo(images.map((id) => [id, answer.label])));
-  });
+  give(button.dataset.label);
 }
 
 $("find").addEventListener("input", drawLabels);
@@ -655,7 +646,7 @@ click("undo", undo);
 click("redo", redo);
 click("learn", learn);
 click("confirm", confirmAnswers);
-click("none", () => give(NO_LABEL));
+click("none", () => give(state.unknown));
 click("clear", () => give(null));
 $("keys-button").addEventListener("click", toggleKeys);
 $("save").addEventListener("click", save);

@@ -1,13 +1,13 @@
 """Results and a person's corrections of them: which images, in which order, with which labels.
 
 `Review` is what the page of `clipcls review` shows, without the page. Images are numbers in the
-order of the results; a label is a number in `labels`, `NO_LABEL` for "none of the labels".
+order of the results; the label of an image that has none of the labels is `unknown`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,7 @@ from clipcls.organize.report import no_images_error
 from clipcls.predictions import PERSON, UNKNOWN, Prediction, Result
 from clipcls.web.review.active_learning import acquisition_order
 from clipcls.web.review.annotations import Corrections, check_label
-from clipcls.web.review.answers import (
-    NO_ANSWER,
-    NO_LABEL,
-    Answer,
-    known_scores,
-    make_answer,
-    name_answer,
-)
+from clipcls.web.review.answers import NO_ANSWER, Answer, known_scores, make_answer, name_answer
 
 
 @dataclass(slots=True)
@@ -70,7 +63,7 @@ class Review:
         root: what the results' paths are relative to.
 
     Attributes:
-        labels: the labels' names.
+        labels: all labels.
         images: one per result.
         order: numbers of the images that can be labelled, the most informative first.
 
@@ -101,8 +94,6 @@ class Review:
         self.labels = list(dict.fromkeys((*labels, *sorted(seen - {UNKNOWN}))))
         for name in self.labels:
             check_label(name)
-        self._numbers = {name: number for number, name in enumerate(self.labels)}
-        self._numbers[UNKNOWN] = NO_LABEL
         self._lineages = {
             name_answer(result, known): lineage
             for result in found
@@ -111,34 +102,31 @@ class Review:
         self.images: list[ReviewImage] = []
         self._image_at: dict[str, int] = {}  # the first image at each place
         for result in results:
-            self._add_image(result)
+            self._add_image(result, known)
         self._refuse_other_results()
         self._refuse_other_list()
         for place, number in self._image_at.items():
-            best = self.images[number].answer.best
-            corrections.best[place] = "" if best == NO_LABEL else self.labels[best]
-        for place, label in corrections.labels.items():
-            if place in self._image_at:
-                self._number(label)
+            corrections.best[place] = self.images[number].answer.best
+        self._add_labels(self.done().values())
         self._vectors: NDArray[np.float32] | None = None
         self._clusters: NDArray[np.int64] | None = None
         self._reorder()
 
     # -- a person's labels ----------------------------------------------------------------------
 
-    def done(self) -> dict[int, int]:
-        """The images with a label -> its number."""
+    def done(self) -> dict[int, str]:
+        """The images with a label -> the label."""
         labels, images = self.corrections.labels, self._image_at
-        return {images[p]: self._numbers[label] for p, label in labels.items() if p in images}
+        return {images[place]: label for place, label in labels.items() if place in images}
 
-    def label(self, labels: Mapping[int, int | None]) -> list[int]:
+    def label(self, labels: Mapping[int, str | None]) -> list[int]:
         """Give images labels, or take them away (None); returns the images whose label changed.
 
         This is one action, which is on the disk on return.
 
         Raises:
-            IndexError: there is no such image or label.
-            InputError: an image cannot be labelled.
+            IndexError: there is no such image.
+            InputError: an image cannot be labelled, or a label cannot be written.
             OutputError: the file of corrections could not be written; nothing was done.
         """
         changes: dict[str, str | None] = {}
@@ -148,8 +136,10 @@ class Review:
             image = self.images[number]
             if image.error:
                 raise InputError(f"{image.result.path}: {image.error}")
-            changes[image.place] = None if label is None else self.name(label)
-        return self._find_images(self.corrections.set(changes))
+            changes[image.place] = None if label is None else canonical(label)
+        changed = self._find_images(self.corrections.set(changes))
+        self._add_labels(label for label in changes.values() if label is not None)
+        return changed
 
     def undo(self) -> list[int]:
         """Undo the last action; the images whose label changed."""
@@ -158,20 +148,6 @@ class Review:
     def redo(self) -> list[int]:
         """Redo what was undone last; the images whose label changed."""
         return self._find_images(self.corrections.redo())
-
-    def add_label(self, name: str) -> int:
-        """The number of the label with this name, new or not, or `InputError`."""
-        name = canonical(name)
-        check_label(name)
-        return self._number(name)
-
-    def name(self, label: int) -> str:
-        """A label's name; `unknown` for `NO_LABEL`."""
-        if label == NO_LABEL:
-            return UNKNOWN
-        if not 0 <= label < len(self.labels):
-            raise IndexError(f"there is no label {label}")
-        return self.labels[label]
 
     # -- the reviewed table ---------------------------------------------------------------------
 
@@ -194,11 +170,11 @@ class Review:
         is_here = os.path.realpath(folder) == os.path.realpath(self._root)
         has_levels = any(len(lineage) > 1 for lineage in self._lineages.values())
         for image in self.images:
-            result, best = image.result, image.latest.best
+            result = image.result
             is_known = isinstance(result, Prediction) and result.by_person
             answer = image.answer if is_known else image.latest
             by = PERSON if is_known else "learnt" if image.relearnt else "model"
-            label, score, error = self.name(answer.label), answer.score, ""
+            label, score, error = answer.label, answer.score, ""
             if isinstance(result, ImageError):
                 label, by, error = "", "", result.reason
             elif image.place in self.corrections.labels:
@@ -208,7 +184,7 @@ class Review:
                 "label": label,
                 "score": None if score is None else round(score, 6),
                 "labelled_by": by,
-                "best": "" if best == NO_LABEL else self.name(best),
+                "best": image.latest.best,
                 **({"lineage": [*self._lineages.get(label, (label,))]} if has_levels else {}),
                 "error": error,
             }
@@ -230,8 +206,9 @@ class Review:
         for image, result in zip(self.images, results, strict=True):
             image.relearnt = None
             if isinstance(result, Prediction):
-                numbers = [self._number(name) for name, _ in known_scores(result)]
-                image.relearnt = make_answer(result, self.labels[numbers[0]], self._numbers)
+                image.relearnt = make_answer(result, known_scores(result)[0][0])
+        answers = [image.relearnt for image in self.images if image.relearnt]
+        self._add_labels(label for answer in answers for label, _ in answer.top)
         self._reorder()
 
     def _reorder(self) -> None:
@@ -262,6 +239,7 @@ class Review:
         """The part of the record that a change of the labels of `images` changes, for JSON."""
         done = self.done()
         return {
+            "labels": self.labels,
             "done": [[number, done.get(number)] for number in images],
             "can_undo": bool(self.corrections.done),
             "can_redo": bool(self.corrections.undone),
@@ -269,14 +247,13 @@ class Review:
 
     # -------------------------------------------------------------------------------------------
 
-    def _add_image(self, result: Result) -> None:
+    def _add_image(self, result: Result, known: Container[str]) -> None:
         """Append an image to `images`, and find out whether it can be labelled."""
         image = ReviewImage(result, join_address(self._root, result.path))
         if isinstance(result, ImageError):
             image.error = result.reason
         else:
-            name = name_answer(result, self._numbers)
-            image.answer = make_answer(result, name, self._numbers)
+            image.answer = make_answer(result, name_answer(result, known))
             try:
                 image.place = self.corrections.place(image.file)
             except InputError as error:
@@ -305,7 +282,8 @@ class Review:
         given, best = self.corrections.labels, self.corrections.best
         places = [place for place in given if place in self._image_at] or given
         names = [name for p in places if (name := best.get(p) or given[p]) != UNKNOWN]
-        others = [name for name in names if name not in self._numbers]
+        labels = {*self.labels}
+        others = [name for name in names if name not in labels]
         if others and 2 * len(others) >= len(names):
             shown = ", ".join(map(repr, sorted(set(others))[:3]))
             raise InputError(
@@ -316,9 +294,5 @@ class Review:
     def _find_images(self, places: Iterable[str]) -> list[int]:
         return [self._image_at[place] for place in places if place in self._image_at]
 
-    def _number(self, name: str) -> int:
-        """A label's number; a label that is new gets the next one."""
-        if name not in self._numbers:
-            self._numbers[name] = len(self.labels)
-            self.labels.append(name)
-        return self._numbers[name]
+    def _add_labels(self, labels: Iterable[str]) -> None:
+        self.labels += sorted({*labels} - {*self.labels, UNKNOWN})
