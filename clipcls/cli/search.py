@@ -29,14 +29,21 @@ if TYPE_CHECKING:
 @groups.command("search")
 @click.argument("arguments", nargs=-1, metavar="[TEXT] [INPUT...]", shell_complete=complete_files)
 @click.option("--image", type=FILE, help="Search by this image instead of TEXT.")
-@click.option("--index", "index_path", type=FOLDER, help="Search in this index by `clipcls index`.")
+@click.option(
+    "--index",
+    "index_paths",
+    type=FOLDER,
+    multiple=True,
+    help="Search in this index by `clipcls index`, or in all indexes in this folder; may be "
+    "repeated.",
+)
 @click.option("-k", "--top", type=COUNT, default=10, help="Images to find.")
 @run_options
 def command(
     console: Console,
     arguments: tuple[str, ...],
     image: Path | None,
-    index_path: Path | None,
+    index_paths: tuple[Path, ...],
     top: int,
     reading: InputSettings,
     output: OutputSettings,
@@ -45,7 +52,7 @@ def command(
     """Find the images nearest to a text or to another image.
 
     With INPUT, searches these images, embedding those that are new. With --index, searches those of
-    an index. Without either, searches all images in the cache that this model has embedded.
+    indexes. Without either, searches all images in the cache that this model has embedded.
 
     \b
     Examples:
@@ -54,14 +61,14 @@ def command(
       clipcls search "a red car"
     """
     if image is None:
-        _check_text(console, arguments, in_cache=index_path is None)
+        _check_text(console, arguments, in_cache=not index_paths)
     inputs = arguments if image else arguments[1:]
-    if index_path and inputs:
+    if index_paths and inputs:
         raise click.UsageError(f"{inputs[0]}: --index says where to search; leave one of them out")
     from clipcls.classification.in_blocks import watch_each
     from clipcls.embeddings.embed import embed_images
-    from clipcls.embeddings.search import search_cache, search_images, search_index
-    from clipcls.embeddings.vector_index import open_index
+    from clipcls.embeddings.search import search_cache, search_images, search_indexes
+    from clipcls.embeddings.vector_index import open_indexes
     from clipcls.errors import ImageError
     from clipcls.models.encoder import open_encoder
 
@@ -71,8 +78,8 @@ def command(
     )
     with output.open(form, columns) as writer:
         found = reading.find_images(inputs) if inputs else None
-        index = open_index(index_path) if index_path else None
-        settings = model.make_arguments(inputs, index.info.vectors if index else None)
+        indexes = open_indexes(index_paths)
+        settings = model.make_arguments(inputs, indexes[0].info.vectors if indexes else None)
         cache = settings.pop("cache") or None
         encoder = open_encoder(**settings, progress=not console.quiet)
         query = _embed_query(encoder, image or arguments[0], cache)
@@ -82,8 +89,8 @@ def command(
                 seen = watch_each(embedded, watch)
                 read = (item for item in seen if not isinstance(item, ImageError))
                 hits = search_images(encoder, query, read, top)
-        elif index:
-            hits = search_index(encoder, query, index, top)
+        elif indexes:
+            hits = search_indexes(encoder, query, indexes, top)
         elif cache is None:
             raise click.UsageError("name images to search: --no-cache leaves no cache to search")
         else:
@@ -94,7 +101,7 @@ def command(
         unreadable = f", {watch.skipped:,} could not be read" if watch.skipped else ""
         summary = f"{watch.read:,} images searched{unreadable}"
         console.say_done(summary, found.left_out, matters=watch.skipped > 0)
-    elif not hits and not index:
+    elif not hits and not indexes:
         console.say("the cache holds no images of this model yet: name a folder to search")
     console.say_written(output.file)
     return console.status(watch.skipped, watch.read) if found else 0

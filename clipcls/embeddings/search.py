@@ -69,17 +69,20 @@ def _may_exist(name: str) -> bool:
     return not file or os.path.exists(file)
 
 
-def search_index(
-    encoder: Encoder, query: NDArray[np.float32], index: VectorIndex, k: int
+def search_indexes(
+    encoder: Encoder, query: NDArray[np.float32], indexes: Iterable[VectorIndex], k: int
 ) -> list[Hit]:
-    """The k images nearest to a unit vector float32 (dim,), as far as the index finds them.
+    """The k images nearest to a unit vector float32 (dim,), as far as the indexes find them.
 
     Raises:
-        InputError: the index holds another model's vectors, or is damaged.
+        InputError: an index holds another model's vectors, or is damaged.
     """
-    index.info.vectors.check(encoder, str(index.path))
-    similarities, paths = index.search(query, k)
-    return _rank(encoder, similarities, paths)
+    found: list[tuple[float, str]] = []
+    for index in indexes:
+        index.info.vectors.check(encoder, str(index.path))
+        found += zip(*index.search(query, k), strict=True)
+    found.sort(key=lambda hit: -hit[0])  # equal ones stay in the order of the indexes
+    return _rank(encoder, *zip(*found[:k], strict=True))
 
 
 def _search(

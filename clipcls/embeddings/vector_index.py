@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,6 +88,23 @@ def open_index(path: str | os.PathLike[str]) -> VectorIndex:
         InputError: it is not whole, or no index.
     """
     return VectorIndex(Path(path), read_manifest(Path(path)))
+
+
+def open_indexes(paths: Iterable[Path]) -> list[VectorIndex]:
+    """Open indexes, and all in the folders among the paths that hold several.
+
+    Raises:
+        InputError: one is not whole, or a folder holds none.
+    """
+    return [open_index(index) for path in paths for index in _find_indexes(path)]
+
+
+def _find_indexes(path: Path) -> list[Path]:
+    if (path / MANIFEST).exists():
+        return [path]
+    # One that is not whole has other files, and is refused.
+    found = {file.parent for file in path.glob("*/*") if OWN_FILES.fullmatch(file.name)}
+    return sorted(found) or [path]
 
 
 class VectorIndex:

@@ -358,6 +358,35 @@ def test_an_index_takes_the_place_of_the_images(photos: None, run: Run, output: 
     assert found[:2] == by_image[:2]
 
 
+@pytest.mark.parametrize(
+    "given", ["parts/1.index parts/2.index parts/3.index", "parts", "parts/1.index others"]
+)
+def test_several_indexes_are_searched_as_one(photos: None, run: Run, given: str) -> None:
+    rows = np.random.default_rng(0).normal(size=(90, 3)).astype(np.float32)
+    rows[60:70] = rows[:10]  # equal ones, in the order of the indexes
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    starts = (0, 20, 60)
+    Path("parts").mkdir()
+    for number, part in enumerate(np.split(rows, starts[1:])):
+        write_npy(f"{number + 1}.npy", part, start=starts[number])
+        assert run("index", f"{number + 1}.npy", "-o", f"parts/{number + 1}.index")[0] == 0
+    assert run("index", "1.npy", "2.npy", "3.npy", "-o", "all.index")[0] == 0
+    if "others" in given:
+        Path("others").mkdir()
+        for number in (2, 3):
+            Path(f"parts/{number}.index").rename(f"others/{number}.index")
+    names = [word for name in given.split() for word in ("--index", name)]
+    for query in (("a red thing",), ("--image", "photos/b.png")):
+        for k in ("1", "12", "200"):
+            status, found, err = run("search", *query, *names, "-k", k, "-f", "csv")
+            assert status == 0, err
+            assert found == run("search", *query, "--index", "all.index", "-k", k, "-f", "csv")[1]
+    lacking = names[-1] if names[-1].endswith(".index") else f"{names[-1]}/3.index"
+    Path(lacking, "index.json").unlink()
+    status, _, err = run("search", "red", *names)
+    assert (status, lacking in err, err.count("\n")) == (2, True, 1)
+
+
 def test_recall_is_printed_and_a_shortfall_is_a_warning(
     vectors: str, run: Run, tmp_path: Path
 ) -> None:
