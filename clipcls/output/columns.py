@@ -176,7 +176,7 @@ def unflatten(row: Mapping[str, Any]) -> dict[str, Any]:
     for rank in ranks:
         cells = {key: _number(record.get(f"{key}_{rank}")) for key in _CANDIDATE[1:]}
         top.append({"label": record[f"label_{rank}"], **cells})
-    if record["label"] == lineage:  # as `review` names a label whose name others share
+    if lineage and record["label"] == lineage:  # as `review` names a label whose name others share
         record["label"] = record["lineage"][-1]
     return {**record, "top": top}
 

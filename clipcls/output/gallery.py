@@ -12,6 +12,7 @@ import importlib.resources
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote
@@ -20,6 +21,7 @@ from clipcls.data.thumbnails import make_thumbnails
 from clipcls.errors import ImageError
 from clipcls.files.on_disk import is_url, join_address
 from clipcls.labels.names import join_levels
+from clipcls.output.reader import gather_answers, read_record
 from clipcls.output.writer import Writer
 from clipcls.predictions import UNKNOWN, Prediction, Provenance, Result
 from clipcls.questions import Answers
@@ -65,9 +67,10 @@ class GalleryWriter(Writer):
         self._provenance: dict[Provenance, None] = {}
         self._begun = False
 
-    def add(self, result: Result | Answers) -> None:
-        """Add one result; every 64 are written together."""
-        self._waiting.append(result)
+    def add(self, item: Any) -> None:
+        """Add one result, or its record; every 64 are written together."""
+        is_record = isinstance(item, Mapping)
+        self._waiting.append(gather_answers(read_record("results", item)) if is_record else item)
         if len(self._waiting) == _TOGETHER:
             self._write_waiting()
 

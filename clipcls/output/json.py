@@ -9,6 +9,7 @@ from typing import Any
 from clipcls.errors import InputError, is_control
 from clipcls.files.jsonfiles import parse_json
 from clipcls.output.writer import Writer
+from clipcls.predictions import COLUMNS
 
 
 class JsonlWriter(Writer):
@@ -99,4 +100,5 @@ def read_json(text: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for where, record in found:
         if not isinstance(record, dict):
             raise InputError(f"{where}: is not a record of `clipcls classify`")
-        yield where, record
+        # Other programs write null for what is unknown.
+        yield where, {k: v for k, v in record.items() if v is not None or k not in COLUMNS}

@@ -170,10 +170,17 @@ class Merge(Comparison):
                         f"{file}: is of `clipcls search`; merge vectors by `clipcls embed`, and "
                         "search these"
                     )
-                merge.add_image(_name_row(image.records[0]), image.answer)
-                if image.answer:
+                try:
+                    answer = image.answer
+                    columns = image.columns or _list_columns(image.records[0])
+                except (AttributeError, KeyError, TypeError, ValueError) as error:
+                    raise InputError(
+                        f"{image.where}: is not a record of `clipcls classify`"
+                    ) from error
+                merge.add_image(_name_row(image.records[0]), answer)
+                if answer:
                     has_shard |= merge._check(file, image.records[0])
-                merge._columns |= dict.fromkeys(image.columns or _list_columns(image.records[0]))
+                merge._columns |= dict.fromkeys(columns)
                 merge._further |= {*find_further(image.records[0])}
             silent += not has_shard
 
@@ -276,8 +283,11 @@ def _list_columns(record: Mapping[str, Any]) -> list[str]:
     if record.get("error"):
         return further
     answers = record.get("questions", {"": record})
-    rows = {name: next(flatten(answer)) for name, answer in answers.items()}
-    return [*prefix_columns({name: usual_columns(row) for name, row in rows.items()}), *further]
+    rows = {name: list(flatten(answer)) for name, answer in answers.items()}
+    return [
+        *prefix_columns({name: usual_columns(row) for name, (row, *_) in rows.items()}),
+        *further,
+    ]
 
 
 def _hash(text: str) -> int:

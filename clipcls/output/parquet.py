@@ -192,7 +192,8 @@ def _infer_type(values: Sequence[Any]) -> Any:
         return pyarrow.decimal128(38, max(-v.as_tuple().exponent for v in values if v is not None))
     if len(kinds) == 1 or kinds == {int, float}:
         with contextlib.suppress(pyarrow.ArrowException, OverflowError):
-            return pyarrow.array(values).type
+            kind = pyarrow.array(values).type
+            return kind if "struct<>" not in str(kind) else str  # which parquet cannot hold
     return str
 
 
@@ -288,8 +289,8 @@ def _row(record: Mapping[str, Any]) -> dict[str, Any]:
         row |= {name_column(question, key): value for key, value in _row(answer).items()}
     if "labels" in row:
         row |= row["labels"][0] if row["labels"] else {**row.get("best", {}), "label": UNKNOWN}
-    elif "top" in row:
-        row["similarity"] = row["top"][0]["similarity"]
+    elif row.get("top"):
+        row["similarity"] = row["top"][0].get("similarity")
     return row
 
 

@@ -50,9 +50,9 @@ class TableWriter(Writer):
             return self._format_labels(record)
         names = record.get("lineage") or [record["label"]]
         label = fit(" > ".join(names), 30 if "lineage" in record else 20)
-        line = f"{self._colour(label, record['label'])}  {record['score']:.2f}"
-        rest = record["top"] if record["label"] == UNKNOWN else record["top"][1:]
-        others = [f"{printable(c['label'])} {c['score']:.2f}" for c in rest]
+        line = _add_score(self._colour(label, record["label"]), record, "  ")
+        top = record.get("top", ())
+        others = [_add_score(printable(c["label"]), c) for c in top[record["label"] != UNKNOWN :]]
         line += f"  ({', '.join(others)})" if others else ""
         if "set" in record:
             shown = [printable(name) for name in record["set"]]
@@ -64,16 +64,21 @@ class TableWriter(Writer):
         """The labels with their scores; if there are none, the best one in brackets."""
         if not record["labels"]:
             best = record.get("best")
-            nearest = f"  ({printable(best['label'])} {best['score']:.2f})" if best else ""
+            nearest = f"  ({_add_score(printable(best['label']), best)})" if best else ""
             return self._colour(UNKNOWN, UNKNOWN) + nearest
         return ", ".join(
-            f"{self._colour(printable(c['label']), c['label'])} {c['score']:.2f}"
-            for c in record["labels"]
+            _add_score(self._colour(printable(c["label"]), c["label"]), c) for c in record["labels"]
         )
 
     def _colour(self, text: str, label: str) -> str:
         colour = "yellow" if label == UNKNOWN else "green"
         return click.style(text, fg=colour) if self._has_colour else text
+
+
+def _add_score(text: str, record: Mapping[str, Any], gap: str = " ") -> str:
+    """The text, then the record's score if that is known."""
+    score = record.get("score")
+    return text if score is None else f"{text}{gap}{score:.2f}"
 
 
 def _explain(record: Mapping[str, Any]) -> Iterator[str]:

@@ -358,3 +358,37 @@ def test_vectors_that_do_not_fit_are_refused_in_one_line(run: Run) -> None:
     for more in (("-o", "all.csv"), ("-o", "all.parquet", "-f", "csv"), ()):
         assert run("merge", "1.parquet", *more)[0] == 2
     assert not Path("all.parquet").exists()
+
+
+@pytest.mark.parametrize("form", ["html", "table", "jsonl", "csv", "parquet"])
+def test_results_without_scores_are_merged_into_every_format(run: Run, form: str) -> None:
+    Path("a.csv").write_text("path,label\nphotos/a/00.png,cat\nb.png,unknown\n")
+    nulls = {"score": None, "top": None, "labels": None, "best": None, "error": None, "set": None}
+    Path("b.jsonl").write_text(json.dumps({"path": "c.png", "label": "dog", **nulls}))
+    status, _, err = run("merge", "a.csv", "b.jsonl", "-f", form, "-o", "all")
+    assert status == 0, err
+    assert b"photos/a/00.png" in Path("all").read_bytes()
+    assert b"c.png" in Path("all").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"labels": 3},
+        {"labels": [{}]},
+        {"labels": [{"label": "x"}], "best": 3},
+        {"questions": 3},
+        {"questions": {"colour": 1}},
+        {"label": "x", "top": 3},
+        {"label": "x", "top": [{}]},
+        {"label": "x", "set": [3]},
+        {"label": "x", "lineage": [3]},
+        {"label": "x", "explain": {}},
+    ],
+)
+def test_a_record_that_is_none_is_named_by_its_line(run: Run, fields: dict) -> None:
+    lines = {"path": "a.png", "label": "cat"}, {"path": "b.png", **fields}
+    Path("r.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    status, _, err = run("merge", "r.jsonl", "-o", "all.csv")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "r.jsonl, line 2: is not a record of `clipcls classify`" in err

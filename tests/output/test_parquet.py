@@ -199,3 +199,10 @@ def test_it_is_read_from_stdin(tmp_path: Path) -> None:
         [sys.executable, "-c", script], stdin=path.open("rb"), capture_output=True, text=True
     )
     assert done.stdout == "cat\n", done.stderr
+
+
+@pytest.mark.parametrize("value", [{}, [{}]])
+def test_a_further_column_of_empty_objects_is_text(tmp_path: Path, value: object) -> None:
+    path = written(tmp_path / "r", {"path": "a.jpg", "label": "cat", "meta": value})
+    (found,) = all_of(Prediction, read_results(path))
+    assert found.kept == {"meta": str(value)}

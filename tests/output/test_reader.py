@@ -102,6 +102,7 @@ def test_levels_are_what_was_written() -> None:
         ("a.jpg   cat   0.9\n", "neither JSON nor a csv"),
         ('{"path": "a", "label": "b"}\n{"path"', "line 2: is not JSON"),
         ('{"path": "a"}', "line 1: has no label"),
+        ('{"path": "a", "label": null}', "line 1: has no label"),
         ('{"label": "a"}', "line 1: has no path"),
         ('{"path": "a", "label": 3}', "line 1: a label is not a text"),
         ('{"path": "a", "labels": 3}', "line 1: `labels`"),

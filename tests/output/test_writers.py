@@ -5,6 +5,7 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -157,6 +158,15 @@ def test_table_has_a_line_an_image_and_no_terminal_codes_from_file_names() -> No
     assert "cat" in line
     assert "0.93" in line
     assert "dog 0.05" in line
+
+
+def test_an_answer_without_a_score_is_a_line_without_one() -> None:
+    """As of an image without boxes."""
+    only = (Candidate("empty", math.nan, math.nan),)
+    one = Prediction("a.jpg", "empty", only, MADE_BY)
+    several = Prediction("a.jpg", "empty", only, MADE_BY, labels=only)
+    for answer in (one, several):
+        assert written("table", answer).split() == ["a.jpg", "empty"]
 
 
 def test_a_file_appears_whole_under_its_name(tmp_path: Path) -> None:
