@@ -124,9 +124,10 @@ def flatten(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if "questions" in record:
         joined = {key: value for key, value in record.items() if key != "questions"}
         for question, answer in record["questions"].items():
-            first, *others = flatten(answer)
-            for row in others:
-                first |= {key: f"{first[key]}|{row[key]}" for key in _PER_LABEL & row.keys()}
+            first, *others = rows = list(flatten(answer))
+            if others:
+                known = {"score"}.union(*rows) & _PER_LABEL
+                first |= {key: "|".join(str(row.get(key, "")) for row in rows) for key in known}
             joined |= {name_column(question, key): value for key, value in first.items()}
         yield joined
         return

@@ -80,7 +80,7 @@ class CsvWriter(Writer):
             "dialect": {"delimiter": self._delimiter},
             "notes": [self.provenance],
         }
-        return f"{json.dumps(content, indent=1)}\n".encode()
+        return f"{json.dumps(content, indent=1, default=str)}\n".encode()
 
     def _begin(self, columns: Sequence[str]) -> None:
         if self._bom:

@@ -170,9 +170,12 @@ class Merge(Comparison):
                         f"{file}: is of `clipcls search`; merge vectors by `clipcls embed`, and "
                         "search these"
                     )
+                columns: Sequence[str] = image.columns
                 try:
+                    if not columns:
+                        read_record(image.where, image.records[0])
+                        columns = _list_columns(image.records[0])
                     answer = image.answer
-                    columns = image.columns or _list_columns(image.records[0])
                 except (AttributeError, KeyError, TypeError, ValueError) as error:
                     raise InputError(
                         f"{image.where}: is not a record of `clipcls classify`"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,3 +208,15 @@ def test_an_answer_to_a_question_can_be_an_error(tmp_path: Path) -> None:
     for found in (read_answers(path), read_results(path)):
         (error,) = all_of(ImageError, found)
         assert (error.path, error.reason) == ("a.jpg", "truncated")
+
+
+def test_several_labels_of_which_not_all_have_a_score_come_back(tmp_path: Path) -> None:
+    nothing = math.nan
+    for scores in [(nothing, 0.5, nothing), (nothing, nothing, nothing)]:
+        labels = tuple(map(Candidate, ("red", "blue", "red > green"), scores, [nothing] * 3))
+        answer = Prediction("a.jpg", "red", labels[:1], None, labels=labels)
+        both = Answers("a.jpg", {"colours": answer, "animal": replace(TREE, path="a.jpg")})
+        with open_output(tmp_path / "r.csv", "csv") as writer:
+            writer.write(both)
+        (found,) = all_of(Answers, read_answers(tmp_path / "r.csv"))
+        assert str(found.questions["colours"].labels) == str(labels)
