@@ -54,11 +54,8 @@ class Level:
 
     def log_sums(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         """Log-sum-exp of each node's logits: (n, n_classes) -> (n, n_nodes)."""
-        highest = self.best(logits)
-        sums: NDArray[np.float64] = highest + np.log(
-            self.sums(np.exp(logits - highest[:, self.node]))
-        )
-        return sums
+        rows = logits[:, self._by_node]
+        return np.logaddexp.reduceat(rows, self._starts, axis=1)
 
 
 class Hierarchy:

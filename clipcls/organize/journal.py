@@ -205,13 +205,13 @@ class Journal:
         del line["mac"]
         if "n" in line:
             self._last = n = line["n"]
-            target = self._resolve(line["to"])
+            target = self.folder / line["to"]
             version = tuple(line["version"])
             self.entries[n] = Entry(n, Path(line["from"]), target, self._part(target, n), version)
         elif "clipcls sort" in line:
             self.mode, self._id, self.finished = line["mode"], line["id"], False
         elif "folder" in line:
-            self.folders.append(self._resolve(line["folder"]))
+            self.folders.append(self.folder / line["folder"])
         elif "finished" in line:
             self.finished = True
         else:
@@ -220,13 +220,6 @@ class Journal:
 
     def _relative(self, path: Path) -> str:
         return os.path.relpath(path, self.folder)
-
-    def _resolve(self, name: str) -> Path:
-        """The path of a name in the journal; `ValueError` if it leaves the journal's folder."""
-        path = Path(name)
-        if path.anchor or ".." in path.parts:
-            raise ValueError(name)
-        return self.folder / path
 
     def _add(self, lines: list[dict[str, Any]], sync: bool = False) -> None:
         assert self._file is not None

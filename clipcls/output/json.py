@@ -65,11 +65,6 @@ def dump_line(value: object) -> str:
     return "".join(json.dumps(c)[1:-1] if is_control(c) else c for c in text)
 
 
-def dump_value(value: object) -> str:
-    """A value as JSON; dates and times are texts in ISO 8601, decimal numbers are numbers."""
-    return _encode(value)
-
-
 def _plain(value: Any) -> Any:
     if hasattr(value, "isoformat"):
         return value.isoformat()
@@ -78,7 +73,8 @@ def _plain(value: Any) -> Any:
     return float(value) if isinstance(value, decimal.Decimal) else str(value)
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, default=_plain).encode
+dump_value = json.JSONEncoder(ensure_ascii=False, default=_plain).encode
+"""A value as JSON; dates and times are texts in ISO 8601, decimal numbers are numbers."""
 
 
 def read_json(text: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
