@@ -96,6 +96,7 @@ class Keep:
                 continue
             if not isinstance(kind, type) and _has_bytes(kind):
                 raise ImageError(table, f"{self._option} {name}: it has bytes, no text or numbers")
+            kind = str if str(kind) in ("string", "large_string") else kind
             first = self._first.setdefault(name, table)
             if kind != self._types.setdefault(name, kind) and self._is_typed:
                 names = [getattr(each, "__name__", each) for each in (kind, self._types[name])]

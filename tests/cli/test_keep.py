@@ -144,6 +144,16 @@ def test_a_table_may_lack_a_column_that_another_has(run: Run, kind: str) -> None
             assert [int(cell) for cell in rows(f"r.{form}", "id") if cell] == [7, 8, 9]
 
 
+def test_texts_of_csv_and_parquet_have_one_type(run: Run) -> None:
+    Path("a.csv").write_text("path,shop\ngreen.png,x\n")
+    pq.write_table(
+        pa.table({"path": ["red.png"], "shop": pa.array(["y"], pa.large_string())}), "b.parquet"
+    )
+    for names in (("a.csv", "b.parquet"), ("b.parquet", "a.csv")):
+        assert run("classify", *LABELS, "--keep", "shop", *names, "-o", "r.parquet")[0] == 0
+        assert sorted(rows("r.parquet", "shop")) == ["x", "y"]
+
+
 def test_columns_that_no_table_has_are_refused_in_one_line(run: Run) -> None:
     Path("b.csv").write_text("path,shop\ngreen.png,x\n")
     tables = ("red.png", write(), "b.csv")
