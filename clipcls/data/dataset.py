@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import itertools
 import logging
@@ -123,20 +124,17 @@ def read_dataset(
     - An archive, a folder behind a URL, or a pattern of either: the same, below the folders that
       all of its images are in. In shards of WebDataset the `.cls` file of each image has its label,
       or the number of its label among the classifier's, from 0.
-    - A `.jsonl` or `.parquet` file: a table as for `find_images`, with a column of labels: texts,
-      numbers or lists of them. Numbers that stand for names, by the metadata of Hugging Face's
-      datasets, become these names.
-    - A `.csv` or `.tsv` file, also compressed (`.gz`): the first line names the columns, including
-      `path` and `label`. Paths are relative to the file's folder; a warning counts those that the
-      disk spells differently (see `find_on_disk`). Several labels, in one cell separated by `|` or
-      in several rows, are several right answers. From a table by `clipcls review`, with a column
-      `labelled_by`, only labels that a person gave are taken. It may be behind a URL.
+    - A table as for `find_images`, with a column of labels. Several labels, in one cell separated
+      by `|`, as a list, or in several rows, are several right answers. Numbers that stand for
+      names, by the metadata of Hugging Face's datasets, become these names. From a table by
+      `clipcls review`, with a column `labelled_by`, only labels that a person gave are taken. Of a
+      csv or tsv, a warning counts the paths that the disk spells differently.
 
     Args:
         source: the folder or file.
         unlabelled: whether an image may have no label.
-        question: the column of the labels, `label` if None: a csv can answer several questions per
-            image. Images without an answer to it are left out. A folder is of any question.
+        question: the column of the labels, `label` if None. Images without an answer to it are left
+            out. A folder is of any question.
         image_column: the column of images; None: `path`, or the only one with a usual name.
 
     Raises:
@@ -255,9 +253,7 @@ def _read_listed(name: str) -> Dataset:
     if not samples:
         raise InputError(str(unreadable[0]))
 
-    def find() -> Iterator[Found]:
-        return find_images([name])
-
+    find = functools.partial(find_images, [name])
     if not (classes := left_out.classes):
         cure = "list them in a csv with the columns path and label, or add a .cls file to each"
         return label_by_folders(name, samples, cure, unreadable=tuple(unreadable), listing=find)

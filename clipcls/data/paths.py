@@ -250,14 +250,15 @@ def _search(root: str, left_out: LeftOut) -> Iterator[str | os.DirEntry[str] | I
             key = (info.st_dev, info.st_ino)
             if is_link and (key in linked or key in above):
                 return
-            entries = _sorted_entries(path or os.curdir)
+            with os.scandir(path or os.curdir) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
             yield ImageError(path, os_reason(error))
             return
         if is_link:
             linked.add(key)
         above.append(key)
-        pending.append((path, entries))
+        pending.append((path, iter(entries)))
         yield path
 
     yield from enter(root, False)
@@ -276,11 +277,6 @@ def _search(root: str, left_out: LeftOut) -> Iterator[str | os.DirEntry[str] | I
             left_out.add("system folder", entry.name)
         else:
             yield from enter(os.path.join(folder, entry.name), entry.is_symlink())
-
-
-def _sorted_entries(path: str) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(path) as entries:
-        return iter(sorted(entries, key=lambda entry: entry.name))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
