@@ -159,7 +159,8 @@ def resolve(
 
 
 def _resolve(model: str, fetch: Fetch) -> ModelSource:
-    if model == "auto":
+    alias = find_spelt(model, ("auto", *ALIASES))
+    if alias == "auto":
         try:
             if not all(map(importlib.util.find_spec, ("torch", "open_clip"))):
                 command = install_command("torch", "open-clip-torch")
@@ -168,13 +169,10 @@ def _resolve(model: str, fetch: Fetch) -> ModelSource:
             return _from_pretrained(PRETRAINED[ALIASES["base"].name], impatient)
         except (ModelUnavailableError, UnknownModelError) as error:  # a mirror may lack it
             logger.warning("using the small bundled model mini instead of base: %s", error)
-            model = "mini"
-    if model == "mini":
-        source = _from_directory(model, MINI, None, fetch)
-        return replace(source, licence=ALIASES[model].licence)
-    alias = find_spelt(model, ("auto", *ALIASES))
-    if alias in ("auto", "mini"):
-        return _resolve(alias, fetch)
+            alias = "mini"
+    if alias == "mini":
+        source = _from_directory(alias, MINI, None, fetch)
+        return replace(source, licence=ALIASES[alias].licence)
     model = ALIASES[alias].name if alias else model
     if directory := _find_directory(model):
         return _from_directory(model, directory, None, fetch)
@@ -304,14 +302,13 @@ def _text_files(
         if not hub.cached(repo, _TOKENIZER[-1]):
             for name in _TOKENIZER[:-1]:
                 fetch(repo, name)
-        tokenizer = _require(
-            fetch, repo, _TOKENIZER[-1], why=", which the model's text needs"
-        ).parent
-    if not (repo := text.get("hf_model_name")):
-        return tokenizer, None
-    return tokenizer, _require(
-        fetch, repo, "config.json", why=", which the text tower needs"
-    ).parent
+        why = ", which the model's text needs"
+        tokenizer = _require(fetch, repo, _TOKENIZER[-1], why=why).parent
+    text_config = None
+    if repo := text.get("hf_model_name"):
+        why = ", which the text tower needs"
+        text_config = _require(fetch, repo, "config.json", why=why).parent
+    return tokenizer, text_config
 
 
 def _find_pretrained(model: str) -> Pretrained:
