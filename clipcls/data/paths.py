@@ -89,7 +89,7 @@ def find_images(
     Paths stay as the user wrote them. One that does not exist stands for the one that looks the
     same, with one warning (see `find_on_disk`). Of several inputs, each without images gets a
     warning. An image named twice comes twice, so that results match a list line by line. Memory
-    grows only with the largest folder.
+    grows only with the largest folder or archive.
 
     Args:
         inputs: files, folders, patterns or `-`.
