@@ -103,6 +103,7 @@ class Member(Contained):
             raise ImageError(self.container, self._failure)
         name = f"{self.container}!{self.member}"
         with _errors(self.container, name):
+            check_bytes(name, self.size)
             if is_stream(self.container):
                 data = self._data.take() if self._data else self._read_stream()
                 reserve(len(data))

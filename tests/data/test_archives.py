@@ -70,6 +70,19 @@ def pictures(paint: Paint) -> dict[str, bytes]:
     return {m: Path(paint(f"{c}.png", c)).read_bytes() for m, c in COLOURS.items()}
 
 
+def count_opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The archives that are opened from now on."""
+    opened: list[str] = []
+    open_container = container_file.open_container
+
+    def count(name: str) -> Any:
+        opened.append(name)
+        return open_container(name)
+
+    monkeypatch.setattr(archives, "open_container", count)
+    return opened
+
+
 def found(*inputs: str, left_out: LeftOut | None = None) -> list[str]:
     items = find_images(inputs, left_out=left_out)
     return [item.name if isinstance(item, NamedImage) else str(item) for item in items]
@@ -185,12 +198,14 @@ def test_members_that_cannot_be_read(
     assert isinstance(first, ImageError)
     assert "is encrypted" in first.reason
     assert all(isinstance(item, Embedded) for item in others)
+    opened = count_opened(monkeypatch)
     for module in (archives, images):
         monkeypatch.setattr(module, "MAX_BYTES", 50)
     for kind in KINDS:
         (item,) = embed_images(encoder, find_images([pack(kind, {"bomb.png": bytes(99)})]))
         assert isinstance(item, ImageError)
         assert "too large" in item.reason
+    assert len(opened) == len(KINDS)  # a stream is not read again for it
     (item,) = embed_images(encoder, "photos.zip!none.png")
     assert isinstance(item, ImageError)
     assert "no such member" in item.reason
@@ -272,14 +287,7 @@ def test_a_list_of_members_reads_a_stream_once(
     kind: str, paint: Paint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = pack(kind, {f"{n}.png": Path(paint(f"{n}.png", "red")).read_bytes() for n in range(9)})
-    opened: list[str] = []
-    open_container = container_file.open_container
-
-    def count(name: str) -> Any:
-        opened.append(name)
-        return open_container(name)
-
-    monkeypatch.setattr(archives, "open_container", count)
+    opened = count_opened(monkeypatch)
     archives._open_forward.cache_clear()
     for order in (range(9), [3, 2], [8, 8]):
         for number in order:
