@@ -14,6 +14,7 @@ from clipcls.evaluation.evaluate import Evaluation
 from clipcls.evaluation.tables import NAMES, format_number, rank_classes
 from clipcls.metrics.multilabel import MultiLabelOutcomes
 from clipcls.metrics.single_label import Outcomes
+from clipcls.output.page import render_page
 from clipcls.output.writer import Writer
 
 _SHOWN = 24
@@ -22,32 +23,24 @@ _CLASSES = 30  # in the confusion matrix
 
 
 class EvaluationPage(Writer):
-    """Writes the record of `make_page_record` by Jinja2, which escapes every text."""
+    """Writes the record of `make_page_record` as a page."""
 
     def format(self, record: Mapping[str, Any]) -> str:
         """The page of a record."""
-        import jinja2
-
-        environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("clipcls", "evaluation"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
         columns, classes = rank_classes(record)
-        environment.filters["percent"] = lambda x: _format("", x)
-        environment.filters["points"] = lambda x: f"{100 * x:+.1f}"
-        page = environment.get_template("evaluation.html").render(
-            record,
-            several="labels_per_image" in record,
-            names=NAMES,
-            number=_format,
-            columns=columns,
-            classes=classes,
+        values = {
+            "several": "labels_per_image" in record,
+            "names": NAMES,
+            "number": _format,
+            "columns": columns,
+            "classes": classes,
+        }
+        return render_page(
+            "evaluation/evaluation.html",
+            {**record, **values},
+            percent=lambda x: _format("", x),
+            points=lambda x: f"{100 * x:+.1f}",
         )
-        # A path that is not valid UTF-8 has surrogates, which cannot be written.
-        return page.encode(errors="replace").decode()
 
 
 def _format(name: str, value: float | None) -> str:

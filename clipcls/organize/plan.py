@@ -122,7 +122,7 @@ class _Planner:
             except OSError as error:
                 self.report.failed.append(ImageError(result.path, os_reason(error)))
         if missing and missing == len(predictions):
-            raise no_images_error(self.report.failed[0].path)
+            raise no_images_error(predictions[0].path)
         return self.result
 
     def _add_image(self, path: str, folders: Sequence[Path]) -> None:

@@ -21,6 +21,7 @@ from clipcls.data.thumbnails import make_thumbnails
 from clipcls.errors import ImageError
 from clipcls.files.on_disk import is_url, join_address
 from clipcls.labels.names import join_levels
+from clipcls.output.page import render_page
 from clipcls.output.reader import gather_answers, read_record
 from clipcls.output.writer import Writer
 from clipcls.predictions import UNKNOWN, Prediction, Provenance, Result
@@ -145,22 +146,16 @@ class GalleryWriter(Writer):
 
 def _beginning(title: str) -> str:
     """The page up to the records."""
-    import jinja2
     from markupsafe import Markup
 
+    folder = importlib.resources.files("clipcls.output")
     values = {"title": title}
     for kind, suffix in (("script", "js"), ("style", "css")):
-        text = _read_file(f"gallery.{suffix}")
+        text = (folder / f"gallery.{suffix}").read_text("utf-8")
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         # The Content-Security-Policy lets only these run.
         values |= {kind: Markup(text), f"{kind}_hash": f"sha256-{digest}"}
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(_read_file("gallery.html")).render(values)
-    return page.encode(errors="replace").decode() + "\n"  # stray bytes of a file's name
-
-
-def _read_file(name: str) -> str:
-    return (importlib.resources.files("clipcls.output") / name).read_text("utf-8")
+    return render_page("output/gallery.html", values) + "\n"
 
 
 def _data(value: object, attribute: str) -> str:
