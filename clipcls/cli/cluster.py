@@ -80,21 +80,19 @@ def find_place(file: object, form: str | None) -> str:
 
 def classify_on_cluster(
     run: Run,
-    cluster: ClusterSettings,
     images: Iterable[Found],
     classifier: Any,
     options: Mapping[str, Any],
     *,
     backend: Backend,
     identity: str,
-    doubts: Mapping[str, Doubt] | None = None,
-    keep_nearness: bool = False,
+    doubts: Mapping[str, Doubt],
+    keep_nearness: bool,
 ) -> int:
     """Answer images on a cluster, as far as no earlier run has; returns the exit status.
 
     Args:
         run: counts the results.
-        cluster: the cluster.
         images: the images.
         classifier: fitted.
         options: of its `classify`.
@@ -109,19 +107,19 @@ def classify_on_cluster(
     from clipcls.cluster import job
     from clipcls.output.place import Place
 
+    cluster = run.cluster
     assert cluster.ray is not None
-    doubts, console = doubts or {}, run.console
     place = Place(find_place(run.output.file, run.output.form))
     identity = f"{identity} {cluster.shard_size}"
     known = _list_shards(place, identity)
     parts = list(job.split(images, cluster.shard_size))
     manifest = {"run": identity, "shards": len(parts), "shard_size": cluster.shard_size}
     place.write_manifest({**manifest, "complete": False})
-    waiting = [part for part in parts if part.name not in known]
-    if len(waiting) < len(parts):
-        finished = [part.name for part in parts if part.name in known]
-        run.report.add(job.count_finished(place, finished))
-        console.remark(f"{len(finished):,} of {len(parts):,} shards were finished before")
+    wanted = {part.name for part in parts}
+    if done := known & wanted:
+        run.report.add(job.count_finished(place, done))
+        run.console.remark(f"{len(done):,} of {len(parts):,} shards were finished before")
+    waiting = [part for part in parts if part.name not in done]
     work = job.Job(
         classifier,
         options,
@@ -131,8 +129,7 @@ def classify_on_cluster(
         isinstance(images, WholeVideos),
         inputs=[os.fspath(name) for name in run.inputs if os.path.exists(name)],
     )
-    done = known & {part.name for part in parts}
-    with watching(console, sum(part.count for part in waiting)) as watch:
+    with watching(run.console, sum(part.count for part in waiting)) as watch:
         reports = job.run(
             work,
             waiting,
@@ -145,13 +142,10 @@ def classify_on_cluster(
             run.report.add(report.tally)
             for name, doubt in report.doubts.items():
                 doubts[name].add(doubt)
-            for error in report.errors:
-                watch(error)
-            for _ in range(report.tally.classified):
-                watch(None)
+            for each in [*report.errors, *[None] * report.tally.classified]:
+                watch(each)
             done.add(report.name)
-    status = _finish(run, place, {part.name for part in parts}, done, manifest)
-    return max(status, run.say_outcome(doubts))
+    return max(_finish(run, place, wanted, done, manifest), run.say_outcome(doubts))
 
 
 def _list_shards(place: Place, identity: str) -> set[str]:

@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from clipcls.classification.multilabel import MultiLabelClassifier
     from clipcls.cli.progress import Total
     from clipcls.data.file_kinds import LeftOut
-    from clipcls.data.inputs import NamedImage
+    from clipcls.data.inputs import Found
     from clipcls.data.kept import Keep
     from clipcls.data.sharding import Shard
-    from clipcls.errors import ImageError
     from clipcls.predictions import Result
     from clipcls.questions import Answers
 
@@ -57,7 +56,7 @@ def _parse_shard(_: click.Context, __: click.Parameter, value: str | None) -> Sh
 class FoundImages(NamedTuple):
     """The images of a command."""
 
-    images: Iterator[str | NamedImage | ImageError]
+    images: Iterator[Found]
     total: Total  # lists them again, unless stdin does
     left_out: LeftOut  # what the inputs contain besides
 
@@ -145,7 +144,7 @@ class InputSettings(Settings):
                 margin=self.box_margin,
             )
 
-        def find(**options: Any) -> Iterator[str | NamedImage | ImageError]:
+        def find(**options: Any) -> Iterator[Found]:
             found = paths.find_images(
                 inputs,
                 shard=self.shard,
@@ -174,8 +173,8 @@ class InputSettings(Settings):
 
 
 def _expand_vectors(
-    found: Iterable[str | NamedImage | ImageError],
-) -> Iterator[str | NamedImage | ImageError | None]:
+    found: Iterable[Found],
+) -> Iterator[Found | None]:
     """The images, with None for each whose vector a file holds."""
     from clipcls.data.file_kinds import is_vectors
 

@@ -151,7 +151,6 @@ class Run:
         if self.cluster.is_used:
             return classify_on_cluster(
                 self,
-                self.cluster,
                 images,
                 classifier,
                 options,

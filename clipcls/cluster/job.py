@@ -27,8 +27,8 @@ from clipcls.classification.empty import answer_empty
 from clipcls.classification.whole_videos import WholeVideos
 from clipcls.cluster.transport import pack, unpack, with_provenance
 from clipcls.data.boxes import Crop
-from clipcls.data.inputs import Found, NamedImage
-from clipcls.data.sources import Source, find_source, find_video, needs_request
+from clipcls.data.inputs import Found, NamedImage, name_whole
+from clipcls.data.sources import Source, find_source, needs_request
 from clipcls.errors import ClipclsError, ImageError, InputError, ModelError, require_extra
 from clipcls.files.hashing import mark_file
 from clipcls.models.backend import Backend
@@ -64,25 +64,19 @@ def split(images: Iterable[Found], size: int) -> Iterator[Part]:
             text = "\0".join(itertools.chain.from_iterable(pool.map(_mark_each, slices)))
             digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
             data = zlib.compress(pickle.dumps(chunk, protocol=5), 1)
-            count = len([*itertools.groupby(chunk, _find_video)]) if is_whole else len(chunk)
+            count = len([*itertools.groupby(chunk, name_whole)]) if is_whole else len(chunk)
             yield Part(f"part-{number:05}-{digest}.parquet", count, data)
 
 
 def _divide(images: Iterable[Found], size: int, is_whole: bool) -> Iterator[list[Found]]:
     chunk: list[Found] = []
     for image in images:
-        if len(chunk) >= size and not (is_whole and _find_video(image) == _find_video(chunk[-1])):
+        if len(chunk) >= size and not (is_whole and name_whole(image) == name_whole(chunk[-1])):
             yield chunk
             chunk = []
         chunk.append(image)
     if chunk:
         yield chunk
-
-
-def _find_video(image: Found) -> str:
-    """The video of a frame or of its error; the name of another image."""
-    name = image.name if isinstance(image, NamedImage) else getattr(image, "path", image)
-    return find_video(str(name))
 
 
 def _mark_each(images: Iterable[Found]) -> list[str]:
@@ -216,7 +210,7 @@ class _Worker:
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[bytes]]:
         import ray
 
-        part = Part(str(batch["name"][0]), int(batch["count"][0]), bytes(batch["images"][0]))
+        part: Part = pickle.loads(batch["part"][0])
         if ray.get(self._tries.add.remote(part.name)) > _TRIES:
             return {"report": [b""]}
         report = Report(part.name, failure=self._failure)
@@ -261,10 +255,7 @@ def run(
         remote = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
         tries = remote(_Tries).remote()  # Ray Data itself tries without end
         packed = ray.put(pack(job, backend))  # kept until the end, for workers that restart
-        rows = [
-            pa.table({"name": [p.name], "count": [p.count], "images": pa.array([p.images])})
-            for p in parts
-        ]
+        rows = [pa.table({"part": [pickle.dumps(part)]}) for part in parts]
         with ray.data.DataContext.current(context):
             reports = ray.data.from_arrow(rows).map_batches(
                 _Worker,
@@ -329,7 +320,7 @@ def _count_slots(cpus: int, gpus: float) -> int:
     return max(slots, 1)
 
 
-def count_finished(place: Place, names: Sequence[str]) -> Tally:
+def count_finished(place: Place, names: Iterable[str]) -> Tally:
     """Count the results in shards that earlier runs finished.
 
     Raises:
@@ -338,19 +329,19 @@ def count_finished(place: Place, names: Sequence[str]) -> Tally:
     import pyarrow
     import pyarrow.parquet
 
-    def count(name: str) -> tuple[int, int]:
+    def count(name: str) -> Tally:
         try:
             with place.open(name) as file:
-                table = pyarrow.parquet.read_table(file, columns=["error"])
+                errors = pyarrow.parquet.read_table(file, columns=["error"])["error"]
         except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
             raise InputError(
                 f"{place.url}/{name}: is not a whole shard; remove it, and the same command "
                 "computes it again"
             ) from error
-        return table.num_rows, table.num_rows - table.column("error").null_count
+        return Tally(errors.null_count, skipped=len(errors) - errors.null_count)
 
     tally = Tally()
     with ThreadPoolExecutor(16) as pool:
-        for rows, errors in pool.map(count, names):
-            tally.add(Tally(rows - errors, skipped=errors))
+        for each in pool.map(count, names):
+            tally.add(each)
     return tally

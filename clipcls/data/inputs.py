@@ -37,7 +37,7 @@ from PIL import Image
 from clipcls.data.file_kinds import FRAME_PERIOD, is_vectors, is_video
 from clipcls.data.images import read_stream
 from clipcls.data.pixels import to_rgb
-from clipcls.data.sources import Source, find_source, read_image
+from clipcls.data.sources import Source, find_source, find_video, read_image
 from clipcls.errors import ImageError, os_reason
 
 logger = logging.getLogger(__name__)
@@ -72,6 +72,12 @@ class NamedImage:
 
 Found: TypeAlias = "str | NamedImage | ImageError"
 """An item of a search for images: a path, an image with more than its path, or an error."""
+
+
+def name_whole(item: Found) -> str:
+    """The name of a frame's video, or of another image or its error."""
+    name = item.path if isinstance(item, ImageError) else item
+    return find_video(name.name if isinstance(name, NamedImage) else name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,9 @@ from clipcls.data.file_kinds import (
     is_table,
     is_vectors,
 )
-from clipcls.data.inputs import Found, NamedImage
+from clipcls.data.inputs import Found, NamedImage, name_whole
 from clipcls.data.path_list import read_path_list
-from clipcls.data.sources import find_file, find_part, find_video
+from clipcls.data.sources import find_file, find_part
 from clipcls.errors import ImageError, InputError, os_reason
 from clipcls.files.on_disk import explain_missing, find_on_disk, is_url
 from clipcls.files.text import canonical
@@ -128,8 +128,7 @@ def find_images(
         is_empty = True
         for item in _find(on_disk, is_pattern, left_out, expand):
             has_found, is_empty = True, False
-            name = item.name if isinstance(item, NamedImage) else str(getattr(item, "path", item))
-            if shard is None or shard.contains(find_video(name), on_disk):
+            if shard is None or shard.contains(name_whole(item), on_disk):
                 yield fill_kept(item, keep.empty) if keep else item
         empty += [on_disk] * is_empty
         while has_found and empty:
