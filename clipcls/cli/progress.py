@@ -22,7 +22,7 @@ Total = int | Collection[Any] | Callable[[], Iterable[Any]] | None
 _BAR_AFTER = 1.0  # seconds
 _BAR_EVERY = 0.1
 _LINE_EVERY = 60.0
-_COUNT_AFTER = {"bar": _BAR_AFTER, "log": 10.0}
+_COUNT_AFTER = {"bar": _BAR_AFTER, "log": _LINE_EVERY / 2}  # counting slows the run down
 _BURST = 0.25
 
 

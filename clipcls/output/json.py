@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from clipcls.errors import InputError, is_control
 from clipcls.files.jsonfiles import parse_json
+from clipcls.output.answer_blocks import PlainAnswers
 from clipcls.output.writer import Writer
-from clipcls.predictions import COLUMNS
+from clipcls.predictions import COLUMNS, UNKNOWN
 
 
 class JsonlWriter(Writer):
@@ -18,6 +20,14 @@ class JsonlWriter(Writer):
     A path that is not valid UTF-8 carries its stray bytes as \udc80 to \udcff, which Python's
     `json.loads` and `os.fsencode` turn back into the same bytes.
     """
+
+    def write_block(self, items: Iterable[Any]) -> None:
+        """Add lines, of `PlainAnswers` without an object per line."""
+        if not isinstance(items, PlainAnswers) or items.kept:
+            super().write_block(items)
+            return
+        self._stream.writelines(_format_answers(items))
+        self._stream.flush()
 
     def format(self, record: Mapping[str, Any]) -> str:
         """One line."""
@@ -46,6 +56,31 @@ class JsonWriter(Writer):
         """The document."""
         fields = (f" {dump_line(key)}: {_field(value)}" for key, value in record.items())
         return "{\n" + ",\n".join(fields) + "\n}\n"
+
+
+def _format_answers(answers: PlainAnswers) -> Iterator[str]:
+    """The lines of plain answers, as `Prediction.to_dict` and `dump_line` make them."""
+    known = {number: dump_line(str(answers.names[number])) for number in {*answers.classes.flat}}
+    provenance = dump_line(answers.provenance.to_dict())[1:]
+    nearness: Any = itertools.repeat(None) if answers.nearness is None else answers.nearness
+    columns = answers.classes.tolist(), answers.scores.tolist(), answers.similarities.tolist()
+    rows = zip(answers.paths, *columns, answers.sure.tolist(), nearness, strict=False)
+    for path, classes, scores, similarities, is_sure, near in rows:
+        labels = [known[number] for number in classes]
+        scores = [repr(round(score, 6)) for score in scores]
+        similarities = [repr(round(similarity, 6)) for similarity in similarities]
+        top = ", ".join(
+            f'{{"label": {label}, "score": {score}, "similarity": {similarity}}}'
+            for label, score, similarity in zip(labels, scores, similarities, strict=True)
+        )
+        label = labels[0] if is_sure else f'"{UNKNOWN}"'
+        measured = (
+            "" if near is None or near != near else f'"nearness": {round(float(near), 6)!r}, '
+        )
+        yield (
+            f'{{"path": {dump_line(path)}, "label": {label}, "score": {scores[0]}, '
+            f'"top": [{top}], {measured}{provenance}\n'
+        )
 
 
 def _field(value: object) -> str:

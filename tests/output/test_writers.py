@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from clipcls.cli.outputs import OutputSettings
 from clipcls.cli.run import Report
 from clipcls.errors import ImageError, OutputError
 from clipcls.files.atomic import write_bytes
+from clipcls.output.answer_blocks import PlainAnswers
 from clipcls.output.reader import read_results
 from clipcls.output.writing import FORMATS, open_output
 from clipcls.predictions import (
@@ -370,3 +372,30 @@ def test_a_link_at_the_name_of_what_comes_with_a_csv_is_not_followed(
     assert (tmp_path / "victim").read_text() == "mine"
     assert "r.csv-metadata.json: is a link" in caplog.text
     assert (tmp_path / "r.csv").exists()
+
+
+@given(
+    st.lists(st.text(st.characters(), min_size=1), min_size=2, max_size=5, unique=True),
+    st.sampled_from([1, 2]),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_block_of_answers_is_written_as_its_predictions_are(
+    names: list[str], top: int, seed: int
+) -> None:
+    chance = np.random.default_rng(seed)
+    paths = [os.fsdecode(b"caf\xe9.jpg"), 'a "b"\\c.jpg', "\u202e\x1b\n.jpg", *names]
+    n = len(paths)
+    answers = PlainAnswers(
+        paths,
+        np.array(names),
+        10.0 ** chance.uniform(-9, 0, (n, top)),
+        chance.uniform(-1, 1, (n, top)),
+        chance.integers(0, len(names), (n, top)),
+        chance.random(n) < 0.5,
+        np.where(chance.random(n) < 0.5, chance.normal(size=n), np.nan) if seed % 2 else None,
+        MADE_BY,
+    )
+    whole, each = io.StringIO(), io.StringIO()
+    FORMATS["jsonl"](whole).write_block(answers)
+    FORMATS["jsonl"](each).write_block(list(answers))
+    assert whole.getvalue() == each.getvalue()
