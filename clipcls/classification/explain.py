@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.embeddings.embed import embed_texts
-from clipcls.embeddings.index import FlatIndex
+from clipcls.embeddings.index import find_nearest
 from clipcls.embeddings.space import Space
 from clipcls.predictions import Explanation, SimilarImage, SimilarText
 
@@ -47,11 +47,7 @@ class Explainer:
         for paths, vectors in Space(encoder, cache, "image").images() if cache else ():
             self._paths += paths
             blocks.append(vectors)
-        self._index = None
-        if blocks:
-            rows = np.concatenate(blocks)
-            blocks.clear()  # before the index makes a copy
-            self._index = FlatIndex(rows)
+        self._rows = np.concatenate(blocks) if blocks else None
 
     def explain(
         self,
@@ -90,11 +86,11 @@ class Explainer:
         return tuple(sorted(found, key=lambda near: -near.similarity)[:_TEXTS])
 
     def _nearest(self, path: str, vector: NDArray[np.float32]) -> tuple[SimilarImage, ...]:
-        if self._index is None or self._cache is None:
+        if self._rows is None or self._cache is None:
             return ()
         found: list[SimilarImage] = []
         itself = {os.path.abspath(path), *self._cache.copies(path)} if path else set()
-        similarities, rows = self._index.search(vector[np.newaxis], _SOUGHT)
+        similarities, rows = find_nearest(self._rows, vector[np.newaxis], _SOUGHT)
         for similarity, row in zip(similarities[0], rows[0], strict=True):
             if self._paths[row] in itself or len(found) == _NEAREST:
                 continue

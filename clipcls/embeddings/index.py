@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,70 +26,58 @@ _CELLS_SEARCHED = 16
 _QUERIES_PER_BLOCK = 4_096
 
 
-class FlatIndex:
-    """An exact inner-product index over float32 rows: FAISS's `IndexFlatIP`, or NumPy for few rows.
+def find_nearest(
+    vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The k nearest rows of each query by inner product, nearest first; ties in their order.
 
     The products of the nearest rows are computed again in float64, a query at a time, so neither
     the order nor the similarities depend on the rest of the batch.
 
     Args:
         vectors: float32 (n, dim). For unit rows inner products are cosine similarities.
+        queries: float32 (m, dim).
+        k: how many; at most n.
+
+    Returns:
+        similarities float64 (m, k) and row numbers int64 (m, k).
     """
+    k = min(k, len(vectors))
+    rows = _find_candidates(vectors, queries, min(k + _SPARE, len(vectors)))
+    similarities = np.empty(rows.shape)
+    for number, query in enumerate(queries.astype(np.float64)):
+        similarities[number] = vectors[rows[number]].astype(np.float64) @ query
+    similarities, rows = _by_similarity_then_row(similarities, rows)
+    return similarities[:, :k], rows[:, :k]
 
-    def __init__(self, vectors: NDArray[np.float32]) -> None:
-        self._vectors = np.ascontiguousarray(vectors, np.float32)
-        self._index: Any = None
-        if len(vectors) > _FEW:
-            import faiss
 
-            self._index = faiss.IndexFlatIP(vectors.shape[1])
-            self._index.add(self._vectors)
+def _find_candidates(
+    vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int
+) -> NDArray[np.int64]:
+    """The k nearest rows by float32 products, int64 (m, k), in any order."""
+    found: NDArray[np.int64]
+    if len(vectors) > _FEW:
+        import faiss
 
-    def search(
-        self, queries: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """The k nearest rows of each query, nearest first; ties in the order of the rows.
-
-        Args:
-            queries: float32 (m, dim).
-            k: how many; at most the number of rows.
-
-        Returns:
-            similarities float64 (m, k) and row numbers int64 (m, k).
-        """
-        k = min(k, len(self._vectors))
-        queries = np.ascontiguousarray(queries, np.float32)
-        rows = self._nearest(queries, min(k + _SPARE, len(self._vectors)))
-        similarities = np.empty(rows.shape)
-        for number, query in enumerate(queries.astype(np.float64)):
-            similarities[number] = self._vectors[rows[number]].astype(np.float64) @ query
-        similarities, rows = _by_similarity_then_row(similarities, rows)
-        return similarities[:, :k], rows[:, :k]
-
-    def _nearest(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        """The k nearest rows by float32 products, int64 (m, k), in any order."""
-        if self._index is not None:
-            by_faiss: NDArray[np.int64] = self._index.search(queries, k)[1]
-            return by_faiss
-        found = np.empty((len(queries), k), np.int64)
-        step = max(1, _PRODUCTS_PER_BLOCK // len(self._vectors))
-        for start in range(0, len(queries), step):
-            products = queries[start : start + step] @ self._vectors.T
-            rows = np.argpartition(products, len(self._vectors) - k, axis=1)[
-                :, len(self._vectors) - k :
-            ]
-            # Of more equal rows than k the first ones, as FAISS returns them.
-            least = np.take_along_axis(products, rows, 1).min(axis=1, keepdims=True)
-            for number in np.flatnonzero((products >= least).sum(axis=1) > k):
-                rows[number] = np.argsort(-products[number], kind="stable")[:k]
-            found[start : start + step] = rows
+        found = faiss.knn(queries, vectors, k, faiss.METRIC_INNER_PRODUCT)[1]
         return found
+    found = np.empty((len(queries), k), np.int64)
+    step = max(1, _PRODUCTS_PER_BLOCK // len(vectors))
+    for start in range(0, len(queries), step):
+        products = queries[start : start + step] @ vectors.T
+        rows = np.argpartition(products, len(vectors) - k, axis=1)[:, len(vectors) - k :]
+        # Of more equal rows than k the first ones, as FAISS returns them.
+        least = np.take_along_axis(products, rows, 1).min(axis=1, keepdims=True)
+        for number in np.flatnonzero((products >= least).sum(axis=1) > k):
+            rows[number] = np.argsort(-products[number], kind="stable")[:k]
+        found[start : start + step] = rows
+    return found
 
 
 def search_blocks(
     blocks: Iterable[NDArray[np.float32]], queries: NDArray[np.float32], k: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """`FlatIndex.search` over more rows than fit into memory.
+    """`find_nearest` over more rows than fit into memory.
 
     Args:
         blocks: float32 (n_i, dim) each; rows are numbered across blocks.
@@ -102,7 +91,7 @@ def search_blocks(
     rows = np.empty((len(queries), 0), np.int64)
     start = 0
     for block in blocks:
-        found, at = FlatIndex(block).search(queries, k)
+        found, at = find_nearest(block, queries, k)
         similarities = np.hstack([similarities, found])
         rows = np.hstack([rows, at + start])
         similarities, rows = _by_similarity_then_row(similarities, rows)
@@ -127,11 +116,12 @@ def neighbours(
     """
     n = len(vectors)
     k = min(k, n - 1)
-    index = FlatIndex(vectors) if n <= _EXACT_UP_TO else _Cells(vectors)
+    exact = functools.partial(find_nearest, vectors)
+    search = exact if n <= _EXACT_UP_TO else _Cells(vectors).search
     similarities, rows = np.empty((n, k), np.float32), np.empty((n, k), np.int32)
     for start in range(0, n, _QUERIES_PER_BLOCK):
         block = slice(start, min(start + _QUERIES_PER_BLOCK, n))
-        found, at = index.search(vectors[block], k + 1)
+        found, at = search(vectors[block], k + 1)
         # A row is not its own neighbour; if k others equal it, it may not be among them.
         itself = at == np.arange(n)[block, np.newaxis]
         itself[~itself.any(axis=1), -1] = True

@@ -19,7 +19,7 @@ from clipcls.embeddings.vector_index import VectorIndex
 from clipcls.models.encoder import Encoder
 from clipcls.predictions import Hit
 
-# As fast as larger ones: `FlatIndex` needs no FAISS for so few. Memory holds several blocks.
+# As fast as larger ones: `find_nearest` needs no FAISS for so few. Memory holds several blocks.
 _BLOCK = 1_024
 
 

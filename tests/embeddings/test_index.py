@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipcls.embeddings.index import FlatIndex, neighbours, search_blocks
+from clipcls.embeddings.index import find_nearest, neighbours, search_blocks
 
 
 @pytest.fixture(params=[1000, 3000], ids=["numpy", "faiss"])
@@ -13,7 +13,7 @@ def rows(request: pytest.FixtureRequest) -> np.ndarray:
 
 
 def test_search_is_numpys_answer(rows: np.ndarray) -> None:
-    similarities, found = FlatIndex(rows).search(rows[:50], 10)
+    similarities, found = find_nearest(rows, rows[:50], 10)
     expected = np.argsort(-(rows[:50] @ rows.T), axis=1, kind="stable")[:, :10]
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_allclose(
@@ -23,35 +23,34 @@ def test_search_is_numpys_answer(rows: np.ndarray) -> None:
 
 def test_blocks_give_what_one_index_gives(rows: np.ndarray) -> None:
     blocks = (rows[start : start + 64] for start in range(0, len(rows), 64))
-    whole = FlatIndex(rows).search(rows[:5], 20)
+    whole = find_nearest(rows, rows[:5], 20)
     for got, expected in zip(search_blocks(blocks, rows[:5], 20), whole, strict=True):
         np.testing.assert_array_equal(got, expected)
 
 
 def test_no_more_than_there_is(rows: np.ndarray) -> None:
-    similarities, found = FlatIndex(rows[:3]).search(rows[:2], 10)
+    similarities, found = find_nearest(rows[:3], rows[:2], 10)
     assert similarities.shape == found.shape == (2, 3)
     assert search_blocks([], rows[:2], 10)[1].shape == (2, 0)
 
 
 def test_equal_rows_come_in_their_order() -> None:
     rows = np.array([[0, 1], [1, 0], [1, 0], [0, 1]], np.float32)
-    _, found = FlatIndex(rows).search(np.array([[1, 0]], np.float32), 4)
+    _, found = find_nearest(rows, np.array([[1, 0]], np.float32), 4)
     np.testing.assert_array_equal(found, [[1, 2, 0, 3]])
 
 
 def test_of_many_equal_rows_the_first_ones_come(rows: np.ndarray) -> None:
     rows[5:45] = rows[5]  # copies of one photo, more than are asked for
-    _, found = FlatIndex(rows).search(rows[[5, 0]], 3)
+    _, found = find_nearest(rows, rows[[5, 0]], 3)
     np.testing.assert_array_equal(found[0], [5, 6, 7])
     assert found[1, 0] == 0
 
 
 def test_an_answer_does_not_depend_on_its_batch(rows: np.ndarray) -> None:
-    index = FlatIndex(rows)
-    together = index.search(rows[:100], 5)
+    together = find_nearest(rows, rows[:100], 5)
     for n in range(100):
-        for alone, among in zip(index.search(rows[n : n + 1], 5), together, strict=True):
+        for alone, among in zip(find_nearest(rows, rows[n : n + 1], 5), together, strict=True):
             np.testing.assert_array_equal(alone[0], among[n])
 
 
