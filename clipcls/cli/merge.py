@@ -79,8 +79,7 @@ def _merge_results(files: tuple[str, ...], output: ResultsOutput) -> Comparison:
     merge = Merge.read(files)
     columns = output.choose_columns(form, merge.columns())
     with output.open(form, columns) as writer:
-        for record in merge.records(as_table=form in ("csv", "tsv")):
-            writer.write(record)
+        merge.write(writer, as_table=form in ("csv", "tsv"))
     return merge
 
 

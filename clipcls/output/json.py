@@ -131,5 +131,6 @@ def read_json(text: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for where, record in found:
         if not isinstance(record, dict):
             raise InputError(f"{where}: is not a record of `clipcls classify`")
-        # Other programs write null for what is unknown.
-        yield where, {k: v for k, v in record.items() if v is not None or k not in COLUMNS}
+        if None in record.values():  # by which other programs say that something is unknown
+            record = {k: v for k, v in record.items() if v is not None or k not in COLUMNS}
+        yield where, record

@@ -5,6 +5,7 @@ The files are read twice, so that memory holds 16 bytes per image besides the la
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -23,6 +24,7 @@ from clipcls.output.columns import find_further, flatten, usual_columns
 from clipcls.output.parquet import read_parquet
 from clipcls.output.place import Place
 from clipcls.output.reader import gather_answers, merge_answers, open_records, read_record
+from clipcls.output.writer import Writer
 from clipcls.predictions import PROVENANCE, UNKNOWN, Result, to_record
 from clipcls.questions import prefix_columns
 
@@ -170,16 +172,9 @@ class Merge(Comparison):
                         f"{file}: is of `clipcls search`; merge vectors by `clipcls embed`, and "
                         "search these"
                     )
-                columns: Sequence[str] = image.columns
-                try:
-                    if not columns:
-                        read_record(image.where, image.records[0])
-                        columns = _list_columns(image.records[0])
+                with _naming(image.where):
                     answer = image.answer
-                except (AttributeError, KeyError, TypeError, ValueError) as error:
-                    raise InputError(
-                        f"{image.where}: is not a record of `clipcls classify`"
-                    ) from error
+                    columns = image.columns or _list_columns(image.records[0])
                 merge.add_image(_name_row(image.records[0]), answer)
                 if answer:
                     has_shard |= merge._check(file, image.records[0])
@@ -198,15 +193,20 @@ class Merge(Comparison):
         names = [name for name in self._columns if name not in (*_SHARD, "error")]
         return [*sorted(names, key=lambda name: name in self._further), "error"]
 
-    def records(self, *, as_table: bool) -> Iterator[Mapping[str, Any]]:
-        """The records, each image once, without the shard that it was in.
+    def write(self, writer: Writer, *, as_table: bool) -> None:
+        """Write the records, each image once, without the shard that it was in.
 
         Args:
-            as_table: give them as a csv or tsv needs them.
+            writer: of any format.
+            as_table: whether it writes csv or tsv.
+
+        Raises:
+            InputError: a record is none of results; the message names its place.
         """
         for number, image in enumerate(self._images()):
-            for record in image.convert(as_table) if number not in self.left_out else ():
-                yield {key: value for key, value in record.items() if key not in _SHARD}
+            with _naming(image.where):
+                for record in image.convert(as_table) if number not in self.left_out else ():
+                    writer.write({k: v for k, v in record.items() if k not in _SHARD})
 
     def _check(self, file: str, record: Mapping[str, Any]) -> bool:
         """Refuse a record that was made otherwise than the first; whether it names its shard."""
@@ -225,6 +225,15 @@ class Merge(Comparison):
                     "of one command"
                 )
         return self.add_shards(file, str(record.get("shard", "")))
+
+
+@contextlib.contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Name the record in which something is missing or of another type."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: is not a record of `clipcls classify`") from error
 
 
 def _read_images(file: str) -> Iterator[_Lines]:

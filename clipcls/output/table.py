@@ -95,7 +95,7 @@ def _explain(record: Mapping[str, Any]) -> Iterator[str]:
         if explain["nearest"]:
             yield f"    nearest  {listed(explain['nearest'], 'path')}"
     if record.get("heatmap"):
-        yield f"    heatmap  {printable(str(record['heatmap']))}"
+        yield f"    heatmap  {printable(record['heatmap'])}"
 
 
 def fit(text: str, width: int) -> str:

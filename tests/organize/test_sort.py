@@ -79,6 +79,8 @@ def test_what_is_no_file_of_this_disk_is_left_alone_and_counted(photos: Path) ->
     assert (report.changed, len(report.failed)) == (2, 1)
     assert "like 2 more" in str(report.failed[0])
     assert "3 not copied" in report.summary()
+    with pytest.raises(InputError, match=r"^gone\.jpg: no such file"):
+        make_plan(results(("s3://b/a.jpg", "cat"), ("gone.jpg", "cat")), photos / "s", root=photos)
 
 
 def test_a_copy_leaves_the_originals_and_their_times(photos: Path, tmp_path: Path) -> None:
