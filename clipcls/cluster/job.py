@@ -61,7 +61,7 @@ def split(images: Iterable[Found], size: int) -> Iterator[Part]:
     with ThreadPoolExecutor(16) as pool:  # servers of files answer slowly
         for number, chunk in enumerate(_divide(images, size, is_whole)):
             slices = (chunk[start : start + 64] for start in range(0, len(chunk), 64))
-            text = "\0".join(itertools.chain.from_iterable(pool.map(_mark_each, slices)))
+            text = "\0".join(pool.map(lambda images: "\0".join(map(_mark, images)), slices))
             digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
             data = zlib.compress(pickle.dumps(chunk, protocol=5), 1)
             count = len([*itertools.groupby(chunk, name_whole)]) if is_whole else len(chunk)
@@ -77,10 +77,6 @@ def _divide(images: Iterable[Found], size: int, is_whole: bool) -> Iterator[list
         chunk.append(image)
     if chunk:
         yield chunk
-
-
-def _mark_each(images: Iterable[Found]) -> list[str]:
-    return [*map(_mark, images)]
 
 
 def _mark(image: Found) -> str:

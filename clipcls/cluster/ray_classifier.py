@@ -23,7 +23,9 @@ class RayClassifier:
         clf = clipcls.ZeroShotClassifier(["cat", "dog"], cache=False).fit()
         photos = ray.data.read_images("s3://bucket/photos/", mode="RGB", include_paths=True)
         answers = photos.map_batches(
-            clipcls.RayClassifier, fn_constructor_kwargs={"classifier": clf}, concurrency=4
+            clipcls.RayClassifier,
+            fn_constructor_kwargs={"classifier": clf},
+            compute=ray.data.ActorPoolStrategy(size=4),
         )
         answers.write_parquet("s3://bucket/results/")
 

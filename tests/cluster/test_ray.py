@@ -136,7 +136,7 @@ def test_a_pipeline_of_ray_data(cluster: Any, recwarn: pytest.WarningsRecorder) 
         rows = images.map_batches(
             clipcls.RayClassifier,
             fn_constructor_kwargs={"classifier": classifier},
-            concurrency=1,
+            compute=ray.data.ActorPoolStrategy(size=1),
             batch_size=8,
         ).take_all()
         paths = [row["path"] for row in rows]
