@@ -210,7 +210,7 @@ def _list_counts(most: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _open_folder(place: Path) -> Iterator[TextIO]:
-    """The manifest to be of an index; afterwards the folder holds only what its manifest names."""
+    """An index's manifest, to be written; at the end the folder holds only what it names."""
     with writing(place):
         place.mkdir(exist_ok=True)
         if other := next((n for n in os.listdir(place) if not OWN_FILES.fullmatch(n)), None):

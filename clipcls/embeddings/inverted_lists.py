@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 _ROWS_PER_LIST = 40  # in training; FAISS asks for 39
 _TRAINING_BYTES = 512 << 20
 _PART_BYTES = 256 << 20  # of codes and row numbers that memory holds
-_FLAT_LISTS = (
-    16_384  # above, a graph finds the nearest lists: faster, but it misses a fourth of them
-)
+# Above, a graph finds the nearest lists: faster, but it misses a fourth of them.
+_FLAT_LISTS = 16_384
 _CODES = 256  # per byte, each trained as a list is
 _ROTATIONS = 10  # of OPQ; FAISS's 50 take five times as long
 _ID_BYTES = 8

@@ -37,11 +37,11 @@ class Encoder(Protocol):
 
     @property
     def text_space(self) -> str:
-        """Names what decides a text's vector, text and `version` apart; begins with "text "."""
+        """Names all that decides a text's vector but text and `version`; begins with "text "."""
 
     @property
     def image_space(self) -> str:
-        """Names what decides an image's vector, bytes and `version` apart; begins with "image "."""
+        """Names all that decides an image's vector but file and `version`; begins with "image "."""
 
     @property
     def version(self) -> str:
@@ -70,7 +70,7 @@ class Encoder(Protocol):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How images are resized and normalised, for people to read; by default not said."""
+        """How images are resized and normalised, for people to read; by default empty."""
         return {}
 
     def load_image_tower(self) -> None:

@@ -61,15 +61,15 @@ class GraphKey:
     precision: str
 
     def tower(self) -> str:
-        """Names the graphs of all CPUs and versions."""
+        """Names the tower's graphs for all CPUs and versions."""
         return _hash(self.space)
 
     def machine(self) -> str:
-        """Names the graphs of all versions for this CPU."""
+        """Begins the names of its graphs for this CPU, of all versions."""
         return f"{self.tower()}-{_hash(_cpu())}-"
 
     def stem(self) -> str:
-        """The beginning of the file name."""
+        """Begins the name of its graph for this CPU and these versions."""
         return f"{self.machine()}{_hash(self.version, version())}-"
 
 
