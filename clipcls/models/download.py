@@ -223,7 +223,7 @@ class Download:
         return float(attempts * constants.HF_HUB_DOWNLOAD_TIMEOUT)
 
     def _progress(self) -> tuple[int, float]:
-        """What grows while the download moves; a retry is no step."""
+        """The number of steps and bytes so far; a retry is no step."""
         return len(self._steps), self._received()
 
     def _received(self) -> float:
