@@ -153,9 +153,7 @@ class Job:
                     "place on every machine, or name images by URLs"
                 )
         for each in with_provenance(self.classifier):
-            precision = each.provenance_.precision
-            if precision != each.encoder_.precision:
-                each.provenance_ = replace(each.provenance_, precision=each.encoder_.precision)
+            each.provenance_ = replace(each.provenance_, precision=each.encoder_.precision)
 
     def classify(self, part: Part) -> Report:
         """Answer a part and write its results."""
@@ -257,9 +255,7 @@ def run(
                 _Worker,
                 fn_constructor_args=([packed], tries),
                 batch_size=1,
-                compute=ray.data.ActorPoolStrategy(
-                    min_size=workers, max_size=workers, max_tasks_in_flight_per_actor=2
-                ),
+                compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
                 num_cpus=cpus,
                 num_gpus=gpus,
             )
