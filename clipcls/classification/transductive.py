@@ -5,7 +5,7 @@ Neighbours in a k-nearest-neighbour graph should have the same label (LaplacianS
 class are its prototypes, anchored by the words (TransCLIP, Zanella et al. 2024, arXiv 2406.01837).
 Both tell images of a batch apart. Which labels occur at all is left to the words, since a batch
 cannot tell a text that fits every image from a label that most images have. An answer changes only
-on clear evidence, and few answers change to a label that the words seldom give.
+on clear evidence.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ _GRAPH = 1.5  # and of the neighbours, in units of the spread of the words' logi
 _LEVEL = 0.5  # share of the mean logits that is given back to the prototypes
 _HALF_STRENGTH = 300  # images with which both weights are halved
 _NEIGHBOURS = 10  # per image
-_MARGIN = 0.25  # least lead over the words' answer, in units of the spread of their logits
-_LEAST_GROWTH = 0.02  # share of the images that any label may gain
+_MARGIN = 0.4  # least lead over the words' answer, in units of the spread of their logits
 _ROUNDS = 3
 
 _KEPT, _LOGITS_A_BLOCK = 32, 4_000_000  # classes per image; both bound memory
@@ -77,8 +76,7 @@ def refine(
     their shares, less the mean of all, g_ik = m_k v_i - m_k^2 / 2, scaled to vary over the classes
     by 1. All images' mean of it is near 0; half of the words' own mean makes up for that.
 
-    The words' answer stays unless the new one leads it by s/4. A label gains at most as many images
-    as the words give it, or 2 % of all: those with the largest lead.
+    The words' answer stays unless the new one leads it by 0.4 s.
 
     Deterministic. Memory grows with the images as vectors + neighbours + kept classes, not with
     images x classes.
@@ -120,24 +118,11 @@ def refine(
             leads[rows] = refined.max(axis=1) - known[:, 0]
             _keep(found, rows, refined / (temperature if number == _ROUNDS - 1 else 1))
         shares = found
-    unproven = _find_unproven(before, shares.classes[:, 0], leads, _MARGIN * spread)
+    unproven = np.flatnonzero((shares.classes[:, 0] != before) & (leads < _MARGIN * spread))
     for block in row_blocks(len(unproven), step):
         some = unproven[block]
         _keep(shares, some, logits(vectors[some]) / temperature)
     return shares
-
-
-def _find_unproven(
-    before: NDArray[np.int32], after: NDArray[np.int32], leads: NDArray[np.float64], least: float
-) -> NDArray[np.intp]:
-    """The images whose answer changed without enough evidence."""
-    changed = np.flatnonzero(before != after)
-    changed = changed[np.argsort(-leads[changed], kind="stable")]
-    weak = [changed[leads[changed] < least]]
-    for label in np.unique(after[changed]):
-        most = max(np.count_nonzero(before == label), int(_LEAST_GROWTH * len(before)))
-        weak.append(changed[after[changed] == label][most:])
-    return np.unique(np.concatenate(weak))
 
 
 def _graph(vectors: NDArray[np.float32]) -> csr_matrix:

@@ -74,7 +74,7 @@ def test_it_is_what_is_written() -> None:
 
 
 def test_answers_change_only_with_a_clear_lead() -> None:
-    """Answers with a lead of less than a quarter of the spread are the words', scores included."""
+    """Answers with a lead of less than 0.4 of the spread are the words', scores included."""
     vectors, words, _ = clusters([120, 120, 80, 40, 40], noise=1.2)
     logits = logits_of(words)(vectors)
     deviations = logits - logits.mean(axis=0)
@@ -83,25 +83,13 @@ def test_answers_change_only_with_a_clear_lead() -> None:
     before, after = alone.argmax(axis=1), unlimited.argmax(axis=1)
     each = np.arange(len(vectors))
     leads = np.log(unlimited[each, after]) - np.log(unlimited[each, before])
-    weak = (before != after) & (leads < 0.25 * deviations.std())
+    weak = (before != after) & (leads < 0.4 * deviations.std())
     strong = (before != after) & ~weak
     assert weak.any()
     assert strong.any()
     found = refine(vectors, logits_of(words), len(words)).matrix(len(words)).toarray()
     np.testing.assert_allclose(found[weak], alone[weak], atol=2e-4)
     np.testing.assert_array_equal(found[strong].argmax(axis=1), after[strong])
-
-
-def test_a_label_gains_at_most_its_own_number_of_images_or_a_fiftieth_of_all() -> None:
-    before = np.repeat(np.arange(3, dtype=np.int32), [90, 10, 0])
-    after = before.copy()
-    after[:30] = 1  # label 1 has 10 images, so it gains 10
-    after[30:40] = 2  # label 2 has none, so it gains 2 of 100
-    leads = np.arange(100.0)[::-1] + 1
-    leads[40:] = 0
-    kept_back = transductive._find_unproven(before, after, leads, 0.5)
-    np.testing.assert_array_equal(kept_back, [*range(10, 30), *range(32, 40)])
-    assert not len(transductive._find_unproven(before, before, leads, 0.5))
 
 
 def test_the_temperature_changes_scores_alone() -> None:
