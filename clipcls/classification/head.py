@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcls.embeddings.index import FlatIndex
+from clipcls.embeddings.index import find_nearest
 from clipcls.numerics import row_blocks
 
 if TYPE_CHECKING:
     from clipcls.labels.taxonomy import Level
 
-_FEW = 1024  # labels whose logits are sorted as fast as an index finds the highest
+_FEW = 1024  # labels of which the best are found as fast among the logits as by FAISS
 _FEW_BEST = 8  # classes that are found one by one
 _DIGITS = 9  # of logits that decide which one is higher
 # Bound memory, and keep a block's float64 numbers in the processor's cache.
@@ -37,7 +37,6 @@ class LinearHead:
         temperature: the divisor of the classes' logits.
         level: the level whose nodes are the classes, each with the summed scores of its labels;
             None: the labels are the classes.
-        index: finds the labels of the highest logits among many; None for few.
     """
 
     weights: NDArray[np.float64]
@@ -45,14 +44,6 @@ class LinearHead:
     bias: NDArray[np.float64]
     temperature: float = 1.0
     level: Level | None = None
-    index: FlatIndex | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.index is None and len(self.weights) > _FEW:
-            rows = self.weights
-            if not self._is_uniform():  # a last column, which every image meets with a 1
-                rows = np.column_stack([self.scale[:, None] * rows, self.bias])
-            object.__setattr__(self, "index", FlatIndex(rows.astype(np.float32)))
 
     @property
     def raw(self) -> LinearHead:
@@ -78,16 +69,18 @@ class LinearHead:
 
     def best(self, vectors: NDArray[np.float32]) -> NDArray[np.int64]:
         """The best class of each image, int64 (n,); of equal ones the first."""
-        if self.index is not None and self.level is None:
-            return self._nearest(self.index, vectors, 1)[-1][:, 0]
-        return self.top(vectors, 1)[-1][:, 0]
+        if self.level is not None or len(self.weights) <= _FEW:
+            return self.top(vectors, 1)[-1][:, 0]
+        rows = self.weights
+        if np.ptp(self.scale) or np.ptp(self.bias):  # the order of logits is not that of cosines
+            rows = np.column_stack([self.scale[:, None] * rows, self.bias])
+            vectors = np.column_stack([vectors, np.ones(len(vectors), np.float32)])
+        return find_nearest(rows.astype(np.float32), vectors, 1)[1][:, 0]
 
     def top(
         self, vectors: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
         """The k best classes of each image, best first.
-
-        Many labels come out of the index; the softmax's denominator is summed over all classes.
 
         Args:
             vectors: unit rows, float32 (n, dim).
@@ -97,47 +90,20 @@ class LinearHead:
             scores float64, cosines float64 and class numbers int64, (n, k) each. A node has the
             cosine of its nearest label.
         """
-        if self.level is not None or self.index is None:
-            return self._top_of_all(vectors, k)
-        cosines, labels = self._nearest(self.index, vectors, k)
-        logits = (self.scale[labels] * cosines + self.bias[labels]) / self.temperature
-        scores = np.empty_like(logits)
-        for rows, all_logits in self.blocks(vectors):
-            scores[rows] = np.exp(logits[rows] - log_sum_exp(all_logits))
-        return np.minimum(scores, 1.0), cosines, labels
-
-    def _top_of_all(
-        self, vectors: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
         shape = len(vectors), min(k, self._n_classes)
-        best, nearest, classes = np.empty(shape), np.empty(shape), np.empty(shape, np.int64)
+        scores, nearest, classes = np.empty(shape), np.empty(shape), np.empty(shape, np.int64)
         for rows, cosines in self._cosines(vectors):
             logits = self._logits(cosines)
             classes[rows] = find_highest(logits, shape[1])
             found = np.take_along_axis(logits, classes[rows], 1)
-            best[rows] = np.exp(found - log_sum_exp(logits))
+            scores[rows] = np.minimum(np.exp(found - log_sum_exp(logits)), 1.0)
             similarities = self.level.best(cosines) if self.level else cosines
             nearest[rows] = np.take_along_axis(similarities, classes[rows], 1)
-        return np.minimum(best, 1.0), nearest, classes
+        return scores, nearest, classes
 
     @property
     def _n_classes(self) -> int:
         return len(self.level.paths) if self.level else len(self.weights)
-
-    def _nearest(
-        self, index: FlatIndex, vectors: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Cosines and numbers of the k labels of the highest logits."""
-        if self._is_uniform():
-            return index.search(vectors, k)
-        ones = np.ones(len(vectors), np.float32)
-        products, labels = index.search(np.column_stack([vectors, ones]), k)
-        products -= self.bias.astype(np.float32)[labels]
-        return products / self.scale[labels], labels
-
-    def _is_uniform(self) -> bool:
-        """Whether logits and cosines have the same order."""
-        return bool(np.ptp(self.scale) == 0 == np.ptp(self.bias))
 
     def _cosines(self, vectors: NDArray[np.float32]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
         step = max(1, min(_IMAGES_A_BLOCK, _LOGITS_A_BLOCK // len(self.weights)))
