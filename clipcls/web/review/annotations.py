@@ -23,7 +23,7 @@ from clipcls.files.text import canonical, clean, decode, guard, read_table
 _COLUMNS = ["path", "label", "best"]
 _HEADER = ",".join(_COLUMNS) + "\n"
 
-Change = dict[str, "tuple[str | None, str | None]"]  # path -> label before and after
+Change = dict[str, "str | None"]  # place of an image -> its label from now on
 
 
 class Corrections:
@@ -36,7 +36,7 @@ class Corrections:
         path: the file.
         labels: absolute path of an image -> its label.
         best: absolute path of an image -> the classifier's best label, where it is known.
-        done, undone: the actions of this process that can be undone and redone, the last one last.
+        done, undone: the changes that undo and redo actions of this process, the next one last.
 
     Raises:
         InputError: the file holds something else.
@@ -84,14 +84,12 @@ class Corrections:
         change: Change = {}
         for path, label in labels.items():
             place = self.place(path)
-            before = self.labels.get(place)
             if label is not None:
                 check_label(label)
-            if label != before:
-                change[place] = before, label
+            if label != self.labels.get(place):
+                change[place] = label
         if change:
-            self._apply({place: after for place, (_, after) in change.items()})
-            self.done.append(change)
+            self.done.append(self._apply(change))
             self.undone.clear()
         return list(change)
 
@@ -101,19 +99,17 @@ class Corrections:
         Raises:
             OutputError: it could not be written; nothing was done.
         """
-        return self._step(self.done, self.undone, 0)
+        return self._step(self.done, self.undone)
 
     def redo(self) -> list[str]:
         """Redo what `undo` undid last; after a new action there is nothing to redo."""
-        return self._step(self.undone, self.done, 1)
+        return self._step(self.undone, self.done)
 
-    def _step(self, source: list[Change], target: list[Change], side: int) -> list[str]:
+    def _step(self, source: list[Change], target: list[Change]) -> list[str]:
         if not source:
             return []
-        change = source[-1]
-        self._apply({place: pair[side] for place, pair in change.items()})
-        target.append(source.pop())
-        return list(change)
+        target.append(self._apply(source[-1]))
+        return list(source.pop())
 
     def place(self, path: str) -> str:
         """The key of an image in `labels`; `InputError` if a csv cannot hold its name."""
@@ -196,10 +192,13 @@ class Corrections:
                     f"{self.path}: was changed by another program; restart the review"
                 )
 
-    def _apply(self, changes: Mapping[str, str | None]) -> None:
-        labels = {**self.labels, **changes}
+    def _apply(self, change: Change) -> Change:
+        """Make a change, which is on the disk on return; returns the one that undoes it."""
+        before = {place: self.labels.get(place) for place in change}
         self._check_unchanged()
+        labels = {**self.labels, **change}
         self._write({place: label for place, label in labels.items() if label is not None})
+        return before
 
     def _write(self, labels: dict[str, str]) -> None:
         rows = (self._format_row(p, label, self.best.get(p, "")) for p, label in labels.items())
