@@ -137,15 +137,16 @@ class Decision:
             raise ClipclsError("answers of a learnt classifier are not refined")
 
     def answer(self, images: Sequence[Embedded]) -> Iterable[Prediction]:
-        """Answers some images at once."""
-        if self.refine:
-            return self._refine(images)
+        """Answers some images at once; with `refine`, of a list, whose vectors it replaces."""
         if isinstance(images, StoredRows):
             paths, vectors = images.paths, images.vectors
         else:
             paths = [image.path for image in images]
             vectors = np.stack([image.vector for image in images])
-        found = self.head.top(vectors, self._shown)
+        if self.refine:  # one copy of many vectors is enough
+            rows = zip(images, vectors, strict=True)
+            images[:] = [replace(image, vector=row) for image, row in rows]  # type: ignore[index]
+        found = self._refine(vectors) if self.refine else self.head.top(vectors, self._shown)
         near = self._measure_nearness(vectors, found[1][:, 0])
         within = self._is_above_threshold(vectors) & ~(near < self.abstain.min_similarity)
         sure = within & self.abstain.accepts(found[0])
@@ -265,24 +266,22 @@ class Decision:
             ]
         return found
 
-    def _refine(self, images: Any) -> Iterator[Prediction]:
+    def _refine(
+        self, vectors: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]:
+        """As `LinearHead.top`, of all images together."""
         from clipcls.classification.transductive import refine
 
-        vectors = np.stack([image.vector for image in images])
-        images[:] = [replace(image, vector=row) for image, row in zip(images, vectors, strict=True)]
-        logger.info("refining the answers of %d images together", len(images))
-        refined = refine(
+        logger.info("refining the answers of %d images together", len(vectors))
+        found = refine(
             vectors,
             self.head.raw.logits,
             len(self.classes),
             temperature=self.head.temperature,
             kept=self._shown,
         )
-        scores = refined.scores[:, : self._shown].astype(np.float64)
-        classes = refined.classes[:, : self._shown]
+        scores = found.scores[:, : self._shown].astype(np.float64)
+        classes = found.classes[:, : self._shown]
         weights, rows = self.head.weights, zip(classes, vectors, strict=True)
         similarities = np.array([weights[best] @ row.astype(np.float64) for best, row in rows])
-        near = self._measure_nearness(vectors, similarities[:, 0])
-        sure = self.abstain.accepts(scores) & ~(near < self.abstain.min_similarity)
-        found = scores, similarities, classes
-        return self._answer_each(images, vectors, found, sure, near, {})
+        return scores, similarities, classes
