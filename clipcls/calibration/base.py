@@ -143,7 +143,7 @@ class BaseCalibration:
         kept = {digest[:_HASH_BYTES].hex() for digest in digests if digest}
         return replace(self, made_from=tuple(sorted(kept)[:_HASHES]))
 
-    def check(self, identity: Identity, source: str = "the calibration") -> None:
+    def check(self, identity: Identity, source: str) -> None:
         """Checks that it is for this classifier.
 
         Raises:

@@ -16,7 +16,7 @@ import numpy as np
 
 from clipcls.classification.nearness import NEAR
 from clipcls.errors import ImageError
-from clipcls.output.answer_blocks import PlainAnswers, Results
+from clipcls.output.answer_blocks import PlainAnswers, Results, as_blocks
 from clipcls.predictions import Prediction, Result
 from clipcls.questions import Answers, change_answers
 
@@ -105,20 +105,13 @@ def count_each(
             doubt.count(result)
         return result if keep_nearness else replace(result, nearness=None)
 
-    def count_any(result: Result | Answers) -> Result | Answers:
-        return result if isinstance(result, ImageError) else change_answers(result, count)
+    def count_block(block: Iterable[Any]) -> Iterable[Any]:
+        if not isinstance(block, PlainAnswers):
+            return (r if isinstance(r, ImageError) else change_answers(r, count) for r in block)
+        if doubt := doubts.get(""):
+            doubt.count_block(block)
+        if not keep_nearness:
+            block.nearness = None
+        return block
 
-    def count_blocks(blocks: Iterable[Iterable[Any]]) -> Iterator[Iterable[Any]]:
-        for block in blocks:
-            if not isinstance(block, PlainAnswers):
-                yield map(count_any, block)
-                continue
-            if doubt := doubts.get(""):
-                doubt.count_block(block)
-            if not keep_nearness:
-                block.nearness = None
-            yield block
-
-    if isinstance(results, Results):
-        return Results(count_blocks(results.blocks()))
-    return map(count_any, results)
+    return Results(count_block(block) for block in as_blocks(results))

@@ -111,15 +111,15 @@ class HiddenPlaces:
         return np.asarray(placed)
 
 
-def make_masks(height: int, width: int, places: int = _PLACES) -> NDArray[np.float32]:
-    """How far each place is hidden: float32 (places * places, height, width), 0 to 1.
+def make_masks(height: int, width: int) -> NDArray[np.float32]:
+    """How far each place is hidden: float32 (49, height, width), 0 to 1.
 
     Gaussian bumps, whose width at half their height is 1.65 times the distance between two.
     """
 
     def bumps(length: int) -> NDArray[np.float64]:
-        at = (np.arange(length) + 0.5) / length * places
-        middles = np.arange(places) + 0.5
+        at = (np.arange(length) + 0.5) / length * _PLACES
+        middles = np.arange(_PLACES) + 0.5
         found: NDArray[np.float64] = np.exp(-(((at - middles[:, None]) / 0.7) ** 2) / 2)
         return found
 

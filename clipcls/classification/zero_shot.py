@@ -24,8 +24,6 @@ from clipcls.numerics import PROBE, unit_rows
 
 if TYPE_CHECKING:
     from clipcls.calibration.base import Identity
-    from clipcls.embeddings.cache import EmbeddingCache
-    from clipcls.models.encoder import Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +93,8 @@ class ZeroShotClassifier(ImageClassifier):
             )
         paths, texts = [label.path for label in labels], make_texts(labels, prompts)
         self._set_classes(paths, labels.levels, labels.source)
-        self.weights_ = _class_weights(self.encoder_, texts, self.cache_)
+        rows = embed_texts(self.encoder_, [text for group in texts for text in group], self.cache_)
+        self.weights_ = _average(rows, [len(group) for group in texts])
         scale, bias = self.encoder_.logit_scale, self.encoder_.logit_bias
         temperature = default_temperature(self.encoder_.weights, self.weights_)
         self._set_head(prompts, self.weights_, scale, bias, texts=texts, temperature=temperature)
@@ -114,14 +113,6 @@ class ZeroShotClassifier(ImageClassifier):
             ]
         formula = fingerprint(_average(PROBE[:, :9], [1, 2, 3]))
         return Identity.of(self.encoder_, self.prompts_, self.classes_.tolist(), texts, formula)
-
-
-def _class_weights(
-    encoder: Encoder, texts: Sequence[Sequence[str]], cache: EmbeddingCache | None
-) -> NDArray[np.float32]:
-    """One unit vector per class, float32 (n_classes, dim)."""
-    rows = embed_texts(encoder, [text for group in texts for text in group], cache)
-    return _average(rows, [len(group) for group in texts])
 
 
 def _average(rows: NDArray[Any], counts: Sequence[int]) -> NDArray[np.float32]:

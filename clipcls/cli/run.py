@@ -23,7 +23,7 @@ from clipcls.cli.progress import format_rate
 from clipcls.cli.sort import FilingSettings, choose_mode, file_into, without_scores, write_keywords
 from clipcls.data.kept import Keep
 from clipcls.errors import ImageError, require_extra
-from clipcls.output.answer_blocks import PlainAnswers, Results
+from clipcls.output.answer_blocks import PlainAnswers, as_blocks
 from clipcls.output.columns import refuse_own
 from clipcls.output.tally import Tally
 from clipcls.predictions import UNKNOWN, Result
@@ -188,9 +188,8 @@ class Run:
 
         known, used = 0, [c.calibration_ for c in self.opened.values() if c.calibration_]
         with self.output.open(self._form, columns) as writer:
-            blocks = results.blocks() if isinstance(results, Results) else ([r] for r in results)
             is_looked_at = used or self.filing.sort_into or self.filing.xmp or not self.output.file
-            for block in blocks:
+            for block in as_blocks(results):
                 if isinstance(block, PlainAnswers) and len(block) > 1 and not is_looked_at:
                     self.report.count_block(block)
                     writer.write_block(block)

@@ -26,7 +26,7 @@ from clipcls.few_shot.file import (
     describe_method,
     read_classifier,
 )
-from clipcls.few_shot.training_data import find_copies, name_labels
+from clipcls.few_shot.training_data import Suspect, find_copies, find_suspects, name_labels
 from clipcls.labels.label_set import Label, LabelSet, LabelsLike, log_warnings, make_labels
 from clipcls.labels.prompts import PromptSet
 from clipcls.numerics import row_blocks
@@ -34,7 +34,6 @@ from clipcls.predictions import NO_CLASS, UNKNOWN
 
 if TYPE_CHECKING:
     from clipcls.data.matching import Excluded
-    from clipcls.few_shot.label_issues import Suspect
     from clipcls.models.encoder import Encoder
 
 _NONE = (UNKNOWN,)  # what a person says of an image that has none of the labels
@@ -223,8 +222,6 @@ class FewShotClassifier(ImageClassifier):
         """
         if not hasattr(self, "_examples"):
             raise ClipclsError("suspects are found among the images that fit() was given")
-        from clipcls.few_shot.label_issues import find_suspects
-
         vectors, codes, paths = self._examples
         names = [label for label, _, _ in self.learnt_.labels]
         return find_suspects(self.probe_, vectors, codes, names, paths)

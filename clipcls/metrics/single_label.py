@@ -22,6 +22,7 @@ from clipcls.metrics.intervals import (
 )
 
 BINS = 15
+_POINTS = 20  # of the risk-coverage curve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,16 +155,16 @@ class Outcomes:
         """The reliability curve over bins of equal mass, the highest scores first."""
         return _reliability(self.confidence, self.correct)
 
-    def risk_coverage(self, points: int = 20) -> list[RiskPoint]:
-        """The risk-coverage curve at `points` coverages up to 1.
+    def risk_coverage(self) -> list[RiskPoint]:
+        """The risk-coverage curve at 20 coverages up to 1.
 
         Each point takes all images of its lowest score, so that `--min-score` selects it.
         """
         order = np.argsort(-self.confidence, kind="stable")
         scores, wrong = self.confidence[order], np.cumsum(~self.correct[order])
         found: dict[int, RiskPoint] = {}
-        for point in range(1, points + 1):
-            least = scores[-(-point * len(scores) // points) - 1]
+        for point in range(1, _POINTS + 1):
+            least = scores[-(-point * len(scores) // _POINTS) - 1]
             count = int(np.searchsorted(-scores, -least, side="right"))
             risk = float(wrong[count - 1]) / count
             found[count] = RiskPoint(count / len(scores), float(least), risk)

@@ -72,3 +72,8 @@ class Results(Iterator[Result]):
         """Ends the work on later results."""
         if close := getattr(self._blocks, "close", None):
             close()
+
+
+def as_blocks(results: Iterable[Any]) -> Iterator[Iterable[Any]]:
+    """Results in blocks if they come so, else one by one."""
+    return results.blocks() if isinstance(results, Results) else ([result] for result in results)
