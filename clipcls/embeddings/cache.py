@@ -109,8 +109,9 @@ class EmbeddingCache:
         found: dict[bytes, tuple[bytes, bytes, int]] = {}
         vectors = bytearray()
         encoded = space.encode()
-        for start in range(0, len(keys), _PARAMETERS):
-            asked = keys[start : start + _PARAMETERS]
+        once = [*dict.fromkeys(keys)]  # an image may come several times
+        for start in range(0, len(once), _PARAMETERS):
+            asked = once[start : start + _PARAMETERS]
             # CROSS JOIN: first the files, which are few, then their vectors.
             for path, stamp, content, checksum, vector, vector_checksum in self._file.rows(
                 "SELECT path, stamp, files.content, files.checksum, vector, embeddings.checksum "
