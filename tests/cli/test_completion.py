@@ -33,7 +33,7 @@ def offered(line: str) -> list[str]:
 
 def test_commands_and_options() -> None:
     assert offered("cla") == ["classify"]
-    assert {"info", "clear", "prune", "export", "import"} == set(offered("cache "))
+    assert {"info", "clear", "prune", "export", "import", "merge"} == set(offered("cache "))
     assert "--labels" in offered("classify --l")
     assert offered("classify --format pa") == ["parquet"]
     assert offered("config cal") == ["calibrate"]

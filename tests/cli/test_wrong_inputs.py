@@ -289,14 +289,15 @@ def test_wrong_results(
     assert sorted(os.listdir()) == before
 
 
+@pytest.mark.parametrize("action", ["import", "merge"])
 @pytest.mark.parametrize(
     "data", [b"", PAGE, picture(), table(path=["x"]), table(path=["x"])[:99], os.urandom(999)]
 )
 def test_wrong_caches_are_refused_and_left_as_they_are(
-    data: bytes, run: Run, tmp_path: Path, cache_folder: Path
+    action: str, data: bytes, run: Run, tmp_path: Path, cache_folder: Path
 ) -> None:
     (tmp_path / "other").write_bytes(data)
-    status, _, errors = run("cache", "import", str(tmp_path / "other"))
+    status, _, errors = run("cache", action, str(tmp_path / "other"))
     assert (status, errors.count("\n")) == (2, 1)
     assert f"{tmp_path}/other: " in errors
     assert (tmp_path / "other").read_bytes() == data
