@@ -117,12 +117,12 @@ class InputSettings(Settings):
 
     def is_few(self, inputs: tuple[str, ...], count: int) -> bool:
         """Whether the inputs are files of one image each, and fewer than `count`."""
-        from clipcls.data.file_kinds import SUFFIXES
+        from clipcls.data.file_kinds import SUFFIXES, find_suffix
 
         return (
             len(inputs) < count
             and self.boxes is None
-            and all(os.path.splitext(i)[1].lower() in SUFFIXES for i in inputs)
+            and all(find_suffix(i) in SUFFIXES for i in inputs)
             and all(map(os.path.isfile, inputs))
         )
 

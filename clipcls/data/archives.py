@@ -32,6 +32,7 @@ from clipcls.data.file_kinds import (
     KINDS,
     NESTED,
     LeftOut,
+    find_suffix,
     has_image_name,
     is_stream,
     is_system_folder,
@@ -231,7 +232,7 @@ def list_members(
                 hidden = any(p.startswith(".") and p not in (".", "..") for p in parts)
                 if hidden or any(map(is_system_folder, parts[:-1])):
                     continue
-                suffix = os.path.splitext(parts[-1])[1].lower()
+                suffix = find_suffix(parts[-1])
                 if kind := NESTED.get(KINDS.get(suffix, "")):
                     left_out.add(kind, suffix)
                 elif suffix == ".cls" and left_out.classes is not None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from typing import Any
 
-from clipcls.data.file_kinds import SUFFIXES
+from clipcls.data.file_kinds import SUFFIXES, find_suffix
 from clipcls.data.kept import column_types, find_column
 from clipcls.errors import ImageError
 from clipcls.files.on_disk import is_url
@@ -28,7 +27,7 @@ def choose_column(table: str, columns: Sequence[str], column: str | None) -> str
     wanted = column or (usual.pop() if len(usual) == 1 else None)
     if wanted and (found := find_column(table, columns, wanted)):
         return found
-    if any(is_url(name) or os.path.splitext(name)[1].lower() in SUFFIXES for name in columns):
+    if any(is_url(name) or find_suffix(name) in SUFFIXES for name in columns):
         raise ImageError(table, "its first line is no header; begin it with a line like path,label")
     shown = ", ".join(repr(name[:50]) for name in columns[:20])
     what = f"has no column {column!r}" if column else "it is not clear which column has the images"

@@ -21,6 +21,7 @@ from clipcls.data.file_kinds import (
     KINDS,
     SUFFIXES,
     LeftOut,
+    find_suffix,
     has_image_name,
     is_system_folder,
     is_table,
@@ -287,7 +288,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _is_image(entry: os.DirEntry[str], left_out: LeftOut) -> bool:
     """Whether a file is taken from a folder; if not, count it."""
-    suffix = os.path.splitext(entry.name)[1].lower()
+    suffix = find_suffix(entry.name)
     if suffix in SUFFIXES:
         return True
     is_unknown = suffix not in KINDS and not suffix.endswith("~")

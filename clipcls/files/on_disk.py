@@ -14,7 +14,7 @@ _URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # not C:\\
 
 def is_url(name: str) -> bool:
     """Whether a name is the URL of another place than this disk, such as `s3://bucket/a.jpg`."""
-    return _URL.match(name) is not None
+    return "://" in name and _URL.match(name) is not None
 
 
 def join_address(folder: str, name: str) -> str:
