@@ -108,7 +108,7 @@ def read_bytes(path: str, *, reserve: Reserve = never_wait) -> bytes:
                 size = f"{info.st_size / (1 << 20):.0f} MiB"
                 raise ImageError(path, f"too large ({size}; the limit is {MAX_BYTES >> 20} MiB)")
             reserve(info.st_size)
-            data = file.read(MAX_BYTES + 1)
+            data = file.read()  # without a number: that would be allocated at once
     except OSError as error:
         raise ImageError(path, os_reason(error)) from error
     except ValueError as error:  # a NUL byte, or characters that the file system cannot encode
