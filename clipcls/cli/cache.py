@@ -163,4 +163,4 @@ def _import(console: Console, path: Path | None, files: tuple[Path, ...]) -> int
 
 for _subcommand in (_info, _clear, _prune, _export, _import):
     command.add_command(_subcommand)
-command.add_command(_import, "merge")  # the name that people look for beside `clipcls merge`
+command.add_command(_import, "merge")  # as results are put together by `clipcls merge`
