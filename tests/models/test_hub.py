@@ -321,11 +321,12 @@ def test_a_proxy_that_wants_a_password_for_https(server, use, monkeypatch) -> No
     assert "USER:PASSWORD" in message
 
 
-def test_a_refused_connection_is_not_waited_for(use) -> None:
+def test_a_refused_connection_is_not_waited_for(use, monkeypatch) -> None:
+    monkeypatch.setattr(hub, "STALL_SECONDS", 30)
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # and not listening
         use(f"http://127.0.0.1:{bound.getsockname()[1]}")
-        message = failure(within=0.45)
+        message = failure(within=15)
     assert "could not be reached" in message
     assert "refused" in message
 
@@ -548,7 +549,7 @@ def test_a_failure_is_remembered_for_some_minutes(endpoint, monkeypatch, tmp_pat
     endpoint.stages["metadata"] = lambda handler: handler.answer(403)
     failure()
     endpoint.requests.clear()
-    message = failure(within=0.3)
+    message = failure()
     assert endpoint.requests == []
     assert re.search(r"\d s ago .* answered HTTP 403 \(Forbidden\); the next try is", message)
 
