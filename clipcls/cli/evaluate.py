@@ -31,7 +31,7 @@ class _Output(MetricsOutput):
 
 
 def _change(labels: CalibratedLabelSettings, what: str, value: str) -> CalibratedLabelSettings:
-    """The same with one option changed, and without what only fits the classifier as it was."""
+    """The labels with one option changed, and without what only fits the classifier as it was."""
     changes: dict[str, Any] = {"calibration": None}
     if what != "calibration":
         changes["classifier"] = None

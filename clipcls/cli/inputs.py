@@ -189,7 +189,7 @@ def _expand_vectors(
 
 @dataclass(frozen=True)
 class AnsweredInputSettings(InputSettings):
-    """The same for commands that answer each image."""
+    """The images of a command that answers each image."""
 
     empty: str = option(
         metavar="LABEL",

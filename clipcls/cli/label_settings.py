@@ -147,14 +147,14 @@ class LabelSettings(TextSettings):
 
 @dataclass(frozen=True)
 class CalibratedLabelSettings(LabelSettings):
-    """The same, with a calibration of the scores."""
+    """The labels, with a calibration of the scores."""
 
     calibration: Any = calibration_option()
 
 
 @dataclass(frozen=True)
 class AnsweredLabelSettings(CalibratedLabelSettings):
-    """The same, where some questions may have several labels."""
+    """The labels, of which `--tag` lets an image have several."""
 
     tag: tuple[str, ...] = option(
         metavar="QUESTION",

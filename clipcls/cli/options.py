@@ -69,7 +69,7 @@ class LabelledSettings(Settings):
 
 @dataclass(frozen=True)
 class MultiLabelledSettings(LabelledSettings):
-    """The same, with one label per image or several."""
+    """The columns of a table of labelled images, with one label per image or several."""
 
     multi_label: bool = option(
         help="For `clipcls tag`: any number of labels per image, each scored on its own.",
@@ -115,7 +115,7 @@ class ModelChoice(Settings):
 
 @dataclass(frozen=True)
 class ModelSettings(ModelChoice):
-    """The same, how the model runs, and the cache."""
+    """The model, how it runs, and the cache."""
 
     cache: Path | None = option(section=_MEMORY, rare=True, help="Store embeddings in this file.")
     no_cache: bool = option(section=_MEMORY, help="Neither store embeddings nor use stored ones.")

@@ -115,7 +115,7 @@ class OutputSettings(Settings):
 
 @dataclass(frozen=True)
 class ResultsOutput(OutputSettings):
-    """The same for predictions."""
+    """Where and how predictions are written."""
 
     forms = (*OutputSettings.forms, "html", "parquet")
     form: str | None = _form_option(forms, _STREAMS)
@@ -128,7 +128,7 @@ class ResultsOutput(OutputSettings):
 
 @dataclass(frozen=True)
 class MetricsOutput(OutputSettings):
-    """The same for the metrics of an evaluation."""
+    """Where and how the metrics of an evaluation are written."""
 
     forms = ("table", "csv", "tsv", "json")
     default = "table"
@@ -138,7 +138,7 @@ class MetricsOutput(OutputSettings):
 
 @dataclass(frozen=True)
 class SuggestionsOutput(OutputSettings):
-    """The same for suggested labels."""
+    """Where and how suggested labels are written."""
 
     forms = ("labels", "csv", "tsv", "json")
     default = "labels"

@@ -23,7 +23,7 @@ class _NewFile(click.Path):
 
 
 class _NewResults(_NewFile):
-    """The same, or as text a folder or URL, for commands that write many files; None for `-`."""
+    """A new file, or as text a folder or URL for commands that write many files; None for `-`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         text = os.fsdecode(value)

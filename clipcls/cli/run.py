@@ -42,7 +42,7 @@ _CURE = (
 
 @dataclass(slots=True)
 class Report(Tally):
-    """Sums up a run."""
+    """Counts what a run answers, and sums it up."""
 
     labels: dict[str, int] = field(default_factory=dict)  # question -> how many there are
     started: float = field(default_factory=time.monotonic)

@@ -76,7 +76,7 @@ class Member(Contained):
         return self.stamp_place(b" member")
 
     def load(self) -> Member:
-        """The same with its bytes, if it is in a stream: members are read fastest in their order.
+        """The member with its bytes, if it is in a stream: members are read fastest in their order.
 
         The stream that lists it has usually just reached it.
         """

@@ -68,7 +68,7 @@ def expand_file(
 
 
 def fill_kept(item: Found, kept: Mapping[str, Any] | None) -> Any:
-    """The same, with what is to be kept of a table that lists it, unless it has that already.
+    """The image, with what is to be kept of a table that lists it, unless it has that already.
 
     Raises:
         InputError: it is a file of vectors.

@@ -56,7 +56,7 @@ class Cell(Contained):
         return self.stamp_place(b" row " + self.column.encode())
 
     def load(self) -> Cell:
-        """The same with its bytes: rows are read fastest in their order."""
+        """The cell with its bytes: rows are read fastest in their order."""
         try:
             data = self._find()
         except ImageError:  # reading it will say why

@@ -303,7 +303,7 @@ def _remove_copies(answer: dict[str, Any]) -> None:
 
 
 def _valid(value: Any) -> Any:
-    """The same with texts that are UTF-8."""
+    """A value with texts that are UTF-8."""
     if isinstance(value, str):
         return escape_bytes(value)
     if isinstance(value, Mapping):
